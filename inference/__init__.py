@@ -1,0 +1,1 @@
+"""Inference: from an artifact and a recipe to pictures."""

@@ -1,0 +1,67 @@
+"""The drawing command: `python -m inference RECIPE [key=value ...]`.
+
+Only what recipes need is imported here; torch comes once the recipe is known to be sound.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+
+from inference.config import ImagesRecipe, draw_schema
+from inference.errors import InputError
+from inference.quiet import quiet_libraries
+from inference.recipe import RecipeWarning, load_recipe
+
+USAGE = """usage: python -m inference RECIPE [key=value ...]
+
+Draws what a recipe says, for example
+  python -m inference configs/inference/images.yaml images.cat.seed=7 settings.steps=30
+Every key is described in docs/recipes.md."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draws; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RecipeWarning)
+            warnings.showwarning = show_warning
+            recipe = load_recipe(arguments[0], draw_schema, arguments[1:])
+        quiet_libraries()
+        run(recipe)
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"draw: {line}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"draw: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("draw: interrupted; what was saved before is complete", file=sys.stderr)
+        return 130
+    return 0
+
+
+def show_warning(message: Warning | str, *_: object) -> None:
+    """What has no effect is told in one line, without a place in the program."""
+    print(f"draw: {message}", file=sys.stderr)
+
+
+def run(recipe: object) -> None:
+    """Draws a sound recipe with what its type asks for."""
+    match recipe:
+        case ImagesRecipe():
+            from inference.images import draw_images
+
+            draw_images(recipe)
+        case _:
+            raise AssertionError(f"no way to draw {type(recipe).__name__}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What every artifact promises, and how one is found out by its content."""
+
+from __future__ import annotations
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+
+from inference.errors import InputError
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+ARTIFACTS: dict[str, str] = {
+    "lora": "inference.artifacts.lora:Lora",
+    "checkpoint": "inference.artifacts.checkpoint:Checkpoint",
+}
+"""The known kinds of artifact and where their classes live (`module:Class`)."""
+
+
+class ArtifactError(InputError):
+    """An artifact cannot be read or does not fit; says what was found, expected, and what helps."""
+
+
+class Artifact(ABC):
+    """Something learned that changes what a base model draws.
+
+    The class that is trained is the class that is loaded. Artifacts stack: several can be attached
+    to one base model, in any order, and be detached in any order.
+    """
+
+    kind: ClassVar[str]
+    suffix: ClassVar[str]
+    """End of the file's name; empty where the artifact is a folder."""
+    name: str
+    """What it is called in grids, infotext and metadata."""
+
+    @abstractmethod
+    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+        """Makes the base model draw what has been learned.
+
+        Raises:
+            ArtifactError: it does not fit this base model; the base model is unchanged then.
+        """
+
+    @abstractmethod
+    def set_strength(self, strength: float) -> None:
+        """0 draws bit for bit what the base model draws, 1 what was trained."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Leaves the base model bit for bit as it was before `attach`."""
+
+    @abstractmethod
+    def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+        """Writes it whole or not at all; the same weights and metadata give the same bytes."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` or one of the tools at home in this format has written.
+
+        Raises:
+            ArtifactError: the content is not understood.
+        """
+
+    @classmethod
+    @abstractmethod
+    def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
+        """Whether this is such an artifact: a folder (keys empty), or a file with these tensors."""
+
+
+def load_artifact(path: Path | str) -> Artifact:
+    """Reads an artifact of any kind, decided by what is in it and not by its name.
+
+    Raises:
+        ArtifactError: nothing is there, it cannot be read, or it is no known kind of artifact.
+    """
+    from inference.artifacts.files import read_keys
+
+    path = Path(path)
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such file or folder")
+    keys = [] if path.is_dir() else read_keys(path)
+    for target in ARTIFACTS.values():
+        artifact_class = pkgutil.resolve_name(target)
+        if artifact_class.recognizes(path, keys):
+            return artifact_class.load(path)
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir())
+        found = f"a folder with {', '.join(names[:6]) or 'nothing in it'}"
+    else:
+        found = f"{len(keys)} tensors ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})"
+    raise ArtifactError(
+        f"{path}: no known kind of artifact. Found {found}. Known are: LoRA files in the naming of "
+        "kohya (lora_unet_…, lora_te_…) or diffusers (unet.….lora_A.weight), and checkpoints as "
+        "diffusers folders (model_index.json or unet/)"
+    )

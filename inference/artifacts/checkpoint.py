@@ -1,0 +1,203 @@
+"""Checkpoints: whole parts of a base model, as a folder in the diffusers layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from inference.artifacts.base import Artifact, ArtifactError
+from inference.artifacts.diffusers_folder import (
+    FACTS,
+    PARTS,
+    read_part,
+    weights_of,
+    write_base_model,
+)
+from inference.artifacts.files import write_folder
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+BEHAVIOUR = {
+    "unet": ("attention_head_dim", "num_attention_heads", "act_fn", "norm_num_groups"),
+    "text_encoder": ("hidden_act", "num_attention_heads"),
+    "vae": ("act_fn", "norm_num_groups", "latent_channels"),
+}
+"""Settings that change what a part computes without showing in the shapes of its weights."""
+
+_holders: WeakKeyDictionary[nn.Module, Checkpoint] = WeakKeyDictionary()
+"""Part of a base model -> the checkpoint whose weights are in it."""
+
+
+@final
+class Checkpoint(Artifact):
+    """New weights for the UNet, the text encoder or the VAE.
+
+    On disk a complete base model: the trained parts in the number format asked for, the others
+    exactly as they were.
+    """
+
+    kind: ClassVar[str] = "checkpoint"
+    suffix: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        parts: dict[str, nn.Module],
+        base: BaseModel | None = None,
+        folder: Path | None = None,
+        name: str = "checkpoint",
+    ) -> None:
+        self.name = name
+        self.parts = parts
+        """`unet`, `text_encoder`, `vae` -> the module with the new weights."""
+        self.strength = 1.0
+        self._base = base
+        self._folder = folder
+        self._originals: dict[str, dict[str, Tensor]] = {}
+        self._target: BaseModel | None = None
+        self._scaling_factor = 1.0
+
+    @classmethod
+    def of(cls, base: BaseModel, parts: Sequence[str] = ("unet",)) -> Self:
+        """The parts that are being trained within a base model; shares their weights."""
+        return cls({part: base.parts[part] for part in parts}, base=base)
+
+    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+        """Writes the weights over the base model's, of which a copy is kept.
+
+        Raises:
+            ArtifactError: shapes or settings differ, or a part holds another checkpoint already.
+        """
+        if self._target is not None:
+            raise ArtifactError(f"{self.name}: already attached; detach it first")
+        for part, module in self.parts.items():
+            self._check_fit(part, module, base)
+        for part in self.parts:
+            live = weights_of(base.parts[part])
+            self._originals[part] = {key: value.clone() for key, value in live.items()}
+            _holders[base.parts[part]] = self
+        self._scaling_factor = base.vae.config.scaling_factor
+        self._target = base
+        self.set_strength(strength)
+
+    def set_strength(self, strength: float) -> None:
+        """Between 0 (the base model) and 1 (the checkpoint) weights are interpolated linearly."""
+        self.strength = strength
+        if self._target is None:
+            return
+        for part, module in self.parts.items():
+            new = weights_of(module)
+            for key, value in weights_of(self._target.parts[part]).items():
+                value.copy_(_mix(self._originals[part][key], new[key], strength))
+        if "vae" in self.parts:
+            vae: Any = self.parts["vae"]
+            factor = _mix_numbers(self._scaling_factor, vae.config.scaling_factor, strength)
+            self._target.vae.register_to_config(scaling_factor=factor)
+
+    def detach(self) -> None:
+        """Writes the kept weights back."""
+        if self._target is None:
+            return
+        strength = self.strength
+        self.set_strength(0.0)
+        self.strength = strength
+        for part in self.parts:
+            del _holders[self._target.parts[part]]
+        self._originals = {}
+        self._target = None
+
+    def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+        """Writes a folder that diffusers' StableDiffusionPipeline and Limner open.
+
+        Raises:
+            ArtifactError: only some parts were loaded, so that there is no complete base model.
+        """
+        base = self._base or self._complete_base()
+        write_folder(
+            Path(path),
+            lambda folder: write_base_model(folder, base, self.parts, dtype, metadata),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads the trained parts; of a folder by another tool all parts that are there."""
+        path = Path(path)
+        found = [part for part in PARTS if (path / part / "config.json").is_file()]
+        if (path / FACTS).is_file():
+            found = json.loads((path / FACTS).read_text(encoding="utf-8"))["parts"]
+        if not found:
+            raise ArtifactError(f"{path}: none of {', '.join(PARTS)} with a config.json in it")
+        return cls({part: read_part(path, part) for part in found}, folder=path, name=path.name)
+
+    @classmethod
+    def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
+        """A folder with model_index.json or a part of a base model."""
+        names = ("model_index.json", *PARTS)
+        return path.is_dir() and any((path / name).exists() for name in names)
+
+    def _complete_base(self) -> BaseModel:
+        from inference.base_model import BaseModelError, load_base_model
+        from inference.config import BaseModelConfig
+
+        try:
+            return load_base_model(BaseModelConfig(path=str(self._folder)))
+        except BaseModelError as error:
+            raise ArtifactError(f"{self.name}: cannot be saved as a whole: {error}") from error
+
+    def _check_fit(self, part: str, module: nn.Module, base: BaseModel) -> None:
+        target = base.parts[part]
+        if module is target:
+            raise ArtifactError(f"{self.name}: its {part} is this base model's own")
+        if target in _holders:
+            raise ArtifactError(
+                f"{self.name}: the base model's {part} is replaced by {_holders[target].name!r} "
+                "already; detach that one first"
+            )
+        for key in BEHAVIOUR[part]:
+            theirs, ours = getattr(module.config, key, None), getattr(target.config, key, None)
+            if theirs != ours:
+                raise ArtifactError(f"{self.name}: its {part} has {key} {theirs}, not {ours}")
+        theirs, ours = weights_of(module), weights_of(target)
+        for key in sorted(theirs.keys() ^ ours.keys()):
+            where = "the checkpoint" if key in theirs else "this base model"
+            raise ArtifactError(f"{self.name}: does not fit: only {where} has {part}.{key}")
+        for key, value in theirs.items():
+            if value.shape != ours[key].shape:
+                raise ArtifactError(
+                    f"{self.name}: {part}.{key} has shape {tuple(value.shape)}, in this base model "
+                    f"{tuple(ours[key].shape)}. Name it as base_model.path instead"
+                )
+        if part == "unet":
+            self._check_prediction_type(base)
+
+    def _check_prediction_type(self, base: BaseModel) -> None:
+        file = self._folder / "scheduler" / "scheduler_config.json" if self._folder else None
+        if file and file.is_file():
+            config = json.loads(file.read_text(encoding="utf-8"))
+            prediction_type = config.get("prediction_type", "epsilon")
+            if prediction_type != base.prediction_type:
+                raise ArtifactError(
+                    f"{self.name}: predicts {prediction_type}, this base model "
+                    f"{base.prediction_type}. Name it as base_model.path instead"
+                )
+
+
+def _mix(original: Tensor, new: Tensor, strength: float) -> Tensor:
+    """`original` at strength 0 and `new` at 1, exactly; between and beyond on the line."""
+    if strength == 0:
+        return original
+    new = new.to(original.device)
+    if strength == 1 or not original.is_floating_point():
+        return new
+    return torch.lerp(original.float(), new.float(), strength)
+
+
+def _mix_numbers(original: float, new: float, strength: float) -> float:
+    exact = {0.0: original, 1.0: new}
+    return exact.get(strength, original + strength * (new - original))

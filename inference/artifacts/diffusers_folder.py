@@ -1,0 +1,176 @@
+"""Base models as folders in the diffusers layout, readable by older tools as well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from inference.artifacts.base import ArtifactError
+from inference.base_model import resolve_path
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+PARTS = ("unet", "text_encoder", "vae")
+FACTS = "limner.json"
+"""Which parts were trained, and the run's metadata. Other tools pass over it."""
+
+WEIGHT_FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+
+
+def weights_of(part: nn.Module) -> dict[str, Tensor]:
+    """The live weights of a part by name, as if no LoRA hung in it."""
+    return {
+        key.replace(".base_layer.", "."): value
+        for key, value in part.state_dict().items()
+        if ".lora_" not in key
+    }
+
+
+def read_part(folder: Path, part: str) -> nn.Module:
+    """A part of a base model in fp32, frozen, on the CPU.
+
+    Raises:
+        ArtifactError: its files are missing or cannot be read.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    classes: dict[str, Any] = {
+        "unet": UNet2DConditionModel,
+        "text_encoder": CLIPTextModel,
+        "vae": AutoencoderKL,
+    }
+    try:
+        module = classes[part].from_pretrained(
+            str(folder), subfolder=part, local_files_only=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{folder / part}: cannot be read: {error}") from error
+    return module.requires_grad_(False).eval()
+
+
+def write_base_model(
+    folder: Path,
+    base: BaseModel,
+    trained: Collection[str],
+    dtype: torch.dtype,
+    metadata: dict[str, str],
+) -> None:
+    """Fills a folder with all parts of a base model.
+
+    Args:
+        folder: an empty folder.
+        base: what is written.
+        trained: names of the parts that are rounded to `dtype`; the others keep their values.
+        dtype: number format of the trained parts.
+        metadata: facts of the run, for FACTS.
+    """
+    for part, module in base.parts.items():
+        weights = {key: value.detach().cpu() for key, value in weights_of(module).items()}
+        weights = _cast(weights, dtype) if part in trained else _compact(weights, dtype)
+        (folder / part).mkdir()
+        if part == "text_encoder":  # the names before transformers 5.6, which all tools know
+            weights = {f"text_model.{k.removeprefix('text_model.')}": weights[k] for k in weights}
+        _write_json(folder / part / "config.json", _config(module, weights))
+        save_file(weights, folder / part / WEIGHT_FILES[part], metadata={"format": "pt"})
+    _write_tokenizer(folder / "tokenizer", base)
+    sampler = _write_noise_schedule(folder / "scheduler", base)
+    _write_json(folder / "model_index.json", _model_index(sampler))
+    facts = {"artifact": "checkpoint", "parts": sorted(trained), "metadata": metadata}
+    _write_json(folder / FACTS, facts)
+
+
+def _cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        key: value.to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in weights.items()
+    }
+
+
+def _compact(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in the first half-width format, `dtype` before others, that loses nothing."""
+    for narrow in (dtype, torch.float16, torch.bfloat16):
+        cast = _cast(weights, narrow)
+        if all(torch.equal(cast[key].to(value.dtype), value) for key, value in weights.items()):
+            return cast
+    return {key: value.contiguous() for key, value in weights.items()}
+
+
+def _config(module: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """A part's config.json, without the place that it was once loaded from."""
+    if hasattr(module.config, "to_json_string"):  # transformers
+        config = json.loads(module.config.to_json_string())
+        config["architectures"] = [type(module).__name__]
+        config["dtype"] = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    else:
+        config = json.loads(module.to_json_string())
+    config.pop("_name_or_path", None)
+    return config
+
+
+def _write_tokenizer(folder: Path, base: BaseModel) -> None:
+    """The tokenizer's own files, with vocab.json and merges.txt for tools that know only those."""
+    source = Path(resolve_path(base.path)) / "tokenizer"
+    if source.is_dir():
+        shutil.copytree(source, folder)
+    else:
+        base.tokenizer.save_pretrained(str(folder))
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return
+    model = json.loads(base.tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    vocabulary = json.dumps(base.tokenizer.get_vocab(), ensure_ascii=False, sort_keys=True)
+    (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
+    lines = "\n".join(["#version: 0.2", *merges, ""])
+    (folder / "merges.txt").write_text(lines, encoding="utf-8")
+
+
+def _write_noise_schedule(folder: Path, base: BaseModel) -> str:
+    """The source's scheduler, or DDIM's with the same noise schedule; returns its class."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    source = Path(resolve_path(base.path)) / "scheduler"
+    if source.is_dir():
+        shutil.copytree(source, folder)
+    else:
+        sampler: Any = DDIMScheduler.from_config(base.noise_schedule, clip_sample=False)
+        sampler.save_pretrained(str(folder))
+    config = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))
+    return config["_class_name"]
+
+
+def _model_index(sampler: str) -> dict[str, Any]:
+    import diffusers
+
+    absent = [None, None]
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": absent,
+        "image_encoder": absent,
+        "requires_safety_checker": False,
+        "safety_checker": absent,
+        "scheduler": ["diffusers", sampler],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,119 @@
+"""Files of tensors: read without running what is in them, written whole and byte for byte equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from inference.artifacts.base import ArtifactError
+
+PICKLES = (".pt", ".ckpt", ".pth", ".bin")
+
+
+def read_keys(path: Path) -> list[str]:
+    """Names of the tensors in a file; of a safetensors file only the header is read."""
+    if path.suffix in PICKLES:
+        return list(read_tensors(path)[0])
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, on the CPU, and its metadata (none in pickles).
+
+    Pickles are read with `weights_only`, so nothing in them is run.
+
+    Raises:
+        ArtifactError: not a safetensors file or a pickle of tensors.
+    """
+    if path.suffix in PICKLES:
+        return read_pickle(path), {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickle, also when they lie under `state_dict`."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
+        raise unreadable(path, error) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path}: expected named tensors, found a {type(content).__name__}")
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def unreadable(path: Path, error: Exception) -> ArtifactError:
+    """The error for a file that its reader refused."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ArtifactError(
+        f"{path}: cannot be read as {'a pickle' if path.suffix in PICKLES else 'safetensors'} "
+        f"({path.stat().st_size} bytes): {reason}"
+    )
+
+
+def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The bytes of a safetensors file; equal for equal input.
+
+    safetensors itself writes metadata in an order that differs from process to process.
+    """
+    raw = safetensors.torch.save(tensors)
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    if metadata:
+        header = {"__metadata__": dict(sorted(metadata.items())), **header}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a folder of another name, makes it durable, then puts it in place.
+
+    Args:
+        target: the folder's final path; what is there is replaced.
+        write: fills the new, empty folder that it is given.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        unfinished.mkdir()
+        write(unfinished)
+        for entry in [*unfinished.rglob("*"), unfinished]:
+            make_durable(entry)
+        if target.exists():
+            target.rename(replaced)
+        unfinished.rename(target)
+        make_durable(target.parent)
+    finally:
+        for left_over in (unfinished, replaced):
+            if left_over.exists():
+                shutil.rmtree(left_over)
+
+
+def make_durable(path: Path) -> None:
+    """Has the system put a file's or folder's content on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,241 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank changes of linear and convolution layers."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from inference.artifacts.base import Artifact, ArtifactError
+from inference.artifacts.files import read_tensors, serialize
+from inference.artifacts.lora_formats import is_lora, read_layers
+from inference.artifacts.lora_keys import (
+    is_lora_target,
+    known_names,
+    kohya_name,
+    layers_of,
+    part_of,
+)
+from inference.artifacts.low_rank import (
+    LowRank,
+    hang_in,
+    initial_low_rank,
+    scale,
+    take_out,
+)
+from inference.artifacts.metadata import hashes, lora_metadata
+from inference.files import write_atomically
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+PARTS = ("unet", "text_encoder")
+"""Parts of the base model that a LoRA can change."""
+
+HARMLESS = ("_text_projection",)
+"""Ends of names that some tools write though SD 1.x and 2.x do not use such a layer."""
+
+_numbers = itertools.count()
+
+
+@final
+class Lora(Artifact):
+    """Low-rank layers by their kohya names; saved in kohya's format, read in several."""
+
+    kind: ClassVar[str] = "lora"
+    suffix: ClassVar[str] = ".safetensors"
+
+    def __init__(
+        self, layers: dict[str, LowRank], metadata: dict[str, str], name: str = "lora"
+    ) -> None:
+        self.name = name
+        self.layers = layers
+        """Kohya name -> layer, e.g. `lora_unet_mid_block_attentions_0_proj_in`."""
+        self.metadata = metadata
+        """What the file says about itself, hashes excepted."""
+        self.strength = 1.0
+        self._slot = f"lora{next(_numbers)}"
+        self._attached: list[tuple[nn.Module, str]] = []
+        """Part and path of every layer that carries this LoRA now."""
+
+    @classmethod
+    def create(
+        cls,
+        base: BaseModel,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        targets: list[str],
+        train_text_encoder: bool,
+        seed: int,
+    ) -> Self:
+        """A LoRA to be trained: it changes nothing yet, and is not attached yet. In fp32.
+
+        Every layer begins from a generator of its own, of `seed` and the layer's name.
+
+        Raises:
+            ArtifactError: the base model has none of the layers asked for.
+        """
+        alpha = torch.tensor(alpha, dtype=torch.float32).item()  # as it will be read again
+        layers: dict[str, LowRank] = {}
+        for part in PARTS if train_text_encoder else PARTS[:1]:
+            for path, module in layers_of(base.parts[part]):
+                if not is_lora_target(part, path, targets):
+                    continue
+                name = kohya_name(part, path)
+                generator = _generator(seed, name)
+                layers[name] = initial_low_rank(module, rank, alpha, dropout, generator)
+        if not layers:
+            raise ArtifactError(f"the base model has no layers of the kinds {', '.join(targets)}")
+        return cls(layers, lora_metadata(base, rank, alpha, dropout))
+
+    def modules_by_part(self) -> dict[str, nn.ModuleDict]:
+        """lora_A, lora_B and dropout of every layer, by part: what an objective registers."""
+        parts: dict[str, nn.ModuleDict] = {}
+        for name, low_rank in self.layers.items():
+            parts.setdefault(part_of(name), nn.ModuleDict())[name] = low_rank
+        return parts
+
+    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+        """Hangs the layers into UNet and text encoder.
+
+        Layers in training stay fp32 (draw them under autocast, or cast them to the base model's
+        number format first); others are copied to the base model's device and number format.
+
+        Raises:
+            ArtifactError: already attached, a name means nothing here, or shapes differ.
+        """
+        if self._attached:
+            raise ArtifactError(f"{self.name}: already attached; detach it first")
+        places = self._places(base)
+        fitted: list[tuple[str, str, LowRank]] = []
+        for name, (part, path, module) in places.items():
+            low_rank, device = self.layers[name], base.device
+            if low_rank.is_trained:
+                low_rank = low_rank.to(device)
+            else:
+                try:
+                    low_rank = low_rank.fitted(module, name)
+                except ArtifactError as error:
+                    raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
+            fitted.append((part, path, low_rank))
+        for part, path, low_rank in fitted:
+            hang_in(base.parts[part], path, self._slot, low_rank)
+            self._attached.append((base.parts[part], path))
+        self.set_strength(strength)
+
+    def set_strength(self, strength: float) -> None:
+        """At 0 the layers take no part at all."""
+        self.strength = strength
+        for part, path in self._attached:
+            scale(part, path, self._slot, strength)
+
+    def detach(self) -> None:
+        """Puts the base model's own layers back."""
+        for part, path in self._attached:
+            take_out(part, path, self._slot)
+        self._attached = []
+
+    def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+        """Writes kohya's format. `metadata` goes over what the LoRA says about itself."""
+        tensors: dict[str, Tensor] = {}
+        for name, low_rank in self.layers.items():
+            down, up = low_rank.lora_A.weight.detach(), low_rank.lora_B.weight.detach()
+            if is_convolution_in_kohya(name) and down.dim() == 2:
+                down, up = down[..., None, None], up[..., None, None]
+            tensors[f"{name}.lora_down.weight"] = down.to("cpu", dtype).contiguous()
+            tensors[f"{name}.lora_up.weight"] = up.to("cpu", dtype).contiguous()
+            tensors[f"{name}.alpha"] = torch.tensor(low_rank.alpha, dtype=torch.float32)
+        metadata = {"modelspec.title": self.name, **self.metadata, **metadata}
+        content = serialize(tensors, {**metadata, **hashes(tensors, metadata)})
+        write_atomically(Path(path), lambda unfinished: unfinished.write_bytes(content))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads kohya's and diffusers' naming; alpha is the rank where none is given."""
+        path = Path(path)
+        tensors, metadata = read_tensors(path)
+        try:
+            layers = read_layers(tensors, metadata)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from error
+        _check_effect(path, layers)
+        dropped = ("sshs_model_hash", "sshs_legacy_hash", "lora_adapter_metadata", "format")
+        kept = {key: value for key, value in metadata.items() if key not in dropped}
+        return cls(layers, kept, path.stem)
+
+    @classmethod
+    def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
+        """By the names of the tensors."""
+        return is_lora(keys)
+
+    def _places(self, base: BaseModel) -> dict[str, tuple[str, str, nn.Module]]:
+        """Kohya name -> part, path and layer of the base model, for every layer of this LoRA."""
+        known: dict[str, tuple[str, str, nn.Module]] = {}
+        for part in PARTS:
+            for path, module in layers_of(base.parts[part]):
+                for name in known_names(part, path):
+                    known.setdefault(name, (part, path, module))
+        unmatched = [name for name in self.layers if name not in known]
+        if len(unmatched) == len(self.layers):
+            raise ArtifactError(
+                f"{self.name}: matches nothing in this base model ({base.path}). It holds "
+                f"{', '.join(unmatched[:3]) or 'no layers'}{', …' if len(unmatched) > 3 else ''}"
+                f"{self._made_for(base)}"
+            )
+        unmatched = [name for name in unmatched if not name.endswith(HARMLESS)]
+        if unmatched:
+            raise ArtifactError(
+                f"{self.name}: {len(unmatched)} of {len(self.layers)} layers are not in this base "
+                f"model ({base.path}): {', '.join(unmatched[:3])}"
+                f"{', …' if len(unmatched) > 3 else ''}{self._made_for(base)}"
+            )
+        return {name: known[name] for name in self.layers if name in known}
+
+    def _made_for(self, base: BaseModel) -> str:
+        """What base model it was made for, as far as its shapes and metadata tell."""
+        families = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+        widths = Counter(
+            low_rank.lora_A.weight.shape[1]
+            for name, low_rank in self.layers.items()
+            if name.endswith(("attn2_to_k", "attn2_to_v"))
+        )
+        if not widths:
+            return ""
+        width = widths.most_common(1)[0][0]
+        own = base.unet.config.cross_attention_dim
+        family = families.get(width, self.metadata.get("ss_base_model_version", "another model"))
+        return (
+            f". It was made for prompt states of width {width} ({family}); "
+            f"this base model's have {own}"
+        )
+
+
+def is_convolution_in_kohya(name: str) -> bool:
+    """Whether kohya's layer is a 1x1 convolution though ours may be linear.
+
+    So it is for SD 2.x's proj_in and proj_out; SDXL's, under original names, are linear.
+    """
+    return name.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")) and (
+        name.endswith(("_proj_in", "_proj_out"))
+    )
+
+
+def _check_effect(path: Path, layers: dict[str, LowRank]) -> None:
+    """Raises ArtifactError for a LoRA that changes nothing or breaks everything."""
+    ups = [low_rank.lora_B.weight * low_rank.scaling for low_rank in layers.values()]
+    if not all(bool(up.isfinite().all()) for up in ups):
+        raise ArtifactError(f"{path}: holds numbers that are not finite; its training went wrong")
+    if not any(bool(up.any()) for up in ups):
+        raise ArtifactError(f"{path}: changes nothing: every up half or alpha is zero")
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

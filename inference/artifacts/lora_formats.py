@@ -1,0 +1,136 @@
+"""Reads LoRA files in the naming of kohya, diffusers and peft."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from inference.artifacts.base import ArtifactError
+from inference.artifacts.lora_keys import kohya_name, part_of
+from inference.artifacts.low_rank import LowRank
+
+KOHYA_KEY = re.compile(r"(?P<name>lora_(unet|te[12]?)_\w+)\.(?P<what>.+)")
+DIFFUSERS_KEY = re.compile(r"(?P<part>unet|text_encoder(?:_2)?)\.(?P<path>.+)")
+BARE_UNET_KEY = re.compile(r"(?P<path>(?:down_blocks|mid_block|up_blocks)\..+)")
+"""A key of a file that diffusers' UNet alone has written."""
+
+ROLES = (
+    ("down", (".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight",
+              ".lora_linear_layer.down.weight", "_lora.down.weight", ".lora_down.weight")),
+    ("up", (".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight",
+            ".lora_linear_layer.up.weight", "_lora.up.weight", ".lora_up.weight")),
+    ("alpha", (".alpha",)),
+)  # fmt: skip
+"""Ends of keys -> what the tensor is. The first ones are what diffusers writes now."""
+
+OTHER_FORMATS = {
+    "dora_scale": "DoRA (weight decomposition)",
+    "lora_magnitude_vector": "DoRA (weight decomposition)",
+    "lora_mid": "LoCon with Tucker decomposition",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "oft_": "OFT",
+    "on_input": "IA3",
+    ".diff": "full weight differences",
+    "bundle_emb": "embeddings bundled with a LoRA",
+}
+"""What tells a relative of LoRA that is not read here."""
+
+
+@dataclass
+class _Found:
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    path: str = ""
+    """Path within the part, known from diffusers' names only."""
+
+
+def is_lora(keys: Iterable[str]) -> bool:
+    """Whether some tensor is named like one of a LoRA."""
+    ends = [end for role, role_ends in ROLES if role != "alpha" for end in role_ends]
+    return any(key.endswith(tuple(ends)) or KOHYA_KEY.fullmatch(key) for key in keys)
+
+
+def read_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, LowRank]:
+    """The layers of a LoRA file by their kohya names.
+
+    Args:
+        tensors: the file's content.
+        metadata: its metadata; diffusers keeps alpha there. Without any, alpha is the rank.
+
+    Raises:
+        ArtifactError: a tensor is of an unknown kind, or belongs to a layer that is incomplete.
+    """
+    found: dict[str, _Found] = {}
+    for key, tensor in tensors.items():
+        name, path, role = parse_key(key)
+        found.setdefault(name, _Found()).tensors[role] = tensor
+        found[name].path = path
+    adapters = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    return {name: _low_rank(name, entry, adapters) for name, entry in found.items()}
+
+
+def parse_key(key: str) -> tuple[str, str, str]:
+    """A key's kohya name, its path within the part ("" if unknown), and `down`, `up` or `alpha`."""
+    for role, ends in ROLES:
+        for end in ends:
+            if not key.endswith(end):
+                continue
+            stem = key.removesuffix(end)
+            if part_of(f"{stem}_") and "." not in stem:
+                return stem, "", role
+            if match := DIFFUSERS_KEY.fullmatch(stem) or BARE_UNET_KEY.fullmatch(stem):
+                # attention processors of old diffusers: attn1.processor.to_q_lora, to_out_lora
+                path = re.sub(r"\.processor\.(to_\w+?)$", r".\1", match["path"])
+                if end.startswith("_lora") and path.endswith("to_out"):
+                    path += ".0"
+                return kohya_name(match.groupdict().get("part", "unet"), path), path, role
+    for sign, what in OTHER_FORMATS.items():
+        if sign in key:
+            raise ArtifactError(f"{key}: {what} cannot be read; only plain LoRA (down and up) can")
+    raise ArtifactError(
+        f"{key}: not a LoRA tensor. Known are lora_unet_….lora_down.weight, .lora_up.weight and "
+        ".alpha (kohya), unet.….lora_A.weight and .lora_B.weight (diffusers)"
+    )
+
+
+def _low_rank(name: str, found: _Found, adapters: Mapping[str, object]) -> LowRank:
+    down, up = found.tensors.get("down"), found.tensors.get("up")
+    if down is None or up is None:
+        raise ArtifactError(f"{name}: the {'down' if down is None else 'up'} half is missing")
+    if down.shape[0] != up.shape[1]:
+        raise ArtifactError(
+            f"{name}: rank {down.shape[0]} in the down half, {up.shape[1]} in the up half"
+        )
+    rank = down.shape[0]
+    if "alpha" in found.tensors:
+        alpha = found.tensors["alpha"].float().item()
+    else:
+        alpha = _adapter_alpha(part_of(name), found.path, rank, adapters)
+    try:
+        return LowRank(down, up, alpha)
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: {error}") from error
+
+
+def _adapter_alpha(part: str, path: str, rank: int, adapters: Mapping[str, object]) -> float:
+    """Alpha from a diffusers file's metadata (peft's config, `<part>.<option>`), else the rank.
+
+    Rank-stabilised LoRA (Kalajdzievski 2023, arXiv 2312.03732) scales by alpha / sqrt(rank);
+    folded into the alpha of a plain one.
+    """
+
+    def option(name: str) -> Any:  # a UNet's own file has no part in its names
+        return adapters.get(f"{part}.{name}", adapters.get(name))
+
+    if (alpha := option("lora_alpha")) is None:
+        return float(rank)
+    for pattern, value in (option("alpha_pattern") or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", path):
+            alpha = value
+            break
+    return float(alpha) * (rank**0.5 if option("use_rslora") else 1)

@@ -1,0 +1,69 @@
+"""Metadata of LoRA files: kohya's `ss_*`, the hashes A1111 knows them by, and `modelspec.*` 1.0.1.
+
+Sources: sd-scripts `train_network.py` and `library/train_util.py` (function
+precalculate_safetensors_hashes); github.com/Stability-AI/ModelSpec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from inference.artifacts.files import serialize
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+VERSIONS = {768: "sd_v1", 1024: "sd_v2"}
+"""Width of the prompt states -> kohya's `ss_base_model_version`, `_v` added for v-prediction."""
+
+ARCHITECTURES = {
+    "sd_v1": "stable-diffusion-v1",
+    "sd_v1_v": "stable-diffusion-v1",
+    "sd_v2": "stable-diffusion-v2-512",
+    "sd_v2_v": "stable-diffusion-v2-768-v",
+}
+
+
+def base_model_version(base: BaseModel) -> str:
+    """The word of kohya for the family, e.g. `sd_v1`; others: `limner_<name or context width>`."""
+    width = base.unet.config.cross_attention_dim
+    if width not in VERSIONS:
+        return f"limner_{base.path if base.path.isidentifier() else width}"
+    return VERSIONS[width] + ("_v" if base.prediction_type == "v_prediction" else "")
+
+
+def lora_metadata(base: BaseModel, rank: int, alpha: float, dropout: float) -> dict[str, str]:
+    """What every LoRA says about itself: kohya's minimum set and the model specification."""
+    version = base_model_version(base)
+    return {
+        "ss_v2": str(version.startswith("sd_v2")),
+        "ss_base_model_version": version,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
+        "ss_network_args": "{}",
+        "ss_network_dropout": str(dropout or None),
+        "ss_clip_skip": str(base.clip_skip if base.clip_skip > 1 else None),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{ARCHITECTURES.get(version, version)}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.resolution": f"{base.resolution}x{base.resolution}",
+        "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.encoder_layer": str(base.clip_skip),
+    }
+
+
+def hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:
+    """`sshs_model_hash` (of the weights; A1111 shows its first 12 digits) and `sshs_legacy_hash`.
+
+    Both are taken from the file as it would be with only the `ss_` metadata.
+    """
+    raw = serialize(tensors, {k: v for k, v in metadata.items() if k.startswith("ss_")})
+    start = 8 + int.from_bytes(raw[:8], "little")
+    return {
+        "sshs_model_hash": hashlib.sha256(raw[start:]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(raw[0x100000:0x110000]).hexdigest()[:8],
+    }

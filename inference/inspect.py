@@ -1,0 +1,217 @@
+"""What a file is: `python -m inference.inspect FILE...`.
+
+Artifacts, base models and pictures; nothing in a file is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inference.errors import InputError
+from inference.hashes import lora_hash, read_header, sha256, weights_file
+from inference.quiet import quiet_libraries
+
+USAGE = """usage: python -m inference.inspect FILE...
+
+Says what artifacts, base models and pictures are, and what they say about themselves."""
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif")
+
+Facts = dict[str, str]
+"""What is told of a file, in this order."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tells of every file; returns the exit status: 0, or 2 if one of them is unknown."""
+    files = sys.argv[1:] if arguments is None else arguments
+    if not files or files[0] in ("-h", "--help"):
+        print(USAGE, file=sys.stdout if files else sys.stderr)
+        return 0 if files else 2
+    quiet_libraries()
+    status = 0
+    for file in files:
+        try:
+            show(file, inspect(Path(file)))
+        except InputError as error:
+            print(f"inspect: {error}", file=sys.stderr)
+            status = 2
+    return status
+
+
+def inspect(path: Path) -> Facts:
+    """What is known of a file or folder.
+
+    Raises:
+        InputError: it is not there, cannot be read, or is nothing we know.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.suffix.lower() in PICTURES:
+        return inspect_picture(path)
+    if path.is_dir() and (path / "model_index.json").is_file():
+        return inspect_base_model(path)
+    return inspect_artifact(path)
+
+
+def inspect_picture(path: Path) -> Facts:
+    """Size and infotext."""
+    from PIL import Image, UnidentifiedImageError
+
+    from inference.infotext import read_infotext
+
+    try:
+        with Image.open(path) as image:
+            size = f"{image.width}x{image.height}"
+        infotext = read_infotext(path)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+    return {"kind": "picture", "size": size, "infotext": infotext or "none in this file"}
+
+
+def inspect_base_model(path: Path) -> Facts:
+    """Parts, sizes and prediction type of a diffusers folder; only headers are read."""
+    index = read_json(path / "model_index.json")
+    noise = read_json(path / "scheduler" / "scheduler_config.json")
+    facts = {
+        "kind": "base model (diffusers folder)",
+        "pipeline": str(index.get("_class_name", "unknown")),
+        "prediction type": str(noise.get("prediction_type", "epsilon")),
+        "timesteps": str(noise.get("num_train_timesteps", "unknown")),
+    }
+    unet, vae = (read_json(path / part / "config.json") for part in ("unet", "vae"))
+    if "sample_size" in unet and "block_out_channels" in vae:
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        side = unet["sample_size"] * factor
+        facts["resolution"] = f"{side}x{side} ({factor} pixels per latent)"
+    for part in sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
+        headers = [read_header(file) for file in sorted((path / part).glob("*.safetensors"))]
+        if headers:
+            facts[part] = describe_tensors({k: v for header in headers for k, v in header.items()})
+    file = weights_file(path / "unet")
+    if file:
+        facts |= {"sha256 of the UNet": sha256(file), "model hash in infotext": sha256(file)[:10]}
+    return facts
+
+
+def inspect_artifact(path: Path) -> Facts:
+    """Kind, layers, metadata and hashes of something learned."""
+    from inference.artifacts.files import read_keys, read_tensors
+
+    keys = [] if path.is_dir() else read_keys(path)
+    kind = artifact_kind(path, keys)
+    facts = {"kind": f"artifact: {kind}"}
+    if path.is_dir():
+        return facts | dict(describe_parts(path))
+    is_safetensors = path.suffix == ".safetensors"
+    metadata = read_header(path).get("__metadata__", {}) if is_safetensors else {}
+    if kind == "lora":
+        facts |= describe_lora(read_tensors(path)[0], metadata)
+    facts |= {"tensors": str(len(keys)), "sha256": sha256(path), "AutoV2 hash": sha256(path)[:10]}
+    if is_safetensors:
+        facts["sshs hash"] = sha256(path, after_header=True)
+    if kind == "lora":
+        facts["hash in infotext"] = lora_hash(path)[:12]
+    return facts | {key: metadata[key] for key in sorted(metadata)}
+
+
+def artifact_kind(path: Path, keys: Sequence[str]) -> str:
+    """The kind of artifact that a folder, or a file with these tensors, is.
+
+    Raises:
+        InputError: none that we know.
+    """
+    from inference.artifacts.base import ARTIFACTS
+
+    for kind, target in ARTIFACTS.items():
+        if pkgutil.resolve_name(target).recognizes(path, keys):
+            return kind
+    found = "a folder" if path.is_dir() else f"{len(keys)} tensors ({', '.join(keys[:4])}, …)"
+    raise InputError(
+        f"{path}: neither a picture, nor a base model (a folder with model_index.json), nor an "
+        f"artifact ({', '.join(ARTIFACTS)}); found {found}"
+    )
+
+
+def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Facts:
+    """Ranks, alphas and layers, and the base model that it says it was made for."""
+    from inference.artifacts.lora_formats import read_layers
+    from inference.artifacts.lora_keys import part_of
+
+    layers = read_layers(tensors, metadata)
+    parts = Counter(part_of(name) for name in layers)
+    architecture = metadata.get("modelspec.architecture")
+    return {
+        "base model": metadata.get("ss_base_model_version") or architecture or "does not say",
+        "rank": count(layer.rank for layer in layers.values()),
+        "alpha": count(layer.alpha for layer in layers.values()),
+        "modules": ", ".join(f"{number} in {part}" for part, number in parts.items()),
+    }
+
+
+def count(values: Iterator[float]) -> str:
+    """The values that occur: one as it is, several with how often each does."""
+    found = Counter(values)
+    if len(found) == 1:
+        return f"{next(iter(found)):g}"
+    return ", ".join(f"{value:g} ({times} layers)" for value, times in sorted(found.items()))
+
+
+def describe_parts(path: Path) -> Iterator[tuple[str, str]]:
+    """Each part of a model in a folder: (name, size and hash)."""
+    for part in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+        file = weights_file(part)
+        if file and file.suffix == ".safetensors":
+            yield part.name, f"{describe_tensors(read_header(file))}, sha256 {sha256(file)}"
+
+
+def describe_tensors(header: Mapping[str, Any]) -> str:
+    """Number of parameters and their formats, from safetensors headers."""
+    sizes: Counter[str] = Counter()
+    for key, entry in header.items():
+        if key != "__metadata__":
+            number = 1
+            for length in entry["shape"]:
+                number *= length
+            sizes[entry["dtype"]] += number
+    return f"{sum(sizes.values()):,} parameters ({', '.join(sizes) or 'none'})"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; empty if the file is not there.
+
+    Raises:
+        InputError: it is no JSON mapping.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping, found a {type(content).__name__}")
+    return content
+
+
+def show(title: str, facts: Facts) -> None:
+    """Prints a table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(name), Text(value))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""Recipes: YAML files and overrides -> plain dataclasses, or one error that tells every fault.
+
+The schema is a dataclass; OmegaConf's structured configs check values, fill in `${...}` and build
+the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass may say more:
+
+- `faults(self)` yields (field, message) for values that cannot be, `idle(self)` for fields that are
+  set without effect; both may name a field further down (`lr_scheduler.warmup_steps`);
+- `inherits: ClassVar = {"images": "settings"}`: what an entry of the named mapping `images` leaves
+  out, it takes from the field `settings` beside it;
+- entries of a `dict[str, X | None]` are dropped by `null`.
+"""
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from inference.recipe_layers import (
+    Layer,
+    RecipeDumper,
+    RecipeError,
+    absolute,
+    dotted,
+    file_layers,
+    key_sources,
+    merged,
+    override_layers,
+    plain,
+    shown,
+    source_of,
+)
+from inference.recipe_schema import (
+    describe,
+    field_docs,
+    fields_of,
+    is_mapping,
+    leaf,
+    told,
+    unknown_key,
+    without_none,
+)
+
+__all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_recipe"]
+
+
+class RecipeWarning(UserWarning):
+    """Something that the user wrote has no effect."""
+
+
+def load_recipe(
+    path: str | Path, schema: Callable[[dict[str, Any]], type], overrides: Sequence[str] = ()
+) -> Any:
+    """The recipe of a file, of the files it is based on, and of `key=value` overrides.
+
+    Each wins over those before it: bases, file, overrides. `schema` chooses the dataclass from what
+    they say together; the lines of its RecipeError begin with a key (`type: expected ...`).
+
+    Raises:
+        RecipeError: one line per fault, each with the file (or command line) and key at fault.
+    """
+    unread: list[str] = []
+    misspelt: list[str] = []
+    file = absolute(path)
+    layers = file_layers(file, unread) + override_layers(overrides, misspelt)
+    if unread:
+        raise RecipeError("\n".join(unread + misspelt))
+    sources = key_sources(layers, shown(file))
+    try:
+        kind = schema(merged(layers))
+    except RecipeError as error:
+        lines = str(error).splitlines()
+        lines = [f"{source_of(line.partition(': ')[0], sources)}: {line}" for line in lines]
+        raise RecipeError("\n".join(lines + misspelt)) from error
+    draft = _Draft(kind, sources)
+    draft.faults.update(dict.fromkeys(misspelt))
+    for layer in layers:
+        draft.put(layer, layer.node, (), kind)
+    draft.complete(draft.config, "")
+    recipe = draft.finish()
+    if draft.faults:
+        raise RecipeError("\n".join(draft.faults))
+    for line in draft.idle:
+        warnings.warn(line, RecipeWarning, stacklevel=2)
+    return recipe
+
+
+def dump_recipe(recipe: Any) -> str:
+    """The YAML of a recipe with every field spelled out; it loads back to an equal object."""
+
+    def escaped(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: escaped(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, dict):
+            return {name: escaped(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [escaped(inner) for inner in value]
+        if isinstance(value, str):
+            value = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
+            return re.sub(r"^(\\*\?\?\?)$", r"\\\1", value)
+        return value
+
+    return yaml.dump(escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
+
+
+class _Draft:
+    """A recipe on its way to its dataclass, and what has been found wrong with it so far."""
+
+    def __init__(self, kind: type, sources: dict[str, str]) -> None:
+        self.kind = kind
+        self.sources = sources
+        self.config = OmegaConf.structured(kind)
+        self.faults: dict[str, None] = {}  # lines in order, none twice
+        self.idle: dict[str, None] = {}
+        self.bad: list[str] = []
+        self.inherited: dict[str, str] = {}
+
+    def line(self, key: str, message: str, source: str = "") -> str:
+        key = self.inherited.get(key, key)
+        where = (
+            [source or source_of(key, self.sources), key] if key else [source_of("", self.sources)]
+        )
+        return ": ".join([*where, message])
+
+    def fault(self, key: str, message: str, source: str = "") -> None:
+        self.bad.append(key)
+        self.faults[self.line(key, message, source)] = None
+
+    def put(self, layer: Layer, node: yaml.Node, key: tuple[str, ...], hint: Any) -> None:
+        """Sets `key`, which is of type `hint`, to what the layer says: leaf by leaf."""
+        kind, is_optional = without_none(hint)
+        value = None
+        try:
+            if layer.key and key == layer.key:
+                node = layer.value_node(node, kind is str, is_optional)
+            is_null = isinstance(node, yaml.ScalarNode) and plain(node) is None
+            if is_null and not is_optional:
+                raise ValueError(f"must not be null; expected {describe(kind)}")
+            if is_mapping(kind) and isinstance(node, yaml.MappingNode):
+                return self.put_members(layer, node, key, kind)
+            if is_mapping(kind) and not is_null:
+                raise ValueError(f"expected {describe(kind)}, got {told(plain(node))}")
+            value = leaf(kind, node, typed=bool(layer.key))
+            OmegaConf.update(self.config, _path(key), value)
+        except OmegaConfBaseException as error:
+            self.fault(".".join(key), _refusal(error, kind, value), layer.source)
+        except ValueError as error:
+            self.fault(".".join(key), str(error), layer.source)
+
+    def put_members(
+        self, layer: Layer, node: yaml.MappingNode, key: tuple[str, ...], kind: Any
+    ) -> None:
+        """Sets the members of a dataclass or of a named mapping."""
+        is_named = get_origin(kind) is dict
+        if key and OmegaConf.select(self.config, _path(key)) is None:
+            OmegaConf.update(self.config, _path(key), {} if is_named else kind)
+        for name_node, value in node.value:
+            name = name_node.value
+            hint = get_args(kind)[1] if is_named else fields_of(kind).get(name)
+            is_null = isinstance(value, yaml.ScalarNode) and plain(value) is None
+            if hint is None:
+                message = unknown_key(name, kind, self.kind)
+                self.fault(".".join((*key, name)), message, layer.source)
+            elif is_named and is_null and without_none(hint)[1] and hint is not Any:
+                entries = OmegaConf.select(self.config, _path(key))
+                if name in entries:
+                    entries.pop(name)
+                else:
+                    message = f"null drops nothing; the entries are {', '.join(entries) or 'none'}"
+                    line = self.line(".".join((*key, name)), message, layer.source)
+                    self.idle[line] = None
+            else:
+                self.put(layer, value, (*key, name), hint)
+
+    def complete(self, node: Any, prefix: str) -> None:
+        """Lets entries inherit; finds what is missing and what cannot be filled in."""
+        self.inherit(node, prefix)
+        names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+        for name in names:
+            key = dotted(prefix, str(name))
+            if OmegaConf.is_interpolation(node, name):
+                try:
+                    node[name]
+                except OmegaConfBaseException as error:
+                    raw: Any = OmegaConf.to_container(node, resolve=False)
+                    self.fault(key, _unfilled(raw[name], error))
+            elif OmegaConf.is_missing(node, name):
+                if key not in self.bad:
+                    doc = field_docs(OmegaConf.get_type(node)).get(name, "").replace("\n", " ")
+                    sentence = doc.partition(". ")[0].rstrip(".")
+                    self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
+            elif isinstance(child := node[name], DictConfig | ListConfig | TupleConfig):
+                self.complete(child, key)
+
+    def inherit(self, node: Any, prefix: str) -> None:
+        """What an entry does not set, it takes from the field that its mapping `inherits`."""
+        kind = OmegaConf.get_type(node)
+        for mapping, giver in getattr(kind, "inherits", {}).items():
+            for name, entry in node[mapping].items():
+                shared = fields_of(OmegaConf.get_type(entry)).keys() & fields_of(
+                    OmegaConf.get_type(node[giver])
+                )
+                for field in shared:
+                    key = dotted(prefix, mapping, name, field)
+                    if key not in self.sources:
+                        self.inherited[key] = dotted(prefix, giver, field)
+                        with suppress(OmegaConfBaseException):  # told where it was given
+                            entry[field] = node[giver][field]
+
+    def finish(self) -> Any:
+        """The recipe, once the dataclasses had their say about every part that is sound so far."""
+        parts = list(self.sound_parts(self.config, ""))
+        for prefix, sound in parts:
+            for key, part in _dataclasses(sound, prefix):
+                for field, message in getattr(part, "faults", tuple)():
+                    self.fault(dotted(key, field), message)
+                for field, message in getattr(part, "idle", tuple)():
+                    self.idle[self.line(dotted(key, field), message)] = None
+        return None if self.faults else parts[0][1]
+
+    def sound_parts(self, node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
+        """The largest parts of the config without a fault, as objects."""
+        if not any(bad.startswith(f"{prefix}.") or not prefix for bad in self.bad):
+            yield prefix, OmegaConf.to_object(node)
+            return
+        for name in map(str, node):
+            if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
+                continue
+            if isinstance(child := node[name], DictConfig):
+                yield from self.sound_parts(child, dotted(prefix, name))
+
+
+def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """All dataclass instances in a value, itself included, with their dotted keys."""
+    if dataclasses.is_dataclass(value):
+        yield key, value
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        value = {str(index): inner for index, inner in enumerate(value)}
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _dataclasses(inner, dotted(key, name))
+
+
+def _path(key: tuple[str, ...]) -> str:
+    """A key as OmegaConf writes it."""
+    return ".".join(re.sub(r"([.\[\]=])", r"\\\1", name) for name in key)
+
+
+def _refusal(error: OmegaConfBaseException, kind: Any, value: Any) -> str:
+    """Why OmegaConf does not take a value, in a recipe's words."""
+    first = str(error).partition("\n")[0]
+    if isinstance(error, GrammarParseError):
+        return _unfilled(value, error)
+    if "expected one of" in first:
+        return first
+    whole = kind is int and isinstance(value, float) and value.is_integer()
+    remedy = f"; write {value:.0f}" if whole else ""
+    return f"expected {describe(kind)}, got {told(value)}{remedy}"
+
+
+def _unfilled(value: Any, error: OmegaConfBaseException) -> str:
+    """Why a `${...}` cannot be filled in."""
+    found = re.search(r"\$\{[^}]*\}?", str(value))
+    what = found[0] if found else str(value)
+    first = str(error).partition("\n")[0]
+    return f"{what} stands for another value of the recipe ({first}); for text write \\{what}"

@@ -1,0 +1,143 @@
+"""Artifacts that cannot have the effect meant are refused, with what was found and what is known."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from inference.artifacts import ArtifactError, load_artifact
+from inference.artifacts.lora import Lora
+from inference.errors import InputError
+
+Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+def layer(name, rank=2, in_=16, out=16):
+    return {
+        f"{name}.lora_down.weight": torch.ones(rank, in_),
+        f"{name}.lora_up.weight": torch.ones(out, rank),
+        f"{name}.alpha": torch.tensor(float(rank)),
+    }
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(tensors, name="file.safetensors"):
+        path = tmp_path / name
+        if path.suffix == ".safetensors":
+            save_file(tensors, path)
+        else:
+            torch.save(tensors, path)
+        return path
+
+    return write
+
+
+def refusal(action) -> str:
+    with pytest.raises(ArtifactError) as caught:
+        action()
+    assert isinstance(caught.value, InputError)
+    return str(caught.value)
+
+
+def test_a_lora_that_matches_nothing_says_what_it_was_made_for(base, written, snapshot):
+    before = snapshot(base)
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k"
+    message = refusal(lambda: load_artifact(written(layer(name, in_=2048))).attach(base))
+    assert "matches nothing in this base model (tiny)" in message
+    assert name in message
+    assert "width 2048 (SDXL)" in message
+    assert "this base model's have 24" in message
+    assert snapshot(base) == before
+
+
+def test_layers_that_the_base_model_lacks_are_listed(base, written, snapshot):
+    before = snapshot(base)
+    tensors = layer(Q) | layer("lora_unet_mid_block_attentions_7_proj_in")
+    message = refusal(lambda: load_artifact(written(tensors)).attach(base))
+    assert "1 of 2 layers are not in this base model" in message
+    assert "lora_unet_mid_block_attentions_7_proj_in" in message
+    assert snapshot(base) == before
+
+
+def test_a_text_projection_that_is_never_used_is_passed_over(base, written):
+    tensors = layer(Q) | layer("lora_te_text_projection", in_=24, out=24)
+    load_artifact(written(tensors)).attach(base)
+
+
+def test_other_shapes_are_told_with_the_layer(base, written, snapshot):
+    before = snapshot(base)
+    message = refusal(lambda: load_artifact(written(layer(Q) | layer(K, in_=768))).attach(base))
+    assert K in message
+    assert "2x768" in message
+    assert "2x24" in message
+    assert "width 768 (SD 1.x)" in message
+    assert snapshot(base) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "what"),
+    [
+        (f"{Q}.dora_scale", (16, 1), "DoRA"),
+        (f"{Q}.lora_mid.weight", (2, 2, 3, 3), "Tucker"),
+        (f"{Q}.hada_w1_a", (2, 2), "LoHa"),
+        (f"{Q}.lokr_w1", (2, 2), "LoKr"),
+        (f"{Q}.diff", (16, 16), "full weight differences"),
+        ("bundle_emb.cat.string_to_param.*", (1, 24), "embeddings"),
+        (f"{Q}.mystery", (2,), "not a LoRA tensor"),
+    ],
+)
+def test_relatives_that_would_be_read_wrongly_are_refused(written, key, shape, what):
+    message = refusal(lambda: load_artifact(written(layer(Q) | {key: torch.ones(shape)})))
+    assert key in message
+    assert what in message
+
+
+def test_half_a_layer_is_refused(written):
+    tensors = layer(Q)
+    del tensors[f"{Q}.lora_up.weight"]
+    assert "the up half is missing" in refusal(lambda: load_artifact(written(tensors)))
+    tensors = layer(Q) | {f"{Q}.lora_up.weight": torch.ones(16, 3)}
+    assert "rank 2 in the down half, 3" in refusal(lambda: load_artifact(written(tensors)))
+    tensors = layer(Q) | {f"{Q}.lora_up.weight": torch.ones(16, 2, 1)}
+    assert "expected 2 or 4 dimensions" in refusal(lambda: load_artifact(written(tensors)))
+
+
+def test_a_lora_without_effect_or_with_nan_is_refused(written):
+    tensors = layer(Q) | {f"{Q}.lora_up.weight": torch.zeros(16, 2)}
+    assert "changes nothing" in refusal(lambda: load_artifact(written(tensors)))
+    tensors = layer(Q) | {f"{Q}.lora_up.weight": torch.full((16, 2), torch.nan)}
+    assert "not finite" in refusal(lambda: load_artifact(written(tensors)))
+
+
+def test_unknown_content_is_told_with_its_first_keys(written, tmp_path):
+    tensors = {f"something.{i}": torch.ones(1) for i in range(9)}
+    message = refusal(lambda: load_artifact(written(tensors)))
+    assert "9 tensors (something.0, something.1" in message
+    assert "lora_unet_" in message
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    assert "a folder with inner" in refusal(lambda: load_artifact(tmp_path / "folder"))
+    assert "no such file" in refusal(lambda: load_artifact(tmp_path / "nothing"))
+
+
+def test_a_file_that_is_no_safetensors_is_told(tmp_path):
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html>")
+    assert "cannot be read as safetensors (15 bytes)" in refusal(
+        lambda: load_artifact(tmp_path / "page.safetensors")
+    )
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_pickles_run_nothing(written, capsys):
+    path = written({"lora_unet_x.lora_down.weight": Harmful()}, "harmful.pt")
+    assert "cannot be read as a pickle" in refusal(lambda: load_artifact(path))
+    assert capsys.readouterr().out == ""
+
+
+def test_content_decides_not_the_name(base, written):
+    path = written(layer(Q), "embedding_or_so.safetensors")
+    assert isinstance(load_artifact(path), Lora)

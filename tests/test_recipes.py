@@ -1,0 +1,193 @@
+"""The shipped recipes, the real schemas' messages, and how fast a wrong recipe is answered."""
+
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.config import DRAWING_RECIPES, draw_schema
+from inference.recipe import RecipeError, dump_recipe, load_recipe
+from inference.recipe_schema import all_keys
+from scripts.write_recipe_reference import REFERENCE, reference
+from train.config import OBJECTIVE_CONFIGS, train_schema
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.relative_to(ROOT).parts[1] not in ("accelerate", "base")
+)
+SOUND = "name: dog\nobjective: {type: lora}\ndata: {path: datasets/dog}\n"
+
+
+@pytest.fixture
+def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def schema_of(recipe: str) -> Any:
+    return draw_schema if recipe.startswith("configs/inference/") else train_schema
+
+
+@pytest.mark.usefixtures("at_root")
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_shipped_recipe_loads_by_the_command_in_its_header(recipe: str) -> None:
+    """Its overrides included, and without a warning."""
+    header = re.match(r"(#.*\n)+", Path(recipe).read_text(encoding="utf-8"))
+    assert header, f"{recipe} opens without a comment"
+    package = "inference" if schema_of(recipe) is draw_schema else "train"
+    command = re.search(rf"-m {package} {re.escape(recipe)}(.*)", header[0])
+    assert command, f"the header of {recipe} does not say how to run it"
+    overrides = shlex.split(command[1], comments=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_recipe(recipe, schema_of(recipe), overrides)
+
+
+@pytest.mark.usefixtures("at_root")
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_snapshot_of_a_shipped_recipe_is_the_same_recipe(recipe: str, tmp_path: Path) -> None:
+    needed = [] if schema_of(recipe) is draw_schema else ["name=x", "data.path=x"]
+    loaded = load_recipe(recipe, schema_of(recipe), needed)
+    snapshot = tmp_path / "recipe.yaml"
+    snapshot.write_text(dump_recipe(loaded), encoding="utf-8")
+    assert load_recipe(snapshot, schema_of(recipe)) == loaded
+
+
+def test_every_objective_has_a_recipe() -> None:
+    texts = [(ROOT / recipe).read_text(encoding="utf-8") for recipe in SHIPPED]
+    for name in OBJECTIVE_CONFIGS:
+        assert any(f"type: {name}" in text for text in texts), f"no recipe for {name}"
+
+
+WRONG = {
+    "nam: dog": "nam: Key 'nam' not in 'TrainRecipe'. Did you mean: 'name'?",
+    "objective: {rnk: 3}": "objective.rnk: Key 'rnk' not in 'LoraConfig'. Did you mean: 'rank'?",
+    "objective: {type: lorra}": "objective.type: expected one of "
+    f"{', '.join(OBJECTIVE_CONFIGS)}; got 'lorra'",
+    "objective: {type: [lora]}": "objective.type: expected one of "
+    f"{', '.join(OBJECTIVE_CONFIGS)}; got ['lora']",
+    "objective: lora": "objective: expected a mapping with keys of LoraConfig (type, rank, alpha, "
+    "dropout, targets, train_text_encoder), got 'lora'",
+    "objective: null": f"objective.type: expected one of {', '.join(OBJECTIVE_CONFIGS)}; "
+    "got nothing",
+    "plugins: mine": "plugins: expected a list of any length ([a, b]), each text, got 'mine'",
+    "plugins: [no_such_module]": "plugins: 'no_such_module' cannot be imported: "
+    "No module named 'no_such_module'",
+    "objective: {rank: 0, alpha: 1}": "objective.rank: must be at least 1, got 0",
+    "objective: {alpha: 0}": "objective.alpha: must be above 0, got 0.0: "
+    "0 would switch the LoRA off",
+    "optimizer: {learning_rte: 1}": "optimizer.learning_rte: Key 'learning_rte' not in "
+    "'OptimizerConfig'. Did you mean one of: 'learning_rate', 'learning_rates'?",
+    "learning_rate: 1e-4": "learning_rate: Key 'learning_rate' not in 'TrainRecipe'; "
+    "'optimizer.learning_rate' exists",
+    "optimizer: {betas: 0.9}": "optimizer.betas: expected a list of 2 values ([a, b]), "
+    "each a number, got 0.9",
+    "mixed_precision: bf17": "mixed_precision: Invalid value 'bf17', "
+    "expected one of ['fp32', 'fp16', 'bf16']",
+    "mixed_precision: no": "mixed_precision: YAML reads no as false; "
+    "expected one of ['fp32', 'fp16', 'bf16']",
+    "max_train_steps: 1e4": "max_train_steps: expected a whole number, got 10000.0; write 10000",
+    "train_batch_size: 0": "train_batch_size: must be at least 1, got 0",
+    "lr_scheduler: {warmup_steps: 1000}": "lr_scheduler.warmup_steps: must be below "
+    "max_train_steps (1000)",
+    "lr_scheduler: {type: cosin}": "lr_scheduler.type: Invalid value 'cosin', expected one of "
+    "['constant', 'linear', 'cosine', 'cosine_with_restarts', 'polynomial']",
+    "data: {captions: {dropout_rate: 10}}": "data.captions.dropout_rate: "
+    "must lie between 0 and 1, got 10.0",
+    "data: {flip: true}": "data.flip: expected a number, got true",
+    "data: {path: 007}": 'data.path: YAML reads 007 as 7; write "007"',
+    "name: a/b": "name: must be the name of a folder, got 'a/b'",
+    "sampling: {images: {a: {seed: 1}}}": "sampling.images.a.prompt: "
+    "must be given (What the picture shall show)",
+    "sampling: {images: [a cat]}": "sampling.images: expected a mapping of names of your choice "
+    "(`name: ...`, not `- ...`), got ['a cat']",
+    "sampling: {images: {a: {prompt: [cat:dog:0.5]}}}": "sampling.images.a.prompt: "
+    "YAML reads this as a list; put the text in quotes",
+    "sampling: {images: {a: {prompt: '${x=1}'}}}": "sampling.images.a.prompt: ${x=1} stands for "
+    "another value of the recipe (Interpolation key 'x=1' not found); for text write \\${x=1}",
+    "ema: yes": "ema: expected a mapping with keys of EmaConfig (decay), got true",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_training_recipe_is_told(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sound.yaml").write_text(SOUND, encoding="utf-8")
+    Path("wrong.yaml").write_text(f"base: sound.yaml\n{line}\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("wrong.yaml", train_schema)
+    assert str(caught.value).splitlines() == [f"wrong.yaml: {WRONG[line]}"]
+
+
+def test_wrong_drawing_recipe_is_told(tmp_path: Path) -> None:
+    recipe = tmp_path / "wrong.yaml"
+    recipe.write_text("type: [images]", encoding="utf-8")
+    with pytest.raises(RecipeError, match="type: expected one of images"):
+        load_recipe(recipe, draw_schema)
+    recipe.write_text("settings: {sampler: Eular}\nimages: {a: {prompt: a}}", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, draw_schema)
+    assert len(str(caught.value).splitlines()) == 1
+    assert ": settings.sampler: expected one of Euler, " in str(caught.value)
+
+
+def test_wrong_recipe_is_answered_at_once(tmp_path: Path) -> None:
+    """In 0.5 s, before a heavy library is touched; the bound leaves room for a busy machine."""
+    (tmp_path / "wrong.yaml").write_text(SOUND + "objectve: {rank: 3}\nseed: one\n")
+    command = [sys.executable, "-m", "train", "wrong.yaml", "objective.rnk=3"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds.append(time.perf_counter() - start)
+    print(f"a wrong recipe was answered in {statistics.median(seconds):.2f} s")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "train: wrong.yaml: objectve: Key 'objectve' not in 'TrainRecipe'. "
+        "Did you mean: 'objective'?",
+        "train: wrong.yaml: seed: expected a whole number, got 'one'",
+        "train: command line: objective.rnk: Key 'rnk' not in 'LoraConfig'. Did you mean: 'rank'?",
+    ]
+    assert statistics.median(seconds) < 2
+
+
+def test_recipes_need_no_heavy_library() -> None:
+    program = (
+        "import sys, inference.recipe, inference.config, train.config\n"
+        "print({'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_reference_is_fresh() -> None:
+    remedy = "run `python -m scripts.write_recipe_reference`"
+    assert REFERENCE.read_text(encoding="utf-8") == reference(), remedy
+
+
+def test_reference_names_every_key() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    kinds = [*OBJECTIVE_CONFIGS.values(), *DRAWING_RECIPES.values()]
+    for key in (key for kind in kinds for key in all_keys(kind)):
+        assert f"`{key.rpartition('.')[2]}`" in text

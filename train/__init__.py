@@ -1,0 +1,1 @@
+"""Train: from a recipe to a run directory and an artifact."""

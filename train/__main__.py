@@ -1,0 +1,52 @@
+"""`python -m train RECIPE [key=value ...]`: trains a recipe."""
+
+import sys
+
+USAGE = "usage: python -m train RECIPE [key=value ...]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 the input is wrong, 130/143 stopped after saving."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=sys.stderr)
+        return 0 if arguments else 2
+    from inference.errors import InputError
+
+    try:
+        return train(arguments[0], arguments[1:])
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"train: {line}", file=sys.stderr)
+        return 2
+
+
+def train(path: str, overrides: list[str]) -> int:
+    """Loads the recipe, and only then the heavy libraries."""
+    from inference.recipe import load_recipe
+    from train.config import train_schema
+
+    recipe = load_recipe(path, train_schema, overrides)
+
+    from train.trainer import Interrupted, Trainer
+
+    try:
+        trainer = Trainer(recipe)
+        artifact = trainer.train()
+    except Interrupted as stop:
+        print(f"train: {stop}; resume=true goes on", file=sys.stderr)
+        return 128 + stop.number
+    except FloatingPointError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    if trainer.is_main:
+        print(f"artifact: {artifact}")
+        grid = trainer.run.grid(trainer.step_number)
+        if grid.is_file():
+            print(f"grid:     {grid}")
+        print(f"watch:    tensorboard --logdir {recipe.output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

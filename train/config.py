@@ -1,0 +1,412 @@
+"""The typed recipe of training: every option once, with its meaning beneath it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from omegaconf import MISSING, SI
+
+from inference.config import BaseModelConfig, DrawSettings, ImageConfig
+from inference.recipe import RecipeError
+
+Faults = Iterator[tuple[str, str]]
+
+
+def at_least(low: float, **values: float | None) -> Faults:
+    """A fault for each of the named values that lies below `low`."""
+    for name, value in values.items():
+        if value is not None and value < low:
+            yield name, f"must be at least {low}, got {value}"
+
+
+def fraction(**values: float) -> Faults:
+    """A fault for each of the named values outside 0 … 1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            yield name, f"must lie between 0 and 1, got {value}"
+
+
+@dataclass
+class ObjectiveConfig:
+    """What is trained. `target` says where the objective's class lives (`module:Class`)."""
+
+    target: ClassVar[str]
+    learns_from_captions: ClassVar[bool] = True
+    type: str = MISSING
+
+
+@dataclass
+class LoraConfig(ObjectiveConfig):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet and text encoder."""
+
+    target: ClassVar[str] = "train.objectives.lora:LoraObjective"
+
+    type: Literal["lora"] = "lora"
+    rank: int = 16
+    """Width of the low-rank layers (kohya: network_dim)."""
+    alpha: float = SI("${.rank}")
+    """The learned change is scaled by alpha / rank (kohya: network_alpha)."""
+    dropout: float = 0.0
+    """Share of the layers' inputs dropped while training (kohya: network_dropout)."""
+    targets: list[str] = field(default_factory=lambda: ["attention", "feed_forward", "projection"])
+    """Which layers of the UNet's transformers: attention (to_q, to_k, to_v, to_out), feed_forward,
+    projection (proj_in, proj_out). All three are what kohya trains."""
+    train_text_encoder: bool = False
+    """Also train LoRA layers in the text encoder (attention and MLP)."""
+
+    def faults(self) -> Faults:
+        yield from at_least(1, rank=self.rank)
+        if self.alpha <= 0:
+            yield "alpha", f"must be above 0, got {self.alpha}: 0 would switch the LoRA off"
+        if not 0 <= self.dropout < 1:
+            yield "dropout", f"must lie in 0 … 1 (1 excluded), got {self.dropout}"
+        known = ("attention", "feed_forward", "projection")
+        wrong = [name for name in self.targets if name not in known]
+        if wrong or not self.targets:
+            yield "targets", f"expected some of {', '.join(known)}; got {self.targets}"
+
+
+@dataclass
+class TextToImageConfig(ObjectiveConfig):
+    """Full fine-tuning of the UNet, and of the text encoder if asked."""
+
+    target: ClassVar[str] = "train.objectives.text_to_image:TextToImageObjective"
+
+    type: Literal["text_to_image"] = "text_to_image"
+    train_text_encoder: bool = False
+    """Also train the text encoder; give it its own rate by optimizer.learning_rates.text_encoder."""
+
+
+@dataclass
+class AutoencoderConfig(ObjectiveConfig):
+    """The VAE: reconstruction by L1, gradients and perceptual features, with a small KL term."""
+
+    target: ClassVar[str] = "train.objectives.autoencoder:AutoencoderObjective"
+    learns_from_captions: ClassVar[bool] = False
+
+    type: Literal["autoencoder"] = "autoencoder"
+    l1_weight: float = 1.0
+    """Weight of the mean absolute error of pixels (-1 … 1)."""
+    gradient_weight: float = 1.0
+    """Weight of the mean absolute error of horizontal and vertical pixel differences."""
+    perceptual_weight: float = 0.0
+    """Weight of the distance in EfficientNet-Lite0 features (needs the extra `pretrain`)."""
+    kl_weight: float = 1.0e-6
+    """Weight of the divergence of the latents from a standard normal distribution, summed over
+    the latent and averaged over examples."""
+
+    def faults(self) -> Faults:
+        weights = {
+            "l1_weight": self.l1_weight,
+            "gradient_weight": self.gradient_weight,
+            "perceptual_weight": self.perceptual_weight,
+            "kl_weight": self.kl_weight,
+        }
+        yield from at_least(0, **weights)
+        if not any((self.l1_weight, self.gradient_weight, self.perceptual_weight)):
+            yield "l1_weight", "must be above 0 when gradient_weight and perceptual_weight are 0"
+
+
+OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {
+    "lora": LoraConfig,
+    "text_to_image": TextToImageConfig,
+    "autoencoder": AutoencoderConfig,
+}
+"""The known objectives. A plug-in named in `plugins` adds its config class here."""
+
+
+@dataclass
+class CaptionConfig:
+    """What becomes of a picture's caption on its way to the text encoder."""
+
+    extensions: list[str] = field(default_factory=lambda: [".txt", ".caption"])
+    """Caption files beside the pictures; the first that exists is taken. A `metadata.jsonl` in the
+    folder (`file_name`, `text`) goes before them."""
+    prefix: str = ""
+    """Written before every caption."""
+    suffix: str = ""
+    """Written after every caption."""
+    fallback: str | None = None
+    """Caption of pictures without one. Without it such a picture is an error."""
+    dropout_rate: float = 0.0
+    """Share of examples whose caption becomes empty, which guidance needs (kohya:
+    caption_dropout_rate)."""
+    shuffle_tags: bool = False
+    """Shuffle the parts of a caption between commas (kohya: shuffle_caption)."""
+    keep_tokens: int = 0
+    """This many parts at the front stay in place when tags are shuffled or dropped."""
+    tag_dropout_rate: float = 0.0
+    """Share of the parts between commas that is left out (kohya: caption_tag_dropout_rate)."""
+
+    def faults(self) -> Faults:
+        yield from fraction(dropout_rate=self.dropout_rate, tag_dropout_rate=self.tag_dropout_rate)
+        yield from at_least(0, keep_tokens=self.keep_tokens)
+
+    def idle(self) -> Faults:
+        if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout_rate):
+            yield "keep_tokens", "has no effect without shuffle_tags or tag_dropout_rate"
+
+    @property
+    def changes_words(self) -> bool:
+        """Whether captions come up that no file holds (apart from the empty one)."""
+        return bool(self.shuffle_tags or self.tag_dropout_rate)
+
+
+@dataclass
+class DataConfig:
+    """Where the pictures are, and how they become examples."""
+
+    path: str = MISSING
+    """Folder of pictures; folders within it are searched too."""
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    resolution: int | None = None
+    """Side of the square examples in pixels; without it the base model's own size."""
+    resize: Literal["cover", "none"] = "cover"
+    """`cover` scales the shorter side to the resolution; `none` cuts the square out as it is."""
+    crop: Literal["center", "random"] = "center"
+    """Which part is cut out."""
+    flip: float = 0.0
+    """Share of examples that are mirrored left to right."""
+    background: Literal["white", "black", "gray", "random"] = "white"
+    """What transparent pictures are laid on; `random` takes a colour for every example."""
+    cache: Literal["auto", "off"] = "auto"
+    """`auto` encodes pictures and captions once, before training, wherever nothing random stands
+    before the encoder."""
+    latent_sampling: Literal["once", "deterministic", "random"] = "once"
+    """A1111's Latent sampling method: draw the latent once per picture, take the distribution's
+    mode, or draw anew every time."""
+    num_workers: int = 0
+    """Processes that prepare examples. The result does not depend on it."""
+
+    def faults(self) -> Faults:
+        yield from fraction(flip=self.flip)
+        yield from at_least(8, resolution=self.resolution)
+        yield from at_least(0, num_workers=self.num_workers)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether one picture can get different pixels."""
+        return self.crop == "random" or 0 < self.flip < 1 or self.background == "random"
+
+
+@dataclass
+class LossConfig:
+    """Noise, and what an error at each noise level counts."""
+
+    weighting: Literal["uniform", "min_snr", "truncated_snr"] = "uniform"
+    """`uniform` is the mean squared error of the prediction; `min_snr` (Hang et al. 2023, arXiv
+    2303.09556) weighs the error of the clean picture by min(SNR, gamma); `truncated_snr`
+    (Salimans & Ho 2022, arXiv 2202.00512) by SNR held between 1 and gamma."""
+    snr_gamma: float = 5.0
+    """gamma of `min_snr` and `truncated_snr`."""
+    noise_offset: float = 0.0
+    """Standard deviation of an extra noise that is constant over each latent channel; lets a model
+    learn very dark and bright pictures."""
+    min_timestep: int = 0
+    """Lowest timestep drawn."""
+    max_timestep: int | None = None
+    """Timesteps are drawn below this; without it, below the base model's number."""
+
+    def faults(self) -> Faults:
+        yield from at_least(0, noise_offset=self.noise_offset, min_timestep=self.min_timestep)
+        if self.snr_gamma <= 0:
+            yield "snr_gamma", f"must be above 0, got {self.snr_gamma}"
+        if self.max_timestep is not None and self.max_timestep <= self.min_timestep:
+            yield "max_timestep", f"must be above min_timestep ({self.min_timestep})"
+
+    def idle(self) -> Faults:
+        if self.weighting == "uniform" and self.snr_gamma != 5.0:
+            yield "snr_gamma", "has no effect with weighting: uniform"
+
+
+@dataclass
+class OptimizerConfig:
+    """How gradients change the weights."""
+
+    type: Literal["adamw", "adamw8bit"] = "adamw"
+    """AdamW of torch, or bitsandbytes' with 8-bit state."""
+    learning_rate: float = 1.0e-4
+    """Learning rate of everything that has none of its own."""
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    """Learning rate by part of the objective: unet, text_encoder, …"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the running means of gradient and squared gradient."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    epsilon: float = 1.0e-8
+    """Added to the denominator."""
+
+    def faults(self) -> Faults:
+        yield from at_least(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        for part, rate in self.learning_rates.items():
+            if rate < 0:
+                yield f"learning_rates.{part}", f"must not be negative, got {rate}"
+
+
+@dataclass
+class LRSchedulerConfig:
+    """How the learning rate goes over the run. Counted in optimizer steps."""
+
+    type: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"] = "constant"
+    """Shape after the warm-up."""
+    warmup_steps: int = 0
+    """The rate rises linearly from 0 over this many steps (kohya: lr_warmup_steps)."""
+    num_cycles: int = 1
+    """Restarts of cosine_with_restarts."""
+    power: float = 1.0
+    """Exponent of polynomial."""
+
+    def faults(self) -> Faults:
+        yield from at_least(0, warmup_steps=self.warmup_steps)
+        yield from at_least(1, num_cycles=self.num_cycles)
+
+    def idle(self) -> Faults:
+        if self.num_cycles != 1 and self.type != "cosine_with_restarts":
+            yield "num_cycles", f"has no effect with type: {self.type}"
+        if self.power != 1.0 and self.type != "polynomial":
+            yield "power", f"has no effect with type: {self.type}"
+
+
+@dataclass
+class EmaConfig:
+    """Exponential moving average of what is trained; drawn with and saved in its place."""
+
+    decay: float = 0.9999
+    """Share of the old average kept at each step, approached as (1 + step) / (10 + step)."""
+
+    def faults(self) -> Faults:
+        if not 0 < self.decay < 1:
+            yield "decay", f"must lie between 0 and 1, got {self.decay}"
+
+
+@dataclass
+class SavingConfig:
+    """Checkpoints (to resume) and artifacts (to draw with)."""
+
+    save_every_n_steps: int = 500
+    """Steps between savings; the last step is always saved."""
+    keep_last_n_checkpoints: int = 2
+    """Older checkpoints are deleted. Artifacts are all kept."""
+    save_precision: Literal["fp32", "fp16", "bf16"] = "fp16"
+    """Number format of the artifacts. Grids are drawn with the weights as they are saved."""
+
+    def faults(self) -> Faults:
+        yield from at_least(1, save_every_n_steps=self.save_every_n_steps)
+        yield from at_least(1, keep_last_n_checkpoints=self.keep_last_n_checkpoints)
+
+
+@dataclass
+class SamplingConfig:
+    """The grid drawn while training."""
+
+    inherits: ClassVar[dict[str, str]] = {"images": "settings"}
+
+    sample_every_n_steps: int = 500
+    """Steps between grids; the last step always draws one."""
+    settings: DrawSettings = field(default_factory=DrawSettings)
+    """What the entries of `images` do not say themselves."""
+    images: dict[str, ImageConfig | None] = field(default_factory=dict)
+    """The pictures of the grid, by names of your choice."""
+    batch_size: int = 8
+    """Pictures drawn at once."""
+
+    def faults(self) -> Faults:
+        yield from at_least(1, sample_every_n_steps=self.sample_every_n_steps)
+        yield from at_least(1, batch_size=self.batch_size)
+
+
+@dataclass
+class TrainRecipe:
+    """A training run."""
+
+    name: str = MISSING
+    """Name of the run; its folder is output_dir/name."""
+    objective: ObjectiveConfig = MISSING
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
+    ema: EmaConfig | None = None
+    saving: SavingConfig = field(default_factory=SavingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    max_train_steps: int = 1000
+    """Optimizer steps of the whole run."""
+    train_batch_size: int = 1
+    """Examples per process and micro-batch."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per optimizer step."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third slower."""
+    mixed_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Number format of the frozen weights and of the arithmetic; what is trained stays in fp32."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm; null leaves them."""
+    max_grad_value: float | None = None
+    """Each gradient is held within plus and minus this value; null leaves them."""
+    seed: int = 0
+    """Every random draw of the run follows from it."""
+    log_every_n_steps: int = 10
+    """Steps between entries in TensorBoard."""
+    output_dir: str = "runs"
+    """Folder of all runs."""
+    resume: bool = False
+    """Go on with the newest checkpoint of the run's folder."""
+    plugins: list[str] = field(default_factory=list)
+    """Python modules that add objectives to OBJECTIVE_CONFIGS."""
+
+    def faults(self) -> Faults:
+        yield from at_least(
+            1,
+            max_train_steps=self.max_train_steps,
+            train_batch_size=self.train_batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            log_every_n_steps=self.log_every_n_steps,
+        )
+        if not 0 <= self.seed < 2**63:
+            yield "seed", f"must lie in 0 … 2^63-1, got {self.seed}"
+        for name, limit in (("norm", self.max_grad_norm), ("value", self.max_grad_value)):
+            if limit is not None and limit <= 0:
+                yield f"max_grad_{name}", f"must be above 0, got {limit}; null switches it off"
+        if not self.name.strip() or "/" in self.name or self.name.startswith("."):
+            yield "name", f"must be the name of a folder, got {self.name!r}"
+        if self.lr_scheduler.warmup_steps >= self.max_train_steps:
+            steps = self.max_train_steps
+            yield "lr_scheduler.warmup_steps", f"must be below max_train_steps ({steps})"
+
+    def idle(self) -> Faults:
+        if self.sampling.images and not self.objective.learns_from_captions:
+            what = f"objective.type: {self.objective.type} shows reconstructions instead"
+            yield "sampling.images", f"has no effect: {what}"
+
+
+def train_schema(untyped: dict[str, Any]) -> type:
+    """The dataclass of a training recipe whose `objective` is what the recipe asks for.
+
+    Raises:
+        RecipeError: `objective.type` is missing or none of the known ones; a plug-in is not found.
+    """
+    import importlib
+
+    plugins, objective = untyped.get("plugins"), untyped.get("objective")
+    for name in plugins if isinstance(plugins, list) else []:  # anything else is refused later
+        try:
+            importlib.import_module(str(name))
+        except ImportError as error:
+            raise RecipeError(f"plugins: {name!r} cannot be imported: {error}") from error
+    kind = objective.get("type") if isinstance(objective, dict) else objective
+    if not isinstance(kind, str) or kind not in OBJECTIVE_CONFIGS:
+        known, got = ", ".join(OBJECTIVE_CONFIGS), "nothing" if kind is None else repr(kind)
+        raise RecipeError(f"objective.type: expected one of {known}; got {got}")
+    return _recipe_with(OBJECTIVE_CONFIGS[kind])
+
+
+@cache  # one class per objective: recipes of different classes are never equal
+def _recipe_with(objective: type[ObjectiveConfig]) -> type:
+    return make_dataclass(
+        "TrainRecipe",
+        [("objective", objective, field(default_factory=objective))],
+        bases=(TrainRecipe,),
+        namespace={"__doc__": TrainRecipe.__doc__},
+    )

@@ -1,0 +1,1 @@
+"""Pictures and captions become examples, examples become batches."""

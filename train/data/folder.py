@@ -1,0 +1,115 @@
+"""A folder of pictures with captions."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.errors import InputError
+from train.config import CaptionConfig, DataConfig
+
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+METADATA = "metadata.jsonl"
+
+
+class DataError(InputError):
+    """The pictures or captions cannot be used."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture's file and what may be said of it."""
+
+    path: Path
+    captions: tuple[str, ...]
+    """One of them is drawn each time; empty where the objective needs none."""
+
+
+def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
+    """All usable pictures of the folder, sorted by path.
+
+    Args:
+        config: the folder and where captions are looked for.
+        captioned: whether the objective learns from captions.
+
+    Raises:
+        DataError: no folder, no picture, or pictures without a caption.
+    """
+    root = Path(config.path)
+    if not root.is_dir():
+        raise DataError(f"data.path: {config.path!r} is not a folder")
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_EXTENSIONS)
+    if not paths:
+        raise DataError(
+            f"data.path: no pictures in {config.path!r}: looked for files ending in "
+            f"{', '.join(PICTURE_EXTENSIONS)}, in folders within it too; found "
+            f"{sum(1 for p in root.rglob('*') if p.is_file())} other files"
+        )
+    if not captioned:
+        return [Picture(path, ()) for path in paths]
+    told = read_metadata(root)
+    return with_captions(paths, told, config.captions)
+
+
+def read_metadata(root: Path) -> dict[Path, tuple[str, ...]]:
+    """Captions by picture from every metadata.jsonl of the folder.
+
+    A line is {"file_name": path beside it, "text": caption or list of captions}.
+    """
+    captions: dict[Path, tuple[str, ...]] = {}
+    for file in sorted(root.rglob(METADATA)):
+        for number, row in _rows(file):
+            try:
+                name, text = row["file_name"], row["text"]
+            except (KeyError, TypeError):
+                raise DataError(f"{file}: line {number}: expected file_name and text") from None
+            texts = [text] if isinstance(text, str) else text
+            if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
+                raise DataError(f"{file}: line {number}: text must be a caption or a list of them")
+            captions[file.parent / name] = tuple(texts)
+    return captions
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{file}: line {number}: not JSON: {error}") from error
+
+
+def with_captions(
+    paths: list[Path], told: dict[Path, tuple[str, ...]], config: CaptionConfig
+) -> list[Picture]:
+    """Gives each picture its captions; all pictures without one are named together."""
+    pictures, bare = [], []
+    for path in paths:
+        captions = told.get(path) or caption_file(path, config.extensions)
+        if not captions and config.fallback is not None:
+            captions = (config.fallback,)
+        if captions:
+            captions = tuple(f"{config.prefix}{text}{config.suffix}" for text in captions)
+            pictures.append(Picture(path, captions))
+        else:
+            bare.append(path)
+    if bare:
+        shown = ", ".join(str(path) for path in bare[:3]) + (", …" if len(bare) > 3 else "")
+        looked = ", ".join(config.extensions)
+        raise DataError(
+            f"{len(bare)} of {len(paths)} pictures have no caption: {shown}. Looked for files of "
+            f"the same name ending in {looked}, and for {METADATA}; "
+            'data.captions.fallback="…" gives them one'
+        )
+    return pictures
+
+
+def caption_file(path: Path, extensions: list[str]) -> tuple[str, ...]:
+    """The caption in the first caption file beside the picture; nothing if there is none."""
+    for extension in extensions:
+        file = path.with_suffix(extension)
+        if file.is_file():
+            text = " ".join(file.read_text(encoding="utf-8").split())
+            if text:
+                return (text,)
+    return ()

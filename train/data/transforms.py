@@ -1,0 +1,77 @@
+"""A picture file becomes a square of pixels."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from train.config import DataConfig
+from train.data.folder import DataError
+
+BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The upright picture, RGBA where it has transparency, else RGB.
+
+    Raises:
+        DataError: the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a picture: {error}; mend or remove it"
+        ) from None
+
+
+def square_pixels(path: Path, config: DataConfig, resolution: int, draw: random.Random) -> Tensor:
+    """Pixels (3, resolution, resolution) in -1 … 1.
+
+    Args:
+        path: the picture's file.
+        config: how it is laid on a background, scaled, cut and mirrored.
+        resolution: side of the square.
+        draw: where the random choices come from.
+
+    Raises:
+        DataError: the file is broken, or with `resize: none` smaller than the square.
+    """
+    image = lay_on_background(read_picture(path), config.background, draw)
+    if config.resize == "cover":
+        scale = resolution / min(image.size)
+        size = (
+            max(resolution, round(image.width * scale)),
+            max(resolution, round(image.height * scale)),
+        )
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.LANCZOS)
+    elif min(image.size) < resolution:
+        raise DataError(
+            f"{path}: {image.width}x{image.height} is smaller than data.resolution {resolution}; "
+            "data.resize=cover scales it up"
+        )
+    room_x, room_y = image.width - resolution, image.height - resolution
+    if config.crop == "random":
+        left, top = draw.randint(0, room_x), draw.randint(0, room_y)
+    else:
+        left, top = room_x // 2, room_y // 2
+    image = image.crop((left, top, left + resolution, top + resolution))
+    if draw.random() < config.flip:
+        image = ImageOps.mirror(image)
+    array = np.asarray(image, dtype=np.uint8)
+    return torch.from_numpy(array.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1)
+
+
+def lay_on_background(image: Image.Image, background: str, draw: random.Random) -> Image.Image:
+    """RGB: a transparent picture on a plain colour, others as they are."""
+    colour = BACKGROUNDS.get(background) or tuple(draw.randrange(256) for _ in range(3))
+    if image.mode == "RGB":
+        return image
+    base = Image.new("RGBA", image.size, (*colour, 255))
+    return Image.alpha_composite(base, image).convert("RGB")

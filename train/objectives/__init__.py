@@ -1,0 +1,12 @@
+"""Objectives: one file each. `build_objective` makes the one that the recipe names."""
+
+import pkgutil
+
+from inference.base_model import BaseModel
+from train.config import TrainRecipe
+from train.objectives.base import Objective
+
+
+def build_objective(recipe: TrainRecipe, base: BaseModel) -> Objective:
+    """The recipe's objective, attached to the base model."""
+    return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)

@@ -1,0 +1,83 @@
+"""The VAE of a latent diffusion model (Rombach et al. 2022, arXiv 2112.10752, section 3.1)."""
+
+import torch
+from torch import Tensor, nn
+
+from inference.artifacts.checkpoint import Checkpoint
+from inference.base_model import BaseModel
+from train.batch import Batch
+from train.config import AutoencoderConfig, TrainRecipe
+from train.objectives.base import Objective
+from train.randomness import generator
+
+VARIANCE_MOMENTUM = 0.01
+
+
+class AutoencoderObjective(Objective):
+    """Trains the VAE to give back its pictures through a latent that is nearly normal."""
+
+    latent_variance: Tensor
+
+    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+        super().__init__(base)
+        assert isinstance(recipe.objective, AutoencoderConfig)
+        self.config = recipe.objective
+        self.seed = recipe.seed
+        self.vae = base.vae.float().requires_grad_(True)
+        variance = torch.tensor(float(self.vae.config.scaling_factor) ** -2)
+        self.register_buffer("latent_variance", variance.to(base.device))
+        # A tuple keeps the frozen feature network out of the trained modules.
+        self.features: tuple[nn.Module, ...] = ()
+        if self.config.perceptual_weight:
+            from train.perceptual import load_efficientnet_lite0
+
+            self.features = (load_efficientnet_lite0().to(base.device),)
+
+    def forward(self, batch: Batch) -> Tensor:
+        pixels = batch["pixels"].to(self.base.device)
+        posterior = self.vae.encode(pixels).latent_dist
+        mean, std = posterior.mean.float(), posterior.std.float()
+        latents = mean + std * self.noise(batch["positions"], mean)
+        self.track_variance(latents.detach())
+        restored = self.vae.decode(latents).sample.float()
+        config = self.config
+        loss = config.l1_weight * (restored - pixels).abs().flatten(1).mean(1)
+        if config.gradient_weight:
+            loss = loss + config.gradient_weight * gradient_error(restored, pixels)
+        if config.perceptual_weight:
+            loss = loss + config.perceptual_weight * self.perceptual_error(restored, pixels)
+        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).flatten(1).sum(1)
+        return loss + config.kl_weight * kl
+
+    def noise(self, positions: list[int], like: Tensor) -> Tensor:
+        draws = [
+            torch.randn(like.shape[1:], generator=generator(self.seed, "latents", position))
+            for position in positions
+        ]
+        return torch.stack(draws).to(like)
+
+    def perceptual_error(self, restored: Tensor, pixels: Tensor) -> Tensor:
+        """Mean absolute distance in the feature network's blocks, (b,)."""
+        (network,) = self.features
+        with torch.no_grad():
+            wanted = network.features(pixels)
+        pairs = zip(network.features(restored), wanted, strict=True)
+        return torch.stack([(a - b).abs().flatten(1).mean(1) for a, b in pairs]).mean(0)
+
+    @torch.no_grad()
+    def track_variance(self, latents: Tensor) -> None:
+        """The scaling factor makes the latents' variance 1: follow it by a running mean."""
+        if self.training:
+            self.latent_variance.lerp_(latents.square().mean(), VARIANCE_MOMENTUM)
+
+    def artifact(self) -> Checkpoint:
+        self.vae.register_to_config(scaling_factor=float(self.latent_variance) ** -0.5)
+        return Checkpoint.of(self.base, parts=("vae",))
+
+
+def gradient_error(restored: Tensor, pixels: Tensor) -> Tensor:
+    """Mean absolute error of horizontal and vertical differences of (b, 3, h, w), (b,)."""
+    difference = restored - pixels
+    across = difference.diff(dim=3).abs().flatten(1).mean(1)
+    down = difference.diff(dim=2).abs().flatten(1).mean(1)
+    return across + down

@@ -1,0 +1,39 @@
+"""Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685)."""
+
+from torch import Tensor
+
+from inference.artifacts.lora import Lora
+from inference.base_model import BaseModel
+from train.batch import Batch
+from train.config import LoraConfig, TrainRecipe
+from train.denoising import Denoising
+from train.objectives.base import Objective
+from train.randomness import derive_seed
+
+
+class LoraObjective(Objective):
+    """Trains low-rank layers beside the UNet's, and the text encoder's if asked."""
+
+    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+        super().__init__(base)
+        config = recipe.objective
+        assert isinstance(config, LoraConfig)
+        self.denoising = Denoising(base, recipe.loss, recipe.seed)
+        self.lora = Lora.create(
+            base,
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            targets=config.targets,
+            train_text_encoder=config.train_text_encoder,
+            seed=derive_seed(recipe.seed, "lora"),
+        )
+        self.lora.attach(base)
+        for part, modules in self.lora.modules_by_part().items():
+            self.add_module(part, modules)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.denoising.loss(batch)
+
+    def artifact(self) -> Lora:
+        return self.lora

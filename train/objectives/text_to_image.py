@@ -1,0 +1,28 @@
+"""Full fine-tuning of the UNet, and of the text encoder if asked."""
+
+from torch import Tensor
+
+from inference.artifacts.checkpoint import Checkpoint
+from inference.base_model import BaseModel
+from train.batch import Batch
+from train.config import TextToImageConfig, TrainRecipe
+from train.denoising import Denoising
+from train.objectives.base import Objective
+
+
+class TextToImageObjective(Objective):
+    """Trains whole parts of the base model on pictures with captions."""
+
+    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+        super().__init__(base)
+        assert isinstance(recipe.objective, TextToImageConfig)
+        self.denoising = Denoising(base, recipe.loss, recipe.seed)
+        self.unet = base.unet.float().requires_grad_(True)
+        if recipe.objective.train_text_encoder:
+            self.text_encoder = base.text_encoder.float().requires_grad_(True)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.denoising.loss(batch)
+
+    def artifact(self) -> Checkpoint:
+        return Checkpoint.of(self.base, parts=tuple(name for name, _ in self.named_children()))

@@ -1,0 +1,134 @@
+"""The folder of a run: where everything lies, and how it is written so that nothing is lost."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inference.errors import InputError
+from inference.files import write_atomically
+from train.environment import describe_environment
+
+SAFE_TO_CHANGE = ("max_train_steps", "saving", "sampling", "log_every_n_steps", "resume")
+"""Keys that a resumed run may give anew."""
+
+
+class RunDirectoryError(InputError):
+    """The run's folder does not allow what is asked."""
+
+
+class RunDirectory:
+    """runs/<name>/ with recipe, logs, samples, checkpoints and artifacts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.logs = path / "logs"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+        self.artifacts = path / "artifacts"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:06d}"
+
+    def artifact(self, step: int, suffix: str) -> Path:
+        return self.artifacts / f"step-{step:06d}{suffix}"
+
+    def grid(self, step: int) -> Path:
+        return self.samples / f"step-{step:06d}.png"
+
+    def newest_checkpoint(self) -> Path | None:
+        """The complete checkpoint of the highest step."""
+        found = sorted(self.checkpoints.glob("step-*")) if self.checkpoints.is_dir() else []
+        return found[-1] if found else None
+
+    def open(self, recipe_yaml: str, resume: bool) -> None:
+        """Checks that the folder is free, or holds a run of this recipe to go on with.
+
+        Raises:
+            RunDirectoryError: another run lies here, or the recipe has changed.
+        """
+        used = self.newest_checkpoint() or next(self.artifacts.glob("*"), None)
+        if used and not resume:
+            raise RunDirectoryError(
+                f"{self.path} holds a run already: resume=true goes on with it, "
+                "another name=… starts a new one"
+            )
+        if used and self.recipe.is_file():
+            self._refuse_changes(recipe_yaml)
+
+    def _refuse_changes(self, recipe_yaml: str) -> None:
+        before = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        changes = [
+            f"{key}: {old!r} became {new!r}"
+            for key, old, new in differences(before, yaml.safe_load(recipe_yaml))
+            if key.split(".")[0] not in SAFE_TO_CHANGE
+        ]
+        if changes:
+            raise RunDirectoryError(
+                f"{self.path} cannot be resumed with another recipe: {'; '.join(changes)}. "
+                f"Give it another name=… or the old values; only {', '.join(SAFE_TO_CHANGE)} "
+                "may change"
+            )
+
+    def write_start(self, recipe_yaml: str, facts: dict[str, Any]) -> None:
+        """Writes recipe.yaml and environment.json, before the first step."""
+        for folder in (self.logs, self.samples, self.checkpoints, self.artifacts):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))
+        environment = json.dumps(describe_environment() | facts, indent=1)
+        target = self.path / "environment.json"
+        write_atomically(target, lambda path: path.write_text(environment, encoding="utf-8"))
+
+    def write_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> Path:
+        """Writes a checkpoint folder whole or not at all, then deletes the oldest ones."""
+        target = self.checkpoint(step)
+        if target.exists():
+            return target
+        for left_over in self.checkpoints.glob(".*"):
+            shutil.rmtree(left_over)
+        unfinished = self.checkpoints / f".{target.name}"
+        unfinished.mkdir(parents=True)
+        write(unfinished)
+        for file in unfinished.iterdir():
+            sync(file)
+        sync(unfinished)
+        unfinished.rename(target)
+        sync(self.checkpoints)
+        for old in sorted(self.checkpoints.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+        return target
+
+    def point_last(self, artifact: Path) -> Path:
+        """artifacts/last.* becomes a link to the newest artifact."""
+        last = artifact.with_name(f"last{artifact.suffix}")
+        unfinished = last.with_name(f".{last.name}")
+        unfinished.unlink(missing_ok=True)
+        unfinished.symlink_to(artifact.name)
+        unfinished.replace(last)
+        return last
+
+
+def sync(path: Path) -> None:
+    """Makes a file's or folder's content survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, old, new) of every leaf in which two nested mappings differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = {**before, **after}
+        found = []
+        for name in names:
+            inner = f"{key}.{name}" if key else str(name)
+            found += differences(before.get(name), after.get(name), inner)
+        return found
+    return [] if before == after else [(key, before, after)]

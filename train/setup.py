@@ -1,0 +1,112 @@
+"""Construction of what the trainer works with."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from inference.errors import InputError
+from train.config import LRSchedulerConfig, OptimizerConfig, TrainRecipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def build_accelerator(recipe: TrainRecipe) -> Accelerator:
+    """The accelerator of this process.
+
+    Raises:
+        InputError: several processes were asked for and only one was started, or mixed precision
+            is not to be had on this device.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
+
+    plugin = GradientAccumulationPlugin(
+        num_steps=recipe.gradient_accumulation_steps, sync_with_dataloader=False
+    )
+    precision = "no" if recipe.mixed_precision == "fp32" else recipe.mixed_precision
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("mixed_precision: fp16 needs a GPU; bf16 and fp32 work on CPUs")
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_plugin=plugin,
+        step_scheduler_with_optimizer=False,
+    )
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != asked:
+        raise InputError(
+            f"{asked} processes were asked for, accelerate started {accelerator.num_processes}. On "
+            "CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m train …"
+        )
+    return accelerator
+
+
+def build_optimizer(config: OptimizerConfig, objective: nn.Module) -> Optimizer:
+    """One parameter group for each named child of the objective, with its own learning rate.
+
+    Raises:
+        InputError: a learning rate names no part of the objective.
+    """
+    parts = {name: list(part.parameters()) for name, part in objective.named_children()}
+    parts = {name: parameters for name, parameters in parts.items() if parameters}
+    unknown = [name for name in config.learning_rates if name not in parts]
+    if unknown:
+        raise InputError(
+            f"optimizer.learning_rates: {', '.join(unknown)} is not trained; this objective trains "
+            f"{', '.join(parts)}"
+        )
+    groups = [
+        {
+            "name": name,
+            "params": parameters,
+            "lr": config.learning_rates.get(name, config.learning_rate),
+        }
+        for name, parameters in parts.items()
+    ]
+    options = {
+        "lr": config.learning_rate,
+        "betas": tuple(config.betas),
+        "weight_decay": config.weight_decay,
+        "eps": config.epsilon,
+    }
+    if config.type == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups, **options)
+    return torch.optim.AdamW(groups, fused=True, **options)
+
+
+def build_lr_scheduler(
+    config: LRSchedulerConfig, optimizer: Optimizer, max_train_steps: int
+) -> LRScheduler:
+    """The learning rate's course, stepped once per optimizer step."""
+    from transformers.optimization import get_scheduler
+
+    options = {"polynomial": {"power": config.power}}.get(config.type, {})
+    if config.type == "cosine_with_restarts":
+        options = {"num_cycles": config.num_cycles}
+    name = "constant_with_warmup" if config.type == "constant" else config.type
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=config.warmup_steps,
+        num_training_steps=max_train_steps,
+        scheduler_specific_kwargs=options,
+    )
+
+
+def enable_gradient_checkpointing(objective: nn.Module) -> None:
+    """Switches gradient checkpointing on in every trained part's network."""
+    base = objective.base
+    base.unet.enable_gradient_checkpointing()
+    for module in base.text_encoder.modules():
+        if hasattr(module, "gradient_checkpointing_enable"):
+            module.gradient_checkpointing_enable()
+            break
+    base.vae.enable_gradient_checkpointing()

@@ -1,0 +1,125 @@
+"""What a person watches: TensorBoard, the progress bar, and lines in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Board:
+    """TensorBoard: scalars, grids and the recipe. Entries after `step` are taken back."""
+
+    def __init__(self, folder: Path, step: int, recipe: str) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        if step == 0:
+            indented = "".join(f"    {line}\n" for line in recipe.splitlines())
+            self.writer.add_text("recipe", indented, 0)
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def image(self, name: str, image: Image, step: int) -> None:
+        self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class StepClock:
+    """Seconds that steps take, without what stands between them (grids, savings)."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since = time.perf_counter()
+
+    def go_on(self) -> None:
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.seconds += time.perf_counter() - self._since
+        try:
+            yield
+        finally:
+            self.go_on()
+
+    def take(self) -> float:
+        """Seconds since this was last asked."""
+        with self.paused():
+            taken, self.seconds = self.seconds, 0.0
+        return taken
+
+
+class ProgressBar:
+    """Step, loss, time per step and time left: a bar in a terminal, lines elsewhere."""
+
+    def __init__(self, total: int, visible: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn
+
+        self.console = Console(file=sys.stderr)
+        self.visible = visible
+        self.total = total
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[pace]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (visible and self.console.is_terminal),
+        )
+        self.task = self.bar.add_task("", total=total, loss="…", pace="")
+
+    def __enter__(self) -> ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self, step: int) -> None:
+        self.bar.update(self.task, completed=step)
+
+    def report(self, step: int, loss: float, seconds_per_step: float) -> None:
+        """Shows the loss and the pace; without a terminal, as one line."""
+        pace = f"{seconds_per_step:.2f} s/step"
+        self.bar.update(self.task, loss=f"{loss:.4f}", pace=pace)
+        if self.visible and not self.console.is_terminal:
+            left = (self.total - step) * seconds_per_step
+            line = f"step {step}/{self.total}  loss {loss:.4f}  {pace}  {duration(left)} left"
+            print(line, file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self.visible:
+            self.bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def track(self, sequence: Sequence[Any], title: str) -> Iterable[Any]:
+        """Goes through a sequence with a bar of its own."""
+        task = self.bar.add_task(title, total=len(sequence), loss="", pace=title)
+        for item in sequence:
+            yield item
+            self.bar.advance(task)
+        self.bar.remove_task(task)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,325 @@
+"""The one loop: every objective is trained here."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from inference.base_model import DTYPES, load_base_model
+from inference.recipe import dump_recipe
+from train.batch import Batch
+from train.checkpoints import TrainingState
+from train.config import TrainRecipe
+from train.data.examples import Examples, PromptStates, build_loader, cache_latents
+from train.data.folder import find_pictures
+from train.data.stream import MicroBatches
+from train.objectives import build_objective
+from train.previews import PromptGrid, reconstruction_grid
+from train.randomness import derive_seed
+from train.run_directory import RunDirectory
+from train.setup import (
+    build_accelerator,
+    build_lr_scheduler,
+    build_optimizer,
+    enable_gradient_checkpointing,
+)
+from train.metadata import run_metadata
+from train.tracking import Board, ProgressBar, StepClock
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after its state was saved."""
+
+    def __init__(self, number: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; saved {checkpoint}")
+        self.number = number
+
+
+class Trainer:
+    """A run, from its recipe to its artifact."""
+
+    def __init__(self, recipe: TrainRecipe) -> None:
+        captioned = recipe.objective.learns_from_captions
+        pictures = find_pictures(recipe.data, captioned)
+        self.recipe = recipe
+        self.run = RunDirectory(Path(recipe.output_dir) / recipe.name)
+        self.run.open(dump_recipe(recipe), recipe.resume)
+        self.accelerator = build_accelerator(recipe)
+        self.is_main = self.accelerator.is_main_process
+        self.step_number = 0
+        self.stop_signal: int | None = None
+
+        device = self.accelerator.device
+        self.base = load_base_model(recipe.base_model, recipe.mixed_precision, device)
+        self.objective = build_objective(recipe, self.base).to(device)
+        if recipe.gradient_checkpointing:
+            enable_gradient_checkpointing(self.objective)
+        self.parameters = list(self.objective.parameters())
+        self.optimizer = build_optimizer(recipe.optimizer, self.objective)
+        self.lr_scheduler = build_lr_scheduler(
+            recipe.lr_scheduler, self.optimizer, recipe.max_train_steps
+        )
+        self.ema = self._build_ema()
+        self.prepared, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
+        self.state = TrainingState(
+            self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
+        )
+        resolution = recipe.data.resolution or self.base.resolution
+        self.examples = Examples(pictures, recipe.data, resolution, recipe.seed)
+        self.prompt_states = self._build_prompt_states()
+        self.grid = PromptGrid(self.base, recipe.sampling, self.run.samples)
+        self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
+        self.clock = StepClock()
+        self.losses: list[Tensor] = []
+        self.board: Board | None = None
+
+    def train(self) -> Path:
+        """Trains to the last step; returns the artifact's path.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the state has been saved.
+            FloatingPointError: the loss is not finite; the last checkpoint is untouched.
+        """
+        recipe = self.recipe
+        with self.progress, self.signals():
+            self.begin()
+            for batch in self.batches():
+                grad_norm = self.step(batch)
+                if not self.accelerator.sync_gradients:
+                    continue
+                self.step_number += 1
+                self.progress.advance(self.step_number)
+                if self.due(recipe.log_every_n_steps):
+                    self.log(grad_norm)
+                if self.due(recipe.saving.save_every_n_steps):
+                    self.save()
+                if self.due(recipe.sampling.sample_every_n_steps):
+                    self.sample()
+                self.stop_if_asked()
+            return self.end()
+
+    def begin(self) -> None:
+        """Resumes if asked, draws the base model's row, fills the caches."""
+        recipe = self.recipe
+        checkpoint = self.run.newest_checkpoint() if recipe.resume else None
+        if checkpoint is not None:
+            self.step_number = self.state.read(checkpoint)
+            self.progress.say(f"resuming {checkpoint} at step {self.step_number}")
+        if self.is_main:
+            text = dump_recipe(recipe)
+            self.run.write_start(text, {"pictures": len(self.examples)})
+            self.board = Board(self.run.logs, self.step_number, text)
+            if self.step_number == 0 and recipe.sampling.images and self.draws_prompts:
+                with self.weights_as_saved():
+                    self.grid.keep_base_row()
+        if self.draws_prompts:
+            track = self.progress.track
+            cache_latents(self.examples, self.base, self.recipe.train_batch_size, track)
+            if self.prompt_states and not recipe.data.captions.changes_words:
+                self.prompt_states.fill(self.examples.all_prompts(), track)
+        self.progress.advance(self.step_number)
+        self.objective.train()
+        self.clock.go_on()
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's micro-batches from the current step on, each with its own random seed."""
+        recipe = self.recipe
+        micro_batches = MicroBatches(
+            batch_size=recipe.train_batch_size,
+            accumulation=recipe.gradient_accumulation_steps,
+            rank=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            start_step=self.step_number,
+            max_steps=recipe.max_train_steps,
+        )
+        loader = build_loader(self.examples, micro_batches)
+        first = self.step_number * recipe.gradient_accumulation_steps
+        for turn, batch in enumerate(loader, first):
+            number = turn * self.accelerator.num_processes + self.accelerator.process_index
+            torch.manual_seed(derive_seed(recipe.seed, "dropout", number))
+            if self.prompt_states is not None:
+                batch["prompt_states"] = self.prompt_states(batch["prompts"])
+            yield batch
+
+    def step(self, batch: Batch) -> Tensor | None:
+        """One micro-batch; at the last of an optimizer step the weights change.
+
+        Returns:
+            The gradients' norm before clipping, at the last micro-batch of a step.
+        """
+        grad_norm = None
+        with self.accelerator.accumulate(self.prepared):
+            losses = self.prepared(batch)
+            self.check_finite(losses, batch)
+            loss = (losses * batch["weight"].to(losses)).mean()
+            self.losses.append(loss.detach())
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                grad_norm = self.clip_gradients()
+            self.optimizer.step()
+            if self.accelerator.sync_gradients:
+                self.lr_scheduler.step()
+                if self.ema is not None:
+                    self.ema.step(self.parameters)
+            self.optimizer.zero_grad()
+        return grad_norm
+
+    def clip_gradients(self) -> Tensor:
+        """Clips by norm and by value as the recipe says; returns the norm before."""
+        limit = self.recipe.max_grad_norm or float("inf")
+        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+        if self.recipe.max_grad_value is not None:
+            self.accelerator.clip_grad_value_(self.parameters, self.recipe.max_grad_value)
+        assert norm is not None
+        return norm
+
+    def check_finite(self, losses: Tensor, batch: Batch) -> None:
+        if torch.isfinite(losses).all():
+            return
+        faulty = zip(losses.tolist(), batch["names"], strict=True)
+        named = ", ".join(f"{name} ({loss})" for loss, name in faulty)
+        raise FloatingPointError(
+            f"loss is not finite at step {self.step_number + 1}: {named}. The last checkpoint is "
+            "untouched; a lower learning rate or mixed_precision=bf16 may help"
+        )
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now; at the last step, yes."""
+        return self.step_number % every == 0 or self.step_number == self.recipe.max_train_steps
+
+    def log(self, grad_norm: Tensor | None) -> None:
+        """Mean loss over micro-batches and processes since the last entry, rates, speed."""
+        assert grad_norm is not None
+        loss = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
+        seconds, micro_batches = self.clock.take(), len(self.losses)
+        self.losses.clear()
+        images = micro_batches * self.recipe.train_batch_size * self.accelerator.num_processes
+        if self.board is not None:
+            scalars = {"loss": loss, "gradient_norm": float(grad_norm)}
+            scalars["images_per_second"] = images / seconds
+            for group in self.optimizer.param_groups:
+                scalars[f"learning_rate/{group['name']}"] = group["lr"]
+            self.board.scalars(scalars, self.step_number)
+        pace = seconds * self.recipe.gradient_accumulation_steps / micro_batches
+        self.progress.report(self.step_number, loss, pace)
+
+    def save(self) -> None:
+        """A checkpoint to resume, and an artifact to draw with."""
+        with self.clock.paused():
+            self.save_checkpoint()
+            if self.is_main:
+                path = self.save_artifact()
+                self.progress.say(f"saved {path}")
+            self.accelerator.wait_for_everyone()
+
+    def save_checkpoint(self) -> Path:
+        step = self.step_number
+        if self.is_main:
+            keep = self.recipe.saving.keep_last_n_checkpoints
+            self.run.write_checkpoint(step, lambda folder: self.state.write(folder, step), keep)
+        return self.run.checkpoint(step)
+
+    def save_artifact(self) -> Path:
+        saving = self.recipe.saving
+        with self.weights_as_saved():
+            artifact = self.objective.artifact()
+            path = self.run.artifact(self.step_number, artifact.suffix)
+            metadata = run_metadata(self.recipe, self.step_number, len(self.examples))
+            artifact.save(path, DTYPES[saving.save_precision], metadata)
+        self.run.point_last(path)
+        return path
+
+    def sample(self) -> None:
+        """Draws the grid with the weights exactly as they are saved."""
+        if self.is_main and (self.recipe.sampling.images or not self.draws_prompts):
+            path = self.run.grid(self.step_number)
+            with self.clock.paused(), self.weights_as_saved():
+                if self.draws_prompts:
+                    image = self.grid.save(path, self.step_number)
+                else:
+                    shown = [self.examples.pixels(i) for i in range(min(8, len(self.examples)))]
+                    image = reconstruction_grid(self.base, shown, path)
+            self.progress.say(f"drew {path}")
+            assert self.board is not None
+            self.board.image("grid", image, self.step_number)
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def weights_as_saved(self) -> Iterator[None]:
+        """The trained tensors (their average with EMA) rounded as in the artifact, in the format
+        of drawing; afterwards the training weights are back, bit for bit."""
+        saved = DTYPES[self.recipe.saving.save_precision]
+        kept = [parameter.data for parameter in self.parameters]
+        shown = self.ema.shadow_params if self.ema is not None else kept
+        names = [name for name, _ in self.objective.named_parameters()]
+        for name, parameter, value in zip(names, self.parameters, shown, strict=True):
+            drawn = torch.float32 if name.startswith("vae.") else self.base.dtype
+            parameter.data = value.detach().to(saved).to(drawn)
+        training = self.objective.training
+        self.objective.eval()
+        try:
+            yield
+        finally:
+            for parameter, value in zip(self.parameters, kept, strict=True):
+                parameter.data = value
+            self.objective.train(training)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends the run after the step; the second at once."""
+
+        def note(number: int, _: object) -> None:
+            self.stop_signal = number
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+            self.progress.say("stopping after this step; once more stops at once")
+
+        before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def stop_if_asked(self) -> None:
+        """Saves and stops on all processes together once one of them has had a signal."""
+        asked = self.stop_signal or 0
+        if self.accelerator.num_processes > 1:
+            flags = self.accelerator.gather(torch.tensor([asked], device=self.accelerator.device))
+            asked = int(flags.max())
+        if asked and self.step_number < self.recipe.max_train_steps:
+            checkpoint = self.save_checkpoint()
+            self.close()
+            raise Interrupted(asked, checkpoint)
+
+    def end(self) -> Path:
+        """The artifact's path; makes the artifact if a resumed run had only its last checkpoint."""
+        if self.is_main and not list(self.run.artifacts.glob(f"step-{self.step_number:06d}*")):
+            self.save_artifact()
+        self.close()
+        return next(self.run.artifacts.glob("last*"))
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+    @property
+    def draws_prompts(self) -> bool:
+        """Whether the grid shows prompts; an autoencoder's shows reconstructions."""
+        return self.recipe.objective.learns_from_captions
+
+    def _build_ema(self) -> EMAModel | None:
+        if self.recipe.ema is None:
+            return None
+        return EMAModel(self.parameters, decay=self.recipe.ema.decay, foreach=True)
+
+    def _build_prompt_states(self) -> PromptStates | None:
+        """Encodes prompts once where the text encoder is frozen."""
+        trained = {name for name, _ in self.objective.named_children()}
+        return PromptStates(self.base) if "text_encoder" not in trained else None
