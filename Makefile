@@ -1,5 +1,5 @@
 # Limner's commands. A bare machine needs python3 (3.11 or newer), make and git; all else goes into
-# .venv. ARGS="..." is handed on: make demo ARGS="train.max_train_steps=100", make test ARGS="-k lora".
+# .venv. ARGS="..." is handed on: make demo ARGS="max_train_steps=100", make test ARGS="-k lora".
 
 PYTHON ?= python3
 ARGS ?=
@@ -45,10 +45,12 @@ clean: ## remove .venv, caches and build outputs; runs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment. A stamp is older than pyproject.toml or constraints.txt: install again.
+# The environment. A stamp is older than pyproject.toml or constraints.txt: install again. pip's own
+# settings decide which build of torch comes (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS).
 
 $(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	@echo "Installing Limner and its libraries into $(VENV): 2 GB on disk, some minutes the first time."
+	@echo "Installing Limner and its libraries into $(VENV), some minutes the first time." \
+	  "On disk: 2 GB, or 6 GB if pip's torch is a CUDA build."
 	$(INSTALL) --editable .
 	@touch $@
 

@@ -50,7 +50,7 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return next(self.unet.parameters()).device  # unet.device walks through all its modules
 
     @property
     def vae_scale_factor(self) -> int:

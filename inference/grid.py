@@ -83,9 +83,12 @@ def headers_of(
     labels: Sequence[str] | Sequence[Sequence[str]], num_rows: int
 ) -> list[Sequence[str]]:
     """The labels above each row."""
-    if labels and not isinstance(labels[0], str):
-        return [list(row) for row in labels] + [[]] * (num_rows - len(labels))
-    return [[str(label) for label in labels]] + [[]] * (num_rows - 1)
+    first: list[Sequence[str]] = []
+    if labels and all(isinstance(label, str) for label in labels):
+        first = [[str(label) for label in labels]]
+    elif labels:
+        first = [list(row) for row in labels]
+    return first + [[]] * (num_rows - len(first))
 
 
 def paste(grid: Image.Image, cell: Image.Image, corner: tuple[int, int], scale: int) -> Box:

@@ -94,7 +94,9 @@ def compare(rows: Sequence[Sequence[Drawing]], factors: Sequence[float]) -> Imag
 
 def collect(drawings: Sequence[Drawing]) -> Image.Image:
     """A grid of all pictures, about as wide as high, each under its caption."""
-    columns = min(MOST_COLUMNS, math.ceil(math.sqrt(len(drawings))))
+    least = min(MOST_COLUMNS, math.ceil(math.sqrt(len(drawings))))
+    fitting = (n for n in range(least, MOST_COLUMNS + 1) if len(drawings) % n == 0)
+    columns = next(fitting, least)
     texts = captions(drawings)
     starts = range(0, len(drawings), columns)
     rows = [[drawing.image for drawing in drawings[start : start + columns]] for start in starts]

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
 NEGATIVE = "Negative prompt:"
-PARAMETER = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+KEY, VALUE = r"\w[\w \-/]*+", r'"(?:\\.|[^\\"])*+"|[^,]*+'
+PARAMETER = re.compile(rf"\s*({KEY}):\s*({VALUE})(?:,|$)")
+PARAMETER_OR_WORD = re.compile(rf"\s*({KEY})(?::\s*({VALUE}))?(?:,|$)")
+"""A1111 writes a key alone where its value is the same word."""
+
 FEWEST_PARAMETERS = 3
 """With fewer of them A1111 takes the last line for a part of the prompt."""
 
@@ -75,7 +79,8 @@ def parse_infotext(text: str) -> Infotext:
     lines = text.strip().split("\n")
     parameters: dict[str, str] = {}
     if is_parameters(lines[-1]):
-        parameters = {key: unquote(value) for key, value in PARAMETER.findall(lines.pop())}
+        found = PARAMETER_OR_WORD.finditer(lines.pop())
+        parameters = {m[1]: m[1] if m[2] is None else unquote(m[2]) for m in found}
     for position, line in enumerate(lines):
         if line.lstrip().startswith(NEGATIVE):
             first = line.lstrip().removeprefix(NEGATIVE).removeprefix(" ")

@@ -1,5 +1,6 @@
 """Random noise of pictures: each from its own seed."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from math import sqrt
 
@@ -49,7 +50,9 @@ class NoiseSource:
         def way(sigma: float, next_sigma: float) -> Tensor:
             low, high = sorted((sigma, next_sigma))
             sign = 1 if next_sigma > sigma else -1
-            noise = torch.stack([tree(low, high) for tree in trees])
+            with warnings.catch_warnings():  # that its ends are rounded to six digits
+                warnings.filterwarnings("ignore", "Should have t", UserWarning)
+                noise = torch.stack([tree(low, high) for tree in trees])
             return (noise * (sign / sqrt(high - low))).to(self.device)
 
         return way

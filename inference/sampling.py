@@ -178,7 +178,7 @@ def build_denoiser(base: BaseModel, requests: Sequence[ImageConfig]) -> Denoiser
     if cfg_scale == 1:
         negatives = []
     texts = list(dict.fromkeys(prompts + negatives))
-    states = base.encode_prompts(texts).to(base.unet.dtype)
+    states = base.encode_prompts(texts).to(base.dtype)
     rows = states[[texts.index(text) for text in prompts + negatives]]
     positive, negative = rows[: len(prompts)], rows[len(prompts) :]
     return Denoiser(base, positive, negative if negatives else None, cfg_scale)
@@ -203,6 +203,6 @@ def to_images(base: BaseModel, latents: Tensor) -> list[Image.Image]:
 def check_finite(values: Tensor, what: str, base: BaseModel) -> None:
     """Raises FloatingPointError where a value is infinite or no number."""
     if not values.isfinite().all():
-        narrow = base.unet.dtype != torch.float32 or base.dtype != torch.float32
-        remedy = "precision: fp32 may help" if narrow else "the model's weights are at fault"
+        is_full = base.dtype == torch.float32
+        remedy = "the model's weights are at fault" if is_full else "precision: fp32 may help"
         raise FloatingPointError(f"the {what} is not finite (NaN or infinite); {remedy}")

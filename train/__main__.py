@@ -11,22 +11,26 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=sys.stderr)
         return 0 if arguments else 2
+    from inference.command import tell
     from inference.errors import InputError
 
     try:
         return train(arguments[0], arguments[1:])
     except InputError as error:
-        for line in str(error).splitlines():
-            print(f"train: {line}", file=sys.stderr)
+        tell("train", error)
         return 2
 
 
 def train(path: str, overrides: list[str]) -> int:
     """Loads the recipe, and only then the heavy libraries."""
+    from inference.command import tell, warnings_told
+    from inference.quiet import quiet_libraries
     from inference.recipe import load_recipe
     from train.config import train_schema
 
-    recipe = load_recipe(path, train_schema, overrides)
+    with warnings_told("train"):
+        recipe = load_recipe(path, train_schema, overrides)
+    quiet_libraries()
 
     from train.trainer import Interrupted, Trainer
 
@@ -34,10 +38,10 @@ def train(path: str, overrides: list[str]) -> int:
         trainer = Trainer(recipe)
         artifact = trainer.train()
     except Interrupted as stop:
-        print(f"train: {stop}; resume=true goes on", file=sys.stderr)
+        tell("train", f"{stop}; resume=true goes on")
         return 128 + stop.number
     except FloatingPointError as error:
-        print(f"train: {error}", file=sys.stderr)
+        tell("train", error)
         return 1
     if trainer.is_main:
         print(f"artifact: {artifact}")

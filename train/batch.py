@@ -10,6 +10,8 @@ class Batch(TypedDict):
 
     positions: list[int]
     """Places of the examples in the run's stream; noise and timesteps are drawn by them."""
+    indices: list[int]
+    """Places of the pictures in the sorted list of the folder's."""
     names: list[str]
     """The pictures' files, for messages."""
     weight: Tensor

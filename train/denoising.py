@@ -4,14 +4,15 @@ Ho et al. 2020 (arXiv 2006.11239) for epsilon, Salimans & Ho 2022 (arXiv 2202.00
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from inference.base_model import BaseModel
 from train.batch import Batch
-from train.config import LossConfig
-from train.randomness import generator
+from train.config import LossConfig, TrainRecipe
+from train.randomness import generator, normal
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,12 @@ class Denoising:
 
     base: BaseModel
     config: LossConfig
+    latent_sampling: str
     seed: int
+
+    @classmethod
+    def of(cls, recipe: TrainRecipe, base: BaseModel) -> Self:
+        return cls(base, recipe.loss, recipe.data.latent_sampling, recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
         """Weighted mean squared error of each example's prediction, (b,), fp32."""
@@ -45,20 +51,19 @@ class Denoising:
         return errors * self.weights(alphas).to(errors)
 
     def latents(self, batch: Batch) -> Tensor:
-        """Clean latents, drawn from the VAE's distribution where that is asked for."""
-        device = self.base.device
+        """Clean latents, taken as `data.latent_sampling` says; the same with or without cache."""
         if "pixels" in batch:
             with torch.no_grad():
                 mean, std = self.base.encode_images(batch["pixels"])
         else:
-            mean, std = batch["latents"].to(device), batch.get("latents_std")
-        if std is None:
+            mean, std = batch["latents"].to(self.base.device), batch.get("latents_std")
+        if std is None or self.latent_sampling == "deterministic":
             return mean
-        draws = [
-            torch.randn(mean.shape[1:], generator=generator(self.seed, "latents", position))
-            for position in batch["positions"]
-        ]
-        return mean + std.to(device) * torch.stack(draws).to(device)
+        if self.latent_sampling == "once":
+            noise = normal(mean, self.seed, "latents once", batch["indices"])
+        else:
+            noise = normal(mean, self.seed, "latents", batch["positions"])
+        return mean + std.to(mean) * noise
 
     def noise(self, positions: list[int], like: Tensor) -> Tensor:
         """Standard normal noise of the shape of `like`, (b, c, h, w), drawn on the CPU."""

@@ -15,6 +15,7 @@ PACKAGES = (
 
 
 def limner_version() -> str:
+    """The installed version of Limner."""
     try:
         return version("limner")
     except PackageNotFoundError:

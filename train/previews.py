@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from inference.base_model import BaseModel
-from inference.config import ImageConfig
 from inference.grid import image_grid, save_grid
+from inference.infotext import read_infotext, save_png
 from inference.sampling import Drawing, draw
 from train.config import SamplingConfig
 
@@ -19,29 +19,37 @@ class PromptGrid:
 
     def __init__(self, base: BaseModel, config: SamplingConfig, folder: Path) -> None:
         self.base = base
-        self.config = config
+        self.images = [image for image in config.images.values() if image is not None]
+        self.batch_size = config.batch_size
         self.base_row = folder / "base"
 
-    def images(self) -> list[ImageConfig]:
-        return [image for image in self.config.images.values() if image is not None]
-
     def draw(self) -> list[Drawing]:
-        return draw(self.base, self.images(), batch_size=self.config.batch_size)
+        return draw(self.base, self.images, self.batch_size)
 
     def keep_base_row(self) -> None:
         """Draws the row of the untrained model; to be called before anything is learned."""
-        self.base_row.mkdir(parents=True, exist_ok=True)
         for number, drawing in enumerate(self.draw()):
-            drawing.image.save(self.base_row / f"{number:03d}.png")
+            self.base_row.mkdir(parents=True, exist_ok=True)
+            save_png(self.base_file(number), drawing.image, {"parameters": drawing.infotext})
+
+    def base_file(self, number: int) -> Path:
+        return self.base_row / f"{number:03d}.png"
+
+    def base_images(self, drawings: Sequence[Drawing]) -> list[Image.Image]:
+        """The kept row; nothing if other pictures were asked for at the beginning of the run."""
+        files = [self.base_file(number) for number in range(len(drawings))]
+        for file, drawing in zip(files, drawings, strict=True):
+            if not file.is_file() or read_infotext(file) != drawing.infotext:
+                return []
+        return [Image.open(file).convert("RGB") for file in files]
 
     def save(self, path: Path, step: int) -> Image.Image:
         """Draws and saves the grid with infotext; returns it."""
         drawings = self.draw()
         rows = [[drawing.image for drawing in drawings]]
         labels = [f"step {step}"]
-        kept = sorted(self.base_row.glob("*.png"))
-        if len(kept) == len(drawings):
-            rows.insert(0, [Image.open(file).convert("RGB") for file in kept])
+        if kept := self.base_images(drawings):
+            rows.insert(0, kept)
             labels.insert(0, "base")
         grid = image_grid(rows, labels, [drawing.request.prompt for drawing in drawings])
         save_grid(path, grid, drawings)
@@ -53,10 +61,9 @@ def reconstruction_grid(base: BaseModel, pixels: Sequence[Tensor], path: Path) -
     """Pictures above what the VAE gives back of them, saved as PNG; returns the grid."""
     originals = torch.stack(list(pixels)).to(base.device)
     mean, _ = base.encode_images(originals)
-    rows = [
-        [to_image(picture) for picture in batch] for batch in (originals, base.decode_latents(mean))
-    ]
-    error = (originals - base.decode_latents(mean)).square().flatten(1).mean(1) / 4
+    restored = base.decode_latents(mean)
+    rows = [[to_image(picture) for picture in batch] for batch in (originals, restored)]
+    error = (originals - restored).square().flatten(1).mean(1) / 4
     labels = [f"{-10 * float(value.log10()):.1f} dB" for value in error]
     grid = image_grid(rows, ["picture", "VAE"], labels)
     save_grid(path, grid, [])

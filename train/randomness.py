@@ -6,8 +6,10 @@ number of processes therefore see the same draws.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
@@ -20,3 +22,10 @@ def derive_seed(seed: int, purpose: str, *counters: int) -> int:
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
     """A CPU generator at the beginning of the stream of these counters."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *counters))
+
+
+def normal(like: Tensor, seed: int, purpose: str, counters: Sequence[int]) -> Tensor:
+    """Standard normal noise of the shape of `like` (b, ...), drawn on the CPU by counter."""
+    shape = like.shape[1:]
+    draws = [torch.randn(shape, generator=generator(seed, purpose, i)) for i in counters]
+    return torch.stack(draws).to(like)

@@ -27,6 +27,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe = path / "recipe.yaml"
+        self.environment = path / "environment.json"
         self.logs = path / "logs"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
@@ -43,14 +44,22 @@ class RunDirectory:
 
     def newest_checkpoint(self) -> Path | None:
         """The complete checkpoint of the highest step."""
-        found = sorted(self.checkpoints.glob("step-*")) if self.checkpoints.is_dir() else []
-        return found[-1] if found else None
+        return (self._all_checkpoints() or [None])[-1]
 
-    def open(self, recipe_yaml: str, resume: bool) -> None:
+    def _all_checkpoints(self) -> list[Path]:
+        """Sorted by step, which has more than six digits from a million on."""
+        return sorted(self.checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]))
+
+    def open(self, recipe_yaml: str, facts: dict[str, Any], resume: bool) -> None:
         """Checks that the folder is free, or holds a run of this recipe to go on with.
 
+        Args:
+            recipe_yaml: the resolved recipe.
+            facts: what environment.json shall tell of the pictures; they must be the same.
+            resume: whether to go on with what is there.
+
         Raises:
-            RunDirectoryError: another run lies here, or the recipe has changed.
+            RunDirectoryError: another run lies here, or recipe or pictures have changed.
         """
         used = self.newest_checkpoint() or next(self.artifacts.glob("*"), None)
         if used and not resume:
@@ -60,6 +69,7 @@ class RunDirectory:
             )
         if used and self.recipe.is_file():
             self._refuse_changes(recipe_yaml)
+            self._refuse_other_pictures(facts)
 
     def _refuse_changes(self, recipe_yaml: str) -> None:
         before = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
@@ -75,14 +85,26 @@ class RunDirectory:
                 "may change"
             )
 
+    def _refuse_other_pictures(self, facts: dict[str, Any]) -> None:
+        if not self.environment.is_file():
+            return
+        before = facts | json.loads(self.environment.read_text(encoding="utf-8"))
+        if before["dataset_fingerprint"] != facts["dataset_fingerprint"]:
+            raise RunDirectoryError(
+                f"{self.path} cannot be resumed with other pictures or captions: it began with "
+                f"{before['pictures']} pictures, now there are {facts['pictures']}, and names, "
+                "sizes or captions differ. Give it another name=… or the old files"
+            )
+
     def write_start(self, recipe_yaml: str, facts: dict[str, Any]) -> None:
         """Writes recipe.yaml and environment.json, before the first step."""
         for folder in (self.logs, self.samples, self.checkpoints, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))
         environment = json.dumps(describe_environment() | facts, indent=1)
-        target = self.path / "environment.json"
-        write_atomically(target, lambda path: path.write_text(environment, encoding="utf-8"))
+        write_atomically(
+            self.environment, lambda path: path.write_text(environment, encoding="utf-8")
+        )
 
     def write_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> Path:
         """Writes a checkpoint folder whole or not at all, then deletes the oldest ones."""
@@ -99,7 +121,7 @@ class RunDirectory:
         sync(unfinished)
         unfinished.rename(target)
         sync(self.checkpoints)
-        for old in sorted(self.checkpoints.glob("step-*"))[:-keep]:
+        for old in self._all_checkpoints()[:-keep]:
             shutil.rmtree(old)
         return target
 
@@ -110,6 +132,7 @@ class RunDirectory:
         unfinished.unlink(missing_ok=True)
         unfinished.symlink_to(artifact.name)
         unfinished.replace(last)
+        sync(self.artifacts)
         return last
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,8 +11,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from inference.base_model import DTYPES, BaseModel, load_base_model
 from inference.errors import InputError
+from inference.sampling import check_size
 from train.config import LRSchedulerConfig, OptimizerConfig, TrainRecipe
+from train.objectives import build_objective
+from train.objectives.base import Objective
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,6 +50,42 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
             "CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m train …"
         )
     return accelerator
+
+
+def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
+    """The recipe's objective on its base model.
+
+    What is trained is in fp32, as it was read; what is frozen in the format of `mixed_precision`.
+    """
+    in_fp32 = replace(recipe.base_model, vae_precision="fp32")
+    base = load_base_model(in_fp32, "fp32")
+    objective = build_objective(recipe, base)
+    base.dtype = DTYPES[recipe.mixed_precision]
+    for name, part in base.parts.items():
+        for parameter in part.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(part_dtype(recipe, name))
+    base.to(device)
+    return objective.to(device)
+
+
+def part_dtype(recipe: TrainRecipe, part: str) -> torch.dtype:
+    """The number format in which a part of the base model is frozen, and drawn with."""
+    own = recipe.base_model.vae_precision if part == "vae" else None
+    return DTYPES[own or recipe.mixed_precision]
+
+
+def example_resolution(recipe: TrainRecipe, base: BaseModel) -> int:
+    """Side of the examples in pixels.
+
+    Raises:
+        InputError: UNet or VAE cannot take pictures of this size.
+    """
+    resolution = recipe.data.resolution or base.resolution
+    has_unet = recipe.objective.learns_from_captions
+    step = base.size_step if has_unet else base.vae_scale_factor
+    check_size("data.resolution", resolution, step)
+    return resolution
 
 
 def build_optimizer(config: OptimizerConfig, objective: nn.Module) -> Optimizer:

@@ -21,7 +21,7 @@ class Board:
     def __init__(self, folder: Path, step: int, recipe: str) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
         if step == 0:
             indented = "".join(f"    {line}\n" for line in recipe.splitlines())
             self.writer.add_text("recipe", indented, 0)
@@ -29,6 +29,7 @@ class Board:
     def scalars(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+        self.writer.flush()
 
     def image(self, name: str, image: Image, step: int) -> None:
         self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
@@ -68,8 +69,13 @@ class ProgressBar:
 
     def __init__(self, total: int, visible: bool) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self.console = Console(file=sys.stderr)
         self.visible = visible

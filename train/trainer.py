@@ -1,23 +1,24 @@
 """The one loop: every objective is trained here."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from inference.base_model import DTYPES, load_base_model
+from inference.base_model import DTYPES
 from inference.recipe import dump_recipe
 from train.batch import Batch
 from train.checkpoints import TrainingState
 from train.config import TrainRecipe
 from train.data.examples import Examples, PromptStates, build_loader, cache_latents
-from train.data.folder import find_pictures
+from train.data.folder import DataError, find_pictures, fingerprint
 from train.data.stream import MicroBatches
-from train.objectives import build_objective
+from train.metadata import run_metadata
 from train.previews import PromptGrid, reconstruction_grid
 from train.randomness import derive_seed
 from train.run_directory import RunDirectory
@@ -26,12 +27,14 @@ from train.setup import (
     build_lr_scheduler,
     build_optimizer,
     enable_gradient_checkpointing,
+    example_resolution,
+    load_objective,
+    part_dtype,
 )
-from train.metadata import run_metadata
 from train.tracking import Board, ProgressBar, StepClock
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - says what happened, as KeyboardInterrupt does
     """A signal stopped the run after its state was saved."""
 
     def __init__(self, number: int, checkpoint: Path) -> None:
@@ -47,15 +50,18 @@ class Trainer:
         pictures = find_pictures(recipe.data, captioned)
         self.recipe = recipe
         self.run = RunDirectory(Path(recipe.output_dir) / recipe.name)
-        self.run.open(dump_recipe(recipe), recipe.resume)
+        self.facts = {
+            "pictures": len(pictures),
+            "dataset_fingerprint": fingerprint(pictures, Path(recipe.data.path)),
+        }
+        self.run.open(dump_recipe(recipe), self.facts, recipe.resume)
         self.accelerator = build_accelerator(recipe)
         self.is_main = self.accelerator.is_main_process
         self.step_number = 0
         self.stop_signal: int | None = None
 
-        device = self.accelerator.device
-        self.base = load_base_model(recipe.base_model, recipe.mixed_precision, device)
-        self.objective = build_objective(recipe, self.base).to(device)
+        self.objective = load_objective(recipe, self.accelerator.device)
+        self.base = self.objective.base
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(self.objective)
         self.parameters = list(self.objective.parameters())
@@ -68,7 +74,7 @@ class Trainer:
         self.state = TrainingState(
             self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
         )
-        resolution = recipe.data.resolution or self.base.resolution
+        resolution = example_resolution(recipe, self.base)
         self.examples = Examples(pictures, recipe.data, resolution, recipe.seed)
         self.prompt_states = self._build_prompt_states()
         self.grid = PromptGrid(self.base, recipe.sampling, self.run.samples)
@@ -103,27 +109,41 @@ class Trainer:
             return self.end()
 
     def begin(self) -> None:
-        """Resumes if asked, draws the base model's row, fills the caches."""
-        recipe = self.recipe
-        checkpoint = self.run.newest_checkpoint() if recipe.resume else None
+        """Resumes if asked, makes the folder ready, fills the caches."""
+        checkpoint = self.run.newest_checkpoint() if self.recipe.resume else None
         if checkpoint is not None:
             self.step_number = self.state.read(checkpoint)
             self.progress.say(f"resuming {checkpoint} at step {self.step_number}")
         if self.is_main:
-            text = dump_recipe(recipe)
-            self.run.write_start(text, {"pictures": len(self.examples)})
-            self.board = Board(self.run.logs, self.step_number, text)
-            if self.step_number == 0 and recipe.sampling.images and self.draws_prompts:
-                with self.weights_as_saved():
-                    self.grid.keep_base_row()
-        if self.draws_prompts:
-            track = self.progress.track
-            cache_latents(self.examples, self.base, self.recipe.train_batch_size, track)
-            if self.prompt_states and not recipe.data.captions.changes_words:
-                self.prompt_states.fill(self.examples.all_prompts(), track)
+            self.open_folder()
+        self.fill_caches()
         self.progress.advance(self.step_number)
         self.objective.train()
         self.clock.go_on()
+
+    def open_folder(self) -> None:
+        """Recipe, environment, TensorBoard, the base model's row.
+
+        Also the grid that a run still owes which was cut while it drew.
+        """
+        text = dump_recipe(replace(self.recipe, resume=False))
+        self.run.write_start(text, self.facts)
+        self.board = Board(self.run.logs, self.step_number, text)
+        if self.step_number == 0 and self.draws_prompts:
+            with self.weights(self.as_drawn):
+                self.grid.keep_base_row()
+        owed = self.step_number and self.due(self.recipe.sampling.sample_every_n_steps)
+        if owed and not self.run.grid(self.step_number).is_file():
+            self.draw_grid()
+
+    def fill_caches(self) -> None:
+        """Encodes pictures and captions once, as far as they stay what they are."""
+        if not self.draws_prompts:
+            return
+        data, track = self.recipe.data, self.progress.track
+        cache_latents(self.examples, self.base, self.recipe.train_batch_size, track)
+        if self.prompt_states and data.cache == "auto" and not data.captions.changes_words:
+            self.prompt_states.fill(self.examples.all_prompts(), track)
 
     def batches(self) -> Iterator[Batch]:
         """This process's micro-batches from the current step on, each with its own random seed."""
@@ -139,6 +159,8 @@ class Trainer:
         loader = build_loader(self.examples, micro_batches)
         first = self.step_number * recipe.gradient_accumulation_steps
         for turn, batch in enumerate(loader, first):
+            if isinstance(batch, DataError):
+                raise batch
             number = turn * self.accelerator.num_processes + self.accelerator.process_index
             torch.manual_seed(derive_seed(recipe.seed, "dropout", number))
             if self.prompt_states is not None:
@@ -208,12 +230,15 @@ class Trainer:
         self.progress.report(self.step_number, loss, pace)
 
     def save(self) -> None:
-        """A checkpoint to resume, and an artifact to draw with."""
+        """An artifact to draw with, and a checkpoint to resume.
+
+        In this order, so that no artifact is missing where a run goes on.
+        """
         with self.clock.paused():
-            self.save_checkpoint()
             if self.is_main:
                 path = self.save_artifact()
                 self.progress.say(f"saved {path}")
+            self.save_checkpoint()
             self.accelerator.wait_for_everyone()
 
     def save_checkpoint(self) -> Path:
@@ -224,41 +249,56 @@ class Trainer:
         return self.run.checkpoint(step)
 
     def save_artifact(self) -> Path:
-        saving = self.recipe.saving
-        with self.weights_as_saved():
-            artifact = self.objective.artifact()
-            path = self.run.artifact(self.step_number, artifact.suffix)
-            metadata = run_metadata(self.recipe, self.step_number, len(self.examples))
-            artifact.save(path, DTYPES[saving.save_precision], metadata)
+        artifact = self.objective.artifact()
+        path = self.run.artifact(self.step_number, artifact.suffix)
+        metadata = run_metadata(self.recipe, self.step_number, len(self.examples))
+        with self.weights(self.as_saved):
+            artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
         self.run.point_last(path)
         return path
 
     def sample(self) -> None:
-        """Draws the grid with the weights exactly as they are saved."""
-        if self.is_main and (self.recipe.sampling.images or not self.draws_prompts):
-            path = self.run.grid(self.step_number)
-            with self.clock.paused(), self.weights_as_saved():
-                if self.draws_prompts:
-                    image = self.grid.save(path, self.step_number)
-                else:
-                    shown = [self.examples.pixels(i) for i in range(min(8, len(self.examples)))]
-                    image = reconstruction_grid(self.base, shown, path)
-            self.progress.say(f"drew {path}")
-            assert self.board is not None
-            self.board.image("grid", image, self.step_number)
-        self.accelerator.wait_for_everyone()
+        """Draws the grid; the other processes wait."""
+        with self.clock.paused():
+            if self.is_main:
+                self.draw_grid()
+            self.accelerator.wait_for_everyone()
+
+    def draw_grid(self) -> None:
+        """Prompts, or an autoencoder's reconstructions, with the weights as they are saved."""
+        if self.draws_prompts and not self.grid.images:
+            return
+        path = self.run.grid(self.step_number)
+        with self.weights(self.as_saved, self.as_drawn):
+            if self.draws_prompts:
+                image = self.grid.save(path, self.step_number)
+            else:
+                shown = [self.examples.pixels(i) for i in range(min(8, len(self.examples)))]
+                image = reconstruction_grid(self.base, shown, path)
+        self.progress.say(f"drew {path}")
+        assert self.board is not None
+        self.board.image("grid", image, self.step_number)
+
+    def as_saved(self, name: str, value: Tensor) -> Tensor:
+        return value.to(DTYPES[self.recipe.saving.save_precision])
+
+    def as_drawn(self, name: str, value: Tensor) -> Tensor:
+        return value.to(part_dtype(self.recipe, name.partition(".")[0]))
 
     @contextmanager
-    def weights_as_saved(self) -> Iterator[None]:
-        """The trained tensors (their average with EMA) rounded as in the artifact, in the format
-        of drawing; afterwards the training weights are back, bit for bit."""
-        saved = DTYPES[self.recipe.saving.save_precision]
+    def weights(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+        """Puts what is saved, with EMA the average, in the place of what is trained.
+
+        Each tensor goes through the functions `rounded`. Afterwards the training weights are back,
+        bit for bit.
+        """
         kept = [parameter.data for parameter in self.parameters]
         shown = self.ema.shadow_params if self.ema is not None else kept
         names = [name for name, _ in self.objective.named_parameters()]
         for name, parameter, value in zip(names, self.parameters, shown, strict=True):
-            drawn = torch.float32 if name.startswith("vae.") else self.base.dtype
-            parameter.data = value.detach().to(saved).to(drawn)
+            for function in rounded:
+                value = function(name, value)
+            parameter.data = value.detach()
         training = self.objective.training
         self.objective.eval()
         try:
@@ -320,6 +360,8 @@ class Trainer:
         return EMAModel(self.parameters, decay=self.recipe.ema.decay, foreach=True)
 
     def _build_prompt_states(self) -> PromptStates | None:
-        """Encodes prompts once where the text encoder is frozen."""
+        """Encodes prompts once where the text encoder is asked and frozen."""
         trained = {name for name, _ in self.objective.named_children()}
-        return PromptStates(self.base) if "text_encoder" not in trained else None
+        if not self.draws_prompts or "text_encoder" in trained:
+            return None
+        return PromptStates(self.base)

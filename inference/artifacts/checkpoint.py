@@ -179,8 +179,8 @@ class Checkpoint(Artifact):
     def _check_prediction_type(self, base: BaseModel) -> None:
         file = self._folder / "scheduler" / "scheduler_config.json" if self._folder else None
         if file and file.is_file():
-            config = json.loads(file.read_text(encoding="utf-8"))
-            prediction_type = config.get("prediction_type", "epsilon")
+            schedule = json.loads(file.read_text(encoding="utf-8"))
+            prediction_type = schedule.get("prediction_type", "epsilon")
             if prediction_type != base.prediction_type:
                 raise ArtifactError(
                     f"{self.name}: predicts {prediction_type}, this base model "

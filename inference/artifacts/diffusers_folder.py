@@ -125,7 +125,7 @@ def _write_tokenizer(folder: Path, base: BaseModel) -> None:
     """The tokenizer's own files, with vocab.json and merges.txt for tools that know only those."""
     source = Path(resolve_path(base.path)) / "tokenizer"
     if source.is_dir():
-        shutil.copytree(source, folder)
+        shutil.copytree(source, folder, copy_function=shutil.copyfile)
     else:
         base.tokenizer.save_pretrained(str(folder))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -144,7 +144,7 @@ def _write_noise_schedule(folder: Path, base: BaseModel) -> str:
 
     source = Path(resolve_path(base.path)) / "scheduler"
     if source.is_dir():
-        shutil.copytree(source, folder)
+        shutil.copytree(source, folder, copy_function=shutil.copyfile)
     else:
         sampler: Any = DDIMScheduler.from_config(base.noise_schedule, clip_sample=False)
         sampler.save_pretrained(str(folder))

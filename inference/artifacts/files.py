@@ -93,8 +93,10 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         write: fills the new, empty folder that it is given.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    replaced = target.with_name(f".{target.name}.replaced")
+    for left_over in (unfinished, replaced):  # by a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
     try:
         unfinished.mkdir()
         write(unfinished)
@@ -106,8 +108,7 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         make_durable(target.parent)
     finally:
         for left_over in (unfinished, replaced):
-            if left_over.exists():
-                shutil.rmtree(left_over)
+            shutil.rmtree(left_over, ignore_errors=True)
 
 
 def make_durable(path: Path) -> None:

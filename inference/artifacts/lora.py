@@ -114,18 +114,15 @@ class Lora(Artifact):
         if self._attached:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
         places = self._places(base)
-        fitted: list[tuple[str, str, LowRank]] = []
+        for name, (_, _, module) in places.items():
+            try:
+                self.layers[name].check_fit(module, name)
+            except ArtifactError as error:
+                raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
+        device = base.device
         for name, (part, path, module) in places.items():
-            low_rank, device = self.layers[name], base.device
-            if low_rank.is_trained:
-                low_rank = low_rank.to(device)
-            else:
-                try:
-                    low_rank = low_rank.fitted(module, name)
-                except ArtifactError as error:
-                    raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
-            fitted.append((part, path, low_rank))
-        for part, path, low_rank in fitted:
+            own = self.layers[name]
+            low_rank = own.to(device) if own.is_trained else own.fitted(module)
             hang_in(base.parts[part], path, self._slot, low_rank)
             self._attached.append((base.parts[part], path))
         self.set_strength(strength)

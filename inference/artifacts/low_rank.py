@@ -44,22 +44,24 @@ class LowRank(nn.Module):
         """Whether its weights get gradients."""
         return self.lora_A.weight.requires_grad
 
-    def fitted(self, target: nn.Module, name: str) -> LowRank:
-        """A copy for drawing that fits a layer: on its device, in its number format and shape.
-
-        Raises:
-            ArtifactError: the shapes are those of another layer; names `name`, both shapes.
-        """
-        down, up = self.lora_A.weight.detach(), self.lora_B.weight.detach()
+    def check_fit(self, target: nn.Module, name: str) -> None:
+        """Raises ArtifactError with `name` and both shapes if they are those of another layer."""
+        down, up = self.lora_A.weight, self.lora_B.weight
         expected_down, expected_up = factor_shapes(target, self.rank)
         if not (_same(down, expected_down) and _same(up, expected_up)):
             raise ArtifactError(
                 f"{name}: has shapes {_show(down.shape)} and {_show(up.shape)}, but this base "
                 f"model's layer needs {_show(expected_down)} and {_show(expected_up)}"
             )
+
+    def fitted(self, target: nn.Module) -> LowRank:
+        """A copy for drawing, with a layer's device, number format, and kind of shapes."""
         weight: Tensor = target.weight  # type: ignore[assignment]
-        down = down.reshape(expected_down).to(weight.device, weight.dtype, copy=True)
-        up = up.reshape(expected_up).to(weight.device, weight.dtype, copy=True)
+        halves = (self.lora_A.weight.detach(), self.lora_B.weight.detach())
+        down, up = (
+            half.reshape(shape).to(weight.device, weight.dtype, copy=True)
+            for half, shape in zip(halves, factor_shapes(target, self.rank), strict=True)
+        )
         copy = LowRank(down, up, self.alpha)
         if isinstance(target, nn.Conv2d):
             copy.lora_A.stride, copy.lora_A.padding = target.stride, target.padding  # type: ignore

@@ -63,7 +63,7 @@ def test_sigmas_are_a1111s(schedule, second):
         assert sigmas[-2] == pytest.approx(0.22545, abs=5.1e-6)
         assert LEVELS.timestep(sigmas[-2]) == pytest.approx(49.95)
     else:
-        assert sigmas[-2] == pytest.approx(0.0291675, rel=1e-6)
+        assert sigmas[-2] == pytest.approx(0.0291675, abs=5.1e-8)
     assert all(high > low for high, low in pairwise(sigmas))
 
 
@@ -89,7 +89,7 @@ def test_sigmas_are_those_of_diffusers(schedule, options):
     noise_scheduler = diffusers_scheduler("EulerDiscreteScheduler", **options)
     noise_scheduler.set_timesteps(20)
     theirs = noise_scheduler.sigmas.tolist()
-    assert SCHEDULES[schedule](LEVELS, 20) == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+    assert SCHEDULES[schedule](LEVELS, 20) == pytest.approx(theirs, rel=2e-5)
 
 
 def test_timesteps_and_sigmas_are_inverse():
@@ -128,14 +128,25 @@ def test_automatic_is_what_a1111_tells():
     assert sampling_sigmas(LEVELS, "Euler", "Automatic", 5) == SCHEDULES["Uniform"](LEVELS, 5)
 
 
+@pytest.mark.parametrize("schedule", ["Karras", "Exponential"])
 @pytest.mark.parametrize(("name", "order"), [("Euler", 1), ("Heun", 2), ("DPM++ 2M", 2)])
-def test_errors_shrink_as_the_order_promises(name, order):
+def test_errors_shrink_as_the_order_promises(name, order, schedule):
     errors = []
-    for steps in (40, 80):
-        result, start, sigmas = run(name, "Karras", steps)
-        errors.append((result - exact(start, sigmas[0])).abs().max().item())
-    assert errors[1] < 0.02
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
+    for steps in (80, 160):
+        sigmas = SCHEDULES[schedule](LEVELS, steps)[:-1]  # the last step is of order 1 in all
+        noise = NoiseSource([1], SHAPE)
+        start = noise.normal().double() * sigmas[0]
+        result = SAMPLERS[name].function(expected, start, sigmas, noise)
+        solution = exact(start, sigmas[0], sigmas[-1])
+        errors.append((result - solution).abs().max().item())
+    assert errors[1] < (0.03 if order == 1 else 0.001)
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["Euler", "Heun", "DPM++ 2M"])
+def test_deterministic_samplers_reach_the_solution(name):
+    result, start, sigmas = run(name, "Karras", 100)
+    assert (result - exact(start, sigmas[0])).abs().max() < 0.05
 
 
 def test_ddim_follows_the_flow_to_its_last_level():
@@ -152,7 +163,8 @@ def test_ddim_follows_the_flow_to_its_last_level():
 )
 def test_fresh_noise_keeps_the_distribution(name, eta):
     schedule = "Automatic" if name == "DDIM" else "Karras"
-    result, _, _ = run(name, schedule, 100, shape=(4, 64, 64), eta=eta)
+    steps = 50 if name == "DPM++ 2M SDE" else 250  # of order 2 and 1
+    result, _, _ = run(name, schedule, steps, shape=(4, 32, 32), eta=eta)
     assert result.mean().item() == pytest.approx(MEAN, abs=0.03)
     assert result.std().item() == pytest.approx(SPREAD, abs=0.03)
 
@@ -160,9 +172,6 @@ def test_fresh_noise_keeps_the_distribution(name, eta):
 def test_without_fresh_noise_the_stochastic_samplers_are_the_others():
     assert torch.equal(
         run("DPM++ 2M SDE", "Karras", 10, eta=0.0)[0], run("DPM++ 2M", "Karras", 10)[0]
-    )
-    assert torch.equal(run("Euler a", "Karras", 10, eta=0.0)[0], run("DDIM", "Karras", 10)[0]) == (
-        False  # DDIM begins as if nothing but noise were in the latent
     )
     euler, ancestral = run("Euler", "Karras", 10)[0], run("Euler a", "Karras", 10, eta=0.0)[0]
     torch.testing.assert_close(euler, ancestral)

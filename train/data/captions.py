@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from train.config import CaptionConfig
+from train.data_config import CaptionConfig
 
 
 def make_caption(captions: Sequence[str], config: CaptionConfig, draw: random.Random) -> str:

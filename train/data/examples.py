@@ -1,6 +1,7 @@
 """Examples by position, their caches, and the loader of batches."""
 
 import random
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,12 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from inference.base_model import BaseModel
 from train.batch import Batch
-from train.config import DataConfig
 from train.data.captions import make_caption
-from train.data.folder import Picture
+from train.data.folder import DataError, Picture
 from train.data.stream import MicroBatches, Stream
 from train.data.transforms import square_pixels
-from train.randomness import derive_seed, generator
+from train.data_config import DataConfig
+from train.randomness import derive_seed, normal
 
 PROMPT_CACHE_BYTES = 2 * 2**30
 """More than this for text embeddings is not kept; they are then encoded in the step."""
@@ -59,6 +60,7 @@ class Examples(Dataset[dict[str, Any]]):
         epoch, index = self.stream[position]
         example: dict[str, Any] = {
             "positions": position,
+            "indices": index,
             "names": str(self.pictures[index].path),
             "weight": torch.tensor(1.0),
             "prompts": self.prompt(index, epoch),
@@ -69,29 +71,40 @@ class Examples(Dataset[dict[str, Any]]):
             example |= {name: values[index] for name, values in self.latents.items()}
         return example
 
+    def __getitems__(self, positions: list[int]) -> list[dict[str, Any]] | DataError:
+        """The examples of a micro-batch, or what is wrong with one of them.
+
+        As a value, since an exception would leave a loader's worker as the text of a traceback.
+        """
+        try:
+            return [self[position] for position in positions]
+        except DataError as error:
+            return error
+
     def all_prompts(self) -> list[str]:
-        """Every caption that can come up, sorted; only for captions without shuffle and tag loss."""
+        """Every caption that can come up, sorted; where captions keep their words."""
         texts = {text for picture in self.pictures for text in picture.captions}
         if self.config.captions.dropout_rate:
             texts.add("")
         return sorted(texts)
 
 
-def collate(examples: list[dict[str, Any]]) -> Batch:
+def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
     """Stacks tensors, lists everything else."""
+    if isinstance(examples, DataError):
+        return examples
     columns = {name: [example[name] for example in examples] for name in examples[0]}
-    stacked = {
+    return {  # pyright: ignore[reportReturnType]
         name: torch.stack(values) if isinstance(values[0], Tensor) else values
         for name, values in columns.items()
     }
-    return stacked  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()
 def cache_latents(examples: Examples, base: BaseModel, batch_size: int, track: Track) -> None:
     """Encodes every picture once, if nothing random stands before the encoder.
 
-    `once` draws from the distribution by (seed, picture); `random` keeps its standard deviation too.
+    `once` draws from the distribution by (seed, picture); `random` keeps its width too.
     """
     if examples.config.cache == "off" or examples.config.is_random:
         return
@@ -102,15 +115,12 @@ def cache_latents(examples: Examples, base: BaseModel, batch_size: int, track: T
         chunk = indices[start : start + batch_size]
         mean, std = base.encode_images(torch.stack([examples.pixels(index) for index in chunk]))
         if examples.config.latent_sampling == "once":
-            draws = [
-                torch.randn(mean.shape[1:], generator=generator(examples.seed, "latents once", i))
-                for i in chunk
-            ]
-            mean = mean + std * torch.stack(draws).to(std)
+            mean = mean + std * normal(mean, examples.seed, "latents once", chunk)
         means.append(mean.cpu())
-        stds.append(std.cpu())
+        if examples.config.latent_sampling == "random":
+            stds.append(std.cpu())
     examples.latents = {"latents": torch.cat(means)}
-    if examples.config.latent_sampling == "random":
+    if stds:
         examples.latents["latents_std"] = torch.cat(stds)
 
 
@@ -142,7 +152,7 @@ class PromptStates:
         return torch.stack(states)
 
 
-def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch]:
+def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:
     """Batches in the order of the stream; the same with any number of workers."""
     workers = examples.config.num_workers
     return DataLoader(
@@ -151,6 +161,13 @@ def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch]
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=collate,
+        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
+
+
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the workers end when their trainer does."""
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)

@@ -1,12 +1,13 @@
 """A folder of pictures with captions."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from inference.errors import InputError
-from train.config import CaptionConfig, DataConfig
+from train.data_config import CaptionConfig, DataConfig
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 METADATA = "metadata.jsonl"
@@ -51,6 +52,15 @@ def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
     return with_captions(paths, told, config.captions)
 
 
+def fingerprint(pictures: list[Picture], root: Path) -> str:
+    """A number in hexadecimal that changes with the pictures' names, sizes on disk and captions."""
+    digest = hashlib.blake2b(digest_size=16)
+    for picture in pictures:
+        name = picture.path.relative_to(root).as_posix()
+        digest.update(repr((name, picture.path.stat().st_size, picture.captions)).encode())
+    return digest.hexdigest()
+
+
 def read_metadata(root: Path) -> dict[Path, tuple[str, ...]]:
     """Captions by picture from every metadata.jsonl of the folder.
 
@@ -71,7 +81,7 @@ def read_metadata(root: Path) -> dict[Path, tuple[str, ...]]:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -109,7 +119,19 @@ def caption_file(path: Path, extensions: list[str]) -> tuple[str, ...]:
     for extension in extensions:
         file = path.with_suffix(extension)
         if file.is_file():
-            text = " ".join(file.read_text(encoding="utf-8").split())
+            text = " ".join(read_text(file).split())
             if text:
                 return (text,)
     return ()
+
+
+def read_text(file: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        DataError: it is in another encoding.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8: {error}; save it in this encoding") from None

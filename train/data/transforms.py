@@ -8,9 +8,16 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from train.config import DataConfig
 from train.data.folder import DataError
+from train.data_config import DataConfig
 
+READING_ERRORS = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 
 
@@ -24,7 +31,7 @@ def read_picture(path: Path) -> Image.Image:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except READING_ERRORS as error:
         raise DataError(
             f"{path}: cannot be read as a picture: {error}; mend or remove it"
         ) from None

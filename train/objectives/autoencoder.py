@@ -8,7 +8,7 @@ from inference.base_model import BaseModel
 from train.batch import Batch
 from train.config import AutoencoderConfig, TrainRecipe
 from train.objectives.base import Objective
-from train.randomness import generator
+from train.randomness import normal
 
 VARIANCE_MOMENTUM = 0.01
 
@@ -25,19 +25,19 @@ class AutoencoderObjective(Objective):
         self.seed = recipe.seed
         self.vae = base.vae.float().requires_grad_(True)
         variance = torch.tensor(float(self.vae.config.scaling_factor) ** -2)
-        self.register_buffer("latent_variance", variance.to(base.device))
+        self.register_buffer("latent_variance", variance)
         # A tuple keeps the frozen feature network out of the trained modules.
         self.features: tuple[nn.Module, ...] = ()
         if self.config.perceptual_weight:
             from train.perceptual import load_efficientnet_lite0
 
-            self.features = (load_efficientnet_lite0().to(base.device),)
+            self.features = (load_efficientnet_lite0(),)
 
     def forward(self, batch: Batch) -> Tensor:
         pixels = batch["pixels"].to(self.base.device)
         posterior = self.vae.encode(pixels).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
-        latents = mean + std * self.noise(batch["positions"], mean)
+        latents = mean + std * normal(mean, self.seed, "latents", batch["positions"])
         self.track_variance(latents.detach())
         restored = self.vae.decode(latents).sample.float()
         config = self.config
@@ -49,16 +49,9 @@ class AutoencoderObjective(Objective):
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).flatten(1).sum(1)
         return loss + config.kl_weight * kl
 
-    def noise(self, positions: list[int], like: Tensor) -> Tensor:
-        draws = [
-            torch.randn(like.shape[1:], generator=generator(self.seed, "latents", position))
-            for position in positions
-        ]
-        return torch.stack(draws).to(like)
-
     def perceptual_error(self, restored: Tensor, pixels: Tensor) -> Tensor:
         """Mean absolute distance in the feature network's blocks, (b,)."""
-        (network,) = self.features
+        network = self.features[0].to(pixels.device)
         with torch.no_grad():
             wanted = network.features(pixels)
         pairs = zip(network.features(restored), wanted, strict=True)

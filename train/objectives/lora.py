@@ -18,7 +18,7 @@ class LoraObjective(Objective):
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, LoraConfig)
-        self.denoising = Denoising(base, recipe.loss, recipe.seed)
+        self.denoising = Denoising.of(recipe, base)
         self.lora = Lora.create(
             base,
             rank=config.rank,

@@ -16,7 +16,7 @@ class TextToImageObjective(Objective):
     def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
         super().__init__(base)
         assert isinstance(recipe.objective, TextToImageConfig)
-        self.denoising = Denoising(base, recipe.loss, recipe.seed)
+        self.denoising = Denoising.of(recipe, base)
         self.unet = base.unet.float().requires_grad_(True)
         if recipe.objective.train_text_encoder:
             self.text_encoder = base.text_encoder.float().requires_grad_(True)

@@ -86,7 +86,7 @@ def _predict(base: BaseModel) -> Tensor:
 
 @pytest.fixture
 def predict() -> Callable[[BaseModel], Tensor]:
-    """What a base model predicts for two fixed latents and prompts, through text encoder and UNet."""
+    """What text encoder and UNet make of two fixed prompts and latents."""
     return _predict
 
 

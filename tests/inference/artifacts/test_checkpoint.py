@@ -137,8 +137,12 @@ def test_trained_parts_are_rounded_and_others_are_not(tuned, tmp_path):
 def test_the_same_weights_give_the_same_bytes(tuned, tmp_path):
     for name in ("one", "two"):
         Checkpoint.of(tuned).save(tmp_path / name, torch.float16, {"ss_steps": "9", "a": "b"})
-    load_artifact(tmp_path / "one").save(tmp_path / "three", torch.float16, {"ss_steps": "9", "a": "b"})
-    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file())
+    load_artifact(tmp_path / "one").save(
+        tmp_path / "three", torch.float16, {"ss_steps": "9", "a": "b"}
+    )
+    files = sorted(
+        p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()
+    )
     assert len(files) >= 11
     for file in files:
         content = (tmp_path / "one" / file).read_bytes()

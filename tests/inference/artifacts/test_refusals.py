@@ -1,4 +1,4 @@
-"""Artifacts that cannot have the effect meant are refused, with what was found and what is known."""
+"""Artifacts that cannot work as meant are refused, with what was found and what is known."""
 
 import pytest
 import torch
@@ -91,6 +91,15 @@ def test_relatives_that_would_be_read_wrongly_are_refused(written, key, shape, w
     message = refusal(lambda: load_artifact(written(layer(Q) | {key: torch.ones(shape)})))
     assert key in message
     assert what in message
+
+
+def test_a_lora_in_training_is_checked_as_well(base, new_base):
+    lora = Lora.create(base, 2, 2.0, 0.0, ["attention"], False, seed=0)
+    other = new_base(context=32)
+    assert "2x24 and 16x2, but this base model's layer needs 2x32 and 16x2" in refusal(
+        lambda: lora.attach(other)
+    )
+    lora.attach(base)
 
 
 def test_half_a_layer_is_refused(written):

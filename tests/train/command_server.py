@@ -1,0 +1,97 @@
+"""Runs Limner's commands in new processes that have the libraries already.
+
+Importing them takes ten times as long as a tiny run. So this script imports them once, and forks a
+process for every request on its standard input (a line of JSON):
+
+    {"module": "train", "arguments": [...], "output": folder, "environments": [{...}, ...],
+     "stop": null or {"function": "module:Class.name", "call": 3, "signal": 9, "after": false}}
+
+There is a process for each of the environments; what they print goes to `output`/NUMBER.out and
+.err. With `stop` the first one gets the signal from within, in the named function's call of that
+number. Answers with a line: the list of their exit statuses, negative for signals.
+"""
+
+import functools
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+SECONDS_TO_LIVE = 240
+
+
+def import_libraries() -> None:
+    from inference.quiet import quiet_libraries
+
+    quiet_libraries()
+    for name in (
+        "inference.images",
+        "torch.utils.tensorboard.writer",
+        "train.objectives.autoencoder",
+        "train.objectives.lora",
+        "train.objectives.text_to_image",
+        "train.trainer",
+        "transformers.models.clip.modeling_clip",
+        "transformers.models.clip.tokenization_clip",
+        "transformers.optimization",
+    ):
+        importlib.import_module(name)
+
+
+def arm(function: str, call: int, number: int, after: bool) -> None:
+    """Has this process send itself a signal before or after a certain call of a function."""
+    owner_name, _, name = function.rpartition("." if "." in function.split(":")[1] else ":")
+    owner = pkgutil.resolve_name(owner_name)
+    original = getattr(owner, name)
+    calls = 0
+
+    @functools.wraps(original)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            os.kill(os.getpid(), number)
+        result = original(*arguments, **options)
+        if calls == call and after:
+            os.kill(os.getpid(), number)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def become(request: dict[str, Any], number: int) -> None:
+    """What a forked process does; it never returns."""
+    signal.alarm(SECONDS_TO_LIVE)
+    os.environ |= request["environments"][number]
+    for descriptor, end in ((1, "out"), (2, "err")):
+        path = Path(request["output"]) / f"{number}.{end}"
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    if request["stop"] and number == 0:
+        stop = request["stop"]
+        arm(stop["function"], stop["call"], stop["signal"], stop["after"])
+    sys.argv = [request["module"], *request["arguments"]]
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    sys.exit(0)
+
+
+def main() -> None:
+    import_libraries()
+    for line in sys.stdin:
+        request = json.loads(line)
+        children = []
+        for number in range(len(request["environments"])):
+            child = os.fork()
+            if child == 0:
+                become(request, number)
+            children.append(child)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps(statuses), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Tiny pictures, a tiny recipe, and Limner's commands in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from inference.recipe import load_recipe
+from train.config import TrainRecipe, train_schema
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+name: run
+objective: {{type: lora, rank: 2}}
+base_model: {{path: {base}}}
+data: {{path: {pictures}}}
+optimizer: {{learning_rate: 1.0e-2}}
+max_train_steps: 4
+train_batch_size: 2
+log_every_n_steps: 1
+saving: {{save_every_n_steps: 100}}
+sampling: {{settings: {{steps: 2}}}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator_left() -> Iterator[None]:
+    """accelerate keeps its state for the whole process; every test begins without."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures of 16x16 pixels, each of one colour above another, with captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    colours = ["red", "lime", "blue", "cyan", "magenta", "yellow", "black", "white"]
+    for number, colour in enumerate(colours):
+        image = Image.new("RGB", (16, 16), colour)
+        image.paste(colours[number - 3], (0, 8 + number % 4, 16, 16))
+        image.paste(colours[number - 5], (0, 0, 5, 5))
+        image.save(folder / f"{number}-{colour}.png")
+        caption = f"{colour}, number {number}, over {colours[number - 3]}"
+        (folder / f"{number}-{colour}.txt").write_text(caption)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe_file(
+    tiny_base_folder: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A LoRA on the tiny base model: 4 steps of 2 pictures."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.format(base=tiny_base_folder, pictures=pictures))
+    return path
+
+
+@pytest.fixture
+def make_recipe(recipe_file: Path, tmp_path: Path) -> Callable[..., TrainRecipe]:
+    """The tiny recipe with overrides; its runs go to the test's own folder."""
+
+    def make(*overrides: str) -> TrainRecipe:
+        return load_recipe(recipe_file, train_schema, [f"output_dir={tmp_path}", *overrides])
+
+    return make
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    """Negative: killed by this signal."""
+    out: str
+    err: str
+
+
+class Commands:
+    """Runs `python -m train` and `python -m inference`, by way of command_server.py."""
+
+    def __init__(self, recipe: Path, folder: Path) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("command_server.py"))],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def train(self, *overrides: str, stop: dict[str, object] | None = None) -> Done:
+        return self.run("train", [str(self.recipe), *overrides], [{}], stop)[0]
+
+    def train_on_two(self, *overrides: str, stop: dict[str, object] | None = None) -> list[Done]:
+        """On two processes, with the environment that torchrun gives them."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        ranks = [
+            {**shared, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
+            for rank in ("0", "1")
+        ]
+        return self.run("train", [str(self.recipe), *overrides], ranks, stop)
+
+    def draw(self, recipe: Path, *overrides: str) -> Done:
+        return self.run("inference", [str(recipe), *overrides], [{}], None)[0]
+
+    def run(
+        self,
+        module: str,
+        arguments: list[str],
+        environments: list[dict[str, str]],
+        stop: dict[str, object] | None,
+    ) -> list[Done]:
+        request = {
+            "module": module,
+            "arguments": arguments,
+            "output": str(self.folder),
+            "environments": environments,
+            "stop": stop,
+        }
+        assert self.server.stdin and self.server.stdout
+        print(json.dumps(request), file=self.server.stdin, flush=True)
+        statuses = json.loads(self.server.stdout.readline())
+        return [
+            Done(
+                status,
+                (self.folder / f"{number}.out").read_text(),
+                (self.folder / f"{number}.err").read_text(),
+            )
+            for number, status in enumerate(statuses)
+        ]
+
+    def close(self) -> None:
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.close()
+        self.server.wait()
+        self.server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def commands(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """The commands, quickly."""
+    commands = Commands(recipe_file, tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="session")
+def stop_at() -> Callable[..., dict[str, object]]:
+    """`stop_at("train.trainer:Trainer.save", 2, "KILL")` is a signal in its second call."""
+
+    def stop(function: str, call: int, name: str, after: bool = False) -> dict[str, object]:
+        number = int(signal.Signals[f"SIG{name}"])
+        return {"function": function, "call": call, "signal": number, "after": after}
+
+    return stop

@@ -1,0 +1,97 @@
+"""The typed recipe of data: where pictures and captions are, and how they become examples."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omegaconf import MISSING
+
+Faults = Iterator[tuple[str, str]]
+
+
+def at_least(low: float, **values: float | None) -> Faults:
+    """A fault for each of the named values that lies below `low`."""
+    for name, value in values.items():
+        if value is not None and value < low:
+            yield name, f"must be at least {low}, got {value}"
+
+
+def fraction(**values: float) -> Faults:
+    """A fault for each of the named values outside 0 … 1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            yield name, f"must lie between 0 and 1, got {value}"
+
+
+@dataclass
+class CaptionConfig:
+    """What becomes of a picture's caption on its way to the text encoder."""
+
+    extensions: list[str] = field(default_factory=lambda: [".txt", ".caption"])
+    """Caption files beside the pictures; the first that exists is taken. A `metadata.jsonl` in the
+    folder (`file_name`, `text`) goes before them."""
+    prefix: str = ""
+    """Written before every caption."""
+    suffix: str = ""
+    """Written after every caption."""
+    fallback: str | None = None
+    """Caption of pictures without one. Without it such a picture is an error."""
+    dropout_rate: float = 0.0
+    """Share of examples whose caption becomes empty, which guidance needs (kohya:
+    caption_dropout_rate)."""
+    shuffle_tags: bool = False
+    """Shuffle the parts of a caption between commas (kohya: shuffle_caption)."""
+    keep_tokens: int = 0
+    """This many parts at the front stay in place when tags are shuffled or dropped."""
+    tag_dropout_rate: float = 0.0
+    """Share of the parts between commas that is left out (kohya: caption_tag_dropout_rate)."""
+
+    def faults(self) -> Faults:
+        yield from fraction(dropout_rate=self.dropout_rate, tag_dropout_rate=self.tag_dropout_rate)
+        yield from at_least(0, keep_tokens=self.keep_tokens)
+
+    def idle(self) -> Faults:
+        if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout_rate):
+            yield "keep_tokens", "has no effect without shuffle_tags or tag_dropout_rate"
+
+    @property
+    def changes_words(self) -> bool:
+        """Whether captions come up that no file holds (apart from the empty one)."""
+        return bool(self.shuffle_tags or self.tag_dropout_rate)
+
+
+@dataclass
+class DataConfig:
+    """Where the pictures are, and how they become examples."""
+
+    path: str = MISSING
+    """Folder of pictures; folders within it are searched too."""
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    resolution: int | None = None
+    """Side of the square examples in pixels; without it the base model's own size."""
+    resize: Literal["cover", "none"] = "cover"
+    """`cover` scales the shorter side to the resolution; `none` cuts the square out as it is."""
+    crop: Literal["center", "random"] = "center"
+    """Which part is cut out."""
+    flip: float = 0.0
+    """Share of examples that are mirrored left to right."""
+    background: Literal["white", "black", "gray", "random"] = "white"
+    """What transparent pictures are laid on; `random` takes a colour for every example."""
+    cache: Literal["auto", "off"] = "auto"
+    """`auto` encodes pictures and captions once, before training, wherever nothing random stands
+    before the encoder."""
+    latent_sampling: Literal["once", "deterministic", "random"] = "once"
+    """A1111's Latent sampling method: draw the latent once per picture, take the distribution's
+    mode, or draw anew every time."""
+    num_workers: int = 0
+    """Processes that prepare examples. The result does not depend on it."""
+
+    def faults(self) -> Faults:
+        yield from fraction(flip=self.flip)
+        yield from at_least(8, resolution=self.resolution)
+        yield from at_least(0, num_workers=self.num_workers)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether one picture can get different pixels."""
+        return self.crop == "random" or 0 < self.flip < 1 or self.background == "random"
