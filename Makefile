@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 demo: $(VENV)/core.stamp ## install, then train a LoRA on the embedded model and draw with it
-	$(BIN)/python -m train configs/demo/line_icons_lora.yaml $(ARGS)
+	$(BIN)/python -m train configs/demo/line_icons_lora.yaml resume=true $(ARGS)
 
 test: $(VENV)/dev.stamp ## install, then run the tests
 	$(PYTEST) -m "not slow" $(ARGS)

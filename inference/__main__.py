@@ -6,13 +6,13 @@ Only what recipes need is imported here; torch comes once the recipe is known to
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 
+from inference.command import tell, warnings_told
 from inference.config import ImagesRecipe, draw_schema
 from inference.errors import InputError
 from inference.quiet import quiet_libraries
-from inference.recipe import RecipeWarning, load_recipe
+from inference.recipe import load_recipe
 
 USAGE = """usage: python -m inference RECIPE [key=value ...]
 
@@ -28,28 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", RecipeWarning)
-            warnings.showwarning = show_warning
+        with warnings_told("draw"):
             recipe = load_recipe(arguments[0], draw_schema, arguments[1:])
         quiet_libraries()
         run(recipe)
     except InputError as error:
-        for line in str(error).splitlines():
-            print(f"draw: {line}", file=sys.stderr)
+        tell("draw", error)
         return 2
     except FloatingPointError as error:
-        print(f"draw: {error}", file=sys.stderr)
+        tell("draw", error)
         return 1
     except KeyboardInterrupt:
-        print("draw: interrupted; what was saved before is complete", file=sys.stderr)
+        tell("draw", "interrupted; what was saved before is complete")
         return 130
     return 0
-
-
-def show_warning(message: Warning | str, *_: object) -> None:
-    """What has no effect is told in one line, without a place in the program."""
-    print(f"draw: {message}", file=sys.stderr)
 
 
 def run(recipe: object) -> None:

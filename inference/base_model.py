@@ -60,7 +60,7 @@ class BaseModel:
     @property
     def size_step(self) -> int:
         """Widths and heights must be multiples of this many pixels."""
-        return self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return self.vae_scale_factor
 
     @property
     def resolution(self) -> int:

@@ -30,7 +30,7 @@ class BaseModelConfig:
     clip_skip: int = 1
     """A1111's Clip skip: 1 takes the text encoder's last layer, 2 the one before it."""
     vae_precision: Literal["fp32", "fp16", "bf16"] | None = "fp32"
-    """Number format of the VAE; null takes that of the rest. SDXL's gives black pictures in fp16."""
+    """Number format of the VAE; null takes that of the rest. SDXL's draws black in fp16."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """`sdpa` is the fast fused attention; `eager` spells it out (on CPUs its backward pass is
     several times faster in bf16)."""
@@ -84,10 +84,13 @@ class DrawSettings:
         if self.schedule_type not in SCHEDULE_TYPES:
             names = ", ".join(SCHEDULE_TYPES)
             yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
-        for name in ("width", "height"):
-            size = {"width": self.width, "height": self.height}[name]
+        for name, size in (("width", self.width), ("height", self.height)):
             if size is not None and size < 8:
                 yield name, f"must be at least 8 pixels, got {size}"
+
+    def idle(self) -> Faults:
+        if self.eta is not None and self.sampler in ("Euler", "Heun", "DPM++ 2M"):
+            yield "eta", f"has no effect with {self.sampler}, which adds no noise"
 
 
 @dataclass

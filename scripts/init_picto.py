@@ -58,6 +58,7 @@ MODEL_INDEX = {
 
 
 def main() -> None:
+    """Writes the untrained parts and the folder's index."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, default=Path("runs/picto/text"))
     parser.add_argument("--output", type=Path, default=Path("runs/picto/untrained"))

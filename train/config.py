@@ -70,6 +70,8 @@ class AutoencoderConfig(ObjectiveConfig):
     learns_from_captions: ClassVar[bool] = False
 
     type: Literal["autoencoder"] = "autoencoder"
+    part: Literal["whole", "decoder"] = "whole"
+    """`decoder` leaves the encoder, so that every UNet made for its latents stays right."""
     l1_weight: float = 1.0
     """Weight of the mean absolute error of pixels (-1 … 1)."""
     gradient_weight: float = 1.0
@@ -90,6 +92,10 @@ class AutoencoderConfig(ObjectiveConfig):
         yield from at_least(0, **weights)
         if not any((self.l1_weight, self.gradient_weight, self.perceptual_weight)):
             yield "l1_weight", "must be above 0 when gradient_weight and perceptual_weight are 0"
+
+    def idle(self) -> Faults:
+        if self.part == "decoder" and self.kl_weight != 1.0e-6:
+            yield "kl_weight", "has no effect with part: decoder, which leaves the latents alone"
 
 
 OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {

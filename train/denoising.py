@@ -52,11 +52,13 @@ class Denoising:
 
     def latents(self, batch: Batch) -> Tensor:
         """Clean latents, taken as `data.latent_sampling` says; the same with or without cache."""
-        if "pixels" in batch:
+        pixels, cached = batch.get("pixels"), batch.get("latents")
+        if pixels is not None:
             with torch.no_grad():
-                mean, std = self.base.encode_images(batch["pixels"])
+                mean, std = self.base.encode_images(pixels)
         else:
-            mean, std = batch["latents"].to(self.base.device), batch.get("latents_std")
+            assert cached is not None
+            mean, std = cached.to(self.base.device), batch.get("latents_std")
         if std is None or self.latent_sampling == "deterministic":
             return mean
         if self.latent_sampling == "once":

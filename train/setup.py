@@ -142,12 +142,12 @@ def build_lr_scheduler(
     )
 
 
-def enable_gradient_checkpointing(objective: nn.Module) -> None:
-    """Switches gradient checkpointing on in every trained part's network."""
+def enable_gradient_checkpointing(objective: Objective) -> None:
+    """Switches gradient checkpointing on in the networks that gradients flow through."""
     base = objective.base
     base.unet.enable_gradient_checkpointing()
-    for module in base.text_encoder.modules():
-        if hasattr(module, "gradient_checkpointing_enable"):
-            module.gradient_checkpointing_enable()
-            break
     base.vae.enable_gradient_checkpointing()
+    if "text_encoder" in dict(objective.named_children()):
+        encoder = base.text_encoder
+        name = "activation_checkpointing_enable"  # what newer versions of transformers call it
+        getattr(encoder, name if hasattr(encoder, name) else "gradient_checkpointing_enable")()

@@ -81,15 +81,15 @@ class ProgressBar:
         self.visible = visible
         self.total = total
         self.bar = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[pace]}"),
+            TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not (visible and self.console.is_terminal),
         )
-        self.task = self.bar.add_task("", total=total, loss="…", pace="")
+        self.task = self.bar.add_task("training", total=total, text="")
 
     def __enter__(self) -> ProgressBar:
         self.bar.start()
@@ -104,7 +104,7 @@ class ProgressBar:
     def report(self, step: int, loss: float, seconds_per_step: float) -> None:
         """Shows the loss and the pace; without a terminal, as one line."""
         pace = f"{seconds_per_step:.2f} s/step"
-        self.bar.update(self.task, loss=f"{loss:.4f}", pace=pace)
+        self.bar.update(self.task, text=f"loss {loss:.4f}  {pace}")
         if self.visible and not self.console.is_terminal:
             left = (self.total - step) * seconds_per_step
             line = f"step {step}/{self.total}  loss {loss:.4f}  {pace}  {duration(left)} left"
@@ -116,8 +116,10 @@ class ProgressBar:
             self.bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def track(self, sequence: Sequence[Any], title: str) -> Iterable[Any]:
-        """Goes through a sequence with a bar of its own."""
-        task = self.bar.add_task(title, total=len(sequence), loss="", pace=title)
+        """Goes through a sequence with a bar of its own; without a terminal, told in one line."""
+        if self.visible and not self.console.is_terminal:
+            print(f"{title}: {len(sequence)} batches", file=sys.stderr, flush=True)
+        task = self.bar.add_task(title, total=len(sequence), text="")
         for item in sequence:
             yield item
             self.bar.advance(task)

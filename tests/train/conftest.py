@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 
 RECIPE = """
 name: run
-objective: {{type: lora, rank: 2}}
 base_model: {{path: {base}}}
 data: {{path: {pictures}}}
 optimizer: {{learning_rate: 1.0e-2}}
@@ -32,6 +31,12 @@ log_every_n_steps: 1
 saving: {{save_every_n_steps: 100}}
 sampling: {{settings: {{steps: 2}}}}
 """
+
+
+def with_objective(overrides: tuple[str, ...]) -> list[str]:
+    """The overrides, with a LoRA where they name no objective."""
+    named = any(override.startswith("objective=") for override in overrides)
+    return [*overrides] if named else ["objective={type: lora, rank: 2}", *overrides]
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +69,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_file(
     tiny_base_folder: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A LoRA on the tiny base model: 4 steps of 2 pictures."""
+    """Four steps of two pictures on the tiny base model; it lacks an objective."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE.format(base=tiny_base_folder, pictures=pictures))
     return path
@@ -75,7 +80,9 @@ def make_recipe(recipe_file: Path, tmp_path: Path) -> Callable[..., TrainRecipe]
     """The tiny recipe with overrides; its runs go to the test's own folder."""
 
     def make(*overrides: str) -> TrainRecipe:
-        return load_recipe(recipe_file, train_schema, [f"output_dir={tmp_path}", *overrides])
+        return load_recipe(
+            recipe_file, train_schema, [f"output_dir={tmp_path}", *with_objective(overrides)]
+        )
 
     return make
 
@@ -106,7 +113,7 @@ class Commands:
         )
 
     def train(self, *overrides: str, stop: dict[str, object] | None = None) -> Done:
-        return self.run("train", [str(self.recipe), *overrides], [{}], stop)[0]
+        return self.run("train", [str(self.recipe), *with_objective(overrides)], [{}], stop)[0]
 
     def train_on_two(self, *overrides: str, stop: dict[str, object] | None = None) -> list[Done]:
         """On two processes, with the environment that torchrun gives them."""
@@ -118,7 +125,7 @@ class Commands:
             {**shared, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
             for rank in ("0", "1")
         ]
-        return self.run("train", [str(self.recipe), *overrides], ranks, stop)
+        return self.run("train", [str(self.recipe), *with_objective(overrides)], ranks, stop)
 
     def draw(self, recipe: Path, *overrides: str) -> Done:
         return self.run("inference", [str(recipe), *overrides], [{}], None)[0]

@@ -312,6 +312,7 @@ def examples(pictures: Path) -> Examples:
         path=str(pictures),
         captions=CaptionConfig(dropout_rate=0.3, shuffle_tags=True),
         flip=0.5,
+        resize="none",
         crop="random",
     )
     return Examples(find_pictures(data, captioned=True), data, resolution=12, seed=7)
@@ -333,6 +334,7 @@ def test_a_picture_looks_different_in_other_epochs(examples: Examples) -> None:
     assert len({examples.prompt(0, epoch) for epoch in range(8)}) > 2
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_loader_gives_the_same_with_any_number_of_workers(examples: Examples) -> None:
     batches = MicroBatches(
         batch_size=3, accumulation=1, rank=0, num_processes=1, start_step=2, max_steps=6

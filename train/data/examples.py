@@ -155,7 +155,7 @@ class PromptStates:
 def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:
     """Batches in the order of the stream; the same with any number of workers."""
     workers = examples.config.num_workers
-    return DataLoader(
+    loader: Any = DataLoader(
         examples,
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
         num_workers=workers,
@@ -165,6 +165,7 @@ def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch 
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
+    return loader
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:

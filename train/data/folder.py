@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from inference.errors import InputError
 from train.data_config import CaptionConfig, DataConfig
@@ -80,7 +81,7 @@ def read_metadata(root: Path) -> dict[Path, tuple[str, ...]]:
     return captions
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(read_text(file).splitlines(), 1):
         if line.strip():
             try:

@@ -1,5 +1,9 @@
 """The VAE of a latent diffusion model (Rombach et al. 2022, arXiv 2112.10752, section 3.1)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +13,9 @@ from train.batch import Batch
 from train.config import AutoencoderConfig, TrainRecipe
 from train.objectives.base import Objective
 from train.randomness import normal
+
+if TYPE_CHECKING:
+    from train.perceptual import EfficientNetLite0
 
 VARIANCE_MOMENTUM = 0.01
 
@@ -20,27 +27,33 @@ class AutoencoderObjective(Objective):
 
     def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
         super().__init__(base)
-        assert isinstance(recipe.objective, AutoencoderConfig)
-        self.config = recipe.objective
+        config = recipe.objective
+        assert isinstance(config, AutoencoderConfig)
+        self.config = config
         self.seed = recipe.seed
-        self.vae = base.vae.float().requires_grad_(True)
-        variance = torch.tensor(float(self.vae.config.scaling_factor) ** -2)
+        vae = base.vae.float()
+        decoder = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+        self.vae = vae if config.part == "whole" else nn.ModuleDict(decoder)
+        self.vae.requires_grad_(True)
+        variance = torch.tensor(float(vae.config.scaling_factor) ** -2)
         self.register_buffer("latent_variance", variance)
         # A tuple keeps the frozen feature network out of the trained modules.
-        self.features: tuple[nn.Module, ...] = ()
+        self.features: tuple[EfficientNetLite0, ...] = ()
         if self.config.perceptual_weight:
             from train.perceptual import load_efficientnet_lite0
 
             self.features = (load_efficientnet_lite0(),)
 
     def forward(self, batch: Batch) -> Tensor:
+        assert "pixels" in batch
         pixels = batch["pixels"].to(self.base.device)
-        posterior = self.vae.encode(pixels).latent_dist
-        mean, std = posterior.mean.float(), posterior.std.float()
-        latents = mean + std * normal(mean, self.seed, "latents", batch["positions"])
+        config, vae = self.config, self.base.vae
+        with torch.set_grad_enabled(config.part == "whole" and torch.is_grad_enabled()):
+            posterior = vae.encode(pixels).latent_dist
+            mean, std = posterior.mean.float(), posterior.std.float()
+            latents = mean + std * normal(mean, self.seed, "latents", batch["positions"])
         self.track_variance(latents.detach())
-        restored = self.vae.decode(latents).sample.float()
-        config = self.config
+        restored = vae.decode(latents).sample.float()
         loss = config.l1_weight * (restored - pixels).abs().flatten(1).mean(1)
         if config.gradient_weight:
             loss = loss + config.gradient_weight * gradient_error(restored, pixels)
@@ -60,11 +73,11 @@ class AutoencoderObjective(Objective):
     @torch.no_grad()
     def track_variance(self, latents: Tensor) -> None:
         """The scaling factor makes the latents' variance 1: follow it by a running mean."""
-        if self.training:
+        if self.training and self.config.part == "whole":
             self.latent_variance.lerp_(latents.square().mean(), VARIANCE_MOMENTUM)
 
     def artifact(self) -> Checkpoint:
-        self.vae.register_to_config(scaling_factor=float(self.latent_variance) ** -0.5)
+        self.base.vae.register_to_config(scaling_factor=float(self.latent_variance) ** -0.5)
         return Checkpoint.of(self.base, parts=("vae",))
 
 

@@ -1,0 +1,218 @@
+"""Each objective: what it trains, that it learns, and what it does when it fails."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inference.artifacts.diffusers_folder import weights_of
+from inference.base_model import BaseModel, load_base_model
+from train.config import TrainRecipe
+from train.data.examples import collate
+from train.objectives.base import Objective
+from train.setup import load_objective
+from train.trainer import Trainer
+
+MakeRecipe = Callable[..., TrainRecipe]
+
+OBJECTIVES = {  # overrides, and the parts of the base model that are trained
+    "lora": (["objective={type: lora, rank: 4}"], []),
+    "lora_text": (["objective={type: lora, rank: 4, train_text_encoder: true}"], []),
+    "text_to_image": (["objective={type: text_to_image}"], ["unet"]),
+    "text_to_image_text": (
+        ["objective={type: text_to_image, train_text_encoder: true}"],
+        ["unet", "text_encoder"],
+    ),
+    "autoencoder": (["objective={type: autoencoder}"], ["vae"]),
+}
+
+
+def train(recipe: TrainRecipe) -> tuple[Trainer, list[float]]:
+    """The trainer after its run, and the loss of every step."""
+    trainer, losses = Trainer(recipe), []
+
+    def report(step: int, loss: float, pace: float) -> None:
+        losses.append(loss)
+
+    trainer.progress.report = report  # type: ignore[method-assign]
+    trainer.train()
+    return trainer, losses
+
+
+def moved(base: BaseModel, before: BaseModel) -> set[str]:
+    """Names of the base model's tensors that differ."""
+    return {
+        f"{part}.{name}"
+        for part in base.parts
+        for name, value in weights_of(base.parts[part]).items()
+        if not torch.equal(value, weights_of(before.parts[part])[name])
+    }
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_only_its_own_tensors_move(name: str, make_recipe: MakeRecipe) -> None:
+    overrides, parts = OBJECTIVES[name]
+    recipe = make_recipe(*overrides, "max_train_steps=2")
+    untouched = load_base_model(recipe.base_model)
+    objective = load_objective(recipe, torch.device("cpu"))
+    start = {key: value.clone() for key, value in objective.named_parameters()}
+    trainer, _ = train(recipe)
+    expected = {
+        f"{part}.{key}" for part in parts for key, _ in untouched.parts[part].named_parameters()
+    }
+    assert moved(trainer.base, untouched) == expected
+    now = dict(trainer.objective.named_parameters())
+    assert now.keys() == start.keys()
+    assert all(not torch.equal(now[key], value) for key, value in start.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("lora", ["unet"]),
+        ("lora_text", ["unet", "text_encoder"]),
+        ("text_to_image", ["unet"]),
+        ("text_to_image_text", ["unet", "text_encoder"]),
+        ("autoencoder", ["vae"]),
+    ],
+)
+def test_children_are_the_parameter_groups(
+    name: str, groups: list[str], make_recipe: MakeRecipe
+) -> None:
+    objective = load_objective(make_recipe(*OBJECTIVES[name][0]), torch.device("cpu"))
+    assert [child for child, _ in objective.named_children()] == groups
+    assert all(parameter.requires_grad for parameter in objective.parameters())
+    trained = {id(parameter) for parameter in objective.parameters()}
+    for part in objective.base.parts.values():
+        assert all(id(p) in trained for p in part.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "falls_to"),
+    [
+        (["objective={type: lora, rank: 8}", "optimizer.learning_rate=2e-2"], 0.95),
+        (["objective={type: text_to_image}", "optimizer.learning_rate=1e-2"], 0.7),
+        (
+            ["objective={type: autoencoder, gradient_weight: 0.0}", "optimizer.learning_rate=3e-2"],
+            0.75,
+        ),
+    ],
+)
+def test_loss_of_known_pictures_falls(
+    overrides: list[str], falls_to: float, make_recipe: MakeRecipe
+) -> None:
+    """On the same noise before and after. A LoRA on random weights can do little."""
+    trainer = Trainer(
+        make_recipe(
+            *overrides,
+            "max_train_steps=40",
+            "train_batch_size=8",
+            "lr_scheduler={type: cosine, warmup_steps: 3}",
+            "loss.min_timestep=900",
+            "log_every_n_steps=40",
+        )
+    )
+    batch: Any = collate([trainer.examples[position] for position in range(8)])
+
+    @torch.no_grad()
+    def loss() -> float:
+        return float(trainer.objective.eval()(batch).mean())
+
+    before = loss()
+    trainer.train()
+    assert loss() < falls_to * before
+
+
+@pytest.mark.parametrize("name", ["lora", "text_to_image", "autoencoder"])
+def test_loss_that_is_not_finite_ends_the_run(
+    name: str, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """Naming the step and the pictures; what was saved before is left alone."""
+    recipe = make_recipe(*OBJECTIVES[name][0], "saving.save_every_n_steps=2", "data.num_workers=0")
+    trainer = Trainer(recipe)
+    step = trainer.step
+
+    def poisoned(batch: Any) -> Any:
+        if trainer.step_number == 2:
+            next(trainer.objective.parameters()).data.fill_(float("nan"))
+        return step(batch)
+
+    trainer.step = poisoned  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError) as error:
+        trainer.train()
+    pictures = [trainer.examples[position]["names"] for position in (4, 5)]
+    assert "not finite at step 3" in str(error.value)
+    assert all(f"{picture} (nan)" in str(error.value) for picture in pictures)
+    assert trainer.run.newest_checkpoint() == trainer.run.checkpoint(2)
+    assert trainer.run.artifact(2, trainer.objective.artifact().suffix).exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective={type: lora, rank: 4, dropout: 0.3, train_text_encoder: true}"],
+        ["objective={type: text_to_image, train_text_encoder: true}"],
+        ["objective={type: autoencoder}"],
+    ],
+)
+def test_gradient_checkpointing_changes_no_number(
+    overrides: list[str], make_recipe: MakeRecipe
+) -> None:
+    runs = [
+        train(
+            make_recipe(
+                *overrides,
+                "max_train_steps=2",
+                f"name={switch}",
+                f"gradient_checkpointing={switch}",
+            )
+        )
+        for switch in ("false", "true")
+    ]
+    (plain, losses), (checkpointed, same_losses) = runs
+    assert losses == same_losses
+    for one, two in zip(
+        plain.objective.parameters(), checkpointed.objective.parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
+
+
+def test_autoencoder_measures_the_scale_of_its_latents(make_recipe: MakeRecipe) -> None:
+    """The factor that makes their variance 1 is in the artifact's VAE."""
+    recipe = make_recipe("objective={type: autoencoder}", "max_train_steps=3")
+    trainer, _ = train(recipe)
+    objective: Any = trainer.objective
+    factor = load_base_model(
+        type(recipe.base_model)(path=str(trainer.end()))
+    ).vae.config.scaling_factor
+    assert factor == pytest.approx(float(objective.latent_variance) ** -0.5)
+    assert factor != 0.5
+
+
+def test_autoencoder_terms(make_recipe: MakeRecipe) -> None:
+    """Each weight brings its own term: their sum is the loss of all."""
+    pixels = torch.rand(2, 3, 16, 16) * 2 - 1
+    batch: Any = {"positions": [0, 1], "pixels": pixels}
+
+    def loss(**weights: float) -> torch.Tensor:
+        names = ("l1_weight", "gradient_weight", "kl_weight")
+        text = ", ".join(f"{name}: {weights.get(name, 0.0)}" for name in names)
+        recipe = make_recipe("objective={type: autoencoder, " + text + "}")
+        objective: Objective = load_objective(recipe, torch.device("cpu")).eval()
+        with torch.no_grad():
+            return objective(batch)
+
+    l1, gradient = loss(l1_weight=1.0), loss(gradient_weight=1.0)
+    both = loss(l1_weight=1.0, gradient_weight=2.0)
+    assert l1.shape == (2,)
+    assert torch.allclose(both, l1 + 2 * gradient)
+    assert torch.allclose(loss(l1_weight=1.0, kl_weight=1e-3) - l1, 1e-3 * kl(make_recipe, pixels))
+
+
+def kl(make_recipe: MakeRecipe, pixels: torch.Tensor) -> torch.Tensor:
+    """As diffusers computes it."""
+    base = load_base_model(make_recipe().base_model)
+    with torch.no_grad():
+        return base.vae.encode(pixels).latent_dist.kl()

@@ -1,0 +1,282 @@
+"""What holds for every run: grids show what is saved, nothing disturbs training, errors help."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from inference.grid import grid_cells
+from train.config import TrainRecipe
+from train.trainer import Trainer
+
+MakeRecipe = Callable[..., TrainRecipe]
+
+IMAGES = [
+    'sampling.images.one={prompt: "red, number 0", seed: 3, cfg_scale: 3, negative_prompt: blue}',
+    "sampling.images.two={prompt: cyan, seed: 4, count: 2}",
+    "sampling.images.three={prompt: lime, sampler: Euler a, width: 24}",
+    "sampling.settings={steps: 3, schedule_type: Karras, cfg_scale: 1.5}",
+]
+
+DRAWING = """
+base_model: {{path: {base}}}
+settings: {{steps: 3, schedule_type: Karras, cfg_scale: 1.5}}
+images:
+  one: {{prompt: "red, number 0", seed: 3, cfg_scale: 3, negative_prompt: blue}}
+  two: {{prompt: cyan, seed: 4, count: 2}}
+  three: {{prompt: lime, sampler: Euler a, width: 24}}
+grid: false
+"""
+
+TEXT_TO_IMAGE = "objective={type: text_to_image, train_text_encoder: true}"
+
+
+def pixels(images: list[Image.Image]) -> list[tuple[tuple[int, int], bytes]]:
+    return [(image.size, image.convert("RGB").tobytes()) for image in images]
+
+
+def drawn(done: Any) -> list[tuple[tuple[int, int], bytes]]:
+    assert done.status == 0, done.err
+    return pixels([Image.open(path) for path in done.out.split()])
+
+
+def artifact_of(folder: Path, suffix: str) -> Path:
+    return folder / "run" / "artifacts" / f"last{suffix}"
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Those of an artifact's file, or of all files of its folder."""
+    if path.is_file():
+        return load_file(path)
+    files = sorted(path.rglob("*.safetensors"))
+    return {f"{file.parent.name}.{k}": v for file in files for k, v in load_file(file).items()}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+# What you see is what you save
+
+
+@pytest.fixture(scope="session")
+def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("drawing") / "images.yaml"
+    path.write_text(DRAWING.format(base=tiny_base_folder))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "suffix"),
+    [
+        (["objective={type: lora, rank: 4, alpha: 8, dropout: 0.1}"], ".safetensors"),
+        (
+            ["objective={type: lora, rank: 4, train_text_encoder: true}", "mixed_precision=bf16"],
+            ".safetensors",
+        ),
+        ([TEXT_TO_IMAGE], ""),
+        ([TEXT_TO_IMAGE, "ema={decay: 0.5}"], ""),
+        ([TEXT_TO_IMAGE, "ema={decay: 0.5}", "mixed_precision=bf16"], ""),
+    ],
+    ids=["lora", "lora bf16", "text_to_image", "text_to_image ema", "text_to_image ema bf16"],
+)
+def test_last_grid_is_what_a_new_process_draws(
+    options: list[str], suffix: str, commands: Any, drawing_recipe: Path, tmp_path: Path
+) -> None:
+    """Pixel for pixel; and above it stands what the base model draws."""
+    done = commands.train(f"output_dir={tmp_path}", *options, *IMAGES)
+    assert done.status == 0, done.err
+    base_row, last_row = grid_cells(Image.open(tmp_path / "run" / "samples" / "step-000004.png"))
+    precision = "precision=bf16" if "mixed_precision=bf16" in options else "precision=fp32"
+    artifact = artifact_of(tmp_path, suffix)
+    to = f"output_dir={tmp_path / 'out'}"
+    with_artifact = commands.draw(drawing_recipe, precision, to, f"artifacts.it.path={artifact}")
+    assert drawn(with_artifact) == pixels(last_row)
+    assert drawn(commands.draw(drawing_recipe, precision, to)) == pixels(base_row)
+    assert not set(pixels(base_row)) & set(pixels(last_row))
+
+
+def test_a_trained_folder_is_a_base_model(
+    commands: Any, drawing_recipe: Path, tmp_path: Path
+) -> None:
+    done = commands.train(f"output_dir={tmp_path}", TEXT_TO_IMAGE, *IMAGES)
+    assert done.status == 0, done.err
+    grid = Image.open(tmp_path / "run" / "samples" / "step-000004.png")
+    path = f"base_model.path={artifact_of(tmp_path, '')}"
+    assert drawn(commands.draw(drawing_recipe, path, f"output_dir={tmp_path}/out")) == pixels(
+        grid_cells(grid)[1]
+    )
+
+
+def test_artifacts_are_not_rounded_to_mixed_precision(
+    make_recipe: MakeRecipe,
+) -> None:
+    for objective in ("objective={type: lora, rank: 2}", "objective={type: text_to_image}"):
+        recipe = make_recipe(
+            objective, "mixed_precision=bf16", "saving.save_precision=fp32", "max_train_steps=2"
+        )
+        recipe.name = recipe.objective.type
+        saved = tensors(Trainer(recipe).train())
+        trained = {key: value for key, value in saved.items() if "lora_up" in key or "unet." in key}
+        assert any(not torch.equal(value, value.bfloat16().float()) for value in trained.values())
+
+
+# Nothing but the recipe decides
+
+
+def test_seeing_and_saving_changes_nothing(make_recipe: MakeRecipe) -> None:
+    busy = make_recipe(
+        "name=busy",
+        "objective={type: lora, rank: 2, dropout: 0.2}",
+        "sampling.sample_every_n_steps=1",
+        "saving.save_every_n_steps=1",
+        "ema={decay: 0.5}",
+        *IMAGES,
+    )
+    quiet = make_recipe(
+        "name=quiet",
+        "objective={type: lora, rank: 2, dropout: 0.2}",
+        "ema={decay: 0.5}",
+        "log_every_n_steps=100",
+    )
+    torch.manual_seed(1)
+    one = tensors(Trainer(busy).train())
+    torch.manual_seed(2)
+    assert same(one, tensors(Trainer(quiet).train()))
+
+
+def test_accumulation_is_a_larger_batch(make_recipe: MakeRecipe) -> None:
+    """Up to rounding: the largest weight is about 0.3."""
+    results = []
+    for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
+        recipe = make_recipe(
+            f"name=b{batch}",
+            f"train_batch_size={batch}",
+            f"gradient_accumulation_steps={accumulation}",
+            "optimizer.epsilon=1e-4",
+        )
+        Trainer(recipe).train()
+        results.append(tensors(Path(recipe.output_dir) / recipe.name / "checkpoints/step-000004"))
+    for other in results[1:]:
+        for name, value in results[0].items():
+            assert torch.allclose(value, other[name], atol=1e-5), name
+
+
+def test_cache_of_captions_and_latents_changes_rounding_only(make_recipe: MakeRecipe) -> None:
+    results = []
+    for cache in ("auto", "off"):
+        recipe = make_recipe(f"name={cache}", f"data.cache={cache}", "optimizer.epsilon=1e-4")
+        trainer = Trainer(recipe)
+        trainer.train()
+        assert bool(trainer.prompt_states and trainer.prompt_states.known) == (cache == "auto")
+        results.append(trainer.objective.state_dict())
+    for name, value in results[0].items():
+        assert torch.allclose(value, results[1][name], atol=1e-5), name
+
+
+def test_an_autoencoder_asks_no_text_encoder(make_recipe: MakeRecipe) -> None:
+    trainer = Trainer(make_recipe("objective={type: autoencoder}"))
+    trainer.base.encode_prompts = None  # type: ignore[method-assign, assignment]
+    trainer.train()
+    assert trainer.run.grid(4).is_file()
+
+
+def test_snapshot_trains_again(make_recipe: MakeRecipe, commands: Any, tmp_path: Path) -> None:
+    """Also that of a run which was resumed; and its own folder is in use."""
+    recipe = make_recipe("max_train_steps=2", "seed=5", "data.flip=0.5", "resume=true")
+    expected = tensors(Trainer(recipe).train())
+    snapshot = tmp_path / "run" / "recipe.yaml"
+    again = commands.run("train", [str(snapshot), "name=again"], [{}], None)[0]
+    assert again.status == 0, again.err
+    assert same(tensors(tmp_path / "again" / "artifacts" / "last.safetensors"), expected)
+    assert commands.run("train", [str(snapshot)], [{}], None)[0].status == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "norm_after"),
+    [
+        (["max_grad_norm=1.0"], 1.0),
+        (["max_grad_norm=null"], None),
+        (["max_grad_norm=null", "max_grad_value=0.01"], "values"),
+    ],
+)
+def test_clipping(make_recipe: MakeRecipe, options: list[str], norm_after: Any) -> None:
+    trainer = Trainer(make_recipe(*options))
+    for parameter in trainer.parameters:
+        parameter.grad = torch.full_like(parameter, -0.5)
+    count = sum(parameter.numel() for parameter in trainer.parameters)
+    before = 0.5 * count**0.5
+    assert float(trainer.clip_gradients()) == pytest.approx(before, rel=1e-4)
+    gradients = torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
+    if norm_after == "values":
+        assert gradients.unique().tolist() == pytest.approx([-0.01])
+    else:
+        assert float(gradients.norm()) == pytest.approx(norm_after or before, rel=1e-4)
+
+
+def test_base_row_is_left_out_when_other_pictures_are_asked_for(make_recipe: MakeRecipe) -> None:
+    def rows(*overrides: str) -> int:
+        recipe = make_recipe("sampling.settings.steps=1", *overrides)
+        trainer = Trainer(recipe)
+        trainer.train()
+        return len(grid_cells(Image.open(trainer.run.grid(recipe.max_train_steps))))
+
+    assert rows("max_train_steps=1", "sampling.images.a.prompt=red") == 2
+    more = ["resume=true", "max_train_steps=2"]
+    assert rows(*more, "sampling.images.a.prompt=blue") == 1
+    assert rows("resume=true", "max_train_steps=3", "sampling.images.a.prompt=red") == 2
+
+
+# Errors of the command
+
+
+def test_used_folder_is_refused(commands: Any, tmp_path: Path) -> None:
+    to = f"output_dir={tmp_path}"
+    assert commands.train(to, "max_train_steps=1").status == 0
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    again = commands.train(to, "max_train_steps=1")
+    assert (again.status, again.out) == (2, "")
+    assert again.err == (
+        f"train: {tmp_path}/run holds a run already: resume=true goes on with it, another name=… "
+        "starts a new one\n"
+    )
+    changed = commands.train(to, "max_train_steps=2", "resume=true", "optimizer.learning_rate=0.5")
+    assert changed.status == 2
+    assert "optimizer.learning_rate: 0.01 became 0.5" in changed.err
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("options", [["data.cache=off", "data.num_workers=1"], []])
+def test_broken_picture_ends_the_run(
+    options: list[str], commands: Any, pictures: Path, tmp_path: Path
+) -> None:
+    for file in pictures.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "4-magenta.png").write_bytes(b"no picture")
+    done = commands.train(f"output_dir={tmp_path}/runs", f"data.path={tmp_path}", *options)
+    assert done.status == 2
+    errors = [line for line in done.err.splitlines() if line.startswith("train: ")]
+    assert len(errors) == 1
+    assert "4-magenta.png: cannot be read as a picture" in errors[0]
+    assert "Traceback" not in done.err
+
+
+def test_empty_folder_and_wrong_part_are_wrong_input(commands: Any, tmp_path: Path) -> None:
+    empty = commands.train(f"output_dir={tmp_path}", f"data.path={tmp_path}")
+    assert empty.status == 2
+    assert empty.err.startswith("train: data.path: no pictures in")
+    part = commands.train(f"output_dir={tmp_path}", "optimizer.learning_rates={text_encoder: 0.1}")
+    assert part.status == 2
+    assert "text_encoder is not trained; this objective trains unet" in part.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_loss_that_explodes_is_a_failure(commands: Any, tmp_path: Path) -> None:
+    done = commands.train(f"output_dir={tmp_path}", "optimizer.learning_rate=1e30")
+    assert done.status == 1
+    assert "train: loss is not finite at step 2: " in done.err
+    assert "Traceback" not in done.err
