@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from inference.command import tell, warnings_told
+from inference.command import find_recipe, tell, warnings_told
 from inference.config import ImagesRecipe, draw_schema
 from inference.errors import InputError
 from inference.quiet import quiet_libraries
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         with warnings_told("draw"):
-            recipe = load_recipe(arguments[0], draw_schema, arguments[1:])
+            recipe = load_recipe(find_recipe(arguments[0]), draw_schema, arguments[1:])
         quiet_libraries()
         run(recipe)
     except InputError as error:

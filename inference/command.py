@@ -4,14 +4,24 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from inference.recipe import RecipeWarning
+
+SHIPPED = Path(__file__).parents[1] / "train" / "configs"
+"""Where an installed Limner has the recipes of the clone's configs/."""
 
 
 def tell(program: str, message: object) -> None:
     """Every line of the message, with the program's name before it, on standard error."""
     for line in str(message).splitlines():
         print(f"{program}: {line}", file=sys.stderr)
+
+
+def find_recipe(path: str) -> str:
+    """The recipe's file: as named, or the shipped one of that name (`configs/lora.yaml`)."""
+    shipped = SHIPPED / path.removeprefix("configs/")
+    return str(shipped) if not Path(path).is_file() and shipped.is_file() else path
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
     python -m scripts.evaluate_picto inference/assets/picto --pairs 200
 
-Needs `python -m scripts.build_picto_dataset` and `pip install 'limner[pretrain]'`. Three things:
+Needs `python -m scripts.build_picto_dataset` and `make install-pretrain`. Three things:
   VAE        mean PSNR in dB over split val (64x64 on white, values in [0, 1]), latent mode
   retrieval  the prompt `{name}, {style words}` is drawn; is the true picture the nearest (top-1),
              or among the nearest five (top-5), of 50 pictures of the same style? EfficientNet-Lite0
@@ -169,23 +169,20 @@ def retrieval(
 # --------------------------------------------------------------------------------------- drawing
 
 
-def diffusers_drawer(folder: Path) -> Draw:
-    """Draw with diffusers' pipeline: DPM++ 2M Karras, STEPS steps, guidance GUIDANCE, float32."""
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+def our_drawer(folder: Path, precision: str) -> Draw:
+    """Draw with our own sampler: DPM++ 2M Karras, STEPS steps, guidance GUIDANCE."""
+    from inference.base_model import load_base_model
+    from inference.config import BaseModelConfig, ImageConfig
+    from inference.sampling import draw as draw_images
 
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
-    )
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(
-        pipe.scheduler.config, use_karras_sigmas=True
-    )
-    pipe.set_progress_bar_config(disable=True)
+    base = load_base_model(BaseModelConfig(path=str(folder)), precision)
 
     def draw(prompts: list[str], seeds: list[int]) -> list[Image.Image]:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return pipe(
-            prompts, generator=generators, num_inference_steps=STEPS, guidance_scale=GUIDANCE
-        ).images
+        requests = [
+            ImageConfig(prompt=prompt, seed=seed, steps=STEPS, cfg_scale=GUIDANCE)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return [drawing.image for drawing in draw_images(base, requests, batch_size=BATCH)]
 
     return draw
 
@@ -229,7 +226,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     for pair in splits["train"]:
         by_style[pair.style].append(pair)
     pool = {style: rng.sample(members, POOL_PER_STYLE) for style, members in by_style.items()}
-    draw, start = diffusers_drawer(options.base), time.monotonic()
+    draw, start = our_drawer(options.base, options.precision), time.monotonic()
     drawings = {split: draw_all(draw, pairs, f"draw {split}") for split, pairs in asked.items()}
     report["seconds_per_drawing"] = (time.monotonic() - start) / sum(map(len, drawings.values()))
     report["retrieval"] = retrieval(asked, drawings, pool, load_efficientnet_lite0(), options.seed)
@@ -260,6 +257,7 @@ def main() -> None:
     parser.add_argument("--vae-only", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of drawing")
     options = parser.parse_args()
     report = evaluate(options)
     print_table(report)

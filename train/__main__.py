@@ -23,13 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(path: str, overrides: list[str]) -> int:
     """Loads the recipe, and only then the heavy libraries."""
-    from inference.command import tell, warnings_told
+    from inference.command import find_recipe, tell, warnings_told
     from inference.quiet import quiet_libraries
     from inference.recipe import load_recipe
     from train.config import train_schema
 
     with warnings_told("train"):
-        recipe = load_recipe(path, train_schema, overrides)
+        recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
 
     from train.trainer import Interrupted, Trainer

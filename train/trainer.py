@@ -81,6 +81,7 @@ class Trainer:
         self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
         self.clock = StepClock()
         self.losses: list[Tensor] = []
+        self.rates: dict[str, float] = {}
         self.board: Board | None = None
 
     def train(self) -> Path:
@@ -184,6 +185,7 @@ class Trainer:
                 grad_norm = self.clip_gradients()
             self.optimizer.step()
             if self.accelerator.sync_gradients:
+                self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
                 self.lr_scheduler.step()
                 if self.ema is not None:
                     self.ema.step(self.parameters)
@@ -223,8 +225,7 @@ class Trainer:
         if self.board is not None:
             scalars = {"loss": loss, "gradient_norm": float(grad_norm)}
             scalars["images_per_second"] = images / seconds
-            for group in self.optimizer.param_groups:
-                scalars[f"learning_rate/{group['name']}"] = group["lr"]
+            scalars |= {f"learning_rate/{part}": rate for part, rate in self.rates.items()}
             self.board.scalars(scalars, self.step_number)
         pace = seconds * self.recipe.gradient_accumulation_steps / micro_batches
         self.progress.report(self.step_number, loss, pace)

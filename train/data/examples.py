@@ -161,14 +161,13 @@ def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch 
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=collate,
-        worker_init_fn=leave_signals_to_the_trainer,
+        worker_init_fn=ignore_interrupts,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
     return loader
 
 
-def leave_signals_to_the_trainer(worker: int) -> None:
+def ignore_interrupts(worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the workers end when their trainer does."""
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
