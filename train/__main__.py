@@ -32,6 +32,7 @@ def train(path: str, overrides: list[str]) -> int:
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
 
+    from train.run_directory import SavingError
     from train.trainer import Interrupted, Trainer
 
     try:
@@ -40,7 +41,7 @@ def train(path: str, overrides: list[str]) -> int:
     except Interrupted as stop:
         tell("train", f"{stop}; resume=true goes on")
         return 128 + stop.number
-    except FloatingPointError as error:
+    except (FloatingPointError, SavingError) as error:
         tell("train", error)
         return 1
     if trainer.is_main:

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from inference.errors import InputError
 from inference.files import write_atomically
@@ -19,6 +21,10 @@ SAFE_TO_CHANGE = ("max_train_steps", "saving", "sampling", "log_every_n_steps", 
 
 class RunDirectoryError(InputError):
     """The run's folder does not allow what is asked."""
+
+
+class SavingError(RuntimeError):
+    """A checkpoint or artifact could not be written; nothing saved before is lost."""
 
 
 class RunDirectory:
@@ -114,16 +120,37 @@ class RunDirectory:
         for left_over in self.checkpoints.glob(".*"):
             shutil.rmtree(left_over)
         unfinished = self.checkpoints / f".{target.name}"
-        unfinished.mkdir(parents=True)
-        write(unfinished)
-        for file in unfinished.iterdir():
-            sync(file)
-        sync(unfinished)
-        unfinished.rename(target)
+        with self.saving(target):
+            unfinished.mkdir(parents=True)
+            write(unfinished)
+            for file in unfinished.iterdir():
+                sync(file)
+            sync(unfinished)
+            unfinished.rename(target)
         sync(self.checkpoints)
         for old in self._all_checkpoints()[:-keep]:
             shutil.rmtree(old)
         return target
+
+    @contextmanager
+    def saving(self, target: Path) -> Iterator[None]:
+        """Tells what could not be written, how much room there is, and what is still there.
+
+        Raises:
+            SavingError: writing failed; what was saved before is untouched.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            for left_over in self.checkpoints.glob(".*"):
+                shutil.rmtree(left_over)
+            newest = self.newest_checkpoint()
+            kept = f"; resume=true goes on from {newest}" if newest else ""
+            room = shutil.disk_usage(self.path).free / 1e6
+            raise SavingError(
+                f"{target} could not be written, with {room:.0f} MB free on the disk: {error}. "
+                f"What was saved before is untouched{kept}"
+            ) from error
 
     def point_last(self, artifact: Path) -> Path:
         """artifacts/last.* becomes a link to the newest artifact."""

@@ -253,7 +253,7 @@ class Trainer:
         artifact = self.objective.artifact()
         path = self.run.artifact(self.step_number, artifact.suffix)
         metadata = run_metadata(self.recipe, self.step_number, len(self.examples))
-        with self.weights(self.as_saved):
+        with self.run.saving(path), self.weights(self.as_saved):
             artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
         self.run.point_last(path)
         return path

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from train.run_directory import RunDirectory, RunDirectoryError, differences
+from train.run_directory import RunDirectory, RunDirectoryError, SavingError, differences
 
 FACTS = {"pictures": 8, "dataset_fingerprint": "aa"}
 RECIPE = "name: run\nseed: 1\noptimizer:\n  betas: [0.9, 0.999]\n"
@@ -134,3 +134,17 @@ def test_last_points_to_the_newest_artifact(run: RunDirectory, suffix: str) -> N
 )
 def test_differences(before: Any, after: Any, expected: list[Any]) -> None:
     assert differences(before, after) == expected
+
+
+def test_failed_writing_loses_nothing_and_says_so(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.write_checkpoint(2, lambda folder: (folder / "a").write_text("whole") and None, keep=2)
+
+    def full_disk(folder):
+        (folder / "a").write_text("half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(SavingError, match=r"No space left.*resume=true goes on from .*step-000002"):
+        run.write_checkpoint(4, full_disk, keep=2)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-000002"]
+    assert (run.checkpoint(2) / "a").read_text() == "whole"

@@ -1,0 +1,238 @@
+"""A run that was stopped anywhere and goes on ends in the same bytes as one that never stopped."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+STEPS = 9
+RANDOM = [
+    f"max_train_steps={STEPS}",
+    "gradient_accumulation_steps=2",
+    "saving.save_every_n_steps=3",
+    "data={resize: none, resolution: 8, crop: random, flip: 0.5, latent_sampling: random}",
+    "data.captions={dropout_rate: 0.3, shuffle_tags: true, tag_dropout_rate: 0.2}",
+    "lr_scheduler={type: cosine, warmup_steps: 3}",
+    "ema={decay: 0.8}",
+    "sampling.sample_every_n_steps=4",
+    "sampling.images.one={prompt: red}",
+]
+OBJECTIVES = {
+    "lora": ["objective={type: lora, rank: 2, dropout: 0.2}"],
+    "lora 8 bit": ["objective={type: lora, rank: 64}", "optimizer.type=adamw8bit"],
+    "text_to_image": ["objective={type: text_to_image, train_text_encoder: true}"],
+    "text_to_image bf16": ["objective={type: text_to_image}", "mixed_precision=bf16"],
+    "autoencoder": ["objective={type: autoencoder}"],
+}
+
+
+def contents(run: Path) -> dict[str, str]:
+    """Hashes of everything that a run leaves to use: artifacts and grids."""
+    files = [file for name in ("artifacts", "samples") for file in (run / name).rglob("*")]
+    return {
+        str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(files)
+        if file.is_file()
+    }
+
+
+@dataclass(frozen=True)
+class Straight:
+    """What a run leaves that was never stopped."""
+
+    overrides: list[str]
+    contents: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def straight(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Straight]:
+    """Runs an objective without a stop, once."""
+    known: dict[str, Straight] = {}
+
+    def run(name: str) -> Straight:
+        if name not in known:
+            folder = tmp_path_factory.mktemp("straight")
+            overrides = [*OBJECTIVES[name], *RANDOM]
+            done = commands.train(f"output_dir={folder}", *overrides)
+            assert done.status == 0, done.err
+            known[name] = Straight(overrides, contents(folder / "run"))
+        return known[name]
+
+    return run
+
+
+def check_the_same(run: Path, straight: Straight) -> None:
+    found = contents(run)
+    assert found.keys() == straight.contents.keys()
+    assert [name for name in found if found[name] != straight.contents[name]] == []
+    assert not [path for path in run.rglob(".*") if path.name != ".last"]
+
+
+def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight]) -> None:
+    names = [name for name in straight("lora").contents if "base" not in name]
+    assert names == [
+        "artifacts/last.safetensors",
+        "artifacts/step-000003.safetensors",
+        "artifacts/step-000006.safetensors",
+        "artifacts/step-000009.safetensors",
+        "samples/step-000004.png",
+        "samples/step-000008.png",
+        "samples/step-000009.png",
+    ]
+
+
+STOPS = {
+    "in the middle of step 2, before anything was saved": ("torch.optim:AdamW.step", 2, False),
+    "in the middle of step 5": ("torch.optim:AdamW.step", 5, False),
+    "in the last step": ("torch.optim:AdamW.step", 9, True),
+    "in the second micro-batch": ("train.trainer:Trainer.step", 10, False),
+    "before the artifact of step 6": ("inference.artifacts.lora:Lora.save", 2, False),
+    "between artifact and checkpoint": ("train.trainer:Trainer.save_checkpoint", 2, False),
+    "while a checkpoint is written": ("train.checkpoints:TrainingState.write", 2, True),
+    "between checkpoint and grid": ("train.trainer:Trainer.draw_grid", 3, False),
+    "while the last artifact is linked": ("train.run_directory:RunDirectory.point_last", 3, False),
+    "after the last checkpoint": ("train.trainer:Trainer.save", 3, True),
+    "while the base model is drawn": ("train.previews:PromptGrid.keep_base_row", 1, True),
+}
+
+
+@pytest.mark.parametrize("place", STOPS)
+def test_killed_run_goes_on(
+    place: str,
+    straight: Callable[[str], Straight],
+    commands: Any,
+    stop_at: Callable[..., dict[str, object]],
+    tmp_path: Path,
+) -> None:
+    function, call, after = STOPS[place]
+    expected = straight("lora")
+    overrides = [f"output_dir={tmp_path}", "resume=true", *expected.overrides]
+    assert commands.train(*overrides, stop=stop_at(function, call, "KILL", after)).status == -9
+    done = commands.train(*overrides)
+    assert done.status == 0, done.err
+    check_the_same(tmp_path / "run", expected)
+
+
+def test_run_killed_again_and_again(
+    straight: Callable[[str], Straight],
+    commands: Any,
+    stop_at: Callable[..., dict[str, object]],
+    tmp_path: Path,
+) -> None:
+    """With workers that prepare examples, and without."""
+    expected = straight("lora")
+    for turn, (signal_name, status) in enumerate([("KILL", -9), ("TERM", 143), ("KILL", -9)]):
+        stop = stop_at("torch.optim:AdamW.step", 4 - turn, signal_name)
+        workers = f"data.num_workers={turn % 2}"
+        overrides = [f"output_dir={tmp_path}", "resume=true", *expected.overrides]
+        done = commands.train(*overrides, workers, stop=stop)
+        assert done.status == status, done.err
+    done = commands.train(f"output_dir={tmp_path}", "resume=true", *expected.overrides)
+    assert done.status == 0, done.err
+    check_the_same(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "signal_name", "status"),
+    [
+        ("lora", "TERM", 143),
+        ("lora 8 bit", "INT", 130),
+        ("text_to_image", "TERM", 143),
+        ("text_to_image bf16", "INT", 130),
+        ("autoencoder", "TERM", 143),
+    ],
+)
+def test_stopped_run_saves_its_state_and_goes_on(
+    name: str,
+    signal_name: str,
+    status: int,
+    straight: Callable[[str], Straight],
+    commands: Any,
+    stop_at: Callable[..., dict[str, object]],
+    tmp_path: Path,
+) -> None:
+    expected = straight(name)
+    overrides = [f"output_dir={tmp_path}", *expected.overrides]
+    stop = stop_at("train.trainer:Trainer.step", 10, signal_name)
+    done = commands.train(*overrides, stop=stop)
+    assert done.status == status, done.err
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000005"
+    last_line = f"train: stopped by SIG{signal_name}; saved {checkpoint}; resume=true goes on"
+    assert done.err.splitlines()[-1] == last_line
+    assert checkpoint.is_dir()
+    done = commands.train(*overrides, "resume=true")
+    assert done.status == 0, done.err
+    check_the_same(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_nothing(
+    num_workers: int, straight: Callable[[str], Straight], commands: Any, tmp_path: Path
+) -> None:
+    expected = straight("lora")
+    workers = f"data.num_workers={num_workers}"
+    done = commands.train(f"output_dir={tmp_path}", *expected.overrides, workers)
+    assert done.status == 0, done.err
+    check_the_same(tmp_path / "run", expected)
+
+
+def test_finished_run_is_left_as_it_is(commands: Any, tmp_path: Path) -> None:
+    to = f"output_dir={tmp_path}"
+    assert commands.train(to).status == 0
+    before = contents(tmp_path / "run")
+    done = commands.train(to, "resume=true")
+    assert done.status == 0, done.err
+    assert f"artifact: {tmp_path}/run/artifacts/last.safetensors" in done.out
+    assert contents(tmp_path / "run") == before
+
+
+def test_longer_run_is_the_beginning_of_it(commands: Any, tmp_path: Path) -> None:
+    """With a constant learning rate, more steps can be asked for afterwards."""
+    for name, steps in (("in_parts", [2, 4]), ("at_once", [4])):
+        for number in steps:
+            options = [f"name={name}", f"max_train_steps={number}", "resume=true"]
+            assert commands.train(f"output_dir={tmp_path}", *options).status == 0
+    weights = [
+        torch.load(tmp_path / name / "checkpoints/step-000004/optimizer.pt", weights_only=True)
+        for name in ("in_parts", "at_once")
+    ]
+    for one, two in zip(*(w["optimizer"]["state"].values() for w in weights), strict=True):
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_signals_to_the_real_command(
+    recipe_file: Path, straight: Callable[[str], Straight], tmp_path: Path
+) -> None:
+    """SIGINT to the whole group of processes, as Ctrl-C does, when step 4 is seen."""
+    expected = straight("lora")
+    # fmt: off
+    command = [
+        sys.executable, "-m", "train", str(recipe_file), f"output_dir={tmp_path}",
+        *expected.overrides, "data.num_workers=1", "resume=true",
+    ]
+    # fmt: on
+    statuses = []
+    for stop in (True, False):
+        with subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            assert process.stderr
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if stop and line.startswith("step 4/"):
+                    os.killpg(process.pid, signal.SIGINT)
+        statuses.append(process.returncode)
+        assert "Traceback" not in "".join(lines)
+    assert statuses == [130, 0]
+    check_the_same(tmp_path / "run", expected)

@@ -1,0 +1,114 @@
+"""Two processes keep equal weights, and equal one process with twice the accumulation."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+
+OPTIONS = [
+    "max_train_steps=4",
+    "saving={save_every_n_steps: 2, save_precision: fp32}",
+    "data={flip: 0.5}",
+    "data.captions.dropout_rate=0.3",
+    "ema={decay: 0.8}",
+    "optimizer.epsilon=1e-4",
+]
+LORA = "objective={type: lora, rank: 2, dropout: 0.2}"
+TEXT_TO_IMAGE = "objective={type: text_to_image, train_text_encoder: true}"
+
+ROUNDING = 2e-6
+"""Of sums in another order, through four steps; the weights are up to 1, the steps 0.01 each."""
+
+
+def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:
+    folder = run / "checkpoints" / f"step-{step:06d}"
+    files = ("trained.safetensors", "ema.safetensors")
+    return {f"{name}: {k}": v for name in files for k, v in load_file(folder / name).items()}
+
+
+def largest_difference(one: Path, two: Path) -> float:
+    ours, theirs = weights(one), weights(two)
+    assert ours.keys() == theirs.keys()
+    return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
+
+
+def succeed(ranks: list[Any]) -> None:
+    for rank in ranks:
+        assert rank.status == 0, rank.err
+
+
+@pytest.fixture
+def sums_of_every_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Has every rank leave a hash of its weights; returns their folder."""
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("objective", [LORA, TEXT_TO_IMAGE], ids=["lora", "text_to_image"])
+def test_two_processes_equal_twice_the_accumulation(
+    objective: str, commands: Any, tmp_path: Path
+) -> None:
+    to = f"output_dir={tmp_path}"
+    two = commands.train_on_two(to, "name=two", objective, *OPTIONS)
+    succeed(two)
+    assert (two[1].out, two[1].err) == ("", "")  # only the first one speaks
+    one = commands.train(to, "name=one", objective, *OPTIONS, "gradient_accumulation_steps=2")
+    assert one.status == 0, one.err
+    difference = largest_difference(tmp_path / "one", tmp_path / "two")
+    print(f"largest difference: {difference:.1e}")
+    assert difference < ROUNDING
+
+
+def test_both_processes_keep_equal_weights(
+    commands: Any, stop_at: Callable[..., dict[str, object]], tmp_path: Path
+) -> None:
+    """Each resumes from its own weights in memory: had they differed, so would what follows.
+
+    One process is stopped, and both stop; the run that goes on ends as the straight one.
+    """
+    straight = [f"output_dir={tmp_path}", LORA, *OPTIONS]
+    succeed(commands.train_on_two(*straight, "name=straight"))
+    stop = stop_at("train.trainer:Trainer.step", 3, "TERM")
+    stopped = commands.train_on_two(*straight, "name=stopped", stop=stop)
+    assert [rank.status for rank in stopped] == [143, 143], stopped
+    assert (tmp_path / "stopped" / "checkpoints" / "step-000003").is_dir()
+    succeed(commands.train_on_two(*straight, "name=stopped", "resume=true"))
+    assert largest_difference(tmp_path / "straight", tmp_path / "stopped") == 0
+
+
+def test_clip_skip_leaves_layers_without_gradient(commands: Any, tmp_path: Path) -> None:
+    options = ["max_train_steps=2", "base_model.clip_skip=2", "mixed_precision=bf16"]
+    succeed(commands.train_on_two(f"output_dir={tmp_path}", TEXT_TO_IMAGE, *options))
+
+
+@pytest.mark.slow
+def test_torchrun(recipe_file: Path, commands: Any, tmp_path: Path) -> None:
+    """The real launcher does the same as the processes above."""
+    arguments = [f"output_dir={tmp_path}", LORA, *OPTIONS]
+    succeed(commands.train_on_two(*arguments, "name=here"))
+    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            *launcher,
+            "-m",
+            "train",
+            str(recipe_file),
+            *arguments,
+            "name=there",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        check=True,
+    )
+    assert largest_difference(tmp_path / "here", tmp_path / "there") == 0
