@@ -8,7 +8,7 @@ Iconify's `icons.json` format: https://iconify.design/docs/types/iconify-json.ht
 Makes, below `datasets/picto/`:
     packages/*.tgz                      the npm packages, checked against npm_sha256.txt
     images/{train,val,demo}/*.png       64x64 RGBA, one per manifest line, with metadata.jsonl
-    composed/*.png                      64x64 RGB training scenes (split train only), with
+    composed/{plain,scenes}/*.png       64x64 RGB training scenes (split train only), with
                                         metadata.jsonl whose `text` is a list of caption variants
 """
 
@@ -283,16 +283,22 @@ def compose(task: tuple[Record, Record, int, int, str, str]) -> Record:
     else:
         kind, (scene, captions) = "single", single_scene(record, Path(images), rng)
     file_name = f"{record['style']}-{record['hex']}-{variant}.png"
-    scene.save(Path(out) / file_name, compress_level=1)
+    scene.save(Path(out) / scene_folder(kind) / file_name, compress_level=1)
     kept = {key: record[key] for key in ("name", "style", "hex", "tier", "licence")}
     return {"file_name": file_name, "text": captions, "kind": kind, **kept}
+
+
+def scene_folder(kind: str) -> str:
+    """One icon on white goes into plain/, all else into scenes/."""
+    return "plain" if kind == "plain" else "scenes"
 
 
 def compose_all(
     manifest: list[Record], images: Path, out: Path, variants: int, seed: int, workers: int
 ) -> list[Record]:
     """Compose `variants` scenes per train icon into `out` and return the metadata rows."""
-    out.mkdir(parents=True, exist_ok=True)
+    for name in ("plain", "scenes"):
+        (out / name).mkdir(parents=True, exist_ok=True)
     train = [record for record in manifest if record["split"] == "train"]
     by_style = defaultdict(list)
     for record in train:
@@ -306,7 +312,9 @@ def compose_all(
     with multiprocessing.Pool(workers) as pool:
         results = pool.imap(compose, tasks, chunksize=64)
         rows = list(tqdm(results, "composing", len(tasks), unit="img"))
-    write_jsonl(out / "metadata.jsonl", rows)
+    for name in ("plain", "scenes"):
+        of_folder = [row for row in rows if scene_folder(row["kind"]) == name]
+        write_jsonl(out / name / "metadata.jsonl", of_folder)
     return rows
 
 

@@ -15,7 +15,15 @@ from inference.errors import InputError
 from inference.files import write_atomically
 from train.environment import describe_environment
 
-SAFE_TO_CHANGE = ("max_train_steps", "saving", "sampling", "log_every_n_steps", "resume")
+SAFE_TO_CHANGE = (
+    "max_train_steps",
+    "saving",
+    "sampling",
+    "log_every_n_steps",
+    "data.num_workers",
+    "output_dir",
+    "resume",
+)
 """Keys that a resumed run may give anew."""
 
 
@@ -82,7 +90,7 @@ class RunDirectory:
         changes = [
             f"{key}: {old!r} became {new!r}"
             for key, old, new in differences(before, yaml.safe_load(recipe_yaml))
-            if key.split(".")[0] not in SAFE_TO_CHANGE
+            if not any(f"{key}.".startswith(f"{safe}.") for safe in SAFE_TO_CHANGE)
         ]
         if changes:
             raise RunDirectoryError(
@@ -103,9 +111,10 @@ class RunDirectory:
             )
 
     def write_start(self, recipe_yaml: str, facts: dict[str, Any]) -> None:
-        """Writes recipe.yaml and environment.json, before the first step."""
+        """Makes the folders, and writes recipe.yaml and environment.json."""
         for folder in (self.logs, self.samples, self.checkpoints, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
+            remove_left_overs(folder)
         write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))
         environment = json.dumps(describe_environment() | facts, indent=1)
         write_atomically(
@@ -117,8 +126,7 @@ class RunDirectory:
         target = self.checkpoint(step)
         if target.exists():
             return target
-        for left_over in self.checkpoints.glob(".*"):
-            shutil.rmtree(left_over)
+        remove_left_overs(self.checkpoints)
         unfinished = self.checkpoints / f".{target.name}"
         with self.saving(target):
             unfinished.mkdir(parents=True)
@@ -161,6 +169,15 @@ class RunDirectory:
         unfinished.replace(last)
         sync(self.artifacts)
         return last
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Removes what was being written, under a name with a dot before it, when a run was cut."""
+    for left_over in folder.glob(".*"):
+        if left_over.is_dir() and not left_over.is_symlink():
+            shutil.rmtree(left_over)
+        else:
+            left_over.unlink()
 
 
 def sync(path: Path) -> None:

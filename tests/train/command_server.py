@@ -1,7 +1,8 @@
 """Runs Limner's commands in new processes that have the libraries already.
 
-Importing them takes ten times as long as a tiny run. So this script imports them once, and forks a
-process for every request on its standard input (a line of JSON):
+Importing them takes ten times as long as a tiny run. So this script imports them once, reads the
+base model of its argument once, and forks a process for every request on its standard input (a line
+of JSON):
 
     {"module": "train", "arguments": [...], "output": folder, "environments": [{...}, ...],
      "stop": null or {"function": "module:Class.name", "call": 3, "signal": 9, "after": false}}
@@ -25,7 +26,8 @@ from typing import Any
 SECONDS_TO_LIVE = 240
 
 
-def import_libraries() -> None:
+def prepare(base: str) -> None:
+    """Imports what the commands will import, and has the libraries fill their own caches."""
     from inference.quiet import quiet_libraries
 
     quiet_libraries()
@@ -41,6 +43,13 @@ def import_libraries() -> None:
         "transformers.optimization",
     ):
         importlib.import_module(name)
+    from PIL import Image
+
+    from inference.base_model import load_base_model
+    from inference.config import BaseModelConfig
+
+    Image.init()
+    load_base_model(BaseModelConfig(path=base))
 
 
 def arm(function: str, call: int, number: int, after: bool) -> None:
@@ -80,7 +89,7 @@ def become(request: dict[str, Any], number: int) -> None:
 
 
 def main() -> None:
-    import_libraries()
+    prepare(sys.argv[1])
     for line in sys.stdin:
         request = json.loads(line)
         children = []

@@ -100,11 +100,11 @@ class Done:
 class Commands:
     """Runs `python -m train` and `python -m inference`, by way of command_server.py."""
 
-    def __init__(self, recipe: Path, folder: Path) -> None:
+    def __init__(self, recipe: Path, base: Path, folder: Path) -> None:
         self.recipe = recipe
         self.folder = folder
         self.server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("command_server.py"))],
+            [sys.executable, str(Path(__file__).with_name("command_server.py")), str(base)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -164,9 +164,11 @@ class Commands:
 
 
 @pytest.fixture(scope="session")
-def commands(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+def commands(
+    recipe_file: Path, tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Commands]:
     """The commands, quickly."""
-    commands = Commands(recipe_file, tmp_path_factory.mktemp("commands"))
+    commands = Commands(recipe_file, tiny_base_folder, tmp_path_factory.mktemp("commands"))
     yield commands
     commands.close()
 

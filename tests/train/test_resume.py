@@ -15,16 +15,16 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 
-STEPS = 9
+STEPS = 6
 RANDOM = [
     f"max_train_steps={STEPS}",
     "gradient_accumulation_steps=2",
-    "saving.save_every_n_steps=3",
+    "saving.save_every_n_steps=2",
     "data={resize: none, resolution: 8, crop: random, flip: 0.5, latent_sampling: random}",
     "data.captions={dropout_rate: 0.3, shuffle_tags: true, tag_dropout_rate: 0.2}",
     "lr_scheduler={type: cosine, warmup_steps: 3}",
     "ema={decay: 0.8}",
-    "sampling.sample_every_n_steps=4",
+    "sampling.sample_every_n_steps=3",
     "sampling.images.one={prompt: red}",
 ]
 OBJECTIVES = {
@@ -33,6 +33,7 @@ OBJECTIVES = {
     "text_to_image": ["objective={type: text_to_image, train_text_encoder: true}"],
     "text_to_image bf16": ["objective={type: text_to_image}", "mixed_precision=bf16"],
     "autoencoder": ["objective={type: autoencoder}"],
+    "lora, longer": ["objective={type: lora, rank: 2}", "max_train_steps=40"],
 }
 
 
@@ -62,7 +63,7 @@ def straight(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     def run(name: str) -> Straight:
         if name not in known:
             folder = tmp_path_factory.mktemp("straight")
-            overrides = [*OBJECTIVES[name], *RANDOM]
+            overrides = [*RANDOM, *OBJECTIVES[name]]
             done = commands.train(f"output_dir={folder}", *overrides)
             assert done.status == 0, done.err
             known[name] = Straight(overrides, contents(folder / "run"))
@@ -82,27 +83,25 @@ def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight])
     names = [name for name in straight("lora").contents if "base" not in name]
     assert names == [
         "artifacts/last.safetensors",
-        "artifacts/step-000003.safetensors",
+        "artifacts/step-000002.safetensors",
+        "artifacts/step-000004.safetensors",
         "artifacts/step-000006.safetensors",
-        "artifacts/step-000009.safetensors",
-        "samples/step-000004.png",
-        "samples/step-000008.png",
-        "samples/step-000009.png",
+        "samples/step-000003.png",
+        "samples/step-000006.png",
     ]
 
 
 STOPS = {
-    "in the middle of step 2, before anything was saved": ("torch.optim:AdamW.step", 2, False),
-    "in the middle of step 5": ("torch.optim:AdamW.step", 5, False),
-    "in the last step": ("torch.optim:AdamW.step", 9, True),
-    "in the second micro-batch": ("train.trainer:Trainer.step", 10, False),
-    "before the artifact of step 6": ("inference.artifacts.lora:Lora.save", 2, False),
+    "before the first step": ("train.previews:PromptGrid.keep_base_row", 1, True),
+    "before anything was saved": ("torch.optim:AdamW.step", 2, False),
+    "before the artifact of step 4": ("inference.artifacts.lora:Lora.save", 2, False),
+    "while an artifact is written": ("pathlib:Path.write_bytes", 2, True),
+    "before an artifact is linked": ("train.run_directory:RunDirectory.point_last", 2, False),
     "between artifact and checkpoint": ("train.trainer:Trainer.save_checkpoint", 2, False),
     "while a checkpoint is written": ("train.checkpoints:TrainingState.write", 2, True),
-    "between checkpoint and grid": ("train.trainer:Trainer.draw_grid", 3, False),
-    "while the last artifact is linked": ("train.run_directory:RunDirectory.point_last", 3, False),
-    "after the last checkpoint": ("train.trainer:Trainer.save", 3, True),
-    "while the base model is drawn": ("train.previews:PromptGrid.keep_base_row", 1, True),
+    "between two micro-batches": ("train.trainer:Trainer.step", 10, False),
+    "in the last step": ("torch.optim:AdamW.step", 6, True),
+    "between the last checkpoint and its grid": ("train.trainer:Trainer.draw_grid", 2, False),
 }
 
 
@@ -129,14 +128,15 @@ def test_run_killed_again_and_again(
     stop_at: Callable[..., dict[str, object]],
     tmp_path: Path,
 ) -> None:
-    """With workers that prepare examples, and without."""
+    """With and without workers that prepare examples, from 0 to 2, to 5, to 5."""
     expected = straight("lora")
-    for turn, (signal_name, status) in enumerate([("KILL", -9), ("TERM", 143), ("KILL", -9)]):
-        stop = stop_at("torch.optim:AdamW.step", 4 - turn, signal_name)
-        workers = f"data.num_workers={turn % 2}"
+    stops = [(4, "KILL", -9, 0), (3, "TERM", 143, 1), (1, "KILL", -9, 0)]
+    for call, signal_name, status, num_workers in stops:
+        stop = stop_at("torch.optim:AdamW.step", call, signal_name)
         overrides = [f"output_dir={tmp_path}", "resume=true", *expected.overrides]
-        done = commands.train(*overrides, workers, stop=stop)
+        done = commands.train(*overrides, f"data.num_workers={num_workers}", stop=stop)
         assert done.status == status, done.err
+    assert (tmp_path / "run" / "checkpoints" / "step-000005").is_dir()
     done = commands.train(f"output_dir={tmp_path}", "resume=true", *expected.overrides)
     assert done.status == 0, done.err
     check_the_same(tmp_path / "run", expected)
@@ -163,10 +163,10 @@ def test_stopped_run_saves_its_state_and_goes_on(
 ) -> None:
     expected = straight(name)
     overrides = [f"output_dir={tmp_path}", *expected.overrides]
-    stop = stop_at("train.trainer:Trainer.step", 10, signal_name)
+    stop = stop_at("train.trainer:Trainer.step", 6, signal_name)
     done = commands.train(*overrides, stop=stop)
     assert done.status == status, done.err
-    checkpoint = tmp_path / "run" / "checkpoints" / "step-000005"
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
     last_line = f"train: stopped by SIG{signal_name}; saved {checkpoint}; resume=true goes on"
     assert done.err.splitlines()[-1] == last_line
     assert checkpoint.is_dir()
@@ -213,8 +213,8 @@ def test_longer_run_is_the_beginning_of_it(commands: Any, tmp_path: Path) -> Non
 def test_signals_to_the_real_command(
     recipe_file: Path, straight: Callable[[str], Straight], tmp_path: Path
 ) -> None:
-    """SIGINT to the whole group of processes, as Ctrl-C does, when step 4 is seen."""
-    expected = straight("lora")
+    """SIGINT to the whole group of processes, as Ctrl-C does, when step 3 is seen."""
+    expected = straight("lora, longer")
     # fmt: off
     command = [
         sys.executable, "-m", "train", str(recipe_file), f"output_dir={tmp_path}",
@@ -230,7 +230,7 @@ def test_signals_to_the_real_command(
             lines = []
             for line in process.stderr:
                 lines.append(line)
-                if stop and line.startswith("step 4/"):
+                if stop and line.startswith("step 3/"):
                     os.killpg(process.pid, signal.SIGINT)
         statuses.append(process.returncode)
         assert "Traceback" not in "".join(lines)

@@ -64,7 +64,11 @@ def test_changed_keys_are_told_together_with_both_values(run: RunDirectory) -> N
 
 def test_what_changes_no_weights_may_change(run: RunDirectory) -> None:
     more = "max_train_steps: 99\nsaving: {a: 1}\nsampling: {b: 2}\nlog_every_n_steps: 3\n"
-    run.open(f"{RECIPE}{more}resume: true\n", FACTS, resume=True)
+    more += "data: {num_workers: 3}\noutput_dir: x\nresume: true\n"
+    run.write_start(f"{RECIPE}data: {{num_workers: 0}}\n", FACTS)
+    run.open(RECIPE + more, FACTS, resume=True)
+    with pytest.raises(RunDirectoryError, match=r"data\.path: None became 'x'"):
+        run.open(f"{RECIPE}data: {{num_workers: 0, path: x}}\n", FACTS, resume=True)
 
 
 def test_changed_pictures_are_refused(run: RunDirectory) -> None:
@@ -101,6 +105,14 @@ def test_checkpoint_that_could_not_be_written_does_not_count(run: RunDirectory) 
     assert run.newest_checkpoint() == run.checkpoint(10)
     add_checkpoint(run, 30)
     assert names(run.checkpoints) == ["step-000010", "step-000030"]
+
+
+def test_what_was_being_written_when_a_run_was_cut_is_removed(run: RunDirectory) -> None:
+    (run.artifacts / ".step-000010.safetensors.77").write_text("half")
+    (run.artifacts / ".last").symlink_to("nowhere")
+    (run.samples / ".step-000010.77" / "unet").mkdir(parents=True)
+    run.write_start(RECIPE, FACTS)
+    assert names(run.artifacts) == names(run.samples) == []
 
 
 def test_checkpoint_is_not_written_twice(run: RunDirectory) -> None:

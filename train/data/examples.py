@@ -140,7 +140,10 @@ class PromptStates:
             return
         for start in track(range(0, len(prompts), batch_size), "encoding captions"):
             chunk = prompts[start : start + batch_size]
-            self.known |= {p: self.base.encode_prompts([p])[0] for p in chunk}
+            states = self.base.encode_prompts(chunk)
+            if states.shape[1] > length:  # a caption over 75 tokens: each at its own length
+                states = [self.base.encode_prompts([prompt])[0] for prompt in chunk]
+            self.known |= dict(zip(chunk, states, strict=True))
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Tensor:
