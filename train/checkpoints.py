@@ -51,9 +51,8 @@ class TrainingState:
     def read(self, folder: Path) -> int:
         """Puts the state back; returns the step."""
         progress = json.loads((folder / "progress.json").read_text())
-        device = self.accelerator.device
         self.objective.load_state_dict(load_file(folder / "trained.safetensors"))
-        state = torch.load(folder / "optimizer.pt", map_location=device, weights_only=True)
+        state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if self.accelerator.scaler is not None:

@@ -75,16 +75,30 @@ def part_dtype(recipe: TrainRecipe, part: str) -> torch.dtype:
     return DTYPES[own or recipe.mixed_precision]
 
 
+def prepare(
+    accelerator: Accelerator, objective: Objective, optimizer: Optimizer
+) -> tuple[nn.Module, Optimizer]:
+    """Both wrapped for mixed precision and for several processes.
+
+    With clip skip, the last layers of a text encoder in training get no gradients; DDP must know.
+    """
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    trains_text = "text_encoder" in dict(objective.named_children())
+    accelerator.ddp_handler = DistributedDataParallelKwargs(
+        find_unused_parameters=trains_text and objective.base.clip_skip > 1
+    )
+    return accelerator.prepare(objective, optimizer)
+
+
 def example_resolution(recipe: TrainRecipe, base: BaseModel) -> int:
     """Side of the examples in pixels.
 
     Raises:
-        InputError: UNet or VAE cannot take pictures of this size.
+        InputError: the base model cannot take pictures of this size.
     """
     resolution = recipe.data.resolution or base.resolution
-    has_unet = recipe.objective.learns_from_captions
-    step = base.size_step if has_unet else base.vae_scale_factor
-    check_size("data.resolution", resolution, step)
+    check_size("data.resolution", resolution, base.size_step)
     return resolution
 
 

@@ -21,6 +21,7 @@ from train.data.stream import MicroBatches
 from train.metadata import run_metadata
 from train.previews import PromptGrid, reconstruction_grid
 from train.randomness import derive_seed
+from train.replacing import replaced_parameters
 from train.run_directory import RunDirectory
 from train.setup import (
     build_accelerator,
@@ -30,6 +31,7 @@ from train.setup import (
     example_resolution,
     load_objective,
     part_dtype,
+    prepare,
 )
 from train.tracking import Board, ProgressBar, StepClock
 
@@ -70,7 +72,7 @@ class Trainer:
             recipe.lr_scheduler, self.optimizer, recipe.max_train_steps
         )
         self.ema = self._build_ema()
-        self.prepared, self.optimizer = self.accelerator.prepare(self.objective, self.optimizer)
+        self.prepared, self.optimizer = prepare(self.accelerator, self.objective, self.optimizer)
         self.state = TrainingState(
             self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
         )
@@ -290,23 +292,23 @@ class Trainer:
     def weights(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
         """Puts what is saved, with EMA the average, in the place of what is trained.
 
-        Each tensor goes through the functions `rounded`. Afterwards the training weights are back,
-        bit for bit.
+        Each tensor goes through the functions `rounded`, and the objective into evaluation mode.
         """
-        kept = [parameter.data for parameter in self.parameters]
-        shown = self.ema.shadow_params if self.ema is not None else kept
-        names = [name for name, _ in self.objective.named_parameters()]
-        for name, parameter, value in zip(names, self.parameters, shown, strict=True):
-            for function in rounded:
-                value = function(name, value)
-            parameter.data = value.detach()
+
+        def shown() -> Iterator[Tensor]:
+            values = self.ema.shadow_params if self.ema is not None else self.parameters
+            names = [name for name, _ in self.objective.named_parameters()]
+            for name, value in zip(names, values, strict=True):
+                for function in rounded:
+                    value = function(name, value)
+                yield value
+
         training = self.objective.training
         self.objective.eval()
         try:
-            yield
+            with replaced_parameters(self.objective, shown()):
+                yield
         finally:
-            for parameter, value in zip(self.parameters, kept, strict=True):
-                parameter.data = value
             self.objective.train(training)
 
     @contextmanager

@@ -9,6 +9,7 @@ import torch
 
 from inference.artifacts.diffusers_folder import weights_of
 from inference.base_model import BaseModel, load_base_model
+from inference.config import BaseModelConfig
 from train.config import TrainRecipe
 from train.data.examples import collate
 from train.objectives.base import Objective
@@ -17,15 +18,19 @@ from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]
 
-OBJECTIVES = {  # overrides, and the parts of the base model that are trained
+OBJECTIVES = {  # overrides, and how the names of those tensors begin that are trained
     "lora": (["objective={type: lora, rank: 4}"], []),
     "lora_text": (["objective={type: lora, rank: 4, train_text_encoder: true}"], []),
-    "text_to_image": (["objective={type: text_to_image}"], ["unet"]),
+    "text_to_image": (["objective={type: text_to_image}"], ["unet."]),
     "text_to_image_text": (
         ["objective={type: text_to_image, train_text_encoder: true}"],
-        ["unet", "text_encoder"],
+        ["unet.", "text_encoder."],
     ),
-    "autoencoder": (["objective={type: autoencoder}"], ["vae"]),
+    "autoencoder": (["objective={type: autoencoder}"], ["vae."]),
+    "decoder": (
+        ["objective={type: autoencoder, part: decoder}"],
+        ["vae.decoder.", "vae.post_quant_conv."],
+    ),
 }
 
 
@@ -53,15 +58,16 @@ def moved(base: BaseModel, before: BaseModel) -> set[str]:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_only_its_own_tensors_move(name: str, make_recipe: MakeRecipe) -> None:
-    overrides, parts = OBJECTIVES[name]
+    overrides, beginnings = OBJECTIVES[name]
     recipe = make_recipe(*overrides, "max_train_steps=2")
     untouched = load_base_model(recipe.base_model)
     objective = load_objective(recipe, torch.device("cpu"))
     start = {key: value.clone() for key, value in objective.named_parameters()}
     trainer, _ = train(recipe)
-    expected = {
-        f"{part}.{key}" for part in parts for key, _ in untouched.parts[part].named_parameters()
-    }
+    names = [
+        f"{part}.{key}" for part in untouched.parts for key in untouched.parts[part].state_dict()
+    ]
+    expected = {name for name in names if name.startswith(tuple(beginnings))}
     assert moved(trainer.base, untouched) == expected
     now = dict(trainer.objective.named_parameters())
     assert now.keys() == start.keys()
@@ -76,6 +82,7 @@ def test_only_its_own_tensors_move(name: str, make_recipe: MakeRecipe) -> None:
         ("text_to_image", ["unet"]),
         ("text_to_image_text", ["unet", "text_encoder"]),
         ("autoencoder", ["vae"]),
+        ("decoder", ["vae"]),
     ],
 )
 def test_children_are_the_parameter_groups(
@@ -189,6 +196,15 @@ def test_autoencoder_measures_the_scale_of_its_latents(make_recipe: MakeRecipe) 
     ).vae.config.scaling_factor
     assert factor == pytest.approx(float(objective.latent_variance) ** -0.5)
     assert factor != 0.5
+
+
+def test_decoder_leaves_the_scale_of_the_latents(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("objective={type: autoencoder, part: decoder}", "max_train_steps=2")
+    trainer = Trainer(recipe)
+    trainer.base.vae.register_to_config(scaling_factor=0.18215)
+    trainer.train()
+    saved = load_base_model(BaseModelConfig(path=str(trainer.run.artifact(2, ""))))
+    assert saved.vae.config.scaling_factor == 0.18215
 
 
 def test_autoencoder_terms(make_recipe: MakeRecipe) -> None:

@@ -77,7 +77,8 @@ class AutoencoderObjective(Objective):
             self.latent_variance.lerp_(latents.square().mean(), VARIANCE_MOMENTUM)
 
     def artifact(self) -> Checkpoint:
-        self.base.vae.register_to_config(scaling_factor=float(self.latent_variance) ** -0.5)
+        if self.config.part == "whole":
+            self.base.vae.register_to_config(scaling_factor=float(self.latent_variance) ** -0.5)
         return Checkpoint.of(self.base, parts=("vae",))
 
 
