@@ -35,6 +35,7 @@ NUM_PICTURES = 16
 
 
 def main() -> None:
+    """Measures and prints."""
     arguments = read_arguments()
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
@@ -55,6 +56,7 @@ def main() -> None:
 
 
 def read_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--base", default="picto", help="the base model (default: picto)")
     parser.add_argument("--batch", type=int, default=4, help="pictures a step (default: 4)")

@@ -185,13 +185,12 @@ class Trainer:
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
                 grad_norm = self.clip_gradients()
-            self.optimizer.step()
-            if self.accelerator.sync_gradients:
+                self.optimizer.step()
                 self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
                 self.lr_scheduler.step()
                 if self.ema is not None:
                     self.ema.step(self.parameters)
-            self.optimizer.zero_grad()
+                self.optimizer.zero_grad()
         return grad_norm
 
     def clip_gradients(self) -> Tensor:

@@ -114,7 +114,7 @@ def test_strengths_are_compared(recipe, lora, capsys):
     ("overrides", "message"),
     [
         (["settings.sed=1"], "draw: command line: settings.sed: Key 'sed' not in"),
-        (["images.cat.width=20"], "draw: width: 20 pixels do not fit this base model"),
+        (["images.cat.width=18"], "draw: width: 18 pixels do not fit this base model"),
         (["base_model.path=nowhere"], "draw: base_model.path: 'nowhere' is neither"),
         (["artifacts.a.path=nowhere.safetensors"], "draw: nowhere.safetensors: no such file"),
         (["artifacts.a.path=recipe.yaml"], "draw: recipe.yaml: "),

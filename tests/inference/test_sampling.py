@@ -70,8 +70,8 @@ def test_size_is_the_models_own_unless_told_otherwise(tiny_base):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (20, "width: 20 pixels .* multiples of 8; take 16 or 24"),
-        (4, "width: 4 pixels .* multiples of 8; take 8"),
+        (18, "width: 18 pixels .* multiples of 4; take 16 or 20"),
+        (2, "width: 2 pixels .* multiples of 4; take 4"),
     ],
 )
 def test_size_that_does_not_fit_names_the_next_ones(tiny_base, size, message):

@@ -103,12 +103,14 @@ class Commands:
     def __init__(self, recipe: Path, base: Path, folder: Path) -> None:
         self.recipe = recipe
         self.folder = folder
+        self.errors = (folder / "server.err").open("w+")
         self.server = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("command_server.py")), str(base)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self.errors,
             text=True,
         )
 
@@ -145,6 +147,9 @@ class Commands:
             "stop": stop,
         }
         assert self.server.stdin and self.server.stdout
+        if self.server.poll() is not None:
+            self.errors.seek(0)
+            pytest.fail(f"the server ended with {self.server.returncode}: {self.errors.read()}")
         print(json.dumps(request), file=self.server.stdin, flush=True)
         statuses = json.loads(self.server.stdout.readline())
         return [
@@ -161,6 +166,7 @@ class Commands:
         self.server.stdin.close()
         self.server.wait()
         self.server.stdout.close()
+        self.errors.close()
 
 
 @pytest.fixture(scope="session")

@@ -210,29 +210,28 @@ def test_longer_run_is_the_beginning_of_it(commands: Any, tmp_path: Path) -> Non
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_signals_to_the_real_command(
-    recipe_file: Path, straight: Callable[[str], Straight], tmp_path: Path
+def test_interrupted_command_saves_its_state(
+    recipe_file: Path, straight: Callable[[str], Straight], commands: Any, tmp_path: Path
 ) -> None:
     """SIGINT to the whole group of processes, as Ctrl-C does, when step 3 is seen."""
     expected = straight("lora, longer")
-    # fmt: off
-    command = [
-        sys.executable, "-m", "train", str(recipe_file), f"output_dir={tmp_path}",
-        *expected.overrides, "data.num_workers=1", "resume=true",
-    ]
-    # fmt: on
-    statuses = []
-    for stop in (True, False):
-        with subprocess.Popen(
-            command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
-        ) as process:
-            assert process.stderr
-            lines = []
-            for line in process.stderr:
-                lines.append(line)
-                if stop and line.startswith("step 3/"):
-                    os.killpg(process.pid, signal.SIGINT)
-        statuses.append(process.returncode)
-        assert "Traceback" not in "".join(lines)
-    assert statuses == [130, 0]
+    overrides = [f"output_dir={tmp_path}", *expected.overrides]
+    with subprocess.Popen(
+        [sys.executable, "-m", "train", str(recipe_file), *overrides, "data.num_workers=1"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("step 3/"):
+                os.killpg(process.pid, signal.SIGINT)
+    assert process.returncode == 130
+    assert lines[-1].startswith("train: stopped by SIGINT; saved ")
+    assert "Traceback" not in "".join(lines)
+    done = commands.train(*overrides, "resume=true")
+    assert done.status == 0, done.err
     check_the_same(tmp_path / "run", expected)

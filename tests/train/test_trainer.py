@@ -1,5 +1,7 @@
 """What holds for every run: grids show what is saved, nothing disturbs training, errors help."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from train.config import TrainRecipe
 from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]
+
+ROOT = Path(__file__).parents[2]
 
 IMAGES = [
     'sampling.images.one={prompt: "red, number 0", seed: 3, cfg_scale: 3, negative_prompt: blue}',
@@ -42,6 +46,12 @@ def pixels(images: list[Image.Image]) -> list[tuple[tuple[int, int], bytes]]:
 def drawn(done: Any) -> list[tuple[tuple[int, int], bytes]]:
     assert done.status == 0, done.err
     return pixels([Image.open(path) for path in done.out.split()])
+
+
+def drawn_by_the_real_command(*arguments: str) -> list[tuple[tuple[int, int], bytes]]:
+    command = [sys.executable, "-m", "inference", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return pixels([Image.open(path) for path in done.stdout.split()])
 
 
 def artifact_of(folder: Path, suffix: str) -> Path:
@@ -98,6 +108,9 @@ def test_last_grid_is_what_a_new_process_draws(
     assert drawn(with_artifact) == pixels(last_row)
     assert drawn(commands.draw(drawing_recipe, precision, to)) == pixels(base_row)
     assert not set(pixels(base_row)) & set(pixels(last_row))
+    if options[0].startswith("objective={type: lora") and len(options) == 1:
+        options = [str(drawing_recipe), precision, to, f"artifacts.it.path={artifact}"]
+        assert drawn_by_the_real_command(*options) == pixels(last_row)
 
 
 def test_a_trained_folder_is_a_base_model(
