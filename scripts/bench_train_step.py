@@ -57,7 +57,7 @@ def main() -> None:
 
 def read_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Times the trainer against a bare loop.")
     parser.add_argument("--base", default="picto", help="the base model (default: picto)")
     parser.add_argument("--batch", type=int, default=4, help="pictures a step (default: 4)")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"])

@@ -1,30 +1,34 @@
-"""Other weights in a module for a while."""
+"""Other weights in a model for a while."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 
 @contextmanager
-def replaced_parameters(module: nn.Module, values: Iterable[Tensor]) -> Iterator[None]:
-    """Puts values, of any number format, in the place of a module's parameters, in their order.
+def replaced_parameters(
+    modules: Iterable[nn.Module], parameters: Sequence[nn.Parameter], values: Iterable[Tensor]
+) -> Iterator[None]:
+    """Puts values, of any number format, in the place of parameters, wherever modules hold them.
 
     Afterwards the parameters themselves are back, untouched. To set their `.data` instead would be
     shorter, but a change of its format cuts a parameter off from the hooks by which DDP sums
     gradients, and each process would then go its own way.
     """
-    owners = dict(module.named_modules())
-    kept = dict(module.named_parameters())
-
-    def put(name: str, parameter: nn.Parameter) -> None:
-        owner, _, leaf = name.rpartition(".")
-        setattr(owners[owner], leaf, parameter)
-
+    owners: dict[nn.Parameter, set[tuple[nn.Module, str]]] = {p: set() for p in parameters}
+    for module in modules:
+        for inner in module.modules():
+            for name, parameter in inner.named_parameters(recurse=False):
+                if parameter in owners:
+                    owners[parameter].add((inner, name))
     try:
-        for name, value in zip(kept, values, strict=True):
-            put(name, nn.Parameter(value.detach(), requires_grad=False))
+        for places, value in zip(owners.values(), values, strict=True):
+            replacement = nn.Parameter(value.detach(), requires_grad=False)
+            for owner, name in places:
+                setattr(owner, name, replacement)
         yield
     finally:
-        for name, parameter in kept.items():
-            put(name, parameter)
+        for parameter, places in owners.items():
+            for owner, name in places:
+                setattr(owner, name, parameter)

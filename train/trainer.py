@@ -305,7 +305,8 @@ class Trainer:
         training = self.objective.training
         self.objective.eval()
         try:
-            with replaced_parameters(self.objective, shown()):
+            everywhere = [self.objective, *self.base.parts.values()]
+            with replaced_parameters(everywhere, self.parameters, shown()):
                 yield
         finally:
             self.objective.train(training)

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from inference.artifacts.diffusers_folder import weights_of
 from inference.base_model import BaseModel, load_base_model
 from inference.config import BaseModelConfig
+from inference.grid import grid_cells
+from inference.sampling import draw
 from train.config import TrainRecipe
 from train.data.examples import collate
 from train.objectives.base import Objective
@@ -231,3 +234,65 @@ def kl(make_recipe: MakeRecipe, pixels: torch.Tensor) -> torch.Tensor:
     base = load_base_model(make_recipe().base_model)
     with torch.no_grad():
         return base.vae.encode(pixels).latent_dist.kl()
+
+
+BIASES = """
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from inference.artifacts.checkpoint import Checkpoint
+from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig
+from train.denoising import Denoising
+from train.objectives.base import Objective
+
+
+class BiasObjective(Objective):
+    def __init__(self, recipe, base):
+        super().__init__(base)
+        self.denoising = Denoising.of(recipe, base)
+        named = base.unet.named_parameters()
+        biases = {name.replace(".", "_"): p for name, p in named if name.endswith("bias")}
+        self.biases = nn.ParameterDict(biases).requires_grad_(True)
+
+    def forward(self, batch):
+        return self.denoising.loss(batch)
+
+    def artifact(self):
+        return Checkpoint.of(self.base)
+
+
+@dataclass
+class BiasConfig(ObjectiveConfig):
+    target: ClassVar[str] = "only_biases:BiasObjective"
+    type: Literal["biases"] = "biases"
+
+
+OBJECTIVE_CONFIGS["biases"] = BiasConfig
+"""
+
+
+def test_a_new_objective_is_one_file(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With checkpoints, EMA, and grids that show what is saved."""
+    (tmp_path / "only_biases.py").write_text(BIASES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("train.config.OBJECTIVE_CONFIGS", {})
+    recipe = make_recipe(
+        "plugins=[only_biases]",
+        "objective={type: biases}",
+        "ema={decay: 0.5}",
+        "saving.save_precision=fp32",  # its artifact also holds what is frozen
+        "sampling.settings.steps=2",
+        "sampling.images.one.prompt=red",
+    )
+    untouched = load_base_model(recipe.base_model)
+    trainer, _ = train(recipe)
+    names = [f"unet.{name}" for name in untouched.unet.state_dict() if name.endswith("bias")]
+    assert moved(trainer.base, untouched) == set(names)
+    saved = load_base_model(BaseModelConfig(path=str(trainer.run.artifact(4, ""))))
+    (drawing,) = draw(saved, trainer.grid.images)
+    _, (shown,) = grid_cells(Image.open(trainer.run.grid(4)))
+    assert drawing.image.tobytes() == shown.tobytes()

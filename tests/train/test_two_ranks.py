@@ -101,3 +101,15 @@ def test_torchrun(recipe_file: Path, commands: Any, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, *launcher, *command], cwd=ROOT, env=environment)
     assert done.returncode == 0
     assert largest_difference(tmp_path / "here", tmp_path / "there") == 0
+
+
+@pytest.mark.slow
+def test_accelerate_launch(recipe_file: Path, commands: Any, tmp_path: Path) -> None:
+    """The contract's other command, with the configuration that comes with Limner."""
+    arguments = [f"output_dir={tmp_path}", LORA, *OPTIONS]
+    assert commands.train(*arguments, "name=here").status == 0
+    launcher = ["accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    command = ["-m", "train", str(recipe_file), *arguments, "name=there"]
+    done = subprocess.run([sys.executable, "-m", *launcher, *command], cwd=ROOT)
+    assert done.returncode == 0
+    assert largest_difference(tmp_path / "here", tmp_path / "there") == 0
