@@ -347,9 +347,14 @@ class Trainer:
         return next(self.run.artifacts.glob("last*"))
 
     def close(self) -> None:
+        """Ends TensorBoard and the connection to the other processes."""
         if self.board is not None:
             self.board.close()
         self.accelerator.wait_for_everyone()
+        # DDP goes before the process group: as its last owner it would wait, holding Python's
+        # lock, for a thread of the group that may need this lock to end.
+        del self.prepared
+        self.accelerator.free_memory()
         self.accelerator.end_training()
 
     @property

@@ -12,18 +12,18 @@ There is a process for each of the environments; what they print goes to `output
 number. Answers with a line: the list of their exit statuses, negative for signals.
 """
 
+import faulthandler
 import functools
 import importlib
 import json
 import os
 import pkgutil
 import runpy
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS_TO_LIVE = 240
+SECONDS_TO_LIVE = 60
 
 
 def prepare(base: str) -> None:
@@ -75,11 +75,11 @@ def arm(function: str, call: int, number: int, after: bool) -> None:
 
 def become(request: dict[str, Any], number: int) -> None:
     """What a forked process does; it never returns."""
-    signal.alarm(SECONDS_TO_LIVE)
     os.environ |= request["environments"][number]
     for descriptor, end in ((1, "out"), (2, "err")):
         path = Path(request["output"]) / f"{number}.{end}"
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    faulthandler.dump_traceback_later(SECONDS_TO_LIVE, exit=True)  # says where it hangs
     if request["stop"] and number == 0:
         stop = request["stop"]
         arm(stop["function"], stop["call"], stop["signal"], stop["after"])

@@ -1,0 +1,104 @@
+"""Turns a VAE's latents so that no channel repeats another, without changing its pictures.
+
+    python -m scripts.whiten_latents FOLDER --output FOLDER [--variances even|visible]
+
+Reads a diffusers folder and writes it with another VAE. An autoencoder may leave channels of its
+latents nearly unused: two that move together, their small difference forgotten. The latents are
+put on their principal axes, and the variances of these are made `even`, so that further training can
+use all of them, or `visible`: in proportion to the error (RMS of the pixels) that leaving the axis
+out would make, so that a UNet decides first, at high noise, what shows most.
+Both the turn and its inverse are folded into the 1x1 convolutions `quant_conv` and
+`post_quant_conv`, so that what the VAE restores from a latent's mode stays the same up to rounding.
+The standard deviations that the encoder predicts start anew, at one tenth of the latents'.
+Needs `python -m scripts.build_picto_dataset`.
+"""
+
+import argparse
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scripts.evaluate_picto import read_images, read_pairs, to_pixels
+
+PICTURES = 600
+BATCH = 50
+RELATIVE_STD = 0.1
+
+
+@torch.no_grad()
+def modes(vae: Any, pixels: Tensor) -> Tensor:
+    """Pictures (b, 3, h, w) in [-1, 1] -> latents' modes, one row for each place, (n, channels)."""
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(BATCH)])
+    return latents.movedim(1, -1).flatten(0, -2)
+
+
+def principal_axes(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents (n, channels) -> their mean (channels,) and a row for each axis, variance 1."""
+    mean = latents.mean(0)
+    variances, axes = torch.linalg.eigh(torch.cov((latents - mean).T))
+    return mean, variances.rsqrt()[:, None] * axes.T
+
+
+@torch.no_grad()
+def visibility(vae: Any, pixels: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
+    """RMS error of the pixels without each of the axes, (channels,)."""
+    errors = []
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(BATCH)])
+    whole = torch.cat([vae.decode(part).sample for part in latents.split(BATCH)])
+    centred = latents - mean[:, None, None]
+    for row, column in zip(axes, torch.linalg.inv(axes).T, strict=True):
+        share = torch.einsum("c,j,bjhw->bchw", column, row, centred)
+        without = [vae.decode(part).sample for part in (latents - share).split(BATCH)]
+        errors.append((torch.cat(without) - whole).square().mean().sqrt())
+    return torch.stack(errors)
+
+
+@torch.no_grad()
+def fold(vae: Any, mean: Tensor, turn: Tensor, std: float) -> None:
+    """Has the VAE give `turn @ (latent - mean)` as its latents' means and `std` beside them."""
+    channels = len(mean)
+    weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
+    weight[:channels] = torch.einsum("ij,jkhw->ikhw", turn, weight[:channels])
+    bias[:channels] = turn @ (bias[:channels] - mean)
+    weight[channels:] = 0
+    bias[channels:] = 2 * math.log(std)
+    weight, bias = vae.post_quant_conv.weight, vae.post_quant_conv.bias
+    bias += torch.einsum("ijhw,j->i", weight, mean)
+    weight.copy_(torch.einsum("ijhw,jk->ikhw", weight, torch.linalg.inv(turn)))
+
+
+def main() -> None:
+    """Writes the folder and tells the channels' variances."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--variances", choices=("even", "visible"), default="even")
+    options = parser.parse_args()
+
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    vae: Any = AutoencoderKL.from_pretrained(options.folder / "vae").float().eval()
+    pairs = read_pairs(Path("datasets/picto/images/train"))
+    pairs = pairs[:: max(1, len(pairs) // PICTURES)]
+    pixels = to_pixels(read_images(pairs))
+    before = modes(vae, pixels).double()
+    mean, turn = principal_axes(before)
+    if options.variances == "visible":
+        errors = visibility(vae, pixels, mean.float(), turn.float()).double()
+        turn *= (errors / errors.mean()).sqrt()[:, None]
+    after = (before - mean) @ turn.T
+    fold(vae, mean.float(), turn.float(), RELATIVE_STD * after.std().item())
+    vae.register_to_config(scaling_factor=1 / modes(vae, pixels).square().mean().sqrt().item())
+    shutil.copytree(options.folder, options.output, dirs_exist_ok=True)
+    vae.save_pretrained(options.output / "vae")
+    for title, latents in (("before", before), ("after", after)):
+        variances = torch.linalg.eigvalsh(torch.cov(latents.T)).tolist()
+        print(f"variances of the axes {title}:", ", ".join(f"{value:.3f}" for value in variances))
+
+
+if __name__ == "__main__":
+    main()
