@@ -207,6 +207,7 @@ def load_base_model(
         raise BaseModelError(f"base_model.clip_skip: the text encoder has {layers} layers")
     if config.attention == "eager":
         base.unet.set_attn_processor(AttnProcessor())
+        base.text_encoder.set_attn_implementation("eager")
     for part in base.parts.values():
         part.requires_grad_(False).eval()
     return base.to(device)

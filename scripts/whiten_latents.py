@@ -3,8 +3,8 @@
     python -m scripts.whiten_latents FOLDER --output FOLDER [--variances even|visible]
 
 Reads a diffusers folder and writes it with another VAE. An autoencoder may leave channels of its
-latents nearly unused: two that move together, their small difference forgotten. The latents are
-put on their principal axes, and the variances of these are made `even`, so that further training can
+latents nearly unused: two that move together, their small difference forgotten. The latents are put
+on their principal axes, and the variances of these are made `even`, so that further training can
 use all of them, or `visible`: in proportion to the error (RMS of the pixels) that leaving the axis
 out would make, so that a UNet decides first, at high noise, what shows most.
 Both the turn and its inverse are folded into the 1x1 convolutions `quant_conv` and
