@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
 NEGATIVE = "Negative prompt:"
+TAGS = {"lora": "lora", "hypernetwork": "hypernet"}
+"""Kind of artifact -> what A1111 calls it by in prompts."""
 KEY, VALUE = r"\w[\w \-/]*+", r'"(?:\\.|[^\\"])*+"|[^,]*+'
 PARAMETER = re.compile(rf"\s*({KEY}):\s*({VALUE})(?:,|$)")
 PARAMETER_OR_WORD = re.compile(rf"\s*({KEY})(?::\s*({VALUE}))?(?:,|$)")
@@ -122,8 +124,9 @@ def describe_drawing(
 ) -> str:
     """Infotext of a picture drawn by `inference.sampling`.
 
-    LoRAs at work are added to the prompt as A1111 calls them, `<lora:name:strength>`; a checkpoint
-    takes the base model's place.
+    LoRAs and hypernetworks at work are added to the prompt as A1111 calls them,
+    `<lora:name:strength>` and `<hypernet:name:strength>`; a checkpoint takes the place of the
+    base model.
 
     Args:
         request: one picture, with seed and size.
@@ -154,7 +157,11 @@ def describe_drawing(
         or None,
         "Version": version(),
     }
-    tags = [f"<lora:{lora.name}:{number(lora.strength)}>" for lora in loras]
+    tags = [
+        f"<{TAGS[artifact.kind]}:{artifact.name}:{number(artifact.strength)}>"
+        for artifact in at_work
+        if artifact.kind in TAGS
+    ]
     return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
 
 

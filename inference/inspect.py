@@ -5,6 +5,7 @@ Artifacts, base models and pictures; nothing in a file is ever run.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pkgutil
 import sys
@@ -112,6 +113,8 @@ def inspect_artifact(path: Path) -> Facts:
     metadata = read_header(path).get("__metadata__", {}) if is_safetensors else {}
     if kind == "lora":
         facts |= describe_lora(read_tensors(path)[0], metadata)
+    if kind == "hypernetwork":
+        return facts | describe_hypernetwork(path) | {"sha256": sha256(path)}
     facts |= {"tensors": str(len(keys)), "sha256": sha256(path), "AutoV2 hash": sha256(path)[:10]}
     if is_safetensors:
         facts["sshs hash"] = sha256(path, after_header=True)
@@ -152,6 +155,19 @@ def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Fa
         "alpha": count(layer.alpha for layer in layers.values()),
         "modules": ", ".join(f"{number} in {part}" for part, number in parts.items()),
     }
+
+
+def describe_hypernetwork(path: Path) -> Facts:
+    """Its widths, its layers in A1111's words, and what else its file says."""
+    from inference.artifacts.hypernetwork_files import read_hypernetwork
+
+    pairs, spec, facts = read_hypernetwork(path)
+    parameters = sum(p.numel() for pair in pairs.values() for p in pair.parameters())
+    names = ("name", "step", "sd_checkpoint_name", "sd_checkpoint", "optional_info")
+    said = {name: str(facts[name]) for name in names if facts.get(name) is not None}
+    options = {name: str(value) for name, value in dataclasses.asdict(spec).items()}
+    sizes = ", ".join(map(str, pairs))
+    return {"sizes": sizes, "parameters": f"{parameters:,}", **options, **said}
 
 
 def count(values: Iterator[float]) -> str:

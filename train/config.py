@@ -4,106 +4,12 @@ from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from omegaconf import MISSING, SI
+from omegaconf import MISSING
 
 from inference.config import BaseModelConfig, DrawSettings, ImageConfig
 from inference.recipe import RecipeError
 from train.data_config import DataConfig, Faults, at_least
-
-
-@dataclass
-class ObjectiveConfig:
-    """What is trained. `target` says where the objective's class lives (`module:Class`)."""
-
-    target: ClassVar[str]
-    learns_from_captions: ClassVar[bool] = True
-    type: str = MISSING
-
-
-@dataclass
-class LoraConfig(ObjectiveConfig):
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet and text encoder."""
-
-    target: ClassVar[str] = "train.objectives.lora:LoraObjective"
-
-    type: Literal["lora"] = "lora"
-    rank: int = 16
-    """Width of the low-rank layers (kohya: network_dim)."""
-    alpha: float = SI("${.rank}")
-    """The learned change is scaled by alpha / rank (kohya: network_alpha)."""
-    dropout: float = 0.0
-    """Share of the layers' inputs dropped while training (kohya: network_dropout)."""
-    targets: list[str] = field(default_factory=lambda: ["attention", "feed_forward", "projection"])
-    """Which layers of the UNet's transformers: attention (to_q, to_k, to_v, to_out), feed_forward,
-    projection (proj_in, proj_out). All three are what kohya trains."""
-    train_text_encoder: bool = False
-    """Also train LoRA layers in the text encoder (attention and MLP)."""
-
-    def faults(self) -> Faults:
-        yield from at_least(1, rank=self.rank)
-        if self.alpha <= 0:
-            yield "alpha", f"must be above 0, got {self.alpha}: 0 would switch the LoRA off"
-        if not 0 <= self.dropout < 1:
-            yield "dropout", f"must lie in 0 … 1 (1 excluded), got {self.dropout}"
-        known = ("attention", "feed_forward", "projection")
-        wrong = [name for name in self.targets if name not in known]
-        if wrong or not self.targets:
-            yield "targets", f"expected some of {', '.join(known)}; got {self.targets}"
-
-
-@dataclass
-class TextToImageConfig(ObjectiveConfig):
-    """Full fine-tuning of the UNet, and of the text encoder if asked."""
-
-    target: ClassVar[str] = "train.objectives.text_to_image:TextToImageObjective"
-
-    type: Literal["text_to_image"] = "text_to_image"
-    train_text_encoder: bool = False
-    """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate."""
-
-
-@dataclass
-class AutoencoderConfig(ObjectiveConfig):
-    """The VAE: reconstruction by L1, gradients and perceptual features, with a small KL term."""
-
-    target: ClassVar[str] = "train.objectives.autoencoder:AutoencoderObjective"
-    learns_from_captions: ClassVar[bool] = False
-
-    type: Literal["autoencoder"] = "autoencoder"
-    part: Literal["whole", "decoder"] = "whole"
-    """`decoder` leaves the encoder, so that every UNet made for its latents stays right."""
-    l1_weight: float = 1.0
-    """Weight of the mean absolute error of pixels (-1 … 1)."""
-    gradient_weight: float = 1.0
-    """Weight of the mean absolute error of horizontal and vertical pixel differences."""
-    perceptual_weight: float = 0.0
-    """Weight of the distance in EfficientNet-Lite0 features (needs the extra `pretrain`)."""
-    kl_weight: float = 1.0e-6
-    """Weight of the divergence of the latents from a standard normal distribution, summed over
-    the latent and averaged over examples."""
-
-    def faults(self) -> Faults:
-        weights = {
-            "l1_weight": self.l1_weight,
-            "gradient_weight": self.gradient_weight,
-            "perceptual_weight": self.perceptual_weight,
-            "kl_weight": self.kl_weight,
-        }
-        yield from at_least(0, **weights)
-        if not any((self.l1_weight, self.gradient_weight, self.perceptual_weight)):
-            yield "l1_weight", "must be above 0 when gradient_weight and perceptual_weight are 0"
-
-    def idle(self) -> Faults:
-        if self.part == "decoder" and self.kl_weight != 1.0e-6:
-            yield "kl_weight", "has no effect with part: decoder, which leaves the latents alone"
-
-
-OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {
-    "lora": LoraConfig,
-    "text_to_image": TextToImageConfig,
-    "autoencoder": AutoencoderConfig,
-}
-"""The known objectives. A plug-in named in `plugins` adds its config class here."""
+from train.objective_configs import OBJECTIVE_CONFIGS, ObjectiveConfig
 
 
 @dataclass

@@ -133,8 +133,11 @@ class Trainer:
         self.run.write_start(text, self.facts)
         self.board = Board(self.run.logs, self.step_number, text)
         if self.step_number == 0 and self.draws_prompts:
+            artifact = self.objective.artifact()
             with self.weights(self.as_drawn):
+                artifact.set_strength(0.0)  # some begin with a change already
                 self.grid.keep_base_row()
+                artifact.set_strength(1.0)
         owed = self.step_number and self.due(self.recipe.sampling.sample_every_n_steps)
         if owed and not self.run.grid(self.step_number).is_file():
             self.draw_grid()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ARTIFACTS: dict[str, str] = {
     "lora": "inference.artifacts.lora:Lora",
+    "hypernetwork": "inference.artifacts.hypernetwork:Hypernetwork",
     "checkpoint": "inference.artifacts.checkpoint:Checkpoint",
 }
 """The known kinds of artifact and where their classes live (`module:Class`)."""
@@ -34,7 +35,7 @@ class Artifact(ABC):
     """
 
     kind: ClassVar[str]
-    suffix: ClassVar[str]
+    suffix: str
     """End of the file's name; empty where the artifact is a folder."""
     name: str
     """What it is called in grids, infotext and metadata."""
@@ -97,6 +98,6 @@ def load_artifact(path: Path | str) -> Artifact:
         found = f"{len(keys)} tensors ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})"
     raise ArtifactError(
         f"{path}: no known kind of artifact. Found {found}. Known are: LoRA files in the naming of "
-        "kohya (lora_unet_…, lora_te_…) or diffusers (unet.….lora_A.weight), and checkpoints as "
-        "diffusers folders (model_index.json or unet/)"
+        "kohya (lora_unet_…, lora_te_…) or diffusers (unet.….lora_A.weight), A1111's hypernetworks "
+        "(.pt), and checkpoints as diffusers folders (model_index.json or unet/)"
     )

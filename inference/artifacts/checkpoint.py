@@ -44,7 +44,7 @@ class Checkpoint(Artifact):
     """
 
     kind: ClassVar[str] = "checkpoint"
-    suffix: ClassVar[str] = ""
+    suffix = ""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -20,9 +21,12 @@ PICKLES = (".pt", ".ckpt", ".pth", ".bin")
 
 
 def read_keys(path: Path) -> list[str]:
-    """Names of the tensors in a file; of a safetensors file only the header is read."""
+    """Names of the tensors in a file; of a safetensors file only the header is read.
+
+    Of a pickle all keys of its dict as text, or of the dict under `state_dict`.
+    """
     if path.suffix in PICKLES:
-        return list(read_tensors(path)[0])
+        return [str(key) for key in read_pickle(path)]
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
@@ -39,7 +43,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ArtifactError: not a safetensors file or a pickle of tensors.
     """
     if path.suffix in PICKLES:
-        return read_pickle(path), {}
+        content = read_pickle(path)
+        return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}, {}
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -48,8 +53,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise unreadable(path, error) from error
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle, also when they lie under `state_dict`."""
+def read_pickle(path: Path) -> dict[Any, Any]:
+    """The dict in a pickle, or the one under its `state_dict`; nothing in it is run.
+
+    Raises:
+        ArtifactError: it is no pickle, holds more than data, or no dict.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
@@ -57,8 +66,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: expected named tensors, found a {type(content).__name__}")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        raise ArtifactError(f"{path}: expected a dict, found a {type(content).__name__}")
+    return content
 
 
 def unreadable(path: Path, error: Exception) -> ArtifactError:

@@ -49,7 +49,7 @@ class Lora(Artifact):
     """Low-rank layers by their kohya names; saved in kohya's format, read in several."""
 
     kind: ClassVar[str] = "lora"
-    suffix: ClassVar[str] = ".safetensors"
+    suffix = ".safetensors"
 
     def __init__(
         self, layers: dict[str, LowRank], metadata: dict[str, str], name: str = "lora"

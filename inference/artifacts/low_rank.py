@@ -191,5 +191,11 @@ def scale(part: nn.Module, path: str, name: str, strength: float) -> None:
 
 
 def _replace(part: nn.Module, path: str, layer: nn.Module) -> None:
+    """Puts a layer in another's place; what hooks change before (hypernetworks) goes with it."""
     parent, _, child = path.rpartition(".")
+    old = part.get_submodule(path)
+    hooks = "_forward_pre_hooks"
+    moved, kept = getattr(old, hooks), getattr(layer, hooks)
+    setattr(layer, hooks, moved)  # the dict itself: its hooks' handles hold it
+    setattr(old, hooks, kept)
     setattr(part.get_submodule(parent), child, layer)

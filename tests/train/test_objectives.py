@@ -1,5 +1,6 @@
 """Each objective: what it trains, that it learns, and what it does when it fails."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from inference.artifacts.diffusers_folder import weights_of
 from inference.base_model import BaseModel, load_base_model
 from inference.config import BaseModelConfig
 from inference.grid import grid_cells
+from inference.recipe import RecipeWarning
 from inference.sampling import draw
 from train.config import TrainRecipe
 from train.data.examples import collate
@@ -24,6 +26,7 @@ MakeRecipe = Callable[..., TrainRecipe]
 OBJECTIVES = {  # overrides, and how the names of those tensors begin that are trained
     "lora": (["objective={type: lora, rank: 4}"], []),
     "lora_text": (["objective={type: lora, rank: 4, train_text_encoder: true}"], []),
+    "hypernetwork": (["objective={type: hypernetwork, activation_func: mish}"], []),
     "text_to_image": (["objective={type: text_to_image}"], ["unet."]),
     "text_to_image_text": (
         ["objective={type: text_to_image, train_text_encoder: true}"],
@@ -82,6 +85,7 @@ def test_only_its_own_tensors_move(name: str, make_recipe: MakeRecipe) -> None:
     [
         ("lora", ["unet"]),
         ("lora_text", ["unet", "text_encoder"]),
+        ("hypernetwork", ["hypernetwork"]),
         ("text_to_image", ["unet"]),
         ("text_to_image_text", ["unet", "text_encoder"]),
         ("autoencoder", ["vae"]),
@@ -103,6 +107,7 @@ def test_children_are_the_parameter_groups(
     ("overrides", "falls_to"),
     [
         (["objective={type: lora, rank: 8}", "optimizer.learning_rate=2e-2"], 0.95),
+        (["objective={type: hypernetwork}", "optimizer.learning_rate=3e-2"], 0.98),
         (["objective={type: text_to_image}", "optimizer.learning_rate=1e-2"], 0.7),
         (
             ["objective={type: autoencoder, gradient_weight: 0.0}", "optimizer.learning_rate=3e-2"],
@@ -135,7 +140,7 @@ def test_loss_of_known_pictures_falls(
     assert loss() < falls_to * before
 
 
-@pytest.mark.parametrize("name", ["lora", "text_to_image", "autoencoder"])
+@pytest.mark.parametrize("name", ["lora", "hypernetwork", "text_to_image", "autoencoder"])
 def test_loss_that_is_not_finite_ends_the_run(
     name: str, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -163,6 +168,7 @@ def test_loss_that_is_not_finite_ends_the_run(
     "overrides",
     [
         ["objective={type: lora, rank: 4, dropout: 0.3, train_text_encoder: true}"],
+        ["objective={type: hypernetwork, dropout_structure: [0, 0.3, 0]}"],
         ["objective={type: text_to_image, train_text_encoder: true}"],
         ["objective={type: autoencoder}"],
     ],
@@ -296,3 +302,25 @@ def test_a_new_objective_is_one_file(
     (drawing,) = draw(saved, trainer.grid.images)
     _, (shown,) = grid_cells(Image.open(trainer.run.grid(4)))
     assert drawing.image.tobytes() == shown.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ("activation_func: relu, weight_initialization: KaimingUniform", True),
+        (
+            "activation_func: relu, weight_initialization: KaimingUniform, add_layer_norm: true",
+            False,
+        ),
+        ("activation_func: relu", False),
+    ],
+)
+def test_a_hypernetwork_that_begins_far_from_nothing_is_told(
+    options: str, warned: bool, make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe("objective={type: hypernetwork, " + options + "}")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RecipeWarning)
+        load_objective(recipe, torch.device("cpu"))
+    assert [w.category for w in told] == [RecipeWarning] * warned
+    assert not warned or "add_layer_norm: true" in str(told[0].message)

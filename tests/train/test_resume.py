@@ -30,6 +30,10 @@ RANDOM = [
 OBJECTIVES = {
     "lora": ["objective={type: lora, rank: 2, dropout: 0.2}"],
     "lora 8 bit": ["objective={type: lora, rank: 64}", "optimizer.type=adamw8bit"],
+    "hypernetwork": [
+        "objective={type: hypernetwork, activation_func: mish, add_layer_norm: true,"
+        " dropout_structure: [0, 0.2, 0]}"
+    ],
     "text_to_image": ["objective={type: text_to_image, train_text_encoder: true}"],
     "text_to_image bf16": ["objective={type: text_to_image}", "mixed_precision=bf16"],
     "autoencoder": ["objective={type: autoencoder}"],
@@ -147,6 +151,7 @@ def test_run_killed_again_and_again(
     [
         ("lora", "TERM", 143),
         ("lora 8 bit", "INT", 130),
+        ("hypernetwork", "TERM", 143),
         ("text_to_image", "TERM", 143),
         ("text_to_image bf16", "INT", 130),
         ("autoencoder", "TERM", 143),

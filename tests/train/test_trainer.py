@@ -36,6 +36,10 @@ images:
 grid: false
 """
 
+HYPERNETWORK = (
+    "objective={type: hypernetwork, activation_func: relu, add_layer_norm: true, "
+    "dropout_structure: [0, 0.1, 0]}"
+)
 TEXT_TO_IMAGE = "objective={type: text_to_image, train_text_encoder: true}"
 
 
@@ -88,11 +92,21 @@ def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
             ["objective={type: lora, rank: 4, train_text_encoder: true}", "mixed_precision=bf16"],
             ".safetensors",
         ),
+        ([HYPERNETWORK], ".pt"),
+        ([HYPERNETWORK, "mixed_precision=bf16"], ".pt"),
         ([TEXT_TO_IMAGE], ""),
         ([TEXT_TO_IMAGE, "ema={decay: 0.5}"], ""),
         ([TEXT_TO_IMAGE, "ema={decay: 0.5}", "mixed_precision=bf16"], ""),
     ],
-    ids=["lora", "lora bf16", "text_to_image", "text_to_image ema", "text_to_image ema bf16"],
+    ids=[
+        "lora",
+        "lora bf16",
+        "hypernetwork",
+        "hypernetwork bf16",
+        "text_to_image",
+        "text_to_image ema",
+        "text_to_image ema bf16",
+    ],
 )
 def test_last_grid_is_what_a_new_process_draws(
     options: list[str], suffix: str, commands: Any, drawing_recipe: Path, tmp_path: Path

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from inference.artifacts.checkpoint import Checkpoint
 from inference.base_model import BaseModel
 from train.batch import Batch
-from train.config import AutoencoderConfig, TrainRecipe
+from train.config import TrainRecipe
+from train.objective_configs import AutoencoderConfig
 from train.objectives.base import Objective
 from train.randomness import normal
 

@@ -5,8 +5,9 @@ from torch import Tensor
 from inference.artifacts.lora import Lora
 from inference.base_model import BaseModel
 from train.batch import Batch
-from train.config import LoraConfig, TrainRecipe
+from train.config import TrainRecipe
 from train.denoising import Denoising
+from train.objective_configs import LoraConfig
 from train.objectives.base import Objective
 from train.randomness import derive_seed
 

@@ -5,8 +5,9 @@ from torch import Tensor
 from inference.artifacts.checkpoint import Checkpoint
 from inference.base_model import BaseModel
 from train.batch import Batch
-from train.config import TextToImageConfig, TrainRecipe
+from train.config import TrainRecipe
 from train.denoising import Denoising
+from train.objective_configs import TextToImageConfig
 from train.objectives.base import Objective
 
 

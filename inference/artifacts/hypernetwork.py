@@ -1,0 +1,223 @@
+"""Hypernetworks as A1111 1.10.1 has them: small networks before attention's keys and values."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from inference.artifacts.base import Artifact, ArtifactError
+from inference.artifacts.files import serialize
+from inference.artifacts.hypernetwork_files import (
+    KEY,
+    Facts,
+    a1111_file,
+    read_hypernetwork,
+    safetensors_file,
+)
+from inference.artifacts.hypernetwork_module import HypernetworkSpec, initial_pair
+from inference.files import write_atomically
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+"""Width of the prompt's states -> the family of base models."""
+
+
+@final
+class Hypernetwork(Artifact):
+    """Pairs of networks by the width of the contexts that they change.
+
+    Several work one after the other, in the order in which they were attached.
+    """
+
+    kind: ClassVar[str] = "hypernetwork"
+    suffix = ".pt"
+
+    def __init__(
+        self,
+        pairs: dict[int, nn.ModuleList],
+        spec: HypernetworkSpec,
+        facts: Facts,
+        name: str = "hypernetwork",
+    ) -> None:
+        self.name = name
+        self.pairs = pairs
+        """Width -> the networks for keys and for values."""
+        self.spec = spec
+        self.facts = facts
+        """What the file says about itself besides its options, by A1111's names."""
+        self.strength = 1.0
+        self._at_work: dict[int, nn.ModuleList] = {}
+        self._handles: list[RemovableHandle] = []
+
+    @classmethod
+    def create(
+        cls, base: BaseModel, spec: HypernetworkSpec, sizes: Sequence[int] | None, seed: int
+    ) -> Self:
+        """A hypernetwork to be trained, not attached yet, in fp32.
+
+        Args:
+            base: the base model.
+            spec: the networks' layers.
+            sizes: widths of contexts to change (A1111: Modules); None for all that there are.
+            seed: where the initial weights come from.
+
+        Raises:
+            ArtifactError: the base model has no contexts of a width asked for.
+        """
+        known = sorted(context_widths(base))
+        missing = [width for width in sizes or () if width not in known]
+        if missing:
+            raise ArtifactError(
+                f"objective.sizes: {missing[0]} is not to be found in this base model "
+                f"({base.path}); its attention has contexts of width {', '.join(map(str, known))}"
+            )
+        from inference.infotext import model_hash
+
+        hash_ = model_hash(base)
+        facts = {
+            "sd_checkpoint": hash_[:10] if hash_ else None,
+            "sd_checkpoint_name": Path(base.path).name,
+        }
+        pairs = {width: initial_pair(width, spec, seed) for width in sizes or known}
+        return cls(pairs, spec, facts)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its weights get gradients."""
+        return any(p.requires_grad for pair in self.pairs.values() for p in pair.parameters())
+
+    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+        """Hangs the networks before `to_k` and `to_v` of every attention layer.
+
+        Networks in training stay as they are; others are copied to the base model's device and
+        number format.
+
+        Raises:
+            ArtifactError: already attached, or no context of this base model has such a width.
+        """
+        if self._handles:
+            raise ArtifactError(f"{self.name}: already attached; detach it first")
+        known = context_widths(base)
+        if not known & self.pairs.keys():
+            own = base.unet.config.cross_attention_dim
+            made_for = [FAMILIES[width] for width in sorted(self.pairs) if width in FAMILIES]
+            raise ArtifactError(
+                f"{self.name}: changes contexts of width {', '.join(map(str, self.pairs))}"
+                f"{f' ({made_for[0]})' if made_for else ''}; this base model ({base.path}) has "
+                f"{', '.join(map(str, sorted(known)))} (prompts: {own}), so it would have no effect"
+            )
+        self._at_work = self.pairs
+        if not self.is_trained:
+            self._at_work = {
+                width: copy.deepcopy(pair).to(base.device, base.dtype).eval()
+                for width, pair in self.pairs.items()
+            }
+        for layer, role in attention_inputs(base):
+            hook = self._hook(role)
+            self._handles.append(layer.register_forward_pre_hook(hook))
+        self.set_strength(strength)
+
+    def set_strength(self, strength: float) -> None:
+        """A1111's multiplier. At 0 contexts pass untouched; while training it is always 1."""
+        self.strength = strength
+        for pair in (*self.pairs.values(), *self._at_work.values()):
+            for network in pair:
+                network.strength = strength  # type: ignore[assignment]
+
+    def detach(self) -> None:
+        """Takes the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._at_work = {}
+
+    def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+        """Writes A1111's `.pt`, or safetensors if the path ends so.
+
+        Args:
+            path: the file.
+            dtype: number format of the weights.
+            metadata: `ss_output_name` and `ss_steps` are told in A1111's words.
+        """
+        path = Path(path)
+        facts = dict(self.facts)
+        facts["name"] = metadata.get("ss_output_name", facts.get("name") or self.name)
+        facts["step"] = int(metadata.get("ss_steps", facts.get("step") or 0))
+        content = a1111_file(self.pairs, self.spec, facts)
+        for width, pair in content.items():
+            if isinstance(width, int):
+                content[width] = tuple(
+                    {key: value.to("cpu", dtype).contiguous() for key, value in state.items()}
+                    for state in pair
+                )
+        if path.suffix == ".safetensors":
+            tensors, texts = safetensors_file(content)
+            known = {key: value for key, value in facts.items() if key.startswith("ss_")}
+            data = serialize(tensors, {**texts, **known, **metadata})
+        else:
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            data = buffer.getvalue()
+        write_atomically(path, lambda unfinished: unfinished.write_bytes(data))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads A1111's files of every era, and safetensors.
+
+        Raises:
+            ArtifactError: the content is not understood, changes nothing, or is not finite.
+        """
+        path = Path(path)
+        pairs, spec, facts = read_hypernetwork(path)
+        weights = [p for pair in pairs.values() for network in pair for p in network.parameters()]
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise ArtifactError(f"{path}: holds numbers that are not finite; its training failed")
+        if not any(bool(weight.any()) for weight in weights):
+            raise ArtifactError(f"{path}: changes nothing: every weight is zero")
+        return cls(pairs, spec, facts, path.stem)
+
+    @classmethod
+    def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
+        """Widths as keys (`.pt`), or `768.k.linear.0.weight` (safetensors)."""
+        return any(key.isdecimal() or KEY.fullmatch(key) for key in keys)
+
+    def _hook(self, role: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        def change(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            context: Tensor = inputs[0]
+            pair = self._at_work.get(context.shape[-1])
+            return inputs if pair is None else (pair[role](context), *inputs[1:])
+
+        return change
+
+
+def attention_inputs(base: BaseModel) -> list[tuple[nn.Module, int]]:
+    """Every layer of the UNet that makes keys (0) or values (1) from a context.
+
+    Raises:
+        ArtifactError: the projections are fused.
+    """
+    layers: list[tuple[nn.Module, int]] = []
+    for name, module in base.unet.named_modules():
+        if not name.endswith(("attn1", "attn2")):
+            continue
+        if getattr(module, "fused_projections", False):
+            raise ArtifactError(
+                f"unet.{name}: its projections are fused, so that keys and values have no layers "
+                "of their own; call unfuse_qkv_projections() first"
+            )
+        layers += [(module.to_k, 0), (module.to_v, 1)]  # type: ignore[list-item]
+    return layers
+
+
+def context_widths(base: BaseModel) -> set[int]:
+    """Widths of what attention attends to: of prompts, and of pictures at every depth."""
+    return {int(layer.in_features) for layer, _ in attention_inputs(base)}  # type: ignore[arg-type]

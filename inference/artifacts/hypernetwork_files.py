@@ -1,0 +1,211 @@
+"""Files of hypernetworks: A1111's `.pt` of every era, and safetensors.
+
+A1111 1.10.1 (`modules/hypernetworks/hypernetwork.py`) and its history since 2022-10-07. Which layer
+a tensor belongs to is told by its shape and its place, not by the number in its key: the numbers
+shift with dropout and activations, and between the eras.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from inference.artifacts.base import ArtifactError
+from inference.artifacts.files import read_pickle, read_tensors
+from inference.artifacts.hypernetwork_module import HypernetworkModule, HypernetworkSpec
+
+FORMAT = "limner.hypernetwork.1"
+KEY = re.compile(r"(\d+)\.([kv])\.(linear\.\d+\.(?:weight|bias))")
+ROLES = ("k", "v")
+
+Facts = dict[str, Any]
+"""What a file says about itself, by A1111's names: `step`, `name`, `layer_structure`, …"""
+States = dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]]
+"""Width -> weights for keys, weights for values."""
+
+
+def read_hypernetwork(path: Path) -> tuple[dict[int, nn.ModuleList], HypernetworkSpec, Facts]:
+    """The networks of a file by width, their options, and what else the file says.
+
+    Raises:
+        ArtifactError: it cannot be read safely, or is no hypernetwork that we understand.
+    """
+    states, facts = (_from_safetensors if path.suffix == ".safetensors" else _from_pickle)(path)
+    if facts.get("skip_connection") or facts.get("upsample_linear"):
+        raise ArtifactError(
+            f"{path}: made by the Hypernetwork-MonkeyPatch extension with skip_connection or "
+            "upsample_linear; expected A1111's own layers. A1111 itself cannot load it either"
+        )
+    if not states:
+        raise ArtifactError(f"{path}: no networks in it; expected widths such as 768 as keys")
+    try:
+        spec = _spec(states, facts)
+        pairs = {
+            width: nn.ModuleList(_network(width, spec, state) for state in pair)
+            for width, pair in states.items()
+        }
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    return pairs, spec, facts
+
+
+def a1111_file(pairs: Mapping[int, nn.ModuleList], spec: HypernetworkSpec, facts: Facts) -> Facts:
+    """The dict that A1111 saves and loads: facts by name, and networks by width (an int)."""
+    dropout = [_plain(rate) for rate in spec.dropout_structure]
+    return {
+        **{
+            width: tuple(dict(network.state_dict()) for network in pair)
+            for width, pair in pairs.items()
+        },
+        "step": int(facts.get("step", 0)),
+        "name": str(facts.get("name", "")),
+        "layer_structure": [_plain(multiple) for multiple in spec.layer_structure],
+        "activation_func": spec.activation_func,
+        "is_layer_norm": spec.is_layer_norm,
+        "weight_initialization": spec.weight_initialization,
+        "sd_checkpoint": facts.get("sd_checkpoint"),
+        "sd_checkpoint_name": facts.get("sd_checkpoint_name"),
+        "activate_output": spec.activate_output,
+        "use_dropout": any(spec.dropout_structure),
+        "dropout_structure": dropout,
+        "last_layer_dropout": dropout[-2] != 0,
+        "optional_info": facts.get("optional_info"),
+    }
+
+
+def safetensors_file(content: Facts) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The same as tensors `WIDTH.k.linear.N.weight` and JSON values as metadata."""
+    tensors = {
+        f"{width}.{role}.{key}": value
+        for width, pair in content.items()
+        if isinstance(width, int)
+        for role, state in zip(ROLES, pair, strict=True)
+        for key, value in state.items()
+    }
+    facts = {key: json.dumps(value) for key, value in content.items() if isinstance(key, str)}
+    return tensors, {"format": FORMAT, **facts}
+
+
+def _from_pickle(path: Path) -> tuple[States, Facts]:
+    content = read_pickle(path)
+    states = {
+        width: (pair[0], pair[1])
+        for width, pair in content.items()
+        if isinstance(width, int) and isinstance(pair, tuple | list) and len(pair) == 2
+    }
+    return states, {key: value for key, value in content.items() if isinstance(key, str)}
+
+
+def _from_safetensors(path: Path) -> tuple[States, Facts]:
+    tensors, metadata = read_tensors(path)
+    states: States = {}
+    for name, value in tensors.items():
+        found = KEY.fullmatch(name)
+        if not found:
+            raise ArtifactError(f"{path}: {name!r} is no key of a hypernetwork ({FORMAT})")
+        pair = states.setdefault(int(found[1]), ({}, {}))
+        pair[ROLES.index(found[2])][found[3]] = value
+    try:
+        facts = {
+            key: value if key.startswith("ss_") else json.loads(value)
+            for key, value in metadata.items()
+            if key != "format"
+        }
+    except ValueError as error:
+        raise ArtifactError(f"{path}: its metadata is not JSON: {error}") from error
+    return states, facts
+
+
+def _spec(states: States, facts: Facts) -> HypernetworkSpec:
+    """Options by the file's word, with A1111's defaults for what older files do not say.
+
+    The layers' widths, and whether there is LayerNorm, are taken from the tensors.
+    """
+    width, (state, _) = next(iter(states.items()))
+    linears, norms, _ = _sorted_layers(state)
+    if not linears:
+        raise ArtifactError("a network without layers")
+    sizes = [linears[0][0].shape[1], *(weight.shape[0] for weight, _ in linears)]
+    said = [float(multiple) for multiple in facts.get("layer_structure") or ()]
+    fits = [int(width * multiple) for multiple in said] == sizes
+    structure = tuple(said) if fits else tuple(size / width for size in sizes)
+    dropout = facts.get("dropout_structure") or _old_dropout(len(structure), facts)
+    if len(dropout) != len(structure):
+        raise ArtifactError(f"dropout_structure {dropout} does not go with {list(structure)}")
+    return HypernetworkSpec(
+        layer_structure=structure,
+        activation_func=(facts.get("activation_func") or "linear").lower(),
+        is_layer_norm=bool(norms),
+        dropout_structure=tuple(float(rate) for rate in dropout),
+        activate_output=bool(facts.get("activate_output", True)),
+        weight_initialization=facts.get("weight_initialization") or "Normal",
+    )
+
+
+def _old_dropout(length: int, facts: Facts) -> list[float]:
+    """What `use_dropout` of 2022 means as a dropout_structure."""
+    if not facts.get("use_dropout") or length < 3:
+        return [0.0] * length
+    last = 0.3 if facts.get("last_layer_dropout", False) else 0.0
+    return [0.0, *[0.3] * (length - 3), last, 0.0]
+
+
+def _network(width: int, spec: HypernetworkSpec, state: Mapping[str, Tensor]) -> nn.Module:
+    """A network with a file's weights, put in by kind and order."""
+    network = HypernetworkModule(width, spec)
+    linears, norms, slopes = _sorted_layers(state)
+    wanted = {
+        nn.Linear: [*linears],
+        nn.LayerNorm: [*norms],
+        nn.PReLU: [(weight,) for weight in slopes],
+    }
+    for kind, found in wanted.items():
+        layers = [layer for layer in network.linear if isinstance(layer, kind)]
+        if len(layers) != len(found):
+            raise ArtifactError(
+                f"width {width}: {len(found)} layers of kind {kind.__name__}, but its options "
+                f"({spec}) make {len(layers)}"
+            )
+        for layer, tensors in zip(layers, found, strict=True):
+            for name, tensor in zip(("weight", "bias"), tensors, strict=False):
+                shape = tuple(getattr(layer, name).shape)
+                if shape != tuple(tensor.shape):
+                    raise ArtifactError(
+                        f"width {width}: a {kind.__name__} of shape {tuple(tensor.shape)}; its "
+                        f"options need {shape}"
+                    )
+                setattr(layer, name, nn.Parameter(tensor, requires_grad=False))
+    return network
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _sorted_layers(state: Mapping[str, Tensor]) -> tuple[list[Pair], list[Pair], list[Tensor]]:
+    """Weights and biases of the Linear and LayerNorm layers, and PReLU's slopes, in their order."""
+    numbered = re.compile(r"linear\.?(\d+)\.weight")  # `linear1.weight` until 2022-10-19
+    linears: list[Pair] = []
+    norms: list[Pair] = []
+    slopes: list[Tensor] = []
+    found = [(int(match[1]), key) for key in state if (match := numbered.fullmatch(key))]
+    for _, key in sorted(found):
+        weight, bias = state[key], state.get(key.removesuffix("weight") + "bias")
+        if weight.dim() == 2 and bias is not None:
+            linears.append((weight, bias))
+        elif weight.dim() == 1 and bias is not None:
+            norms.append((weight, bias))
+        elif weight.dim() == 1:
+            slopes.append(weight)
+        else:
+            raise ArtifactError(f"{key}: shape {tuple(weight.shape)} is no layer that we know")
+    return linears, norms, slopes
+
+
+def _plain(value: float) -> float:
+    """2.0 as 2, as A1111 writes it."""
+    return int(value) if float(value).is_integer() else float(value)

@@ -1,0 +1,64 @@
+"""Hypernetworks as A1111 trains them (`modules/hypernetworks/hypernetwork.py`, 1.10.1)."""
+
+import warnings
+
+from torch import Tensor, nn
+
+from inference.artifacts.hypernetwork import Hypernetwork
+from inference.artifacts.hypernetwork_module import HypernetworkSpec, distance_from_identity
+from inference.base_model import BaseModel
+from inference.recipe import RecipeWarning
+from train.batch import Batch
+from train.config import TrainRecipe
+from train.denoising import Denoising
+from train.objective_configs import HypernetworkConfig
+from train.objectives.base import Objective
+from train.randomness import derive_seed
+
+FAR = 0.3
+"""|change| / |context| from which on a beginning is told to be far from none."""
+
+
+class HypernetworkObjective(Objective):
+    """Trains networks before the keys and values of the UNet's attention."""
+
+    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+        super().__init__(base)
+        config = recipe.objective
+        assert isinstance(config, HypernetworkConfig)
+        self.denoising = Denoising.of(recipe, base)
+        spec = HypernetworkSpec(
+            layer_structure=tuple(config.layer_structure),
+            activation_func=config.activation_func.lower(),
+            is_layer_norm=config.add_layer_norm,
+            dropout_structure=tuple(config.dropout_structure or ()),
+            activate_output=config.activate_output,
+            weight_initialization=config.weight_initialization,
+        )
+        seed = derive_seed(recipe.seed, "hypernetwork")
+        self.network = Hypernetwork.create(base, spec, config.sizes, seed)
+        self.network.suffix = f".{config.save_as}"
+        self.hypernetwork = nn.ModuleDict(
+            {str(width): pair for width, pair in self.network.pairs.items()}
+        )
+        self.hypernetwork.requires_grad_(True)
+        self.network.attach(base)
+        warn_if_far(distance_from_identity(list(self.network.pairs.values())), config)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.denoising.loss(batch)
+
+    def artifact(self) -> Hypernetwork:
+        return self.network
+
+
+def warn_if_far(distance: float, config: HypernetworkConfig) -> None:
+    """Tells of a beginning that destroys what the base model understands."""
+    if distance > FAR:
+        warnings.warn(
+            f"objective.weight_initialization: {config.weight_initialization} begins by changing "
+            f"contexts by {distance:.0%} of their size, so that the first drawings are noise; "
+            "Normal begins near 1 %, and add_layer_norm: true does with every initialization",
+            RecipeWarning,
+            stacklevel=2,
+        )
