@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inference.config import BaseModelConfig
 from inference.errors import InputError
+from inference.prompts import LearnedVectors, Tokens, put_in, tokenize
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -47,6 +48,8 @@ class BaseModel:
     dtype: torch.dtype
     """Number format of the frozen UNet and text encoder, and of drawing."""
     clip_skip: int = 1
+    embeddings: dict[str, LearnedVectors] = field(default_factory=dict)
+    """Learned embeddings that work now, by the names that prompts call them by."""
 
     @property
     def device(self) -> torch.device:
@@ -93,29 +96,9 @@ class BaseModel:
         latents = latents / self.vae.config.scaling_factor + shift
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids (b, chunks, 77 or the model's length), in chunks of 75 tokens as in A1111.
-
-        Every chunk has its own start and end token; shorter prompts are filled with empty chunks.
-        """
-        length = self.tokenizer.model_max_length
-        room = length - 2
-        bos, eos, pad = (
-            self.tokenizer.bos_token_id,
-            self.tokenizer.eos_token_id,
-            self.tokenizer.pad_token_id,
-        )
-        texts = [
-            self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-            for prompt in prompts
-        ]
-        num_chunks = max(1, *(-(-len(ids) // room) for ids in texts))
-        ids = torch.full((len(texts), num_chunks, length), pad)
-        for row, text in zip(ids, texts, strict=True):
-            for start, chunk in zip(range(0, num_chunks * room, room), row, strict=True):
-                tokens = [bos, *text[start : start + room], eos]
-                chunk[: len(tokens)] = torch.tensor(tokens)
-        return ids
+    def tokenize(self, prompts: Sequence[str]) -> Tokens:
+        """Token ids in chunks of 75 tokens as in A1111, and where learned embeddings stand."""
+        return tokenize(self.tokenizer, prompts, self.embeddings)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """The text encoder's states (b, chunks x 77, dim): layer -clip_skip, normalised.
@@ -123,9 +106,13 @@ class BaseModel:
         Written out here since diffusers' `clip_skip` fails with transformers 5.6 and later, and
         never skips on the negative prompt, as A1111 does.
         """
-        ids = self.tokenize(prompts).to(self.device)
-        batch, chunks, length = ids.shape
-        output = self.text_encoder(ids.view(-1, length), output_hidden_states=True)
+        tokens = self.tokenize(prompts)
+        batch, chunks, length = tokens.ids.shape
+        table = self.text_encoder.get_input_embeddings()
+        with put_in(table, tokens, self.embeddings):
+            output = self.text_encoder(
+                tokens.ids.to(self.device).view(-1, length), output_hidden_states=True
+            )
         inner = getattr(self.text_encoder, "text_model", self.text_encoder)
         states = inner.final_layer_norm(output.hidden_states[-self.clip_skip])
         return states.reshape(batch, chunks * length, -1)

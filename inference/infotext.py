@@ -139,6 +139,8 @@ def describe_drawing(
     loras = [artifact for artifact in at_work if artifact.kind == "lora"]
     models = [(a.name, a.hash) for a in at_work if a.kind == "checkpoint"]
     name, hash_ = models[-1] if models else (Path(base.path).name, model_hash(base))
+    places = base.tokenize([request.prompt, request.negative_prompt]).places
+    called = {place.name for place in places}
     usual_eta = SAMPLERS[request.sampler].default_eta
     is_usual = usual_eta is None or request.eta in (None, usual_eta)
     parameters = {
@@ -153,8 +155,8 @@ def describe_drawing(
         "Clip skip": base.clip_skip if base.clip_skip > 1 else None,
         "RNG": "CPU",
         "Eta DDIM" if request.sampler == "DDIM" else "Eta": None if is_usual else request.eta,
-        "Lora hashes": ", ".join(f"{plain(a.name)}: {a.hash[:12]}" for a in loras if a.hash)
-        or None,
+        "Lora hashes": hash_list(loras),
+        "TI hashes": hash_list([a for a in at_work if a.kind == "embedding" and a.name in called]),
         "Version": version(),
     }
     tags = [
@@ -163,6 +165,11 @@ def describe_drawing(
         if artifact.kind in TAGS
     ]
     return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
+
+
+def hash_list(artifacts: Sequence[UsedArtifact]) -> str | None:
+    """`name: hash, …` of those whose hash is known; None for none."""
+    return ", ".join(f"{plain(a.name)}: {a.hash[:12]}" for a in artifacts if a.hash) or None
 
 
 def plain(name: str) -> str:

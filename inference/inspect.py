@@ -113,6 +113,8 @@ def inspect_artifact(path: Path) -> Facts:
     metadata = read_header(path).get("__metadata__", {}) if is_safetensors else {}
     if kind == "lora":
         facts |= describe_lora(read_tensors(path)[0], metadata)
+    if kind == "embedding":
+        return facts | describe_embedding(path) | {"sha256": sha256(path)}
     if kind == "hypernetwork":
         return facts | describe_hypernetwork(path) | {"sha256": sha256(path)}
     facts |= {"tensors": str(len(keys)), "sha256": sha256(path), "AutoV2 hash": sha256(path)[:10]}
@@ -155,6 +157,17 @@ def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Fa
         "alpha": count(layer.alpha for layer in layers.values()),
         "modules": ", ".join(f"{number} in {part}" for part, number in parts.items()),
     }
+
+
+def describe_embedding(path: Path) -> Facts:
+    """What prompts call it by, its size, and what else its file says."""
+    from inference.artifacts.embedding import FAMILIES, Embedding
+
+    embedding = Embedding.load(path)
+    count, width = embedding.learned.vectors.shape
+    said = {key: str(value) for key, value in embedding.facts.items() if value is not None}
+    family = FAMILIES.get(width, "another model")
+    return {"called": embedding.name, "vectors": f"{count} of width {width} ({family})", **said}
 
 
 def describe_hypernetwork(path: Path) -> Facts:

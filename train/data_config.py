@@ -34,6 +34,11 @@ class CaptionConfig:
     """Written before every caption."""
     suffix: str = ""
     """Written after every caption."""
+    template: str | None = None
+    """Prompts to put captions into: one of style, style_filewords, subject, subject_filewords,
+    hypernetwork and none, or a text file with a prompt in every line. One line is drawn each time;
+    `[filewords]` becomes the caption and `[name]` the token of textual inversion or the run's
+    name. Captions that no line asks for need not be there (A1111: prompt template)."""
     fallback: str | None = None
     """Caption of pictures without one. Without it such a picture is an error."""
     dropout_rate: float = 0.0

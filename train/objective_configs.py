@@ -37,6 +37,11 @@ class ObjectiveConfig:
     learns_from_captions: ClassVar[bool] = True
     type: str = MISSING
 
+    @property
+    def word(self) -> str | None:
+        """What stands for `[name]` in prompt templates, if not the run's name."""
+        return None
+
 
 @dataclass
 class LoraConfig(ObjectiveConfig):
@@ -67,6 +72,32 @@ class LoraConfig(ObjectiveConfig):
         wrong = [name for name in self.targets if name not in known]
         if wrong or not self.targets:
             yield "targets", f"expected some of {', '.join(known)}; got {self.targets}"
+
+
+@dataclass
+class TextualInversionConfig(ObjectiveConfig):
+    """Vectors that stand for a new word (Gal et al. 2022, arXiv 2208.01618)."""
+
+    target: ClassVar[str] = "train.objectives.textual_inversion:TextualInversionObjective"
+
+    type: Literal["textual_inversion"] = "textual_inversion"
+    token: str = MISSING
+    """The new word. Prompts that spell it take the vectors; choose one that is no word already."""
+    initialization_text: str = "*"
+    """What the vectors begin as; empty begins with zeros."""
+    num_vectors_per_token: int = 1
+    """Vectors for the word. More hold more detail and leave less room in prompts (75 tokens)."""
+    save_as: Literal["safetensors", "pt"] = "safetensors"
+    """`safetensors` as kohya writes it, or A1111's `pt`. A1111, Forge and ComfyUI load both."""
+
+    @property
+    def word(self) -> str | None:
+        return self.token
+
+    def faults(self) -> Faults:
+        yield from at_least(1, num_vectors_per_token=self.num_vectors_per_token)
+        if not self.token.strip() or self.token != self.token.strip():
+            yield "token", f"must be a word without spaces around it, got {self.token!r}"
 
 
 @dataclass
@@ -184,6 +215,7 @@ class AutoencoderConfig(ObjectiveConfig):
 
 OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {
     "lora": LoraConfig,
+    "textual_inversion": TextualInversionConfig,
     "hypernetwork": HypernetworkConfig,
     "text_to_image": TextToImageConfig,
     "autoencoder": AutoencoderConfig,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from inference.base_model import DTYPES, BaseModel, load_base_model
 from inference.errors import InputError
 from inference.sampling import check_size
-from train.config import LRSchedulerConfig, OptimizerConfig, TrainRecipe
+from train.config import LRSchedulerConfig, OptimizerConfig, TrainRecipe, parse_schedule
 from train.objectives import build_objective
 from train.objectives.base import Objective
 
@@ -141,6 +141,8 @@ def build_lr_scheduler(
     config: LRSchedulerConfig, optimizer: Optimizer, max_train_steps: int
 ) -> LRScheduler:
     """The learning rate's course, stepped once per optimizer step."""
+    if config.schedule is not None:
+        return build_schedule(config, optimizer)
     from transformers.optimization import get_scheduler
 
     options = {"polynomial": {"power": config.power}}.get(config.type, {})
@@ -154,6 +156,19 @@ def build_lr_scheduler(
         num_training_steps=max_train_steps,
         scheduler_specific_kwargs=options,
     )
+
+
+def build_schedule(config: LRSchedulerConfig, optimizer: Optimizer) -> LRScheduler:
+    """A1111's rates by step, warmed up if asked; the first step is step 0."""
+    entries = parse_schedule(config.schedule or "")
+    usual = optimizer.defaults["lr"]
+
+    def factor(step: int) -> float:
+        rate = next((rate for rate, until in entries if until is None or step < until), 0.0)
+        warmth = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+        return rate / usual * warmth
+
+    return LambdaLR(optimizer, factor)
 
 
 def enable_gradient_checkpointing(objective: Objective) -> None:

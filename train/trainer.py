@@ -15,6 +15,7 @@ from inference.recipe import dump_recipe
 from train.batch import Batch
 from train.checkpoints import TrainingState
 from train.config import TrainRecipe
+from train.data.captions import asks_for_captions, read_template
 from train.data.examples import Examples, PromptStates, build_loader, cache_latents
 from train.data.folder import DataError, find_pictures, fingerprint
 from train.data.stream import MicroBatches
@@ -48,13 +49,16 @@ class Trainer:
     """A run, from its recipe to its artifact."""
 
     def __init__(self, recipe: TrainRecipe) -> None:
-        captioned = recipe.objective.learns_from_captions
+        template = read_template(
+            recipe.data.captions.template, recipe.objective.word or recipe.name
+        )
+        captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
         pictures = find_pictures(recipe.data, captioned)
         self.recipe = recipe
         self.run = RunDirectory(Path(recipe.output_dir) / recipe.name)
         self.facts = {
             "pictures": len(pictures),
-            "dataset_fingerprint": fingerprint(pictures, Path(recipe.data.path)),
+            "dataset_fingerprint": fingerprint(pictures, Path(recipe.data.path), template),
         }
         self.run.open(dump_recipe(recipe), self.facts, recipe.resume)
         self.accelerator = build_accelerator(recipe)
@@ -77,7 +81,7 @@ class Trainer:
             self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
         )
         resolution = example_resolution(recipe, self.base)
-        self.examples = Examples(pictures, recipe.data, resolution, recipe.seed)
+        self.examples = Examples(pictures, recipe.data, resolution, recipe.seed, template)
         self.prompt_states = self._build_prompt_states()
         self.grid = PromptGrid(self.base, recipe.sampling, self.run.samples)
         self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
@@ -371,8 +375,7 @@ class Trainer:
         return EMAModel(self.parameters, decay=self.recipe.ema.decay, foreach=True)
 
     def _build_prompt_states(self) -> PromptStates | None:
-        """Encodes prompts once where the text encoder is asked and frozen."""
-        trained = {name for name, _ in self.objective.named_children()}
-        if not self.draws_prompts or "text_encoder" in trained:
+        """Encodes prompts once where they are asked and stay what they are."""
+        if not self.draws_prompts or self.objective.changes_prompts:
             return None
         return PromptStates(self.base)

@@ -19,6 +19,7 @@ ARTIFACTS: dict[str, str] = {
     "lora": "inference.artifacts.lora:Lora",
     "hypernetwork": "inference.artifacts.hypernetwork:Hypernetwork",
     "checkpoint": "inference.artifacts.checkpoint:Checkpoint",
+    "embedding": "inference.artifacts.embedding:Embedding",
 }
 """The known kinds of artifact and where their classes live (`module:Class`)."""
 
@@ -99,5 +100,6 @@ def load_artifact(path: Path | str) -> Artifact:
     raise ArtifactError(
         f"{path}: no known kind of artifact. Found {found}. Known are: LoRA files in the naming of "
         "kohya (lora_unet_…, lora_te_…) or diffusers (unet.….lora_A.weight), A1111's hypernetworks "
-        "(.pt), and checkpoints as diffusers folders (model_index.json or unet/)"
+        "(.pt), embeddings of A1111, kohya or diffusers, and checkpoints as diffusers folders "
+        "(model_index.json or unet/)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,8 @@ def read_pickle(path: Path) -> dict[Any, Any]:
         ArtifactError: it is no pickle, holds more than data, or no dict.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):  # old embeddings
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
         raise unreadable(path, error) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
@@ -72,11 +74,17 @@ def read_pickle(path: Path) -> dict[Any, Any]:
 
 def unreadable(path: Path, error: Exception) -> ArtifactError:
     """The error for a file that its reader refused."""
+    size = path.stat().st_size
+    asked_for = re.search(r"GLOBAL (\S+)", str(error))
+    if asked_for:
+        return ArtifactError(
+            f"{path}: cannot be read as a pickle ({size} bytes): it asks for {asked_for[1]}, and "
+            "only data is read from pickles, since anything else could run programs on this "
+            "machine. If you trust where it comes from, convert it to safetensors there"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ArtifactError(
-        f"{path}: cannot be read as {'a pickle' if path.suffix in PICKLES else 'safetensors'} "
-        f"({path.stat().st_size} bytes): {reason}"
-    )
+    kind = "a pickle" if path.suffix in PICKLES else "safetensors"
+    return ArtifactError(f"{path}: cannot be read as {kind} ({size} bytes): {reason}")
 
 
 def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -26,6 +26,10 @@ MakeRecipe = Callable[..., TrainRecipe]
 OBJECTIVES = {  # overrides, and how the names of those tensors begin that are trained
     "lora": (["objective={type: lora, rank: 4}"], []),
     "lora_text": (["objective={type: lora, rank: 4, train_text_encoder: true}"], []),
+    "textual_inversion": (
+        ["objective={type: textual_inversion, token: xyz}", "data.captions.template=subject"],
+        [],
+    ),
     "hypernetwork": (["objective={type: hypernetwork, activation_func: mish}"], []),
     "text_to_image": (["objective={type: text_to_image}"], ["unet."]),
     "text_to_image_text": (
@@ -85,6 +89,7 @@ def test_only_its_own_tensors_move(name: str, make_recipe: MakeRecipe) -> None:
     [
         ("lora", ["unet"]),
         ("lora_text", ["unet", "text_encoder"]),
+        ("textual_inversion", ["embedding"]),
         ("hypernetwork", ["hypernetwork"]),
         ("text_to_image", ["unet"]),
         ("text_to_image_text", ["unet", "text_encoder"]),
@@ -140,7 +145,9 @@ def test_loss_of_known_pictures_falls(
     assert loss() < falls_to * before
 
 
-@pytest.mark.parametrize("name", ["lora", "hypernetwork", "text_to_image", "autoencoder"])
+@pytest.mark.parametrize(
+    "name", ["lora", "textual_inversion", "hypernetwork", "text_to_image", "autoencoder"]
+)
 def test_loss_that_is_not_finite_ends_the_run(
     name: str, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:

@@ -30,6 +30,10 @@ RANDOM = [
 OBJECTIVES = {
     "lora": ["objective={type: lora, rank: 2, dropout: 0.2}"],
     "lora 8 bit": ["objective={type: lora, rank: 64}", "optimizer.type=adamw8bit"],
+    "textual_inversion": [
+        "objective={type: textual_inversion, token: xyz, num_vectors_per_token: 2}",
+        "data.captions.template=style_filewords",
+    ],
     "hypernetwork": [
         "objective={type: hypernetwork, activation_func: mish, add_layer_norm: true,"
         " dropout_structure: [0, 0.2, 0]}"
@@ -151,6 +155,7 @@ def test_run_killed_again_and_again(
     [
         ("lora", "TERM", 143),
         ("lora 8 bit", "INT", 130),
+        ("textual_inversion", "INT", 130),
         ("hypernetwork", "TERM", 143),
         ("text_to_image", "TERM", 143),
         ("text_to_image bf16", "INT", 130),

@@ -20,9 +20,9 @@ MakeRecipe = Callable[..., TrainRecipe]
 ROOT = Path(__file__).parents[2]
 
 IMAGES = [
-    'sampling.images.one={prompt: "red, number 0", seed: 3, cfg_scale: 3, negative_prompt: blue}',
-    "sampling.images.two={prompt: cyan, seed: 4, count: 2}",
-    "sampling.images.three={prompt: lime, sampler: Euler a, width: 24}",
+    'sampling.images.one={prompt: "red, no 0, x", seed: 3, cfg_scale: 3, negative_prompt: blue}',
+    "sampling.images.two={prompt: cyan x, seed: 4, count: 2}",
+    "sampling.images.three={prompt: lime x, sampler: Euler a, width: 24}",
     "sampling.settings={steps: 3, schedule_type: Karras, cfg_scale: 1.5}",
 ]
 
@@ -30,12 +30,13 @@ DRAWING = """
 base_model: {{path: {base}}}
 settings: {{steps: 3, schedule_type: Karras, cfg_scale: 1.5}}
 images:
-  one: {{prompt: "red, number 0", seed: 3, cfg_scale: 3, negative_prompt: blue}}
-  two: {{prompt: cyan, seed: 4, count: 2}}
-  three: {{prompt: lime, sampler: Euler a, width: 24}}
+  one: {{prompt: "red, no 0, x", seed: 3, cfg_scale: 3, negative_prompt: blue}}
+  two: {{prompt: cyan x, seed: 4, count: 2}}
+  three: {{prompt: lime x, sampler: Euler a, width: 24}}
 grid: false
 """
 
+EMBEDDING = "objective={type: textual_inversion, token: x, num_vectors_per_token: 2}"
 HYPERNETWORK = (
     "objective={type: hypernetwork, activation_func: relu, add_layer_norm: true, "
     "dropout_structure: [0, 0.1, 0]}"
@@ -92,6 +93,8 @@ def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
             ["objective={type: lora, rank: 4, train_text_encoder: true}", "mixed_precision=bf16"],
             ".safetensors",
         ),
+        ([EMBEDDING], ".safetensors"),
+        ([EMBEDDING, "mixed_precision=bf16"], ".safetensors"),
         ([HYPERNETWORK], ".pt"),
         ([HYPERNETWORK, "mixed_precision=bf16"], ".pt"),
         ([TEXT_TO_IMAGE], ""),
@@ -101,6 +104,8 @@ def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
     ids=[
         "lora",
         "lora bf16",
+        "textual_inversion",
+        "textual_inversion bf16",
         "hypernetwork",
         "hypernetwork bf16",
         "text_to_image",

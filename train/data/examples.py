@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from inference.base_model import BaseModel
 from train.batch import Batch
-from train.data.captions import make_caption
+from train.data.captions import FILEWORDS, all_captions, make_caption
 from train.data.folder import DataError, Picture
 from train.data.stream import MicroBatches, Stream
 from train.data.transforms import square_pixels
@@ -34,11 +34,13 @@ class Examples(Dataset[dict[str, Any]]):
         config: DataConfig,
         resolution: int,
         seed: int,
+        template: Sequence[str] = (FILEWORDS,),
     ) -> None:
         self.pictures = pictures
         self.config = config
         self.resolution = resolution
         self.seed = seed
+        self.template = template
         self.stream = Stream(seed, len(pictures))
         self.latents: dict[str, Tensor] | None = None
 
@@ -52,9 +54,9 @@ class Examples(Dataset[dict[str, Any]]):
 
     def prompt(self, index: int, epoch: int) -> str:
         """The caption of a picture in an epoch."""
-        captions = self.pictures[index].captions
+        captions = self.pictures[index].captions or ("",)
         draw = random.Random(derive_seed(self.seed, "caption", epoch, index))
-        return make_caption(captions, self.config.captions, draw) if captions else ""
+        return make_caption(captions, self.config.captions, draw, self.template)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         epoch, index = self.stream[position]
@@ -83,7 +85,11 @@ class Examples(Dataset[dict[str, Any]]):
 
     def all_prompts(self) -> list[str]:
         """Every caption that can come up, sorted; where captions keep their words."""
-        texts = {text for picture in self.pictures for text in picture.captions}
+        texts = {
+            text
+            for picture in self.pictures
+            for text in all_captions(picture.captions or ("",), self.template)
+        }
         if self.config.captions.dropout_rate:
             texts.add("")
         return sorted(texts)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,12 @@ def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
     return with_captions(paths, told, config.captions)
 
 
-def fingerprint(pictures: list[Picture], root: Path) -> str:
-    """A number in hexadecimal that changes with the pictures' names, sizes on disk and captions."""
-    digest = hashlib.blake2b(digest_size=16)
+def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = ()) -> str:
+    """A number in hexadecimal of the pictures' names, sizes on disk and captions, and a template.
+
+    It changes with each of them.
+    """
+    digest = hashlib.blake2b(repr(template).encode() if len(template) > 1 else b"", digest_size=16)
     for picture in pictures:
         name = picture.path.relative_to(root).as_posix()
         digest.update(repr((name, picture.path.stat().st_size, picture.captions)).encode())

@@ -21,6 +21,12 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.base = base
 
+    @property
+    def changes_prompts(self) -> bool:
+        """Whether what is trained changes how captions are understood; they are kept otherwise."""
+        trained = dict(self.named_children())
+        return "text_encoder" in trained or "embedding" in trained
+
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """The loss of each example, (b,)."""

@@ -1,0 +1,201 @@
+"""Textual inversion (Gal et al. 2022, arXiv 2208.01618): vectors that stand for a name in prompts.
+
+Files as in A1111 1.10.1 (`modules/textual_inversion/textual_inversion.py`), kohya's sd-scripts
+(`emb_params`) and diffusers (one tensor, whose key is the token).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+
+import torch
+from torch import Tensor
+
+from inference.artifacts.base import Artifact, ArtifactError
+from inference.artifacts.files import PICKLES, read_pickle, read_tensors, serialize
+from inference.files import write_atomically
+from inference.prompts import LearnedVectors, token_ids
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
+RUN_FILE = re.compile(r"step-\d+|last")
+"""Files in a run's folder; everywhere else an embedding is called by its file's name."""
+
+
+@final
+class Embedding(Artifact):
+    """An embedding of one text encoder."""
+
+    kind: ClassVar[str] = "embedding"
+    suffix = ".safetensors"
+
+    def __init__(self, vectors: Tensor, name: str, facts: Mapping[str, Any] | None = None) -> None:
+        self.name = name
+        """What prompts call it by."""
+        self.learned = LearnedVectors(vectors)
+        self.facts = dict(facts or {})
+        """What the file says about itself, by A1111's names: step, sd_checkpoint, …"""
+        self.strength = 1.0
+        self._base: BaseModel | None = None
+        self._shown: LearnedVectors | None = None
+
+    @classmethod
+    def create(cls, base: BaseModel, name: str, initialization_text: str, num_vectors: int) -> Self:
+        """An embedding to be trained, in fp32, not attached yet.
+
+        It begins as the token table's rows of a text: fewer tokens than vectors are repeated, more
+        are left out in between; zeros for an empty text.
+
+        Raises:
+            ArtifactError: the token means nothing to the tokenizer, or there are too many vectors.
+        """
+        room = base.tokenizer.model_max_length - 2
+        if not 1 <= num_vectors <= room:
+            raise ArtifactError(
+                f"objective.num_vectors_per_token: must lie in 1 … {room}, which is a chunk of a "
+                f"prompt; got {num_vectors}"
+            )
+        table: Tensor = base.text_encoder.get_input_embeddings().weight.detach()
+        vectors = torch.zeros(num_vectors, table.shape[1])
+        if ids := token_ids(base.tokenizer, initialization_text):
+            chosen = [ids[index * len(ids) // num_vectors] for index in range(num_vectors)]
+            vectors = table[chosen].float().cpu().clone()
+        from inference.infotext import model_hash
+
+        hash_ = model_hash(base)
+        facts = {
+            "sd_checkpoint": hash_[:10] if hash_ else None,
+            "sd_checkpoint_name": Path(base.path).name,
+        }
+        return cls(vectors, name, facts)
+
+    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+        """Makes prompts that spell the name take the vectors.
+
+        Raises:
+            ArtifactError: already attached, vectors of another width or too many, or a name that is
+                taken or that no prompt can spell.
+        """
+        if self._base is not None:
+            raise ArtifactError(f"{self.name}: already attached; detach it first")
+        count, width = self.learned.vectors.shape
+        table: Tensor = base.text_encoder.get_input_embeddings().weight
+        room = base.tokenizer.model_max_length - 2
+        if width != table.shape[1]:
+            family = f" ({FAMILIES[width]})" if width in FAMILIES else ""
+            raise ArtifactError(
+                f"{self.name}: has vectors of width {width}{family}; the text encoder of this base "
+                f"model ({base.path}) has {table.shape[1]}"
+            )
+        if count > room:
+            raise ArtifactError(f"{self.name}: has {count} vectors; a prompt's chunk holds {room}")
+        if self.name in base.embeddings:
+            raise ArtifactError(f"{self.name}: another embedding of this name is attached already")
+        if not token_ids(base.tokenizer, self.name):
+            raise ArtifactError(f"{self.name!r}: the tokenizer has no token for any letter of it")
+        self._base = base
+        self._shown = self.learned
+        if not self.learned.vectors.requires_grad:
+            vectors = self.learned.vectors.to(base.device, base.dtype, copy=True)
+            self._shown = LearnedVectors(vectors)
+        self.set_strength(strength)
+
+    def set_strength(self, strength: float) -> None:
+        """The vectors are multiplied by it; at 0 prompts read the name as any other text."""
+        self.strength = strength
+        if self._base is None or self._shown is None:
+            return
+        self._shown.strength = strength
+        self._base.embeddings.pop(self.name, None)
+        if strength:
+            self._base.embeddings[self.name] = self._shown
+
+    def detach(self) -> None:
+        """Prompts read the name as any other text again."""
+        if self._base is not None:
+            self._base.embeddings.pop(self.name, None)
+        self._base = self._shown = None
+
+    def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+        """Writes kohya's safetensors (`emb_params`), or A1111's `.pt` if the path ends so."""
+        path = Path(path)
+        vectors = self.learned.vectors.detach().to("cpu", dtype).contiguous()
+        step = int(metadata.get("ss_steps", self.facts.get("step") or 0))
+        if path.suffix == ".pt":
+            content = {
+                "string_to_token": {"*": 265},
+                "string_to_param": {"*": vectors.float()},
+                "name": self.name,
+                "step": step,
+                "sd_checkpoint": self.facts.get("sd_checkpoint"),
+                "sd_checkpoint_name": self.facts.get("sd_checkpoint_name"),
+            }
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            data = buffer.getvalue()
+        else:
+            facts = {**self.facts, "name": self.name, "step": step}
+            said = {key: str(value) for key, value in facts.items() if value is not None}
+            data = serialize({"emb_params": vectors}, {**said, **metadata})
+        write_atomically(path, lambda unfinished: unfinished.write_bytes(data))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads the files of A1111, kohya and diffusers.
+
+        Raises:
+            ArtifactError: the content is not understood, is made for SDXL, or is not finite.
+        """
+        path = Path(path)
+        vectors, facts = (_from_pickle if path.suffix in PICKLES else _from_safetensors)(path)
+        vectors = vectors.detach()[None] if vectors.dim() == 1 else vectors.detach()
+        if vectors.dim() != 2 or not vectors.is_floating_point() or not len(vectors):
+            raise ArtifactError(
+                f"{path}: expected vectors (number, width), found {vectors.dtype} of shape "
+                f"{tuple(vectors.shape)}"
+            )
+        if not vectors.isfinite().all():
+            raise ArtifactError(f"{path}: holds numbers that are not finite; its training failed")
+        is_in_run = RUN_FILE.fullmatch(path.stem) and facts.get("name")
+        return cls(vectors.float(), str(facts["name"]) if is_in_run else path.stem, facts)
+
+    @classmethod
+    def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
+        """A1111's `string_to_param`, SDXL's pair, or a single tensor."""
+        return "string_to_param" in keys or {"clip_l", "clip_g"} <= {*keys} or len(keys) == 1
+
+
+def _from_pickle(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    content = read_pickle(path)
+    if "string_to_param" not in content:
+        named = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        return _single(path, named), {}
+    parameters = content["string_to_param"]
+    parameters = getattr(parameters, "_parameters", parameters)  # a ParameterDict, by its own name
+    facts = {key: value for key, value in content.items() if not key.startswith("string_to_")}
+    return _single(path, dict(parameters)), facts
+
+
+def _from_safetensors(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    tensors, metadata = read_tensors(path)
+    known = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
+    return _single(path, tensors), {key: metadata[key] for key in known if key in metadata}
+
+
+def _single(path: Path, tensors: Mapping[str, Tensor]) -> Tensor:
+    if {"clip_l", "clip_g"} <= tensors.keys():
+        raise ArtifactError(
+            f"{path}: made for SDXL, which has two text encoders; expected vectors for one"
+        )
+    if len(tensors) != 1:
+        raise ArtifactError(
+            f"{path}: expected vectors under one name, found {len(tensors)}: "
+            f"{', '.join(list(tensors)[:4])}"
+        )
+    return next(iter(tensors.values()))

@@ -1,0 +1,226 @@
+"""Embeddings: files of several programs, and how prompts call them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from inference.artifacts import ArtifactError, load_artifact
+from inference.artifacts.embedding import Embedding
+from inference.base_model import BaseModel
+
+VECTORS = torch.arange(12.0).reshape(3, 4) / 8
+
+
+class OldParameterDict(nn.ParameterDict):
+    """What the first textual inversion code pickled."""
+
+
+FORMS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "a1111": (
+        "ours.pt",
+        lambda file: torch.save(
+            {
+                "string_to_token": {"*": 265},
+                "string_to_param": {"*": VECTORS},
+                "name": "made as another name",
+                "step": 70,
+                "sd_checkpoint": None,
+                "sd_checkpoint_name": None,
+            },
+            file,
+        ),
+    ),
+    "a1111, another key": (
+        "ours.pt",
+        lambda file: torch.save({"string_to_param": {"cat": VECTORS}}, file),
+    ),
+    "original code": (
+        "ours.pt",
+        lambda file: torch.save(
+            {"string_to_token": {}, "string_to_param": nn.ParameterDict({"*": VECTORS})}, file
+        ),
+    ),
+    "diffusers": ("ours.bin", lambda file: torch.save({"<ours>": VECTORS}, file)),
+    "diffusers, safetensors": ("ours.safetensors", lambda file: save_file({"<o>": VECTORS}, file)),
+    "kohya": ("ours.safetensors", lambda file: save_file({"emb_params": VECTORS}, file)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_vectors(form: str, tmp_path: Path) -> None:
+    """And the name of the file, as A1111 calls it."""
+    name, write = FORMS[form]
+    write(tmp_path / name)
+    loaded = load_artifact(tmp_path / name)
+    assert isinstance(loaded, Embedding)
+    assert torch.equal(loaded.learned.vectors, VECTORS)
+    assert loaded.name == "ours"
+
+
+def test_one_vector_of_one_dimension(tmp_path: Path) -> None:
+    save_file({"<o>": VECTORS[0].clone()}, tmp_path / "o.safetensors")
+    loaded = load_artifact(tmp_path / "o.safetensors")
+    assert isinstance(loaded, Embedding)
+    assert torch.equal(loaded.learned.vectors, VECTORS[:1])
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_saved_is_what_is_loaded(suffix: str, tmp_path: Path) -> None:
+    facts = {"sd_checkpoint": "0123456789", "sd_checkpoint_name": "picto"}
+    saved = Embedding(VECTORS, "noto-cat", facts)
+    for name in (f"step-000500{suffix}", f"again{suffix}"):
+        saved.save(tmp_path / name, torch.float32, {"ss_steps": "500"})
+    loaded = load_artifact(tmp_path / f"step-000500{suffix}")
+    assert isinstance(loaded, Embedding)
+    assert torch.equal(loaded.learned.vectors, VECTORS)
+    assert loaded.name == "noto-cat"  # and not step-000500
+    assert {"sd_checkpoint": "0123456789", "sd_checkpoint_name": "picto"}.items() <= (
+        loaded.facts.items()
+    )
+    assert int(loaded.facts["step"]) == 500
+    again = load_artifact(tmp_path / f"again{suffix}")
+    assert again.name == "again"
+    bytes_of = [(tmp_path / f"{name}{suffix}").read_bytes() for name in ("step-000500", "again")]
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_the_pt_file_is_a1111s(tmp_path: Path) -> None:
+    Embedding(VECTORS, "cat").save(tmp_path / "cat.pt", torch.float16, {"ss_steps": "5"})
+    content = torch.load(tmp_path / "cat.pt", weights_only=True)
+    assert content.pop("string_to_param")["*"].dtype == torch.float32
+    assert content == {
+        "string_to_token": {"*": 265},
+        "name": "cat",
+        "step": 5,
+        "sd_checkpoint": None,
+        "sd_checkpoint_name": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"clip_l": VECTORS, "clip_g": VECTORS}, "made for SDXL"),
+        ({"emb_params": VECTORS[None]}, "expected vectors"),
+        ({"emb_params": VECTORS.int()}, "expected vectors"),
+        ({"emb_params": VECTORS / 0}, "not finite"),
+    ],
+)
+def test_files_that_are_refused(tensors: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+    save_file({key: value.clone() for key, value in tensors.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(ArtifactError, match=message):
+        load_artifact(tmp_path / "x.safetensors")
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    content = {"string_to_param": {"*": VECTORS}, "name": Payload(tmp_path / "trace")}
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ArtifactError, match="cannot be read as a pickle"):
+        load_artifact(tmp_path / "x.pt")
+    assert not (tmp_path / "trace").exists()
+
+
+# --------------------------------------------------------------------------------------- in prompts
+
+
+def embedding(name: str, count: int, seed: int = 0, width: int = 16) -> Embedding:
+    generator = torch.Generator().manual_seed(seed)
+    return Embedding(torch.randn(count, width, generator=generator), name)
+
+
+def ids(base: BaseModel, text: str) -> list[int]:
+    return base.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_vectors_take_the_places_of_the_name(tiny_base: BaseModel) -> None:
+    embedding("xyz", 2).attach(tiny_base)
+    tokens = tiny_base.tokenize(["a xyz b", "no"])
+    assert tokens.places == [(0, 0, 2, "xyz")]
+    bos, eos = tiny_base.tokenizer.bos_token_id, tiny_base.tokenizer.eos_token_id
+    expected = [bos, *ids(tiny_base, "a"), 0, 0, *ids(tiny_base, "b"), eos]
+    assert tokens.ids[0, 0, : len(expected)].tolist() == expected
+
+
+def test_states_are_those_of_a_table_with_the_vectors_in_it(tiny_base: BaseModel) -> None:
+    """A prompt of two letters whose rows in the token table are the vectors."""
+    word = embedding("xyz", 2)
+    before = tiny_base.encode_prompts(["a xyz b"])
+    word.attach(tiny_base)
+    states = tiny_base.encode_prompts(["a xyz b", "c"])
+    word.set_strength(0)
+    assert torch.equal(tiny_base.encode_prompts(["a xyz b"]), before)
+    word.set_strength(0.5)
+    half = tiny_base.encode_prompts(["a xyz b", "c"])
+    word.detach()
+    assert torch.equal(tiny_base.encode_prompts(["a xyz b"]), before)
+    table = tiny_base.text_encoder.get_input_embeddings().weight
+    for strength, expected in ((1.0, states), (0.5, half)):
+        letters = [ids(tiny_base, letter)[0] for letter in "qw"]
+        kept = table[letters].clone()
+        table.data[letters] = word.learned.vectors * strength
+        assert torch.equal(tiny_base.encode_prompts(["a q w b", "c"]), expected)
+        table.data[letters] = kept
+
+
+def test_the_longest_name_wins(tiny_base: BaseModel) -> None:
+    for name, count in (("ab", 1), ("ab cd", 3), ("cd", 2)):
+        embedding(name, count).attach(tiny_base)
+    places = tiny_base.tokenize(["ab cd, ab, cd"]).places
+    assert [place.name for place in places] == ["ab cd", "ab", "cd"]
+    assert [place.position for place in places] == [1, 5, 7]
+
+
+def test_vectors_that_do_not_fit_begin_a_new_chunk(tiny_base: BaseModel) -> None:
+    embedding("xyz", 4).attach(tiny_base)
+    for letters, place in ((71, (0, 0, 72, "xyz")), (72, (0, 1, 1, "xyz"))):
+        tokens = tiny_base.tokenize([" ".join("a" * letters) + " xyz b"])
+        assert tokens.places == [place]
+        assert tokens.ids.shape == (1, 2, 77)
+        assert tiny_base.encode_prompts([" ".join("a" * letters) + " xyz b"]).shape[1] == 154
+    assert tokens.ids[0, 0, 73] == tiny_base.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [("q w", 4, "qqww"), ("q w e", 2, "qw"), ("q w e r", 2, "qe"), ("q", 1, "q")],
+)
+def test_begins_as_rows_of_the_token_table(
+    text: str, count: int, expected: str, tiny_base: BaseModel
+) -> None:
+    """Row i * N // n of the text's N tokens for vector i of n."""
+    created = Embedding.create(tiny_base, "new", text, count)
+    table = tiny_base.text_encoder.get_input_embeddings().weight
+    rows = [ids(tiny_base, letter)[0] for letter in expected]
+    assert torch.equal(created.learned.vectors, table[rows])
+
+
+def test_an_empty_text_begins_with_zeros(tiny_base: BaseModel) -> None:
+    assert not Embedding.create(tiny_base, "new", "", 2).learned.vectors.any()
+
+
+def test_what_does_not_fit_is_refused(tiny_base: BaseModel) -> None:
+    with pytest.raises(ArtifactError, match=r"width 768 \(SD 1.x\); .* has 16"):
+        embedding("x", 1, width=768).attach(tiny_base)
+    with pytest.raises(ArtifactError, match="76 vectors; a prompt's chunk holds 75"):
+        embedding("x", 76).attach(tiny_base)
+    with pytest.raises(ArtifactError, match=r"1 … 75"):
+        Embedding.create(tiny_base, "x", "q", 76)
+    one = embedding("x", 1)
+    one.attach(tiny_base)
+    with pytest.raises(ArtifactError, match="already attached"):
+        one.attach(tiny_base)
+    with pytest.raises(ArtifactError, match="another embedding of this name"):
+        embedding("x", 1).attach(tiny_base)

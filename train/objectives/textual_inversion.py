@@ -1,0 +1,34 @@
+"""Textual inversion (Gal et al. 2022, arXiv 2208.01618)."""
+
+from torch import Tensor
+
+from inference.artifacts.embedding import Embedding
+from inference.base_model import BaseModel
+from train.batch import Batch
+from train.config import TrainRecipe
+from train.denoising import Denoising
+from train.objective_configs import TextualInversionConfig
+from train.objectives.base import Objective
+
+
+class TextualInversionObjective(Objective):
+    """Trains the vectors of one name; everything else stays as it is."""
+
+    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+        super().__init__(base)
+        config = recipe.objective
+        assert isinstance(config, TextualInversionConfig)
+        self.denoising = Denoising.of(recipe, base)
+        self.learned = Embedding.create(
+            base, config.token, config.initialization_text, config.num_vectors_per_token
+        )
+        self.learned.suffix = f".{config.save_as}"
+        self.embedding = self.learned.learned.requires_grad_(True)
+        self.learned.attach(base)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Also captions that do not call the word have a gradient, of zero, as DDP needs it."""
+        return self.denoising.loss(batch) + 0.0 * self.embedding.vectors.sum()
+
+    def artifact(self) -> Embedding:
+        return self.learned
