@@ -100,7 +100,26 @@ WRONG = {
     "lr_scheduler: {warmup_steps: 1000}": "lr_scheduler.warmup_steps: must be below "
     "max_train_steps (1000)",
     "lr_scheduler: {type: cosin}": "lr_scheduler.type: Invalid value 'cosin', expected one of "
-    "['constant', 'linear', 'cosine', 'cosine_with_restarts', 'polynomial']",
+    "['constant', 'linear', 'cosine', 'cosine_with_restarts', 'polynomial', 'schedule']",
+    "lr_scheduler: {schedule: '1e-3'}": "lr_scheduler.schedule: goes with type: schedule, "
+    "and that with it",
+    "lr_scheduler: {type: schedule, schedule: '1e-3:x'}": "lr_scheduler.schedule: cannot read "
+    "'1e-3:x'; expected rates and steps as \"0.005:100, 1e-3:1000, 1e-5\"",
+    "lr_scheduler: {type: schedule, schedule: '1e-3:200'}": "lr_scheduler.schedule: ends at step "
+    "200, before max_train_steps (1000): give the last rate without a step, or "
+    "max_train_steps=200",
+    "objective: {type: textual_inversion}": "objective.token: must be given (The new word. "
+    "Prompts that spell it take the vectors; choose one that is no word already.)",
+    "objective: {type: hypernetwork, dropout_structure: [0, 0.05, 0.15]}": (
+        "objective.dropout_structure: the first and the last must be 0, got [0.0, 0.05, 0.15]: the "
+        "last would drop what attention gets, and the first is never used. Take [0, 0.05, 0]"
+    ),
+    "objective: {type: hypernetwork, layer_structure: [1, 2]}": "objective.layer_structure: must "
+    "begin and end with 1, as [1, 2, 1]; got [1.0, 2.0]",
+    "objective: {type: hypernetwork, activation_func: glu}": "objective.activation_func: glu "
+    "cannot be used: it halves the width",
+    "objective: {type: hypernetwork, activation_func: relo}": "objective.activation_func: no "
+    "activation is called 'relo'; did you mean relu?",
     "data: {captions: {dropout_rate: 10}}": "data.captions.dropout_rate: "
     "must lie between 0 and 1, got 10.0",
     "data: {flip: true}": "data.flip: expected a number, got true",

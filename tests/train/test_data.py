@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from train.data.captions import make_caption
+from inference.errors import InputError
+from train.data.captions import all_captions, asks_for_captions, make_caption, read_template
 from train.data.examples import Examples, build_loader
 from train.data.folder import DataError, Picture, find_pictures, fingerprint
 from train.data.stream import MicroBatches, Stream
@@ -370,3 +371,44 @@ def test_seeds_depend_on_every_argument() -> None:
     assert len(seeds) == len(asked)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(0, "noise", 0) == derive_seed(0, "noise", 0)
+
+
+# Templates
+
+
+def test_a_template_takes_captions_and_the_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("[filewords] by [name]\n\n  a [name] \n")
+    template = read_template(str(tmp_path / "mine.txt"), "xyz")
+    assert template == ("[filewords] by xyz", "a xyz")
+    draw = random.Random(0)
+    made = {make_caption(["cat", "dog"], CaptionConfig(), draw, template) for _ in range(99)}
+    assert (
+        made == {"cat by xyz", "dog by xyz", "a xyz"} == {*all_captions(["cat", "dog"], template)}
+    )
+    shuffled = CaptionConfig(tag_dropout_rate=0.9999)
+    assert make_caption(["cat"], shuffled, draw, template[:1]) == " by xyz"
+
+
+def test_shipped_templates_name_what_a1111_s_do() -> None:
+    expected = {  # whether they ask for captions, and for the name
+        "style": (False, True),
+        "style_filewords": (True, True),
+        "subject": (False, True),
+        "subject_filewords": (True, True),
+        "hypernetwork": (True, False),
+        "none": (False, False),
+    }
+    for name, (captions, word) in expected.items():
+        template = read_template(name, "xyz")
+        assert asks_for_captions(template) == captions
+        assert all(("[filewords]" in line) == captions for line in template)
+        assert all(("xyz" in line) == word for line in template)
+    assert read_template(None, "xyz") == ("[filewords]",)
+
+
+def test_a_template_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither a file nor one of hypernetwork, none, style"):
+        read_template("stile", "x")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(InputError, match="has no prompt in it"):
+        read_template(str(tmp_path / "empty.txt"), "x")

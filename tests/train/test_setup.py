@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from inference.errors import InputError
-from train.config import LRSchedulerConfig, OptimizerConfig, TrainRecipe
+from train.config import LRSchedulerConfig, OptimizerConfig, TrainRecipe, parse_schedule
 from train.setup import (
     build_accelerator,
     build_lr_scheduler,
@@ -161,3 +161,38 @@ def test_gradient_checkpointing_reaches_every_part(make_recipe: MakeRecipe) -> N
     enable_gradient_checkpointing(objective)
     for part in objective.base.parts.values():
         assert any(getattr(module, "gradient_checkpointing", False) for module in part.modules())
+
+
+def rates_of(text: str, steps: int, **options: Any) -> list[float]:
+    """The rate of every step, of a part that has optimizer.learning_rate (1)."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    config = LRSchedulerConfig(type="schedule", schedule=text, **options)
+    scheduler = build_lr_scheduler(config, optimizer, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_rates_by_step_as_in_a1111() -> None:
+    assert rates_of("0.5:2, 0.25:3, 1e-1", 5) == [0.5, 0.5, 0.25, 0.1, 0.1]
+    assert rates_of("0.5", 3) == [0.5] * 3
+    assert rates_of("0.5:1, 0.25:-1", 3) == [0.5, 0.25, 0.25]
+    assert rates_of("0.5", 4, warmup_steps=2) == [0.0, 0.25, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot read ''"),
+        ("0.1:5, 0.2:5", "steps must rise: 5 after 5"),
+        ("0.1, 0.2", "a rate without a step ends"),
+        ("-1", "a number from 0 on"),
+        ("0.1:5:6", "cannot read '0.1:5:6'"),
+    ],
+)
+def test_rates_that_cannot_be_read(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_schedule(text)
