@@ -64,6 +64,7 @@ def inspect_picture(path: Path) -> Facts:
     """Size and infotext."""
     from PIL import Image, UnidentifiedImageError
 
+    from inference.artifacts import embedding_picture
     from inference.infotext import read_infotext
 
     try:
@@ -72,7 +73,10 @@ def inspect_picture(path: Path) -> Facts:
         infotext = read_infotext(path)
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
-    return {"kind": "picture", "size": size, "infotext": infotext or "none in this file"}
+    facts = {"kind": "picture", "size": size, "infotext": infotext or "none in this file"}
+    if path.suffix in embedding_picture.PICTURES and embedding_picture.read_picture(path):
+        facts |= {"carries": "an embedding", **describe_embedding(path)}
+    return facts
 
 
 def inspect_base_model(path: Path) -> Facts:

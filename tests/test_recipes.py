@@ -108,18 +108,6 @@ WRONG = {
     "lr_scheduler: {type: schedule, schedule: '1e-3:200'}": "lr_scheduler.schedule: ends at step "
     "200, before max_train_steps (1000): give the last rate without a step, or "
     "max_train_steps=200",
-    "objective: {type: textual_inversion}": "objective.token: must be given (The new word. "
-    "Prompts that spell it take the vectors; choose one that is no word already.)",
-    "objective: {type: hypernetwork, dropout_structure: [0, 0.05, 0.15]}": (
-        "objective.dropout_structure: the first and the last must be 0, got [0.0, 0.05, 0.15]: the "
-        "last would drop what attention gets, and the first is never used. Take [0, 0.05, 0]"
-    ),
-    "objective: {type: hypernetwork, layer_structure: [1, 2]}": "objective.layer_structure: must "
-    "begin and end with 1, as [1, 2, 1]; got [1.0, 2.0]",
-    "objective: {type: hypernetwork, activation_func: glu}": "objective.activation_func: glu "
-    "cannot be used: it halves the width",
-    "objective: {type: hypernetwork, activation_func: relo}": "objective.activation_func: no "
-    "activation is called 'relo'; did you mean relu?",
     "data: {captions: {dropout_rate: 10}}": "data.captions.dropout_rate: "
     "must lie between 0 and 1, got 10.0",
     "data: {flip: true}": "data.flip: expected a number, got true",
@@ -147,6 +135,34 @@ def test_wrong_training_recipe_is_told(
     with pytest.raises(RecipeError) as caught:
         load_recipe("wrong.yaml", train_schema)
     assert str(caught.value).splitlines() == [f"wrong.yaml: {WRONG[line]}"]
+
+
+WRONG_OBJECTIVES = {
+    "textual_inversion": "objective.token: must be given (The new word)",
+    "textual_inversion, token: ' a'": "objective.token: must be a word without spaces around it, "
+    "got ' a'",
+    "hypernetwork, dropout_structure: [0, 0.05, 0.15]": (
+        "objective.dropout_structure: the first and the last must be 0, got [0.0, 0.05, 0.15]: the "
+        "last would drop what attention gets, and the first is never used. Take [0, 0.05, 0]"
+    ),
+    "hypernetwork, dropout_structure: [0, 0]": "objective.dropout_structure: expected as many "
+    "numbers as layer_structure (3), got [0.0, 0.0]",
+    "hypernetwork, layer_structure: [1, 2]": "objective.layer_structure: must begin and end with "
+    "1, as [1, 2, 1]; got [1.0, 2.0]",
+    "hypernetwork, activation_func: glu": "objective.activation_func: glu cannot be used: it "
+    "halves the width",
+    "hypernetwork, activation_func: relo": "objective.activation_func: no activation is called "
+    "'relo'; did you mean relu?",
+}
+
+
+@pytest.mark.parametrize("objective", WRONG_OBJECTIVES)
+def test_wrong_objective_is_told(objective: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "wrong.yaml"
+    recipe.write_text(f"name: x\ndata: {{path: x}}\nobjective: {{type: {objective}}}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, train_schema)
+    assert str(caught.value).splitlines() == [f"{recipe}: {WRONG_OBJECTIVES[objective]}"]
 
 
 def test_wrong_drawing_recipe_is_told(tmp_path: Path) -> None:

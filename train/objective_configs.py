@@ -87,8 +87,9 @@ class TextualInversionConfig(ObjectiveConfig):
     """What the vectors begin as; empty begins with zeros."""
     num_vectors_per_token: int = 1
     """Vectors for the word. More hold more detail and leave less room in prompts (75 tokens)."""
-    save_as: Literal["safetensors", "pt"] = "safetensors"
-    """`safetensors` as kohya writes it, or A1111's `pt`. A1111, Forge and ComfyUI load both."""
+    save_as: Literal["safetensors", "pt", "png"] = "safetensors"
+    """`safetensors` as kohya writes it, or A1111's `pt`, which A1111, Forge and ComfyUI load; `png`
+    is A1111's picture that carries an embedding."""
 
     @property
     def word(self) -> str | None:

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from inference.artifacts.base import Artifact, ArtifactError
+from inference.artifacts.embedding_picture import PICTURES, picture_with, read_picture
 from inference.artifacts.files import PICKLES, read_pickle, read_tensors, serialize
+from inference.artifacts.metadata import made_upon
 from inference.files import write_atomically
+from inference.infotext import save_png
 from inference.prompts import LearnedVectors, token_ids
 
 if TYPE_CHECKING:
@@ -66,14 +70,7 @@ class Embedding(Artifact):
         if ids := token_ids(base.tokenizer, initialization_text):
             chosen = [ids[index * len(ids) // num_vectors] for index in range(num_vectors)]
             vectors = table[chosen].float().cpu().clone()
-        from inference.infotext import model_hash
-
-        hash_ = model_hash(base)
-        facts = {
-            "sd_checkpoint": hash_[:10] if hash_ else None,
-            "sd_checkpoint_name": Path(base.path).name,
-        }
-        return cls(vectors, name, facts)
+        return cls(vectors, name, made_upon(base))
 
     def attach(self, base: BaseModel, strength: float = 1.0) -> None:
         """Makes prompts that spell the name take the vectors.
@@ -123,19 +120,25 @@ class Embedding(Artifact):
         self._base = self._shown = None
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes kohya's safetensors (`emb_params`), or A1111's `.pt` if the path ends so."""
+        """Writes kohya's safetensors (`emb_params`); if the path ends so, A1111's `.pt` or picture.
+
+        The picture shows the vectors as shades; A1111 loads it from its folder of embeddings.
+        """
         path = Path(path)
         vectors = self.learned.vectors.detach().to("cpu", dtype).contiguous()
         step = int(metadata.get("ss_steps", self.facts.get("step") or 0))
+        content = {
+            "string_to_token": {"*": 265},
+            "string_to_param": {"*": vectors.float()},
+            "name": self.name,
+            "step": step,
+            "sd_checkpoint": self.facts.get("sd_checkpoint"),
+            "sd_checkpoint_name": self.facts.get("sd_checkpoint_name"),
+        }
+        if path.suffix == ".png":
+            save_png(path, *picture_with(self.card(step), content))
+            return
         if path.suffix == ".pt":
-            content = {
-                "string_to_token": {"*": 265},
-                "string_to_param": {"*": vectors.float()},
-                "name": self.name,
-                "step": step,
-                "sd_checkpoint": self.facts.get("sd_checkpoint"),
-                "sd_checkpoint_name": self.facts.get("sd_checkpoint_name"),
-            }
             buffer = io.BytesIO()
             torch.save(content, buffer)
             data = buffer.getvalue()
@@ -145,15 +148,30 @@ class Embedding(Artifact):
             data = serialize({"emb_params": vectors}, {**said, **metadata})
         write_atomically(path, lambda unfinished: unfinished.write_bytes(data))
 
+    def card(self, step: int) -> Image.Image:
+        """A picture of the vectors, one above the other, with name and size."""
+        from inference.grid import image_grid
+
+        vectors = self.learned.vectors.detach().float().cpu()
+        shades = (vectors / vectors.abs().max().clamp_min(1e-9) * 127.5 + 127.5).round()
+        picture = Image.fromarray(shades.byte().numpy()).resize((192, 192), Image.Resampling.BOX)
+        label = f"{self.name}: {len(vectors)} vectors, step {step}"
+        return image_grid([[picture.convert("RGB")]], column_labels=[label])
+
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads the files of A1111, kohya and diffusers.
+        """Reads the files of A1111, kohya and diffusers, and pictures that carry an embedding.
 
         Raises:
             ArtifactError: the content is not understood, is made for SDXL, or is not finite.
         """
         path = Path(path)
-        vectors, facts = (_from_pickle if path.suffix in PICKLES else _from_safetensors)(path)
+        if path.suffix in PICKLES:
+            vectors, facts = _from_dict(path, read_pickle(path))
+        elif path.suffix in PICTURES:
+            vectors, facts = _from_dict(path, read_picture(path) or {})
+        else:
+            vectors, facts = _from_safetensors(path)
         vectors = vectors.detach()[None] if vectors.dim() == 1 else vectors.detach()
         if vectors.dim() != 2 or not vectors.is_floating_point() or not len(vectors):
             raise ArtifactError(
@@ -162,7 +180,8 @@ class Embedding(Artifact):
             )
         if not vectors.isfinite().all():
             raise ArtifactError(f"{path}: holds numbers that are not finite; its training failed")
-        is_in_run = RUN_FILE.fullmatch(path.stem) and facts.get("name")
+        is_in_run = RUN_FILE.fullmatch(path.stem) or path.suffix in PICTURES
+        is_in_run = is_in_run and facts.get("name")
         return cls(vectors.float(), str(facts["name"]) if is_in_run else path.stem, facts)
 
     @classmethod
@@ -171,8 +190,7 @@ class Embedding(Artifact):
         return "string_to_param" in keys or {"clip_l", "clip_g"} <= {*keys} or len(keys) == 1
 
 
-def _from_pickle(path: Path) -> tuple[Tensor, dict[str, Any]]:
-    content = read_pickle(path)
+def _from_dict(path: Path, content: dict[Any, Any]) -> tuple[Tensor, dict[str, Any]]:
     if "string_to_param" not in content:
         named = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
         return _single(path, named), {}

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inference.artifacts.base import ArtifactError
+from inference.artifacts.embedding_picture import PICTURES, read_picture
 
 PICKLES = (".pt", ".ckpt", ".pth", ".bin")
 
@@ -24,8 +25,11 @@ PICKLES = (".pt", ".ckpt", ".pth", ".bin")
 def read_keys(path: Path) -> list[str]:
     """Names of the tensors in a file; of a safetensors file only the header is read.
 
-    Of a pickle all keys of its dict as text, or of the dict under `state_dict`.
+    Of a pickle all keys of its dict as text, or of the dict under `state_dict`; of a picture those
+    of the embedding that it carries.
     """
+    if path.suffix in PICTURES:
+        return [*(read_picture(path) or {})]
     if path.suffix in PICKLES:
         return [str(key) for key in read_pickle(path)]
     try:

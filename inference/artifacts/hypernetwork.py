@@ -22,6 +22,7 @@ from inference.artifacts.hypernetwork_files import (
     safetensors_file,
 )
 from inference.artifacts.hypernetwork_module import HypernetworkSpec, initial_pair
+from inference.artifacts.metadata import made_upon
 from inference.files import write_atomically
 
 if TYPE_CHECKING:
@@ -80,15 +81,8 @@ class Hypernetwork(Artifact):
                 f"objective.sizes: {missing[0]} is not to be found in this base model "
                 f"({base.path}); its attention has contexts of width {', '.join(map(str, known))}"
             )
-        from inference.infotext import model_hash
-
-        hash_ = model_hash(base)
-        facts = {
-            "sd_checkpoint": hash_[:10] if hash_ else None,
-            "sd_checkpoint_name": Path(base.path).name,
-        }
         pairs = {width: initial_pair(width, spec, seed) for width in sizes or known}
-        return cls(pairs, spec, facts)
+        return cls(pairs, spec, made_upon(base))
 
     @property
     def is_trained(self) -> bool:

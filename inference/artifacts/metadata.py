@@ -7,6 +7,7 @@ precalculate_safetensors_hashes); github.com/Stability-AI/ModelSpec.
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -33,6 +34,17 @@ def base_model_version(base: BaseModel) -> str:
     if width not in VERSIONS:
         return f"limner_{base.path if base.path.isidentifier() else width}"
     return VERSIONS[width] + ("_v" if base.prediction_type == "v_prediction" else "")
+
+
+def made_upon(base: BaseModel) -> dict[str, str | None]:
+    """The base model in A1111's words: its short hash and its name."""
+    from inference.infotext import model_hash
+
+    known_by = model_hash(base)
+    return {
+        "sd_checkpoint": known_by[:10] if known_by else None,
+        "sd_checkpoint_name": Path(base.path).name,
+    }
 
 
 def lora_metadata(base: BaseModel, rank: int, alpha: float, dropout: float) -> dict[str, str]:

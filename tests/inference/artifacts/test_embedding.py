@@ -1,23 +1,26 @@
 """Embeddings: files of several programs, and how prompts call them."""
 
+import base64
+import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inference.artifacts import ArtifactError, load_artifact
 from inference.artifacts.embedding import Embedding
+from inference.artifacts.embedding_picture import picture_with
 from inference.base_model import BaseModel
 
 VECTORS = torch.arange(12.0).reshape(3, 4) / 8
-
-
-class OldParameterDict(nn.ParameterDict):
-    """What the first textual inversion code pickled."""
 
 
 FORMS: dict[str, tuple[str, Callable[[Path], None]]] = {
@@ -131,6 +134,67 @@ def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot be read as a pickle"):
         load_artifact(tmp_path / "x.pt")
     assert not (tmp_path / "trace").exists()
+
+
+# ------------------------------------------------------------------------------------- in pictures
+
+
+def test_a_picture_carries_an_embedding(tmp_path: Path) -> None:
+    """Called by its own name, whatever the file is called; without the keyword from the pixels."""
+    Embedding(VECTORS, "noto-cat").save(tmp_path / "x.png", torch.float32, {"ss_steps": "5"})
+    with Image.open(tmp_path / "x.png") as image:
+        assert {*image.info} == {"sd-ti-embedding"}
+        image.save(tmp_path / "bare.png")
+        Image.open(tmp_path / "bare.png").convert("RGB").save(tmp_path / "stripes.webp", lossless=1)
+    for name in ("x.png", "bare.png", "stripes.webp"):
+        loaded = load_artifact(tmp_path / name)
+        assert isinstance(loaded, Embedding)
+        assert torch.equal(loaded.learned.vectors, VECTORS)
+        assert (loaded.name, loaded.facts["step"]) == ("noto-cat", 5)
+
+
+def test_stripes_as_a1111_lays_them_out() -> None:
+    """Low half bytes on the left, high ones on the right, a black line beside each.
+
+    Both under the low bits of the generator s = 1664525 s + 1013904223, which gives s % 255.
+    """
+    image, texts = picture_with(Image.new("RGB", (5, 8), "red"), {"step": 3})
+    pixels = np.asarray(image)
+    width = (pixels.shape[1] - 7) // 2
+    assert not pixels[:, width].any()
+    assert not pixels[:, -width - 1].any()
+    assert (pixels[:, width + 1 : -width - 1] == (255, 0, 0)).all()
+    noise, state = [], 0
+    for _ in range(8 * width * 3):
+        state = (1664525 * state + 1013904223) % 2**32
+        noise.append(state % 255 & 15)
+    halves = [
+        half.ravel() & 15 ^ np.array(noise) for half in (pixels[:, :width], pixels[:, -width:])
+    ]
+    data = bytes(((halves[1] << 4) | halves[0]).tolist())
+    assert json.loads(zlib.decompressobj().decompress(data)) == {"step": 3}
+    assert json.loads(base64.b64decode(texts["sd-ti-embedding"])) == {"step": 3}
+
+
+def test_pictures_without_an_embedding(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, pixels in {
+        "black": np.zeros((8, 8, 3)),
+        "white": np.full((8, 8, 3), 255),
+        "noise": rng.integers(0, 256, (8, 8, 3)),
+        "lines": np.repeat([[0, 255, 0, 200, 0, 255, 0, 1]], 8, axis=0)[..., None].repeat(3, 2),
+    }.items():
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+        with pytest.raises(ArtifactError, match="no known kind of artifact"):
+            load_artifact(tmp_path / f"{name}.png")
+
+
+def test_a_damaged_picture(tmp_path: Path) -> None:
+    texts = PngInfo()
+    texts.add_text("sd-ti-embedding", "bm8gSlNPTg==")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=texts)
+    with pytest.raises(ArtifactError, match="an embedding that is damaged"):
+        load_artifact(tmp_path / "x.png")
 
 
 # --------------------------------------------------------------------------------------- in prompts

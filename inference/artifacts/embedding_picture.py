@@ -1,0 +1,105 @@
+"""Pictures that carry an embedding, as A1111 1.10.1 writes and reads them.
+
+(`modules/textual_inversion/image_embedding.py`.) The embedding's dict stands in the file twice: as
+JSON in base64 under the PNG keyword `sd-ti-embedding`, and in the pixels of two stripes beside the
+picture, which also survive programs that drop keywords (but no JPEG).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from inference.artifacts.base import ArtifactError
+
+KEYWORD = "sd-ti-embedding"
+PICTURES = (".png", ".webp", ".avif", ".jxl")
+TENSOR = "TORCHTENSOR"
+"""In the JSON a tensor is a mapping of this key to nested lists."""
+LOW = 0x0F
+"""The bits of a stripe that hold data; those above are for the eye."""
+SHADE = 0x80
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def picture_with(image: Image.Image, content: dict[str, Any]) -> tuple[Image.Image, dict[str, str]]:
+    """The picture between its two stripes, and the texts that belong into the PNG."""
+    text = json.dumps(content, default=_listed).encode()
+    data = np.frombuffer(zlib.compress(text, 9), dtype=np.uint8)
+    pixels = np.asarray(image.convert("RGB"))
+    height = len(pixels)
+    length = -(-len(data) // (3 * height)) * 3 * height
+    low, high = (
+        _masked(np.resize(half, length).reshape(height, -1, 3)) | SHADE
+        for half in (data & LOW, data >> 4)
+    )
+    border = np.zeros((height, 1, 3), dtype=np.uint8)
+    canvas = np.concatenate([low, border, pixels, border, high], axis=1)
+    return Image.fromarray(canvas), {KEYWORD: base64.b64encode(text).decode()}
+
+
+def read_picture(path: Path) -> dict[str, Any] | None:
+    """The dict in a picture's keyword or stripes; None if it carries none.
+
+    Raises:
+        ArtifactError: it cannot be read as a picture, or what it carries is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = image.info.get(KEYWORD)
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise ArtifactError(f"{path}: cannot be read as a picture: {error}") from error
+    try:
+        data = base64.b64decode(text) if isinstance(text, str) else _from_stripes(pixels)
+        return None if data is None else json.loads(data, object_hook=_as_tensor)
+    except (ValueError, zlib.error) as error:
+        raise ArtifactError(f"{path}: carries an embedding that is damaged: {error}") from error
+
+
+def _from_stripes(pixels: Pixels) -> bytes | None:
+    """The compressed text's content; None where there are no two black lines with stripes."""
+    bright = (pixels > 0).all(axis=2)
+    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    if not len(rows) or not len(columns):
+        return None
+    bits = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & LOW
+    dark = np.flatnonzero(bits.sum(axis=(0, 2)) == 0)
+    if len(dark) < 2:
+        return None
+    low, high = _masked(bits[:, : dark[0]]), _masked(bits[:, dark[-1] + 1 :])
+    if low.shape != high.shape or not low.size:
+        return None
+    data = (high << 4 | low).tobytes()
+    if data[0] != 0x78:  # zlib's first byte: a picture that only looks alike
+        return None
+    return zlib.decompressobj().decompress(data)
+
+
+def _masked(block: Pixels) -> Pixels:
+    """Data and noise are turned into each other: the low bits of A1111's generator, from seed 0."""
+    state, values = 0, np.empty(block.size, dtype=np.uint8)
+    for index in range(block.size):
+        state = (1664525 * state + 1013904223) % 2**32
+        values[index] = state % 255
+    return block ^ (values.reshape(block.shape) & LOW)
+
+
+def _listed(value: object) -> dict[str, Any]:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"cannot be written: {type(value).__name__}")
+    return {TENSOR: value.float().cpu().tolist()}
+
+
+def _as_tensor(value: dict[str, Any]) -> Any:
+    return torch.tensor(value[TENSOR]) if TENSOR in value else value
