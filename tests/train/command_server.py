@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS_TO_LIVE = 60
+SECONDS_TO_LIVE = 200
 
 
 def prepare(base: str) -> None:
