@@ -28,7 +28,8 @@ LOW = 0x0F
 """The bits of a stripe that hold data; those above are for the eye."""
 SHADE = 0x80
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Pixels = np.ndarray[Any, np.dtype[Any]]
+"""Bytes (height, width, 3)."""
 
 
 def picture_with(image: Image.Image, content: dict[str, Any]) -> tuple[Image.Image, dict[str, str]]:
@@ -69,7 +70,7 @@ def read_picture(path: Path) -> dict[str, Any] | None:
 
 def _from_stripes(pixels: Pixels) -> bytes | None:
     """The compressed text's content; None where there are no two black lines with stripes."""
-    bright = (pixels > 0).all(axis=2)
+    bright: Any = (pixels > 0).all(axis=2)
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
     if not len(rows) or not len(columns):
         return None

@@ -54,7 +54,9 @@ def read_hypernetwork(path: Path) -> tuple[dict[int, nn.ModuleList], Hypernetwor
     return pairs, spec, facts
 
 
-def a1111_file(pairs: Mapping[int, nn.ModuleList], spec: HypernetworkSpec, facts: Facts) -> Facts:
+def a1111_file(
+    pairs: Mapping[int, nn.ModuleList], spec: HypernetworkSpec, facts: Facts
+) -> dict[Any, Any]:
     """The dict that A1111 saves and loads: facts by name, and networks by width (an int)."""
     dropout = [_plain(rate) for rate in spec.dropout_structure]
     return {
@@ -78,7 +80,7 @@ def a1111_file(pairs: Mapping[int, nn.ModuleList], spec: HypernetworkSpec, facts
     }
 
 
-def safetensors_file(content: Facts) -> tuple[dict[str, Tensor], dict[str, str]]:
+def safetensors_file(content: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The same as tensors `WIDTH.k.linear.N.weight` and JSON values as metadata."""
     tensors = {
         f"{width}.{role}.{key}": value

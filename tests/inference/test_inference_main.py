@@ -239,7 +239,7 @@ def test_inspects_base_models(tiny_base_folder, tiny_base):
 def test_unknown_files_are_told(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "broken.png").write_text("x")
-    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pt")
+    torch.save({"a": torch.zeros(2), "b": torch.zeros(2)}, tmp_path / "other.pt")
     torch.save(Unsafe(), tmp_path / "unsafe.pt")
     (tmp_path / "folder").mkdir()
     Image.new("RGB", (3, 2)).save(tmp_path / "good.png")
