@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
+FACTS = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
+"""What a file says about itself, by A1111's names."""
 RUN_FILE = re.compile(r"step-\d+|last")
-"""Files in a run's folder; everywhere else an embedding is called by its file's name."""
+"""Files in a run's folder. They and pictures are called as they say themselves, others by their
+file's name."""
 
 
 @final
@@ -180,9 +183,9 @@ class Embedding(Artifact):
             )
         if not vectors.isfinite().all():
             raise ArtifactError(f"{path}: holds numbers that are not finite; its training failed")
-        is_in_run = RUN_FILE.fullmatch(path.stem) or path.suffix in PICTURES
-        is_in_run = is_in_run and facts.get("name")
-        return cls(vectors.float(), str(facts["name"]) if is_in_run else path.stem, facts)
+        has_own_name = RUN_FILE.fullmatch(path.stem) or path.suffix in PICTURES
+        name = facts.get("name") if has_own_name else None
+        return cls(vectors.float(), str(name or path.stem), facts)
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
@@ -196,14 +199,14 @@ def _from_dict(path: Path, content: dict[Any, Any]) -> tuple[Tensor, dict[str, A
         return _single(path, named), {}
     parameters = content["string_to_param"]
     parameters = getattr(parameters, "_parameters", parameters)  # a ParameterDict, by its own name
-    facts = {key: value for key, value in content.items() if not key.startswith("string_to_")}
-    return _single(path, dict(parameters)), facts
+    parameters = parameters if isinstance(parameters, Mapping) else {}
+    named = {str(key): value for key, value in parameters.items() if isinstance(value, Tensor)}
+    return _single(path, named), {key: content[key] for key in FACTS if key in content}
 
 
 def _from_safetensors(path: Path) -> tuple[Tensor, dict[str, Any]]:
     tensors, metadata = read_tensors(path)
-    known = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
-    return _single(path, tensors), {key: metadata[key] for key in known if key in metadata}
+    return _single(path, tensors), {key: metadata[key] for key in FACTS if key in metadata}
 
 
 def _single(path: Path, tensors: Mapping[str, Tensor]) -> Tensor:

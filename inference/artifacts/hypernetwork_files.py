@@ -98,7 +98,10 @@ def _from_pickle(path: Path) -> tuple[States, Facts]:
     states = {
         width: (pair[0], pair[1])
         for width, pair in content.items()
-        if isinstance(width, int) and isinstance(pair, tuple | list) and len(pair) == 2
+        if isinstance(width, int)
+        and isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and all(isinstance(state, dict) for state in pair)
     }
     return states, {key: value for key, value in content.items() if isinstance(key, str)}
 
@@ -197,6 +200,8 @@ def _sorted_layers(state: Mapping[str, Tensor]) -> tuple[list[Pair], list[Pair],
     found = [(int(match[1]), key) for key in state if (match := numbered.fullmatch(key))]
     for _, key in sorted(found):
         weight, bias = state[key], state.get(key.removesuffix("weight") + "bias")
+        if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
+            raise ArtifactError(f"{key}: no tensor, or its bias is none")
         if weight.dim() == 2 and bias is not None:
             linears.append((weight, bias))
         elif weight.dim() == 1 and bias is not None:

@@ -144,6 +144,9 @@ def test_fingerprint_follows_names_sizes_and_captions(tmp_path: Path) -> None:
     prints.append(current())
     assert len(set(prints)) == 4
     assert current() == prints[-1]
+    pictures = find_pictures(config(tmp_path), captioned=True)
+    templates = {fingerprint(pictures, tmp_path, (line,)) for line in ("one", "two")}
+    assert len({*templates, prints[-1]}) == 3
 
 
 # Captions

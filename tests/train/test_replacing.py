@@ -58,6 +58,9 @@ def test_parameters_come_back_after_an_error(module: nn.Module) -> None:
         replaced_parameters([module], kept, zeros[:1]),
     ):
         raise AssertionError("never reached")
+    assert all(now is before for now, before in zip(module.parameters(), kept, strict=True))
     with pytest.raises(RuntimeError, match="inside"), replaced_parameters([module], kept, zeros):
+        assert not any(bool(now.any()) for now in module.parameters())
         raise RuntimeError("inside")
+    assert any(bool(now.any()) for now in module.parameters())
     assert all(now is before for now, before in zip(module.parameters(), kept, strict=True))

@@ -33,6 +33,7 @@ OBJECTIVES = {
     "textual_inversion": [
         "objective={type: textual_inversion, token: xyz, num_vectors_per_token: 2}",
         "data.captions.template=style_filewords",
+        "lr_scheduler={type: schedule, schedule: '1e-2:2, 5e-3:4, 1e-3', warmup_steps: 0}",
     ],
     "hypernetwork": [
         "objective={type: hypernetwork, activation_func: mish, add_layer_norm: true,"

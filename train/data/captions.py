@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from inference.errors import InputError
+from train.data.folder import read_text
 from train.data_config import CaptionConfig
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -16,7 +17,7 @@ def read_template(template: str | None, name: str) -> tuple[str, ...]:
     """The lines of a shipped template or of a file, `[name]` replaced; empty ones are left out.
 
     Raises:
-        InputError: there is no such file, or nothing in it.
+        InputError: there is no such file, nothing in it, or it is not in UTF-8.
     """
     if template is None:
         return (FILEWORDS,)
@@ -27,7 +28,7 @@ def read_template(template: str | None, name: str) -> tuple[str, ...]:
         raise InputError(
             f"data.captions.template: {template!r} is neither a file nor one of {known}"
         )
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).splitlines()
     lines = [line.strip().replace(NAME, name) for line in lines if line.strip()]
     if not lines:
         raise InputError(f"data.captions.template: {template!r} has no prompt in it")

@@ -58,7 +58,7 @@ def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = (
 
     It changes with each of them.
     """
-    digest = hashlib.blake2b(repr(template).encode() if len(template) > 1 else b"", digest_size=16)
+    digest = hashlib.blake2b(repr(tuple(template)).encode(), digest_size=16)
     for picture in pictures:
         name = picture.path.relative_to(root).as_posix()
         digest.update(repr((name, picture.path.stat().st_size, picture.captions)).encode())

@@ -141,9 +141,21 @@ class Harmful:
         return print, ("run",)
 
 
-def test_pickles_run_nothing(written, capsys):
-    path = written({"lora_unet_x.lora_down.weight": Harmful()}, "harmful.pt")
-    assert "cannot be read as a pickle" in refusal(lambda: load_artifact(path))
+HARMFUL = {
+    "lora": {"lora_unet_x.lora_down.weight": Harmful()},
+    "hypernetwork": {768: ({}, {}), "optional_info": Harmful()},
+    "embedding": {"string_to_param": {"*": torch.zeros(1, 4)}, "name": Harmful()},
+    "state dict": {"state_dict": {"model": Harmful()}},
+}
+
+
+@pytest.mark.parametrize("kind", HARMFUL)
+def test_pickles_run_nothing(kind, tmp_path, capsys):
+    path = tmp_path / "harmful.pt"
+    torch.save(HARMFUL[kind], path)
+    message = refusal(lambda: load_artifact(path))
+    assert "cannot be read as a pickle" in message
+    assert "only data is read from pickles" in message
     assert capsys.readouterr().out == ""
 
 
