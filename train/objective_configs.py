@@ -57,8 +57,9 @@ class LoraConfig(ObjectiveConfig):
     dropout: float = 0.0
     """Share of the layers' inputs dropped while training (kohya: network_dropout)."""
     targets: list[str] = field(default_factory=lambda: ["attention", "feed_forward", "projection"])
-    """Which layers of the UNet's transformers: attention (to_q, to_k, to_v, to_out), feed_forward,
-    projection (proj_in, proj_out). All three are what kohya trains."""
+    """Which layers of the UNet: attention (to_q, to_k, to_v, to_out), feed_forward and projection
+    (proj_in, proj_out) of its transformers, which are what kohya trains; convolution: those of its
+    ResNet blocks, which kohya adds with conv_dim."""
     train_text_encoder: bool = False
     """Also train LoRA layers in the text encoder (attention and MLP)."""
 
@@ -68,7 +69,7 @@ class LoraConfig(ObjectiveConfig):
             yield "alpha", f"must be above 0, got {self.alpha}: 0 would switch the LoRA off"
         if not 0 <= self.dropout < 1:
             yield "dropout", f"must lie in 0 … 1 (1 excluded), got {self.dropout}"
-        known = ("attention", "feed_forward", "projection")
+        known = ("attention", "feed_forward", "projection", "convolution")
         wrong = [name for name in self.targets if name not in known]
         if wrong or not self.targets:
             yield "targets", f"expected some of {', '.join(known)}; got {self.targets}"

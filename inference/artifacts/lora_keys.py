@@ -21,12 +21,15 @@ PREFIXES = {
 SDXL_PREFIXES = {**PREFIXES, "text_encoder": "lora_te1"}
 """The same for base models with two text encoders."""
 
+_RESNET = r"conv1|conv2|conv_shortcut|time_emb_proj"
 TARGETS = {
-    "attention": r"attn[12]\.(to_q|to_k|to_v|to_out\.0)",
-    "feed_forward": r"ff\.net\.(0\.proj|2)",
-    "projection": r"proj_(in|out)",
+    "attention": r"attentions\.\d+\.(.+\.)?attn[12]\.(to_q|to_k|to_v|to_out\.0)",
+    "feed_forward": r"attentions\.\d+\.(.+\.)?ff\.net\.(0\.proj|2)",
+    "projection": r"attentions\.\d+\.proj_(in|out)",
+    "convolution": rf"resnets\.\d+\.({_RESNET})|(down|up)samplers\.0\.conv",
 }
-"""The recipe's `targets` -> ends of module paths within the UNet's transformers."""
+"""The recipe's `targets` -> ends of module paths within the UNet; `convolution` is what kohya's
+conv_dim adds (LoCon)."""
 
 TEXT_ENCODER_TARGETS = r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2)"
 
@@ -66,7 +69,7 @@ def is_lora_target(part: str, path: str, targets: list[str]) -> bool:
     if part != "unet":
         return re.search(rf"\.({TEXT_ENCODER_TARGETS})$", path) is not None
     pattern = "|".join(TARGETS[target] for target in targets)
-    return re.search(rf"attentions\.\d+\.(.+\.)?({pattern})$", path) is not None
+    return re.search(rf"\.({pattern})$", path) is not None
 
 
 def layers_of(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -303,6 +303,25 @@ def test_convolutions_of_resnets_are_read(base, tmp_path):
     torch.testing.assert_close(base.unet.get_submodule(path)(x), expected)
 
 
+def test_convolutions_are_trained_under_kohyas_names_where_asked(
+    base, randomize, predict, tmp_path
+):
+    lora = Lora.create(base, 2, 2.0, 0.0, ["convolution"], train_text_encoder=False, seed=0)
+    first = "lora_unet_down_blocks_0_"
+    assert [name.removeprefix(first) for name in lora.layers if name.startswith(first)] == [
+        *(f"resnets_0_{layer}" for layer in ("conv1", "time_emb_proj", "conv2")),
+        "downsamplers_0_conv",
+    ]
+    randomize(list(lora.layers.values()))
+    lora.attach(base)
+    shown = predict(base)
+    lora.save(tmp_path / "conv.safetensors", torch.float32, {})
+    lora.detach()
+    loaded = Lora.load(tmp_path / "conv.safetensors")
+    loaded.attach(base)
+    assert torch.equal(predict(base), shown)
+
+
 def test_interrupted_saving_leaves_the_old_file(trained, tmp_path, monkeypatch):
     path = tmp_path / "lora.safetensors"
     trained.save(path, torch.float32, {})
