@@ -309,7 +309,7 @@ def test_convolutions_are_trained_under_kohyas_names_where_asked(
     lora = Lora.create(base, 2, 2.0, 0.0, ["convolution"], train_text_encoder=False, seed=0)
     first = "lora_unet_down_blocks_0_"
     assert [name.removeprefix(first) for name in lora.layers if name.startswith(first)] == [
-        *(f"resnets_0_{layer}" for layer in ("conv1", "time_emb_proj", "conv2")),
+        *(f"resnets_{i}_{layer}" for i in (0, 1) for layer in ("conv1", "time_emb_proj", "conv2")),
         "downsamplers_0_conv",
     ]
     randomize(list(lora.layers.values()))
