@@ -10,6 +10,7 @@ def quiet_libraries() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "DIFFUSERS_VERBOSITY": "error",
         "TRANSFORMERS_VERBOSITY": "error",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP, of parameters that take no part in a step
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from inference.config import DRAWING_RECIPES
 from inference.recipe_schema import field_docs, fields_of, without_none
 from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig, TrainRecipe
+from train.objective_configs import MemberConfig
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "recipes.md"
 
@@ -99,10 +100,20 @@ def sections(kind: type, key: str, written: dict[type, str], given: str = "") ->
     if inherited:
         yield f"And every key of `{given}`, which gives what is not said here."
     for inner, path, giver in below:
-        choices = OBJECTIVE_CONFIGS if inner is ObjectiveConfig else {"": inner}
-        for word, choice in choices.items():
+        for word, choice in choices(inner, kind).items():
             yield f"### `{path}`" + (f" of `type: {word}`" if word else "")
             yield from sections(choice, path, written, giver)
+
+
+def choices(inner: type, owner: type) -> dict[str, type]:
+    """The classes that a field of type `inner` can have, by their `type`, if there are several."""
+    if inner is not ObjectiveConfig:
+        return {"": inner}
+    return {
+        word: config
+        for word, config in OBJECTIVE_CONFIGS.items()
+        if config.is_combinable or owner is not MemberConfig
+    }
 
 
 def entry_kind(hint: Any, path: str) -> tuple[Any, str]:

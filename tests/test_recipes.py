@@ -153,6 +153,29 @@ WRONG_OBJECTIVES = {
     "halves the width",
     "hypernetwork, activation_func: relo": "objective.activation_func: no activation is called "
     "'relo'; did you mean relu?",
+    "combined, members: {a: {objective: {type: lora}}}": "objective.members: expected two "
+    "objectives or more; train a single one by itself",
+    "combined, members: {a: {objective: {type: lora}}, b: {objective: {type: text_to_image}}}": (
+        "objective.members.b.objective.type: text_to_image cannot be trained together with others; "
+        "lora, textual_inversion, hypernetwork can"
+    ),
+    "combined, members: {a: {objective: {type: lora}}, b: {objective: {type: lorra}}}": (
+        "objective.members.b.objective.type: expected one of lora, textual_inversion, "
+        "hypernetwork; got 'lorra'"
+    ),
+    "combined, members: {a: {objective: {type: lora, rang: 3}}, b: {objective: {type: lora}}}": (
+        "objective.members.a.objective.rang: Key 'rang' not in 'LoraConfig'. Did you mean: 'rank'?"
+    ),
+    "combined, members: {a: {objective: {type: lora}, stop_step: 9}, b: {objective: {type: lora}, "
+    "stop_step: 5}}": "max_train_steps: is above the stop_step of all members; the last stops at 9",
+    "combined, members: {a: {objective: {type: lora}, lr_scheduler: {type: cosine, warmup_steps: "
+    "3}, stop_step: 2}, b: {objective: {type: lora}}}": (
+        "objective.members.a.lr_scheduler.warmup_steps: must be below stop_step (2)"
+    ),
+    "combined, members: {a: {objective: {type: textual_inversion, token: x}}, b: {objective: "
+    "{type: textual_inversion, token: x}}}": (
+        "objective.members.b.objective.token: 'x' is learned by another already"
+    ),
 }
 
 

@@ -9,7 +9,13 @@ from omegaconf import MISSING
 from inference.config import BaseModelConfig, DrawSettings, ImageConfig
 from inference.recipe import RecipeError
 from train.data_config import DataConfig, Faults, at_least
-from train.objective_configs import OBJECTIVE_CONFIGS, ObjectiveConfig
+from train.objective_configs import (
+    OBJECTIVE_CONFIGS,
+    CombinedConfig,
+    ObjectiveConfig,
+    combined_config,
+)
+from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, schedule_faults
 
 
 @dataclass
@@ -40,93 +46,6 @@ class LossConfig:
     def idle(self) -> Faults:
         if self.weighting == "uniform" and self.snr_gamma != 5.0:
             yield "snr_gamma", "has no effect with weighting: uniform"
-
-
-@dataclass
-class OptimizerConfig:
-    """How gradients change the weights."""
-
-    type: Literal["adamw", "adamw8bit"] = "adamw"
-    """AdamW of torch, or bitsandbytes' with 8-bit state."""
-    learning_rate: float = 1.0e-4
-    """Learning rate of everything that has none of its own."""
-    learning_rates: dict[str, float] = field(default_factory=dict)
-    """Learning rate by part of the objective: unet, text_encoder, …"""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the running means of gradient and squared gradient."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay."""
-    epsilon: float = 1.0e-8
-    """Added to the denominator."""
-
-    def faults(self) -> Faults:
-        yield from at_least(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        for part, rate in self.learning_rates.items():
-            if rate < 0:
-                yield f"learning_rates.{part}", f"must not be negative, got {rate}"
-
-
-def parse_schedule(text: str) -> list[tuple[float, int | None]]:
-    """A1111's learning rates by step: (rate, the step before which it holds; None: to the end).
-
-    Raises:
-        ValueError: it cannot be read; tells how it should look.
-    """
-    example = 'expected rates and steps as "0.005:100, 1e-3:1000, 1e-5"'
-    entries: list[tuple[float, int | None]] = []
-    for part in text.split(","):
-        rate, colon, step = part.partition(":")
-        try:
-            entries.append((float(rate), int(step) if colon else None))
-        except ValueError:
-            raise ValueError(f"cannot read {part.strip()!r}; {example}") from None
-        value, until = entries[-1]
-        before = entries[-2][1] if len(entries) > 1 else 0
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"a rate must be a number from 0 on, got {rate.strip()!r}")
-        if before is None:
-            raise ValueError(f"a rate without a step ends the schedule; {example}")
-        if until == -1:  # A1111's word for the end
-            entries[-1] = (value, None)
-        elif until is not None and until <= before:
-            raise ValueError(f"steps must rise: {until} after {before}; {example}")
-    return entries
-
-
-@dataclass
-class LRSchedulerConfig:
-    """How the learning rate goes over the run. Counted in optimizer steps."""
-
-    type: Literal[
-        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "schedule"
-    ] = "constant"
-    """Shape after the warm-up; `schedule` follows the key of that name."""
-    schedule: str | None = None
-    """A1111's learning rates by step, as in `0.005:100, 1e-3:1000, 1e-5`: 0.005 before step 100,
-    0.001 before step 1000, then 1e-5. Where a part has a rate of its own, it is changed in the same
-    proportions to optimizer.learning_rate."""
-    warmup_steps: int = 0
-    """The rate rises linearly from 0 over this many steps (kohya: lr_warmup_steps)."""
-    num_cycles: int = 1
-    """Restarts of cosine_with_restarts."""
-    power: float = 1.0
-    """Exponent of polynomial."""
-
-    def faults(self) -> Faults:
-        yield from at_least(0, warmup_steps=self.warmup_steps)
-        yield from at_least(1, num_cycles=self.num_cycles)
-        if (self.type == "schedule") != (self.schedule is not None):
-            yield "schedule", "goes with type: schedule, and that with it"
-        try:
-            parse_schedule(self.schedule or "1")
-        except ValueError as error:
-            yield "schedule", str(error)
-
-    def idle(self) -> Faults:
-        if self.num_cycles != 1 and self.type != "cosine_with_restarts":
-            yield "num_cycles", f"has no effect with type: {self.type}"
-        if self.power != 1.0 and self.type != "polynomial":
-            yield "power", f"has no effect with type: {self.type}"
 
 
 @dataclass
@@ -232,21 +151,12 @@ class TrainRecipe:
                 yield f"max_grad_{name}", f"must be above 0, got {limit}; null switches it off"
         if not self.name.strip() or "/" in self.name or self.name.startswith("."):
             yield "name", f"must be the name of a folder, got {self.name!r}"
-        try:
-            last = parse_schedule(self.lr_scheduler.schedule or "1")[-1][1]
-        except ValueError:
-            last = None  # told by lr_scheduler itself
+        steps = "max_train_steps", self.max_train_steps
+        yield from schedule_faults(self.lr_scheduler, "lr_scheduler", *steps)
         if self.lr_scheduler.schedule and not self.optimizer.learning_rate:
             yield "optimizer.learning_rate", "must be above 0: the schedule is measured by it"
-        if last is not None and last < self.max_train_steps:
-            yield (
-                "lr_scheduler.schedule",
-                f"ends at step {last}, before max_train_steps ({self.max_train_steps}): give the "
-                f"last rate without a step, or max_train_steps={last}",
-            )
-        if self.lr_scheduler.warmup_steps >= self.max_train_steps:
-            steps = self.max_train_steps
-            yield "lr_scheduler.warmup_steps", f"must be below max_train_steps ({steps})"
+        if isinstance(self.objective, CombinedConfig):
+            yield from self.objective.faults_within(*steps)
 
     def idle(self) -> Faults:
         if self.sampling.images and not self.objective.learns_from_captions:
@@ -272,6 +182,9 @@ def train_schema(untyped: dict[str, Any]) -> type:
     if not isinstance(kind, str) or kind not in OBJECTIVE_CONFIGS:
         known, got = ", ".join(OBJECTIVE_CONFIGS), "nothing" if kind is None else repr(kind)
         raise RecipeError(f"objective.type: expected one of {known}; got {got}")
+    if isinstance(objective, dict) and kind == "combined":
+        members = objective.get("members")
+        return _recipe_with(combined_config(members if isinstance(members, dict) else {}))
     return _recipe_with(OBJECTIVE_CONFIGS[kind])
 
 

@@ -1,12 +1,16 @@
 """The typed recipe of what is trained: one class for each objective."""
 
 import difflib
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 from omegaconf import MISSING, SI
 
+from inference.recipe import RecipeError
 from train.data_config import Faults, at_least
+from train.optimizer_config import LRSchedulerConfig, schedule_faults
 
 # fmt: off
 ACTIVATIONS = (
@@ -35,6 +39,8 @@ class ObjectiveConfig:
 
     target: ClassVar[str]
     learns_from_captions: ClassVar[bool] = True
+    is_combinable: ClassVar[bool] = False
+    """Whether it can be trained together with others: what it trains is attached to the base."""
     type: str = MISSING
 
     @property
@@ -48,6 +54,7 @@ class LoraConfig(ObjectiveConfig):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet and text encoder."""
 
     target: ClassVar[str] = "train.objectives.lora:LoraObjective"
+    is_combinable: ClassVar[bool] = True
 
     type: Literal["lora"] = "lora"
     rank: int = 16
@@ -80,6 +87,7 @@ class TextualInversionConfig(ObjectiveConfig):
     """Vectors that stand for a new word (Gal et al. 2022, arXiv 2208.01618)."""
 
     target: ClassVar[str] = "train.objectives.textual_inversion:TextualInversionObjective"
+    is_combinable: ClassVar[bool] = True
 
     type: Literal["textual_inversion"] = "textual_inversion"
     token: str = MISSING
@@ -107,6 +115,7 @@ class HypernetworkConfig(ObjectiveConfig):
     """Small networks before attention's keys and values, as in A1111."""
 
     target: ClassVar[str] = "train.objectives.hypernetwork:HypernetworkObjective"
+    is_combinable: ClassVar[bool] = True
 
     type: Literal["hypernetwork"] = "hypernetwork"
     layer_structure: list[float] = field(default_factory=lambda: [1, 2, 1])
@@ -215,11 +224,119 @@ class AutoencoderConfig(ObjectiveConfig):
             yield "kl_weight", "has no effect with part: decoder, which leaves the latents alone"
 
 
+@dataclass
+class MemberConfig:
+    """One of the objectives that are trained together, and how fast."""
+
+    objective: ObjectiveConfig = MISSING
+    learning_rate: float | None = None
+    """Its learning rate; without it optimizer.learning_rate."""
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    """Learning rate by part of this objective: unet, text_encoder, …"""
+    weight_decay: float | None = None
+    """Its weight decay; without it optimizer.weight_decay."""
+    lr_scheduler: LRSchedulerConfig | None = None
+    """The course of its learning rate, up to its last step; without it that of the run."""
+    stop_step: int | None = None
+    """Trained for this many optimizer steps, and kept as it is from then on: drawn with, no longer
+    changed. Without it to the end."""
+
+    def faults(self) -> Faults:
+        rates = {f"learning_rates.{part}": rate for part, rate in self.learning_rates.items()}
+        yield from at_least(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        yield from at_least(0, **rates)
+        yield from at_least(1, stop_step=self.stop_step)
+
+
+@dataclass
+class CombinedConfig(ObjectiveConfig):
+    """Several objectives learn from the same batches, in one run; each is saved to its own file."""
+
+    target: ClassVar[str] = "train.objectives.combined:CombinedObjective"
+
+    type: Literal["combined"] = "combined"
+    members: dict[str, MemberConfig] = field(default_factory=dict)
+    """The objectives, by names of your choice; each is saved in artifacts/NAME/."""
+
+    @property
+    def by_name(self) -> dict[str, MemberConfig]:
+        """The members; a recipe's class has a field for each, so that each has its own keys."""
+        return dict(self.members if isinstance(self.members, dict) else vars(self.members))
+
+    @property
+    def word(self) -> str | None:
+        words = (member.objective.word for member in self.by_name.values())
+        return next((word for word in words if word is not None), None)
+
+    def faults(self) -> Faults:
+        if len(self.by_name) < 2:
+            yield "members", "expected two objectives or more; train a single one by itself"
+        words: set[str] = set()
+        for name, member in self.by_name.items():
+            kind, word = member.objective, member.objective.word
+            if not kind.is_combinable:
+                known = ", ".join(k for k, c in OBJECTIVE_CONFIGS.items() if c.is_combinable)
+                key = f"members.{name}.objective.type"
+                yield key, f"{kind.type} cannot be trained together with others; {known} can"
+            if word in words:
+                yield f"members.{name}.objective.token", f"{word!r} is learned by another already"
+            words |= {word} if word is not None else set()
+
+    def faults_within(self, name: str, steps: int) -> Faults:
+        """What does not fit into a run of so many steps, which the recipe calls `name`."""
+        ends = []
+        for key, member in self.by_name.items():
+            key = f"objective.members.{key}"
+            ends.append(steps if member.stop_step is None else member.stop_step)
+            if member.lr_scheduler is not None:
+                limit = (name, steps) if member.stop_step is None else ("stop_step", ends[-1])
+                yield from schedule_faults(member.lr_scheduler, f"{key}.lr_scheduler", *limit)
+            if ends[-1] > steps:
+                yield f"{key}.stop_step", f"must not be above {name} ({steps}), got {ends[-1]}"
+        if ends and max(ends) < steps:
+            yield name, f"is above the stop_step of all members; the last stops at {max(ends)}"
+
+
+def combined_config(members: Mapping[str, Any]) -> type[CombinedConfig]:
+    """The class of a combined objective with these members, each with the keys of its own type.
+
+    Raises:
+        RecipeError: a member's type is missing or none of the known ones, or its name no word.
+    """
+    kinds: list[tuple[str, str]] = []
+    for name, member in members.items():
+        key = f"objective.members.{name}"
+        if not name.isidentifier():
+            raise RecipeError(f"{key}: a member's name is a word of letters, digits and _")
+        objective = member.get("objective") if isinstance(member, dict) else None
+        kind = objective.get("type") if isinstance(objective, dict) else None
+        if not isinstance(kind, str) or kind not in OBJECTIVE_CONFIGS or kind == "combined":
+            known = ", ".join(k for k, c in OBJECTIVE_CONFIGS.items() if c.is_combinable)
+            got = "nothing" if kind is None else repr(kind)
+            raise RecipeError(f"{key}.objective.type: expected one of {known}; got {got}")
+        kinds.append((name, kind))
+    return _combined_config(tuple(kinds))
+
+
+@cache  # one class for the same members: recipes of different classes are never equal
+def _combined_config(kinds: tuple[tuple[str, str], ...]) -> type[CombinedConfig]:
+    fields = []
+    for name, kind in kinds:
+        objective = OBJECTIVE_CONFIGS[kind]
+        own = [("objective", objective, field(default_factory=objective))]
+        member = make_dataclass("MemberConfig", own, bases=(MemberConfig,))
+        fields.append((name, member, field(default_factory=member)))
+    named = make_dataclass("Members", fields)
+    own = [("members", named, field(default_factory=named))]
+    return make_dataclass("CombinedConfig", own, bases=(CombinedConfig,))
+
+
 OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {
     "lora": LoraConfig,
     "textual_inversion": TextualInversionConfig,
     "hypernetwork": HypernetworkConfig,
     "text_to_image": TextToImageConfig,
     "autoencoder": AutoencoderConfig,
+    "combined": CombinedConfig,
 }
 """The known objectives. A plug-in named in `plugins` adds its config class here."""

@@ -50,8 +50,9 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:06d}"
 
-    def artifact(self, step: int, suffix: str) -> Path:
-        return self.artifacts / f"step-{step:06d}{suffix}"
+    def artifact(self, step: int, suffix: str, member: str = "") -> Path:
+        """artifacts/step-….suffix; what several objectives learn lies in a folder for each."""
+        return self.artifacts / member / f"step-{step:06d}{suffix}"
 
     def grid(self, step: int) -> Path:
         return self.samples / f"step-{step:06d}.png"
@@ -114,6 +115,7 @@ class RunDirectory:
         """Makes the folders, and writes recipe.yaml and environment.json."""
         for folder in (self.logs, self.samples, self.checkpoints, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
+        for folder in (*self.path.glob("*/"), *self.artifacts.glob("*/")):
             remove_left_overs(folder)
         write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))
         environment = json.dumps(describe_environment() | facts, indent=1)
@@ -161,13 +163,13 @@ class RunDirectory:
             ) from error
 
     def point_last(self, artifact: Path) -> Path:
-        """artifacts/last.* becomes a link to the newest artifact."""
+        """`last.*` beside the newest artifact becomes a link to it."""
         last = artifact.with_name(f"last{artifact.suffix}")
         unfinished = last.with_name(f".{last.name}")
         unfinished.unlink(missing_ok=True)
         unfinished.symlink_to(artifact.name)
         unfinished.replace(last)
-        sync(self.artifacts)
+        sync(last.parent)
         return last
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from inference.base_model import DTYPES, BaseModel, load_base_model
 from inference.errors import InputError
 from inference.sampling import check_size
-from train.config import LRSchedulerConfig, OptimizerConfig, TrainRecipe, parse_schedule
+from train.config import TrainRecipe
 from train.objectives import build_objective
-from train.objectives.base import Objective
+from train.objectives.base import Member, Objective
+from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, parse_schedule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,17 +78,21 @@ def part_dtype(recipe: TrainRecipe, part: str) -> torch.dtype:
 
 
 def prepare(
-    accelerator: Accelerator, objective: Objective, optimizer: Optimizer
+    accelerator: Accelerator,
+    objective: Objective,
+    optimizer: Optimizer,
+    members: Iterable[Member],
 ) -> tuple[nn.Module, Optimizer]:
     """Both wrapped for mixed precision and for several processes.
 
-    With clip skip, the last layers of a text encoder in training get no gradients; DDP must know.
+    With clip skip, the last layers of a text encoder in training get no gradients, nor does a
+    member that stops before the end; DDP must know.
     """
     from accelerate.utils import DistributedDataParallelKwargs
 
-    trains_text = "text_encoder" in dict(objective.named_children())
+    skips = objective.trains("text_encoder") and objective.base.clip_skip > 1
     accelerator.ddp_handler = DistributedDataParallelKwargs(
-        find_unused_parameters=trains_text and objective.base.clip_skip > 1
+        find_unused_parameters=skips or any(member.stop_step for member in members)
     )
     return accelerator.prepare(objective, optimizer)
 
@@ -102,28 +108,29 @@ def example_resolution(recipe: TrainRecipe, base: BaseModel) -> int:
     return resolution
 
 
-def build_optimizer(config: OptimizerConfig, objective: nn.Module) -> Optimizer:
-    """One parameter group for each named child of the objective, with its own learning rate.
-
-    Raises:
-        InputError: a learning rate names no part of the objective.
-    """
-    parts = {name: list(part.parameters()) for name, part in objective.named_children()}
-    parts = {name: parameters for name, parameters in parts.items() if parameters}
-    unknown = [name for name in config.learning_rates if name not in parts]
-    if unknown:
-        raise InputError(
-            f"optimizer.learning_rates: {', '.join(unknown)} is not trained; this objective trains "
-            f"{', '.join(parts)}"
-        )
+def build_optimization(
+    config: OptimizerConfig, members: Mapping[str, Member]
+) -> tuple[Optimizer, LRScheduler]:
+    """One optimizer, and the course of every member's learning rate."""
     groups = [
-        {
-            "name": name,
-            "params": parameters,
-            "lr": config.learning_rates.get(name, config.learning_rate),
-        }
-        for name, parameters in parts.items()
+        group
+        for name, member in members.items()
+        for group in parameter_groups(member.recipe.optimizer, member.objective, name)
     ]
+    optimizer = build_optimizer(config, groups)
+    courses = {
+        name: rate_course(
+            member.recipe.lr_scheduler,
+            member.recipe.optimizer.learning_rate,
+            member.recipe.max_train_steps,
+        )
+        for name, member in members.items()
+    }
+    return optimizer, build_lr_scheduler(optimizer, courses)
+
+
+def build_optimizer(config: OptimizerConfig, groups: Sequence[Mapping[str, object]]) -> Optimizer:
+    """The optimizer of all groups; see `parameter_groups`."""
     options = {
         "lr": config.learning_rate,
         "betas": tuple(config.betas),
@@ -134,41 +141,82 @@ def build_optimizer(config: OptimizerConfig, objective: nn.Module) -> Optimizer:
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(groups, **options)
-    return torch.optim.AdamW(groups, fused=True, **options)
+    return torch.optim.AdamW(map(dict, groups), fused=True, **options)
+
+
+def parameter_groups(
+    config: OptimizerConfig, objective: nn.Module, member: str = ""
+) -> list[dict[str, object]]:
+    """A group for each named child of the objective, with its own learning rate.
+
+    Its name is the child's, after the member's in a combined objective.
+
+    Raises:
+        InputError: a learning rate names no part of the objective.
+    """
+    parts = {name: list(part.parameters()) for name, part in objective.named_children()}
+    parts = {name: parameters for name, parameters in parts.items() if parameters}
+    unknown = [name for name in config.learning_rates if name not in parts]
+    if unknown:
+        where = f"objective.members.{member}" if member else "optimizer"
+        raise InputError(
+            f"{where}.learning_rates: {', '.join(unknown)} is not trained; this objective trains "
+            f"{', '.join(parts)}"
+        )
+    return [
+        {
+            "name": f"{member}.{name}" if member else name,
+            "params": parameters,
+            "lr": config.learning_rates.get(name, config.learning_rate),
+            "weight_decay": config.weight_decay,
+        }
+        for name, parameters in parts.items()
+    ]
 
 
 def build_lr_scheduler(
-    config: LRSchedulerConfig, optimizer: Optimizer, max_train_steps: int
+    optimizer: Optimizer, courses: Mapping[str, Callable[[int], float]]
 ) -> LRScheduler:
-    """The learning rate's course, stepped once per optimizer step."""
+    """Steps every group's learning rate, once per optimizer step.
+
+    Args:
+        optimizer: its groups are named as `parameter_groups` does.
+        courses: that of each member; a single objective's has an empty name.
+    """
+    names = [group["name"].rpartition(".")[0] for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [courses[name] for name in names])
+
+
+def rate_course(config: LRSchedulerConfig, rate: float, steps: int) -> Callable[[int], float]:
+    """What the usual learning rate `rate` is multiplied by at each of so many steps."""
     if config.schedule is not None:
-        return build_schedule(config, optimizer)
+        return schedule_course(config.schedule, config.warmup_steps, rate)
     from transformers.optimization import get_scheduler
 
     options = {"polynomial": {"power": config.power}}.get(config.type, {})
     if config.type == "cosine_with_restarts":
         options = {"num_cycles": config.num_cycles}
-    name = "constant_with_warmup" if config.type == "constant" else config.type
-    return get_scheduler(
-        name,
-        optimizer,
+    lr_scheduler = get_scheduler(
+        "constant_with_warmup" if config.type == "constant" else config.type,
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate or 1.0),
         num_warmup_steps=config.warmup_steps,
-        num_training_steps=max_train_steps,
+        num_training_steps=steps,
         scheduler_specific_kwargs=options,
     )
+    assert isinstance(lr_scheduler, LambdaLR)
+    return lr_scheduler.lr_lambdas[0]
 
 
-def build_schedule(config: LRSchedulerConfig, optimizer: Optimizer) -> LRScheduler:
+def schedule_course(schedule: str, warmup_steps: int, rate: float) -> Callable[[int], float]:
     """A1111's rates by step, warmed up if asked; the first step is step 0."""
-    entries = parse_schedule(config.schedule or "")
-    usual = optimizer.defaults["lr"]
+    entries = parse_schedule(schedule)
 
     def factor(step: int) -> float:
-        rate = next((rate for rate, until in entries if until is None or step < until), 0.0)
-        warmth = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
-        return rate / usual * warmth
+        value = next((value for value, until in entries if until is None or step < until), 0.0)
+        warmth = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+        return value / rate * warmth
 
-    return LambdaLR(optimizer, factor)
+    return factor
 
 
 def enable_gradient_checkpointing(objective: Objective) -> None:
@@ -176,7 +224,7 @@ def enable_gradient_checkpointing(objective: Objective) -> None:
     base = objective.base
     base.unet.enable_gradient_checkpointing()
     base.vae.enable_gradient_checkpointing()
-    if "text_encoder" in dict(objective.named_children()):
+    if objective.trains("text_encoder"):
         encoder = base.text_encoder
         name = "activation_checkpointing_enable"  # what newer versions of transformers call it
         getattr(encoder, name if hasattr(encoder, name) else "gradient_checkpointing_enable")()

@@ -26,8 +26,7 @@ from train.replacing import replaced_parameters
 from train.run_directory import RunDirectory
 from train.setup import (
     build_accelerator,
-    build_lr_scheduler,
-    build_optimizer,
+    build_optimization,
     enable_gradient_checkpointing,
     example_resolution,
     load_objective,
@@ -70,13 +69,13 @@ class Trainer:
         self.base = self.objective.base
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(self.objective)
+        self.members = self.objective.members(recipe)
         self.parameters = list(self.objective.parameters())
-        self.optimizer = build_optimizer(recipe.optimizer, self.objective)
-        self.lr_scheduler = build_lr_scheduler(
-            recipe.lr_scheduler, self.optimizer, recipe.max_train_steps
-        )
+        self.optimizer, self.lr_scheduler = build_optimization(recipe.optimizer, self.members)
         self.ema = self._build_ema()
-        self.prepared, self.optimizer = prepare(self.accelerator, self.objective, self.optimizer)
+        self.prepared, self.optimizer = prepare(
+            self.accelerator, self.objective, self.optimizer, self.members.values()
+        )
         self.state = TrainingState(
             self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
         )
@@ -137,14 +136,18 @@ class Trainer:
         self.run.write_start(text, self.facts)
         self.board = Board(self.run.logs, self.step_number, text)
         if self.step_number == 0 and self.draws_prompts:
-            artifact = self.objective.artifact()
             with self.weights(self.as_drawn):
-                artifact.set_strength(0.0)  # some begin with a change already
+                self.set_strength(0.0)  # some begin with a change already
                 self.grid.keep_base_row()
-                artifact.set_strength(1.0)
+                self.set_strength(1.0)
         owed = self.step_number and self.due(self.recipe.sampling.sample_every_n_steps)
         if owed and not self.run.grid(self.step_number).is_file():
             self.draw_grid()
+
+    def set_strength(self, strength: float) -> None:
+        """Of everything that is learned; 0 draws what the base model draws."""
+        for member in self.members.values():
+            member.objective.artifact().set_strength(strength)
 
     def fill_caches(self) -> None:
         """Encodes pictures and captions once, as far as they stay what they are."""
@@ -184,6 +187,7 @@ class Trainer:
             The gradients' norm before clipping, at the last micro-batch of a step.
         """
         grad_norm = None
+        self.stop_members()
         with self.accelerator.accumulate(self.prepared):
             losses = self.prepared(batch)
             self.check_finite(losses, batch)
@@ -199,6 +203,12 @@ class Trainer:
                     self.ema.step(self.parameters)
                 self.optimizer.zero_grad()
         return grad_norm
+
+    def stop_members(self) -> None:
+        """Members that have had their steps are kept as they are; they get no gradients."""
+        for member in self.members.values():
+            if member.stop_step is not None and self.step_number >= member.stop_step:
+                member.objective.requires_grad_(False)
 
     def clip_gradients(self) -> Tensor:
         """Clips by norm and by value as the recipe says; returns the norm before."""
@@ -245,8 +255,7 @@ class Trainer:
         """
         with self.clock.paused():
             if self.is_main:
-                path = self.save_artifact()
-                self.progress.say(f"saved {path}")
+                self.save_artifacts()
             self.save_checkpoint()
             self.accelerator.wait_for_everyone()
 
@@ -257,14 +266,17 @@ class Trainer:
             self.run.write_checkpoint(step, lambda folder: self.state.write(folder, step), keep)
         return self.run.checkpoint(step)
 
-    def save_artifact(self) -> Path:
-        artifact = self.objective.artifact()
-        path = self.run.artifact(self.step_number, artifact.suffix)
-        metadata = run_metadata(self.recipe, self.step_number, len(self.examples))
-        with self.run.saving(path), self.weights(self.as_saved):
-            artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
-        self.run.point_last(path)
-        return path
+    def save_artifacts(self) -> None:
+        """Each member's to a file of its own."""
+        for name, member in self.members.items():
+            artifact = member.objective.artifact()
+            path = self.run.artifact(self.step_number, artifact.suffix, name)
+            path.parent.mkdir(exist_ok=True)
+            metadata = run_metadata(member.recipe, self.step_number, len(self.examples))
+            with self.run.saving(path), self.weights(self.as_saved):
+                artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
+            self.run.point_last(path)
+            self.progress.say(f"saved {path}")
 
     def sample(self) -> None:
         """Draws the grid; the other processes wait."""
@@ -347,11 +359,17 @@ class Trainer:
             raise Interrupted(asked, checkpoint)
 
     def end(self) -> Path:
-        """The artifact's path; makes the artifact if a resumed run had only its last checkpoint."""
-        if self.is_main and not list(self.run.artifacts.glob(f"step-{self.step_number:06d}*")):
-            self.save_artifact()
+        """The artifact's path, or the folder of several; makes what a resumed run still owes."""
+        paths = [
+            self.run.artifact(self.step_number, member.objective.artifact().suffix, name)
+            for name, member in self.members.items()
+        ]
+        if self.is_main and not all(path.exists() for path in paths):
+            self.save_artifacts()
         self.close()
-        return next(self.run.artifacts.glob("last*"))
+        if len(paths) > 1:
+            return self.run.artifacts
+        return paths[0].with_name(f"last{paths[0].suffix}")
 
     def close(self) -> None:
         """Ends TensorBoard and the connection to the other processes."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.artifacts import load_artifact
 from inference.artifacts.diffusers_folder import weights_of
 from inference.base_model import BaseModel, load_base_model
 from inference.config import BaseModelConfig
@@ -31,6 +32,13 @@ OBJECTIVES = {  # overrides, and how the names of those tensors begin that are t
         [],
     ),
     "hypernetwork": (["objective={type: hypernetwork, activation_func: mish}"], []),
+    "combined": (
+        [
+            "objective={type: combined, members: {word: {objective: {type: textual_inversion, "
+            "token: number}}, look: {objective: {type: lora}}}}"
+        ],
+        [],
+    ),
     "text_to_image": (["objective={type: text_to_image}"], ["unet."]),
     "text_to_image_text": (
         ["objective={type: text_to_image, train_text_encoder: true}"],
@@ -91,6 +99,7 @@ def test_only_its_own_tensors_move(name: str, make_recipe: MakeRecipe) -> None:
         ("lora_text", ["unet", "text_encoder"]),
         ("textual_inversion", ["embedding"]),
         ("hypernetwork", ["hypernetwork"]),
+        ("combined", ["word", "look"]),
         ("text_to_image", ["unet"]),
         ("text_to_image_text", ["unet", "text_encoder"]),
         ("autoencoder", ["vae"]),
@@ -331,3 +340,37 @@ def test_a_hypernetwork_that_begins_far_from_nothing_is_told(
         load_objective(recipe, torch.device("cpu"))
     assert [w.category for w in told] == [RecipeWarning] * warned
     assert not warned or "add_layer_norm: true" in str(told[0].message)
+
+
+def test_each_member_has_its_own_rate_end_and_file(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(
+        "objective={type: combined, members: {word: {objective: {type: textual_inversion, token: "
+        "number}, learning_rate: 0.5, weight_decay: 0, stop_step: 2}, look: {objective: {type: "
+        "lora, train_text_encoder: true}, learning_rates: {text_encoder: 0.03}, lr_scheduler: "
+        "{type: linear}}}}",
+        "saving.save_every_n_steps=2",
+    )
+    trainer, _ = train(recipe)
+    groups = {group["name"]: group for group in trainer.optimizer.param_groups}
+    assert {name: group["initial_lr"] for name, group in groups.items()} == {
+        "word.embedding": 0.5,
+        "look.unet": 0.01,
+        "look.text_encoder": 0.03,
+    }
+    assert [groups[name]["weight_decay"] for name in groups] == [0, 0.01, 0.01]
+    assert trainer.rates == {  # of the fourth step of four
+        "word.embedding": 0.5,
+        "look.unet": pytest.approx(0.0025),
+        "look.text_encoder": pytest.approx(0.0075),
+    }
+    saved = {
+        name: [load_artifact(trainer.run.artifact(step, ".safetensors", name)) for step in (2, 4)]
+        for name in ("word", "look")
+    }
+    words = [embedding.learned.vectors for embedding in saved["word"]]  # type: ignore[attr-defined]
+    assert torch.equal(*words)
+    assert trainer.members["word"].objective.embedding.vectors.grad is None  # type: ignore[union-attr]
+    loras = [lora.modules_by_part()["unet"].state_dict() for lora in saved["look"]]  # type: ignore[attr-defined]
+    assert not any(
+        torch.equal(one, two) for one, two in zip(*(x.values() for x in loras), strict=True)
+    )

@@ -39,6 +39,11 @@ OBJECTIVES = {
         "objective={type: hypernetwork, activation_func: mish, add_layer_norm: true,"
         " dropout_structure: [0, 0.2, 0]}"
     ],
+    "combined": [
+        "objective={type: combined, members: {word: {objective: {type: textual_inversion, "
+        "token: xyz}, learning_rate: 0.1, stop_step: 3}, look: {objective: {type: lora, rank: 2, "
+        "dropout: 0.2}, lr_scheduler: {type: linear}}}}",
+    ],
     "text_to_image": ["objective={type: text_to_image, train_text_encoder: true}"],
     "text_to_image bf16": ["objective={type: text_to_image}", "mixed_precision=bf16"],
     "autoencoder": ["objective={type: autoencoder}"],
@@ -158,6 +163,7 @@ def test_run_killed_again_and_again(
         ("lora 8 bit", "INT", 130),
         ("textual_inversion", "INT", 130),
         ("hypernetwork", "TERM", 143),
+        ("combined", "INT", 130),
         ("text_to_image", "TERM", 143),
         ("text_to_image bf16", "INT", 130),
         ("autoencoder", "TERM", 143),

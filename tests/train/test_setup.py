@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from inference.errors import InputError
-from train.config import LRSchedulerConfig, OptimizerConfig, TrainRecipe, parse_schedule
+from train.config import TrainRecipe
+from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, parse_schedule
 from train.setup import (
     build_accelerator,
     build_lr_scheduler,
@@ -18,6 +19,8 @@ from train.setup import (
     enable_gradient_checkpointing,
     example_resolution,
     load_objective,
+    parameter_groups,
+    rate_course,
 )
 
 MakeRecipe = Callable[..., TrainRecipe]
@@ -38,7 +41,7 @@ def test_one_group_for_each_part() -> None:
         weight_decay=0.3,
         epsilon=1e-5,
     )
-    groups = build_optimizer(config, module).param_groups
+    groups = build_optimizer(config, parameter_groups(config, module)).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [
         ("unet", 0.1),
         ("text_encoder", 0.01),
@@ -51,7 +54,7 @@ def test_one_group_for_each_part() -> None:
 def test_learning_rate_of_an_unknown_part_names_the_known_ones() -> None:
     config = OptimizerConfig(learning_rates={"textencoder": 0.1})
     with pytest.raises(InputError, match=r"textencoder is not trained; .* unet, text_encoder$"):
-        build_optimizer(config, two_parts())
+        parameter_groups(config, two_parts())
 
 
 def test_adamw_is_the_published_one() -> None:
@@ -60,13 +63,15 @@ def test_adamw_is_the_published_one() -> None:
     weight: Any = module["unet"].weight
     weight.data.fill_(2.0)
     weight.grad = torch.full((1, 1), 7.0)
-    build_optimizer(OptimizerConfig(learning_rate=0.1, weight_decay=0.5), module).step()
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
+    build_optimizer(config, parameter_groups(config, module)).step()
     assert weight.item() == pytest.approx(2 - 0.1 * 0.5 * 2 - 0.1, abs=1e-6)
 
 
 def test_adamw8bit_keeps_its_state_in_eight_bits() -> None:
     module = nn.ModuleDict({"unet": nn.Linear(64, 64)})
-    optimizer = build_optimizer(OptimizerConfig(type="adamw8bit", learning_rate=0.1), module)
+    config = OptimizerConfig(type="adamw8bit", learning_rate=0.1)
+    optimizer = build_optimizer(config, parameter_groups(config, module))
     before = module["unet"].weight.clone()  # type: ignore[union-attr]
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -96,10 +101,10 @@ def test_adamw8bit_keeps_its_state_in_eight_bits() -> None:
 def test_learning_rate_at_each_of_ten_steps(
     options: dict[str, Any], expected: dict[int, float]
 ) -> None:
-    optimizer = build_optimizer(
-        OptimizerConfig(learning_rate=1.0, learning_rates={"text_encoder": 0.5}), two_parts()
-    )
-    scheduler = build_lr_scheduler(LRSchedulerConfig(**options), optimizer, 10)
+    config = OptimizerConfig(learning_rate=1.0, learning_rates={"text_encoder": 0.5})
+    optimizer = build_optimizer(config, parameter_groups(config, two_parts()))
+    course = rate_course(LRSchedulerConfig(**options), 1.0, 10)
+    scheduler = build_lr_scheduler(optimizer, {"": course})
     rates = []
     for _ in range(10):
         unet, text_encoder = (group["lr"] for group in optimizer.param_groups)
@@ -165,9 +170,10 @@ def test_gradient_checkpointing_reaches_every_part(make_recipe: MakeRecipe) -> N
 
 def rates_of(text: str, steps: int, **options: Any) -> list[float]:
     """The rate of every step, of a part that has optimizer.learning_rate (1)."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    group = {"name": "unet", "params": [nn.Parameter(torch.zeros(1))]}
+    optimizer = torch.optim.SGD([group], lr=1.0)
     config = LRSchedulerConfig(type="schedule", schedule=text, **options)
-    scheduler = build_lr_scheduler(config, optimizer, steps)
+    scheduler = build_lr_scheduler(optimizer, {"": rate_course(config, 1.0, steps)})
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])

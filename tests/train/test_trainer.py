@@ -41,6 +41,11 @@ HYPERNETWORK = (
     "objective={type: hypernetwork, activation_func: relu, add_layer_norm: true, "
     "dropout_structure: [0, 0.1, 0]}"
 )
+COMBINED = (
+    "objective={type: combined, members: {word: {objective: {type: textual_inversion, token: x}}, "
+    "net: {objective: {type: hypernetwork}}, look: {objective: {type: lora, rank: 2, "
+    "train_text_encoder: true}, stop_step: 2}}}"
+)
 TEXT_TO_IMAGE = "objective={type: text_to_image, train_text_encoder: true}"
 
 
@@ -61,6 +66,13 @@ def drawn_by_the_real_command(*arguments: str) -> list[tuple[tuple[int, int], by
 
 def artifact_of(folder: Path, suffix: str) -> Path:
     return folder / "run" / "artifacts" / f"last{suffix}"
+
+
+def drawn_with(folder: Path) -> list[str]:
+    """The overrides that draw with what a run has learned, to one file or several."""
+    artifacts = folder / "run" / "artifacts"
+    last = [*artifacts.glob("last*")] or sorted(artifacts.glob("*/last*"))
+    return [f"artifacts.number{number}.path={path}" for number, path in enumerate(last)]
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -86,20 +98,19 @@ def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize(
-    ("options", "suffix"),
+    "options",
     [
-        (["objective={type: lora, rank: 4, alpha: 8, dropout: 0.1}"], ".safetensors"),
-        (
-            ["objective={type: lora, rank: 4, train_text_encoder: true}", "mixed_precision=bf16"],
-            ".safetensors",
-        ),
-        ([EMBEDDING], ".safetensors"),
-        ([EMBEDDING, "mixed_precision=bf16"], ".safetensors"),
-        ([HYPERNETWORK], ".pt"),
-        ([HYPERNETWORK, "mixed_precision=bf16"], ".pt"),
-        ([TEXT_TO_IMAGE], ""),
-        ([TEXT_TO_IMAGE, "ema={decay: 0.5}"], ""),
-        ([TEXT_TO_IMAGE, "ema={decay: 0.5}", "mixed_precision=bf16"], ""),
+        ["objective={type: lora, rank: 4, alpha: 8, dropout: 0.1}"],
+        ["objective={type: lora, rank: 4, train_text_encoder: true}", "mixed_precision=bf16"],
+        [EMBEDDING],
+        [EMBEDDING, "mixed_precision=bf16"],
+        [HYPERNETWORK],
+        [HYPERNETWORK, "mixed_precision=bf16"],
+        [COMBINED],
+        [COMBINED, "ema={decay: 0.5}", "mixed_precision=bf16"],
+        [TEXT_TO_IMAGE],
+        [TEXT_TO_IMAGE, "ema={decay: 0.5}"],
+        [TEXT_TO_IMAGE, "ema={decay: 0.5}", "mixed_precision=bf16"],
     ],
     ids=[
         "lora",
@@ -108,27 +119,28 @@ def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
         "textual_inversion bf16",
         "hypernetwork",
         "hypernetwork bf16",
+        "combined",
+        "combined ema bf16",
         "text_to_image",
         "text_to_image ema",
         "text_to_image ema bf16",
     ],
 )
 def test_last_grid_is_what_a_new_process_draws(
-    options: list[str], suffix: str, commands: Any, drawing_recipe: Path, tmp_path: Path
+    options: list[str], commands: Any, drawing_recipe: Path, tmp_path: Path
 ) -> None:
     """Pixel for pixel; and above it stands what the base model draws."""
     done = commands.train(f"output_dir={tmp_path}", *options, *IMAGES)
     assert done.status == 0, done.err
     base_row, last_row = grid_cells(Image.open(tmp_path / "run" / "samples" / "step-000004.png"))
     precision = "precision=bf16" if "mixed_precision=bf16" in options else "precision=fp32"
-    artifact = artifact_of(tmp_path, suffix)
     to = f"output_dir={tmp_path / 'out'}"
-    with_artifact = commands.draw(drawing_recipe, precision, to, f"artifacts.it.path={artifact}")
-    assert drawn(with_artifact) == pixels(last_row)
+    with_artifacts = commands.draw(drawing_recipe, precision, to, *drawn_with(tmp_path))
+    assert drawn(with_artifacts) == pixels(last_row)
     assert drawn(commands.draw(drawing_recipe, precision, to)) == pixels(base_row)
     assert not set(pixels(base_row)) & set(pixels(last_row))
     if options[0].startswith("objective={type: lora") and len(options) == 1:
-        options = [str(drawing_recipe), precision, to, f"artifacts.it.path={artifact}"]
+        options = [str(drawing_recipe), precision, to, *drawn_with(tmp_path)]
         assert drawn_by_the_real_command(*options) == pixels(last_row)
 
 

@@ -26,6 +26,10 @@ OPTIONS = [
 LORA = "objective={type: lora, rank: 2, dropout: 0.2}"
 EMBEDDING = "objective={type: textual_inversion, token: number, num_vectors_per_token: 3}"
 HYPERNETWORK = "objective={type: hypernetwork, dropout_structure: [0, 0.2, 0]}"
+COMBINED = (
+    "objective={type: combined, members: {word: {objective: {type: textual_inversion, token: "
+    "number}, stop_step: 2}, net: {objective: {type: hypernetwork}}}}"
+)
 TEXT_TO_IMAGE = "objective={type: text_to_image, train_text_encoder: true}"
 
 ROUNDING = 2e-6
@@ -51,8 +55,8 @@ def succeed(ranks: list[Any]) -> None:
 
 @pytest.mark.parametrize(
     ("objective", "accumulation"),
-    [(LORA, 2), (EMBEDDING, 1), (HYPERNETWORK, 1), (TEXT_TO_IMAGE, 1)],
-    ids=["lora", "textual_inversion", "hypernetwork", "text_to_image"],
+    [(LORA, 2), (EMBEDDING, 1), (HYPERNETWORK, 1), (COMBINED, 1), (TEXT_TO_IMAGE, 1)],
+    ids=["lora", "textual_inversion", "hypernetwork", "combined", "text_to_image"],
 )
 def test_two_processes_equal_twice_the_accumulation(
     objective: str, accumulation: int, commands: Any, tmp_path: Path

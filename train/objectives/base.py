@@ -1,12 +1,29 @@
 """The protocol of an objective: a module that owns exactly what it trains."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from inference.artifacts.base import Artifact
 from inference.base_model import BaseModel
 from train.batch import Batch
+
+if TYPE_CHECKING:
+    from train.config import TrainRecipe
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is learned to one artifact, and the recipe that says how."""
+
+    recipe: TrainRecipe
+    objective: Objective
+    stop_step: int | None = None
+    """Trained for this many steps; without it to the end."""
 
 
 class Objective(nn.Module, ABC):
@@ -21,11 +38,22 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.base = base
 
+    def members(self, recipe: TrainRecipe) -> dict[str, Member]:
+        """What is learned to files of its own, by name; a single one has an empty name."""
+        return {"": Member(recipe, self)}
+
+    def trains(self, part: str) -> bool:
+        """Whether a part (unet, text_encoder, embedding, …) has gradients."""
+        return part in dict(self.named_children())
+
     @property
     def changes_prompts(self) -> bool:
         """Whether what is trained changes how captions are understood; they are kept otherwise."""
-        trained = dict(self.named_children())
-        return "text_encoder" in trained or "embedding" in trained
+        return self.trains("text_encoder") or self.trains("embedding")
+
+    def unused(self) -> Tensor | float:
+        """Zero, through which what took no part in the loss has a gradient, as DDP needs it."""
+        return 0.0
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

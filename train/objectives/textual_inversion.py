@@ -27,8 +27,11 @@ class TextualInversionObjective(Objective):
         self.learned.attach(base)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Also captions that do not call the word have a gradient, of zero, as DDP needs it."""
-        return self.denoising.loss(batch) + 0.0 * self.embedding.vectors.sum()
+        return self.denoising.loss(batch) + self.unused()
+
+    def unused(self) -> Tensor:
+        """Captions need not call the word."""
+        return 0.0 * self.embedding.vectors.sum()
 
     def artifact(self) -> Embedding:
         return self.learned
