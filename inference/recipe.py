@@ -7,6 +7,8 @@ the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass m
   set without effect; both may name a field further down (`lr_scheduler.warmup_steps`);
 - `inherits: ClassVar = {"images": "settings"}`: what an entry of the named mapping `images` leaves
   out, it takes from the field `settings` beside it;
+- `begins_anew: ClassVar = ("objective",)`: where a later source gives this mapping another `type`,
+  nothing is taken from what the earlier ones say in it;
 - entries of a `dict[str, X | None]` are dropped by `null`.
 """
 
@@ -27,6 +29,7 @@ from inference.recipe_layers import (
     RecipeDumper,
     RecipeError,
     absolute,
+    begun_anew,
     dotted,
     file_layers,
     key_sources,
@@ -78,7 +81,9 @@ def load_recipe(
         lines = str(error).splitlines()
         lines = [f"{source_of(line.partition(': ')[0], sources)}: {line}" for line in lines]
         raise RecipeError("\n".join(lines + misspelt)) from error
-    draft = _Draft(kind, sources)
+    for key in getattr(kind, "begins_anew", ()):
+        layers = begun_anew(layers, key)
+    draft = _Draft(kind, key_sources(layers, shown(file)))
     draft.faults.update(dict.fromkeys(misspelt))
     for layer in layers:
         draft.put(layer, layer.node, (), kind)

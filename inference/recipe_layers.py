@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,29 @@ def merged(layers: Sequence[Layer]) -> dict[str, Any]:
     for layer in layers:
         result = merge(result, plain(layer.node))
     return result
+
+
+def begun_anew(layers: Sequence[Layer], key: str) -> list[Layer]:
+    """The layers without what they say of a mapping that a later one gives another `type`.
+
+    Each type has keys of its own, so that a recipe based on one of another type takes none of them.
+    The command line counts as one layer.
+    """
+    kept: list[Layer] = []
+    kind: Any = None
+    for layer in layers:
+        told = plain(layer.node).get(key)
+        new = told.get("type") if isinstance(told, dict) else None
+        if new is not None and kind not in (None, new):
+            kept = [other if other.key else _without(other, key) for other in kept]
+        kind = kind if new is None else new
+        kept.append(layer)
+    return kept
+
+
+def _without(layer: Layer, key: str) -> Layer:
+    entries = [(name, value) for name, value in layer.node.value if name.value != key]
+    return replace(layer, node=yaml.MappingNode(MAPPING_TAG, entries))
 
 
 def key_sources(layers: Sequence[Layer], file: str) -> dict[str, str]:

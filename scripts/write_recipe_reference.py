@@ -32,7 +32,8 @@ effect is warned about.
 
 - **`base:`** names a recipe, or a list of recipes, that this one is based on, relative to the file
   that names it. What wins over what: bases in their order, then the file, then `key=value` on the
-  command line. Mappings are merged key by key; lists are replaced whole.
+  command line. Mappings are merged key by key; lists are replaced whole; an `objective` of another
+  `type` takes nothing from that of the base.
 - **On the command line** a key is written with dots: `optimizer.learning_rate=1e-4`. Its value is
   YAML; for a field that is text it is taken as it is typed.
 - **Named mappings**, whose keys below are written `<name>`, have entries of your choice, and

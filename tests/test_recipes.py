@@ -18,6 +18,7 @@ from inference.recipe import RecipeError, dump_recipe, load_recipe
 from inference.recipe_schema import all_keys
 from scripts.write_recipe_reference import REFERENCE, reference
 from train.config import OBJECTIVE_CONFIGS, train_schema
+from train.objective_configs import LoraConfig
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
@@ -141,6 +142,7 @@ WRONG_OBJECTIVES = {
     "textual_inversion": "objective.token: must be given (The new word)",
     "textual_inversion, token: ' a'": "objective.token: must be a word without spaces around it, "
     "got ' a'",
+    "textual_inversion, token: a, max_norm: 0": "objective.max_norm: must be above 0, got 0.0",
     "hypernetwork, dropout_structure: [0, 0.05, 0.15]": (
         "objective.dropout_structure: the first and the last must be 0, got [0.0, 0.05, 0.15]: the "
         "last would drop what attention gets, and the first is never used. Take [0, 0.05, 0]"
@@ -186,6 +188,22 @@ def test_wrong_objective_is_told(objective: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(recipe, train_schema)
     assert str(caught.value).splitlines() == [f"{recipe}: {WRONG_OBJECTIVES[objective]}"]
+
+
+def test_an_objective_of_another_type_begins_anew(tmp_path: Path) -> None:
+    """But the same type is merged, and the command line may give its keys in any order."""
+    base, recipe = tmp_path / "base.yaml", tmp_path / "recipe.yaml"
+    base.write_text("name: x\ndata: {path: x}\nobjective: {type: lora, rank: 3}\n")
+    recipe.write_text("base: base.yaml\nobjective: {type: hypernetwork, sizes: [320]}\n")
+    assert load_recipe(recipe, train_schema).objective.sizes == [320]
+    options = ["objective.dropout=0.5", "objective.type=lora", "objective.alpha=2"]
+    assert load_recipe(recipe, train_schema, options).objective == LoraConfig(
+        rank=16, alpha=2.0, dropout=0.5
+    )
+    recipe.write_text("base: base.yaml\nobjective: {type: lora, alpha: 2}\n")
+    assert load_recipe(recipe, train_schema).objective.rank == 3
+    with pytest.raises(RecipeError, match=r"command line: objective\.rank: Key 'rank' not in"):
+        load_recipe(recipe, train_schema, ["objective.type=hypernetwork", "objective.rank=3"])
 
 
 def test_wrong_drawing_recipe_is_told(tmp_path: Path) -> None:

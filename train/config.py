@@ -100,6 +100,8 @@ class SamplingConfig:
 class TrainRecipe:
     """A training run."""
 
+    begins_anew: ClassVar[tuple[str, ...]] = ("objective",)
+
     name: str = MISSING
     """Name of the run; its folder is output_dir/name."""
     objective: ObjectiveConfig = MISSING
@@ -133,6 +135,8 @@ class TrainRecipe:
     """Folder of all runs."""
     resume: bool = False
     """Go on with the newest checkpoint of the run's folder."""
+    overwrite: bool = False
+    """Begin anew where a run of this name lies already; its folder is kept beside it, as NAME.1."""
     plugins: list[str] = field(default_factory=list)
     """Python modules that add objectives to OBJECTIVE_CONFIGS."""
 
@@ -149,6 +153,8 @@ class TrainRecipe:
         for name, limit in (("norm", self.max_grad_norm), ("value", self.max_grad_value)):
             if limit is not None and limit <= 0:
                 yield f"max_grad_{name}", f"must be above 0, got {limit}; null switches it off"
+        if self.overwrite and self.resume:
+            yield "overwrite", "cannot go with resume: one begins anew, the other goes on"
         if not self.name.strip() or "/" in self.name or self.name.startswith("."):
             yield "name", f"must be the name of a folder, got {self.name!r}"
         steps = "max_train_steps", self.max_train_steps

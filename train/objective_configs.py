@@ -96,6 +96,9 @@ class TextualInversionConfig(ObjectiveConfig):
     """What the vectors begin as; empty begins with zeros."""
     num_vectors_per_token: int = 1
     """Vectors for the word. More hold more detail and leave less room in prompts (75 tokens)."""
+    max_norm: float | None = None
+    """Vectors that grow longer than this are scaled back after every step; null leaves them. The
+    words of SD 1.x are about 0.4 long, and vectors far beyond that drown the rest of a prompt."""
     save_as: Literal["safetensors", "pt", "png"] = "safetensors"
     """`safetensors` as kohya writes it, or A1111's `pt`, which A1111, Forge and ComfyUI load; `png`
     is A1111's picture that carries an embedding."""
@@ -106,6 +109,8 @@ class TextualInversionConfig(ObjectiveConfig):
 
     def faults(self) -> Faults:
         yield from at_least(1, num_vectors_per_token=self.num_vectors_per_token)
+        if self.max_norm is not None and self.max_norm <= 0:
+            yield "max_norm", f"must be above 0, got {self.max_norm}"
         if not self.token.strip() or self.token != self.token.strip():
             yield "token", f"must be a word without spaces around it, got {self.token!r}"
 

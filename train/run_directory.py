@@ -1,5 +1,6 @@
 """The folder of a run: where everything lies, and how it is written so that nothing is lost."""
 
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ SAFE_TO_CHANGE = (
     "data.num_workers",
     "output_dir",
     "resume",
+    "overwrite",
 )
 """Keys that a resumed run may give anew."""
 
@@ -65,26 +67,39 @@ class RunDirectory:
         """Sorted by step, which has more than six digits from a million on."""
         return sorted(self.checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]))
 
-    def open(self, recipe_yaml: str, facts: dict[str, Any], resume: bool) -> None:
+    def open(
+        self, recipe_yaml: str, facts: dict[str, Any], resume: bool, overwrite: bool = False
+    ) -> None:
         """Checks that the folder is free, or holds a run of this recipe to go on with.
 
         Args:
             recipe_yaml: the resolved recipe.
             facts: what environment.json shall tell of the pictures; they must be the same.
             resume: whether to go on with what is there.
+            overwrite: whether to put what is there aside and begin anew.
 
         Raises:
             RunDirectoryError: another run lies here, or recipe or pictures have changed.
         """
         used = self.newest_checkpoint() or next(self.artifacts.glob("*"), None)
+        if overwrite:
+            if used and os.environ.get("RANK", "0") == "0":
+                self.put_aside()
+            return
         if used and not resume:
             raise RunDirectoryError(
                 f"{self.path} holds a run already: resume=true goes on with it, "
-                "another name=… starts a new one"
+                "another name=… starts a new one, overwrite=true puts it aside"
             )
         if used and self.recipe.is_file():
             self._refuse_changes(recipe_yaml)
             self._refuse_other_pictures(facts)
+
+    def put_aside(self) -> Path:
+        """Renames the folder to the first free one of NAME.1, NAME.2, …; returns the new path."""
+        places = (self.path.with_name(f"{self.path.name}.{n}") for n in itertools.count(1))
+        free = next(place for place in places if not place.exists())
+        return self.path.rename(free)
 
     def _refuse_changes(self, recipe_yaml: str) -> None:
         before = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))

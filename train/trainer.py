@@ -59,7 +59,7 @@ class Trainer:
             "pictures": len(pictures),
             "dataset_fingerprint": fingerprint(pictures, Path(recipe.data.path), template),
         }
-        self.run.open(dump_recipe(recipe), self.facts, recipe.resume)
+        self.run.open(dump_recipe(recipe), self.facts, recipe.resume, recipe.overwrite)
         self.accelerator = build_accelerator(recipe)
         self.is_main = self.accelerator.is_main_process
         self.step_number = 0
@@ -132,7 +132,7 @@ class Trainer:
 
         Also the grid that a run still owes which was cut while it drew.
         """
-        text = dump_recipe(replace(self.recipe, resume=False))
+        text = dump_recipe(replace(self.recipe, resume=False, overwrite=False))
         self.run.write_start(text, self.facts)
         self.board = Board(self.run.logs, self.step_number, text)
         if self.step_number == 0 and self.draws_prompts:
@@ -197,6 +197,7 @@ class Trainer:
             if self.accelerator.sync_gradients:
                 grad_norm = self.clip_gradients()
                 self.optimizer.step()
+                self.objective.after_step()
                 self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
                 self.lr_scheduler.step()
                 if self.ema is not None:

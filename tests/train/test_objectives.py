@@ -374,3 +374,20 @@ def test_each_member_has_its_own_rate_end_and_file(make_recipe: MakeRecipe) -> N
     assert not any(
         torch.equal(one, two) for one, two in zip(*(x.values() for x in loras), strict=True)
     )
+
+
+def test_vectors_are_held_to_a_length(make_recipe: MakeRecipe) -> None:
+    """Those below it are left alone."""
+    options = "token: number, num_vectors_per_token: 2, initialization_text: '', max_norm: 0.25"
+    recipe = make_recipe("objective={type: textual_inversion, " + options + "}")
+    objective = load_objective(recipe, torch.device("cpu"))
+    vectors = objective.embedding.vectors  # type: ignore[union-attr]
+    with torch.no_grad():
+        vectors[0, :2] = torch.tensor([0.3, -0.4])
+        vectors[1, :2] = torch.tensor([0.06, 0.08])
+    objective.after_step()
+    assert vectors[:, :2].flatten().tolist() == pytest.approx([0.15, -0.2, 0.06, 0.08])
+    trainer, _ = train(recipe)
+    trained = trainer.objective.embedding.vectors  # type: ignore[union-attr]
+    assert (trained.norm(dim=1) <= 0.25 + 1e-6).all()
+    assert (trained.norm(dim=1) > 0).all()

@@ -54,6 +54,18 @@ def test_used_folder_needs_resume(run: RunDirectory) -> None:
     run.open(RECIPE, FACTS, resume=True)
 
 
+def test_overwrite_puts_the_old_run_aside(run: RunDirectory, monkeypatch) -> None:
+    for number in (1, 2):
+        run.open(RECIPE, FACTS, resume=False, overwrite=True)
+        assert not run.path.exists()
+        run.write_start(RECIPE, FACTS)
+        add_checkpoint(run, 20)
+        assert (run.path.parent / f"run.{number}" / "recipe.yaml").is_file()
+    monkeypatch.setenv("RANK", "1")  # only the first process does it
+    run.open(RECIPE, FACTS, resume=False, overwrite=True)
+    assert run.path.is_dir()
+
+
 def test_changed_keys_are_told_together_with_both_values(run: RunDirectory) -> None:
     changed = RECIPE.replace("seed: 1", "seed: 2").replace("0.999", "0.99")
     with pytest.raises(RunDirectoryError) as error:

@@ -59,6 +59,9 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """The loss of each example, (b,)."""
 
+    def after_step(self) -> None:
+        """What is done to the weights after every optimizer step."""
+
     @abstractmethod
     def artifact(self) -> Artifact:
         """What has been learned so far; shares its tensors with the objective."""

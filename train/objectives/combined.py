@@ -48,6 +48,10 @@ class CombinedObjective(Objective):
             losses = losses + member.objective.unused()
         return losses
 
+    def after_step(self) -> None:
+        for member in self._members.values():
+            member.objective.after_step()
+
     def artifact(self) -> Artifact:
         raise TypeError("a combined objective has an artifact for each of its members")
 

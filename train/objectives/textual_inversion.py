@@ -1,5 +1,6 @@
 """Textual inversion (Gal et al. 2022, arXiv 2208.01618)."""
 
+import torch
 from torch import Tensor
 
 from inference.artifacts.embedding import Embedding
@@ -24,6 +25,7 @@ class TextualInversionObjective(Objective):
         )
         self.learned.suffix = f".{config.save_as}"
         self.embedding = self.learned.learned.requires_grad_(True)
+        self.max_norm = config.max_norm
         self.learned.attach(base)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -32,6 +34,12 @@ class TextualInversionObjective(Objective):
     def unused(self) -> Tensor:
         """Captions need not call the word."""
         return 0.0 * self.embedding.vectors.sum()
+
+    def after_step(self) -> None:
+        """Holds each vector's length to at most `max_norm`."""
+        if self.max_norm is not None:
+            with torch.no_grad():
+                self.embedding.vectors.renorm_(2, 0, self.max_norm)
 
     def artifact(self) -> Embedding:
         return self.learned
