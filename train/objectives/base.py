@@ -25,7 +25,7 @@ class Objective(nn.Module, ABC):
     def changes_prompts(self) -> bool:
         """Whether what is trained changes how captions are understood; they are kept otherwise."""
         trained = dict(self.named_children())
-        return "text_encoder" in trained or "embedding" in trained
+        return any(name in trained for name in ("text_encoder", "text_encoder_2", "embedding"))
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

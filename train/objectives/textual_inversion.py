@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from inference.artifacts.embedding import Embedding
+from inference.artifacts.embedding import Embedding, check_suffix
 from inference.base_model import BaseModel
 from train.batch import Batch
 from train.config import TrainRecipe
@@ -23,12 +23,14 @@ class TextualInversionObjective(Objective):
             base, config.token, config.initialization_text, config.num_vectors_per_token
         )
         self.learned.suffix = f".{config.save_as}"
+        check_suffix(self.learned.suffix, self.learned.learned)
         self.embedding = self.learned.learned.requires_grad_(True)
         self.learned.attach(base)
 
     def forward(self, batch: Batch) -> Tensor:
         """Also captions that do not call the word have a gradient, of zero, as DDP needs it."""
-        return self.denoising.loss(batch) + 0.0 * self.embedding.vectors.sum()
+        idle = sum(vectors.sum() for vectors in self.embedding.by_encoder())
+        return self.denoising.loss(batch) + 0.0 * idle
 
     def artifact(self) -> Embedding:
         return self.learned
