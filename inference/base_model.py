@@ -217,8 +217,8 @@ def has_sdxl_layout(folder: Path) -> bool:
     if any((folder / name).is_dir() for name in SDXL_PARTS):
         return True
     file = folder / "unet" / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return config.get("addition_embed_type") == SIZE_CONDITIONS
+    unet = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return unet.get("addition_embed_type") == SIZE_CONDITIONS
 
 
 def check_parts(base: BaseModel, path: str) -> None:
