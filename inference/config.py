@@ -28,9 +28,11 @@ class BaseModelConfig:
     variant: str | None = None
     """Which weight files of the folder to take, for example `fp16` for `*.fp16.safetensors`."""
     clip_skip: int = 1
-    """A1111's Clip skip: 1 takes the text encoder's last layer, 2 the one before it."""
+    """A1111's Clip skip: 1 takes the text encoder's last layer, 2 the one before it. In SDXL 1 is
+    the layer before the last, as it was made (and as A1111 draws, whatever its Clip skip says)."""
     vae_precision: Literal["fp32", "fp16", "bf16"] | None = "fp32"
-    """Number format of the VAE; null takes that of the rest. SDXL's draws black in fp16."""
+    """Number format of the VAE; null takes that of the rest. SDXL's overflows in fp16, as its
+    config says (`force_upcast`): null then means fp32 there, and fp16 is refused."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """`sdpa` is the fast fused attention; `eager` spells it out (on CPUs its backward pass is
     several times faster in bf16)."""

@@ -83,13 +83,14 @@ def inspect_base_model(path: Path) -> Facts:
     """Parts, sizes and prediction type of a diffusers folder; only headers are read."""
     index = read_json(path / "model_index.json")
     noise = read_json(path / "scheduler" / "scheduler_config.json")
+    unet, vae = (read_json(path / part / "config.json") for part in ("unet", "vae"))
     facts = {
         "kind": "base model (diffusers folder)",
         "pipeline": str(index.get("_class_name", "unknown")),
+        "layout": describe_layout(path, unet),
         "prediction type": str(noise.get("prediction_type", "epsilon")),
         "timesteps": str(noise.get("num_train_timesteps", "unknown")),
     }
-    unet, vae = (read_json(path / part / "config.json") for part in ("unet", "vae"))
     if "sample_size" in unet and "block_out_channels" in vae:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         side = unet["sample_size"] * factor
@@ -102,6 +103,16 @@ def inspect_base_model(path: Path) -> Facts:
     if file:
         facts |= {"sha256 of the UNet": sha256(file), "model hash in infotext": sha256(file)[:10]}
     return facts
+
+
+def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
+    """SD 1.x/2.x or SDXL, and the width of what the UNet's attention reads of prompts."""
+    width = unet.get("cross_attention_dim", "unknown")
+    if not (path / "text_encoder_2").is_dir():
+        return f"SD 1.x/2.x: one text encoder, prompts of width {width}"
+    if not (path / "text_encoder").is_dir():
+        return "SDXL refiner: only text_encoder_2; cannot be drawn with or trained here"
+    return f"SDXL: two text encoders, prompts of width {width}, pooled prompt and sizes"
 
 
 def inspect_artifact(path: Path) -> Facts:
@@ -165,13 +176,12 @@ def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Fa
 
 def describe_embedding(path: Path) -> Facts:
     """What prompts call it by, its size, and what else its file says."""
-    from inference.artifacts.embedding import FAMILIES, Embedding
+    from inference.artifacts.embedding import Embedding, made_for
 
     embedding = Embedding.load(path)
-    count, width = embedding.learned.vectors.shape
     said = {key: str(value) for key, value in embedding.facts.items() if value is not None}
-    family = FAMILIES.get(width, "another model")
-    return {"called": embedding.name, "vectors": f"{count} of width {width} ({family})", **said}
+    vectors = f"{len(embedding.learned.vectors)} of {made_for(embedding.learned)}"
+    return {"called": embedding.name, "vectors": vectors, **said}
 
 
 def describe_hypernetwork(path: Path) -> Facts:

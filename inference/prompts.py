@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 
 
 class LearnedVectors(nn.Module):
-    """Vectors (n, width) that stand for a name in prompts."""
+    """Vectors (n, width) that stand for a name in prompts; n more for a second text encoder."""
 
-    def __init__(self, vectors: Tensor) -> None:
+    def __init__(self, vectors: Tensor, vectors_2: Tensor | None = None) -> None:
         super().__init__()
         self.vectors = nn.Parameter(vectors, requires_grad=False)
+        self.vectors_2 = None if vectors_2 is None else nn.Parameter(vectors_2, requires_grad=False)
         self.strength = 1.0
 
-    def forward(self) -> Tensor:
-        """The vectors as they are put into prompts."""
-        return self.vectors if self.strength == 1 else self.vectors * self.strength
+    def by_encoder(self) -> list[nn.Parameter]:
+        """The vectors for each text encoder."""
+        return [self.vectors] if self.vectors_2 is None else [self.vectors, self.vectors_2]
+
+    def forward(self, number: int = 0) -> Tensor:
+        """The vectors for a text encoder, counted from 0, as they are put into prompts."""
+        vectors = self.by_encoder()[number]
+        return vectors if self.strength == 1 else vectors * self.strength
 
 
 class Place(NamedTuple):
@@ -55,16 +61,23 @@ def token_ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
 
 
 def tokenize(
-    tokenizer: CLIPTokenizer, prompts: Sequence[str], embeddings: Mapping[str, LearnedVectors]
+    tokenizer: CLIPTokenizer,
+    prompts: Sequence[str],
+    embeddings: Mapping[str, LearnedVectors],
+    filler: int | None = None,
 ) -> Tokens:
-    """Every chunk has its own start and end token; shorter prompts are filled with empty chunks."""
+    """Every chunk has its own start and end token; shorter prompts are filled with empty chunks.
+
+    `filler` is the id behind an end token, in the place of the tokenizer's own.
+    """
     length = tokenizer.model_max_length
     names = spellings(tokenizer, embeddings)
     texts = [
         split(token_ids(tokenizer, prompt), names, embeddings, length - 2) for prompt in prompts
     ]
     num_chunks = max(1, *(len(chunks) for chunks, _ in texts))
-    ids = torch.full((len(texts), num_chunks, length), int(tokenizer.pad_token_id))
+    filler = int(tokenizer.pad_token_id) if filler is None else filler
+    ids = torch.full((len(texts), num_chunks, length), filler)
     ids[:, :, 0], ids[:, :, 1] = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
     places = []
     for row, (chunks, found) in enumerate(texts):
@@ -115,9 +128,12 @@ def split(
 
 @contextmanager
 def put_in(
-    table: nn.Module, tokens: Tokens, embeddings: Mapping[str, LearnedVectors]
+    table: nn.Module, tokens: Tokens, embeddings: Mapping[str, LearnedVectors], number: int = 0
 ) -> Iterator[None]:
-    """Has a text encoder's token table answer with the embeddings' vectors in their places."""
+    """Has a text encoder's token table answer with the embeddings' vectors in their places.
+
+    `number` says which of the base model's encoders it is.
+    """
     if not tokens.places:
         yield
         return
@@ -126,7 +142,7 @@ def put_in(
     def replace(_: nn.Module, __: object, output: Tensor) -> Tensor:
         output = output.clone()
         for prompt, chunk, position, name in tokens.places:
-            vectors = embeddings[name]()
+            vectors = embeddings[name](number)
             end = position + len(vectors)
             output[prompt * num_chunks + chunk, position:end] = vectors.to(output)
         return output

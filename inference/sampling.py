@@ -171,16 +171,21 @@ def draw_latents(
 
 
 def build_denoiser(base: BaseModel, requests: Sequence[ImageConfig]) -> Denoiser:
-    """Encodes the requests' prompts, each different text once."""
+    """Encodes the requests' prompts, each different text once.
+
+    In SDXL an empty negative prompt is all zeros, as in A1111 (`modules/sd_models_xl.py`).
+    """
     prompts = [request.prompt for request in requests]
     negatives = [request.negative_prompt for request in requests]
     cfg_scale = requests[0].cfg_scale
     if cfg_scale == 1:
         negatives = []
     texts = list(dict.fromkeys(prompts + negatives))
-    states = base.encode_prompts(texts).to(base.dtype)
-    rows = states[[texts.index(text) for text in prompts + negatives]]
+    conditions = base.encode_prompts(texts).to(base.dtype)
+    rows = conditions[[texts.index(text) for text in prompts + negatives]]
     positive, negative = rows[: len(prompts)], rows[len(prompts) :]
+    if negatives and base.has_two_text_encoders:
+        negative = negative.zeroed([not text for text in negatives])
     return Denoiser(base, positive, negative if negatives else None, cfg_scale)
 
 

@@ -16,6 +16,7 @@ os.environ |= {
 }
 
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,3 +109,75 @@ def tiny_base(tiny_base_folder: Path) -> BaseModel:
     from inference.config import BaseModelConfig
 
     return load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in the SDXL layout: prompts of width 16 + 24, pooled to 20. Its "!" has the id 0."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
+
+    folder = tmp_path_factory.mktemp("tiny_sdxl")
+    for part in ("vae", "scheduler"):
+        shutil.copytree(tiny_base_folder / part, folder / part)
+    letters = "!abcdefghijklmnopqrstuvwxyz0123456789,.<>:-"
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    shared = {
+        "vocab_size": len(words),
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "bos_token_id": len(words) - 2,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = CLIPTextConfig(
+            **shared, hidden_size=16, num_hidden_layers=2, eos_token_id=len(words) - 1
+        )
+        second = CLIPTextConfig(  # end token 2 as in SDXL's own config: the highest id is meant
+            **shared, hidden_size=24, num_hidden_layers=3, projection_dim=20, hidden_act="gelu",
+            eos_token_id=2,
+        )  # fmt: skip
+        unet = UNet2DConditionModel(
+            sample_size=4,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=2,
+            transformer_layers_per_block=(1, 2),
+            attention_head_dim=(2, 4),
+            cross_attention_dim=40,
+            norm_num_groups=4,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 20,
+        )
+        parts = {
+            "text_encoder": CLIPTextModel(first),
+            "text_encoder_2": CLIPTextModelWithProjection(second),
+            "unet": unet,
+        }
+    for name, filler in (("tokenizer", "<|endoftext|>"), ("tokenizer_2", "!")):
+        parts[name] = CLIPTokenizer(
+            vocab=vocabulary, merges=[], model_max_length=77, pad_token=filler
+        )
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    return folder
+
+
+@pytest.fixture
+def tiny_sdxl(tiny_sdxl_folder: Path) -> BaseModel:
+    """The tiny base model of the SDXL layout, freshly loaded."""
+    from inference.base_model import load_base_model
+    from inference.config import BaseModelConfig
+
+    return load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))

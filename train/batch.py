@@ -4,6 +4,8 @@ from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
+from inference.conditions import Conditions
+
 
 class Batch(TypedDict):
     """A micro-batch of b examples. Images come as `pixels`, or as cached latents."""
@@ -23,5 +25,8 @@ class Batch(TypedDict):
     """(b, c, h / f, w / f), mean of the VAE's distribution (or drawn once), scaled."""
     latents_std: NotRequired[Tensor]
     """Standard deviation of the latents, only when they are drawn anew every time."""
-    prompt_states: NotRequired[Tensor]
-    """(b, tokens, dim), of a frozen text encoder."""
+    sizes: NotRequired[Tensor]
+    """SDXL's size conditions in pixels, (b, 6): the file's height and width, the cut's top and
+    left within the scaled picture, the example's height and width."""
+    prompt_states: NotRequired[Conditions]
+    """What frozen text encoders make of the prompts."""

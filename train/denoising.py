@@ -41,7 +41,9 @@ class Denoising:
         states = batch.get("prompt_states")
         if states is None:
             states = self.base.encode_prompts(batch["prompts"])
-        prediction = self.base.predict(noisy, timesteps.to(latents.device), states).float()
+        prediction = self.base.predict(
+            noisy, timesteps.to(latents.device), states, batch.get("sizes")
+        ).float()
 
         if self.base.prediction_type == "epsilon":
             target = noise

@@ -68,7 +68,7 @@ class LoraConfig(ObjectiveConfig):
     (proj_in, proj_out) of its transformers, which are what kohya trains; convolution: those of its
     ResNet blocks, which kohya adds with conv_dim."""
     train_text_encoder: bool = False
-    """Also train LoRA layers in the text encoder (attention and MLP)."""
+    """Also train LoRA layers in the text encoder (attention and MLP), in both of SDXL's."""
 
     def faults(self) -> Faults:
         yield from at_least(1, rank=self.rank)
@@ -101,7 +101,7 @@ class TextualInversionConfig(ObjectiveConfig):
     words of SD 1.x are about 0.4 long, and vectors far beyond that drown the rest of a prompt."""
     save_as: Literal["safetensors", "pt", "png"] = "safetensors"
     """`safetensors` as kohya writes it, or A1111's `pt`, which A1111, Forge and ComfyUI load; `png`
-    is A1111's picture that carries an embedding."""
+    is A1111's picture that carries an embedding, which has no room for SDXL's two."""
 
     @property
     def word(self) -> str | None:
@@ -142,7 +142,8 @@ class HypernetworkConfig(ObjectiveConfig):
     """The activation function also after the last layer."""
     sizes: list[int] | None = None
     """Widths of the contexts that are changed (A1111: Modules), for SD 1.x among 768 (prompts),
-    320, 640 and 1280; without it all that the base model has."""
+    320, 640 and 1280, for SDXL among 2048 (prompts), 640 and 1280; without it all that the base
+    model has."""
     save_as: Literal["pt", "safetensors"] = "pt"
     """`pt` is what A1111, Forge and ComfyUI load; no other program reads the safetensors."""
 
@@ -190,7 +191,8 @@ class TextToImageConfig(ObjectiveConfig):
 
     type: Literal["text_to_image"] = "text_to_image"
     train_text_encoder: bool = False
-    """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate."""
+    """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate,
+    and text_encoder_2 SDXL's second one."""
 
 
 @dataclass

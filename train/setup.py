@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from inference.base_model import DTYPES, BaseModel, load_base_model
+from inference.base_model import DTYPES, BaseModel, frozen_dtype, load_base_model
 from inference.errors import InputError
 from inference.sampling import check_size
 from train.config import TrainRecipe
@@ -66,15 +66,14 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
     for name, part in base.parts.items():
         for parameter in part.parameters():
             if not parameter.requires_grad:
-                parameter.data = parameter.data.to(part_dtype(recipe, name))
+                parameter.data = parameter.data.to(part_dtype(recipe, base, name))
     base.to(device)
     return objective.to(device)
 
 
-def part_dtype(recipe: TrainRecipe, part: str) -> torch.dtype:
+def part_dtype(recipe: TrainRecipe, base: BaseModel, part: str) -> torch.dtype:
     """The number format in which a part of the base model is frozen, and drawn with."""
-    own = recipe.base_model.vae_precision if part == "vae" else None
-    return DTYPES[own or recipe.mixed_precision]
+    return frozen_dtype(base, recipe.base_model, recipe.mixed_precision, part)
 
 
 def prepare(
@@ -85,12 +84,12 @@ def prepare(
 ) -> tuple[nn.Module, Optimizer]:
     """Both wrapped for mixed precision and for several processes.
 
-    With clip skip, the last layers of a text encoder in training get no gradients, nor does a
-    member that stops before the end; DDP must know.
+    With clip skip, and always in SDXL, the last layers of a text encoder in training get no
+    gradients, nor does a member that stops before the end; DDP must know.
     """
     from accelerate.utils import DistributedDataParallelKwargs
 
-    skips = objective.trains("text_encoder") and objective.base.clip_skip > 1
+    skips = objective.trains("text_encoder") and objective.base.prompt_layer < -1
     accelerator.ddp_handler = DistributedDataParallelKwargs(
         find_unused_parameters=skips or any(member.stop_step for member in members)
     )
@@ -224,7 +223,6 @@ def enable_gradient_checkpointing(objective: Objective) -> None:
     base = objective.base
     base.unet.enable_gradient_checkpointing()
     base.vae.enable_gradient_checkpointing()
-    if objective.trains("text_encoder"):
-        encoder = base.text_encoder
+    for encoder in (e for name, e in base.text_encoders.items() if objective.trains(name)):
         name = "activation_checkpointing_enable"  # what newer versions of transformers call it
         getattr(encoder, name if hasattr(encoder, name) else "gradient_checkpointing_enable")()

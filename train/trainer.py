@@ -305,7 +305,7 @@ class Trainer:
         return value.to(DTYPES[self.recipe.saving.save_precision])
 
     def as_drawn(self, name: str, value: Tensor) -> Tensor:
-        return value.to(part_dtype(self.recipe, name.partition(".")[0]))
+        return value.to(part_dtype(self.recipe, self.base, name.partition(".")[0]))
 
     @contextmanager
     def weights(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BEHAVIOUR = {
     "unet": ("attention_head_dim", "num_attention_heads", "act_fn", "norm_num_groups"),
     "text_encoder": ("hidden_act", "num_attention_heads"),
+    "text_encoder_2": ("hidden_act", "num_attention_heads"),
     "vae": ("act_fn", "norm_num_groups", "latent_channels"),
 }
 """Settings that change what a part computes without showing in the shapes of its weights."""
@@ -37,7 +38,7 @@ _holders: WeakKeyDictionary[nn.Module, Checkpoint] = WeakKeyDictionary()
 
 @final
 class Checkpoint(Artifact):
-    """New weights for the UNet, the text encoder or the VAE.
+    """New weights for the UNet, the text encoders or the VAE.
 
     On disk a complete base model: the trained parts in the number format asked for, the others
     exactly as they were.
@@ -55,7 +56,7 @@ class Checkpoint(Artifact):
     ) -> None:
         self.name = name
         self.parts = parts
-        """`unet`, `text_encoder`, `vae` -> the module with the new weights."""
+        """`unet`, `text_encoder`, `text_encoder_2`, `vae` -> the module with the new weights."""
         self.strength = 1.0
         self._base = base
         self._folder = folder
@@ -77,6 +78,11 @@ class Checkpoint(Artifact):
         if self._target is not None:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
         for part, module in self.parts.items():
+            if part not in base.parts:
+                raise ArtifactError(
+                    f"{self.name}: has a {part} (SDXL), which this base model ({base.path}) lacks. "
+                    "Name it as base_model.path instead"
+                )
             self._check_fit(part, module, base)
         for part in self.parts:
             live = weights_of(base.parts[part])
@@ -113,7 +119,7 @@ class Checkpoint(Artifact):
         self._target = None
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes a folder that diffusers' StableDiffusionPipeline and Limner open.
+        """Writes a folder that diffusers' StableDiffusion(XL)Pipeline and Limner open.
 
         Raises:
             ArtifactError: only some parts were loaded, so that there is no complete base model.

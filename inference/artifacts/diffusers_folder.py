@@ -18,13 +18,16 @@ from inference.base_model import resolve_path
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
-PARTS = ("unet", "text_encoder", "vae")
+PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
+"""Parts that have weights; text_encoder_2 is only in SDXL."""
+TOKENIZERS = ("tokenizer", "tokenizer_2")
 FACTS = "limner.json"
 """Which parts were trained, and the run's metadata. Other tools pass over it."""
 
 WEIGHT_FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
 
@@ -46,11 +49,12 @@ def read_part(folder: Path, part: str) -> nn.Module:
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     classes: dict[str, Any] = {
         "unet": UNet2DConditionModel,
         "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
         "vae": AutoencoderKL,
     }
     try:
@@ -82,15 +86,23 @@ def write_base_model(
         weights = {key: value.detach().cpu() for key, value in weights_of(module).items()}
         weights = _cast(weights, dtype) if part in trained else _compact(weights, dtype)
         (folder / part).mkdir()
-        if part == "text_encoder":  # the names before transformers 5.6, which all tools know
-            weights = {f"text_model.{k.removeprefix('text_model.')}": weights[k] for k in weights}
+        if part in base.text_encoders:
+            weights = {_known_to_all(key): value for key, value in weights.items()}
         _write_json(folder / part / "config.json", _config(module, weights))
         save_file(weights, folder / part / WEIGHT_FILES[part], metadata={"format": "pt"})
-    _write_tokenizer(folder / "tokenizer", base)
+    for name, tokenizer in zip(TOKENIZERS, base.tokenizers, strict=False):
+        _write_tokenizer(folder / name, tokenizer, Path(resolve_path(base.path)) / name)
     sampler = _write_noise_schedule(folder / "scheduler", base)
-    _write_json(folder / "model_index.json", _model_index(sampler))
+    _write_json(folder / "model_index.json", _model_index(sampler, base))
     facts = {"artifact": "checkpoint", "parts": sorted(trained), "metadata": metadata}
     _write_json(folder / FACTS, facts)
+
+
+def _known_to_all(key: str) -> str:
+    """A text encoder's key as before transformers 5.6, which every tool knows."""
+    if key.startswith(("text_model.", "text_projection.")):
+        return key
+    return f"text_model.{key}"
 
 
 def _cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -121,18 +133,17 @@ def _config(module: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
     return config
 
 
-def _write_tokenizer(folder: Path, base: BaseModel) -> None:
+def _write_tokenizer(folder: Path, tokenizer: Any, source: Path) -> None:
     """The tokenizer's own files, with vocab.json and merges.txt for tools that know only those."""
-    source = Path(resolve_path(base.path)) / "tokenizer"
     if source.is_dir():
         shutil.copytree(source, folder, copy_function=shutil.copyfile)
     else:
-        base.tokenizer.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return
-    model = json.loads(base.tokenizer.backend_tokenizer.to_str())["model"]
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    vocabulary = json.dumps(base.tokenizer.get_vocab(), ensure_ascii=False, sort_keys=True)
+    vocabulary = json.dumps(tokenizer.get_vocab(), ensure_ascii=False, sort_keys=True)
     (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
     lines = "\n".join(["#version: 0.2", *merges, ""])
     (folder / "merges.txt").write_text(lines, encoding="utf-8")
@@ -152,23 +163,41 @@ def _write_noise_schedule(folder: Path, base: BaseModel) -> str:
     return config["_class_name"]
 
 
-def _model_index(sampler: str) -> dict[str, Any]:
+def _model_index(sampler: str, base: BaseModel) -> dict[str, Any]:
     import diffusers
 
     absent = [None, None]
-    return {
+    of_layout: dict[str, Any] = {
         "_class_name": "StableDiffusionPipeline",
+        "requires_safety_checker": False,
+        "safety_checker": absent,
+    }
+    if base.has_two_text_encoders:
+        of_layout = {
+            "_class_name": "StableDiffusionXLPipeline",
+            "add_watermarker": None,
+            "force_zeros_for_empty_prompt": _zeros_for_empty_prompt(base),
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        }
+    return {
+        **of_layout,
         "_diffusers_version": diffusers.__version__,
         "feature_extractor": absent,
         "image_encoder": absent,
-        "requires_safety_checker": False,
-        "safety_checker": absent,
         "scheduler": ["diffusers", sampler],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+
+
+def _zeros_for_empty_prompt(base: BaseModel) -> bool:
+    """What the base model's own folder says; SDXL 1.0's says yes."""
+    file = Path(resolve_path(base.path)) / "model_index.json"
+    index = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return bool(index.get("force_zeros_for_empty_prompt", True))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Textual inversion (Gal et al. 2022, arXiv 2208.01618): vectors that stand for a name in prompts.
 
 Files as in A1111 1.10.1 (`modules/textual_inversion/textual_inversion.py`), kohya's sd-scripts
-(`emb_params`) and diffusers (one tensor, whose key is the token).
+(`emb_params`) and diffusers (one tensor, whose key is the token); for SDXL kohya's and A1111's
+pair, `clip_l` and `clip_g`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
+PAIR: tuple[str, ...] = ("clip_l", "clip_g")
+"""Keys of SDXL's files: vectors for its first and its second text encoder."""
 FACTS = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
 """What a file says about itself, by A1111's names."""
 RUN_FILE = re.compile(r"step-\d+|last")
@@ -37,15 +40,21 @@ file's name."""
 
 @final
 class Embedding(Artifact):
-    """An embedding of one text encoder."""
+    """An embedding: vectors for the text encoder, or for each of SDXL's two."""
 
     kind: ClassVar[str] = "embedding"
     suffix = ".safetensors"
 
-    def __init__(self, vectors: Tensor, name: str, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        vectors: Tensor,
+        name: str,
+        facts: Mapping[str, Any] | None = None,
+        vectors_2: Tensor | None = None,
+    ) -> None:
         self.name = name
         """What prompts call it by."""
-        self.learned = LearnedVectors(vectors)
+        self.learned = LearnedVectors(vectors, vectors_2)
         self.facts = dict(facts or {})
         """What the file says about itself, by A1111's names: step, sd_checkpoint, …"""
         self.strength = 1.0
@@ -68,12 +77,12 @@ class Embedding(Artifact):
                 f"objective.num_vectors_per_token: must lie in 1 … {room}, which is a chunk of a "
                 f"prompt; got {num_vectors}"
             )
-        table: Tensor = base.text_encoder.get_input_embeddings().weight.detach()
-        vectors = torch.zeros(num_vectors, table.shape[1])
+        tables = [table.detach() for table in _token_tables(base)]
+        vectors = [torch.zeros(num_vectors, table.shape[1]) for table in tables]
         if ids := token_ids(base.tokenizer, initialization_text):
             chosen = [ids[index * len(ids) // num_vectors] for index in range(num_vectors)]
-            vectors = table[chosen].float().cpu().clone()
-        return cls(vectors, name, made_upon(base))
+            vectors = [table[chosen].float().cpu().clone() for table in tables]
+        return cls(vectors[0], name, made_upon(base), vectors[1] if len(vectors) > 1 else None)
 
     def attach(self, base: BaseModel, strength: float = 1.0) -> None:
         """Makes prompts that spell the name take the vectors.
@@ -84,14 +93,14 @@ class Embedding(Artifact):
         """
         if self._base is not None:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
-        count, width = self.learned.vectors.shape
-        table: Tensor = base.text_encoder.get_input_embeddings().weight
-        room = base.tokenizer.model_max_length - 2
-        if width != table.shape[1]:
-            family = f" ({FAMILIES[width]})" if width in FAMILIES else ""
+        count, room = len(self.learned.vectors), base.tokenizer.model_max_length - 2
+        expected = [table.shape[1] for table in _token_tables(base)]
+        if [vectors.shape[1] for vectors in self.learned.by_encoder()] != expected:
+            have = "text encoder" if len(expected) == 1 else "two text encoders"
             raise ArtifactError(
-                f"{self.name}: has vectors of width {width}{family}; the text encoder of this base "
-                f"model ({base.path}) has {table.shape[1]}"
+                f"{self.name}: has vectors of {made_for(self.learned)}; the {have} of this base "
+                f"model ({base.path}) {'has' if len(expected) == 1 else 'have'} "
+                f"{' and '.join(map(str, expected))}"
             )
         if count > room:
             raise ArtifactError(f"{self.name}: has {count} vectors; a prompt's chunk holds {room}")
@@ -102,8 +111,8 @@ class Embedding(Artifact):
         self._base = base
         self._shown = self.learned
         if not self.learned.vectors.requires_grad:
-            vectors = self.learned.vectors.to(base.device, base.dtype, copy=True)
-            self._shown = LearnedVectors(vectors)
+            copies = [v.to(base.device, base.dtype, copy=True) for v in self.learned.by_encoder()]
+            self._shown = LearnedVectors(*copies)
         self.set_strength(strength)
 
     def set_strength(self, strength: float) -> None:
@@ -126,18 +135,26 @@ class Embedding(Artifact):
         """Writes kohya's safetensors (`emb_params`); if the path ends so, A1111's `.pt` or picture.
 
         The picture shows the vectors as shades; A1111 loads it from its folder of embeddings.
+        SDXL's are written as kohya writes them: the pair, without any facts in a `.pt`.
+
+        Raises:
+            ArtifactError: a picture is asked for SDXL, whose pair no program looks for there.
         """
         path = Path(path)
-        vectors = self.learned.vectors.detach().to("cpu", dtype).contiguous()
+        check_suffix(path.suffix, self.learned)
+        written = [v.detach().to("cpu", dtype).contiguous() for v in self.learned.by_encoder()]
         step = int(metadata.get("ss_steps", self.facts.get("step") or 0))
-        content = {
+        content: dict[str, Any] = {
             "string_to_token": {"*": 265},
-            "string_to_param": {"*": vectors.float()},
+            "string_to_param": {"*": written[0].float()},
             "name": self.name,
             "step": step,
             "sd_checkpoint": self.facts.get("sd_checkpoint"),
             "sd_checkpoint_name": self.facts.get("sd_checkpoint_name"),
         }
+        tensors = {"emb_params": written[0]}
+        if len(written) > 1:  # A1111 takes every entry of the dict for a tensor
+            content = tensors = dict(zip(PAIR, written, strict=True))
         if path.suffix == ".png":
             save_png(path, *picture_with(self.card(step), content))
             return
@@ -148,7 +165,7 @@ class Embedding(Artifact):
         else:
             facts = {**self.facts, "name": self.name, "step": step}
             said = {key: str(value) for key, value in facts.items() if value is not None}
-            data = serialize({"emb_params": vectors}, {**said, **metadata})
+            data = serialize(tensors, {**said, **metadata})
         write_atomically(path, lambda unfinished: unfinished.write_bytes(data))
 
     def card(self, step: int) -> Image.Image:
@@ -166,57 +183,92 @@ class Embedding(Artifact):
         """Reads the files of A1111, kohya and diffusers, and pictures that carry an embedding.
 
         Raises:
-            ArtifactError: the content is not understood, is made for SDXL, or is not finite.
+            ArtifactError: the content is not understood, or is not finite.
         """
         path = Path(path)
         if path.suffix in PICKLES:
-            vectors, facts = _from_dict(path, read_pickle(path))
+            found, facts = _from_dict(path, read_pickle(path))
         elif path.suffix in PICTURES:
-            vectors, facts = _from_dict(path, read_picture(path) or {})
+            found, facts = _from_dict(path, read_picture(path) or {})
         else:
-            vectors, facts = _from_safetensors(path)
-        vectors = vectors.detach()[None] if vectors.dim() == 1 else vectors.detach()
-        if vectors.dim() != 2 or not vectors.is_floating_point() or not len(vectors):
-            raise ArtifactError(
-                f"{path}: expected vectors (number, width), found {vectors.dtype} of shape "
-                f"{tuple(vectors.shape)}"
-            )
-        if not vectors.isfinite().all():
-            raise ArtifactError(f"{path}: holds numbers that are not finite; its training failed")
+            found, facts = _from_safetensors(path)
+        vectors = [_checked(path, tensor) for tensor in found]
+        if len({len(each) for each in vectors}) > 1:
+            counts = " and ".join(str(len(each)) for each in vectors)
+            raise ArtifactError(f"{path}: expected equally many vectors in {PAIR}, found {counts}")
         has_own_name = RUN_FILE.fullmatch(path.stem) or path.suffix in PICTURES
         name = facts.get("name") if has_own_name else None
-        return cls(vectors.float(), str(name or path.stem), facts)
+        second = vectors[1] if len(vectors) > 1 else None
+        return cls(vectors[0], str(name or path.stem), facts, second)
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
         """A1111's `string_to_param`, SDXL's pair, or a single tensor."""
-        return "string_to_param" in keys or {"clip_l", "clip_g"} <= {*keys} or len(keys) == 1
+        return "string_to_param" in keys or {*PAIR} <= {*keys} or len(keys) == 1
 
 
-def _from_dict(path: Path, content: dict[Any, Any]) -> tuple[Tensor, dict[str, Any]]:
+def made_for(learned: LearnedVectors) -> str:
+    """Width and family of base models, in words: `width 768 (SD 1.x)`."""
+    widths = [vectors.shape[1] for vectors in learned.by_encoder()]
+    family = "SDXL" if len(widths) > 1 else FAMILIES.get(widths[0])
+    return f"width {' and '.join(map(str, widths))}{f' ({family})' if family else ''}"
+
+
+def check_suffix(suffix: str, learned: LearnedVectors) -> None:
+    """Raises ArtifactError if files that end so have no room for a second encoder's vectors."""
+    if suffix == ".png" and learned.vectors_2 is not None:
+        raise ArtifactError(
+            "objective.save_as: a picture carries vectors for one text encoder, and SDXL has two; "
+            "take safetensors or pt"
+        )
+
+
+def _token_tables(base: BaseModel) -> list[Tensor]:
+    """The weights of every text encoder's token table."""
+    encoders: list[Any] = [*base.text_encoders.values()]
+    return [encoder.get_input_embeddings().weight for encoder in encoders]
+
+
+def _checked(path: Path, vectors: Tensor) -> Tensor:
+    """Vectors (number, width) in fp32.
+
+    Raises:
+        ArtifactError: they are something else, or not finite.
+    """
+    vectors = vectors.detach()[None] if vectors.dim() == 1 else vectors.detach()
+    if vectors.dim() != 2 or not vectors.is_floating_point() or not len(vectors):
+        raise ArtifactError(
+            f"{path}: expected vectors (number, width), found {vectors.dtype} of shape "
+            f"{tuple(vectors.shape)}"
+        )
+    if not vectors.isfinite().all():
+        raise ArtifactError(f"{path}: holds numbers that are not finite; its training failed")
+    return vectors.float()
+
+
+def _from_dict(path: Path, content: dict[Any, Any]) -> tuple[list[Tensor], dict[str, Any]]:
     if "string_to_param" not in content:
         named = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        return _single(path, named), {}
+        return _by_encoder(path, named), {}
     parameters = content["string_to_param"]
     parameters = getattr(parameters, "_parameters", parameters)  # a ParameterDict, by its own name
     parameters = parameters if isinstance(parameters, Mapping) else {}
     named = {str(key): value for key, value in parameters.items() if isinstance(value, Tensor)}
-    return _single(path, named), {key: content[key] for key in FACTS if key in content}
+    return _by_encoder(path, named), {key: content[key] for key in FACTS if key in content}
 
 
-def _from_safetensors(path: Path) -> tuple[Tensor, dict[str, Any]]:
+def _from_safetensors(path: Path) -> tuple[list[Tensor], dict[str, Any]]:
     tensors, metadata = read_tensors(path)
-    return _single(path, tensors), {key: metadata[key] for key in FACTS if key in metadata}
+    return _by_encoder(path, tensors), {key: metadata[key] for key in FACTS if key in metadata}
 
 
-def _single(path: Path, tensors: Mapping[str, Tensor]) -> Tensor:
-    if {"clip_l", "clip_g"} <= tensors.keys():
-        raise ArtifactError(
-            f"{path}: made for SDXL, which has two text encoders; expected vectors for one"
-        )
+def _by_encoder(path: Path, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """SDXL's pair, or the vectors for one text encoder."""
+    if {*PAIR} <= tensors.keys():
+        return [tensors[key] for key in PAIR]
     if len(tensors) != 1:
         raise ArtifactError(
             f"{path}: expected vectors under one name, found {len(tensors)}: "
             f"{', '.join(list(tensors)[:4])}"
         )
-    return next(iter(tensors.values()))
+    return [next(iter(tensors.values()))]

@@ -35,8 +35,6 @@ from inference.files import write_atomically
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
-PARTS = ("unet", "text_encoder")
-"""Parts of the base model that a LoRA can change."""
 
 HARMLESS = ("_text_projection",)
 """Ends of names that some tools write though SD 1.x and 2.x do not use such a layer."""
@@ -84,11 +82,13 @@ class Lora(Artifact):
         """
         alpha = torch.tensor(alpha, dtype=torch.float32).item()  # as it will be read again
         layers: dict[str, LowRank] = {}
-        for part in PARTS if train_text_encoder else PARTS[:1]:
-            for path, module in layers_of(base.parts[part]):
+        for part, parent in changeable_parts(base).items():
+            if part != "unet" and not train_text_encoder:
+                continue
+            for path, module in layers_of(parent):
                 if not is_lora_target(part, path, targets):
                     continue
-                name = kohya_name(part, path)
+                name = kohya_name(part, path, base.has_two_text_encoders)
                 generator = _generator(seed, name)
                 layers[name] = initial_low_rank(module, rank, alpha, dropout, generator)
         if not layers:
@@ -103,7 +103,7 @@ class Lora(Artifact):
         return parts
 
     def attach(self, base: BaseModel, strength: float = 1.0) -> None:
-        """Hangs the layers into UNet and text encoder.
+        """Hangs the layers into UNet and text encoders.
 
         Layers in training stay fp32 (draw them under autocast, or cast them to the base model's
         number format first); others are copied to the base model's device and number format.
@@ -175,8 +175,8 @@ class Lora(Artifact):
     def _places(self, base: BaseModel) -> dict[str, tuple[str, str, nn.Module]]:
         """Kohya name -> part, path and layer of the base model, for every layer of this LoRA."""
         known: dict[str, tuple[str, str, nn.Module]] = {}
-        for part in PARTS:
-            for path, module in layers_of(base.parts[part]):
+        for part, parent in changeable_parts(base).items():
+            for path, module in layers_of(parent):
                 for name in known_names(part, path):
                     known.setdefault(name, (part, path, module))
         unmatched = [name for name in self.layers if name not in known]
@@ -212,6 +212,11 @@ class Lora(Artifact):
             f". It was made for prompt states of width {width} ({family}); "
             f"this base model's have {own}"
         )
+
+
+def changeable_parts(base: BaseModel) -> dict[str, nn.Module]:
+    """Parts of the base model that a LoRA can change."""
+    return {"unet": base.unet, **base.text_encoders}
 
 
 def is_convolution_in_kohya(name: str) -> bool:

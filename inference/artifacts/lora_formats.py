@@ -19,6 +19,11 @@ DIFFUSERS_KEY = re.compile(r"(?P<part>unet|text_encoder(?:_2)?)\.(?P<path>.+)")
 BARE_UNET_KEY = re.compile(r"(?P<path>(?:down_blocks|mid_block|up_blocks)\..+)")
 """A key of a file that diffusers' UNet alone has written."""
 
+SDXL_WIDTH = 2048
+"""Width of the prompts' states in SDXL."""
+SDXL_READER = re.compile(r"attn2\.(processor\.)?to_[kv].*(lora_A|down)")
+"""The half of a LoRA layer that reads them, in diffusers' naming."""
+
 ROLES = (
     ("down", (".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight",
               ".lora_linear_layer.down.weight", "_lora.down.weight", ".lora_down.weight")),
@@ -66,15 +71,28 @@ def read_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> d
         ArtifactError: a tensor is of an unknown kind, or belongs to a layer that is incomplete.
     """
     found: dict[str, _Found] = {}
+    is_sdxl = has_two_text_encoders(tensors)
     for key, tensor in tensors.items():
-        name, path, role = parse_key(key)
+        name, path, role = parse_key(key, is_sdxl)
         found.setdefault(name, _Found()).tensors[role] = tensor
         found[name].path = path
     adapters = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     return {name: _low_rank(name, entry, adapters) for name, entry in found.items()}
 
 
-def parse_key(key: str) -> tuple[str, str, str]:
+def has_two_text_encoders(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file in diffusers' naming is for SDXL: by its parts, else by what attention reads.
+
+    Files in kohya's naming tell by their names themselves.
+    """
+    return any(
+        key.startswith("text_encoder_2.")
+        or (SDXL_READER.search(key) is not None and tensor.shape[1:] == (SDXL_WIDTH,))
+        for key, tensor in tensors.items()
+    )
+
+
+def parse_key(key: str, is_sdxl: bool = False) -> tuple[str, str, str]:
     """A key's kohya name, its path within the part ("" if unknown), and `down`, `up` or `alpha`."""
     for role, ends in ROLES:
         for end in ends:
@@ -88,7 +106,8 @@ def parse_key(key: str) -> tuple[str, str, str]:
                 path = re.sub(r"\.processor\.(to_\w+?)$", r".\1", match["path"])
                 if end.startswith("_lora") and path.endswith("to_out"):
                     path += ".0"
-                return kohya_name(match.groupdict().get("part", "unet"), path), path, role
+                part = match.groupdict().get("part", "unet")
+                return kohya_name(part, path, is_sdxl), path, role
     for sign, what in OTHER_FORMATS.items():
         if sign in key:
             raise ArtifactError(f"{key}: {what} cannot be read; only plain LoRA (down and up) can")

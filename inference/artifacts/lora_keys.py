@@ -128,11 +128,11 @@ def _sgm_resnet(rest: list[str]) -> str:
 
 
 def known_names(part: str, path: str) -> list[str]:
-    """Every name under which some tool's file may hold a layer of an SD 1.x/2.x model."""
+    """Every name under which some tool's file may hold a layer of a base model."""
     names = [kohya_name(part, path), kohya_name(part, path, has_two_text_encoders=True)]
     if part != "unet":
         bare = path.removeprefix("text_model.").replace(".", "_")
-        names += [f"lora_te_{bare}", f"lora_te1_{bare}"]
+        names += [f"{prefixes[part]}_{bare}" for prefixes in (PREFIXES, SDXL_PREFIXES)]
     elif path == "up_blocks.0.upsamplers.0.conv":  # no attention before it, unlike in SDXL
         names.append("lora_unet_output_blocks_2_1_conv")
     return names

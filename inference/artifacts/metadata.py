@@ -17,14 +17,19 @@ from inference.artifacts.files import serialize
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
-VERSIONS = {768: "sd_v1", 1024: "sd_v2"}
-"""Width of the prompt states -> kohya's `ss_base_model_version`, `_v` added for v-prediction."""
+VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
+"""Width of the prompt states -> kohya's `ss_base_model_version`; for v-prediction `_v` is added,
+but not to SDXL's."""
+
+SGM = "https://github.com/Stability-AI/generative-models"
+"""The implementation whose names the layers of SDXL's LoRAs have."""
 
 ARCHITECTURES = {
     "sd_v1": "stable-diffusion-v1",
     "sd_v1_v": "stable-diffusion-v1",
     "sd_v2": "stable-diffusion-v2-512",
     "sd_v2_v": "stable-diffusion-v2-768-v",
+    "sdxl_base_v1-0": "stable-diffusion-xl-v1-base",
 }
 
 
@@ -33,7 +38,8 @@ def base_model_version(base: BaseModel) -> str:
     width = base.unet.config.cross_attention_dim
     if width not in VERSIONS:
         return f"limner_{base.path if base.path.isidentifier() else width}"
-    return VERSIONS[width] + ("_v" if base.prediction_type == "v_prediction" else "")
+    is_marked = base.prediction_type == "v_prediction" and not base.has_two_text_encoders
+    return VERSIONS[width] + ("_v" if is_marked else "")
 
 
 def made_upon(base: BaseModel) -> dict[str, str | None]:
@@ -61,10 +67,10 @@ def lora_metadata(base: BaseModel, rank: int, alpha: float, dropout: float) -> d
         "ss_clip_skip": str(base.clip_skip if base.clip_skip > 1 else None),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{ARCHITECTURES.get(version, version)}/lora",
-        "modelspec.implementation": "diffusers",
+        "modelspec.implementation": SGM if base.has_two_text_encoders else "diffusers",
         "modelspec.resolution": f"{base.resolution}x{base.resolution}",
         "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
-        "modelspec.encoder_layer": str(base.clip_skip),
+        "modelspec.encoder_layer": str(-base.prompt_layer),
     }
 
 

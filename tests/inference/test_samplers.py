@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from inference import config
+from inference.conditions import Conditions
 from inference.denoiser import Denoiser
 from inference.noise import NoiseSource
 from inference.samplers import SAMPLERS, resolve_schedule, sampling_sigmas
@@ -282,13 +283,17 @@ def test_brownian_noise_is_a_path():
     assert torch.equal(other[1:], way(10.0, 6.0))
 
 
+NEUTRAL = Conditions(torch.zeros(2, 7, 3))
+
+
 def analytic_base(prediction_type):
     """A base model that knows the normal data, and predicts noise or velocity.
 
     Its prompt states are added to the clean latent that it expects.
     """
 
-    def predict(seen, timesteps, states):
+    def predict(seen, timesteps, conditions):
+        states = conditions.states
         assert seen.dtype == states.dtype
         sigma = LEVELS.sigma(timesteps[0].item())
         scale = 1 / math.sqrt(1 + sigma**2)
@@ -308,13 +313,13 @@ def analytic_base(prediction_type):
 @pytest.mark.parametrize("sigma", [0.03, 0.4, 3.0, 14.0])
 def test_denoiser_understands_noise_and_velocity(prediction_type, sigma):
     x = NoiseSource([0, 1], SHAPE).normal() * sigma + MEAN
-    denoiser = Denoiser(analytic_base(prediction_type), torch.zeros(2, 7, 3))
+    denoiser = Denoiser(analytic_base(prediction_type), NEUTRAL)
     torch.testing.assert_close(denoiser(x, sigma), expected(x, sigma), rtol=0, atol=2e-5)
 
 
 def test_velocity_and_noise_draw_the_same():
     results = [
-        run("DPM++ 2M", "Karras", 20, denoiser=Denoiser(analytic_base(kind), torch.zeros(2, 7, 3)))
+        run("DPM++ 2M", "Karras", 20, denoiser=Denoiser(analytic_base(kind), NEUTRAL))
         for kind in ("epsilon", "v_prediction")
     ]
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=1e-4)
@@ -322,7 +327,7 @@ def test_velocity_and_noise_draw_the_same():
 
 @pytest.mark.parametrize("cfg_scale", [0.0, 1.0, 7.0])
 def test_guidance_leads_away_from_the_negative_prompt(cfg_scale):
-    positive, negative = torch.full((2, 7, 3), 0.2), torch.full((2, 7, 3), -0.1)
+    positive, negative = (Conditions(torch.full((2, 7, 3), value)) for value in (0.2, -0.1))
     x = NoiseSource([0, 1], SHAPE).normal()
     base = analytic_base("epsilon")
     denoised = Denoiser(base, positive, negative, cfg_scale)(x, 1.0)
@@ -333,7 +338,7 @@ def test_without_guidance_the_negative_prompt_costs_nothing():
     base, seen = analytic_base("epsilon"), []
     predict = base.predict
     base.predict = lambda x, *rest: seen.append(len(x)) or predict(x, *rest)
-    states = torch.zeros(2, 7, 3)
+    states = NEUTRAL
     x = NoiseSource([0, 1], SHAPE).normal()
     Denoiser(base, states, states, 1.0)(x, 1.0)
     Denoiser(base, states, states, 2.0)(x, 1.0)
@@ -343,7 +348,7 @@ def test_without_guidance_the_negative_prompt_costs_nothing():
 
 
 def test_model_is_asked_in_its_own_number_format():
-    states = torch.zeros(2, 7, 3, dtype=torch.bfloat16)
+    states = NEUTRAL.to(torch.bfloat16)
     x = NoiseSource([0, 1], SHAPE).normal()
     denoised = Denoiser(analytic_base("epsilon"), states)(x, 1.0)
     assert denoised.dtype == torch.float32

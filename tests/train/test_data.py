@@ -14,7 +14,7 @@ from train.data.captions import all_captions, asks_for_captions, make_caption, r
 from train.data.examples import Examples, build_loader
 from train.data.folder import DataError, Picture, find_pictures, fingerprint
 from train.data.stream import MicroBatches, Stream
-from train.data.transforms import square_pixels
+from train.data.transforms import cut_square
 from train.data_config import CaptionConfig, DataConfig
 from train.randomness import derive_seed
 
@@ -185,7 +185,7 @@ def test_tags_are_dropped_but_for_the_kept_ones() -> None:
 
 
 def pixels(path: Path, resolution: int, seed: int = 0, **options: object) -> torch.Tensor:
-    return square_pixels(path, DataConfig(**options), resolution, random.Random(seed))
+    return cut_square(path, DataConfig(**options), resolution, random.Random(seed)).pixels
 
 
 @pytest.fixture

@@ -38,7 +38,9 @@ class Base:
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         return torch.tensor([float(len(prompt)) for prompt in prompts])
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, states: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
         self.seen.append((noisy, timesteps, states))
         return self.answer.expand_as(noisy)
 

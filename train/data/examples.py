@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from inference.base_model import BaseModel
+from inference.conditions import Conditions
 from train.batch import Batch
 from train.data.captions import FILEWORDS, all_captions, make_caption
 from train.data.folder import DataError, Picture
 from train.data.stream import MicroBatches, Stream
-from train.data.transforms import square_pixels
+from train.data.transforms import Square, cut_square
 from train.data_config import DataConfig
 from train.randomness import derive_seed, normal
 
@@ -47,10 +48,14 @@ class Examples(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def square(self, index: int, epoch: int = 0) -> Square:
+        """What is cut out of a picture in an epoch."""
+        draw = random.Random(derive_seed(self.seed, "augmentation", epoch, index))
+        return cut_square(self.pictures[index].path, self.config, self.resolution, draw)
+
     def pixels(self, index: int, epoch: int = 0) -> Tensor:
         """(3, resolution, resolution) of a picture in an epoch."""
-        draw = random.Random(derive_seed(self.seed, "augmentation", epoch, index))
-        return square_pixels(self.pictures[index].path, self.config, self.resolution, draw)
+        return self.square(index, epoch).pixels
 
     def prompt(self, index: int, epoch: int) -> str:
         """The caption of a picture in an epoch."""
@@ -68,7 +73,7 @@ class Examples(Dataset[dict[str, Any]]):
             "prompts": self.prompt(index, epoch),
         }
         if self.latents is None:
-            example["pixels"] = self.pixels(index, epoch)
+            example |= self.square(index, epoch)._asdict()
         else:
             example |= {name: values[index] for name, values in self.latents.items()}
         return example
@@ -114,51 +119,54 @@ def cache_latents(examples: Examples, base: BaseModel, batch_size: int, track: T
     """
     if examples.config.cache == "off" or examples.config.is_random:
         return
-    means, stds = [], []
+    means, stds, sizes = [], [], []
     indices = range(len(examples))
     starts = indices[::batch_size]
     for start in track(starts, "encoding pictures"):
         chunk = indices[start : start + batch_size]
-        mean, std = base.encode_images(torch.stack([examples.pixels(index) for index in chunk]))
+        squares = [examples.square(index) for index in chunk]
+        sizes += [square.sizes for square in squares]
+        mean, std = base.encode_images(torch.stack([square.pixels for square in squares]))
         if examples.config.latent_sampling == "once":
             mean = mean + std * normal(mean, examples.seed, "latents once", chunk)
         means.append(mean.cpu())
         if examples.config.latent_sampling == "random":
             stds.append(std.cpu())
-    examples.latents = {"latents": torch.cat(means)}
+    examples.latents = {"latents": torch.cat(means), "sizes": torch.stack(sizes)}
     if stds:
         examples.latents["latents_std"] = torch.cat(stds)
 
 
 class PromptStates:
-    """States of a frozen text encoder, kept by caption; encodes what it does not know."""
+    """What frozen text encoders make of captions; encodes those that it does not know."""
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
-        self.known: dict[str, Tensor] = {}
+        self.known: dict[str, Conditions] = {}
 
     @torch.no_grad()
     def fill(self, prompts: list[str], track: Track, batch_size: int = 64) -> None:
         """Encodes the captions beforehand, unless they would take too much memory."""
-        width = self.base.text_encoder.config.hidden_size
+        width = self.base.unet.config.cross_attention_dim
         length = self.base.tokenizer.model_max_length
         if len(prompts) * width * length * self.base.dtype.itemsize > PROMPT_CACHE_BYTES:
             return
         for start in track(range(0, len(prompts), batch_size), "encoding captions"):
             chunk = prompts[start : start + batch_size]
-            states = self.base.encode_prompts(chunk)
-            if states.shape[1] > length:  # a caption over 75 tokens: each at its own length
-                states = [self.base.encode_prompts([prompt])[0] for prompt in chunk]
-            self.known |= dict(zip(chunk, states, strict=True))
+            together = self.base.encode_prompts(chunk)
+            each = [together[row : row + 1] for row in range(len(chunk))]
+            if together.states.shape[1] > length:  # a caption over 75 tokens: at its own length
+                each = [self.base.encode_prompts([prompt]) for prompt in chunk]
+            self.known |= dict(zip(chunk, each, strict=True))
 
     @torch.no_grad()
-    def __call__(self, prompts: list[str]) -> Tensor:
-        """(b, tokens, dim)."""
+    def __call__(self, prompts: list[str]) -> Conditions:
+        """The conditions of b prompts."""
         found = [self.known.get(prompt) for prompt in prompts]
-        states = [state for state in found if state is not None]
-        if len(states) < len(prompts) or len({state.shape for state in states}) > 1:
+        known = [one for one in found if one is not None]
+        if len(known) < len(prompts) or len({one.states.shape for one in known}) > 1:
             return self.base.encode_prompts(prompts)
-        return torch.stack(states)
+        return Conditions.cat(known)
 
 
 def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:

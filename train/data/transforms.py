@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,16 @@ READING_ERRORS = (
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 
 
+class Square(NamedTuple):
+    """A square cut out of a picture, and what SDXL is told of it (arXiv 2307.01952, 2.2)."""
+
+    pixels: Tensor
+    """(3, resolution, resolution) in -1 … 1."""
+    sizes: Tensor
+    """(6,), in pixels: the upright file's height and width, the cut's top and left within the
+    scaled picture (mirrored with it), the square's height and width."""
+
+
 def read_picture(path: Path) -> Image.Image:
     """The upright picture, RGBA where it has transparency, else RGB.
 
@@ -37,8 +48,8 @@ def read_picture(path: Path) -> Image.Image:
         ) from None
 
 
-def square_pixels(path: Path, config: DataConfig, resolution: int, draw: random.Random) -> Tensor:
-    """Pixels (3, resolution, resolution) in -1 … 1.
+def cut_square(path: Path, config: DataConfig, resolution: int, draw: random.Random) -> Square:
+    """The square that an example shows.
 
     Args:
         path: the picture's file.
@@ -50,6 +61,7 @@ def square_pixels(path: Path, config: DataConfig, resolution: int, draw: random.
         DataError: the file is broken, or with `resize: none` smaller than the square.
     """
     image = lay_on_background(read_picture(path), config.background, draw)
+    original = (image.height, image.width)
     if config.resize == "cover":
         scale = resolution / min(image.size)
         size = (
@@ -70,9 +82,10 @@ def square_pixels(path: Path, config: DataConfig, resolution: int, draw: random.
         left, top = room_x // 2, room_y // 2
     image = image.crop((left, top, left + resolution, top + resolution))
     if draw.random() < config.flip:
-        image = ImageOps.mirror(image)
+        image, left = ImageOps.mirror(image), room_x - left
     array = np.asarray(image, dtype=np.uint8)
-    return torch.from_numpy(array.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1)
+    pixels = torch.from_numpy(array.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1)
+    return Square(pixels, torch.tensor([*original, top, left, resolution, resolution]))
 
 
 def lay_on_background(image: Image.Image, background: str, draw: random.Random) -> Image.Image:

@@ -49,7 +49,8 @@ class Objective(nn.Module, ABC):
     @property
     def changes_prompts(self) -> bool:
         """Whether what is trained changes how captions are understood; they are kept otherwise."""
-        return self.trains("text_encoder") or self.trains("embedding")
+        parts = ("text_encoder", "text_encoder_2", "embedding")
+        return any(self.trains(part) for part in parts)
 
     def unused(self) -> Tensor | float:
         """Zero, through which what took no part in the loss has a gradient, as DDP needs it."""

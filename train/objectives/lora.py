@@ -13,7 +13,7 @@ from train.randomness import derive_seed
 
 
 class LoraObjective(Objective):
-    """Trains low-rank layers beside the UNet's, and the text encoder's if asked."""
+    """Trains low-rank layers beside the UNet's, and the text encoders' if asked."""
 
     def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
         super().__init__(base)

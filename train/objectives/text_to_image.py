@@ -1,4 +1,4 @@
-"""Full fine-tuning of the UNet, and of the text encoder if asked."""
+"""Full fine-tuning of the UNet, and of the text encoders if asked."""
 
 from torch import Tensor
 
@@ -20,7 +20,8 @@ class TextToImageObjective(Objective):
         self.denoising = Denoising.of(recipe, base)
         self.unet = base.unet.float().requires_grad_(True)
         if recipe.objective.train_text_encoder:
-            self.text_encoder = base.text_encoder.float().requires_grad_(True)
+            for name, encoder in base.text_encoders.items():
+                self.add_module(name, encoder.float().requires_grad_(True))
 
     def forward(self, batch: Batch) -> Tensor:
         return self.denoising.loss(batch)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from inference.artifacts.embedding import Embedding
+from inference.artifacts.embedding import Embedding, check_suffix
 from inference.base_model import BaseModel
 from train.batch import Batch
 from train.config import TrainRecipe
@@ -24,6 +24,7 @@ class TextualInversionObjective(Objective):
             base, config.token, config.initialization_text, config.num_vectors_per_token
         )
         self.learned.suffix = f".{config.save_as}"
+        check_suffix(self.learned.suffix, self.learned.learned)
         self.embedding = self.learned.learned.requires_grad_(True)
         self.max_norm = config.max_norm
         self.learned.attach(base)
@@ -33,13 +34,14 @@ class TextualInversionObjective(Objective):
 
     def unused(self) -> Tensor:
         """Captions need not call the word."""
-        return 0.0 * self.embedding.vectors.sum()
+        return 0.0 * torch.stack([vectors.sum() for vectors in self.embedding.by_encoder()]).sum()
 
     def after_step(self) -> None:
         """Holds each vector's length to at most `max_norm`."""
         if self.max_norm is not None:
             with torch.no_grad():
-                self.embedding.vectors.renorm_(2, 0, self.max_norm)
+                for vectors in self.embedding.by_encoder():
+                    vectors.renorm_(2, 0, self.max_norm)
 
     def artifact(self) -> Embedding:
         return self.learned

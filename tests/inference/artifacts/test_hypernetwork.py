@@ -406,7 +406,7 @@ def test_attached_it_changes_keys_and_values_only(tiny_base: BaseModel) -> None:
         )
         for name in ("to_k", "to_v")
     ]
-    states = tiny_base.encode_prompts(["a cat"])
+    states = tiny_base.encode_prompts(["a cat"]).states
     after = predict(tiny_base)
     for number, name in enumerate(("to_k", "to_v")):
         changed = one.pairs[16][number](states)
