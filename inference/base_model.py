@@ -127,6 +127,11 @@ def resolve_path(path: str) -> str:
     return str(ASSETS / path) if (ASSETS / path / "model_index.json").is_file() else path
 
 
+def is_single_file(path: str | Path) -> bool:
+    """Whether a path is named as single files (`.safetensors`, `.ckpt`) are."""
+    return str(path).lower().endswith((".safetensors", ".ckpt"))
+
+
 def check_layout(folder: Path, path: str) -> None:
     """Raises BaseModelError unless the folder has all parts of the SD 1.x/2.x layout."""
     if not folder.is_dir():
@@ -152,13 +157,24 @@ def load_base_model(
     Raises:
         BaseModelError: nothing is there, a part is missing, or its files cannot be read.
     """
-    from diffusers.models.attention_processor import AttnProcessor
+    path = resolve_path(config.path)
+    if is_single_file(path):
+        from inference.single_file import read_base_model
+
+        vae_dtype = DTYPES[config.vae_precision or precision]
+        base = read_base_model(config, DTYPES[precision], vae_dtype)
+    else:
+        base = read_folder(path, config, precision)
+    return prepare(base, config).to(device)
+
+
+def read_folder(path: str, config: BaseModelConfig, precision: str) -> BaseModel:
+    """A base model's parts from a diffusers folder or the hub."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    path = resolve_path(config.path)
     is_local = Path(path).is_dir() or path.count("/") != 1
     if is_local:
         check_layout(Path(path), config.path)
@@ -168,7 +184,7 @@ def load_base_model(
     vae_weights = {**weights, "dtype": DTYPES[vae_precision]}
     try:
         noise_scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler", **source)
-        base = BaseModel(
+        return BaseModel(
             path=config.path,
             tokenizer=CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", **source),
             text_encoder=CLIPTextModel.from_pretrained(path, subfolder="text_encoder", **weights),
@@ -184,6 +200,12 @@ def load_base_model(
         raise BaseModelError(
             f"base_model.path: {config.path!r} cannot be loaded: {error}"
         ) from error
+
+
+def prepare(base: BaseModel, config: BaseModelConfig) -> BaseModel:
+    """Checks what was read, and freezes it in evaluation mode."""
+    from diffusers.models.attention_processor import AttnProcessor
+
     if base.prediction_type not in ("epsilon", "v_prediction"):
         raise BaseModelError(
             f"base_model.path: {config.path!r} predicts {base.prediction_type!r}; "
@@ -197,4 +219,4 @@ def load_base_model(
         base.text_encoder.set_attn_implementation("eager")
     for part in base.parts.values():
         part.requires_grad_(False).eval()
-    return base.to(device)
+    return base

@@ -177,6 +177,9 @@ class TextToImageConfig(ObjectiveConfig):
     type: Literal["text_to_image"] = "text_to_image"
     train_text_encoder: bool = False
     """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate."""
+    save_as: Literal["diffusers", "safetensors"] = "diffusers"
+    """`diffusers` is a folder; `safetensors` the whole model as one file, which A1111, Forge and
+    ComfyUI open."""
 
 
 @dataclass
