@@ -42,7 +42,7 @@ def write_model(
     in_format: Format,
     metadata: Mapping[str, str],
     weights_of: Callable[[nn.Module], dict[str, Tensor]] = nn.Module.state_dict,
-) -> None:
+) -> bool:
     """Writes all parts as one `.safetensors`, whole or not at all.
 
     Args:
@@ -51,6 +51,9 @@ def write_model(
         in_format: gives each part's weights the number format to write.
         metadata: goes over what the model says about itself.
         weights_of: the weights of a module by name.
+
+    Returns:
+        Whether other programs can open it: whether it has the sizes of a known family.
 
     Raises:
         InputError: a part is missing.
@@ -74,6 +77,7 @@ def write_model(
     if model.trained is not None:
         said[PARTS] = ",".join(sorted(model.trained))
     write_tensors(path, tensors, {**said, **metadata})
+    return not settings
 
 
 def own_settings(model: ModelParts, family: Family) -> dict[str, Any]:
@@ -82,11 +86,11 @@ def own_settings(model: ModelParts, family: Family) -> dict[str, Any]:
     ignored = (*IGNORED, *TOKEN_IDS) if has_clips_words else IGNORED
     configs = {part: _config(module) for part, module in model.modules.items()}
     own: dict[str, Any] = {}
-    for part, config in configs.items():
+    for part, said in configs.items():
         usual = {**_defaults(part), **family.configs[part]}
         unused = ("projection_dim",) if part == "text_encoder" else ()
         compared = usual.keys() - {*ignored, *unused}
-        if any(config.get(key) != usual[key] for key in compared):
+        if any(said.get(key) != usual[key] for key in compared):
             own["configs"] = configs
     schedule = {
         key: value
@@ -112,11 +116,13 @@ def own_settings(model: ModelParts, family: Family) -> dict[str, Any]:
 
 def _config(module: nn.Module) -> Config:
     """A part's settings as JSON would give them back, without those of the library."""
-    config: Any = module.config
-    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    if hasattr(config, "to_dict"):
-        plain = {key: plain[key] for key in FAMILIES["sdxl"].configs["text_encoder"]}
-    return json.loads(json.dumps({k: v for k, v in plain.items() if not k.startswith("_")}))
+    library: Any = module
+    if hasattr(module.config, "to_dict"):  # transformers
+        said = library.config.to_dict()
+        said = {key: said[key] for key in FAMILIES["sdxl"].configs["text_encoder"]}
+    else:
+        said = {key: value for key, value in library.config.items() if not key.startswith("_")}
+    return json.loads(json.dumps(said))
 
 
 def _defaults(part: str) -> Config:
