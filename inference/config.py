@@ -22,7 +22,8 @@ class BaseModelConfig:
     """The model that is trained upon and drawn with."""
 
     path: str = "picto"
-    """`picto` (comes with Limner), a diffusers folder, or a hub id such as `org/model`."""
+    """`picto` (comes with Limner), a diffusers folder, a hub id such as `org/model`, or a single
+    file (`.safetensors` or `.ckpt`) as A1111 opens it."""
     revision: str | None = None
     """Branch, tag or commit on the hub. Only for hub ids."""
     variant: str | None = None
@@ -30,6 +31,9 @@ class BaseModelConfig:
     clip_skip: int = 1
     """A1111's Clip skip: 1 takes the text encoder's last layer, 2 the one before it. In SDXL 1 is
     the layer before the last, as it was made (and as A1111 draws, whatever its Clip skip says)."""
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    """What a single file's model predicts, if the file does not say it or says it wrongly. Folders
+    say it themselves."""
     vae_precision: Literal["fp32", "fp16", "bf16"] | None = "fp32"
     """Number format of the VAE; null takes that of the rest. SDXL's overflows in fp16, as its
     config says (`force_upcast`): null then means fp32 there, and fp16 is refused."""
@@ -44,8 +48,15 @@ class BaseModelConfig:
             yield "clip_skip", f"must be at least 1 (the last layer), got {self.clip_skip}"
 
     def idle(self) -> Faults:
+        is_single_file = self.path.lower().endswith((".safetensors", ".ckpt"))
         if self.revision is not None and self.path == "picto":
             yield "revision", "has no effect: picto comes with Limner and is not on a hub"
+        elif self.revision is not None and is_single_file:
+            yield "revision", "has no effect: a single file is not on a hub"
+        if self.variant is not None and is_single_file:
+            yield "variant", "has no effect: a single file is read as it is"
+        if self.prediction_type is not None and not is_single_file:
+            yield "prediction_type", "has no effect: the folder's scheduler_config.json says it"
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from inference.artifacts import Artifact, load_artifact
-from inference.base_model import load_base_model
+from inference.base_model_loading import load_base_model
 from inference.config import ArtifactConfig, ImagesRecipe
 from inference.errors import InputError
 from inference.grid import image_grid

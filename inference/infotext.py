@@ -138,7 +138,7 @@ def describe_drawing(
     at_work = [artifact for artifact in artifacts if artifact.strength != 0]
     loras = [artifact for artifact in at_work if artifact.kind == "lora"]
     models = [(a.name, a.hash) for a in at_work if a.kind == "checkpoint"]
-    name, hash_ = models[-1] if models else (Path(base.path).name, model_hash(base))
+    name, hash_ = models[-1] if models else (model_name(base), model_hash(base))
     places = base.tokenize([request.prompt, request.negative_prompt]).places
     called = {place.name for place in places}
     usual_eta = SAMPLERS[request.sampler].default_eta
@@ -185,13 +185,23 @@ def version() -> str:
         return "limner"
 
 
+def model_name(base: BaseModel) -> str:
+    """A single file's name without its ending, as in A1111; else the folder's, or the hub's."""
+    from inference.base_model import is_single_file
+
+    path = Path(base.path)
+    return path.stem if is_single_file(path) else path.name
+
+
 def model_hash(base: BaseModel) -> str | None:
-    """SHA-256 of the file of the UNet's weights (the first of several); None if it is not here.
+    """SHA-256 of a single file, as in A1111; None if it is not here.
 
-    A1111 hashes a single file that holds all parts, so its hash is another one.
+    Of a folder that of the file of the UNet's weights (the first of several).
     """
-    from inference.base_model import resolve_path
+    from inference.base_model import is_single_file, resolve_path
 
+    if is_single_file(base.path):
+        return sha256(Path(base.path)) if Path(base.path).is_file() else None
     folder = Path(resolve_path(base.path)) / "unet"
     file = weights_file(folder)
     if file is None and not folder.is_dir():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pkgutil
 import sys
 from collections import Counter
@@ -121,6 +122,8 @@ def inspect_artifact(path: Path) -> Facts:
 
     keys = [] if path.is_dir() else read_keys(path)
     kind = artifact_kind(path, keys)
+    if kind == "checkpoint" and path.is_file():
+        return inspect_single_file(path)
     facts = {"kind": f"artifact: {kind}"}
     if path.is_dir():
         return facts | dict(describe_parts(path))
@@ -140,6 +143,36 @@ def inspect_artifact(path: Path) -> Facts:
     return facts | {key: metadata[key] for key in sorted(metadata)}
 
 
+def inspect_single_file(path: Path) -> Facts:
+    """Family, prediction type, parts and hashes of a base model in one file."""
+    from inference.artifacts.files import open_tensors
+    from inference.model_families import family_of, prediction_type_of
+    from inference.single_file import MODEL, PARTS
+
+    file = open_tensors(path)
+    facts = {"kind": "base model (single file)"}
+    try:
+        family = family_of(file.shapes)
+    except InputError as error:
+        return facts | {"family": str(error), "sha256": sha256(path)}
+    sizes = ", of sizes of its own" if MODEL in file.metadata else ""
+    says = prediction_type_of(family, file.shapes, file.metadata)
+    facts |= {
+        "family": f"{family.title} ({family.architecture}){sizes}",
+        "prediction type": says or "does not say; set base_model.prediction_type",
+    }
+    for part, prefix in family.layout.items():
+        numbers = [math.prod(s) for key, s in file.shapes.items() if key.startswith(prefix)]
+        facts[part] = f"{sum(numbers):,} parameters" if numbers else "none in this file"
+    if any(key.startswith("model_ema.") for key in file.shapes):
+        facts["averages"] = "model_ema, passed over"
+    facts |= {"sha256": sha256(path), "model hash in infotext": sha256(path)[:10]}
+    if PARTS in file.metadata:
+        facts["trained"] = file.metadata[PARTS].replace(",", ", ")
+    hidden = (MODEL, PARTS)
+    return facts | {k: v for k, v in sorted(file.metadata.items()) if k not in hidden}
+
+
 def artifact_kind(path: Path, keys: Sequence[str]) -> str:
     """The kind of artifact that a folder, or a file with these tensors, is.
 
@@ -153,7 +186,8 @@ def artifact_kind(path: Path, keys: Sequence[str]) -> str:
             return kind
     found = "a folder" if path.is_dir() else f"{len(keys)} tensors ({', '.join(keys[:4])}, …)"
     raise InputError(
-        f"{path}: neither a picture, nor a base model (a folder with model_index.json), nor an "
+        f"{path}: neither a picture, nor a base model (a folder with model_index.json, or a "
+        "single file of Stable Diffusion), nor an "
         f"artifact ({', '.join(ARTIFACTS)}); found {found}"
     )
 

@@ -25,7 +25,7 @@ import yaml
 from PIL import Image
 from torch.nn.functional import mse_loss
 
-from inference.base_model import load_base_model
+from inference.base_model_loading import load_base_model
 from inference.config import BaseModelConfig
 from inference.quiet import quiet_libraries
 from inference.recipe import load_recipe

@@ -171,7 +171,7 @@ def retrieval(
 
 def our_drawer(folder: Path, precision: str) -> Draw:
     """Draw with our own sampler: DPM++ 2M Karras, STEPS steps, guidance GUIDANCE."""
-    from inference.base_model import load_base_model
+    from inference.base_model_loading import load_base_model
     from inference.config import BaseModelConfig, ImageConfig
     from inference.sampling import draw as draw_images
 

@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from inference.artifacts import load_artifact
-    from inference.base_model import load_base_model
+    from inference.base_model_loading import load_base_model
     from inference.config import BaseModelConfig, ImageConfig
     from inference.grid import image_grid, save_grid
     from inference.sampling import draw

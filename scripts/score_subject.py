@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference.artifacts import load_artifact
-from inference.base_model import BaseModel, load_base_model
+from inference.base_model import BaseModel
+from inference.base_model_loading import load_base_model
 from inference.config import BaseModelConfig, ImageConfig
 from inference.grid import image_grid, save_grid
 from inference.sampling import draw
@@ -70,7 +71,7 @@ def score(options: argparse.Namespace, rows: dict[str, list[Image.Image]]) -> di
     judge = load_efficientnet_lite0()
     mean = centre(judge, options.data)
     vectors = {name: embed(judge, images, name) - mean for name, images in rows.items()}
-    pictures = [Image.open(file) for file in sorted(options.pictures.glob("*.png"))]
+    pictures = [Image.open(file).convert("RGBA") for file in sorted(options.pictures.glob("*.png"))]
     truth = embed(judge, pictures, "pictures") - mean
     scores = {
         f"subject {when}": similarity(vectors[f"subject {when}"], truth).mean().item()

@@ -105,7 +105,7 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_base(tiny_base_folder: Path) -> BaseModel:
     """The tiny base model, freshly loaded."""
-    from inference.base_model import load_base_model
+    from inference.base_model_loading import load_base_model
     from inference.config import BaseModelConfig
 
     return load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
@@ -177,7 +177,7 @@ def tiny_sdxl_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def tiny_sdxl(tiny_sdxl_folder: Path) -> BaseModel:
     """The tiny base model of the SDXL layout, freshly loaded."""
-    from inference.base_model import load_base_model
+    from inference.base_model_loading import load_base_model
     from inference.config import BaseModelConfig
 
     return load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))

@@ -21,7 +21,9 @@ MAX_ASSET_BYTES = 80_000_000
 CONFIG_NAMES = ("cfg", "config")
 COMMAND_LINES = ("click", "fire", "getopt", "optparse", "typer")
 POSITIONALS = ("recipe", "overrides", "files", "input", "output")
-OPTIONS = {"inference/convert.py": ("--to",)}
+OPTIONS = {
+    "inference/convert.py": ("--to", "--dtype", "--merge", "--prediction-type", "--overwrite")
+}
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "datasets")
 GONE = {  # removed, renamed or broken in the pinned libraries -> what stands in its place
     "torch_dtype=": "dtype=",

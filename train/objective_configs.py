@@ -193,6 +193,9 @@ class TextToImageConfig(ObjectiveConfig):
     train_text_encoder: bool = False
     """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate,
     and text_encoder_2 SDXL's second one."""
+    save_as: Literal["diffusers", "safetensors"] = "diffusers"
+    """`diffusers` is a folder; `safetensors` the whole model as one file, which A1111, Forge and
+    ComfyUI open."""
 
 
 @dataclass

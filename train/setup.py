@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from inference.base_model import DTYPES, BaseModel, frozen_dtype, load_base_model
+from inference.base_model import DTYPES, BaseModel
+from inference.base_model_loading import frozen_dtype, load_base_model
 from inference.errors import InputError
 from inference.sampling import check_size
 from train.config import TrainRecipe

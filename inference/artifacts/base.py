@@ -101,5 +101,5 @@ def load_artifact(path: Path | str) -> Artifact:
         f"{path}: no known kind of artifact. Found {found}. Known are: LoRA files in the naming of "
         "kohya (lora_unet_…, lora_te_…) or diffusers (unet.….lora_A.weight), A1111's hypernetworks "
         "(.pt), embeddings of A1111, kohya or diffusers, and checkpoints as diffusers folders "
-        "(model_index.json or unet/)"
+        "(model_index.json or unet/) or single files (model.diffusion_model.…)"
     )

@@ -1,9 +1,10 @@
-"""Checkpoints: whole parts of a base model, as a folder in the diffusers layout."""
+"""Checkpoints: whole parts of a base model, as a diffusers folder or as a single file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 from weakref import WeakKeyDictionary
@@ -15,11 +16,14 @@ from inference.artifacts.base import Artifact, ArtifactError
 from inference.artifacts.diffusers_folder import (
     FACTS,
     PARTS,
+    cast,
+    compact,
     read_part,
     weights_of,
     write_base_model,
 )
 from inference.artifacts.files import write_folder
+from inference.model_families import looks_like_checkpoint
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
@@ -40,8 +44,8 @@ _holders: WeakKeyDictionary[nn.Module, Checkpoint] = WeakKeyDictionary()
 class Checkpoint(Artifact):
     """New weights for the UNet, the text encoders or the VAE.
 
-    On disk a complete base model: the trained parts in the number format asked for, the others
-    exactly as they were.
+    On disk a complete base model, as a folder or as one file (`suffix` .safetensors): the trained
+    parts in the number format asked for, the others exactly as they were.
     """
 
     kind: ClassVar[str] = "checkpoint"
@@ -51,15 +55,18 @@ class Checkpoint(Artifact):
         self,
         parts: dict[str, nn.Module],
         base: BaseModel | None = None,
-        folder: Path | None = None,
+        path: Path | None = None,
         name: str = "checkpoint",
+        prediction_type: str | None = None,
     ) -> None:
         self.name = name
         self.parts = parts
         """`unet`, `text_encoder`, `text_encoder_2`, `vae` -> the module with the new weights."""
         self.strength = 1.0
+        self.prediction_type = prediction_type
+        """What the UNet predicts, if its file says so."""
         self._base = base
-        self._folder = folder
+        self._path = path
         self._originals: dict[str, dict[str, Tensor]] = {}
         self._target: BaseModel | None = None
         self._scaling_factor = 1.0
@@ -121,38 +128,72 @@ class Checkpoint(Artifact):
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
         """Writes a folder that diffusers' StableDiffusion(XL)Pipeline and Limner open.
 
+        If the path ends in .safetensors, the file that A1111, Forge and ComfyUI open.
+
         Raises:
             ArtifactError: only some parts were loaded, so that there is no complete base model.
         """
         base = self._base or self._complete_base()
+        if Path(path).suffix == ".safetensors":
+            self._save_single_file(Path(path), base, dtype, metadata)
+            return
         write_folder(
             Path(path),
             lambda folder: write_base_model(folder, base, self.parts, dtype, metadata),
         )
 
+    def _save_single_file(
+        self, path: Path, base: BaseModel, dtype: torch.dtype, metadata: dict[str, str]
+    ) -> None:
+        from inference.single_file import parts_of
+        from inference.single_file_writer import write_model
+
+        def in_format(part: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+            return cast(weights, dtype) if part in self.parts else compact(weights, dtype)
+
+        model = replace(parts_of(base), trained=tuple(self.parts))
+        write_model(path, model, in_format, metadata, weights_of)
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads the trained parts; of a folder by another tool all parts that are there."""
         path = Path(path)
+        if path.is_file():
+            from inference.single_file import read_model
+
+            model = read_model(path, only_trained=True)
+            return cls(
+                model.modules, path=path, name=path.stem, prediction_type=model.prediction_type
+            )
         found = [part for part in PARTS if (path / part / "config.json").is_file()]
         if (path / FACTS).is_file():
             found = json.loads((path / FACTS).read_text(encoding="utf-8"))["parts"]
         if not found:
             raise ArtifactError(f"{path}: none of {', '.join(PARTS)} with a config.json in it")
-        return cls({part: read_part(path, part) for part in found}, folder=path, name=path.name)
+        file = path / "scheduler" / "scheduler_config.json"
+        schedule = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return cls(
+            {part: read_part(path, part) for part in found},
+            path=path,
+            name=path.name,
+            prediction_type=schedule.get("prediction_type", "epsilon") if schedule else None,
+        )
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """A folder with model_index.json or a part of a base model."""
+        """A folder with model_index.json or a part of a base model; a file with their names."""
         names = ("model_index.json", *PARTS)
-        return path.is_dir() and any((path / name).exists() for name in names)
+        if path.is_dir():
+            return any((path / name).exists() for name in names)
+        return looks_like_checkpoint(keys)
 
     def _complete_base(self) -> BaseModel:
-        from inference.base_model import BaseModelError, load_base_model
+        from inference.base_model import BaseModelError
+        from inference.base_model_loading import load_base_model
         from inference.config import BaseModelConfig
 
         try:
-            return load_base_model(BaseModelConfig(path=str(self._folder)))
+            return load_base_model(BaseModelConfig(path=str(self._path)))
         except BaseModelError as error:
             raise ArtifactError(f"{self.name}: cannot be saved as a whole: {error}") from error
 
@@ -183,15 +224,11 @@ class Checkpoint(Artifact):
             self._check_prediction_type(base)
 
     def _check_prediction_type(self, base: BaseModel) -> None:
-        file = self._folder / "scheduler" / "scheduler_config.json" if self._folder else None
-        if file and file.is_file():
-            schedule = json.loads(file.read_text(encoding="utf-8"))
-            prediction_type = schedule.get("prediction_type", "epsilon")
-            if prediction_type != base.prediction_type:
-                raise ArtifactError(
-                    f"{self.name}: predicts {prediction_type}, this base model "
-                    f"{base.prediction_type}. Name it as base_model.path instead"
-                )
+        if self.prediction_type not in (None, base.prediction_type):
+            raise ArtifactError(
+                f"{self.name}: predicts {self.prediction_type}, this base model "
+                f"{base.prediction_type}. Name it as base_model.path instead"
+            )
 
 
 def _mix(original: Tensor, new: Tensor, strength: float) -> Tensor:

@@ -84,7 +84,7 @@ def write_base_model(
     """
     for part, module in base.parts.items():
         weights = {key: value.detach().cpu() for key, value in weights_of(module).items()}
-        weights = _cast(weights, dtype) if part in trained else _compact(weights, dtype)
+        weights = cast(weights, dtype) if part in trained else compact(weights, dtype)
         (folder / part).mkdir()
         if part in base.text_encoders:
             weights = {_known_to_all(key): value for key, value in weights.items()}
@@ -105,19 +105,20 @@ def _known_to_all(key: str) -> str:
     return f"text_model.{key}"
 
 
-def _cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in a number format; whole numbers stay what they are."""
     return {
         key: value.to(dtype if value.is_floating_point() else value.dtype).contiguous()
         for key, value in weights.items()
     }
 
 
-def _compact(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def compact(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """The weights in the first half-width format, `dtype` before others, that loses nothing."""
     for narrow in (dtype, torch.float16, torch.bfloat16):
-        cast = _cast(weights, narrow)
-        if all(torch.equal(cast[key].to(value.dtype), value) for key, value in weights.items()):
-            return cast
+        narrowed = cast(weights, narrow)
+        if all(torch.equal(narrowed[key].to(value.dtype), value) for key, value in weights.items()):
+            return narrowed
     return {key: value.contiguous() for key, value in weights.items()}
 
 

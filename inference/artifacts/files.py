@@ -7,9 +7,11 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -18,8 +20,36 @@ from torch import Tensor
 
 from inference.artifacts.base import ArtifactError
 from inference.artifacts.embedding_picture import PICTURES, read_picture
+from inference.files import write_atomically
+from inference.hashes import read_header
 
 PICKLES = (".pt", ".ckpt", ".pth", ".bin")
+
+FORMATS = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""Number formats by their names in safetensors headers."""
+
+
+class _Callback:
+    """Stands for a class of pytorch-lightning, by whose name old checkpoints keep their state."""
+
+
+SAFE_CLASSES: list[Any] = [
+    torch.nn.ParameterDict,  # old embeddings
+    (_Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),  # SD 1.4's .ckpt
+]
+"""What pickles may name beside tensors and plain data; none of it does anything."""
+
+
+class TensorFile(NamedTuple):
+    """A file of tensors, each read when it is asked for."""
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+    read: Callable[[str], Tensor]
 
 
 def read_keys(path: Path) -> list[str]:
@@ -58,6 +88,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise unreadable(path, error) from error
 
 
+def open_tensors(path: Path) -> TensorFile:
+    """The same, without holding all tensors in memory at once where the file allows it.
+
+    Raises:
+        ArtifactError: not a safetensors file or a pickle of tensors.
+    """
+    if path.suffix in PICKLES:
+        tensors, _ = read_tensors(path)
+        shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+        return TensorFile(shapes, {}, tensors.__getitem__)
+    try:
+        file = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+    header = read_header(path)
+    metadata = header.pop("__metadata__", {})
+    shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
+    return TensorFile(shapes, metadata, file.get_tensor)
+
+
 def read_pickle(path: Path) -> dict[Any, Any]:
     """The dict in a pickle, or the one under its `state_dict`; nothing in it is run.
 
@@ -65,8 +115,10 @@ def read_pickle(path: Path) -> dict[Any, Any]:
         ArtifactError: it is no pickle, holds more than data, or no dict.
     """
     try:
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):  # old embeddings
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(SAFE_CLASSES):
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
         raise unreadable(path, error) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
@@ -104,6 +156,31 @@ def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + raw[8 + length :]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes what `serialize` makes, one tensor after another: no second copy is held in memory."""
+    assert sys.byteorder == "little", "safetensors files are little-endian"
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    order = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
+    start = 0
+    for key in order:
+        tensor = tensors[key]
+        end = start + tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        header[key] = {"dtype": FORMATS[tensor.dtype], "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for key in order:
+                flat = tensors[key].detach().cpu().contiguous().reshape(-1)
+                flat.view(torch.uint8).numpy().tofile(file)
+
+    write_atomically(path, write)
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:

@@ -139,6 +139,24 @@ class Lora(Artifact):
             take_out(part, path, self._slot)
         self._attached = []
 
+    def merge_into(self, base: BaseModel, strength: float = 1.0) -> None:
+        """Adds what has been learned to the base model's own weights: W + strength · alpha/r · B A.
+
+        Worked out in fp32 and rounded to the weights' format; it cannot be taken out again.
+
+        Raises:
+            ArtifactError: a name means nothing here, or shapes differ; nothing has changed then.
+        """
+        places = self._places(base)
+        for name, (_, _, module) in places.items():
+            self.layers[name].check_fit(module, name)
+        for name, (_, _, module) in places.items():
+            own, weight = self.layers[name], module.weight
+            down, up = own.lora_A.weight.detach().float(), own.lora_B.weight.detach().float()
+            change = (up.flatten(1) @ down.flatten(1)) * (strength * own.scaling)
+            change = change.reshape(weight.shape).to(weight.device)  # type: ignore[arg-type]
+            weight.data = (weight.float() + change).to(weight.dtype)  # type: ignore
+
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
         """Writes kohya's format. `metadata` goes over what the LoRA says about itself."""
         tensors: dict[str, Tensor] = {}

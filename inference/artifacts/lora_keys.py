@@ -33,7 +33,7 @@ conv_dim adds (LoCon)."""
 
 TEXT_ENCODER_TARGETS = r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2)"
 
-_SGM_RESNET = {
+SGM_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -41,8 +41,9 @@ _SGM_RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_SGM_OUTER = {
+SGM_OUTER = {
     "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -100,8 +101,8 @@ def kohya_name(part: str, path: str, has_two_text_encoders: bool = False) -> str
 
 def sgm_path(path: str, layers_per_block: int = 2) -> str:
     """A UNet module's path in the original (LDM, sgm) layout; unknown paths stay as they are."""
-    if path in _SGM_OUTER:
-        return _SGM_OUTER[path]
+    if path in SGM_OUTER:
+        return SGM_OUTER[path]
     step = layers_per_block + 1
     match path.split("."):
         case ["down_blocks", i, "resnets", j, *rest]:
@@ -124,7 +125,7 @@ def sgm_path(path: str, layers_per_block: int = 2) -> str:
 
 
 def _sgm_resnet(rest: list[str]) -> str:
-    return ".".join([_SGM_RESNET.get(rest[0], rest[0]), *rest[1:]])
+    return ".".join([SGM_RESNET.get(rest[0], rest[0]), *rest[1:]])
 
 
 def known_names(part: str, path: str) -> list[str]:

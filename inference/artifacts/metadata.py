@@ -7,7 +7,6 @@ precalculate_safetensors_hashes); github.com/Stability-AI/ModelSpec.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -44,12 +43,12 @@ def base_model_version(base: BaseModel) -> str:
 
 def made_upon(base: BaseModel) -> dict[str, str | None]:
     """The base model in A1111's words: its short hash and its name."""
-    from inference.infotext import model_hash
+    from inference.infotext import model_hash, model_name
 
     known_by = model_hash(base)
     return {
         "sd_checkpoint": known_by[:10] if known_by else None,
-        "sd_checkpoint_name": Path(base.path).name,
+        "sd_checkpoint_name": model_name(base),
     }
 
 

@@ -145,7 +145,7 @@ def test_progress_counts_steps_of_pictures(tiny_base, sampler):
 
 
 def test_half_precision_draws_nearly_the_same(tiny_base_folder):
-    from inference.base_model import load_base_model
+    from inference.base_model_loading import load_base_model
     from inference.config import BaseModelConfig
 
     config = BaseModelConfig(path=str(tiny_base_folder))

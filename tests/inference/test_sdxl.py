@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from inference.base_model import BaseModel, BaseModelError, frozen_dtype, load_base_model
+from inference.base_model import BaseModel, BaseModelError
+from inference.base_model_loading import frozen_dtype, load_base_model
 from inference.conditions import Conditions
 from inference.config import BaseModelConfig, ImageConfig
 from inference.inspect import inspect

@@ -45,7 +45,7 @@ def prepare(base: str) -> None:
         importlib.import_module(name)
     from PIL import Image
 
-    from inference.base_model import load_base_model
+    from inference.base_model_loading import load_base_model
     from inference.config import BaseModelConfig
 
     Image.init()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from inference.artifacts import load_artifact
 from inference.artifacts.diffusers_folder import weights_of
-from inference.base_model import BaseModel, load_base_model
+from inference.base_model import BaseModel
+from inference.base_model_loading import load_base_model
 from inference.config import BaseModelConfig
 from inference.grid import grid_cells
 from inference.recipe import RecipeWarning

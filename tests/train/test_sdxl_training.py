@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inference.artifacts import load_artifact
-from inference.base_model import load_base_model
+from inference.base_model_loading import load_base_model
 from inference.config import BaseModelConfig, ImageConfig
 from inference.errors import InputError
 from inference.grid import grid_cells

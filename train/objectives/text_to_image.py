@@ -19,6 +19,7 @@ class TextToImageObjective(Objective):
         assert isinstance(recipe.objective, TextToImageConfig)
         self.denoising = Denoising.of(recipe, base)
         self.unet = base.unet.float().requires_grad_(True)
+        self.suffix = "" if recipe.objective.save_as == "diffusers" else ".safetensors"
         if recipe.objective.train_text_encoder:
             for name, encoder in base.text_encoders.items():
                 self.add_module(name, encoder.float().requires_grad_(True))
@@ -27,4 +28,7 @@ class TextToImageObjective(Objective):
         return self.denoising.loss(batch)
 
     def artifact(self) -> Checkpoint:
-        return Checkpoint.of(self.base, parts=tuple(name for name, _ in self.named_children()))
+        parts = tuple(name for name, _ in self.named_children())
+        checkpoint = Checkpoint.of(self.base, parts)
+        checkpoint.suffix = self.suffix
+        return checkpoint

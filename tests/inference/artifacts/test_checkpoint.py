@@ -10,7 +10,7 @@ from inference.artifacts import ArtifactError, load_artifact
 from inference.artifacts.checkpoint import Checkpoint
 from inference.artifacts.diffusers_folder import weights_of
 from inference.artifacts.lora import Lora
-from inference.base_model import load_base_model
+from inference.base_model_loading import load_base_model
 from inference.config import BaseModelConfig
 
 

@@ -20,7 +20,8 @@ from inference.artifacts.embedding import Embedding
 from inference.artifacts.files import read_tensors
 from inference.artifacts.hypernetwork import context_widths
 from inference.artifacts.lora import Lora
-from inference.base_model import BaseModel, load_base_model
+from inference.base_model import BaseModel
+from inference.base_model_loading import load_base_model
 from inference.config import BaseModelConfig
 from inference.inspect import inspect
 

@@ -1,0 +1,358 @@
+"""The same thing in another format: `python -m inference.convert IN OUT --to FORMAT`.
+
+Only the command line is read here; torch comes once it is known to be sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference.command import tell
+from inference.errors import InputError
+from inference.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    import torch
+
+    from inference.artifacts import Artifact
+    from inference.base_model import BaseModel
+
+FORMATS = ("kohya", "diffusers", "a1111", "single-file")
+DTYPES = ("fp32", "fp16", "bf16")
+
+POSSIBLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "LoRA": {"kohya": (".safetensors",), "diffusers": (".safetensors",)},
+    "embedding": {
+        "a1111": (".pt", ".png"),
+        "kohya": (".safetensors",),
+        "diffusers": (".safetensors", ".bin"),
+    },
+    "hypernetwork": {"a1111": (".pt",), "single-file": (".safetensors",)},
+    "base model": {"single-file": (".safetensors",), "diffusers": ("",)},
+}
+"""Kind -> what it can be turned into, and how such a file's name ends (a folder's does not)."""
+
+EXAMPLES = """examples:
+  python -m inference.convert icons.safetensors icons_diffusers.safetensors --to diffusers
+  python -m inference.convert model.safetensors model_folder --to diffusers
+  python -m inference.convert model_folder merged.safetensors --to single-file --dtype fp16
+    --merge icons.safetensors:0.8"""
+
+
+@dataclass
+class Request:
+    """What is asked for."""
+
+    input: str
+    output: Path
+    to: str
+    dtype: str | None
+    merge: list[str]
+    prediction_type: str | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Converts; returns the exit status: 0 done, 2 wrong input."""
+    options = command_line().parse_args(arguments)
+    request = Request(
+        input=options.input,
+        output=Path(options.output),
+        to=options.to,
+        dtype=options.dtype,
+        merge=options.merge,
+        prediction_type=options.prediction_type,
+    )
+    quiet_libraries()
+    try:
+        check_output(request, options.overwrite)
+        for line in convert(request):
+            print(line)
+    except InputError as error:
+        tell("convert", error)
+        return 2
+    return 0
+
+
+def command_line() -> argparse.ArgumentParser:
+    """IN OUT --to FORMAT, and what goes with it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m inference.convert",
+        description="Writes a LoRA, an embedding, a hypernetwork or a base model in another "
+        "format, and merges LoRAs into base models.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="IN", help="file or folder; what it is is found out")
+    parser.add_argument("output", metavar="OUT", help="file or folder to write")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUT")
+    parser.add_argument("--dtype", choices=DTYPES, help="number format; else nothing is rounded")
+    parser.add_argument(
+        "--merge",
+        metavar="LORA[:STRENGTH]",
+        action="extend",
+        nargs="+",
+        default=[],
+        help="add LoRAs to a base model's weights",
+    )
+    parser.add_argument(
+        "--prediction-type",
+        choices=("epsilon", "v_prediction"),
+        help="what a single file's model predicts, if it does not say",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    return parser
+
+
+def check_output(request: Request, overwrite: bool) -> None:
+    """Raises InputError if something is in OUT's place that must not be replaced."""
+    output = request.output
+    if not output.exists():
+        return
+    if Path(request.input).exists() and output.samefile(request.input):
+        raise InputError(f"{output}: is IN itself; name another OUT")
+    if not overwrite:
+        raise InputError(f"{output}: is there already; --overwrite replaces it")
+    if output.is_dir() and not (output / "model_index.json").is_file():
+        raise InputError(f"{output}: a folder that is no base model is not replaced; remove it")
+
+
+def convert(request: Request) -> list[str]:
+    """Writes OUT, and returns what there is to say.
+
+    Raises:
+        InputError: IN cannot be read, or cannot be turned into this format.
+    """
+    from inference.artifacts import load_artifact
+    from inference.artifacts.checkpoint import Checkpoint
+    from inference.base_model import is_single_file, resolve_path
+
+    source = Path(resolve_path(request.input))
+    if not source.exists():
+        raise InputError(f"{request.input}: no such file or folder")
+    if (source / "model_index.json").is_file():
+        return convert_base_model(request, "diffusers")
+    if is_single_file(source) and is_checkpoint(source):
+        return convert_base_model(request, "single-file")
+    artifact = load_artifact(source)
+    if isinstance(artifact, Checkpoint):
+        raise InputError(
+            f"{source}: only some parts of a base model; expected all, beside a model_index.json"
+        )
+    return convert_artifact(request, source, artifact)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file holds a base model, by the names in it."""
+    from inference.artifacts.files import read_keys
+    from inference.model_families import looks_like_checkpoint
+
+    return looks_like_checkpoint(read_keys(path))
+
+
+def check_format(request: Request, kind: str, current: str) -> None:
+    """Raises InputError unless this kind can be turned into the format under OUT's name."""
+    possible = POSSIBLE[kind]
+    if request.to not in possible:
+        raise InputError(
+            f"{request.input}: {an(kind)} cannot be turned into {request.to}; possible are "
+            f"{' and '.join(possible)}"
+        )
+    suffix, expected = request.output.suffix.lower(), possible[request.to]
+    is_right = suffix in expected or (
+        expected == ("",) and suffix not in (".safetensors", ".ckpt", ".pt", ".bin")
+    )
+    if not is_right:
+        ends = " or ".join(end or "no ending (it is a folder)" for end in expected)
+        raise InputError(
+            f"{request.output}: {an(kind)} in {request.to}'s format is written under a name that "
+            f"ends in {ends}".replace("ends in no ending", "has no ending")
+        )
+    if request.to == current and request.dtype is None and not request.merge:
+        raise InputError(
+            f"{request.input}: is in {current}'s format already; copy it, or say in which --dtype "
+            "to write it"
+        )
+    if request.merge and kind != "base model":
+        raise InputError(
+            f"--merge: LoRAs are merged into base models; {request.input} is {an(kind)}"
+        )
+    if request.prediction_type and current != "single-file":
+        raise InputError(
+            f"--prediction-type: is for base models in single files; {request.input} is none"
+        )
+
+
+def an(kind: str) -> str:
+    """With its article."""
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def convert_artifact(request: Request, source: Path, artifact: Artifact) -> list[str]:
+    """LoRAs, embeddings and hypernetworks."""
+    from inference.artifacts.lora import Lora
+
+    kind, current, dtype = describe(source, artifact)
+    check_format(request, kind, current)
+    dtype = number_format(request) or dtype
+    if isinstance(artifact, Lora):
+        from inference.artifacts import lora_convert
+
+        writers: dict[str, Callable[[Lora, Path, torch.dtype], None]] = {
+            "kohya": lora_convert.save_kohya,
+            "diffusers": lora_convert.save_diffusers,
+        }
+        writers[request.to](artifact, request.output, dtype)
+    elif kind == "embedding" and request.to == "diffusers":
+        save_diffusers_embedding(artifact, request.output, dtype)
+    else:
+        artifact.save(request.output, dtype, {})
+    return [f"{request.output}: {kind} of {current} -> {request.to}, {name_of(dtype)}"]
+
+
+def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
+    """Kind and format of an artifact's file, and the number format of its weights."""
+    import torch
+
+    from inference.artifacts.files import PICKLES, read_keys, read_tensors
+    from inference.artifacts.lora_formats import KOHYA_KEY
+
+    keys = read_keys(source)
+    if artifact.kind == "hypernetwork":
+        pairs: Any = artifact.pairs  # type: ignore[attr-defined]
+        first = next(next(iter(pairs.values())).parameters())
+        current = "single-file" if source.suffix == ".safetensors" else "a1111"
+        return "hypernetwork", current, first.dtype
+    if artifact.kind == "embedding":
+        if "string_to_param" in keys:
+            return "embedding", "a1111", torch.float32
+        dtype = next(iter(read_tensors(source)[0].values())).dtype
+        is_kohyas = source.suffix not in PICKLES and keys in (["emb_params"], ["emp_params"])
+        return "embedding", "kohya" if is_kohyas else "diffusers", dtype
+    tensors, _ = read_tensors(source)
+    is_kohyas = all(KOHYA_KEY.fullmatch(key) for key in keys)
+    dtype = next(value.dtype for key, value in tensors.items() if not key.endswith(".alpha"))
+    return "LoRA", "kohya" if is_kohyas else "diffusers", dtype
+
+
+def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> None:
+    """A single tensor, whose key is the token, as diffusers' training script writes it."""
+    import io
+
+    import torch
+
+    from inference.artifacts.files import serialize
+    from inference.files import write_atomically
+
+    tensors = {artifact.name: artifact.learned.vectors.detach().to("cpu", dtype).contiguous()}
+    if path.suffix == ".bin":
+        buffer = io.BytesIO()
+        torch.save(tensors, buffer)
+        content = buffer.getvalue()
+    else:
+        content = serialize(tensors, {"format": "pt"})
+    write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
+
+
+def convert_base_model(request: Request, current: str) -> list[str]:
+    """Base models, with LoRAs merged into them."""
+    from inference.base_model_loading import load_base_model
+    from inference.config import BaseModelConfig
+
+    check_format(request, "base model", current)
+    base = load_base_model(
+        BaseModelConfig(path=request.input, prediction_type=request.prediction_type)  # type: ignore
+    )
+    merged = [merge(base, text) for text in request.merge]
+    dtype = number_format(request)
+    write = write_folder_of if request.to == "diffusers" else write_file_of
+    notes = write(base, request.output, dtype, merged)
+    said = f"{request.output}: base model of {current} -> {request.to}, "
+    return [
+        *(f"merged {one}" for one in merged),
+        said + (name_of(dtype) if dtype else "no value rounded"),
+        *notes,
+    ]
+
+
+def merge(base: BaseModel, text: str) -> str:
+    """Adds `LORA` or `LORA:STRENGTH` to the base model's weights; returns its name and strength."""
+    from inference.artifacts import load_artifact
+    from inference.artifacts.lora import Lora
+
+    path, _, number = text.rpartition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        path, strength = text, 1.0
+    if not path or Path(text).exists():
+        path, strength = text, 1.0
+    artifact = load_artifact(path)
+    if not isinstance(artifact, Lora):
+        raise InputError(f"--merge: {path} is {an(artifact.kind)}; only LoRAs can be merged")
+    artifact.merge_into(base, strength)
+    return f"{artifact.name}:{strength:g}"
+
+
+def write_file_of(
+    base: BaseModel, path: Path, dtype: torch.dtype | None, merged: Sequence[str]
+) -> list[str]:
+    """A single file; without a number format in the narrowest one that rounds nothing.
+
+    Returns:
+        What there is to say.
+    """
+    import torch
+
+    from inference.artifacts.diffusers_folder import cast, compact
+    from inference.infotext import model_name
+    from inference.single_file import parts_of
+    from inference.single_file_writer import write_model
+
+    def in_format(part: str, weights: dict[str, Any]) -> dict[str, Any]:
+        return cast(weights, dtype) if dtype else compact(weights, torch.float16)
+
+    sources = ", ".join([model_name(base), *merged])
+    metadata = {"modelspec.merged_from": sources} if merged else {}
+    if write_model(path, parts_of(base), in_format, metadata):
+        return []
+    return ["its sizes are those of no SD 1.x, SD 2.x or SDXL: only Limner knows how to open it"]
+
+
+def write_folder_of(
+    base: BaseModel, path: Path, dtype: torch.dtype | None, merged: Sequence[str]
+) -> list[str]:
+    """A diffusers folder; without a number format in the narrowest one that rounds nothing."""
+    import torch
+
+    from inference.artifacts.diffusers_folder import FACTS, write_base_model
+    from inference.artifacts.files import write_folder
+
+    def write(folder: Path) -> None:
+        write_base_model(folder, base, base.parts if dtype else (), dtype or torch.float16, {})
+        (folder / FACTS).unlink()  # that of a run; this is a base model and no run's artifact
+
+    write_folder(path, write)
+    return []
+
+
+def number_format(request: Request) -> torch.dtype | None:
+    """The one asked for."""
+    from inference.base_model import DTYPES
+
+    return DTYPES[request.dtype] if request.dtype else None
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`fp16` and the like."""
+    from inference.base_model import DTYPES
+
+    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
