@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from omegaconf import MISSING, SI
 
-from train.data_config import Faults, at_least
+from train.faults import Faults, at_least, fraction
 
 # fmt: off
 ACTIVATIONS = (
@@ -35,6 +35,7 @@ class ObjectiveConfig:
 
     target: ClassVar[str]
     learns_from_captions: ClassVar[bool] = True
+    needs_concepts: ClassVar[bool] = False
     type: str = MISSING
 
     @property
@@ -169,14 +170,48 @@ class HypernetworkConfig(ObjectiveConfig):
 
 
 @dataclass
-class TextToImageConfig(ObjectiveConfig):
+class WholePartsConfig(ObjectiveConfig):
+    """What objectives that train whole parts of the base model have in common."""
+
+    train_text_encoder: bool = False
+    """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate."""
+
+
+@dataclass
+class TextToImageConfig(WholePartsConfig):
     """Full fine-tuning of the UNet, and of the text encoder if asked."""
 
     target: ClassVar[str] = "train.objectives.text_to_image:TextToImageObjective"
 
     type: Literal["text_to_image"] = "text_to_image"
-    train_text_encoder: bool = False
-    """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate."""
+
+
+@dataclass
+class DreamboothConfig(WholePartsConfig):
+    """DreamBooth (Ruiz et al. 2022, arXiv 2208.12242): whole parts learn subjects.
+
+    Pictures of the subjects' classes keep what was known; both come from data.concepts.
+    """
+
+    target: ClassVar[str] = "train.objectives.dreambooth:DreamboothObjective"
+    needs_concepts: ClassVar[bool] = True
+
+    type: Literal["dreambooth"] = "dreambooth"
+    stop_text_encoder_training: float = 1.0
+    """Share of the steps after which the text encoder stays as it is (A1111: stop_text_encoder);
+    1 trains it to the end."""
+
+    def faults(self) -> Faults:
+        yield from fraction(stop_text_encoder_training=self.stop_text_encoder_training)
+        if self.train_text_encoder and self.stop_text_encoder_training == 0:
+            yield (
+                "stop_text_encoder_training",
+                "0 would never train it; train_text_encoder: false says that",
+            )
+
+    def idle(self) -> Faults:
+        if self.stop_text_encoder_training != 1.0 and not self.train_text_encoder:
+            yield "stop_text_encoder_training", "has no effect without train_text_encoder"
 
 
 @dataclass
@@ -220,6 +255,7 @@ OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {
     "textual_inversion": TextualInversionConfig,
     "hypernetwork": HypernetworkConfig,
     "text_to_image": TextToImageConfig,
+    "dreambooth": DreamboothConfig,
     "autoencoder": AutoencoderConfig,
 }
 """The known objectives. A plug-in named in `plugins` adds its config class here."""

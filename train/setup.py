@@ -80,13 +80,15 @@ def prepare(
 ) -> tuple[nn.Module, Optimizer]:
     """Both wrapped for mixed precision and for several processes.
 
-    With clip skip, the last layers of a text encoder in training get no gradients; DDP must know.
+    With clip skip, the last layers of a text encoder in training get no gradients, and what stops
+    learning gets none later on; DDP must know.
     """
     from accelerate.utils import DistributedDataParallelKwargs
 
     trains_text = "text_encoder" in dict(objective.named_children())
     accelerator.ddp_handler = DistributedDataParallelKwargs(
-        find_unused_parameters=trains_text and objective.base.clip_skip > 1
+        find_unused_parameters=objective.stops_parts
+        or (trains_text and objective.base.clip_skip > 1)
     )
     return accelerator.prepare(objective, optimizer)
 

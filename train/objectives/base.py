@@ -20,6 +20,8 @@ class Objective(nn.Module, ABC):
     def __init__(self, base: BaseModel) -> None:
         super().__init__()
         self.base = base
+        self.stops_parts = False
+        """Whether something learns for a part of the run only and then gets no gradients."""
 
     @property
     def changes_prompts(self) -> bool:

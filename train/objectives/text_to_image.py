@@ -2,28 +2,12 @@
 
 from torch import Tensor
 
-from inference.artifacts.checkpoint import Checkpoint
-from inference.base_model import BaseModel
 from train.batch import Batch
-from train.config import TrainRecipe
-from train.denoising import Denoising
-from train.objective_configs import TextToImageConfig
-from train.objectives.base import Objective
+from train.objectives.whole_parts import WholeParts
 
 
-class TextToImageObjective(Objective):
+class TextToImageObjective(WholeParts):
     """Trains whole parts of the base model on pictures with captions."""
-
-    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
-        super().__init__(base)
-        assert isinstance(recipe.objective, TextToImageConfig)
-        self.denoising = Denoising.of(recipe, base)
-        self.unet = base.unet.float().requires_grad_(True)
-        if recipe.objective.train_text_encoder:
-            self.text_encoder = base.text_encoder.float().requires_grad_(True)
 
     def forward(self, batch: Batch) -> Tensor:
         return self.denoising.loss(batch)
-
-    def artifact(self) -> Checkpoint:
-        return Checkpoint.of(self.base, parts=tuple(name for name, _ in self.named_children()))
