@@ -98,10 +98,10 @@ class ConceptConfig:
                 "within each other, so that pictures would be subject and class at once; take "
                 "folders side by side",
             )
-        texts = (("instance", self.instance_prompt), ("class", self.class_prompt))
-        for name, prompt in texts:
-            if not prompt.strip():
-                yield f"{name}_prompt", f"must not be empty; {FILEWORDS} takes the captions"
+        if not self.instance_prompt.strip():
+            yield "instance_prompt", f"must not be empty; {FILEWORDS} takes the captions"
+        if self.has_prior and not self.class_prompt.strip():
+            yield "class_prompt", f"must not be empty; {FILEWORDS} takes the captions"
         has_token = self.instance_token or self.class_token
         if self.has_prior and not has_token and self.class_prompt == self.instance_prompt:
             yield (
@@ -198,8 +198,9 @@ def _known_values(
     kinds = get_type_hints(ConceptConfig)
     values: dict[str, Any] = {}
     for key, value in entry.items():
-        is_empty = value is None or (value == "" and key in kinds and kinds[key] is not str)
-        if is_empty or key == "is_valid":  # A1111's note whether the folder was there
+        stays_empty = kinds.get(key) is str and not key.endswith("_prompt")
+        is_unset = value is None or (value == "" and not stays_empty)
+        if is_unset or key == "is_valid":  # A1111's note whether the folder was there
             continue
         if key not in kinds:
             near = difflib.get_close_matches(key, kinds, 1)

@@ -99,6 +99,9 @@ class DataConfig:
             )
         elif len(named) > 1:
             yield named[1], f"{' and '.join(named)} exclude each other; give one of them"
+        for name in self.concepts:
+            if "/" in name or name.startswith("."):
+                yield f"concepts.{name}", "names a folder of class pictures: no / and no . in front"
         if self.concepts_list is not None:
             try:
                 read_concepts_list(self.concepts_list)

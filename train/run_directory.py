@@ -115,7 +115,8 @@ class RunDirectory:
                 raise RunDirectoryError(
                     f"{self.path} cannot be resumed with other {words} or captions: it began with "
                     f"{before[kind]} {words}, now there are {facts[kind]}, and names, "
-                    "sizes or captions differ. Give it another name=… or the old files"
+                    "sizes, captions or what concepts say differ. Give it another name=… or the "
+                    "old files"
                 )
 
     def write_start(self, recipe_yaml: str, facts: dict[str, Any]) -> None:

@@ -159,6 +159,7 @@ def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: P
         "class_infer_steps": 30.0,
         "class_guidance_scale": 7,
         "save_guidance_scale": None,
+        "class_prompt": "",
         "class_promt": "a dog",
         "max_steps": -1,
     }
@@ -172,7 +173,7 @@ def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: P
     numbers = (found.num_class_images_per, found.class_infer_steps, found.class_guidance_scale)
     assert numbers == (5, 30, 7.0)
     assert [type(number) for number in numbers] == [int, int, float]
-    assert found.save_guidance_scale == 7.5
+    assert (found.save_guidance_scale, found.class_prompt) == (7.5, "[filewords]")
     assert read.told == [
         "concept-1 has no instance_data_dir and is left out",
         "concept-2.class_promt: no field of a concept, has no effect; did you mean class_prompt?",
@@ -241,6 +242,8 @@ WRONG = {
     "objective: {type: dreambooth, train_text_encoder: true, stop_text_encoder_training: 0}\n"
     "data: {" + SOUND + "}}}": "objective.stop_text_encoder_training: 0 would never train it; "
     "train_text_encoder: false says that",
+    "objective: {type: lora}\ndata: {concepts: {a/b: {instance_data_dir: a}}}": "data.concepts.a/b"
+    ": names a folder of class pictures: no / and no . in front",
     "objective: {type: lora}\ndata: {concepts_list: no.json}": "data.concepts_list: 'no.json' "
     "cannot be read: No such file or directory",
 }

@@ -1,6 +1,7 @@
 """DreamBooth: every objective with class pictures, the text encoder's stop, exact resume."""
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,21 @@ def test_other_class_pictures_are_refused_when_resuming(
     again = Trainer(make_recipe(*options, "max_train_steps=2", "resume=true"))
     with pytest.raises(RunDirectoryError, match="with other class pictures or captions: it began"):
         again.train()
+
+
+def test_an_edited_concepts_list_is_refused_when_resuming(
+    make_recipe: MakeRecipe, pictures: Path, tmp_path: Path
+) -> None:
+    def recipe(*overrides: str, **said: Any) -> TrainRecipe:
+        concept = {"instance_data_dir": str(pictures), "instance_token": "sks"} | said
+        (tmp_path / "list.json").write_text(json.dumps([concept]))
+        return make_recipe("data.path=null", f"data.concepts_list={tmp_path}/list.json", *overrides)
+
+    Trainer(recipe("max_train_steps=1")).train()
+    more = ["max_train_steps=2", "resume=true"]
+    with pytest.raises(RunDirectoryError, match="what concepts say differ"):
+        Trainer(recipe(*more, class_token="number", num_class_images_per=1))
+    Trainer(recipe(*more)).train()
 
 
 def test_signal_while_class_pictures_are_drawn(

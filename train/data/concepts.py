@@ -33,7 +33,9 @@ class Concept:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(self.pictures, Path(self.config.instance_data_dir), (self.name,))
+        """Of pictures, prompts and everything that the concept says."""
+        said = (self.name, repr(self.config))
+        return fingerprint(self.pictures, Path(self.config.instance_data_dir), said)
 
 
 def find_concepts(config: DataConfig) -> list[Concept]:
