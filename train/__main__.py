@@ -32,8 +32,9 @@ def train(path: str, overrides: list[str]) -> int:
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
 
+    from train.interruption import Interrupted
     from train.run_directory import SavingError
-    from train.trainer import Interrupted, Trainer
+    from train.trainer import Trainer
 
     try:
         trainer = Trainer(recipe)

@@ -8,7 +8,8 @@ from omegaconf import MISSING
 
 from inference.config import BaseModelConfig, DrawSettings, ImageConfig
 from inference.recipe import RecipeError
-from train.data_config import DataConfig, Faults, at_least
+from train.data_config import DataConfig
+from train.faults import Faults, at_least
 from train.objective_configs import (
     OBJECTIVE_CONFIGS,
     CombinedConfig,
@@ -35,8 +36,20 @@ class LossConfig:
     """Lowest timestep drawn."""
     max_timestep: int | None = None
     """Timesteps are drawn below this; without it, below the base model's number."""
+    prior_weight: float = 1.0
+    """What the mean loss of class pictures counts beside that of the subject's (kohya and
+    diffusers: prior_loss_weight). Class pictures come from data.concepts."""
+    prior_weight_min: float | None = None
+    """The weight goes linearly from prior_weight to this; null keeps it (A1111: Scale prior
+    loss)."""
+    prior_weight_target: int | None = None
+    """Step at which prior_weight_min is reached; without it the last one."""
 
     def faults(self) -> Faults:
+        yield from at_least(
+            0, prior_weight=self.prior_weight, prior_weight_min=self.prior_weight_min
+        )
+        yield from at_least(1, prior_weight_target=self.prior_weight_target)
         yield from at_least(0, noise_offset=self.noise_offset, min_timestep=self.min_timestep)
         if self.snr_gamma <= 0:
             yield "snr_gamma", f"must be above 0, got {self.snr_gamma}"
@@ -46,6 +59,8 @@ class LossConfig:
     def idle(self) -> Faults:
         if self.weighting == "uniform" and self.snr_gamma != 5.0:
             yield "snr_gamma", "has no effect with weighting: uniform"
+        if self.prior_weight_target is not None and self.prior_weight_min is None:
+            yield "prior_weight_target", "has no effect without prior_weight_min"
 
 
 @dataclass
@@ -90,8 +105,18 @@ class SamplingConfig:
     """The pictures of the grid, by names of your choice."""
     batch_size: int = 8
     """Pictures drawn at once."""
+    sanity_prompt: str | None = None
+    """One more picture in the grid, of something that shall not change (A1111)."""
+    sanity_seed: int = 420420
+    """Its seed."""
+
+    def idle(self) -> Faults:
+        if self.sanity_prompt is None and self.sanity_seed != 420420:
+            yield "sanity_seed", "has no effect without sanity_prompt"
 
     def faults(self) -> Faults:
+        if not 0 <= self.sanity_seed < 2**63:
+            yield "sanity_seed", f"must lie in 0 … 2^63-1, got {self.sanity_seed}"
         yield from at_least(1, sample_every_n_steps=self.sample_every_n_steps)
         yield from at_least(1, batch_size=self.batch_size)
 
@@ -163,11 +188,46 @@ class TrainRecipe:
             yield "optimizer.learning_rate", "must be above 0: the schedule is measured by it"
         if isinstance(self.objective, CombinedConfig):
             yield from self.objective.faults_within(*steps)
+        if self.data.has_concepts and not self.objective.learns_from_captions:
+            kind = self.objective.type
+            yield "data.concepts", f"go with prompts, which objective.type: {kind} has none of"
+        if self.objective.needs_concepts and not self.data.has_concepts:
+            yield (
+                "data.concepts",
+                f"objective.type: {self.objective.type} learns concepts: give data.concepts (or "
+                "data.concepts_list), or take objective.type: text_to_image for a folder of "
+                "pictures with captions",
+            )
 
     def idle(self) -> Faults:
-        if self.sampling.images and not self.objective.learns_from_captions:
+        if not self.objective.learns_from_captions:
             what = f"objective.type: {self.objective.type} shows reconstructions instead"
-            yield "sampling.images", f"has no effect: {what}"
+            if self.sampling.images:
+                yield "sampling.images", f"has no effect: {what}"
+            if self.sampling.sanity_prompt is not None:
+                yield "sampling.sanity_prompt", f"has no effect: {what}"
+        yield from self._idle_prior()
+
+    def _idle_prior(self) -> Faults:
+        loss = self.loss
+        if not self.data.has_prior:
+            why = "has no effect: no concept has class pictures (num_class_images_per)"
+            if loss.prior_weight != 1.0:
+                yield "loss.prior_weight", why
+            if loss.prior_weight_min is not None:
+                yield "loss.prior_weight_min", why
+        elif loss.prior_weight == 0 and not loss.prior_weight_min:
+            yield (
+                "loss.prior_weight",
+                "0 makes class pictures count nothing, while each costs as much as a subject's; "
+                "num_class_images_per: 0 leaves them out",
+            )
+        target = loss.prior_weight_target
+        if target is not None and target > self.max_train_steps:
+            yield (
+                "loss.prior_weight_target",
+                f"{target} is not reached: max_train_steps is {self.max_train_steps}",
+            )
 
 
 def train_schema(untyped: dict[str, Any]) -> type:

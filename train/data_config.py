@@ -1,26 +1,12 @@
 """The typed recipe of data: where pictures and captions are, and how they become examples."""
 
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from omegaconf import MISSING
-
-Faults = Iterator[tuple[str, str]]
-
-
-def at_least(low: float, **values: float | None) -> Faults:
-    """A fault for each of the named values that lies below `low`."""
-    for name, value in values.items():
-        if value is not None and value < low:
-            yield name, f"must be at least {low}, got {value}"
-
-
-def fraction(**values: float) -> Faults:
-    """A fault for each of the named values outside 0 … 1."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            yield name, f"must lie between 0 and 1, got {value}"
+from inference.errors import InputError
+from train.concept_config import ConceptConfig, read_concepts_list
+from train.faults import Faults, at_least, fraction
 
 
 @dataclass
@@ -69,8 +55,15 @@ class CaptionConfig:
 class DataConfig:
     """Where the pictures are, and how they become examples."""
 
-    path: str = MISSING
-    """Folder of pictures; folders within it are searched too."""
+    path: str | None = None
+    """Folder of pictures; folders within it are searched too. One of path, concepts and
+    concepts_list must be given."""
+    concepts: dict[str, ConceptConfig | None] = field(default_factory=dict)
+    """Subjects to learn, by names of your choice: pictures of each, and of its class (DreamBooth,
+    Ruiz et al. 2022, arXiv 2208.12242)."""
+    concepts_list: str | None = None
+    """The same as a concepts_list.json of A1111's DreamBooth extension; folders in it are taken
+    relative to the file."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     resolution: int | None = None
     """Side of the square examples in pixels; without it the base model's own size."""
@@ -92,9 +85,71 @@ class DataConfig:
     """Processes that prepare examples. The result does not depend on it."""
 
     def faults(self) -> Faults:
+        given = {
+            "path": self.path is not None,
+            "concepts": bool(self.concepts),
+            "concepts_list": self.concepts_list is not None,
+        }
+        named = [name for name, is_given in given.items() if is_given]
+        if not named:
+            yield (
+                "path",
+                "must be given (a folder of pictures with captions), or data.concepts or "
+                "data.concepts_list in its place (subjects with pictures of their class)",
+            )
+        elif len(named) > 1:
+            yield named[1], f"{' and '.join(named)} exclude each other; give one of them"
+        for name in self.concepts:
+            if "/" in name or name.startswith("."):
+                yield f"concepts.{name}", "names a folder of class pictures: no / and no . in front"
+        if self.concepts_list is not None:
+            try:
+                read_concepts_list(self.concepts_list)
+            except InputError as error:
+                yield from (("concepts_list", line) for line in str(error).splitlines())
         yield from fraction(flip=self.flip)
         yield from at_least(8, resolution=self.resolution)
         yield from at_least(0, num_workers=self.num_workers)
+
+    def idle(self) -> Faults:
+        if self.concepts_list is not None:
+            with suppress(InputError):  # told above
+                told = read_concepts_list(self.concepts_list).told
+                yield from (("concepts_list", line) for line in told)
+        if self.has_concepts:
+            captions, unset = self.captions, CaptionConfig()
+            for name, value, default in (
+                ("template", captions.template, unset.template),
+                ("prefix", captions.prefix, unset.prefix),
+                ("suffix", captions.suffix, unset.suffix),
+                ("fallback", captions.fallback, unset.fallback),
+            ):
+                if value != default:
+                    yield f"captions.{name}", "has no effect: concepts have instance_prompt"
+
+    @property
+    def has_concepts(self) -> bool:
+        """Whether subjects are learned, by `concepts` or `concepts_list`."""
+        return bool(self.concepts) or self.concepts_list is not None
+
+    @property
+    def named_concepts(self) -> dict[str, ConceptConfig]:
+        """The concepts of the recipe, or of the file that it names.
+
+        Raises:
+            InputError: the file cannot be used.
+        """
+        if self.concepts_list is not None:
+            return read_concepts_list(self.concepts_list).concepts
+        return {name: one for name, one in self.concepts.items() if one is not None}
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether pictures of classes are learned along."""
+        try:
+            return any(concept.has_prior for concept in self.named_concepts.values())
+        except InputError:  # what is wrong with the file is told by `faults`
+            return False
 
     @property
     def is_random(self) -> bool:

@@ -3,7 +3,9 @@
 from train.config import TrainRecipe
 
 
-def run_metadata(recipe: TrainRecipe, step: int, num_pictures: int) -> dict[str, str]:
+def run_metadata(
+    recipe: TrainRecipe, step: int, num_pictures: int, num_class_pictures: int
+) -> dict[str, str]:
     """ss_* values as kohya's sd-scripts write them: strings, `None` for what is not set."""
     optimizer, lr_scheduler = recipe.optimizer, recipe.lr_scheduler
     rates = optimizer.learning_rates
@@ -13,6 +15,8 @@ def run_metadata(recipe: TrainRecipe, step: int, num_pictures: int) -> dict[str,
         "ss_steps": step,
         "ss_max_train_steps": recipe.max_train_steps,
         "ss_num_train_images": num_pictures,
+        "ss_num_reg_images": num_class_pictures,
+        "ss_prior_loss_weight": recipe.loss.prior_weight if num_class_pictures else None,
         "ss_batch_size_per_device": recipe.train_batch_size,
         "ss_gradient_accumulation_steps": recipe.gradient_accumulation_steps,
         "ss_gradient_checkpointing": recipe.gradient_checkpointing,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from omegaconf import MISSING, SI
 
 from inference.recipe import RecipeError
-from train.data_config import Faults, at_least
+from train.faults import Faults, at_least, fraction
 from train.optimizer_config import LRSchedulerConfig, schedule_faults
 
 # fmt: off
@@ -41,6 +41,7 @@ class ObjectiveConfig:
     learns_from_captions: ClassVar[bool] = True
     is_combinable: ClassVar[bool] = False
     """Whether it can be trained together with others: what it trains is attached to the base."""
+    needs_concepts: ClassVar[bool] = False
     type: str = MISSING
 
     @property
@@ -184,18 +185,52 @@ class HypernetworkConfig(ObjectiveConfig):
 
 
 @dataclass
-class TextToImageConfig(ObjectiveConfig):
-    """Full fine-tuning of the UNet, and of the text encoder if asked."""
+class WholePartsConfig(ObjectiveConfig):
+    """What objectives that train whole parts of the base model have in common."""
 
-    target: ClassVar[str] = "train.objectives.text_to_image:TextToImageObjective"
-
-    type: Literal["text_to_image"] = "text_to_image"
     train_text_encoder: bool = False
     """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate,
     and text_encoder_2 SDXL's second one."""
     save_as: Literal["diffusers", "safetensors"] = "diffusers"
     """`diffusers` is a folder; `safetensors` the whole model as one file, which A1111, Forge and
     ComfyUI open."""
+
+
+@dataclass
+class TextToImageConfig(WholePartsConfig):
+    """Full fine-tuning of the UNet, and of the text encoder if asked."""
+
+    target: ClassVar[str] = "train.objectives.text_to_image:TextToImageObjective"
+
+    type: Literal["text_to_image"] = "text_to_image"
+
+
+@dataclass
+class DreamboothConfig(WholePartsConfig):
+    """DreamBooth (Ruiz et al. 2022, arXiv 2208.12242): whole parts learn subjects.
+
+    Pictures of the subjects' classes keep what was known; both come from data.concepts.
+    """
+
+    target: ClassVar[str] = "train.objectives.dreambooth:DreamboothObjective"
+    needs_concepts: ClassVar[bool] = True
+
+    type: Literal["dreambooth"] = "dreambooth"
+    stop_text_encoder_training: float = 1.0
+    """Share of the steps after which the text encoder stays as it is (A1111: stop_text_encoder);
+    1 trains it to the end."""
+
+    def faults(self) -> Faults:
+        yield from fraction(stop_text_encoder_training=self.stop_text_encoder_training)
+        if self.train_text_encoder and self.stop_text_encoder_training == 0:
+            yield (
+                "stop_text_encoder_training",
+                "0 would never train it; train_text_encoder: false says that",
+            )
+
+    def idle(self) -> Faults:
+        if self.stop_text_encoder_training != 1.0 and not self.train_text_encoder:
+            yield "stop_text_encoder_training", "has no effect without train_text_encoder"
 
 
 @dataclass
@@ -346,6 +381,7 @@ OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {
     "textual_inversion": TextualInversionConfig,
     "hypernetwork": HypernetworkConfig,
     "text_to_image": TextToImageConfig,
+    "dreambooth": DreamboothConfig,
     "autoencoder": AutoencoderConfig,
     "combined": CombinedConfig,
 }

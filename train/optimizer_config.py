@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from train.data_config import Faults, at_least
+from train.faults import Faults, at_least
 
 
 @dataclass

@@ -1,26 +1,77 @@
 """The grid drawn while training: the base model's row above the row of what was learned."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from inference.base_model import BaseModel
+from inference.config import ImageConfig
 from inference.grid import image_grid, save_grid
 from inference.infotext import read_infotext, save_png
 from inference.sampling import Drawing, draw
-from train.config import SamplingConfig
+from train.config import TrainRecipe
+from train.data.captions import FILEWORDS, read_lines
+from train.data.concepts import Concept
+from train.randomness import derive_seed
+
+
+def grid_images(recipe: TrainRecipe, concepts: Sequence[Concept]) -> dict[str, ImageConfig]:
+    """The recipe's images, those of its concepts (`<concept>-1`, …), and `sanity`.
+
+    Raises:
+        InputError: a concept's template cannot be read.
+    """
+    config = recipe.sampling
+    images = {name: image for name, image in config.images.items() if image is not None}
+    for number, concept in enumerate(concepts):
+        own = concept_images(concept, derive_seed(recipe.seed, "concept samples", number) % 2**31)
+        for count, image in enumerate(own, 1):
+            images[f"{concept.name}-{count}"] = ImageConfig(**vars(config.settings) | image)
+    if config.sanity_prompt is not None:
+        settings = dict(vars(config.settings))
+        if concepts:
+            settings["negative_prompt"] = concepts[0].config.save_sample_negative_prompt
+        settings |= {"prompt": config.sanity_prompt, "seed": config.sanity_seed}
+        images["sanity"] = ImageConfig(**settings)
+    return images
+
+
+def concept_images(concept: Concept, seed: int) -> list[dict[str, Any]]:
+    """What a concept says of its pictures in the grid: n_save_sample for each prompt."""
+    config = concept.config
+    prompts = [config.save_sample_prompt] if config.save_sample_prompt else []
+    if config.save_sample_template:
+        key = f"data.concepts.{concept.name}.save_sample_template"
+        prompts = read_lines(Path(config.save_sample_template), key)
+    first = seed if config.sample_seed == -1 else config.sample_seed
+    said = itertools.cycle(picture.captions[0] for picture in concept.pictures)
+    return [
+        {
+            "prompt": prompt.replace(FILEWORDS, next(said)) if FILEWORDS in prompt else prompt,
+            "negative_prompt": config.save_sample_negative_prompt,
+            "seed": first + number,
+            "steps": config.save_infer_steps,
+            "cfg_scale": config.save_guidance_scale,
+        }
+        for prompt in prompts
+        for number in range(config.n_save_sample)
+    ]
 
 
 class PromptGrid:
     """Draws the recipe's images; the base model's are drawn once, before the first step."""
 
-    def __init__(self, base: BaseModel, config: SamplingConfig, folder: Path) -> None:
+    def __init__(
+        self, base: BaseModel, images: dict[str, ImageConfig], batch_size: int, folder: Path
+    ) -> None:
         self.base = base
-        self.images = [image for image in config.images.values() if image is not None]
-        self.batch_size = config.batch_size
+        self.images = list(images.values())
+        self.batch_size = batch_size
         self.base_row = folder / "base"
 
     def draw(self) -> list[Drawing]:

@@ -93,7 +93,7 @@ class RunDirectory:
             )
         if used and self.recipe.is_file():
             self._refuse_changes(recipe_yaml)
-            self._refuse_other_pictures(facts)
+            self.refuse_other_pictures(facts)
 
     def put_aside(self) -> Path:
         """Renames the folder to the first free one of NAME.1, NAME.2, …; returns the new path."""
@@ -115,16 +115,25 @@ class RunDirectory:
                 "may change"
             )
 
-    def _refuse_other_pictures(self, facts: dict[str, Any]) -> None:
+    def refuse_other_pictures(self, facts: dict[str, Any]) -> None:
+        """Checks that the run began with the pictures that there are now.
+
+        Raises:
+            RunDirectoryError: names, sizes or captions have changed.
+        """
         if not self.environment.is_file():
             return
         before = facts | json.loads(self.environment.read_text(encoding="utf-8"))
-        if before["dataset_fingerprint"] != facts["dataset_fingerprint"]:
-            raise RunDirectoryError(
-                f"{self.path} cannot be resumed with other pictures or captions: it began with "
-                f"{before['pictures']} pictures, now there are {facts['pictures']}, and names, "
-                "sizes or captions differ. Give it another name=… or the old files"
-            )
+        for kind, key in (("pictures", "dataset_"), ("class_pictures", "class_")):
+            key += "fingerprint"
+            if key in facts and before[key] != facts[key]:
+                words = kind.replace("_", " ")
+                raise RunDirectoryError(
+                    f"{self.path} cannot be resumed with other {words} or captions: it began with "
+                    f"{before[kind]} {words}, now there are {facts[kind]}, and names, "
+                    "sizes, captions or what concepts say differ. Give it another name=… or the "
+                    "old files"
+                )
 
     def write_start(self, recipe_yaml: str, facts: dict[str, Any]) -> None:
         """Makes the folders, and writes recipe.yaml and environment.json."""

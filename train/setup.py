@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -78,21 +78,18 @@ def part_dtype(recipe: TrainRecipe, base: BaseModel, part: str) -> torch.dtype:
 
 
 def prepare(
-    accelerator: Accelerator,
-    objective: Objective,
-    optimizer: Optimizer,
-    members: Iterable[Member],
+    accelerator: Accelerator, objective: Objective, optimizer: Optimizer
 ) -> tuple[nn.Module, Optimizer]:
     """Both wrapped for mixed precision and for several processes.
 
     With clip skip, and always in SDXL, the last layers of a text encoder in training get no
-    gradients, nor does a member that stops before the end; DDP must know.
+    gradients, and what stops learning gets none later on; DDP must know.
     """
     from accelerate.utils import DistributedDataParallelKwargs
 
     skips = objective.trains("text_encoder") and objective.base.prompt_layer < -1
     accelerator.ddp_handler = DistributedDataParallelKwargs(
-        find_unused_parameters=skips or any(member.stop_step for member in members)
+        find_unused_parameters=objective.stops_parts or skips
     )
     return accelerator.prepare(objective, optimizer)
 

@@ -1,8 +1,6 @@
 """The one loop: every objective is trained here."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +12,18 @@ from inference.base_model import DTYPES
 from inference.recipe import dump_recipe
 from train.batch import Batch
 from train.checkpoints import TrainingState
+from train.class_images import draw_missing
 from train.config import TrainRecipe
-from train.data.captions import asks_for_captions, read_template
+from train.data.concepts import class_facts, class_folders, class_pictures
 from train.data.examples import Examples, PromptStates, build_loader, cache_latents
-from train.data.folder import DataError, find_pictures, fingerprint
+from train.data.folder import DataError
+from train.data.sources import find_sources
 from train.data.stream import MicroBatches
+from train.interruption import Interrupted, StopSignals
 from train.metadata import run_metadata
-from train.previews import PromptGrid, reconstruction_grid
+from train.previews import PromptGrid, grid_images, reconstruction_grid
+from train.prior import prior_weight, total_loss, weigh_class_pictures
 from train.randomness import derive_seed
-from train.replacing import replaced_parameters
 from train.run_directory import RunDirectory
 from train.setup import (
     build_accelerator,
@@ -30,40 +31,27 @@ from train.setup import (
     enable_gradient_checkpointing,
     example_resolution,
     load_objective,
-    part_dtype,
     prepare,
 )
+from train.shown_weights import ShownWeights
 from train.tracking import Board, ProgressBar, StepClock
-
-
-class Interrupted(Exception):  # noqa: N818 - says what happened, as KeyboardInterrupt does
-    """A signal stopped the run after its state was saved."""
-
-    def __init__(self, number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; saved {checkpoint}")
-        self.number = number
 
 
 class Trainer:
     """A run, from its recipe to its artifact."""
 
     def __init__(self, recipe: TrainRecipe) -> None:
-        template = read_template(
-            recipe.data.captions.template, recipe.objective.word or recipe.name
-        )
-        captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
-        pictures = find_pictures(recipe.data, captioned)
+        sources = find_sources(recipe)
+        images = grid_images(recipe, sources.concepts)
         self.recipe = recipe
         self.run = RunDirectory(Path(recipe.output_dir) / recipe.name)
-        self.facts = {
-            "pictures": len(pictures),
-            "dataset_fingerprint": fingerprint(pictures, Path(recipe.data.path), template),
-        }
+        self.class_folders = class_folders(sources.concepts, self.run.path)
+        self.facts = sources.facts
         self.run.open(dump_recipe(recipe), self.facts, recipe.resume, recipe.overwrite)
         self.accelerator = build_accelerator(recipe)
         self.is_main = self.accelerator.is_main_process
         self.step_number = 0
-        self.stop_signal: int | None = None
+        self.signals = StopSignals()
 
         self.objective = load_objective(recipe, self.accelerator.device)
         self.base = self.objective.base
@@ -73,19 +61,21 @@ class Trainer:
         self.parameters = list(self.objective.parameters())
         self.optimizer, self.lr_scheduler = build_optimization(recipe.optimizer, self.members)
         self.ema = self._build_ema()
-        self.prepared, self.optimizer = prepare(
-            self.accelerator, self.objective, self.optimizer, self.members.values()
-        )
+        self.weights = ShownWeights(recipe, self.objective, self.members.values(), self.ema)
+        self.prepared, self.optimizer = prepare(self.accelerator, self.objective, self.optimizer)
         self.state = TrainingState(
             self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
         )
         resolution = example_resolution(recipe, self.base)
-        self.examples = Examples(pictures, recipe.data, resolution, recipe.seed, template)
+        self.examples = Examples(
+            sources.pictures, sources.config, resolution, recipe.seed, sources.template
+        )
         self.prompt_states = self._build_prompt_states()
-        self.grid = PromptGrid(self.base, recipe.sampling, self.run.samples)
+        batch_size = recipe.sampling.batch_size
+        self.grid = PromptGrid(self.base, images, batch_size, self.run.samples)
         self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
         self.clock = StepClock()
-        self.losses: list[Tensor] = []
+        self.losses: list[dict[str, Tensor]] = []
         self.rates: dict[str, float] = {}
         self.board: Board | None = None
 
@@ -97,7 +87,7 @@ class Trainer:
             FloatingPointError: the loss is not finite; the last checkpoint is untouched.
         """
         recipe = self.recipe
-        with self.progress, self.signals():
+        with self.progress, self.signals.noted(self.progress.say):
             self.begin()
             for batch in self.batches():
                 grad_norm = self.step(batch)
@@ -115,9 +105,12 @@ class Trainer:
             return self.end()
 
     def begin(self) -> None:
-        """Resumes if asked, makes the folder ready, fills the caches."""
+        """Draws class pictures, resumes if asked, makes the folder ready, fills the caches."""
+        if self.class_folders:
+            self.add_class_pictures()
         checkpoint = self.run.newest_checkpoint() if self.recipe.resume else None
         if checkpoint is not None:
+            self.run.refuse_other_pictures(self.facts)
             self.step_number = self.state.read(checkpoint)
             self.progress.say(f"resuming {checkpoint} at step {self.step_number}")
         if self.is_main:
@@ -126,6 +119,24 @@ class Trainer:
         self.progress.advance(self.step_number)
         self.objective.train()
         self.clock.go_on()
+
+    def add_class_pictures(self) -> None:
+        """Draws those that are missing with the base model, then has all of them learned along.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; what is drawn is saved.
+        """
+        folders, stop = self.class_folders, lambda: self.signals.number
+        with self.weights.of_base():
+            size, track = self.examples.resolution, self.progress.track
+            draw_missing(self.base, folders, self.recipe, size, self.accelerator, track, stop)
+        if asked := self.signals.of_all(self.accelerator):
+            self.close()
+            raise Interrupted(asked, "the class pictures that are drawn")
+        self.accelerator.wait_for_everyone()
+        pictures = class_pictures(folders, self.recipe.data.captions.extensions)
+        self.examples.add_class_pictures(pictures)
+        self.facts |= class_facts(pictures)
 
     def open_folder(self) -> None:
         """Recipe, environment, TensorBoard, the base model's row.
@@ -136,18 +147,11 @@ class Trainer:
         self.run.write_start(text, self.facts)
         self.board = Board(self.run.logs, self.step_number, text)
         if self.step_number == 0 and self.draws_prompts:
-            with self.weights(self.as_drawn):
-                self.set_strength(0.0)  # some begin with a change already
+            with self.weights.of_base():
                 self.grid.keep_base_row()
-                self.set_strength(1.0)
         owed = self.step_number and self.due(self.recipe.sampling.sample_every_n_steps)
         if owed and not self.run.grid(self.step_number).is_file():
             self.draw_grid()
-
-    def set_strength(self, strength: float) -> None:
-        """Of everything that is learned; 0 draws what the base model draws."""
-        for member in self.members.values():
-            member.objective.artifact().set_strength(strength)
 
     def fill_caches(self) -> None:
         """Encodes pictures and captions once, as far as they stay what they are."""
@@ -168,12 +172,16 @@ class Trainer:
             num_processes=self.accelerator.num_processes,
             start_step=self.step_number,
             max_steps=recipe.max_train_steps,
+            with_class_pictures=bool(self.class_folders),
         )
         loader = build_loader(self.examples, micro_batches)
         first = self.step_number * recipe.gradient_accumulation_steps
         for turn, batch in enumerate(loader, first):
             if isinstance(batch, DataError):
                 raise batch
+            batch["step"] = turn // recipe.gradient_accumulation_steps
+            weight = prior_weight(recipe.loss, batch["step"], recipe.max_train_steps)
+            weigh_class_pictures(batch, weight)
             number = turn * self.accelerator.num_processes + self.accelerator.process_index
             torch.manual_seed(derive_seed(recipe.seed, "dropout", number))
             if self.prompt_states is not None:
@@ -191,8 +199,9 @@ class Trainer:
         with self.accelerator.accumulate(self.prepared):
             losses = self.prepared(batch)
             self.check_finite(losses, batch)
-            loss = (losses * batch["weight"].to(losses)).mean()
-            self.losses.append(loss.detach())
+            loss, parts = total_loss(losses, batch)
+            parts = {"loss": loss} | {f"loss/{name}": value for name, value in parts.items()}
+            self.losses.append({name: value.detach() for name, value in parts.items()})
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
                 grad_norm = self.clip_gradients()
@@ -235,19 +244,24 @@ class Trainer:
         return self.step_number % every == 0 or self.step_number == self.recipe.max_train_steps
 
     def log(self, grad_norm: Tensor | None) -> None:
-        """Mean loss over micro-batches and processes since the last entry, rates, speed."""
+        """Mean losses over micro-batches and processes since the last entry, rates, speed."""
         assert grad_norm is not None
-        loss = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
+        losses = {
+            name: self.accelerator.reduce(
+                torch.stack([parts[name] for parts in self.losses]).mean(), "mean"
+            ).item()
+            for name in self.losses[0]
+        }
         seconds, micro_batches = self.clock.take(), len(self.losses)
         self.losses.clear()
         images = micro_batches * self.recipe.train_batch_size * self.accelerator.num_processes
         if self.board is not None:
-            scalars = {"loss": loss, "gradient_norm": float(grad_norm)}
+            scalars = losses | {"gradient_norm": float(grad_norm)}
             scalars["images_per_second"] = images / seconds
             scalars |= {f"learning_rate/{part}": rate for part, rate in self.rates.items()}
             self.board.scalars(scalars, self.step_number)
         pace = seconds * self.recipe.gradient_accumulation_steps / micro_batches
-        self.progress.report(self.step_number, loss, pace)
+        self.progress.report(self.step_number, losses["loss"], pace)
 
     def save(self) -> None:
         """An artifact to draw with, and a checkpoint to resume.
@@ -269,12 +283,14 @@ class Trainer:
 
     def save_artifacts(self) -> None:
         """Each member's to a file of its own."""
+        pictures = self.facts["pictures"]
+        others = len(self.examples) - pictures
         for name, member in self.members.items():
             artifact = member.objective.artifact()
             path = self.run.artifact(self.step_number, artifact.suffix, name)
             path.parent.mkdir(exist_ok=True)
-            metadata = run_metadata(member.recipe, self.step_number, len(self.examples))
-            with self.run.saving(path), self.weights(self.as_saved):
+            metadata = run_metadata(member.recipe, self.step_number, pictures, others)
+            with self.run.saving(path), self.weights.as_saved():
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
             self.run.point_last(path)
             self.progress.say(f"saved {path}")
@@ -291,7 +307,7 @@ class Trainer:
         if self.draws_prompts and not self.grid.images:
             return
         path = self.run.grid(self.step_number)
-        with self.weights(self.as_saved, self.as_drawn):
+        with self.weights.as_saved_and_drawn():
             if self.draws_prompts:
                 image = self.grid.save(path, self.step_number)
             else:
@@ -301,59 +317,9 @@ class Trainer:
         assert self.board is not None
         self.board.image("grid", image, self.step_number)
 
-    def as_saved(self, name: str, value: Tensor) -> Tensor:
-        return value.to(DTYPES[self.recipe.saving.save_precision])
-
-    def as_drawn(self, name: str, value: Tensor) -> Tensor:
-        return value.to(part_dtype(self.recipe, self.base, name.partition(".")[0]))
-
-    @contextmanager
-    def weights(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-        """Puts what is saved, with EMA the average, in the place of what is trained.
-
-        Each tensor goes through the functions `rounded`, and the objective into evaluation mode.
-        """
-
-        def shown() -> Iterator[Tensor]:
-            values = self.ema.shadow_params if self.ema is not None else self.parameters
-            names = [name for name, _ in self.objective.named_parameters()]
-            for name, value in zip(names, values, strict=True):
-                for function in rounded:
-                    value = function(name, value)
-                yield value
-
-        training = self.objective.training
-        self.objective.eval()
-        try:
-            everywhere = [self.objective, *self.base.parts.values()]
-            with replaced_parameters(everywhere, self.parameters, shown()):
-                yield
-        finally:
-            self.objective.train(training)
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM ends the run after the step; the second at once."""
-
-        def note(number: int, _: object) -> None:
-            self.stop_signal = number
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
-            self.progress.say("stopping after this step; once more stops at once")
-
-        before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
-
     def stop_if_asked(self) -> None:
         """Saves and stops on all processes together once one of them has had a signal."""
-        asked = self.stop_signal or 0
-        if self.accelerator.num_processes > 1:
-            flags = self.accelerator.gather(torch.tensor([asked], device=self.accelerator.device))
-            asked = int(flags.max())
+        asked = self.signals.of_all(self.accelerator)
         if asked and self.step_number < self.recipe.max_train_steps:
             checkpoint = self.save_checkpoint()
             self.close()

@@ -31,6 +31,11 @@ COMBINED = (
     "number}, stop_step: 2}, net: {objective: {type: hypernetwork}}}}"
 )
 TEXT_TO_IMAGE = "objective={type: text_to_image, train_text_encoder: true}"
+DREAMBOOTH = [
+    "objective={type: dreambooth, train_text_encoder: true, stop_text_encoder_training: 0.5}",
+    "loss={prior_weight: 0.5, prior_weight_min: 0.1}",
+    "data.path=null",
+]
 
 ROUNDING = 2e-6
 """Of sums in another order, through four steps; the weights are up to 1, the steps 0.01 each."""
@@ -73,6 +78,23 @@ def test_two_processes_equal_twice_the_accumulation(
     difference = largest_difference(tmp_path / "one", tmp_path / "two")
     print(f"largest difference: {difference:.1e}")
     assert difference < ROUNDING
+
+
+def test_class_pictures_and_a_stop_of_the_text_encoder_on_two_processes(
+    pictures: Path, commands: Any, tmp_path: Path
+) -> None:
+    """Each draws half of the class pictures; its share of the loss is that of one process."""
+    concept = (
+        f"data.concepts.it={{instance_data_dir: {pictures}, class_data_dir: {tmp_path}/class, "
+        "instance_token: x, class_token: number, class_prompt: number, class_infer_steps: 1, "
+        "num_class_images_per: 1}"
+    )
+    options = [f"output_dir={tmp_path}", *OPTIONS, *DREAMBOOTH, concept, "sampling.batch_size=2"]
+    succeed(commands.train_on_two(*options, "name=two"))
+    assert len(list((tmp_path / "class").glob("*.png"))) == 8
+    one = commands.train(*options, "name=one", "gradient_accumulation_steps=2")
+    assert one.status == 0, one.err
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < ROUNDING
 
 
 def test_both_processes_keep_equal_weights(

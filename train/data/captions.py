@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from inference.errors import InputError
+from train.concept_config import FILEWORDS
 from train.data.folder import read_text
 from train.data_config import CaptionConfig
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-FILEWORDS, NAME = "[filewords]", "[name]"
+NAME = "[name]"
 
 
 def read_template(template: str | None, name: str) -> tuple[str, ...]:
@@ -28,11 +29,22 @@ def read_template(template: str | None, name: str) -> tuple[str, ...]:
         raise InputError(
             f"data.captions.template: {template!r} is neither a file nor one of {known}"
         )
-    lines = read_text(path).splitlines()
-    lines = [line.strip().replace(NAME, name) for line in lines if line.strip()]
+    lines = read_lines(path, "data.captions.template")
+    return tuple(line.replace(NAME, name) for line in lines)
+
+
+def read_lines(path: Path, key: str) -> list[str]:
+    """The prompts of a text file, one in every line that is not empty.
+
+    Raises:
+        InputError: there is none, or it is not in UTF-8; `key` is what the recipe calls it.
+    """
+    if not path.is_file():
+        raise InputError(f"{key}: {str(path)!r} is not a file")
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not lines:
-        raise InputError(f"data.captions.template: {template!r} has no prompt in it")
-    return tuple(lines)
+        raise InputError(f"{key}: {str(path)!r} has no prompt in it")
+    return lines
 
 
 def asks_for_captions(template: Sequence[str]) -> bool:

@@ -27,7 +27,11 @@ Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """The example at each position of the stream, as a function of (seed, epoch, index)."""
+    """The example at each position of the stream, as a function of (seed, epoch, index).
+
+    Class pictures have a stream of their own, at the positions below 0, and stand behind all
+    others in `pictures`.
+    """
 
     def __init__(
         self,
@@ -37,13 +41,19 @@ class Examples(Dataset[dict[str, Any]]):
         seed: int,
         template: Sequence[str] = (FILEWORDS,),
     ) -> None:
-        self.pictures = pictures
+        self.pictures = list(pictures)
         self.config = config
         self.resolution = resolution
         self.seed = seed
         self.template = template
         self.stream = Stream(seed, len(pictures))
+        self.class_stream: Stream | None = None
         self.latents: dict[str, Tensor] | None = None
+
+    def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
+        """Pictures of the subjects' classes, to come along with every example."""
+        self.pictures += pictures
+        self.class_stream = Stream(derive_seed(self.seed, "class order"), len(pictures))
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -52,6 +62,14 @@ class Examples(Dataset[dict[str, Any]]):
         """What is cut out of a picture in an epoch."""
         draw = random.Random(derive_seed(self.seed, "augmentation", epoch, index))
         return cut_square(self.pictures[index].path, self.config, self.resolution, draw)
+
+    def place(self, position: int) -> tuple[int, int]:
+        """(epoch, index of the picture) at a position of the stream."""
+        if position >= 0:
+            return self.stream[position]
+        assert self.class_stream is not None
+        epoch, index = self.class_stream[~position]
+        return epoch, self.stream.num_pictures + index
 
     def pixels(self, index: int, epoch: int = 0) -> Tensor:
         """(3, resolution, resolution) of a picture in an epoch."""
@@ -64,7 +82,7 @@ class Examples(Dataset[dict[str, Any]]):
         return make_caption(captions, self.config.captions, draw, self.template)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        epoch, index = self.stream[position]
+        epoch, index = self.place(position)
         example: dict[str, Any] = {
             "positions": position,
             "indices": index,

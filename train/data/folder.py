@@ -37,20 +37,31 @@ def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
     Raises:
         DataError: no folder, no picture, or pictures without a caption.
     """
-    root = Path(config.path)
+    assert config.path is not None
+    paths = picture_files(config.path, "data.path")
+    if not captioned:
+        return [Picture(path, ()) for path in paths]
+    told = read_metadata(Path(config.path))
+    return with_captions(paths, told, config.captions)
+
+
+def picture_files(folder: str, key: str) -> list[Path]:
+    """The pictures of a folder and of those within it, sorted by path; at least one.
+
+    Raises:
+        DataError: no folder, or no picture; `key` is what the recipe calls it.
+    """
+    root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"data.path: {config.path!r} is not a folder")
+        raise DataError(f"{key}: {folder!r} is not a folder")
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_EXTENSIONS)
     if not paths:
         raise DataError(
-            f"data.path: no pictures in {config.path!r}: looked for files ending in "
+            f"{key}: no pictures in {folder!r}: looked for files ending in "
             f"{', '.join(PICTURE_EXTENSIONS)}, in folders within it too; found "
             f"{sum(1 for p in root.rglob('*') if p.is_file())} other files"
         )
-    if not captioned:
-        return [Picture(path, ()) for path in paths]
-    told = read_metadata(root)
-    return with_captions(paths, told, config.captions)
+    return paths
 
 
 def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = ()) -> str:

@@ -33,7 +33,8 @@ class MicroBatches:
 
     Micro-batch number (step x accumulation + micro) x processes + rank takes the next positions of
     the stream, so that two processes see in one step what one process sees with twice the
-    accumulation.
+    accumulation. With class pictures, one comes along with each position p, at ~p (-1 for 0, -2
+    for 1, …), behind all others.
     """
 
     batch_size: int
@@ -42,6 +43,7 @@ class MicroBatches:
     num_processes: int
     start_step: int
     max_steps: int
+    with_class_pictures: bool = False
 
     def __len__(self) -> int:
         return (self.max_steps - self.start_step) * self.accumulation
@@ -49,4 +51,5 @@ class MicroBatches:
     def __iter__(self) -> Iterator[list[int]]:
         for turn in range(self.start_step * self.accumulation, self.max_steps * self.accumulation):
             first = (turn * self.num_processes + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
+            positions = list(range(first, first + self.batch_size))
+            yield positions + [~p for p in positions] if self.with_class_pictures else positions

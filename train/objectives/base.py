@@ -37,6 +37,8 @@ class Objective(nn.Module, ABC):
     def __init__(self, base: BaseModel) -> None:
         super().__init__()
         self.base = base
+        self.stops_parts = False
+        """Whether something learns for a part of the run only and then gets no gradients."""
 
     def members(self, recipe: TrainRecipe) -> dict[str, Member]:
         """What is learned to files of its own, by name; a single one has an empty name."""

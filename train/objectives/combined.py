@@ -35,6 +35,7 @@ class CombinedObjective(Objective):
             objective.artifact().name = member.objective.word or f"{recipe.name}_{name}"
             self.add_module(name, objective)
             self._members[name] = Member(own, objective, member.stop_step)
+        self.stops_parts = any(member.stop_step for member in self._members.values())
 
     def members(self, recipe: TrainRecipe) -> dict[str, Member]:
         return self._members

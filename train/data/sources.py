@@ -1,0 +1,52 @@
+"""Where a run's pictures come from: a folder with captions, or concepts."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from train.config import TrainRecipe
+from train.data.captions import FILEWORDS, asks_for_captions, read_template
+from train.data.concepts import Concept, find_concepts
+from train.data.folder import Picture, find_pictures, fingerprint
+from train.data_config import DataConfig
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run begins with; class pictures come along later."""
+
+    pictures: list[Picture]
+    config: DataConfig
+    """How they become examples."""
+    template: tuple[str, ...]
+    fingerprint: str
+    concepts: list[Concept] = field(default_factory=list)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What environment.json tells of them; a resumed run must have the same."""
+        return {"pictures": len(self.pictures), "dataset_fingerprint": self.fingerprint}
+
+
+def find_sources(recipe: TrainRecipe) -> Sources:
+    """The recipe's pictures and what is said of them.
+
+    Raises:
+        DataError: pictures or captions cannot be used.
+    """
+    data = recipe.data
+    if data.path is None:
+        concepts = find_concepts(data)
+        digest = hashlib.blake2b(digest_size=16)
+        for concept in concepts:
+            digest.update(concept.fingerprint.encode())
+        # The first part of a prompt says what it is about; A1111 keeps it in its place too.
+        captions = replace(data.captions, keep_tokens=max(1, data.captions.keep_tokens))
+        pictures = [picture for concept in concepts for picture in concept.pictures]
+        config = replace(data, captions=captions)
+        return Sources(pictures, config, (FILEWORDS,), digest.hexdigest(), concepts)
+    template = read_template(data.captions.template, recipe.objective.word or recipe.name)
+    captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
+    pictures = find_pictures(data, captioned)
+    return Sources(pictures, data, template, fingerprint(pictures, Path(data.path), template))

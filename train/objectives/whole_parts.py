@@ -1,0 +1,30 @@
+"""What objectives that train whole parts of the base model have in common."""
+
+from abc import ABC
+
+from inference.artifacts.checkpoint import Checkpoint
+from inference.base_model import BaseModel
+from train.config import TrainRecipe
+from train.denoising import Denoising
+from train.objective_configs import WholePartsConfig
+from train.objectives.base import Objective
+
+
+class WholeParts(Objective, ABC):
+    """The UNet, and the text encoder if asked, in fp32; saved as a checkpoint."""
+
+    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+        super().__init__(base)
+        assert isinstance(recipe.objective, WholePartsConfig)
+        self.denoising = Denoising.of(recipe, base)
+        self.unet = base.unet.float().requires_grad_(True)
+        self.suffix = "" if recipe.objective.save_as == "diffusers" else ".safetensors"
+        if recipe.objective.train_text_encoder:
+            for name, encoder in base.text_encoders.items():
+                self.add_module(name, encoder.float().requires_grad_(True))
+
+    def artifact(self) -> Checkpoint:
+        parts = tuple(name for name, _ in self.named_children())
+        checkpoint = Checkpoint.of(self.base, parts)
+        checkpoint.suffix = self.suffix
+        return checkpoint
