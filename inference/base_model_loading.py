@@ -46,11 +46,18 @@ def check_layout(folder: Path, path: str) -> None:
 
 
 def has_sdxl_layout(folder: Path) -> bool:
-    """Whether a folder has a second text encoder, or a UNet that asks for one."""
+    """Whether a folder has a second text encoder, or a UNet that asks for one.
+
+    Raises:
+        BaseModelError: the UNet's config.json is damaged.
+    """
     if any((folder / name).is_dir() for name in SDXL_PARTS):
         return True
     file = folder / "unet" / "config.json"
-    unet = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        unet = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise BaseModelError(f"{file}: cannot be read as JSON: {error}") from error
     return unet.get("addition_embed_type") == SIZE_CONDITIONS
 
 

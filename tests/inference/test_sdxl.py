@@ -205,6 +205,13 @@ def test_folders_that_lack_parts(
         load_base_model(BaseModelConfig(path=path))
 
 
+def test_a_damaged_config_is_told(tiny_base_folder: Path, tmp_path: Path) -> None:
+    path = without(tiny_base_folder, tmp_path / "model")
+    (Path(path) / "unet" / "config.json").write_text("{")
+    with pytest.raises(BaseModelError, match=r"unet/config\.json: cannot be read as JSON"):
+        load_base_model(BaseModelConfig(path=path))
+
+
 def test_a_unet_that_is_told_other_numbers_is_refused(
     tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:

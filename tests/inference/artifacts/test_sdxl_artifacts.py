@@ -19,9 +19,11 @@ from inference.artifacts.diffusers_folder import weights_of
 from inference.artifacts.embedding import Embedding
 from inference.artifacts.files import read_tensors
 from inference.artifacts.hypernetwork import context_widths
-from inference.artifacts.lora import Lora
+from inference.artifacts.lora import Lora, changeable_parts
+from inference.artifacts.lora_keys import is_lora_target, known_names, kohya_name, layers_of
 from inference.base_model import BaseModel
 from inference.base_model_loading import load_base_model
+from inference.conditions import Conditions
 from inference.config import BaseModelConfig
 from inference.inspect import inspect
 
@@ -81,19 +83,16 @@ def sdxl() -> BaseModel:
     )
 
 
-@pytest.mark.parametrize(("more", "count"), [([], 986), (["convolution"], 1052)])
-def test_a_lora_is_saved_with_exactly_kohyas_names(
-    sdxl: BaseModel, more: list[str], count: int, tmp_path: Path
-) -> None:
-    lora = Lora.create(sdxl, 1, 0.5, 0.0, LINEAR + more, train_text_encoder=True, seed=0)
+def test_a_lora_is_saved_with_exactly_kohyas_names(sdxl: BaseModel, tmp_path: Path) -> None:
+    everything = [*LINEAR, "convolution"]
+    lora = Lora.create(sdxl, 1, 0.5, 0.0, everything, train_text_encoder=True, seed=0)
     assert {*lora.modules_by_part()} == {"unet", "text_encoder", "text_encoder_2"}
     lora.save(tmp_path / "lora.safetensors", torch.float16, {})
     tensors, metadata = read_tensors(tmp_path / "lora.safetensors")
-    golden = {name: entry for name, entry in GOLDEN.items() if more or entry["set"] == "lora"}
-    assert len(golden) == count
+    assert len(GOLDEN) == 1052
     ends = ("lora_down.weight", "lora_up.weight", "alpha")
-    assert tensors.keys() == {f"{name}.{end}" for name in golden for end in ends}
-    for name, entry in golden.items():
+    assert tensors.keys() == {f"{name}.{end}" for name in GOLDEN for end in ends}
+    for name, entry in GOLDEN.items():
         for end, half in zip(ends, ("down", "up"), strict=False):
             shape = [1 if number == "r" else number for number in entry[half]]
             if entry["kind"] != "linear":  # a kernel of 1 x 1 is written short
@@ -106,8 +105,38 @@ def test_a_lora_is_saved_with_exactly_kohyas_names(
     assert metadata["modelspec.implementation"].endswith("generative-models")
 
 
+def test_without_convolutions_there_are_986(sdxl: BaseModel) -> None:
+    names = {
+        kohya_name(part, path, sdxl.has_two_text_encoders)
+        for part, parent in changeable_parts(sdxl).items()
+        for path, _ in layers_of(parent)
+        if is_lora_target(part, path, LINEAR)
+    }
+    assert len(names) == 986
+    assert names == {name for name, entry in GOLDEN.items() if entry["set"] == "lora"}
+
+
 def test_hypernetworks_find_sdxls_widths(sdxl: BaseModel) -> None:
     assert context_widths(sdxl) == {640, 1280, 2048}
+
+
+def test_the_full_shape_takes_its_conditions(sdxl: BaseModel) -> None:
+    with torch.device("meta"):
+        latents = torch.empty(2, 4, 128, 104)
+        conditions = Conditions(torch.empty(2, 77, 768 + 1280), torch.empty(2, 1280))
+        timesteps = torch.empty(2)
+    assert sdxl.predict(latents, timesteps, conditions).shape == (2, 4, 128, 104)
+    assert sdxl.resolution == 1024
+
+
+def test_no_two_layers_share_a_name(sdxl: BaseModel) -> None:
+    names = [
+        name
+        for part, parent in changeable_parts(sdxl).items()
+        for path, _ in layers_of(parent)
+        for name in set(known_names(part, path))
+    ]
+    assert len(names) == len(set(names))
 
 
 # ------------------------------------------------------------------------------- with other tools
@@ -171,7 +200,6 @@ def test_diffusers_names_become_sdxls(tiny_sdxl: BaseModel, tmp_path: Path) -> N
     assert both == {sgm, "lora_te2_text_model_encoder_layers_0_mlp_fc1"}
 
 
-@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
 def test_a_trained_folder_opens_in_diffusers(
     tiny_sdxl: BaseModel, tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
