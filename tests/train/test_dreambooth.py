@@ -96,9 +96,13 @@ def text_encoder(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in state.items() if key.startswith("text_encoder.")}
 
 
-def test_text_encoder_stops_bit_for_bit(make_recipe: MakeRecipe, options: Options) -> None:
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_text_encoder_stops_bit_for_bit(
+    checkpointing: str, make_recipe: MakeRecipe, options: Options
+) -> None:
     """After two of four steps: no gradient, no weight decay, nothing computed for one."""
-    trainer = Trainer(make_recipe(*options("dreambooth", "optimizer.weight_decay=0.5")))
+    more = ["optimizer.weight_decay=0.5", f"gradient_checkpointing={checkpointing}"]
+    trainer = Trainer(make_recipe(*options("dreambooth", *more)))
     seen, states = [text_encoder(trainer)], []
     step = trainer.step
 
