@@ -231,7 +231,8 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
         if "string_to_param" in keys:
             return "embedding", "a1111", torch.float32
         dtype = next(iter(read_tensors(source)[0].values())).dtype
-        is_kohyas = source.suffix not in PICKLES and keys in (["emb_params"], ["emp_params"])
+        forms = ({"emb_params"}, {"emp_params"}, {"clip_l", "clip_g"})
+        is_kohyas = source.suffix not in PICKLES and {*keys} in forms
         return "embedding", "kohya" if is_kohyas else "diffusers", dtype
     tensors, _ = read_tensors(source)
     is_kohyas = all(KOHYA_KEY.fullmatch(key) for key in keys)
@@ -248,6 +249,11 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
     from inference.artifacts.files import serialize
     from inference.files import write_atomically
 
+    if len(artifact.learned.by_encoder()) > 1:
+        raise InputError(
+            f"{artifact.name}: has vectors for both of SDXL's text encoders, which no single file "
+            "of diffusers' format holds; --to kohya keeps them together"
+        )
     tensors = {artifact.name: artifact.learned.vectors.detach().to("cpu", dtype).contiguous()}
     if path.suffix == ".bin":
         buffer = io.BytesIO()
