@@ -326,7 +326,8 @@ def test_example_is_a_function_of_its_position(examples: Examples) -> None:
     before = examples[21]
     for position in (5, 0, 21):
         again = examples[position]
-    assert torch.equal(before.pop("pixels"), again.pop("pixels"))
+    for name in ("pixels", "sizes"):
+        assert torch.equal(before.pop(name), again.pop(name))
     assert before == again
     assert before["positions"] == 21
     assert examples.stream[21] == (2, before["indices"])
@@ -350,6 +351,7 @@ def test_loader_gives_the_same_with_any_number_of_workers(examples: Examples) ->
     for one, two in zip(alone, together, strict=True):
         assert one.keys() == two.keys()
         assert torch.equal(one["pixels"], two["pixels"])
+        assert torch.equal(one["sizes"], two["sizes"])
         assert one["prompts"] == two["prompts"]
         assert one["pixels"].shape == (3, 3, 12, 12)
         assert one["weight"].tolist() == [1, 1, 1]
