@@ -172,7 +172,8 @@ def check_format(request: Request, kind: str, current: str) -> None:
             f"{request.output}: {an(kind)} in {request.to}'s format is written under a name that "
             f"ends in {ends}".replace("ends in no ending", "has no ending")
         )
-    if request.to == current and request.dtype is None and not request.merge:
+    is_same = request.to == current and Path(request.input).suffix.lower() == suffix
+    if is_same and request.dtype is None and not request.merge:
         raise InputError(
             f"{request.input}: is in {current}'s format already; copy it, or say in which --dtype "
             "to write it"

@@ -167,6 +167,9 @@ def family_of(shapes: Shapes) -> Family:
     for sign, title in OTHER_MODELS.items():
         if any(sign in key for key in shapes):
             raise FamilyError(f"this is {title}; {expected()}")
+    if not looks_like_checkpoint(shapes):
+        names = ", ".join(list(shapes)[:3]) or "none"
+        raise FamilyError(f"no checkpoint by its names ({names}); {expected()}")
     channels = shapes.get(CONV_IN, (0, 4))[1]
     if channels != 4:
         what = OTHER_INPUTS.get(channels, "another model")

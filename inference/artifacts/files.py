@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,12 @@ FORMATS = {
 class _Callback:
     """Stands for a class of pytorch-lightning, by whose name old checkpoints keep their state."""
 
+
+UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError,
+    AttributeError,
+)  # fmt: skip
+"""What reading damaged or harmful pickles ends in."""
 
 SAFE_CLASSES: list[Any] = [
     torch.nn.ParameterDict,  # old embeddings
@@ -115,11 +122,12 @@ def read_pickle(path: Path) -> dict[Any, Any]:
         ArtifactError: it is no pickle, holds more than data, or no dict.
     """
     try:
-        with torch.serialization.safe_globals(SAFE_CLASSES):
+        with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
+    except UNREADABLE as error:
         raise unreadable(path, error) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

@@ -202,6 +202,12 @@ def test_a_base_model_goes_to_a_file_and_back(tiny_base_folder, tmp_path, capsys
     assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * file.stat().st_size
 
 
+def test_a_pickle_becomes_safetensors(lora_file, tmp_path):
+    torch.save({"state_dict": load_file(lora_file)}, tmp_path / "old.ckpt")
+    convert(tmp_path / "old.ckpt", tmp_path / "new.safetensors", "--to", "kohya")
+    assert same_tensors(tmp_path / "new.safetensors", lora_file)
+
+
 @pytest.mark.parametrize("to", ["single-file", "diffusers"])
 def test_a_merged_model_is_the_base_model_with_its_loras(
     to, tiny_base_folder, lora_file, tmp_path, capsys

@@ -185,7 +185,8 @@ CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
          "SDXL's refiner"),
         ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "Flux"),
         ({"model.diffusion_model.joint_blocks.0.x": (1,)}, "Stable Diffusion 3"),
-        ({"x": (1,)}, "expected a checkpoint of SD 1.x, SD 2.x, SDXL"),
+        ({"x": (1,)}, r"no checkpoint by its names \(x\); expected a checkpoint of SD 1\.x"),
+        ({CONV_IN: (320, 4, 3, 3)}, "no text encoder by which to tell its family"),
     ],
 )  # fmt: skip
 def test_other_models_are_told(shapes, what):
@@ -219,11 +220,12 @@ def test_what_a_file_does_not_say_is_asked_for(tmp_path):
     header = read_header(tmp_path / "model.safetensors")["__metadata__"]
     del header["modelspec.prediction_type"], header["modelspec.architecture"]
     path = tmp_path / "silent.safetensors"
-    save_file(tensors, path, header)
+    save_file({**tensors, "ztsnr": torch.tensor(1)}, path, header)
     with pytest.raises(BaseModelError, match=r"base_model\.prediction_type: .* does not say"):
         load_base_model(BaseModelConfig(path=str(path)))
     base = load_base_model(BaseModelConfig(path=str(path), prediction_type="epsilon"))
     assert base.prediction_type == base.noise_schedule["prediction_type"] == "epsilon"
+    assert base.alphas_cumprod[-1] == pytest.approx(4.8973451890853435e-08)  # as in A1111
 
 
 def test_options_of_base_models_without_effect_are_told():

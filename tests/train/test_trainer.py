@@ -47,6 +47,7 @@ COMBINED = (
     "train_text_encoder: true}, stop_step: 2}}}"
 )
 TEXT_TO_IMAGE = "objective={type: text_to_image, train_text_encoder: true}"
+ONE_FILE = "objective={type: text_to_image, train_text_encoder: true, save_as: safetensors}"
 
 
 def pixels(images: list[Image.Image]) -> list[tuple[tuple[int, int], bytes]]:
@@ -111,6 +112,7 @@ def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
         [TEXT_TO_IMAGE],
         [TEXT_TO_IMAGE, "ema={decay: 0.5}"],
         [TEXT_TO_IMAGE, "ema={decay: 0.5}", "mixed_precision=bf16"],
+        [ONE_FILE, "mixed_precision=bf16"],
     ],
     ids=[
         "lora",
@@ -124,6 +126,7 @@ def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
         "text_to_image",
         "text_to_image ema",
         "text_to_image ema bf16",
+        "text_to_image in one file bf16",
     ],
 )
 def test_last_grid_is_what_a_new_process_draws(

@@ -1,12 +1,25 @@
 """Artifacts that cannot work as meant are refused, with what was found and what is known."""
 
+import os
+import pickle
+import sys
+import types
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from inference.artifacts import ArtifactError, load_artifact
+from inference.artifacts.checkpoint import Checkpoint
+from inference.artifacts.embedding import Embedding
+from inference.artifacts.files import read_keys
+from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.lora import Lora
+from inference.base_model import load_base_model
+from inference.config import BaseModelConfig
+from inference.convert import Request, convert, merge
 from inference.errors import InputError
+from inference.inspect import inspect
 
 Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -157,6 +170,80 @@ def test_pickles_run_nothing(kind, tmp_path, capsys):
     assert "cannot be read as a pickle" in message
     assert "only data is read from pickles" in message
     assert capsys.readouterr().out == ""
+
+
+class Payload:
+    """When it is unpickled by a careless program, a file appears."""
+
+    def __init__(self, function, text):
+        self.call = function, (text,)
+
+    def __reduce__(self):
+        return self.call
+
+
+def zipped(payload, path):
+    torch.save({"state_dict": {"model.diffusion_model.out.2.bias": payload}}, path)
+
+
+def legacy(payload, path):
+    content = {"string_to_param": {"*": torch.zeros(1, 4)}, "name": payload}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def bare(payload, path):
+    path.write_bytes(pickle.dumps({"lora_unet_x.lora_up.weight": payload}, protocol=4))
+
+
+LOADERS = {
+    "load_artifact": load_artifact,
+    "lora": Lora.load,
+    "embedding": Embedding.load,
+    "hypernetwork": Hypernetwork.load,
+    "checkpoint": Checkpoint.load,
+    "base model": lambda path: load_base_model(BaseModelConfig(path=str(path))),
+    "inspect": inspect,
+    "convert": lambda path: convert(
+        Request(str(path), path.with_suffix(".out"), "single-file", None, [], None)
+    ),
+    "merge": lambda path: merge(None, f"{path}:0.5"),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("wrap", [zipped, legacy, bare])
+@pytest.mark.parametrize("function", [os.system, eval, exec])
+def test_no_loader_runs_what_is_in_a_checkpoint(loader, wrap, function, tmp_path):
+    trace, path = tmp_path / "trace", tmp_path / "harmful.ckpt"
+    code = f"open({str(trace)!r}, 'w').close()"
+    wrap(Payload(function, f"touch {trace}" if function is os.system else code), path)
+    with pytest.raises(InputError, match="cannot be read as a pickle") as caught:
+        LOADERS[loader](path)
+    assert "harmful.ckpt" in str(caught.value)
+    assert wrap is bare or "only data is read from pickles" in str(caught.value)
+    assert not trace.exists()
+
+
+def test_the_class_in_old_checkpoints_is_only_a_name(tmp_path, monkeypatch):
+    """As in sd-v1-4.ckpt, whose callbacks are kept by the class of pytorch-lightning."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    module = types.ModuleType(name)
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    module.ModelCheckpoint = callback
+    with monkeypatch.context() as patch:
+        for parent in (name.rsplit(".", 2)[0], name.rsplit(".", 1)[0]):
+            patch.setitem(sys.modules, parent, types.ModuleType(parent))
+        patch.setitem(sys.modules, name, module)
+        content = {"state_dict": {"x": torch.ones(1)}, "callbacks": {callback: {"best": 1.0}}}
+        torch.save(content, tmp_path / "old.ckpt")
+    assert read_keys(tmp_path / "old.ckpt") == ["x"]
+
+
+def test_the_payloads_would_work(tmp_path):
+    """So that the test above refuses something."""
+    trace = tmp_path / "trace"
+    pickle.loads(pickle.dumps(Payload(os.system, f"touch {trace}")))
+    assert trace.exists()
 
 
 def test_content_decides_not_the_name(base, written):
