@@ -15,7 +15,7 @@ from inference.artifacts.embedding import Embedding
 from inference.artifacts.files import read_keys
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.lora import Lora
-from inference.base_model import load_base_model
+from inference.base_model_loading import load_base_model
 from inference.config import BaseModelConfig
 from inference.convert import Request, convert, merge
 from inference.errors import InputError
