@@ -125,7 +125,7 @@ def test_text_encoder_stops_bit_for_bit(
         for one, two in itertools.pairwise(seen)
     ]
     assert changed == [True, True, False, False]
-    assert [state.requires_grad for state in states] == [True, True, False, False]
+    assert [state.states.requires_grad for state in states] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("name", "cuts"), [("dreambooth", [1, 3]), ("textual_inversion", [2])])
