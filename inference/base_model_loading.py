@@ -137,7 +137,9 @@ def load_base_model(
     else:
         base = read_folder(config, path, DTYPES[precision])
     check_parts(base, config.path)
-    base.vae.to(frozen_dtype(base, config, precision, "vae"))
+    vae_dtype = frozen_dtype(base, config, precision, "vae")
+    if base.vae.dtype != vae_dtype:
+        base.vae.to(vae_dtype)
     if config.attention == "eager":
         from diffusers.models.attention_processor import AttnProcessor
 

@@ -37,7 +37,7 @@ def copy_in_half(source: Path, target: Path, file: str) -> int:
 def main() -> None:
     """Writes the folder and tells its size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--unet", type=Path, default=Path("runs/picto_unet_finish/artifacts/last"))
+    parser.add_argument("--unet", type=Path, default=Path("runs/picto_unet_last/artifacts/last"))
     parser.add_argument("--vae", type=Path, default=Path("runs/picto_vae_ready"))
     parser.add_argument("--output", type=Path, default=Path("inference/assets/picto"))
     options = parser.parse_args()
