@@ -94,6 +94,7 @@ class Trainer:
                 if not self.accelerator.sync_gradients:
                     continue
                 self.step_number += 1
+                self.stop_members()
                 self.progress.advance(self.step_number)
                 if self.due(recipe.log_every_n_steps):
                     self.log(grad_norm)
@@ -113,6 +114,7 @@ class Trainer:
             self.run.refuse_other_pictures(self.facts)
             self.step_number = self.state.read(checkpoint)
             self.progress.say(f"resuming {checkpoint} at step {self.step_number}")
+            self.stop_members()
         if self.is_main:
             self.open_folder()
         self.fill_caches()
@@ -195,7 +197,6 @@ class Trainer:
             The gradients' norm before clipping, at the last micro-batch of a step.
         """
         grad_norm = None
-        self.stop_members()
         with self.accelerator.accumulate(self.prepared):
             losses = self.prepared(batch)
             self.check_finite(losses, batch)
@@ -210,7 +211,7 @@ class Trainer:
                 self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
                 self.lr_scheduler.step()
                 if self.ema is not None:
-                    self.ema.step(self.parameters)
+                    self.ema.step(self.averaged(self.ema))
                 self.optimizer.zero_grad()
         return grad_norm
 
@@ -219,6 +220,11 @@ class Trainer:
         for member in self.members.values():
             if member.stop_step is not None and self.step_number >= member.stop_step:
                 member.objective.requires_grad_(False)
+
+    def averaged(self, ema: EMAModel) -> list[Tensor]:
+        """What the average takes in: of what has stopped itself, so that it stays what it was."""
+        pairs = zip(self.parameters, ema.shadow_params, strict=True)
+        return [trained if trained.requires_grad else average for trained, average in pairs]
 
     def clip_gradients(self) -> Tensor:
         """Clips by norm and by value as the recipe says; returns the norm before."""

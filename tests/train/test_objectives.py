@@ -343,8 +343,11 @@ def test_a_hypernetwork_that_begins_far_from_nothing_is_told(
     assert not warned or "add_layer_norm: true" in str(told[0].message)
 
 
-def test_each_member_has_its_own_rate_end_and_file(make_recipe: MakeRecipe) -> None:
+@pytest.mark.parametrize("ema", ["null", "{decay: 0.5}"])
+def test_each_member_has_its_own_rate_end_and_file(ema: str, make_recipe: MakeRecipe) -> None:
+    """The average of what has stopped stays what it was, too."""
     recipe = make_recipe(
+        f"ema={ema}",
         "objective={type: combined, members: {word: {objective: {type: textual_inversion, token: "
         "number}, learning_rate: 0.5, weight_decay: 0, stop_step: 2}, look: {objective: {type: "
         "lora, train_text_encoder: true}, learning_rates: {text_encoder: 0.03}, lr_scheduler: "
