@@ -1,20 +1,12 @@
 """The typed recipes of drawing, and the pieces that training recipes share with them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from omegaconf import MISSING
 
+from inference.draw_config import DrawSettings, Faults, ImageConfig
 from inference.recipe import RecipeError
-
-Faults = Iterator[tuple[str, str]]
-
-SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
-"""The samplers of `inference.samplers`, by their A1111 names."""
-
-SCHEDULE_TYPES = ("Automatic", "Uniform", "Karras", "Exponential", "SGM Uniform")
-"""The noise schedules of `inference.samplers`, by their A1111 names."""
 
 
 @dataclass
@@ -60,68 +52,6 @@ class BaseModelConfig:
 
 
 @dataclass
-class DrawSettings:
-    """How a picture is drawn. The words and meanings are A1111's."""
-
-    negative_prompt: str = ""
-    """What the picture shall not show."""
-    seed: int = 0
-    """Picture i of a batch is drawn from seed + i. The noise comes from the CPU generator."""
-    steps: int = 20
-    """Sampling steps."""
-    cfg_scale: float = 7.0
-    """Classifier-free guidance scale; 1 switches guidance off."""
-    sampler: str = "DPM++ 2M"
-    """A1111 name of the sampler: Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, DDIM."""
-    schedule_type: str = "Automatic"
-    """A1111 name of the noise schedule: Automatic (the sampler's own), Uniform, Karras,
-    Exponential, SGM Uniform."""
-    eta: float | None = None
-    """Share of fresh noise of ancestral samplers (default 1) and of DDIM (default 0)."""
-    width: int | None = None
-    """Width in pixels; without it the base model's own size."""
-    height: int | None = None
-    """Height in pixels; without it the base model's own size."""
-
-    def faults(self) -> Faults:
-        if self.steps < 1:
-            yield "steps", f"must be at least 1, got {self.steps}"
-        if not 0 <= self.seed < 2**63:
-            yield "seed", f"must lie in 0 … 2^63-1, got {self.seed}"
-        if self.cfg_scale < 0:
-            yield "cfg_scale", f"must not be negative, got {self.cfg_scale}; 1 means no guidance"
-        if self.eta is not None and self.eta < 0:
-            yield "eta", f"must not be negative, got {self.eta}"
-        if self.sampler not in SAMPLERS:
-            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
-        if self.schedule_type not in SCHEDULE_TYPES:
-            names = ", ".join(SCHEDULE_TYPES)
-            yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
-        for name, size in (("width", self.width), ("height", self.height)):
-            if size is not None and size < 8:
-                yield name, f"must be at least 8 pixels, got {size}"
-
-    def idle(self) -> Faults:
-        if self.eta is not None and self.sampler in ("Euler", "Heun", "DPM++ 2M"):
-            yield "eta", f"has no effect with {self.sampler}, which adds no noise"
-
-
-@dataclass
-class ImageConfig(DrawSettings):
-    """One picture (or `count` of them). What it leaves out it takes from `settings`."""
-
-    prompt: str = MISSING
-    """What the picture shall show."""
-    count: int = 1
-    """How many pictures: seeds seed, seed + 1, …"""
-
-    def faults(self) -> Faults:
-        yield from super().faults()
-        if self.count < 1:
-            yield "count", f"must be at least 1, got {self.count}"
-
-
-@dataclass
 class ArtifactConfig:
     """A trained artifact and how strongly it works."""
 
@@ -142,6 +72,11 @@ class ImagesRecipe:
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     artifacts: dict[str, ArtifactConfig | None] = field(default_factory=dict)
     """What the pictures are drawn with, by names of your choice; attached in this order."""
+    artifact_dirs: list[str] = field(default_factory=list)
+    """Folders, with all below them, where prompts find what they call: `<lora:name:1>`,
+    `<hypernet:name:1>`, and embeddings by their names."""
+    styles_file: str | None = None
+    """The file of the styles, A1111's styles.csv."""
     settings: DrawSettings = field(default_factory=DrawSettings)
     """What the entries of `images` do not say themselves."""
     images: dict[str, ImageConfig | None] = field(default_factory=dict)
@@ -151,6 +86,15 @@ class ImagesRecipe:
     grid each. `[0, 1]` shows the base model above the artifacts."""
     output_dir: str = "outputs"
     """Folder of the pictures. Nothing in it is ever overwritten."""
+    file_name: str = "[number]-[seed]"
+    """The pictures' names, in A1111's patterns: [seed], [steps], [cfg], [prompt_words], [date], …;
+    [number] counts on. A / makes folders."""
+    file_format: Literal["png", "jpg", "webp", "avif"] = "png"
+    """Format of the pictures; each carries its infotext."""
+    quality: int = 80
+    """Of jpg, webp and avif, 1 … 100."""
+    save_text: bool = False
+    """Also write each picture's infotext into a .txt beside it."""
     batch_size: int = 8
     """Pictures drawn at once. Changes memory and speed, and pictures by rounding only."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -165,11 +109,25 @@ class ImagesRecipe:
             yield "images", 'is empty: name at least one, for example images.one.prompt="a cat"'
         if self.batch_size < 1:
             yield "batch_size", f"must be at least 1, got {self.batch_size}"
+        if not 1 <= self.quality <= 100:
+            yield "quality", f"must lie in 1 … 100, got {self.quality}"
 
     def idle(self) -> Faults:
+        if self.quality != 80 and self.file_format == "png":
+            yield "quality", "has no effect with file_format: png"
         if self.compare_strengths and not self.artifacts:
             yield "compare_strengths", "has no effect without `artifacts`"
 
+
+__all__ = [
+    "ArtifactConfig",
+    "BaseModelConfig",
+    "DrawSettings",
+    "Faults",
+    "ImageConfig",
+    "ImagesRecipe",
+    "draw_schema",
+]
 
 DRAWING_RECIPES: dict[str, type] = {"images": ImagesRecipe}
 

@@ -127,11 +127,18 @@ class _Draft:
         self.inherited: dict[str, str] = {}
 
     def line(self, key: str, message: str, source: str = "") -> str:
-        key = self.inherited.get(key, key)
+        key = self.giver_of(key)
         where = (
             [source or source_of(key, self.sources), key] if key else [source_of("", self.sources)]
         )
         return ": ".join([*where, message])
+
+    def giver_of(self, key: str) -> str:
+        """Where an entry's key was set, if the entry has it from elsewhere."""
+        above = key
+        while above and above not in self.inherited:
+            above = above.rpartition(".")[0]
+        return self.inherited[above] + key.removeprefix(above) if above else key
 
     def fault(self, key: str, message: str, source: str = "") -> None:
         self.bad.append(key)
@@ -208,15 +215,19 @@ class _Draft:
         kind = OmegaConf.get_type(node)
         for mapping, giver in getattr(kind, "inherits", {}).items():
             for name, entry in node[mapping].items():
-                shared = fields_of(OmegaConf.get_type(entry)).keys() & fields_of(
-                    OmegaConf.get_type(node[giver])
-                )
-                for field in shared:
-                    key = dotted(prefix, mapping, name, field)
-                    if key not in self.sources:
-                        self.inherited[key] = dotted(prefix, giver, field)
-                        with suppress(OmegaConfBaseException):  # told where it was given
-                            entry[field] = node[giver][field]
+                self.take(entry, dotted(prefix, mapping, name), node[giver], dotted(prefix, giver))
+
+    def take(self, entry: Any, key: str, giver: Any, giver_key: str) -> None:
+        """Takes from the giver what an entry does not set, down through groups that it sets."""
+        shared = fields_of(OmegaConf.get_type(entry)).keys() & fields_of(OmegaConf.get_type(giver))
+        for field in shared:
+            own, given = dotted(key, field), dotted(giver_key, field)
+            with suppress(OmegaConfBaseException):  # told where it was given
+                if own not in self.sources:
+                    self.inherited[own] = given
+                    entry[field] = giver[field]
+                elif all(_is_group(each[field]) for each in (entry, giver)):
+                    self.take(entry[field], own, giver[field], given)
 
     def finish(self) -> Any:
         """The recipe, once the dataclasses had their say about every part that is sound so far."""
@@ -239,6 +250,11 @@ class _Draft:
                 continue
             if isinstance(child := node[name], DictConfig):
                 yield from self.sound_parts(child, dotted(prefix, name))
+
+
+def _is_group(value: Any) -> bool:
+    """Whether a value of a config is a dataclass."""
+    return isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value))
 
 
 def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -119,6 +119,9 @@ class SamplingConfig:
             yield "sanity_seed", f"must lie in 0 … 2^63-1, got {self.sanity_seed}"
         yield from at_least(1, sample_every_n_steps=self.sample_every_n_steps)
         yield from at_least(1, batch_size=self.batch_size)
+        for name, image in self.images.items():
+            if image is not None and image.has_random_seed:
+                yield f"images.{name}.seed", "-1 is random; grids are compared, so give a number"
 
 
 @dataclass

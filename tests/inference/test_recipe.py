@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from omegaconf import MISSING, SI
 
+from inference.config import ImagesRecipe
 from inference.recipe import RecipeError, RecipeWarning, dump_recipe, load_recipe
 from inference.recipe_schema import all_keys, field_docs
 
@@ -513,6 +514,23 @@ def test_a_fault_in_what_is_inherited_is_told_once_where_it_was_set() -> None:
         "command line: sampling.settings.steps: must be at least 1, got 0",
         "r.yaml: sampling.images.b.steps: must be at least 1, got -1",
     ]
+
+
+def test_groups_of_an_entry_inherit_too(tmp_path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("""
+    settings: {hires: {upscale: 3, steps: 7}}
+    images: {a: {prompt: a}, b: {prompt: b, hires: {steps: 9}}, c: {prompt: c, hires: null}}
+    """)
+    images = load_recipe(file, lambda _: ImagesRecipe).images
+    assert [(i.hires and (i.hires.upscale, i.hires.steps)) for i in images.values()] == [
+        (3, 7),
+        (3, 9),
+        None,
+    ]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, lambda _: ImagesRecipe, ["settings.hires.upscale=-1"])
+    assert str(caught.value) == "command line: settings.hires.upscale: must be above 0, got -1.0"
 
 
 @pytest.mark.parametrize(

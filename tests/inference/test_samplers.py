@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from inference import config
+from inference import draw_config as config
 from inference.conditions import Conditions
 from inference.denoiser import Denoiser
 from inference.noise import NoiseSource

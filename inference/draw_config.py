@@ -1,0 +1,330 @@
+"""How one picture is drawn: the settings of recipes, in A1111's words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omegaconf import MISSING
+
+Faults = Iterator[tuple[str, str]]
+
+SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
+"""The samplers of `inference.samplers`, by their A1111 names."""
+
+SCHEDULE_TYPES = ("Automatic", "Uniform", "Karras", "Exponential", "SGM Uniform")
+"""The noise schedules of `inference.schedules`, by their A1111 names."""
+
+RESIZE_MODES = (
+    "Just resize",
+    "Crop and resize",
+    "Resize and fill",
+    "Just resize (latent upscale)",
+)
+NOISELESS = ("Euler", "LMS", "Heun", "DPM2", "DPM++ 2M", "PLMS", "UniPC")
+"""Samplers that `eta` says nothing to."""
+CHURNED = ("Euler", "Heun", "DPM2")
+"""Samplers that `s_churn` says something to."""
+
+MOST_SEED = 2**63
+
+
+@dataclass
+class ScheduleConfig:
+    """Changes the noise schedule, as A1111's settings do. What is not given stays the sampler's."""
+
+    sigma_min: float | None = None
+    """Lowest noise level, of Karras, Exponential, Polyexponential."""
+    sigma_max: float | None = None
+    """Highest noise level, of Karras, Exponential, Polyexponential."""
+    rho: float | None = None
+    """Exponent of Karras (default 7) and Polyexponential (default 1)."""
+    beta_alpha: float = 0.6
+    """First parameter of schedule type Beta."""
+    beta_beta: float = 0.6
+    """Second parameter of schedule type Beta."""
+    discard_next_to_last_sigma: bool | None = None
+    """Leaves out the last level but one; without it as the sampler does (DPM2, DPM2 a, DPM++ 3M
+    SDE)."""
+    use_old_karras: bool = False
+    """Karras between 0.1 and 10, as A1111 drew long ago."""
+
+    def faults(self) -> Faults:
+        for name in ("sigma_min", "sigma_max", "rho", "beta_alpha", "beta_beta"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                yield name, f"must be above 0, got {value}"
+        low, high = self.sigma_min, self.sigma_max
+        if low is not None and high is not None and low >= high:
+            yield "sigma_min", f"must be below sigma_max, got {low} and {high}"
+
+
+@dataclass
+class HiresConfig:
+    """A1111's Hires. fix: drawn small, enlarged, and drawn again over it."""
+
+    upscale: float = 2.0
+    """Factor of both sides; has no effect beside resize_x and resize_y."""
+    resize_x: int = 0
+    """Width of the enlarged picture in pixels; 0 follows from the height, or from `upscale`."""
+    resize_y: int = 0
+    """Height of the enlarged picture in pixels; 0 follows from the width, or from `upscale`."""
+    upscaler: str = "Latent"
+    """Latent, Latent (antialiased), Latent (bicubic), Latent (bicubic antialiased), Latent
+    (nearest), Latent (nearest-exact), None, Lanczos, Nearest, or one that a plug-in registers."""
+    steps: int = 0
+    """Steps of the second pass; 0 takes as many as in the first."""
+    denoising_strength: float = 0.7
+    """How much of the second pass is drawn anew: 0 nothing, 1 all."""
+    sampler: str | None = None
+    """Sampler of the second pass; without it the first one's."""
+    schedule_type: str | None = None
+    """Schedule type of the second pass; without it the first one's."""
+    prompt: str | None = None
+    """Prompt of the second pass; without it the first one's."""
+    negative_prompt: str | None = None
+    """Negative prompt of the second pass; without it the first one's."""
+
+    def faults(self) -> Faults:
+        if self.upscale <= 0:
+            yield "upscale", f"must be above 0, got {self.upscale}"
+        for name, side in (("resize_x", self.resize_x), ("resize_y", self.resize_y)):
+            if side < 0:
+                yield name, f"must be at least 8 pixels, or 0, got {side}"
+        if self.steps < 0:
+            yield "steps", f"must not be negative, got {self.steps}; 0 means as many as `steps`"
+        if not 0 <= self.denoising_strength <= 1:
+            yield "denoising_strength", f"must lie in 0 … 1, got {self.denoising_strength}"
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
+        if self.schedule_type is not None and self.schedule_type not in SCHEDULE_TYPES:
+            names = ", ".join(SCHEDULE_TYPES)
+            yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
+
+    def idle(self) -> Faults:
+        if self.upscale != 2 and (self.resize_x or self.resize_y):
+            yield "upscale", "has no effect beside resize_x and resize_y"
+
+
+@dataclass
+class InpaintConfig:
+    """Draws only where a mask says so, as A1111's Inpaint tabs do."""
+
+    mask: str | None = None
+    """The mask's file: white is drawn anew (where a picture is transparent, its alpha counts). A
+    folder of masks named as the init images, or one mask for all."""
+    sketch: str | None = None
+    """Inpaint sketch: the init image painted over. What differs is drawn anew, from the paint."""
+    mask_transparency: float = 0.0
+    """Inpaint sketch: 0 … 100, how much of the original shines through the paint."""
+    mask_blur: int = 4
+    """Pixels by which the mask's border is softened."""
+    mask_mode: Literal["Inpaint masked", "Inpaint not masked"] = "Inpaint masked"
+    """Which side of the mask is drawn."""
+    masked_content: Literal["fill", "original", "latent noise", "latent nothing"] = "original"
+    """What drawing begins with inside the mask."""
+    area: Literal["Whole picture", "Only masked"] = "Whole picture"
+    """`Only masked` draws the mask's surroundings alone, in full size, and puts them back."""
+    padding: int = 32
+    """Pixels around the mask that `Only masked` takes in."""
+    soft_edges: bool = False
+    """Keep the mask's shades between drawn and kept in the latents, in place of a hard border."""
+    conditioning_mask_strength: float = 1.0
+    """Of inpainting checkpoints (9 channels): how strictly the masked part is hidden, 0 … 1."""
+
+    def faults(self) -> Faults:
+        if self.mask is None and self.sketch is None:
+            yield "mask", "must be given (a picture, white where it shall be drawn anew), or sketch"
+        if self.mask is not None and self.sketch is not None:
+            yield "sketch", "and mask exclude each other; give one of them"
+        if not 0 <= self.mask_blur <= 64:
+            yield "mask_blur", f"must lie in 0 … 64 pixels, got {self.mask_blur}"
+        if self.padding < 0:
+            yield "padding", f"must not be negative, got {self.padding}"
+        if not 0 <= self.mask_transparency <= 100:
+            yield "mask_transparency", f"must lie in 0 … 100, got {self.mask_transparency}"
+        if not 0 <= self.conditioning_mask_strength <= 1:
+            value = self.conditioning_mask_strength
+            yield "conditioning_mask_strength", f"must lie in 0 … 1, got {value}"
+
+    def idle(self) -> Faults:
+        if self.padding != 32 and self.area == "Whole picture":
+            yield "padding", "has no effect with area: Whole picture"
+        if self.mask_transparency and self.sketch is None:
+            yield "mask_transparency", "has no effect without sketch"
+
+
+@dataclass
+class ImageToImageConfig:
+    """Draws over a picture, as A1111's img2img does."""
+
+    init_image: str = MISSING
+    """The picture that drawing begins with; of a folder every picture of it (A1111's Batch)."""
+    denoising_strength: float = 0.75
+    """How much of it is drawn anew: 0 nothing, 1 all."""
+    resize_mode: str = "Just resize"
+    """Just resize, Crop and resize, Resize and fill, or Just resize (latent upscale)."""
+    noise_multiplier: float = 1.0
+    """Factor of the noise that is laid over it (A1111's initial_noise_multiplier)."""
+    extra_noise: float = 0.0
+    """Noise added besides, as a share of the noise level."""
+    exact_steps: bool = False
+    """Take exactly `steps` steps; otherwise only their part that denoising_strength leaves."""
+    color_correction: bool = False
+    """Give the result the colours of the init image."""
+    background_color: str = "#ffffff"
+    """What shows where the init image is transparent."""
+    inpaint: InpaintConfig | None = None
+    """Draw only where a mask says so."""
+
+    def faults(self) -> Faults:
+        if not 0 <= self.denoising_strength <= 1:
+            yield "denoising_strength", f"must lie in 0 … 1, got {self.denoising_strength}"
+        if self.resize_mode not in RESIZE_MODES:
+            names = ", ".join(RESIZE_MODES)
+            yield "resize_mode", f"expected one of {names}; got {self.resize_mode!r}"
+        for name in ("noise_multiplier", "extra_noise"):
+            if getattr(self, name) < 0:
+                yield name, f"must not be negative, got {getattr(self, name)}"
+
+
+@dataclass
+class DrawSettings:
+    """How a picture is drawn. The words and meanings are A1111's."""
+
+    negative_prompt: str = ""
+    """What the picture shall not show."""
+    styles: list[str] = field(default_factory=list)
+    """Names of styles of the styles file, put around (or behind) the prompts."""
+    seed: int = 0
+    """Picture i of a batch is drawn from seed + i; -1 takes a random one."""
+    steps: int = 20
+    """Sampling steps."""
+    cfg_scale: float = 7.0
+    """Classifier-free guidance scale; 1 switches guidance off."""
+    sampler: str = "DPM++ 2M"
+    """A1111 name of the sampler: Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, DDIM."""
+    schedule_type: str = "Automatic"
+    """A1111 name of the noise schedule: Automatic (the sampler's own), Uniform, Karras,
+    Exponential, SGM Uniform."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    eta: float | None = None
+    """Share of fresh noise of ancestral and SDE samplers (default 1) and of DDIM (default 0)."""
+    s_churn: float = 0.0
+    """Noise added and removed again in every step, of Euler, Heun and DPM2 (A1111's Sigma
+    churn)."""
+    s_tmin: float = 0.0
+    """Noise level below which s_churn adds nothing."""
+    s_tmax: float = 0.0
+    """Noise level above which s_churn adds nothing; 0 means there is none."""
+    s_noise: float = 1.0
+    """Factor of the noise that is added while drawing."""
+    width: int | None = None
+    """Width in pixels; without it the base model's own size."""
+    height: int | None = None
+    """Height in pixels; without it the base model's own size."""
+    rng: Literal["CPU", "GPU", "NV"] = "CPU"
+    """Where noise comes from: CPU is the same on every machine, NV what an NVIDIA GPU would give,
+    GPU the device's own generator."""
+    ensd: int = 0
+    """Eta noise seed delta: added to the seed for the noise of ancestral samplers."""
+    variation_seed: int = -1
+    """Seed of the noise that is mixed in; -1 takes a random one."""
+    variation_strength: float = 0.0
+    """How much of it is mixed in: 0 nothing, 1 all."""
+    seed_resize_from_width: int = 0
+    """Width of the picture whose seed shall give a similar one here; 0 is off."""
+    seed_resize_from_height: int = 0
+    """Height of the picture whose seed shall give a similar one here; 0 is off."""
+    emphasis: Literal["Original", "No norm", "Ignore", "None"] = "Original"
+    """What `(word:1.2)` does. `No norm` leaves out A1111's levelling, `Ignore` reads the brackets
+    and does nothing, `None` takes them for text."""
+    comma_padding_backtrack: int = 20
+    """At the end of 75 tokens, what follows a comma at most so many tokens back begins anew."""
+    pad_conds: bool = False
+    """Fill the shorter of prompt and negative prompt up, so that both run at once."""
+    old_prompt_editing: bool = False
+    """`[a:b:N]` as before A1111 1.6: N below 1 is a fraction, else a step."""
+    s_min_uncond: float = 0.0
+    """Noise level below which every second step leaves the negative prompt out (A1111's NGMS)."""
+    skip_early_cond: float = 0.0
+    """Fraction of the steps, from the first, that are drawn without the negative prompt."""
+    sgm_noise_multiplier: bool = False
+    """Begin with noise as Stability's own code does, a little stronger."""
+    tiling: bool = False
+    """Draw what can be laid side by side without a seam."""
+    restore_faces: str | None = None
+    """Face restoration: CodeFormer or GFPGAN, once a plug-in registers it."""
+    hires: HiresConfig | None = None
+    """Enlarge and draw again (Hires. fix)."""
+    img2img: ImageToImageConfig | None = None
+    """Begin with a picture."""
+
+    def faults(self) -> Faults:
+        if self.steps < 1:
+            yield "steps", f"must be at least 1, got {self.steps}"
+        for name in ("seed", "variation_seed"):
+            if not -1 <= getattr(self, name) < MOST_SEED:
+                yield name, f"must lie in 0 … 2^63-1, or be -1, got {getattr(self, name)}"
+        if self.cfg_scale < 0:
+            yield "cfg_scale", f"must not be negative, got {self.cfg_scale}; 1 means no guidance"
+        for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                yield name, f"must not be negative, got {value}"
+        for name in ("variation_strength", "skip_early_cond"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield name, f"must lie in 0 … 1, got {getattr(self, name)}"
+        if self.sampler not in SAMPLERS:
+            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
+        if self.schedule_type not in SCHEDULE_TYPES:
+            names = ", ".join(SCHEDULE_TYPES)
+            yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
+        if self.comma_padding_backtrack < 0:
+            value = self.comma_padding_backtrack
+            yield "comma_padding_backtrack", f"must not be negative, got {value}"
+        yield from self.wrong_sizes()
+        if self.hires is not None and self.img2img is not None:
+            yield "hires", "begins with nothing, img2img with a picture; give one of them"
+
+    @property
+    def has_random_seed(self) -> bool:
+        """Whether two drawings differ."""
+        return self.seed == -1 or (self.variation_strength > 0 and self.variation_seed == -1)
+
+    def wrong_sizes(self) -> Faults:
+        for name, size in (("width", self.width), ("height", self.height)):
+            if size is not None and size < 8:
+                yield name, f"must be at least 8 pixels, got {size}"
+        resize_from = self.seed_resize_from_width, self.seed_resize_from_height
+        if min(resize_from) < 0 or (min(resize_from) == 0) != (max(resize_from) == 0):
+            yield "seed_resize_from_width", "and seed_resize_from_height must both be given, or 0"
+
+    def idle(self) -> Faults:
+        if self.eta is not None and self.sampler in NOISELESS:
+            yield "eta", f"has no effect with {self.sampler}, which adds no noise"
+        if self.s_churn and self.sampler not in CHURNED:
+            yield "s_churn", f"has no effect with {self.sampler}; it is of {', '.join(CHURNED)}"
+        if not self.s_churn:
+            for name in ("s_tmin", "s_tmax"):
+                if getattr(self, name):
+                    yield name, "has no effect without s_churn"
+        if self.variation_seed != -1 and self.variation_strength == 0:
+            yield "variation_seed", "has no effect without variation_strength"
+        if self.cfg_scale == 1:
+            for name in ("s_min_uncond", "skip_early_cond"):
+                if getattr(self, name):
+                    yield name, "has no effect with cfg_scale: 1"
+
+
+@dataclass
+class ImageConfig(DrawSettings):
+    """One picture (or `count` of them). What it leaves out it takes from `settings`."""
+
+    prompt: str = MISSING
+    """What the picture shall show."""
+    count: int = 1
+    """How many pictures: seeds seed, seed + 1, …"""
+
+    def faults(self) -> Faults:
+        yield from super().faults()
+        if self.count < 1:
+            yield "count", f"must be at least 1, got {self.count}"
