@@ -46,7 +46,7 @@ def correct_colors(result: Image.Image, reference: Image.Image) -> Image.Image:
 def rgb_to_lab(rgb: Bytes) -> Bytes:
     """sRGB bytes to L*a*b* (CIE 1976, white D65) in OpenCV's bytes: (L * 2.55, a + 128, b + 128).
 
-    Both (..., 3). OpenCV 4.14 computes with tables; 9 % of its values differ, by 1, seldom 2 levels.
+    Both (..., 3). OpenCV 4.14 computes with tables; 9 % of its values differ, by 1 or 2.
     """
     xyz = _linear(rgb / 255.0) @ TO_XYZ.T / WHITE
     is_light = xyz > (6 / 29) ** 3

@@ -128,7 +128,7 @@ def blur_mask(mask: Image.Image, blur_x: float = 4, blur_y: float | None = None)
             raise InputError(f"mask_blur: {sigma:g} is out of range; take 0 to {MOST_BLUR} pixels")
         if sigma:
             summed = correlate1d(values, gaussian_kernel(sigma), axis, mode="mirror")
-            values = (summed + 128) >> 8
+            values = (np.asarray(summed, dtype=np.int64) + 128) >> 8
     return Image.fromarray(values.astype(np.uint8))
 
 

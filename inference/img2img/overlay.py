@@ -15,7 +15,7 @@ def overlay_original(result: Image.Image, original: Image.Image, mask: Image.Ima
     """The original where the mask is 0, the result where it is 255, RGB.
 
     Between them the two are mixed in one step, rounded to the nearest; A1111's way over
-    premultiplied colours rounds more often, which makes 1 or 2 levels of difference in soft edges.
+    premultiplied colours rounds more often, which makes one level of difference in soft edges.
 
     Args:
         result: what was drawn, of the original's size.
