@@ -18,7 +18,8 @@ def inpainting_conditioning(
 
     Args:
         pixels: the init image as it is encoded, (b, 3, h, w) in -1 … 1.
-        mask: `masks.mask_tensor` of it, (1, 1, h, w), 1 where painted anew.
+        mask: `masks.mask_tensor` of it, (1, 1, any, any), 1 where painted anew; under "Just resize
+            (latent upscale)" its size is another than the pixels'.
         width: of the latents.
         height: of the latents.
         conditioning_mask_strength: "Inpainting conditioning mask strength" (in infotext
@@ -28,7 +29,8 @@ def inpainting_conditioning(
         The mask, (b, 1, height, width), by nearest neighbours; pixels, (b, 3, h, w) in -1 … 1. The
         UNet's input is cat([noisy latents, mask, latents of these pixels], dim=1).
     """
-    blanked = torch.lerp(pixels, pixels * (1 - mask), conditioning_mask_strength)
+    over_pixels = F.interpolate(mask, size=pixels.shape[2:])
+    blanked = torch.lerp(pixels, pixels * (1 - over_pixels), conditioning_mask_strength)
     small = F.interpolate(mask, size=(height, width))
     return small.expand(len(pixels), -1, -1, -1), blanked
 

@@ -1,7 +1,7 @@
 """From init image and mask to what is encoded, and from the result to the picture.
 
-The order of A1111 1.10.1 (`modules/processing.py`, img2img's `init`): masks are inverted, blurred at
-their own size, then resized or cropped; pictures are resized or cropped, then filled.
+The order of A1111 1.10.1 (`modules/processing.py`, img2img's `init`): masks are inverted, blurred
+at their own size, then resized or cropped; pictures are resized or cropped, then filled.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Prepared:
         """The picture to save: the result under the original's own pixels, if there is a mask.
 
         Args:
-            result: what was drawn, width x height of the drawing.
+            result: what was drawn, width x height of the drawing, after the restoration of faces
+                and color correction.
 
         Returns:
             RGB; with "Only masked" in the size of the init image, else in that of the drawing.

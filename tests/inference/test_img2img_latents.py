@@ -286,6 +286,8 @@ def test_the_masked_part_is_blanked_out(strength, masked):
     small, blanked = inpainting_conditioning(pixels, mask, 4, 2, strength)
     assert small.tolist() == [[[[0, 0, 1, 1]] * 2]] * 2
     assert blanked[1, 2, 3].tolist() == pytest.approx([-0.8] * 4 + [masked] * 4)
+    of_half_the_size = inpainting_conditioning(pixels, mask[..., ::2, ::2], 4, 2, strength)
+    assert of_half_the_size[1].equal(blanked)
 
 
 def test_without_an_init_image_all_is_masked():
