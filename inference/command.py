@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from inference.errors import DrawWarning
 from inference.recipe import RecipeWarning
 
 SHIPPED = Path(__file__).parents[1] / "train" / "configs"
@@ -26,12 +27,13 @@ def find_recipe(path: str) -> str:
 
 @contextmanager
 def warnings_told(program: str) -> Iterator[None]:
-    """Options without effect are told in one line each, without a place in the program."""
+    """Warnings to the user are told in one line each, without a place in the program."""
 
     def show(message: Warning | str, *_: object) -> None:
         tell(program, message)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", RecipeWarning)
+        for category in (RecipeWarning, DrawWarning):
+            warnings.simplefilter("always", category)
         warnings.showwarning = show
         yield

@@ -42,9 +42,8 @@ class ScheduleConfig:
     """First parameter of schedule type Beta."""
     beta_beta: float = 0.6
     """Second parameter of schedule type Beta."""
-    discard_next_to_last_sigma: bool | None = None
-    """Leaves out the last level but one; without it as the sampler does (DPM2, DPM2 a, DPM++ 3M
-    SDE)."""
+    discard_next_to_last_sigma: bool = False
+    """Leave out the last level but one, as DPM2, DPM2 a and DPM++ 3M SDE always do."""
     use_old_karras: bool = False
     """Karras between 0.1 and 10, as A1111 drew long ago."""
 

@@ -6,9 +6,8 @@ machine gives the same pixels.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +16,23 @@ from torch import Tensor
 
 from inference.base_model import BaseModel
 from inference.config import ImageConfig
-from inference.denoiser import Denoiser
-from inference.errors import InputError
+from inference.img2img.hires import HiresSize, hires_size
+from inference.img2img.opening import floor_to_images
+from inference.img2img.resize import scale_to
+from inference.img2img.tiling import circular_padding
+from inference.img2img.upscalers import (
+    CODEFORMER_WEIGHT,
+    face_restorer,
+    image_upscaler,
+    is_latent_upscaler,
+    upscale_latents,
+)
 from inference.infotext import UsedArtifact, describe_drawing
-from inference.noise import NoiseSource
-from inference.samplers import SAMPLERS, Callback, sampling_sigmas
-from inference.schedules import NoiseLevels
+from inference.init_images import InitImage, Start, encode, encode_start, open_init
+from inference.networks import NetworkLibrary
+from inference.passes import Pass, hires_prompts, sample
+from inference.requests import expand, group, networks_called
+from inference.samplers import Callback, img2img_steps
 
 Progress = Callable[[int, int], None]
 """Called after every step with (done, total); both count pictures times steps."""
@@ -56,25 +66,145 @@ def draw(
         artifacts: what is attached, to be told in the infotext.
 
     Raises:
-        InputError: a width or height does not fit the base model.
+        InputError: a size, a prompt or an init image cannot be used.
         FloatingPointError: a picture is not finite.
     """
     requests = expand(base, images)
-    total = sum(request.steps for request in requests)
+    batches = group(requests, batch_size)
+    drawn = dict(draw_batches(base, requests, batches, progress, artifacts))
+    return [drawn[index] for index in range(len(requests))]
+
+
+def draw_batches(
+    base: BaseModel,
+    requests: Sequence[ImageConfig],
+    batches: Sequence[Sequence[int]],
+    progress: Progress | None = None,
+    artifacts: Sequence[UsedArtifact] = (),
+    library: NetworkLibrary | None = None,
+) -> Iterator[tuple[int, Drawing]]:
+    """Draws batches of requests; gives each picture's position as soon as it is there.
+
+    Args:
+        base: the base model.
+        requests: single pictures, of `inference.requests.expand`.
+        batches: positions of those that are drawn together, of `inference.requests.group`.
+        progress: hears of every step.
+        artifacts: what is attached already.
+        library: where prompts find what they call; without it there is nothing to be found.
+    """
+    library = library or NetworkLibrary(base)
+    total = sum(steps_of(requests[index]) for batch in batches for index in batch)
     done = 0
-    pictures: dict[int, Image.Image] = {}
-    with evaluation(base):
-        for batch in group(base, requests, batch_size):
-            chosen = [requests[index] for index in batch]
-            latents = draw_latents(base, chosen, reporter(progress, done, total))
-            pictures |= zip(batch, to_images(base, latents), strict=True)
-            done += sum(request.steps for request in chosen)
-            if progress:
-                progress(done, total)
+    for batch in batches:
+        chosen = [requests[index] for index in batch]
+        with evaluation(base):
+            drawn = draw_batch(base, chosen, library, reporter(progress, done, total), artifacts)
+        done += sum(map(steps_of, chosen))
+        if progress:
+            progress(done, total)
+        yield from zip(batch, drawn, strict=True)
+
+
+def draw_batch(
+    base: BaseModel,
+    requests: Sequence[ImageConfig],
+    library: NetworkLibrary,
+    callback: Callback | None = None,
+    artifacts: Sequence[UsedArtifact] = (),
+) -> list[Drawing]:
+    """Draws requests that are alike in what batches share."""
+    first = requests[0]
+    calls = networks_called(first)
+    texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
+    inits = [open_init(request) for request in requests] if first.img2img else []
+    with library.at_work(calls[0], texts) as used, tiled(base, first.tiling):
+        start = encode_start(base, requests, inits) if inits else None
+        latents = sample(base, requests, Pass.first(requests), start, callback)
+        infotexts = [describe_drawing(one, base, [*artifacts, *used]) for one in requests]
+    if first.hires is not None:
+        texts = [text for one in requests for text in hires_prompts(one)]
+        with library.at_work(calls[1], texts), tiled(base, first.tiling):
+            latents = draw_larger(base, requests, latents, callback)
+    with tiled(base, first.tiling):
+        images = to_images(base, latents)
     return [
-        Drawing(pictures[index], request, describe_drawing(request, base, artifacts))
-        for index, request in enumerate(requests)
+        Drawing(finish(image, request, init), request, infotext)
+        for image, request, init, infotext in zip(
+            images, requests, inits or [None] * len(images), infotexts, strict=True
+        )
     ]
+
+
+def draw_larger(
+    base: BaseModel,
+    requests: Sequence[ImageConfig],
+    latents: Tensor,
+    callback: Callback | None = None,
+) -> Tensor:
+    """The second pass of Hires. fix: latents (b, c, h, w) enlarged, and drawn over."""
+    first = requests[0]
+    assert first.hires
+    size = second_size(base, first)
+    enlarged = enlarge(base, latents, size, first.hires.upscaler)
+    if first.hires.denoising_strength == 0:
+        return enlarged
+    way = Pass.second(requests, size.width, size.height)
+    start = Start(enlarged, first.hires.denoising_strength, exact_steps=True)
+
+    def report(step: int, denoised: Tensor) -> None:
+        if callback:
+            callback(first.steps + step, denoised)
+
+    return sample(base, requests, way, start, report)
+
+
+def second_size(base: BaseModel, request: ImageConfig) -> HiresSize:
+    """Pixels of the second pass.
+
+    Raises:
+        InputError: there is nothing left of a side.
+    """
+    hires = request.hires
+    assert hires and request.width and request.height
+    sides = hires.resize_x, hires.resize_y
+    return hires_size(request.width, request.height, base.size_step, hires.upscale, *sides)
+
+
+def enlarge(base: BaseModel, latents: Tensor, size: HiresSize, upscaler: str) -> Tensor:
+    """Latents in the size of the second pass, by way of pictures unless the upscaler is latent."""
+    factor = base.vae_scale_factor
+    width, height = size.upscale_width // factor, size.upscale_height // factor
+    if is_latent_upscaler(upscaler):
+        larger = upscale_latents(latents, width, height, upscaler)
+    else:
+        function = image_upscaler(upscaler, "hires.upscaler")
+        small = [floor_to_images(base.decode_latents(one[None]))[0] for one in latents]
+        sides = size.upscale_width, size.upscale_height
+        pictures = [scale_to(image, *sides, function) for image in small]
+        larger = torch.cat([encode(base, [one], width, height) for one in pictures])
+    return size.crop_latents(larger, factor)
+
+
+def finish(image: Image.Image, request: ImageConfig, init: InitImage | None) -> Image.Image:
+    """What is done to a picture after it was decoded: faces, colours, what lies around it."""
+    if request.restore_faces is not None:
+        restore = face_restorer(request.restore_faces, "restore_faces")
+        image = restore(image, CODEFORMER_WEIGHT)
+    if init is None or request.img2img is None:
+        return image
+    return init.finish(image, request.img2img.color_correction)
+
+
+def steps_of(request: ImageConfig) -> int:
+    """Steps of all passes of a picture, for the progress bar."""
+    if (start := request.img2img) is not None:
+        _, last = img2img_steps(request.steps, start.denoising_strength, start.exact_steps)
+        return last + 1
+    second = request.hires
+    if second is None or second.denoising_strength == 0:
+        return request.steps
+    return request.steps + (second.steps or request.steps)
 
 
 def reporter(progress: Progress | None, done: int, total: int) -> Callback:
@@ -82,60 +212,14 @@ def reporter(progress: Progress | None, done: int, total: int) -> Callback:
 
     def report(step: int, denoised: Tensor) -> None:
         if progress:
-            progress(done + step * len(denoised), total)
+            progress(min(done + step * len(denoised), total), total)
 
     return report
 
 
-def expand(base: BaseModel, images: Sequence[ImageConfig]) -> list[ImageConfig]:
-    """One request for each picture, with its own seed and its size.
-
-    Raises:
-        InputError: a size is no multiple of `base.size_step`.
-    """
-    requests = []
-    for image in images:
-        width, height = image.width or base.resolution, image.height or base.resolution
-        for name, size in (("width", width), ("height", height)):
-            check_size(name, size, base.size_step)
-        requests += [
-            dataclasses.replace(image, seed=image.seed + i, count=1, width=width, height=height)
-            for i in range(image.count)
-        ]
-    return requests
-
-
-def check_size(name: str, size: int, step: int) -> None:
-    """Raises InputError unless the size is a multiple of the step; names the nearest ones."""
-    if size % step or size < step:
-        lower = size // step * step
-        nearest = f"{lower} or {lower + step}" if lower else str(step)
-        raise InputError(
-            f"{name}: {size} pixels do not fit this base model, whose sizes are multiples of "
-            f"{step}; take {nearest}"
-        )
-
-
-def group(base: BaseModel, requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
-    """Positions of the requests that are drawn together.
-
-    Together go those that differ in seed and prompt only, and whose prompts have equally many
-    chunks of tokens: a longer neighbour would add empty chunks to a prompt, and so change its
-    picture. The same list always gives the same batches.
-    """
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for index, request in enumerate(requests):
-        texts = [request.prompt] + [request.negative_prompt] * (request.cfg_scale != 1)
-        settings = dataclasses.asdict(request)
-        for name in ("prompt", "negative_prompt", "seed"):
-            del settings[name]
-        key = (base.tokenize(texts).ids.shape[1], *settings.values())
-        alike.setdefault(key, []).append(index)
-    return [
-        indexes[start : start + batch_size]
-        for indexes in alike.values()
-        for start in range(0, len(indexes), batch_size)
-    ]
+def tiled(base: BaseModel, tiling: bool) -> AbstractContextManager[None]:
+    """While this is open, pictures have no border if `tiling` says so."""
+    return circular_padding([base.unet, base.vae]) if tiling else nullcontext()
 
 
 @contextmanager
@@ -150,43 +234,6 @@ def evaluation(base: BaseModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def draw_latents(
-    base: BaseModel, requests: Sequence[ImageConfig], callback: Callback | None = None
-) -> Tensor:
-    """Latents (b, c, h, w), fp32, of requests that differ in prompts and seeds only."""
-    first = requests[0]
-    sampler = SAMPLERS[first.sampler]
-    levels = NoiseLevels(base.alphas_cumprod)
-    sigmas = sampling_sigmas(levels, first.sampler, first.schedule_type, first.steps)
-    denoiser = build_denoiser(base, requests)
-    assert first.width and first.height
-    factor = base.vae_scale_factor
-    shape = (base.vae.config.latent_channels, first.height // factor, first.width // factor)
-    noise = NoiseSource([request.seed for request in requests], shape, base.device)
-    x = noise.normal() * sampler.start_scale(sigmas[0])
-    eta = sampler.default_eta if first.eta is None else first.eta
-    return sampler.function(denoiser, x, sigmas, noise, callback, eta or 0.0)
-
-
-def build_denoiser(base: BaseModel, requests: Sequence[ImageConfig]) -> Denoiser:
-    """Encodes the requests' prompts, each different text once.
-
-    In SDXL an empty negative prompt is all zeros, as in A1111 (`modules/sd_models_xl.py`).
-    """
-    prompts = [request.prompt for request in requests]
-    negatives = [request.negative_prompt for request in requests]
-    cfg_scale = requests[0].cfg_scale
-    if cfg_scale == 1:
-        negatives = []
-    texts = list(dict.fromkeys(prompts + negatives))
-    conditions = base.encode_prompts(texts).to(base.dtype)
-    rows = conditions[[texts.index(text) for text in prompts + negatives]]
-    positive, negative = rows[: len(prompts)], rows[len(prompts) :]
-    if negatives and base.has_two_text_encoders:
-        negative = negative.zeroed([not text for text in negatives])
-    return Denoiser(base, positive, negative if negatives else None, cfg_scale)
 
 
 def to_images(base: BaseModel, latents: Tensor) -> list[Image.Image]:

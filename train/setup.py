@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from inference.base_model import DTYPES, BaseModel
 from inference.base_model_loading import frozen_dtype, load_base_model
 from inference.errors import InputError
-from inference.sampling import check_size
+from inference.requests import check_size
 from train.config import TrainRecipe
 from train.objectives import build_objective
 from train.objectives.base import Member, Objective

@@ -61,6 +61,7 @@ class Lora(Artifact):
         self._slot = f"lora{next(_numbers)}"
         self._attached: list[tuple[nn.Module, str]] = []
         """Part and path of every layer that carries this LoRA now."""
+        self._text_encoders: list[nn.Module] = []
 
     @classmethod
     def create(
@@ -120,6 +121,7 @@ class Lora(Artifact):
             except ArtifactError as error:
                 raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
         device = base.device
+        self._text_encoders = list(base.text_encoders.values())
         for name, (part, path, module) in places.items():
             own = self.layers[name]
             low_rank = own.to(device) if own.is_trained else own.fitted(module)
@@ -129,9 +131,26 @@ class Lora(Artifact):
 
     def set_strength(self, strength: float) -> None:
         """At 0 the layers take no part at all."""
-        self.strength = strength
+        self.set_strengths(strength, strength)
+
+    def set_strengths(self, unet: float, text_encoder: float) -> None:
+        """Strengths of the UNet's layers and of the text encoders' (A1111: `<lora:x:te:unet>`)."""
+        self.strength = unet
         for part, path in self._attached:
+            strength = text_encoder if part in self._text_encoders else unet
             scale(part, path, self._slot, strength)
+
+    def limited(self, rank: int) -> Self:
+        """A copy of which only the first ranks work, at the scale of all (A1111's `dyn`)."""
+        layers = {
+            name: LowRank(
+                low_rank.lora_A.weight[:rank].detach(),
+                low_rank.lora_B.weight[:, :rank].detach(),
+                low_rank.alpha * min(rank, low_rank.rank) / low_rank.rank,
+            )
+            for name, low_rank in self.layers.items()
+        }
+        return type(self)(layers, self.metadata, self.name)
 
     def detach(self) -> None:
         """Puts the base model's own layers back."""

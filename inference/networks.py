@@ -1,0 +1,175 @@
+"""What prompts call by name: LoRAs, hypernetworks and embeddings out of folders.
+
+A1111 1.10.1: `modules/extra_networks.py`, `extensions-builtin/Lora`, `modules/textual_inversion`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.artifacts import Artifact, load_artifact
+from inference.artifacts.embedding import Embedding
+from inference.artifacts.files import PICKLES, read_keys
+from inference.artifacts.hypernetwork import Hypernetwork
+from inference.artifacts.lora import Lora
+from inference.errors import InputError
+from inference.hashes import artifact_hash, read_header
+from inference.infotext import UsedArtifact
+from inference.prompt_syntax.extra_networks import ExtraNetwork
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+ENDINGS = (".safetensors", ".png", ".webp", *PICKLES)
+LARGEST_EMBEDDING = 20_000_000
+"""Bytes: 75 vectors of SDXL's pair in fp32 are 1; larger files are not looked into for one."""
+
+Calls = tuple[ExtraNetwork, ...]
+
+
+class NetworkLibrary:
+    """The artifacts in some folders, each loaded when a prompt first calls it, and kept.
+
+    Args:
+        base: what they are attached to.
+        folders: where they are, with all below them.
+    """
+
+    def __init__(self, base: BaseModel, folders: Sequence[Path] = ()) -> None:
+        self.base = base
+        self.folders = list(folders)
+        self._loaded: dict[Path, Artifact] = {}
+        self._loras: dict[tuple[Path, int | None], Lora] = {}
+
+    @cached_property
+    def files(self) -> dict[str, list[Path]]:
+        """Files by their names without endings.
+
+        Raises:
+            InputError: a folder is not there.
+        """
+        found: dict[str, list[Path]] = {}
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise InputError(f"artifact_dirs: {folder} is no folder")
+            for path in sorted(folder.rglob("*")):
+                if path.suffix in ENDINGS and path.is_file():
+                    found.setdefault(path.stem, []).append(path)
+        return found
+
+    @cached_property
+    def aliases(self) -> dict[str, list[Path]]:
+        """LoRA files by the name that kohya's trainer gave them (`ss_output_name`)."""
+        found: dict[str, list[Path]] = {}
+        for path in [path for paths in self.files.values() for path in paths]:
+            if path.suffix == ".safetensors":
+                name = read_header(path).get("__metadata__", {}).get("ss_output_name")
+                if name and name != path.stem:
+                    found.setdefault(name, []).append(path)
+        return found
+
+    def find(self, call: ExtraNetwork) -> Path:
+        """The file that a prompt calls.
+
+        Raises:
+            InputError: no file, or several, have the name.
+        """
+        paths = self.files.get(call.name) or self.aliases.get(call.name, [])
+        fitting = [path for path in paths if path.suffix not in (".png", ".webp")]
+        if len(fitting) == 1:
+            return fitting[0]
+        where = ", ".join(map(str, self.folders)) or "no folder: artifact_dirs is empty"
+        if fitting:
+            several = " and ".join(map(str, fitting))
+            raise InputError(f"{call}: the name stands for {several}; rename one of them")
+        close = difflib.get_close_matches(call.name, [*self.files, *self.aliases], 3, 0.5)
+        hint = f". Did you mean: {', '.join(close)}?" if close else ""
+        raise InputError(f"{call}: no file of this name in {where}{hint}")
+
+    def load(self, path: Path) -> Artifact:
+        """The artifact of a file, read once."""
+        if path not in self._loaded:
+            self._loaded[path] = load_artifact(path)
+        return self._loaded[path]
+
+    @contextmanager
+    def at_work(self, calls: Calls, texts: Sequence[str]) -> Iterator[list[UsedArtifact]]:
+        """Attaches what the tags call and the embeddings that the texts name; ends it afterwards.
+
+        LoRAs stay attached at strength 0, which changes nothing, so that they are soon at work
+        again. A LoRA that is called twice works with the last call's strengths.
+
+        Raises:
+            InputError: what is called is not there, of another kind, or does not fit.
+        """
+        ended: list[Artifact] = []
+        used: list[UsedArtifact] = []
+        try:
+            for call in {(call.kind, call.name): call for call in calls}.values():
+                used.append(self.start(call, ended))
+            for path in self.named(texts):
+                embedding = self.load(path)
+                embedding.attach(self.base)
+                ended.append(embedding)
+                hash_ = artifact_hash(path, "embedding")
+                used.append(UsedArtifact("embedding", embedding.name, 1.0, hash_))
+            yield used
+        finally:
+            for artifact in reversed(ended):
+                if isinstance(artifact, Lora):
+                    artifact.set_strength(0.0)
+                else:
+                    artifact.detach()
+
+    def start(self, call: ExtraNetwork, ended: list[Artifact]) -> UsedArtifact:
+        """Sets one to work, and notes in `ended` what has to be ended."""
+        path = self.find(call)
+        artifact = self.load(path)
+        expected = {"lora": Lora, "hypernet": Hypernetwork}[call.kind]
+        if not isinstance(artifact, expected):
+            raise InputError(f"{call}: {path} is no {expected.__name__.lower()}: {artifact.kind}")
+        hash_ = artifact_hash(path, artifact.kind)
+        if isinstance(artifact, Lora):
+            lora = self.lora(path, artifact, call.dyn)
+            ended.append(lora)
+            lora.set_strengths(call.unet, call.te)
+            return UsedArtifact("lora", call.name, call.unet, hash_, is_called=True)
+        artifact.attach(self.base, call.unet)
+        ended.append(artifact)
+        return UsedArtifact("hypernetwork", call.name, call.unet, hash_, is_called=True)
+
+    def lora(self, path: Path, whole: Lora, rank: int | None) -> Lora:
+        """A LoRA, attached, with as many of its ranks as are called."""
+        key = path, rank
+        if key not in self._loras:
+            lora = whole if rank is None else whole.limited(rank)
+            lora.attach(self.base, 0.0)
+            self._loras[key] = lora
+        return self._loras[key]
+
+    def named(self, texts: Sequence[str]) -> list[Path]:
+        """Files of embeddings whose names stand in the texts and are not attached already."""
+        found = []
+        for name, paths in self.files.items():
+            if name in self.base.embeddings or not any(name in text for text in texts):
+                continue
+            found += [path for path in paths if is_embedding(path)][:1]
+        return found
+
+    def close(self) -> None:
+        """Takes everything out of the base model again."""
+        for lora in self._loras.values():
+            lora.detach()
+        self._loras = {}
+
+
+def is_embedding(path: Path) -> bool:
+    """Whether a file holds a learned embedding."""
+    if path.stat().st_size > LARGEST_EMBEDDING:
+        return False
+    return Embedding.recognizes(path, read_keys(path))

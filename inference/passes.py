@@ -1,0 +1,225 @@
+"""One way through a sampler: from noise, or from latents, to clean latents.
+
+A1111 1.10.1: `modules/processing.py`, `sd_samplers_kdiffusion.py`, `sd_samplers_timesteps.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from inference.base_model import BaseModel
+from inference.config import ImageConfig
+from inference.denoiser import Denoiser
+from inference.img2img.conditioning import whole_picture_conditioning
+from inference.img2img.latents import blend_latents
+from inference.init_images import Start, is_inpainting_model
+from inference.noise import NoiseSource
+from inference.prompt_conditions import PromptSettings, encode_drawing_prompts, needs_negatives
+from inference.prompt_syntax.extra_networks import extract_extra_networks
+from inference.samplers import SAMPLERS, Callback, Img2ImgRun, img2img_sigmas, sampling_sigmas
+from inference.schedules import NoiseLevels, ScheduleOptions
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What is the same for all pictures of a batch, and their prompts."""
+
+    sampler: str
+    schedule_type: str
+    steps: int
+    width: int
+    height: int
+    prompts: list[str]
+    """Without the tags of extra networks."""
+    negative_prompts: list[str]
+    base_steps: int | None = None
+    """Evaluations of the first pass, if this is the second."""
+
+    @classmethod
+    def first(cls, requests: Sequence[ImageConfig]) -> Self:
+        """Of txt2img, img2img, and what Hires. fix begins with."""
+        first = requests[0]
+        assert first.width and first.height
+        return cls(
+            first.sampler,
+            first.schedule_type,
+            first.steps,
+            first.width,
+            first.height,
+            [extract_extra_networks(request.prompt)[0] for request in requests],
+            [request.negative_prompt for request in requests],
+        )
+
+    @classmethod
+    def second(cls, requests: Sequence[ImageConfig], width: int, height: int) -> Self:
+        """Of Hires. fix."""
+        first = requests[0]
+        assert first.hires
+        sampler = first.hires.sampler or first.sampler
+        prompts, negatives = zip(*map(hires_prompts, requests), strict=True)
+        return cls(
+            sampler,
+            first.hires.schedule_type or first.schedule_type,
+            first.hires.steps or first.steps,
+            width,
+            height,
+            [extract_extra_networks(prompt)[0] for prompt in prompts],
+            list(negatives),
+            first.steps * (1 + SAMPLERS[first.sampler].is_second_order),
+        )
+
+
+def hires_prompts(request: ImageConfig) -> tuple[str, str]:
+    """Prompt and negative prompt of the second pass."""
+    hires = request.hires
+    assert hires
+    prompt = request.prompt if hires.prompt is None else hires.prompt
+    negative = request.negative_prompt if hires.negative_prompt is None else hires.negative_prompt
+    return prompt, negative
+
+
+def sample(
+    base: BaseModel,
+    requests: Sequence[ImageConfig],
+    way: Pass,
+    start: Start | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Clean latents (b, c, h, w), fp32.
+
+    Args:
+        base: the base model, in evaluation mode.
+        requests: alike in what `inference.requests.what_batches_share` says.
+        way: sampler, steps, size and prompts.
+        start: clean latents to begin with; without it there is only noise.
+        callback: hears of every step.
+    """
+    first = requests[0]
+    sampler = SAMPLERS[way.sampler]
+    levels = sampler.levels(base.alphas_cumprod)
+    options = schedule_options(base, first)
+    if start is None:
+        schedule = way.sampler, way.schedule_type, way.steps
+        sigmas = sampling_sigmas(levels, *schedule, options)
+        run = Img2ImgRun(sigmas, sigmas[0], (min(s for s in sigmas if s > 0), max(sigmas)))
+        noise = noise_source(base, requests, way, run)
+        is_strong = first.sgm_noise_multiplier
+        scale = sqrt(1 + sigmas[0] ** 2) if is_strong else sampler.start_scale(sigmas[0])
+        x = noise.normal() * scale
+    else:
+        schedule = way.sampler, way.schedule_type, way.steps
+        strength = start.denoising_strength, start.exact_steps
+        run = img2img_sigmas(levels, *schedule, *strength, options)
+        noise = noise_source(base, requests, way, run)
+        fresh = noise.normal()
+        start = start.with_masked_content(fresh)
+        x = run.start(start.latents, fresh * start.noise_multiplier, start.extra_noise)
+    denoiser = build_denoiser(base, first, way, levels, start)
+    own = sampler.options(
+        first.eta,
+        s_churn=first.s_churn,
+        s_tmin=first.s_tmin,
+        s_tmax=first.s_tmax,
+        s_noise=first.s_noise,
+        timestep_of=levels.timestep,
+    )
+    x = sampler.function(denoiser, x, run.sigmas, noise, callback, own)
+    if start is None or start.mask is None or start.has_soft_edges:
+        return x
+    return blend_latents(x, start.latents, start.mask)
+
+
+def schedule_options(base: BaseModel, request: ImageConfig) -> ScheduleOptions:
+    """What a request's `schedule` changes."""
+    chosen = request.schedule
+    return ScheduleOptions(
+        sigma_min=chosen.sigma_min,
+        sigma_max=chosen.sigma_max,
+        rho=chosen.rho,
+        beta_alpha=chosen.beta_alpha,
+        beta_beta=chosen.beta_beta,
+        old_karras=chosen.use_old_karras,
+        discard_penultimate=chosen.discard_next_to_last_sigma,
+        align_your_steps="SDXL" if base.has_two_text_encoders else "SD1",
+    )
+
+
+def build_denoiser(
+    base: BaseModel,
+    first: ImageConfig,
+    way: Pass,
+    levels: NoiseLevels | None = None,
+    start: Start | None = None,
+) -> Denoiser:
+    """What the pass's prompts say, each different text encoded once; see `inference.denoiser`.
+
+    Raises:
+        InputError: a prompt cannot be read; says where.
+    """
+    sampler = SAMPLERS[way.sampler]
+    cfg_scale = first.cfg_scale / sampler.cfg_divisor
+    settings = PromptSettings(
+        steps_total=way.steps * (1 + sampler.is_second_order),
+        emphasis=first.emphasis,
+        comma_padding_backtrack=first.comma_padding_backtrack,
+        old_prompt_editing=first.old_prompt_editing,
+        pad_conds=first.pad_conds,
+        hires_base_steps=way.base_steps,
+    )
+    has_negatives = sampler.needs_uncond or needs_negatives(way.prompts, cfg_scale)
+    negatives = way.negative_prompts if has_negatives else []
+    told = encode_drawing_prompts(base, way.prompts, negatives, settings)
+    return Denoiser(
+        base,
+        told.positives,
+        told.negatives,
+        cfg_scale,
+        filler=told.filler,
+        total_steps=settings.steps_total,
+        skip_early_cond=first.skip_early_cond,
+        s_min_uncond=first.s_min_uncond,
+        concat=told_channels(base, way, start),
+        levels=levels,
+        blend=start.blend() if start and not sampler.is_scaled else None,
+        blend_input=start.blend_input() if start and sampler.is_scaled else None,
+    )
+
+
+def told_channels(base: BaseModel, way: Pass, start: Start | None) -> Tensor | None:
+    """What inpainting checkpoints are told beside the latents, (b or 1, 1 + c, h, w).
+
+    Without an init image all is masked, and grey.
+    """
+    if start is not None or not is_inpainting_model(base):
+        return start.concat if start else None
+    factor = base.vae_scale_factor
+    sides = (way.width, way.height), (way.width // factor, way.height // factor)
+    mask, pixels = whole_picture_conditioning(1, *sides)
+    latents, _ = base.encode_images(pixels)
+    return torch.cat([mask.to(latents), latents], dim=1)
+
+
+def noise_source(
+    base: BaseModel, requests: Sequence[ImageConfig], way: Pass, run: Img2ImgRun
+) -> NoiseSource:
+    """The noise of a batch, in the size of this pass."""
+    first, factor = requests[0], base.vae_scale_factor
+    shape = (base.vae.config.latent_channels, way.height // factor, way.width // factor)
+    resized = first.seed_resize_from_height // factor, first.seed_resize_from_width // factor
+    return NoiseSource(
+        [request.seed for request in requests],
+        shape,
+        base.device,
+        source=first.rng,
+        subseeds=[request.variation_seed for request in requests],
+        subseed_strength=first.variation_strength,
+        seed_resize_from=resized if all(resized) else None,
+        ensd=first.ensd,
+        brownian_range=run.brownian_range,
+    )

@@ -1,0 +1,146 @@
+"""From what a recipe asks for to single pictures, and which of them are drawn together."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from inference.base_model import BaseModel
+from inference.config import ImageConfig
+from inference.errors import InputError
+from inference.prompt_syntax.extra_networks import ExtraNetwork, extract_extra_networks
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
+RANDOM_SEEDS = 2**32 - 2
+"""As many random seeds as in A1111."""
+
+
+def expand(base: BaseModel, images: Sequence[ImageConfig]) -> list[ImageConfig]:
+    """One request for each picture, with its own seed, its size, and one init image.
+
+    As in A1111, pictures of a variation keep the seed and count on with the variation's.
+
+    Raises:
+        InputError: a size is no multiple of `base.size_step`, or a folder has no pictures.
+    """
+    requests = []
+    for image in images:
+        width, height = image.width or base.resolution, image.height or base.resolution
+        for name, size in (("width", width), ("height", height)):
+            check_size(name, size, base.size_step)
+        seed, variation = (
+            random.SystemRandom().randrange(RANDOM_SEEDS) if value == -1 else value
+            for value in (image.seed, image.variation_seed)
+        )
+        is_varied = image.variation_strength > 0
+        for number, one in enumerate(init_images(image)):
+            for i in range(image.count):
+                offset = number * image.count + i
+                requests.append(
+                    dataclasses.replace(
+                        one,
+                        seed=seed if is_varied else seed + offset,
+                        variation_seed=variation + offset if is_varied else -1,
+                        count=1,
+                        width=width,
+                        height=height,
+                    )
+                )
+    return requests
+
+
+def check_size(name: str, size: int, step: int) -> None:
+    """Raises InputError unless the size is a multiple of the step; names the nearest ones."""
+    if size % step or size < step:
+        lower = size // step * step
+        nearest = f"{lower} or {lower + step}" if lower else str(step)
+        raise InputError(
+            f"{name}: {size} pixels do not fit this base model, whose sizes are multiples of "
+            f"{step}; take {nearest}"
+        )
+
+
+def init_images(image: ImageConfig) -> Iterator[ImageConfig]:
+    """The entry once for each picture of its folder, with the mask of the same name.
+
+    Raises:
+        InputError: the folder has no pictures, or not the mask of one of them.
+    """
+    start = image.img2img
+    if start is None or not Path(start.init_image).is_dir():
+        yield image
+        return
+    files = pictures_in(Path(start.init_image))
+    if not files:
+        raise InputError(f"img2img.init_image: {start.init_image} has no pictures in it")
+    for file in files:
+        inpaint = start.inpaint
+        if inpaint is not None:
+            given = {
+                name: str(companion(file, Path(path), name))
+                for name in ("mask", "sketch")
+                if (path := getattr(inpaint, name))
+            }
+            inpaint = dataclasses.replace(inpaint, **given)
+        own = dataclasses.replace(start, init_image=str(file), inpaint=inpaint)
+        yield dataclasses.replace(image, img2img=own)
+
+
+def companion(file: Path, path: Path, name: str) -> Path:
+    """The mask (or sketch) of an init image: the file of its name, or the one for all."""
+    if not path.is_dir():
+        return path
+    of_this_name = [other for other in pictures_in(path) if other.stem == file.stem]
+    if not of_this_name:
+        raise InputError(f"img2img.inpaint.{name}: {path} has none of the name {file.stem}")
+    return of_this_name[0]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder, in their names' order."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+
+
+def networks_called(request: ImageConfig) -> tuple[tuple[ExtraNetwork, ...], ...]:
+    """What the prompts of the first and of the second pass call."""
+    prompts = [request.prompt]
+    if request.hires is not None:
+        prompts.append(request.prompt if request.hires.prompt is None else request.hires.prompt)
+    return tuple(tuple(extract_extra_networks(prompt)[1]) for prompt in prompts)
+
+
+def group(requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
+    """Positions of the requests that are drawn together.
+
+    Together go those that differ in seeds, prompts and pictures only, and that call the same
+    artifacts. The same list always gives the same batches.
+    """
+    alike: dict[str, list[int]] = {}
+    for index, request in enumerate(requests):
+        alike.setdefault(repr(what_batches_share(request)), []).append(index)
+    return [
+        indexes[start : start + batch_size]
+        for indexes in alike.values()
+        for start in range(0, len(indexes), batch_size)
+    ]
+
+
+def what_batches_share(request: ImageConfig) -> list[Any]:
+    """The settings that are the same for all pictures of a batch."""
+    settings = dataclasses.asdict(request)
+    for name in ("prompt", "negative_prompt", "seed", "variation_seed"):
+        del settings[name]
+    if request.hires is not None:
+        del settings["hires"]["prompt"], settings["hires"]["negative_prompt"]
+    if request.img2img is not None:
+        del settings["img2img"]["init_image"]
+        if request.img2img.inpaint is not None:
+            del settings["img2img"]["inpaint"]["mask"], settings["img2img"]["inpaint"]["sketch"]
+    calls = [
+        [dataclasses.replace(call, position=0) for call in calls]
+        for calls in networks_called(request)
+    ]
+    return [settings, calls]
