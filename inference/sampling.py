@@ -21,11 +21,15 @@ from inference.denoiser import Denoiser
 from inference.errors import InputError
 from inference.infotext import UsedArtifact, describe_drawing
 from inference.noise import NoiseSource
+from inference.prompt_conditions import PromptSettings, encode_drawing_prompts, needs_negatives
 from inference.samplers import SAMPLERS, Callback, sampling_sigmas
 from inference.schedules import NoiseLevels
 
 Progress = Callable[[int, int], None]
 """Called after every step with (done, total); both count pictures times steps."""
+
+SECOND_ORDER = ("Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ SDE", "Restart")
+"""Samplers whose prompts are edited along twice their steps, as A1111 counts evaluations."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def draw(
     done = 0
     pictures: dict[int, Image.Image] = {}
     with evaluation(base):
-        for batch in group(base, requests, batch_size):
+        for batch in group(requests, batch_size):
             chosen = [requests[index] for index in batch]
             latents = draw_latents(base, chosen, reporter(progress, done, total))
             pictures |= zip(batch, to_images(base, latents), strict=True)
@@ -116,21 +120,17 @@ def check_size(name: str, size: int, step: int) -> None:
         )
 
 
-def group(base: BaseModel, requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
-    """Positions of the requests that are drawn together.
+def group(requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
+    """Positions of the requests that are drawn together: those that differ in seed and prompt only.
 
-    Together go those that differ in seed and prompt only, and whose prompts have equally many
-    chunks of tokens: a longer neighbour would add empty chunks to a prompt, and so change its
-    picture. The same list always gives the same batches.
+    The same list always gives the same batches.
     """
     alike: dict[tuple[object, ...], list[int]] = {}
     for index, request in enumerate(requests):
-        texts = [request.prompt] + [request.negative_prompt] * (request.cfg_scale != 1)
         settings = dataclasses.asdict(request)
         for name in ("prompt", "negative_prompt", "seed"):
             del settings[name]
-        key = (base.tokenize(texts).ids.shape[1], *settings.values())
-        alike.setdefault(key, []).append(index)
+        alike.setdefault(tuple(settings.values()), []).append(index)
     return [
         indexes[start : start + batch_size]
         for indexes in alike.values()
@@ -171,22 +171,31 @@ def draw_latents(
 
 
 def build_denoiser(base: BaseModel, requests: Sequence[ImageConfig]) -> Denoiser:
-    """Encodes the requests' prompts, each different text once.
+    """What the requests' prompts say, each different text encoded once; see `inference.denoiser`.
 
-    In SDXL an empty negative prompt is all zeros, as in A1111 (`modules/sd_models_xl.py`).
+    Raises:
+        InputError: a prompt cannot be read; says where.
     """
+    first = requests[0]
+    settings = prompt_settings(first)
     prompts = [request.prompt for request in requests]
     negatives = [request.negative_prompt for request in requests]
-    cfg_scale = requests[0].cfg_scale
-    if cfg_scale == 1:
+    if not needs_negatives(prompts, first.cfg_scale):
         negatives = []
-    texts = list(dict.fromkeys(prompts + negatives))
-    conditions = base.encode_prompts(texts).to(base.dtype)
-    rows = conditions[[texts.index(text) for text in prompts + negatives]]
-    positive, negative = rows[: len(prompts)], rows[len(prompts) :]
-    if negatives and base.has_two_text_encoders:
-        negative = negative.zeroed([not text for text in negatives])
-    return Denoiser(base, positive, negative if negatives else None, cfg_scale)
+    told = encode_drawing_prompts(base, prompts, negatives, settings)
+    return Denoiser(
+        base,
+        told.positives,
+        told.negatives,
+        first.cfg_scale,
+        filler=told.filler,
+        total_steps=settings.steps_total,
+    )
+
+
+def prompt_settings(request: ImageConfig) -> PromptSettings:
+    """How a request's prompts are read."""
+    return PromptSettings(steps_total=request.steps * (1 + (request.sampler in SECOND_ORDER)))
 
 
 def to_images(base: BaseModel, latents: Tensor) -> list[Image.Image]:

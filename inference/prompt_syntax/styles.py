@@ -1,6 +1,6 @@
-"""Styles: pieces of prompts kept by name in a `styles.csv`, as in A1111 1.10.1 (`modules/styles.py`).
+"""Styles: pieces of prompts kept by name in a `styles.csv`.
 
-Columns name, prompt, negative_prompt (before 2022-10: name, text); UTF-8 with or without a byte
+As in A1111 1.10.1 (`modules/styles.py`): columns name, prompt, negative_prompt (before 2022-10: name, text); UTF-8 with or without a byte
 order mark; quoted fields may hold commas and line ends; rows whose name is empty or begins with "#"
 are passed over.
 """
