@@ -37,7 +37,7 @@ TOKENS = re.compile(
     """,
     re.VERBOSE,
 )
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+BREAK = re.compile(r"\bBREAK\b")
 
 
 class Piece(NamedTuple):
@@ -90,11 +90,7 @@ class _Reader:
             self.take(match)
         for bracket in "([":
             for start in self.open[bracket]:
-                self.multiply(start, MORE if bracket == "(" else 1 / MORE)
-        for piece in self.pieces:
-            if not abs(piece.weight) <= MAX_WEIGHT:
-                where = max(0, self.text.find(piece.text))
-                raise fault(self.text, where, f"its weight is {piece.weight:.3g}; at most 1e9")
+                self.multiply(start, MORE if bracket == "(" else 1 / MORE, len(self.text))
         return self.pieces
 
     def take(self, match: re.Match[str]) -> None:
@@ -107,11 +103,11 @@ class _Reader:
                 problem = f"more than {MAX_DEPTH} brackets are open; \\( and \\[ are characters"
                 raise fault(self.text, match.start(), problem)
         elif match["weighted"] and round_ones:
-            self.multiply(round_ones.pop(), self.number(match))
+            self.multiply(round_ones.pop(), self.number(match), match.start("number"))
         elif token == ")" and round_ones:
-            self.multiply(round_ones.pop(), MORE)
+            self.multiply(round_ones.pop(), MORE, match.start())
         elif token == "]" and square_ones:
-            self.multiply(square_ones.pop(), 1 / MORE)
+            self.multiply(square_ones.pop(), 1 / MORE, match.start())
         else:
             self.pieces += with_breaks(token)
 
@@ -122,19 +118,27 @@ class _Reader:
             problem = f"{match['number']} is no number; a weight is written as in (word:1.3)"
             raise fault(self.text, match.start("number"), problem) from None
 
-    def multiply(self, start: int, factor: float) -> None:
+    def multiply(self, start: int, factor: float, position: int) -> None:
+        """What the brackets that end at a position hold, the pieces from `start` on."""
         for number in range(start, len(self.pieces)):
             text, weight, is_break = self.pieces[number]
-            if not is_break:
-                self.pieces[number] = Piece(text, weight * factor)
+            if is_break:
+                continue
+            weight *= factor
+            if not abs(weight) <= MAX_WEIGHT:
+                problem = f"a weight of {weight:.3g}; at most {MAX_WEIGHT:.0e} is possible"
+                raise fault(self.text, position, problem)
+            self.pieces[number] = Piece(text, weight)
 
 
 def with_breaks(text: str) -> Iterator[Piece]:
-    """Text without brackets: pieces of weight 1, with breaks between them."""
-    for number, part in enumerate(BREAK.split(text)):
+    """Text without brackets: pieces of weight 1, with breaks between them, and no space there."""
+    parts = BREAK.split(text)
+    for number, part in enumerate(parts):
         if number:
             yield BREAK_PIECE
-        yield Piece(part, 1.0)
+            part = part.lstrip()
+        yield Piece(part.rstrip() if number < len(parts) - 1 else part, 1.0)
 
 
 def joined(pieces: list[Piece]) -> list[Piece]:

@@ -49,8 +49,12 @@ def extract_extra_networks(prompt: str) -> tuple[str, list[ExtraNetwork]]:
     Raises:
         InputError: an unknown kind of tag or argument, no name, or a malformed number; says where.
     """
-    networks = [read_tag(prompt, match) for match in TAG.finditer(prompt)]
-    return TAG.sub("", prompt), networks
+    networks, texts, position = [], [], 0
+    for match in TAG.finditer(prompt, 0, prompt.rfind(">") + 1):
+        networks.append(read_tag(prompt, match))
+        texts.append(prompt[position : match.start()])
+        position = match.end()
+    return "".join([*texts, prompt[position:]]), networks
 
 
 def read_tag(prompt: str, match: re.Match[str]) -> ExtraNetwork:

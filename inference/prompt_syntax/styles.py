@@ -1,8 +1,8 @@
 """Styles: pieces of prompts kept by name in a `styles.csv`.
 
-As in A1111 1.10.1 (`modules/styles.py`): columns name, prompt, negative_prompt (before 2022-10: name, text); UTF-8 with or without a byte
-order mark; quoted fields may hold commas and line ends; rows whose name is empty or begins with "#"
-are passed over.
+As in A1111 1.10.1 (`modules/styles.py`): columns name, prompt, negative_prompt (in old files text
+for prompt); UTF-8 with or without a byte order mark; quoted fields may hold commas and line ends;
+rows whose name is empty or begins with "#" are passed over.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read_styles(path: str | Path) -> dict[str, Style]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start}: not UTF-8; save it as UTF-8") from error
     except csv.Error as error:
-        raise InputError(f"{path}: line {rows.line_num}: no CSV: {error}") from error
+        raise InputError(f"{path}: line {rows.line_num + 1}: no CSV: {error}") from error
     return styles
 
 
