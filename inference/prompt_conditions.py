@@ -1,0 +1,212 @@
+"""From the prompts of pictures to what the UNet is told in each evaluation.
+
+The order is that of A1111 1.10.1 (`modules/prompt_parser.py`, `modules/sd_hijack_clip.py`): parts
+joined by AND, texts over the steps, pieces with weights, chunks of tokens, encoders, emphasis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inference.base_model import BaseModel
+from inference.conditions import Conditions, Encoded
+from inference.emphasis import emphasise
+from inference.prompt_syntax.attention import parse_attention
+from inference.prompt_syntax.composition import split_composition
+from inference.prompt_syntax.editing import Entry, chosen, expand
+from inference.prompts import Chunk, PromptChunker
+
+ENCODED_AT_ONCE = 64
+"""Chunks that go through a text encoder in one batch, at most."""
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How prompts are read. The words are those of A1111's settings."""
+
+    steps_total: int
+    """Evaluations of the model: the steps, or twice as many with samplers of second order."""
+    emphasis: str = "Original"
+    """One of `EMPHASIS_MODES`."""
+    comma_padding_backtrack: int = 20
+    """How far back a full chunk may end at a comma, in tokens; 0 for never."""
+    old_prompt_editing: bool = False
+    """A1111's "Old prompt editing timelines": `[a:b:0.5]` by the rule before 1.6."""
+    pad_conds: bool = False
+    """Fills the shorter of prompt and negative prompt up with empty chunks, so that both go through
+    the UNet together (A1111's "Pad prompt/negative prompt")."""
+    hires_base_steps: int | None = None
+    """In the second pass of a hires fix, `steps_total` of the first one."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What the UNet is told of one text that may change from step to step."""
+
+    ends: tuple[int, ...]
+    """The last step of each entry, rising."""
+    rows: tuple[int, ...]
+    """Where in the conditions each entry is."""
+    conditions: Conditions
+    """Of the different texts."""
+
+    def row(self, evaluation: int) -> int:
+        """The row of the conditions for an evaluation, counted from 0."""
+        return self.rows[chosen(self.ends, evaluation)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the prompts joined by AND."""
+
+    weight: float
+    timeline: Timeline
+
+
+@dataclass(frozen=True)
+class DrawingConditions:
+    """What the UNet is told of the prompts of b pictures."""
+
+    positives: list[list[Part]]
+    negatives: list[Timeline]
+    """One for each picture, or none at all."""
+    filler: Conditions | None
+    """An empty chunk, where the shorter prompts are to be filled up."""
+
+
+def needs_negatives(prompts: Sequence[str], cfg_scale: float) -> bool:
+    """Whether negative prompts have any effect: not at a scale of 1 and with weights of 1."""
+    weights = [[part.weight for part in split_composition(prompt)] for prompt in prompts]
+    return cfg_scale != 1 or any(each != [1.0] for each in weights)
+
+
+def as_timelines(conditions: Conditions) -> list[Timeline]:
+    """Conditions that hold from the first step to the last, one for each row."""
+    return [Timeline((0,), (0,), conditions[n : n + 1]) for n in range(len(conditions.states))]
+
+
+def encode_drawing_prompts(
+    base: BaseModel, prompts: Sequence[str], negatives: Sequence[str], settings: PromptSettings
+) -> DrawingConditions:
+    """Encodes the prompts of b pictures, each different text once, in the UNet's number format.
+
+    Args:
+        base: the base model, with the embeddings that prompts may name.
+        prompts: b prompts.
+        negatives: b negative prompts, in which AND is a word; or none.
+        settings: how they are read.
+
+    Raises:
+        InputError: a prompt cannot be read; says where.
+    """
+    positives = [split_composition(prompt) for prompt in prompts]
+    sources = dict.fromkeys([part.text for parts in positives for part in parts])
+    sources |= dict.fromkeys(negatives)
+    entries = {
+        text: expand(
+            text, settings.steps_total, settings.hires_base_steps, settings.old_prompt_editing
+        )
+        for text in sources
+    }
+    texts = list(dict.fromkeys(entry.text for each in entries.values() for entry in each))
+    encoder = _TextEncoder(base, texts, settings)
+    timelines = {
+        text: encoder.timeline(entries[text])
+        for text in dict.fromkeys(part.text for parts in positives for part in parts)
+    }
+    negative_timelines = {
+        text: encoder.timeline(entries[text], is_negative=True) for text in dict.fromkeys(negatives)
+    }
+    return DrawingConditions(
+        [[Part(weight, timelines[text]) for text, weight in parts] for parts in positives],
+        [negative_timelines[text] for text in negatives],
+        encoder.conditions([[encoder.empty]]) if settings.pad_conds else None,
+    )
+
+
+class _TextEncoder:
+    """Texts cut into chunks, and what the encoders make of every chunk by itself."""
+
+    def __init__(self, base: BaseModel, texts: Sequence[str], settings: PromptSettings) -> None:
+        self.base = base
+        self.emphasis = settings.emphasis
+        chunker = PromptChunker(base.tokenizer, base.embeddings, settings.comma_padding_backtrack)
+        self.rows: dict[str, list[int]] = {}
+        chunks: list[Chunk] = []
+        for text in texts:
+            own = chunker.pieces(parse_attention(text, self.emphasis))
+            self.rows[text] = list(range(len(chunks), len(chunks) + len(own)))
+            chunks += own
+        self.empty = len(chunks)
+        """The row of an empty chunk, if any prompt is to be filled up with it."""
+        if settings.pad_conds or len({len(rows) for rows in self.rows.values()}) > 1:
+            chunks.append(Chunk())
+        self.encoded = self.encode(chunks)
+
+    def encode(self, chunks: list[Chunk]) -> list[Encoded]:
+        """For each encoder, (chunks, 77, dim)."""
+        batches = [
+            self.base.encode_chunks([[chunk] for chunk in chunks[start : start + ENCODED_AT_ONCE]])
+            for start in range(0, len(chunks), ENCODED_AT_ONCE)
+        ]
+        return [joined(parts) for parts in zip(*batches, strict=True)]
+
+    def timeline(self, entries: Sequence[Entry], is_negative: bool = False) -> Timeline:
+        """The texts of one prompt, brought to equally many chunks.
+
+        In SDXL an empty negative prompt is all zeros, as in A1111 (`modules/sd_models_xl.py`).
+        """
+        texts = list(dict.fromkeys(entry.text for entry in entries))
+        counts = [sum(entry.text == text for entry in entries) for text in texts]
+        longest = max(len(self.rows[text]) for text in texts)
+        rows = [self.rows[text] for text in texts]
+        conditions = self.conditions(
+            [each + [self.empty] * (longest - len(each)) for each in rows], counts
+        )
+        if is_negative and self.base.has_two_text_encoders and not any(texts):
+            conditions = conditions.zeroed([True])
+        numbers = tuple(texts.index(entry.text) for entry in entries)
+        return Timeline(tuple(entry.end_at_step for entry in entries), numbers, conditions)
+
+    def conditions(
+        self, rows: Sequence[Sequence[int]], counts: Sequence[int] | None = None
+    ) -> Conditions:
+        """Of the texts whose chunks' rows these are, (texts, chunks)."""
+        index = torch.tensor(rows, device=self.base.device)
+        states = [self.weighted(one, index, counts or [1] * len(rows)) for one in self.encoded]
+        pooled = self.encoded[-1].pooled if self.base.has_two_text_encoders else None
+        together = torch.cat([one.flatten(1, 2) for one in states], dim=-1)
+        conditions = Conditions(together, None if pooled is None else pooled[index[:, 0]])
+        return conditions.to(self.base.dtype)
+
+    def weighted(self, encoded: Encoded, index: Tensor, counts: Sequence[int]) -> Tensor:
+        """States (texts, chunks, 77, dim) of one encoder; each chunk has its own mean."""
+        states = encoded.states[index]
+        if encoded.weights is None:
+            return states
+        weights = encoded.weights[index]
+        each = torch.tensor(counts, dtype=torch.float32, device=states.device)
+        chunks = [
+            emphasise(states[:, n], weights[:, n], each, self.emphasis)
+            for n in range(states.shape[1])
+        ]
+        return torch.stack(chunks, dim=1)
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """Batches of chunks one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    pooled = [part.pooled for part in parts if part.pooled is not None]
+    weights = [
+        torch.ones(part.states.shape[:2], device=part.states.device)
+        if part.weights is None
+        else part.weights
+        for part in parts
+    ]
+    states = torch.cat([part.states for part in parts])
+    return Encoded(states, torch.cat(pooled) if pooled else None, torch.cat(weights))
