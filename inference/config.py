@@ -10,11 +10,58 @@ from inference.recipe import RecipeError
 
 Faults = Iterator[tuple[str, str]]
 
-SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
+SAMPLERS = (
+    "Euler",
+    "Euler a",
+    "LMS",
+    "Heun",
+    "DPM2",
+    "DPM2 a",
+    "DPM++ 2M",
+    "DPM++ SDE",
+    "DPM++ 2M SDE",
+    "DPM++ 2M SDE Heun",
+    "DPM++ 2S a",
+    "DPM++ 3M SDE",
+    "DPM fast",
+    "DPM adaptive",
+    "Restart",
+    "DDIM",
+    "DDIM CFG++",
+    "PLMS",
+    "UniPC",
+    "LCM",
+)
 """The samplers of `inference.samplers`, by their A1111 names."""
 
-SCHEDULE_TYPES = ("Automatic", "Uniform", "Karras", "Exponential", "SGM Uniform")
-"""The noise schedules of `inference.samplers`, by their A1111 names."""
+SAMPLERS_WITHOUT_ETA = (
+    "Euler",
+    "LMS",
+    "Heun",
+    "DPM2",
+    "DPM++ 2M",
+    "Restart",
+    "PLMS",
+    "UniPC",
+    "LCM",
+)
+"""Those that add no fresh noise, or leave no choice how much."""
+
+SCHEDULE_TYPES = (
+    "Automatic",
+    "Uniform",
+    "Karras",
+    "Exponential",
+    "Polyexponential",
+    "SGM Uniform",
+    "KL Optimal",
+    "Align Your Steps",
+    "Simple",
+    "Normal",
+    "DDIM",
+    "Beta",
+)
+"""The noise schedules of `inference.schedules`, by their A1111 names."""
 
 
 @dataclass
@@ -72,12 +119,16 @@ class DrawSettings:
     cfg_scale: float = 7.0
     """Classifier-free guidance scale; 1 switches guidance off."""
     sampler: str = "DPM++ 2M"
-    """A1111 name of the sampler: Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, DDIM."""
+    """A1111 name of the sampler: Euler, Euler a, LMS, Heun, DPM2, DPM2 a, DPM++ 2M, DPM++ SDE,
+    DPM++ 2M SDE, DPM++ 2M SDE Heun, DPM++ 2S a, DPM++ 3M SDE, DPM fast, DPM adaptive, Restart,
+    DDIM, DDIM CFG++, PLMS, UniPC, LCM."""
     schedule_type: str = "Automatic"
     """A1111 name of the noise schedule: Automatic (the sampler's own), Uniform, Karras,
-    Exponential, SGM Uniform."""
+    Exponential, Polyexponential, SGM Uniform, KL Optimal, Align Your Steps, Simple, Normal, DDIM,
+    Beta."""
     eta: float | None = None
-    """Share of fresh noise of ancestral samplers (default 1) and of DDIM (default 0)."""
+    """Share of fresh noise of samplers named `a` or `SDE`, DPM fast and DPM adaptive (default 1),
+    and of DDIM and DDIM CFG++ (default 0)."""
     width: int | None = None
     """Width in pixels; without it the base model's own size."""
     height: int | None = None
@@ -102,8 +153,8 @@ class DrawSettings:
                 yield name, f"must be at least 8 pixels, got {size}"
 
     def idle(self) -> Faults:
-        if self.eta is not None and self.sampler in ("Euler", "Heun", "DPM++ 2M"):
-            yield "eta", f"has no effect with {self.sampler}, which adds no noise"
+        if self.eta is not None and self.sampler in SAMPLERS_WITHOUT_ETA:
+            yield "eta", f"has no effect with {self.sampler}"
 
 
 @dataclass

@@ -21,6 +21,9 @@ class Denoiser:
         positive: what the UNet is told of b prompts, in its number format.
         negative: the same for the negative prompts; None where the scale is 1.
         cfg_scale: 1 is no guidance, 0 the negative prompts alone.
+        levels: at which timestep the model is asked about a sigma; without it the model's own.
+        keeps_uncond: the negative prompts are heeded at a scale of 1 too, and `last_uncond` is what
+            was expected for them at the last call.
     """
 
     def __init__(
@@ -29,13 +32,17 @@ class Denoiser:
         positive: Conditions,
         negative: Conditions | None = None,
         cfg_scale: float = 1.0,
+        *,
+        levels: NoiseLevels | None = None,
+        keeps_uncond: bool = False,
     ) -> None:
-        if negative is None and cfg_scale != 1:
+        if negative is None and (cfg_scale != 1 or keeps_uncond):
             raise ValueError(f"a cfg_scale of {cfg_scale} needs negative prompts")
         self.base = base
-        self.levels = NoiseLevels(base.alphas_cumprod)
+        self.levels = levels or NoiseLevels(base.alphas_cumprod)
+        self.last_uncond: Tensor | None = None
         self.cfg_scale = cfg_scale
-        self.is_guided = negative is not None and cfg_scale != 1
+        self.is_guided = negative is not None and (cfg_scale != 1 or keeps_uncond)
         self.conditions = positive
         if negative is not None and self.is_guided:
             self.conditions = Conditions.cat([positive, negative])
@@ -45,6 +52,7 @@ class Denoiser:
         if not self.is_guided:
             return self.denoise(x, sigma)
         positive, negative = self.denoise(torch.cat([x, x]), sigma).chunk(2)
+        self.last_uncond = negative
         return negative + (positive - negative) * self.cfg_scale
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:

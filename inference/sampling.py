@@ -22,7 +22,6 @@ from inference.errors import InputError
 from inference.infotext import UsedArtifact, describe_drawing
 from inference.noise import NoiseSource
 from inference.samplers import SAMPLERS, Callback, sampling_sigmas
-from inference.schedules import NoiseLevels
 
 Progress = Callable[[int, int], None]
 """Called after every step with (done, total); both count pictures times steps."""
@@ -82,7 +81,7 @@ def reporter(progress: Progress | None, done: int, total: int) -> Callback:
 
     def report(step: int, denoised: Tensor) -> None:
         if progress:
-            progress(done + step * len(denoised), total)
+            progress(min(done + step * len(denoised), total), total)  # some take more steps
 
     return report
 
@@ -121,21 +120,24 @@ def group(base: BaseModel, requests: Sequence[ImageConfig], batch_size: int) -> 
 
     Together go those that differ in seed and prompt only, and whose prompts have equally many
     chunks of tokens: a longer neighbour would add empty chunks to a prompt, and so change its
-    picture. The same list always gives the same batches.
+    picture. With a sampler whose steps depend on the whole batch each is drawn by itself. The same
+    list always gives the same batches.
     """
     alike: dict[tuple[object, ...], list[int]] = {}
     for index, request in enumerate(requests):
-        texts = [request.prompt] + [request.negative_prompt] * (request.cfg_scale != 1)
+        sampler = SAMPLERS[request.sampler]
+        is_guided = request.cfg_scale / sampler.cfg_divisor != 1 or sampler.needs_uncond
+        texts = [request.prompt] + [request.negative_prompt] * is_guided
         settings = dataclasses.asdict(request)
         for name in ("prompt", "negative_prompt", "seed"):
             del settings[name]
         key = (base.tokenize(texts).ids.shape[1], *settings.values())
         alike.setdefault(key, []).append(index)
-    return [
-        indexes[start : start + batch_size]
-        for indexes in alike.values()
-        for start in range(0, len(indexes), batch_size)
-    ]
+    batches = []
+    for indexes in alike.values():
+        size = 1 if SAMPLERS[requests[indexes[0]].sampler].couples_batch else batch_size
+        batches += [indexes[start : start + size] for start in range(0, len(indexes), size)]
+    return batches
 
 
 @contextmanager
@@ -158,7 +160,7 @@ def draw_latents(
     """Latents (b, c, h, w), fp32, of requests that differ in prompts and seeds only."""
     first = requests[0]
     sampler = SAMPLERS[first.sampler]
-    levels = NoiseLevels(base.alphas_cumprod)
+    levels = sampler.levels(base.alphas_cumprod)
     sigmas = sampling_sigmas(levels, first.sampler, first.schedule_type, first.steps)
     denoiser = build_denoiser(base, requests)
     assert first.width and first.height
@@ -166,8 +168,8 @@ def draw_latents(
     shape = (base.vae.config.latent_channels, first.height // factor, first.width // factor)
     noise = NoiseSource([request.seed for request in requests], shape, base.device)
     x = noise.normal() * sampler.start_scale(sigmas[0])
-    eta = sampler.default_eta if first.eta is None else first.eta
-    return sampler.function(denoiser, x, sigmas, noise, callback, eta or 0.0)
+    options = sampler.options(first.eta, timestep_of=levels.timestep)
+    return sampler.function(denoiser, x, sigmas, noise, callback, options)
 
 
 def build_denoiser(base: BaseModel, requests: Sequence[ImageConfig]) -> Denoiser:
@@ -177,8 +179,9 @@ def build_denoiser(base: BaseModel, requests: Sequence[ImageConfig]) -> Denoiser
     """
     prompts = [request.prompt for request in requests]
     negatives = [request.negative_prompt for request in requests]
-    cfg_scale = requests[0].cfg_scale
-    if cfg_scale == 1:
+    sampler = SAMPLERS[requests[0].sampler]
+    cfg_scale = requests[0].cfg_scale / sampler.cfg_divisor
+    if cfg_scale == 1 and not sampler.needs_uncond:
         negatives = []
     texts = list(dict.fromkeys(prompts + negatives))
     conditions = base.encode_prompts(texts).to(base.dtype)
@@ -186,7 +189,14 @@ def build_denoiser(base: BaseModel, requests: Sequence[ImageConfig]) -> Denoiser
     positive, negative = rows[: len(prompts)], rows[len(prompts) :]
     if negatives and base.has_two_text_encoders:
         negative = negative.zeroed([not text for text in negatives])
-    return Denoiser(base, positive, negative if negatives else None, cfg_scale)
+    return Denoiser(
+        base,
+        positive,
+        negative if negatives else None,
+        cfg_scale,
+        levels=sampler.levels(base.alphas_cumprod),
+        keeps_uncond=sampler.needs_uncond,
+    )
 
 
 def to_images(base: BaseModel, latents: Tensor) -> list[Image.Image]:
