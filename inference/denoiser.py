@@ -15,7 +15,7 @@ from inference.prompt_conditions import Part, Timeline, as_timelines
 from inference.schedules import NoiseLevels
 
 Blend = Callable[[Tensor, float], Tensor]
-"""(clean latents expected (b, c, h, w), sigma) -> those to go on with."""
+"""(latents (b, c, h, w), sigma) -> those to go on with."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Denoiser:
         s_min_uncond: below this sigma they are left out in every second evaluation ("Negative
             Guidance minimum sigma"); 0 is never.
         concat: further input channels of the UNet, (b or 1, k, h, w); inpainting models have five.
+        levels: at which timestep the model is asked about a sigma; without it the model's own.
+        keeps_uncond: the negative prompts are heeded in every evaluation, at a scale of 1 too.
         blend: has the last word on each clean latent, as masks need it.
+        blend_input: changes x before the model sees it.
     """
 
     last_uncond: Tensor
@@ -72,7 +75,10 @@ class Denoiser:
         skip_early_cond: float = 0.0,
         s_min_uncond: float = 0.0,
         concat: Tensor | None = None,
+        levels: NoiseLevels | None = None,
+        keeps_uncond: bool = False,
         blend: Blend | None = None,
+        blend_input: Blend | None = None,
     ) -> None:
         if isinstance(positive, Conditions):
             positive = [[Part(1.0, timeline)] for timeline in as_timelines(positive)]
@@ -84,9 +90,10 @@ class Denoiser:
         if skip_early_cond and not total_steps:
             raise ValueError("skip_early_cond needs total_steps")
         self.base = base
-        self.levels = NoiseLevels(base.alphas_cumprod)
+        self.levels = levels or NoiseLevels(base.alphas_cumprod)
         self.cfg_scale = cfg_scale
-        self.is_guided = not (cfg_scale == 1 and is_plain)
+        self.is_guided = keeps_uncond or not (cfg_scale == 1 and is_plain)
+        self.keeps_uncond = keeps_uncond
         self.positive = positive
         self.negative = negative or []
         self.filler = filler
@@ -95,6 +102,7 @@ class Denoiser:
         self.s_min_uncond = s_min_uncond
         self.concat = concat
         self.blend = blend
+        self.blend_input = blend_input
         self.evaluation = 0
         self._batches: tuple[object, list[Batch]] = (None, [])
 
@@ -113,6 +121,8 @@ class Denoiser:
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """The clean latents expected at x (b, c, h, w), fp32."""
         is_guided = self.is_guided and not self.leaves_negatives_out(sigma)
+        if self.blend_input is not None:
+            x = self.blend_input(x, sigma)
         clean = self.denoise(x, sigma, self.batches(is_guided))
         self.evaluation += 1
         positive, negative = clean, None
@@ -123,6 +133,8 @@ class Denoiser:
 
     def leaves_negatives_out(self, sigma: float) -> bool:
         """Whether this evaluation does without them."""
+        if self.keeps_uncond:
+            return False
         share = self.evaluation / self.total_steps if self.total_steps else 0
         if self.skip_early_cond and share <= self.skip_early_cond:
             return True

@@ -8,10 +8,57 @@ from omegaconf import MISSING
 
 Faults = Iterator[tuple[str, str]]
 
-SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
+SAMPLERS = (
+    "Euler",
+    "Euler a",
+    "LMS",
+    "Heun",
+    "DPM2",
+    "DPM2 a",
+    "DPM++ 2M",
+    "DPM++ SDE",
+    "DPM++ 2M SDE",
+    "DPM++ 2M SDE Heun",
+    "DPM++ 2S a",
+    "DPM++ 3M SDE",
+    "DPM fast",
+    "DPM adaptive",
+    "Restart",
+    "DDIM",
+    "DDIM CFG++",
+    "PLMS",
+    "UniPC",
+    "LCM",
+)
 """The samplers of `inference.samplers`, by their A1111 names."""
 
-SCHEDULE_TYPES = ("Automatic", "Uniform", "Karras", "Exponential", "SGM Uniform")
+SAMPLERS_WITHOUT_ETA = (
+    "Euler",
+    "LMS",
+    "Heun",
+    "DPM2",
+    "DPM++ 2M",
+    "Restart",
+    "PLMS",
+    "UniPC",
+    "LCM",
+)
+"""Those that add no fresh noise, or leave no choice how much."""
+
+SCHEDULE_TYPES = (
+    "Automatic",
+    "Uniform",
+    "Karras",
+    "Exponential",
+    "Polyexponential",
+    "SGM Uniform",
+    "KL Optimal",
+    "Align Your Steps",
+    "Simple",
+    "Normal",
+    "DDIM",
+    "Beta",
+)
 """The noise schedules of `inference.schedules`, by their A1111 names."""
 
 RESIZE_MODES = (
@@ -20,8 +67,6 @@ RESIZE_MODES = (
     "Resize and fill",
     "Just resize (latent upscale)",
 )
-NOISELESS = ("Euler", "LMS", "Heun", "DPM2", "DPM++ 2M", "PLMS", "UniPC")
-"""Samplers that `eta` says nothing to."""
 CHURNED = ("Euler", "Heun", "DPM2")
 """Samplers that `s_churn` says something to."""
 
@@ -201,13 +246,17 @@ class DrawSettings:
     cfg_scale: float = 7.0
     """Classifier-free guidance scale; 1 switches guidance off."""
     sampler: str = "DPM++ 2M"
-    """A1111 name of the sampler: Euler, Euler a, Heun, DPM++ 2M, DPM++ 2M SDE, DDIM."""
+    """A1111 name of the sampler: Euler, Euler a, LMS, Heun, DPM2, DPM2 a, DPM++ 2M, DPM++ SDE,
+    DPM++ 2M SDE, DPM++ 2M SDE Heun, DPM++ 2S a, DPM++ 3M SDE, DPM fast, DPM adaptive, Restart,
+    DDIM, DDIM CFG++, PLMS, UniPC, LCM."""
     schedule_type: str = "Automatic"
     """A1111 name of the noise schedule: Automatic (the sampler's own), Uniform, Karras,
-    Exponential, SGM Uniform."""
+    Exponential, Polyexponential, SGM Uniform, KL Optimal, Align Your Steps, Simple, Normal, DDIM,
+    Beta."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     eta: float | None = None
-    """Share of fresh noise of ancestral and SDE samplers (default 1) and of DDIM (default 0)."""
+    """Share of fresh noise of samplers named `a` or `SDE`, DPM fast and DPM adaptive (default 1),
+    and of DDIM and DDIM CFG++ (default 0)."""
     s_churn: float = 0.0
     """Noise added and removed again in every step, of Euler, Heun and DPM2 (A1111's Sigma
     churn)."""
@@ -298,8 +347,8 @@ class DrawSettings:
             yield "seed_resize_from_width", "and seed_resize_from_height must both be given, or 0"
 
     def idle(self) -> Faults:
-        if self.eta is not None and self.sampler in NOISELESS:
-            yield "eta", f"has no effect with {self.sampler}, which adds no noise"
+        if self.eta is not None and self.sampler in SAMPLERS_WITHOUT_ETA:
+            yield "eta", f"has no effect with {self.sampler}"
         if self.s_churn and self.sampler not in CHURNED:
             yield "s_churn", f"has no effect with {self.sampler}; it is of {', '.join(CHURNED)}"
         if not self.s_churn:

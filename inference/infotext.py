@@ -154,7 +154,9 @@ def describe_drawing(
         "Model": name,
         "Clip skip": base.clip_skip if base.clip_skip > 1 else None,
         "RNG": "CPU",
-        "Eta DDIM" if request.sampler == "DDIM" else "Eta": None if is_usual else request.eta,
+        "Eta DDIM" if request.sampler.startswith("DDIM") else "Eta": None
+        if is_usual
+        else request.eta,
         "Lora hashes": hash_list(loras),
         "TI hashes": hash_list([a for a in at_work if a.kind == "embedding" and a.name in called]),
         "Version": version(),

@@ -186,6 +186,7 @@ def build_denoiser(
         s_min_uncond=first.s_min_uncond,
         concat=told_channels(base, way, start),
         levels=levels,
+        keeps_uncond=sampler.needs_uncond,
         blend=start.blend() if start and not sampler.is_scaled else None,
         blend_input=start.blend_input() if start and sampler.is_scaled else None,
     )
