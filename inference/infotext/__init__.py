@@ -6,9 +6,8 @@ Format: A1111 1.10.1 (`create_infotext`, `parse_generation_parameters`)::
     Negative prompt: blurry
     Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 64x64, …
 
-`text` writes and reads it, `pasted` adds what A1111 takes for granted when it reads, `describe` says
-it of a drawing, `picture_files` puts it into picture files, and `other_programs` translates what
-others write.
+`text` writes and reads it, `pasted` adds what A1111 takes for granted, `describe` says it of a
+drawing, `picture_files` puts it into picture files, `other_programs` translates what others write.
 """
 
 from inference.infotext.describe import (
@@ -20,6 +19,7 @@ from inference.infotext.describe import (
 from inference.infotext.other_programs import read_other_programs
 from inference.infotext.pasted import as_pasted
 from inference.infotext.picture_files import (
+    encodable,
     find_infotext,
     fitting_format,
     read_infotext,
@@ -41,6 +41,7 @@ __all__ = [
     "UsedArtifact",
     "as_pasted",
     "describe_drawing",
+    "encodable",
     "find_infotext",
     "fitting_format",
     "is_parameters",

@@ -210,7 +210,7 @@ def prompt_parameters(
 
 
 def sampling_parameters(request: ImageConfig) -> Parameters:
-    """What was set otherwise than usual of schedule, sampler and guidance, in their order at work."""
+    """What is unusual in schedule, sampler and guidance, in the order in which they set to work."""
     from inference.samplers import SAMPLERS
 
     img2img = request.img2img

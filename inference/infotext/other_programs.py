@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.errors import InputError
-from inference.infotext.pasted import KNOWN_SAMPLERS
+from inference.infotext.pasted import KNOWN_SAMPLERS, sampler_and_schedule
 from inference.infotext.text import write_infotext
 
 MARKS = {
@@ -24,9 +24,6 @@ MARKS = {
     "fooocus_scheme": "Fooocus",
 }
 """Keyword in a PNG -> the program that writes it."""
-
-NAMES = {"steps": "Steps", "sampler": "Sampler", "cfg_scale": "CFG scale", "seed": "Seed"}
-"""Parameter of sd-parsers -> that of infotext."""
 
 
 def is_novel_ai(info: Mapping[Any, Any]) -> bool:
@@ -40,7 +37,7 @@ def is_fooocus(info: Mapping[Any, Any]) -> bool:
 
 
 def translate_novel_ai(info: Mapping[Any, Any], size: tuple[int, int]) -> str | None:
-    """Infotext of NovelAI's texts, with its Clip skip 2 and ENSD 31337; None if they are damaged."""
+    """Infotext of NovelAI's texts, with its Clip skip and ENSD; None if they are damaged."""
     try:
         told = json.loads(info["Comment"])
         sampler = KNOWN_SAMPLERS.get(str(told["sampler"]).lower(), "Euler a")
@@ -96,19 +93,22 @@ def translate(found: Any, size: tuple[int, int]) -> str:
     told = {"sampler": sampler.name, **sampler.parameters}
     model = sampler.model
     parameters = {
-        **{name: told.get(key) for key, name in NAMES.items()},
+        "Steps": told.get("steps"),
+        "Sampler": told["sampler"],
+        "Schedule type": None,
+        "CFG scale": told.get("cfg_scale"),
+        "Seed": told.get("seed"),
         "Size": f"{size[0]}x{size[1]}",
         "Model hash": model.hash if model else None,
         "Model": model.name if model else None,
         "Denoising strength": partial_denoising(told),
         "Version": str(found.generator.value),
     }
-    name = str(parameters["Sampler"]).lower()
-    others = {f"k_{name}", name.replace("dpmpp", "k_dpmpp"), name}
-    known = next((KNOWN_SAMPLERS[one] for one in sorted(others) if one in KNOWN_SAMPLERS), None)
-    parameters["Sampler"] = known or parameters["Sampler"]
-    if schedule := told.get("scheduler"):
-        parameters["Schedule type"] = str(schedule).replace("_", " ").title()
+    name = str(parameters["Sampler"])
+    name = KNOWN_SAMPLERS.get(f"k_{name.lower()}", name)  # ComfyUI: euler_ancestral
+    schedule = told.get("scheduler")
+    names = sampler_and_schedule(name, str(schedule) if schedule else None)
+    parameters |= {"Sampler": names[0], "Schedule type": names[1]}
     return write_infotext(found.full_prompt, found.full_negative_prompt, parameters)
 
 

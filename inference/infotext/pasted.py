@@ -94,7 +94,7 @@ def as_pasted(infotext: Infotext) -> dict[str, str]:
     """All parameters as A1111 takes them, with `Prompt` and `Negative prompt`.
 
     Sizes are taken apart, schedule types out of old sampler names, defaults are filled in, and what
-    older versions did differently is said. `Emphasis` is taken for used where a prompt has brackets.
+    older versions did differently is said. `Emphasis` counts as used where a prompt has brackets.
     """
     found = infotext.split_sizes()
     found |= {"Prompt": infotext.prompt, "Negative prompt": infotext.negative_prompt}

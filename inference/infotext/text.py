@@ -43,7 +43,7 @@ class Infotext:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     def split_sizes(self) -> dict[str, str]:
-        """The parameters with sizes as A1111 takes them apart: `Size: 512x768` as Size-1, Size-2."""
+        """The parameters, with sizes taken apart as by A1111: Size-1, Size-2."""
         split: dict[str, str] = {}
         for key, value in self.parameters.items():
             if size := SIZE.fullmatch(value):
