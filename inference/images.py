@@ -86,15 +86,15 @@ def save_pictures(
 ) -> None:
     """Saves each under the name that the recipe's pattern makes, and prints the paths."""
     form = PictureForm(recipe.file_name, recipe.file_format, recipe.quality, recipe.save_text)
-    for number, drawing in enumerate(drawings):
-        naming = naming_of(drawing, number, len(drawings), recipe.batch_size, started)
+    for index, drawing in enumerate(drawings):
+        naming = naming_of(drawing, index, len(drawings), recipe.batch_size, started)
         print(write_picture(folder, drawing.image, drawing.infotext, naming, form))
 
 
 def naming_of(
-    drawing: Drawing, number: int, total: int, batch_size: int, started: datetime
+    drawing: Drawing, index: int, total: int, batch_size: int, started: datetime
 ) -> Naming:
-    """What the name of a drawing can tell; it is the `number`-th of `total`, from 0."""
+    """What the name of a drawing can tell; `index` is its place among `total`."""
     request, told = drawing.request, parse_infotext(drawing.infotext).parameters
     strength = told.get("Denoising strength")
     return Naming(
@@ -112,9 +112,9 @@ def naming_of(
         model_hash=told.get("Model hash", ""),
         clip_skip=int(told.get("Clip skip", 1)),
         denoising_strength=float(strength) if strength else None,
-        batch_index=number % batch_size,
+        batch_index=index % batch_size,
         batch_size=min(batch_size, total),
-        generation_index=number,
+        generation_index=index,
         num_generations=total,
         pixels=drawing.image.tobytes(),
         started=started,

@@ -129,7 +129,7 @@ def group(base: BaseModel, requests: Sequence[ImageConfig], batch_size: int) -> 
         settings = dataclasses.asdict(request)
         for name in ("prompt", "negative_prompt", "seed"):
             del settings[name]
-        key = (base.tokenize(texts).ids.shape[1], *settings.values())
+        key = (base.tokenize(texts).ids.shape[1], repr(settings))
         alike.setdefault(key, []).append(index)
     return [
         indexes[start : start + batch_size]
