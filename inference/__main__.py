@@ -1,4 +1,4 @@
-"""The drawing command: `python -m inference RECIPE [key=value ...]`.
+"""The drawing command: `python -m inference RECIPE|PICTURE [key=value ...]`.
 
 Only what recipes need is imported here; torch comes once the recipe is known to be sound.
 """
@@ -14,10 +14,15 @@ from inference.errors import InputError
 from inference.quiet import quiet_libraries
 from inference.recipe import load_recipe
 
-USAGE = """usage: python -m inference RECIPE [key=value ...]
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif")
+"""Endings of what is drawn once more."""
+
+USAGE = """usage: python -m inference RECIPE|PICTURE [key=value ...]
 
 Draws what a recipe says, for example
   python -m inference configs/inference/images.yaml images.cat.seed=7 settings.steps=30
+A picture is drawn once more, as its infotext says, with what lies in the folders of artifact_dirs:
+  python -m inference outputs/00000-7.png 'artifact_dirs=[models]' images.picture.count=4
 Every key is described in docs/recipes.md."""
 
 
@@ -29,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         with warnings_told("draw"):
-            recipe = load_recipe(find_recipe(arguments[0]), draw_schema, arguments[1:])
+            recipe = load(arguments[0], arguments[1:])
         quiet_libraries()
         run(recipe)
     except InputError as error:
@@ -42,6 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell("draw", "interrupted; what was saved before is complete")
         return 130
     return 0
+
+
+def load(path: str, overrides: Sequence[str]) -> object:
+    """The recipe of a file, or the one that a picture tells of; what it cannot do is told."""
+    if not path.lower().endswith(PICTURES):
+        return load_recipe(find_recipe(path), draw_schema, overrides)
+    from inference.redraw import load_picture
+
+    recipe, notes = load_picture(path, overrides)
+    for note in notes:
+        tell("draw", f"{path}: {note}")
+    return recipe
 
 
 def run(recipe: object) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from omegaconf import MISSING
 
 from inference.draw_config import DrawSettings, Faults, ImageConfig
+from inference.file_names import pattern_faults
 from inference.recipe import RecipeError
 
 
@@ -111,6 +112,8 @@ class ImagesRecipe:
             yield "batch_size", f"must be at least 1, got {self.batch_size}"
         if not 1 <= self.quality <= 100:
             yield "quality", f"must lie in 1 … 100, got {self.quality}"
+        for fault in pattern_faults(self.file_name):
+            yield "file_name", fault
 
     def idle(self) -> Faults:
         if self.quality != 80 and self.file_format == "png":

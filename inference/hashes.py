@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from inference.errors import InputError
+from inference.hash_cache import remembered
+
+SHOWN_DIGITS = {"lora": 12, "embedding": 12}
+"""How many digits of a hash A1111 shows, by kind of artifact; of models, VAEs and others 10."""
 
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
@@ -32,7 +36,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path, after_header: bool = False) -> str:
-    """SHA-256 of a file, remembered as long as the file stays as it is.
+    """SHA-256 of a file, remembered as long as the file stays as it is; of large ones also on disk.
 
     Args:
         path: the file.
@@ -45,10 +49,36 @@ def sha256(path: Path, after_header: bool = False) -> str:
 
 @lru_cache
 def _sha256(path: Path, after_header: bool, size: int, changed: int) -> str:
+    kind = "sha256 after header" if after_header else "sha256"
+    return remembered(path, kind, _take_after_header if after_header else _take)
+
+
+def _take(path: Path) -> str:
     with path.open("rb") as file:
-        if after_header:
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _take_after_header(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def old_hash(path: Path) -> str:
+    """What A1111 knew a model by until January 2023: 8 digits, of 64 KiB from the second MiB on.
+
+    Of a file that ends before, that of nothing: `e3b0c442`.
+    """
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
+
+def lora_legacy_hash(path: Path) -> str:
+    """What kohya's `sshs_legacy_hash` says, or else the file's own `old_hash`."""
+    if path.suffix != ".safetensors":
+        return old_hash(path)
+    return read_header(path).get("__metadata__", {}).get("sshs_legacy_hash") or old_hash(path)
 
 
 def lora_hash(path: Path) -> str:
@@ -72,3 +102,9 @@ def artifact_hash(path: Path, kind: str) -> str | None:
         file = weights_file(path / "unet")
         return sha256(file) if file else None
     return lora_hash(path) if kind == "lora" else sha256(path)
+
+
+def short_hash(path: Path, kind: str) -> str | None:
+    """The hash as A1111 shows it: 12 digits of LoRAs and embeddings, 10 of everything else."""
+    whole = artifact_hash(path, kind)
+    return whole[: SHOWN_DIGITS.get(kind, 10)] if whole else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from inference.artifacts import Artifact, load_artifact
 from inference.base_model_loading import load_base_model
 from inference.config import ArtifactConfig, ImagesRecipe
 from inference.errors import InputError
+from inference.file_names import Naming
 from inference.grid import image_grid
 from inference.hashes import artifact_hash
-from inference.infotext import UsedArtifact, number
-from inference.output_files import prepare_folder, write_new
+from inference.infotext import UsedArtifact, number, parse_infotext
+from inference.output_files import PictureForm, prepare_folder, write_new, write_picture
 from inference.sampling import Drawing, Progress, draw, expand
 
 MOST_COLUMNS = 8
@@ -41,12 +43,13 @@ def draw_images(recipe: ImagesRecipe) -> None:
         artifact.attach(base, config.strength)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     rows: list[list[Drawing]] = []
+    started = datetime.now()
     with progress_bar(num_steps * len(factors)) as report:
         for row, factor in enumerate(factors):
             used = [set_strength(artifact, config, factor) for config, artifact in attached]
             progress = after(row * num_steps, report)
             rows.append(draw(base, images, recipe.batch_size, progress, used))
-            save_pictures(rows[-1], folder)
+            save_pictures(rows[-1], folder, recipe, started)
     if recipe.grid and sum(map(len, rows)) > 1:
         grid = compare(rows, factors) if len(rows) > 1 else collect(rows[0])
         infotext = "\n\n".join(drawing.infotext for row in rows for drawing in row)
@@ -78,11 +81,44 @@ def set_strength(artifact: Artifact, config: ArtifactConfig, factor: float) -> U
     return UsedArtifact(artifact.kind, artifact.name, strength, known_by)
 
 
-def save_pictures(drawings: Sequence[Drawing], folder: Path) -> None:
-    """Saves each as NUMBER-SEED.png with its infotext, and prints the paths."""
-    for drawing in drawings:
-        texts = {"parameters": drawing.infotext}
-        print(write_new(folder, drawing.image, texts, after=f"-{drawing.request.seed}"))
+def save_pictures(
+    drawings: Sequence[Drawing], folder: Path, recipe: ImagesRecipe, started: datetime
+) -> None:
+    """Saves each under the name that the recipe's pattern makes, and prints the paths."""
+    form = PictureForm(recipe.file_name, recipe.file_format, recipe.quality, recipe.save_text)
+    for index, drawing in enumerate(drawings):
+        naming = naming_of(drawing, index, len(drawings), recipe.batch_size, started)
+        print(write_picture(folder, drawing.image, drawing.infotext, naming, form))
+
+
+def naming_of(
+    drawing: Drawing, index: int, total: int, batch_size: int, started: datetime
+) -> Naming:
+    """What the name of a drawing can tell; `index` is its place among `total`."""
+    request, told = drawing.request, parse_infotext(drawing.infotext).parameters
+    strength = told.get("Denoising strength")
+    return Naming(
+        seed=request.seed,
+        steps=request.steps,
+        cfg_scale=request.cfg_scale,
+        width=drawing.image.width,
+        height=drawing.image.height,
+        sampler=request.sampler,
+        schedule_type=told["Schedule type"],
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        styles=tuple(request.styles),
+        model_name=told["Model"],
+        model_hash=told.get("Model hash", ""),
+        clip_skip=int(told.get("Clip skip", 1)),
+        denoising_strength=float(strength) if strength else None,
+        batch_index=index % batch_size,
+        batch_size=min(batch_size, total),
+        generation_index=index,
+        num_generations=total,
+        pixels=drawing.image.tobytes(),
+        started=started,
+    )
 
 
 def compare(rows: Sequence[Sequence[Drawing]], factors: Sequence[float]) -> Image.Image:

@@ -66,14 +66,20 @@ def inspect_picture(path: Path) -> Facts:
     from PIL import Image, UnidentifiedImageError
 
     from inference.artifacts import embedding_picture
-    from inference.infotext import read_infotext
+    from inference.infotext import read_infotext, read_other_programs
 
     try:
         with Image.open(path) as image:
             size = f"{image.width}x{image.height}"
         infotext = read_infotext(path)
+    except InputError:
+        raise
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+    try:
+        infotext = infotext or read_other_programs(path)
+    except InputError as error:  # another program's, which is not understood
+        infotext = str(error)
     facts = {"kind": "picture", "size": size, "infotext": infotext or "none in this file"}
     if path.suffix in embedding_picture.PICTURES and embedding_picture.read_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}

@@ -13,6 +13,7 @@ the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass m
 """
 
 import dataclasses
+import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +51,7 @@ from inference.recipe_schema import (
     without_none,
 )
 
-__all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_recipe"]
+__all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_recipe"]
 
 
 class RecipeWarning(UserWarning):
@@ -69,12 +70,40 @@ def load_recipe(
         RecipeError: one line per fault, each with the file (or command line) and key at fault.
     """
     unread: list[str] = []
-    misspelt: list[str] = []
     file = absolute(path)
-    layers = file_layers(file, unread) + override_layers(overrides, misspelt)
+    layers = file_layers(file, unread)
     if unread:
-        raise RecipeError("\n".join(unread + misspelt))
-    sources = key_sources(layers, shown(file))
+        override_layers(overrides, unread)
+        raise RecipeError("\n".join(unread))
+    return _load(layers, shown(file), schema, overrides)
+
+
+def load_mapping(
+    mapping: dict[str, Any],
+    source: str,
+    schema: Callable[[dict[str, Any]], type],
+    overrides: Sequence[str] = (),
+) -> Any:
+    """The recipe of a mapping such as a file would hold, and of overrides, which win.
+
+    `source` is what the mapping is called in messages. Text stays text: `${` in it means nothing.
+
+    Raises:
+        RecipeError: as of `load_recipe`.
+    """
+    node = RecipeDumper(io.StringIO()).represent_data(_escaped(mapping))
+    return _load([Layer(source, node)], source, schema, overrides)
+
+
+def _load(
+    layers: list[Layer],
+    file: str,
+    schema: Callable[[dict[str, Any]], type],
+    overrides: Sequence[str],
+) -> Any:
+    misspelt: list[str] = []
+    layers = layers + override_layers(overrides, misspelt)
+    sources = key_sources(layers, file)
     try:
         kind = schema(merged(layers))
     except RecipeError as error:
@@ -83,7 +112,7 @@ def load_recipe(
         raise RecipeError("\n".join(lines + misspelt)) from error
     for key in getattr(kind, "begins_anew", ()):
         layers = begun_anew(layers, key)
-    draft = _Draft(kind, key_sources(layers, shown(file)))
+    draft = _Draft(kind, key_sources(layers, file))
     draft.faults.update(dict.fromkeys(misspelt))
     for layer in layers:
         draft.put(layer, layer.node, (), kind)
@@ -98,20 +127,21 @@ def load_recipe(
 
 def dump_recipe(recipe: Any) -> str:
     """The YAML of a recipe with every field spelled out; it loads back to an equal object."""
+    return yaml.dump(_escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
 
-    def escaped(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {f.name: escaped(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, dict):
-            return {name: escaped(inner) for name, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [escaped(inner) for inner in value]
-        if isinstance(value, str):
-            value = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
-            return re.sub(r"^(\\*\?\?\?)$", r"\\\1", value)
-        return value
 
-    return yaml.dump(escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
+def _escaped(value: Any) -> Any:
+    """Plain mappings, lists and scalars, in whose text `${` and `???` mean nothing."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _escaped(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: _escaped(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(inner) for inner in value]
+    if isinstance(value, str):
+        value = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
+        return re.sub(r"^(\\*\?\?\?)$", r"\\\1", value)
+    return value
 
 
 class _Draft:

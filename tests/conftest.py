@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Read when the libraries are imported, and handed on to the processes that tests start.
 os.environ |= {
@@ -13,6 +14,7 @@ os.environ |= {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
+    "XDG_CACHE_HOME": tempfile.mkdtemp(prefix="limner-tests-cache-"),
 }
 
 import logging
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)  # sums, and so the bytes of a result, depend on their number
 logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+
+
+def pytest_unconfigure() -> None:
+    """Takes the caches of this run away."""
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -174,7 +174,7 @@ def test_failed_writing_leaves_nothing(recipe, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.output_files.save_png", fail)
+    monkeypatch.setattr("inference.output_files.save_picture", fail)
     with pytest.raises(OSError, match="disk full"):
         main(recipe)
     assert list(Path("out").iterdir()) == []

@@ -1,0 +1,330 @@
+"""Infotext of a drawing: its parameters in A1111's words, order and rules for what is written.
+
+Source: A1111 1.10.1 `modules/processing.py` (`create_infotext`, and where
+`extra_generation_params` are set), `modules/sd_samplers_*.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.config import ImageConfig
+from inference.draw_config import CHURNED, NOISELESS, HiresConfig, ImageToImageConfig
+from inference.hashes import sha256, weights_file
+from inference.infotext.text import number, write_infotext
+
+if TYPE_CHECKING:
+    from inference.base_model import BaseModel
+
+TAGS = {"lora": "lora", "hypernetwork": "hypernet"}
+"""Kind of artifact -> what A1111 calls it by in prompts."""
+
+WITH_ENSD = ("Euler a", "DPM2 a", "DPM++ 2S a", "DPM fast", "DPM adaptive")
+"""Samplers whose fresh noise the eta noise seed delta changes."""
+
+DISCARDING = ("DPM2", "DPM2 a", "DPM++ 3M SDE")
+"""Samplers that leave out the last sigma but one of themselves."""
+
+DEFAULT_RHOS = {"Karras": 7.0, "Polyexponential": 1.0}
+INPAINTING_CHANNELS = 9
+
+Parameters = dict[str, object]
+
+
+@dataclass(frozen=True)
+class UsedArtifact:
+    """What infotext tells of an artifact that a picture was drawn with."""
+
+    kind: str
+    """`lora`, …: as in `inference.artifacts`."""
+    name: str
+    strength: float
+    hash: str | None = None
+    """What A1111 knows the file by; it shows the first 12 digits."""
+    is_called: bool = False
+    """Whether the prompt itself calls it, so that no tag is added."""
+    te_strength: float | None = None
+    """Strength in the text encoders, if that is another one."""
+
+    @property
+    def is_at_work(self) -> bool:
+        return self.strength != 0 or bool(self.te_strength)
+
+    @property
+    def tag(self) -> str:
+        """As A1111 calls it: `<lora:name:1>`, or `<lora:name:text encoder:unet>`."""
+        is_split = self.te_strength is not None and self.te_strength != self.strength
+        strengths = [self.te_strength, self.strength] if is_split else [self.strength]
+        return f"<{':'.join([TAGS[self.kind], self.name, *map(number, strengths)])}>"
+
+
+def describe_drawing(
+    request: ImageConfig,
+    base: BaseModel,
+    artifacts: Sequence[UsedArtifact] = (),
+    extra: Mapping[str, object | None] | None = None,
+) -> str:
+    """Infotext of a picture drawn by `inference.sampling`.
+
+    LoRAs and hypernetworks at work that the prompt does not call are added to it as A1111 calls
+    them, `<lora:name:strength>` and `<hypernet:name:strength>`; a checkpoint takes the place of the
+    base model.
+
+    Args:
+        request: one picture, with seed and size.
+        base: what it was drawn with.
+        artifacts: what was attached; those of strength 0 are left out.
+        extra: what drawing adds or knows better. A key that is there already keeps its place; None
+            takes it out.
+    """
+    at_work = [artifact for artifact in artifacts if artifact.is_at_work]
+    models = [(a.name, a.hash) for a in at_work if a.kind == "checkpoint"]
+    name, hash_ = models[-1] if models else (model_name(base), model_hash(base))
+    parameters = {
+        **first_parameters(request),
+        "Model hash": hash_[:10] if hash_ else None,
+        "Model": name,
+        **seed_parameters(request),
+        "Denoising strength": None,
+        "Conditional mask weight": mask_weight(request, base),
+        "Clip skip": base.clip_skip if base.clip_skip > 1 else None,
+        "ENSD": request.ensd if uses_ensd(request) else None,
+        "Init image hash": None,
+        "RNG": request.rng if request.rng != "GPU" else None,
+        "Tiling": "True" if request.tiling else None,
+    }
+    if request.hires is not None:
+        parameters |= hires_parameters(request, request.hires)
+    if request.img2img is not None:
+        parameters |= img2img_parameters(request.img2img)
+    parameters["Lora hashes"] = hash_list([a for a in at_work if a.kind == "lora"])
+    parameters |= prompt_parameters(request, base, at_work)
+    parameters |= sampling_parameters(request)
+    parameters |= own_parameters(request)
+    parameters |= {**(extra or {})}
+    parameters.setdefault("Version", version())
+    tags = [a.tag for a in at_work if a.kind in TAGS and not a.is_called]
+    return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
+
+
+def first_parameters(request: ImageConfig) -> Parameters:
+    """From Steps to Size (that of the first pass)."""
+    from inference.samplers import resolve_schedule
+
+    return {
+        "Steps": request.steps,
+        "Sampler": request.sampler,
+        "Schedule type": resolve_schedule(request.sampler, request.schedule_type),
+        "CFG scale": request.cfg_scale,
+        "Seed": request.seed,
+        "Face restoration": request.restore_faces,
+        "Size": f"{request.width}x{request.height}",
+    }
+
+
+def seed_parameters(request: ImageConfig) -> Parameters:
+    """What changes the first noise."""
+    is_varied = request.variation_strength > 0
+    width, height = request.seed_resize_from_width, request.seed_resize_from_height
+    return {
+        "Variation seed": request.variation_seed if is_varied else None,
+        "Variation seed strength": request.variation_strength if is_varied else None,
+        "Seed resize from": f"{width}x{height}" if width > 0 and height > 0 else None,
+    }
+
+
+def mask_weight(request: ImageConfig, base: BaseModel) -> float | None:
+    """How strictly the mask hides; only of models that see it."""
+    if base.unet.config.in_channels != INPAINTING_CHANNELS or request.img2img is None:
+        return None
+    inpaint = request.img2img.inpaint
+    return inpaint.conditioning_mask_strength if inpaint else None
+
+
+def uses_ensd(request: ImageConfig) -> bool:
+    """Whether the eta noise seed delta changes the picture."""
+    return bool(request.ensd) and request.sampler in WITH_ENSD and request.eta != 0
+
+
+def hires_parameters(request: ImageConfig, hires: HiresConfig) -> Parameters:
+    """Hires. fix: what its second pass does, and what it does otherwise than the first."""
+    from inference.samplers import resolve_schedule
+
+    def unlike(value: str | None, first: str) -> str | None:
+        return value if value not in (None, first) else None
+
+    sampler = hires.sampler or request.sampler
+    schedule = resolve_schedule(sampler, hires.schedule_type or request.schedule_type)
+    first_schedule = resolve_schedule(request.sampler, request.schedule_type)
+    has_size = hires.resize_x > 0 or hires.resize_y > 0
+    return {
+        "Denoising strength": hires.denoising_strength,
+        "Hires sampler": unlike(hires.sampler, request.sampler),
+        "Hires prompt": unlike(hires.prompt, request.prompt),
+        "Hires negative prompt": unlike(hires.negative_prompt, request.negative_prompt),
+        "Hires schedule type": unlike(schedule, first_schedule),
+        "Hires upscale": None if has_size else hires.upscale,
+        "Hires resize": f"{hires.resize_x}x{hires.resize_y}" if has_size else None,
+        "Hires steps": hires.steps or None,
+        "Hires upscaler": hires.upscaler,
+    }
+
+
+def img2img_parameters(img2img: ImageToImageConfig) -> Parameters:
+    """How much of the picture was drawn anew, and where."""
+    parameters: Parameters = {"Denoising strength": img2img.denoising_strength}
+    if (inpaint := img2img.inpaint) is not None:
+        is_part = inpaint.area == "Only masked"
+        parameters |= {
+            "Mask mode": inpaint.mask_mode if inpaint.mask_mode != "Inpaint masked" else None,
+            "Mask blur": inpaint.mask_blur or None,
+            "Inpaint area": "Only masked" if is_part else None,
+            "Masked area padding": inpaint.padding if is_part else None,
+            "Masked content": (
+                inpaint.masked_content if inpaint.masked_content != "original" else None
+            ),
+        }
+    return parameters
+
+
+def prompt_parameters(
+    request: ImageConfig, base: BaseModel, at_work: Sequence[UsedArtifact]
+) -> Parameters:
+    """How the prompts were read, and the embeddings that they call."""
+    texts = [request.prompt, request.negative_prompt]
+    called = {place.name for place in base.tokenize(texts).places}
+    embeddings = [a for a in at_work if a.kind == "embedding" and a.name in called]
+    signs = "".join(texts)
+    has_brackets = "(" in signs or "[" in signs
+    is_told = request.emphasis != "Original" and has_brackets
+    is_old = request.old_prompt_editing and "[" in signs
+    return {
+        "Old prompt editing timelines": "True" if is_old else None,
+        "TI hashes": hash_list(embeddings),
+        "Emphasis": request.emphasis if is_told else None,
+    }
+
+
+def sampling_parameters(request: ImageConfig) -> Parameters:
+    """What is unusual in schedule, sampler and guidance, in the order in which they set to work."""
+    from inference.samplers import SAMPLERS
+
+    img2img = request.img2img
+    usual_eta = SAMPLERS[request.sampler].default_eta
+    is_usual = usual_eta is None or request.eta in (None, usual_eta)
+    is_churned = request.sampler in CHURNED and request.s_churn > 0
+    is_noisy = request.sampler in CHURNED or request.sampler not in (*NOISELESS, "DDIM")
+    is_guided = request.cfg_scale != 1
+    return {
+        "Noise multiplier": unless(1, img2img.noise_multiplier) if img2img else None,
+        **schedule_parameters(request),
+        "Extra noise": img2img.extra_noise or None if img2img else None,
+        "SGM noise multiplier": "True" if request.sgm_noise_multiplier and not img2img else None,
+        "Eta DDIM" if request.sampler.startswith("DDIM") else "Eta": (
+            None if is_usual else request.eta
+        ),
+        "Sigma churn": request.s_churn if is_churned else None,
+        "Sigma tmin": request.s_tmin or None if is_churned else None,
+        "Sigma tmax": request.s_tmax or None if is_churned else None,
+        "Sigma noise": unless(1, request.s_noise) if is_noisy else None,
+        "Skip Early CFG": request.skip_early_cond or None if is_guided else None,
+        "Pad conds": "True" if request.pad_conds and is_guided else None,
+        "NGMS": request.s_min_uncond or None if is_guided else None,
+    }
+
+
+def schedule_parameters(request: ImageConfig) -> Parameters:
+    """What was changed of the noise schedule."""
+    from inference.samplers import resolve_schedule
+
+    schedule, name = request.schedule, resolve_schedule(request.sampler, request.schedule_type)
+    has_sigmas = name in ("Karras", "Exponential", "Polyexponential")
+    is_discarding = schedule.discard_next_to_last_sigma
+    is_usual = is_discarding is None or is_discarding == (request.sampler in DISCARDING)
+    is_beta = name == "Beta"
+    return {
+        "Discard penultimate sigma": None if is_usual else str(is_discarding),
+        "Schedule min sigma": schedule.sigma_min if has_sigmas else None,
+        "Schedule max sigma": schedule.sigma_max if has_sigmas else None,
+        "Schedule rho": (
+            unless(DEFAULT_RHOS[name], schedule.rho) if name in DEFAULT_RHOS else None
+        ),
+        "Beta schedule alpha": schedule.beta_alpha if is_beta else None,
+        "Beta schedule beta": schedule.beta_beta if is_beta else None,
+    }
+
+
+def own_parameters(request: ImageConfig) -> Parameters:
+    """Settings that A1111 has and does not tell; without them a picture cannot be drawn again."""
+    img2img = request.img2img
+    told: Parameters = {
+        "Old Karras sigmas": "True" if request.schedule.use_old_karras else None,
+        "Comma backtrack": unless(20, request.comma_padding_backtrack),
+    }
+    if img2img is None:
+        return told
+    inpaint = img2img.inpaint
+    return told | {
+        "Resize mode": unless("Just resize", img2img.resize_mode),
+        "Exact steps": "True" if img2img.exact_steps else None,
+        "Color correction": "True" if img2img.color_correction else None,
+        "Background color": unless("#ffffff", img2img.background_color),
+        "Soft edges": "True" if inpaint and inpaint.soft_edges else None,
+        "Mask transparency": (inpaint.mask_transparency or None) if inpaint else None,
+    }
+
+
+def unless(usual: object, value: object) -> object:
+    """The value; None where it is the usual one."""
+    return None if value == usual else value
+
+
+def hash_list(artifacts: Sequence[UsedArtifact]) -> str | None:
+    """`name: hash, …` of those whose hash is known, each name once; None for none."""
+    hashes = {plain(a.name): a.hash[:12] for a in artifacts if a.hash}
+    return ", ".join(f"{name}: {hash_}" for name, hash_ in hashes.items()) or None
+
+
+def plain(name: str) -> str:
+    """A name without what separates names from hashes."""
+    return name.replace(":", "").replace(",", "")
+
+
+def version() -> str:
+    """`limner` and its version, where it is installed."""
+    try:
+        return f"limner {metadata.version('limner')}"
+    except metadata.PackageNotFoundError:
+        return "limner"
+
+
+def model_name(base: BaseModel) -> str:
+    """A single file's name without its ending, as in A1111; else the folder's, or the hub's."""
+    from inference.base_model import is_single_file
+
+    path = Path(base.path)
+    return path.stem if is_single_file(path) else path.name
+
+
+def model_hash(base: BaseModel) -> str | None:
+    """SHA-256 of a single file, as in A1111; None if it is not here.
+
+    Of a folder that of the file of the UNet's weights (the first of several).
+    """
+    from inference.base_model import is_single_file, resolve_path
+
+    if is_single_file(base.path):
+        return sha256(Path(base.path)) if Path(base.path).is_file() else None
+    folder = Path(resolve_path(base.path)) / "unet"
+    file = weights_file(folder)
+    if file is None and not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        name = "unet/diffusion_pytorch_model.safetensors"
+        cached = try_to_load_from_cache(base.path, name) if base.path.count("/") == 1 else None
+        file = Path(cached) if isinstance(cached, str) else None
+    return sha256(file) if file else None
