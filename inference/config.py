@@ -110,6 +110,9 @@ class ImagesRecipe:
             yield "images", 'is empty: name at least one, for example images.one.prompt="a cat"'
         if self.batch_size < 1:
             yield "batch_size", f"must be at least 1, got {self.batch_size}"
+        for name, image in self.images.items():
+            if image is not None and image.styles and self.styles_file is None:
+                yield f"images.{name}.styles", "needs styles_file, A1111's styles.csv"
         if not 1 <= self.quality <= 100:
             yield "quality", f"must lie in 1 … 100, got {self.quality}"
         for fault in pattern_faults(self.file_name):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -13,14 +14,18 @@ from PIL import Image
 
 from inference.artifacts import Artifact, load_artifact
 from inference.base_model_loading import load_base_model
-from inference.config import ArtifactConfig, ImagesRecipe
+from inference.config import ArtifactConfig, ImageConfig, ImagesRecipe
 from inference.errors import InputError
 from inference.file_names import Naming
 from inference.grid import image_grid
 from inference.hashes import artifact_hash
 from inference.infotext import UsedArtifact, number, parse_infotext
+from inference.networks import NetworkLibrary
 from inference.output_files import PictureForm, prepare_folder, write_new, write_picture
-from inference.sampling import Drawing, Progress, draw, expand
+from inference.processes import Processes
+from inference.prompt_syntax.styles import apply_styles, read_styles
+from inference.requests import expand, group
+from inference.sampling import Drawer, Drawing, Progress
 
 MOST_COLUMNS = 8
 """Of a grid that compares nothing."""
@@ -29,36 +34,71 @@ MOST_COLUMNS = 8
 def draw_images(recipe: ImagesRecipe) -> None:
     """Draws and saves everything that the recipe says, and prints the paths.
 
+    Of several processes each draws a part, and the first one saves.
+
     Raises:
-        InputError: device, folder, base model, an artifact or a size cannot be used.
+        InputError: device, folder, base model, an artifact or a picture's settings cannot be used.
     """
-    folder = prepare_folder(recipe.output_dir)
-    device = choose_device(recipe.device)
+    processes = Processes()
+    try:
+        draw_with(recipe, processes)
+    finally:
+        processes.close()
+
+
+def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
+    """Draws a recipe together with the other processes."""
+    saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
+    images = styled(recipe)
+    device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
     configs = [config for config in recipe.artifacts.values() if config is not None]
     attached = [(config, load_artifact(config.path)) for config in configs]
     base = load_base_model(recipe.base_model, recipe.precision, device)
-    images = [image for image in recipe.images.values() if image is not None]
-    num_steps = sum(request.steps for request in expand(base, images))
+    requests = expand(base, images)
     for config, artifact in attached:
         artifact.attach(base, config.strength)
+    library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])
+    batches = group(requests, recipe.batch_size)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
+    own = batches[processes.rank :: processes.count] * len(factors)
     rows: list[list[Drawing]] = []
-    started = datetime.now()
-    with progress_bar(num_steps * len(factors)) as report:
-        for row, factor in enumerate(factors):
-            used = [set_strength(artifact, config, factor) for config, artifact in attached]
-            progress = after(row * num_steps, report)
-            rows.append(draw(base, images, recipe.batch_size, progress, used))
-            save_pictures(rows[-1], folder, recipe, started)
-    if recipe.grid and sum(map(len, rows)) > 1:
-        grid = compare(rows, factors) if len(rows) > 1 else collect(rows[0])
-        infotext = "\n\n".join(drawing.infotext for row in rows for drawing in row)
-        texts = {"parameters": infotext, "grid": grid.info["grid"]}
-        print(write_new(folder, grid, texts, before="grid-", digits=4))
+    with progress_bar() as report:
+        drawer = Drawer(base, requests, library, own, report if processes.is_first else None)
+        for factor in factors:
+            drawer.artifacts = [set_strength(*one, factor) for one in attached]
+            row: dict[int, Drawing] = {}
+            with saver.row(len(requests)) if saver else nullcontext() as save:
+                for drawn in processes.share(batches, drawer):
+                    row |= drawn
+                    if save:
+                        save(dict(drawn))
+            rows.append([row[index] for index in range(len(requests))])
+    if saver and recipe.grid and sum(map(len, rows)) > 1:
+        saver.save_grid(compare(rows, factors) if len(rows) > 1 else collect(rows[0]), rows)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a recipe's `device`.
+def styled(recipe: ImagesRecipe) -> list[ImageConfig]:
+    """The entries, with their styles in the prompts.
+
+    Raises:
+        InputError: the styles file cannot be read, or has no style of a name.
+    """
+    images = [image for image in recipe.images.values() if image is not None]
+    if not any(image.styles for image in images):
+        return images
+    assert recipe.styles_file
+    styles = read_styles(recipe.styles_file)
+    return [
+        dataclasses.replace(image, prompt=prompt, negative_prompt=negative)
+        for image in images
+        for prompt, negative in [
+            apply_styles(image.prompt, image.negative_prompt, image.styles, styles)
+        ]
+    ]
+
+
+def choose_device(name: str, number: int | None = None) -> torch.device:
+    """The device of a recipe's `device`; `number` says which GPU `auto` takes, if not the first.
 
     Raises:
         InputError: there is no such device here.
@@ -66,6 +106,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         known = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((kind for kind, is_here in known.items() if is_here), "cpu")
+        if name == "cuda" and number is not None:
+            name = f"cuda:{number}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -73,7 +115,7 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"device: {name!r} cannot be used here: {reason}") from error
 
 
-def set_strength(artifact: Artifact, config: ArtifactConfig, factor: float) -> UsedArtifact:
+def set_strength(config: ArtifactConfig, artifact: Artifact, factor: float) -> UsedArtifact:
     """Sets the strength for a row of the grid; returns what infotext tells of it."""
     strength = config.strength * factor
     artifact.set_strength(strength)
@@ -81,14 +123,51 @@ def set_strength(artifact: Artifact, config: ArtifactConfig, factor: float) -> U
     return UsedArtifact(artifact.kind, artifact.name, strength, known_by)
 
 
-def save_pictures(
-    drawings: Sequence[Drawing], folder: Path, recipe: ImagesRecipe, started: datetime
-) -> None:
-    """Saves each under the name that the recipe's pattern makes, and prints the paths."""
-    form = PictureForm(recipe.file_name, recipe.file_format, recipe.quality, recipe.save_text)
-    for index, drawing in enumerate(drawings):
-        naming = naming_of(drawing, index, len(drawings), recipe.batch_size, started)
-        print(write_picture(folder, drawing.image, drawing.infotext, naming, form))
+class Saver:
+    """Saves a recipe's pictures in the order in which it names them, and prints the paths."""
+
+    def __init__(self, recipe: ImagesRecipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.form = PictureForm(
+            recipe.file_name, recipe.file_format, recipe.quality, recipe.save_text
+        )
+        self.started = datetime.now()
+
+    @contextmanager
+    def row(self, total: int) -> Iterator[Callable[[dict[int, Drawing]], None]]:
+        """A function that takes drawings by their places, and saves each when its turn comes.
+
+        Where drawing ends early, what waits for its turn is saved too.
+        """
+        waiting: dict[int, Drawing] = {}
+        places = iter(range(total))
+        place = next(places, total)
+
+        def save(drawn: dict[int, Drawing]) -> None:
+            nonlocal place
+            waiting.update(drawn)
+            while place in waiting:
+                self.save(waiting.pop(place), place, total)
+                place = next(places, total)
+
+        try:
+            yield save
+        finally:
+            for index, drawing in sorted(waiting.items()):
+                self.save(drawing, index, total)
+
+    def save(self, drawing: Drawing, index: int, total: int) -> None:
+        """Saves one under the name that the recipe's pattern makes."""
+        naming = naming_of(drawing, index, total, self.recipe.batch_size, self.started)
+        path = write_picture(self.folder, drawing.image, drawing.infotext, naming, self.form)
+        print(path, flush=True)
+
+    def save_grid(self, grid: Image.Image, rows: Sequence[Sequence[Drawing]]) -> None:
+        """Saves the grid with the infotexts of its pictures."""
+        infotext = "\n\n".join(drawing.infotext for row in rows for drawing in row)
+        texts = {"parameters": infotext, "grid": grid.info["grid"]}
+        print(write_new(self.folder, grid, texts, before="grid-", digits=4))
 
 
 def naming_of(
@@ -151,7 +230,7 @@ def captions(drawings: Sequence[Drawing]) -> list[str]:
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Progress]:
+def progress_bar() -> Iterator[Progress]:
     """A bar on standard error, where that is a terminal; gives a function (done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
@@ -161,10 +240,5 @@ def progress_bar(total: int) -> Iterator[Progress]:
     columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     hidden = not console.is_terminal
     with Bar("drawing", *columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("drawing", total=total)
-        yield lambda done, _: bar.update(task, completed=done)
-
-
-def after(before: int, report: Progress) -> Progress:
-    """Reports with what was done before."""
-    return lambda done, total: report(before + done, total)
+        task = bar.add_task("drawing", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from PIL import Image
@@ -71,39 +72,55 @@ def draw(
     """
     requests = expand(base, images)
     batches = group(requests, batch_size)
-    drawn = dict(draw_batches(base, requests, batches, progress, artifacts))
+    drawer = Drawer(base, requests, NetworkLibrary(base), batches, progress, artifacts)
+    drawn = {index: drawing for batch in batches for index, drawing in drawer(batch)}
     return [drawn[index] for index in range(len(requests))]
 
 
-def draw_batches(
-    base: BaseModel,
-    requests: Sequence[ImageConfig],
-    batches: Sequence[Sequence[int]],
-    progress: Progress | None = None,
-    artifacts: Sequence[UsedArtifact] = (),
-    library: NetworkLibrary | None = None,
-) -> Iterator[tuple[int, Drawing]]:
-    """Draws batches of requests; gives each picture's position as soon as it is there.
+@dataclass
+class Drawer:
+    """Draws batches of requests, and counts the steps."""
 
-    Args:
-        base: the base model.
-        requests: single pictures, of `inference.requests.expand`.
-        batches: positions of those that are drawn together, of `inference.requests.group`.
-        progress: hears of every step.
-        artifacts: what is attached already.
-        library: where prompts find what they call; without it there is nothing to be found.
-    """
-    library = library or NetworkLibrary(base)
-    total = sum(steps_of(requests[index]) for batch in batches for index in batch)
-    done = 0
-    for batch in batches:
-        chosen = [requests[index] for index in batch]
-        with evaluation(base):
-            drawn = draw_batch(base, chosen, library, reporter(progress, done, total), artifacts)
-        done += sum(map(steps_of, chosen))
-        if progress:
-            progress(done, total)
-        yield from zip(batch, drawn, strict=True)
+    base: BaseModel
+    requests: Sequence[ImageConfig]
+    """Single pictures, of `inference.requests.expand`."""
+    library: NetworkLibrary
+    """Where prompts find what they call."""
+    batches: Sequence[Sequence[int]]
+    """All that will be drawn, by positions in the requests."""
+    progress: Progress | None = None
+    artifacts: Sequence[UsedArtifact] = ()
+    """What is attached besides."""
+    done: int = 0
+    """Steps that are done."""
+
+    @cached_property
+    def total(self) -> int:
+        """Steps of all batches."""
+        return sum(steps_of(self.requests[index]) for batch in self.batches for index in batch)
+
+    def __call__(self, batch: Sequence[int]) -> list[tuple[int, Drawing]]:
+        """Each picture of a batch with its position.
+
+        Raises:
+            InputError: a prompt or an init image cannot be used.
+            FloatingPointError: a picture is not finite.
+        """
+        chosen = [self.requests[index] for index in batch]
+
+        def report(step: int, denoised: Tensor) -> None:
+            self.report(self.done + step * len(denoised))
+
+        with evaluation(self.base):
+            drawn = draw_batch(self.base, chosen, self.library, report, self.artifacts)
+        self.done += sum(map(steps_of, chosen))
+        self.report(self.done)
+        return list(zip(batch, drawn, strict=True))
+
+    def report(self, done: int) -> None:
+        """Tells how far it is."""
+        if self.progress:
+            self.progress(min(done, self.total), self.total)
 
 
 def draw_batch(
@@ -121,7 +138,11 @@ def draw_batch(
     with library.at_work(calls[0], texts) as used, tiled(base, first.tiling):
         start = encode_start(base, requests, inits) if inits else None
         latents = sample(base, requests, Pass.first(requests), start, callback)
-        infotexts = [describe_drawing(one, base, [*artifacts, *used]) for one in requests]
+        digests = [{"Init image hash": init.digest} for init in inits] or [{}] * len(requests)
+        infotexts = [
+            describe_drawing(one, base, [*artifacts, *used], extra)
+            for one, extra in zip(requests, digests, strict=True)
+        ]
     if first.hires is not None:
         texts = [text for one in requests for text in hires_prompts(one)]
         with library.at_work(calls[1], texts), tiled(base, first.tiling):
@@ -205,16 +226,6 @@ def steps_of(request: ImageConfig) -> int:
     if second is None or second.denoising_strength == 0:
         return request.steps
     return request.steps + (second.steps or request.steps)
-
-
-def reporter(progress: Progress | None, done: int, total: int) -> Callback:
-    """What samplers call in every step of a batch, before which `done` was done."""
-
-    def report(step: int, denoised: Tensor) -> None:
-        if progress:
-            progress(min(done + step * len(denoised), total), total)
-
-    return report
 
 
 def tiled(base: BaseModel, tiling: bool) -> AbstractContextManager[None]:

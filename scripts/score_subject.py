@@ -39,10 +39,18 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
     return functional.normalize(first, dim=-1) @ functional.normalize(second, dim=-1).T
 
 
-def draw_prompts(base: BaseModel, prompts: list[str], seeds: int) -> list[Image.Image]:
-    """Every prompt with each seed, DPM++ 2M Karras, 20 steps, CFG 4."""
+def draw_prompts(
+    base: BaseModel, prompts: list[str], options: argparse.Namespace
+) -> list[Image.Image]:
+    """Every prompt with each seed, DPM++ 2M Karras, 20 steps."""
     requests = [
-        ImageConfig(prompt=prompt, seed=100, count=seeds, cfg_scale=4.0, schedule_type="Karras")
+        ImageConfig(
+            prompt=prompt,
+            seed=100,
+            count=options.seeds,
+            cfg_scale=options.cfg_scale,
+            schedule_type="Karras",
+        )
         for prompt in prompts
     ]
     return [drawing.image for drawing in draw(base, requests)]
@@ -52,11 +60,11 @@ def draw_both(options: argparse.Namespace) -> dict[str, list[Image.Image]]:
     """Subject and class, before and after the artifacts are attached."""
     base = load_base_model(BaseModelConfig(path=options.base))
     asked = {"subject": options.prompt, "class": options.class_prompt}
-    rows = {f"{k} before": draw_prompts(base, v, options.seeds) for k, v in asked.items() if v}
+    rows = {f"{k} before": draw_prompts(base, v, options) for k, v in asked.items() if v}
     for path in options.artifacts:
         load_artifact(path).attach(base)
     return rows | {
-        f"{k} after": draw_prompts(base, v, options.seeds) for k, v in asked.items() if v
+        f"{k} after": draw_prompts(base, v, options) for k, v in asked.items() if v
     }
 
 
@@ -100,6 +108,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True, help="folder of unseen pictures")
     parser.add_argument("--class-prompt", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=8, help="drawings of every prompt")
+    parser.add_argument("--cfg-scale", type=float, default=4.0)
     parser.add_argument("--base", default="picto")
     parser.add_argument("--data", type=Path, default=Path("datasets/picto/images/train"))
     parser.add_argument("--grid", type=Path, default=Path("runs/subject_score.png"))

@@ -122,6 +122,8 @@ class SamplingConfig:
         for name, image in self.images.items():
             if image is not None and image.has_random_seed:
                 yield f"images.{name}.seed", "-1 is random; grids are compared, so give a number"
+            if image is not None and image.styles:
+                yield f"images.{name}.styles", "are of drawing recipes; write their words here"
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.config import ImageConfig
-from inference.draw_config import CHURNED, NOISELESS, HiresConfig, ImageToImageConfig
+from inference.draw_config import CHURNED, HiresConfig, ImageToImageConfig
 from inference.hashes import sha256, weights_file
 from inference.infotext.text import number, write_infotext
 
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 TAGS = {"lora": "lora", "hypernetwork": "hypernet"}
 """Kind of artifact -> what A1111 calls it by in prompts."""
 
-WITH_ENSD = ("Euler a", "DPM2 a", "DPM++ 2S a", "DPM fast", "DPM adaptive")
-"""Samplers whose fresh noise the eta noise seed delta changes."""
-
-DISCARDING = ("DPM2", "DPM2 a", "DPM++ 3M SDE")
-"""Samplers that leave out the last sigma but one of themselves."""
+HEEDS_S_NOISE = (*CHURNED, "DPM2 a", "DPM fast")
+"""Samplers whose noise Sigma noise changes, besides all DPM++ but 2M."""
 
 DEFAULT_RHOS = {"Karras": 7.0, "Polyexponential": 1.0}
 INPAINTING_CHANNELS = 9
@@ -147,7 +144,11 @@ def mask_weight(request: ImageConfig, base: BaseModel) -> float | None:
 
 def uses_ensd(request: ImageConfig) -> bool:
     """Whether the eta noise seed delta changes the picture."""
-    return bool(request.ensd) and request.sampler in WITH_ENSD and request.eta != 0
+    from inference.samplers import SAMPLERS
+
+    sampler = SAMPLERS[request.sampler]
+    eta = sampler.default_eta if request.eta is None else request.eta
+    return bool(request.ensd and sampler.uses_ensd and eta)
 
 
 def hires_parameters(request: ImageConfig, hires: HiresConfig) -> Parameters:
@@ -217,7 +218,8 @@ def sampling_parameters(request: ImageConfig) -> Parameters:
     usual_eta = SAMPLERS[request.sampler].default_eta
     is_usual = usual_eta is None or request.eta in (None, usual_eta)
     is_churned = request.sampler in CHURNED and request.s_churn > 0
-    is_noisy = request.sampler in CHURNED or request.sampler not in (*NOISELESS, "DDIM")
+    is_plusplus = request.sampler.startswith("DPM++") and request.sampler != "DPM++ 2M"
+    is_noisy = is_plusplus or request.sampler in HEEDS_S_NOISE
     is_guided = request.cfg_scale != 1
     return {
         "Noise multiplier": unless(1, img2img.noise_multiplier) if img2img else None,
@@ -239,15 +241,15 @@ def sampling_parameters(request: ImageConfig) -> Parameters:
 
 def schedule_parameters(request: ImageConfig) -> Parameters:
     """What was changed of the noise schedule."""
-    from inference.samplers import resolve_schedule
+    from inference.samplers import SAMPLERS, resolve_schedule
 
     schedule, name = request.schedule, resolve_schedule(request.sampler, request.schedule_type)
     has_sigmas = name in ("Karras", "Exponential", "Polyexponential")
-    is_discarding = schedule.discard_next_to_last_sigma
-    is_usual = is_discarding is None or is_discarding == (request.sampler in DISCARDING)
+    always_discards = SAMPLERS[request.sampler].discards_penultimate
+    is_discarding = schedule.discard_next_to_last_sigma and not always_discards
     is_beta = name == "Beta"
     return {
-        "Discard penultimate sigma": None if is_usual else str(is_discarding),
+        "Discard penultimate sigma": "True" if is_discarding else None,
         "Schedule min sigma": schedule.sigma_min if has_sigmas else None,
         "Schedule max sigma": schedule.sigma_max if has_sigmas else None,
         "Schedule rho": (

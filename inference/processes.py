@@ -1,0 +1,60 @@
+"""Several processes that share one job: `accelerate launch -m inference …`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+class Processes:
+    """This process among those that accelerate (or torchrun) has started; alone without them."""
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that writes and speaks."""
+        return self.rank == 0
+
+    def share(
+        self, jobs: Sequence[T], work: Callable[[T], Sequence[Result]]
+    ) -> Iterator[Sequence[Result]]:
+        """Each job's results, in the jobs' order, in every process; each job is done by one.
+
+        The processes take a job each, exchange the results, and go on. Where one fails, all do.
+        """
+        if self.count == 1:
+            yield from map(work, jobs)
+            return
+        from accelerate.utils import gather_object
+
+        for start in range(0, len(jobs), self.count):
+            own = start + self.rank
+            outcome: list[tuple[Sequence[Result], Exception | None]] = []
+            try:
+                outcome = [(work(jobs[own]), None)] if own < len(jobs) else []
+            except Exception as error:  # the others wait for an answer
+                outcome = [((), error)]
+            everyones = gather_object(outcome)
+            for _, error in everyones:
+                if error is not None:
+                    raise error
+            yield from (results for results, _ in everyones)
+
+    def close(self) -> None:
+        """Takes leave of the others."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().destroy_process_group()
