@@ -172,7 +172,7 @@ def test_seeds_of_a_job_rise_or_the_subseeds_do():
 
 def test_wrong_options_are_refused():
     with pytest.raises(InputError, match="RNG source: expected one of CPU, GPU, NV"):
-        NoiseSource([1], SHAPE, source="TPU")  # pyright: ignore[reportArgumentType]
+        NoiseSource([1], SHAPE, source="TPU")
     with pytest.raises(InputError, match="variation strength"):
         NoiseSource([1], SHAPE, subseeds=[2], subseed_strength=1.5)
     with pytest.raises(ValueError, match="one subseed for each seed"):

@@ -5,6 +5,7 @@ no option that makes them.
 """
 
 import math
+from itertools import pairwise
 
 import diffusers
 import pytest
@@ -62,6 +63,7 @@ def noise_scheduler(name, steps=20, sigmas=None, **options):
     return scheduler
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of KDPM2
 @pytest.mark.parametrize(
     ("name", "schedule", "theirs", "options"),
     [
@@ -88,7 +90,7 @@ def test_samplers_agree_with_diffusers(name, schedule, theirs, options):
         predicted = noise_at(scheduler.scale_model_input(x, timestep), timestep)
         x = scheduler.step(predicted, timestep, x, **extra).prev_sample
     result, _, _ = ours(name, SCHEDULES[schedule](LEVELS, 20, ScheduleOptions()))
-    assert distance(result, x) < 5e-6
+    assert distance(result, x) < (2e-5 if name == "DPM2" else 5e-6)  # its timesteps are rounded
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_injected_sigmas_agree(schedule, theirs):
     sigmas = SCHEDULES[schedule](LEVELS, 20, ScheduleOptions())
     scheduler = noise_scheduler(theirs, sigmas=sigmas)
     name = "Euler a" if "Ancestral" in theirs else "Euler"
-    result, noise, start = ours(name, sigmas)
+    result, _, _ = ours(name, sigmas)
     generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     x = torch.stack([torch.randn(SHAPE, generator=one) for one in generators]) * sigmas[0]
     extra = {"generator": generators} if name == "Euler a" else {}
@@ -119,10 +121,12 @@ class RightSign(diffusers.DPMSolverMultistepScheduler):
 
     def multistep_dpm_solver_third_order_update(self, model_output_list, *args, **kwargs):
         theirs = super().multistep_dpm_solver_third_order_update(model_output_list, *args, **kwargs)
+        if self.config.algorithm_type != "sde-dpmsolver++":
+            return theirs
         at = self.step_index
         alphas = [1 / (1 + sigma**2).sqrt() for sigma in self.sigmas]
         logs = [-sigma.log() for sigma in self.sigmas[at - 2 : at + 2]]
-        before, last, length = (after - now for now, after in zip(logs, logs[1:], strict=False))
+        before, last, length = (after - now for now, after in pairwise(logs))
         newest, middle, oldest = model_output_list[::-1]
         near, far = (newest - middle) * length / last, (middle - oldest) * length / before
         return theirs + alphas[at + 1] * (near - far) * length / (last + before)

@@ -174,3 +174,24 @@ def test_velocity_model_is_drawn_with(tiny_base):
 
 def test_nothing_to_draw(tiny_base):
     assert draw(tiny_base, []) == []
+
+
+@pytest.mark.parametrize("sampler", ["DDIM CFG++", "LCM", "UniPC", "DPM fast", "DPM++ SDE"])
+def test_samplers_draw_with_the_model(tiny_base, sampler):
+    drawing = draw(tiny_base, [dataclasses.replace(CAT, sampler=sampler, cfg_scale=3.0)])[0]
+    assert parse_infotext(drawing.infotext).parameters["Sampler"] == sampler
+
+
+def test_cfgpp_heeds_the_negative_prompt_at_every_scale(tiny_base):
+    cat = dataclasses.replace(CAT, sampler="DDIM CFG++", cfg_scale=12.5, negative_prompt="dog")
+    other = dataclasses.replace(cat, negative_prompt="tree house")
+    assert not np.array_equal(pixels(draw(tiny_base, [cat])), pixels(draw(tiny_base, [other])))
+
+
+def test_samplers_that_couple_a_batch_draw_one_at_a_time(tiny_base):
+    cats = [
+        dataclasses.replace(CAT, sampler=sampler, seed=seed, width=32, height=32)
+        for sampler in ("DPM adaptive", "Euler")
+        for seed in (1, 2)
+    ]
+    assert group(tiny_base, cats, 8) == [[0], [1], [2, 3]]
