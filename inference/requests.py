@@ -116,11 +116,16 @@ def group(requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
     """Positions of the requests that are drawn together.
 
     Together go those that differ in seeds, prompts and pictures only, and that call the same
-    artifacts. The same list always gives the same batches.
+    artifacts; samplers whose steps depend on the whole batch draw alone. The same list always gives the same batches.
     """
+    from inference.samplers import SAMPLERS
+
     alike: dict[str, list[int]] = {}
     for index, request in enumerate(requests):
-        alike.setdefault(repr(what_batches_share(request)), []).append(index)
+        names = [request.sampler, (request.hires and request.hires.sampler) or request.sampler]
+        is_alone = any(SAMPLERS[name].couples_batch for name in names)
+        key = repr(index if is_alone else what_batches_share(request))
+        alike.setdefault(key, []).append(index)
     return [
         indexes[start : start + batch_size]
         for indexes in alike.values()
