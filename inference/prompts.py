@@ -112,7 +112,8 @@ class PromptChunker:
         self.embeddings = embeddings
         self.backtrack = comma_padding_backtrack
         self.names = spellings(tokenizer, embeddings)
-        self.comma = tokenizer.get_vocab().get(",</w>") if comma_padding_backtrack else None
+        comma = tokenizer.convert_tokens_to_ids(",</w>")
+        self.comma = None if comma == tokenizer.unk_token_id else comma
 
     def whole(self, prompt: str) -> list[Chunk]:
         """The chunks of a prompt as it stands."""
