@@ -59,7 +59,7 @@ class Denoiser:
         blend_input: changes x before the model sees it.
     """
 
-    last_uncond: Tensor
+    last_uncond: Tensor | None = None
     """The clean latents expected for the negative prompts at the last evaluation, (b, c, h, w), not
     blended; where they were left out, those of the prompts (of several parts, the first one's)."""
 

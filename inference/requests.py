@@ -116,7 +116,8 @@ def group(requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
     """Positions of the requests that are drawn together.
 
     Together go those that differ in seeds, prompts and pictures only, and that call the same
-    artifacts; samplers whose steps depend on the whole batch draw alone. The same list always gives the same batches.
+    artifacts; samplers whose steps depend on the whole batch draw one at a time. The same list
+    always gives the same batches.
     """
     from inference.samplers import SAMPLERS
 

@@ -63,9 +63,7 @@ def draw_both(options: argparse.Namespace) -> dict[str, list[Image.Image]]:
     rows = {f"{k} before": draw_prompts(base, v, options) for k, v in asked.items() if v}
     for path in options.artifacts:
         load_artifact(path).attach(base)
-    return rows | {
-        f"{k} after": draw_prompts(base, v, options) for k, v in asked.items() if v
-    }
+    return rows | {f"{k} after": draw_prompts(base, v, options) for k, v in asked.items() if v}
 
 
 def centre(judge: torch.nn.Module, data: Path) -> Tensor:

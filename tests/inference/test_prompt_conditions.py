@@ -13,7 +13,7 @@ from inference.errors import InputError
 from inference.prompt_conditions import PromptSettings, encode_drawing_prompts, needs_negatives
 from inference.prompt_syntax.attention import parse_attention
 from inference.prompts import PromptChunker, assemble
-from inference.sampling import build_denoiser, draw
+from inference.sampling import draw
 
 SETTINGS = PromptSettings(steps_total=4)
 
@@ -272,4 +272,4 @@ def test_samplers_of_second_order_count_evaluations(tiny_base, sampler, seen):
 
 def test_a_prompt_that_cannot_be_read_says_where(tiny_base):
     with pytest.raises(InputError, match=r"character 8, at “a \(cat:1.2.3\)”: 1.2.3 is no number"):
-        build_denoiser(tiny_base, [dataclasses.replace(CAT, prompt="a (cat:1.2.3)")])
+        draw(tiny_base, [dataclasses.replace(CAT, prompt="a (cat:1.2.3)")])

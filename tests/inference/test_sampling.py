@@ -10,7 +10,9 @@ from inference import sampling
 from inference.config import ImageConfig
 from inference.errors import InputError
 from inference.infotext import parse_infotext
-from inference.sampling import draw, expand, group
+from inference.passes import Pass, sample
+from inference.requests import expand, group
+from inference.sampling import draw
 
 CAT = ImageConfig(prompt="a cat", seed=1, steps=3)
 DOG = ImageConfig(prompt="a dog", negative_prompt="cat", seed=2, steps=3)
@@ -47,7 +49,8 @@ def latents(base, requests, batch_size):
     found = {}
     with sampling.evaluation(base):
         for batch in group(requests, batch_size):
-            drawn = sampling.draw_latents(base, [requests[index] for index in batch])
+            chosen = [requests[index] for index in batch]
+            drawn = sample(base, chosen, Pass.first(chosen))
             found |= zip(batch, drawn, strict=True)
     return torch.stack([found[index] for index in range(len(requests))])
 
@@ -194,4 +197,4 @@ def test_samplers_that_couple_a_batch_draw_one_at_a_time(tiny_base):
         for sampler in ("DPM adaptive", "Euler")
         for seed in (1, 2)
     ]
-    assert group(tiny_base, cats, 8) == [[0], [1], [2, 3]]
+    assert group(cats, 8) == [[0], [1], [2, 3]]

@@ -15,7 +15,9 @@ from inference.base_model_loading import frozen_dtype, load_base_model
 from inference.conditions import Conditions
 from inference.config import BaseModelConfig, ImageConfig
 from inference.inspect import inspect
-from inference.sampling import build_denoiser, draw
+from inference.passes import Pass, build_denoiser
+from inference.requests import expand
+from inference.sampling import draw
 
 TEXTS = ["a red cat, x", ""]
 
@@ -138,7 +140,8 @@ def test_odd_latents_are_drawn(tiny_sdxl: BaseModel) -> None:
 
 @torch.no_grad()
 def test_the_unet_answers_as_in_diffusers(tiny_sdxl: BaseModel, pipe: Any) -> None:
-    denoiser = build_denoiser(tiny_sdxl, [ImageConfig(prompt="a", cfg_scale=1.0)])
+    [request] = expand(tiny_sdxl, [ImageConfig(prompt="a", cfg_scale=1.0)])
+    denoiser = build_denoiser(tiny_sdxl, request, Pass.first([request]))
     latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     states, _, pooled, _ = pipe.encode_prompt("a", do_classifier_free_guidance=False)
     sizes = torch.tensor([[16.0, 16, 0, 0, 16, 16]])
