@@ -74,7 +74,7 @@ def inspect_picture(path: Path) -> Facts:
         infotext = read_infotext(path)
     except InputError:
         raise
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
     try:
         infotext = infotext or read_other_programs(path)

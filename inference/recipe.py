@@ -255,7 +255,8 @@ class _Draft:
             with suppress(OmegaConfBaseException):  # told where it was given
                 if own not in self.sources:
                     self.inherited[own] = given
-                    entry[field] = giver[field]
+                    value = giver[field]  # filled in: what is left of `${` in it is text
+                    entry[field] = _escaped(value) if isinstance(value, str) else value
                 elif all(_is_group(each[field]) for each in (entry, giver)):
                     self.take(entry[field], own, giver[field], given)
 

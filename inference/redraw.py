@@ -156,7 +156,7 @@ def called_here(
 
     def rename(tag: re.Match[str]) -> str:
         name, kind = tag[2], "hypernetwork" if tag[1] == "hypernet" else "lora"
-        hash_ = hashes.get(name.replace(",", ""))
+        hash_ = hashes.get(name.replace(",", "")) if kind == "lora" else None
         file, remark = find_named(name, kind, hash_, folders)
         if file is None:
             notes.append(f"{tag[0]}: {remark}; the picture is drawn without")

@@ -193,7 +193,7 @@ def put_number(
         number = kind(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if isinstance(number, float) and not math.isfinite(number):
         notes.append(f"{key}: {value!r} is no number; left out")
     elif number or not name.startswith("schedule."):
         put(image, name, number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from inference.errors import InputError
@@ -100,7 +100,8 @@ def translate(found: Any, size: tuple[int, int]) -> str:
         "Seed": told.get("seed"),
         "Size": f"{size[0]}x{size[1]}",
         "Model hash": model.hash if model else None,
-        "Model": model.name if model else None,
+        "Model": PureWindowsPath(model.name).stem if model and model.name else None,
+        "RNG": "CPU",  # all three
         "Denoising strength": partial_denoising(told),
         "Version": str(found.generator.value),
     }

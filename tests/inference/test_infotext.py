@@ -1,25 +1,27 @@
 """Infotext as A1111 writes and reads it."""
 
 import dataclasses
-import hashlib
-import json
 import random
 import string
+import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from inference.config import ImageConfig
-from inference.hashes import artifact_hash, lora_hash, read_header, sha256
+from inference.draw_config import (
+    HiresConfig,
+    ImageToImageConfig,
+    InpaintConfig,
+    ScheduleConfig,
+)
+from inference.hashes import sha256
 from inference.infotext import (
     Infotext,
     UsedArtifact,
+    as_pasted,
     describe_drawing,
     parse_infotext,
     quote,
-    read_infotext,
-    save_png,
     unquote,
     write_infotext,
 )
@@ -120,19 +122,104 @@ def test_reads(text, expected):
     assert parse_infotext(text) == expected
 
 
+SIGNS = string.ascii_letters + ' ,:"\\\n\r\t()[]<>|{}%é絵🙂-/;×1'
+PHRASES = ["Negative prompt:", "Steps: ", "Exact prompt: ", "\n", ", ", ": ", '"', "512x512", "  "]
+
+
+def random_text(randomness, longest=30):
+    return "".join(
+        randomness.choice(PHRASES if randomness.random() < 0.2 else SIGNS)
+        for _ in range(randomness.randrange(longest))
+    )
+
+
 def test_everything_written_is_read_back():
     randomness = random.Random(0)
-    signs = string.ascii_letters + ' ,:"\\\n()[]<>|{}%é絵🙂-'
-
-    def text(longest=30):
-        return "".join(randomness.choices(signs, k=randomness.randrange(longest)))
-
-    for _ in range(1000):
-        prompt, negative = text().strip(), text()
-        names = randomness.sample(["Steps", "Sampler", "CFG scale", "N", "Hires resize-1"], 4)
-        parameters = {"Steps": "20", **{name: text() for name in names if name != "Steps"}}
+    for _ in range(1500):
+        prompt, negative = random_text(randomness), random_text(randomness)
+        keys = ["Steps", "Sampler", "CFG scale", "N", "Hires resize-1", "Tiling"]
+        chosen = randomness.sample(keys, randomness.randrange(len(keys)))
+        parameters = {key: randomness.choice([random_text(randomness), key]) for key in chosen}
         written = write_infotext(prompt, negative, parameters)
-        assert parse_infotext(written) == Infotext(prompt, negative, parameters)
+        assert parse_infotext(written) == Infotext(prompt, negative, parameters), written
+
+
+def test_ordinary_prompts_are_told_once():
+    written = write_infotext("a cat", "dog", {"Steps": 1, "Seed": 2, "Size": "8x8"})
+    assert written == "a cat\nNegative prompt: dog\nSteps: 1, Seed: 2, Size: 8x8"
+    odd = write_infotext(" a cat", "", {"Steps": 1})
+    assert odd == 'a cat\nSteps: 1, Exact prompt: " a cat", Exact negative prompt: ""'
+
+
+def test_key_that_cannot_be_written():
+    with pytest.raises(ValueError, match="'a: b' cannot be a key"):
+        write_infotext("", "", {"a: b": 1})
+
+
+def test_any_text_is_read():
+    randomness = random.Random(1)
+    for _ in range(1000):
+        text = f"{random_text(randomness)}\nSteps: {random_text(randomness, 200)}"
+        found = as_pasted(parse_infotext(text))
+        assert found["Prompt"] is not None
+        assert all(isinstance(value, str) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a" * 100_000, "a " * 50_000, 'a:"' * 30_000, 'a: "\\' * 30_000, "a\t" * 50_000,
+        "-" * 100_000, "," * 100_000, "a:" * 50_000, "\t" * 50_000 + "x", "(" * 100_000,
+    ],
+)  # fmt: skip
+def test_reading_takes_linear_time(line):
+    started = time.perf_counter()
+    parse_infotext(f"p\nSteps: 1, {line};")
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Steps: 20", {"Clip skip": "1", "RNG": "GPU", "Hires resize-1": "0",
+                       "Hires sampler": "Use same sampler", "Masked content": "original",
+                       "Inpaint area": "Whole picture", "Masked area padding": "32",
+                       "Schedule type": "Automatic", "VAE Encoder": "Full"}),
+        ("Steps: 20, Size: 512x768", {"Size-1": "512", "Size-2": "768"}),
+        ("Steps: 20, Size: 512×768", {"Size-1": "512", "Size-2": "768"}),
+        ("Steps: 20, Sampler: DPM++ 2M Karras",
+         {"Sampler": "DPM++ 2M", "Schedule type": "Karras"}),
+        ("Steps: 20, Sampler: DPM++ 2M SDE Heun Exponential",
+         {"Sampler": "DPM++ 2M SDE Heun", "Schedule type": "Exponential"}),
+        ("Steps: 20, Sampler: Euler SGMUniform",
+         {"Sampler": "Euler", "Schedule type": "SGM Uniform"}),
+        ("Steps: 20, Sampler: k_euler_a", {"Sampler": "Euler a"}),
+        ("Steps: 20, Sampler: Unheard of", {"Sampler": "Unheard of"}),
+        ("Steps: 20, Sampler: DDIM, Schedule type: karras",
+         {"Sampler": "DDIM", "Schedule type": "Karras"}),
+        ("Steps: 20, Size: 1024x1024, First pass size: 512x512",
+         {"Size-1": "512", "Hires resize-1": "1024", "Hires resize-2": "1024"}),
+        ("Steps: 20, Size: 1024x512, First pass size: 0x0",
+         {"Size-1": "768", "Size-2": "384", "Hires resize-1": "1024"}),
+        ("Steps: 20, Hypernet: anime", {"Prompt": "a [b]<hypernet:anime:1.0>"}),
+        ("Steps: 20, Version: v1.5.2", {"Old prompt editing timelines": "True",
+                                        "Downcast alphas_cumprod": "True"}),
+        ("Steps: 20, Version: v1.6.0", {"Old prompt editing timelines": None,
+                                        "Downcast alphas_cumprod": "True"}),
+        ("Steps: 20, Sampler: DDIM, Version: v1.5.0", {"Pad conds v0": "True"}),
+        ("Steps: 20, Version: v1.7.0-224-gabc", {"Downcast alphas_cumprod": "True"}),
+        ("Steps: 20, Version: v1.7.0-225-gabc", {"Downcast alphas_cumprod": None}),
+        ("Steps: 20, Refiner: x, Version: v1.7.0", {"Refiner switch by sampling steps": "True"}),
+        ("Steps: 20, Refiner: x, Version: v1.8.0", {"Refiner switch by sampling steps": "False"}),
+        ("Steps: 20, Refiner: x, Version: 1.8.0-RC",
+         {"Refiner switch by sampling steps": "True"}),
+        ("Steps: 20, Version: f0.0.17v1.8.0rc", {"Downcast alphas_cumprod": None}),
+        ("Steps: 20", {"Emphasis": "Original"}),
+    ],
+)  # fmt: skip
+def test_pasted_as_by_a1111(line, expected):
+    found = as_pasted(parse_infotext(f"a [b]\n{line}"))
+    assert {key: found.get(key) for key in expected} == expected
 
 
 def test_drawing_is_told_in_a1111s_words_and_order(tiny_base, tiny_base_folder):
@@ -185,55 +272,95 @@ def test_checkpoint_takes_the_base_models_place(tiny_base):
     assert (found.parameters["Model"], found.parameters["Model hash"]) == ("mine", "0123456789")
 
 
-@pytest.mark.parametrize("text", [FROM_A1111, "a cat é", "猫, 絵文字\nSteps: 3", "🙂"])
-def test_png_keeps_infotext(tmp_path, text):
-    path = tmp_path / "a.png"
-    image = Image.new("RGB", (3, 2), "red")
-    save_png(path, image, {"parameters": text})
-    assert read_infotext(path) == text
-    with Image.open(path) as read:
-        assert np.array_equal(np.asarray(read), np.asarray(image))
-    kind = b"tEXt" if text.isascii() or text == "a cat é" else b"iTXt"
-    assert kind + b"parameters\0" in path.read_bytes()
-    assert list(tmp_path.iterdir()) == [path]
+ORDER = (
+    "Steps, Sampler, Schedule type, CFG scale, Seed, Face restoration, Size, Model hash, Model, "
+    "Variation seed, Variation seed strength, Seed resize from, Denoising strength, Clip skip, "
+    "ENSD, RNG, Tiling, Hires sampler, Hires prompt, Hires schedule type, Hires upscale, "
+    "Hires steps, Hires upscaler, Lora hashes, Old prompt editing timelines, Emphasis, "
+    "Eta, Sigma noise, Skip Early CFG, Pad conds, NGMS, Comma backtrack, Version"
+)
 
 
-def test_picture_without_infotext(tmp_path):
-    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
-    assert read_infotext(tmp_path / "a.png") is None
+def test_order_is_a1111s(tiny_base):
+    tiny_base.clip_skip = 2
+    request = dataclasses.replace(
+        REQUEST, prompt="a [cat]", sampler="Euler a", restore_faces="GFPGAN", variation_seed=3,
+        variation_strength=0.25, seed_resize_from_width=8, seed_resize_from_height=16,
+        ensd=31337, rng="NV", tiling=True, old_prompt_editing=True, emphasis="No norm", eta=0.5,
+        s_noise=1.1, skip_early_cond=0.1, pad_conds=True, s_min_uncond=2.0,
+        comma_padding_backtrack=0,
+        hires=HiresConfig(steps=5, sampler="DPM++ 2M", prompt="a dog", denoising_strength=0.5),
+    )  # fmt: skip
+    text = describe_drawing(request, tiny_base, [UsedArtifact("lora", "a", 1.0, "0" * 64)])
+    found = parse_infotext(text).parameters
+    assert ", ".join(found) == ORDER
+    expected = {
+        "Seed resize from": "8x16", "Denoising strength": "0.5", "Hires upscale": "2",
+        "Hires schedule type": "Karras", "Tiling": "True", "ENSD": "31337", "NGMS": "2",
+    }  # fmt: skip
+    assert {key: found[key] for key in expected} == expected
 
 
-def safetensors(path, metadata, content=b"\0\0\0\0"):
-    header = {"__metadata__": metadata} if metadata else {}
-    header["a"] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
-    return path
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"ensd": 31337}, {}),  # DPM++ 2M has no fresh noise
+        ({"ensd": 31337, "sampler": "Euler a"}, {"ENSD": "31337"}),
+        ({"ensd": 31337, "sampler": "Euler a", "eta": 0.0}, {"Eta": "0"}),
+        ({"rng": "GPU"}, {"RNG": None}),
+        ({"variation_seed": 4}, {}),
+        ({"s_churn": 2.0, "s_tmax": 3.0, "sampler": "Euler"},
+         {"Sigma churn": "2", "Sigma tmax": "3"}),
+        ({"s_churn": 2.0}, {}),
+        ({"cfg_scale": 1.0, "s_min_uncond": 3.0, "pad_conds": True}, {}),
+        ({"emphasis": "Ignore"}, {}),
+        ({"emphasis": "Ignore", "negative_prompt": "(x)"}, {"Emphasis": "Ignore"}),
+        ({"schedule": ScheduleConfig(sigma_min=0.1, rho=5.0)},
+         {"Schedule min sigma": "0.1", "Schedule rho": "5"}),
+        ({"schedule": ScheduleConfig(rho=7.0)}, {}),
+        ({"schedule": ScheduleConfig(discard_next_to_last_sigma=True)},
+         {"Discard penultimate sigma": "True"}),
+        ({"sgm_noise_multiplier": True}, {"SGM noise multiplier": "True"}),
+        ({"hires": HiresConfig(resize_x=32, schedule_type="Uniform")},
+         {"Denoising strength": "0.7", "Hires schedule type": "Uniform",
+          "Hires resize": "32x0", "Hires upscaler": "Latent"}),
+        ({"img2img": ImageToImageConfig("a.png", 0.4, noise_multiplier=0.9, extra_noise=0.1)},
+         {"Denoising strength": "0.4", "Noise multiplier": "0.9", "Extra noise": "0.1"}),
+        ({"img2img": ImageToImageConfig("a.png", inpaint=InpaintConfig("m.png"))},
+         {"Denoising strength": "0.75", "Mask blur": "4"}),
+        ({"img2img": ImageToImageConfig("a.png", inpaint=InpaintConfig(
+            "m.png", mask_blur=0, mask_mode="Inpaint not masked", masked_content="fill",
+            area="Only masked"))},
+         {"Denoising strength": "0.75", "Mask mode": "Inpaint not masked",
+          "Inpaint area": "Only masked", "Masked area padding": "32", "Masked content": "fill"}),
+    ],
+)  # fmt: skip
+def test_what_is_unusual_is_told(tiny_base, changes, told):
+    usual = parse_infotext(describe_drawing(REQUEST, tiny_base)).parameters
+    request = dataclasses.replace(REQUEST, **changes)
+    found = parse_infotext(describe_drawing(request, tiny_base)).parameters
+    known = {*usual} - {"CFG scale", "Sampler", "Schedule type"}
+    assert {key: value for key, value in found.items() if key not in usual} | {
+        key: found.get(key) for key in known if found.get(key) != usual[key]
+    } == told
 
 
-def test_lora_hash_is_that_of_the_weights(tmp_path):
-    weights = hashlib.sha256(b"\0\0\0\0").hexdigest()
-    plain = safetensors(tmp_path / "a.safetensors", {})
-    told = safetensors(tmp_path / "b.safetensors", {"ss_steps": "3"})
-    own_word = safetensors(tmp_path / "c.safetensors", {"sshs_model_hash": "ab" * 32})
-    assert lora_hash(plain) == lora_hash(told) == artifact_hash(told, "lora") == weights
-    assert lora_hash(own_word) == "ab" * 32
-    assert sha256(plain) != sha256(told)
-    assert read_header(told)["__metadata__"] == {"ss_steps": "3"}
-    pickle = tmp_path / "d.pt"
-    pickle.write_bytes(b"x")
-    assert lora_hash(pickle) == hashlib.sha256(b"x").hexdigest()
+def test_extra_parameters_keep_the_place_of_known_ones(tiny_base):
+    extra = {"Init image hash": "abc", "Denoising strength": 0.5, "RNG": None, "Mine": "x, y"}
+    text = describe_drawing(REQUEST, tiny_base, extra=extra)
+    found = parse_infotext(text).parameters
+    assert list(found)[8:] == ["Denoising strength", "Init image hash", "Mine", "Version"]
+    assert found["Mine"] == "x, y"
 
 
-def test_hash_is_taken_anew_when_the_file_changes(tmp_path):
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"1")
-    first = sha256(path)
-    path.write_bytes(b"22")
-    assert sha256(path) == hashlib.sha256(b"22").hexdigest() != first
-
-
-def test_folder_is_known_by_its_unet(tiny_base_folder, tmp_path):
-    file = tiny_base_folder / "unet" / "diffusion_pytorch_model.safetensors"
-    assert artifact_hash(tiny_base_folder, "checkpoint") == sha256(file)
-    assert artifact_hash(tmp_path, "checkpoint") is None
+def test_tags_are_added_unless_the_prompt_has_them(tiny_base):
+    used = [
+        UsedArtifact("lora", "a", 0.5, "0" * 64, is_called=True),
+        UsedArtifact("lora", "b", 0.5, te_strength=1.0),
+        UsedArtifact("lora", "c", 0.0, te_strength=1.0),
+        UsedArtifact("hypernetwork", "d", 0.5, te_strength=0.5),
+    ]
+    request = dataclasses.replace(REQUEST, prompt="<lora:a:0.5> a cat")
+    found = parse_infotext(describe_drawing(request, tiny_base, used))
+    assert found.prompt == "<lora:a:0.5> a cat <lora:b:1:0.5> <lora:c:1:0> <hypernet:d:0.5>"
+    assert found.parameters["Lora hashes"] == "a: 000000000000"
