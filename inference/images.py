@@ -27,6 +27,17 @@ from inference.prompt_syntax.styles import apply_styles, read_styles
 from inference.requests import expand, group
 from inference.sampling import Drawer, Drawing, Progress
 
+TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
+    lambda request: request.prompt,
+    lambda request: Path(request.img2img.init_image).name if request.img2img else "",
+    lambda request: request.sampler,
+    lambda request: request.schedule_type,
+    lambda request: f"{request.steps} steps",
+    lambda request: f"CFG {number(request.cfg_scale)}",
+    lambda request: f"{request.width}x{request.height}",
+)
+"""What captions in a grid say, where it differs."""
+
 MOST_COLUMNS = 8
 """Of a grid that compares nothing."""
 
@@ -219,14 +230,15 @@ def collect(drawings: Sequence[Drawing]) -> Image.Image:
 
 
 def captions(drawings: Sequence[Drawing]) -> list[str]:
-    """What tells the pictures apart: prompts if they differ, seeds if prompts come back."""
-    prompts = [drawing.request.prompt for drawing in drawings]
-    has_prompts = len(set(prompts)) > 1
-    has_seeds = len(set(prompts)) < len(prompts)
-    return [
-        ", ".join([prompt] * has_prompts + [f"seed {drawing.request.seed}"] * has_seeds)
-        for prompt, drawing in zip(prompts, drawings, strict=True)
-    ]
+    """What tells the pictures apart: the settings that differ, and seeds if that is not enough."""
+    requests = [drawing.request for drawing in drawings]
+    columns = [[form(request) for request in requests] for form in TOLD_APART]
+    told = [column for column in columns if len(set(column)) > 1]
+    texts = [", ".join(parts) for parts in zip(*told, strict=True)] or [""] * len(requests)
+    if len(set(texts)) == len(texts):
+        return texts
+    seeds = [f"seed {request.seed}" for request in requests]
+    return [", ".join(filter(None, pair)) for pair in zip(texts, seeds, strict=True)]
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def test_interruption(recipe, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inference.images.draw", interrupt)
+    monkeypatch.setattr("inference.sampling.draw_batch", interrupt)
     assert main(recipe) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -165,7 +165,7 @@ def test_picture_that_is_no_number_fails(recipe, capsys, monkeypatch):
     def fail(*_):
         raise FloatingPointError("the latent is not finite")
 
-    monkeypatch.setattr("inference.images.draw", fail)
+    monkeypatch.setattr("inference.sampling.draw_batch", fail)
     assert main(recipe) == 1
     assert capsys.readouterr().err == "draw: the latent is not finite\n"
 
