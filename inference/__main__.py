@@ -14,9 +14,6 @@ from inference.errors import InputError
 from inference.quiet import quiet_libraries
 from inference.recipe import load_recipe
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif")
-"""Endings of what is drawn once more."""
-
 USAGE = """usage: python -m inference RECIPE|PICTURE [key=value ...]
 
 Draws what a recipe says, for example
@@ -51,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load(path: str, overrides: Sequence[str]) -> object:
     """The recipe of a file, or the one that a picture tells of; what it cannot do is told."""
-    if not path.lower().endswith(PICTURES):
-        return load_recipe(find_recipe(path), draw_schema, overrides)
-    from inference.redraw import load_picture
+    from inference.redraw import is_picture, load_picture
 
+    if not is_picture(path):
+        return load_recipe(find_recipe(path), draw_schema, overrides)
     recipe, notes = load_picture(path, overrides)
     for note in notes:
         tell("draw", f"{path}: {note}")

@@ -17,13 +17,12 @@ from typing import Any
 
 from inference.errors import InputError
 from inference.hashes import lora_hash, read_header, sha256, weights_file
+from inference.infotext.picture_files import SUFFIXES
 from inference.quiet import quiet_libraries
 
 USAGE = """usage: python -m inference.inspect FILE...
 
 Says what artifacts, base models and pictures are, and what they say about themselves."""
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif")
 
 Facts = dict[str, str]
 """What is told of a file, in this order."""
@@ -54,7 +53,7 @@ def inspect(path: Path) -> Facts:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in SUFFIXES:
         return inspect_picture(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         return inspect_base_model(path)

@@ -92,6 +92,7 @@ def load_mapping(
         RecipeError: as of `load_recipe`.
     """
     node = RecipeDumper(io.StringIO()).represent_data(_escaped(mapping))
+    assert isinstance(node, yaml.MappingNode)
     return _load([Layer(source, node)], source, schema, overrides)
 
 
@@ -121,7 +122,7 @@ def _load(
     if draft.faults:
         raise RecipeError("\n".join(draft.faults))
     for line in draft.idle:
-        warnings.warn(line, RecipeWarning, stacklevel=2)
+        warnings.warn(line, RecipeWarning, stacklevel=3)
     return recipe
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -75,13 +76,13 @@ def read_other_programs(path: Path) -> str | None:
     if program is None:
         return None
     try:
-        from sd_parsers import ParserManager
+        sd_parsers = import_module("sd_parsers")
     except ImportError as error:
         raise InputError(
             f"{path}: was drawn by {program}, whose metadata are read by the package sd-parsers: "
             "pip install 'limner[metadata]'"
         ) from error
-    found = ParserManager().parse(path)
+    found = sd_parsers.ParserManager().parse(path)
     if found is None or not found.samplers:
         raise InputError(f"{path}: what {program} wrote into it is not understood")
     return translate(found, size)

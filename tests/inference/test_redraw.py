@@ -127,7 +127,7 @@ def test_any_infotext_gives_a_recipe_or_its_faults():
             "Clip skip", "First pass size", "Sampler", "Schedule rho", "Mask blur", "RNG", "Eta",
             "Version", "Emphasis", "Lora hashes", "TI hashes"]  # fmt: skip
     faults = 0
-    for _ in range(150):
+    for _ in range(60):
         chosen = randomness.sample(keys, 5)
         line = ", ".join(f"{key}: {randomness.choice(values)}" for key in chosen)
         made = recipe_from_infotext(f"p <lora:a:b:c> <hypernet:x>\nSteps: 2, {line}")
@@ -136,7 +136,7 @@ def test_any_infotext_gives_a_recipe_or_its_faults():
                 load_mapping(made.recipe, "a.png", draw_schema)
         except RecipeError:
             faults += 1
-    assert 0 < faults < 150
+    assert 0 < faults < 60
 
 
 def safetensors(path, keys, metadata=None):
