@@ -105,6 +105,11 @@ class BaseModel:
         return self.text_encoder_2 is not None
 
     @property
+    def is_inpainting_model(self) -> bool:
+        """Whether the UNet is also told a mask and the latents around it: 4 + 1 + 4 channels."""
+        return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
+
+    @property
     def prompt_layer(self) -> int:
         """Which layer of the text encoders is read: -1 is the last, which SDXL never takes."""
         return -self.clip_skip - self.has_two_text_encoders

@@ -76,6 +76,13 @@ def check_parts(base: BaseModel, path: str) -> None:
                 f"clip_skip {base.clip_skip} asks for layer {base.prompt_layer}"
             )
     unet: Any = base.unet.config
+    latents = base.vae.config.latent_channels
+    if unet.in_channels != latents and not base.is_inpainting_model:
+        raise BaseModelError(
+            f"base_model.path: {path!r}: its UNet takes {unet.in_channels} channels; expected "
+            f"{latents}, or {2 * latents + 1} of an inpainting model (others, such as "
+            "InstructPix2Pix and depth models, are not known here)"
+        )
     told = unet.addition_embed_type
     if told != (SIZE_CONDITIONS if base.has_two_text_encoders else None):
         raise BaseModelError(

@@ -193,7 +193,7 @@ def inpainting_channels(
 
     None for a UNet that takes nothing but latents.
     """
-    if not is_inpainting_model(base):
+    if not base.is_inpainting_model:
         return None
     told = []
     for init in inits:
@@ -210,9 +210,3 @@ def inpainting_channels(
             latents = upscale_latents(latents, width, height)
         told.append(torch.cat([small.to(latents), latents], dim=1))
     return torch.cat(told)
-
-
-def is_inpainting_model(base: BaseModel) -> bool:
-    """Whether the UNet is also told a mask and the latents around it: 4 + 1 + 4 channels."""
-    channels: int = base.vae.config.latent_channels
-    return base.unet.config.in_channels == 2 * channels + 1

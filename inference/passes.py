@@ -18,7 +18,7 @@ from inference.config import ImageConfig
 from inference.denoiser import Denoiser
 from inference.img2img.conditioning import whole_picture_conditioning
 from inference.img2img.latents import blend_latents
-from inference.init_images import Start, is_inpainting_model
+from inference.init_images import Start
 from inference.noise import NoiseSource
 from inference.prompt_conditions import PromptSettings, encode_drawing_prompts, needs_negatives
 from inference.prompt_syntax.extra_networks import extract_extra_networks
@@ -197,7 +197,7 @@ def told_channels(base: BaseModel, way: Pass, start: Start | None) -> Tensor | N
 
     Without an init image all is masked, and grey.
     """
-    if start is not None or not is_inpainting_model(base):
+    if start is not None or not base.is_inpainting_model:
         return start.concat if start else None
     factor = base.vae_scale_factor
     sides = (way.width, way.height), (way.width // factor, way.height // factor)

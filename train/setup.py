@@ -59,9 +59,18 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
     """The recipe's objective on its base model.
 
     What is trained is in fp32, as it was read; what is frozen in the format of `mixed_precision`.
+
+    Raises:
+        InputError: the base model cannot be loaded, or not be trained upon.
     """
     in_fp32 = replace(recipe.base_model, vae_precision="fp32")
     base = load_base_model(in_fp32, "fp32")
+    if base.is_inpainting_model and recipe.objective.type != "autoencoder":
+        raise InputError(
+            f"base_model.path: {recipe.base_model.path!r} is an inpainting model, which also looks "
+            "at a mask: it is drawn with, and not trained upon. Train upon the plain model; what is "
+            "learned works with both"
+        )
     objective = build_objective(recipe, base)
     base.dtype = DTYPES[recipe.mixed_precision]
     for name, part in base.parts.items():

@@ -27,7 +27,6 @@ HEEDS_S_NOISE = (*CHURNED, "DPM2 a", "DPM fast")
 """Samplers whose noise Sigma noise changes, besides all DPM++ but 2M."""
 
 DEFAULT_RHOS = {"Karras": 7.0, "Polyexponential": 1.0}
-INPAINTING_CHANNELS = 9
 
 Parameters = dict[str, object]
 
@@ -136,7 +135,7 @@ def seed_parameters(request: ImageConfig) -> Parameters:
 
 def mask_weight(request: ImageConfig, base: BaseModel) -> float | None:
     """How strictly the mask hides; only of models that see it."""
-    if base.unet.config.in_channels != INPAINTING_CHANNELS or request.img2img is None:
+    if not base.is_inpainting_model or request.img2img is None:
         return None
     inpaint = request.img2img.inpaint
     return inpaint.conditioning_mask_strength if inpaint else None
