@@ -6,60 +6,10 @@ from typing import Literal
 
 from omegaconf import MISSING
 
+from inference.idle_settings import idle_hires, idle_settings
+from inference.sampler_facts import SAMPLERS, SCHEDULE_TYPES
+
 Faults = Iterator[tuple[str, str]]
-
-SAMPLERS = (
-    "Euler",
-    "Euler a",
-    "LMS",
-    "Heun",
-    "DPM2",
-    "DPM2 a",
-    "DPM++ 2M",
-    "DPM++ SDE",
-    "DPM++ 2M SDE",
-    "DPM++ 2M SDE Heun",
-    "DPM++ 2S a",
-    "DPM++ 3M SDE",
-    "DPM fast",
-    "DPM adaptive",
-    "Restart",
-    "DDIM",
-    "DDIM CFG++",
-    "PLMS",
-    "UniPC",
-    "LCM",
-)
-"""The samplers of `inference.samplers`, by their A1111 names."""
-
-SAMPLERS_WITHOUT_ETA = (
-    "Euler",
-    "LMS",
-    "Heun",
-    "DPM2",
-    "DPM++ 2M",
-    "Restart",
-    "PLMS",
-    "UniPC",
-    "LCM",
-)
-"""Those that add no fresh noise, or leave no choice how much."""
-
-SCHEDULE_TYPES = (
-    "Automatic",
-    "Uniform",
-    "Karras",
-    "Exponential",
-    "Polyexponential",
-    "SGM Uniform",
-    "KL Optimal",
-    "Align Your Steps",
-    "Simple",
-    "Normal",
-    "DDIM",
-    "Beta",
-)
-"""The noise schedules of `inference.schedules`, by their A1111 names."""
 
 RESIZE_MODES = (
     "Just resize",
@@ -67,8 +17,6 @@ RESIZE_MODES = (
     "Resize and fill",
     "Just resize (latent upscale)",
 )
-CHURNED = ("Euler", "Heun", "DPM2")
-"""Samplers that `s_churn` says something to."""
 
 MOST_SEED = 2**63
 
@@ -78,9 +26,10 @@ class ScheduleConfig:
     """Changes the noise schedule, as A1111's settings do. What is not given stays the sampler's."""
 
     sigma_min: float | None = None
-    """Lowest noise level, of Karras, Exponential, Polyexponential."""
+    """Lowest noise level, of Karras, Exponential, Polyexponential, SGM Uniform, KL Optimal, Normal,
+    Beta."""
     sigma_max: float | None = None
-    """Highest noise level, of Karras, Exponential, Polyexponential."""
+    """Highest noise level, of the same schedule types."""
     rho: float | None = None
     """Exponent of Karras (default 7) and Polyexponential (default 1)."""
     beta_alpha: float = 0.6
@@ -90,7 +39,7 @@ class ScheduleConfig:
     discard_next_to_last_sigma: bool = False
     """Leave out the last level but one, as DPM2, DPM2 a and DPM++ 3M SDE always do."""
     use_old_karras: bool = False
-    """Karras between 0.1 and 10, as A1111 drew long ago."""
+    """The same schedule types between 0.1 and 10, as A1111 drew Karras long ago."""
 
     def faults(self) -> Faults:
         for name in ("sigma_min", "sigma_max", "rho", "beta_alpha", "beta_beta"):
@@ -132,7 +81,7 @@ class HiresConfig:
         if self.upscale <= 0:
             yield "upscale", f"must be above 0, got {self.upscale}"
         for name, side in (("resize_x", self.resize_x), ("resize_y", self.resize_y)):
-            if side < 0:
+            if side < 0 or 0 < side < 8:
                 yield name, f"must be at least 8 pixels, or 0, got {side}"
         if self.steps < 0:
             yield "steps", f"must not be negative, got {self.steps}; 0 means as many as `steps`"
@@ -145,8 +94,7 @@ class HiresConfig:
             yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
 
     def idle(self) -> Faults:
-        if self.upscale != 2 and (self.resize_x or self.resize_y):
-            yield "upscale", "has no effect beside resize_x and resize_y"
+        yield from idle_hires(self)
 
 
 @dataclass
@@ -229,6 +177,13 @@ class ImageToImageConfig:
         for name in ("noise_multiplier", "extra_noise"):
             if getattr(self, name) < 0:
                 yield name, f"must not be negative, got {getattr(self, name)}"
+        if self.exact_steps and self.denoising_strength == 0:
+            yield "exact_steps", "needs a denoising_strength above 0"
+
+    def idle(self) -> Faults:
+        is_cut_out = self.inpaint is not None and self.inpaint.area == "Only masked"
+        if is_cut_out and self.resize_mode != "Just resize":
+            yield "resize_mode", "has no effect with area: Only masked"
 
 
 @dataclass
@@ -274,7 +229,8 @@ class DrawSettings:
     """Where noise comes from: CPU is the same on every machine, NV what an NVIDIA GPU would give,
     GPU the device's own generator."""
     ensd: int = 0
-    """Eta noise seed delta: added to the seed for the noise of ancestral samplers."""
+    """Eta noise seed delta: added to the seed for the noise that samplers add while drawing (but
+    those named `SDE`)."""
     variation_seed: int = -1
     """Seed of the noise that is mixed in; -1 takes a random one."""
     variation_strength: float = 0.0
@@ -297,7 +253,8 @@ class DrawSettings:
     skip_early_cond: float = 0.0
     """Fraction of the steps, from the first, that are drawn without the negative prompt."""
     sgm_noise_multiplier: bool = False
-    """Begin with noise as Stability's own code does, a little stronger."""
+    """Begin with noise as Stability's own code does, a little stronger. DDIM, DDIM CFG++, PLMS and
+    UniPC do in any case; img2img does not."""
     tiling: bool = False
     """Draw what can be laid side by side without a seam."""
     restore_faces: str | None = None
@@ -343,24 +300,12 @@ class DrawSettings:
             if size is not None and size < 8:
                 yield name, f"must be at least 8 pixels, got {size}"
         resize_from = self.seed_resize_from_width, self.seed_resize_from_height
-        if min(resize_from) < 0 or (min(resize_from) == 0) != (max(resize_from) == 0):
-            yield "seed_resize_from_width", "and seed_resize_from_height must both be given, or 0"
+        if max(resize_from) != 0 and min(resize_from) < 8:
+            told = "and seed_resize_from_height must both be 8 pixels at least, or both 0"
+            yield "seed_resize_from_width", told
 
     def idle(self) -> Faults:
-        if self.eta is not None and self.sampler in SAMPLERS_WITHOUT_ETA:
-            yield "eta", f"has no effect with {self.sampler}"
-        if self.s_churn and self.sampler not in CHURNED:
-            yield "s_churn", f"has no effect with {self.sampler}; it is of {', '.join(CHURNED)}"
-        if not self.s_churn:
-            for name in ("s_tmin", "s_tmax"):
-                if getattr(self, name):
-                    yield name, "has no effect without s_churn"
-        if self.variation_seed != -1 and self.variation_strength == 0:
-            yield "variation_seed", "has no effect without variation_strength"
-        if self.cfg_scale == 1:
-            for name in ("s_min_uncond", "skip_early_cond"):
-                if getattr(self, name):
-                    yield name, "has no effect with cfg_scale: 1"
+        yield from idle_settings(self)
 
 
 @dataclass
@@ -376,3 +321,6 @@ class ImageConfig(DrawSettings):
         yield from super().faults()
         if self.count < 1:
             yield "count", f"must be at least 1, got {self.count}"
+
+    def idle(self) -> Faults:
+        yield from idle_settings(self, self.prompt)

@@ -59,8 +59,7 @@ class NoiseSource:
         seed_resize_from: (h, w) in units of the latent; the first noise is that of a picture of
             this size, laid centred into noise of the picture's own.
         ensd: A1111's eta noise seed delta. After the first draw the generators begin anew with
-            seed + ensd; 0 does not. (In all samplers; `Sampler.uses_ensd` says where A1111 tells
-            it.)
+            seed + ensd; 0 does not.
         brownian_range: (lowest above 0, highest) sigma of the whole schedule, if samplers are given
             only a part of it, so that Brownian paths stay the same.
 
@@ -209,14 +208,3 @@ def paste_centred(patch: Tensor, ground: Tensor) -> Tensor:
     ground = ground.clone()
     ground[:, rows, columns] = patch[:, from_rows, from_columns]
     return ground
-
-
-def job_seeds(
-    seed: int, subseed: int, subseed_strength: float, count: int
-) -> tuple[list[int], list[int]]:
-    """(seeds, subseeds) of `count` pictures of one job: A1111 1.10.1 `modules/processing.py`.
-
-    Without variation picture i has seed + i; with it all have the seed, and i has subseed + i.
-    """
-    rising = 0 if subseed_strength else 1
-    return [seed + index * rising for index in range(count)], [subseed + i for i in range(count)]

@@ -265,9 +265,12 @@ class _Draft:
         """The recipe, once the dataclasses had their say about every part that is sound so far."""
         parts = list(self.sound_parts(self.config, ""))
         for prefix, sound in parts:
+            givers = _givers(sound, prefix)
             for key, part in _dataclasses(sound, prefix):
                 for field, message in getattr(part, "faults", tuple)():
                     self.fault(dotted(key, field), message)
+                if any(f"{key}.".startswith(f"{giver}.") for giver in givers):
+                    continue  # what has no effect is for those to say that take it from there
                 for field, message in getattr(part, "idle", tuple)():
                     self.idle[self.line(dotted(key, field), message)] = None
         return None if self.faults else parts[0][1]
@@ -299,6 +302,16 @@ def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _dataclasses(inner, dotted(key, name))
+
+
+def _givers(value: Any, key: str) -> list[str]:
+    """The dotted keys of what entries inherit from, where there are entries."""
+    return [
+        dotted(name, giver)
+        for name, part in _dataclasses(value, key)
+        for mapping, giver in getattr(part, "inherits", {}).items()
+        if any(entry is not None for entry in getattr(part, mapping).values())
+    ]
 
 
 def _path(key: tuple[str, ...]) -> str:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inference.draw_config import SAMPLERS, SCHEDULE_TYPES
 from inference.infotext import Infotext, as_pasted
 from inference.infotext.pasted import parse_version, sampler_and_schedule
+from inference.sampler_facts import SAMPLERS, SCHEDULE_TYPES
 
 NUMBERS: dict[str, tuple[str, type]] = {
     "Steps": ("steps", int),
@@ -160,7 +160,7 @@ def put_samplers(
     if sampler := told.get("Hires sampler"):
         sampler, schedule = sampler_and_schedule(sampler, told.get("Hires schedule type"))
         put_known("Hires sampler", "hires.sampler", sampler, SAMPLERS)
-        if schedule != "Automatic":
+        if schedule != "Automatic" or told.get("Hires schedule type") == "Automatic":
             put_known("Hires schedule type", "hires.schedule_type", schedule, SCHEDULE_TYPES)
     elif schedule := told.get("Hires schedule type"):
         put_known("Hires schedule type", "hires.schedule_type", schedule, SCHEDULE_TYPES)

@@ -11,7 +11,6 @@ from math import atan, exp, log, tan
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from inference.errors import InputError
@@ -107,18 +106,6 @@ class LcmLevels(NoiseLevels):
         """The timestep of the level that is nearest to sigma, a whole number."""
         behind = self.count - 1 - np.abs(self._log_sigmas - log(sigma)).argmin()
         return float(self.last_timestep - behind * self.stride)
-
-
-def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """alphas_cumprod (n,) shifted and scaled so that the last timestep is noise alone, or nearly.
-
-    Lin et al. 2023, arXiv 2305.08891, algorithm 1; the last value is `SMALLEST_ALPHA`, as in A1111.
-    """
-    roots = alphas_cumprod.double().sqrt()
-    roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
-    rescaled = roots**2
-    rescaled[-1] = SMALLEST_ALPHA
-    return rescaled.to(alphas_cumprod.dtype if alphas_cumprod.is_floating_point() else torch.float)
 
 
 @dataclass(frozen=True)

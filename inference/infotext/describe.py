@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.config import ImageConfig
-from inference.draw_config import CHURNED, HiresConfig, ImageToImageConfig
+from inference.draw_config import HiresConfig, ImageToImageConfig
 from inference.hashes import sha256, weights_file
 from inference.infotext.text import number, write_infotext
+from inference.sampler_facts import (
+    CHURNED,
+    DEFAULT_RHOS,
+    HEED_RANGE,
+    HEED_S_NOISE,
+    draws_further_noise,
+)
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
@@ -23,10 +30,6 @@ if TYPE_CHECKING:
 TAGS = {"lora": "lora", "hypernetwork": "hypernet"}
 """Kind of artifact -> what A1111 calls it by in prompts."""
 
-HEEDS_S_NOISE = (*CHURNED, "DPM2 a", "DPM fast")
-"""Samplers whose noise Sigma noise changes, besides all DPM++ but 2M."""
-
-DEFAULT_RHOS = {"Karras": 7.0, "Polyexponential": 1.0}
 
 Parameters = dict[str, object]
 
@@ -90,7 +93,7 @@ def describe_drawing(
         "Clip skip": base.clip_skip if base.clip_skip > 1 else None,
         "ENSD": request.ensd if uses_ensd(request) else None,
         "Init image hash": None,
-        "RNG": request.rng if request.rng != "GPU" else None,
+        "RNG": noise_origin(request, base),
         "Tiling": "True" if request.tiling else None,
     }
     if request.hires is not None:
@@ -142,12 +145,20 @@ def mask_weight(request: ImageConfig, base: BaseModel) -> float | None:
 
 
 def uses_ensd(request: ImageConfig) -> bool:
-    """Whether the eta noise seed delta changes the picture."""
-    from inference.samplers import SAMPLERS
+    """Whether the eta noise seed delta changes the picture.
 
-    sampler = SAMPLERS[request.sampler]
-    eta = sampler.default_eta if request.eta is None else request.eta
-    return bool(request.ensd and sampler.uses_ensd and eta)
+    A1111 tells it of ancestral samplers only, though those with churn, LCM and Restart heed it too.
+    """
+    samplers = {request.sampler, (request.hires and request.hires.sampler) or request.sampler}
+    draws = (draws_further_noise(one, request.eta, request.s_churn) for one in samplers)
+    return request.ensd != 0 and any(draws)
+
+
+def noise_origin(request: ImageConfig, base: BaseModel) -> str | None:
+    """Whose noise it was; None is a GPU's. A CPU told to take the GPU's takes its own."""
+    if request.rng != "GPU":
+        return request.rng
+    return "CPU" if base.device.type in ("cpu", "mps") else None
 
 
 def hires_parameters(request: ImageConfig, hires: HiresConfig) -> Parameters:
@@ -217,8 +228,7 @@ def sampling_parameters(request: ImageConfig) -> Parameters:
     usual_eta = SAMPLERS[request.sampler].default_eta
     is_usual = usual_eta is None or request.eta in (None, usual_eta)
     is_churned = request.sampler in CHURNED and request.s_churn > 0
-    is_plusplus = request.sampler.startswith("DPM++") and request.sampler != "DPM++ 2M"
-    is_noisy = is_plusplus or request.sampler in HEEDS_S_NOISE
+    is_noisy = request.sampler in (*CHURNED, *HEED_S_NOISE)
     is_guided = request.cfg_scale != 1
     return {
         "Noise multiplier": unless(1, img2img.noise_multiplier) if img2img else None,
@@ -243,7 +253,7 @@ def schedule_parameters(request: ImageConfig) -> Parameters:
     from inference.samplers import SAMPLERS, resolve_schedule
 
     schedule, name = request.schedule, resolve_schedule(request.sampler, request.schedule_type)
-    has_sigmas = name in ("Karras", "Exponential", "Polyexponential")
+    has_sigmas = name in HEED_RANGE
     always_discards = SAMPLERS[request.sampler].discards_penultimate
     is_discarding = schedule.discard_next_to_last_sigma and not always_discards
     is_beta = name == "Beta"

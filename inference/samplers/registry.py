@@ -50,8 +50,6 @@ class Sampler:
     """Asks for one sigma more, and leaves out the last one above 0."""
     is_second_order: bool = False
     """A1111 counts two evaluations a step, for prompt editing and for the refiner."""
-    uses_ensd: bool = False
-    """A1111 tells the eta noise seed delta in the infotext, where eta is not 0."""
     uses_brownian: bool = False
     """Fresh noise is a way along a Brownian path, and not the next draw of the generator."""
     cfg_divisor: float = 1.0
@@ -102,7 +100,6 @@ def _ddim(function: SamplerFunction, alias: str, *, is_plus: bool = False) -> Sa
         own_schedule=ddim_levels,
         default_eta=0.0,
         is_scaled=True,
-        uses_ensd=True,
         cfg_divisor=12.5 if is_plus else 1.0,
         needs_uncond=is_plus,
         aliases=(alias,),
@@ -125,7 +122,6 @@ SAMPLERS: dict[str, Sampler] = {
     "Euler a": Sampler(
         euler.euler_ancestral,
         default_eta=1.0,
-        uses_ensd=True,
         aliases=("k_euler_a", "k_euler_ancestral"),
     ),
     "LMS": Sampler(lms, aliases=("k_lms",)),
@@ -143,7 +139,6 @@ SAMPLERS: dict[str, Sampler] = {
         default_eta=1.0,
         discards_penultimate=True,
         is_second_order=True,
-        uses_ensd=True,
         aliases=("k_dpm_2_a",),
     ),
     "DPM++ 2M": Sampler(dpm_solver.dpmpp_2m, automatic="Karras", aliases=("k_dpmpp_2m",)),
@@ -162,21 +157,18 @@ SAMPLERS: dict[str, Sampler] = {
         automatic="Karras",
         default_eta=1.0,
         is_second_order=True,
-        uses_ensd=True,
         aliases=("k_dpmpp_2s_a",),
     ),
     "DPM++ 3M SDE": _brownian(dpm_solver.dpmpp_3m_sde, "k_dpmpp_3m_sde", is_third=True),
     "DPM fast": Sampler(
         dpm_fast.dpm_fast,
         default_eta=1.0,
-        uses_ensd=True,
         takes_range_only=True,
         aliases=("k_dpm_fast",),
     ),
     "DPM adaptive": Sampler(
         dpm_fast.dpm_adaptive,
         default_eta=1.0,
-        uses_ensd=True,
         takes_range_only=True,
         couples_batch=True,
         aliases=("k_dpm_ad",),

@@ -277,7 +277,7 @@ ORDER = (
     "Variation seed, Variation seed strength, Seed resize from, Denoising strength, Clip skip, "
     "ENSD, RNG, Tiling, Hires sampler, Hires prompt, Hires schedule type, Hires upscale, "
     "Hires steps, Hires upscaler, Lora hashes, Old prompt editing timelines, Emphasis, "
-    "Eta, Sigma noise, Skip Early CFG, Pad conds, NGMS, Comma backtrack, Version"
+    "Eta, Skip Early CFG, Pad conds, NGMS, Comma backtrack, Version"
 )
 
 
@@ -307,7 +307,8 @@ def test_order_is_a1111s(tiny_base):
         ({"ensd": 31337}, {}),  # DPM++ 2M has no fresh noise
         ({"ensd": 31337, "sampler": "Euler a"}, {"ENSD": "31337"}),
         ({"ensd": 31337, "sampler": "Euler a", "eta": 0.0}, {"Eta": "0"}),
-        ({"rng": "GPU"}, {"RNG": None}),
+        ({"ensd": 31337, "sampler": "LCM"}, {"ENSD": "31337"}),
+        ({"rng": "GPU"}, {}),  # on a CPU, whose own noise it is
         ({"variation_seed": 4}, {}),
         ({"s_churn": 2.0, "s_tmax": 3.0, "sampler": "Euler"},
          {"Sigma churn": "2", "Sigma tmax": "3"}),
@@ -317,6 +318,9 @@ def test_order_is_a1111s(tiny_base):
         ({"emphasis": "Ignore", "negative_prompt": "(x)"}, {"Emphasis": "Ignore"}),
         ({"schedule": ScheduleConfig(sigma_min=0.1, rho=5.0)},
          {"Schedule min sigma": "0.1", "Schedule rho": "5"}),
+        ({"schedule": ScheduleConfig(sigma_max=9.0), "schedule_type": "Normal"},
+         {"Schedule max sigma": "9"}),
+        ({"schedule": ScheduleConfig(sigma_max=9.0), "schedule_type": "Simple"}, {}),
         ({"schedule": ScheduleConfig(rho=7.0)}, {}),
         ({"schedule": ScheduleConfig(discard_next_to_last_sigma=True)},
          {"Discard penultimate sigma": "True"}),

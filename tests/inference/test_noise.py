@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference.errors import InputError
-from inference.noise import NoiseSource, job_seeds, paste_centred, slerp
+from inference.noise import NoiseSource, paste_centred, slerp
 from inference.philox import Philox, philox4x32
 
 SHAPE = (4, 8, 8)
@@ -163,11 +163,6 @@ def test_brownian_paths_follow_the_source():
     assert noise.std().item() == pytest.approx(1, abs=0.05)
     assert not torch.equal(noise, NoiseSource([3], (4, 32, 32)).brownian(0.03, 14.6)(10.0, 6.0))
     torch.testing.assert_close(way(10.0, 6.0), noise)
-
-
-def test_seeds_of_a_job_rise_or_the_subseeds_do():
-    assert job_seeds(10, 70, 0.0, 3) == ([10, 11, 12], [70, 71, 72])
-    assert job_seeds(10, 70, 0.1, 3) == ([10, 10, 10], [70, 71, 72])
 
 
 def test_wrong_options_are_refused():

@@ -55,6 +55,11 @@ def settings(line, **options):
          "Use same checkpoint",
          {"hires": {"denoising_strength": 0.5, "upscale": 1.5, "steps": 3, "upscaler": "Latent",
                     "sampler": "DPM++ 2M", "schedule_type": "Karras", "prompt": "a, b"}}),
+        ("Schedule type: Karras, Denoising strength: 0.5, Hires upscale: 2, Hires sampler: Heun, "
+         "Hires schedule type: Automatic",
+         {"schedule_type": "Karras",
+          "hires": {"denoising_strength": 0.5, "upscale": 2, "sampler": "Heun",
+                    "schedule_type": "Automatic"}}),
         ("First pass size: 16x16, Denoising strength: 0.7",
          {"width": 16, "height": 16,
           "hires": {"resize_x": 64, "resize_y": 32, "denoising_strength": 0.7}}),

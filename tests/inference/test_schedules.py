@@ -1,23 +1,21 @@
 """Schedules against A1111's published values, their formulas, and diffusers."""
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
 
-from inference import config
+from inference import sampler_facts
 from inference.errors import InputError
 from inference.samplers import SAMPLERS, resolve_schedule, sampling_sigmas
 from inference.schedules import (
     ALIGN_YOUR_STEPS,
     SCHEDULES,
-    SMALLEST_ALPHA,
     LcmLevels,
     NoiseLevels,
     ScheduleOptions,
     find_schedule,
-    zero_terminal_snr,
 )
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -28,10 +26,38 @@ PLAIN = ScheduleOptions()
 
 
 def test_the_tables_are_the_recipes():
-    assert tuple(SAMPLERS) == config.SAMPLERS
-    assert ("Automatic", *SCHEDULES) == config.SCHEDULE_TYPES
-    without = tuple(name for name, entry in SAMPLERS.items() if entry.default_eta is None)
-    assert without == config.SAMPLERS_WITHOUT_ETA
+    assert tuple(SAMPLERS) == sampler_facts.SAMPLERS
+    assert ("Automatic", *SCHEDULES) == sampler_facts.SCHEDULE_TYPES
+
+    def those(is_one) -> tuple[str, ...]:
+        return tuple(name for name, entry in SAMPLERS.items() if is_one(entry))
+
+    assert those(lambda one: one.default_eta is None) == sampler_facts.SAMPLERS_WITHOUT_ETA
+    assert those(lambda one: one.takes_range_only) == sampler_facts.RANGE_ONLY
+    assert those(lambda one: one.is_scaled) == sampler_facts.BY_TIMESTEPS
+    assert those(lambda one: one.discards_penultimate) == sampler_facts.ALWAYS_DISCARD
+    assert {
+        name: entry.default_eta
+        for name, entry in SAMPLERS.items()
+        if entry.default_eta is not None and not entry.uses_brownian
+    } == sampler_facts.DEFAULT_ETAS
+    for name, schedule_type in product(SAMPLERS, sampler_facts.SCHEDULE_TYPES):
+        expected = resolve_schedule(name, schedule_type)
+        assert sampler_facts.resolved(name, schedule_type) == expected
+
+
+def test_the_schedules_that_heed_a_range_are_the_recipes():
+    narrow, steep = ScheduleOptions(sigma_min=0.1, sigma_max=5.0), ScheduleOptions(rho=3.0)
+
+    def those(options) -> set[str]:
+        return {
+            name
+            for name, schedule in SCHEDULES.items()
+            if schedule(LEVELS, 9, options) != schedule(LEVELS, 9, PLAIN)
+        }
+
+    assert those(narrow) == {*sampler_facts.HEED_RANGE}
+    assert those(steep) == {*sampler_facts.DEFAULT_RHOS}
 
 
 # Published values of the web UI 1.10.1 for 20 steps: second sigma, last one above 0.
@@ -174,16 +200,6 @@ def test_quantized_levels_give_the_nearest_timestep():
 def test_model_without_signal_at_its_last_timestep_has_a_finite_sigma():
     levels = NoiseLevels(torch.linspace(0.999, 0, 1000))
     assert levels.sigma_max == pytest.approx(4518.8, rel=1e-3)
-
-
-def test_zero_terminal_snr_shifts_and_scales():
-    rescaled = zero_terminal_snr(ALPHAS)
-    assert rescaled[0].item() == pytest.approx(ALPHAS[0].item(), rel=1e-6)
-    assert rescaled[-1].item() == pytest.approx(SMALLEST_ALPHA)
-    roots, old = rescaled[:-1].sqrt(), ALPHAS[:-1].sqrt()
-    slope = (roots[500] - roots[100]) / (old[500] - old[100])
-    torch.testing.assert_close(roots, roots[100] + slope * (old - old[100]), rtol=0, atol=1e-5)
-    assert NoiseLevels(rescaled).sigma_max == pytest.approx(4518.8, rel=1e-3)
 
 
 def test_options_change_the_range():
