@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings_told("draw"):
             recipe = load(arguments[0], arguments[1:])
-        quiet_libraries()
-        run(recipe)
+            quiet_libraries()
+            run(recipe)
     except InputError as error:
         tell("draw", error)
         return 2

@@ -22,9 +22,10 @@ from inference.hashes import artifact_hash
 from inference.infotext import UsedArtifact, number, parse_infotext
 from inference.networks import NetworkLibrary
 from inference.output_files import PictureForm, prepare_folder, write_new, write_picture
+from inference.passes import check_prompts
 from inference.processes import Processes
 from inference.prompt_syntax.styles import apply_styles, read_styles
-from inference.requests import expand, group
+from inference.requests import expand, group, networks_called
 from inference.sampling import Drawer, Drawing, Progress
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
@@ -61,6 +62,8 @@ def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
     """Draws a recipe together with the other processes."""
     saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
     images = styled(recipe)
+    for image in images:
+        check_prompts(image)
     device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
     configs = [config for config in recipe.artifacts.values() if config is not None]
     attached = [(config, load_artifact(config.path)) for config in configs]
@@ -69,6 +72,7 @@ def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
     for config, artifact in attached:
         artifact.attach(base, config.strength)
     library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])
+    library.check(call for one in requests for calls in networks_called(one) for call in calls)
     batches = group(requests, recipe.batch_size)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = batches[processes.rank :: processes.count] * len(factors)

@@ -6,26 +6,34 @@ A1111 1.10.1: `modules/extra_networks.py`, `extensions-builtin/Lora`, `modules/t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.artifacts import Artifact, load_artifact
+from inference.artifacts.base import ArtifactError
 from inference.artifacts.embedding import Embedding
+from inference.artifacts.embedding_picture import PICTURES
 from inference.artifacts.files import PICKLES, read_keys
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.lora import Lora
-from inference.errors import InputError
-from inference.hashes import artifact_hash, read_header
+from inference.errors import DrawWarning, InputError
+from inference.hashes import artifact_hash
 from inference.infotext import UsedArtifact
+from inference.model_files import output_name
 from inference.prompt_syntax.extra_networks import ExtraNetwork
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
-ENDINGS = (".safetensors", ".png", ".webp", *PICKLES)
+ENDINGS = (".safetensors", *PICTURES, *PICKLES)
+KINDS: dict[str, type[Artifact]] = {"lora": Lora, "hypernet": Hypernetwork}
+"""What a tag of each kind calls."""
+
 LARGEST_EMBEDDING = 20_000_000
 """Bytes: 75 vectors of SDXL's pair in fp32 are 1; larger files are not looked into for one."""
 
@@ -38,9 +46,15 @@ class NetworkLibrary:
     Args:
         base: what they are attached to.
         folders: where they are, with all below them.
+
+    Raises:
+        InputError: a folder is not there.
     """
 
     def __init__(self, base: BaseModel, folders: Sequence[Path] = ()) -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise InputError(f"artifact_dirs: {folder} is no folder")
         self.base = base
         self.folders = list(folders)
         self._loaded: dict[Path, Artifact] = {}
@@ -48,17 +62,11 @@ class NetworkLibrary:
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
-        """Files by their names without endings.
-
-        Raises:
-            InputError: a folder is not there.
-        """
+        """Files by their names without endings."""
         found: dict[str, list[Path]] = {}
         for folder in self.folders:
-            if not folder.is_dir():
-                raise InputError(f"artifact_dirs: {folder} is no folder")
             for path in sorted(folder.rglob("*")):
-                if path.suffix in ENDINGS and path.is_file():
+                if path.suffix.lower() in ENDINGS and path.is_file():
                     found.setdefault(path.stem, []).append(path)
         return found
 
@@ -67,20 +75,21 @@ class NetworkLibrary:
         """LoRA files by the name that kohya's trainer gave them (`ss_output_name`)."""
         found: dict[str, list[Path]] = {}
         for path in [path for paths in self.files.values() for path in paths]:
-            if path.suffix == ".safetensors":
-                name = read_header(path).get("__metadata__", {}).get("ss_output_name")
-                if name and name != path.stem:
-                    found.setdefault(name, []).append(path)
+            name = output_name(path)
+            if name and name != path.stem:
+                found.setdefault(name, []).append(path)
         return found
 
     def find(self, call: ExtraNetwork) -> Path:
-        """The file that a prompt calls.
+        """The file that a prompt calls; of several of the name the one that is of its kind.
 
         Raises:
             InputError: no file, or several, have the name.
         """
         paths = self.files.get(call.name) or self.aliases.get(call.name, [])
-        fitting = [path for path in paths if path.suffix not in (".png", ".webp")]
+        fitting = [path for path in paths if path.suffix.lower() not in PICTURES]
+        if len(fitting) > 1:
+            fitting = [path for path in fitting if is_kind(path, KINDS[call.kind])] or fitting
         if len(fitting) == 1:
             return fitting[0]
         where = ", ".join(map(str, self.folders)) or "no folder: artifact_dirs is empty"
@@ -90,6 +99,11 @@ class NetworkLibrary:
         close = difflib.get_close_matches(call.name, [*self.files, *self.aliases], 3, 0.5)
         hint = f". Did you mean: {', '.join(close)}?" if close else ""
         raise InputError(f"{call}: no file of this name in {where}{hint}")
+
+    def check(self, calls: Iterable[ExtraNetwork]) -> None:
+        """Raises InputError unless there is a file for each call; nothing is loaded."""
+        for call in {(call.kind, call.name): call for call in calls}.values():
+            self.find(call)
 
     def load(self, path: Path) -> Artifact:
         """The artifact of a file, read once."""
@@ -130,7 +144,7 @@ class NetworkLibrary:
         """Sets one to work, and notes in `ended` what has to be ended."""
         path = self.find(call)
         artifact = self.load(path)
-        expected = {"lora": Lora, "hypernet": Hypernetwork}[call.kind]
+        expected = KINDS[call.kind]
         if not isinstance(artifact, expected):
             raise InputError(f"{call}: {path} is no {expected.__name__.lower()}: {artifact.kind}")
         hash_ = artifact_hash(path, artifact.kind)
@@ -138,7 +152,7 @@ class NetworkLibrary:
             lora = self.lora(path, artifact, call.dyn)
             ended.append(lora)
             lora.set_strengths(call.unet, call.te)
-            return UsedArtifact("lora", call.name, call.unet, hash_, is_called=True)
+            return UsedArtifact("lora", call.name, call.unet, hash_, True, call.te)
         artifact.attach(self.base, call.unet)
         ended.append(artifact)
         return UsedArtifact("hypernetwork", call.name, call.unet, hash_, is_called=True)
@@ -156,7 +170,7 @@ class NetworkLibrary:
         """Files of embeddings whose names stand in the texts and are not attached already."""
         found = []
         for name, paths in self.files.items():
-            if name in self.base.embeddings or not any(name in text for text in texts):
+            if name in self.base.embeddings or not any(spells(text, name) for text in texts):
                 continue
             found += [path for path in paths if is_embedding(path)][:1]
         return found
@@ -168,8 +182,25 @@ class NetworkLibrary:
         self._loras = {}
 
 
+def spells(text: str, name: str) -> bool:
+    """Whether a name can stand in a text for itself.
+
+    As tokenizers read it: in any case, and not within a longer word.
+    """
+    before = r"(?<![^\W\d_])" if name[:1].isalpha() else ""
+    after = r"(?![^\W\d_])" if name[-1:].isalpha() else ""
+    return re.search(before + re.escape(name) + after, text, re.IGNORECASE) is not None
+
+
 def is_embedding(path: Path) -> bool:
     """Whether a file holds a learned embedding."""
-    if path.stat().st_size > LARGEST_EMBEDDING:
+    return path.stat().st_size <= LARGEST_EMBEDDING and is_kind(path, Embedding)
+
+
+def is_kind(path: Path, kind: type[Artifact]) -> bool:
+    """Whether a file holds an artifact of a kind; one that cannot be read is told, and is none."""
+    try:
+        return kind.recognizes(path, read_keys(path))
+    except ArtifactError as error:
+        warnings.warn(f"{error}: passed over", DrawWarning, stacklevel=2)
         return False
-    return Embedding.recognizes(path, read_keys(path))

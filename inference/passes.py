@@ -20,7 +20,13 @@ from inference.img2img.conditioning import whole_picture_conditioning
 from inference.img2img.latents import blend_latents
 from inference.init_images import Start
 from inference.noise import NoiseSource
-from inference.prompt_conditions import PromptSettings, encode_drawing_prompts, needs_negatives
+from inference.prompt_conditions import (
+    PromptSettings,
+    encode_drawing_prompts,
+    needs_negatives,
+    read_text,
+)
+from inference.prompt_syntax.composition import split_composition
 from inference.prompt_syntax.extra_networks import extract_extra_networks
 from inference.samplers import SAMPLERS, Callback, Img2ImgRun, img2img_sigmas, sampling_sigmas
 from inference.schedules import NoiseLevels, ScheduleOptions
@@ -82,6 +88,36 @@ def hires_prompts(request: ImageConfig) -> tuple[str, str]:
     prompt = request.prompt if hires.prompt is None else hires.prompt
     negative = request.negative_prompt if hires.negative_prompt is None else hires.negative_prompt
     return prompt, negative
+
+
+def check_prompts(request: ImageConfig) -> None:
+    """Finds out before anything is drawn whether the prompts of all passes can be read.
+
+    Raises:
+        InputError: one cannot; says where.
+    """
+    texts = [request.prompt, request.negative_prompt]
+    if request.hires is not None:
+        texts += hires_prompts(request)
+    for text in texts[::2]:
+        for part in split_composition(extract_extra_networks(text)[0]):
+            read_text(part.text, prompt_settings(request, request.steps))
+    for text in texts[1::2]:
+        read_text(text, prompt_settings(request, request.steps))
+
+
+def prompt_settings(
+    request: ImageConfig, steps_total: int, base_steps: int | None = None
+) -> PromptSettings:
+    """How a request's prompts are read, in so many evaluations (and in those of a first pass)."""
+    return PromptSettings(
+        steps_total=steps_total,
+        emphasis=request.emphasis,
+        comma_padding_backtrack=request.comma_padding_backtrack,
+        old_prompt_editing=request.old_prompt_editing,
+        pad_conds=request.pad_conds,
+        hires_base_steps=base_steps,
+    )
 
 
 def sample(
@@ -164,14 +200,8 @@ def build_denoiser(
     """
     sampler = SAMPLERS[way.sampler]
     cfg_scale = first.cfg_scale / sampler.cfg_divisor
-    settings = PromptSettings(
-        steps_total=way.steps * (1 + sampler.is_second_order),
-        emphasis=first.emphasis,
-        comma_padding_backtrack=first.comma_padding_backtrack,
-        old_prompt_editing=first.old_prompt_editing,
-        pad_conds=first.pad_conds,
-        hires_base_steps=way.base_steps,
-    )
+    steps_total = way.steps * (1 + sampler.is_second_order)
+    settings = prompt_settings(first, steps_total, way.base_steps)
     has_negatives = sampler.needs_uncond or needs_negatives(way.prompts, cfg_scale)
     negatives = way.negative_prompts if has_negatives else []
     told = encode_drawing_prompts(base, way.prompts, negatives, settings)

@@ -106,12 +106,7 @@ def encode_drawing_prompts(
     positives = [split_composition(prompt) for prompt in prompts]
     sources = dict.fromkeys([part.text for parts in positives for part in parts])
     sources |= dict.fromkeys(negatives)
-    entries = {
-        text: expand(
-            text, settings.steps_total, settings.hires_base_steps, settings.old_prompt_editing
-        )
-        for text in sources
-    }
+    entries = {text: over_steps(text, settings) for text in sources}
     texts = list(dict.fromkeys(entry.text for each in entries.values() for entry in each))
     encoder = _TextEncoder(base, texts, settings)
     timelines = {
@@ -126,6 +121,18 @@ def encode_drawing_prompts(
         [negative_timelines[text] for text in negatives],
         encoder.conditions([[encoder.empty]]) if settings.pad_conds else None,
     )
+
+
+def over_steps(text: str, settings: PromptSettings) -> list[Entry]:
+    """What a text says in each evaluation."""
+    steps, base_steps = settings.steps_total, settings.hires_base_steps
+    return expand(text, steps, base_steps, settings.old_prompt_editing)
+
+
+def read_text(text: str, settings: PromptSettings) -> None:
+    """Raises InputError where a text cannot be read in some evaluation; says where."""
+    for entry in over_steps(text, settings):
+        parse_attention(entry.text, settings.emphasis)
 
 
 class _TextEncoder:
