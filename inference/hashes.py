@@ -9,9 +9,6 @@ from typing import Any
 from inference.errors import InputError
 from inference.hash_cache import remembered
 
-SHOWN_DIGITS = {"lora": 12, "embedding": 12}
-"""How many digits of a hash A1111 shows, by kind of artifact; of models, VAEs and others 10."""
-
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
@@ -102,9 +99,3 @@ def artifact_hash(path: Path, kind: str) -> str | None:
         file = weights_file(path / "unet")
         return sha256(file) if file else None
     return lora_hash(path) if kind == "lora" else sha256(path)
-
-
-def short_hash(path: Path, kind: str) -> str | None:
-    """The hash as A1111 shows it: 12 digits of LoRAs and embeddings, 10 of everything else."""
-    whole = artifact_hash(path, kind)
-    return whole[: SHOWN_DIGITS.get(kind, 10)] if whole else None

@@ -17,20 +17,18 @@ from typing import TYPE_CHECKING
 from inference.artifacts import Artifact, load_artifact
 from inference.artifacts.base import ArtifactError
 from inference.artifacts.embedding import Embedding
-from inference.artifacts.embedding_picture import PICTURES
-from inference.artifacts.files import PICKLES, read_keys
+from inference.artifacts.files import read_keys
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.lora import Lora
 from inference.errors import DrawWarning, InputError
 from inference.hashes import artifact_hash
 from inference.infotext import UsedArtifact
-from inference.model_files import output_name
+from inference.model_files import ARTIFACTS, PICTURES, files_in, output_name
 from inference.prompt_syntax.extra_networks import ExtraNetwork
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
 
-ENDINGS = (".safetensors", *PICTURES, *PICKLES)
 KINDS: dict[str, type[Artifact]] = {"lora": Lora, "hypernet": Hypernetwork}
 """What a tag of each kind calls."""
 
@@ -65,9 +63,8 @@ class NetworkLibrary:
         """Files by their names without endings."""
         found: dict[str, list[Path]] = {}
         for folder in self.folders:
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in ENDINGS and path.is_file():
-                    found.setdefault(path.stem, []).append(path)
+            for path in files_in(folder, (*ARTIFACTS, *PICTURES)):
+                found.setdefault(path.stem, []).append(path)
         return found
 
     @cached_property
@@ -101,9 +98,21 @@ class NetworkLibrary:
         raise InputError(f"{call}: no file of this name in {where}{hint}")
 
     def check(self, calls: Iterable[ExtraNetwork]) -> None:
-        """Raises InputError unless there is a file for each call; nothing is loaded."""
+        """Raises InputError unless there is a file of its kind for each call; none is loaded."""
         for call in {(call.kind, call.name): call for call in calls}.values():
-            self.find(call)
+            path, expected = self.find(call), KINDS[call.kind]
+            if not is_kind(path, expected):
+                raise InputError(f"{call}: {path} is no {expected.kind}")
+
+    def told(self, calls: Calls) -> list[UsedArtifact]:
+        """What infotext tells of calls, which need not be at work."""
+        return [
+            UsedArtifact(
+                kind, call.name, call.unet, artifact_hash(self.find(call), kind), True, call.te
+            )
+            for call in {(call.kind, call.name): call for call in calls}.values()
+            for kind in [KINDS[call.kind].kind]
+        ]
 
     def load(self, path: Path) -> Artifact:
         """The artifact of a file, read once."""
@@ -122,10 +131,10 @@ class NetworkLibrary:
             InputError: what is called is not there, of another kind, or does not fit.
         """
         ended: list[Artifact] = []
-        used: list[UsedArtifact] = []
+        used = self.told(calls)
         try:
             for call in {(call.kind, call.name): call for call in calls}.values():
-                used.append(self.start(call, ended))
+                self.start(call, ended)
             for path in self.named(texts):
                 embedding = self.load(path)
                 embedding.attach(self.base)
@@ -140,22 +149,20 @@ class NetworkLibrary:
                 else:
                     artifact.detach()
 
-    def start(self, call: ExtraNetwork, ended: list[Artifact]) -> UsedArtifact:
+    def start(self, call: ExtraNetwork, ended: list[Artifact]) -> None:
         """Sets one to work, and notes in `ended` what has to be ended."""
         path = self.find(call)
         artifact = self.load(path)
         expected = KINDS[call.kind]
         if not isinstance(artifact, expected):
-            raise InputError(f"{call}: {path} is no {expected.__name__.lower()}: {artifact.kind}")
-        hash_ = artifact_hash(path, artifact.kind)
+            raise InputError(f"{call}: {path} is no {expected.kind}: {artifact.kind}")
         if isinstance(artifact, Lora):
             lora = self.lora(path, artifact, call.dyn)
             ended.append(lora)
             lora.set_strengths(call.unet, call.te)
-            return UsedArtifact("lora", call.name, call.unet, hash_, True, call.te)
-        artifact.attach(self.base, call.unet)
-        ended.append(artifact)
-        return UsedArtifact("hypernetwork", call.name, call.unet, hash_, is_called=True)
+        else:
+            artifact.attach(self.base, call.unet)
+            ended.append(artifact)
 
     def lora(self, path: Path, whole: Lora, rank: int | None) -> Lora:
         """A LoRA, attached, with as many of its ranks as are called."""

@@ -139,8 +139,9 @@ def draw_batch(
         start = encode_start(base, requests, inits) if inits else None
         latents = sample(base, requests, Pass.first(requests), start, callback)
         digests = [{"Init image hash": init.digest} for init in inits] or [{}] * len(requests)
+        told = [*artifacts, *used, *library.told(sum(calls[1:], ()))]
         infotexts = [
-            describe_drawing(one, base, [*artifacts, *used], extra)
+            describe_drawing(one, base, told, extra)
             for one, extra in zip(requests, digests, strict=True)
         ]
     if first.hires is not None:

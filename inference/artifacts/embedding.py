@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from inference.artifacts.base import Artifact, ArtifactError
-from inference.artifacts.embedding_picture import PICTURES, picture_with, read_picture
+from inference.artifacts.embedding_picture import picture_with, read_picture
 from inference.artifacts.files import PICKLES, read_pickle, read_tensors, serialize
 from inference.artifacts.metadata import made_upon
 from inference.files import write_atomically
 from inference.infotext import save_png
+from inference.model_files import PICTURES
 from inference.prompts import LearnedVectors, token_ids
 
 if TYPE_CHECKING:

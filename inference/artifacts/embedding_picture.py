@@ -21,7 +21,6 @@ from torch import Tensor
 from inference.artifacts.base import ArtifactError
 
 KEYWORD = "sd-ti-embedding"
-PICTURES = (".png", ".webp", ".avif", ".jxl")
 TENSOR = "TORCHTENSOR"
 """In the JSON a tensor is a mapping of this key to nested lists."""
 LOW = 0x0F

@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inference.artifacts.base import ArtifactError
-from inference.artifacts.embedding_picture import PICTURES, read_picture
+from inference.artifacts.embedding_picture import read_picture
 from inference.files import write_atomically
 from inference.hashes import read_header
+from inference.model_files import PICTURES
 
 PICKLES = (".pt", ".ckpt", ".pth", ".bin")
 

@@ -6,13 +6,10 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from inference.draw_config import RESIZE_MODES
 from inference.errors import InputError
 
-JUST_RESIZE = "Just resize"
-CROP_AND_RESIZE = "Crop and resize"
-RESIZE_AND_FILL = "Resize and fill"
-LATENT_UPSCALE = "Just resize (latent upscale)"
-RESIZE_MODES = (JUST_RESIZE, CROP_AND_RESIZE, RESIZE_AND_FILL, LATENT_UPSCALE)
+JUST_RESIZE, CROP_AND_RESIZE, RESIZE_AND_FILL, LATENT_UPSCALE = RESIZE_MODES
 
 LANCZOS = Image.Resampling.LANCZOS
 

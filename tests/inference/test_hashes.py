@@ -16,7 +16,6 @@ from inference.hashes import (
     old_hash,
     read_header,
     sha256,
-    short_hash,
 )
 
 
@@ -54,7 +53,6 @@ def test_folder_is_known_by_its_unet(tiny_base_folder, tmp_path):
     file = tiny_base_folder / "unet" / "diffusion_pytorch_model.safetensors"
     assert artifact_hash(tiny_base_folder, "checkpoint") == sha256(file)
     assert artifact_hash(tmp_path, "checkpoint") is None
-    assert short_hash(tmp_path, "checkpoint") is None
 
 
 def test_old_hash_is_of_64_kib_after_the_first_mib(tmp_path):
@@ -71,14 +69,6 @@ def test_legacy_hash_of_loras_is_kohyas_word_if_there_is_one(tmp_path):
     told = safetensors(tmp_path / "b.safetensors", {"sshs_legacy_hash": "12345678"})
     assert lora_legacy_hash(plain) == "e3b0c442"
     assert lora_legacy_hash(told) == "12345678"
-
-
-@pytest.mark.parametrize(
-    ("kind", "digits"), [("checkpoint", 10), ("hypernetwork", 10), ("embedding", 12), ("lora", 12)]
-)
-def test_as_many_digits_as_a1111_shows(tmp_path, kind, digits):
-    (tmp_path / "a.pt").write_bytes(b"x")
-    assert short_hash(tmp_path / "a.pt", kind) == hashlib.sha256(b"x").hexdigest()[:digits]
 
 
 @pytest.fixture

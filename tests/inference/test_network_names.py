@@ -45,6 +45,15 @@ def test_tags_find_files_of_their_kind(library):
         find(library, "<lora:Stile>")
 
 
+def test_calls_are_of_their_kind_and_told(library):
+    calls = tuple(extract_extra_networks("<lora:v2:0.5:0><lora:v2:0.2>")[1])
+    (used,) = library.told(calls)
+    assert (used.kind, used.strength, used.te_strength, used.is_called) == ("lora", 0.2, 0.2, True)
+    assert used.hash
+    with pytest.raises(InputError, match=r"<hypernet:v2>: .*v2.safetensors is no hypernetwork"):
+        library.check(extract_extra_networks("<hypernet:v2>")[1])
+
+
 def test_embeddings_are_called_in_any_case_and_as_whole_words(library):
     def named(text):
         return ["/".join(path.parts[-2:]) for path in library.named([text])]
