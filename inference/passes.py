@@ -195,10 +195,12 @@ def build_denoiser(
 def told_channels(base: BaseModel, way: Pass, start: Start | None) -> Tensor | None:
     """What inpainting checkpoints are told beside the latents, (b or 1, 1 + c, h, w).
 
-    Without an init image all is masked, and grey.
+    Without an init image, and in the second pass of Hires. fix, all is masked, and grey.
     """
-    if start is not None or not is_inpainting_model(base):
-        return start.concat if start else None
+    if start is not None and start.concat is not None:
+        return start.concat
+    if not is_inpainting_model(base):
+        return None
     factor = base.vae_scale_factor
     sides = (way.width, way.height), (way.width // factor, way.height // factor)
     mask, pixels = whole_picture_conditioning(1, *sides)
