@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inference.base_model import BaseModel
 from inference.config import ImageConfig
-from inference.img2img.hires import HiresSize, hires_size
+from inference.img2img.hires import HiresSize
 from inference.img2img.opening import floor_to_images
 from inference.img2img.resize import scale_to
 from inference.img2img.tiling import circular_padding
@@ -32,7 +32,7 @@ from inference.infotext import UsedArtifact, describe_drawing
 from inference.init_images import InitImage, Start, encode, encode_start, open_init
 from inference.networks import NetworkLibrary
 from inference.passes import Pass, hires_prompts, sample
-from inference.requests import expand, group, networks_called
+from inference.requests import expand, group, networks_called, second_size
 from inference.samplers import Callback, img2img_steps
 
 Progress = Callable[[int, int], None]
@@ -178,18 +178,6 @@ def draw_larger(
             callback(first.steps + step, denoised)
 
     return sample(base, requests, way, start, report)
-
-
-def second_size(base: BaseModel, request: ImageConfig) -> HiresSize:
-    """Pixels of the second pass.
-
-    Raises:
-        InputError: there is nothing left of a side.
-    """
-    hires = request.hires
-    assert hires and request.width and request.height
-    sides = hires.resize_x, hires.resize_y
-    return hires_size(request.width, request.height, base.size_step, hires.upscale, *sides)
 
 
 def enlarge(base: BaseModel, latents: Tensor, size: HiresSize, upscaler: str) -> Tensor:
