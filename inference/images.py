@@ -69,6 +69,7 @@ def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
     for config, artifact in attached:
         artifact.attach(base, config.strength)
     library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])
+    library.check(requests)
     batches = group(requests, recipe.batch_size)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = batches[processes.rank :: processes.count] * len(factors)

@@ -6,14 +6,14 @@ A1111 1.10.1: `modules/extra_networks.py`, `extensions-builtin/Lora`, `modules/t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.artifacts import Artifact, load_artifact
-from inference.artifacts.embedding import Embedding
+from inference.artifacts.embedding import RUN_FILE, Embedding
 from inference.artifacts.files import PICKLES, read_keys
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.lora import Lora
@@ -21,11 +21,16 @@ from inference.errors import InputError
 from inference.hashes import artifact_hash, read_header
 from inference.infotext import UsedArtifact
 from inference.prompt_syntax.extra_networks import ExtraNetwork
+from inference.requests import networks_called
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
+    from inference.config import ImageConfig
 
-ENDINGS = (".safetensors", ".png", ".webp", *PICKLES)
+PICTURES = (".png", ".webp")
+ENDINGS = (".safetensors", *PICTURES, *PICKLES)
+KINDS: dict[str, type[Lora] | type[Hypernetwork]] = {"lora": Lora, "hypernet": Hypernetwork}
+"""What tags call."""
 LARGEST_EMBEDDING = 20_000_000
 """Bytes: 75 vectors of SDXL's pair in fp32 are 1; larger files are not looked into for one."""
 
@@ -76,17 +81,24 @@ class NetworkLibrary:
     def find(self, call: ExtraNetwork) -> Path:
         """The file that a prompt calls.
 
+        Files of another kind may have the same name, as previews and embeddings do.
+
         Raises:
-            InputError: no file, or several, have the name.
+            InputError: no file, or several, have the name, or it is of another kind.
         """
-        paths = self.files.get(call.name) or self.aliases.get(call.name, [])
-        fitting = [path for path in paths if path.suffix not in (".png", ".webp")]
+        named = [*self.files.get(call.name, []), *self.aliases.get(call.name, [])]
+        paths = [path for path in named if path.suffix not in PICTURES]
+        kind = KINDS[call.kind]
+        fitting = [path for path in paths if kind.recognizes(path, read_keys(path))]
+        fitting = [path for path in fitting if path.stem == call.name] or fitting
         if len(fitting) == 1:
             return fitting[0]
         where = ", ".join(map(str, self.folders)) or "no folder: artifact_dirs is empty"
         if fitting:
             several = " and ".join(map(str, fitting))
             raise InputError(f"{call}: the name stands for {several}; rename one of them")
+        if paths:
+            raise InputError(f"{call}: {paths[0]} is no {kind.kind}")
         close = difflib.get_close_matches(call.name, [*self.files, *self.aliases], 3, 0.5)
         hint = f". Did you mean: {', '.join(close)}?" if close else ""
         raise InputError(f"{call}: no file of this name in {where}{hint}")
@@ -96,6 +108,15 @@ class NetworkLibrary:
         if path not in self._loaded:
             self._loaded[path] = load_artifact(path)
         return self._loaded[path]
+
+    def check(self, requests: Sequence[ImageConfig]) -> None:
+        """Finds everything that prompts call, so that nothing is missed after minutes.
+
+        Raises:
+            InputError: a file is not there, several are, or it is of another kind.
+        """
+        for call in {(c.kind, c.name): c for one in requests for c in all_calls(one)}.values():
+            self.find(call)
 
     @contextmanager
     def at_work(self, calls: Calls, texts: Sequence[str]) -> Iterator[list[UsedArtifact]]:
@@ -112,12 +133,7 @@ class NetworkLibrary:
         try:
             for call in {(call.kind, call.name): call for call in calls}.values():
                 used.append(self.start(call, ended))
-            for path in self.named(texts):
-                embedding = self.load(path)
-                embedding.attach(self.base)
-                ended.append(embedding)
-                hash_ = artifact_hash(path, "embedding")
-                used.append(UsedArtifact("embedding", embedding.name, 1.0, hash_))
+            used += [self.start_embedding(path, ended) for path in self.named(texts)]
             yield used
         finally:
             for artifact in reversed(ended):
@@ -130,18 +146,27 @@ class NetworkLibrary:
         """Sets one to work, and notes in `ended` what has to be ended."""
         path = self.find(call)
         artifact = self.load(path)
-        expected = {"lora": Lora, "hypernet": Hypernetwork}[call.kind]
-        if not isinstance(artifact, expected):
-            raise InputError(f"{call}: {path} is no {expected.__name__.lower()}: {artifact.kind}")
-        hash_ = artifact_hash(path, artifact.kind)
         if isinstance(artifact, Lora):
             lora = self.lora(path, artifact, call.dyn)
             ended.append(lora)
             lora.set_strengths(call.unet, call.te)
-            return UsedArtifact("lora", call.name, call.unet, hash_, is_called=True)
-        artifact.attach(self.base, call.unet)
-        ended.append(artifact)
-        return UsedArtifact("hypernetwork", call.name, call.unet, hash_, is_called=True)
+        else:
+            artifact.attach(self.base, call.unet)
+            ended.append(artifact)
+        return self.used(call)
+
+    def start_embedding(self, path: Path, ended: list[Artifact]) -> UsedArtifact:
+        """Lets prompts call an embedding, and notes it in `ended`."""
+        embedding = self.load(path)
+        embedding.attach(self.base)
+        ended.append(embedding)
+        return UsedArtifact("embedding", embedding.name, 1.0, artifact_hash(path, "embedding"))
+
+    def used(self, call: ExtraNetwork) -> UsedArtifact:
+        """What infotext tells of a call."""
+        kind = KINDS[call.kind].kind
+        hash_ = artifact_hash(self.find(call), kind)
+        return UsedArtifact(kind, call.name, call.unet, hash_, True, call.te)
 
     def lora(self, path: Path, whole: Lora, rank: int | None) -> Lora:
         """A LoRA, attached, with as many of its ranks as are called."""
@@ -153,12 +178,45 @@ class NetworkLibrary:
         return self._loras[key]
 
     def named(self, texts: Sequence[str]) -> list[Path]:
-        """Files of embeddings whose names stand in the texts and are not attached already."""
+        """Files of embeddings whose names stand in the texts and are not attached already.
+
+        As in A1111 capitals do not matter: prompts are tokenized in small letters.
+
+        Raises:
+            InputError: several files have the name.
+        """
+        said = "\n".join(texts).casefold()
+        attached = {name.casefold() for name in self.base.embeddings}
         found = []
-        for name, paths in self.files.items():
-            if name in self.base.embeddings or not any(name in text for text in texts):
+        for name, paths in self.names_of_embeddings.items():
+            if name in attached or name not in said:
                 continue
-            found += [path for path in paths if is_embedding(path)][:1]
+            fitting = [path for path in paths if is_embedding(path)]
+            if len(fitting) > 1:
+                several = " and ".join(map(str, fitting))
+                raise InputError(
+                    f"embedding {name}: the name stands for {several}; rename one of them"
+                )
+            found += fitting
+        return found
+
+    @cached_property
+    def names_of_embeddings(self) -> dict[str, list[Path]]:
+        """Files that may be embeddings by what prompts would call them by, in small letters.
+
+        Some say themselves what they are called, see `inference.artifacts.embedding`: those are
+        read. A picture beside an artifact of its name is its preview.
+        """
+        found: dict[str, list[Path]] = {}
+        for stem, paths in self.files.items():
+            shown = any(path.suffix not in PICTURES for path in self.files[stem])
+            for path in paths:
+                if path.suffix in PICTURES and (shown or is_preview(path, self.files)):
+                    continue
+                name = stem
+                if (RUN_FILE.fullmatch(stem) or path.suffix in PICTURES) and is_embedding(path):
+                    name = self.load(path).name
+                found.setdefault(name.casefold(), []).append(path)
         return found
 
     def close(self) -> None:
@@ -166,6 +224,16 @@ class NetworkLibrary:
         for lora in self._loras.values():
             lora.detach()
         self._loras = {}
+
+
+def all_calls(request: ImageConfig) -> list[ExtraNetwork]:
+    """What the prompts of both passes call."""
+    return [call for calls in networks_called(request) for call in calls]
+
+
+def is_preview(path: Path, files: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether a picture is called `NAME.preview.png` after an artifact."""
+    return path.stem.endswith(".preview") and path.stem.removesuffix(".preview") in files
 
 
 def is_embedding(path: Path) -> bool:

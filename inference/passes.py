@@ -84,6 +84,12 @@ def hires_prompts(request: ImageConfig) -> tuple[str, str]:
     return prompt, negative
 
 
+def all_texts(request: ImageConfig) -> list[str]:
+    """Prompts and negative prompts of both passes."""
+    later = [] if request.hires is None else hires_prompts(request)
+    return [request.prompt, request.negative_prompt, *later]
+
+
 def sample(
     base: BaseModel,
     requests: Sequence[ImageConfig],

@@ -38,6 +38,9 @@ class ExtraNetwork:
     position: int
     """Where its tag begins in the prompt, from 0."""
 
+    def __str__(self) -> str:
+        return f"<{self.kind}:{self.name}>"
+
 
 def extract_extra_networks(prompt: str) -> tuple[str, list[ExtraNetwork]]:
     """The prompt without its tags, and what they ask for, in their order.
