@@ -25,7 +25,7 @@ from inference.output_files import PictureForm, prepare_folder, write_new, write
 from inference.passes import check_prompts
 from inference.processes import Processes
 from inference.prompt_syntax.styles import apply_styles, read_styles
-from inference.requests import expand, group, networks_called
+from inference.requests import expand, group
 from inference.sampling import Drawer, Drawing, Progress
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
@@ -72,7 +72,7 @@ def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
     for config, artifact in attached:
         artifact.attach(base, config.strength)
     library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])
-    library.check(call for one in requests for calls in networks_called(one) for call in calls)
+    library.check(requests)
     batches = group(requests, recipe.batch_size)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = batches[processes.rank :: processes.count] * len(factors)

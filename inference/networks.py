@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from inference.artifacts import Artifact, load_artifact
 from inference.artifacts.base import ArtifactError
-from inference.artifacts.embedding import Embedding
+from inference.artifacts.embedding import RUN_FILE, Embedding
 from inference.artifacts.files import read_keys
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.lora import Lora
@@ -25,13 +25,14 @@ from inference.hashes import artifact_hash
 from inference.infotext import UsedArtifact
 from inference.model_files import ARTIFACTS, PICTURES, files_in, output_name
 from inference.prompt_syntax.extra_networks import ExtraNetwork
+from inference.requests import networks_called
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
+    from inference.config import ImageConfig
 
-KINDS: dict[str, type[Artifact]] = {"lora": Lora, "hypernet": Hypernetwork}
-"""What a tag of each kind calls."""
-
+KINDS: dict[str, type[Lora] | type[Hypernetwork]] = {"lora": Lora, "hypernet": Hypernetwork}
+"""What tags call."""
 LARGEST_EMBEDDING = 20_000_000
 """Bytes: 75 vectors of SDXL's pair in fp32 are 1; larger files are not looked into for one."""
 
@@ -44,15 +45,9 @@ class NetworkLibrary:
     Args:
         base: what they are attached to.
         folders: where they are, with all below them.
-
-    Raises:
-        InputError: a folder is not there.
     """
 
     def __init__(self, base: BaseModel, folders: Sequence[Path] = ()) -> None:
-        for folder in folders:
-            if not folder.is_dir():
-                raise InputError(f"artifact_dirs: {folder} is no folder")
         self.base = base
         self.folders = list(folders)
         self._loaded: dict[Path, Artifact] = {}
@@ -60,9 +55,15 @@ class NetworkLibrary:
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
-        """Files by their names without endings."""
+        """Files by their names without endings.
+
+        Raises:
+            InputError: a folder is not there.
+        """
         found: dict[str, list[Path]] = {}
         for folder in self.folders:
+            if not folder.is_dir():
+                raise InputError(f"artifact_dirs: {folder} is no folder")
             for path in files_in(folder, (*ARTIFACTS, *PICTURES)):
                 found.setdefault(path.stem, []).append(path)
         return found
@@ -78,47 +79,44 @@ class NetworkLibrary:
         return found
 
     def find(self, call: ExtraNetwork) -> Path:
-        """The file that a prompt calls; of several of the name the one that is of its kind.
+        """The file that a prompt calls.
+
+        Files of another kind may have the same name, as previews and embeddings do.
 
         Raises:
-            InputError: no file, or several, have the name.
+            InputError: no file, or several, have the name, or it is of another kind.
         """
-        paths = self.files.get(call.name) or self.aliases.get(call.name, [])
-        fitting = [path for path in paths if path.suffix.lower() not in PICTURES]
-        if len(fitting) > 1:
-            fitting = [path for path in fitting if is_kind(path, KINDS[call.kind])] or fitting
+        named = [*self.files.get(call.name, []), *self.aliases.get(call.name, [])]
+        paths = [path for path in named if path.suffix.lower() not in PICTURES]
+        kind = KINDS[call.kind]
+        fitting = [path for path in paths if is_kind(path, kind)]
+        fitting = [path for path in fitting if path.stem == call.name] or fitting
         if len(fitting) == 1:
             return fitting[0]
         where = ", ".join(map(str, self.folders)) or "no folder: artifact_dirs is empty"
         if fitting:
             several = " and ".join(map(str, fitting))
             raise InputError(f"{call}: the name stands for {several}; rename one of them")
+        if paths:
+            raise InputError(f"{call}: {paths[0]} is no {kind.kind}")
         close = difflib.get_close_matches(call.name, [*self.files, *self.aliases], 3, 0.5)
         hint = f". Did you mean: {', '.join(close)}?" if close else ""
         raise InputError(f"{call}: no file of this name in {where}{hint}")
-
-    def check(self, calls: Iterable[ExtraNetwork]) -> None:
-        """Raises InputError unless there is a file of its kind for each call; none is loaded."""
-        for call in {(call.kind, call.name): call for call in calls}.values():
-            path, expected = self.find(call), KINDS[call.kind]
-            if not is_kind(path, expected):
-                raise InputError(f"{call}: {path} is no {expected.kind}")
-
-    def told(self, calls: Calls) -> list[UsedArtifact]:
-        """What infotext tells of calls, which need not be at work."""
-        return [
-            UsedArtifact(
-                kind, call.name, call.unet, artifact_hash(self.find(call), kind), True, call.te
-            )
-            for call in {(call.kind, call.name): call for call in calls}.values()
-            for kind in [KINDS[call.kind].kind]
-        ]
 
     def load(self, path: Path) -> Artifact:
         """The artifact of a file, read once."""
         if path not in self._loaded:
             self._loaded[path] = load_artifact(path)
         return self._loaded[path]
+
+    def check(self, requests: Sequence[ImageConfig]) -> None:
+        """Finds everything that prompts call, so that nothing is missed after minutes.
+
+        Raises:
+            InputError: a file is not there, several are, or it is of another kind.
+        """
+        for call in {(c.kind, c.name): c for one in requests for c in all_calls(one)}.values():
+            self.find(call)
 
     @contextmanager
     def at_work(self, calls: Calls, texts: Sequence[str]) -> Iterator[list[UsedArtifact]]:
@@ -131,16 +129,11 @@ class NetworkLibrary:
             InputError: what is called is not there, of another kind, or does not fit.
         """
         ended: list[Artifact] = []
-        used = self.told(calls)
+        used: list[UsedArtifact] = []
         try:
             for call in {(call.kind, call.name): call for call in calls}.values():
-                self.start(call, ended)
-            for path in self.named(texts):
-                embedding = self.load(path)
-                embedding.attach(self.base)
-                ended.append(embedding)
-                hash_ = artifact_hash(path, "embedding")
-                used.append(UsedArtifact("embedding", embedding.name, 1.0, hash_))
+                used.append(self.start(call, ended))
+            used += [self.start_embedding(path, ended) for path in self.named(texts)]
             yield used
         finally:
             for artifact in reversed(ended):
@@ -149,13 +142,10 @@ class NetworkLibrary:
                 else:
                     artifact.detach()
 
-    def start(self, call: ExtraNetwork, ended: list[Artifact]) -> None:
+    def start(self, call: ExtraNetwork, ended: list[Artifact]) -> UsedArtifact:
         """Sets one to work, and notes in `ended` what has to be ended."""
         path = self.find(call)
         artifact = self.load(path)
-        expected = KINDS[call.kind]
-        if not isinstance(artifact, expected):
-            raise InputError(f"{call}: {path} is no {expected.kind}: {artifact.kind}")
         if isinstance(artifact, Lora):
             lora = self.lora(path, artifact, call.dyn)
             ended.append(lora)
@@ -163,6 +153,20 @@ class NetworkLibrary:
         else:
             artifact.attach(self.base, call.unet)
             ended.append(artifact)
+        return self.used(call)
+
+    def start_embedding(self, path: Path, ended: list[Artifact]) -> UsedArtifact:
+        """Lets prompts call an embedding, and notes it in `ended`."""
+        embedding = self.load(path)
+        embedding.attach(self.base)
+        ended.append(embedding)
+        return UsedArtifact("embedding", embedding.name, 1.0, artifact_hash(path, "embedding"))
+
+    def used(self, call: ExtraNetwork) -> UsedArtifact:
+        """What infotext tells of a call."""
+        kind = KINDS[call.kind].kind
+        hash_ = artifact_hash(self.find(call), kind)
+        return UsedArtifact(kind, call.name, call.unet, hash_, True, call.te)
 
     def lora(self, path: Path, whole: Lora, rank: int | None) -> Lora:
         """A LoRA, attached, with as many of its ranks as are called."""
@@ -174,12 +178,47 @@ class NetworkLibrary:
         return self._loras[key]
 
     def named(self, texts: Sequence[str]) -> list[Path]:
-        """Files of embeddings whose names stand in the texts and are not attached already."""
+        """Files of embeddings whose names stand in the texts and are not attached already.
+
+        As in A1111 capitals do not matter: prompts are tokenized in small letters.
+
+        Raises:
+            InputError: several files have the name.
+        """
+        said = "\n".join(texts)
+        attached = {name.casefold() for name in self.base.embeddings}
         found = []
-        for name, paths in self.files.items():
-            if name in self.base.embeddings or not any(spells(text, name) for text in texts):
+        for name, paths in self.names_of_embeddings.items():
+            if name in attached or not spells(said, name):
                 continue
-            found += [path for path in paths if is_embedding(path)][:1]
+            fitting = [path for path in paths if is_embedding(path)]
+            if len(fitting) > 1:
+                several = " and ".join(map(str, fitting))
+                raise InputError(
+                    f"embedding {name}: the name stands for {several}; rename one of them"
+                )
+            found += fitting
+        return found
+
+    @cached_property
+    def names_of_embeddings(self) -> dict[str, list[Path]]:
+        """Files that may be embeddings by what prompts would call them by, in small letters.
+
+        Some say themselves what they are called, see `inference.artifacts.embedding`: those are
+        read. A picture beside an artifact of its name is its preview.
+        """
+        found: dict[str, list[Path]] = {}
+        for stem, paths in self.files.items():
+            shown = any(path.suffix.lower() not in PICTURES for path in self.files[stem])
+            for path in paths:
+                if path.suffix.lower() in PICTURES and (shown or is_preview(path, self.files)):
+                    continue
+                name = stem
+                if (RUN_FILE.fullmatch(stem) or path.suffix.lower() in PICTURES) and is_embedding(
+                    path
+                ):
+                    name = self.load(path).name
+                found.setdefault(name.casefold(), []).append(path)
         return found
 
     def close(self) -> None:
@@ -187,6 +226,16 @@ class NetworkLibrary:
         for lora in self._loras.values():
             lora.detach()
         self._loras = {}
+
+
+def all_calls(request: ImageConfig) -> list[ExtraNetwork]:
+    """What the prompts of both passes call."""
+    return [call for calls in networks_called(request) for call in calls]
+
+
+def is_preview(path: Path, files: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether a picture is called `NAME.preview.png` after an artifact."""
+    return path.stem.endswith(".preview") and path.stem.removesuffix(".preview") in files
 
 
 def spells(text: str, name: str) -> bool:

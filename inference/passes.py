@@ -120,6 +120,12 @@ def prompt_settings(
     )
 
 
+def all_texts(request: ImageConfig) -> list[str]:
+    """Prompts and negative prompts of both passes."""
+    later = [] if request.hires is None else hires_prompts(request)
+    return [request.prompt, request.negative_prompt, *later]
+
+
 def sample(
     base: BaseModel,
     requests: Sequence[ImageConfig],
@@ -225,10 +231,12 @@ def build_denoiser(
 def told_channels(base: BaseModel, way: Pass, start: Start | None) -> Tensor | None:
     """What inpainting checkpoints are told beside the latents, (b or 1, 1 + c, h, w).
 
-    Without an init image all is masked, and grey.
+    Without an init image, and in the second pass of Hires. fix, all is masked, and grey.
     """
-    if start is not None or not base.is_inpainting_model:
-        return start.concat if start else None
+    if start is not None and start.concat is not None:
+        return start.concat
+    if not base.is_inpainting_model:
+        return None
     factor = base.vae_scale_factor
     sides = (way.width, way.height), (way.width // factor, way.height // factor)
     mask, pixels = whole_picture_conditioning(1, *sides)

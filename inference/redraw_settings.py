@@ -158,9 +158,10 @@ def put_samplers(
     put_known("Sampler", "sampler", pasted.get("Sampler"), SAMPLERS)
     put_known("Schedule type", "schedule_type", schedule, SCHEDULE_TYPES)
     if sampler := told.get("Hires sampler"):
+        is_told = "Hires schedule type" in told
         sampler, schedule = sampler_and_schedule(sampler, told.get("Hires schedule type"))
         put_known("Hires sampler", "hires.sampler", sampler, SAMPLERS)
-        if schedule != "Automatic" or told.get("Hires schedule type") == "Automatic":
+        if is_told or schedule != "Automatic":
             put_known("Hires schedule type", "hires.schedule_type", schedule, SCHEDULE_TYPES)
     elif schedule := told.get("Hires schedule type"):
         put_known("Hires schedule type", "hires.schedule_type", schedule, SCHEDULE_TYPES)

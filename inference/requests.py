@@ -11,7 +11,11 @@ from typing import Any
 from inference.base_model import BaseModel
 from inference.config import ImageConfig
 from inference.errors import InputError
+from inference.img2img.hires import HiresSize, hires_size
+from inference.img2img.opening import background_color, picture_size
+from inference.img2img.upscalers import check_upscaler, face_restorer
 from inference.prompt_syntax.extra_networks import ExtraNetwork, extract_extra_networks
+from inference.samplers import SAMPLERS, img2img_steps
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 RANDOM_SEEDS = 2**32 - 2
@@ -24,7 +28,8 @@ def expand(base: BaseModel, images: Sequence[ImageConfig]) -> list[ImageConfig]:
     As in A1111, pictures of a variation keep the seed and count on with the variation's.
 
     Raises:
-        InputError: a size is no multiple of `base.size_step`, or a folder has no pictures.
+        InputError: a size is no multiple of `base.size_step`, a folder has no pictures, or a
+            request is one of those that `check` refuses.
     """
     requests = []
     for image in images:
@@ -37,6 +42,7 @@ def expand(base: BaseModel, images: Sequence[ImageConfig]) -> list[ImageConfig]:
         )
         is_varied = image.variation_strength > 0
         for number, one in enumerate(init_images(image)):
+            check(base, dataclasses.replace(one, width=width, height=height))
             for i in range(image.count):
                 offset = number * image.count + i
                 requests.append(
@@ -50,6 +56,46 @@ def expand(base: BaseModel, images: Sequence[ImageConfig]) -> list[ImageConfig]:
                     )
                 )
     return requests
+
+
+def check(base: BaseModel, request: ImageConfig) -> None:
+    """Finds out before anything is drawn what drawing would stumble over after minutes.
+
+    Raises:
+        InputError: an upscaler or a face restorer is not at hand, the second pass would be too
+            small, or the files of img2img are not there or do not fit.
+    """
+    if request.restore_faces is not None:
+        face_restorer(request.restore_faces, "restore_faces")
+    if request.hires is not None:
+        check_upscaler(request.hires.upscaler, "hires.upscaler")
+        second_size(base, request)
+    if (start := request.img2img) is None:
+        return
+    img2img_steps(request.steps, start.denoising_strength, start.exact_steps)
+    background_color(start.background_color, "img2img.background_color")
+    size = picture_size(start.init_image, "img2img.init_image")
+    for name in ("mask", "sketch") if start.inpaint else ():
+        if (path := getattr(start.inpaint, name)) is None:
+            continue
+        width, height = own = picture_size(path, f"img2img.inpaint.{name}")
+        if own != size:
+            raise InputError(
+                f"img2img.inpaint.{name}: the size of {path}, {width}x{height}, differs from "
+                f"the init image's {size[0]}x{size[1]}; give one of the same size"
+            )
+
+
+def second_size(base: BaseModel, request: ImageConfig) -> HiresSize:
+    """Pixels of the second pass of Hires. fix.
+
+    Raises:
+        InputError: there is nothing left of a side.
+    """
+    hires = request.hires
+    assert hires and request.width and request.height
+    sides = hires.resize_x, hires.resize_y
+    return hires_size(request.width, request.height, base.size_step, hires.upscale, *sides)
 
 
 def check_size(name: str, size: int, step: int) -> None:
@@ -119,8 +165,6 @@ def group(requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
     artifacts; samplers whose steps depend on the whole batch draw one at a time. The same list
     always gives the same batches.
     """
-    from inference.samplers import SAMPLERS
-
     alike: dict[str, list[int]] = {}
     for index, request in enumerate(requests):
         names = [request.sampler, (request.hires and request.hires.sampler) or request.sampler]

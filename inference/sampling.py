@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inference.base_model import BaseModel
 from inference.config import ImageConfig
-from inference.img2img.hires import HiresSize, hires_size
+from inference.img2img.hires import HiresSize
 from inference.img2img.opening import floor_to_images
 from inference.img2img.resize import scale_to
 from inference.img2img.tiling import circular_padding
@@ -31,8 +31,8 @@ from inference.img2img.upscalers import (
 from inference.infotext import UsedArtifact, describe_drawing
 from inference.init_images import InitImage, Start, encode, encode_start, open_init
 from inference.networks import NetworkLibrary
-from inference.passes import Pass, hires_prompts, sample
-from inference.requests import expand, group, networks_called
+from inference.passes import Pass, all_texts, hires_prompts, sample
+from inference.requests import expand, group, networks_called, second_size
 from inference.samplers import Callback, img2img_steps
 
 Progress = Callable[[int, int], None]
@@ -72,7 +72,9 @@ def draw(
     """
     requests = expand(base, images)
     batches = group(requests, batch_size)
-    drawer = Drawer(base, requests, NetworkLibrary(base), batches, progress, artifacts)
+    library = NetworkLibrary(base)
+    library.check(requests)
+    drawer = Drawer(base, requests, library, batches, progress, artifacts)
     drawn = {index: drawing for batch in batches for index, drawing in drawer(batch)}
     return [drawn[index] for index in range(len(requests))]
 
@@ -133,15 +135,15 @@ def draw_batch(
     """Draws requests that are alike in what batches share."""
     first = requests[0]
     calls = networks_called(first)
-    texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
+    texts = [text for one in requests for text in all_texts(one)]
+    later = [library.used(call) for call in calls[-1] if call not in calls[0]]
     inits = [open_init(request) for request in requests] if first.img2img else []
     with library.at_work(calls[0], texts) as used, tiled(base, first.tiling):
         start = encode_start(base, requests, inits) if inits else None
         latents = sample(base, requests, Pass.first(requests), start, callback)
         digests = [{"Init image hash": init.digest} for init in inits] or [{}] * len(requests)
-        told = [*artifacts, *used, *library.told(sum(calls[1:], ()))]
         infotexts = [
-            describe_drawing(one, base, told, extra)
+            describe_drawing(one, base, [*artifacts, *used, *later], extra)
             for one, extra in zip(requests, digests, strict=True)
         ]
     if first.hires is not None:
@@ -179,18 +181,6 @@ def draw_larger(
             callback(first.steps + step, denoised)
 
     return sample(base, requests, way, start, report)
-
-
-def second_size(base: BaseModel, request: ImageConfig) -> HiresSize:
-    """Pixels of the second pass.
-
-    Raises:
-        InputError: there is nothing left of a side.
-    """
-    hires = request.hires
-    assert hires and request.width and request.height
-    sides = hires.resize_x, hires.resize_y
-    return hires_size(request.width, request.height, base.size_step, hires.upscale, *sides)
 
 
 def enlarge(base: BaseModel, latents: Tensor, size: HiresSize, upscaler: str) -> Tensor:

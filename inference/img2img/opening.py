@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageOps
+from PIL import ExifTags, Image, ImageColor, ImageOps
 from torch import Tensor
 
 from inference.errors import InputError
@@ -58,18 +58,39 @@ def open_init_image(
         InputError: the file or the colour cannot be used.
     """
     image = read_image(source, key)
-    try:
-        color = ImageColor.getrgb(background)[:3]
-    except ValueError as error:
-        raise InputError(
-            f"background: {background!r} is no colour; write it like '#ffffff'"
-        ) from error
+    color = background_color(background)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
     below = Image.new("RGBA", image.size, color)
     below.paste(image, mask=image)
     return below.convert("RGB")
+
+
+def background_color(text: str, key: str = "background_color") -> tuple[int, ...]:
+    """Red, green and blue of a colour's name.
+
+    Raises:
+        InputError: it is no colour; `key` is what the recipe calls it.
+    """
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError as error:
+        raise InputError(f"{key}: {text!r} is no colour; write it like '#ffffff'") from error
+
+
+def picture_size(path: str | Path, key: str = "init_image") -> tuple[int, int]:
+    """Width and height of a picture file that stands upright; its pixels need not be read.
+
+    Raises:
+        InputError: there is no such file, or it is no picture; `key` is what the recipe calls it.
+    """
+    try:
+        with Image.open(path) as image:
+            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.height, image.width) if is_turned else image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return read_image(path, key).size  # says what is wrong
 
 
 def to_pixels(images: Sequence[Image.Image]) -> Tensor:

@@ -81,6 +81,7 @@ def describe_drawing(
             takes it out.
     """
     at_work = [artifact for artifact in artifacts if artifact.is_at_work]
+    tags = [a.tag for a in at_work if a.kind in TAGS and not a.is_called]
     models = [(a.name, a.hash) for a in at_work if a.kind == "checkpoint"]
     name, hash_ = models[-1] if models else (model_name(base), model_hash(base))
     parameters = {
@@ -97,7 +98,7 @@ def describe_drawing(
         "Tiling": "True" if request.tiling else None,
     }
     if request.hires is not None:
-        parameters |= hires_parameters(request, request.hires)
+        parameters |= hires_parameters(request, request.hires, tags)
     if request.img2img is not None:
         parameters |= img2img_parameters(request.img2img)
     parameters["Lora hashes"] = hash_list([a for a in at_work if a.kind == "lora"])
@@ -106,7 +107,6 @@ def describe_drawing(
     parameters |= own_parameters(request)
     parameters |= {**(extra or {})}
     parameters.setdefault("Version", version())
-    tags = [a.tag for a in at_work if a.kind in TAGS and not a.is_called]
     return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
 
 
@@ -161,8 +161,13 @@ def noise_origin(request: ImageConfig, base: BaseModel) -> str | None:
     return "CPU" if base.device.type in ("cpu", "mps") else None
 
 
-def hires_parameters(request: ImageConfig, hires: HiresConfig) -> Parameters:
-    """Hires. fix: what its second pass does, and what it does otherwise than the first."""
+def hires_parameters(
+    request: ImageConfig, hires: HiresConfig, tags: Sequence[str] = ()
+) -> Parameters:
+    """Hires. fix: what its second pass does, and what it does otherwise than the first.
+
+    What is attached works in both passes: its tags are added to both prompts.
+    """
     from inference.samplers import resolve_schedule
 
     def unlike(value: str | None, first: str) -> str | None:
@@ -171,11 +176,12 @@ def hires_parameters(request: ImageConfig, hires: HiresConfig) -> Parameters:
     sampler = hires.sampler or request.sampler
     schedule = resolve_schedule(sampler, hires.schedule_type or request.schedule_type)
     first_schedule = resolve_schedule(request.sampler, request.schedule_type)
+    prompt = unlike(hires.prompt, request.prompt)
     has_size = hires.resize_x > 0 or hires.resize_y > 0
     return {
         "Denoising strength": hires.denoising_strength,
         "Hires sampler": unlike(hires.sampler, request.sampler),
-        "Hires prompt": unlike(hires.prompt, request.prompt),
+        "Hires prompt": None if prompt is None else " ".join([prompt, *tags]),
         "Hires negative prompt": unlike(hires.negative_prompt, request.negative_prompt),
         "Hires schedule type": unlike(schedule, first_schedule),
         "Hires upscale": None if has_size else hires.upscale,
@@ -186,13 +192,16 @@ def hires_parameters(request: ImageConfig, hires: HiresConfig) -> Parameters:
 
 
 def img2img_parameters(img2img: ImageToImageConfig) -> Parameters:
-    """How much of the picture was drawn anew, and where."""
+    """How much of the picture was drawn anew, and where.
+
+    A1111 leaves a mask blur of 0 out, and then takes the last one that was set.
+    """
     parameters: Parameters = {"Denoising strength": img2img.denoising_strength}
     if (inpaint := img2img.inpaint) is not None:
         is_part = inpaint.area == "Only masked"
         parameters |= {
             "Mask mode": inpaint.mask_mode if inpaint.mask_mode != "Inpaint masked" else None,
-            "Mask blur": inpaint.mask_blur or None,
+            "Mask blur": inpaint.mask_blur,
             "Inpaint area": "Only masked" if is_part else None,
             "Masked area padding": inpaint.padding if is_part else None,
             "Masked content": (
@@ -207,6 +216,8 @@ def prompt_parameters(
 ) -> Parameters:
     """How the prompts were read, and the embeddings that they call."""
     texts = [request.prompt, request.negative_prompt]
+    if request.hires is not None:
+        texts += filter(None, (request.hires.prompt, request.hires.negative_prompt))
     called = {place.name for place in base.tokenize(texts).places}
     embeddings = [a for a in at_work if a.kind == "embedding" and a.name in called]
     signs = "".join(texts)

@@ -106,7 +106,7 @@ def test_a_truncated_file_is_named(tmp_path):
 
 
 def test_a_background_that_is_no_color_is_refused():
-    with pytest.raises(InputError, match="background: 'whit'"):
+    with pytest.raises(InputError, match="background_color: 'whit'"):
         open_init_image(Image.new("RGBA", (1, 1)), "whit")
 
 

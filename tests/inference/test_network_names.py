@@ -6,9 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inference.errors import DrawWarning, InputError
+from inference.errors import DrawWarning
 from inference.networks import NetworkLibrary, spells
-from inference.prompt_syntax.extra_networks import extract_extra_networks
 
 LORA = {
     f"lora_unet_mid_block_attentions_0_proj_in.{name}": torch.ones(2, 2)
@@ -28,30 +27,6 @@ def library(tmp_path):
     save_file(LORA, tmp_path / "loras" / "v2.safetensors", {"ss_output_name": "kohya"})
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     return NetworkLibrary(SimpleNamespace(embeddings={}), [tmp_path])  # type: ignore[arg-type]
-
-
-def find(library, prompt):
-    (call,) = extract_extra_networks(prompt)[1]
-    library.check([call])
-    return "/".join(library.find(call).parts[-2:])
-
-
-def test_tags_find_files_of_their_kind(library):
-    assert find(library, "<lora:Style:1>") == "loras/Style.safetensors"
-    assert find(library, "<lora:kohya>") == "loras/v2.safetensors"  # beside a broken file
-    with pytest.raises(InputError, match="<hypernet:Style>: the name stands for"):
-        find(library, "<hypernet:Style>")
-    with pytest.raises(InputError, match=r"<lora:Stile>: no file .* Did you mean: Style"):
-        find(library, "<lora:Stile>")
-
-
-def test_calls_are_of_their_kind_and_told(library):
-    calls = tuple(extract_extra_networks("<lora:v2:0.5:0><lora:v2:0.2>")[1])
-    (used,) = library.told(calls)
-    assert (used.kind, used.strength, used.te_strength, used.is_called) == ("lora", 0.2, 0.2, True)
-    assert used.hash
-    with pytest.raises(InputError, match=r"<hypernet:v2>: .*v2.safetensors is no hypernetwork"):
-        library.check(extract_extra_networks("<hypernet:v2>")[1])
 
 
 def test_embeddings_are_called_in_any_case_and_as_whole_words(library):
@@ -80,8 +55,3 @@ def test_embeddings_are_called_in_any_case_and_as_whole_words(library):
 )
 def test_names_in_texts(text, name, expected):
     assert spells(text, name) == expected
-
-
-def test_folders_must_be_there(tmp_path):
-    with pytest.raises(InputError, match=r"artifact_dirs: .*gone is no folder"):
-        NetworkLibrary(SimpleNamespace(), [tmp_path / "gone"])  # type: ignore[arg-type]
