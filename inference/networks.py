@@ -254,9 +254,13 @@ def is_embedding(path: Path) -> bool:
 
 
 def is_kind(path: Path, kind: type[Artifact]) -> bool:
-    """Whether a file holds an artifact of a kind; one that cannot be read is told, and is none."""
+    """Whether a file holds an artifact of a kind; one that cannot be read is none.
+
+    That is told, but of pictures, which are seldom embeddings.
+    """
     try:
         return kind.recognizes(path, read_keys(path))
     except ArtifactError as error:
-        warnings.warn(f"{error}: passed over", DrawWarning, stacklevel=2)
+        if path.suffix.lower() not in PICTURES:
+            warnings.warn(f"{error}: passed over", DrawWarning, stacklevel=2)
         return False

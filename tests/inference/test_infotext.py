@@ -336,7 +336,8 @@ def test_order_is_a1111s(tiny_base):
             "m.png", mask_blur=0, mask_mode="Inpaint not masked", masked_content="fill",
             area="Only masked"))},
          {"Denoising strength": "0.75", "Mask mode": "Inpaint not masked",
-          "Inpaint area": "Only masked", "Masked area padding": "32", "Masked content": "fill"}),
+          "Inpaint area": "Only masked", "Masked area padding": "32", "Masked content": "fill",
+          "Mask blur": "0"}),
     ],
 )  # fmt: skip
 def test_what_is_unusual_is_told(tiny_base, changes, told):
