@@ -59,12 +59,15 @@ class NetworkLibrary:
             InputError: a folder is not there.
         """
         found: dict[str, list[Path]] = {}
+        seen: set[Path] = set()
         for folder in self.folders:
             if not folder.is_dir():
                 raise InputError(f"artifact_dirs: {folder} is no folder")
             for path in sorted(folder.rglob("*")):
-                if path.suffix in ENDINGS and path.is_file():
-                    found.setdefault(path.stem, []).append(path)
+                if path.suffix not in ENDINGS or not path.is_file() or path.resolve() in seen:
+                    continue
+                seen.add(path.resolve())  # folders may lie in one another
+                found.setdefault(path.stem, []).append(path)
         return found
 
     @cached_property
