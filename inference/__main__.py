@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from inference.command import find_recipe, tell, warnings_told
+from inference.command import find_recipe, is_first_process, tell, warnings_told
 from inference.config import ImagesRecipe, draw_schema
 from inference.errors import InputError
 from inference.quiet import quiet_libraries
@@ -30,20 +30,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     try:
-        with warnings_told("draw"):
+        with warnings_told("draw", is_silent=not is_first_process()):
             recipe = load(arguments[0], arguments[1:])
             quiet_libraries()
             run(recipe)
     except InputError as error:
-        tell("draw", error)
+        say(error)
         return 2
     except FloatingPointError as error:
-        tell("draw", error)
+        say(error)
         return 1
     except KeyboardInterrupt:
-        tell("draw", "interrupted; what was saved before is complete")
+        say("interrupted; what was saved before is complete")
         return 130
     return 0
+
+
+def say(message: object) -> None:
+    """Tells what every process finds out, once."""
+    if is_first_process():
+        tell("draw", message)
 
 
 def load(path: str, overrides: Sequence[str]) -> object:
@@ -54,7 +60,7 @@ def load(path: str, overrides: Sequence[str]) -> object:
         return load_recipe(find_recipe(path), draw_schema, overrides)
     recipe, notes = load_picture(path, overrides)
     for note in notes:
-        tell("draw", f"{path}: {note}")
+        say(f"{path}: {note}")
     return recipe
 
 

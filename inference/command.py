@@ -1,10 +1,12 @@
 """What both commands have in common: how they speak to the person in front of them."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from inference.errors import DrawWarning
 from inference.recipe import RecipeWarning
@@ -25,12 +27,24 @@ def find_recipe(path: str) -> str:
     return str(shipped) if not Path(path).is_file() and shipped.is_file() else path
 
 
-@contextmanager
-def warnings_told(program: str) -> Iterator[None]:
-    """Warnings to the user are told in one line each, without a place in the program."""
+def is_first_process() -> bool:
+    """Of several that accelerate (or torchrun) started the first says what all find out."""
+    return os.environ.get("RANK", "0") == "0"
 
-    def show(message: Warning | str, *_: object) -> None:
-        tell(program, message)
+
+@contextmanager
+def warnings_told(program: str, is_silent: bool = False) -> Iterator[None]:
+    """Warnings to the user are told in one line each, without a place in the program.
+
+    Others are shown as they were. `is_silent`: another process tells the same.
+    """
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if not issubclass(category, RecipeWarning | DrawWarning):
+            usual(message, category, *where)
+        elif not is_silent:
+            tell(program, message)
 
     with warnings.catch_warnings():
         for category in (RecipeWarning, DrawWarning):

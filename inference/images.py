@@ -60,25 +60,16 @@ def draw_images(recipe: ImagesRecipe) -> None:
 
 def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
     """Draws a recipe together with the other processes."""
-    saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
-    images = styled(recipe)
-    for image in images:
-        check_prompts(image)
-    device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
-    configs = [config for config in recipe.artifacts.values() if config is not None]
-    attached = [(config, load_artifact(config.path)) for config in configs]
-    base = load_base_model(recipe.base_model, recipe.precision, device)
-    requests = expand(base, images)
-    for config, artifact in attached:
-        artifact.attach(base, config.strength)
-    library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])
-    library.check(requests)
+    saver, attached, library, requests = processes.together(lambda: set_up(recipe, processes))
+    requests = processes.of_first(requests)  # random seeds are in them
     batches = group(requests, recipe.batch_size)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = batches[processes.rank :: processes.count] * len(factors)
     rows: list[list[Drawing]] = []
     with progress_bar() as report:
-        drawer = Drawer(base, requests, library, own, report if processes.is_first else None)
+        drawer = Drawer(
+            library.base, requests, library, own, report if processes.is_first else None
+        )
         for factor in factors:
             drawer.artifacts = [set_strength(*one, factor) for one in attached]
             row: dict[int, Drawing] = {}
@@ -90,6 +81,33 @@ def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
             rows.append([row[index] for index in range(len(requests))])
     if saver and recipe.grid and sum(map(len, rows)) > 1:
         saver.save_grid(compare(rows, factors) if len(rows) > 1 else collect(rows[0]), rows)
+
+
+def set_up(
+    recipe: ImagesRecipe, processes: Processes
+) -> tuple[Saver | None, list[tuple[ArtifactConfig, Artifact]], NetworkLibrary, list[ImageConfig]]:
+    """All that a recipe needs to be drawn: who saves, what is attached, what is asked for.
+
+    Raises:
+        InputError: device, folder, base model, an artifact or a picture's settings cannot be used.
+    """
+    saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
+    images = styled(recipe)
+    for image in images:
+        check_prompts(image)
+    for folder in recipe.artifact_dirs:
+        if not Path(folder).is_dir():
+            raise InputError(f"artifact_dirs: {folder} is no folder")
+    device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
+    configs = [config for config in recipe.artifacts.values() if config is not None]
+    attached = [(config, load_artifact(config.path)) for config in configs]
+    base = load_base_model(recipe.base_model, recipe.precision, device)
+    requests = expand(base, images)
+    for config, artifact in attached:
+        artifact.attach(base, config.strength)
+    library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])
+    library.check(requests)
+    return saver, attached, library, requests
 
 
 def styled(recipe: ImagesRecipe) -> list[ImageConfig]:

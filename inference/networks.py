@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, type[Lora] | type[Hypernetwork]] = {"lora": Lora, "hypernet": Hypernetwork}
 """What tags call."""
+
+MOST_KEPT = 8
+"""LoRAs that stay attached at strength 0 until they are called again."""
+
 LARGEST_EMBEDDING = 20_000_000
 """Bytes: 75 vectors of SDXL's pair in fp32 are 1; larger files are not looked into for one."""
 
@@ -40,7 +44,7 @@ Calls = tuple[ExtraNetwork, ...]
 
 
 class NetworkLibrary:
-    """The artifacts in some folders, each loaded when a prompt first calls it, and kept.
+    """The artifacts in some folders, each loaded when a prompt first calls it, and kept a while.
 
     Args:
         base: what they are attached to.
@@ -61,10 +65,14 @@ class NetworkLibrary:
             InputError: a folder is not there.
         """
         found: dict[str, list[Path]] = {}
+        seen: set[Path] = set()
         for folder in self.folders:
             if not folder.is_dir():
                 raise InputError(f"artifact_dirs: {folder} is no folder")
             for path in files_in(folder, (*ARTIFACTS, *PICTURES)):
+                if path.resolve() in seen:
+                    continue
+                seen.add(path.resolve())  # folders may lie in one another
                 found.setdefault(path.stem, []).append(path)
         return found
 
@@ -141,6 +149,7 @@ class NetworkLibrary:
                     artifact.set_strength(0.0)
                 else:
                     artifact.detach()
+            self.let_go()
 
     def start(self, call: ExtraNetwork, ended: list[Artifact]) -> UsedArtifact:
         """Sets one to work, and notes in `ended` what has to be ended."""
@@ -171,11 +180,19 @@ class NetworkLibrary:
     def lora(self, path: Path, whole: Lora, rank: int | None) -> Lora:
         """A LoRA, attached, with as many of its ranks as are called."""
         key = path, rank
-        if key not in self._loras:
+        lora = self._loras.pop(key, None)
+        if lora is None:
             lora = whole if rank is None else whole.limited(rank)
             lora.attach(self.base, 0.0)
-            self._loras[key] = lora
-        return self._loras[key]
+        self._loras[key] = lora  # the last one called stands last
+        return lora
+
+    def let_go(self) -> None:
+        """Takes out the LoRAs that were called longest ago, but for a few."""
+        while len(self._loras) > MOST_KEPT:
+            path, rank = next(iter(self._loras))
+            self._loras.pop((path, rank)).detach()
+            self._loaded.pop(path, None)
 
     def named(self, texts: Sequence[str]) -> list[Path]:
         """Files of embeddings whose names stand in the texts and are not attached already.

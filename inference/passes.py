@@ -5,6 +5,7 @@ A1111 1.10.1: `modules/processing.py`, `sd_samplers_kdiffusion.py`, `sd_samplers
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -16,6 +17,7 @@ from torch import Tensor
 from inference.base_model import BaseModel
 from inference.config import ImageConfig
 from inference.denoiser import Denoiser
+from inference.errors import DrawWarning
 from inference.img2img.conditioning import whole_picture_conditioning
 from inference.img2img.latents import blend_latents
 from inference.init_images import Start
@@ -100,7 +102,15 @@ def check_prompts(request: ImageConfig) -> None:
     if request.hires is not None:
         texts += hires_prompts(request)
     for text in texts[::2]:
-        for part in split_composition(extract_extra_networks(text)[0]):
+        parts = split_composition(extract_extra_networks(text)[0])
+        if len(parts) == 1 and parts[0].weight != 1:
+            warnings.warn(
+                f"the prompt {text!r} ends in a colon and a number, which is its weight, as in "
+                "A1111; put something behind it if it is meant as text",
+                DrawWarning,
+                stacklevel=2,
+            )
+        for part in parts:
             read_text(part.text, prompt_settings(request, request.steps))
     for text in texts[1::2]:
         read_text(text, prompt_settings(request, request.steps))

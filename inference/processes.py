@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import TypeVar
+
+LONGEST_WAIT = timedelta(days=7)
+"""For another's picture. A process that has ended is noticed at once."""
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -20,12 +24,37 @@ class Processes:
         if self.count > 1:
             from accelerate import PartialState
 
-            PartialState()
+            # What is exchanged is small and lies on the CPU, whatever draws.
+            PartialState(cpu=True, timeout=LONGEST_WAIT)
 
     @property
     def is_first(self) -> bool:
         """Whether it is the one that writes and speaks."""
         return self.rank == 0
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What this process makes of it, once all have done it. Where one fails, all do."""
+        if self.count == 1:
+            return work()
+        results: list[T] = []
+        failed: list[Exception] = []
+        try:
+            results.append(work())
+        except Exception as error:  # the others wait for an answer
+            failed.append(error)
+        from accelerate.utils import gather_object
+
+        for error in gather_object(failed):
+            raise error
+        return results[0]
+
+    def of_first(self, value: T) -> T:
+        """The first process's value, in every process."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
 
     def share(
         self, jobs: Sequence[T], work: Callable[[T], Sequence[Result]]

@@ -109,6 +109,8 @@ def recipe_from_infotext(
     settings, notes = settings_from(infotext, restorers)
     made = Redrawing({}, notes)
     prompt = called_here(pasted["Prompt"], told, paths, made.notes)
+    if later := settings.get("hires", {}).get("prompt"):
+        settings["hires"]["prompt"] = called_here(later, told, paths, made.notes)
     note_embeddings(told, paths, made.notes)
     made.recipe = {
         "type": "images",

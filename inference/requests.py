@@ -25,7 +25,8 @@ RANDOM_SEEDS = 2**32 - 2
 def expand(base: BaseModel, images: Sequence[ImageConfig]) -> list[ImageConfig]:
     """One request for each picture, with its own seed, its size, and one init image.
 
-    As in A1111, pictures of a variation keep the seed and count on with the variation's.
+    As in A1111, pictures of a variation keep the seed and count on with the variation's, and all
+    pictures of a folder are drawn over with the same seeds.
 
     Raises:
         InputError: a size is no multiple of `base.size_step`, a folder has no pictures, or a
@@ -41,15 +42,14 @@ def expand(base: BaseModel, images: Sequence[ImageConfig]) -> list[ImageConfig]:
             for value in (image.seed, image.variation_seed)
         )
         is_varied = image.variation_strength > 0
-        for number, one in enumerate(init_images(image)):
+        for one in init_images(image):
             check(base, dataclasses.replace(one, width=width, height=height))
             for i in range(image.count):
-                offset = number * image.count + i
                 requests.append(
                     dataclasses.replace(
                         one,
-                        seed=seed if is_varied else seed + offset,
-                        variation_seed=variation + offset if is_varied else -1,
+                        seed=seed if is_varied else seed + i,
+                        variation_seed=variation + i if is_varied else -1,
                         count=1,
                         width=width,
                         height=height,

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -101,7 +102,7 @@ def pipeline(base: BaseModel) -> Callable[[], object]:
     )
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    scheduler = DPMSolverMultistepScheduler.from_config(
+    noise_scheduler: Any = DPMSolverMultistepScheduler.from_config(
         base.noise_schedule, use_karras_sigmas=True, algorithm_type="dpmsolver++"
     )
     pipe = StableDiffusionPipeline(
@@ -109,7 +110,7 @@ def pipeline(base: BaseModel) -> Callable[[], object]:
         text_encoder=base.text_encoder,
         tokenizer=base.tokenizer,
         unet=base.unet,
-        scheduler=scheduler,
+        scheduler=noise_scheduler,
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,

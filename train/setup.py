@@ -68,8 +68,8 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
     if base.is_inpainting_model and recipe.objective.type != "autoencoder":
         raise InputError(
             f"base_model.path: {recipe.base_model.path!r} is an inpainting model, which also looks "
-            "at a mask: it is drawn with, and not trained upon. Train upon the plain model; what is "
-            "learned works with both"
+            "at a mask: it is drawn with, and not trained upon. Train upon the plain model; what "
+            "is learned works with both"
         )
     objective = build_objective(recipe, base)
     base.dtype = DTYPES[recipe.mixed_precision]

@@ -149,8 +149,7 @@ def uses_ensd(request: ImageConfig) -> bool:
 
     A1111 tells it of ancestral samplers only, though those with churn, LCM and Restart heed it too.
     """
-    samplers = {request.sampler, (request.hires and request.hires.sampler) or request.sampler}
-    draws = (draws_further_noise(one, request.eta, request.s_churn) for one in samplers)
+    draws = (draws_further_noise(name, request.eta, request.s_churn) for name, _ in passes(request))
     return request.ensd != 0 and any(draws)
 
 
@@ -159,6 +158,20 @@ def noise_origin(request: ImageConfig, base: BaseModel) -> str | None:
     if request.rng != "GPU":
         return request.rng
     return "CPU" if base.device.type in ("cpu", "mps") else None
+
+
+def passes(request: ImageConfig) -> list[tuple[str, str]]:
+    """Sampler and schedule type of every pass, `Automatic` taken for what it stands for.
+
+    A1111 tells what the first one heeds; ours what either does.
+    """
+    from inference.samplers import resolve_schedule
+
+    found = [(request.sampler, request.schedule_type)]
+    if (hires := request.hires) is not None and hires.denoising_strength > 0:
+        later = hires.sampler or request.sampler, hires.schedule_type or request.schedule_type
+        found.append(later)
+    return [(name, resolve_schedule(name, schedule)) for name, schedule in found]
 
 
 def hires_parameters(
@@ -236,11 +249,12 @@ def sampling_parameters(request: ImageConfig) -> Parameters:
     from inference.samplers import SAMPLERS
 
     img2img = request.img2img
-    usual_eta = SAMPLERS[request.sampler].default_eta
-    is_usual = usual_eta is None or request.eta in (None, usual_eta)
-    is_churned = request.sampler in CHURNED and request.s_churn > 0
-    is_noisy = request.sampler in (*CHURNED, *HEED_S_NOISE)
-    is_guided = request.cfg_scale != 1
+    names = [name for name, _ in passes(request)]
+    etas = [eta for name in names if (eta := SAMPLERS[name].default_eta) is not None]
+    is_usual = all(request.eta in (None, eta) for eta in etas)
+    is_churned = request.s_churn > 0 and any(name in CHURNED for name in names)
+    is_noisy = any(name in (*CHURNED, *HEED_S_NOISE) for name in names)
+    is_guided = request.cfg_scale != 1 or any(SAMPLERS[name].needs_uncond for name in names)
     return {
         "Noise multiplier": unless(1, img2img.noise_multiplier) if img2img else None,
         **schedule_parameters(request),
@@ -261,20 +275,20 @@ def sampling_parameters(request: ImageConfig) -> Parameters:
 
 def schedule_parameters(request: ImageConfig) -> Parameters:
     """What was changed of the noise schedule."""
-    from inference.samplers import SAMPLERS, resolve_schedule
+    from inference.samplers import SAMPLERS
 
-    schedule, name = request.schedule, resolve_schedule(request.sampler, request.schedule_type)
-    has_sigmas = name in HEED_RANGE
-    always_discards = SAMPLERS[request.sampler].discards_penultimate
+    schedule = request.schedule
+    samplers, names = zip(*passes(request), strict=True)
+    has_sigmas = any(name in HEED_RANGE for name in names)
+    rhos = [DEFAULT_RHOS[name] for name in names if name in DEFAULT_RHOS]
+    always_discards = all(SAMPLERS[sampler].discards_penultimate for sampler in samplers)
     is_discarding = schedule.discard_next_to_last_sigma and not always_discards
-    is_beta = name == "Beta"
+    is_beta = "Beta" in names
     return {
         "Discard penultimate sigma": "True" if is_discarding else None,
         "Schedule min sigma": schedule.sigma_min if has_sigmas else None,
         "Schedule max sigma": schedule.sigma_max if has_sigmas else None,
-        "Schedule rho": (
-            unless(DEFAULT_RHOS[name], schedule.rho) if name in DEFAULT_RHOS else None
-        ),
+        "Schedule rho": (schedule.rho if any(rho != schedule.rho for rho in rhos) else None),
         "Beta schedule alpha": schedule.beta_alpha if is_beta else None,
         "Beta schedule beta": schedule.beta_beta if is_beta else None,
     }

@@ -207,6 +207,13 @@ def test_files_of_other_kinds_may_have_the_same_name(draw_one, tiny_base, folder
     assert same(plain, Drawer(tiny_base, requests, library, [[0]])([0])[0][1])
 
 
+def test_folders_may_lie_in_one_another(draw_one, tiny_base, folder):
+    library = NetworkLibrary(tiny_base, [folder, folder / "below", folder])
+    requests = expand(tiny_base, [dataclasses.replace(CAT, prompt="a cat<lora:te-only>")])
+    drawing = Drawer(tiny_base, requests, library, [[0]])([0])[0][1]
+    assert same(drawing, draw_one("a cat<lora:te-only>"))
+
+
 def test_nothing_is_looked_for_where_no_folder_is(tiny_base):
     with pytest.raises(InputError, match=r"<lora:x>: no file .* in no folder: artifact_dirs is"):
         draw(tiny_base, [dataclasses.replace(CAT, prompt="<lora:x:1>")])

@@ -119,18 +119,25 @@ class Commands:
 
     def train_on_two(self, *overrides: str, stop: dict[str, object] | None = None) -> list[Done]:
         """On two processes, with the environment that torchrun gives them."""
+        arguments = [str(self.recipe), *with_objective(overrides)]
+        return self.run("train", arguments, self.two_ranks(), stop)
+
+    def two_ranks(self) -> list[dict[str, str]]:
+        """The environments of two processes."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        ranks = [
+        return [
             {**shared, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
             for rank in ("0", "1")
         ]
-        return self.run("train", [str(self.recipe), *with_objective(overrides)], ranks, stop)
 
     def draw(self, recipe: Path, *overrides: str) -> Done:
         return self.run("inference", [str(recipe), *overrides], [{}], None)[0]
+
+    def draw_on_two(self, recipe: Path, *overrides: str) -> list[Done]:
+        return self.run("inference", [str(recipe), *overrides], self.two_ranks(), None)
 
     def run(
         self,
