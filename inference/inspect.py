@@ -18,6 +18,7 @@ from typing import Any
 from inference.errors import InputError
 from inference.hashes import lora_hash, read_header, sha256, weights_file
 from inference.infotext.picture_files import SUFFIXES
+from inference.model_files import PICTURES
 from inference.quiet import quiet_libraries
 
 USAGE = """usage: python -m inference.inspect FILE...
@@ -80,7 +81,7 @@ def inspect_picture(path: Path) -> Facts:
     except InputError as error:  # another program's, which is not understood
         infotext = str(error)
     facts = {"kind": "picture", "size": size, "infotext": infotext or "none in this file"}
-    if path.suffix in embedding_picture.PICTURES and embedding_picture.read_picture(path):
+    if path.suffix in PICTURES and embedding_picture.read_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}
     return facts
 

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from inference.__main__ import main
 from inference.config import ImageConfig, draw_schema
 from inference.draw_config import (
-    CHURNED,
     RESIZE_MODES,
     SAMPLERS,
     SCHEDULE_TYPES,
@@ -24,9 +23,10 @@ from inference.draw_config import (
     ScheduleConfig,
 )
 from inference.infotext import describe_drawing
-from inference.infotext.describe import DEFAULT_RHOS, heeds_s_noise, passes, uses_ensd
+from inference.infotext.describe import DEFAULT_RHOS, passes, uses_ensd
 from inference.recipe import load_mapping
 from inference.redraw import recipe_from_infotext
+from inference.sampler_facts import CHURNED
 from inference.samplers import SAMPLERS as TABLE
 from inference.samplers import resolve_schedule
 
@@ -237,7 +237,7 @@ def normal(one):
         "schedule_type": schedules[0],
         "schedule": normal_schedule(one.schedule, names, schedules),
         "eta": None if all(one.eta == eta for eta in etas) else one.eta,
-        "s_noise": one.s_noise if any(map(heeds_s_noise, names)) else 1.0,
+        "s_noise": one.s_noise if any(name in (*CHURNED, *HEED_S_NOISE) for name in names) else 1.0,
         "ensd": one.ensd if uses_ensd(one) else 0,
         "variation_seed": one.variation_seed if is_varied else -1,
         "emphasis": one.emphasis if "(" in texts or "[" in texts else "Original",

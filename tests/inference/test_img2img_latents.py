@@ -21,10 +21,9 @@ from inference.img2img.color_correction import (
 )
 from inference.img2img.conditioning import inpainting_conditioning, whole_picture_conditioning
 from inference.img2img.hires import hires_size
-from inference.img2img.latents import blend_latents, noised_latents
+from inference.img2img.latents import blend_latents
 from inference.img2img.resize import resize_image
 from inference.img2img.soft_inpainting import SoftInpainting
-from inference.img2img.steps import Img2ImgSteps, img2img_steps
 from inference.img2img.tiling import circular_padding
 from inference.img2img.upscalers import (
     LATENT_UPSCALERS,
@@ -167,33 +166,6 @@ def test_impossible_hires_sizes_are_refused(asked, message):
         hires_size(64, 64, 8, **asked)
 
 
-# Steps
-
-
-@pytest.mark.parametrize(
-    ("steps", "strength", "exact", "whole", "start", "count"),
-    [
-        (20, 0.75, False, 20, 4, 16),
-        (20, 0.55, False, 20, 8, 12),
-        (20, 1.0, False, 20, 0, 20),
-        (20, 0.0, False, 20, 19, 1),
-        (20, 0.75, True, 26, 6, 20),
-        (20, 1.0, True, 20, 0, 20),
-        (15, 0.7, True, 21, 6, 15),
-    ],
-)
-def test_steps_are_a1111s(steps, strength, exact, whole, start, count):
-    found = img2img_steps(steps, strength, exact)
-    assert found == Img2ImgSteps(whole, start)
-    assert found.count == count
-
-
-def test_impossible_strengths_are_refused():
-    for strength, exact in ((1.1, False), (-0.1, True), (0, True)):
-        with pytest.raises(InputError, match="denoising_strength"):
-            img2img_steps(20, strength, exact)
-
-
 # Tiling
 
 
@@ -247,11 +219,8 @@ def test_tiling_restores_every_convolution_after_an_exception():
 # Latents
 
 
-def test_latents_are_noised_and_blended():
+def test_latents_are_blended():
     init, noise = torch.full((2, 4, 1, 2), 2.0), torch.full((2, 4, 1, 2), -1.0)
-    assert noised_latents(init, noise, 10.0).unique().tolist() == [-8]
-    found = noised_latents(init, noise, 10.0, noise_multiplier=0.5, extra_noise=2)
-    assert found.unique().tolist() == [-4]
     mask = torch.tensor([[[[0.0, 1.0]]]])
     assert blend_latents(noise, init, mask)[1, 3].tolist() == [[2, -1]]
     assert blend_latents(noise, init[:1], mask / 2)[1, 3].tolist() == [[2, 0.5]]
