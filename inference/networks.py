@@ -14,8 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.artifacts import Artifact, load_artifact
-from inference.artifacts.base import ArtifactError
+from inference.artifacts import Artifact, ArtifactError, load_artifact
 from inference.artifacts.embedding import RUN_FILE, Embedding
 from inference.artifacts.files import read_keys
 from inference.artifacts.hypernetwork import Hypernetwork
@@ -230,13 +229,17 @@ class NetworkLibrary:
             for path in paths:
                 if path.suffix.lower() in PICTURES and (shown or is_preview(path, self.files)):
                     continue
-                name = stem
-                if (RUN_FILE.fullmatch(stem) or path.suffix.lower() in PICTURES) and is_embedding(
-                    path
-                ):
-                    name = self.load(path).name
+                says_itself = RUN_FILE.fullmatch(stem) or path.suffix.lower() in PICTURES
+                name = self.own_name(path) if says_itself else stem
                 found.setdefault(name.casefold(), []).append(path)
         return found
+
+    def own_name(self, path: Path) -> str:
+        """What an embedding says it is called; the file's name if it is none or damaged."""
+        try:
+            return self.load(path).name if is_embedding(path) else path.stem
+        except ArtifactError:
+            return path.stem  # whoever calls it by this name hears of the damage
 
     def close(self) -> None:
         """Takes everything out of the base model again."""

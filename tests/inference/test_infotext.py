@@ -289,7 +289,7 @@ def test_order_is_a1111s(tiny_base):
         ensd=31337, rng="NV", tiling=True, old_prompt_editing=True, emphasis="No norm", eta=0.5,
         s_noise=1.1, skip_early_cond=0.1, pad_conds=True, s_min_uncond=2.0,
         comma_padding_backtrack=0,
-        hires=HiresConfig(steps=5, sampler="DPM++ 2M", prompt="a dog", denoising_strength=0.5),
+        hires=HiresConfig(steps=5, sampler="DPM++ SDE", prompt="a dog", denoising_strength=0.5),
     )  # fmt: skip
     text = describe_drawing(request, tiny_base, [UsedArtifact("lora", "a", 1.0, "0" * 64)])
     found = parse_infotext(text).parameters

@@ -173,8 +173,11 @@ def test_embeddings_in_pictures(tiny_base, tmp_path):
     embedding = Embedding.create(tiny_base, "bird", "a", 1)
     embedding.save(tmp_path / "shown.png", torch.float32, {})
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    (tmp_path / "damaged.png").write_text("x")
     library = NetworkLibrary(tiny_base, [tmp_path])
     assert library.named(["a bird, a photo, shown"]) == [tmp_path / "shown.png"]
+    with pytest.raises(InputError, match=r"damaged\.png: cannot be read as a picture"):
+        library.named(["damaged"])
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_random_seeds_are_those_of_one_process(commands: Any, recipe: Path, tmp_
     two = commands.draw_on_two(recipe, f"output_dir={tmp_path}/out", *options)
     assert [rank.status for rank in two] == [0, 0], two
     texts = [read_infotext(Path(path)) for path in two[0].out.split()]
-    first, *others = [int(parse_infotext(text).parameters["Seed"]) for text in texts]
+    first, *others = [int(parse_infotext(text or "").parameters["Seed"]) for text in texts]
     assert others == [first + 1, first + 2]
 
 
