@@ -26,7 +26,7 @@ from inference.infotext import describe_drawing
 from inference.infotext.describe import DEFAULT_RHOS, passes, uses_ensd
 from inference.recipe import load_mapping
 from inference.redraw import recipe_from_infotext
-from inference.sampler_facts import CHURNED
+from inference.sampler_facts import CHURNED, HEED_S_NOISE
 from inference.samplers import SAMPLERS as TABLE
 from inference.samplers import resolve_schedule
 
