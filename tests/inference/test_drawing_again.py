@@ -157,13 +157,14 @@ def some_img2img(rng):
         padding=some(rng, 32, 0, 7),
         soft_edges=some(rng, False, True),
     )
+    strength = rng.choice([0.0, 1.0, number(rng, 0, 1)])
     return ImageToImageConfig(
         init_image="init.png",
-        denoising_strength=rng.choice([0.0, 1.0, number(rng, 0, 1)]),
+        denoising_strength=strength,
         resize_mode=some(rng, *RESIZE_MODES),
         noise_multiplier=some(rng, 1.0, number(rng)),
         extra_noise=some(rng, 0.0, number(rng)),
-        exact_steps=some(rng, False, True),
+        exact_steps=strength > 0 and some(rng, False, True),
         color_correction=some(rng, False, True),
         background_color=some(rng, "#ffffff", "#00ff80", "red"),
         inpaint=some(rng, None, inpaint),

@@ -277,7 +277,7 @@ ORDER = (
     "Variation seed, Variation seed strength, Seed resize from, Denoising strength, Clip skip, "
     "ENSD, RNG, Tiling, Hires sampler, Hires prompt, Hires schedule type, Hires upscale, "
     "Hires steps, Hires upscaler, Lora hashes, Old prompt editing timelines, Emphasis, "
-    "Eta, Skip Early CFG, Pad conds, NGMS, Comma backtrack, Version"
+    "Eta, Sigma noise, Skip Early CFG, Pad conds, NGMS, Comma backtrack, Version"
 )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import shutil
 import warnings
 from pathlib import Path
 
@@ -163,13 +164,14 @@ def test_models_are_found(tmp_path, tiny_base_folder):
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     old = tmp_path / "old.ckpt"
     old.write_bytes(b"\0" * 0x100000 + b"weights")
-    weights = tiny_base_folder / "unet" / "diffusion_pytorch_model.safetensors"
-    hash_, folders = digest(model.read_bytes())[:10], [tmp_path, tiny_base_folder.parent]
+    folder = shutil.copytree(tiny_base_folder, tmp_path / "folders" / "tiny")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    hash_, folders = digest(model.read_bytes())[:10], [tmp_path / "folders", tmp_path]
     assert find_model("other name", hash_, folders) == (str(model), "")
     assert find_model("one", None, folders) == (str(model), "")
     assert find_model("x", digest(b"weights")[:8], folders) == (str(old), "")
     assert find_model("x", digest(weights.read_bytes())[:10], folders) == (
-        str(tiny_base_folder), ""
+        str(folder), ""
     )  # fmt: skip
     assert find_model("picto", None, []) == ("picto", "")
     path, remark = find_model("one", "f" * 10, folders)
@@ -252,7 +254,8 @@ def test_picture_is_drawn_once_more(tmp_path, tiny_base_folder, monkeypatch, cap
     assert main(["recipe.yaml"]) == 0
     first = Path("outputs/Euler a/5.png")
     assert capsys.readouterr().out.split("\n")[0] == str(first)
-    folders = f"artifact_dirs=[{tiny_base_folder.parent}]"
+    shutil.copytree(tiny_base_folder, tmp_path / "models" / tiny_base_folder.name)
+    folders = "artifact_dirs=[models]"
     assert main([str(first), folders, "file_format=webp", "quality=100"]) == 0
     assert main([str(first), folders, "file_name=again"]) == 0
     out, err = capsys.readouterr()
