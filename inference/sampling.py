@@ -129,12 +129,18 @@ def draw_batch(
     library: NetworkLibrary,
     callback: Callback | None = None,
     artifacts: Sequence[UsedArtifact] = (),
+    inits: Sequence[InitImage] | None = None,
 ) -> list[Drawing]:
-    """Draws requests that are alike in what batches share."""
+    """Draws requests that are alike in what batches share.
+
+    `inits` are their init images, of `inference.init_images.prepare_init`; without them those of
+    the files that the requests name.
+    """
     first = requests[0]
     calls = networks_called(first)
     texts = [text for one in requests for text in (one.prompt, one.negative_prompt)]
-    inits = [open_init(request) for request in requests] if first.img2img else []
+    if inits is None:
+        inits = [open_init(request) for request in requests] if first.img2img else []
     with library.at_work(calls[0], texts) as used, tiled(base, first.tiling):
         start = encode_start(base, requests, inits) if inits else None
         latents = sample(base, requests, Pass.first(requests), start, callback)
