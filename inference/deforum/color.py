@@ -38,7 +38,7 @@ def match_colors(
         space: whose channels are matched. `color_coherence` "Image" and "Video Input" take "LAB".
         compat: which pictures are wanted.
     """
-    pixels = image if image.dtype == np.uint8 else to_bytes(image)
+    pixels = to_bytes(image)
     if compat == DEFORUM:
         return alike(_match_as_deforum(pixels, reference, space), image)
     source, target = _to_space(pixels, space), _to_space(reference, space)

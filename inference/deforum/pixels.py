@@ -88,13 +88,14 @@ def sample(image: Pixels, x: NDArray[Any], y: NDArray[Any], border: Border) -> F
     import torch
     from torch.nn import functional as F
 
+    pixels = image.astype(np.float64)
     if border == "wrap":
         x, y = np.mod(x, image.shape[1]), np.mod(y, image.shape[0])
-        image = np.pad(image, ((0, 1), (0, 1), (0, 0)), mode="wrap")
-    height, width = image.shape[:2]
+        pixels = np.pad(pixels, ((0, 1), (0, 1), (0, 0)), mode="wrap")
+    height, width = pixels.shape[:2]
     scaled = [2 * v / max(n - 1, 1) - 1 for v, n in ((x, width), (y, height))]
     grid = torch.from_numpy(np.stack(scaled, axis=-1).astype(np.float64))
-    values = torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)
+    values = torch.from_numpy(pixels).permute(2, 0, 1)
     padding = "reflection" if border == "reflect" else "border"
     result = F.grid_sample(values[None], grid[None], "bilinear", padding, align_corners=True)
     return result[0].permute(1, 2, 0).contiguous().float().numpy()

@@ -73,13 +73,18 @@ def warp_2d(
         flip: the perspective flip, or None where it is off.
         compat: which pictures are wanted.
     """
-    height, width = image.shape[:2]
-    matrix = motion_matrix(motion, width, height)
-    if flip is not None:
-        if compat == DEFORUM:
-            matrix = motion_matrix(motion, width, height, with_translation=False)
-        matrix = flip_matrix(flip, width, height, compat) @ matrix
+    matrix = warp_matrix(motion, image.shape[1], image.shape[0], flip, compat)
     return warp_by_matrix(image, matrix, border, compat)
+
+
+def warp_matrix(
+    motion: Motion2D, width: int, height: int, flip: Flip | None = None, compat: Compat = FIXED
+) -> Matrix:
+    """(3, 3): what `warp_2d` does to a point (x, y, 1), in pixels."""
+    if flip is None:
+        return motion_matrix(motion, width, height)
+    moved = motion_matrix(motion, width, height, with_translation=compat != DEFORUM)
+    return flip_matrix(flip, width, height, compat) @ moved
 
 
 def flip_perspective(
@@ -112,11 +117,17 @@ def warp_by_matrix(
         return cv2.warpPerspective(image, matrix, (width, height), borderMode=modes[border])
     if np.array_equal(matrix, np.eye(3)):
         return image.copy()
+    x, y = source_places(matrix, width, height)
+    return alike(sample(image, x, y, border), image)
+
+
+def source_places(matrix: Matrix, width: int, height: int) -> tuple[Matrix, Matrix]:
+    """Where each pixel of the warped picture comes from: columns and rows, both (h, w)."""
     inverse = np.linalg.inv(matrix)
     y, x = np.mgrid[:height, :width].astype(np.float64)
     across, down, depth = (row[0] * x + row[1] * y + row[2] for row in inverse)
     depth = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
-    return alike(sample(image, across / depth, down / depth, border), image)
+    return across / depth, down / depth
 
 
 def motion_matrix(
