@@ -23,6 +23,9 @@ LINEAR = np.where(
 )
 """Linear light of each level of sRGB, 0 … 1."""
 
+FINENESS = {"RGB": (1, 1, 1), "HSV": (256, 65536, 65536), "LAB": (1024, 1024, 1024)}
+"""Steps per unit in which channels are held for matching: so fine that no byte is lost."""
+
 
 def match_colors(
     image: Pixels, reference: Bytes, space: ColorSpace = "LAB", compat: Compat = FIXED
@@ -42,7 +45,7 @@ def match_colors(
     if compat == DEFORUM:
         return alike(_match_as_deforum(pixels, reference, space), image)
     source, target = _to_space(pixels, space), _to_space(reference, space)
-    channels = [_match_floats(source[..., i], target[..., i]) for i in range(3)]
+    channels = [_match_floats(source[..., i], target[..., i], FINENESS[space][i]) for i in range(3)]
     return alike(_from_space(np.stack(channels, axis=-1), space), image)
 
 
@@ -70,17 +73,24 @@ def _match_bytes(source: Any, reference: Bytes) -> Bytes:
 
 
 def _match_floats(
-    source: NDArray[np.floating], reference: NDArray[np.floating]
+    source: NDArray[np.floating], reference: NDArray[np.floating], fineness: int
 ) -> NDArray[np.float64]:
-    """Values at the reference's same quantiles, interpolated; neither rounded nor binned."""
-    _, places, counts = np.unique(source, return_inverse=True, return_counts=True)
-    levels, wanted = np.unique(reference, return_counts=True)
-    quantiles = np.cumsum(counts) / source.size
-    matched = np.interp(quantiles, np.cumsum(wanted) / reference.size, levels)
-    return matched[places].reshape(source.shape)
+    """Values at the reference's same quantiles, interpolated; held on a grid of 1 / fineness."""
+    lowest = min(source.min(), reference.min())
+    places, others = (
+        np.rint((values - lowest) * fineness).astype(np.int64).ravel()
+        for values in (source, reference)
+    )
+    counts, wanted = np.bincount(places), np.bincount(others)
+    levels, present = np.flatnonzero(wanted), np.flatnonzero(counts)
+    matched = np.zeros(len(counts))
+    matched[present] = np.interp(
+        np.cumsum(counts[present]) / places.size, np.cumsum(wanted[levels]) / others.size, levels
+    )
+    return (matched[places] / fineness + lowest).reshape(source.shape)
 
 
-def _to_space(image: Pixels, space: ColorSpace) -> NDArray[np.floating]:
+def _to_space(image: Bytes, space: ColorSpace) -> NDArray[np.floating]:
     if space == "RGB":
         return image.astype(np.float64)
     if space == "HSV":
@@ -89,8 +99,7 @@ def _to_space(image: Pixels, space: ColorSpace) -> NDArray[np.floating]:
     xyz = LINEAR[image] @ TO_XYZ.T / WHITE
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
-    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
-    return np.round(lab, 6)  # so that equal greys stay one value
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
 def _from_space(values: NDArray[np.floating], space: ColorSpace) -> NDArray[np.floating]:
