@@ -151,22 +151,17 @@ class AnimationRecipe:
     artifact_dirs: list[str] = field(default_factory=list)
     """Folders, with all below them, where prompts find what they call, and `checkpoint_schedule`
     its base models."""
-    strength_schedules: dict[str, str] = field(default_factory=dict)
-    """Strengths over time, by the artifacts' names: `style: "0:(0), 20:(1)"`."""
     settings_file: str | None = None
     """A settings file of Deforum (.txt, .json), of A1111's extension, Forge's, or the notebook."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Deforum's settings by their names; they win over the file's."""
+    """Deforum's settings by their names, and ours beside them (`depth_model`,
+    `network_schedules`, …: docs/deforum.md); they win over the file's. `prompts.30: a cat` changes
+    one prompt of the file's."""
     compat: Literal["fixed", "deforum-3.0"] = "fixed"
     """`deforum-3.0` keeps the errors of Deforum for A1111 3.0 that show in pictures."""
     cadence_blend: bool = True
     """Between diffused frames each new one comes in slowly, as in Deforum; false shows it at once,
     moved by the camera alone."""
-    depth_model: str | None = None
-    """For 3D: the folder or hub id of a depth model of transformers, `embedded` for the method that
-    needs none, or `none`. Without it a file that asks for depth is warned about and drawn flat."""
-    word_mask_model: str | None = None
-    """For masks by words: the folder or hub id of a CLIPSeg model of transformers."""
     output_dir: str = "outputs/animations"
     """Folder in which each animation gets one of its own, named by `batch_name`."""
     resume: bool = False
@@ -202,10 +197,6 @@ class AnimationRecipe:
             yield "crf", f"must lie in 0 … 51, got {self.crf}"
         if self.preset not in PRESETS:
             yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
-        for name in self.strength_schedules:
-            if self.artifacts.get(name) is None:
-                known = ", ".join(self.artifacts) or "none"
-                yield f"strength_schedules.{name}", f"no artifact has this name; there are: {known}"
 
     def idle(self) -> Faults:
         if self.subtitle_fields and not self.subtitles:
