@@ -149,4 +149,6 @@ def visible_3d(
 
 
 def _inside(x: NDArray[np.floating], y: NDArray[np.floating], width: int, height: int) -> Mask:
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    slack = 1e-3  # pixels: whole shifts are not quite whole in floats
+    columns = (x >= -slack) & (x <= width - 1 + slack)
+    return columns & (y >= -slack) & (y <= height - 1 + slack)

@@ -11,31 +11,39 @@ from typing import Literal
 
 import numpy as np
 
-from inference.deforum.flow import FlowMethod, leads_back, optical_flow
-from inference.deforum.pixels import Bytes, opencv, sample, to_bytes
+from inference.deforum.pixels import Bytes, opencv, to_bytes
 from inference.errors import InputError
 
-TrackMethod = Literal["MIL", "DIS Medium", "DIS Fine", "Farneback"]
+TrackMethod = Literal["Optical Flow", "MIL"]
+
+MOST_POINTS = 200
+"""Points of the object that are followed from frame to frame."""
+
+LEAST_POINTS = 4
+"""Fewer points, and the mask stays where it is."""
+
+TOLERANCE = 0.5
+"""Pixels that a followed point may be off."""
 
 SMALLEST_BOX = 4
 """Pixels a side; less gives a tracker nothing to hold on to."""
 
 
 def track_mask(
-    frames: Sequence[Bytes], mask: Bytes, start: int = 0, method: TrackMethod = "DIS Fine"
+    frames: Sequence[Bytes], mask: Bytes, start: int = 0, method: TrackMethod = "Optical Flow"
 ) -> list[Bytes]:
     """The mask at each frame, forwards and backwards from the one that it is given on.
 
-    Optical flow follows the object's outline, while it turns and deforms; each frame's flow leads
-    to the frame before, and places are followed back to the mask as it was given, so that it never
-    blurs. OpenCV's tracker "MIL" (Babenko et al. 2009) moves the mask as a whole, and finds its way
-    better through quick motion.
+    Optical flow of the object's corners (Lucas and Kanade 1981, in pyramids) gives its shift, turn
+    and scale from frame to frame; the mask that was given is moved by them, so that it never blurs.
+    OpenCV's tracker "MIL" (Babenko et al. 2009) only shifts the mask, and finds its way better
+    through quick motion.
 
     Args:
         frames: each (h, w, 3).
         mask: (h, w), 255 on the object.
         start: the frame that the mask belongs to.
-        method: a flow method, or "MIL".
+        method: see above.
 
     Returns:
         One (h, w) mask of 0 and 255 for each frame.
@@ -46,8 +54,8 @@ def track_mask(
     """
     _check(frames, mask, start)
     binary = np.where(mask >= 128, 255, 0).astype(np.uint8)
-    later = _follow(frames[start:], binary, method)
-    earlier = _follow(frames[start::-1], binary, method)
+    follow = _follow_box if method == "MIL" else _follow_flow
+    later, earlier = follow(frames[start:], binary), follow(frames[start::-1], binary)
     return [*earlier[:0:-1], *later]
 
 
@@ -92,30 +100,46 @@ def _check(frames: Sequence[Bytes], mask: Bytes, start: int) -> None:
         )
 
 
-def _follow(frames: Sequence[Bytes], mask: Bytes, method: TrackMethod) -> list[Bytes]:
-    if method == "MIL":
-        return _follow_box(frames, mask)
-    return _follow_flow(frames, mask, method)
-
-
-def _follow_flow(frames: Sequence[Bytes], mask: Bytes, method: FlowMethod) -> list[Bytes]:
-    height, width = mask.shape
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    origin = np.stack([x, y], axis=-1)
+def _follow_flow(frames: Sequence[Bytes], mask: Bytes) -> list[Bytes]:
+    cv2 = opencv()
+    greys = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    origin = np.eye(3)
     masks = [mask]
-    for before, now in pairwise(frames):
-        back = optical_flow(now, before, method)
-        lost = ~leads_back(back, optical_flow(before, now, method))
-        origin = sample(origin, x + back[..., 0], y + back[..., 1], "replicate")
-        values = sample(mask[..., None], origin[..., 0], origin[..., 1], "replicate")[..., 0]
-        masks.append(_settled(values, lost, masks[-1]))
+    for before, now in pairwise(greys):
+        origin = origin @ _way_back(before, now, masks[-1])
+        moved = cv2.warpPerspective(mask, origin, mask.shape[::-1], flags=flags)
+        masks.append(np.where(moved >= 128, 255, 0).astype(np.uint8))
     return masks
 
 
-def _settled(values: np.ndarray, lost: np.ndarray, before: Bytes) -> Bytes:
-    """The mask of 0 and 255; uncovered ground beside the object is no part of it."""
-    now = np.where((values >= 128) & ~(lost & (before == 0)), 255, 0).astype(np.uint8)
-    return opencv().medianBlur(now, 3)
+def _way_back(before: Bytes, now: Bytes, mask: Bytes) -> np.ndarray:
+    """Where the object's points were in the frame before: (3, 3), shift, turn and scale in pixels.
+
+    Points within the mask are followed forwards and back again; those that come home decide by
+    RANSAC. Nothing moves where too few are left.
+    """
+    cv2 = opencv()
+    inside = cv2.erode(mask, np.ones((3, 3), np.uint8))
+    here = cv2.goodFeaturesToTrack(before, MOST_POINTS, 0.01, 2, mask=inside, blockSize=3)
+    if here is None:
+        return np.eye(3)
+    side = _window(mask)
+    there, _, _ = cv2.calcOpticalFlowPyrLK(before, now, here, None, winSize=side, maxLevel=3)
+    home, _, _ = cv2.calcOpticalFlowPyrLK(now, before, there, None, winSize=side, maxLevel=3)
+    good = np.abs(home - here).max(axis=(1, 2)) < TOLERANCE
+    if good.sum() < LEAST_POINTS:
+        return np.eye(3)
+    cv2.setRNGSeed(0)
+    found, _ = cv2.estimateAffinePartial2D(there[good], here[good], ransacReprojThreshold=TOLERANCE)
+    return np.eye(3) if found is None else np.vstack([found, [0, 0, 1]])
+
+
+def _window(mask: Bytes) -> tuple[int, int]:
+    """What is compared about a point: a third of the object, odd, so that little ground is in."""
+    _, _, width, height = opencv().boundingRect(mask)
+    side = int(np.clip(min(width, height) // 3, 7, 21)) | 1
+    return side, side
 
 
 def _follow_box(frames: Sequence[Bytes], mask: Bytes) -> list[Bytes]:
