@@ -100,8 +100,8 @@ class Schedules:
 
 
 @dataclass(frozen=True)
-class At:
-    """The values of all schedules at one frame."""
+class At(Mapping[str, Any]):
+    """The values of all schedules at one frame, as attributes or by key."""
 
     schedules: Schedules
     frame: int
@@ -114,3 +114,6 @@ class At:
 
     def __iter__(self) -> Iterator[str]:
         return iter(SCHEDULES)
+
+    def __len__(self) -> int:
+        return len(SCHEDULES)

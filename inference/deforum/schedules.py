@@ -82,9 +82,7 @@ def evaluate(
             raise told(key, str(error), column + error.column, at) from None
     known = np.flatnonzero(~np.isnan(series))
     if not len(known):
-        raise InputError(
-            f"{key}: has no keyframe among the frames 0 … {num_frames - 1}; write 0:(value)"
-        )
+        raise told(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
     return np.interp(np.arange(num_frames), known, series[known]).tolist()
 
 
@@ -107,9 +105,7 @@ def evaluate_text(
     points = placed(key, text, num_frames, frame_names(num_frames, seed, variables))
     inside = {frame: one for frame, one in points.items() if 0 <= frame < num_frames}
     if not inside:
-        raise InputError(
-            f"{key}: has no keyframe among the frames 0 … {num_frames - 1}; write 0:(value)"
-        )
+        raise told(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
     values: list[str] = []
     ordered = sorted(inside)
     for frame, following in zip(ordered, [*ordered[1:], num_frames], strict=True):
