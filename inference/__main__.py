@@ -21,7 +21,7 @@ Draws what a recipe says, for example
   python -m inference configs/inference/images.yaml images.cat.seed=7 settings.steps=30
 A picture is drawn once more, as its infotext says, with what lies in the folders of artifact_dirs:
   python -m inference outputs/00000-7.png 'artifact_dirs=[models]' images.picture.count=4
-A settings file of Deforum (.txt, .json) is drawn as an animation; keys are Deforum's or the recipe's:
+A settings file of Deforum (.txt, .json) is drawn as an animation, with its keys or the recipe's:
   python -m inference settings.txt max_frames=60 base_model.path=model.safetensors
 With --check nothing is drawn: what would happen is printed.
 Every key is described in docs/recipes.md."""

@@ -32,6 +32,7 @@ def contact_sheet(frames: Sequence[Path]) -> Image.Image:
 
 
 def smaller(image: Image.Image) -> Image.Image:
+    """A picture at most as wide as one may be on the sheet."""
     if image.width <= WIDEST:
         return image
     height = max(1, round(image.height * WIDEST / image.width))

@@ -63,6 +63,8 @@ class Script:
         self.video = self.open_video("video_init_path", "inputframes") if self.needs_video else None
         if self.video is not None and self.follows_video:
             self.settings = settings.replace(max_frames=len(self.video))
+        if settings["animation_mode"] == "None":
+            self.settings = one_frame_each(settings)
         self.max_frames: int = self["max_frames"]
         self.seed: int = self["seed"]
         self.schedules = Schedules.of(self.settings)
@@ -178,9 +180,10 @@ class Script:
         Raises:
             InputError: it cannot be opened.
         """
-        if self.is_hybrid and self.video is not None and not self["hybrid_use_init_image"]:
-            if self["hybrid_use_first_frame_as_init_image"]:
-                return np.array(self.video[0])
+        takes_first = self["hybrid_use_first_frame_as_init_image"]
+        if self.is_hybrid and takes_first and not self["hybrid_use_init_image"]:
+            assert self.video is not None
+            return np.array(self.video[0])
         if not self["use_init"]:
             return None
         return open_picture(self["init_image"], "init_image", self.width, self.height)
@@ -230,3 +233,16 @@ class Script:
                     f"network_schedules.{name}: neither an artifact of the recipe (there are: "
                     f"{known}) nor called by a prompt, <lora:{name}:1>"
                 )
+
+
+def one_frame_each(settings: Settings) -> Settings:
+    """Mode None: as many frames as prompts, each with its own, in the order of their keyframes."""
+    texts = [text for _, text in sorted(settings["prompts"].items(), key=by_frame)]
+    prompts = {str(number): text for number, text in enumerate(texts)}
+    return settings.replace(max_frames=len(texts), prompts=prompts)
+
+
+def by_frame(pair: tuple[str, str]) -> tuple[float, str]:
+    """Keyframes that are numbers in their order, then formulas."""
+    key, _ = pair
+    return (float(key), "") if key.strip().isdigit() else (float("inf"), key)

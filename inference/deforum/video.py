@@ -8,6 +8,7 @@ more column or row by repeating the last.
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -129,6 +130,7 @@ def even(picture: np.ndarray) -> np.ndarray:
 
 
 def subtitle_track(container: Any) -> Any:
+    """A new track for subtitles in a container that is open."""
     track = container.add_stream("mov_text")
     track.time_base = MILLISECONDS
     track.codec_context.subtitle_header = SUBTITLE_STYLE
@@ -205,7 +207,7 @@ def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: float) -> None:
     if not frames:
         raise InputError("there are no frames to make a GIF of")
     edges = [round(number * 100 / fps) * 10 for number in range(len(frames) + 1)]
-    durations = [max(10, end - start) for start, end in zip(edges, edges[1:], strict=False)]
+    durations = [max(10, end - start) for start, end in itertools.pairwise(edges)]
 
     def write(unfinished: Path) -> None:
         frames[0].save(
