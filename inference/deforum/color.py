@@ -23,7 +23,7 @@ LINEAR = np.where(
 )
 """Linear light of each level of sRGB, 0 … 1."""
 
-FINENESS = {"RGB": (1, 1, 1), "HSV": (256, 65536, 65536), "LAB": (1024, 1024, 1024)}
+FINENESS = {"RGB": (1, 1, 1), "HSV": (64, 16384, 16384), "LAB": (256, 256, 256)}
 """Steps per unit in which channels are held for matching: so fine that no byte is lost."""
 
 

@@ -71,15 +71,15 @@ def box_mask(box: Sequence[float], width: int, height: int) -> Bytes:
         InputError: the box has no four numbers, or no area within the frame.
     """
     if len(box) != 4:
-        raise InputError(f"track_box: {list(box)} has no four numbers: left, top, right, bottom")
+        raise InputError(f"tracked_box: {list(box)} has no four numbers: left, top, right, bottom")
     scale = (width, height, width, height) if max(box) <= 1 else (1, 1, 1, 1)
     left, top, right, bottom = (round(v * s) for v, s in zip(box, scale, strict=True))
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = 255
     if not mask.any():
         raise InputError(
-            f"track_box: {list(box)} holds nothing of a frame of {width}x{height}; give left, top, "
-            "right, bottom in pixels, or in shares from 0 to 1"
+            f"tracked_box: the box from ({left}, {top}) to ({right}, {bottom}) holds nothing of a "
+            f"frame of {width}x{height}; give pixels, or shares of the frame from 0 to 1"
         )
     return mask
 
@@ -87,7 +87,7 @@ def box_mask(box: Sequence[float], width: int, height: int) -> Bytes:
 def _check(frames: Sequence[Bytes], mask: Bytes, start: int) -> None:
     if not 0 <= start < len(frames):
         raise InputError(
-            f"track_frame: {start} is outside of the video of {len(frames)} frames; the first is 0"
+            f"tracked_frame: {start} is outside of the video of {len(frames)} frames; the first is 0"
         )
     if mask.shape != frames[start].shape[:2]:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames[start].shape)]

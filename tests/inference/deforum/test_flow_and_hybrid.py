@@ -265,7 +265,7 @@ def test_boxes():
 @pytest.mark.parametrize(
     ("mask", "start", "message"),
     [
-        (np.full((96, 96), 255, np.uint8), 2, "track_frame: 2 is outside of the video of 2"),
+        (np.full((96, 96), 255, np.uint8), 2, "tracked_frame: 2 is outside of the video of 2"),
         (np.full((9, 8), 255, np.uint8), 0, "8x9 differs from the video's 96x96"),
         (box_mask([3, 3, 5, 9], 96, 96), 0, r"2x6 pixels at \(3, 3\) are too few"),
     ],

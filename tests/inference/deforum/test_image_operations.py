@@ -174,6 +174,13 @@ def test_a_sample_matched_to_itself(space):
     assert np.array_equal(match_colors(flat, flat, space), flat)
 
 
+@pytest.mark.parametrize("space", ["RGB", "HSV", "LAB"])
+def test_saturated_colours_matched_to_themselves(space):
+    levels = np.array([0, 1, 2, 3, 5, 8, 13, 60, 128, 200, 252, 253, 254, 255], np.uint8)
+    palette = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(49, 56, 3)
+    assert np.array_equal(match_colors(palette, palette, space), palette)
+
+
 def test_deforums_colours_drift_where_fixed_ones_stay():
     image = texture()
     frames = dict.fromkeys((DEFORUM, FIXED), image)
