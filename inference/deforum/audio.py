@@ -88,6 +88,7 @@ def decode(path: str, seconds: float) -> np.ndarray:
     """
     try:
         import av
+        from av.error import FFmpegError
     except ImportError:
         raise InputError("audio_path needs PyAV: pip install limner[anim]") from None
     if not Path(path).is_file():
@@ -97,7 +98,7 @@ def decode(path: str, seconds: float) -> np.ndarray:
             if not container.streams.audio:
                 raise InputError(f"audio_path: {path}: has no sound")
             return joined_samples(av, container, int(seconds * RATE))
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise InputError(f"audio_path: {path}: cannot be decoded: {error}") from None
 
 

@@ -161,7 +161,7 @@ class _Checker(ast.NodeTransformer):
         if not isinstance(node.value, bool | int | float):
             raise fault(f"{node.value!r} is not a number", node)
         if isinstance(node.value, int) and abs(node.value) >= 2**62:
-            return ast.copy_location(ast.Constant(float_of(node)), node)
+            return ast.copy_location(ast.Constant(float_of(node.value, node)), node)
         return node
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
@@ -223,10 +223,10 @@ class _Checker(ast.NodeTransformer):
         return first
 
 
-def float_of(node: ast.Constant) -> float:
+def float_of(number: int, node: ast.Constant) -> float:
     """A whole number that is too large for numexpr, as a float."""
     try:
-        return float(node.value)
+        return float(number)
     except OverflowError:
         raise fault("is too large a number", node) from None
 

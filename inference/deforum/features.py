@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.deforum.coercion import sampler_name
 from inference.deforum.keys import KEYS, KOHYA
 from inference.errors import InputError
 
@@ -123,8 +122,6 @@ def faults(settings: Settings, schedules: Schedules) -> Faults:
         bad = next((frame for frame, value in enumerate(values) if not fits(value)), None)
         if bad is not None:
             yield f"{key}, frame {bad}", f"{message}, got {values[bad]:g}"
-    if settings["enable_sampler_scheduling"]:
-        yield from sampler_faults(schedules["sampler_schedule"])
 
 
 def unsupported(settings: Settings) -> Faults:
@@ -174,15 +171,6 @@ def looper_faults(text: str) -> Faults:
 def is_text(value: Any) -> bool:
     """Whether a value is a text."""
     return isinstance(value, str)
-
-
-def sampler_faults(names: list[str]) -> Faults:
-    """Samplers of the schedule that there are not, with the first frame of each."""
-    for name in dict.fromkeys(names):
-        try:
-            sampler_name(name)
-        except ValueError as error:
-            yield f"sampler_schedule, frame {names.index(name)}", str(error)
 
 
 def uses_flow_cadence(settings: Settings) -> bool:

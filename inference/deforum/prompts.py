@@ -57,6 +57,14 @@ def frame_prompts(
     Raises:
         InputError: a keyframe or a formula cannot be computed; the message names both.
     """
+    try:
+        return prompts_of(settings, variables)
+    except InputError as error:
+        raise settings.error(str(error)) from None
+
+
+def prompts_of(settings: Settings, variables: Mapping[str, np.ndarray] | None) -> list[PromptAt]:
+    """The prompts of all frames, with messages that do not name the file."""
     num_frames = settings["max_frames"]
     variables = frame_variables(settings) if variables is None else variables
     names = frame_names(num_frames, settings["seed"], variables)

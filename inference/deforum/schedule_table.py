@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inference.deforum.coercion import sampler_name
 from inference.deforum.keys import GATES, INT_SCHEDULES, KEYS, SCHEDULE, TEXT_SCHEDULES
 from inference.deforum.schedules import evaluate, evaluate_text
 from inference.errors import InputError
@@ -76,27 +77,37 @@ class Schedules:
 
     def compute(self, key: str) -> list[Any]:
         """The values of one schedule."""
-        if key in self.given:
-            return self.given[key]
-        text = self.settings[key]
-        if key in TEXT_SCHEDULES:
-            frames, seed = self.settings["max_frames"], self.settings["seed"]
-            return evaluate_text(key, text, frames, seed, self.variables)
-        values = self.evaluated(key, text)
+        values = self.given.get(key) or self.evaluated(key, self.settings[key])
+        if key == "sampler_schedule" and self.settings[GATES[key]]:
+            return self.samplers(values)
         return [int(value) for value in values] if key in INT_SCHEDULES else values
 
-    def evaluated(self, key: str, text: str) -> list[float]:
-        """The numbers of a schedule's text.
+    def evaluated(self, key: str, text: str) -> list[Any]:
+        """The values of a schedule's text.
 
         Raises:
             InputError: it cannot be read; with the settings' file before the message.
         """
         frames, seed = self.settings["max_frames"], self.settings["seed"]
+        read = evaluate_text if key in TEXT_SCHEDULES else evaluate
         try:
-            return evaluate(key, text, frames, seed, self.variables)
+            return list(read(key, text, frames, seed, self.variables))
         except InputError as error:
-            source = self.settings.source
-            raise InputError(f"{source}: {error}" if source else str(error)) from None
+            raise self.settings.error(str(error)) from None
+
+    def samplers(self, names: list[str]) -> list[str]:
+        """Samplers by the names that A1111 or Limner has for them.
+
+        Raises:
+            InputError: there is none of a name.
+        """
+        found: dict[str, str] = {}
+        for frame, name in enumerate(names):
+            try:
+                found[name] = found.get(name) or sampler_name(name)
+            except ValueError as error:
+                raise self.settings.error(f"sampler_schedule, frame {frame}: {error}") from None
+        return [found[name] for name in names]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class Settings:
         values = {key: coerced(key, value, self.source) for key, value in changes.items()}
         return Settings({**self.values, **values}, list(self.notes), self.source)
 
+    def error(self, message: str) -> InputError:
+        """An error with the settings' file before its message."""
+        return InputError(f"{self.source}: {message}" if self.source else message)
+
     def text(self) -> str:
         """The settings file."""
         told = {

@@ -59,10 +59,6 @@ NETWORK = "https://deforum.github.io/a1"
         ),
         ({"enable_steps_scheduling": True, "steps_schedule": 0}, "steps_schedule, frame 0: must"),
         ({"steps_schedule": 0}, None),
-        (
-            {"enable_sampler_scheduling": True, "sampler_schedule": "0:(DDIM), 2:(Eulr)"},
-            "sampler_schedule, frame 2: expected a sampler",
-        ),
         ({"sampler_schedule": "0:(Eulr)"}, None),
     ],
 )

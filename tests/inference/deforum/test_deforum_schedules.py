@@ -206,6 +206,18 @@ def test_schedules_of_what_is_off_are_left_alone():
         Schedules.of(load_settings({**broken, "enable_steps_scheduling": True}))
 
 
+def test_samplers_of_any_dialect_in_a_schedule():
+    text = "0: ('euler'), 1: (dpm++ 2m karras), 2: ('dpmpp_2s_a')"
+    settings = load_settings({"sampler_schedule": text, "max_frames": 3}, origin="a.txt")
+    on = settings.replace(enable_sampler_scheduling=True)
+    assert Schedules.of(on).sampler_schedule == ["Euler", "DPM++ 2M Karras", "DPM++ 2S a"]
+    wrong = on.replace(sampler_schedule="0:(DDIM), 2:(Eulr)")
+    message = 'a.txt: sampler_schedule, frame 2: expected a sampler, .* got "Eulr"; the nearest'
+    with pytest.raises(InputError, match=message):
+        Schedules.of(wrong)
+    assert Schedules.of(wrong.replace(enable_sampler_scheduling=False)).at(2).zoom > 1
+
+
 def test_network_schedules():
     settings = load_settings({"network_schedules": {"style": "0:(0), 4:(1)"}, "max_frames": 5})
     assert Schedules.of(settings).networks == {"style": [0, 0.25, 0.5, 0.75, 1]}
