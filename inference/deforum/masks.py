@@ -22,9 +22,6 @@ OPERATORS = "\\^|&"
 
 KINDS = {"{": ("name", "}"), "[": ("file", "]"), "<": ("words", ">")}
 
-BUILT_IN_NAMES = ("everywhere", "video_mask", "tracked")
-"""`{everywhere}` is all of the picture; `{tracked}` is an addition of Limner's (`tracking`)."""
-
 
 def prepare_mask(
     mask: Image.Image,
@@ -177,7 +174,7 @@ def _leaf(term: MaskTerm, sources: MaskSources) -> Bytes:
         if sources.words is None:
             raise InputError(
                 f"mask <{term.text}>: words need a CLIPSeg model; name its folder in the recipe's "
-                "`word_model`"
+                "`word_mask_model`"
             )
         return sources.words(term.text)
     name = term.text.strip()

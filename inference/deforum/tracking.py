@@ -87,7 +87,7 @@ def box_mask(box: Sequence[float], width: int, height: int) -> Bytes:
 def _check(frames: Sequence[Bytes], mask: Bytes, start: int) -> None:
     if not 0 <= start < len(frames):
         raise InputError(
-            f"tracked_frame: {start} is outside of the video of {len(frames)} frames; the first is 0"
+            f"tracked_frame: {start} is outside of the video of {len(frames)} frames, from 0 on"
         )
     if mask.shape != frames[start].shape[:2]:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames[start].shape)]

@@ -39,7 +39,7 @@ class WordMasks:
         except (OSError, ValueError, ImportError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"word_model: {source!r} cannot be loaded ({reason}); expected the folder of a "
+                f"word_mask_model: {source!r} cannot be loaded ({reason}); expected the folder of a "
                 "CLIPSeg of transformers, with its tokenizer and preprocessor_config.json"
             ) from error
         self.device = device

@@ -152,7 +152,7 @@ def word_folder(tmp_path_factory):
     return folder
 
 
-def test_a_users_word_model(word_folder):
+def test_a_users_word_mask_model(word_folder):
     model = WordMasks(str(word_folder))
     likely, mask = model.likelihood(picture(), "a cat"), model.mask(picture(), "a cat")
     assert likely.shape == mask.shape == (40, 56)
@@ -161,6 +161,6 @@ def test_a_users_word_model(word_folder):
     assert levels[mask == 255].min() > levels[mask == 0].max()
 
 
-def test_a_word_model_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="word_model: "):
+def test_a_word_mask_model_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="word_mask_model: "):
         WordMasks(str(tmp_path))
