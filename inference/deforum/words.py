@@ -39,8 +39,8 @@ class WordMasks:
         except (OSError, ValueError, ImportError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"word_mask_model: {source!r} cannot be loaded ({reason}); expected the folder of a "
-                "CLIPSeg of transformers, with its tokenizer and preprocessor_config.json"
+                f"word_mask_model: {source!r} cannot be loaded ({reason}); expected the folder "
+                "of a CLIPSeg of transformers, with its tokenizer and preprocessor_config.json"
             ) from error
         self.device = device
         self.model.to(device).eval()
