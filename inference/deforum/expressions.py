@@ -47,6 +47,9 @@ MOST_SHIFT = 62
 NUMBER = re.compile(r"(?=.)([+-]?([0-9]*)(\.([0-9]+))?)")
 """Numbers as Deforum tells them from formulas: neither `5.` nor `1e-3` is one."""
 
+AROUND = re.compile(r"[\"'()]")
+"""What Deforum takes off before it looks; spaces inside stay, and make a formula of `( 5 )`."""
+
 
 class FormulaError(ValueError):
     """A formula cannot be computed."""
@@ -61,13 +64,13 @@ class FormulaError(ValueError):
 
 def is_number(text: str) -> bool:
     """Whether Deforum reads a value as a number, which is drawn a line to, and not as a formula."""
-    bare = text.strip().strip("\"'").strip("()")
+    bare = AROUND.sub("", text.strip())
     return NUMBER.fullmatch(bare) is not None and bare not in "+-"
 
 
 def number_of(text: str) -> float:
     """The number that `is_number` has found."""
-    return float(text.strip().strip("\"'").strip("()"))
+    return float(AROUND.sub("", text.strip()))
 
 
 def compute(text: str, values: Values) -> np.ndarray:

@@ -45,6 +45,7 @@ FEATURES: dict[str, Callable[[Settings], bool]] = {
     "ancestral eta schedule": lambda s: s["enable_ancestral_eta_scheduling"],
     "network strength schedules": lambda s: bool(s["network_schedules"]),
     "FreeU": lambda s: s["freeu_enabled"],
+    "tracked mask": lambda s: follows_something(s),
     "tiling": lambda s: s["tiling"],
     "face restoration": lambda s: s["restore_faces"],
     "motion preview": lambda s: s["motion_preview_mode"],
@@ -90,6 +91,7 @@ FILES: dict[str, Callable[[Settings], bool]] = {
         s["color_coherence"] == "Image" and s["animation_mode"] in MOVING
     ),
     "audio_path": lambda s: bool(s["audio_path"]),
+    "tracked_mask": lambda s: follows_something(s) and not s["tracked_box"],
 }
 """Path -> whether its file is read."""
 
@@ -113,6 +115,8 @@ def faults(settings: Settings, schedules: Schedules) -> Faults:
     for key, is_read in FILES.items():
         if is_read(settings):
             yield from file_faults(key, settings[key])
+    if follows_something(settings) and len(settings["tracked_box"]) not in (0, 4):
+        yield "tracked_box", f"expected [left, top, width, height], got {settings['tracked_box']}"
     if settings["use_looper"]:
         yield from looper_faults(settings["init_images"])
     for key, (is_read, fits, message) in BOUNDS.items():
@@ -182,6 +186,12 @@ def uses_flow_cadence(settings: Settings) -> bool:
     )
 
 
+def follows_something(settings: Settings) -> bool:
+    """Whether a mask that is on says `{tracked}`."""
+    masks = {"use_mask": "mask_schedule", "use_noise_mask": "noise_mask_schedule"}
+    return any(settings[on] and "{tracked}" in settings[key] for on, key in masks.items())
+
+
 def reads_video(settings: Settings) -> bool:
     """Whether the frames of `video_init_path` are needed."""
     moving = settings["animation_mode"] in MOVING
@@ -189,6 +199,7 @@ def reads_video(settings: Settings) -> bool:
     takes_sound = settings["add_soundtrack"] == "Init Video" and not settings["skip_video_creation"]
     return (
         settings["animation_mode"] == "Video Input"
+        or follows_something(settings)
         or (moving and (is_hybrid or settings["hybrid_generate_inputframes"]))
         or takes_sound
     )

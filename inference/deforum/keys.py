@@ -71,7 +71,7 @@ OURS: dict[str, Key] = {
   count in schedules (as deforum-studio has them).
 - `audio_path`: a file whose loudness schedules can use: `rms`, `bass`, `mid`, `treble`.
 - `depth_model`, `word_mask_model`: folders of a depth and a CLIPSeg model in transformers' form.
-- `tracked_*`: what `{tracked}` in masks follows: a box [left, top, right, bottom] or a mask file,
+- `tracked_*`: what `{tracked}` in masks follows: a box [left, top, width, height] or a mask file,
   on a frame of the video.
 """
 

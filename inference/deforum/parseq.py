@@ -32,11 +32,11 @@ FIELDS = {
     "sigma_schedule": ("antiblur_sigma",),
     "amount_schedule": ("antiblur_amount",),
     "threshold_schedule": ("antiblur_threshold",),
-    "image_strength_schedule": ("guided_imageStrength", "guided_image_strength"),
+    "image_strength_schedule": ("strength",),
     "blendFactorMax": ("guided_blendFactorMax",),
     "blendFactorSlope": ("guided_blendFactorSlope",),
-    "tweening_frames_schedule": ("guided_tweening_frames", "guided_tweeningFrames"),
-    "color_correction_factor": ("guided_color_correction_factor", "guided_colorCorrectionFactor"),
+    "tweening_frames_schedule": ("guided_tweening_frames",),
+    "color_correction_factor": ("guided_color_correction_factor",),
 }
 """Key -> its fields, where they are not the key without `_schedule`."""
 

@@ -44,6 +44,20 @@ NETWORK = "https://deforum.github.io/a1"
         ({"use_mask": True}, f"mask_file: {NETWORK}/M1.jpg is not fetched"),
         ({"use_mask": True, "use_alpha_as_mask": True}, None),
         ({"animation_mode": "Video Input"}, f"video_init_path: {NETWORK}/V1.mp4 is not"),
+        (
+            {"use_mask": True, "use_alpha_as_mask": True, "mask_schedule": "0:({tracked})"},
+            f"video_init_path: {NETWORK}/V1.mp4 is not",
+        ),
+        (
+            {
+                "use_noise_mask": True,
+                "noise_mask_schedule": "0:({tracked})",
+                "tracked_box": "1,2",
+                "video_init_path": __file__,
+            },
+            "tracked_box: expected [left, top, width, height], got [1, 2]",
+        ),
+        ({"mask_schedule": "0:({tracked})", "tracked_box": [1]}, None),
         ({"use_mask_video": True}, f"video_mask_path: {NETWORK}/VM1.mp4"),
         ({"add_soundtrack": "File"}, f"soundtrack_path: {NETWORK}/A1.mp3"),
         ({"add_soundtrack": "File", "skip_video_creation": True}, None),
@@ -154,6 +168,7 @@ def test_parseq_stands_in_the_place_of_schedules():
     assert schedules.seed_schedule == [100, 101, 102, 103]
     assert schedules.kernel_schedule == [5] * 4 and isinstance(schedules.kernel_schedule[0], int)
     assert schedules.blendFactorMax == [0.25] * 4
+    assert schedules.image_strength_schedule == schedules.strength_schedule == [0, 1, 2, 3]
     assert schedules.sampler_schedule == ["DDIM"] * 4
     assert schedules.noise_schedule == [0.065] * 4
     prompts = frame_prompts(settings)

@@ -38,6 +38,8 @@ VALUES = [
     # A number with a point and nothing behind it is a formula: no line is drawn from it.
     ("0:(5.), 9:(0)", [5] * 9 + [0]),
     ("0:(1e-3), 9:(0)", [0.001] * 9 + [0]),
+    ("0:( 5 ), 9:(0)", [5] * 9 + [0]),
+    ("0:(-(9)), 9:((0))", [-9, -8, -7, -6, -5, -4, -3, -2, -1, 0]),
     # Where Deforum fails.
     ("0:(where(t>5,1,2)),", [2, 2, 2, 2, 2, 2, 1, 1, 1, 1]),
     ("3:(7)", [7] * 10),
