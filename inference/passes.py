@@ -20,7 +20,12 @@ from inference.img2img.conditioning import whole_picture_conditioning
 from inference.img2img.latents import blend_latents
 from inference.init_images import Start
 from inference.noise import NoiseSource
-from inference.prompt_conditions import PromptSettings, encode_drawing_prompts, needs_negatives
+from inference.prompt_conditions import (
+    PromptSettings,
+    encode_drawing_prompts,
+    mixed,
+    needs_negatives,
+)
 from inference.prompt_syntax.extra_networks import extract_extra_networks
 from inference.samplers import SAMPLERS, Callback, Img2ImgRun, img2img_sigmas, sampling_sigmas
 from inference.schedules import NoiseLevels, ScheduleOptions
@@ -40,6 +45,8 @@ class Pass:
     negative_prompts: list[str]
     base_steps: int | None = None
     """Evaluations of the first pass, if this is the second."""
+    mixes_embeddings: bool = False
+    """Prompts joined by AND become one, whose states are the mean of theirs by weight."""
 
     @classmethod
     def first(cls, requests: Sequence[ImageConfig]) -> Self:
@@ -175,9 +182,10 @@ def build_denoiser(
     has_negatives = sampler.needs_uncond or needs_negatives(way.prompts, cfg_scale)
     negatives = way.negative_prompts if has_negatives else []
     told = encode_drawing_prompts(base, way.prompts, negatives, settings)
+    positives = [mixed(each) for each in told.positives] if way.mixes_embeddings else told.positives
     return Denoiser(
         base,
-        told.positives,
+        positives,
         told.negatives,
         cfg_scale,
         filler=told.filler,

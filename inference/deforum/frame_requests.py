@@ -38,6 +38,7 @@ def frame_request(
     request = FrameRequest(
         frame=frame,
         prompt=prompt.prompt,
+        mixes_embeddings=script.mixes_embeddings and len(prompt.parts) > 1,
         negative_prompt=prompt.negative,
         width=script.width,
         height=script.height,

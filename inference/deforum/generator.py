@@ -29,6 +29,8 @@ class FrameRequest:
     steps: int = 25
     cfg_scale: float = 7.0
     sampler: str = "Euler a"
+    mixes_embeddings: bool = False
+    """Prompts joined by AND are mixed into one by their embeddings; else each of them leads."""
     init: Picture | None = None
     """What is drawn over; None draws from noise alone."""
     strength: float = 0.0

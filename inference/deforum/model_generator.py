@@ -142,6 +142,7 @@ class ModelGenerator:
                         None,
                         artifacts,
                         inits,
+                        first.mixes_embeddings,
                     )
                     for n, drawing in zip(batch, drawn, strict=True):
                         pictures[numbers[n]] = np.asarray(drawing.image.convert("RGB"))
@@ -180,7 +181,7 @@ def alike(requests: Sequence[FrameRequest]) -> list[list[int]]:
     groups: dict[str, list[int]] = {}
     for number, one in enumerate(requests):
         strengths = sorted(one.artifact_strengths.items())
-        shared = one.checkpoint, one.clip_skip, one.freeu, strengths
+        shared = one.checkpoint, one.clip_skip, one.freeu, strengths, one.mixes_embeddings
         groups.setdefault(repr(shared), []).append(number)
     return list(groups.values())
 

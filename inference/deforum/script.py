@@ -95,10 +95,19 @@ class Script:
         prompts do not heed.
         """
         told = self.prompts[frame]
+        if self.mixes_embeddings and len(told.parts) > 1:
+            parts = " AND ".join(f"{part.prompt} :{part.weight}" for part in told.parts)
+            told = told._replace(prompt=parts)
         negatives = {part.negative for part in told.parts}
         if self.compat == "fixed" and len(negatives) == 1:
             return told._replace(negative=negatives.pop())
         return told
+
+    @property
+    def mixes_embeddings(self) -> bool:
+        """Whether mode Interpolation mixes prompts by their embeddings."""
+        is_mixed = self["interpolation_blend"] == "embedding"
+        return is_mixed and self["animation_mode"] == "Interpolation"
 
     def steps(self, frame: int) -> int:
         if self["enable_steps_scheduling"]:
