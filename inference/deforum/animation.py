@@ -68,13 +68,14 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
     """The base model with its artifacts; or what shows the camera's way without one.
 
     Raises:
-        InputError: device, base model or an artifact cannot be used.
+        InputError: device, base model or an artifact cannot be used; or a frame's sampler, prompt
+            or checkpoint.
     """
     if script["motion_preview_mode"]:
         return PreviewGenerator()
-    from inference.deforum.model_generator import ModelGenerator
+    from inference.deforum.model_generator import ModelGenerator, check_words
 
-    return ModelGenerator(
+    generator = ModelGenerator(
         recipe.base_model,
         {name: one for name, one in recipe.artifacts.items() if one is not None},
         [Path(folder) for folder in recipe.artifact_dirs],
@@ -82,6 +83,8 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         recipe.device,
         recipe.batch_size,
     )
+    check_words(script, generator)
+    return generator
 
 
 @dataclass

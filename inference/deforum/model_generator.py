@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -14,19 +15,25 @@ from inference.artifacts import Artifact, load_artifact
 from inference.base_model import BaseModel
 from inference.base_model_loading import load_base_model
 from inference.config import ArtifactConfig, BaseModelConfig
+from inference.deforum.frame_requests import frame_request
 from inference.deforum.generator import FrameRequest, Picture
 from inference.draw_config import ImageConfig, ImageToImageConfig, InpaintConfig
 from inference.errors import InputError
 from inference.hashes import artifact_hash
 from inference.images import choose_device
+from inference.img2img.upscalers import face_restorer
 from inference.infotext import UsedArtifact
 from inference.init_images import InitImage, prepare_init
 from inference.model_files import model_name, models_in, path_of
 from inference.networks import NetworkLibrary
+from inference.prompt_syntax.extra_networks import extract_extra_networks
 from inference.requests import expand, group
 from inference.samplers import SAMPLERS
 from inference.samplers.registry import find_sampler
 from inference.sampling import draw_batch, evaluation
+
+if TYPE_CHECKING:
+    from inference.deforum.script import Script
 
 FACE_RESTORER = "CodeFormer"
 """What `restore_faces` means where the file only says yes (A1111's default)."""
@@ -174,6 +181,32 @@ class ModelGenerator:
         artifact.set_strength(strength)
         known_by = artifact_hash(Path(config.path), artifact.kind)
         return UsedArtifact(artifact.kind, artifact.name, strength, known_by)
+
+
+def check_words(script: Script, generator: ModelGenerator) -> None:
+    """Refuses before frame 0 what some later frame could not be drawn with.
+
+    Raises:
+        InputError: a sampler, checkpoint, network or prompt cannot be used; says at which frame.
+    """
+    if script["restore_faces"]:
+        face_restorer(FACE_RESTORER, "restore_faces")
+    known: set[tuple[str, ...]] = set()
+    for frame in range(script.max_frames):
+        request = frame_request(script, frame, seed=0)
+        words = request.prompt, request.negative_prompt, request.sampler, str(request.checkpoint)
+        if words in known:
+            continue
+        known.add(words)
+        try:
+            as_image(request)
+            if request.checkpoint is not None:
+                generator.find(request.checkpoint)
+            for call in extract_extra_networks(request.prompt)[1]:
+                generator.library.find(call)
+        except InputError as error:
+            where = "" if str(error).startswith("frame ") else f"frame {frame}: "
+            raise InputError(f"{where}{error}") from error
 
 
 def alike(requests: Sequence[FrameRequest]) -> list[list[int]]:

@@ -231,7 +231,7 @@ def test_blank_frames(animate):
     assert not animate(Dark(), "b", max_frames=2).any()
     with pytest.raises(FloatingPointError, match=r"frame 0: the picture is blank .* 3 seeds"):
         animate(Dark(), "c", reroll_blank_frames="reroll", reroll_patience=2)
-    with pytest.raises(FloatingPointError, match="frame 0.*interrupt"):
+    with pytest.raises(FloatingPointError, match=r"frame 0.*interrupt"):
         animate(Dark(), "d", reroll_blank_frames="interrupt")
 
 

@@ -182,3 +182,18 @@ def test_signals_end_a_run_that_goes_on_the_same(animate, tmp_path, kind, left):
     resumed = animate(generator, "stopped", recipe={"resume": True}, **settings)
     assert [request.frame for request in generator.requests] == left
     assert np.array_equal(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (['prompts={"0": "a", "3": "b <lora:gone:1>"}'], "frame 3: .*gone.*no file of this name"),
+        (["enable_checkpoint_scheduling=true", "checkpoint_schedule=0:(x.ckpt)"], "frame 0: .*x.c"),
+        (["restore_faces=true"], "restore_faces"),
+        (["sampler=DPM++ 2M Karras", "schedule_type=Karras"], "frame 0: sampler"),
+    ],
+)
+def test_what_a_later_frame_needs_is_looked_for_before(command, capsys, more, message):
+    assert main([*command, *more]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(Path("out").rglob("*_0*.png"))

@@ -100,7 +100,7 @@ def test_video_files_are_read(animate, tmp_path):
 
 
 def test_video_that_is_not_there_is_named(animate):
-    with pytest.raises(InputError, match="video_init_path: there is no file 'gone.mp4'"):
+    with pytest.raises(InputError, match=r"video_init_path: there is no file 'gone.mp4'"):
         animate(animation_mode="Video Input", video_init_path="gone.mp4")
     with pytest.raises(InputError, match="is not fetched"):
         animate(animation_mode="Video Input")
