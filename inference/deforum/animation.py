@@ -212,7 +212,9 @@ class Animation:
                 script, generator, self.masks, colors, seeds, self.show, self.recipe.batch_size
             )
         camera = Camera(script)
-        hybrid = HybridVideo(script, script.video, self.depths) if script.is_hybrid else None
+        hybrid = None
+        if script.is_hybrid and script.video is not None:
+            hybrid = HybridVideo(script, script.video, self.depths)
         return FeedbackLoop(
             script,
             generator,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,13 +142,10 @@ class FrameMasks:
             named["video_mask"] = base
         if self.tracked:
             named["tracked"] = self.tracked[min(frame, len(self.tracked) - 1)]
-        words, find = self.words, None
+        words = self.words
+        find: Callable[[str], Mask] | None = None
         if words is not None and picture is not None:
-            shown = to_bytes(picture)
-
-            def find(text: str) -> Mask:
-                return words.mask(shown, text)
-
+            find = partial(words.mask, to_bytes(picture))
         sources = MaskSources(*self.size, named, find)
         text = self.script.text(key, frame)
         mask = compose_mask(parse_mask(text, key), sources, self.script.compat)
@@ -168,4 +167,5 @@ class FrameMasks:
         if radius := self.script["mask_overlay_blur"]:
             blurred = Image.fromarray(mask).filter(ImageFilter.GaussianBlur(radius))
             mask = np.array(blurred)
-        return composite(picture, original.astype(picture.dtype), mask)
+        below = original if picture.dtype == np.uint8 else original.astype(np.float32)
+        return composite(picture, below, mask)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from inference.deforum.cadence import Block
 from inference.deforum.camera import Camera
 from inference.deforum.color import grayscale
@@ -120,7 +122,8 @@ class Tweens:
         is_on = self.method != "None" and self.script.strength(block.start) > 0
         if not is_on or state.previous is None or state.next is None or not self.script.cadence > 1:
             return None
-        flow = optical_flow(state.previous, state.next, self.method) / 2  # type: ignore[arg-type]
+        whole = optical_flow(state.previous, state.next, self.method)  # type: ignore[arg-type]
+        flow = whole * np.float32(0.5)
         state.next = warp_by_flow(state.next, -flow, 1, self.script.compat)
         return flow
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -197,3 +198,56 @@ def test_what_a_later_frame_needs_is_looked_for_before(command, capsys, more, me
     assert main([*command, *more]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not list(Path("out").rglob("*_0*.png"))
+
+
+@pytest.fixture
+def lora(command, tmp_path):
+    """A LoRA file that changes what the tiny base model draws."""
+    weights = load_file("base/unet/diffusion_pytorch_model.safetensors")
+    tensors, generator = {}, torch.Generator().manual_seed(1)
+    for name, weight in weights.items():
+        path, found, _ = name.partition(".weight")
+        if found and path.endswith(("attn2.to_k", "attn2.to_v")):
+            key = f"lora_unet_{path.replace('.', '_')}"
+            rows, columns = weight.shape
+            tensors[f"{key}.lora_down.weight"] = torch.randn(2, columns, generator=generator)
+            tensors[f"{key}.lora_up.weight"] = torch.randn(rows, 2, generator=generator)
+            tensors[f"{key}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, tmp_path / "style.safetensors", {"ss_base_model_version": "sd_v1"})
+    return tmp_path / "style.safetensors"
+
+
+def test_strengths_of_networks_follow_their_schedules(command, lora, tmp_path):
+    base = [
+        *command, "skip_video_creation=true", "animation_mode=Interpolation", "max_frames=3",
+        "seed_behavior=fixed", "artifact_dirs=[.]", 'network_schedules={"style": "0:(0), 2:(1)"}',
+    ]  # fmt: skip
+    assert main([*base, f"artifacts.style.path={lora}", "batch_name=recipe"]) == 0
+    by_recipe = frames(tmp_path / "out" / "recipe")
+    called = 'prompts={"0": "a cat<lora:style:0.1> --neg dog"}'
+    assert main([*base, called, "batch_name=prompt"]) == 0
+    by_prompt = frames(tmp_path / "out" / "prompt")
+    assert main([*base[:-1], "batch_name=plain"]) == 0
+    plain = frames(tmp_path / "out" / "plain")
+    assert (plain == plain[0]).all()
+    assert np.array_equal(by_recipe[0], plain[0])
+    assert abs(by_recipe.astype(int) - by_prompt).max() <= 1
+    distances = [abs(frame.astype(int) - plain[0]).mean() for frame in by_recipe]
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_checkpoints_follow_their_schedule(command, tmp_path):
+    shutil.copytree("base", "models/other")
+    weights = load_file("models/other/unet/diffusion_pytorch_model.safetensors")
+    weights["conv_out.weight"] *= -1
+    save_file(weights, "models/other/unet/diffusion_pytorch_model.safetensors", {"format": "pt"})
+    shutil.copytree("base", "models/same")
+    base = [*command, "skip_video_creation=true", "animation_mode=Interpolation", "max_frames=3",
+            "seed_behavior=fixed", "artifact_dirs=[models]"]  # fmt: skip
+    scheduled = ["enable_checkpoint_scheduling=true", "batch_name=changing",
+                 'checkpoint_schedule=0:("same"), 1:("other [abc]"), 2:("base")']  # fmt: skip
+    assert main([*base, *scheduled]) == 0
+    assert main([*base, "batch_name=plain"]) == 0
+    changing, plain = (frames(tmp_path / "out" / name) for name in ("changing", "plain"))
+    assert np.array_equal(changing[[0, 2]], plain[[0, 2]])
+    assert not np.array_equal(changing[1], plain[1])
