@@ -186,3 +186,22 @@ def test_tracked_mask_follows_the_video(animate, tmp_path):
     centres = [np.argwhere(r.mask > 128).mean(0) for r in generator.requests]
     assert centres[0] == pytest.approx([29.5, 17.5])
     assert centres[3] == pytest.approx([29.5, 29.5], abs=2)
+
+
+def test_hybrid_flow_goes_on_after_a_stop(animate, clip):
+    settings = {
+        "hybrid_motion": "Optical Flow", "hybrid_flow_method": "DIS Medium",
+        "hybrid_composite": "Normal", "hybrid_flow_consistency": True, "diffusion_cadence": 2,
+        "video_init_path": str(clip), "noise_schedule": "0:(0.05)", "color_coherence": "RGB",
+    }  # fmt: skip
+    whole = animate(SeededGenerator(), "whole", **settings)
+    for stop in (2, 5):
+
+        def stopped(frame, stop=stop):
+            if frame == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            animate(SeededGenerator(), f"h{stop}", show=stopped, **settings)
+        resumed = animate(SeededGenerator(), f"h{stop}", recipe={"resume": True}, **settings)
+        assert np.array_equal(resumed, whole)
