@@ -9,29 +9,41 @@ import sys
 from collections.abc import Sequence
 
 from inference.command import find_recipe, is_first_process, tell, warnings_told
-from inference.config import ImagesRecipe, draw_schema
+from inference.config import AnimationRecipe, ImagesRecipe, draw_schema
 from inference.errors import InputError
+from inference.interruption import Interrupted
 from inference.quiet import quiet_libraries
 from inference.recipe import load_recipe
 
-USAGE = """usage: python -m inference RECIPE|PICTURE [key=value ...]
+USAGE = """usage: python -m inference RECIPE|PICTURE|SETTINGS [key=value ...] [--check]
 
 Draws what a recipe says, for example
   python -m inference configs/inference/images.yaml images.cat.seed=7 settings.steps=30
 A picture is drawn once more, as its infotext says, with what lies in the folders of artifact_dirs:
   python -m inference outputs/00000-7.png 'artifact_dirs=[models]' images.picture.count=4
+A settings file of Deforum (.txt, .json) is drawn as an animation, with its keys or the recipe's:
+  python -m inference settings.txt max_frames=60 base_model.path=model.safetensors
+With --check nothing is drawn: what would happen is printed.
 Every key is described in docs/recipes.md."""
 
 
+CHECK = "--check"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Draws; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
+    is_check = CHECK in arguments
+    arguments = [argument for argument in arguments if argument != CHECK]
     try:
         with warnings_told("draw", is_silent=not is_first_process()):
             recipe = load(arguments[0], arguments[1:])
+            if is_check:
+                print(told(recipe))
+                return 0
             quiet_libraries()
             run(recipe)
     except InputError as error:
@@ -40,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         say(error)
         return 1
+    except Interrupted as stop:
+        say(f"{stop}; resume=true goes on")
+        return 128 + stop.number
     except KeyboardInterrupt:
         say("interrupted; what was saved before is complete")
         return 130
@@ -54,14 +69,31 @@ def say(message: object) -> None:
 
 def load(path: str, overrides: Sequence[str]) -> object:
     """The recipe of a file, or the one that a picture tells of; what it cannot do is told."""
+    from inference.deforum.settings_recipe import is_settings_file, load_settings_recipe
     from inference.redraw import is_picture, load_picture
 
+    if is_settings_file(path):
+        return load_settings_recipe(path, overrides)
     if not is_picture(path):
         return load_recipe(find_recipe(path), draw_schema, overrides)
     recipe, notes = load_picture(path, overrides)
     for note in notes:
         say(f"{path}: {note}")
     return recipe
+
+
+def told(recipe: object) -> str:
+    """What would be drawn, without a model.
+
+    Raises:
+        InputError: the recipe is of a type that cannot tell.
+    """
+    if not isinstance(recipe, AnimationRecipe):
+        raise InputError(f"{CHECK}: is of animations; a sound recipe of images says all itself")
+    from inference.deforum.check import report
+    from inference.deforum.settings_recipe import recipe_settings
+
+    return report(recipe_settings(recipe))
 
 
 def run(recipe: object) -> None:
@@ -71,6 +103,11 @@ def run(recipe: object) -> None:
             from inference.images import draw_images
 
             draw_images(recipe)
+        case AnimationRecipe():
+            from inference.deforum.animation import draw_animation
+
+            with warnings_told("draw"):
+                draw_animation(recipe)
         case _:
             raise AssertionError(f"no way to draw {type(recipe).__name__}")
 

@@ -9,6 +9,19 @@ from inference.draw_config import DrawSettings, Faults, ImageConfig
 from inference.file_names import pattern_faults
 from inference.recipe import RecipeError
 
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+)
+"""Of x264."""
+
 
 @dataclass
 class BaseModelConfig:
@@ -126,7 +139,72 @@ class ImagesRecipe:
             yield "compare_strengths", "has no effect without `artifacts`"
 
 
+@dataclass
+class AnimationRecipe:
+    """`type: animation`: a Deforum animation, from a settings file, or from `settings`, or both."""
+
+    type: Literal["animation"] = "animation"
+    """What is drawn."""
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    artifacts: dict[str, ArtifactConfig | None] = field(default_factory=dict)
+    """What the frames are drawn with, by names of your choice; attached in this order."""
+    artifact_dirs: list[str] = field(default_factory=list)
+    """Folders, with all below them, where prompts find what they call, and `checkpoint_schedule`
+    its base models."""
+    settings_file: str | None = None
+    """A settings file of Deforum (.txt, .json), of A1111's extension, Forge's, or the notebook."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Deforum's settings by their names, and ours beside them (`depth_model`,
+    `network_schedules`, …: docs/deforum.md); they win over the file's. `prompts.30: a cat` changes
+    one prompt of the file's."""
+    compat: Literal["fixed", "deforum-3.0"] = "fixed"
+    """`deforum-3.0` keeps the errors of Deforum for A1111 3.0 that show in pictures."""
+    cadence_blend: bool = True
+    """Between diffused frames each new one comes in slowly, as in Deforum; false shows it at once,
+    moved by the camera alone."""
+    output_dir: str = "outputs/animations"
+    """Folder in which each animation gets one of its own, named by `batch_name`."""
+    resume: bool = False
+    """Go on with the animation that was stopped: that of the settings file's folder, else the last
+    one in the folder of `batch_name`."""
+    subtitles: bool = True
+    """Write an .srt of what each frame was drawn with."""
+    subtitle_fields: list[str] = field(default_factory=list)
+    """What it tells besides frame, seed and prompt, for example `Zoom`; empty is what moves."""
+    embed_subtitles: bool = True
+    """Put them into the video too."""
+    crf: int = 17
+    """Quality of the video: 0 (best) … 51."""
+    preset: str = "slow"
+    """x264's preset, ultrafast … veryslow."""
+    contact_sheet: bool = True
+    """Also save a picture of frames from beginning to end, with a table of what changes."""
+    upscaler: str = "Lanczos"
+    """Of `r_upscale_video`: Lanczos, Nearest, or one that a plug-in registers."""
+    batch_size: int = 4
+    """Frames drawn at once where none depends on another (Interpolation, Video Input)."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Number format of the weights while drawing."""
+    device: str = "auto"
+    """`auto` takes the first GPU, else the CPU; or a torch device such as `cuda:1`."""
+
+    def faults(self) -> Faults:
+        if self.settings_file is None and not self.settings:
+            yield "settings_file", "must be given (a Deforum settings file), or `settings`"
+        if self.batch_size < 1:
+            yield "batch_size", f"must be at least 1, got {self.batch_size}"
+        if not 0 <= self.crf <= 51:
+            yield "crf", f"must lie in 0 … 51, got {self.crf}"
+        if self.preset not in PRESETS:
+            yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
+
+    def idle(self) -> Faults:
+        if self.subtitle_fields and not self.subtitles:
+            yield "subtitle_fields", "has no effect without subtitles"
+
+
 __all__ = [
+    "AnimationRecipe",
     "ArtifactConfig",
     "BaseModelConfig",
     "DrawSettings",
@@ -136,7 +214,7 @@ __all__ = [
     "draw_schema",
 ]
 
-DRAWING_RECIPES: dict[str, type] = {"images": ImagesRecipe}
+DRAWING_RECIPES: dict[str, type] = {"images": ImagesRecipe, "animation": AnimationRecipe}
 
 
 def draw_schema(untyped: dict[str, Any]) -> type:

@@ -104,12 +104,35 @@ def open_init(request: ImageConfig) -> InitImage:
         InputError: a file is not there, is broken, or sizes do not fit.
     """
     start = request.img2img
-    assert start and request.width and request.height
+    assert start
     original = open_init_image(start.init_image, start.background_color, "img2img.init_image")
-    digest = hashlib.md5(original.tobytes(), usedforsecurity=False).hexdigest()
-    content, mask, options = original, None, None
+    digest = digest_of(original)
+    if start.inpaint is None:
+        return prepare_init(request, original, None, digest)
+    return prepare_init(request, *open_masked(start, start.inpaint, original), digest)
+
+
+def prepare_init(
+    request: ImageConfig,
+    picture: Image.Image,
+    mask: Image.Image | None = None,
+    digest: str | None = None,
+) -> InitImage:
+    """An init image of a picture and a mask that are open already.
+
+    Args:
+        request: what is drawn over it; its `img2img` says how, its paths are not heeded.
+        picture: RGB.
+        mask: mode "L", of the picture's size; exactly where there is `img2img.inpaint`.
+        digest: infotext's `Init image hash`, if it is another picture's.
+
+    Raises:
+        InputError: sizes do not fit.
+    """
+    start = request.img2img
+    assert start and request.width and request.height
+    options = None
     if (inpaint := start.inpaint) is not None:
-        content, mask = open_masked(start, inpaint, original)
         options = InpaintOptions(
             inpaint.mask_mode == "Inpaint not masked",
             inpaint.mask_blur,
@@ -118,10 +141,15 @@ def open_init(request: ImageConfig) -> InitImage:
             inpaint.area,
             inpaint.padding,
         )
-    prepared = prepare(content, request.width, request.height, mask, options, start.resize_mode)
+    prepared = prepare(picture, request.width, request.height, mask, options, start.resize_mode)
     for note in prepared.notes:
-        warnings.warn(f"{start.init_image}: {note}", DrawWarning, stacklevel=2)
-    return InitImage(prepared, digest)
+        warnings.warn(f"{start.init_image}: {note}", DrawWarning, stacklevel=3)
+    return InitImage(prepared, digest or digest_of(picture))
+
+
+def digest_of(picture: Image.Image) -> str:
+    """MD5 of the RGB bytes."""
+    return hashlib.md5(picture.tobytes(), usedforsecurity=False).hexdigest()
 
 
 def open_masked(
@@ -136,7 +164,9 @@ def open_masked(
     return sketch_init_image(sketch, original, mask, inpaint.mask_blur), mask
 
 
-def encode_start(base: BaseModel, requests: Sequence[ImageConfig], inits: list[InitImage]) -> Start:
+def encode_start(
+    base: BaseModel, requests: Sequence[ImageConfig], inits: Sequence[InitImage]
+) -> Start:
     """The batch's latents, masks, and what inpainting checkpoints are told besides.
 
     The VAE's mean is taken, not a draw from what it thinks possible (as A1111 does, from a random

@@ -25,6 +25,7 @@ from inference.noise import NoiseSource
 from inference.prompt_conditions import (
     PromptSettings,
     encode_drawing_prompts,
+    mixed,
     needs_negatives,
     read_text,
 )
@@ -48,6 +49,8 @@ class Pass:
     negative_prompts: list[str]
     base_steps: int | None = None
     """Evaluations of the first pass, if this is the second."""
+    mixes_embeddings: bool = False
+    """Prompts joined by AND become one, whose states are the mean of theirs by weight."""
 
     @classmethod
     def first(cls, requests: Sequence[ImageConfig]) -> Self:
@@ -221,9 +224,10 @@ def build_denoiser(
     has_negatives = sampler.needs_uncond or needs_negatives(way.prompts, cfg_scale)
     negatives = way.negative_prompts if has_negatives else []
     told = encode_drawing_prompts(base, way.prompts, negatives, settings)
+    positives = [mixed(each) for each in told.positives] if way.mixes_embeddings else told.positives
     return Denoiser(
         base,
-        told.positives,
+        positives,
         told.negatives,
         cfg_scale,
         filler=told.filler,

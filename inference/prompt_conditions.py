@@ -15,6 +15,7 @@ from torch import Tensor
 from inference.base_model import BaseModel
 from inference.conditions import Conditions, Encoded
 from inference.emphasis import emphasise
+from inference.errors import InputError
 from inference.prompt_syntax.attention import parse_attention
 from inference.prompt_syntax.composition import split_composition
 from inference.prompt_syntax.editing import Entry, chosen, expand
@@ -76,6 +77,33 @@ class DrawingConditions:
     """One for each picture, or none at all."""
     filler: Conditions | None
     """An empty chunk, where the shorter prompts are to be filled up."""
+
+
+def mixed(parts: Sequence[Part]) -> list[Part]:
+    """The prompts joined by AND as one, whose states are their mean by weight.
+
+    Raises:
+        InputError: one of them changes from step to step.
+    """
+    if len(parts) == 1:
+        return [Part(1.0, parts[0].timeline)]
+    if any(len(part.timeline.rows) > 1 for part in parts):
+        raise InputError("prompts that are mixed by embeddings cannot change from step to step")
+    told = [part.timeline.conditions for part in parts]
+    longest = max(one.states.shape[1] for one in told)
+    total = sum(part.weight for part in parts)
+    shares = [part.weight / total for part in parts]
+    states = sum(
+        share * one.stretched(longest).states for share, one in zip(shares, told, strict=True)
+    )
+    pooled = [one.pooled for one in told]
+    together = (
+        sum(share * one for share, one in zip(shares, pooled, strict=True) if one is not None)
+        if pooled[0] is not None
+        else None
+    )
+    assert isinstance(states, Tensor) and not isinstance(together, int | float)
+    return [Part(1.0, Timeline((0,), (0,), Conditions(states, together)))]
 
 
 def needs_negatives(prompts: Sequence[str], cfg_scale: float) -> bool:

@@ -6,6 +6,7 @@ machine gives the same pixels.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -131,16 +132,25 @@ def draw_batch(
     library: NetworkLibrary,
     callback: Callback | None = None,
     artifacts: Sequence[UsedArtifact] = (),
+    inits: Sequence[InitImage] | None = None,
+    mixes_embeddings: bool = False,
 ) -> list[Drawing]:
-    """Draws requests that are alike in what batches share."""
+    """Draws requests that are alike in what batches share.
+
+    `inits` are their init images, of `inference.init_images.prepare_init`; without them those of
+    the files that the requests name. With `mixes_embeddings` prompts joined by AND become one,
+    whose states are the mean of theirs by weight.
+    """
     first = requests[0]
     calls = networks_called(first)
     texts = [text for one in requests for text in all_texts(one)]
     later = [library.used(call) for call in calls[-1] if call not in calls[0]]
-    inits = [open_init(request) for request in requests] if first.img2img else []
+    if inits is None:
+        inits = [open_init(request) for request in requests] if first.img2img else []
     with library.at_work(calls[0], texts) as used, tiled(base, first.tiling):
         start = encode_start(base, requests, inits) if inits else None
-        latents = sample(base, requests, Pass.first(requests), start, callback)
+        way = dataclasses.replace(Pass.first(requests), mixes_embeddings=mixes_embeddings)
+        latents = sample(base, requests, way, start, callback)
         digests = [{"Init image hash": init.digest} for init in inits] or [{}] * len(requests)
         infotexts = [
             describe_drawing(one, base, [*artifacts, *used, *later], extra)

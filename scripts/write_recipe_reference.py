@@ -127,6 +127,8 @@ def entry_kind(hint: Any, path: str) -> tuple[Any, str]:
 
 def type_words(hint: Any) -> str:
     """A type in few words."""
+    if hint is Any:
+        return "any value"
     kind, is_optional = without_none(hint)
     origin, arguments = get_origin(kind), get_args(kind)
     words = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}

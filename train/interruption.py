@@ -1,44 +1,16 @@
-"""How a run is stopped from outside: SIGINT and SIGTERM."""
-
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+"""How a run is stopped from outside: SIGINT and SIGTERM, in any of its processes."""
 
 import torch
 from accelerate import Accelerator
 
+from inference import interruption
+from inference.interruption import Interrupted
 
-class Interrupted(Exception):  # noqa: N818 - says what happened, as KeyboardInterrupt does
-    """A signal stopped the run after its state was saved."""
-
-    def __init__(self, number: int, saved: object) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; saved {saved}")
-        self.number = number
+__all__ = ["Interrupted", "StopSignals"]
 
 
-class StopSignals:
+class StopSignals(interruption.StopSignals):
     """The first SIGINT or SIGTERM asks the run to end; the second ends it at once."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        """Of the signal that this process has had; 0 for none."""
-
-    @contextmanager
-    def noted(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Notes signals instead of being ended by them; tells so by `say`."""
-
-        def note(number: int, _: object) -> None:
-            self.number = number
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
-            say("stopping after this step; once more stops at once")
-
-        before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
 
     def of_all(self, accelerator: Accelerator) -> int:
         """The signal that one of the processes has had, known to all of them; 0 for none."""

@@ -1,0 +1,118 @@
+"""Loudness of a sound file over the frames of an animation, for use in schedules. Ours.
+
+`zoom: 0:(1 + 0.05*bass)` zooms with the bass. A file is decoded with PyAV (any format that FFmpeg
+reads, also the sound of a video).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference.errors import InputError
+
+RATE = 22050
+"""Samples a second that everything is measured at."""
+
+BANDS = {"bass": (20.0, 250.0), "mid": (250.0, 2000.0), "treble": (2000.0, 10000.0)}
+"""Band -> its lower and upper end in Hz."""
+
+WINDOW = 2048
+"""Samples that a frame's bands are measured in, around its middle: 93 ms."""
+
+BLOCK = 1024
+"""Frames measured at once, so that long pieces take no more memory."""
+
+
+def audio_variables(path: str, fps: float, num_frames: int) -> dict[str, np.ndarray]:
+    """Loudness of a file at each frame.
+
+    Args:
+        path: the file.
+        fps: frames a second.
+        num_frames: how many frames; behind the sound's end it is silent.
+
+    Returns:
+        `rms` and each of `BANDS` -> (num_frames,) from 0 (silence) to 1 (the loudest frame).
+
+    Raises:
+        InputError: there is no such file, or no sound in it.
+    """
+    seconds = num_frames / fps + 1
+    return measure(decode(path, seconds), RATE, fps, num_frames)
+
+
+def measure(samples: np.ndarray, rate: float, fps: float, num_frames: int) -> dict[str, np.ndarray]:
+    """Loudness of samples (n,) in -1 … 1 at each frame, each divided by its maximum.
+
+    `rms` is the root mean square over the frame's time; bands are the magnitudes of a Fourier
+    transform with a Hann window, as root mean square over the band.
+    """
+    starts = np.floor(np.arange(num_frames + 1) / fps * rate).astype(np.int64)
+    needed = int(starts[-1]) + WINDOW
+    padded = np.zeros(needed + WINDOW // 2)
+    usable = samples[:needed]
+    padded[WINDOW // 2 : WINDOW // 2 + len(usable)] = usable
+    energy = np.concatenate([[0.0], np.cumsum(padded[WINDOW // 2 :] ** 2)])
+    lengths = np.maximum(np.diff(starts), 1)
+    total = energy[starts[:-1] + lengths] - energy[starts[:-1]]
+    found = {"rms": np.sqrt(np.maximum(total, 0) / lengths)}
+    found |= band_levels(padded, (starts[:-1] + starts[1:]) // 2, rate)
+    return {name: levels / (levels.max() or 1.0) for name, levels in found.items()}
+
+
+def band_levels(padded: np.ndarray, middles: np.ndarray, rate: float) -> dict[str, np.ndarray]:
+    """Level of each band around samples; `padded` starts half a window early."""
+    window = np.hanning(WINDOW)
+    frequencies = np.fft.rfftfreq(WINDOW, 1 / rate)
+    chosen = {
+        name: (frequencies >= low) & (frequencies < high) for name, (low, high) in BANDS.items()
+    }
+    levels = {name: np.zeros(len(middles)) for name in BANDS}
+    for start in range(0, len(middles), BLOCK):
+        block = slice(start, start + BLOCK)
+        places = middles[block, None] + np.arange(WINDOW)
+        power = np.abs(np.fft.rfft(padded[places] * window, axis=1)) ** 2
+        for name, bins in chosen.items():
+            levels[name][block] = np.sqrt(power[:, bins].mean(axis=1))
+    return levels
+
+
+def decode(path: str, seconds: float) -> np.ndarray:
+    """The first seconds of a file's sound as one channel at `RATE`, in -1 … 1.
+
+    Raises:
+        InputError: there is no such file, or no sound in it; or PyAV is not installed.
+    """
+    try:
+        import av
+        from av.error import FFmpegError
+    except ImportError:
+        raise InputError("audio_path needs PyAV: pip install limner[anim]") from None
+    if not Path(path).is_file():
+        raise InputError(f"audio_path: {path}: there is no such file")
+    try:
+        with av.open(path) as container:
+            if not container.streams.audio:
+                raise InputError(f"audio_path: {path}: has no sound")
+            return joined_samples(av, container, int(seconds * RATE))
+    except FFmpegError as error:
+        raise InputError(f"audio_path: {path}: cannot be decoded: {error}") from None
+
+
+def joined_samples(av: Any, container: Any, most: int) -> np.ndarray:
+    """Samples of an open file, as many as are needed."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+    parts: list[np.ndarray] = []
+    count = 0
+    for frame in container.decode(audio=0):
+        for part in resampler.resample(frame):
+            parts.append(part.to_ndarray().reshape(-1))
+            count += parts[-1].size
+        if count >= most:
+            break
+    else:
+        parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
+    return np.concatenate([*parts, np.zeros(0, np.float32)])

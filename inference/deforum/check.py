@@ -1,0 +1,160 @@
+"""What will happen, told without a model: `--check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inference.deforum.cadence import diffused_frames
+from inference.deforum.features import MOVING, faults, reads_video, switched_on, without_effect
+from inference.deforum.keys import GATES, TEXT_SCHEDULES
+from inference.deforum.names import folder_name
+from inference.deforum.prompts import FORMULA, at_frames, frame_prompts
+from inference.deforum.schedule_table import SCHEDULES, Schedules
+from inference.deforum.schedules import frame_names
+
+if TYPE_CHECKING:
+    from inference.deforum.settings import Settings
+
+POINTS = 5
+"""Frames that schedules are told at."""
+
+MODES = {
+    "2D": ("angle", "zoom", "translation_x", "translation_y", "transform_center"),
+    "3D": (
+        "translation", "rotation_3d", "fov_schedule", "aspect_ratio_schedule",
+    ),
+}  # fmt: skip
+"""Mode -> beginnings of the schedules that only it reads (some are shared)."""
+
+FEEDBACK = (
+    "noise_schedule", "strength_schedule", "contrast_schedule", "amount_schedule",
+    "kernel_schedule", "sigma_schedule", "threshold_schedule",
+)  # fmt: skip
+"""Schedules that are read only where frames begin with the one before."""
+
+UNUSED = ("pix2pix_img_cfg_scale_schedule", "near_schedule", "far_schedule")
+"""Schedules that change nothing, or nothing without a model of their own."""
+
+LONGEST = 70
+"""Letters of a prompt that are told."""
+
+
+def report(settings: Settings) -> str:
+    """What the settings will draw, for people: frames, features, schedules, prompts, notes.
+
+    A seed of -1 is told as such, and stands for 0 in schedules here.
+
+    Raises:
+        InputError: a schedule or a prompt cannot be read; other problems are told in the report.
+    """
+    drawn = settings if settings["seed"] >= 0 else settings.replace(seed=0)
+    schedules = Schedules.of(drawn)
+    frame_prompts(drawn, schedules.variables)
+    sections = [
+        ("", outline(settings, schedules)),
+        ("On", [", ".join(switched_on(drawn)) or "nothing beyond plain frames"]),
+        (f"Schedules at frames {', '.join(map(str, points(drawn)))}", schedule_lines(schedules)),
+        ("Prompts", prompt_lines(drawn, schedules)),
+        ("Without effect", without_effect(drawn)),
+        ("Read otherwise than it stands", list(settings.notes)),
+        ("Problems", problems(drawn, schedules)),
+    ]
+    lines: list[str] = []
+    for title, content in sections:
+        if content:
+            lines += [f"{title}:"] if title else []
+            lines += [f"  {line}" if title else line for line in content]
+    return "\n".join(lines)
+
+
+def problems(settings: Settings, schedules: Schedules) -> list[str]:
+    """Everything that keeps the settings from being drawn; nothing if they can be."""
+    return [f"{key}: {message}" for key, message in faults(settings, schedules)]
+
+
+def outline(settings: Settings, schedules: Schedules) -> list[str]:
+    """Mode, size, frames, sampler and folder."""
+    frames, fps, mode = settings["max_frames"], settings["fps"], settings["animation_mode"]
+    seed = "by chance" if settings["seed"] < 0 else settings["seed"]
+    from_video = " (or as many as the video has)" if reads_video(settings) else ""
+    sides = " × ".join(str(settings[key] // 8 * 8) for key in ("W", "H"))
+    return [
+        f"{settings.source or 'settings'}: {mode}, {sides}",
+        f"{frames} frames{from_video}, {frames / fps:.1f} s at {fps:g} fps",
+        f"{len(diffused(settings, schedules))} of them drawn by the model, the others moved",
+        f"{settings['sampler']}, {settings['steps']} steps",
+        f"seed {seed}, {settings['seed_behavior']}",
+        f"folder {folder_name(settings, '{timestring}')}",
+    ]
+
+
+def diffused(settings: Settings, schedules: Schedules) -> list[int]:
+    """The frames that the model draws."""
+    count = settings["max_frames"]
+    if settings["animation_mode"] not in MOVING:
+        return list(range(count))
+    names = frame_names(count, schedules.settings["seed"], schedules.variables)
+    keyframes = sorted(at_frames(settings["prompts"], names))
+    distribution = settings["keyframe_distribution"]
+    return diffused_frames(count, settings["diffusion_cadence"], keyframes, distribution)
+
+
+def points(settings: Settings) -> list[int]:
+    """The frames that schedules are told at: first, last, and even steps between."""
+    last = settings["max_frames"] - 1
+    return sorted({round(last * point / (POINTS - 1)) for point in range(POINTS)})
+
+
+def is_read(key: str, settings: Settings) -> bool:
+    """Whether the settings' mode and switches make anything of a schedule."""
+    mode = settings["animation_mode"]
+    if key in GATES and not settings[GATES[key]]:
+        return False
+    if key in FEEDBACK or key in ("cadence_flow_factor_schedule", "redo_flow_factor_schedule"):
+        return mode in MODES and (not key.endswith("flow_factor_schedule") or flows(key, settings))
+    if key.startswith("hybrid_"):
+        return settings["hybrid_composite" if "comp" in key else "hybrid_motion"] != "None"
+    if key == "seed_schedule":
+        return settings["seed_behavior"] == "schedule"
+    if key == "keyframe_strength_schedule":
+        return settings["keyframe_distribution"] != "Off"
+    if any(key.startswith(one) for starts in MODES.values() for one in starts):
+        flat = mode == "2D" and key == "translation_z"
+        return not flat and any(key.startswith(one) for one in MODES.get(mode, ()))
+    return key not in UNUSED
+
+
+def flows(key: str, settings: Settings) -> bool:
+    """Whether the flow that a factor belongs to is on."""
+    owner = "optical_flow_cadence" if key.startswith("cad") else "optical_flow_redo_generation"
+    return settings[owner] != "None"
+
+
+def schedule_lines(schedules: Schedules) -> list[str]:
+    """The schedules that are read, at some frames; those that stay, in one value."""
+    settings, lines = schedules.settings, []
+    chosen = points(settings)
+    rows = [(key, schedules[key]) for key in SCHEDULES if is_read(key, settings)]
+    rows += [(f"network {name}", values) for name, values in schedules.networks.items()]
+    for key, values in rows:
+        told = [values[frame] for frame in chosen]
+        if len(set(values)) == 1:
+            told = told[:1]
+        is_text = key in TEXT_SCHEDULES
+        shown = (str(value) if is_text else f"{value:.6g}" for value in told)
+        lines.append(f"{key}: {', '.join(shown)}")
+    return lines
+
+
+def prompt_lines(settings: Settings, schedules: Schedules) -> list[str]:
+    """The prompts with the frame that each begins at."""
+    names = frame_names(settings["max_frames"], settings["seed"], schedules.variables)
+    texts = at_frames(settings["prompts"], names)
+    lines = []
+    for frame in sorted(texts):
+        text = " ".join(texts[frame].split())
+        cut = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+        late = " (behind the end)" if frame >= settings["max_frames"] else ""
+        formula = " (with formulas)" if FORMULA.search(text) else ""
+        lines.append(f"{frame}{late}: {cut or 'no words'}{formula}")
+    return lines

@@ -1,0 +1,58 @@
+"""Deforum's settings files as recipes, and the settings of a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from inference.config import AnimationRecipe, draw_schema
+from inference.deforum.settings import Settings, load_settings
+from inference.recipe import load_mapping
+from inference.recipe_layers import absolute, shown
+
+ENDINGS = (".txt", ".json")
+
+
+def is_settings_file(path: str) -> bool:
+    """Whether a path is named as Deforum's settings files are."""
+    return Path(path).suffix.lower() in ENDINGS
+
+
+def load_settings_recipe(path: str, overrides: Sequence[str] = ()) -> AnimationRecipe:
+    """The recipe that draws a settings file with the embedded model.
+
+    Args:
+        path: the file.
+        overrides: `key=value` with keys of the recipe, or of Deforum, whose values are taken as
+            they are typed.
+
+    Raises:
+        RecipeError: an override of the recipe's cannot be used.
+    """
+    known = {field.name for field in fields(AnimationRecipe)}
+    own, deforum = [], {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or key.partition(".")[0] in known:
+            own.append(override)
+        else:
+            deforum[key.strip()] = value
+    mapping = {"type": "animation", "settings_file": path, "settings": deforum}
+    return load_mapping(mapping, shown(absolute(path)), draw_schema, own)
+
+
+def recipe_settings(recipe: AnimationRecipe) -> Settings:
+    """The settings of a recipe: its file's, then its own.
+
+    Raises:
+        InputError: the file cannot be read, or a value is not what its key holds.
+    """
+    own = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in recipe.settings.items()
+    ]
+    if recipe.settings_file is not None:
+        return load_settings(recipe.settings_file, own)
+    return load_settings({}, own, "settings")

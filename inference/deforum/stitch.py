@@ -1,0 +1,70 @@
+"""`python -m inference.deforum.stitch FOLDER [key=value ...]`: videos of frames that are there.
+
+For a run that was stopped, or whose video shall be another: frame rate, sound, GIF, quality.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from inference.command import tell, warnings_told
+from inference.deforum.settings_recipe import load_settings_recipe, recipe_settings
+from inference.errors import InputError
+
+USAGE = """usage: python -m inference.deforum.stitch FOLDER|SETTINGS [key=value ...]
+
+Makes the videos of an animation's frames again, as its settings say; for example
+  python -m inference.deforum.stitch outputs/animations/cats fps=24 make_gif=true crf=12"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Stitches; returns the exit status: 0 done, 2 wrong input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    try:
+        with warnings_told("stitch"):
+            stitch(Path(arguments[0]), arguments[1:])
+    except InputError as error:
+        tell("stitch", error)
+        return 2
+    return 0
+
+
+def stitch(path: Path, overrides: Sequence[str] = ()) -> None:
+    """Makes the videos of a run again.
+
+    Args:
+        path: the run's folder, or the settings file in it.
+        overrides: `key=value` of the settings or of the recipe.
+
+    Raises:
+        InputError: there is no run, or it has no frames.
+    """
+    from inference.deforum.finish import Products, check_products
+    from inference.deforum.run_folder import SETTINGS, RunFolder
+    from inference.deforum.script import Script
+    from inference.deforum.state import State, load_state
+
+    files = sorted(path.glob("*_settings.txt")) if path.is_dir() else [path]
+    named = [found for file in files if (found := SETTINGS.fullmatch(file.name))]
+    if not named or not files[-1].is_file():
+        raise InputError(f"{path}: has no settings file of a run (TIMESTRING_settings.txt)")
+    if len(named) > 1:
+        names = ", ".join(match[0] for match in named)
+        raise InputError(f"{path}: has several runs; name one of their files: {names}")
+    run = RunFolder(files[-1].parent, named[0][1])
+    if not run.frames():
+        raise InputError(f"{run.path}: has no frames {run.timestring}_000000000.png …")
+    recipe = load_settings_recipe(str(run.settings), overrides)
+    script = Script(recipe_settings(recipe), recipe.compat, run.path, (), run.timestring)
+    check_products(script, recipe)
+    state = load_state(run.state)[0] if run.state.is_file() else State()
+    Products(script, run, recipe, print, state).make()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
