@@ -55,7 +55,7 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/core.stamp
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --editable '.[dev,anim]'
 	@touch $@
 
 # Without its dependencies: of open-clip-torch only the vocabulary file is read, and torchvision,
