@@ -138,12 +138,11 @@ SD2_VELOCITY = "stable-diffusion-v2-768-v"
 UNET = "model.diffusion_model."
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
 OTHER_INPUTS = {
-    9: "an inpainting model (it also sees a mask and a masked picture)",
     8: "InstructPix2Pix or another model that also sees a picture",
     7: "an upscaler",
     5: "a model that also sees depth",
 }
-"""Channels of a UNet's input -> what it is, if not 4."""
+"""Channels of a UNet's input -> what it is, if neither 4 nor the 9 of an inpainting model."""
 
 OTHER_MODELS = {
     "double_blocks.": "Flux",
@@ -171,10 +170,10 @@ def family_of(shapes: Shapes) -> Family:
         names = ", ".join(list(shapes)[:3]) or "none"
         raise FamilyError(f"no checkpoint by its names ({names}); {expected()}")
     channels = shapes.get(CONV_IN, (0, 4))[1]
-    if channels != 4:
+    if channels not in (4, 9):
         what = OTHER_INPUTS.get(channels, "another model")
         raise FamilyError(
-            f"its UNet takes {channels} channels: this is {what}; expected 4, a text-to-image model"
+            f"its UNet takes {channels} channels: this is {what}; expected 4, or 9 for inpainting"
         )
     begins = {
         prefix for prefix in _text_prefixes() if any(key.startswith(prefix) for key in shapes)

@@ -95,7 +95,7 @@ def read_model(
     for part in present:
         config = settings.get("configs", family.configs)[part]
         if part == "unet" and "configs" not in settings:
-            own = _size(resolution, prediction_type, family) | _input_channels(file, family)
+            own = _size(resolution, prediction_type, family) | input_channels(file, family)
             config = {**config, **own}
         module_dtype = vae_dtype if part == "vae" and vae_dtype else dtype
         try:
@@ -134,7 +134,7 @@ def _size(resolution: str, prediction_type: str | None, family: Family) -> Confi
     return {"sample_size": 96} if family.key == "sd2" and prediction_type != "epsilon" else {}
 
 
-def _input_channels(file: TensorFile, family: Family) -> Config:
+def input_channels(file: TensorFile, family: Family) -> Config:
     """How many channels the UNet takes: 9 of inpainting checkpoints."""
     shape = file.shapes.get(f"{family.layout['unet']}input_blocks.0.0.weight", ())
     return {"in_channels": shape[1]} if len(shape) == 4 else {}

@@ -8,6 +8,7 @@ from transformers import CLIPTokenizer
 from inference.artifacts import ArtifactError, load_artifact
 from inference.artifacts.checkpoint import Checkpoint
 from inference.artifacts.diffusers_folder import weights_of
+from inference.artifacts.files import TensorFile
 from inference.base_model import BaseModelError
 from inference.base_model_loading import load_base_model
 from inference.clip_vocabulary import clip_tokenizer
@@ -22,7 +23,7 @@ from inference.model_families import (
     family_of,
     prediction_type_of,
 )
-from inference.single_file import ModelParts, read_model
+from inference.single_file import ModelParts, input_channels, read_model
 from inference.single_file_writer import own_settings, write_model
 
 TEXT = {"vocab_size": 24, "intermediate_size": 32, "num_attention_heads": 2, "bos_token_id": 0,
@@ -180,7 +181,7 @@ CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 @pytest.mark.parametrize(
     ("shapes", "what"),
     [
-        ({CONV_IN: (320, 9, 3, 3)}, "an inpainting model"),
+        ({CONV_IN: (320, 8, 3, 3)}, "InstructPix2Pix"),
         ({CONV_IN: (320, 4, 3, 3), "conditioner.embedders.0.model.ln_final.bias": (1280,)},
          "SDXL's refiner"),
         ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "Flux"),
@@ -192,6 +193,14 @@ CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 def test_other_models_are_told(shapes, what):
     with pytest.raises(FamilyError, match=what):
         family_of(shapes)
+
+
+def test_inpainting_models_are_told_by_their_nine_channels():
+    attention = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    shapes = {CONV_IN: (320, 9, 3, 3), attention: (320, 768)}
+    family = family_of(shapes)
+    assert family.key == "sd1"
+    assert input_channels(TensorFile(shapes, {}, shapes.__getitem__), family) == {"in_channels": 9}
 
 
 def test_a_file_with_only_a_unet_is_told_by_its_width():
