@@ -23,13 +23,17 @@ RANDOM_SEEDS = 2**32 - 2
 
 
 def expand(
-    base: BaseModel, images: Sequence[ImageConfig], opens_files: bool = True
+    base: BaseModel, images: Sequence[ImageConfig], has_files: bool = True
 ) -> list[ImageConfig]:
     """One request for each picture, with its own seed, its size, and one init image.
 
     As in A1111, pictures of a variation keep the seed and count on with the variation's, and all
-    pictures of a folder are drawn over with the same seeds. Without `opens_files` whoever draws has
-    the init images already.
+    pictures of a folder are drawn over with the same seeds.
+
+    Args:
+        base: what draws them.
+        images: what is asked for.
+        has_files: whether init images are files; else they are handed in as pictures.
 
     Raises:
         InputError: a size is no multiple of `base.size_step`, a folder has no pictures, or a
@@ -46,7 +50,7 @@ def expand(
         )
         is_varied = image.variation_strength > 0
         for one in init_images(image):
-            check(base, dataclasses.replace(one, width=width, height=height), opens_files)
+            check(base, dataclasses.replace(one, width=width, height=height), has_files)
             for i in range(image.count):
                 requests.append(
                     dataclasses.replace(
@@ -61,7 +65,7 @@ def expand(
     return requests
 
 
-def check(base: BaseModel, request: ImageConfig, opens_files: bool = True) -> None:
+def check(base: BaseModel, request: ImageConfig, has_files: bool = True) -> None:
     """Finds out before anything is drawn what drawing would stumble over after minutes.
 
     Raises:
@@ -77,7 +81,7 @@ def check(base: BaseModel, request: ImageConfig, opens_files: bool = True) -> No
         return
     img2img_steps(request.steps, start.denoising_strength, start.exact_steps)
     background_color(start.background_color, "img2img.background_color")
-    if not opens_files:
+    if not has_files:
         return
     size = picture_size(start.init_image, "img2img.init_image")
     for name in ("mask", "sketch") if start.inpaint else ():

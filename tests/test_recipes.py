@@ -35,7 +35,8 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def schema_of(recipe: str) -> Any:
-    return draw_schema if recipe.startswith("configs/inference/") else train_schema
+    draws = recipe.startswith(("configs/inference/", "configs/demo/animation_"))
+    return draw_schema if draws else train_schema
 
 
 @pytest.mark.usefixtures("at_root")

@@ -189,7 +189,7 @@ class Animation:
         signals = StopSignals()
 
         def saved(state: State) -> None:
-            save_state(self.run.state, state, self.print)
+            self.keep(state)
             if signals.number and state.frame < self.script.max_frames:
                 raise Interrupted(signals.number, self.run.state)
 
@@ -225,6 +225,10 @@ class Animation:
             seeds,
             self.show,
         )
+
+    def keep(self, state: State) -> None:
+        """Saves what a resumed run goes on from."""
+        save_state(self.run.state, state, self.print)
 
     def show(self, frame: int, picture: np.ndarray) -> None:
         """Saves a frame."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference.deforum.pixels import Pixels
+from inference.deforum.pixels import Compat, Pixels
 from inference.deforum.warp2d import Flip, Motion2D, warp_2d
 from inference.deforum.warp3d import Motion3D, warp_3d
 
@@ -19,10 +19,12 @@ class Camera:
 
     Args:
         script: the animation.
+        compat: how exactly; as the animation says, unless given.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, compat: Compat | None = None) -> None:
         self.script = script
+        self.compat: Compat = compat or script.compat
         self.is_3d = script["animation_mode"] == "3D"
         self.border: Any = script["border"]
 
@@ -34,7 +36,7 @@ class Camera:
         flip = self.flip(frame)
         if not self.is_3d:
             motion = self.motion_2d(frame)
-            return warp_2d(picture, motion, self.border, flip, self.script.compat)
+            return warp_2d(picture, motion, self.border, flip, self.compat)
         return warp_3d(
             picture,
             self.motion_3d(frame),
@@ -43,7 +45,7 @@ class Camera:
             self.script["sampling_mode"],
             flip,
             self.border,
-            self.script.compat,
+            self.compat,
         )
 
     def flip(self, frame: int) -> Flip | None:

@@ -28,7 +28,11 @@ FINENESS = {"RGB": (1, 1, 1), "HSV": (64, 16384, 16384), "LAB": (256, 256, 256)}
 
 
 def match_colors(
-    image: Pixels, reference: Bytes, space: ColorSpace = "LAB", compat: Compat = FIXED
+    image: Pixels,
+    reference: Bytes,
+    space: ColorSpace = "LAB",
+    compat: Compat = FIXED,
+    target: NDArray[np.floating] | None = None,
 ) -> Pixels:
     """The picture with the reference's histograms.
 
@@ -40,11 +44,13 @@ def match_colors(
         reference: (h', w', 3), the colour sample.
         space: whose channels are matched. `color_coherence` "Image" and "Video Input" take "LAB".
         compat: which pictures are wanted.
+        target: `color_values(reference, space)`, where it is known already; "fixed" needs it.
     """
     pixels = to_bytes(image)
     if compat == DEFORUM:
         return alike(_match_as_deforum(pixels, reference, space), image)
-    source, target = _to_space(pixels, space), _to_space(reference, space)
+    source = color_values(pixels, space)
+    target = color_values(reference, space) if target is None else target
     channels = [_match_floats(source[..., i], target[..., i], FINENESS[space][i]) for i in range(3)]
     return alike(_from_space(np.stack(channels, axis=-1), space), image)
 
@@ -90,7 +96,8 @@ def _match_floats(
     return (matched[places] / fineness + lowest).reshape(source.shape)
 
 
-def _to_space(image: Bytes, space: ColorSpace) -> NDArray[np.floating]:
+def color_values(image: Bytes, space: ColorSpace) -> NDArray[np.floating]:
+    """A picture's channels in a colour space, (h, w, 3); HSV in degrees and 0 … 1."""
     if space == "RGB":
         return image.astype(np.float64)
     if space == "HSV":

@@ -26,14 +26,16 @@ FEATURES: dict[str, Callable[[Settings], bool]] = {
     "perspective flip": lambda s: s["enable_perspective_flip"] and s["animation_mode"] in MOVING,
     "cadence": lambda s: s["diffusion_cadence"] > 1 and s["animation_mode"] in MOVING,
     "optical flow cadence": lambda s: uses_flow_cadence(s),
-    "optical flow redo": lambda s: s["optical_flow_redo_generation"] != "None",
-    "diffusion redo": lambda s: s["diffusion_redo"] > 0,
+    "optical flow redo": lambda s: (
+        s["optical_flow_redo_generation"] != "None" and s["animation_mode"] in MOVING
+    ),
+    "diffusion redo": lambda s: s["diffusion_redo"] > 0 and s["animation_mode"] in MOVING,
     "colour coherence": lambda s: s["color_coherence"] != "None" and s["animation_mode"] in MOVING,
     "grayscale": lambda s: s["color_force_grayscale"],
     "depth warping": lambda s: s["use_depth_warping"] and s["animation_mode"] == "3D",
     "hybrid composite": lambda s: s["hybrid_composite"] != "None",
     "hybrid motion": lambda s: s["hybrid_motion"] != "None",
-    "guided images": lambda s: s["use_looper"],
+    "guided images": lambda s: is_guided(s),
     "Parseq": lambda s: bool(s["parseq_manifest"]),
     "subseeds": lambda s: s["enable_subseed_scheduling"],
     "steps schedule": lambda s: s["enable_steps_scheduling"],
@@ -74,7 +76,7 @@ BOUNDS: dict[str, tuple[Callable[[Settings], bool], Callable[[float], bool], str
         lambda s: s["enable_perspective_flip"] and s["animation_mode"] in MOVING,
         lambda v: 0 < v < 180, ANGLE,
     ),
-    "tweening_frames_schedule": (lambda s: s["use_looper"], lambda v: v > 0, POSITIVE),
+    "tweening_frames_schedule": (lambda s: is_guided(s), lambda v: v > 0, POSITIVE),
     "noise_multiplier_schedule": (
         lambda s: s["enable_noise_multiplier_scheduling"], lambda v: v >= 0, "must be from 0",
     ),
@@ -82,7 +84,7 @@ BOUNDS: dict[str, tuple[Callable[[Settings], bool], Callable[[float], bool], str
 """Schedule -> when it is read, what its values have to be, and how to say so."""
 
 FILES: dict[str, Callable[[Settings], bool]] = {
-    "init_image": lambda s: s["use_init"] and not s["use_looper"],
+    "init_image": lambda s: s["use_init"] and not is_guided(s),
     "mask_file": lambda s: s["use_mask"] and not (s["use_alpha_as_mask"] or s["use_mask_video"]),
     "video_init_path": lambda s: reads_video(s),
     "video_mask_path": lambda s: s["use_mask_video"],
@@ -117,7 +119,7 @@ def faults(settings: Settings, schedules: Schedules) -> Faults:
             yield from file_faults(key, settings[key])
     if follows_something(settings) and len(settings["tracked_box"]) not in (0, 4):
         yield "tracked_box", f"expected [left, top, width, height], got {settings['tracked_box']}"
-    if settings["use_looper"]:
+    if is_guided(settings):
         yield from looper_faults(settings["init_images"])
     for key, (is_read, fits, message) in BOUNDS.items():
         if not is_read(settings):
@@ -186,6 +188,11 @@ def uses_flow_cadence(settings: Settings) -> bool:
     )
 
 
+def is_guided(settings: Settings) -> bool:
+    """Whether guided images are on."""
+    return settings["use_looper"] and settings["animation_mode"] in MOVING
+
+
 def follows_something(settings: Settings) -> bool:
     """Whether a mask that is on says `{tracked}`."""
     masks = {"use_mask": "mask_schedule", "use_noise_mask": "noise_mask_schedule"}
@@ -210,17 +217,30 @@ def switched_on(settings: Settings) -> list[str]:
     return [name for name, is_on in FEATURES.items() if is_on(settings)]
 
 
+def only_moving(settings: Settings) -> list[str]:
+    """The keys that are set and heeded only where frames begin with the one before."""
+    methods = "hybrid_composite", "hybrid_motion", "optical_flow_redo_generation"
+    switches = "enable_perspective_flip", "diffusion_redo", "use_looper"
+    named = [key for key in methods if settings[key] != "None"]
+    return named + [key for key in switches if settings[key]]
+
+
 def without_effect(settings: Settings) -> list[str]:
     """What is set and does nothing, with the reason."""
     mode, found = settings["animation_mode"], []
     if mode not in MOVING:
-        for key in ("hybrid_composite", "hybrid_motion"):
-            if settings[key] != "None":
-                found.append(f"{key}: has no effect in mode {mode}")
-        if settings["enable_perspective_flip"]:
-            found.append(f"enable_perspective_flip: has no effect in mode {mode}")
+        found += [f"{key}: has no effect in mode {mode}" for key in only_moving(settings)]
         if settings["diffusion_cadence"] > 1 and mode == "Video Input":
             found.append("diffusion_cadence: is 1 in mode Video Input")
+    if settings["r_upscale_video"] and not settings["skip_video_creation"]:
+        found.append(
+            f"r_upscale_model: {settings['r_upscale_model']} is not carried; the recipe's upscaler "
+            "takes its place"
+        )
+    if settings["hybrid_comp_save_extra_frames"]:
+        found.append("hybrid_comp_save_extra_frames: the composites' parts are not saved")
+    if settings["store_frames_in_ram"]:
+        found.append("store_frames_in_ram: every frame is saved as it is drawn")
     if settings["optical_flow_cadence"] != "None" and not uses_flow_cadence(settings):
         found.append("optical_flow_cadence: has no effect without cadence")
     if (

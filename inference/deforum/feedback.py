@@ -6,12 +6,12 @@ contrast, anti-blur, noise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inference.deforum.camera import Camera
-from inference.deforum.color import grayscale, match_colors
+from inference.deforum.color import color_values, grayscale, match_colors
 from inference.deforum.noise import NoiseSettings, add_noise
 from inference.deforum.pixels import DEFORUM, Pixels, to_bytes
 from inference.deforum.sharpen import anti_blur, contrast
@@ -44,6 +44,9 @@ class Colors:
         self.is_on = self.mode != "None" and (self.mode != "Video Input" or script.colors_of_video)
         self.is_legacy = bool(script["legacy_colormatch"])
         self.image = None
+        self.space: Any = "LAB" if self.mode in FIXED_SAMPLES else self.mode
+        self.known: tuple[np.ndarray, Any] | None = None
+        """The last sample and its values, which most frames share."""
         if self.mode == "Image":
             path, key = script["color_coherence_image_path"], "color_coherence_image_path"
             self.image = open_picture(path, key, script.width, script.height)
@@ -83,8 +86,12 @@ class Colors:
             state.color_sample = picture.copy()
 
     def matched(self, picture: Pixels, sample: np.ndarray) -> Pixels:
-        space = "LAB" if self.mode in FIXED_SAMPLES else self.mode
-        return match_colors(picture, sample, space, self.script.compat)  # type: ignore[arg-type]
+        compat = self.script.compat
+        if compat == DEFORUM:
+            return match_colors(picture, sample, self.space, compat)
+        if self.known is None or self.known[0] is not sample:
+            self.known = sample, color_values(sample, self.space)
+        return match_colors(picture, sample, self.space, compat, self.known[1])
 
 
 class Feedback:

@@ -14,7 +14,14 @@ from PIL import Image
 
 from inference.deforum.camera import Camera
 from inference.deforum.contact_sheet import contact_sheet
-from inference.deforum.metrics import TemporalMeter, expected_by_flow, visible_2d, visible_3d
+from inference.deforum.metrics import (
+    Temporal,
+    TemporalMeter,
+    expected_by_flow,
+    visible_2d,
+    visible_3d,
+)
+from inference.deforum.pixels import FIXED
 from inference.deforum.run_folder import RunFolder, save_png
 from inference.deforum.subtitles import FIELDS, PROMPT, chosen_fields, subtitle_text, subtitles
 from inference.deforum.tween import smooth_frames
@@ -49,7 +56,7 @@ def finish(
     """
     Products(script, run, recipe, say, state).make()
     if script["animation_mode"] != "None" and len(run.frames()) > 1:
-        say(figures(script, run, depths))
+        say(figures(script, run, depths).summary())
     clean_up(script, run)
 
 
@@ -211,9 +218,12 @@ def kept(pictures: Iterator[np.ndarray], folder: Path) -> Iterator[np.ndarray]:
         yield picture
 
 
-def figures(script: Script, run: RunFolder, depths: Depths | None = None) -> str:
-    """One line that tells how steady the frames are (see `metrics`)."""
-    meter, camera, before = TemporalMeter(), Camera(script), None
+def figures(script: Script, run: RunFolder, depths: Depths | None = None) -> Temporal:
+    """How steady the frames are (see `metrics`).
+
+    They are held against the camera's exact way, also where Deforum 3.0 strays from it.
+    """
+    meter, camera, before = TemporalMeter(), Camera(script, FIXED), None
     for frame, picture in enumerate(read_pictures(run.frames())):
         expected = visible = None
         if before is not None and script.has_feedback:
@@ -225,14 +235,14 @@ def figures(script: Script, run: RunFolder, depths: Depths | None = None) -> str
                     z = depths.estimator.distances(before)
                 visible = visible_3d(camera.motion_3d(frame), *size, z)
             else:
-                matrix = warp_matrix(camera.motion_2d(frame), *size, flip, script.compat)
+                matrix = warp_matrix(camera.motion_2d(frame), *size, flip, FIXED)
                 visible = visible_2d(matrix, *size)
             expected = camera.move(before, frame, z)
         elif before is not None and script["animation_mode"] == "Video Input":
             expected, visible = expected_by_flow(before, picture)
         meter.add(picture, expected, visible)
         before = picture
-    return meter.figures().summary()
+    return meter.figures()
 
 
 def clean_up(script: Script, run: RunFolder) -> None:

@@ -55,6 +55,7 @@ class FrameMasks:
         if script["use_mask_video"]:
             self.mask_video = script.open_video("video_mask_path", "maskframes")
         self.tracked = self.track() if self.uses("tracked") else []
+        self.check()
         self.init = script.init_picture()
 
     def uses(self, name: str) -> bool:
@@ -65,6 +66,22 @@ class FrameMasks:
             for text in dict.fromkeys(self.script.texts(key))
             for leaf in parse_mask(text, key).leaves()
         )
+
+    def check(self) -> None:
+        """Refuses what an expression names and is not there, before frame 0."""
+        blank = np.zeros(self.size[::-1], np.uint8)
+        names = ["video_mask"] if self.file is not None or self.mask_video is not None else []
+        names += ["tracked"] if self.tracked else []
+        named = dict.fromkeys(names, blank)
+        find = None if self.words is None else lambda words: blank
+        for key in self.switched_on:
+            texts = self.script.texts(key)
+            for text in dict.fromkeys(texts):
+                term = parse_mask(text, key)
+                try:
+                    compose_mask(term, MaskSources(*self.size, named, find))
+                except InputError as error:
+                    raise InputError(f"{key}, frame {texts.index(text)}: {error}") from None
 
     @property
     def switched_on(self) -> list[str]:

@@ -134,7 +134,7 @@ class ModelGenerator:
             first = requests[numbers[0]]
             self.use_checkpoint(first.checkpoint)
             asked = [as_image(requests[n]) for n in numbers]
-            images = expand(self.base, asked, opens_files=False)
+            images = expand(self.base, asked, has_files=False)
             with evaluation(self.base), self.set_up(first) as artifacts:
                 for batch in group(images, self.batch_size):
                     inits = [

@@ -85,8 +85,8 @@ def run_of_timestring(folder: Path, timestring: str) -> RunFolder:
     states = sorted(folder.rglob(f"{timestring}_state.npz")) if folder.is_dir() else []
     if not states:
         raise InputError(
-            f"resume: there is no {timestring}_state.npz in {folder} or below it; nothing of such a"
-            " run can be gone on with"
+            f"resume_timestring: there is no {timestring}_state.npz in {folder} or below it;"
+            " nothing of such a run can be gone on with"
         )
     return RunFolder(states[-1].parent, timestring)
 

@@ -70,6 +70,12 @@ class Script:
         self.schedules = Schedules.of(self.settings)
         self.prompts = frame_prompts(self.settings, self.schedules.variables)
         self.check_networks()
+        if self.has_feedback and not self.shown_frames:
+            raise InputError(
+                f"diffusion_cadence: {self.cadence} leaves none of {self.max_frames} frames to be "
+                f"written with compat {compat}, as in Deforum; take a smaller cadence, or compat "
+                "fixed"
+            )
 
     def __getitem__(self, key: str) -> Any:
         """A setting."""

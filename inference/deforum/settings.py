@@ -179,15 +179,25 @@ def apply(settings: dict[str, Any], override: str) -> None:
 
 
 def unknown(settings: Mapping[str, Any]) -> list[str]:
-    """One note on the keys that no setting has; where one is nearly right, it is named."""
-    names = []
+    """Notes on the keys that no setting has; where one is nearly right, it is named."""
+    names, notes = [], []
+    for start, what in OF_FORKS.items():
+        found = [key for key in settings if key.startswith(start) and key not in KEYS]
+        if found:
+            notes.append(f"ignored, {what}: {', '.join(found)}")
     for key in settings:
-        if key in KEYS:
+        if key in KEYS or key.startswith(tuple(OF_FORKS)):
             continue
         near = get_close_matches(key, KEYS, 1, 0.85)
         names.append(f"{key[:60]!r} (is {near[0]} meant?)" if near else repr(key[:60]))
-    return [f"ignored, as not known: {', '.join(names)}"] if names else []
+    return notes + ([f"ignored, as not known: {', '.join(names)}"] if names else [])
 
+
+OF_FORKS = {
+    "shake_": "as the camera shake of Deforum's Forge fork is not carried",
+    "wan_": "as the video model Wan is not carried",
+}
+"""Beginning of a key that only a fork has -> why it does nothing."""
 
 DEFAULTS: dict[str, Any] = {key: coerced(key, one.default) for key, one in KEYS.items()}
 """Every key's value in a file that does not have it."""

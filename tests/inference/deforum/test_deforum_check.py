@@ -98,16 +98,34 @@ def test_features_and_what_has_no_effect():
         {
             "animation_mode": "Interpolation", "hybrid_motion": "Affine", "W": 100, "make_gif": 1,
             "optical_flow_cadence": "Farneback", "enable_perspective_flip": True,
-            "near_schedule": 1,
+            "near_schedule": 1, "diffusion_redo": 2, "use_looper": True,
+            "optical_flow_redo_generation": "Farneback", "hybrid_comp_save_extra_frames": True,
+            "r_upscale_video": True, "store_frames_in_ram": True,
         }
     )  # fmt: skip
     on = switched_on(settings)
-    assert "GIF" in on and "cadence" not in on and "perspective flip" not in on
+    assert "GIF" in on
+    assert not {"cadence", "perspective flip", "guided images", "diffusion redo"} & set(on)
+    check(settings.replace(seed=1), Schedules.of(settings.replace(seed=1)))  # no guided images
     told = " ".join(without_effect(settings))
-    for key in ("hybrid_motion", "optical_flow_cadence", "enable_perspective_flip", "near_sch"):
-        assert f"{key}" in told
+    for key in (
+        "hybrid_motion", "optical_flow_cadence", "enable_perspective_flip", "near_schedule",
+        "diffusion_redo", "use_looper", "optical_flow_redo_generation", "store_frames_in_ram",
+        "hybrid_comp_save_extra_frames", "r_upscale_model",
+    ):  # fmt: skip
+        assert f"{key}: " in told
     assert "W: 100 is drawn as 96" in told
     assert without_effect(load_settings({})) == []
+
+
+def test_settings_of_forks_are_told():
+    forks = {"shake_name": "INVESTIGATION", "shake_speed": 1, "wan_t2v_model": "x", "zom": 1}
+    assert load_settings(forks | {"prompts": {"0": ""}}).notes == [
+        "ignored, as the camera shake of Deforum's Forge fork is not carried: shake_name, "
+        "shake_speed",
+        "ignored, as the video model Wan is not carried: wan_t2v_model",
+        "ignored, as not known: 'zom' (is zoom meant?)",
+    ]
 
 
 def test_report():
