@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--base", default="picto", help="the base model (default: picto)")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"])
     parser.add_argument("--size", type=int, default=64, help="width and height (default: 64)")
-    parser.add_argument("--frames", type=int, default=24, help="frames a run (default: 24)")
+    parser.add_argument("--frames", type=int, default=12, help="frames a run (default: 12)")
     options = parser.parse_args()
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
