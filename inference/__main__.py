@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from inference.command import find_recipe, is_first_process, tell, warnings_told
 from inference.config import AnimationRecipe, ImagesRecipe, draw_schema
@@ -28,6 +29,10 @@ Every key is described in docs/recipes.md."""
 
 
 CHECK = "--check"
+
+RECIPES = ("", ".yaml", ".yml")
+SETTINGS_FILES = (".txt", ".json")
+"""Endings of Deforum's settings files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,11 +74,15 @@ def say(message: object) -> None:
 
 def load(path: str, overrides: Sequence[str]) -> object:
     """The recipe of a file, or the one that a picture tells of; what it cannot do is told."""
-    from inference.deforum.settings_recipe import is_settings_file, load_settings_recipe
+    suffix = Path(path).suffix.lower()
+    if suffix in SETTINGS_FILES:
+        from inference.deforum.settings_recipe import load_settings_recipe
+
+        return load_settings_recipe(path, overrides)
+    if suffix in RECIPES:
+        return load_recipe(find_recipe(path), draw_schema, overrides)
     from inference.redraw import is_picture, load_picture
 
-    if is_settings_file(path):
-        return load_settings_recipe(path, overrides)
     if not is_picture(path):
         return load_recipe(find_recipe(path), draw_schema, overrides)
     recipe, notes = load_picture(path, overrides)

@@ -5,19 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from inference.config import AnimationRecipe, draw_schema
 from inference.deforum.settings import Settings, load_settings
 from inference.recipe import load_mapping
 from inference.recipe_layers import absolute, shown
-
-ENDINGS = (".txt", ".json")
-
-
-def is_settings_file(path: str) -> bool:
-    """Whether a path is named as Deforum's settings files are."""
-    return Path(path).suffix.lower() in ENDINGS
 
 
 def load_settings_recipe(path: str, overrides: Sequence[str] = ()) -> AnimationRecipe:
