@@ -21,6 +21,7 @@ class Board:
     def __init__(self, folder: Path, step: int, recipe: str) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
+        wait_for_a_later_name(folder)
         self.writer = SummaryWriter(str(folder), purge_step=step + 1)
         if step == 0:
             indented = "".join(f"    {line}\n" for line in recipe.splitlines())
@@ -37,6 +38,18 @@ class Board:
 
     def close(self) -> None:
         self.writer.close()
+
+
+def wait_for_a_later_name(folder: Path) -> None:
+    """Waits, at most a second, until a new event file sorts behind those of the folder.
+
+    TensorBoard reads event files in the order of their names (`events.out.tfevents.SECONDS.host.
+    pid.count`); of two files of one second, the one that takes entries back could come first.
+    """
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    wait = max(seconds, default=0) + 1 - time.time()
+    if 0 < wait <= 1:
+        time.sleep(wait)
 
 
 class StepClock:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from train.config import TrainRecipe
 from train.tracking import Board, ProgressBar, StepClock, duration
@@ -58,7 +60,11 @@ def test_board_of_a_run(make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[s
     ]
 
 
-def test_resumed_board_takes_back_what_is_done_again(tmp_path: Path) -> None:
+def test_resumed_board_takes_back_what_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where both files are of one second: by its name alone, file 10 is read before file 9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", AtomicCounter(9))  # then 10
     first = Board(tmp_path, 0, "name: x")
     for step in (1, 2, 3, 4):
         first.scalars({"loss": float(step)}, step)
