@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from inference.conditions import Conditions, Encoded, encode, final_layer_norm, whole_picture
+from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
 from inference.prompts import Chunk, LearnedVectors, PromptChunker, Tokens, assemble, tokenize
 
@@ -36,11 +37,10 @@ class BaseModelError(InputError):
 
 
 @dataclass
-class BaseModel:
-    """The parts of a latent diffusion model. Everything in it is frozen when it is loaded.
+class BaseModel(DiffusionModel):
+    """A model of pictures: pixels are (b, 3, h, w), latents (b, c, h / f, w / f)."""
 
-    Latents are what the UNet sees: already multiplied by the VAE's scaling factor.
-    """
+    denoiser_name: ClassVar[str] = "unet"
 
     path: str
     tokenizer: CLIPTokenizer
@@ -48,13 +48,9 @@ class BaseModel:
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     alphas_cumprod: Tensor
-    """Share of the signal's variance left at each timestep, (num_timesteps,), fp32 on the CPU."""
     prediction_type: str
-    """`epsilon` or `v_prediction`."""
     noise_schedule: dict[str, object]
-    """The folder's scheduler_config.json."""
     dtype: torch.dtype
-    """Number format of the frozen UNet and text encoder, and of drawing."""
     clip_skip: int = 1
     embeddings: dict[str, LearnedVectors] = field(default_factory=dict)
     """Learned embeddings that work now, by the names that prompts call them by."""
@@ -63,28 +59,17 @@ class BaseModel:
     """SDXL's second text encoder, with the tokenizer that fills its prompts up."""
 
     @property
-    def device(self) -> torch.device:
-        return next(self.unet.parameters()).device  # unet.device walks through all its modules
-
-    @property
-    def vae_scale_factor(self) -> int:
-        """Pixels per latent along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+    def denoiser(self) -> UNet2DConditionModel:
+        return self.unet
 
     @property
     def size_step(self) -> int:
-        """Widths and heights must be multiples of this many pixels."""
         return self.vae_scale_factor
 
     @property
     def resolution(self) -> int:
         """Side in pixels of the pictures the model was made for."""
         return self.unet.config.sample_size * self.vae_scale_factor
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        """The parts that have weights, by their names in the diffusers layout."""
-        return {"unet": self.unet, **self.text_encoders, "vae": self.vae}
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
@@ -114,10 +99,20 @@ class BaseModel:
         """Which layer of the text encoders is read: -1 is the last, which SDXL never takes."""
         return -self.clip_skip - self.has_two_text_encoders
 
-    def to(self, device: torch.device | str) -> BaseModel:
-        for part in self.parts.values():
-            part.to(device)
-        return self
+    @property
+    def skips_last_text_layers(self) -> bool:
+        return self.prompt_layer < -1
+
+    @property
+    def prompt_shape(self) -> tuple[int, int]:
+        return int(self.tokenizer.model_max_length), self.unet.config.cross_attention_dim
+
+    def use_eager_attention(self) -> None:
+        from diffusers.models.attention_processor import AttnProcessor
+
+        self.unet.set_attn_processor(AttnProcessor())
+        for encoder in self.text_encoders.values():
+            encoder.set_attn_implementation("eager")  # type: ignore[operator]
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents of pixels (b, 3, h, w) in -1 … 1.

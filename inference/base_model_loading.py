@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,9 @@ from inference.base_model import (
     resolve_path,
 )
 from inference.config import BaseModelConfig
+from inference.diffusion_model import DiffusionModel
+
+Model = TypeVar("Model", bound=DiffusionModel)
 
 
 def check_layout(folder: Path, path: str) -> None:
@@ -106,7 +109,7 @@ def check_parts(base: BaseModel, path: str) -> None:
 
 
 def frozen_dtype(
-    base: BaseModel, config: BaseModelConfig, precision: str, part: str
+    base: DiffusionModel, config: BaseModelConfig, precision: str, part: str
 ) -> torch.dtype:
     """The number format in which a part is frozen, and drawn with, in a run of some precision.
 
@@ -118,7 +121,8 @@ def frozen_dtype(
     """
     if part != "vae":
         return DTYPES[precision]
-    overflows = base.has_two_text_encoders and base.vae.config.force_upcast
+    is_sdxl = isinstance(base, BaseModel) and base.has_two_text_encoders
+    overflows = is_sdxl and base.vae.config.force_upcast
     if overflows and config.vae_precision == "fp16":
         raise BaseModelError(
             f"base_model.vae_precision: the VAE of {config.path!r} overflows in fp16, as its "
@@ -147,15 +151,16 @@ def load_base_model(
     vae_dtype = frozen_dtype(base, config, precision, "vae")
     if base.vae.dtype != vae_dtype:
         base.vae.to(vae_dtype)
-    if config.attention == "eager":
-        from diffusers.models.attention_processor import AttnProcessor
+    return made_ready(base, config).to(device)
 
-        base.unet.set_attn_processor(AttnProcessor())
-        for encoder in base.text_encoders.values():
-            encoder.set_attn_implementation("eager")  # type: ignore[operator]
+
+def made_ready(base: Model, config: BaseModelConfig) -> Model:
+    """With the attention that was asked for, frozen and in evaluation mode."""
+    if config.attention == "eager":
+        base.use_eager_attention()
     for part in base.parts.values():
         part.requires_grad_(False).eval()
-    return base.to(device)
+    return base
 
 
 def read_folder(config: BaseModelConfig, path: str, dtype: torch.dtype) -> BaseModel:

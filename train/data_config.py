@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from inference.errors import InputError
+from train.clip_config import ClipDataConfig
 from train.concept_config import ConceptConfig, read_concepts_list
 from train.faults import Faults, at_least, fraction
 
@@ -65,6 +66,8 @@ class DataConfig:
     """The same as a concepts_list.json of A1111's DreamBooth extension; folders in it are taken
     relative to the file."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)
+    clips: ClipDataConfig | None = None
+    """Given, `path` holds videos for a video model (CogVideoX) in place of pictures."""
     resolution: int | None = None
     """Side of the square examples in pixels; without it the base model's own size."""
     resize: Literal["cover", "none"] = "cover"
@@ -154,4 +157,6 @@ class DataConfig:
     @property
     def is_random(self) -> bool:
         """Whether one picture can get different pixels."""
+        if self.clips is not None:
+            return self.clips.is_random
         return self.crop == "random" or 0 < self.flip < 1 or self.background == "random"

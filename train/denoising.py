@@ -3,13 +3,16 @@
 Ho et al. 2020 (arXiv 2006.11239) for epsilon, Salimans & Ho 2022 (arXiv 2202.00512) for velocity.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from inference.base_model import BaseModel
+from inference.conditions import Conditions
+from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
 from train.config import LossConfig, TrainRecipe
 from train.randomness import generator, normal
@@ -19,14 +22,18 @@ from train.randomness import generator, normal
 class Denoising:
     """Turns a batch into one loss per example."""
 
-    base: BaseModel
+    base: DiffusionModel
     config: LossConfig
     latent_sampling: str
     seed: int
 
     @classmethod
-    def of(cls, recipe: TrainRecipe, base: BaseModel) -> Self:
-        return cls(base, recipe.loss, recipe.data.latent_sampling, recipe.seed)
+    def of(cls, recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
+        """That of pictures or of clips, as the base model draws them."""
+        from train.clip_denoising import ClipDenoising
+
+        kind = Denoising if isinstance(base, BaseModel) else ClipDenoising
+        return kind(base, recipe.loss, recipe.data.latent_sampling, recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
         """Weighted mean squared error of each example's prediction, (b,), fp32."""
@@ -34,16 +41,15 @@ class Denoising:
         noise = self.noise(batch["positions"], latents)
         timesteps = self.timesteps(batch["positions"])
         alphas = self.base.alphas_cumprod[timesteps]
-        signal = alphas.sqrt().view(-1, 1, 1, 1).to(latents.device)
-        sigma = (1 - alphas).sqrt().view(-1, 1, 1, 1).to(latents.device)
+        each = (-1, *[1] * (latents.dim() - 1))
+        signal = alphas.sqrt().view(each).to(latents.device)
+        sigma = (1 - alphas).sqrt().view(each).to(latents.device)
 
         noisy = signal * latents + sigma * noise
         states = batch.get("prompt_states")
         if states is None:
             states = self.base.encode_prompts(batch["prompts"])
-        prediction = self.base.predict(
-            noisy, timesteps.to(latents.device), states, batch.get("sizes")
-        ).float()
+        prediction = self.predict(noisy, timesteps.to(latents.device), states, batch).float()
 
         if self.base.prediction_type == "epsilon":
             target = noise
@@ -51,6 +57,11 @@ class Denoising:
             target = signal * noise - sigma * latents
         errors = (prediction - target).square().flatten(1).mean(1)
         return errors * self.weights(alphas).to(errors)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
+        """What the base model predicts, told what the batch holds beside prompts."""
+        assert isinstance(self.base, BaseModel)
+        return self.base.predict(noisy, timesteps, states, batch.get("sizes"))
 
     def latents(self, batch: Batch) -> Tensor:
         """Clean latents, taken as `data.latent_sampling` says; the same with or without cache."""

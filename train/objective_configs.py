@@ -42,6 +42,8 @@ class ObjectiveConfig:
     is_combinable: ClassVar[bool] = False
     """Whether it can be trained together with others: what it trains is attached to the base."""
     needs_concepts: ClassVar[bool] = False
+    learns_clips: ClassVar[bool] = False
+    """Whether it can be trained upon video models."""
     type: str = MISSING
 
     @property
@@ -55,6 +57,7 @@ class LoraConfig(ObjectiveConfig):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet and text encoder."""
 
     target: ClassVar[str] = "train.objectives.lora:LoraObjective"
+    learns_clips: ClassVar[bool] = True
     is_combinable: ClassVar[bool] = True
 
     type: Literal["lora"] = "lora"
@@ -201,6 +204,7 @@ class TextToImageConfig(WholePartsConfig):
     """Full fine-tuning of the UNet, and of the text encoder if asked."""
 
     target: ClassVar[str] = "train.objectives.text_to_image:TextToImageObjective"
+    learns_clips: ClassVar[bool] = True
 
     type: Literal["text_to_image"] = "text_to_image"
 
@@ -238,6 +242,7 @@ class AutoencoderConfig(ObjectiveConfig):
     """The VAE: reconstruction by L1, gradients and perceptual features, with a small KL term."""
 
     target: ClassVar[str] = "train.objectives.autoencoder:AutoencoderObjective"
+    learns_clips: ClassVar[bool] = True
     learns_from_captions: ClassVar[bool] = False
 
     type: Literal["autoencoder"] = "autoencoder"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from inference.base_model import BaseModel
 from inference.config import ImageConfig
+from inference.diffusion_model import DiffusionModel
 from inference.grid import image_grid, save_grid
 from inference.infotext import read_infotext, save_png
 from inference.sampling import Drawing, draw
@@ -108,7 +109,7 @@ class PromptGrid:
 
 
 @torch.no_grad()
-def reconstruction_grid(base: BaseModel, pixels: Sequence[Tensor], path: Path) -> Image.Image:
+def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Path) -> Image.Image:
     """Pictures above what the VAE gives back of them, saved as PNG; returns the grid."""
     originals = torch.stack(list(pixels)).to(base.device)
     mean, _ = base.encode_images(originals)
@@ -122,6 +123,8 @@ def reconstruction_grid(base: BaseModel, pixels: Sequence[Tensor], path: Path) -
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """A picture of pixels (3, h, w) in -1 … 1."""
+    """A picture of pixels (3, h, w) in -1 … 1; of a clip (3, f, h, w) its frame in the middle."""
+    if pixels.dim() == 4:
+        pixels = pixels[:, pixels.shape[1] // 2]
     array = pixels.float().add(1).mul(127.5).round().clamp(0, 255).byte()
     return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())

@@ -13,10 +13,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from inference.base_model import DTYPES, BaseModel
-from inference.base_model_loading import frozen_dtype, load_base_model
+from inference.base_model_loading import frozen_dtype
+from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
 from inference.requests import check_size
+from inference.video.loading import load_model
+from inference.video.model import VideoModel
 from train.config import TrainRecipe
+from train.data.clips import ClipExamples
+from train.data.examples import Examples
+from train.data.sources import Sources
+from train.objective_configs import OBJECTIVE_CONFIGS
 from train.objectives import build_objective
 from train.objectives.base import Member, Objective
 from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, parse_schedule
@@ -64,13 +71,8 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
         InputError: the base model cannot be loaded, or not be trained upon.
     """
     in_fp32 = replace(recipe.base_model, vae_precision="fp32")
-    base = load_base_model(in_fp32, "fp32")
-    if base.is_inpainting_model and recipe.objective.type != "autoencoder":
-        raise InputError(
-            f"base_model.path: {recipe.base_model.path!r} is an inpainting model, which also looks "
-            "at a mask: it is drawn with, and not trained upon. Train upon the plain model; what "
-            "is learned works with both"
-        )
+    base = load_model(in_fp32, "fp32")
+    check_trainable(recipe, base)
     objective = build_objective(recipe, base)
     base.dtype = DTYPES[recipe.mixed_precision]
     for name, part in base.parts.items():
@@ -81,7 +83,33 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
     return objective.to(device)
 
 
-def part_dtype(recipe: TrainRecipe, base: BaseModel, part: str) -> torch.dtype:
+def check_trainable(recipe: TrainRecipe, base: DiffusionModel) -> None:
+    """Raises InputError if the recipe's objective or data do not go with the base model."""
+    path, kind = recipe.base_model.path, recipe.objective
+    if isinstance(base, VideoModel):
+        if not kind.learns_clips:
+            known = ", ".join(name for name, one in OBJECTIVE_CONFIGS.items() if one.learns_clips)
+            raise InputError(
+                f"objective.type: {kind.type} cannot be trained upon {path!r}, a video model; "
+                f"{known} can"
+            )
+        if recipe.data.clips is None:
+            raise InputError(
+                f"data.clips: must be given, as data.clips.frames=49: {path!r} is a video model"
+            )
+        return
+    assert isinstance(base, BaseModel)
+    if recipe.data.clips is not None:
+        raise InputError(f"data.clips: are for video models; {path!r} is a model of pictures")
+    if base.is_inpainting_model and kind.type != "autoencoder":
+        raise InputError(
+            f"base_model.path: {path!r} is an inpainting model, which also looks "
+            "at a mask: it is drawn with, and not trained upon. Train upon the plain model; what "
+            "is learned works with both"
+        )
+
+
+def part_dtype(recipe: TrainRecipe, base: DiffusionModel, part: str) -> torch.dtype:
     """The number format in which a part of the base model is frozen, and drawn with."""
     return frozen_dtype(base, recipe.base_model, recipe.mixed_precision, part)
 
@@ -96,22 +124,33 @@ def prepare(
     """
     from accelerate.utils import DistributedDataParallelKwargs
 
-    skips = objective.trains("text_encoder") and objective.base.prompt_layer < -1
+    skips = objective.trains("text_encoder") and objective.base.skips_last_text_layers
     accelerator.ddp_handler = DistributedDataParallelKwargs(
         find_unused_parameters=objective.stops_parts or skips
     )
     return accelerator.prepare(objective, optimizer)
 
 
-def example_resolution(recipe: TrainRecipe, base: BaseModel) -> int:
-    """Side of the examples in pixels.
+def build_examples(recipe: TrainRecipe, sources: Sources, base: DiffusionModel) -> Examples:
+    """The examples of a run.
 
     Raises:
-        InputError: the base model cannot take pictures of this size.
+        InputError: the base model cannot take pictures or clips of this size.
     """
-    resolution = recipe.data.resolution or base.resolution
+    config = sources.config
+    if isinstance(base, VideoModel):
+        clips = config.clips
+        assert clips is not None
+        own = base.config.sample_height, base.config.sample_width
+        height, width = (side * base.vae_scale_factor for side in own)
+        size = clips.height or height, clips.width or width
+        for name, side in zip(("height", "width"), size, strict=True):
+            check_size(f"data.clips.{name}", side, base.size_step)
+        return ClipExamples(sources.pictures, config, size, recipe.seed, sources.template)
+    assert isinstance(base, BaseModel)
+    resolution = config.resolution or base.resolution
     check_size("data.resolution", resolution, base.size_step)
-    return resolution
+    return Examples(sources.pictures, config, resolution, recipe.seed, sources.template)
 
 
 def build_optimization(
@@ -228,7 +267,7 @@ def schedule_course(schedule: str, warmup_steps: int, rate: float) -> Callable[[
 def enable_gradient_checkpointing(objective: Objective) -> None:
     """Switches gradient checkpointing on in the networks that gradients flow through."""
     base = objective.base
-    base.unet.enable_gradient_checkpointing()
+    base.denoiser.enable_gradient_checkpointing()
     base.vae.enable_gradient_checkpointing()
     for encoder in (e for name, e in base.text_encoders.items() if objective.trains(name)):
         name = "activation_checkpointing_enable"  # what newer versions of transformers call it

@@ -15,7 +15,7 @@ from train.checkpoints import TrainingState
 from train.class_images import draw_missing
 from train.config import TrainRecipe
 from train.data.concepts import class_facts, class_folders, class_pictures
-from train.data.examples import Examples, PromptStates, build_loader, cache_latents
+from train.data.examples import PromptStates, build_loader, cache_latents
 from train.data.folder import DataError
 from train.data.sources import find_sources
 from train.data.stream import MicroBatches
@@ -27,9 +27,9 @@ from train.randomness import derive_seed
 from train.run_directory import RunDirectory
 from train.setup import (
     build_accelerator,
+    build_examples,
     build_optimization,
     enable_gradient_checkpointing,
-    example_resolution,
     load_objective,
     prepare,
 )
@@ -66,10 +66,7 @@ class Trainer:
         self.state = TrainingState(
             self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
         )
-        resolution = example_resolution(recipe, self.base)
-        self.examples = Examples(
-            sources.pictures, sources.config, resolution, recipe.seed, sources.template
-        )
+        self.examples = build_examples(recipe, sources, self.base)
         self.prompt_states = self._build_prompt_states()
         batch_size = recipe.sampling.batch_size
         self.grid = PromptGrid(self.base, images, batch_size, self.run.samples)

@@ -26,10 +26,11 @@ from inference.artifacts.files import write_folder
 from inference.model_families import looks_like_checkpoint
 
 if TYPE_CHECKING:
-    from inference.base_model import BaseModel
+    from inference.diffusion_model import DiffusionModel
 
 BEHAVIOUR = {
     "unet": ("attention_head_dim", "num_attention_heads", "act_fn", "norm_num_groups"),
+    "transformer": ("attention_head_dim", "patch_size", "patch_size_t", "sample_width"),
     "text_encoder": ("hidden_act", "num_attention_heads"),
     "text_encoder_2": ("hidden_act", "num_attention_heads"),
     "vae": ("act_fn", "norm_num_groups", "latent_channels"),
@@ -54,7 +55,7 @@ class Checkpoint(Artifact):
     def __init__(
         self,
         parts: dict[str, nn.Module],
-        base: BaseModel | None = None,
+        base: DiffusionModel | None = None,
         path: Path | None = None,
         name: str = "checkpoint",
         prediction_type: str | None = None,
@@ -68,15 +69,15 @@ class Checkpoint(Artifact):
         self._base = base
         self._path = path
         self._originals: dict[str, dict[str, Tensor]] = {}
-        self._target: BaseModel | None = None
+        self._target: DiffusionModel | None = None
         self._scaling_factor = 1.0
 
     @classmethod
-    def of(cls, base: BaseModel, parts: Sequence[str] = ("unet",)) -> Self:
+    def of(cls, base: DiffusionModel, parts: Sequence[str] = ("unet",)) -> Self:
         """The parts that are being trained within a base model; shares their weights."""
         return cls({part: base.parts[part] for part in parts}, base=base)
 
-    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+    def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Writes the weights over the base model's, of which a copy is kept.
 
         Raises:
@@ -143,7 +144,7 @@ class Checkpoint(Artifact):
         )
 
     def _save_single_file(
-        self, path: Path, base: BaseModel, dtype: torch.dtype, metadata: dict[str, str]
+        self, path: Path, base: DiffusionModel, dtype: torch.dtype, metadata: dict[str, str]
     ) -> None:
         from inference.single_file import parts_of
         from inference.single_file_writer import write_model
@@ -187,17 +188,17 @@ class Checkpoint(Artifact):
             return any((path / name).exists() for name in names)
         return looks_like_checkpoint(keys)
 
-    def _complete_base(self) -> BaseModel:
+    def _complete_base(self) -> DiffusionModel:
         from inference.base_model import BaseModelError
-        from inference.base_model_loading import load_base_model
         from inference.config import BaseModelConfig
+        from inference.video.loading import load_model
 
         try:
-            return load_base_model(BaseModelConfig(path=str(self._path)))
+            return load_model(BaseModelConfig(path=str(self._path)))
         except BaseModelError as error:
             raise ArtifactError(f"{self.name}: cannot be saved as a whole: {error}") from error
 
-    def _check_fit(self, part: str, module: nn.Module, base: BaseModel) -> None:
+    def _check_fit(self, part: str, module: nn.Module, base: DiffusionModel) -> None:
         target = base.parts[part]
         if module is target:
             raise ArtifactError(f"{self.name}: its {part} is this base model's own")
@@ -220,10 +221,10 @@ class Checkpoint(Artifact):
                     f"{self.name}: {part}.{key} has shape {tuple(value.shape)}, in this base model "
                     f"{tuple(ours[key].shape)}. Name it as base_model.path instead"
                 )
-        if part == "unet":
+        if part == base.denoiser_name:
             self._check_prediction_type(base)
 
-    def _check_prediction_type(self, base: BaseModel) -> None:
+    def _check_prediction_type(self, base: DiffusionModel) -> None:
         if self.prediction_type not in (None, base.prediction_type):
             raise ArtifactError(
                 f"{self.name}: predicts {self.prediction_type}, this base model "

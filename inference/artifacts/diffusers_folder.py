@@ -6,26 +6,26 @@ import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inference.artifacts.base import ArtifactError
-from inference.base_model import resolve_path
+from inference.base_model import BaseModel, resolve_path
+from inference.diffusion_model import DiffusionModel
+from inference.video.model import VideoModel
 
-if TYPE_CHECKING:
-    from inference.base_model import BaseModel
-
-PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
-"""Parts that have weights; text_encoder_2 is only in SDXL."""
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
+"""Parts that have weights; text_encoder_2 is only in SDXL, transformer only in CogVideoX."""
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 FACTS = "limner.json"
 """Which parts were trained, and the run's metadata. Other tools pass over it."""
 
 WEIGHT_FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
+    "transformer": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
     "text_encoder_2": "model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
@@ -48,14 +48,18 @@ def read_part(folder: Path, part: str) -> nn.Module:
         ArtifactError: its files are missing or cannot be read.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
+    is_video = (folder / "transformer").is_dir()
     classes: dict[str, Any] = {
         "unet": UNet2DConditionModel,
-        "text_encoder": CLIPTextModel,
+        "transformer": CogVideoXTransformer3DModel,
+        "text_encoder": T5EncoderModel if is_video else CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
-        "vae": AutoencoderKL,
+        "vae": AutoencoderKLCogVideoX if is_video else AutoencoderKL,
     }
     try:
         module = classes[part].from_pretrained(
@@ -68,7 +72,7 @@ def read_part(folder: Path, part: str) -> nn.Module:
 
 def write_base_model(
     folder: Path,
-    base: BaseModel,
+    base: DiffusionModel,
     trained: Collection[str],
     dtype: torch.dtype,
     metadata: dict[str, str],
@@ -86,14 +90,15 @@ def write_base_model(
         weights = {key: value.detach().cpu() for key, value in weights_of(module).items()}
         weights = cast(weights, dtype) if part in trained else compact(weights, dtype)
         (folder / part).mkdir()
-        if part in base.text_encoders:
+        if part in base.text_encoders and isinstance(base, BaseModel):
             weights = {_known_to_all(key): value for key, value in weights.items()}
         _write_json(folder / part / "config.json", _config(module, weights))
         save_file(weights, folder / part / WEIGHT_FILES[part], metadata={"format": "pt"})
     for name, tokenizer in zip(TOKENIZERS, base.tokenizers, strict=False):
         _write_tokenizer(folder / name, tokenizer, Path(resolve_path(base.path)) / name)
     sampler = _write_noise_schedule(folder / "scheduler", base)
-    _write_json(folder / "model_index.json", _model_index(sampler, base))
+    index = _model_index(sampler, base) if isinstance(base, BaseModel) else _video_index(base)
+    _write_json(folder / "model_index.json", index)
     facts = {"artifact": "checkpoint", "parts": sorted(trained), "metadata": metadata}
     _write_json(folder / FACTS, facts)
 
@@ -140,9 +145,12 @@ def _write_tokenizer(folder: Path, tokenizer: Any, source: Path) -> None:
         shutil.copytree(source, folder, copy_function=shutil.copyfile)
     else:
         tokenizer.save_pretrained(str(folder))
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    files = (folder / "vocab.json").is_file(), (folder / "merges.txt").is_file()
+    if all(files) or not hasattr(tokenizer, "backend_tokenizer"):
         return
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if "merges" not in model:  # T5's is a unigram model
+        return
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     vocabulary = json.dumps(tokenizer.get_vocab(), ensure_ascii=False, sort_keys=True)
     (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
@@ -150,7 +158,7 @@ def _write_tokenizer(folder: Path, tokenizer: Any, source: Path) -> None:
     (folder / "merges.txt").write_text(lines, encoding="utf-8")
 
 
-def _write_noise_schedule(folder: Path, base: BaseModel) -> str:
+def _write_noise_schedule(folder: Path, base: DiffusionModel) -> str:
     """The source's scheduler, or DDIM's with the same noise schedule; returns its class."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
@@ -162,6 +170,26 @@ def _write_noise_schedule(folder: Path, base: BaseModel) -> str:
         sampler.save_pretrained(str(folder))
     config = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))
     return config["_class_name"]
+
+
+def _video_index(base: DiffusionModel) -> dict[str, Any]:
+    """The source's own model_index.json, or that of CogVideoX."""
+    import diffusers
+
+    assert isinstance(base, VideoModel)
+    file = Path(resolve_path(base.path)) / "model_index.json"
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    kind = "CogVideoXImageToVideoPipeline" if base.is_image_to_video else "CogVideoXPipeline"
+    return {
+        "_class_name": kind,
+        "_diffusers_version": diffusers.__version__,
+        "scheduler": ["diffusers", base.noise_schedule["_class_name"]],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", type(base.tokenizer).__name__],
+        "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+    }
 
 
 def _model_index(sampler: str, base: BaseModel) -> dict[str, Any]:

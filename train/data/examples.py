@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from inference.base_model import BaseModel
 from inference.conditions import Conditions
+from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
 from train.data.captions import FILEWORDS, all_captions, make_caption
 from train.data.folder import DataError, Picture
@@ -48,7 +48,8 @@ class Examples(Dataset[dict[str, Any]]):
         self.template = template
         self.stream = Stream(seed, len(pictures))
         self.class_stream: Stream | None = None
-        self.latents: dict[str, Tensor] | None = None
+        self.latents: list[dict[str, Tensor]] | None = None
+        """What is cached of every picture, in the place of its pixels."""
 
     def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
         """Pictures of the subjects' classes, to come along with every example."""
@@ -71,9 +72,13 @@ class Examples(Dataset[dict[str, Any]]):
         epoch, index = self.class_stream[~position]
         return epoch, self.stream.num_pictures + index
 
+    def content(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
+        """What a batch holds of a picture in an epoch: `pixels`, and with them `sizes`."""
+        return self.square(index, epoch)._asdict()
+
     def pixels(self, index: int, epoch: int = 0) -> Tensor:
         """(3, resolution, resolution) of a picture in an epoch."""
-        return self.square(index, epoch).pixels
+        return self.content(index, epoch)["pixels"]
 
     def prompt(self, index: int, epoch: int) -> str:
         """The caption of a picture in an epoch."""
@@ -90,11 +95,8 @@ class Examples(Dataset[dict[str, Any]]):
             "weight": torch.tensor(1.0),
             "prompts": self.prompt(index, epoch),
         }
-        if self.latents is None:
-            example |= self.square(index, epoch)._asdict()
-        else:
-            example |= {name: values[index] for name, values in self.latents.items()}
-        return example
+        kept = self.latents
+        return example | (self.content(index, epoch) if kept is None else kept[index])
 
     def __getitems__(self, positions: list[int]) -> list[dict[str, Any]] | DataError:
         """The examples of a micro-batch, or what is wrong with one of them.
@@ -130,43 +132,41 @@ def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
 
 
 @torch.no_grad()
-def cache_latents(examples: Examples, base: BaseModel, batch_size: int, track: Track) -> None:
+def cache_latents(examples: Examples, base: DiffusionModel, batch_size: int, track: Track) -> None:
     """Encodes every picture once, if nothing random stands before the encoder.
 
     `once` draws from the distribution by (seed, picture); `random` keeps its width too.
     """
     if examples.config.cache == "off" or examples.config.is_random:
         return
-    means, stds, sizes = [], [], []
+    kept: list[dict[str, Tensor]] = []
     indices = range(len(examples))
     starts = indices[::batch_size]
     for start in track(starts, "encoding pictures"):
         chunk = indices[start : start + batch_size]
-        squares = [examples.square(index) for index in chunk]
-        sizes += [square.sizes for square in squares]
-        mean, std = base.encode_images(torch.stack([square.pixels for square in squares]))
+        contents = [examples.content(index) for index in chunk]
+        mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
         if examples.config.latent_sampling == "once":
             mean = mean + std * normal(mean, examples.seed, "latents once", chunk)
-        means.append(mean.cpu())
+        encoded = {"latents": mean.cpu()}
         if examples.config.latent_sampling == "random":
-            stds.append(std.cpu())
-    examples.latents = {"latents": torch.cat(means), "sizes": torch.stack(sizes)}
-    if stds:
-        examples.latents["latents_std"] = torch.cat(stds)
+            encoded["latents_std"] = std.cpu()
+        for row, content in enumerate(contents):
+            kept.append(content | {name: value[row] for name, value in encoded.items()})
+    examples.latents = kept
 
 
 class PromptStates:
     """What frozen text encoders make of captions; encodes those that it does not know."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: DiffusionModel) -> None:
         self.base = base
         self.known: dict[str, Conditions] = {}
 
     @torch.no_grad()
     def fill(self, prompts: list[str], track: Track, batch_size: int = 64) -> None:
         """Encodes the captions beforehand, unless they would take too much memory."""
-        width = self.base.unet.config.cross_attention_dim
-        length = self.base.tokenizer.model_max_length
+        length, width = self.base.prompt_shape
         if len(prompts) * width * length * self.base.dtype.itemsize > PROMPT_CACHE_BYTES:
             return
         for start in track(range(0, len(prompts), batch_size), "encoding captions"):

@@ -46,19 +46,24 @@ def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
 
 
 def picture_files(folder: str, key: str) -> list[Path]:
-    """The pictures of a folder and of those within it, sorted by path; at least one.
+    """The pictures of a folder; see `files_in`."""
+    return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
+
+
+def files_in(folder: str, key: str, extensions: Sequence[str], what: str) -> list[Path]:
+    """The files with these endings in a folder and those within it, sorted by path; at least one.
 
     Raises:
-        DataError: no folder, or no picture; `key` is what the recipe calls it.
+        DataError: no folder, or no such file; `key` is what the recipe calls the folder.
     """
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{key}: {folder!r} is not a folder")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_EXTENSIONS)
+    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in extensions)
     if not paths:
         raise DataError(
-            f"{key}: no pictures in {folder!r}: looked for files ending in "
-            f"{', '.join(PICTURE_EXTENSIONS)}, in folders within it too; found "
+            f"{key}: no {what} in {folder!r}: looked for files ending in "
+            f"{', '.join(extensions)}, in folders within it too; found "
             f"{sum(1 for p in root.rglob('*') if p.is_file())} other files"
         )
     return paths

@@ -2,11 +2,11 @@
 
 import pkgutil
 
-from inference.base_model import BaseModel
+from inference.diffusion_model import DiffusionModel
 from train.config import TrainRecipe
 from train.objectives.base import Objective
 
 
-def build_objective(recipe: TrainRecipe, base: BaseModel) -> Objective:
+def build_objective(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     """The recipe's objective, attached to the base model."""
     return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)

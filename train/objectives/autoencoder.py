@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.artifacts.checkpoint import Checkpoint
-from inference.base_model import BaseModel
+from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
 from train.config import TrainRecipe
 from train.objective_configs import AutoencoderConfig
@@ -26,7 +26,7 @@ class AutoencoderObjective(Objective):
 
     latent_variance: Tensor
 
-    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+    def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, AutoencoderConfig)
@@ -34,6 +34,7 @@ class AutoencoderObjective(Objective):
         self.seed = recipe.seed
         vae = base.vae.float()
         decoder = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+        decoder = {name: part for name, part in decoder.items() if part is not None}
         self.vae = vae if config.part == "whole" else nn.ModuleDict(decoder)
         self.vae.requires_grad_(True)
         variance = torch.tensor(float(vae.config.scaling_factor) ** -2)
@@ -65,11 +66,14 @@ class AutoencoderObjective(Objective):
 
     def perceptual_error(self, restored: Tensor, pixels: Tensor) -> Tensor:
         """Mean absolute distance in the feature network's blocks, (b,)."""
-        network = self.features[0].to(pixels.device)
+        network, count = self.features[0].to(pixels.device), len(pixels)
+        if pixels.dim() == 5:  # every frame by itself
+            restored, pixels = (one.transpose(1, 2).flatten(0, 1) for one in (restored, pixels))
         with torch.no_grad():
             wanted = network.features(pixels)
         pairs = zip(network.features(restored), wanted, strict=True)
-        return torch.stack([(a - b).abs().flatten(1).mean(1) for a, b in pairs]).mean(0)
+        errors = torch.stack([(a - b).abs().flatten(1).mean(1) for a, b in pairs]).mean(0)
+        return errors.view(count, -1).mean(1)
 
     @torch.no_grad()
     def track_variance(self, latents: Tensor) -> None:
@@ -84,8 +88,8 @@ class AutoencoderObjective(Objective):
 
 
 def gradient_error(restored: Tensor, pixels: Tensor) -> Tensor:
-    """Mean absolute error of horizontal and vertical differences of (b, 3, h, w), (b,)."""
+    """Mean absolute error of horizontal and vertical differences of (b, 3, …, h, w), (b,)."""
     difference = restored - pixels
-    across = difference.diff(dim=3).abs().flatten(1).mean(1)
-    down = difference.diff(dim=2).abs().flatten(1).mean(1)
+    across = difference.diff(dim=-1).abs().flatten(1).mean(1)
+    down = difference.diff(dim=-2).abs().flatten(1).mean(1)
     return across + down

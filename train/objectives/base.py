@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from inference.artifacts.base import Artifact
-from inference.base_model import BaseModel
+from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Objective(nn.Module, ABC):
     is a plain attribute, not a child, and stays frozen outside of what the constructor registers.
     """
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: DiffusionModel) -> None:
         super().__init__()
         self.base = base
         self.stops_parts = False

@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from inference.artifacts.base import Artifact
-from inference.base_model import BaseModel
+from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
 from train.config import TrainRecipe
 from train.denoising import Denoising
@@ -21,7 +21,7 @@ from train.objectives.base import Member, Objective
 class CombinedObjective(Objective):
     """Trains its members together; they are attached to the base model in their order."""
 
-    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+    def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         from train.objectives import build_objective
 
         super().__init__(base)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from inference.artifacts.lora import Lora
-from inference.base_model import BaseModel
+from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
 from train.config import TrainRecipe
 from train.denoising import Denoising
@@ -15,7 +15,7 @@ from train.randomness import derive_seed
 class LoraObjective(Objective):
     """Trains low-rank layers beside the UNet's, and the text encoders' if asked."""
 
-    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+    def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, LoraConfig)

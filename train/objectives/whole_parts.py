@@ -3,7 +3,7 @@
 from abc import ABC
 
 from inference.artifacts.checkpoint import Checkpoint
-from inference.base_model import BaseModel
+from inference.diffusion_model import DiffusionModel
 from train.config import TrainRecipe
 from train.denoising import Denoising
 from train.objective_configs import WholePartsConfig
@@ -13,11 +13,11 @@ from train.objectives.base import Objective
 class WholeParts(Objective, ABC):
     """The UNet, and the text encoder if asked, in fp32; saved as a checkpoint."""
 
-    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+    def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         super().__init__(base)
         assert isinstance(recipe.objective, WholePartsConfig)
         self.denoising = Denoising.of(recipe, base)
-        self.unet = base.unet.float().requires_grad_(True)
+        self.add_module(base.denoiser_name, base.denoiser.float().requires_grad_(True))
         self.suffix = "" if recipe.objective.save_as == "diffusers" else ".safetensors"
         if recipe.objective.train_text_encoder:
             for name, encoder in base.text_encoders.items():
