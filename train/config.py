@@ -17,6 +17,8 @@ from train.objective_configs import (
     combined_config,
 )
 from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, schedule_faults
+from train.stage_config import StageConfig
+from train.stages import stage_faults
 
 
 @dataclass
@@ -143,6 +145,9 @@ class TrainRecipe:
     ema: EmaConfig | None = None
     saving: SavingConfig = field(default_factory=SavingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    stages: dict[str, StageConfig | None] = field(default_factory=dict)
+    """Parts of the run with examples of their own size (progressive resolution), by names of your
+    choice, in this order; with `resume` a run goes on in any of them."""
     max_train_steps: int = 1000
     """Optimizer steps of the whole run."""
     train_batch_size: int = 1
@@ -193,6 +198,7 @@ class TrainRecipe:
             yield "optimizer.learning_rate", "must be above 0: the schedule is measured by it"
         if isinstance(self.objective, CombinedConfig):
             yield from self.objective.faults_within(*steps)
+        yield from stage_faults(self)
         if self.data.has_concepts and not self.objective.learns_from_captions:
             kind = self.objective.type
             yield "data.concepts", f"go with prompts, which objective.type: {kind} has none of"
