@@ -82,5 +82,5 @@ def without(condition: Tensor, dropped: Sequence[bool]) -> Tensor:
 
 
 def offset(transformer_config: Any, like: Tensor) -> Tensor | None:
-    """What the transformer is told as `ofs`, (1,), of the latents' dtype; none where it has none."""
+    """What the transformer is told as `ofs`, (1,); none where it has none."""
     return None if transformer_config.ofs_embed_dim is None else like.new_full((1,), OFS)

@@ -38,26 +38,26 @@ REQUIRED: dict[str, object] = {
 """What every published CogVideoX was trained and is drawn with."""
 
 
-def check_schedule(config: Mapping[str, object], where: str = "scheduler_config.json") -> None:
+def check_schedule(schedule: Mapping[str, object], where: str = "scheduler_config.json") -> None:
     """Refuses the schedule of another model, and that of a scheduler made without arguments.
 
     Args:
-        config: the content of the file.
+        schedule: the content of the file.
         where: what the user knows the file by.
 
     Raises:
         InputError: names all keys that are wrong, with what they must be.
     """
-    name = config.get("_class_name", CLASSES[0])
+    name = schedule.get("_class_name", CLASSES[0])
     if name not in CLASSES:
         raise InputError(f"{where}: _class_name is {name}; expected {' or '.join(CLASSES)}")
     faults = [
-        f"{key} is {value!r}{'' if key in config else ' (not given)'}, must be {expected!r}"
+        f"{key} is {value!r}{'' if key in schedule else ' (not given)'}, must be {expected!r}"
         for key, expected in REQUIRED.items()
-        if (value := _value(config, key)) != expected
+        if (value := _value(schedule, key)) != expected
     ]
     for key in ("num_train_timesteps", "beta_start", "beta_end", "snr_shift_scale"):
-        value = _value(config, key)
+        value = _value(schedule, key)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             faults.append(f"{key} is {value!r}, must be a number above 0")
     if faults:
@@ -67,15 +67,15 @@ def check_schedule(config: Mapping[str, object], where: str = "scheduler_config.
         )
 
 
-def alphas_cumprod(config: Mapping[str, object]) -> Tensor:
+def alphas_cumprod(schedule: Mapping[str, object]) -> Tensor:
     """Share of the signal's variance left at each timestep, (num_timesteps,), fp64 on the CPU.
 
-    The last is 0 exactly. `config` has passed `check_schedule`.
+    The last is 0 exactly. `schedule` has passed `check_schedule`.
     """
     start, end, shift = (
-        float(str(_value(config, key))) for key in ("beta_start", "beta_end", "snr_shift_scale")
+        float(str(_value(schedule, key))) for key in ("beta_start", "beta_end", "snr_shift_scale")
     )
-    steps = int(str(_value(config, "num_train_timesteps")))
+    steps = int(str(_value(schedule, "num_train_timesteps")))
     betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     unshifted = torch.cumprod(1.0 - betas, dim=0)
     shifted = unshifted / (shift + (1 - shift) * unshifted)
@@ -84,8 +84,8 @@ def alphas_cumprod(config: Mapping[str, object]) -> Tensor:
     return ((roots - last) * (first / (first - last))) ** 2
 
 
-def _value(config: Mapping[str, object], key: str) -> object:
-    return config[key] if key in config else CLASS_DEFAULTS[key]
+def _value(schedule: Mapping[str, object], key: str) -> object:
+    return schedule[key] if key in schedule else CLASS_DEFAULTS[key]
 
 
 def add_noise(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def _rotary(
         shape: dict[str, Any] = {"crops_coords": None, "grid_type": "slice", "max_size": table}
     else:
         shape = {"crops_coords": stretched_region(grid, base)}
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # what is kept must serve training, too
         return get_3d_rotary_pos_embed(
             embed_dim=head_dim, grid_size=tuple(grid), temporal_size=frames, device=device, **shape
         )
