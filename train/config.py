@@ -9,7 +9,8 @@ from omegaconf import MISSING
 from inference.config import BaseModelConfig, DrawSettings, ImageConfig
 from inference.recipe import RecipeError
 from train.data_config import DataConfig
-from train.faults import Faults, at_least
+from train.faults import Faults, at_least, fraction
+from train.image_condition_config import ImageConditionConfig
 from train.objective_configs import (
     OBJECTIVE_CONFIGS,
     CombinedConfig,
@@ -31,6 +32,13 @@ class LossConfig:
     (Salimans & Ho 2022, arXiv 2202.00512) by SNR held between 1 and gamma."""
     snr_gamma: float = 5.0
     """gamma of `min_snr` and `truncated_snr`."""
+    timestep_sampling: Literal["uniform", "stratified"] = "uniform"
+    """`stratified` deals the timesteps of an optimizer step (of all processes and micro-batches)
+    so that each comes from a part of its own: as likely as before, and the loss is much steadier
+    (explicit uniform sampling: Yang et al. 2024, arXiv 2408.06072, section 3.3)."""
+    motion_ratio: float = 0.0
+    """Clips: share of the loss that looks at the differences between frames instead (X-Fun's
+    motion_sub_loss_ratio, 0.25 there)."""
     noise_offset: float = 0.0
     """Standard deviation of an extra noise that is constant over each latent channel; lets a model
     learn very dark and bright pictures."""
@@ -52,6 +60,7 @@ class LossConfig:
             0, prior_weight=self.prior_weight, prior_weight_min=self.prior_weight_min
         )
         yield from at_least(1, prior_weight_target=self.prior_weight_target)
+        yield from fraction(motion_ratio=self.motion_ratio)
         yield from at_least(0, noise_offset=self.noise_offset, min_timestep=self.min_timestep)
         if self.snr_gamma <= 0:
             yield "snr_gamma", f"must be above 0, got {self.snr_gamma}"
@@ -140,6 +149,7 @@ class TrainRecipe:
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    image_condition: ImageConditionConfig = field(default_factory=ImageConditionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     ema: EmaConfig | None = None
@@ -211,6 +221,12 @@ class TrainRecipe:
             )
 
     def idle(self) -> Faults:
+        if self.data.clips is None:
+            why = "has no effect: it is of clips (data.clips)"
+            if self.loss.motion_ratio:
+                yield "loss.motion_ratio", why
+            if self.image_condition != ImageConditionConfig():
+                yield "image_condition", why
         if not self.objective.learns_from_captions:
             what = f"objective.type: {self.objective.type} shows reconstructions instead"
             if self.sampling.images:

@@ -191,6 +191,8 @@ class Trainer:
             if isinstance(batch, DataError):
                 raise batch
             batch["step"] = stage.step_of(turn)
+            batch["step_size"] = stage.step_size(processes)
+            batch["first_position"] = stage.first_position
             weight = prior_weight(recipe.loss, batch["step"], recipe.max_train_steps)
             weigh_class_pictures(batch, weight)
             torch.manual_seed(derive_seed(recipe.seed, "dropout", turn * processes + rank))
