@@ -25,6 +25,8 @@ USAGE = """usage: python -m inference.inspect FILE...
 
 Says what artifacts, base models and pictures are, and what they say about themselves."""
 
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+
 Facts = dict[str, str]
 """What is told of a file, in this order."""
 
@@ -56,6 +58,8 @@ def inspect(path: Path) -> Facts:
         raise InputError(f"{path}: no such file or folder")
     if path.suffix.lower() in SUFFIXES:
         return inspect_picture(path)
+    if path.suffix.lower() in VIDEOS:
+        return inspect_video(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         return inspect_base_model(path)
     return inspect_artifact(path)
@@ -84,6 +88,15 @@ def inspect_picture(path: Path) -> Facts:
     if path.suffix in PICTURES and embedding_picture.read_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}
     return facts
+
+
+def inspect_video(path: Path) -> Facts:
+    """Size, length and infotext; of H.264's pictures none is read."""
+    from inference.deforum.video import video_facts
+
+    facts = video_facts(path)
+    infotext = facts.pop("comment", None)
+    return {"kind": "video", **facts, "infotext": infotext or "none in this file"}
 
 
 def inspect_base_model(path: Path) -> Facts:

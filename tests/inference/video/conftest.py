@@ -22,7 +22,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "5b": {},
     "5b_i2v": {"in_channels": 8, **LEARNED},
     "1.5": PATCH_T,
-    "1.5_i2v": {"in_channels": 8, "ofs_embed_dim": 8, **PATCH_T},
+    "1.5_i2v": {"in_channels": 8, "ofs_embed_dim": 4, **PATCH_T},
     "fun": {"in_channels": 8},
 }
 """How the transformers of the published models differ, by the kind of model."""
