@@ -75,6 +75,7 @@ def inspect_picture(path: Path) -> Facts:
     try:
         with Image.open(path) as image:
             size = f"{image.width}x{image.height}"
+            frames = getattr(image, "n_frames", 1)
         infotext = read_infotext(path)
     except InputError:
         raise
@@ -84,7 +85,10 @@ def inspect_picture(path: Path) -> Facts:
         infotext = infotext or read_other_programs(path)
     except InputError as error:  # another program's, which is not understood
         infotext = str(error)
-    facts = {"kind": "picture", "size": size, "infotext": infotext or "none in this file"}
+    facts = {"kind": "picture", "size": size}
+    if frames > 1:
+        facts |= {"kind": "animated picture", "frames": str(frames)}
+    facts["infotext"] = infotext or "none in this file"
     if path.suffix in PICTURES and embedding_picture.read_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}
     return facts

@@ -7,6 +7,7 @@ TaylorSeer and SeaCache have no effect on CogVideoX in diffusers 0.42.1, and are
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -44,7 +45,8 @@ class StepCache:
             yield
             return
         transformer = base.transformer
-        with as_before(transformer):
+        with as_before(transformer), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.meshgrid")  # FasterCache's
             transformer.enable_cache(self.config(request, steps))
             try:
                 yield
@@ -100,7 +102,7 @@ class StepCache:
 @contextmanager
 def as_before(transformer: nn.Module) -> Iterator[None]:
     """Takes away what diffusers leaves on modules when its hooks are gone."""
-    names = "_diffusers_hook", "forward"
+    names = "_diffusers_hook", "forward", "_cache_config"
     before = {module: [name in vars(module) for name in names] for module in transformer.modules()}
     try:
         yield

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from inference.artifacts import Artifact, load_artifact
+from inference.command import tell
 from inference.config import ArtifactConfig, ClipConfig, ClipsRecipe
 from inference.errors import DrawWarning, InputError
 from inference.file_names import Naming
@@ -98,9 +99,9 @@ def set_up(
     for config, artifact in loaded:
         artifact.attach(base, config.strength)
     plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory)
-    if plan.reason:
-        print(f"memory: {plan.reason}", flush=True)
-    elif recipe.memory not in ("auto", "none"):
+    if plan.reason and processes.is_first:
+        tell("draw", f"memory: {plan.reason}")
+    if not plan.reason and recipe.memory not in ("auto", "none"):
         told = f"memory: {recipe.memory} has no effect on {device.type}"
         warnings.warn(told, DrawWarning, stacklevel=2)
     is_tiled = plan.is_tiled if recipe.vae_tiling is None else recipe.vae_tiling
