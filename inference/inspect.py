@@ -25,6 +25,8 @@ USAGE = """usage: python -m inference.inspect FILE...
 
 Says what artifacts, base models and pictures are, and what they say about themselves."""
 
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+
 Facts = dict[str, str]
 """What is told of a file, in this order."""
 
@@ -56,6 +58,8 @@ def inspect(path: Path) -> Facts:
         raise InputError(f"{path}: no such file or folder")
     if path.suffix.lower() in SUFFIXES:
         return inspect_picture(path)
+    if path.suffix.lower() in VIDEOS:
+        return inspect_video(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         return inspect_base_model(path)
     return inspect_artifact(path)
@@ -71,6 +75,7 @@ def inspect_picture(path: Path) -> Facts:
     try:
         with Image.open(path) as image:
             size = f"{image.width}x{image.height}"
+            frames = getattr(image, "n_frames", 1)
         infotext = read_infotext(path)
     except InputError:
         raise
@@ -80,10 +85,22 @@ def inspect_picture(path: Path) -> Facts:
         infotext = infotext or read_other_programs(path)
     except InputError as error:  # another program's, which is not understood
         infotext = str(error)
-    facts = {"kind": "picture", "size": size, "infotext": infotext or "none in this file"}
+    facts = {"kind": "picture", "size": size}
+    if frames > 1:
+        facts |= {"kind": "animated picture", "frames": str(frames)}
+    facts["infotext"] = infotext or "none in this file"
     if path.suffix in PICTURES and embedding_picture.read_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}
     return facts
+
+
+def inspect_video(path: Path) -> Facts:
+    """Size, length and infotext; of H.264's pictures none is read."""
+    from inference.deforum.video import video_facts
+
+    facts = video_facts(path)
+    infotext = facts.pop("comment", None)
+    return {"kind": "video", **facts, "infotext": infotext or "none in this file"}
 
 
 def inspect_base_model(path: Path) -> Facts:
