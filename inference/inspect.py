@@ -109,13 +109,12 @@ def inspect_base_model(path: Path) -> Facts:
 
 def inspect_video_model(path: Path, index: Mapping[str, Any], noise: Mapping[str, Any]) -> Facts:
     """The same for the CogVideoX layout."""
-    from inference.video.families import family_of
+    from inference.video.families import FAMILIES, family_of
 
     transformer, vae = (read_json(path / part / "config.json") for part in ("transformer", "vae"))
-    try:
-        family = family_of(transformer)
-    except KeyError as error:
-        raise InputError(f"{path / 'transformer/config.json'}: {error} missing") from error
+    if missing := [key for key in FAMILIES["cogvideox-5b"].transformer if key not in transformer]:
+        raise InputError(f"{path / 'transformer/config.json'}: {', '.join(missing)} missing")
+    family = family_of(transformer)
     factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
     size = (transformer["sample_width"] * factor, transformer["sample_height"] * factor)
     width, height = family.size if family else size
