@@ -1,1 +1,1 @@
-"""Clips: CogVideoX (Yang et al. 2024, arXiv 2408.06072) as a base model, and drawing with it."""
+"""Clips: what CogVideoX models (Yang et al. 2024, arXiv 2408.06072) need beyond pictures."""
