@@ -65,7 +65,7 @@ def track(values: Any, title: str) -> Any:
 def clip_examples(root: Path, seed: int = 0, **options: Any) -> ClipExamples:
     if not root.is_dir():
         root.mkdir()
-        noise = np.random.default_rng(0).integers(0, 255, (12, 16, 32, 3), np.uint8)
+        noise = np.random.default_rng(0).integers(0, 255, (12, 16, 32), np.uint8)
         for name, frames in (("a", noise), ("b", noise[:, :, :16]), ("c", noise[::-1])):
             first, *others = map(Image.fromarray, frames)
             first.save(root / f"{name}.gif", save_all=True, append_images=others, duration=125)
