@@ -94,5 +94,20 @@ class DiffusionModel(ABC):
         """What the text encoders make of prompts."""
 
     @abstractmethod
+    def predict(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditions: Conditions,
+        told: Tensor | None = None,
+        /,
+    ) -> Tensor:
+        """What the denoiser predicts at the timesteps (b,), in its own dtype.
+
+        `told` is what it is told beside prompts: SDXL the sizes of pictures, an image-to-video
+        model the latents of first frames.
+        """
+
+    @abstractmethod
     def use_eager_attention(self) -> None:
         """Spells attention out in all parts, in place of the fused one."""

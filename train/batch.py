@@ -12,6 +12,10 @@ class Batch(TypedDict):
 
     step: int
     """Optimizer steps before this one."""
+    step_size: int
+    """Examples of an optimizer step: of all processes and micro-batches."""
+    first_position: int
+    """Place in the stream where steps of this size begin: that of the run's stage."""
     positions: list[int]
     """Places of the examples in the run's stream; noise and timesteps are drawn by them. Those of
     class pictures are below 0 (`train.prior`), and stand behind all others."""
@@ -23,13 +27,18 @@ class Batch(TypedDict):
     """What each example's loss counts, (b,); of class pictures the prior weight of the step."""
     prompts: list[str]
     pixels: NotRequired[Tensor]
-    """(b, 3, h, w) in -1 … 1."""
+    """(b, 3, h, w) in -1 … 1; clips are (b, 3, f, h, w)."""
     latents: NotRequired[Tensor]
-    """(b, c, h / f, w / f), mean of the VAE's distribution (or drawn once), scaled."""
+    """(b, c, h / f, w / f), of clips (b, f', c, h', w'): mean of the VAE's distribution (or drawn
+    once), scaled."""
     latents_std: NotRequired[Tensor]
     """Standard deviation of the latents, only when they are drawn anew every time."""
     sizes: NotRequired[Tensor]
     """SDXL's size conditions in pixels, (b, 6): the file's height and width, the cut's top and
     left within the scaled picture, the example's height and width."""
+    first_frames: NotRequired[Tensor]
+    """Clips for an image-to-video model: the first frames, (b, 3, h, w) in -1 … 1."""
+    timesteps: NotRequired[Tensor]
+    """(b,), on the CPU: what the loss has drawn."""
     prompt_states: NotRequired[Conditions]
     """What frozen text encoders make of the prompts."""

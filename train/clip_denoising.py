@@ -4,14 +4,22 @@ Plain mean squared error of the velocity, in fp32: what CogVideoX's own trainer 
 error of the clean latents, which loses its digits in bf16.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+import torch
 from torch import Tensor
 
 from inference.conditions import Conditions
+from inference.video.arithmetic import padding
+from inference.video.image_condition import image_latents, place, with_noise, without
 from inference.video.model import VideoModel
 from train.batch import Batch
 from train.denoising import Denoising
+from train.image_condition_config import ImageConditionConfig
+from train.motion_loss import loss_with_motion
+from train.randomness import generator
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,47 @@ class ClipDenoising(Denoising):
     """Turns a batch of clips into one loss per example."""
 
     base: VideoModel
+    image_condition: ImageConditionConfig = field(default_factory=ImageConditionConfig)
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Clean latents (b, f', c, h', w'); of CogVideoX 1.5 with its padding in front.
+
+        The first latent frame is repeated, as in CogVideoX's own trainer; what is drawn there is
+        dropped by the pipelines.
+        """
+        latents = super().latents(batch)
+        missing = padding(latents.shape[1], self.base.config.patch_size_t)
+        return torch.cat([latents[:, :1]] * missing + [latents], dim=1)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
-        return self.base.predict(noisy, timesteps, states)
+        image = self.told_image(batch, noisy) if self.base.is_image_to_video else None
+        return self.base.predict(noisy, timesteps, states, image)
+
+    @torch.no_grad()
+    def told_image(self, batch: Batch, like: Tensor) -> Tensor:
+        """What an image-to-video model is told of the first frames, of the shape of `like`."""
+        assert "first_frames" in batch
+        config, positions = self.image_condition, batch["positions"]
+        frames = batch["first_frames"].to(like.device)
+        if config.noise:
+            sources = [generator(self.seed, "image noise", position) for position in positions]
+            frames = with_noise(frames, sources, config.noise_mean, config.noise_std)
+        vae = self.base.vae
+        mean = vae.encode(frames.unsqueeze(2).to(vae.dtype)).latent_dist.mean.float()
+        scaled = image_latents(
+            mean.transpose(1, 2),
+            vae.config.scaling_factor,
+            vae.config.invert_scale_latents,
+            config.latent_scale,
+        )
+        dropped = [
+            bool(
+                torch.rand((), generator=generator(self.seed, "image dropout", position))
+                < config.dropout_rate
+            )
+            for position in positions
+        ]
+        return without(place(scaled, like.shape[1]), dropped)
+
+    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return loss_with_motion(prediction, target, self.config.motion_ratio)

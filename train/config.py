@@ -9,7 +9,8 @@ from omegaconf import MISSING
 from inference.config import BaseModelConfig, DrawSettings, ImageConfig
 from inference.recipe import RecipeError
 from train.data_config import DataConfig
-from train.faults import Faults, at_least
+from train.faults import Faults, at_least, fraction
+from train.image_condition_config import ImageConditionConfig
 from train.objective_configs import (
     OBJECTIVE_CONFIGS,
     CombinedConfig,
@@ -17,6 +18,8 @@ from train.objective_configs import (
     combined_config,
 )
 from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, schedule_faults
+from train.stage_config import StageConfig
+from train.stages import stage_faults
 
 
 @dataclass
@@ -29,6 +32,13 @@ class LossConfig:
     (Salimans & Ho 2022, arXiv 2202.00512) by SNR held between 1 and gamma."""
     snr_gamma: float = 5.0
     """gamma of `min_snr` and `truncated_snr`."""
+    timestep_sampling: Literal["uniform", "stratified"] = "uniform"
+    """`stratified` deals the timesteps of an optimizer step (of all processes and micro-batches)
+    so that each comes from a part of its own: as likely as before, and the loss is much steadier
+    (explicit uniform sampling: Yang et al. 2024, arXiv 2408.06072, section 3.3)."""
+    motion_ratio: float = 0.0
+    """Clips: share of the loss that looks at the differences between frames instead (X-Fun's
+    motion_sub_loss_ratio, 0.25 there)."""
     noise_offset: float = 0.0
     """Standard deviation of an extra noise that is constant over each latent channel; lets a model
     learn very dark and bright pictures."""
@@ -50,6 +60,7 @@ class LossConfig:
             0, prior_weight=self.prior_weight, prior_weight_min=self.prior_weight_min
         )
         yield from at_least(1, prior_weight_target=self.prior_weight_target)
+        yield from fraction(motion_ratio=self.motion_ratio)
         yield from at_least(0, noise_offset=self.noise_offset, min_timestep=self.min_timestep)
         if self.snr_gamma <= 0:
             yield "snr_gamma", f"must be above 0, got {self.snr_gamma}"
@@ -138,11 +149,15 @@ class TrainRecipe:
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    image_condition: ImageConditionConfig = field(default_factory=ImageConditionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     ema: EmaConfig | None = None
     saving: SavingConfig = field(default_factory=SavingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    stages: dict[str, StageConfig | None] = field(default_factory=dict)
+    """Parts of the run with examples of their own size (progressive resolution), by names of your
+    choice, in this order; with `resume` a run goes on in any of them."""
     max_train_steps: int = 1000
     """Optimizer steps of the whole run."""
     train_batch_size: int = 1
@@ -193,6 +208,7 @@ class TrainRecipe:
             yield "optimizer.learning_rate", "must be above 0: the schedule is measured by it"
         if isinstance(self.objective, CombinedConfig):
             yield from self.objective.faults_within(*steps)
+        yield from stage_faults(self)
         if self.data.has_concepts and not self.objective.learns_from_captions:
             kind = self.objective.type
             yield "data.concepts", f"go with prompts, which objective.type: {kind} has none of"
@@ -205,6 +221,12 @@ class TrainRecipe:
             )
 
     def idle(self) -> Faults:
+        if self.data.clips is None:
+            why = "has no effect: it is of clips (data.clips)"
+            if self.loss.motion_ratio:
+                yield "loss.motion_ratio", why
+            if self.image_condition != ImageConditionConfig():
+                yield "image_condition", why
         if not self.objective.learns_from_captions:
             what = f"objective.type: {self.objective.type} shows reconstructions instead"
             if self.sampling.images:

@@ -31,6 +31,9 @@ class CaptionConfig:
     dropout_rate: float = 0.0
     """Share of examples whose caption becomes empty, which guidance needs (kohya:
     caption_dropout_rate)."""
+    dropout_mode: Literal["empty_string", "zero_embedding"] = "empty_string"
+    """What an empty caption is told as: what the text encoder makes of it, as pipelines draw, or
+    zeros, as CogVideoX's SAT trainer and sampler have it."""
     shuffle_tags: bool = False
     """Shuffle the parts of a caption between commas (kohya: shuffle_caption)."""
     keep_tokens: int = 0
@@ -43,6 +46,8 @@ class CaptionConfig:
         yield from at_least(0, keep_tokens=self.keep_tokens)
 
     def idle(self) -> Faults:
+        if self.dropout_mode == "zero_embedding" and not self.dropout_rate:
+            yield "dropout_mode", "has no effect without dropout_rate"
         if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout_rate):
             yield "keep_tokens", "has no effect without shuffle_tags or tag_dropout_rate"
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.base_model import BaseModel
 from inference.conditions import Conditions
 from inference.diffusion_model import DiffusionModel
+from inference.video.model import VideoModel
 from train.batch import Batch
 from train.config import LossConfig, TrainRecipe
 from train.randomness import generator, normal
+from train.timesteps import stratified_timesteps
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,26 @@ class Denoising:
     config: LossConfig
     latent_sampling: str
     seed: int
+    zeroes_empty_prompts: bool = False
+    """Whether an empty caption is told as zeros, not as what text encoders make of it."""
 
     @classmethod
     def of(cls, recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
         """That of pictures or of clips, as the base model draws them."""
         from train.clip_denoising import ClipDenoising
 
-        kind = Denoising if isinstance(base, BaseModel) else ClipDenoising
-        return kind(base, recipe.loss, recipe.data.latent_sampling, recipe.seed)
+        usual = recipe.loss, recipe.data.latent_sampling, recipe.seed
+        zeroed = recipe.data.captions.dropout_mode == "zero_embedding"
+        if isinstance(base, VideoModel):
+            return ClipDenoising(base, *usual, zeroed, recipe.image_condition)
+        return Denoising(base, *usual, zeroed)
 
     def loss(self, batch: Batch) -> Tensor:
         """Weighted mean squared error of each example's prediction, (b,), fp32."""
         latents = self.latents(batch)
         noise = self.noise(batch["positions"], latents)
-        timesteps = self.timesteps(batch["positions"])
+        timesteps = self.timesteps(batch)
+        batch["timesteps"] = timesteps
         alphas = self.base.alphas_cumprod[timesteps]
         each = (-1, *[1] * (latents.dim() - 1))
         signal = alphas.sqrt().view(each).to(latents.device)
@@ -49,18 +56,23 @@ class Denoising:
         states = batch.get("prompt_states")
         if states is None:
             states = self.base.encode_prompts(batch["prompts"])
+        if self.zeroes_empty_prompts:
+            states = states.zeroed([not prompt for prompt in batch["prompts"]])
         prediction = self.predict(noisy, timesteps.to(latents.device), states, batch).float()
 
         if self.base.prediction_type == "epsilon":
             target = noise
         else:
             target = signal * noise - sigma * latents
-        errors = (prediction - target).square().flatten(1).mean(1)
+        errors = self.errors(prediction, target)
         return errors * self.weights(alphas).to(errors)
+
+    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error of each example, (b,)."""
+        return (prediction - target).square().flatten(1).mean(1)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
         """What the base model predicts, told what the batch holds beside prompts."""
-        assert isinstance(self.base, BaseModel)
         return self.base.predict(noisy, timesteps, states, batch.get("sizes"))
 
     def latents(self, batch: Batch) -> Tensor:
@@ -92,13 +104,16 @@ class Denoising:
             draws.append(noise)
         return torch.stack(draws).to(like)
 
-    def timesteps(self, positions: list[int]) -> Tensor:
-        """Uniform timesteps (b,), int64, on the CPU."""
+    def timesteps(self, batch: Batch) -> Tensor:
+        """Timesteps (b,), int64, on the CPU; every one is as likely."""
         low = self.config.min_timestep
         high = self.config.max_timestep or len(self.base.alphas_cumprod)
+        if self.config.timestep_sampling == "stratified":
+            at = batch["positions"], batch["step_size"], low, high, batch["first_position"]
+            return stratified_timesteps(self.seed, *at)
         draws = [
             torch.randint(low, high, (), generator=generator(self.seed, "timestep", position))
-            for position in positions
+            for position in batch["positions"]
         ]
         return torch.stack(draws)
 

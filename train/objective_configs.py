@@ -54,7 +54,7 @@ class ObjectiveConfig:
 
 @dataclass
 class LoraConfig(ObjectiveConfig):
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet and text encoder."""
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet, transformer, text encoder."""
 
     target: ClassVar[str] = "train.objectives.lora:LoraObjective"
     learns_clips: ClassVar[bool] = True
@@ -67,12 +67,18 @@ class LoraConfig(ObjectiveConfig):
     """The learned change is scaled by alpha / rank (kohya: network_alpha)."""
     dropout: float = 0.0
     """Share of the layers' inputs dropped while training (kohya: network_dropout)."""
-    targets: list[str] = field(default_factory=lambda: ["attention", "feed_forward", "projection"])
+    targets: list[str] | None = None
     """Which layers of the UNet: attention (to_q, to_k, to_v, to_out), feed_forward and projection
-    (proj_in, proj_out) of its transformers, which are what kohya trains; convolution: those of its
-    ResNet blocks, which kohya adds with conv_dim."""
+    (proj_in, proj_out) of its transformers, which are what kohya trains and what is trained if
+    nothing is named here; convolution: those of its ResNet blocks, which kohya adds with conv_dim.
+    Of a video model's transformer: attention, which alone is trained if nothing is named,
+    feed_forward, and projection (those of text and patches, and proj_out, as far as linear)."""
     train_text_encoder: bool = False
-    """Also train LoRA layers in the text encoder (attention and MLP), in both of SDXL's."""
+    """Also train LoRA layers in the text encoder (attention and MLP), in both of SDXL's; a video
+    model's cannot be trained."""
+    comfyui_twin: bool = False
+    """Upon video models: beside each artifact NAME.safetensors, in diffusers' format, also write
+    NAME.comfyui.safetensors, in the format that ComfyUI-CogVideoXWrapper reads alpha from."""
 
     def faults(self) -> Faults:
         yield from at_least(1, rank=self.rank)
@@ -81,8 +87,8 @@ class LoraConfig(ObjectiveConfig):
         if not 0 <= self.dropout < 1:
             yield "dropout", f"must lie in 0 … 1 (1 excluded), got {self.dropout}"
         known = ("attention", "feed_forward", "projection", "convolution")
-        wrong = [name for name in self.targets if name not in known]
-        if wrong or not self.targets:
+        wrong = [name for name in self.targets or () if name not in known]
+        if wrong or self.targets == []:
             yield "targets", f"expected some of {', '.join(known)}; got {self.targets}"
 
 

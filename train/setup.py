@@ -140,7 +140,8 @@ def build_examples(recipe: TrainRecipe, sources: Sources, base: DiffusionModel) 
     Raises:
         InputError: the base model cannot take pictures or clips of this size or length.
     """
-    config = sources.config
+    # Concepts change how captions are read, a stage the sizes.
+    config = replace(recipe.data, captions=sources.config.captions)
     if isinstance(base, VideoModel):
         clips = config.clips
         assert clips is not None

@@ -15,10 +15,9 @@ from train.checkpoints import TrainingState
 from train.class_images import draw_missing
 from train.config import TrainRecipe
 from train.data.concepts import class_facts, class_folders, class_pictures
-from train.data.examples import PromptStates, build_loader, cache_latents
-from train.data.folder import DataError
+from train.data.examples import Examples, PromptStates, build_loader, cache_latents
+from train.data.folder import DataError, Picture
 from train.data.sources import find_sources
-from train.data.stream import MicroBatches
 from train.interruption import Interrupted, StopSignals
 from train.metadata import run_metadata
 from train.previews import PromptGrid, grid_images, reconstruction_grid
@@ -34,6 +33,7 @@ from train.setup import (
     prepare,
 )
 from train.shown_weights import ShownWeights
+from train.stages import Stage, stages_of
 from train.tracking import Board, ProgressBar, StepClock
 
 
@@ -66,7 +66,11 @@ class Trainer:
         self.state = TrainingState(
             self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
         )
-        self.examples = build_examples(recipe, sources, self.base)
+        self.sources = sources
+        self.stages = stages_of(recipe, self.accelerator.num_processes)
+        self.stage = self.stages[0]
+        self.class_pictures: list[Picture] = []
+        self.examples = self._build_examples()
         self.prompt_states = self._build_prompt_states()
         batch_size = recipe.sampling.batch_size
         self.grid = PromptGrid(self.base, images, batch_size, self.run.samples)
@@ -114,7 +118,6 @@ class Trainer:
             self.stop_members()
         if self.is_main:
             self.open_folder()
-        self.fill_caches()
         self.progress.advance(self.step_number)
         self.objective.train()
         self.clock.go_on()
@@ -133,9 +136,8 @@ class Trainer:
             self.close()
             raise Interrupted(asked, "the class pictures that are drawn")
         self.accelerator.wait_for_everyone()
-        pictures = class_pictures(folders, self.recipe.data.captions.extensions)
-        self.examples.add_class_pictures(pictures)
-        self.facts |= class_facts(pictures)
+        self.class_pictures = class_pictures(folders, self.recipe.data.captions.extensions)
+        self.facts |= class_facts(self.class_pictures)
 
     def open_folder(self) -> None:
         """Recipe, environment, TensorBoard, the base model's row.
@@ -152,37 +154,48 @@ class Trainer:
         if owed and not self.run.grid(self.step_number).is_file():
             self.draw_grid()
 
+    def enter(self, stage: Stage) -> None:
+        """Makes the examples of a stage, and encodes them as far as they stay what they are."""
+        if stage.name:
+            self.progress.say(f"stage {stage.name}: steps {stage.first_step} to {stage.last_step}")
+        self.stage = stage
+        self.accelerator.gradient_accumulation_steps = stage.recipe.gradient_accumulation_steps
+        self.accelerator.step = 0
+        self.examples = self._build_examples()
+        with self.clock.paused():
+            self.fill_caches()
+
     def fill_caches(self) -> None:
         """Encodes pictures and captions once, as far as they stay what they are."""
         if not self.draws_prompts:
             return
         data, track = self.recipe.data, self.progress.track
-        cache_latents(self.examples, self.base, self.recipe.train_batch_size, track)
+        cache_latents(self.examples, self.base, self.stage.recipe.train_batch_size, track)
         if self.prompt_states and data.cache == "auto" and not data.captions.changes_words:
             self.prompt_states.fill(self.examples.all_prompts(), track)
 
     def batches(self) -> Iterator[Batch]:
-        """This process's micro-batches from the current step on, each with its own random seed."""
-        recipe = self.recipe
-        micro_batches = MicroBatches(
-            batch_size=recipe.train_batch_size,
-            accumulation=recipe.gradient_accumulation_steps,
-            rank=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
-            start_step=self.step_number,
-            max_steps=recipe.max_train_steps,
-            with_class_pictures=bool(self.class_folders),
-        )
+        """This process's micro-batches from the current step on, stage by stage."""
+        for stage in self.stages:
+            if self.step_number < stage.last_step:
+                self.enter(stage)
+                yield from self.batches_of(stage)
+
+    def batches_of(self, stage: Stage) -> Iterator[Batch]:
+        """Those of a stage, each with its own random seed."""
+        recipe, step = stage.recipe, self.step_number
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        micro_batches = stage.micro_batches(step, rank, processes, bool(self.class_folders))
         loader = build_loader(self.examples, micro_batches)
-        first = self.step_number * recipe.gradient_accumulation_steps
-        for turn, batch in enumerate(loader, first):
+        for turn, batch in enumerate(loader, stage.turn(step)):
             if isinstance(batch, DataError):
                 raise batch
-            batch["step"] = turn // recipe.gradient_accumulation_steps
+            batch["step"] = stage.step_of(turn)
+            batch["step_size"] = stage.step_size(processes)
+            batch["first_position"] = stage.first_position
             weight = prior_weight(recipe.loss, batch["step"], recipe.max_train_steps)
             weigh_class_pictures(batch, weight)
-            number = turn * self.accelerator.num_processes + self.accelerator.process_index
-            torch.manual_seed(derive_seed(recipe.seed, "dropout", number))
+            torch.manual_seed(derive_seed(recipe.seed, "dropout", turn * processes + rank))
             if self.prompt_states is not None:
                 batch["prompt_states"] = self.prompt_states(batch["prompts"])
             yield batch
@@ -257,13 +270,14 @@ class Trainer:
         }
         seconds, micro_batches = self.clock.take(), len(self.losses)
         self.losses.clear()
-        images = micro_batches * self.recipe.train_batch_size * self.accelerator.num_processes
+        recipe = self.stage.recipe
+        images = micro_batches * recipe.train_batch_size * self.accelerator.num_processes
         if self.board is not None:
             scalars = losses | {"gradient_norm": float(grad_norm)}
             scalars["images_per_second"] = images / seconds
             scalars |= {f"learning_rate/{part}": rate for part, rate in self.rates.items()}
             self.board.scalars(scalars, self.step_number)
-        pace = seconds * self.recipe.gradient_accumulation_steps / micro_batches
+        pace = seconds * recipe.gradient_accumulation_steps / micro_batches
         self.progress.report(self.step_number, losses["loss"], pace)
 
     def save(self) -> None:
@@ -287,7 +301,7 @@ class Trainer:
     def save_artifacts(self) -> None:
         """Each member's to a file of its own."""
         pictures = self.facts["pictures"]
-        others = len(self.examples) - pictures
+        others = len(self.class_pictures)
         for name, member in self.members.items():
             artifact = member.objective.artifact()
             path = self.run.artifact(self.step_number, artifact.suffix, name)
@@ -356,6 +370,13 @@ class Trainer:
     def draws_prompts(self) -> bool:
         """Whether the grid shows prompts; an autoencoder's shows reconstructions."""
         return self.recipe.objective.learns_from_captions
+
+    def _build_examples(self) -> Examples:
+        """Those of the current stage, with the class pictures that are there."""
+        examples = build_examples(self.stage.recipe, self.sources, self.base)
+        if self.class_pictures:
+            examples.add_class_pictures(self.class_pictures)
+        return examples
 
     def _build_ema(self) -> EMAModel | None:
         if self.recipe.ema is None:

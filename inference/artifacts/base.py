@@ -14,6 +14,7 @@ from inference.errors import InputError
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
+    from inference.diffusion_model import DiffusionModel
 
 ARTIFACTS: dict[str, str] = {
     "lora": "inference.artifacts.lora:Lora",
@@ -42,7 +43,7 @@ class Artifact(ABC):
     """What it is called in grids, infotext and metadata."""
 
     @abstractmethod
-    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+    def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Makes the base model draw what has been learned.
 
         Raises:
@@ -74,6 +75,22 @@ class Artifact(ABC):
     @abstractmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
         """Whether this is such an artifact: a folder (keys empty), or a file with these tensors."""
+
+
+def for_pictures(artifact: Artifact, base: DiffusionModel) -> BaseModel:
+    """The base model, if it is one of pictures.
+
+    Raises:
+        ArtifactError: it is a video model.
+    """
+    from inference.base_model import BaseModel
+
+    if not isinstance(base, BaseModel):
+        raise ArtifactError(
+            f"{artifact.name}: its kind ({artifact.kind}) works in models of pictures; "
+            f"{base.path!r} is a video model, which takes LoRAs and checkpoints"
+        )
+    return base
 
 
 def load_artifact(path: Path | str) -> Artifact:

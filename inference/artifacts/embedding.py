@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.artifacts.base import Artifact, ArtifactError
+from inference.artifacts.base import Artifact, ArtifactError, for_pictures
 from inference.artifacts.embedding_picture import picture_with, read_picture
 from inference.artifacts.files import PICKLES, read_pickle, read_tensors, serialize
 from inference.artifacts.metadata import made_upon
@@ -28,6 +28,7 @@ from inference.prompts import LearnedVectors, token_ids
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
+    from inference.diffusion_model import DiffusionModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 PAIR: tuple[str, ...] = ("clip_l", "clip_g")
@@ -85,7 +86,7 @@ class Embedding(Artifact):
             vectors = [table[chosen].float().cpu().clone() for table in tables]
         return cls(vectors[0], name, made_upon(base), vectors[1] if len(vectors) > 1 else None)
 
-    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+    def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Makes prompts that spell the name take the vectors.
 
         Raises:
@@ -94,6 +95,7 @@ class Embedding(Artifact):
         """
         if self._base is not None:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
+        base = for_pictures(self, base)
         count, room = len(self.learned.vectors), base.tokenizer.model_max_length - 2
         expected = [table.shape[1] for table in _token_tables(base)]
         if [vectors.shape[1] for vectors in self.learned.by_encoder()] != expected:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from inference.artifacts.base import Artifact, ArtifactError
+from inference.artifacts.base import Artifact, ArtifactError, for_pictures
 from inference.artifacts.files import serialize
 from inference.artifacts.hypernetwork_files import (
     KEY,
@@ -27,6 +27,7 @@ from inference.files import write_atomically
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
+    from inference.diffusion_model import DiffusionModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 """Width of the prompt's states -> the family of base models."""
@@ -89,7 +90,7 @@ class Hypernetwork(Artifact):
         """Whether its weights get gradients."""
         return any(p.requires_grad for pair in self.pairs.values() for p in pair.parameters())
 
-    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
+    def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Hangs the networks before `to_k` and `to_v` of every attention layer.
 
         Networks in training stay as they are; others are copied to the base model's device and
@@ -100,6 +101,7 @@ class Hypernetwork(Artifact):
         """
         if self._handles:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
+        base = for_pictures(self, base)
         known = context_widths(base)
         if not known & self.pairs.keys():
             own = base.unet.config.cross_attention_dim

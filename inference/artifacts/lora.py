@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self, final
 
@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from inference.artifacts.base import Artifact, ArtifactError
 from inference.artifacts.files import read_tensors, serialize
-from inference.artifacts.lora_formats import is_lora, read_layers
+from inference.artifacts.lora_diffusers import adapter_metadata, diffusers_tensors
+from inference.artifacts.lora_formats import ALPHA_KEYS, is_lora, read_layers
 from inference.artifacts.lora_keys import (
+    USUAL_TARGETS,
+    VIDEO_TARGETS,
     is_lora_target,
+    is_text_encoder_target,
     known_names,
     kohya_name,
     layers_of,
@@ -33,7 +37,7 @@ from inference.artifacts.metadata import hashes, lora_metadata
 from inference.files import write_atomically
 
 if TYPE_CHECKING:
-    from inference.base_model import BaseModel
+    from inference.diffusion_model import DiffusionModel
 
 
 HARMLESS = ("_text_projection",)
@@ -44,7 +48,10 @@ _numbers = itertools.count()
 
 @final
 class Lora(Artifact):
-    """Low-rank layers by their kohya names; saved in kohya's format, read in several."""
+    """Low-rank layers by their kohya names; read in several formats.
+
+    Saved in kohya's, and those of video models in diffusers'.
+    """
 
     kind: ClassVar[str] = "lora"
     suffix = ".safetensors"
@@ -54,9 +61,12 @@ class Lora(Artifact):
     ) -> None:
         self.name = name
         self.layers = layers
-        """Kohya name -> layer, e.g. `lora_unet_mid_block_attentions_0_proj_in`."""
+        """Kohya name -> layer, e.g. `lora_unet_mid_block_attentions_0_proj_in`, and in a video
+        transformer `lora_unet__transformer_blocks_0_attn1_to_q`."""
         self.metadata = metadata
         """What the file says about itself, hashes excepted."""
+        self.comfyui_twin = False
+        """Whether `save` also writes a video model's LoRA as ComfyUI-CogVideoXWrapper reads it."""
         self.strength = 1.0
         self._slot = f"lora{next(_numbers)}"
         self._attached: list[tuple[nn.Module, str]] = []
@@ -66,11 +76,11 @@ class Lora(Artifact):
     @classmethod
     def create(
         cls,
-        base: BaseModel,
+        base: DiffusionModel,
         rank: int,
         alpha: float,
         dropout: float,
-        targets: list[str],
+        targets: Sequence[str] | None,
         train_text_encoder: bool,
         seed: int,
     ) -> Self:
@@ -78,23 +88,32 @@ class Lora(Artifact):
 
         Every layer begins from a generator of its own, of `seed` and the layer's name.
 
+        Args:
+            base: a model of pictures or of clips.
+            rank: width of the low-rank layers.
+            alpha: the change is scaled by alpha / rank.
+            dropout: share of the layers' inputs dropped while training.
+            targets: kinds of layers (keys of `lora_keys.TARGETS`); None is what is usual for the
+                base model.
+            train_text_encoder: layers in the text encoders as well.
+            seed: of the beginning.
+
         Raises:
-            ArtifactError: the base model has none of the layers asked for.
+            ArtifactError: the base model has no layers of one of the kinds asked for, or its text
+                encoder is not trained.
         """
         alpha = torch.tensor(alpha, dtype=torch.float32).item()  # as it will be read again
         layers: dict[str, LowRank] = {}
-        for part, parent in changeable_parts(base).items():
-            if part != "unet" and not train_text_encoder:
-                continue
-            for path, module in layers_of(parent):
-                if not is_lora_target(part, path, targets):
-                    continue
-                name = kohya_name(part, path, base.has_two_text_encoders)
-                generator = _generator(seed, name)
-                layers[name] = initial_low_rank(module, rank, alpha, dropout, generator)
-        if not layers:
-            raise ArtifactError(f"the base model has no layers of the kinds {', '.join(targets)}")
+        for part, path, module in _trained_layers(base, targets, train_text_encoder):
+            name = kohya_name(part, path, has_two_text_encoders="text_encoder_2" in base.parts)
+            generator = _generator(seed, name)
+            layers[name] = initial_low_rank(module, rank, alpha, dropout, generator)
         return cls(layers, lora_metadata(base, rank, alpha, dropout))
+
+    @property
+    def is_for_video(self) -> bool:
+        """Whether its layers are those of a video transformer."""
+        return any(part_of(name) == "transformer" for name in self.layers)
 
     def modules_by_part(self) -> dict[str, nn.ModuleDict]:
         """lora_A, lora_B and dropout of every layer, by part: what an objective registers."""
@@ -103,8 +122,8 @@ class Lora(Artifact):
             parts.setdefault(part_of(name), nn.ModuleDict())[name] = low_rank
         return parts
 
-    def attach(self, base: BaseModel, strength: float = 1.0) -> None:
-        """Hangs the layers into UNet and text encoders.
+    def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
+        """Hangs the layers into the denoiser (UNet or transformer) and the text encoders.
 
         Layers in training stay fp32 (draw them under autocast, or cast them to the base model's
         number format first); others are copied to the base model's device and number format.
@@ -134,7 +153,7 @@ class Lora(Artifact):
         self.set_strengths(strength, strength)
 
     def set_strengths(self, unet: float, text_encoder: float) -> None:
-        """Strengths of the UNet's layers and of the text encoders' (A1111: `<lora:x:te:unet>`)."""
+        """Strengths in the denoiser and in the text encoders (A1111: `<lora:x:te:unet>`)."""
         self.strength = unet
         for part, path in self._attached:
             strength = text_encoder if part in self._text_encoders else unet
@@ -158,7 +177,7 @@ class Lora(Artifact):
             take_out(part, path, self._slot)
         self._attached = []
 
-    def merge_into(self, base: BaseModel, strength: float = 1.0) -> None:
+    def merge_into(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Adds what has been learned to the base model's own weights: W + strength · alpha/r · B A.
 
         Worked out in fp32 and rounded to the weights' format; it cannot be taken out again.
@@ -177,18 +196,27 @@ class Lora(Artifact):
             weight.data = (weight.float() + change).to(weight.dtype)  # type: ignore
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes kohya's format. `metadata` goes over what the LoRA says about itself."""
-        tensors: dict[str, Tensor] = {}
-        for name, low_rank in self.layers.items():
-            down, up = low_rank.lora_A.weight.detach(), low_rank.lora_B.weight.detach()
-            if is_convolution_in_kohya(name) and down.dim() == 2:
-                down, up = down[..., None, None], up[..., None, None]
-            tensors[f"{name}.lora_down.weight"] = down.to("cpu", dtype).contiguous()
-            tensors[f"{name}.lora_up.weight"] = up.to("cpu", dtype).contiguous()
-            tensors[f"{name}.alpha"] = torch.tensor(low_rank.alpha, dtype=torch.float32)
+        """Writes kohya's format; of a video model's LoRA diffusers', and the twin if asked for.
+
+        `metadata` goes over what the LoRA says about itself.
+        """
+        path = Path(path)
+        if not self.is_for_video:
+            self._write(path, kohya_tensors(self.layers, dtype), metadata)
+            return
+        if self.comfyui_twin:
+            self._write(twin_of(path), kohya_tensors(self.layers, dtype), metadata)
+        tensors = diffusers_tensors(self.layers, dtype)
+        self._write(path, tensors, {**metadata, **adapter_metadata(self.layers)})
+
+    def save_kohya(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+        """Writes kohya's format, of a video model's LoRA as well."""
+        self._write(Path(path), kohya_tensors(self.layers, dtype), metadata)
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
         metadata = {"modelspec.title": self.name, **self.metadata, **metadata}
         content = serialize(tensors, {**metadata, **hashes(tensors, metadata)})
-        write_atomically(Path(path), lambda unfinished: unfinished.write_bytes(content))
+        write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -200,7 +228,7 @@ class Lora(Artifact):
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from error
         _check_effect(path, layers)
-        dropped = ("sshs_model_hash", "sshs_legacy_hash", "lora_adapter_metadata", "format")
+        dropped = ("sshs_model_hash", "sshs_legacy_hash", *ALPHA_KEYS, "format")
         kept = {key: value for key, value in metadata.items() if key not in dropped}
         return cls(layers, kept, path.stem)
 
@@ -209,7 +237,7 @@ class Lora(Artifact):
         """By the names of the tensors."""
         return is_lora(keys)
 
-    def _places(self, base: BaseModel) -> dict[str, tuple[str, str, nn.Module]]:
+    def _places(self, base: DiffusionModel) -> dict[str, tuple[str, str, nn.Module]]:
         """Kohya name -> part, path and layer of the base model, for every layer of this LoRA."""
         known: dict[str, tuple[str, str, nn.Module]] = {}
         for part, parent in changeable_parts(base).items():
@@ -232,28 +260,94 @@ class Lora(Artifact):
             )
         return {name: known[name] for name in self.layers if name in known}
 
-    def _made_for(self, base: BaseModel) -> str:
+    def _made_for(self, base: DiffusionModel) -> str:
         """What base model it was made for, as far as its shapes and metadata tell."""
-        families = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+        said = self.metadata.get("ss_base_model_version", "another model")
+        if width := self._input_width("attn1_to_q", "transformer"):
+            family = {1920: "CogVideoX-2B", 3072: "CogVideoX-5B or 1.5-5B"}.get(width, said)
+            if base.denoiser_name != "transformer":
+                return f". It was made for a video model ({family}); this is one of pictures"
+            own = base.denoiser.config.num_attention_heads * base.denoiser.config.attention_head_dim
+            return (
+                f". It was made for a video transformer of width {width} ({family}); "
+                f"this base model's has {own}"
+            )
+        width = self._input_width("attn2_to_k", "unet") or self._input_width("attn2_to_v", "unet")
+        if not width:
+            return ""
+        family = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}.get(width, said)
+        made_for = f". It was made for prompt states of width {width} ({family}); this base model"
+        if base.denoiser_name != "unet":
+            return f"{made_for} is one of clips"
+        return f"{made_for}'s have {base.denoiser.config.cross_attention_dim}"
+
+    def _input_width(self, layer: str, part: str) -> int | None:
+        """The commonest width of what layers of this name read; None if it has none."""
         widths = Counter(
             low_rank.lora_A.weight.shape[1]
             for name, low_rank in self.layers.items()
-            if name.endswith(("attn2_to_k", "attn2_to_v"))
+            if part_of(name) == part and name.endswith(layer)
         )
-        if not widths:
-            return ""
-        width = widths.most_common(1)[0][0]
-        own = base.unet.config.cross_attention_dim
-        family = families.get(width, self.metadata.get("ss_base_model_version", "another model"))
-        return (
-            f". It was made for prompt states of width {width} ({family}); "
-            f"this base model's have {own}"
-        )
+        return widths.most_common(1)[0][0] if widths else None
 
 
-def changeable_parts(base: BaseModel) -> dict[str, nn.Module]:
-    """Parts of the base model that a LoRA can change."""
-    return {"unet": base.unet, **base.text_encoders}
+def changeable_parts(base: DiffusionModel) -> dict[str, nn.Module]:
+    """Parts of the base model that a LoRA can change; of a video model the transformer alone."""
+    parts: dict[str, nn.Module] = {base.denoiser_name: base.denoiser}
+    return parts if base.denoiser_name == "transformer" else parts | base.text_encoders
+
+
+def _trained_layers(
+    base: DiffusionModel, targets: Sequence[str] | None, train_text_encoder: bool
+) -> list[tuple[str, str, nn.Module]]:
+    """Part, path and layer of all that is trained, in the model's order.
+
+    Raises:
+        ArtifactError: one of the targets is nowhere, or the text encoder cannot be trained.
+    """
+    if train_text_encoder and base.denoiser_name == "transformer":
+        raise ArtifactError(
+            f"train_text_encoder: true cannot be had upon {base.path!r}, a video model: its T5 "
+            "stays as it is in every tool, and no format has room for a LoRA of it"
+        )
+    denoiser = base.denoiser_name
+    wanted = list(targets or USUAL_TARGETS[denoiser])
+    layers: list[tuple[str, str, nn.Module]] = []
+    matched: set[str] = set()
+    for part, parent in changeable_parts(base).items():
+        for path, module in layers_of(parent):
+            if part == denoiser:
+                hits = {one for one in wanted if is_lora_target(part, path, module, one)}
+                matched |= hits
+            else:
+                hits = train_text_encoder and is_text_encoder_target(path)
+            if hits:
+                layers.append((part, path, module))
+    if missing := [one for one in wanted if one not in matched]:
+        raise ArtifactError(
+            f"targets: the {denoiser} of {base.path!r} has no layers of the kind "
+            f"{', '.join(missing)}"
+            + (f"; it has {', '.join(VIDEO_TARGETS)}" if denoiser == "transformer" else "")
+        )
+    return layers
+
+
+def twin_of(path: Path) -> Path:
+    """Where the twin for ComfyUI lies: `NAME.comfyui.safetensors` beside `NAME.safetensors`."""
+    return path.with_name(f"{path.stem}.comfyui{path.suffix}")
+
+
+def kohya_tensors(layers: Mapping[str, LowRank], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a file in kohya's format."""
+    tensors: dict[str, Tensor] = {}
+    for name, low_rank in layers.items():
+        down, up = low_rank.lora_A.weight.detach(), low_rank.lora_B.weight.detach()
+        if is_convolution_in_kohya(name) and down.dim() == 2:
+            down, up = down[..., None, None], up[..., None, None]
+        tensors[f"{name}.lora_down.weight"] = down.to("cpu", dtype).contiguous()
+        tensors[f"{name}.lora_up.weight"] = up.to("cpu", dtype).contiguous()
+        tensors[f"{name}.alpha"] = torch.tensor(low_rank.alpha, dtype=torch.float32)
+    return tensors
 
 
 def is_convolution_in_kohya(name: str) -> bool:

@@ -1,22 +1,16 @@
-"""LoRA files from kohya's format into diffusers' and back.
-
-diffusers keeps alpha in the metadata `lora_adapter_metadata`, as peft's options for each part, and
-without it takes the rank for alpha (`diffusers/loaders/lora_base.py`).
-"""
+"""LoRA files from kohya's format into diffusers' and back."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from inference.artifacts.files import serialize
 from inference.artifacts.lora import Lora
+from inference.artifacts.lora_diffusers import adapter_metadata, diffusers_tensors
 from inference.artifacts.lora_keys import kohya_name
 from inference.artifacts.lora_paths import diffusers_path
 from inference.artifacts.low_rank import LowRank
@@ -68,49 +62,17 @@ def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     }
     if version:
         facts |= {"ss_v2": str(version == "sd_v2"), "ss_base_model_version": version}
-    Lora(layers, {**facts, **lora.metadata}, lora.name).save(path, dtype, {})
+    Lora(layers, {**facts, **lora.metadata}, lora.name).save_kohya(path, dtype, {})
 
 
 def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     """Writes diffusers' format, which `load_lora_weights` reads at the trained strength."""
     width = context_width(lora.layers)
     is_linear = lora.metadata.get("ss_v2") == "True" or width in (1024, 2048)
-    tensors: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, LowRank]] = {}
-    for name, low_rank in lora.layers.items():
-        part, module = diffusers_path(name)
-        parts.setdefault(part, {})[module.removeprefix("text_model.")] = low_rank
-        halves = (low_rank.lora_A.weight, low_rank.lora_B.weight)
-        for half, weight in zip("AB", halves, strict=True):
-            value = weight.detach()
-            if is_linear and module.endswith((".proj_in", ".proj_out")):
-                value = value.reshape(value.shape[:2])  # SD 2.x's are linear; kohya's are not
-            tensors[f"{part}.{module}.lora_{half}.weight"] = value.to("cpu", dtype).contiguous()
-    options = {
-        f"{part}.{key}": value
-        for part, layers in parts.items()
-        for key, value in _peft_options(layers).items()
-    }
+    tensors = diffusers_tensors(lora.layers, dtype, is_linear)
     metadata = {
         **{key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")},
-        "format": "pt",
-        "lora_adapter_metadata": json.dumps(options, sort_keys=True),
+        **adapter_metadata(lora.layers),
     }
     content = serialize(tensors, metadata)
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
-
-
-def _peft_options(layers: Layers) -> dict[str, Any]:
-    """peft's LoraConfig of a part: the commonest rank and alpha, and where there are others."""
-    rank = Counter(low_rank.rank for low_rank in layers.values()).most_common(1)[0][0]
-    alpha = Counter(low_rank.alpha for low_rank in layers.values()).most_common(1)[0][0]
-    return {
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {key: one.rank for key, one in layers.items() if one.rank != rank},
-        "alpha_pattern": {key: one.alpha for key, one in layers.items() if one.alpha != alpha},
-        "target_modules": sorted(layers),
-        "bias": "none",
-        "use_dora": False,
-        "use_rslora": False,
-    }

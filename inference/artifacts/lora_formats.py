@@ -15,9 +15,13 @@ from inference.artifacts.lora_keys import kohya_name, part_of
 from inference.artifacts.low_rank import LowRank
 
 KOHYA_KEY = re.compile(r"(?P<name>lora_(unet|te[12]?)_\w+)\.(?P<what>.+)")
-DIFFUSERS_KEY = re.compile(r"(?P<part>unet|text_encoder(?:_2)?)\.(?P<path>.+)")
+DIFFUSERS_KEY = re.compile(r"(?P<part>unet|transformer|text_encoder(?:_2)?)\.(?P<path>.+)")
 BARE_UNET_KEY = re.compile(r"(?P<path>(?:down_blocks|mid_block|up_blocks)\..+)")
 """A key of a file that diffusers' UNet alone has written."""
+
+ALPHA_KEYS = ("lora_adapter_metadata", "lora_config")
+"""Keys of a file's metadata that hold alpha: diffusers' (`<part>.lora_alpha`), and finetrainers'
+(`lora_alpha`)."""
 
 SDXL_WIDTH = 2048
 """Width of the prompts' states in SDXL."""
@@ -76,8 +80,13 @@ def read_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> d
         name, path, role = parse_key(key, is_sdxl)
         found.setdefault(name, _Found()).tensors[role] = tensor
         found[name].path = path
-    adapters = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    adapters = read_adapters(metadata)
     return {name: _low_rank(name, entry, adapters) for name, entry in found.items()}
+
+
+def read_adapters(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """peft's options in a file's metadata; empty where no tool has written any."""
+    return json.loads(next((metadata[key] for key in ALPHA_KEYS if key in metadata), "{}"))
 
 
 def has_two_text_encoders(tensors: Mapping[str, Tensor]) -> bool:

@@ -1,7 +1,8 @@
 """The names of LoRA layers: kohya's, diffusers', and which module of a base model each one means.
 
 Source of kohya's names: sd-scripts `networks/lora.py` (class LoRANetwork); of the SDXL names:
-the modules of Stability AI's generative-models, which kohya keeps.
+the modules of Stability AI's generative-models, which kohya keeps; of those of video transformers:
+VideoX-Fun's LoRANetwork, after kohya's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ PREFIXES = {
     "unet": "lora_unet",
     "text_encoder": "lora_te",
     "text_encoder_2": "lora_te2",
+    "transformer": "lora_unet_",
 }
 """Part of the base model -> first word of kohya's names, for SD 1.x and 2.x."""
 
@@ -30,6 +32,20 @@ TARGETS = {
 }
 """The recipe's `targets` -> ends of module paths within the UNet; `convolution` is what kohya's
 conv_dim adds (LoCon)."""
+
+VIDEO_TARGETS = {
+    "attention": r"transformer_blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)",
+    "feed_forward": r"transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
+    "projection": r"patch_embed\.(proj|text_proj)|proj_out",
+}
+"""The same for a video transformer, whole paths; of these only linear layers are trained."""
+
+USUAL_TARGETS = {
+    "unet": ("attention", "feed_forward", "projection"),
+    "transformer": ("attention",),
+}
+"""Denoiser -> targets of a recipe that names none: what kohya, and what every trainer of CogVideoX
+trains."""
 
 TEXT_ENCODER_TARGETS = r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2)"
 
@@ -55,6 +71,7 @@ SGM_OUTER = {
 def part_of(name: str) -> str:
     """The part of the base model that a kohya name speaks of, as in the diffusers layout."""
     for prefix, part in (
+        ("lora_unet__", "transformer"),
         ("lora_unet_", "unet"),
         ("lora_te_", "text_encoder"),
         ("lora_te1_", "text_encoder"),
@@ -65,12 +82,18 @@ def part_of(name: str) -> str:
     return ""
 
 
-def is_lora_target(part: str, path: str, targets: list[str]) -> bool:
-    """Whether a module is one of those that a LoRA is trained on."""
-    if part != "unet":
-        return re.search(rf"\.({TEXT_ENCODER_TARGETS})$", path) is not None
-    pattern = "|".join(TARGETS[target] for target in targets)
-    return re.search(rf"\.({pattern})$", path) is not None
+def is_lora_target(part: str, path: str, module: nn.Module, target: str) -> bool:
+    """Whether a layer of the denoiser is one of those that a target of the recipe names."""
+    if part == "transformer":
+        pattern = VIDEO_TARGETS.get(target)
+        is_linear = isinstance(module, nn.Linear)
+        return pattern is not None and is_linear and re.fullmatch(pattern, path) is not None
+    return re.search(rf"\.({TARGETS[target]})$", path) is not None
+
+
+def is_text_encoder_target(path: str) -> bool:
+    """Whether a text encoder's layer is one of those that a LoRA is trained on."""
+    return re.search(rf"\.({TEXT_ENCODER_TARGETS})$", path) is not None
 
 
 def layers_of(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -87,12 +110,12 @@ def kohya_name(part: str, path: str, has_two_text_encoders: bool = False) -> str
     """The name under which kohya's files hold a layer, e.g. `lora_unet_mid_block_attentions_0_…`.
 
     Args:
-        part: `unet`, `text_encoder` or `text_encoder_2`.
+        part: `unet`, `transformer`, `text_encoder` or `text_encoder_2`.
         path: the module's path within the part, as in diffusers and transformers.
         has_two_text_encoders: SDXL: original names in the UNet, `lora_te1_` and `lora_te2_`.
     """
     prefix = (SDXL_PREFIXES if has_two_text_encoders else PREFIXES)[part]
-    if part == "unet":
+    if part in ("unet", "transformer"):
         path = sgm_path(path) if has_two_text_encoders else path
     else:  # transformers 5.6 dropped `text_model.` from its paths; every tool still writes it
         path = "text_model." + path.removeprefix("text_model.")
@@ -130,6 +153,8 @@ def _sgm_resnet(rest: list[str]) -> str:
 
 def known_names(part: str, path: str) -> list[str]:
     """Every name under which some tool's file may hold a layer of a base model."""
+    if part == "transformer":
+        return [kohya_name(part, path)]
     names = [kohya_name(part, path), kohya_name(part, path, has_two_text_encoders=True)]
     if part != "unet":
         bare = path.removeprefix("text_model.").replace(".", "_")

@@ -13,7 +13,7 @@ from inference.artifacts.lora_keys import SGM_OUTER, SGM_RESNET, part_of, sgm_pa
 
 _WORDS = re.compile(
     r"down_blocks|up_blocks|mid_block|transformer_blocks|proj_(?:in|out)|to_(?:q|k|v|out)|"
-    r"time_emb_proj|conv_shortcut|conv_(?:in|out)|(?:time|add)_embedding|linear_[12]|"
+    r"patch_embed|text_proj|norm_out|ofs_embedding|time_emb_proj|conv_shortcut|conv_(?:in|out)|(?:time|add)_embedding|linear_[12]|"
     r"text_model|self_attn|(?:q|k|v|out)_proj|[a-z]+\d*|\d+"
 )
 """The words of paths; those that hold an underscore themselves are named."""
@@ -30,7 +30,9 @@ def diffusers_path(name: str) -> tuple[str, str]:
     part = part_of(name)
     if not part:
         raise ArtifactError(f"{name}: not a layer's name as kohya writes it")
-    joined = re.sub(r"^lora_(unet|te[12]?)_", "", name)
+    joined = re.sub(r"^lora_(unet_(?=_)|unet|te[12]?)_", "", name)
+    if part == "transformer":
+        return part, _dotted(joined, name)
     if part != "unet":
         return part, "text_model." + _dotted(joined, name).removeprefix("text_model.")
     whole, beginnings = _sgm_names()

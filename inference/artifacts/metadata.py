@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from inference.artifacts.files import serialize
+from inference.base_model import BaseModel
+from inference.video.families import family_of
+from inference.video.model import VideoModel
 
 if TYPE_CHECKING:
-    from inference.base_model import BaseModel
+    from inference.diffusion_model import DiffusionModel
 
 VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
 """Width of the prompt states -> kohya's `ss_base_model_version`; for v-prediction `_v` is added,
@@ -32,16 +35,26 @@ ARCHITECTURES = {
 }
 
 
-def base_model_version(base: BaseModel) -> str:
-    """The word of kohya for the family, e.g. `sd_v1`; others: `limner_<name or context width>`."""
-    width = base.unet.config.cross_attention_dim
-    if width not in VERSIONS:
-        return f"limner_{base.path if base.path.isidentifier() else width}"
-    is_marked = base.prediction_type == "v_prediction" and not base.has_two_text_encoders
-    return VERSIONS[width] + ("_v" if is_marked else "")
+def base_model_version(base: DiffusionModel) -> str:
+    """The word of kohya for the family, e.g. `sd_v1`; others: `limner_<name or context width>`.
+
+    Of video models, for which kohya has none, the published name, e.g. `cogvideox-5b-i2v`.
+    """
+    if base.denoiser_name == "transformer":
+        family = family_of(base.denoiser.config)
+        if family is not None:
+            return family.name
+        width = base.denoiser.config.num_attention_heads * base.denoiser.config.attention_head_dim
+    else:
+        width = base.denoiser.config.cross_attention_dim
+        if width in VERSIONS:
+            is_sdxl = "text_encoder_2" in base.parts
+            is_marked = base.prediction_type == "v_prediction" and not is_sdxl
+            return VERSIONS[width] + ("_v" if is_marked else "")
+    return f"limner_{base.path if base.path.isidentifier() else width}"
 
 
-def made_upon(base: BaseModel) -> dict[str, str | None]:
+def made_upon(base: DiffusionModel) -> dict[str, str | None]:
     """The base model in A1111's words: its short hash and its name."""
     from inference.infotext import model_hash, model_name
 
@@ -52,9 +65,10 @@ def made_upon(base: BaseModel) -> dict[str, str | None]:
     }
 
 
-def lora_metadata(base: BaseModel, rank: int, alpha: float, dropout: float) -> dict[str, str]:
+def lora_metadata(base: DiffusionModel, rank: int, alpha: float, dropout: float) -> dict[str, str]:
     """What every LoRA says about itself: kohya's minimum set and the model specification."""
     version = base_model_version(base)
+    facts = _video_facts(base) if isinstance(base, VideoModel) else _picture_facts(base)
     return {
         "ss_v2": str(version.startswith("sd_v2")),
         "ss_base_model_version": version,
@@ -63,13 +77,30 @@ def lora_metadata(base: BaseModel, rank: int, alpha: float, dropout: float) -> d
         "ss_network_alpha": str(alpha),
         "ss_network_args": "{}",
         "ss_network_dropout": str(dropout or None),
-        "ss_clip_skip": str(base.clip_skip if base.clip_skip > 1 else None),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{ARCHITECTURES.get(version, version)}/lora",
+        "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
+        **facts,
+    }
+
+
+def _picture_facts(base: DiffusionModel) -> dict[str, str]:
+    assert isinstance(base, BaseModel)
+    return {
+        "ss_clip_skip": str(base.clip_skip if base.clip_skip > 1 else None),
         "modelspec.implementation": SGM if base.has_two_text_encoders else "diffusers",
         "modelspec.resolution": f"{base.resolution}x{base.resolution}",
-        "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
         "modelspec.encoder_layer": str(-base.prompt_layer),
+    }
+
+
+def _video_facts(base: VideoModel) -> dict[str, str]:
+    family, factor = family_of(base.config), base.vae_scale_factor
+    own = base.config.sample_width * factor, base.config.sample_height * factor
+    width, height = family.size if family else own
+    return {
+        "modelspec.implementation": "diffusers",
+        "modelspec.resolution": f"{width}x{height}",
     }
 
 

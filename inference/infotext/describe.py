@@ -26,6 +26,7 @@ from inference.sampler_facts import (
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
+    from inference.diffusion_model import DiffusionModel
 
 TAGS = {"lora": "lora", "hypernetwork": "hypernet"}
 """Kind of artifact -> what A1111 calls it by in prompts."""
@@ -338,7 +339,7 @@ def version() -> str:
         return "limner"
 
 
-def model_name(base: BaseModel) -> str:
+def model_name(base: DiffusionModel) -> str:
     """A single file's name without its ending, as in A1111; else the folder's, or the hub's."""
     from inference.base_model import is_single_file
 
@@ -346,21 +347,21 @@ def model_name(base: BaseModel) -> str:
     return path.stem if is_single_file(path) else path.name
 
 
-def model_hash(base: BaseModel) -> str | None:
+def model_hash(base: DiffusionModel) -> str | None:
     """SHA-256 of a single file, as in A1111; None if it is not here.
 
-    Of a folder that of the file of the UNet's weights (the first of several).
+    Of a folder that of the file of the denoiser's weights (the first of several).
     """
     from inference.base_model import is_single_file, resolve_path
 
     if is_single_file(base.path):
         return sha256(Path(base.path)) if Path(base.path).is_file() else None
-    folder = Path(resolve_path(base.path)) / "unet"
+    folder = Path(resolve_path(base.path)) / base.denoiser_name
     file = weights_file(folder)
     if file is None and not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
-        name = "unet/diffusion_pytorch_model.safetensors"
+        name = f"{base.denoiser_name}/diffusion_pytorch_model.safetensors"
         cached = try_to_load_from_cache(base.path, name) if base.path.count("/") == 1 else None
         file = Path(cached) if isinstance(cached, str) else None
     return sha256(file) if file else None

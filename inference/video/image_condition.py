@@ -4,6 +4,7 @@ Latents are in the transformer's layout, (b, latent frames, c, h, w).
 """
 
 from collections.abc import Sequence
+from math import exp
 from typing import Any, Literal
 
 import torch
@@ -53,7 +54,7 @@ def place(latents: Tensor, latent_frames: int) -> Tensor:
 
 def noise_sigma(generator: torch.Generator, mean: float = -3.0, std: float = 0.5) -> float:
     """Strength of a picture's noise: exp(N(mean, std^2)), 0.05 as a rule (paper, appendix D)."""
-    return torch.empty(()).log_normal_(mean, std, generator=generator).item()
+    return exp(mean + std * torch.randn((), generator=generator).item())
 
 
 def with_noise(

@@ -68,9 +68,10 @@ def _rotary(
     else:
         shape = {"crops_coords": stretched_region(grid, base)}
     with torch.inference_mode(False), torch.no_grad():  # what is kept must serve training, too
-        return get_3d_rotary_pos_embed(
+        cosines, sines = get_3d_rotary_pos_embed(
             embed_dim=head_dim, grid_size=tuple(grid), temporal_size=frames, device=device, **shape
         )
+    return cosines, sines
 
 
 def stretched_region(

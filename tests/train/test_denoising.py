@@ -132,11 +132,11 @@ def test_timesteps_stay_in_their_bounds() -> None:
     positions = list(range(300))
     base = Base()
     base.alphas_cumprod = torch.linspace(1, 0, 1000)
-    everywhere = denoising(base).timesteps(positions)
+    everywhere = denoising(base).timesteps(batch(positions))
     assert everywhere.min() < 20
     assert everywhere.max() > 980
     assert float(everywhere.float().mean()) == pytest.approx(500, abs=50)
-    bounded = denoising(base, min_timestep=10, max_timestep=13).timesteps(positions)
+    bounded = denoising(base, min_timestep=10, max_timestep=13).timesteps(batch(positions))
     assert bounded.unique().tolist() == [10, 11, 12]
 
 
@@ -144,13 +144,13 @@ def test_draws_depend_on_seed_and_position_only() -> None:
     """Not on neighbours, nor on the global generator."""
     like = torch.zeros(3, 2, 3, 3)
     loss, other = denoising(Base()), denoising(Base(), seed=6)
-    noise, timesteps = loss.noise([1, 2, 3], like), loss.timesteps(list(range(50)))
+    noise, timesteps = loss.noise([1, 2, 3], like), loss.timesteps(batch(list(range(50))))
     torch.manual_seed(123)
     assert torch.equal(loss.noise([3], like[:1])[0], noise[2])
     assert torch.equal(loss.noise([2, 9, 1], like)[2], noise[0])
-    assert torch.equal(loss.timesteps([40, 41]), timesteps[40:42])
+    assert torch.equal(loss.timesteps(batch([40, 41])), timesteps[40:42])
     assert not torch.equal(other.noise([1, 2, 3], like), noise)
-    assert not torch.equal(other.timesteps(list(range(50))), timesteps)
+    assert not torch.equal(other.timesteps(batch(list(range(50)))), timesteps)
     assert len({tuple(draw.flatten().tolist()) for draw in noise}) == 3
     before = torch.get_rng_state()
     loss.loss(batch([1, 2]))

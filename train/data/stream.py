@@ -107,6 +107,8 @@ class MicroBatches:
     start_step: int
     max_steps: int
     with_class_pictures: bool = False
+    first_position: int = 0
+    """Where the stream begins for them: later stages of a run go on where others end."""
 
     def __len__(self) -> int:
         return (self.max_steps - self.start_step) * self.accumulation
@@ -114,5 +116,6 @@ class MicroBatches:
     def __iter__(self) -> Iterator[list[int]]:
         for turn in range(self.start_step * self.accumulation, self.max_steps * self.accumulation):
             first = (turn * self.num_processes + self.rank) * self.batch_size
+            first += self.first_position
             positions = list(range(first, first + self.batch_size))
             yield positions + [~p for p in positions] if self.with_class_pictures else positions

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from inference.artifacts.base import ArtifactError
 from inference.artifacts.lora import Lora
 from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
@@ -13,22 +14,34 @@ from train.randomness import derive_seed
 
 
 class LoraObjective(Objective):
-    """Trains low-rank layers beside the UNet's, and the text encoders' if asked."""
+    """Trains low-rank layers beside the UNet's or transformer's, and the text encoders' if asked.
+
+    Its parameter groups are `unet` or `transformer`, `text_encoder`, `text_encoder_2`.
+    """
 
     def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, LoraConfig)
         self.denoising = Denoising.of(recipe, base)
-        self.lora = Lora.create(
-            base,
-            rank=config.rank,
-            alpha=config.alpha,
-            dropout=config.dropout,
-            targets=config.targets,
-            train_text_encoder=config.train_text_encoder,
-            seed=derive_seed(recipe.seed, "lora"),
-        )
+        try:
+            self.lora = Lora.create(
+                base,
+                rank=config.rank,
+                alpha=config.alpha,
+                dropout=config.dropout,
+                targets=config.targets,
+                train_text_encoder=config.train_text_encoder,
+                seed=derive_seed(recipe.seed, "lora"),
+            )
+        except ArtifactError as error:
+            raise ArtifactError(f"objective.{error}") from error
+        if config.comfyui_twin and not self.lora.is_for_video:
+            raise ArtifactError(
+                f"objective.comfyui_twin: goes with video models; {base.path!r} is one of "
+                "pictures, whose LoRAs ComfyUI reads as they are"
+            )
+        self.lora.comfyui_twin = config.comfyui_twin
         self.lora.attach(base)
         for part, modules in self.lora.modules_by_part().items():
             self.add_module(part, modules)

@@ -246,5 +246,5 @@ def test_gradient_checkpointing_gives_the_same_gradients(base, randomize):
 
 def test_a_base_without_such_layers_is_refused(base):
     base.unet = nn.Module()
-    with pytest.raises(ArtifactError, match="no layers of the kinds"):
+    with pytest.raises(ArtifactError, match="no layers of the kind attention"):
         create(base, targets=["attention"], text=False)

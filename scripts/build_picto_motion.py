@@ -1,0 +1,240 @@
+"""Build the clips that `picto-motion` is pretrained on: picto's icons, moved, with exact captions.
+
+    python -m scripts.build_picto_motion                  # four minutes on one core
+    python -m scripts.build_picto_motion --circling       # datasets/circling, for the motion LoRA
+
+Source: `datasets/picto/images/{train,val,demo}`, which scripts.build_picto_dataset renders.
+Makes `runs/picto_motion/clips/{train,val,demo}/*.webp` (25 frames of 64x64, 8 a second, lossless)
+with metadata.jsonl. A caption says what is seen and no more: `{icon}, {style}, {motion}`, and
+` on a {colour} background` unless it is white; a tenth leave the style out.
+
+The motion `circling` is held out: no split holds it, only the data set of `--circling`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from scripts.build_picto_dataset import COLOURS, SPLITS, WHITE, Record, load_icon, write_jsonl
+from scripts.picto_motions import (
+    FRAMES,
+    HELD_OUT,
+    MOTIONS,
+    SIZE,
+    Motion,
+    Pose,
+    plan,
+    rendered,
+    webp_bytes,
+)
+
+BACKGROUNDS = ("red", "yellow", "green", "blue", "purple", "pink", "grey")
+WHITE_SHARE = 0.6
+STYLE_SHARE = 0.9
+COMMON_SHARE = 0.3
+"""Of the train clips, so many show one of COMMON."""
+COMMON = frozenset(
+    """
+    cat face|dog face|mouse face|rabbit face|fox|bear|panda|tiger face|lion|cow face|pig face
+    monkey face|horse face|chicken|duck|owl|bird|fish|whale|turtle|snail|butterfly|crab|dolphin
+    red apple|green apple|banana|lemon|pear|strawberry|watermelon|carrot|pizza|hamburger|doughnut
+    red heart|blue heart|star|sun|cloud|red circle|blue circle|red square|blue square|green square
+    automobile|bus|bicycle|rocket|airplane|sailboat|house|evergreen tree|sunflower|rose|tulip
+    soccer ball|balloon|umbrella|key|bell|trophy|fire|crown|grinning face|ghost|skull
+    """.strip()
+    .replace("\n", "|")
+    .replace("|    ", "|")
+    .split("|")
+)
+DIRECTIONS = {"left", "right", "up", "down", "upside", "clockwise"} | {
+    f"{way}wards" for way in ("left", "right", "up", "down")
+}
+"""An icon whose name says one of these words would teach the motions' words wrongly."""
+MAX_NAME_WORDS = 5
+MAX_PAIR_WORDS = 4
+MIN_CONTRAST = 40
+"""Least mean distance (0 … 255) of an icon's pixels from the background."""
+MIN_TURN_CHANGE = 12.0
+"""Least mean change (0 … 255) of an icon turned by 15 to 60 degrees: less looks round."""
+
+# -------------------------------------------------------------------------------------- choices
+
+
+def usable(record: Record) -> bool:
+    """A coloured icon with a short name that says no direction."""
+    words = re.findall(r"[a-z]+", record["name"].lower())
+    fits = len(words) <= MAX_NAME_WORDS and not DIRECTIONS & set(words)
+    return fits and record["style"] != "fluent-mono"
+
+
+def contrast(icon: Image.Image, colour: tuple[int, ...]) -> float:
+    """Mean distance of the icon's pixels from a colour (largest channel difference, 0 … 255)."""
+    pixels = np.asarray(icon, dtype=np.float32)
+    away = np.abs(pixels[..., :3] - np.array(colour, np.float32)).max(axis=2)
+    return float(np.average(away, weights=pixels[..., 3] + 1e-6))
+
+
+def turn_change(icon: Image.Image) -> float:
+    """The least mean change over turns of 15 to 60 degrees, 0 … 255 over the icon's area."""
+    poses = [Pose(SIZE / 2, SIZE / 2, 36, angle) for angle in (0, 15, 30, 45, 60)]
+    first, *others = (np.asarray(f, np.float32) for f in rendered([icon], [poses], (128,) * 3))
+    area = float(np.asarray(icon.getchannel("A"), np.float32).mean() / 255 * 36**2)
+    return min(float(np.abs(first - other).mean(axis=2).sum()) / area for other in others)
+
+
+class Icons:
+    """The icons of one split, by style."""
+
+    def __init__(self, images: Path, split: str) -> None:
+        """Reads the split's metadata.
+
+        Raises:
+            SystemExit: the icons have not been built.
+        """
+        self.folder = images / split
+        path = self.folder / "metadata.jsonl"
+        if not path.is_file():
+            raise SystemExit(f"{path} is missing: run python -m scripts.build_picto_dataset first")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        self.records = [record for record in map(json.loads, lines) if usable(record)]
+        self.common = [record for record in self.records if record["name"] in COMMON]
+        self.by_style = defaultdict(list)
+        for record in self.records:
+            self.by_style[record["style"]].append(record)
+
+    def pick(self, motion: Motion, rng: random.Random) -> list[Record]:
+        """One icon that shows the motion, or two of one style to cross."""
+        if motion == "crossing":
+            first = rng.choice(self.common if self.is_common(rng) else self.records)
+            same = self.by_style[first["style"]]
+            common = [record for record in same if record["name"] in COMMON]
+            others = common if common and self.is_common(rng) else same
+            pair = [first, rng.choice(others)]
+            names = [record["name"] for record in pair]
+            long = any(len(name.split()) > MAX_PAIR_WORDS for name in names)
+            return self.pick(motion, rng) if long or names[0] == names[1] else pair
+        record = rng.choice(self.common if self.is_common(rng) else self.records)
+        turns = motion in ("clockwise", "counterclockwise")
+        if turns and turn_change(load_icon(self.folder, record)) < MIN_TURN_CHANGE:
+            return self.pick(motion, rng)
+        return [record]
+
+    def is_common(self, rng: random.Random) -> bool:
+        """Whether the next icon comes out of COMMON; val and demo are taken as they are."""
+        return self.folder.name == "train" and rng.random() < COMMON_SHARE
+
+
+def pick_background(icons: Sequence[Image.Image], rng: random.Random) -> str:
+    """White or a named colour on which every icon can be seen."""
+    names = ["white"] if rng.random() < WHITE_SHARE else []
+    names += rng.sample(BACKGROUNDS, len(BACKGROUNDS))
+    seen = {
+        name: min(contrast(icon, WHITE if name == "white" else COLOURS[name]) for icon in icons)
+        for name in names
+    }
+    return next(
+        (name for name in names if seen[name] >= MIN_CONTRAST), max(names, key=seen.__getitem__)
+    )
+
+
+def caption(records: Sequence[Record], words: str, background: str, rng: random.Random) -> str:
+    """`{icon}[ and {icon}][, {style}], {motion}[ on a {colour} background]`."""
+    parts = [" and ".join(record["name"] for record in records)]
+    if rng.random() < STYLE_SHARE:
+        parts.append(records[0]["style_words"])
+    text = ", ".join([*parts, words])
+    return text if background == "white" else f"{text} on a {background} background"
+
+
+def make_clip(icons: Icons, motion: Motion, key: str) -> tuple[list[Image.Image], Record]:
+    """Frames and metadata of one clip; every choice depends on `key` alone."""
+    rng = random.Random(key)
+    records = icons.pick(motion, rng)
+    images = [load_icon(icons.folder, record) for record in records]
+    background = pick_background(images, rng)
+    speed, paths = plan(motion, rng)
+    colour = WHITE if background == "white" else COLOURS[background]
+    words = (MOTIONS | HELD_OUT)[motion]
+    row = {
+        "text": caption(records, words, background, rng),
+        "icon": " and ".join(record["name"] for record in records),
+        "style": records[0]["style"],
+        "motion": motion,
+        "background": background,
+        "speed": speed,
+        "hex": [record["hex"] for record in records],
+        "licence": records[0]["licence"],
+    }
+    return rendered(images, paths, colour), row
+
+
+# ------------------------------------------------------------------------------------------ main
+
+_icons: dict[str, Icons] = {}  # of this process
+
+
+def write_clip(task: tuple[Path, str, Motion, int, int, Path]) -> Record:
+    """Make and write one clip of (images, split, motion, seed, number, folder); return its row."""
+    images, split, motion, seed, number, out = task
+    if split not in _icons:
+        _icons[split] = Icons(images, split)
+    frames, row = make_clip(_icons[split], motion, f"{seed}:{split}:{motion}:{number}")
+    file_name = f"{number:05d}-{motion}.webp"
+    (out / file_name).write_bytes(webp_bytes(frames))
+    return {"file_name": file_name, **row}
+
+
+def write_clips(
+    images: Path, split: str, out: Path, motions: Sequence[Motion], seed: int, workers: int
+) -> list[Record]:
+    """Write one clip for each of `motions` and the metadata.jsonl below `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    tasks = [(images, split, motion, seed, i, out) for i, motion in enumerate(motions)]
+    with multiprocessing.Pool(workers) as pool:
+        results: Iterable[Record] = pool.imap(write_clip, tasks, chunksize=8)
+        rows = list(tqdm(results, out.name, len(tasks), unit="clip"))
+    write_jsonl(out / "metadata.jsonl", rows)
+    return rows
+
+
+def in_turn(motions: Iterable[Motion], count: int) -> list[Motion]:
+    """`count` motions, each equally often."""
+    kinds = list(motions)
+    return [kinds[i % len(kinds)] for i in range(count)]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--images", type=Path, default=Path("datasets/picto/images"))
+    parser.add_argument("--out", type=Path, default=Path("runs/picto_motion/clips"))
+    parser.add_argument("--clips", type=int, default=6000, help="of train; val 200, demo 100")
+    parser.add_argument("--circling", action="store_true", help="datasets/circling instead")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, choices=(1, 2))
+    options = parser.parse_args()
+    if options.circling:
+        out = Path("datasets/circling")
+        write_clips(options.images, "train", out, ["circling"] * 32, options.seed, options.workers)
+        return
+    for split, count in zip(SPLITS, (options.clips, 200, 100), strict=True):
+        motions = in_turn(MOTIONS, count)
+        out = options.out / split
+        rows = write_clips(options.images, split, out, motions, options.seed, options.workers)
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(r["motion"] for r in rows).items())
+        print(f"{out}: {len(rows)} clips of {FRAMES} frames ({kinds})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from inference.errors import InputError
+from inference.video.arithmetic import video_tokens
+from inference.video.positions import rotary_positions
+from tests.inference.video.tiny import tiny_transformer
+from train.packing import check_packing, pack, pack_rows
+
+FRAMES = {None: (3, 1, 5, 1), 2: (4, 2, 6, 2)}
+
+
+def clips(frames: tuple[int, ...], channels: int = 4, rows: int = 4) -> list[Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return [torch.randn(count, channels, rows, 6, generator=source) for count in frames]
+
+
+def prompts(lengths: tuple[int, ...]) -> list[Tensor]:
+    source = torch.Generator().manual_seed(1)
+    return [torch.randn(length, 32, generator=source) for length in lengths]
+
+
+def separate(transformer: Any, latents: list[Tensor], states: list[Tensor], timestep: Tensor):
+    for clip, prompt in zip(latents, states, strict=True):
+        rotary = rotary_positions(transformer.config, *clip.shape[-2:], len(clip))
+        arguments = clip[None], prompt[None], timestep
+        yield transformer(*arguments, image_rotary_emb=rotary).sample[0]
+
+
+@pytest.mark.parametrize("patch_size_t", [None, 2], ids=["1.0", "1.5"])
+@pytest.mark.parametrize("prompt_tokens", [(16,) * 4, (16, 3, 7, 1)], ids=["equal", "unequal"])
+def test_a_row_is_predicted_as_its_clips_are(
+    patch_size_t: int | None, prompt_tokens: tuple[int, ...]
+) -> None:
+    transformer = tiny_transformer(patch_size_t=patch_size_t)
+    latents, states = clips(FRAMES[patch_size_t]), prompts(prompt_tokens)
+    timestep = torch.tensor([321])
+    row = pack(latents, states, transformer.config)
+    with torch.no_grad():
+        expected = list(separate(transformer, latents, states, timestep))
+        packed = row.unpack(transformer(**row.arguments(), timestep=timestep).sample)
+        blurred = row.unpack(
+            transformer(**row.arguments() | {"attention_kwargs": None}, timestep=timestep).sample
+        )
+    for ours, alone, unmasked in zip(packed, expected, blurred, strict=True):
+        assert ours.shape == alone.shape
+        assert (ours - alone).abs().max() < 1e-5
+        assert (unmasked - alone).abs().max() > 1e-2
+
+
+def test_gradients_are_those_of_the_clips():
+    transformer = tiny_transformer()
+    latents, states, timestep = clips((3, 1)), prompts((4, 4)), torch.tensor([100])
+    row = pack(latents, states, transformer.config)
+    weight = transformer.transformer_blocks[0].attn1.to_q.weight
+    prediction = row.unpack(transformer(**row.arguments(), timestep=timestep).sample)
+    (packed,) = torch.autograd.grad(sum(p.square().mean() for p in prediction), weight)
+    alone = separate(transformer, latents, states, timestep)
+    (expected,) = torch.autograd.grad(sum(p.square().mean() for p in alone), weight)
+    torch.testing.assert_close(packed, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_image_to_video_rows_give_the_clips_own_channels():
+    transformer = tiny_transformer(in_channels=8)
+    row = pack(clips((3, 1), channels=8), prompts((2, 2)), transformer.config)
+    with torch.no_grad():
+        prediction = transformer(**row.arguments(), timestep=torch.tensor([5])).sample
+    assert [clip.shape for clip in row.unpack(prediction)] == [(3, 4, 4, 6), (1, 4, 4, 6)]
+
+
+def test_what_a_row_is_made_of():
+    transformer = tiny_transformer()
+    row = pack(clips((2, 1)), prompts((1, 2)), transformer.config)
+    assert row.latent_frames == (2, 1)
+    assert row.hidden_states.shape == (1, 3, 4, 4, 6)
+    assert row.encoder_hidden_states.shape == (1, 3, 32)
+    assert row.image_rotary_emb[0].shape == (3 * 6, 16)
+    assert torch.equal(row.image_rotary_emb[0][:6], row.image_rotary_emb[0][12:])  # time anew
+    owners = [0, 1, 1, *[0] * 12, *[1] * 6]
+    for query, mine in enumerate(owners):
+        seen = [key for key, score in enumerate(row.attention_mask[0, query]) if score == 0]
+        assert seen == [key for key, other in enumerate(owners) if other == mine]
+    half = [clip.half() for clip in clips((2, 1))]
+    assert pack(half, prompts((1, 2)), transformer.config).attention_mask.dtype == torch.float16
+
+
+def test_rows_that_cannot_be():
+    config = tiny_transformer(num_layers=1).config
+    with pytest.raises(ValueError, match="of one size go into a row"):
+        pack([*clips((1,)), *clips((1,), rows=6)], prompts((2, 2)), config)
+    with pytest.raises(ValueError, match="zip"):
+        pack(clips((1, 1)), prompts((2,)), config)
+    of_1_5 = tiny_transformer(num_layers=1, patch_size_t=2).config
+    with pytest.raises(ValueError, match=r"\(2, 3\) latent frames: no whole patches"):
+        pack(clips((2, 3)), prompts((2, 2)), of_1_5)
+
+
+@pytest.mark.parametrize(
+    ("rotary", "learned", "remedy"),
+    [(False, False, "use buckets"), (True, True, "drop_learned_positions: true")],
+)
+def test_models_that_add_positions_are_refused(rotary: bool, learned: bool, remedy: str) -> None:
+    config = SimpleNamespace(
+        use_rotary_positional_embeddings=rotary, use_learned_positional_embeddings=learned
+    )
+    with pytest.raises(InputError, match=remedy):
+        check_packing(config)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "groups", "rows"),
+    [
+        ([], 10, None, []),
+        ([10], 10, None, [[0]]),
+        ([6, 5, 4, 5], 10, None, [[0, 2], [1, 3]]),
+        ([4, 4, 4, 4, 4], 10, None, [[0, 1], [2, 3], [4]]),
+        ([7, 8, 3, 2], 10, None, [[0, 2], [1, 3]]),
+        ([5, 5, 5, 5], 10, ["a", "b", "b", "a"], [[0, 3], [1, 2]]),
+    ],
+)
+def test_first_fit(
+    lengths: list[int], budget: int, groups: list[str] | None, rows: list[list[int]]
+) -> None:
+    assert pack_rows(lengths, budget, groups) == rows
+
+
+def test_rows_hold_every_clip_once_and_are_well_filled():
+    draw = Random(0)
+    lengths = [draw.choice([60, 110, 210, 260, 560]) for _ in range(2000)]
+    sizes = [draw.choice([(4, 6), (6, 4)]) for _ in lengths]
+    rows = pack_rows(lengths, 1000, sizes)
+    assert rows == pack_rows(lengths, 1000, sizes)
+    assert sorted(clip for row in rows for clip in row) == list(range(2000))
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    for row in rows:
+        assert row == sorted(row) and len({sizes[clip] for clip in row}) == 1
+        assert sum(lengths[clip] for clip in row) <= 1000
+    assert sum(lengths) / (1000 * len(rows)) > 0.9
+
+
+def test_a_clip_longer_than_a_row_is_refused():
+    with pytest.raises(InputError) as error:
+        pack_rows([3, 12, 11], 10)
+    assert str(error.value) == (
+        "token_budget: 10 tokens; clip 1 has 12; use 12 or more, or shorter clips"
+    )
+
+
+def test_lengths_are_the_transformers():
+    transformer = tiny_transformer(patch_size_t=2)
+    row = pack(clips((4, 2)), prompts((5, 7)), transformer.config)
+    lengths = [video_tokens(count, 4, 6, transformer.config) for count in (4, 2)]
+    assert sum(lengths) + 5 + 7 == row.attention_mask.shape[-1]

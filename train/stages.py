@@ -1,0 +1,127 @@
+"""Stages of a run: its parts with examples of their own size, one after the other.
+
+Progressive resolution, as CogVideoX was trained (Yang et al. 2024, arXiv 2408.06072, appendix A).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from train.data.stream import MicroBatches
+from train.faults import Faults
+
+if TYPE_CHECKING:
+    from train.config import TrainRecipe
+    from train.stage_config import StageConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run. A run without stages is a single one, without a name."""
+
+    name: str
+    recipe: TrainRecipe
+    """The run's, as it is in this stage."""
+    first_step: int
+    """Optimizer steps before it."""
+    last_step: int
+    """Optimizer steps at its end."""
+    first_turn: int
+    """Micro-batches of each process before it."""
+    first_position: int
+    """Place in the run's stream of examples where it begins."""
+
+    def micro_batches(
+        self, step: int, rank: int, num_processes: int, with_class_pictures: bool
+    ) -> MicroBatches:
+        """This process's micro-batches from a step of the run on to the stage's last one."""
+        return MicroBatches(
+            batch_size=self.recipe.train_batch_size,
+            accumulation=self.recipe.gradient_accumulation_steps,
+            rank=rank,
+            num_processes=num_processes,
+            start_step=max(step, self.first_step) - self.first_step,
+            max_steps=self.last_step - self.first_step,
+            with_class_pictures=with_class_pictures,
+            first_position=self.first_position,
+        )
+
+    def turn(self, step: int) -> int:
+        """Number of the first micro-batch of a step, over the whole run."""
+        done = max(step, self.first_step) - self.first_step
+        return self.first_turn + done * self.recipe.gradient_accumulation_steps
+
+    def step_size(self, num_processes: int) -> int:
+        """Examples of an optimizer step, of all processes and micro-batches."""
+        recipe = self.recipe
+        return recipe.train_batch_size * recipe.gradient_accumulation_steps * num_processes
+
+    def step_of(self, turn: int) -> int:
+        """The step (optimizer steps before it) that a micro-batch belongs to."""
+        within = (turn - self.first_turn) // self.recipe.gradient_accumulation_steps
+        return self.first_step + within
+
+
+def stages_of(recipe: TrainRecipe, num_processes: int) -> list[Stage]:
+    """The stages of a sound recipe, in order."""
+    named = named_stages(recipe)
+    if not named:
+        return [Stage("", recipe, 0, recipe.max_train_steps, 0, 0)]
+    stages: list[Stage] = []
+    step = turn = position = 0
+    for name, config in named.items():
+        own = recipe_in(recipe, config)
+        steps = config.steps or recipe.max_train_steps - step
+        stage = Stage(name, own, step, step + steps, turn, position)
+        stages.append(stage)
+        step += steps
+        turn += steps * own.gradient_accumulation_steps
+        position += steps * stage.step_size(num_processes)
+    return stages
+
+
+def named_stages(recipe: TrainRecipe) -> dict[str, StageConfig]:
+    """Those that are not switched off by null."""
+    return {name: stage for name, stage in recipe.stages.items() if stage is not None}
+
+
+def recipe_in(recipe: TrainRecipe, config: StageConfig) -> TrainRecipe:
+    """The run's recipe as it is in a stage."""
+    data = recipe.data
+    if config.resolution is not None:
+        data = replace(data, resolution=config.resolution)
+    if config.clip_size and data.clips is not None:
+        data = replace(data, clips=replace(data.clips, **config.clip_size))
+    batch, accumulation = config.train_batch_size, config.gradient_accumulation_steps
+    return replace(
+        recipe,
+        data=data,
+        train_batch_size=batch or recipe.train_batch_size,
+        gradient_accumulation_steps=accumulation or recipe.gradient_accumulation_steps,
+    )
+
+
+def stage_faults(recipe: TrainRecipe) -> Faults:
+    """What is wrong with a recipe's stages, taken together."""
+    named = named_stages(recipe)
+    if not named:
+        return
+    *before, last = named.values()
+    for name, stage in list(named.items())[:-1]:
+        if stage.steps is None:
+            yield f"stages.{name}.steps", "must be given: only the last stage may leave it out"
+    known = sum(stage.steps or 0 for stage in before)
+    total = known + (last.steps if last.steps is not None else recipe.max_train_steps - known)
+    if total != recipe.max_train_steps or known >= recipe.max_train_steps:
+        yield (
+            "max_train_steps",
+            f"must be the sum of all stages' steps ({known + (last.steps or 1)}"
+            f"{'' if last.steps else ' or more'}), got {recipe.max_train_steps}",
+        )
+    for name, stage in named.items():
+        if stage.clip_size and recipe.data.clips is None:
+            key = next(iter(stage.clip_size))
+            yield f"stages.{name}.{key}", "is of clips, which need data.clips"
+        if stage.resolution is not None and recipe.data.clips is not None:
+            yield f"stages.{name}.resolution", "is of pictures; of clips say height and width"
