@@ -76,16 +76,21 @@ class DataConfig:
     resolution: int | None = None
     """Side of the square examples in pixels; without it the base model's own size."""
     resize: Literal["cover", "none"] = "cover"
-    """`cover` scales the shorter side to the resolution; `none` cuts the square out as it is."""
+    """`cover` scales the shorter side to the resolution; `none` cuts the square out as it is. The
+    same of clips, whose size data.clips says."""
     crop: Literal["center", "random"] = "center"
-    """Which part is cut out."""
+    """Which part is cut out; the same of all frames of a clip."""
     flip: float = 0.0
-    """Share of examples that are mirrored left to right."""
+    """Share of examples that are mirrored left to right, clips as a whole."""
     background: Literal["white", "black", "gray", "random"] = "white"
     """What transparent pictures are laid on; `random` takes a colour for every example."""
-    cache: Literal["auto", "off"] = "auto"
-    """`auto` encodes pictures and captions once, before training, wherever nothing random stands
-    before the encoder."""
+    cache: Literal["auto", "disk", "off"] = "auto"
+    """`auto` encodes pictures, clips and captions once, before training, wherever nothing random
+    stands before the encoder, and keeps them in memory; `disk` keeps them in files, which other
+    runs on the same files and weights find there too."""
+    cache_dir: str | None = None
+    """Folder of `cache: disk`; without it `cache` in the folder of all runs. Several runs may use
+    it at once."""
     latent_sampling: Literal["once", "deterministic", "random"] = "once"
     """A1111's Latent sampling method: draw the latent once per picture, take the distribution's
     mode, or draw anew every time."""
@@ -115,6 +120,8 @@ class DataConfig:
                 read_concepts_list(self.concepts_list)
             except InputError as error:
                 yield from (("concepts_list", line) for line in str(error).splitlines())
+        if self.clips is not None and self.path is None and named:
+            yield "clips", f"go with data.path, a folder of clips, not with {named[0]}"
         yield from fraction(flip=self.flip)
         yield from at_least(8, resolution=self.resolution)
         yield from at_least(0, num_workers=self.num_workers)
@@ -124,6 +131,15 @@ class DataConfig:
             with suppress(InputError):  # told above
                 told = read_concepts_list(self.concepts_list).told
                 yield from (("concepts_list", line) for line in told)
+        if self.cache_dir is not None and self.cache != "disk":
+            yield "cache_dir", "has no effect without cache: disk"
+        if self.cache == "disk" and self.is_random:
+            yield (
+                "cache",
+                "disk keeps captions only: crop, flip, background or clips.part is random",
+            )
+        if self.clips is not None and self.resolution is not None:
+            yield "resolution", "has no effect: clips have a height and a width (data.clips)"
         if self.has_concepts:
             captions, unset = self.captions, CaptionConfig()
             for name, value, default in (
@@ -162,6 +178,6 @@ class DataConfig:
     @property
     def is_random(self) -> bool:
         """Whether one picture can get different pixels."""
-        if self.clips is not None:
-            return self.clips.is_random
+        if self.clips is not None and self.clips.is_random:
+            return True
         return self.crop == "random" or 0 < self.flip < 1 or self.background == "random"

@@ -17,9 +17,12 @@ from inference.base_model_loading import frozen_dtype
 from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
 from inference.requests import check_size
+from inference.video.arithmetic import FrameRule
 from inference.video.loading import load_model
 from inference.video.model import VideoModel
 from train.config import TrainRecipe
+from train.data.clip_buckets import BucketRule
+from train.data.clip_folder import Clip
 from train.data.clips import ClipExamples
 from train.data.examples import Examples
 from train.data.sources import Sources
@@ -135,7 +138,7 @@ def build_examples(recipe: TrainRecipe, sources: Sources, base: DiffusionModel) 
     """The examples of a run.
 
     Raises:
-        InputError: the base model cannot take pictures or clips of this size.
+        InputError: the base model cannot take pictures or clips of this size or length.
     """
     # Concepts change how captions are read, a stage the sizes.
     config = replace(recipe.data, captions=sources.config.captions)
@@ -144,10 +147,17 @@ def build_examples(recipe: TrainRecipe, sources: Sources, base: DiffusionModel) 
         assert clips is not None
         own = base.config.sample_height, base.config.sample_width
         height, width = (side * base.vae_scale_factor for side in own)
-        size = clips.height or height, clips.width or width
-        for name, side in zip(("height", "width"), size, strict=True):
-            check_size(f"data.clips.{name}", side, base.size_step)
-        return ClipExamples(sources.pictures, config, size, recipe.seed, sources.template)
+        rule = BucketRule(
+            clips,
+            clips.height or height,
+            clips.width or width,
+            base.size_step,
+            FrameRule.of(base.vae),
+        )
+        rule.check()
+        found = [one for one in sources.pictures if isinstance(one, Clip)]
+        batch_size = recipe.train_batch_size
+        return ClipExamples(found, config, rule, recipe.seed, sources.template, batch_size)
     assert isinstance(base, BaseModel)
     resolution = config.resolution or base.resolution
     check_size("data.resolution", resolution, base.size_step)

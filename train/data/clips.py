@@ -1,92 +1,161 @@
-"""A folder of clips with captions, and the examples made of them."""
+"""The examples made of clips."""
 
 import random
-from pathlib import Path
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.video.reading import read_clip
+from inference.errors import InputError
+from inference.video.reading import read_frames
 from train.clip_config import ClipDataConfig
+from train.data.clip_buckets import BucketRule
+from train.data.clip_folder import Clip
 from train.data.examples import Examples
-from train.data.folder import DataError, Picture, files_in, read_metadata, with_captions
+from train.data.folder import DataError
+from train.data.stream import BucketStream
+from train.data.transforms import BACKGROUNDS
 from train.data_config import DataConfig
 from train.randomness import derive_seed
 
-CLIP_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".webp")
-
-
-def find_clips(config: DataConfig, captioned: bool) -> list[Picture]:
-    """All clips of the folder, sorted by path.
-
-    Raises:
-        DataError: no folder, no clip, or clips without a caption.
-    """
-    assert config.path is not None
-    paths = files_in(config.path, "data.path", CLIP_EXTENSIONS, "clips")
-    if not captioned:
-        return [Picture(path, ()) for path in paths]
-    return with_captions(paths, read_metadata(Path(config.path)), config.captions)
-
 
 class ClipExamples(Examples):
-    """The example at each position of the stream: frames of one size and number."""
+    """The example at each position of the stream: frames of one bucket in every micro-batch."""
 
     def __init__(
         self,
-        clips: list[Picture],
+        clips: list[Clip],
         config: DataConfig,
-        size: tuple[int, int],
+        rule: BucketRule,
         seed: int,
         template: tuple[str, ...],
+        batch_size: int,
     ) -> None:
-        super().__init__(clips, config, size[0], seed, template)
+        """Gives each clip its bucket.
+
+        Args:
+            clips: what is learned from.
+            config: how clips become examples.
+            rule: what buckets there are; checked.
+            seed: of order, parts and cuts.
+            template: prompts to put captions into.
+            batch_size: of the micro-batches, each of one bucket.
+
+        Raises:
+            DataError: a clip has no place in the token budget.
+        """
+        super().__init__(list(clips), config, rule.height, seed, template)
         assert config.clips is not None
-        self.clips = config.clips
-        self.size = size
-        """Height and width."""
+        self.clips = list(clips)
+        self.cut = config.clips
+        self.buckets = [
+            rule.picture_bucket(clip.facts)
+            if clip.is_picture and self.cut.pictures
+            else rule.bucket(clip.facts, clip.available(self.cut.stride))
+            for clip in clips
+        ]
+        """Of each clip."""
+        kinds = sorted(set(self.buckets))
+        if len(kinds) > 1:
+            numbers = tuple(kinds.index(bucket) for bucket in self.buckets)
+            self.stream = BucketStream(seed, numbers, batch_size)
+
+    @property
+    def summary(self) -> str:
+        """What the buckets hold, and how many clips come twice in an epoch to fill batches."""
+        counts = Counter(self.buckets)
+        held = ", ".join(f"{bucket}: {counts[bucket]}" for bucket in sorted(counts))
+        stream = self.stream
+        told = f"clips by frames x height x width: {held}"
+        if isinstance(stream, BucketStream) and stream.repeated:
+            told += f"; {stream.repeated} come twice in an epoch, to fill the last micro-batches"
+        return told
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        return self.buckets[index]
+
+    def origin(self, index: int) -> dict[str, Any]:
+        told = super().origin(index)
+        chosen = self.frame_numbers(index, self._draw(index, 0))
+        return told | {"frames": chosen.tolist()}
 
     def content(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
-        draw = random.Random(derive_seed(self.seed, "augmentation", epoch, index))
-        return {"pixels": cut_clip(self.pictures[index].path, self.clips, self.size, draw)}
+        """`pixels` (3, f, h, w) in -1 … 1 of a clip in an epoch.
+
+        Raises:
+            DataError: the file cannot be read, or with `resize: none` it is smaller than asked.
+        """
+        clip, draw = self.clips[index], self._draw(index, epoch)
+        chosen = self.frame_numbers(index, draw).tolist()
+        background = BACKGROUNDS.get(self.config.background) or (
+            draw.randrange(256),
+            draw.randrange(256),
+            draw.randrange(256),
+        )
+        try:
+            frames = read_frames(clip.path, chosen, clip.facts, background)
+        except InputError as error:
+            raise DataError(str(error)) from None
+        try:
+            pixels = cut_frames(frames, self.buckets[index][1:], self.config, draw)
+        except DataError as error:
+            raise DataError(f"{clip.path}: {error}") from None
+        return {"pixels": pixels}
+
+    def frame_numbers(self, index: int, draw: random.Random) -> np.ndarray:
+        """Numbers of the frames that an example shows."""
+        return frame_numbers(self.clips[index].timeline, self.buckets[index].frames, self.cut, draw)
+
+    def _draw(self, index: int, epoch: int) -> random.Random:
+        return random.Random(derive_seed(self.seed, "augmentation", epoch, index))
 
 
-def cut_clip(
-    path: Path, config: ClipDataConfig, size: tuple[int, int], draw: random.Random
+def frame_numbers(
+    timeline: np.ndarray, frames: int, config: ClipDataConfig, draw: random.Random
+) -> np.ndarray:
+    """So many frames (f,) of a timeline; one that is too short is stretched as the recipe says."""
+    span = (frames - 1) * config.stride + 1
+    room = max(len(timeline) - span, 0)
+    drawn = draw.randint(0, room)
+    start = {"start": 0, "center": room // 2, "random": drawn}[config.part]
+    chosen = timeline[start : start + span : config.stride]
+    places = np.arange(frames)
+    if config.short_clips == "loop":
+        return chosen[places % len(chosen)]
+    return chosen[np.minimum(places, len(chosen) - 1)]
+
+
+def cut_frames(
+    frames: np.ndarray, size: tuple[int, int], config: DataConfig, draw: random.Random
 ) -> Tensor:
-    """Frames (3, f, h, w) in -1 … 1 of a clip.
+    """Pixels (3, f, h, w) in -1 … 1 of frames (f, H, W, 3), uint8: all scaled and cut alike.
 
     Raises:
-        DataError: the clip is broken or too short.
+        DataError: with `resize: none` the frames are smaller than the size (height, width).
     """
-    footage = read_clip(path)
-    frames, fps = footage.frames, footage.fps
-    if config.fps is not None:
-        count = max(1, round(len(frames) * config.fps / fps))
-        frames = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
-    room = len(frames) - config.frames
-    if room < 0:
-        raise DataError(f"{path}: {len(frames)} frames; data.clips.frames asks {config.frames}")
-    start = {"start": 0, "center": room // 2, "random": draw.randint(0, room)}[config.part]
-    chosen = frames[start : start + config.frames]
-    if chosen.shape[1:3] != size:
-        height, width = size
-        scale = max(height / chosen.shape[1], width / chosen.shape[2])
-        whole = (
-            max(width, round(chosen.shape[2] * scale)),
-            max(height, round(chosen.shape[1] * scale)),
+    height, width = size
+    own_height, own_width = frames.shape[1:3]
+    if config.resize == "cover":
+        scale = max(height / own_height, width / own_width)
+        own_height = max(height, round(own_height * scale))
+        own_width = max(width, round(own_width * scale))
+    elif own_height < height or own_width < width:
+        raise DataError(
+            f"{own_width}x{own_height} is smaller than {width}x{height}; data.resize=cover scales "
+            "it up"
         )
-        left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
-        chosen = np.stack(
-            [
-                np.asarray(
-                    Image.fromarray(frame)
-                    .resize(whole, Image.Resampling.LANCZOS)
-                    .crop((left, top, left + width, top + height))
-                )
-                for frame in chosen
-            ]
-        )
+    room_y, room_x = own_height - height, own_width - width
+    left, top = draw.randint(0, room_x), draw.randint(0, room_y)
+    if config.crop == "center":
+        left, top = room_x // 2, room_y // 2
+    if (own_height, own_width) != frames.shape[1:3]:
+        whole = (own_width, own_height)
+        images = (Image.fromarray(frame) for frame in frames)
+        frames = np.stack([image.resize(whole, Image.Resampling.LANCZOS) for image in images])
+    chosen = frames[:, top : top + height, left : left + width]
+    if draw.random() < config.flip:
+        chosen = chosen[:, :, ::-1]
     return torch.from_numpy(chosen.copy()).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)

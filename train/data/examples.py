@@ -2,7 +2,9 @@
 
 import random
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +15,25 @@ from inference.conditions import Conditions
 from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
 from train.data.captions import FILEWORDS, all_captions, make_caption
+from train.data.content_cache import (
+    ContentCache,
+    StoredLatents,
+    StoredStates,
+    key_of,
+    latents_kept,
+    vae_origin,
+)
 from train.data.folder import DataError, Picture
-from train.data.stream import MicroBatches, Stream
+from train.data.stream import BucketStream, MicroBatches, Stream
 from train.data.transforms import Square, cut_square
 from train.data_config import DataConfig
-from train.randomness import derive_seed, normal
+from train.randomness import derive_seed
 
 PROMPT_CACHE_BYTES = 2 * 2**30
 """More than this for text embeddings is not kept; they are then encoded in the step."""
+
+PIXELS_AT_ONCE = 2**22
+"""Clips of more pixels than this together are not encoded at once."""
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 """Wraps a sequence in a progress bar with a title."""
@@ -46,9 +59,9 @@ class Examples(Dataset[dict[str, Any]]):
         self.resolution = resolution
         self.seed = seed
         self.template = template
-        self.stream = Stream(seed, len(pictures))
+        self.stream: Stream | BucketStream = Stream(seed, len(pictures))
         self.class_stream: Stream | None = None
-        self.latents: list[dict[str, Tensor]] | None = None
+        self.latents: list[dict[str, Tensor]] | StoredLatents | None = None
         """What is cached of every picture, in the place of its pixels."""
 
     def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
@@ -71,6 +84,21 @@ class Examples(Dataset[dict[str, Any]]):
         assert self.class_stream is not None
         epoch, index = self.class_stream[~position]
         return epoch, self.stream.num_pictures + index
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Pixels of an example along its sides; of a clip with its frames before them."""
+        return self.resolution, self.resolution
+
+    def origin(self, index: int) -> dict[str, Any]:
+        """What the pixels of an example that is not random follow from, besides its file."""
+        config = self.config
+        return {
+            "shape": list(self.shape(index)),
+            "resize": config.resize,
+            "crop": config.crop,
+            "flip": config.flip,
+            "background": config.background,
+        }
 
     def content(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
         """What a batch holds of a picture in an epoch: `pixels`, and with them `sizes`."""
@@ -131,41 +159,119 @@ def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
     }
 
 
-@torch.no_grad()
-def cache_latents(examples: Examples, base: DiffusionModel, batch_size: int, track: Track) -> None:
-    """Encodes every picture once, if nothing random stands before the encoder.
+def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:
+    """The folder of `cache: disk`; None where nothing is kept in files."""
+    if config.cache != "disk":
+        return None
+    return ContentCache(Path(config.cache_dir or Path(output_dir) / "cache"))
 
-    `once` draws from the distribution by (seed, picture); `random` keeps its width too.
+
+def cache_latents(
+    examples: Examples,
+    base: DiffusionModel,
+    batch_size: int,
+    track: Track,
+    cache: ContentCache | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Encodes every picture or clip once, if nothing random stands before the encoder.
+
+    Args:
+        examples: given what is cached; later they have it in the place of pixels.
+        base: whose VAE encodes.
+        batch_size: so many of one shape are encoded at once in memory, large ones one at a time.
+        track: shows progress.
+        cache: with `cache: disk`, the folder from `open_cache`.
+        share: (rank, processes): with a folder, each process encodes a share of what is not there
+            yet; all must wait for each other before the first example is asked for.
     """
     if examples.config.cache == "off" or examples.config.is_random:
         return
-    kept: list[dict[str, Tensor]] = []
-    indices = range(len(examples))
-    starts = indices[::batch_size]
-    for start in track(starts, "encoding pictures"):
-        chunk = indices[start : start + batch_size]
+    if examples.config.cache == "disk":
+        assert cache is not None
+        examples.latents = _latents_on_disk(examples, base, cache, track, share)
+    else:
+        examples.latents = _latents_in_memory(examples, base, batch_size, track)
+
+
+@torch.no_grad()
+def _latents_in_memory(
+    examples: Examples, base: DiffusionModel, batch_size: int, track: Track
+) -> list[dict[str, Tensor]]:
+    kept: dict[int, dict[str, Tensor]] = {}
+    for chunk in track(list(_alike(examples, batch_size)), "encoding pictures"):
         contents = [examples.content(index) for index in chunk]
         mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
-        if examples.config.latent_sampling == "once":
-            mean = mean + std * normal(mean, examples.seed, "latents once", chunk)
-        encoded = {"latents": mean.cpu()}
-        if examples.config.latent_sampling == "random":
-            encoded["latents_std"] = std.cpu()
-        for row, content in enumerate(contents):
-            kept.append(content | {name: value[row] for name, value in encoded.items()})
-    examples.latents = kept
+        sampling = examples.config.latent_sampling
+        encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
+        for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
+            kept[index] = content | {name: value[row] for name, value in encoded.items()}
+    return [kept[index] for index in range(len(examples))]
+
+
+def _alike(examples: Examples, batch_size: int) -> Iterator[list[int]]:
+    """Examples of one shape that are encoded at once, each chunk in their order."""
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for index in range(len(examples)):
+        shapes.setdefault(examples.shape(index), []).append(index)
+    for shape, indices in shapes.items():
+        is_clip = len(shape) > 2
+        size = max(1, min(batch_size, PIXELS_AT_ONCE // prod(shape))) if is_clip else batch_size
+        yield from (indices[start : start + size] for start in range(0, len(indices), size))
+
+
+@torch.no_grad()
+def _latents_on_disk(
+    examples: Examples,
+    base: DiffusionModel,
+    cache: ContentCache,
+    track: Track,
+    share: tuple[int, int],
+) -> StoredLatents:
+    """One at a time, so that what is kept does not depend on what it was encoded with."""
+    vae = vae_origin(base)
+    keys = []
+    for index in range(len(examples)):
+        file = cache.file_digest(examples.pictures[index].path)
+        keys.append(key_of("latents", {**vae, **examples.origin(index), "file": file}))
+    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    rank, processes = share
+    missing = [key for key in sorted(first)[rank::processes] if not cache.has(key)]
+    for key in track(missing, "encoding pictures"):
+        content = examples.content(first[key])
+        mean, std = base.encode_images(content.pop("pixels")[None])
+        cache.write(key, content | {"mean": mean[0], "std": std[0]})
+    return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
 
 
 class PromptStates:
     """What frozen text encoders make of captions; encodes those that it does not know."""
 
-    def __init__(self, base: DiffusionModel) -> None:
+    def __init__(self, base: DiffusionModel, stored: StoredStates | None = None) -> None:
         self.base = base
+        self.stored = stored
+        """Given, states are kept in files and not in memory."""
         self.known: dict[str, Conditions] = {}
 
     @torch.no_grad()
-    def fill(self, prompts: list[str], track: Track, batch_size: int = 64) -> None:
-        """Encodes the captions beforehand, unless they would take too much memory."""
+    def fill(
+        self,
+        prompts: list[str],
+        track: Track,
+        batch_size: int = 64,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Encodes the captions beforehand, unless they would take too much memory.
+
+        In files there is room for all; with `share` as for `cache_latents`, each process fills in
+        a part of those that are missing.
+        """
+        if self.stored is not None:
+            rank, processes = share
+            for prompt in track(prompts[rank::processes], "encoding captions"):
+                if not self.stored.has(prompt):
+                    self.stored.write(prompt, self.base.encode_prompts([prompt]))
+            return
         length, width = self.base.prompt_shape
         if len(prompts) * width * length * self.base.dtype.itemsize > PROMPT_CACHE_BYTES:
             return
@@ -180,11 +286,18 @@ class PromptStates:
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditions:
         """The conditions of b prompts."""
-        found = [self.known.get(prompt) for prompt in prompts]
+        found = [self._find(prompt) for prompt in prompts]
         known = [one for one in found if one is not None]
         if len(known) < len(prompts) or len({one.states.shape for one in known}) > 1:
             return self.base.encode_prompts(prompts)
         return Conditions.cat(known)
+
+    def _find(self, prompt: str) -> Conditions | None:
+        if self.stored is None:
+            return self.known.get(prompt)
+        if not self.stored.has(prompt):
+            self.stored.write(prompt, self.base.encode_prompts([prompt]))
+        return self.stored.read(prompt).to(self.base.device)
 
 
 def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:

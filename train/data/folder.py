@@ -77,8 +77,16 @@ def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = (
     digest = hashlib.blake2b(repr(tuple(template)).encode(), digest_size=16)
     for picture in pictures:
         name = picture.path.relative_to(root).as_posix()
-        digest.update(repr((name, picture.path.stat().st_size, picture.captions)).encode())
+        digest.update(repr((name, size_on_disk(picture.path), picture.captions)).encode())
     return digest.hexdigest()
+
+
+def size_on_disk(path: Path) -> int | list[tuple[str, int]]:
+    """Bytes of a file; of a folder that is a clip, names and bytes of its pictures."""
+    if not path.is_dir():
+        return path.stat().st_size
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_EXTENSIONS)
+    return [(file.name, file.stat().st_size) for file in files]
 
 
 def read_metadata(root: Path) -> dict[Path, tuple[str, ...]]:
@@ -110,7 +118,10 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def with_captions(
-    paths: list[Path], told: dict[Path, tuple[str, ...]], config: CaptionConfig
+    paths: list[Path],
+    told: dict[Path, tuple[str, ...]],
+    config: CaptionConfig,
+    what: str = "pictures",
 ) -> list[Picture]:
     """Gives each picture its captions; all pictures without one are named together."""
     pictures, bare = [], []
@@ -127,7 +138,7 @@ def with_captions(
         shown = ", ".join(str(path) for path in bare[:3]) + (", …" if len(bare) > 3 else "")
         looked = ", ".join(config.extensions)
         raise DataError(
-            f"{len(bare)} of {len(paths)} pictures have no caption: {shown}. Looked for files of "
+            f"{len(bare)} of {len(paths)} {what} have no caption: {shown}. Looked for files of "
             f"the same name ending in {looked}, and for {METADATA}; "
             'data.captions.fallback="…" gives them one'
         )
@@ -136,8 +147,9 @@ def with_captions(
 
 def caption_file(path: Path, extensions: list[str]) -> tuple[str, ...]:
     """The caption in the first caption file beside the picture; nothing if there is none."""
+    name = path.name if path.is_dir() else path.stem
     for extension in extensions:
-        file = path.with_suffix(extension)
+        file = path.with_name(name + extension)
         if file.is_file():
             text = " ".join(read_text(file).split())
             if text:

@@ -7,7 +7,7 @@ from typing import Any
 
 from train.config import TrainRecipe
 from train.data.captions import FILEWORDS, asks_for_captions, read_template
-from train.data.clips import find_clips
+from train.data.clip_folder import find_clips
 from train.data.concepts import Concept, find_concepts
 from train.data.folder import Picture, find_pictures, fingerprint
 from train.data_config import DataConfig
@@ -49,5 +49,6 @@ def find_sources(recipe: TrainRecipe) -> Sources:
         return Sources(pictures, config, (FILEWORDS,), digest.hexdigest(), concepts)
     template = read_template(data.captions.template, recipe.objective.word or recipe.name)
     captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
-    pictures = find_clips(data, captioned) if data.clips else find_pictures(data, captioned)
+    find = find_clips if data.clips else find_pictures
+    pictures: list[Picture] = [*find(data, captioned)]
     return Sources(pictures, data, template, fingerprint(pictures, Path(data.path), template))

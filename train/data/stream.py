@@ -1,6 +1,6 @@
 """The endless stream of examples of a run, and the share of it that each process sees."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +25,69 @@ class Stream:
 @lru_cache(maxsize=4)
 def _order(seed: int, length: int, epoch: int) -> torch.Tensor:
     return torch.randperm(length, generator=generator(seed, "order", epoch))
+
+
+@dataclass(frozen=True)
+class BucketStream:
+    """As `Stream`, for examples of several shapes, where a micro-batch must be of one shape.
+
+    Each `batch_size` positions that begin at a multiple of it are of one bucket. An epoch has every
+    example once; what is missing to a bucket's last micro-batch is filled up with others of the
+    bucket. The micro-batches of all buckets are shuffled. A function of (seed, epoch) throughout.
+    """
+
+    seed: int
+    buckets: tuple[int, ...]
+    """The bucket of each example, by any numbers."""
+    batch_size: int
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.buckets)
+
+    @property
+    def repeated(self) -> int:
+        """How many examples come a second time in an epoch, to fill up micro-batches."""
+        return len(self) - self.num_pictures
+
+    def __len__(self) -> int:
+        """Positions of an epoch."""
+        counts = (self.buckets.count(bucket) for bucket in set(self.buckets))
+        return sum(-(-count // self.batch_size) * self.batch_size for count in counts)
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        """(epoch, index of the example) at a position of the stream."""
+        epoch, place = divmod(position, _epoch_length(self))
+        return epoch, _bucket_order(self, epoch)[place]
+
+
+@lru_cache(maxsize=4)
+def _epoch_length(stream: BucketStream) -> int:
+    return len(stream)
+
+
+@lru_cache(maxsize=4)
+def _bucket_order(stream: BucketStream, epoch: int) -> list[int]:
+    """The examples of an epoch, position by position."""
+    size, batches = stream.batch_size, []
+    for bucket in sorted(set(stream.buckets)):
+        own = [index for index, other in enumerate(stream.buckets) if other == bucket]
+        shuffled = _shuffled(own, stream.seed, "order", epoch, bucket)
+        missing = -len(own) % size
+        while missing > 0:  # the last micro-batch has no example twice unless it must
+            last = shuffled[len(shuffled) // size * size :]
+            spare = [index for index in own if index not in last] or own
+            fillers = _shuffled(spare, stream.seed, "fillers", epoch, bucket, missing)[:missing]
+            shuffled += fillers
+            missing -= len(fillers)
+        batches += [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+    order = _shuffled(range(len(batches)), stream.seed, "batches", epoch)
+    return [index for number in order for index in batches[number]]
+
+
+def _shuffled(values: Sequence[int], seed: int, purpose: str, *counters: int) -> list[int]:
+    order = torch.randperm(len(values), generator=generator(seed, purpose, *counters))
+    return [values[place] for place in order.tolist()]
 
 
 @dataclass(frozen=True)
