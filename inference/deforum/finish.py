@@ -221,7 +221,8 @@ def kept(pictures: Iterator[np.ndarray], folder: Path) -> Iterator[np.ndarray]:
 def figures(script: Script, run: RunFolder, depths: Depths | None = None) -> Temporal:
     """How steady the frames are (see `metrics`).
 
-    They are held against the camera's exact way, also where Deforum 3.0 strays from it.
+    They are held against the camera's exact way, also where Deforum 3.0 strays from it, sampled as
+    the run samples.
     """
     meter, camera, before = TemporalMeter(), Camera(script, FIXED), None
     for frame, picture in enumerate(read_pictures(run.frames())):

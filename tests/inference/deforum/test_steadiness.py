@@ -30,5 +30,5 @@ def test_fixed_is_steadier(animate, mode, colors):
     ours, theirs = found["fixed"], found["deforum-3.0"]
     assert ours.warp_error < theirs.warp_error
     assert ours.largest_drift.mean < theirs.largest_drift.mean
-    if colors != "None":  # where they may fade, both do
+    if colors != "None" or mode == "3D":  # bilinear sampling fades in both
         assert ours.largest_drift.deviation < theirs.largest_drift.deviation
