@@ -54,7 +54,8 @@ class ClipDataConfig:
     frame, or their last frame held (as CogVideoX's own trainer does)."""
     sequences: bool = False
     """Folders within the folder that hold pictures, and no video or animation, are clips; their
-    pictures are the frames in natural order. Captions: `name.txt` beside folder `name`, or metadata.jsonl with the folder's name."""
+    pictures are the frames in natural order. Captions: `name.txt` beside the folder `name`, or
+    metadata.jsonl with its name."""
     pictures: bool = False
     """Single pictures are learned from too, as clips of one frame."""
     buckets: list[str] = field(default_factory=list)

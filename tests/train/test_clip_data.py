@@ -135,8 +135,8 @@ def test_data_keys_beside_clips(tmp_path: Path) -> None:
     assert [key for key, _ in cached.idle()] == ["cache"]
     listed = DataConfig(concepts={"a": None}, clips=ClipDataConfig())
     assert ("clips", "go with data.path, a folder of clips, not with concepts") in listed.faults()
-    for options in ({"crop": "random"}, {"flip": 0.5}, {"background": "random"}):
-        assert data(tmp_path, **options).is_random
+    for name, value in (("crop", "random"), ("flip", 0.5), ("background", "random")):
+        assert data(tmp_path, None, **{name: value}).is_random
     assert data(tmp_path, {"part": "random"}).is_random
     assert not data(tmp_path, flip=1.0).is_random
 

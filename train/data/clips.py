@@ -163,7 +163,8 @@ def cut_frames(
     if (own_height, own_width) != frames.shape[1:3]:
         whole = (own_width, own_height)
         images = (Image.fromarray(frame) for frame in frames)
-        frames = np.stack([image.resize(whole, Image.Resampling.LANCZOS) for image in images])
+        scaled = (image.resize(whole, Image.Resampling.LANCZOS) for image in images)
+        frames = np.stack([np.asarray(image) for image in scaled])
     chosen = frames[:, top : top + height, left : left + width]
     if draw.random() < config.flip:
         chosen = chosen[:, :, ::-1]
