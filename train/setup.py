@@ -29,6 +29,7 @@ from train.data.clip_folder import Clip
 from train.data.clips import ClipExamples
 from train.data.examples import Examples
 from train.data.sources import Sources
+from train.data_config import DataConfig
 from train.objective_configs import OBJECTIVE_CONFIGS
 from train.objectives import build_objective
 from train.objectives.base import Member, Objective
@@ -138,8 +139,16 @@ def prepare(
     return accelerator.prepare(objective, optimizer)
 
 
-def build_examples(recipe: TrainRecipe, sources: Sources, base: DiffusionModel) -> Examples:
+def build_examples(
+    recipe: TrainRecipe, sources: Sources, base: DiffusionModel, first_position: int = 0
+) -> Examples:
     """The examples of a run.
+
+    Args:
+        recipe: as it is in a stage.
+        sources: what the run learns from.
+        base: says what sizes are possible.
+        first_position: where the stage begins in the run's stream.
 
     Raises:
         InputError: the base model cannot take pictures or clips of this size or length.
@@ -147,21 +156,17 @@ def build_examples(recipe: TrainRecipe, sources: Sources, base: DiffusionModel) 
     # Concepts change how captions are read, a stage the sizes.
     config = replace(recipe.data, captions=sources.config.captions)
     if isinstance(base, VideoModel):
-        clips = config.clips
-        assert clips is not None
-        own = base.config.sample_height, base.config.sample_width
-        height, width = (side * base.vae_scale_factor for side in own)
-        rule = BucketRule(
-            clips,
-            clips.height or height,
-            clips.width or width,
-            base.size_step,
-            FrameRule.of(base.vae),
-        )
-        rule.check()
         found = [one for one in sources.pictures if isinstance(one, Clip)]
-        batch_size = recipe.train_batch_size
-        return ClipExamples(found, config, rule, recipe.seed, sources.template, batch_size)
+        return ClipExamples(
+            found,
+            config,
+            bucket_rule(config, base),
+            recipe.seed,
+            sources.template,
+            recipe.train_batch_size,
+            first_position,
+            base.is_image_to_video,
+        )
     assert isinstance(base, BaseModel)
     resolution = config.resolution or base.resolution
     check_size("data.resolution", resolution, base.size_step)
@@ -182,6 +187,22 @@ def build_grid(
         return ClipGrid(base, clips, folder)
     assert isinstance(base, BaseModel)
     return PromptGrid(base, images, config.batch_size, folder)
+
+
+def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:
+    """What sizes the examples of clips may have.
+
+    Raises:
+        InputError: the base model cannot take a size or a length that the recipe asks for.
+    """
+    clips = config.clips
+    assert clips is not None
+    factor = base.vae_scale_factor
+    height = clips.height or base.config.sample_height * factor
+    width = clips.width or base.config.sample_width * factor
+    rule = BucketRule(clips, height, width, base.size_step, FrameRule.of(base.vae))
+    rule.check()
+    return rule
 
 
 def build_optimization(

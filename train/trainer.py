@@ -15,7 +15,8 @@ from train.checkpoints import TrainingState
 from train.class_images import draw_missing
 from train.config import TrainRecipe
 from train.data.concepts import class_facts, class_folders, class_pictures
-from train.data.examples import Examples, PromptStates, build_loader, cache_latents
+from train.data.content_cache import StoredStates, text_origin
+from train.data.examples import Examples, PromptStates, build_loader, cache_latents, open_cache
 from train.data.folder import DataError, Picture
 from train.data.sources import find_sources
 from train.interruption import Interrupted, StopSignals
@@ -71,6 +72,7 @@ class Trainer:
         self.stages = stages_of(recipe, self.accelerator.num_processes)
         self.stage = self.stages[0]
         self.class_pictures: list[Picture] = []
+        self.cache = open_cache(recipe.data, recipe.output_dir)
         self.examples = self._build_examples()
         self.prompt_states = self._build_prompt_states()
         self.grid = build_grid(recipe, self.base, images, self.run.samples)
@@ -171,9 +173,12 @@ class Trainer:
         if not self.draws_prompts:
             return
         data, track = self.recipe.data, self.progress.track
-        cache_latents(self.examples, self.base, self.stage.recipe.train_batch_size, track)
-        if self.prompt_states and data.cache == "auto" and not data.captions.changes_words:
-            self.prompt_states.fill(self.examples.all_prompts(), track)
+        share = self.accelerator.process_index, self.accelerator.num_processes
+        batch_size = self.stage.recipe.train_batch_size
+        cache_latents(self.examples, self.base, batch_size, track, self.cache, share)
+        if self.prompt_states and data.cache != "off" and not data.captions.changes_words:
+            self.prompt_states.fill(self.examples.all_prompts(), track, share=share)
+        self.accelerator.wait_for_everyone()
 
     def batches(self) -> Iterator[Batch]:
         """This process's micro-batches from the current step on, stage by stage."""
@@ -376,7 +381,8 @@ class Trainer:
 
     def _build_examples(self) -> Examples:
         """Those of the current stage, with the class pictures that are there."""
-        examples = build_examples(self.stage.recipe, self.sources, self.base)
+        stage = self.stage
+        examples = build_examples(stage.recipe, self.sources, self.base, stage.first_position)
         if self.class_pictures:
             examples.add_class_pictures(self.class_pictures)
         return examples
@@ -390,4 +396,6 @@ class Trainer:
         """Encodes prompts once where they are asked and stay what they are."""
         if not self.draws_prompts or self.objective.changes_prompts:
             return None
-        return PromptStates(self.base)
+        if self.cache is None:
+            return PromptStates(self.base)
+        return PromptStates(self.base, StoredStates(self.cache, text_origin(self.base)))
