@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.command import find_recipe, is_first_process, tell, warnings_told
-from inference.config import AnimationRecipe, ImagesRecipe, draw_schema
+from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
 from inference.errors import InputError
 from inference.interruption import Interrupted
 from inference.quiet import quiet_libraries
@@ -97,8 +97,14 @@ def told(recipe: object) -> str:
     Raises:
         InputError: the recipe is of a type that cannot tell.
     """
+    if isinstance(recipe, ClipsRecipe):
+        from inference.video.clips import report_recipe
+
+        return report_recipe(recipe)
     if not isinstance(recipe, AnimationRecipe):
-        raise InputError(f"{CHECK}: is of animations; a sound recipe of images says all itself")
+        raise InputError(
+            f"{CHECK}: is of animations and clips; a sound recipe of images says all itself"
+        )
     from inference.deforum.check import report
     from inference.deforum.settings_recipe import recipe_settings
 
@@ -117,6 +123,10 @@ def run(recipe: object) -> None:
 
             with warnings_told("draw"):
                 draw_animation(recipe)
+        case ClipsRecipe():
+            from inference.video.clips import draw_recipe
+
+            draw_recipe(recipe)
         case _:
             raise AssertionError(f"no way to draw {type(recipe).__name__}")
 

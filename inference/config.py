@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from omegaconf import MISSING
-
 from inference.draw_config import DrawSettings, Faults, ImageConfig
 from inference.file_names import pattern_faults
+from inference.model_config import ArtifactConfig, BaseModelConfig
 from inference.recipe import RecipeError
+from inference.video.clip_config import ClipConfig, ClipSettings, ClipsRecipe
 
 PRESETS = (
     "ultrafast",
@@ -21,58 +21,6 @@ PRESETS = (
     "veryslow",
 )
 """Of x264."""
-
-
-@dataclass
-class BaseModelConfig:
-    """The model that is trained upon and drawn with."""
-
-    path: str = "picto"
-    """`picto` (comes with Limner), a diffusers folder, a hub id such as `org/model`, or a single
-    file (`.safetensors` or `.ckpt`) as A1111 opens it."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub. Only for hub ids."""
-    variant: str | None = None
-    """Which weight files of the folder to take, for example `fp16` for `*.fp16.safetensors`."""
-    clip_skip: int = 1
-    """A1111's Clip skip: 1 takes the text encoder's last layer, 2 the one before it. In SDXL 1 is
-    the layer before the last, as it was made (and as A1111 draws, whatever its Clip skip says)."""
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
-    """What a single file's model predicts, if the file does not say it or says it wrongly. Folders
-    say it themselves."""
-    vae_precision: Literal["fp32", "fp16", "bf16"] | None = "fp32"
-    """Number format of the VAE; null takes that of the rest. SDXL's overflows in fp16, as its
-    config says (`force_upcast`): null then means fp32 there, and fp16 is refused."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """`sdpa` is the fast fused attention; `eager` spells it out (on CPUs its backward pass is
-    several times faster in bf16)."""
-
-    def faults(self) -> Faults:
-        if not self.path.strip():
-            yield "path", "must name a base model: `picto`, a diffusers folder, or a hub id"
-        if self.clip_skip < 1:
-            yield "clip_skip", f"must be at least 1 (the last layer), got {self.clip_skip}"
-
-    def idle(self) -> Faults:
-        is_single_file = self.path.lower().endswith((".safetensors", ".ckpt"))
-        if self.revision is not None and self.path == "picto":
-            yield "revision", "has no effect: picto comes with Limner and is not on a hub"
-        elif self.revision is not None and is_single_file:
-            yield "revision", "has no effect: a single file is not on a hub"
-        if self.variant is not None and is_single_file:
-            yield "variant", "has no effect: a single file is read as it is"
-        if self.prediction_type is not None and not is_single_file:
-            yield "prediction_type", "has no effect: the folder's scheduler_config.json says it"
-
-
-@dataclass
-class ArtifactConfig:
-    """A trained artifact and how strongly it works."""
-
-    path: str = MISSING
-    """The artifact's file or folder. What it is is found out by its content."""
-    strength: float = 1.0
-    """0 is the base model, 1 the strength it was trained at."""
 
 
 @dataclass
@@ -207,6 +155,9 @@ __all__ = [
     "AnimationRecipe",
     "ArtifactConfig",
     "BaseModelConfig",
+    "ClipConfig",
+    "ClipSettings",
+    "ClipsRecipe",
     "DrawSettings",
     "Faults",
     "ImageConfig",
@@ -214,7 +165,11 @@ __all__ = [
     "draw_schema",
 ]
 
-DRAWING_RECIPES: dict[str, type] = {"images": ImagesRecipe, "animation": AnimationRecipe}
+DRAWING_RECIPES: dict[str, type] = {
+    "images": ImagesRecipe,
+    "animation": AnimationRecipe,
+    "clip": ClipsRecipe,
+}
 
 
 def draw_schema(untyped: dict[str, Any]) -> type:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.command import tell
+from inference.command import tell, warnings_told
 from inference.errors import InputError
 from inference.quiet import quiet_libraries
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from inference.artifacts import Artifact
-    from inference.base_model import BaseModel
 
 FORMATS = ("kohya", "diffusers", "a1111", "single-file")
 DTYPES = ("fp32", "fp16", "bf16")
@@ -54,6 +53,7 @@ class Request:
     dtype: str | None
     merge: list[str]
     prediction_type: str | None
+    alpha: float | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,11 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dtype=options.dtype,
         merge=options.merge,
         prediction_type=options.prediction_type,
+        alpha=options.alpha,
     )
     quiet_libraries()
     try:
         check_output(request, options.overwrite)
-        for line in convert(request):
+        with warnings_told("convert"):
+            lines = convert(request)
+        for line in lines:
             print(line)
     except InputError as error:
         tell("convert", error)
@@ -103,6 +106,11 @@ def command_line() -> argparse.ArgumentParser:
         "--prediction-type",
         choices=("epsilon", "v_prediction"),
         help="what a single file's model predicts, if it does not say",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        help="what a LoRA was trained with, if its file does not say it",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     return parser
@@ -138,12 +146,31 @@ def convert(request: Request) -> list[str]:
         return convert_base_model(request, "diffusers")
     if is_single_file(source) and is_checkpoint(source):
         return convert_base_model(request, "single-file")
-    artifact = load_artifact(source)
+    artifact = load_artifact(source) if request.alpha is None else load_at(source, request.alpha)
     if isinstance(artifact, Checkpoint):
         raise InputError(
             f"{source}: only some parts of a base model; expected all, beside a model_index.json"
         )
     return convert_artifact(request, source, artifact)
+
+
+def load_at(path: Path, alpha: float) -> Artifact:
+    """A LoRA whose file does not say its alpha.
+
+    Raises:
+        InputError: it says it, or is no LoRA.
+    """
+    from inference.artifacts.files import read_keys, read_tensors
+    from inference.artifacts.lora import Lora
+    from inference.artifacts.lora_formats import says_alpha
+
+    if alpha <= 0:
+        raise InputError(f"--alpha: must be above 0, got {alpha:g}")
+    if not Lora.recognizes(path, [] if path.is_dir() else read_keys(path)):
+        raise InputError(f"--alpha: is for LoRAs; {path} is none")
+    if says_alpha(*read_tensors(path)):
+        raise InputError(f"--alpha: {path} says its alpha itself")
+    return Lora.load(path, alpha)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -173,7 +200,7 @@ def check_format(request: Request, kind: str, current: str) -> None:
             f"ends in {ends}".replace("ends in no ending", "has no ending")
         )
     is_same = request.to == current and Path(request.input).suffix.lower() == suffix
-    if is_same and request.dtype is None and not request.merge:
+    if is_same and request.dtype is None and request.alpha is None and not request.merge:
         raise InputError(
             f"{request.input}: is in {current}'s format already; copy it, or say in which --dtype "
             "to write it"
@@ -182,6 +209,8 @@ def check_format(request: Request, kind: str, current: str) -> None:
         raise InputError(
             f"--merge: LoRAs are merged into base models; {request.input} is {an(kind)}"
         )
+    if request.alpha is not None and kind != "LoRA":
+        raise InputError(f"--alpha: is for LoRAs; {request.input} is {an(kind)}")
     if request.prediction_type and current != "single-file":
         raise InputError(
             f"--prediction-type: is for base models in single files; {request.input} is none"
@@ -220,7 +249,7 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
     import torch
 
     from inference.artifacts.files import PICKLES, read_keys, read_tensors
-    from inference.artifacts.lora_formats import KOHYA_KEY
+    from inference.artifacts.lora_formats import format_of, is_lora
 
     keys = read_keys(source)
     if artifact.kind == "hypernetwork":
@@ -236,9 +265,12 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
         is_kohyas = source.suffix not in PICKLES and {*keys} in forms
         return "embedding", "kohya" if is_kohyas else "diffusers", dtype
     tensors, _ = read_tensors(source)
-    is_kohyas = all(KOHYA_KEY.fullmatch(key) for key in keys)
-    dtype = next(value.dtype for key, value in tensors.items() if not key.endswith(".alpha"))
-    return "LoRA", "kohya" if is_kohyas else "diffusers", dtype
+    dtype = next(
+        value.dtype
+        for key, value in tensors.items()
+        if not key.endswith(".alpha") and is_lora([key])
+    )
+    return "LoRA", format_of(keys), dtype
 
 
 def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> None:
@@ -267,11 +299,12 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
 
 def convert_base_model(request: Request, current: str) -> list[str]:
     """Base models, with LoRAs merged into them."""
-    from inference.base_model_loading import load_base_model
+    from inference.base_model_writing import merge, write_file_of, write_folder_of
     from inference.config import BaseModelConfig
+    from inference.video.loading import load_model
 
     check_format(request, "base model", current)
-    base = load_base_model(
+    base = load_model(
         BaseModelConfig(path=request.input, prediction_type=request.prediction_type)  # type: ignore
     )
     merged = [merge(base, text) for text in request.merge]
@@ -284,67 +317,6 @@ def convert_base_model(request: Request, current: str) -> list[str]:
         said + (name_of(dtype) if dtype else "no value rounded"),
         *notes,
     ]
-
-
-def merge(base: BaseModel, text: str) -> str:
-    """Adds `LORA` or `LORA:STRENGTH` to the base model's weights; returns its name and strength."""
-    from inference.artifacts import load_artifact
-    from inference.artifacts.lora import Lora
-
-    path, _, number = text.rpartition(":")
-    try:
-        strength = float(number)
-    except ValueError:
-        path, strength = text, 1.0
-    if not path or Path(text).exists():
-        path, strength = text, 1.0
-    artifact = load_artifact(path)
-    if not isinstance(artifact, Lora):
-        raise InputError(f"--merge: {path} is {an(artifact.kind)}; only LoRAs can be merged")
-    artifact.merge_into(base, strength)
-    return f"{artifact.name}:{strength:g}"
-
-
-def write_file_of(
-    base: BaseModel, path: Path, dtype: torch.dtype | None, merged: Sequence[str]
-) -> list[str]:
-    """A single file; without a number format in the narrowest one that rounds nothing.
-
-    Returns:
-        What there is to say.
-    """
-    import torch
-
-    from inference.artifacts.diffusers_folder import cast, compact
-    from inference.infotext import model_name
-    from inference.single_file import parts_of
-    from inference.single_file_writer import write_model
-
-    def in_format(part: str, weights: dict[str, Any]) -> dict[str, Any]:
-        return cast(weights, dtype) if dtype else compact(weights, torch.float16)
-
-    sources = ", ".join([model_name(base), *merged])
-    metadata = {"modelspec.merged_from": sources} if merged else {}
-    if write_model(path, parts_of(base), in_format, metadata):
-        return []
-    return ["its sizes are those of no SD 1.x, SD 2.x or SDXL: only Limner knows how to open it"]
-
-
-def write_folder_of(
-    base: BaseModel, path: Path, dtype: torch.dtype | None, merged: Sequence[str]
-) -> list[str]:
-    """A diffusers folder; without a number format in the narrowest one that rounds nothing."""
-    import torch
-
-    from inference.artifacts.diffusers_folder import FACTS, write_base_model
-    from inference.artifacts.files import write_folder
-
-    def write(folder: Path) -> None:
-        write_base_model(folder, base, base.parts if dtype else (), dtype or torch.float16, {})
-        (folder / FACTS).unlink()  # that of a run; this is a base model and no run's artifact
-
-    write_folder(path, write)
-    return []
 
 
 def number_format(request: Request) -> torch.dtype | None:

@@ -25,6 +25,8 @@ USAGE = """usage: python -m inference.inspect FILE...
 
 Says what artifacts, base models and pictures are, and what they say about themselves."""
 
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+
 Facts = dict[str, str]
 """What is told of a file, in this order."""
 
@@ -56,6 +58,8 @@ def inspect(path: Path) -> Facts:
         raise InputError(f"{path}: no such file or folder")
     if path.suffix.lower() in SUFFIXES:
         return inspect_picture(path)
+    if path.suffix.lower() in VIDEOS:
+        return inspect_video(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         return inspect_base_model(path)
     return inspect_artifact(path)
@@ -71,6 +75,7 @@ def inspect_picture(path: Path) -> Facts:
     try:
         with Image.open(path) as image:
             size = f"{image.width}x{image.height}"
+            frames = getattr(image, "n_frames", 1)
         infotext = read_infotext(path)
     except InputError:
         raise
@@ -80,16 +85,30 @@ def inspect_picture(path: Path) -> Facts:
         infotext = infotext or read_other_programs(path)
     except InputError as error:  # another program's, which is not understood
         infotext = str(error)
-    facts = {"kind": "picture", "size": size, "infotext": infotext or "none in this file"}
+    facts = {"kind": "picture", "size": size}
+    if frames > 1:
+        facts |= {"kind": "animated picture", "frames": str(frames)}
+    facts["infotext"] = infotext or "none in this file"
     if path.suffix in PICTURES and embedding_picture.read_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}
     return facts
+
+
+def inspect_video(path: Path) -> Facts:
+    """Size, length and infotext; of H.264's pictures none is read."""
+    from inference.deforum.video import video_facts
+
+    facts = video_facts(path)
+    infotext = facts.pop("comment", None)
+    return {"kind": "video", **facts, "infotext": infotext or "none in this file"}
 
 
 def inspect_base_model(path: Path) -> Facts:
     """Parts, sizes and prediction type of a diffusers folder; only headers are read."""
     index = read_json(path / "model_index.json")
     noise = read_json(path / "scheduler" / "scheduler_config.json")
+    if (path / "transformer").is_dir():
+        return inspect_video_model(path, index, noise)
     unet, vae = (read_json(path / part / "config.json") for part in ("unet", "vae"))
     facts = {
         "kind": "base model (diffusers folder)",
@@ -102,14 +121,51 @@ def inspect_base_model(path: Path) -> Facts:
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         side = unet["sample_size"] * factor
         facts["resolution"] = f"{side}x{side} ({factor} pixels per latent)"
+    return facts | dict(count_parameters(path)) | hash_of_denoiser(path / "unet", "UNet")
+
+
+def inspect_video_model(path: Path, index: Mapping[str, Any], noise: Mapping[str, Any]) -> Facts:
+    """The same for the CogVideoX layout."""
+    from inference.video.families import FAMILIES, family_of
+
+    transformer, vae = (read_json(path / part / "config.json") for part in ("transformer", "vae"))
+    if missing := [key for key in FAMILIES["cogvideox-5b"].transformer if key not in transformer]:
+        raise InputError(f"{path / 'transformer/config.json'}: {', '.join(missing)} missing")
+    family = family_of(transformer)
+    factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
+    size = (transformer["sample_width"] * factor, transformer["sample_height"] * factor)
+    width, height = family.size if family else size
+    channels = transformer["in_channels"], vae.get("latent_channels")
+    learns_from = "text and an image" if channels[0] != channels[1] else "text"
+    facts = {
+        "kind": "base model of clips (diffusers folder)",
+        "pipeline": str(index.get("_class_name", "unknown")),
+        "layout": f"CogVideoX ({family.title if family else 'of sizes of its own'}): {learns_from}",
+        "prompts": f"{transformer['max_text_seq_length']} tokens of width "
+        f"{transformer['text_embed_dim']}",
+        "prediction type": str(noise.get("prediction_type", "epsilon")),
+        "timesteps": str(noise.get("num_train_timesteps", "unknown")),
+        "made for": f"{transformer['sample_frames']} frames of {width}x{height}",
+    }
+    facts |= dict(count_parameters(path))
+    return facts | hash_of_denoiser(path / "transformer", "transformer")
+
+
+def count_parameters(path: Path) -> Iterator[tuple[str, str]]:
+    """Parameters and formats of each part of a base model in a folder."""
     for part in sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
         headers = [read_header(file) for file in sorted((path / part).glob("*.safetensors"))]
         if headers:
-            facts[part] = describe_tensors({k: v for header in headers for k, v in header.items()})
-    file = weights_file(path / "unet")
-    if file:
-        facts |= {"sha256 of the UNet": sha256(file), "model hash in infotext": sha256(file)[:10]}
-    return facts
+            yield part, describe_tensors({k: v for header in headers for k, v in header.items()})
+
+
+def hash_of_denoiser(folder: Path, name: str) -> Facts:
+    """Its hash, and the one that stands in infotext; nothing if it is in no such file."""
+    file = weights_file(folder)
+    if file is None:
+        return {}
+    digest = sha256(file)
+    return {f"sha256 of the {name}": digest, "model hash in infotext": digest[:10]}
 
 
 def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
@@ -200,16 +256,18 @@ def artifact_kind(path: Path, keys: Sequence[str]) -> str:
 
 def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Facts:
     """Ranks, alphas and layers, and the base model that it says it was made for."""
-    from inference.artifacts.lora_formats import read_layers
+    from inference.artifacts.lora_formats import format_of, read_layers, says_alpha
     from inference.artifacts.lora_keys import part_of
 
     layers = read_layers(tensors, metadata)
+    said = "" if says_alpha(tensors, metadata) else " (not said by the file, but taken)"
     parts = Counter(part_of(name) for name in layers)
     architecture = metadata.get("modelspec.architecture")
     return {
         "base model": metadata.get("ss_base_model_version") or architecture or "does not say",
         "rank": count(layer.rank for layer in layers.values()),
-        "alpha": count(layer.alpha for layer in layers.values()),
+        "alpha": count(layer.alpha for layer in layers.values()) + said,
+        "naming": format_of(tensors),
         "modules": ", ".join(f"{number} in {part}" for part, number in parts.items()),
     }
 

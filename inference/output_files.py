@@ -1,7 +1,7 @@
 """New files in a folder of results: numbered on, never overwriting, whole or not there."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -42,11 +42,11 @@ def prepare_folder(path: str, key: str = "output_dir") -> Path:
     return folder
 
 
-def reserve(folder: Path, before: str, digits: int, after: str, beside: str = "") -> Path:
+def reserve(folder: Path, before: str, digits: int, after: str, beside: Sequence[str] = ()) -> Path:
     """An empty new file `before`NUMBER`after`; its number is above all of this kind, from 0 on.
 
     As A1111 counts: files of the same `before` count, whatever comes after their number. `beside`
-    is the ending of a second file to make, such as `.txt`.
+    are the endings of further files to make, such as `.txt`.
     """
     form = re.compile(rf"{re.escape(before)}(\d{{{digits},}})(?!\d)")
     taken = [int(match[1]) for file in folder.iterdir() if (match := form.match(file.name))]
@@ -54,19 +54,19 @@ def reserve(folder: Path, before: str, digits: int, after: str, beside: str = ""
     return first_free(folder, names, beside)
 
 
-def reserve_name(folder: Path, name: str, suffix: str, beside: str = "") -> Path:
+def reserve_name(folder: Path, name: str, suffix: str, beside: Sequence[str] = ()) -> Path:
     """An empty new file `name``suffix`; if that is taken `name`-1, `name`-2 and so on."""
     names = (f"{name}{f'-{number}' if number else ''}{suffix}" for number in count())
     return first_free(folder, names, beside)
 
 
-def first_free(folder: Path, names: Iterator[str], beside: str = "") -> Path:
+def first_free(folder: Path, names: Iterator[str], beside: Sequence[str] = ()) -> Path:
     """The first of the names that no file has yet, made as an empty file."""
     for name in names:
         path = folder / name
         made: list[Path] = []
         try:
-            for file in (path, *([path.with_suffix(beside)] if beside else [])):
+            for file in (path, *map(path.with_suffix, beside)):
                 file.touch(exist_ok=False)
                 made.append(file)
             return path
@@ -104,16 +104,16 @@ def write_picture(
     name = fill_in(form.file_name, naming)
     folder = prepare_folder(str(folder.joinpath(*name.folders)), "file_name")
     suffix = f".{fitting_format(image.size, infotext, form.file_format)}"
-    beside = ".txt" if form.save_text else ""
+    beside = [".txt"] if form.save_text else []
     if name.has_number:
         path = reserve(folder, name.before, DIGITS, f"{name.after}{suffix}", beside)
     else:
         path = reserve_name(folder, name.before, suffix, beside)
-    with nothing_left(path, *([path.with_suffix(beside)] if beside else [])):
+    sides = [path.with_suffix(ending) for ending in beside]
+    with nothing_left(path, *sides):
         save_picture(path, image, infotext, form.quality)
-        if beside:
-            text = f"{encodable(infotext)}\n"
-            side = path.with_suffix(beside)
+        text = f"{encodable(infotext)}\n"
+        for side in sides:
             write_atomically(side, lambda file: file.write_text(text, encoding="utf-8"))
     return path
 

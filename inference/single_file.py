@@ -21,6 +21,7 @@ from inference.artifacts.files import TensorFile, open_tensors
 from inference.base_model import BaseModel, BaseModelError
 from inference.clip_vocabulary import build_tokenizer, clip_tokenizer
 from inference.config import BaseModelConfig
+from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
 from inference.ldm_keys import from_file, is_left_out, is_open_clip, places
 from inference.model_families import (
@@ -301,8 +302,17 @@ def read_base_model(config: BaseModelConfig, dtype: torch.dtype) -> BaseModel:
     )
 
 
-def parts_of(base: BaseModel) -> ModelParts:
-    """A base model's parts, to be written as a single file."""
+def parts_of(base: DiffusionModel) -> ModelParts:
+    """A base model's parts, to be written as a single file.
+
+    Raises:
+        ArtifactError: it is a video model.
+    """
+    if not isinstance(base, BaseModel):
+        raise ArtifactError(
+            f"{base.path}: a video model is kept as a diffusers folder; no program opens one as a "
+            "single file"
+        )
     return ModelParts(
         modules=dict(base.parts),
         tokenizers=dict(zip(TOKENIZERS, base.tokenizers, strict=False)),

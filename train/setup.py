@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,12 +15,14 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from inference.base_model import DTYPES, BaseModel
 from inference.base_model_loading import frozen_dtype
+from inference.config import ImageConfig
 from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
 from inference.requests import check_size
 from inference.video.arithmetic import FrameRule
 from inference.video.loading import load_model
 from inference.video.model import VideoModel
+from train.clip_previews import ClipGrid
 from train.config import TrainRecipe
 from train.data.clip_buckets import BucketRule
 from train.data.clip_folder import Clip
@@ -31,6 +34,7 @@ from train.objective_configs import OBJECTIVE_CONFIGS
 from train.objectives import build_objective
 from train.objectives.base import Member, Objective
 from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, parse_schedule
+from train.previews import PromptGrid
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -183,6 +187,22 @@ def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:
     rule = BucketRule(clips, height, width, base.size_step, FrameRule.of(base.vae))
     rule.check()
     return rule
+
+
+def build_grid(
+    recipe: TrainRecipe, base: DiffusionModel, images: dict[str, ImageConfig], folder: Path
+) -> PromptGrid | ClipGrid:
+    """What is drawn while training.
+
+    Raises:
+        InputError: a video model cannot draw one of the clips.
+    """
+    config = recipe.sampling
+    if isinstance(base, VideoModel):
+        clips = [clip for clip in config.clips.values() if clip is not None]
+        return ClipGrid(base, clips, folder)
+    assert isinstance(base, BaseModel)
+    return PromptGrid(base, images, config.batch_size, folder)
 
 
 def build_optimization(

@@ -8,7 +8,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from inference.base_model import DTYPES
+from inference.base_model import DTYPES, BaseModel
 from inference.recipe import dump_recipe
 from train.batch import Batch
 from train.checkpoints import TrainingState
@@ -20,20 +20,21 @@ from train.data.folder import DataError, Picture
 from train.data.sources import find_sources
 from train.interruption import Interrupted, StopSignals
 from train.metadata import run_metadata
-from train.previews import PromptGrid, grid_images, reconstruction_grid
+from train.previews import grid_images, reconstruction_grid
 from train.prior import prior_weight, total_loss, weigh_class_pictures
 from train.randomness import derive_seed
 from train.run_directory import RunDirectory
 from train.setup import (
     build_accelerator,
     build_examples,
+    build_grid,
     build_optimization,
     enable_gradient_checkpointing,
     load_objective,
     prepare,
 )
 from train.shown_weights import ShownWeights
-from train.stages import Stage, stages_of
+from train.stages import Stage, stages_of, step_size
 from train.tracking import Board, ProgressBar, StepClock
 
 
@@ -72,8 +73,7 @@ class Trainer:
         self.class_pictures: list[Picture] = []
         self.examples = self._build_examples()
         self.prompt_states = self._build_prompt_states()
-        batch_size = recipe.sampling.batch_size
-        self.grid = PromptGrid(self.base, images, batch_size, self.run.samples)
+        self.grid = build_grid(recipe, self.base, images, self.run.samples)
         self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
         self.clock = StepClock()
         self.losses: list[dict[str, Tensor]] = []
@@ -129,6 +129,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; what is drawn is saved.
         """
         folders, stop = self.class_folders, lambda: self.signals.number
+        assert isinstance(self.base, BaseModel)
         with self.weights.of_base():
             size, track = self.examples.resolution, self.progress.track
             draw_missing(self.base, folders, self.recipe, size, self.accelerator, track, stop)
@@ -191,7 +192,7 @@ class Trainer:
             if isinstance(batch, DataError):
                 raise batch
             batch["step"] = stage.step_of(turn)
-            batch["step_size"] = stage.step_size(processes)
+            batch["step_size"] = step_size(recipe, processes)
             batch["first_position"] = stage.first_position
             weight = prior_weight(recipe.loss, batch["step"], recipe.max_train_steps)
             weigh_class_pictures(batch, weight)
@@ -321,18 +322,20 @@ class Trainer:
 
     def draw_grid(self) -> None:
         """Prompts, or an autoencoder's reconstructions, with the weights as they are saved."""
-        if self.draws_prompts and not self.grid.images:
+        if self.draws_prompts and not self.grid:
             return
         path = self.run.grid(self.step_number)
         with self.weights.as_saved_and_drawn():
             if self.draws_prompts:
-                image = self.grid.save(path, self.step_number)
+                drawn = self.grid.save(path, self.step_number)
             else:
                 shown = [self.examples.pixels(i) for i in range(min(8, len(self.examples)))]
-                image = reconstruction_grid(self.base, shown, path)
+                drawn = reconstruction_grid(self.base, shown, path)
         self.progress.say(f"drew {path}")
         assert self.board is not None
-        self.board.image("grid", image, self.step_number)
+        self.board.image("grid", drawn.image, self.step_number)
+        if drawn.animation is not None:
+            self.board.animation("clips", drawn.animation, drawn.fps, self.step_number)
 
     def stop_if_asked(self) -> None:
         """Saves and stops on all processes together once one of them has had a signal."""

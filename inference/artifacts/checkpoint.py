@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 BEHAVIOUR = {
     "unet": ("attention_head_dim", "num_attention_heads", "act_fn", "norm_num_groups"),
-    "transformer": ("attention_head_dim", "patch_size", "patch_size_t", "sample_width"),
-    "text_encoder": ("hidden_act", "num_attention_heads"),
+    "transformer": (
+        "attention_head_dim", "patch_size", "patch_size_t", "sample_width", "sample_height",
+        "use_rotary_positional_embeddings", "spatial_interpolation_scale",
+        "temporal_interpolation_scale",
+    ),
+    "text_encoder": ("hidden_act", "num_attention_heads", "feed_forward_proj"),
     "text_encoder_2": ("hidden_act", "num_attention_heads"),
-    "vae": ("act_fn", "norm_num_groups", "latent_channels"),
-}
+    "vae": ("act_fn", "norm_num_groups", "latent_channels", "temporal_compression_ratio"),
+}  # fmt: skip
 """Settings that change what a part computes without showing in the shapes of its weights."""
 
 _holders: WeakKeyDictionary[nn.Module, Checkpoint] = WeakKeyDictionary()
@@ -43,7 +47,7 @@ _holders: WeakKeyDictionary[nn.Module, Checkpoint] = WeakKeyDictionary()
 
 @final
 class Checkpoint(Artifact):
-    """New weights for the UNet, the text encoders or the VAE.
+    """New weights for the UNet or transformer, the text encoders or the VAE.
 
     On disk a complete base model, as a folder or as one file (`suffix` .safetensors): the trained
     parts in the number format asked for, the others exactly as they were.
@@ -62,10 +66,11 @@ class Checkpoint(Artifact):
     ) -> None:
         self.name = name
         self.parts = parts
-        """`unet`, `text_encoder`, `text_encoder_2`, `vae` -> the module with the new weights."""
+        """`unet` or `transformer`, `text_encoder`, `text_encoder_2`, `vae` -> the module with the
+        new weights."""
         self.strength = 1.0
         self.prediction_type = prediction_type
-        """What the UNet predicts, if its file says so."""
+        """What the denoiser predicts, if its file says so."""
         self._base = base
         self._path = path
         self._originals: dict[str, dict[str, Tensor]] = {}
@@ -87,9 +92,10 @@ class Checkpoint(Artifact):
             raise ArtifactError(f"{self.name}: already attached; detach it first")
         for part, module in self.parts.items():
             if part not in base.parts:
+                kinds = {"text_encoder_2": "SDXL", "transformer": "a video model"}
                 raise ArtifactError(
-                    f"{self.name}: has a {part} (SDXL), which this base model ({base.path}) lacks. "
-                    "Name it as base_model.path instead"
+                    f"{self.name}: has a {part} ({kinds.get(part, 'a model of pictures')}), which "
+                    f"this base model ({base.path}) lacks. Name it as base_model.path instead"
                 )
             self._check_fit(part, module, base)
         for part in self.parts:
@@ -127,12 +133,13 @@ class Checkpoint(Artifact):
         self._target = None
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes a folder that diffusers' StableDiffusion(XL)Pipeline and Limner open.
+        """Writes a folder that diffusers' pipelines (SD, SDXL, CogVideoX) and Limner open.
 
         If the path ends in .safetensors, the file that A1111, Forge and ComfyUI open.
 
         Raises:
-            ArtifactError: only some parts were loaded, so that there is no complete base model.
+            ArtifactError: only some parts were loaded, so that there is no complete base model, or
+                a single file is asked of a video model.
         """
         base = self._base or self._complete_base()
         if Path(path).suffix == ".safetensors":

@@ -41,6 +41,17 @@ def weights_of(part: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def untied(part: nn.Module) -> dict[str, Tensor]:
+    """The same, each tensor under one name only: T5 has its embeddings under two."""
+    found: dict[int, str] = {}
+    weights = weights_of(part)
+    return {
+        key: value
+        for key, value in weights.items()
+        if not value.numel() or found.setdefault(value.data_ptr(), key) == key
+    }
+
+
 def read_part(folder: Path, part: str) -> nn.Module:
     """A part of a base model in fp32, frozen, on the CPU.
 
@@ -87,7 +98,7 @@ def write_base_model(
         metadata: facts of the run, for FACTS.
     """
     for part, module in base.parts.items():
-        weights = {key: value.detach().cpu() for key, value in weights_of(module).items()}
+        weights = {key: value.detach().cpu() for key, value in untied(module).items()}
         weights = cast(weights, dtype) if part in trained else compact(weights, dtype)
         (folder / part).mkdir()
         if part in base.text_encoders and isinstance(base, BaseModel):

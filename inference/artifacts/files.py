@@ -117,7 +117,7 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def read_pickle(path: Path) -> dict[Any, Any]:
-    """The dict in a pickle, or the one under its `state_dict`; nothing in it is run.
+    """The dict in a pickle, or under its `state_dict` or `module` (SAT's); nothing in it is run.
 
     Raises:
         ArtifactError: it is no pickle, holds more than data, or no dict.
@@ -130,8 +130,9 @@ def read_pickle(path: Path) -> dict[Any, Any]:
             )
     except UNREADABLE as error:
         raise unreadable(path, error) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for inner in ("state_dict", "module"):
+        if isinstance(content, dict) and isinstance(content.get(inner), dict):
+            content = content[inner]
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: expected a dict, found a {type(content).__name__}")
     return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self, final
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from inference.artifacts.base import Artifact, ArtifactError
 from inference.artifacts.files import read_tensors, serialize
 from inference.artifacts.lora_diffusers import adapter_metadata, diffusers_tensors
-from inference.artifacts.lora_formats import ALPHA_KEYS, is_lora, read_layers
+from inference.artifacts.lora_files import check_effect, kohya_tensors, twin_of, warn_of_alpha
+from inference.artifacts.lora_formats import ALPHA_KEYS, is_lora, read_layers, says_alpha
 from inference.artifacts.lora_keys import (
     USUAL_TARGETS,
     VIDEO_TARGETS,
@@ -219,15 +220,27 @@ class Lora(Artifact):
         write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads kohya's and diffusers' naming; alpha is the rank where none is given."""
+    def load(cls, path: Path, alpha: float | None = None) -> Self:
+        """Reads the naming of kohya, diffusers, peft and SAT.
+
+        Args:
+            path: a file of safetensors, or a pickle.
+            alpha: what it was trained with, for a file that does not say it; None is what every
+                tool takes then: the rank, and 1 for SAT's. Of video models' files this is told.
+
+        Raises:
+            ArtifactError: the content is not understood, or would change nothing.
+        """
         path = Path(path)
         tensors, metadata = read_tensors(path)
         try:
-            layers = read_layers(tensors, metadata)
+            layers = read_layers(tensors, metadata, alpha)
+            is_told = alpha is not None or says_alpha(tensors, metadata)
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from error
-        _check_effect(path, layers)
+        check_effect(path, layers)
+        if not is_told and part_of(next(iter(layers))) == "transformer":
+            warn_of_alpha(path, next(iter(layers.values())))
         dropped = ("sshs_model_hash", "sshs_legacy_hash", *ALPHA_KEYS, "format")
         kept = {key: value for key, value in metadata.items() if key not in dropped}
         return cls(layers, kept, path.stem)
@@ -330,43 +343,6 @@ def _trained_layers(
             + (f"; it has {', '.join(VIDEO_TARGETS)}" if denoiser == "transformer" else "")
         )
     return layers
-
-
-def twin_of(path: Path) -> Path:
-    """Where the twin for ComfyUI lies: `NAME.comfyui.safetensors` beside `NAME.safetensors`."""
-    return path.with_name(f"{path.stem}.comfyui{path.suffix}")
-
-
-def kohya_tensors(layers: Mapping[str, LowRank], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file in kohya's format."""
-    tensors: dict[str, Tensor] = {}
-    for name, low_rank in layers.items():
-        down, up = low_rank.lora_A.weight.detach(), low_rank.lora_B.weight.detach()
-        if is_convolution_in_kohya(name) and down.dim() == 2:
-            down, up = down[..., None, None], up[..., None, None]
-        tensors[f"{name}.lora_down.weight"] = down.to("cpu", dtype).contiguous()
-        tensors[f"{name}.lora_up.weight"] = up.to("cpu", dtype).contiguous()
-        tensors[f"{name}.alpha"] = torch.tensor(low_rank.alpha, dtype=torch.float32)
-    return tensors
-
-
-def is_convolution_in_kohya(name: str) -> bool:
-    """Whether kohya's layer is a 1x1 convolution though ours may be linear.
-
-    So it is for SD 2.x's proj_in and proj_out; SDXL's, under original names, are linear.
-    """
-    return name.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")) and (
-        name.endswith(("_proj_in", "_proj_out"))
-    )
-
-
-def _check_effect(path: Path, layers: dict[str, LowRank]) -> None:
-    """Raises ArtifactError for a LoRA that changes nothing or breaks everything."""
-    ups = [low_rank.lora_B.weight * low_rank.scaling for low_rank in layers.values()]
-    if not all(bool(up.isfinite().all()) for up in ups):
-        raise ArtifactError(f"{path}: holds numbers that are not finite; its training went wrong")
-    if not any(bool(up.any()) for up in ups):
-        raise ArtifactError(f"{path}: changes nothing: every up half or alpha is zero")
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

@@ -67,6 +67,9 @@ def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
 
 def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     """Writes diffusers' format, which `load_lora_weights` reads at the trained strength."""
+    if lora.is_for_video:
+        lora.save(path, dtype, {})
+        return
     width = context_width(lora.layers)
     is_linear = lora.metadata.get("ss_v2") == "True" or width in (1024, 2048)
     tensors = diffusers_tensors(lora.layers, dtype, is_linear)

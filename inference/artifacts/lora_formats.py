@@ -1,4 +1,8 @@
-"""Reads LoRA files in the naming of kohya, diffusers and peft."""
+"""Reads LoRA files in the naming of kohya, diffusers, peft and SAT.
+
+SAT (SwissArmyTransformer) is what CogVideoX itself was trained with: `sat/README.md` and
+`tools/export_sat_lora_weight.py` of github.com/zai-org/CogVideo say how its names are to be read.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,15 @@ KOHYA_KEY = re.compile(r"(?P<name>lora_(unet|te[12]?)_\w+)\.(?P<what>.+)")
 DIFFUSERS_KEY = re.compile(r"(?P<part>unet|transformer|text_encoder(?:_2)?)\.(?P<path>.+)")
 BARE_UNET_KEY = re.compile(r"(?P<path>(?:down_blocks|mid_block|up_blocks)\..+)")
 """A key of a file that diffusers' UNet alone has written."""
+BARE_TRANSFORMER_KEY = re.compile(r"(?P<path>(?:transformer_blocks|patch_embed|proj_out)\..+)")
+"""A key as CogVideo's tool exports it from SAT's checkpoints."""
+SAT_KEY = re.compile(
+    r"(?:.+\.)?layers\.(?P<block>\d+)\.attention\."
+    r"(?:query_key_value\.matrix_(?P<half>[AB])\.(?P<index>[012])|dense\.matrix_(?P<out>[AB])\.0)"
+)
+"""A key of SAT's checkpoints, which hold the whole transformer beside it."""
+SAT_ALPHA = 1.0
+"""SAT's configs set no other, and nothing in its files says it."""
 
 ALPHA_KEYS = ("lora_adapter_metadata", "lora_config")
 """Keys of a file's metadata that hold alpha: diffusers' (`<part>.lora_alpha`), and finetrainers'
@@ -61,32 +74,75 @@ class _Found:
 def is_lora(keys: Iterable[str]) -> bool:
     """Whether some tensor is named like one of a LoRA."""
     ends = [end for role, role_ends in ROLES if role != "alpha" for end in role_ends]
-    return any(key.endswith(tuple(ends)) or KOHYA_KEY.fullmatch(key) for key in keys)
+    return any(
+        key.endswith(tuple(ends)) or KOHYA_KEY.fullmatch(key) or SAT_KEY.fullmatch(key)
+        for key in keys
+    )
 
 
-def read_layers(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, LowRank]:
+def format_of(keys: Iterable[str]) -> str:
+    """Whose naming it is: `kohya`, `SAT` or `diffusers` (and peft, which is alike)."""
+    keys = list(keys)
+    if all(KOHYA_KEY.fullmatch(key) for key in keys):
+        return "kohya"
+    if any(SAT_KEY.fullmatch(key) or BARE_TRANSFORMER_KEY.fullmatch(key) for key in keys):
+        return "SAT"
+    return "diffusers"
+
+
+def says_alpha(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
+    """Whether a LoRA file says at what alpha it was trained."""
+    adapters = read_adapters(metadata)
+    is_in_metadata = any(key.rpartition(".")[2] == "lora_alpha" for key in adapters)
+    return is_in_metadata or any(key.endswith(".alpha") for key in keys)
+
+
+def read_layers(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], alpha: float | None = None
+) -> dict[str, LowRank]:
     """The layers of a LoRA file by their kohya names.
 
     Args:
         tensors: the file's content.
-        metadata: its metadata; diffusers keeps alpha there. Without any, alpha is the rank.
+        metadata: its metadata; diffusers keeps alpha there.
+        alpha: what it was trained with, if the file does not say it. None is 1 for SAT's files and
+            else the rank, as every tool takes it.
 
     Raises:
-        ArtifactError: a tensor is of an unknown kind, or belongs to a layer that is incomplete.
+        ArtifactError: a tensor is of an unknown kind, belongs to a layer that is incomplete, or
+            the metadata cannot be read.
     """
     found: dict[str, _Found] = {}
     is_sdxl = has_two_text_encoders(tensors)
+    if any(SAT_KEY.fullmatch(key) for key in tensors):
+        tensors = {key: value for key, value in tensors.items() if SAT_KEY.fullmatch(key)}
+    adapters = read_adapters(metadata)
+    if alpha is None and format_of(tensors) == "SAT":
+        alpha = SAT_ALPHA
     for key, tensor in tensors.items():
         name, path, role = parse_key(key, is_sdxl)
         found.setdefault(name, _Found()).tensors[role] = tensor
         found[name].path = path
-    adapters = read_adapters(metadata)
-    return {name: _low_rank(name, entry, adapters) for name, entry in found.items()}
+    return {name: _low_rank(name, entry, adapters, alpha) for name, entry in found.items()}
 
 
 def read_adapters(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """peft's options in a file's metadata; empty where no tool has written any."""
-    return json.loads(next((metadata[key] for key in ALPHA_KEYS if key in metadata), "{}"))
+    """peft's options in a file's metadata; empty where no tool has written any.
+
+    Raises:
+        ArtifactError: they are no JSON mapping.
+    """
+    for key in ALPHA_KEYS:
+        if key not in metadata:
+            continue
+        try:
+            options = json.loads(metadata[key])
+        except ValueError as error:
+            raise ArtifactError(f"metadata {key}: cannot be read as JSON: {error}") from error
+        if not isinstance(options, dict):
+            raise ArtifactError(f"metadata {key}: expected a mapping, got {options!r}")
+        return options
+    return {}
 
 
 def has_two_text_encoders(tensors: Mapping[str, Tensor]) -> bool:
@@ -103,6 +159,11 @@ def has_two_text_encoders(tensors: Mapping[str, Tensor]) -> bool:
 
 def parse_key(key: str, is_sdxl: bool = False) -> tuple[str, str, str]:
     """A key's kohya name, its path within the part ("" if unknown), and `down`, `up` or `alpha`."""
+    if match := SAT_KEY.fullmatch(key):
+        layer = f"to_{'qkv'[int(match['index'])]}" if match["half"] else "to_out.0"
+        path = f"transformer_blocks.{match['block']}.attn1.{layer}"
+        role = "down" if (match["half"] or match["out"]) == "A" else "up"
+        return kohya_name("transformer", path), path, role
     for role, ends in ROLES:
         for end in ends:
             if not key.endswith(end):
@@ -110,6 +171,8 @@ def parse_key(key: str, is_sdxl: bool = False) -> tuple[str, str, str]:
             stem = key.removesuffix(end)
             if part_of(f"{stem}_") and "." not in stem:
                 return stem, "", role
+            if match := BARE_TRANSFORMER_KEY.fullmatch(stem):
+                return kohya_name("transformer", stem), stem, role
             if match := DIFFUSERS_KEY.fullmatch(stem) or BARE_UNET_KEY.fullmatch(stem):
                 # attention processors of old diffusers: attn1.processor.to_q_lora, to_out_lora
                 path = re.sub(r"\.processor\.(to_\w+?)$", r".\1", match["path"])
@@ -122,11 +185,13 @@ def parse_key(key: str, is_sdxl: bool = False) -> tuple[str, str, str]:
             raise ArtifactError(f"{key}: {what} cannot be read; only plain LoRA (down and up) can")
     raise ArtifactError(
         f"{key}: not a LoRA tensor. Known are lora_unet_….lora_down.weight, .lora_up.weight and "
-        ".alpha (kohya), unet.….lora_A.weight and .lora_B.weight (diffusers)"
+        ".alpha (kohya), unet.… or transformer.….lora_A.weight and .lora_B.weight (diffusers)"
     )
 
 
-def _low_rank(name: str, found: _Found, adapters: Mapping[str, object]) -> LowRank:
+def _low_rank(
+    name: str, found: _Found, adapters: Mapping[str, object], fallback: float | None
+) -> LowRank:
     down, up = found.tensors.get("down"), found.tensors.get("up")
     if down is None or up is None:
         raise ArtifactError(f"{name}: the {'down' if down is None else 'up'} half is missing")
@@ -139,14 +204,16 @@ def _low_rank(name: str, found: _Found, adapters: Mapping[str, object]) -> LowRa
         alpha = found.tensors["alpha"].float().item()
     else:
         alpha = _adapter_alpha(part_of(name), found.path, rank, adapters)
+    if alpha is None:
+        alpha = float(rank) if fallback is None else fallback
     try:
         return LowRank(down, up, alpha)
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error
 
 
-def _adapter_alpha(part: str, path: str, rank: int, adapters: Mapping[str, object]) -> float:
-    """Alpha from a diffusers file's metadata (peft's config, `<part>.<option>`), else the rank.
+def _adapter_alpha(part: str, path: str, rank: int, adapters: Mapping[str, object]) -> float | None:
+    """Alpha from a diffusers file's metadata (peft's config, `<part>.<option>`), if it says it.
 
     Rank-stabilised LoRA (Kalajdzievski 2023, arXiv 2312.03732) scales by alpha / sqrt(rank);
     folded into the alpha of a plain one.
@@ -156,7 +223,7 @@ def _adapter_alpha(part: str, path: str, rank: int, adapters: Mapping[str, objec
         return adapters.get(f"{part}.{name}", adapters.get(name))
 
     if (alpha := option("lora_alpha")) is None:
-        return float(rank)
+        return None
     for pattern, value in (option("alpha_pattern") or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", path):
             alpha = value

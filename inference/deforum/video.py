@@ -62,6 +62,7 @@ def write_mp4(
     preset: str = "slow",
     sound: str | Path | None = None,
     subtitles: Sequence[str] = (),
+    comment: str = "",
 ) -> int:
     """Writes a video, whole or not at all; returns how many pictures it has.
 
@@ -73,6 +74,7 @@ def write_mp4(
         preset: x264's, `ultrafast` … `veryslow`.
         sound: a file whose first audio track goes along, to the end of the pictures.
         subtitles: one text for each picture.
+        comment: goes into the file's metadata.
 
     Raises:
         InputError: there are no pictures, or the sound cannot be read.
@@ -81,6 +83,8 @@ def write_mp4(
 
     def write(unfinished: Path) -> None:
         with pyav().open(str(unfinished), "w", format="mp4") as container:
+            if comment:
+                container.metadata["comment"] = comment
             counts.append(fill(container, pictures, fps, crf, preset, sound, subtitles))
 
     write_atomically(path, write)
@@ -176,6 +180,8 @@ def decoded_sound(path: str | Path) -> Iterator[Any]:
         InputError: the file cannot be read, or has no sound.
     """
     av = pyav()
+    if not Path(path).is_file():  # FFmpeg would fetch addresses on the net
+        raise InputError(f"soundtrack_path: there is no file {str(path)!r}")
     try:
         with av.open(str(path)) as source:
             if not source.streams.audio:
@@ -186,8 +192,10 @@ def decoded_sound(path: str | Path) -> Iterator[Any]:
 
 
 def has_sound(path: str | Path) -> bool:
-    """Whether a file can be read and has an audio track."""
+    """Whether a file is there, can be read and has an audio track."""
     av = pyav()
+    if not Path(path).is_file():  # FFmpeg would fetch addresses on the net
+        return False
     try:
         with av.open(str(path)) as source:
             return bool(source.streams.audio)
@@ -195,7 +203,7 @@ def has_sound(path: str | Path) -> bool:
         return False
 
 
-def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: float) -> None:
+def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: float, comment: str = "") -> None:
     """An animated GIF that repeats for ever; its times are held to 1/100 s without drifting.
 
     Raises:
@@ -217,9 +225,32 @@ def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: float) -> None:
             append_images=frames[1:],
             duration=durations,
             loop=0,
+            comment=comment.encode(),
         )
 
     write_atomically(path, write)
+
+
+def video_facts(path: str | Path) -> dict[str, str]:
+    """Size, frames, fps and seconds of a video, and the comment in its metadata if there is one.
+
+    Raises:
+        InputError: the file cannot be read as a video.
+    """
+    av = pyav()
+    try:
+        with av.open(str(path)) as source:
+            if not source.streams.video:
+                raise InputError(f"{path}: has no pictures in it")
+            video, comment = source.streams.video[0], source.metadata.get("comment")
+            facts = {"size": f"{video.width}x{video.height}", "frames": str(video.frames)}
+            if video.average_rate:
+                facts["fps"] = f"{float(video.average_rate):g}"
+            if source.duration is not None:
+                facts["seconds"] = f"{source.duration / av.time_base:g}"
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a video: {error}") from error
+    return facts | ({"comment": comment} if comment else {})
 
 
 def read_pictures(paths: Sequence[Path]) -> Iterator[np.ndarray]:

@@ -94,7 +94,7 @@ class VideoModel(DiffusionModel):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Clips (b, 3, f, h, w), fp32, held within -1 … 1, of latents (b, f', c, h', w')."""
-        latents = latents.transpose(1, 2) / self.vae.config.scaling_factor
+        latents = 1 / self.vae.config.scaling_factor * latents.transpose(1, 2)
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:

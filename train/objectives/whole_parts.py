@@ -4,6 +4,7 @@ from abc import ABC
 
 from inference.artifacts.checkpoint import Checkpoint
 from inference.diffusion_model import DiffusionModel
+from inference.errors import InputError
 from train.config import TrainRecipe
 from train.denoising import Denoising
 from train.objective_configs import WholePartsConfig
@@ -11,11 +12,12 @@ from train.objectives.base import Objective
 
 
 class WholeParts(Objective, ABC):
-    """The UNet, and the text encoder if asked, in fp32; saved as a checkpoint."""
+    """The UNet or transformer, and the text encoder if asked, in fp32; saved as a checkpoint."""
 
     def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         super().__init__(base)
         assert isinstance(recipe.objective, WholePartsConfig)
+        check_video(recipe.objective, base)
         self.denoising = Denoising.of(recipe, base)
         self.add_module(base.denoiser_name, base.denoiser.float().requires_grad_(True))
         self.suffix = "" if recipe.objective.save_as == "diffusers" else ".safetensors"
@@ -28,3 +30,19 @@ class WholeParts(Objective, ABC):
         checkpoint = Checkpoint.of(self.base, parts)
         checkpoint.suffix = self.suffix
         return checkpoint
+
+
+def check_video(config: WholePartsConfig, base: DiffusionModel) -> None:
+    """Raises InputError for what is asked of a video model and cannot be had."""
+    if base.denoiser_name != "transformer":
+        return
+    if config.train_text_encoder:
+        raise InputError(
+            f"objective.train_text_encoder: {base.path!r} is a video model, whose T5 stays as it "
+            "is; set it to false"
+        )
+    if config.save_as != "diffusers":
+        raise InputError(
+            f"objective.save_as: {base.path!r} is a video model, which no program opens as a "
+            "single file; set it to diffusers"
+        )

@@ -16,8 +16,9 @@ from inference.artifacts.files import read_keys
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.lora import Lora
 from inference.base_model_loading import load_base_model
+from inference.base_model_writing import merge
 from inference.config import BaseModelConfig
-from inference.convert import Request, convert, merge
+from inference.convert import Request, convert
 from inference.errors import InputError
 from inference.inspect import inspect
 

@@ -1,0 +1,151 @@
+"""Recipes of `type: clip`, from the command line to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.__main__ import main
+from inference.config import ClipsRecipe, draw_schema
+from inference.deforum.video import read_frames
+from inference.grid import grid_cells
+from inference.infotext import read_infotext
+from inference.inspect import inspect
+from inference.recipe import RecipeError, load_recipe
+from inference.video.windows import blend_weights, windows
+
+RECIPE = """\
+type: clip
+base_model: {{path: {base}}}
+output_dir: {out}
+formats: [mp4, gif, webp]
+save_text: true
+settings: {{steps: 2, width: 32, height: 32, frames: 9, negative_prompt: "a, b"}}
+clips:
+  ball: {{prompt: a red ball, seed: 4, count: 2}}
+  cube: {{prompt: "a cube: blue", fps: 16}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_video_folder: Path) -> Path:
+    file = tmp_path / "clip.yaml"
+    text = RECIPE.format(base=tiny_video_folder, out=tmp_path / "out")
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_from_recipe_to_files(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(recipe)]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    names = [
+        f"{name}.{kind}"
+        for name in ("00000-4", "00001-5", "00002-0")
+        for kind in ("mp4", "gif", "webp", "txt")
+    ]
+    assert [path.name for path in paths] == [*names, "sheet-0000.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        path.name for path in paths
+    )
+    mp4, gif, webp, text = (tmp_path / "out" / name for name in names[:4])
+    infotext = text.read_text(encoding="utf-8").rstrip("\n")
+    assert infotext.startswith(
+        "a red ball\nNegative prompt: a, b\nSteps: 2, Sampler: CogVideoX DDIM, CFG scale: 6, "
+        "Seed: 4, Size: 32x32, Frames: 9, FPS: 8, Model hash: "
+    )
+    facts = inspect(mp4)
+    assert facts["infotext"] == infotext
+    assert (facts["size"], facts["frames"], facts["fps"]) == ("32x32", "9", "8")
+    assert read_infotext(gif) == read_infotext(webp) == infotext
+    assert inspect(tmp_path / "out" / "00002-0.mp4")["fps"] == "16"
+    sheet = Image.open(tmp_path / "out" / "sheet-0000.png")
+    with Image.open(webp) as opened:
+        frames = []
+        for number in range(opened.n_frames):
+            opened.seek(number)
+            frames.append(np.asarray(opened.convert("RGB")))
+    assert len(frames) == 9
+    assert len(list(read_frames(mp4, "video"))) == 9
+    rows = grid_cells(sheet)
+    assert [len(row) for row in rows] == [8, 8, 8]
+    assert np.array_equal(np.asarray(rows[0][0]), frames[0])
+    assert np.array_equal(np.asarray(rows[0][7]), frames[8])
+    assert sheet.info["parameters"].startswith(f"{infotext}\n\n")
+
+    assert main([str(recipe), "formats=[webp]", "contact_sheet=false", "clips.cube=null"]) == 0
+    again = Path(capsys.readouterr().out.splitlines()[0])
+    assert again.name == "00003-4.webp"
+    assert again.read_bytes() == webp.read_bytes()
+
+
+def test_check_draws_nothing(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(recipe), "--check", "clips.cube.video=nowhere.mp4"]) == 0
+    told = capsys.readouterr().out
+    assert "clip ball: a red ball\n  seed 4 and 1 more, 2 steps" in told
+    assert "video: nowhere.mp4 (not there)" in told
+    assert "clips: 3, each as mp4, gif, webp" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_inherit_the_settings(recipe: Path) -> None:
+    loaded = load_recipe(str(recipe), draw_schema, ["settings.fps=4"])
+    assert isinstance(loaded, ClipsRecipe)
+    ball, cube = loaded.clips["ball"], loaded.clips["cube"]
+    assert ball is not None
+    assert cube is not None
+    assert (ball.fps, cube.fps, cube.steps, cube.prompt) == (4, 16, 2, "a cube: blue")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("settings.cfg_scale=0.5", "settings.cfg_scale: must be 1 (no guidance) or more"),
+        ("settings.cfg_scales=[1, 2, 3]", "settings.cfg_scales: 3 numbers for 2 steps"),
+        ("clips.ball.end_image=a.png", "clips.ball.end_image: needs image"),
+        ("clips.ball={image: a.png, video: b.mp4}", "clips.ball.video: cannot be used beside"),
+        ("clips.ball={video: b.mp4, strength: 0.1}", "clips.ball.strength: 0.1 of 2 steps"),
+        ("formats=[avi]", "formats: expected some of mp4, gif, webp"),
+        ("cache=mag_cache", "cache_settings.mag_ratios: must be given"),
+        ("clips.ball={window: 8, overlap: 8}", "clips.ball.overlap: must lie in 0 … window - 1"),
+        ("settings.sampler=euler", "settings.sampler: Invalid value 'euler', expected one of"),
+        ("settings.dynamic_cfg=off", "settings.dynamic_cfg: Invalid value 'off', expected one of"),
+    ],
+)
+def test_faults_are_told_before_anything_is_loaded(recipe: Path, override: str, told: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(str(recipe), draw_schema, [override])
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("total", "length", "overlap", "multiple", "expected"),
+    [
+        (5, 5, 2, 1, [(0, 5)]),
+        (5, 3, 1, 1, [(0, 3), (2, 5)]),
+        (8, 4, 1, 2, [(0, 4), (2, 6), (4, 8)]),
+        (7, 3, 0, 1, [(0, 3), (3, 6), (4, 7)]),
+    ],
+)
+def test_windows_cover_and_shares_add_up(
+    total: int, length: int, overlap: int, multiple: int, expected: list[tuple[int, int]]
+) -> None:
+    places = windows(total, length, overlap, multiple)
+    assert [(place.start, place.stop) for place in places] == expected
+    sums = np.zeros(total)
+    for place, weights in zip(places, blend_weights(places), strict=True):
+        assert min(weights) > 0
+        sums[place] += weights
+    assert np.allclose(sums, 1)
+
+
+def test_shares_fall_off_in_a_straight_line() -> None:
+    first, second = blend_weights([slice(0, 4), slice(1, 5)])
+    assert first == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert second == pytest.approx([0.25, 0.5, 0.75, 1])

@@ -1,0 +1,36 @@
+"""The tiny models that the other tests use are what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference.config import BaseModelConfig
+from inference.video.loading import load_model
+from inference.video.model import VideoModel
+
+
+def test_a_written_model_is_the_one_in_memory(
+    tiny_video_folder: Path, tiny_video_model: VideoModel
+) -> None:
+    loaded = load_model(BaseModelConfig(path=str(tiny_video_folder)))
+    assert isinstance(loaded, VideoModel)
+    for name, part in tiny_video_model.parts.items():
+        found = loaded.parts[name].state_dict()
+        for key, tensor in part.state_dict().items():
+            assert torch.equal(found[key], tensor), f"{name} {key}"
+    prompts = ["a red ball moves left", ""]
+    states = tiny_video_model.encode_prompts(prompts).states
+    assert states.shape == (2, 16, 32)
+    assert torch.equal(loaded.encode_prompts(prompts).states, states)
+
+
+def test_kinds(video_model: Callable[..., Any]) -> None:
+    for kind, is_image_to_video, step in (("5b_i2v", True, 1), ("1.5", False, 2)):
+        model = video_model(kind)
+        assert model.is_image_to_video == is_image_to_video
+        assert model.latent_frame_step == step
+        assert model.size_step == 16
