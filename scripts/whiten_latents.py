@@ -1,6 +1,6 @@
 """Turns a VAE's latents so that no channel repeats another, without changing its pictures.
 
-    python -m scripts.whiten_latents FOLDER --output FOLDER [--variances even|visible]
+    python -m scripts.whiten_latents FOLDER --output FOLDER [--variances even|visible] [--clips F]
 
 Reads a diffusers folder and writes it with another VAE. An autoencoder may leave channels of its
 latents nearly unused: two that move together, their small difference forgotten. The latents are put
@@ -9,8 +9,10 @@ use all of them, or `visible`: in proportion to the error (RMS of the pixels) th
 out would make, so that a UNet decides first, at high noise, what shows most.
 Both the turn and its inverse are folded into the 1x1 convolutions `quant_conv` and
 `post_quant_conv`, so that what the VAE restores from a latent's mode stays the same up to rounding.
+CogVideoX's VAE has none: there they go into the encoder's last and the decoder's first convolution,
+whose zeros beyond the borders then stand for the latents' mean; train the decoder a little more.
 The standard deviations that the encoder predicts start anew, at one tenth of the latents'.
-Needs `python -m scripts.build_picto_dataset`.
+Needs `python -m scripts.build_picto_dataset`, or the clips of `scripts.build_picto_motion`.
 """
 
 import argparse
@@ -20,19 +22,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from inference.video.reading import read_clip
 from scripts.evaluate_picto import read_images, read_pairs, to_pixels
 
 PICTURES = 600
+CLIPS = 24
 BATCH = 50
 RELATIVE_STD = 0.1
+
+
+def batch_of(pixels: Tensor) -> int:
+    """So many at once; clips one by one."""
+    return BATCH if pixels.dim() == 4 else 1
 
 
 @torch.no_grad()
 def modes(vae: Any, pixels: Tensor) -> Tensor:
     """Pictures (b, 3, h, w) in [-1, 1] -> latents' modes, one row for each place, (n, channels)."""
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(BATCH)])
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(batch_of(pixels))])
     return latents.movedim(1, -1).flatten(0, -2)
 
 
@@ -47,12 +56,12 @@ def principal_axes(latents: Tensor) -> tuple[Tensor, Tensor]:
 def visibility(vae: Any, pixels: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
     """RMS error of the pixels without each of the axes, (channels,)."""
     errors = []
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(BATCH)])
-    whole = torch.cat([vae.decode(part).sample for part in latents.split(BATCH)])
-    centred = latents - mean[:, None, None]
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(batch_of(pixels))])
+    whole = torch.cat([vae.decode(part).sample for part in latents.split(batch_of(pixels))])
+    centred = latents - mean.view(-1, *[1] * (latents.dim() - 2))
     for row, column in zip(axes, torch.linalg.inv(axes).T, strict=True):
-        share = torch.einsum("c,j,bjhw->bchw", column, row, centred)
-        without = [vae.decode(part).sample for part in (latents - share).split(BATCH)]
+        share = torch.einsum("c,j,bj...->bc...", column, row, centred)
+        without = [vae.decode(part).sample for part in (latents - share).split(batch_of(pixels))]
         errors.append((torch.cat(without) - whole).square().mean().sqrt())
     return torch.stack(errors)
 
@@ -60,15 +69,30 @@ def visibility(vae: Any, pixels: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
 @torch.no_grad()
 def fold(vae: Any, mean: Tensor, turn: Tensor, std: float) -> None:
     """Has the VAE give `turn @ (latent - mean)` as its latents' means and `std` beside them."""
-    channels = len(mean)
-    weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
-    weight[:channels] = torch.einsum("ij,jkhw->ikhw", turn, weight[:channels])
+    channels, (last, first) = len(mean), outer_convolutions(vae)
+    weight, bias = last.weight, last.bias
+    weight[:channels] = torch.einsum("ij,jk...->ik...", turn, weight[:channels])
     bias[:channels] = turn @ (bias[:channels] - mean)
     weight[channels:] = 0
     bias[channels:] = 2 * math.log(std)
-    weight, bias = vae.post_quant_conv.weight, vae.post_quant_conv.bias
-    bias += torch.einsum("ijhw,j->i", weight, mean)
-    weight.copy_(torch.einsum("ijhw,jk->ikhw", weight, torch.linalg.inv(turn)))
+    weight, bias = first.weight, first.bias
+    bias += weight.flatten(2).sum(2) @ mean
+    weight.copy_(torch.einsum("ij...,jk->ik...", weight, torch.linalg.inv(turn)))
+
+
+def outer_convolutions(vae: Any) -> tuple[nn.Module, nn.Module]:
+    """The convolution that gives the latents, and the one that takes them."""
+    if vae.quant_conv is not None:
+        return vae.quant_conv, vae.post_quant_conv
+    return vae.encoder.conv_out.conv, vae.decoder.conv_in.conv
+
+
+def read_clips(folder: Path) -> Tensor:
+    """Some clips of a folder, (b, 3, f, h, w) in -1 … 1."""
+    files = sorted(folder.glob("*.webp"))
+    files = files[:: max(1, len(files) // CLIPS)]
+    frames = torch.stack([torch.from_numpy(read_clip(file).frames) for file in files])
+    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 def main() -> None:
@@ -77,14 +101,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--variances", choices=("even", "visible"), default="even")
+    parser.add_argument("--clips", type=Path, help="of a video model: the folder of its clips")
     options = parser.parse_args()
 
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 
-    vae: Any = AutoencoderKL.from_pretrained(options.folder / "vae").float().eval()
-    pairs = read_pairs(Path("datasets/picto/images/train"))
-    pairs = pairs[:: max(1, len(pairs) // PICTURES)]
-    pixels = to_pixels(read_images(pairs))
+    kind: Any = AutoencoderKL if options.clips is None else AutoencoderKLCogVideoX
+    vae: Any = kind.from_pretrained(options.folder / "vae").float().eval()
+    if options.clips is None:
+        pairs = read_pairs(Path("datasets/picto/images/train"))
+        pixels = to_pixels(read_images(pairs[:: max(1, len(pairs) // PICTURES)]))
+    else:
+        pixels = read_clips(options.clips)
     before = modes(vae, pixels).double()
     mean, turn = principal_axes(before)
     if options.variances == "visible":

@@ -173,22 +173,6 @@ def build_examples(
     return Examples(sources.pictures, config, resolution, recipe.seed, sources.template)
 
 
-def build_grid(
-    recipe: TrainRecipe, base: DiffusionModel, images: dict[str, ImageConfig], folder: Path
-) -> PromptGrid | ClipGrid:
-    """What is drawn while training.
-
-    Raises:
-        InputError: a video model cannot draw one of the clips.
-    """
-    config = recipe.sampling
-    if isinstance(base, VideoModel):
-        clips = [clip for clip in config.clips.values() if clip is not None]
-        return ClipGrid(base, clips, folder)
-    assert isinstance(base, BaseModel)
-    return PromptGrid(base, images, config.batch_size, folder)
-
-
 def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:
     """What sizes the examples of clips may have.
 
@@ -203,6 +187,22 @@ def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:
     rule = BucketRule(clips, height, width, base.size_step, FrameRule.of(base.vae))
     rule.check()
     return rule
+
+
+def build_grid(
+    recipe: TrainRecipe, base: DiffusionModel, images: dict[str, ImageConfig], folder: Path
+) -> PromptGrid | ClipGrid:
+    """What is drawn while training.
+
+    Raises:
+        InputError: a video model cannot draw one of the clips.
+    """
+    config = recipe.sampling
+    if isinstance(base, VideoModel):
+        clips = [clip for clip in config.clips.values() if clip is not None]
+        return ClipGrid(base, clips, folder)
+    assert isinstance(base, BaseModel)
+    return PromptGrid(base, images, config.batch_size, folder)
 
 
 def build_optimization(

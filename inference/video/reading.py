@@ -129,7 +129,9 @@ def read_frames(
         files = sequence_files(path)
         read = ((number, _picture(files[number], background)) for number in wanted)
     elif path.suffix.lower() in VIDEO_EXTENSIONS:
-        read = _video_frames(path, wanted, facts)
+        found = dict(_video_frames(path, wanted, facts))
+        # Where a container's index is off, the decoder begins too late.
+        read = found.items() if len(found) == len(wanted) else _all_along(path, wanted, facts)
     else:
         read = _animation_frames(path, wanted, background)
     found = dict(read)
@@ -313,7 +315,8 @@ def _probe_video(path: Path) -> ClipFacts:
                     shown.append((packet.pts, packet.dts, packet.is_keyframe))
             if first is None:
                 first = next(iter(packet.decode()), None)
-        if stream.frames > packets:
+        is_stamped = bool(STAMPED_FORMATS & set(container.format.name.split(",")))
+        if is_stamped and stream.frames > packets:
             raise InputError(
                 f"{path}: cut off: it ends after {packets} of {stream.frames} frames; replace it"
             )
@@ -325,7 +328,6 @@ def _probe_video(path: Path) -> ClipFacts:
             width, height = height, width
         told = [pts for pts, _, _ in shown if pts is not None]
         rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-        is_stamped = bool(STAMPED_FORMATS & set(container.format.name.split(",")))
         if not is_stamped or len(set(told)) < len(shown):
             return ClipFacts(len(shown), rate, width, height, np.arange(len(shown)), 1 / rate)
         tick = float(stream.time_base)
@@ -339,22 +341,38 @@ def _probe_video(path: Path) -> ClipFacts:
 def _video_frames(
     path: Path, wanted: Sequence[int], facts: ClipFacts
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The wanted frames, ascending, by their stamps or else by counting."""
+    """The wanted frames, ascending; decoding begins at the last key frame before them."""
+    if facts.keys is None:
+        yield from _all_along(path, wanted, facts)
+        return
     with _opened_video(path) as (container, stream):
         stream.thread_type = "AUTO"
-        if facts.keys is None:
-            yield from _counted(container.decode(stream), wanted, facts)
-            return
-        number_of = {int(facts.stamps[number]): number for number in wanted}
-        first, last = min(number_of), max(number_of)
-        earlier = facts.keys[facts.keys <= first]
+        earlier = facts.keys[facts.keys <= facts.stamps[wanted[0]]]
         if len(earlier) > 1:
             container.seek(int(earlier[-1]), stream=stream)
-        for frame in container.decode(stream):
-            if (number := number_of.get(frame.pts)) is not None:
-                yield number, _upright(frame, facts)
-            if frame.pts is not None and frame.pts >= last:
-                return
+        yield from _stamped(container.decode(stream), wanted, facts)
+
+
+def _all_along(
+    path: Path, wanted: Sequence[int], facts: ClipFacts
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The wanted frames, ascending; decoding begins with the video."""
+    pick = _counted if facts.keys is None else _stamped
+    with _opened_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        yield from pick(container.decode(stream), wanted, facts)
+
+
+def _stamped(
+    frames: Iterator[Any], wanted: Sequence[int], facts: ClipFacts
+) -> Iterator[tuple[int, np.ndarray]]:
+    number_of = {int(facts.stamps[number]): number for number in wanted}
+    last = max(number_of)
+    for frame in frames:
+        if (number := number_of.get(frame.pts)) is not None:
+            yield number, _upright(frame, facts)
+        if frame.pts is not None and frame.pts >= last:
+            return
 
 
 def _counted(

@@ -94,7 +94,7 @@ class ContentCache:
             InputError: the folder cannot be written to.
         """
         plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-        metadata = {"format": "pt", "digest": tensors_digest(plain.items())}
+        metadata = {"digest": tensors_digest(plain.items())}
         path = self.path(key)
         try:
             write_atomically(path, lambda file: save_file(plain, file, metadata))

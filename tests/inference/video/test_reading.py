@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -113,6 +114,32 @@ def test_single_frames_are_those_of_the_whole(
         assert np.array_equal(read_frames(path, asked), whole[asked])
     with pytest.raises(IndexError):
         read_frames(path, [12])
+
+
+def test_an_index_that_is_off_makes_it_decode_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = video(tmp_path / "a.mp4", grays(12), gop=4)
+    facts = probe(path)
+    assert facts.keys is not None
+    seeks = []
+    real = av.open
+
+    def opened(*args: Any) -> Any:  # one whose index leads behind what is asked for
+        container = real(*args)
+        proxy = MagicMock(wraps=container)
+        proxy.__enter__.return_value = proxy
+        proxy.__exit__.side_effect = lambda *_: container.close()
+        proxy.streams = container.streams
+        proxy.seek = lambda *_, stream: (
+            seeks.append(1),
+            container.seek(int(facts.stamps[8]), stream=stream),
+        )
+        return proxy
+
+    monkeypatch.setattr(av, "open", opened)
+    assert numbers(read_frames(path, [6, 7], facts)) == [6, 7]
+    assert seeks == [1]
 
 
 def test_variable_rate_is_told_by_times(tmp_path: Path) -> None:
