@@ -96,13 +96,18 @@ def predict(model: VideoModel, seed: int = 0) -> Tensor:
         return model.predict(noisy, torch.tensor([700, 200]), Conditions(states), image)
 
 
-def save_folder(model: VideoModel, folder: Path) -> Path:
-    """The model as a diffusers folder, as its pipeline writes it."""
+def pipeline_of(model: VideoModel) -> Any:
+    """diffusers' own pipeline of the same parts."""
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
     from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 
-    CogVideoXPipeline(
-        model.tokenizer, model.text_encoder, model.vae, model.transformer,
-        CogVideoXDDIMScheduler.from_config(model.noise_schedule),
-    ).save_pretrained(str(folder))  # fmt: skip
+    scheduler: Any = CogVideoXDDIMScheduler.from_config(model.noise_schedule)
+    return CogVideoXPipeline(
+        model.tokenizer, model.text_encoder, model.vae, model.transformer, scheduler
+    )
+
+
+def save_folder(model: VideoModel, folder: Path) -> Path:
+    """The model as a diffusers folder, as its pipeline writes it."""
+    pipeline_of(model).save_pretrained(str(folder))
     return folder
