@@ -5,8 +5,8 @@
 
 Shows that a model of the published sizes is built, adapted and trained by the objective that the
 trainer uses, and what a step takes. Nothing is downloaded: weights, latents and prompt states are
-random, and neither T5 nor VAE is held in memory. For CogVideoX-2B in bf16 with the defaults about
-5 GB are needed.
+random, and neither T5 nor VAE is held in memory. CogVideoX-2B in bf16 with the defaults (9 frames
+of 64x64, rank 8) takes 4.3 GiB, and 10 s a step on one CPU core.
 """
 
 from __future__ import annotations
