@@ -22,8 +22,10 @@ CONFIG_NAMES = ("cfg", "config")
 COMMAND_LINES = ("click", "fire", "getopt", "optparse", "typer")
 POSITIONALS = ("recipe", "overrides", "files", "input", "output")
 OPTIONS = {
-    "inference/convert.py": ("--to", "--dtype", "--merge", "--prediction-type", "--overwrite")
-}
+    "inference/convert.py": (
+        "--to", "--dtype", "--merge", "--prediction-type", "--alpha", "--overwrite",
+    )
+}  # fmt: skip
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "datasets")
 GONE = {  # removed, renamed or broken in the pinned libraries -> what stands in its place
     "torch_dtype=": "dtype=",

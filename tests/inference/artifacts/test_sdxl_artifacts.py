@@ -20,7 +20,13 @@ from inference.artifacts.embedding import Embedding
 from inference.artifacts.files import read_tensors
 from inference.artifacts.hypernetwork import context_widths
 from inference.artifacts.lora import Lora, changeable_parts
-from inference.artifacts.lora_keys import is_lora_target, known_names, kohya_name, layers_of
+from inference.artifacts.lora_keys import (
+    is_lora_target,
+    is_text_encoder_target,
+    known_names,
+    kohya_name,
+    layers_of,
+)
 from inference.base_model import BaseModel
 from inference.base_model_loading import load_base_model
 from inference.conditions import Conditions
@@ -109,8 +115,9 @@ def test_without_convolutions_there_are_986(sdxl: BaseModel) -> None:
     names = {
         kohya_name(part, path, sdxl.has_two_text_encoders)
         for part, parent in changeable_parts(sdxl).items()
-        for path, _ in layers_of(parent)
-        if is_lora_target(part, path, LINEAR)
+        for path, module in layers_of(parent)
+        if is_text_encoder_target(path)
+        or (part == "unet" and any(is_lora_target(part, path, module, one) for one in LINEAR))
     }
     assert len(names) == 986
     assert names == {name for name, entry in GOLDEN.items() if entry["set"] == "lora"}

@@ -19,7 +19,7 @@ from inference.errors import DrawWarning
 from inference.hashes import read_header
 from inference.inspect import inspect
 from inference.video.model import VideoModel
-from tests.inference.artifacts.video_base import build_video_base, predict, save_folder
+from tests.inference.artifacts.video_base import build_video_base, pipeline_of, predict, save_folder
 
 EVERYTHING = ["attention", "feed_forward", "projection"]
 RANK, ALPHA = 4, 2.5
@@ -92,9 +92,6 @@ def test_what_is_predicted_before_saving_is_predicted_after_loading(make, dtype,
 
 @pytest.mark.parametrize("make", [trained, mixed])
 def test_diffusers_own_pipeline_predicts_the_same_with_our_file(make, base, tmp_path):
-    from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
-    from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
-
     lora = make(base)
     lora.attach(base)
     expected = predict(base)
@@ -102,10 +99,7 @@ def test_diffusers_own_pipeline_predicts_the_same_with_our_file(make, base, tmp_
     lora.save(path, torch.float32, {"ss_steps": "7"})
 
     fresh = build_video_base()
-    pipeline = CogVideoXPipeline(
-        fresh.tokenizer, fresh.text_encoder, fresh.vae, fresh.transformer,
-        CogVideoXDDIMScheduler.from_config(fresh.noise_schedule),
-    )  # fmt: skip
+    pipeline = pipeline_of(fresh)
     pipeline.load_lora_weights(str(path))
     assert pipeline.get_list_adapters() == {"transformer": ["default_0"]}
     assert torch.equal(predict(fresh), expected)

@@ -96,14 +96,18 @@ def predict(model: VideoModel, seed: int = 0) -> Tensor:
         return model.predict(noisy, torch.tensor([700, 200]), Conditions(states), image)
 
 
-def save_folder(model: VideoModel, folder: Path) -> Path:
-    """The model as a diffusers folder."""
+def pipeline_of(model: VideoModel) -> Any:
+    """diffusers' own pipeline of the same parts."""
+    from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
     from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 
-    model.transformer.save_pretrained(folder / "transformer")
-    model.text_encoder.save_pretrained(folder / "text_encoder")
-    model.vae.save_pretrained(folder / "vae")
-    model.tokenizer.save_pretrained(folder / "tokenizer")
-    CogVideoXDDIMScheduler.from_config(model.noise_schedule).save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text('{"_class_name": "CogVideoXPipeline"}')
+    scheduler: Any = CogVideoXDDIMScheduler.from_config(model.noise_schedule)
+    return CogVideoXPipeline(
+        model.tokenizer, model.text_encoder, model.vae, model.transformer, scheduler
+    )
+
+
+def save_folder(model: VideoModel, folder: Path) -> Path:
+    """The model as a diffusers folder, as its pipeline writes it."""
+    pipeline_of(model).save_pretrained(str(folder))
     return folder
