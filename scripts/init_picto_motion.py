@@ -38,7 +38,7 @@ VAE = {
     "sample_width": 64,
     "down_block_types": ("CogVideoXDownBlock3D",) * 3,
     "up_block_types": ("CogVideoXUpBlock3D",) * 3,
-    "block_out_channels": (32, 64, 64),
+    "block_out_channels": (16, 32, 64),
     "latent_channels": 8,
     "layers_per_block": 1,
     "norm_num_groups": 8,

@@ -53,8 +53,9 @@ class ClipDataConfig:
     """What becomes of clips with too few frames: refused, left out, begun again from their first
     frame, or their last frame held (as CogVideoX's own trainer does)."""
     sequences: bool = False
-    """Folders that hold pictures and no video are clips, their pictures the frames in natural
-    order. Captions: `name.txt` beside folder `name`, or metadata.jsonl with the folder's name."""
+    """Folders within the folder that hold pictures, and no video or animation, are clips; their
+    pictures are the frames in natural order. Captions: `name.txt` beside the folder `name`, or
+    metadata.jsonl with its name."""
     pictures: bool = False
     """Single pictures are learned from too, as clips of one frame."""
     buckets: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from inference.config import BaseModelConfig, DrawSettings, ImageConfig
 from inference.recipe import RecipeError
+from inference.video.clip_config import ClipConfig, ClipSettings
 from train.data_config import DataConfig
 from train.faults import Faults, at_least, fraction
 from train.image_condition_config import ImageConditionConfig
@@ -106,7 +107,7 @@ class SavingConfig:
 class SamplingConfig:
     """The grid drawn while training."""
 
-    inherits: ClassVar[dict[str, str]] = {"images": "settings"}
+    inherits: ClassVar[dict[str, str]] = {"images": "settings", "clips": "clip_settings"}
 
     sample_every_n_steps: int = 500
     """Steps between grids; the last step always draws one."""
@@ -116,6 +117,10 @@ class SamplingConfig:
     """The pictures of the grid, by names of your choice."""
     batch_size: int = 8
     """Pictures drawn at once."""
+    clip_settings: ClipSettings = field(default_factory=ClipSettings)
+    """What the entries of `clips` do not say themselves."""
+    clips: dict[str, ClipConfig | None] = field(default_factory=dict)
+    """Video models: the clips drawn while training, by names of your choice."""
     sanity_prompt: str | None = None
     """One more picture in the grid, of something that shall not change (A1111)."""
     sanity_seed: int = 420420
@@ -130,6 +135,9 @@ class SamplingConfig:
             yield "sanity_seed", f"must lie in 0 … 2^63-1, got {self.sanity_seed}"
         yield from at_least(1, sample_every_n_steps=self.sample_every_n_steps)
         yield from at_least(1, batch_size=self.batch_size)
+        for name, clip in self.clips.items():
+            if clip is not None and clip.seed == -1:
+                yield f"clips.{name}.seed", "-1 is random; grids are compared, so give a number"
         for name, image in self.images.items():
             if image is not None and image.has_random_seed:
                 yield f"images.{name}.seed", "-1 is random; grids are compared, so give a number"
@@ -227,6 +235,10 @@ class TrainRecipe:
                 yield "loss.motion_ratio", why
             if self.image_condition != ImageConditionConfig():
                 yield "image_condition", why
+            if self.sampling.clips:
+                yield "sampling.clips", why
+        elif self.sampling.images:
+            yield "sampling.images", "has no effect: a video model draws sampling.clips"
         if not self.objective.learns_from_captions:
             what = f"objective.type: {self.objective.type} shows reconstructions instead"
             if self.sampling.images:

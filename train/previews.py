@@ -3,8 +3,9 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -64,6 +65,15 @@ def concept_images(concept: Concept, seed: int) -> list[dict[str, Any]]:
     ]
 
 
+class Shown(NamedTuple):
+    """What was drawn at a step, as TensorBoard shows it."""
+
+    image: Image.Image
+    animation: np.ndarray | None = None
+    """Of clips: all side by side, (f, h, w, 3), uint8."""
+    fps: float = 0.0
+
+
 class PromptGrid:
     """Draws the recipe's images; the base model's are drawn once, before the first step."""
 
@@ -74,6 +84,9 @@ class PromptGrid:
         self.images = list(images.values())
         self.batch_size = batch_size
         self.base_row = folder / "base"
+
+    def __bool__(self) -> bool:
+        return bool(self.images)
 
     def draw(self) -> list[Drawing]:
         return draw(self.base, self.images, self.batch_size)
@@ -95,7 +108,7 @@ class PromptGrid:
                 return []
         return [Image.open(file).convert("RGB") for file in files]
 
-    def save(self, path: Path, step: int) -> Image.Image:
+    def save(self, path: Path, step: int) -> Shown:
         """Draws and saves the grid with infotext; returns it."""
         drawings = self.draw()
         rows = [[drawing.image for drawing in drawings]]
@@ -105,11 +118,11 @@ class PromptGrid:
             labels.insert(0, "base")
         grid = image_grid(rows, labels, [drawing.request.prompt for drawing in drawings])
         save_grid(path, grid, drawings)
-        return grid
+        return Shown(grid)
 
 
 @torch.no_grad()
-def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Path) -> Image.Image:
+def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Path) -> Shown:
     """Pictures above what the VAE gives back of them, saved as PNG; returns the grid."""
     originals = torch.stack(list(pixels)).to(base.device)
     mean, _ = base.encode_images(originals)
@@ -119,7 +132,7 @@ def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Pa
     labels = [f"{-10 * float(value.log10()):.1f} dB" for value in error]
     grid = image_grid(rows, ["picture", "VAE"], labels)
     save_grid(path, grid, [])
-    return grid
+    return Shown(grid)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,22 +15,26 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from inference.base_model import DTYPES, BaseModel
 from inference.base_model_loading import frozen_dtype
+from inference.config import ImageConfig
 from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
 from inference.requests import check_size
 from inference.video.arithmetic import FrameRule
 from inference.video.loading import load_model
 from inference.video.model import VideoModel
+from train.clip_previews import ClipGrid
 from train.config import TrainRecipe
 from train.data.clip_buckets import BucketRule
 from train.data.clip_folder import Clip
 from train.data.clips import ClipExamples
 from train.data.examples import Examples
 from train.data.sources import Sources
+from train.data_config import DataConfig
 from train.objective_configs import OBJECTIVE_CONFIGS
 from train.objectives import build_objective
 from train.objectives.base import Member, Objective
 from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, parse_schedule
+from train.previews import PromptGrid
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -134,8 +139,16 @@ def prepare(
     return accelerator.prepare(objective, optimizer)
 
 
-def build_examples(recipe: TrainRecipe, sources: Sources, base: DiffusionModel) -> Examples:
+def build_examples(
+    recipe: TrainRecipe, sources: Sources, base: DiffusionModel, first_position: int = 0
+) -> Examples:
     """The examples of a run.
+
+    Args:
+        recipe: as it is in a stage.
+        sources: what the run learns from.
+        base: says what sizes are possible.
+        first_position: where the stage begins in the run's stream.
 
     Raises:
         InputError: the base model cannot take pictures or clips of this size or length.
@@ -143,25 +156,53 @@ def build_examples(recipe: TrainRecipe, sources: Sources, base: DiffusionModel) 
     # Concepts change how captions are read, a stage the sizes.
     config = replace(recipe.data, captions=sources.config.captions)
     if isinstance(base, VideoModel):
-        clips = config.clips
-        assert clips is not None
-        own = base.config.sample_height, base.config.sample_width
-        height, width = (side * base.vae_scale_factor for side in own)
-        rule = BucketRule(
-            clips,
-            clips.height or height,
-            clips.width or width,
-            base.size_step,
-            FrameRule.of(base.vae),
-        )
-        rule.check()
         found = [one for one in sources.pictures if isinstance(one, Clip)]
-        batch_size = recipe.train_batch_size
-        return ClipExamples(found, config, rule, recipe.seed, sources.template, batch_size)
+        return ClipExamples(
+            found,
+            config,
+            bucket_rule(config, base),
+            recipe.seed,
+            sources.template,
+            recipe.train_batch_size,
+            first_position,
+            base.is_image_to_video,
+        )
     assert isinstance(base, BaseModel)
     resolution = config.resolution or base.resolution
     check_size("data.resolution", resolution, base.size_step)
     return Examples(sources.pictures, config, resolution, recipe.seed, sources.template)
+
+
+def build_grid(
+    recipe: TrainRecipe, base: DiffusionModel, images: dict[str, ImageConfig], folder: Path
+) -> PromptGrid | ClipGrid:
+    """What is drawn while training.
+
+    Raises:
+        InputError: a video model cannot draw one of the clips.
+    """
+    config = recipe.sampling
+    if isinstance(base, VideoModel):
+        clips = [clip for clip in config.clips.values() if clip is not None]
+        return ClipGrid(base, clips, folder)
+    assert isinstance(base, BaseModel)
+    return PromptGrid(base, images, config.batch_size, folder)
+
+
+def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:
+    """What sizes the examples of clips may have.
+
+    Raises:
+        InputError: the base model cannot take a size or a length that the recipe asks for.
+    """
+    clips = config.clips
+    assert clips is not None
+    factor = base.vae_scale_factor
+    height = clips.height or base.config.sample_height * factor
+    width = clips.width or base.config.sample_width * factor
+    rule = BucketRule(clips, height, width, base.size_step, FrameRule.of(base.vae))
+    rule.check()
+    return rule
 
 
 def build_optimization(

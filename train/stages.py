@@ -52,11 +52,6 @@ class Stage:
         done = max(step, self.first_step) - self.first_step
         return self.first_turn + done * self.recipe.gradient_accumulation_steps
 
-    def step_size(self, num_processes: int) -> int:
-        """Examples of an optimizer step, of all processes and micro-batches."""
-        recipe = self.recipe
-        return recipe.train_batch_size * recipe.gradient_accumulation_steps * num_processes
-
     def step_of(self, turn: int) -> int:
         """The step (optimizer steps before it) that a micro-batch belongs to."""
         within = (turn - self.first_turn) // self.recipe.gradient_accumulation_steps
@@ -73,12 +68,19 @@ def stages_of(recipe: TrainRecipe, num_processes: int) -> list[Stage]:
     for name, config in named.items():
         own = recipe_in(recipe, config)
         steps = config.steps or recipe.max_train_steps - step
+        size = step_size(own, num_processes)  # steps begin at its multiples, as buckets need it
+        position = -(-position // size) * size
         stage = Stage(name, own, step, step + steps, turn, position)
         stages.append(stage)
         step += steps
         turn += steps * own.gradient_accumulation_steps
-        position += steps * stage.step_size(num_processes)
+        position += steps * size
     return stages
+
+
+def step_size(recipe: TrainRecipe, num_processes: int) -> int:
+    """Examples of an optimizer step, of all processes and micro-batches."""
+    return recipe.train_batch_size * recipe.gradient_accumulation_steps * num_processes
 
 
 def named_stages(recipe: TrainRecipe) -> dict[str, StageConfig]:

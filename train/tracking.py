@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL import Image
 
 
 class Board:
@@ -32,8 +31,27 @@ class Board:
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def image(self, name: str, image: Image, step: int) -> None:
+    def image(self, name: str, image: Image.Image, step: int) -> None:
         self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self.writer.flush()
+
+    def animation(self, name: str, frames: np.ndarray, fps: float, step: int) -> None:
+        """Frames (f, h, w, 3), uint8, as a GIF, which TensorBoard's image page plays.
+
+        (torch's `add_video` writes nothing where moviepy is missing.)
+        """
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
+
+        first, *rest = [Image.fromarray(frame) for frame in frames]
+        content, height, width = io.BytesIO(), *frames.shape[1:3]
+        first.save(
+            content, "GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0
+        )
+        shown = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=content.getvalue()
+        )
+        summary = Summary(value=[Summary.Value(tag=name, image=shown)])
+        self.writer._get_file_writer().add_summary(summary, step)
         self.writer.flush()
 
     def close(self) -> None:

@@ -8,32 +8,34 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from inference.base_model import DTYPES
+from inference.base_model import DTYPES, BaseModel
 from inference.recipe import dump_recipe
 from train.batch import Batch
 from train.checkpoints import TrainingState
 from train.class_images import draw_missing
 from train.config import TrainRecipe
 from train.data.concepts import class_facts, class_folders, class_pictures
-from train.data.examples import Examples, PromptStates, build_loader, cache_latents
+from train.data.content_cache import StoredStates, text_origin
+from train.data.examples import Examples, PromptStates, build_loader, cache_latents, open_cache
 from train.data.folder import DataError, Picture
 from train.data.sources import find_sources
 from train.interruption import Interrupted, StopSignals
 from train.metadata import run_metadata
-from train.previews import PromptGrid, grid_images, reconstruction_grid
+from train.previews import grid_images, reconstruction_grid
 from train.prior import prior_weight, total_loss, weigh_class_pictures
 from train.randomness import derive_seed
 from train.run_directory import RunDirectory
 from train.setup import (
     build_accelerator,
     build_examples,
+    build_grid,
     build_optimization,
     enable_gradient_checkpointing,
     load_objective,
     prepare,
 )
 from train.shown_weights import ShownWeights
-from train.stages import Stage, stages_of
+from train.stages import Stage, stages_of, step_size
 from train.tracking import Board, ProgressBar, StepClock
 
 
@@ -70,10 +72,10 @@ class Trainer:
         self.stages = stages_of(recipe, self.accelerator.num_processes)
         self.stage = self.stages[0]
         self.class_pictures: list[Picture] = []
+        self.cache = open_cache(recipe.data, recipe.output_dir)
         self.examples = self._build_examples()
         self.prompt_states = self._build_prompt_states()
-        batch_size = recipe.sampling.batch_size
-        self.grid = PromptGrid(self.base, images, batch_size, self.run.samples)
+        self.grid = build_grid(recipe, self.base, images, self.run.samples)
         self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
         self.clock = StepClock()
         self.losses: list[dict[str, Tensor]] = []
@@ -129,6 +131,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; what is drawn is saved.
         """
         folders, stop = self.class_folders, lambda: self.signals.number
+        assert isinstance(self.base, BaseModel)
         with self.weights.of_base():
             size, track = self.examples.resolution, self.progress.track
             draw_missing(self.base, folders, self.recipe, size, self.accelerator, track, stop)
@@ -170,9 +173,12 @@ class Trainer:
         if not self.draws_prompts:
             return
         data, track = self.recipe.data, self.progress.track
-        cache_latents(self.examples, self.base, self.stage.recipe.train_batch_size, track)
-        if self.prompt_states and data.cache == "auto" and not data.captions.changes_words:
-            self.prompt_states.fill(self.examples.all_prompts(), track)
+        share = self.accelerator.process_index, self.accelerator.num_processes
+        batch_size = self.stage.recipe.train_batch_size
+        cache_latents(self.examples, self.base, batch_size, track, self.cache, share)
+        if self.prompt_states and data.cache != "off" and not data.captions.changes_words:
+            self.prompt_states.fill(self.examples.all_prompts(), track, share=share)
+        self.accelerator.wait_for_everyone()
 
     def batches(self) -> Iterator[Batch]:
         """This process's micro-batches from the current step on, stage by stage."""
@@ -191,7 +197,7 @@ class Trainer:
             if isinstance(batch, DataError):
                 raise batch
             batch["step"] = stage.step_of(turn)
-            batch["step_size"] = stage.step_size(processes)
+            batch["step_size"] = step_size(recipe, processes)
             batch["first_position"] = stage.first_position
             weight = prior_weight(recipe.loss, batch["step"], recipe.max_train_steps)
             weigh_class_pictures(batch, weight)
@@ -321,18 +327,20 @@ class Trainer:
 
     def draw_grid(self) -> None:
         """Prompts, or an autoencoder's reconstructions, with the weights as they are saved."""
-        if self.draws_prompts and not self.grid.images:
+        if self.draws_prompts and not self.grid:
             return
         path = self.run.grid(self.step_number)
         with self.weights.as_saved_and_drawn():
             if self.draws_prompts:
-                image = self.grid.save(path, self.step_number)
+                drawn = self.grid.save(path, self.step_number)
             else:
                 shown = [self.examples.pixels(i) for i in range(min(8, len(self.examples)))]
-                image = reconstruction_grid(self.base, shown, path)
+                drawn = reconstruction_grid(self.base, shown, path)
         self.progress.say(f"drew {path}")
         assert self.board is not None
-        self.board.image("grid", image, self.step_number)
+        self.board.image("grid", drawn.image, self.step_number)
+        if drawn.animation is not None:
+            self.board.animation("clips", drawn.animation, drawn.fps, self.step_number)
 
     def stop_if_asked(self) -> None:
         """Saves and stops on all processes together once one of them has had a signal."""
@@ -373,7 +381,8 @@ class Trainer:
 
     def _build_examples(self) -> Examples:
         """Those of the current stage, with the class pictures that are there."""
-        examples = build_examples(self.stage.recipe, self.sources, self.base)
+        stage = self.stage
+        examples = build_examples(stage.recipe, self.sources, self.base, stage.first_position)
         if self.class_pictures:
             examples.add_class_pictures(self.class_pictures)
         return examples
@@ -387,4 +396,6 @@ class Trainer:
         """Encodes prompts once where they are asked and stay what they are."""
         if not self.draws_prompts or self.objective.changes_prompts:
             return None
-        return PromptStates(self.base)
+        if self.cache is None:
+            return PromptStates(self.base)
+        return PromptStates(self.base, StoredStates(self.cache, text_origin(self.base)))

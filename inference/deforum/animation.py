@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from inference.config import AnimationRecipe
 from inference.deforum.camera import Camera
@@ -25,10 +26,10 @@ from inference.deforum.hybrid_frames import HybridVideo
 from inference.deforum.loop import FeedbackLoop
 from inference.deforum.masking import FrameMasks
 from inference.deforum.names import folder_name
-from inference.deforum.names import timestring as time_now
 from inference.deforum.run_folder import (
     RunFolder,
     latest_run,
+    new_run,
     run_of_settings,
     run_of_timestring,
 )
@@ -126,6 +127,7 @@ class Animation:
             self.run.timestring,
             recipe.cadence_blend,
         )
+        self.check_resumed()
         check_products(self.script, recipe)
         device = "cpu" if recipe.device == "auto" else recipe.device
         if self.estimator is None and self.script["depth_model"]:
@@ -140,8 +142,8 @@ class Animation:
         found = self.found(settings)
         if found is None:
             seed = draw_seed() if settings["seed"] == -1 else settings["seed"]
-            settings, time = settings.replace(seed=seed), time_now()
-            run = RunFolder(Path(self.recipe.output_dir) / folder_name(settings, time), time)
+            settings, output = settings.replace(seed=seed), Path(self.recipe.output_dir)
+            run = new_run(lambda time: output / folder_name(settings, time))
             return run, State(), settings
         if not found.state.is_file():
             raise InputError(f"resume: {found.state} is missing; nothing can be gone on with")
@@ -154,6 +156,28 @@ class Animation:
                 stacklevel=3,
             )
         return found, state, settings.replace(seed=state.seeds["run_seed"])
+
+    def check_resumed(self) -> None:
+        """Refuses settings that a run cannot go on with, where they were changed in between.
+
+        Raises:
+            InputError: frames would have two sizes, or some would be left out.
+        """
+        script, frame = self.script, self.state.frame
+        for path in self.run.frames()[:1]:
+            with Image.open(path) as image:
+                if image.size != (script.width, script.height):
+                    sizes = [f"{w}x{h}" for w, h in (image.size, (script.width, script.height))]
+                    raise InputError(
+                        f"W, H: the run was begun with frames of {sizes[0]} and cannot go on with "
+                        f"{sizes[1]}; set them back, or begin a new run"
+                    )
+        starts = [block.start for block in script.blocks]
+        if script.has_feedback and 0 < frame < script.max_frames and frame not in starts:
+            raise InputError(
+                f"diffusion_cadence: the run goes on at frame {frame}, which is none of those that "
+                "are diffused now; set the cadence back, or begin a new run"
+            )
 
     def found(self, settings: Settings) -> RunFolder | None:
         """The run to go on with, if one is asked for."""

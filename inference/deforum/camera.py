@@ -19,7 +19,8 @@ class Camera:
 
     Args:
         script: the animation.
-        compat: how exactly; as the animation says, unless given.
+        compat: how exactly; as the animation says, unless given. The bicubic sampling of 3D is the
+            animation's own in any case.
     """
 
     def __init__(self, script: Script, compat: Compat | None = None) -> None:
@@ -46,6 +47,7 @@ class Camera:
             flip,
             self.border,
             self.compat,
+            self.script.compat,
         )
 
     def flip(self, frame: int) -> Flip | None:

@@ -77,6 +77,13 @@ BOUNDS: dict[str, tuple[Callable[[Settings], bool], Callable[[float], bool], str
         lambda v: 0 < v < 180, ANGLE,
     ),
     "tweening_frames_schedule": (lambda s: is_guided(s), lambda v: v > 0, POSITIVE),
+    "seed_schedule": (
+        lambda s: s["seed_behavior"] == "schedule" or is_guided(s),
+        lambda v: v < 2**63, "must be below 2^63",
+    ),
+    "subseed_schedule": (
+        lambda s: s["enable_subseed_scheduling"], lambda v: v < 2**63, "must be below 2^63",
+    ),
     "noise_multiplier_schedule": (
         lambda s: s["enable_noise_multiplier_scheduling"], lambda v: v >= 0, "must be from 0",
     ),
@@ -128,6 +135,17 @@ def faults(settings: Settings, schedules: Schedules) -> Faults:
         bad = next((frame for frame, value in enumerate(values) if not fits(value)), None)
         if bad is not None:
             yield f"{key}, frame {bad}", f"{message}, got {values[bad]:g}"
+    if settings["animation_mode"] in MOVING:
+        yield from anti_blur_faults(schedules)
+
+
+def anti_blur_faults(schedules: Schedules) -> Faults:
+    """Frames at which the anti-blur is on and its blur has no size."""
+    sizes = zip(schedules["kernel_schedule"], schedules["amount_schedule"], strict=True)
+    bad = next((frame for frame, (size, on) in enumerate(sizes) if on and size < 1), None)
+    if bad is not None:
+        size = schedules["kernel_schedule"][bad]
+        yield f"kernel_schedule, frame {bad}", f"{size} is no size of a blur; take 1, 3, 5 … pixels"
 
 
 def unsupported(settings: Settings) -> Faults:

@@ -72,7 +72,7 @@ class Products:
 
     def make(self) -> None:
         """Makes all of them."""
-        frames = self.run.frames()
+        frames = self.run.frames()[: self.script.max_frames]
         self.say(f"frames: {len(frames)} in {self.run.path}")
         texts = self.texts(len(frames)) if self.recipe.subtitles else []
         if texts:
@@ -221,12 +221,14 @@ def kept(pictures: Iterator[np.ndarray], folder: Path) -> Iterator[np.ndarray]:
 def figures(script: Script, run: RunFolder, depths: Depths | None = None) -> Temporal:
     """How steady the frames are (see `metrics`).
 
-    They are held against the camera's exact way, also where Deforum 3.0 strays from it.
+    They are held against the camera's exact way, also where Deforum 3.0 strays from it, sampled as
+    the run samples; where a video moves them too, against the optical flow.
     """
     meter, camera, before = TemporalMeter(), Camera(script, FIXED), None
-    for frame, picture in enumerate(read_pictures(run.frames())):
+    is_known = script.has_feedback and (not script.is_hybrid or script["hybrid_motion"] == "None")
+    for frame, picture in enumerate(read_pictures(run.frames()[: script.max_frames])):
         expected = visible = None
-        if before is not None and script.has_feedback:
+        if before is not None and is_known:
             size = script.width, script.height
             flip = camera.flip(frame)
             z = None
@@ -238,7 +240,9 @@ def figures(script: Script, run: RunFolder, depths: Depths | None = None) -> Tem
                 matrix = warp_matrix(camera.motion_2d(frame), *size, flip, FIXED)
                 visible = visible_2d(matrix, *size)
             expected = camera.move(before, frame, z)
-        elif before is not None and script["animation_mode"] == "Video Input":
+        elif before is not None and (
+            script.has_feedback or script["animation_mode"] == "Video Input"
+        ):
             expected, visible = expected_by_flow(before, picture)
         meter.add(picture, expected, visible)
         before = picture

@@ -90,7 +90,7 @@ SAVED_IF_CHANGED = frozenset(
 LIMITS: dict[str, tuple[float, float]] = {
     "W": (8, 16384), "H": (8, 16384), "max_frames": (1, 100_000), "steps": (1, 10_000),
     "seed": (-1, 2**63 - 1), "seed_iter_N": (1, 10**9), "fps": (0.01, 1000),
-    "diffusion_cadence": (1, 100_000), "diffusion_redo": (0, 1000), "perlin_octaves": (1, 16),
+    "diffusion_cadence": (1, 100_000), "diffusion_redo": (0, 1000), "perlin_octaves": (1, 8),
     "perlin_w": (0.1, 16), "perlin_h": (0.1, 16), "perlin_persistence": (0, 100),
     "strength": (0, 1), "mask_overlay_blur": (0, 1024), "full_res_mask_padding": (0, 16384),
     "mask_contrast_adjust": (0, 1000), "mask_brightness_adjust": (0, 1000),

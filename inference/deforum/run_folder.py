@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from inference.deforum.names import timestring
 from inference.deforum.sources import DIGITS
-from inference.errors import InputError
+from inference.errors import DrawWarning, InputError
 from inference.files import write_atomically
 from inference.output_files import prepare_folder
 
@@ -66,6 +70,21 @@ def save_png(path: Path, picture: np.ndarray) -> None:
     write_atomically(path, lambda file: image.save(file, format="PNG", compress_level=4))
 
 
+def new_run(folder_at: Callable[[str], Path]) -> RunFolder:
+    """A run of its own, named by the time; by the next second that is free, if need be.
+
+    Args:
+        folder_at: the folder of a timestring.
+    """
+    now = datetime.now()
+    while True:
+        time = timestring(now)
+        run = RunFolder(folder_at(time), time)
+        if not run.settings.exists():
+            return run
+        now += timedelta(seconds=1)
+
+
 def run_of_settings(path: str | Path) -> RunFolder | None:
     """The run that a settings file was saved by, if it lies in its folder still."""
     path = Path(path)
@@ -82,6 +101,8 @@ def run_of_timestring(folder: Path, timestring: str) -> RunFolder:
     Raises:
         InputError: there is none that can be resumed.
     """
+    if not re.fullmatch(r"\d{14}", timestring):
+        raise InputError(f"resume_timestring: expected 14 digits, got {timestring!r}")
     states = sorted(folder.rglob(f"{timestring}_state.npz")) if folder.is_dir() else []
     if not states:
         raise InputError(
@@ -105,7 +126,12 @@ def latest_run(folder: Path, fits: str) -> RunFolder:
 
     states = sorted(folder.rglob("*_state.npz"), key=lambda file: -file.stat().st_mtime_ns)
     for state in states:
-        if load_state(state)[1] == fits:
+        try:
+            written_with = load_state(state)[1]
+        except InputError as error:
+            warnings.warn(f"resume: passed over: {error}", DrawWarning, stacklevel=2)
+            continue
+        if written_with == fits:
             return RunFolder(state.parent, state.name.removesuffix("_state.npz"))
     found = f"{len(states)} with other settings" if states else "none at all"
     raise InputError(

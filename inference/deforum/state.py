@@ -76,9 +76,10 @@ def load_state(path: Path) -> tuple[State, str]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         told = json.loads(arrays.pop("json").tobytes())
-        version = told["version"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        if (version := told["version"]) != VERSION:
+            raise InputError(
+                f"{path}: written by another version ({version}; this one is {VERSION})"
+            )
+        return State(**told["state"], **arrays), told["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as a state to resume from: {error}") from error
-    if version != VERSION:
-        raise InputError(f"{path}: written by another version ({version}; this one is {VERSION})")
-    return State(**told["state"], **arrays), told["fingerprint"]

@@ -180,6 +180,8 @@ def decoded_sound(path: str | Path) -> Iterator[Any]:
         InputError: the file cannot be read, or has no sound.
     """
     av = pyav()
+    if not Path(path).is_file():  # FFmpeg would fetch addresses on the net
+        raise InputError(f"soundtrack_path: there is no file {str(path)!r}")
     try:
         with av.open(str(path)) as source:
             if not source.streams.audio:
@@ -190,8 +192,10 @@ def decoded_sound(path: str | Path) -> Iterator[Any]:
 
 
 def has_sound(path: str | Path) -> bool:
-    """Whether a file can be read and has an audio track."""
+    """Whether a file is there, can be read and has an audio track."""
     av = pyav()
+    if not Path(path).is_file():  # FFmpeg would fetch addresses on the net
+        return False
     try:
         with av.open(str(path)) as source:
             return bool(source.streams.audio)

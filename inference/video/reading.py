@@ -22,8 +22,6 @@ from inference.errors import InputError
 
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 """Read with PyAV."""
-ANIMATION_EXTENSIONS = (".gif", ".webp", ".png", ".apng")
-"""What can be a clip among the pictures."""
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 DEFAULT_FPS = 8.0
 """Of folders of pictures, which do not say: CogVideoX's own rate."""
@@ -217,6 +215,16 @@ def _shown(opened: Any) -> range:
     """Frames of an animation as Pillow counts them; an APNG's fallback picture is none."""
     count = getattr(opened, "n_frames", 1)
     return range(int(count > 1 and getattr(opened, "default_image", False)), count)
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a picture file says that it holds several frames.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with _opened_picture(path) as opened:
+        return len(_shown(opened)) > 1
 
 
 def _probe_animation(path: Path, fps: float) -> ClipFacts:

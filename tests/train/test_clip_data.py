@@ -16,15 +16,21 @@ from PIL import Image
 from inference.errors import InputError
 from inference.recipe import RecipeWarning
 from inference.video.arithmetic import FrameRule
+from inference.video.model import VideoModel
 from inference.video.reading import ClipFacts
+from tests.inference.video.tiny import tiny_transformer, tiny_vae
 from train.clip_config import Bucket, ClipDataConfig, parse_bucket
+from train.config import OBJECTIVE_CONFIGS, _recipe_with
 from train.data.clip_buckets import BucketRule
-from train.data.clip_folder import Clip, find_clips, timeline
+from train.data.clip_folder import Clip, find_clips, timeline, usable, warn_of_short
 from train.data.clips import ClipExamples, cut_frames, frame_numbers
-from train.data.examples import build_loader
+from train.data.examples import build_loader, cache_latents
 from train.data.folder import DataError, fingerprint
+from train.data.sources import find_sources
 from train.data.stream import BucketStream, MicroBatches
 from train.data_config import CaptionConfig, DataConfig
+from train.setup import build_examples
+from train.stage_config import StageConfig
 
 
 def facts(frames: int, width: int = 720, height: int = 480, fps: float = 8) -> ClipFacts:
@@ -129,8 +135,8 @@ def test_data_keys_beside_clips(tmp_path: Path) -> None:
     assert [key for key, _ in cached.idle()] == ["cache"]
     listed = DataConfig(concepts={"a": None}, clips=ClipDataConfig())
     assert ("clips", "go with data.path, a folder of clips, not with concepts") in listed.faults()
-    for options in ({"crop": "random"}, {"flip": 0.5}, {"background": "random"}):
-        assert data(tmp_path, **options).is_random
+    for name, value in (("crop", "random"), ("flip", 0.5), ("background", "random")):
+        assert data(tmp_path, None, **{name: value}).is_random
     assert data(tmp_path, {"part": "random"}).is_random
     assert not data(tmp_path, flip=1.0).is_random
 
@@ -222,6 +228,17 @@ def test_files_sequences_and_pictures(tmp_path: Path) -> None:
         found(pictures=True)
 
 
+def test_a_folder_of_animations_is_no_sequence(tmp_path: Path) -> None:
+    animation(tmp_path / "in" / "a.webp", 9)
+    animation(tmp_path / "in" / "b.webp", 9)
+    (tmp_path / "broken").mkdir()
+    config = data(tmp_path, {"frames": 9, "sequences": True})
+    assert names(find_clips(config, captioned=False), tmp_path) == ["in/a.webp", "in/b.webp"]
+    (tmp_path / "broken" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"broken/0\.png: cannot be read as a picture"):
+        find_clips(config, captioned=False)
+
+
 def test_folder_without_clips_says_what_would_find_some(tmp_path: Path) -> None:
     sequence(tmp_path / "a", 2)
     with pytest.raises(DataError, match=r"no clips .*\.mp4.*found 2 other files; .*sequences: tru"):
@@ -245,7 +262,10 @@ def test_short_clips(tmp_path: Path) -> None:
 
     def found(**options: Any) -> list[str]:
         config = data(tmp_path, {"frames": 9, **options})
-        return names(find_clips(config, captioned=False), tmp_path)
+        assert config.clips is not None
+        clips = find_clips(config, captioned=False)
+        warn_of_short(clips, config.clips)
+        return names(usable(clips, config.clips), tmp_path)
 
     with pytest.raises(DataError, match=rf"{few} .*b\.webp \(3\).*short_clips: skip leaves them"):
         found()
@@ -392,6 +412,16 @@ def test_two_processes_see_buckets_as_one_with_twice_the_accumulation() -> None:
     assert [batch for pair in pairs for batch in pair] == seen(0, 1, 2)
 
 
+def test_a_later_stage_begins_with_a_whole_micro_batch_and_a_new_epoch() -> None:
+    stream = BucketStream(3, KINDS, 3, first_position=20)
+    for batch in MicroBatches(3, 1, 0, 1, start_step=0, max_steps=5, first_position=20):
+        assert len({KINDS[stream[position][1]] for position in batch}) == 1
+    assert [stream[position] for position in (20, 35)] == [
+        (2, epoch_of(BucketStream(3, KINDS, 3), 2)[0]),
+        (3, epoch_of(BucketStream(3, KINDS, 3), 3)[0]),
+    ]
+
+
 # Examples
 
 
@@ -491,3 +521,65 @@ def test_captions_come_with_clips(tmp_path: Path) -> None:
     config = data(tmp_path, {"frames": 9}, captions=CaptionConfig(suffix=" jumps"))
     (clip,) = find_clips(config, captioned=True)
     assert clip.captions == ("a frog jumps",)
+
+
+def test_first_frames_come_along_where_they_are_asked_for(tmp_path: Path) -> None:
+    animation(tmp_path / "a.webp", 9)
+    config = data(tmp_path, {"frames": 9})
+    assert config.clips is not None
+    buckets = BucketRule(config.clips, 16, 16, 8, FrameRule())
+    made = ClipExamples(find_clips(config, False), config, buckets, 0, ("",), 1, 0, True)
+    content = made.content(0)
+    assert torch.equal(content["first_frames"], content["pixels"][:, 0])
+
+
+def tiny_model() -> VideoModel:
+    """A model whose VAE and sizes are asked for, and nothing else."""
+    return VideoModel(
+        path="tiny",
+        tokenizer=None,  # type: ignore[arg-type]
+        text_encoder=None,  # type: ignore[arg-type]
+        vae=tiny_vae(),
+        transformer=tiny_transformer(sample_height=2, sample_width=4),
+        alphas_cumprod=torch.ones(1),
+        prediction_type="v_prediction",
+        noise_schedule={},
+        dtype=torch.float32,
+    )
+
+
+def recipe_of(config: DataConfig, **options: Any) -> Any:
+    kind = _recipe_with(OBJECTIVE_CONFIGS["lora"])
+    return kind(name="x", data=config, train_batch_size=2, max_train_steps=4, **options)
+
+
+def test_a_recipe_s_examples_and_their_latents(tmp_path: Path) -> None:
+    for number in range(2):
+        animation(tmp_path / f"{number}.webp", 9, width=32, caption="a")
+    animation(tmp_path / "short.webp", 2, caption="b")
+    frames_of(1)[0].save(tmp_path / "still.png")
+    (tmp_path / "still.txt").write_text("c")
+    base = tiny_model()
+    clips = {"frames": 9, "pictures": True, "short_clips": "skip", "buckets": []}
+    recipe = recipe_of(data(tmp_path, clips))
+    with pytest.warns(RecipeWarning, match=r"1 of 4 clips .* are left out: .*short\.webp \(2\)"):
+        sources = find_sources(recipe)
+    made = build_examples(recipe, sources, base)
+    assert isinstance(made, ClipExamples)
+    assert made.buckets == [Bucket(9, 16, 32), Bucket(9, 16, 32), Bucket(1, 16, 32)]
+    cache_latents(made, base, 2, lambda values, title: values)
+    batches = list(build_loader(made, MicroBatches(2, 1, 0, 1, 0, 4)))
+    shapes = {tuple(batch["latents"].shape) for batch in batches}  # type: ignore[index]
+    assert shapes == {(2, 3, 4, 2, 4), (2, 1, 4, 2, 4)}
+    recipe.data.clips.height = 24
+    with pytest.raises(InputError, match=r"^data.clips.height: 24 .* use 16 or 32"):
+        build_examples(recipe, sources, base)
+
+
+def test_every_stage_is_asked_whether_clips_are_long_enough(tmp_path: Path) -> None:
+    animation(tmp_path / "a.webp", 9, caption="a")
+    stages = {"one": StageConfig(steps=2, frames=9), "two": StageConfig(frames=8)}
+    assert len(find_sources(recipe_of(data(tmp_path), stages=stages)).pictures) == 1
+    stages["two"] = StageConfig(frames=17)
+    with pytest.raises(DataError, match="1 of 1 clips have fewer than 17 frames"):
+        find_sources(recipe_of(data(tmp_path), stages=stages))

@@ -1,7 +1,7 @@
 """A folder of clips with captions."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,9 @@ from inference.video.reading import (
     PICTURE_EXTENSIONS,
     VIDEO_EXTENSIONS,
     ClipFacts,
+    is_animated,
     probe,
+    sequence_files,
 )
 from train.clip_config import ClipDataConfig
 from train.data.folder import DataError, Picture, read_metadata, with_captions
@@ -48,13 +50,11 @@ class Clip(Picture):
 
 
 def find_clips(config: DataConfig, captioned: bool) -> list[Clip]:
-    """All usable clips of the folder, sorted by path. Only what is around the frames is read.
-
-    Warns of clips that are left out or stretched.
+    """All clips of the folder, sorted by path; `usable` says which are long enough.
 
     Raises:
-        DataError: no folder, no clip, clips without a caption, broken ones, or ones that are too
-            short; all of one kind are named together.
+        DataError: no folder, no clip, clips without a caption, or broken ones; all of one kind are
+            named together.
     """
     assert config.path is not None
     assert config.clips is not None
@@ -67,7 +67,7 @@ def find_clips(config: DataConfig, captioned: bool) -> list[Clip]:
     pictures = [Picture(path, ()) for path in paths]
     if captioned:
         pictures = with_captions(paths, read_metadata(root), config.captions, "clips")
-    return usable(probed(pictures, config.clips), config.clips)
+    return probed(pictures, config.clips)
 
 
 def clip_paths(root: Path, config: ClipDataConfig) -> Iterator[Path]:
@@ -81,10 +81,15 @@ def clip_paths(root: Path, config: ClipDataConfig) -> Iterator[Path]:
 
 
 def _is_sequence(folder: Path) -> bool:
-    """Whether a folder holds pictures and no other clips."""
+    """Whether a folder holds single pictures, and nothing that is a clip by itself."""
+    files = sequence_files(folder)
     endings = {path.suffix.lower() for path in folder.iterdir()}
-    others = {*CLIP_EXTENSIONS} - {*PICTURE_EXTENSIONS}
-    return bool(endings & {*PICTURE_EXTENSIONS}) and not endings & others
+    if not files or endings & {*CLIP_EXTENSIONS} - {*PICTURE_EXTENSIONS}:
+        return False
+    try:
+        return not is_animated(files[0])
+    except InputError:  # told when the sequence is looked at
+        return True
 
 
 def _nothing_found(root: Path, config: ClipDataConfig) -> str:
@@ -142,38 +147,59 @@ def timeline(facts: ClipFacts, config: ClipDataConfig) -> np.ndarray:
 
 
 def usable(clips: list[Clip], config: ClipDataConfig) -> list[Clip]:
-    """The clips that have enough frames, or that the recipe stretches; warns of all others.
+    """The clips that have enough frames, or that the recipe stretches.
 
     Raises:
         DataError: clips are too short and the recipe says nothing of them, or none is left.
     """
-    short = [
-        clip
-        for clip in clips
-        if not (clip.is_picture and config.pictures)
-        and clip.available(config.stride) < config.shortest
-    ]
+    short = short_clips(clips, config)
     if not short:
         return clips
-    shown = _named(short, config.stride)
-    few = f"{len(short)} of {len(clips)} clips have fewer than {config.shortest} frames"
+    few, shown = _few(clips, short, config), _named(short, config.stride)
     if config.short_clips == "error":
         raise DataError(
             f"{few} (data.clips): {shown}. data.clips.short_clips: skip leaves them out, hold or "
             "loop stretches them; fewer frames, a higher fps or less trimming helps too"
         )
-    gone = [c for c in short if config.short_clips == "skip" or not len(c.timeline)]
+    gone = {id(c) for c in short if config.short_clips == "skip" or not len(c.timeline)}
     if config.short_clips != "skip" and gone:
+        empty = [clip for clip in short if not len(clip.timeline)]
         raise DataError(
-            f"data.clips: nothing is left after trimming of {_named(gone, config.stride)}; lower "
+            f"data.clips: nothing is left after trimming of {_named(empty, config.stride)}; lower "
             "trim_start or trim_end, or take short_clips: skip"
         )
-    what = {"skip": "are left out", "loop": "begin again", "hold": "hold their last frame"}
-    left = [clip for clip in clips if not any(clip is other for other in gone)]
+    left = [clip for clip in clips if id(clip) not in gone]
     if not left:
         raise DataError(f"data.clips.short_clips: skip leaves nothing: {few}: {shown}")
-    warnings.warn(f"{few} and {what[config.short_clips]}: {shown}", RecipeWarning, stacklevel=2)
     return left
+
+
+def warn_of_short(clips: list[Clip], config: ClipDataConfig) -> None:
+    """Tells which clips are left out or stretched.
+
+    Raises:
+        DataError: as `usable`.
+    """
+    usable(clips, config)
+    if short := short_clips(clips, config):
+        what = {"skip": "are left out", "loop": "begin again", "hold": "hold their last frame"}
+        told = f"{_few(clips, short, config)} and {what[config.short_clips]}"
+        message = f"{told}: {_named(short, config.stride)}"
+        warnings.warn(message, RecipeWarning, stacklevel=2)
+
+
+def short_clips(clips: Iterable[Clip], config: ClipDataConfig) -> list[Clip]:
+    """The clips with fewer frames than the recipe asks for; pictures need one only."""
+    return [
+        clip
+        for clip in clips
+        if not (clip.is_picture and config.pictures)
+        and clip.available(config.stride) < config.shortest
+    ]
+
+
+def _few(clips: Sequence[Clip], short: Sequence[Clip], config: ClipDataConfig) -> str:
+    return f"{len(short)} of {len(clips)} clips have fewer than {config.shortest} frames"
 
 
 def _named(clips: Iterable[Clip], stride: int) -> str:

@@ -13,7 +13,7 @@ from inference.errors import InputError
 from inference.video.reading import read_frames
 from train.clip_config import ClipDataConfig
 from train.data.clip_buckets import BucketRule
-from train.data.clip_folder import Clip
+from train.data.clip_folder import Clip, usable
 from train.data.examples import Examples
 from train.data.folder import DataError
 from train.data.stream import BucketStream
@@ -33,24 +33,31 @@ class ClipExamples(Examples):
         seed: int,
         template: tuple[str, ...],
         batch_size: int,
+        first_position: int = 0,
+        with_first_frames: bool = False,
     ) -> None:
-        """Gives each clip its bucket.
+        """Gives each clip that is long enough its bucket.
 
         Args:
-            clips: what is learned from.
+            clips: what is learned from, as far as the recipe leaves none out.
             config: how clips become examples.
             rule: what buckets there are; checked.
             seed: of order, parts and cuts.
             template: prompts to put captions into.
             batch_size: of the micro-batches, each of one bucket.
+            first_position: where they begin in the stream.
+            with_first_frames: whether a batch also holds `first_frames` (b, 3, h, w), for
+                image-to-video models; they stay where latents are cached.
 
         Raises:
-            DataError: a clip has no place in the token budget.
+            DataError: a clip is too short, or has no place in the token budget.
         """
-        super().__init__(list(clips), config, rule.height, seed, template)
         assert config.clips is not None
-        self.clips = list(clips)
+        clips = usable(clips, config.clips)
+        super().__init__(list(clips), config, rule.height, seed, template)
+        self.clips = clips
         self.cut = config.clips
+        self.with_first_frames = with_first_frames
         self.buckets = [
             rule.picture_bucket(clip.facts)
             if clip.is_picture and self.cut.pictures
@@ -61,7 +68,7 @@ class ClipExamples(Examples):
         kinds = sorted(set(self.buckets))
         if len(kinds) > 1:
             numbers = tuple(kinds.index(bucket) for bucket in self.buckets)
-            self.stream = BucketStream(seed, numbers, batch_size)
+            self.stream = BucketStream(seed, numbers, batch_size, first_position)
 
     @property
     def summary(self) -> str:
@@ -80,10 +87,10 @@ class ClipExamples(Examples):
     def origin(self, index: int) -> dict[str, Any]:
         told = super().origin(index)
         chosen = self.frame_numbers(index, self._draw(index, 0))
-        return told | {"frames": chosen.tolist()}
+        return told | {"frames": chosen.tolist(), "first_frames": self.with_first_frames}
 
     def content(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
-        """`pixels` (3, f, h, w) in -1 … 1 of a clip in an epoch.
+        """`pixels` (3, f, h, w) in -1 … 1 of a clip in an epoch, and `first_frames` if asked for.
 
         Raises:
             DataError: the file cannot be read, or with `resize: none` it is smaller than asked.
@@ -103,7 +110,9 @@ class ClipExamples(Examples):
             pixels = cut_frames(frames, self.buckets[index][1:], self.config, draw)
         except DataError as error:
             raise DataError(f"{clip.path}: {error}") from None
-        return {"pixels": pixels}
+        return {"pixels": pixels} | (
+            {"first_frames": pixels[:, 0]} if self.with_first_frames else {}
+        )
 
     def frame_numbers(self, index: int, draw: random.Random) -> np.ndarray:
         """Numbers of the frames that an example shows."""
@@ -154,7 +163,8 @@ def cut_frames(
     if (own_height, own_width) != frames.shape[1:3]:
         whole = (own_width, own_height)
         images = (Image.fromarray(frame) for frame in frames)
-        frames = np.stack([image.resize(whole, Image.Resampling.LANCZOS) for image in images])
+        scaled = (image.resize(whole, Image.Resampling.LANCZOS) for image in images)
+        frames = np.stack([np.asarray(image) for image in scaled])
     chosen = frames[:, top : top + height, left : left + width]
     if draw.random() < config.flip:
         chosen = chosen[:, :, ::-1]

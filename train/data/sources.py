@@ -7,10 +7,11 @@ from typing import Any
 
 from train.config import TrainRecipe
 from train.data.captions import FILEWORDS, asks_for_captions, read_template
-from train.data.clip_folder import find_clips
+from train.data.clip_folder import find_clips, warn_of_short
 from train.data.concepts import Concept, find_concepts
 from train.data.folder import Picture, find_pictures, fingerprint
 from train.data_config import DataConfig
+from train.stages import stages_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ def find_sources(recipe: TrainRecipe) -> Sources:
         return Sources(pictures, config, (FILEWORDS,), digest.hexdigest(), concepts)
     template = read_template(data.captions.template, recipe.objective.word or recipe.name)
     captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
-    find = find_clips if data.clips else find_pictures
-    pictures: list[Picture] = [*find(data, captioned)]
+    pictures: list[Picture] = []
+    if data.clips is None:
+        pictures += find_pictures(data, captioned)
+    else:
+        clips = find_clips(data, captioned)
+        for stage in stages_of(recipe, num_processes=1):
+            assert stage.recipe.data.clips is not None
+            warn_of_short(clips, stage.recipe.data.clips)
+        pictures += clips
     return Sources(pictures, data, template, fingerprint(pictures, Path(data.path), template))

@@ -40,6 +40,8 @@ class BucketStream:
     buckets: tuple[int, ...]
     """The bucket of each example, by any numbers."""
     batch_size: int
+    first_position: int = 0
+    """Where micro-batches of this size begin, in a later stage of a run: that of its first one."""
 
     @property
     def num_pictures(self) -> int:
@@ -56,8 +58,13 @@ class BucketStream:
         return sum(-(-count // self.batch_size) * self.batch_size for count in counts)
 
     def __getitem__(self, position: int) -> tuple[int, int]:
-        """(epoch, index of the example) at a position of the stream."""
-        epoch, place = divmod(position, _epoch_length(self))
+        """(epoch, index of the example) at a position of the stream.
+
+        A later stage goes on with the first epoch that earlier positions have not begun.
+        """
+        length = _epoch_length(self)
+        epoch, place = divmod(position - self.first_position, length)
+        epoch += -(-self.first_position // length)
         return epoch, _bucket_order(self, epoch)[place]
 
 

@@ -73,6 +73,13 @@ NETWORK = "https://deforum.github.io/a1"
         ),
         ({"enable_steps_scheduling": True, "steps_schedule": 0}, "steps_schedule, frame 0: must"),
         ({"steps_schedule": 0}, None),
+        ({"kernel_schedule": "0:(3), 2:(0)"}, "kernel_schedule, frame 2: 0 is no size of a blur"),
+        ({"kernel_schedule": 0, "amount_schedule": 0}, None),
+        ({"seed_schedule": "0:(2e19)"}, None),
+        (
+            {"seed_schedule": "0:(2e19)", "seed_behavior": "schedule"},
+            "seed_schedule, frame 0: must be below 2^63, got 2e+19",
+        ),
         ({"sampler_schedule": "0:(Eulr)"}, None),
     ],
 )

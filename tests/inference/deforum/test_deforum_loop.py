@@ -9,6 +9,7 @@ from PIL import Image
 
 from inference.deforum.animation import Animation, open_generator
 from inference.deforum.cadence import blocks, diffused_frames
+from inference.deforum.finish import figures
 from inference.deforum.generator import (
     AffineGenerator,
     ConstantGenerator,
@@ -217,6 +218,47 @@ def test_written_settings_draw_the_same_again(animate, tmp_path):
 def test_nothing_to_resume_is_told(animate):
     with pytest.raises(InputError, match="no animation of these settings was stopped"):
         animate(recipe={"resume": True})
+
+
+@pytest.mark.filterwarnings("ignore:.*written with other settings")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"W": 32}, "begun with frames of 64x64 and cannot go on with 32x64"),
+        ({"diffusion_cadence": 4}, "goes on at frame 2, which is none of those"),
+        ({"resume_timestring": "*"}, "resume_timestring: expected 14 digits"),
+    ],
+)
+def test_settings_that_a_run_cannot_go_on_with(animate, changed, message):
+    animate(max_frames=2)
+    resumed = {"resume_from_timestring": True, "resume_timestring": animate.last.run.timestring}
+    with pytest.raises(InputError, match=message):
+        animate(**({"max_frames": 8} | resumed | changed))
+
+
+@pytest.mark.filterwarnings("ignore:.*written with other settings")
+def test_a_run_that_is_cut_short(animate):
+    animate(max_frames=4)
+    time = animate.last.run.timestring
+    settings = {"max_frames": 2, "resume_from_timestring": True, "resume_timestring": time}
+    animate(**settings)
+    assert figures(animate.last.script, animate.last.run).frames == 2
+
+
+def test_a_state_that_cannot_be_read_stands_in_no_ones_way(animate, tmp_path):
+    frames = animate()
+    (tmp_path / "out" / "20990101000000_state.npz").write_bytes(b"no state")
+    with pytest.warns(DrawWarning, match="20990101000000_state.npz: cannot be read"):
+        assert np.array_equal(animate(recipe={"resume": True}), frames)
+
+
+def test_runs_begun_in_the_same_second_are_apart(animate):
+    runs = []
+    for number in range(3):
+        animate(max_frames=3 - number)
+        runs.append(animate.last.run)
+    assert len({run.timestring for run in runs}) == 3
+    assert [len(run.frames()) for run in runs] == [3, 2, 1]
 
 
 def test_blank_frames(animate):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from inference.deforum.generator import SeededGenerator
-from inference.deforum.video import read_frames, write_gif, write_mp4
+from inference.deforum.video import decoded_sound, has_sound, read_frames, write_gif, write_mp4
 from inference.errors import InputError
 
 FAST = {"preset": "ultrafast"}
@@ -120,6 +120,17 @@ def test_run_writes_all_that_is_asked_for(animate, tmp_path, tone, recwarn):
     assert sizes == {
         ".mp4": (64, 4, 12.0), "_Upscaled_x2.mp4": (128, 4, 12.0), "_flow_x3.mp4": (64, 10, 36.0)
     }  # fmt: skip
+
+
+def test_sound_is_never_fetched(monkeypatch):
+    def fetched(*arguments, **options):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("av.open", fetched)
+    address = "https://deforum.github.io/a1/A1.mp3"
+    assert not has_sound(address)
+    with pytest.raises(InputError, match="there is no file"):
+        next(decoded_sound(address))
 
 
 def test_sound_is_looked_at_before_frame_0(animate, tmp_path):

@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from inference.deforum.pixels import DEFORUM, FIXED
 from inference.deforum.warp2d import Flip, Motion2D, flip_matrix, flip_perspective, warp_2d
-from inference.deforum.warp3d import Motion3D, warp_3d
+from inference.deforum.warp3d import Motion3D, projected_motion, warp_3d
 
 BOTH = pytest.mark.parametrize("compat", [DEFORUM, FIXED])
 
@@ -265,3 +265,37 @@ def test_the_flip_comes_before_3d():
     both = warp_3d(image, motion, flip=flip)
     assert np.array_equal(both, warp_3d(flip_perspective(image, flip), motion))
     assert not np.array_equal(both, warp_3d(image, motion))
+
+
+def keys(distance, a=-0.5):
+    """Keys 1981, equation 4, for any a."""
+    t = np.abs(distance)
+    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    far = a * (t**3 - 5 * t**2 + 8 * t - 4)
+    return np.where(t <= 1, near, np.where(t < 2, far, 0))
+
+
+@pytest.mark.parametrize("padding", ["border", "reflection", "zeros"])
+def test_bicubic_of_fixed_is_keys_own(padding):
+    image = np.random.default_rng(0).uniform(0, 255, (20, 28, 3)).astype(np.float32)
+    motion = Motion3D(30, -20, 15, 3, 2, 5, 70, 1.2)
+    offset = projected_motion(motion, 28, 20)
+    mode = {"border": "edge", "reflection": "symmetric", "zeros": "constant"}[padding]
+    padded = np.pad(image.astype(np.float64), ((30, 30), (30, 30), (0, 0)), mode=mode)
+    rows, columns = np.arange(-30, 50), np.arange(-30, 58)
+    expected = np.empty((20, 28, 3))
+    for y, x in np.ndindex(20, 28):
+        down = keys(y - offset[y, x, 1] * 10 - rows)
+        across = keys(x - offset[y, x, 0] * 14 - columns)
+        expected[y, x] = np.einsum("y,x,yxc->c", down, across, padded)
+    np.testing.assert_allclose(warp_3d(image, motion, padding_mode=padding), expected, atol=0.02)
+
+
+@pytest.mark.parametrize(("compat", "grows"), [("fixed", False), ("deforum-3.0", True)])
+def test_details_grow_only_as_in_deforum(compat, grows):
+    wave = 128 + 20 * np.sin(np.arange(64) * 2 * np.pi / 6.4)
+    image = np.repeat(np.broadcast_to(wave, (8, 64))[..., None], 3, axis=-1).astype(np.float32)
+    half = Motion3D(translation_x=400 * np.tan(np.deg2rad(35)) / 64 / 2)
+    for _ in range(20):
+        image = warp_3d(image, half, padding_mode="reflection", compat=compat)
+    assert (image[:, 16:40].max() > 130 + 20) == grows
