@@ -135,7 +135,7 @@ def frames_of(base: VideoModel, clip: ClipConfig) -> int:
         rule, multiple = FrameRule.of(base.vae), video_to_video_multiple(base.config.patch_size_t)
         fps = clip.fps or DEFAULT_FPS
         there = len(shown_frames(source, getattr(clip, source), fps)[1])
-        wanted = wanted or there
+        wanted = wanted or (there if clip.window else int(base.config.sample_frames))
         below, _ = rule.nearest(min(wanted, there), multiple)
         if below is None:
             raise InputError(f"{source}: {there} frames are too few for this model")

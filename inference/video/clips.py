@@ -108,7 +108,13 @@ def set_up(
     placement = Placement(device, plan.offload, is_tiled)
     placement.settle(base)
     cache = StepCache(recipe.cache, recipe.cache_settings)
-    return saver, base, loaded, requests, Way(placement, cache)
+    return (
+        saver,
+        base,
+        loaded,
+        requests,
+        Way(placement, cache, image_latent_scale=recipe.image_latent_scale),
+    )
 
 
 class Saver:

@@ -29,7 +29,7 @@ from inference.video.clip_requests import (
     window_frames,
 )
 from inference.video.guidance import guidance_scales
-from inference.video.image_condition import image_latents, place
+from inference.video.image_condition import LatentScale, image_latents, place
 from inference.video.memory import Placement
 from inference.video.model import VideoModel
 from inference.video.noise_schedule import add_noise
@@ -58,6 +58,7 @@ class Way:
     artifacts: Sequence[UsedArtifact] = ()
     """Told in the infotext; they are attached already."""
     progress: Progress | None = None
+    image_latent_scale: LatentScale = "pipeline"
 
 
 def draw_clips(
@@ -116,7 +117,7 @@ def draw_clip(
     with way.placement.at_work(base, "text_encoder"):
         conditions = encode(base, request).to(device)
     with way.placement.at_work(base, "vae"):
-        latents, told = prepare(base, request, sources, int(timesteps[0]), generator, device)
+        latents, told = prepare(base, request, sources, int(timesteps[0]), generator, way)
     with way.placement.at_work(base, "transformer"), way.cache.on(base, request, len(timesteps)):
         loop = Loop(base, request, scheduler, conditions, told, way.cache)
         latents = loop.run(latents, timesteps, generator, report)
@@ -147,7 +148,7 @@ def prepare(
     sources: ClipSources,
     first_timestep: int,
     generator: torch.Generator,
-    device: torch.device,
+    way: Way,
 ) -> tuple[Tensor, Tensor | None]:
     """The noise that drawing begins with, and what the transformer is told besides.
 
@@ -156,6 +157,7 @@ def prepare(
     from diffusers.utils.torch_utils import randn_tensor
 
     assert request.frames and request.width and request.height
+    device, scale = way.placement.device or base.device, way.image_latent_scale
     latent_frames, _ = padded_frames(base, request.frames)
     factor, channels = base.vae_scale_factor, base.vae.config.latent_channels
     shape = (1, latent_frames, channels, request.height // factor, request.width // factor)
@@ -164,7 +166,7 @@ def prepare(
         return randn_tensor(shape, generator=generator, device=device, dtype=base.dtype)
 
     if sources.image is not None:
-        told = first_frame(base, request, sources, latent_frames, generator)
+        told = first_frame(base, request, sources, latent_frames, generator, scale)
         return noise(), told
     if sources.control_video is not None:
         drawn = noise()
@@ -186,6 +188,7 @@ def first_frame(
     sources: ClipSources,
     latent_frames: int,
     generator: torch.Generator,
+    scale: LatentScale = "pipeline",
 ) -> Tensor:
     """What an image-to-video model is told: the first frame's latents, and the last one's.
 
@@ -197,7 +200,7 @@ def first_frame(
         posterior = base.vae.encode(to_pixels(base, frame[None])).latent_dist
         latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
         config = base.vae.config
-        return image_latents(latents, config.scaling_factor, config.invert_scale_latents)
+        return image_latents(latents, config.scaling_factor, config.invert_scale_latents, scale)
 
     assert sources.image is not None
     told = place(encoded(sources.image), latent_frames)

@@ -27,6 +27,7 @@ from inference.video.model import VideoModel
 from inference.video.reading import read_clip
 from inference.video.sampling import draw_clips
 from inference.video.windows import blend_weights, windows
+from inference.video.writing import write_webp
 
 RECIPE = """\
 type: clip
@@ -231,3 +232,25 @@ def test_shares_fall_off_in_a_straight_line() -> None:
     first, second = blend_weights([slice(0, 4), slice(1, 5)])
     assert first == pytest.approx([1, 0.75, 0.5, 0.25])
     assert second == pytest.approx([0.25, 0.5, 0.75, 1])
+
+
+def test_webp_keeps_frames_that_are_equal(tmp_path: Path) -> None:
+    """Odd sides; nothing changes, then one pixel, then much; times do not drift."""
+    frames = np.zeros((7, 15, 21, 3), np.uint8)
+    frames[2:, 7, 9] = 200
+    frames[4:] = np.random.default_rng(0).integers(0, 256, (15, 21, 3), dtype=np.uint8)
+    frames[6, 14, 20] = frames[6, 14, 20] ^ 1
+    path = tmp_path / "clip.webp"
+    write_webp(path, frames, 12, "a cat\nSteps: 1, Seed: 2, Size: 21x15")
+    assert np.array_equal(read_clip(path).frames, frames)
+    assert read_infotext(path) == "a cat\nSteps: 1, Seed: 2, Size: 21x15"
+    with Image.open(path) as opened:
+        assert opened.info["loop"] == 0
+        durations = []
+        for number in range(7):
+            opened.seek(number)
+            opened.load()
+            durations.append(opened.info["duration"])
+    assert durations == [83, 84, 83, 83, 84, 83, 83]
+    write_webp(path, frames[:2], 12, "")
+    assert read_clip(path).frames.shape == (2, 15, 21, 3)

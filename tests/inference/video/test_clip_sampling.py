@@ -108,6 +108,9 @@ def test_the_last_frame_is_told_too(video_model: Made) -> None:
     told = sampling.first_frame(base, request, sources, 4, generator)
     assert told.shape == (1, 4, 4, 4, 4)
     assert [bool(frame.any()) for frame in told[0]] == [True, False, False, True]
+    generator.manual_seed(0)
+    scaled = sampling.first_frame(base, request, sources, 4, generator, "scaled")
+    assert torch.allclose(scaled, told * 0.7**2)
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("5b", 9), ("1.5", 8)])
