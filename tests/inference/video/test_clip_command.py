@@ -254,3 +254,10 @@ def test_webp_keeps_frames_that_are_equal(tmp_path: Path) -> None:
     assert durations == [83, 84, 83, 83, 84, 83, 83]
     write_webp(path, frames[:2], 12, "")
     assert read_clip(path).frames.shape == (2, 15, 21, 3)
+
+
+def test_a_missing_model_is_told_as_such(recipe: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(str(recipe), draw_schema, [f"base_model.path={tmp_path / 'no'}"])
+    assert isinstance(loaded, ClipsRecipe)
+    with pytest.raises(InputError, match="not a diffusers folder of the CogVideoX layout"):
+        draw_with(loaded, Second())
