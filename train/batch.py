@@ -38,7 +38,5 @@ class Batch(TypedDict):
     left within the scaled picture, the example's height and width."""
     first_frames: NotRequired[Tensor]
     """Clips for an image-to-video model: the first frames, (b, 3, h, w) in -1 … 1."""
-    timesteps: NotRequired[Tensor]
-    """(b,), on the CPU: what the loss has drawn."""
     prompt_states: NotRequired[Conditions]
     """What frozen text encoders make of the prompts."""

@@ -46,7 +46,6 @@ class Denoising:
         latents = self.latents(batch)
         noise = self.noise(batch["positions"], latents)
         timesteps = self.timesteps(batch)
-        batch["timesteps"] = timesteps
         alphas = self.base.alphas_cumprod[timesteps]
         each = (-1, *[1] * (latents.dim() - 1))
         signal = alphas.sqrt().view(each).to(latents.device)

@@ -20,6 +20,7 @@ from train.data.examples import Examples, PromptStates, build_loader, cache_late
 from train.data.folder import DataError, Picture
 from train.data.sources import find_sources
 from train.interruption import Interrupted, StopSignals
+from train.loss_log import LossLog
 from train.metadata import run_metadata
 from train.previews import grid_images, reconstruction_grid
 from train.prior import prior_weight, total_loss, weigh_class_pictures
@@ -78,7 +79,7 @@ class Trainer:
         self.grid = build_grid(recipe, self.base, images, self.run.samples)
         self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
         self.clock = StepClock()
-        self.losses: list[dict[str, Tensor]] = []
+        self.losses = LossLog(self.accelerator, len(self.base.alphas_cumprod))
         self.rates: dict[str, float] = {}
         self.board: Board | None = None
 
@@ -218,7 +219,7 @@ class Trainer:
             self.check_finite(losses, batch)
             loss, parts = total_loss(losses, batch)
             parts = {"loss": loss} | {f"loss/{name}": value for name, value in parts.items()}
-            self.losses.append({name: value.detach() for name, value in parts.items()})
+            self.losses.add(parts, losses, self.objective.timesteps(batch))
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
                 grad_norm = self.clip_gradients()
@@ -268,14 +269,8 @@ class Trainer:
     def log(self, grad_norm: Tensor | None) -> None:
         """Mean losses over micro-batches and processes since the last entry, rates, speed."""
         assert grad_norm is not None
-        losses = {
-            name: self.accelerator.reduce(
-                torch.stack([parts[name] for parts in self.losses]).mean(), "mean"
-            ).item()
-            for name in self.losses[0]
-        }
-        seconds, micro_batches = self.clock.take(), len(self.losses)
-        self.losses.clear()
+        micro_batches, seconds = len(self.losses), self.clock.take()
+        losses = self.losses.take()
         recipe = self.stage.recipe
         images = micro_batches * recipe.train_batch_size * self.accelerator.num_processes
         if self.board is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from inference.artifacts.base import Artifact
 from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
+from train.denoising import Denoising
 
 if TYPE_CHECKING:
     from train.config import TrainRecipe
@@ -33,6 +34,9 @@ class Objective(nn.Module, ABC):
     parameters are all that is trained, its state_dict all that a checkpoint needs. The base model
     is a plain attribute, not a child, and stays frozen outside of what the constructor registers.
     """
+
+    denoising: Denoising
+    """The loss, where it is that of denoising."""
 
     def __init__(self, base: DiffusionModel) -> None:
         super().__init__()
@@ -57,6 +61,10 @@ class Objective(nn.Module, ABC):
     def unused(self) -> Tensor | float:
         """Zero, through which what took no part in the loss has a gradient, as DDP needs it."""
         return 0.0
+
+    def timesteps(self, batch: Batch) -> Tensor | None:
+        """The timestep of each example, (b,), on the CPU; None where the loss has none."""
+        return self.denoising.timesteps(batch) if "denoising" in vars(self) else None
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

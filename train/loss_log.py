@@ -1,0 +1,65 @@
+"""Losses between two entries in TensorBoard: their means, also by how noisy the examples were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+BANDS = 4
+"""Parts of the timesteps with a curve of their own: the loss by itself is nearly flat."""
+
+
+class LossLog:
+    """Collects what micro-batches lost; tells the means over all processes."""
+
+    def __init__(self, accelerator: Accelerator, num_timesteps: int) -> None:
+        self.accelerator = accelerator
+        self.num_timesteps = num_timesteps
+        self.parts: list[dict[str, Tensor]] = []
+        self.bands = torch.zeros(2, BANDS)
+        """Sum of the losses and number of the examples in each band."""
+        self.has_bands = False
+
+    def __len__(self) -> int:
+        """Micro-batches of this process."""
+        return len(self.parts)
+
+    def add(self, parts: dict[str, Tensor], losses: Tensor, timesteps: Tensor | None) -> None:
+        """Takes in a micro-batch.
+
+        Args:
+            parts: the loss and what it consists of, scalars.
+            losses: of each example, (b,).
+            timesteps: (b,), where there are any.
+        """
+        self.parts.append({name: value.detach() for name, value in parts.items()})
+        if timesteps is None:
+            return
+        self.has_bands = True
+        places = timesteps * BANDS // self.num_timesteps
+        values = losses.detach().float()
+        rows = torch.stack([values, torch.ones_like(values)])
+        self.bands = self.bands.to(values.device).index_add(1, places.to(values.device), rows)
+
+    def take(self) -> dict[str, float]:
+        """The means since this was last asked, of all processes; bands without examples miss."""
+        means = {
+            name: torch.stack([parts[name] for parts in self.parts]).mean()
+            for name in self.parts[0]
+        }
+        told = {name: self.accelerator.reduce(mean, "mean").item() for name, mean in means.items()}
+        if self.has_bands:
+            sums, counts = self.accelerator.reduce(self.bands, "sum").tolist()
+            edges = [band * self.num_timesteps // BANDS for band in range(BANDS + 1)]
+            for band, (total, count) in enumerate(zip(sums, counts, strict=True)):
+                if count:
+                    name = f"loss_by_timestep/{edges[band]:03d}-{edges[band + 1] - 1:03d}"
+                    told[name] = total / count
+        self.parts.clear()
+        self.bands.zero_()
+        return told
