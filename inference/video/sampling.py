@@ -111,15 +111,15 @@ def draw_clip(
     """
     device = way.placement.device or base.device
     generator = torch.Generator().manual_seed(request.seed)
-    scheduler = make_scheduler(base, str(request.sampler))
-    scheduler.set_timesteps(request.steps, device=device)
-    timesteps = scheduler.timesteps[request.steps - steps_taken(request) :]
+    sampler = make_sampler(base, str(request.sampler))
+    sampler.set_timesteps(request.steps, device=device)
+    timesteps = sampler.timesteps[request.steps - steps_taken(request) :]
     with way.placement.at_work(base, "text_encoder"):
         conditions = encode(base, request).to(device)
     with way.placement.at_work(base, "vae"):
         latents, told = prepare(base, request, sources, int(timesteps[0]), generator, way)
     with way.placement.at_work(base, "transformer"), way.cache.on(base, request, len(timesteps)):
-        loop = Loop(base, request, scheduler, conditions, told, way.cache)
+        loop = Loop(base, request, sampler, conditions, told, way.cache)
         latents = loop.run(latents, timesteps, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
     with way.placement.at_work(base, "vae"):
@@ -127,12 +127,12 @@ def draw_clip(
     return to_frames(pixels[0])
 
 
-def make_scheduler(base: VideoModel, sampler: str) -> Any:
+def make_sampler(base: VideoModel, name: str) -> Any:
     """diffusers' scheduler of this name with the model's noise schedule."""
     from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
     from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 
-    kind = CogVideoXDPMScheduler if sampler == "dpm" else CogVideoXDDIMScheduler
+    kind = CogVideoXDPMScheduler if name == "dpm" else CogVideoXDDIMScheduler
     return kind.from_config(base.noise_schedule)
 
 
@@ -235,7 +235,7 @@ class Loop:
 
     base: VideoModel
     request: ClipConfig
-    scheduler: Any
+    sampler: Any
     conditions: Conditions
     """Of the negative prompt and the prompt, or of the prompt alone."""
     told: Tensor | None
@@ -258,13 +258,13 @@ class Loop:
             velocity = self.velocity(latents, timestep, scales[number], places, weights)
             if self.request.sampler == "dpm":
                 last = timesteps[number - 1] if number else None
-                latents, before = self.scheduler.step(
+                latents, before = self.sampler.step(
                     velocity, before, timestep, last, latents, generator=generator
                 )
             elif self.request.eta:
                 latents = self.noisy_step(velocity, int(timestep), latents, generator)
             else:
-                latents = self.scheduler.step(velocity, timestep, latents).prev_sample
+                latents = self.sampler.step(velocity, timestep, latents).prev_sample
             latents = latents.to(self.base.dtype)
             report(number + 1)
         return latents
@@ -331,11 +331,11 @@ class Loop:
         """
         from diffusers.utils.torch_utils import randn_tensor
 
-        scheduler = self.scheduler
-        previous = timestep - len(scheduler.alphas_cumprod) // self.request.steps
-        now = float(scheduler.alphas_cumprod[timestep])
+        sampler = self.sampler
+        previous = timestep - len(sampler.alphas_cumprod) // self.request.steps
+        now = float(sampler.alphas_cumprod[timestep])
         then = float(
-            scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
+            sampler.alphas_cumprod[previous] if previous >= 0 else sampler.final_alpha_cumprod
         )
         clean = now**0.5 * latents - (1 - now) ** 0.5 * velocity
         noise_there = now**0.5 * velocity + (1 - now) ** 0.5 * latents

@@ -37,7 +37,7 @@ def pipeline_of(name: str, base: VideoModel, sampler: str) -> Any:
         text_encoder=base.text_encoder,
         vae=base.vae,
         transformer=base.transformer,
-        scheduler=sampling.make_scheduler(base, sampler),
+        scheduler=sampling.make_sampler(base, sampler),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -171,12 +171,12 @@ def test_eta_adds_noise_and_none_adds_nothing(tiny_video_model: VideoModel) -> N
     base = tiny_video_model
     request = request_of(base)
     loop = sampling.Loop(base, request, None, sampling.encode(base, request), None)
-    loop.scheduler = sampling.make_scheduler(base, "ddim")
-    loop.scheduler.set_timesteps(4)
+    loop.sampler = sampling.make_sampler(base, "ddim")
+    loop.sampler.set_timesteps(4)
     latents, velocity = torch.randn(2, 1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for timestep in (999, 749, 249):
         ours = loop.noisy_step(velocity, timestep, latents, torch.Generator())
-        theirs = loop.scheduler.step(velocity, timestep, latents).prev_sample
+        theirs = loop.sampler.step(velocity, timestep, latents).prev_sample
         assert torch.allclose(ours, theirs, atol=1e-5)
     noisy = draw_clip(base, request_of(base, eta=1.0), ClipSources(), Way())
     assert not np.array_equal(noisy, draw_clip(base, request, ClipSources(), Way()))
