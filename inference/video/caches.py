@@ -61,12 +61,10 @@ class StepCache:
 
     def config(self, request: ClipConfig, steps: int) -> Any:
         """diffusers' config of it."""
-        from diffusers.hooks import (
-            FasterCacheConfig,
-            FirstBlockCacheConfig,
-            MagCacheConfig,
-            PyramidAttentionBroadcastConfig,
-        )
+        from diffusers.hooks.faster_cache import FasterCacheConfig
+        from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
+        from diffusers.hooks.mag_cache import MagCacheConfig
+        from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastConfig
 
         given = self.settings
         attention: dict[str, Any] = {

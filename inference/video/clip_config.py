@@ -43,7 +43,8 @@ class ClipSettings:
     """Share of fresh noise in ddim's steps: 0 none, 1 as in DDPM."""
     frames: int | None = None
     """Frames of the clip: 1, 8k or 8k + 1; others are rounded, which is told. Null takes as many as
-    the model was made for, or as many as `video` or `control_video` has."""
+    the model was made for, of a shorter `video` or `control_video` all it has, and with `window`
+    all of them."""
     height: int | None = None
     """In pixels, rounded to what the model can take; null takes the model's own."""
     width: int | None = None
@@ -187,6 +188,9 @@ class ClipsRecipe:
     drop_learned_positions: bool = False
     """Take away the positions that CogVideoX-5B-I2V has learned for one size, so that it takes
     any; for what was trained without them."""
+    image_latent_scale: Literal["pipeline", "raw", "scaled"] = "pipeline"
+    """On which scale image-to-video models are told the picture: `pipeline` as in diffusers; `raw`
+    as SAT draws, and `scaled` as it trains CogVideoX 1.5, where the three differ."""
     output_dir: str = "outputs/clips"
     """Folder of the clips. Nothing in it is ever overwritten."""
     file_name: str = "[number]-[seed]"

@@ -23,7 +23,7 @@ from inference.video.arithmetic import (
 )
 from inference.video.clip_config import ClipConfig
 from inference.video.model import VideoModel
-from inference.video.reading import Footage, read_clip
+from inference.video.reading import DEFAULT_FPS, ClipFacts, probe, read_frames
 
 BOUNDLESS = 300
 """Latents along both sides of CogVideoX 1.5's first configs: room, and no size to draw at."""
@@ -133,8 +133,9 @@ def frames_of(base: VideoModel, clip: ClipConfig) -> int:
         fits = above if below is None or above - wanted <= wanted - below else below
     else:
         rule, multiple = FrameRule.of(base.vae), video_to_video_multiple(base.config.patch_size_t)
-        there = len(sampled(read_source(source, getattr(clip, source)), clip.fps or 8))
-        wanted = wanted or there
+        fps = clip.fps or DEFAULT_FPS
+        there = len(shown_frames(source, getattr(clip, source), fps)[1])
+        wanted = wanted or (there if clip.window else int(base.config.sample_frames))
         below, _ = rule.nearest(min(wanted, there), multiple)
         if below is None:
             raise InputError(f"{source}: {there} frames are too few for this model")
@@ -183,33 +184,47 @@ def window_frames(base: VideoModel, clip: ClipConfig) -> tuple[int, int] | None:
 
 
 def read_sources(clip: ClipConfig) -> ClipSources:
-    """The files of a request.
+    """The files of a request; of its clips only the frames that are needed.
 
     Raises:
         InputError: one cannot be read.
     """
-    fps = clip.fps or 8
-    videos = {
-        name: sampled(read_source(name, path), fps) if (path := getattr(clip, name)) else None
-        for name in ("video", "control_video")
-    }
-    pictures = {
-        name: read_picture(name, path) if (path := getattr(clip, name)) else None
-        for name in ("image", "end_image")
-    }
-    return ClipSources(**pictures, **videos)
+
+    def picture(key: str, path: str | None) -> Image.Image | None:
+        return read_picture(key, path) if path else None
+
+    def video(key: str, path: str | None) -> np.ndarray | None:
+        if path is None:
+            return None
+        facts, places = shown_frames(key, path, clip.fps or DEFAULT_FPS)
+        return read_frames(Path(path), places[: clip.frames], facts)
+
+    return ClipSources(
+        picture("image", clip.image),
+        picture("end_image", clip.end_image),
+        video("video", clip.video),
+        video("control_video", clip.control_video),
+    )
 
 
-def read_source(key: str, path: str) -> Footage:
-    """A clip's file; `key` is what the recipe calls it.
+def shown_frames(key: str, path: str, fps: float) -> tuple[ClipFacts, list[int]]:
+    """What is known of a clip's file, and the frames that are shown at every 1/fps second.
+
+    Args:
+        key: what the recipe calls it.
+        path: the file, or a folder of pictures, which are taken to be so many in a second.
+        fps: of the clip that is drawn.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
-        return read_clip(Path(path))
+        facts = probe(Path(path), fps)
     except InputError as error:
         raise InputError(f"{key}: {error}") from error
+    count = max(1, math.floor(facts.seconds * fps + 1e-3))
+    times = np.arange(count) / fps + 1e-3 / fps
+    return facts, [int(n) for n in np.searchsorted(facts.times, times, side="right") - 1]
 
 
 def read_picture(key: str, path: str) -> Image.Image:
@@ -223,16 +238,6 @@ def read_picture(key: str, path: str) -> Image.Image:
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise InputError(f"{key}: {path} cannot be read as a picture: {error}") from error
-
-
-def sampled(footage: Footage, fps: float) -> np.ndarray:
-    """The frames that are shown at every 1/fps second, (f, h, w, 3)."""
-    frames, own = footage.frames, footage.fps
-    if math.isclose(own, fps, rel_tol=1e-3):
-        return frames
-    count = max(1, math.floor(len(frames) / own * fps + 1e-6))
-    places = [min(int(number / fps * own + 1e-6), len(frames) - 1) for number in range(count)]
-    return frames[places]
 
 
 def fitted(picture: Image.Image, width: int, height: int) -> np.ndarray:

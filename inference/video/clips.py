@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from inference.artifacts import Artifact, load_artifact
+from inference.base_model import resolve_path
 from inference.command import tell
 from inference.config import ArtifactConfig, ClipConfig, ClipsRecipe
 from inference.errors import DrawWarning, InputError
@@ -86,7 +87,8 @@ def set_up(
     device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
     configs = [config for config in recipe.artifacts.values() if config is not None]
     loaded = [(config, load_artifact(config.path)) for config in configs]
-    if not is_video_model(recipe.base_model):
+    is_here = Path(resolve_path(recipe.base_model.path)).exists()
+    if is_here and not is_video_model(recipe.base_model):
         raise InputError(
             f"base_model.path: {recipe.base_model.path!r} draws no clips; give a CogVideoX model, "
             "such as picto-motion or THUDM/CogVideoX-2b"
@@ -108,7 +110,13 @@ def set_up(
     placement = Placement(device, plan.offload, is_tiled)
     placement.settle(base)
     cache = StepCache(recipe.cache, recipe.cache_settings)
-    return saver, base, loaded, requests, Way(placement, cache)
+    return (
+        saver,
+        base,
+        loaded,
+        requests,
+        Way(placement, cache, image_latent_scale=recipe.image_latent_scale),
+    )
 
 
 class Saver:

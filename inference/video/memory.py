@@ -104,8 +104,8 @@ def needs_of(base: VideoModel, requests: Sequence[ClipConfig]) -> MemoryNeeds:
         decoding = max(decoding, decoding_bytes(vae, *sides))
         tiles = vae.tile_sample_min_height, vae.tile_sample_min_width
         tiled = max(tiled, decoding_bytes(vae, *map(min, sides, tiles)))
-    parts = (base.transformer, base.text_encoder, base.vae)
-    return MemoryNeeds(*map(weight_bytes, parts), drawing, decoding, tiled)
+    weights = [weight_bytes(part) for part in (base.transformer, base.text_encoder, base.vae)]
+    return MemoryNeeds(weights[0], weights[1], weights[2], drawing, decoding, tiled)
 
 
 def decoding_bytes(vae: Any, height: int, width: int) -> int:

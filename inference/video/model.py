@@ -13,7 +13,6 @@ from inference.conditions import Conditions
 from inference.diffusion_model import DiffusionModel
 
 if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
@@ -30,7 +29,8 @@ class VideoModel(DiffusionModel):
     path: str
     tokenizer: PreTrainedTokenizerBase
     text_encoder: T5EncoderModel
-    vae: AutoencoderKLCogVideoX
+    vae: Any
+    """AutoencoderKLCogVideoX, which is left untyped: it infers badly."""
     transformer: CogVideoXTransformer3DModel
     alphas_cumprod: Tensor
     prediction_type: str

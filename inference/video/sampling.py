@@ -29,7 +29,7 @@ from inference.video.clip_requests import (
     window_frames,
 )
 from inference.video.guidance import guidance_scales
-from inference.video.image_condition import image_latents, place
+from inference.video.image_condition import LatentScale, image_latents, place
 from inference.video.memory import Placement
 from inference.video.model import VideoModel
 from inference.video.noise_schedule import add_noise
@@ -58,6 +58,7 @@ class Way:
     artifacts: Sequence[UsedArtifact] = ()
     """Told in the infotext; they are attached already."""
     progress: Progress | None = None
+    image_latent_scale: LatentScale = "pipeline"
 
 
 def draw_clips(
@@ -110,15 +111,15 @@ def draw_clip(
     """
     device = way.placement.device or base.device
     generator = torch.Generator().manual_seed(request.seed)
-    scheduler = make_scheduler(base, str(request.sampler))
-    scheduler.set_timesteps(request.steps, device=device)
-    timesteps = scheduler.timesteps[request.steps - steps_taken(request) :]
+    sampler = make_sampler(base, str(request.sampler))
+    sampler.set_timesteps(request.steps, device=device)
+    timesteps = sampler.timesteps[request.steps - steps_taken(request) :]
     with way.placement.at_work(base, "text_encoder"):
         conditions = encode(base, request).to(device)
     with way.placement.at_work(base, "vae"):
-        latents, told = prepare(base, request, sources, int(timesteps[0]), generator, device)
+        latents, told = prepare(base, request, sources, int(timesteps[0]), generator, way)
     with way.placement.at_work(base, "transformer"), way.cache.on(base, request, len(timesteps)):
-        loop = Loop(base, request, scheduler, conditions, told, way.cache)
+        loop = Loop(base, request, sampler, conditions, told, way.cache)
         latents = loop.run(latents, timesteps, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
     with way.placement.at_work(base, "vae"):
@@ -126,12 +127,12 @@ def draw_clip(
     return to_frames(pixels[0])
 
 
-def make_scheduler(base: VideoModel, sampler: str) -> Any:
+def make_sampler(base: VideoModel, name: str) -> Any:
     """diffusers' scheduler of this name with the model's noise schedule."""
     from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
     from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 
-    kind = CogVideoXDPMScheduler if sampler == "dpm" else CogVideoXDDIMScheduler
+    kind = CogVideoXDPMScheduler if name == "dpm" else CogVideoXDDIMScheduler
     return kind.from_config(base.noise_schedule)
 
 
@@ -147,7 +148,7 @@ def prepare(
     sources: ClipSources,
     first_timestep: int,
     generator: torch.Generator,
-    device: torch.device,
+    way: Way,
 ) -> tuple[Tensor, Tensor | None]:
     """The noise that drawing begins with, and what the transformer is told besides.
 
@@ -156,6 +157,7 @@ def prepare(
     from diffusers.utils.torch_utils import randn_tensor
 
     assert request.frames and request.width and request.height
+    device, scale = way.placement.device or base.device, way.image_latent_scale
     latent_frames, _ = padded_frames(base, request.frames)
     factor, channels = base.vae_scale_factor, base.vae.config.latent_channels
     shape = (1, latent_frames, channels, request.height // factor, request.width // factor)
@@ -164,7 +166,7 @@ def prepare(
         return randn_tensor(shape, generator=generator, device=device, dtype=base.dtype)
 
     if sources.image is not None:
-        told = first_frame(base, request, sources, latent_frames, generator)
+        told = first_frame(base, request, sources, latent_frames, generator, scale)
         return noise(), told
     if sources.control_video is not None:
         drawn = noise()
@@ -186,6 +188,7 @@ def first_frame(
     sources: ClipSources,
     latent_frames: int,
     generator: torch.Generator,
+    scale: LatentScale = "pipeline",
 ) -> Tensor:
     """What an image-to-video model is told: the first frame's latents, and the last one's.
 
@@ -197,7 +200,7 @@ def first_frame(
         posterior = base.vae.encode(to_pixels(base, frame[None])).latent_dist
         latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
         config = base.vae.config
-        return image_latents(latents, config.scaling_factor, config.invert_scale_latents)
+        return image_latents(latents, config.scaling_factor, config.invert_scale_latents, scale)
 
     assert sources.image is not None
     told = place(encoded(sources.image), latent_frames)
@@ -232,7 +235,7 @@ class Loop:
 
     base: VideoModel
     request: ClipConfig
-    scheduler: Any
+    sampler: Any
     conditions: Conditions
     """Of the negative prompt and the prompt, or of the prompt alone."""
     told: Tensor | None
@@ -255,13 +258,13 @@ class Loop:
             velocity = self.velocity(latents, timestep, scales[number], places, weights)
             if self.request.sampler == "dpm":
                 last = timesteps[number - 1] if number else None
-                latents, before = self.scheduler.step(
+                latents, before = self.sampler.step(
                     velocity, before, timestep, last, latents, generator=generator
                 )
             elif self.request.eta:
                 latents = self.noisy_step(velocity, int(timestep), latents, generator)
             else:
-                latents = self.scheduler.step(velocity, timestep, latents).prev_sample
+                latents = self.sampler.step(velocity, timestep, latents).prev_sample
             latents = latents.to(self.base.dtype)
             report(number + 1)
         return latents
@@ -328,11 +331,11 @@ class Loop:
         """
         from diffusers.utils.torch_utils import randn_tensor
 
-        scheduler = self.scheduler
-        previous = timestep - len(scheduler.alphas_cumprod) // self.request.steps
-        now = float(scheduler.alphas_cumprod[timestep])
+        sampler = self.sampler
+        previous = timestep - len(sampler.alphas_cumprod) // self.request.steps
+        now = float(sampler.alphas_cumprod[timestep])
         then = float(
-            scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.final_alpha_cumprod
+            sampler.alphas_cumprod[previous] if previous >= 0 else sampler.final_alpha_cumprod
         )
         clean = now**0.5 * latents - (1 - now) ** 0.5 * velocity
         noise_there = now**0.5 * velocity + (1 - now) ** 0.5 * latents

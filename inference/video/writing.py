@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from inference.grid import image_grid
 from inference.infotext import encodable
 from inference.infotext.picture_files import user_comment
 from inference.output_files import DIGITS, nothing_left, prepare_folder, reserve, reserve_name
+from inference.video.webp import LARGEST_SIDE, animated_webp
 
 SHEET_COLUMNS = 8
 """Frames of a clip on a sheet, at most."""
-LARGEST_WEBP = 16383
-"""Pixels of a side."""
 
 
 def write_clip(
@@ -88,27 +86,15 @@ def write_file(path: Path, frames: np.ndarray, fps: float, infotext: str, crf: i
 def write_webp(path: Path, frames: np.ndarray, fps: float, infotext: str) -> None:
     """An animated WebP without loss that repeats for ever; infotext as in WebP pictures (Exif).
 
+    Every frame stays one of its own, also where it equals the last.
+
     Raises:
         InputError: it is larger than WebP can be.
     """
-    if max(frames.shape[1:3]) > LARGEST_WEBP:
-        raise InputError(f"formats: webp has at most {LARGEST_WEBP} pixels on a side; take mp4")
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    edges = [round(number * 1000 / fps) for number in range(len(frames) + 1)]
-
-    def write(unfinished: Path) -> None:
-        first.save(
-            unfinished,
-            format="WEBP",
-            save_all=True,
-            append_images=rest,
-            duration=[max(1, end - start) for start, end in itertools.pairwise(edges)],
-            loop=0,
-            lossless=True,
-            exif=user_comment(infotext),
-        )
-
-    write_atomically(path, write)
+    if max(frames.shape[1:3]) > LARGEST_SIDE:
+        raise InputError(f"formats: webp has at most {LARGEST_SIDE} pixels on a side; take mp4")
+    data = animated_webp(frames, fps, user_comment(infotext).removeprefix(b"Exif\0\0"))
+    write_atomically(path, lambda file: file.write_bytes(data))
 
 
 def contact_sheet(clips: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:

@@ -109,6 +109,8 @@ def make_video_model(kind: str = "5b", sampler: str = "DDIM", **changes: Any) ->
         feed_forward_proj="gated-gelu",
         is_encoder_decoder=False,
     )
+    vae: Any = AutoencoderKLCogVideoX
+    scheduler: Any = CogVideoXDDIMScheduler
     schedule = tiny_schedule(3.0 if kind == "2b" else 1.0, sampler)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -116,7 +118,7 @@ def make_video_model(kind: str = "5b", sampler: str = "DDIM", **changes: Any) ->
             path=f"tiny-{kind}",
             tokenizer=tiny_tokenizer(transformer["max_text_seq_length"]),
             text_encoder=T5EncoderModel(text),
-            vae=AutoencoderKLCogVideoX(
+            vae=vae(
                 down_block_types=("CogVideoXDownBlock3D",) * 4,
                 up_block_types=("CogVideoXUpBlock3D",) * 4,
                 block_out_channels=(8, 8, 8, 8),
@@ -128,7 +130,7 @@ def make_video_model(kind: str = "5b", sampler: str = "DDIM", **changes: Any) ->
                 invert_scale_latents=kind.startswith("1.5"),
             ),
             transformer=CogVideoXTransformer3DModel(**transformer),
-            alphas_cumprod=CogVideoXDDIMScheduler.from_config(schedule).alphas_cumprod.float(),
+            alphas_cumprod=scheduler.from_config(schedule).alphas_cumprod.float(),
             prediction_type="v_prediction",
             noise_schedule=schedule,
             dtype=torch.float32,

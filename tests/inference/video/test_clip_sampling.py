@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 from inference.config import ClipConfig
 from inference.errors import DrawWarning, InputError
 from inference.video import sampling
-from inference.video.clip_requests import ClipSources, expand
+from inference.video.clip_requests import ClipSources, expand, shown_frames
 from inference.video.model import VideoModel
 from inference.video.sampling import Way, draw_clip, draw_clips
+from inference.video.writing import write_webp
 
 Made = Callable[..., VideoModel]
 
@@ -35,7 +37,7 @@ def pipeline_of(name: str, base: VideoModel, sampler: str) -> Any:
         text_encoder=base.text_encoder,
         vae=base.vae,
         transformer=base.transformer,
-        scheduler=sampling.make_scheduler(base, sampler),
+        scheduler=sampling.make_sampler(base, sampler),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -106,16 +108,20 @@ def test_the_last_frame_is_told_too(video_model: Made) -> None:
     told = sampling.first_frame(base, request, sources, 4, generator)
     assert told.shape == (1, 4, 4, 4, 4)
     assert [bool(frame.any()) for frame in told[0]] == [True, False, False, True]
+    generator.manual_seed(0)
+    scaled = sampling.first_frame(base, request, sources, 4, generator, "scaled")
+    assert torch.allclose(scaled, told * 0.7**2)
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("5b", 9), ("1.5", 8)])
 def test_clip_to_clip_is_diffusers(
-    video_model: Made, kind: str, frames: int, monkeypatch: Any
+    video_model: Made, kind: str, frames: int, tmp_path: Path
 ) -> None:
     base = video_model(kind)
     source = some_frames(frames)
-    monkeypatch.setattr("inference.video.clip_requests.read_source", lambda *_: Source(source))
-    request = request_of(base, video=__file__, strength=0.6, frames=None, steps=5, fps=8)
+    path = tmp_path / "source.webp"
+    write_webp(path, source, 8, "")
+    request = request_of(base, video=str(path), strength=0.6, frames=None, steps=5, fps=8)
     assert (request.frames, sampling.steps_taken(request)) == (frames, 3)
     pipeline = pipeline_of("CogVideoXVideoToVideoPipeline", base, "ddim")
     pictures = [Image.fromarray(frame) for frame in source]
@@ -125,23 +131,18 @@ def test_clip_to_clip_is_diffusers(
     assert "Denoising strength: 0.6, " in drawing.infotext
 
 
-class Source:
-    fps = 8.0
-
-    def __init__(self, frames: np.ndarray) -> None:
-        self.frames = frames
-
-
-def test_fun_control_is_diffusers(video_model: Made, monkeypatch: Any) -> None:
+def test_fun_control_is_diffusers(video_model: Made, tmp_path: Path) -> None:
     base = video_model("fun")
     source = some_frames(9)
-    monkeypatch.setattr("inference.video.clip_requests.read_source", lambda *_: Source(source))
-    request = request_of(base, control_video=__file__)
+    path = tmp_path / "source.webp"
+    write_webp(path, source, 8, "")
+    request = request_of(base, control_video=str(path))
     pipeline = pipeline_of("CogVideoXFunControlPipeline", base, "ddim")
     pictures = [Image.fromarray(frame) for frame in source]
     expected = reference(pipeline, request, control_video=[pictures])
-    frames = draw_clip(base, request, ClipSources(control_video=source), Way())
-    assert np.array_equal(frames, expected)
+    drawing = draw_clips(base, [request])[0]
+    assert np.array_equal(drawing.frames, expected)
+    assert "Control video: source.webp, " in drawing.infotext
     with pytest.raises(InputError, match="dpm cannot be used with control_video"):
         request_of(base, control_video=__file__, sampler="dpm")
 
@@ -170,12 +171,12 @@ def test_eta_adds_noise_and_none_adds_nothing(tiny_video_model: VideoModel) -> N
     base = tiny_video_model
     request = request_of(base)
     loop = sampling.Loop(base, request, None, sampling.encode(base, request), None)
-    loop.scheduler = sampling.make_scheduler(base, "ddim")
-    loop.scheduler.set_timesteps(4)
+    loop.sampler = sampling.make_sampler(base, "ddim")
+    loop.sampler.set_timesteps(4)
     latents, velocity = torch.randn(2, 1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for timestep in (999, 749, 249):
         ours = loop.noisy_step(velocity, timestep, latents, torch.Generator())
-        theirs = loop.scheduler.step(velocity, timestep, latents).prev_sample
+        theirs = loop.sampler.step(velocity, timestep, latents).prev_sample
         assert torch.allclose(ours, theirs, atol=1e-5)
     noisy = draw_clip(base, request_of(base, eta=1.0), ClipSources(), Way())
     assert not np.array_equal(noisy, draw_clip(base, request, ClipSources(), Way()))
@@ -224,3 +225,23 @@ def test_sizes_are_rounded_and_told(
 def test_refusals(video_model: Made, kind: str, settings: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
         request_of(video_model(kind), **settings)
+
+
+@pytest.mark.parametrize(
+    ("fps", "places"),
+    [(8, range(9)), (4, [0, 2, 4, 6]), (16, [n // 2 for n in range(18)]), (6, [0, 1, 2, 4, 5, 6])],
+)
+def test_sources_are_read_at_the_rate_of_the_clip(
+    tmp_path: Path, fps: float, places: list[int]
+) -> None:
+    """9 frames at 8 fps last 1.125 s; a frame is shown until the next one is."""
+    path = tmp_path / "source.webp"
+    write_webp(path, some_frames(9), 8, "")
+    assert shown_frames("video", str(path), fps)[1] == list(places)
+
+
+def test_a_source_that_is_too_short_is_told(video_model: Made, tmp_path: Path) -> None:
+    path = tmp_path / "source.webp"
+    write_webp(path, some_frames(9), 8, "")
+    with pytest.warns(DrawWarning, match=r"frames: 9 instead of 17 \(.*video has 9 at 8 fps"):
+        assert request_of(video_model("5b"), video=str(path), frames=17).frames == 9
