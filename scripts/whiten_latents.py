@@ -41,7 +41,9 @@ def batch_of(pixels: Tensor) -> int:
 @torch.no_grad()
 def modes(vae: Any, pixels: Tensor) -> Tensor:
     """Pictures (b, 3, h, w) in [-1, 1] -> latents' modes, one row for each place, (n, channels)."""
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(batch_of(pixels))])
+    latents = torch.cat(
+        [vae.encode(part).latent_dist.mode() for part in pixels.split(batch_of(pixels))]
+    )
     return latents.movedim(1, -1).flatten(0, -2)
 
 
@@ -56,7 +58,9 @@ def principal_axes(latents: Tensor) -> tuple[Tensor, Tensor]:
 def visibility(vae: Any, pixels: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
     """RMS error of the pixels without each of the axes, (channels,)."""
     errors = []
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pixels.split(batch_of(pixels))])
+    latents = torch.cat(
+        [vae.encode(part).latent_dist.mode() for part in pixels.split(batch_of(pixels))]
+    )
     whole = torch.cat([vae.decode(part).sample for part in latents.split(batch_of(pixels))])
     centred = latents - mean.view(-1, *[1] * (latents.dim() - 2))
     for row, column in zip(axes, torch.linalg.inv(axes).T, strict=True):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from train.data.stream import MicroBatches
 from train.faults import Faults
 
 if TYPE_CHECKING:
     from train.config import TrainRecipe
+    from train.data.stream import MicroBatches
     from train.stage_config import StageConfig
 
 
@@ -36,6 +36,8 @@ class Stage:
         self, step: int, rank: int, num_processes: int, with_class_pictures: bool
     ) -> MicroBatches:
         """This process's micro-batches from a step of the run on to the stage's last one."""
+        from train.data.stream import MicroBatches
+
         return MicroBatches(
             batch_size=self.recipe.train_batch_size,
             accumulation=self.recipe.gradient_accumulation_steps,
