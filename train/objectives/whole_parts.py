@@ -36,11 +36,6 @@ def check_video(config: WholePartsConfig, base: DiffusionModel) -> None:
     """Raises InputError for what is asked of a video model and cannot be had."""
     if base.denoiser_name != "transformer":
         return
-    if config.train_text_encoder:
-        raise InputError(
-            f"objective.train_text_encoder: {base.path!r} is a video model, whose T5 stays as it "
-            "is; set it to false"
-        )
     if config.save_as != "diffusers":
         raise InputError(
             f"objective.save_as: {base.path!r} is a video model, which no program opens as a "
