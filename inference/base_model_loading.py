@@ -140,6 +140,11 @@ def load_base_model(
     Raises:
         BaseModelError: nothing is there, a part is missing, or its files cannot be read.
     """
+    if config.quantization is not None:
+        raise BaseModelError(
+            f"base_model.quantization: {config.quantization} is of video models; {config.path!r} "
+            "is one of pictures"
+        )
     path = resolve_path(config.path)
     if is_single_file(path):
         from inference.single_file import read_base_model

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from inference.draw_config import DrawSettings, Faults, ImageConfig
 from inference.file_names import pattern_faults
-from inference.model_config import ArtifactConfig, BaseModelConfig
+from inference.model_config import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
 from inference.recipe import RecipeError
 from inference.video.clip_config import ClipConfig, ClipSettings, ClipsRecipe
 
@@ -79,6 +79,7 @@ class ImagesRecipe:
             yield "quality", f"must lie in 1 … 100, got {self.quality}"
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
+        yield from pictures_are_not_quantized(self.base_model)
 
     def idle(self) -> Faults:
         if self.quality != 80 and self.file_format == "png":
@@ -145,6 +146,7 @@ class AnimationRecipe:
             yield "crf", f"must lie in 0 … 51, got {self.crf}"
         if self.preset not in PRESETS:
             yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
+        yield from pictures_are_not_quantized(self.base_model)
 
     def idle(self) -> Faults:
         if self.subtitle_fields and not self.subtitles:

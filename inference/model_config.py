@@ -31,6 +31,10 @@ class BaseModelConfig:
     vae_precision: Literal["fp32", "fp16", "bf16"] | None = "fp32"
     """Number format of the VAE; null takes that of the rest. SDXL's overflows in fp16, as its
     config says (`force_upcast`): null then means fp32 there, and fp16 is refused."""
+    quantization: Literal["nf4", "int8"] | None = None
+    """Video models, to train LoRAs upon (QLoRA, arXiv 2305.14314) and to draw with: `nf4` packs the
+    large layers of the transformer into 4 bits a weight, `int8` into 8 (bitsandbytes). Less memory,
+    not faster, and not quite the same clips."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """`sdpa` is the fast fused attention; `eager` spells it out (on CPUs its backward pass is
     several times faster in bf16)."""
@@ -52,6 +56,13 @@ class BaseModelConfig:
             yield "variant", "has no effect: a single file is read as it is"
         if self.prediction_type is not None and not is_single_file:
             yield "prediction_type", "has no effect: the folder's scheduler_config.json says it"
+
+
+def pictures_are_not_quantized(config: BaseModelConfig) -> Faults:
+    """The fault of a recipe that wants a quantized model of pictures."""
+    if config.quantization is not None:
+        why = f"{config.quantization} is of video models, which `type: clip` draws with"
+        yield "base_model.quantization", why
 
 
 @dataclass

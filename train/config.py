@@ -217,6 +217,7 @@ class TrainRecipe:
         if isinstance(self.objective, CombinedConfig):
             yield from self.objective.faults_within(*steps)
         yield from stage_faults(self)
+        yield from self._quantization_faults()
         if self.data.has_concepts and not self.objective.learns_from_captions:
             kind = self.objective.type
             yield "data.concepts", f"go with prompts, which objective.type: {kind} has none of"
@@ -227,6 +228,13 @@ class TrainRecipe:
                 "data.concepts_list), or take objective.type: text_to_image for a folder of "
                 "pictures with captions",
             )
+
+    def _quantization_faults(self) -> Faults:
+        kind, key = self.base_model.quantization, "base_model.quantization"
+        if kind is not None and self.objective.type != "lora":
+            yield key, f"{kind} goes with objective.type: lora; packed weights are not trained"
+        elif kind is not None and self.data.clips is None:
+            yield key, f"{kind} is of video models, which learn data.clips"
 
     def idle(self) -> Faults:
         if self.data.clips is None:

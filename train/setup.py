@@ -22,6 +22,7 @@ from inference.requests import check_size
 from inference.video.arithmetic import FrameRule
 from inference.video.loading import load_model
 from inference.video.model import VideoModel
+from inference.video.quantization import is_packed, quantize
 from train.clip_previews import ClipGrid
 from train.config import TrainRecipe
 from train.data.clip_buckets import BucketRule
@@ -78,17 +79,29 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
     Raises:
         InputError: the base model cannot be loaded, or not be trained upon.
     """
-    in_fp32 = replace(recipe.base_model, vae_precision="fp32")
-    base = load_model(in_fp32, "fp32")
+    in_fp32 = replace(recipe.base_model, vae_precision="fp32", quantization=None)
+    objective = objective_on(recipe, load_model(in_fp32, "fp32"))
+    objective.base.to(device)
+    return objective.to(device)
+
+
+def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
+    """The recipe's objective on a base model in fp32; see `load_objective`.
+
+    Raises:
+        InputError: the base model cannot be trained upon so.
+    """
     check_trainable(recipe, base)
+    if recipe.base_model.quantization is not None:
+        assert isinstance(base, VideoModel)
+        quantize(base, recipe.base_model.quantization, DTYPES[recipe.mixed_precision])
     objective = build_objective(recipe, base)
     base.dtype = DTYPES[recipe.mixed_precision]
     for name, part in base.parts.items():
         for parameter in part.parameters():
-            if not parameter.requires_grad:
+            if not (parameter.requires_grad or is_packed(parameter)):
                 parameter.data = parameter.data.to(part_dtype(recipe, base, name))
-    base.to(device)
-    return objective.to(device)
+    return objective
 
 
 def check_trainable(recipe: TrainRecipe, base: DiffusionModel) -> None:

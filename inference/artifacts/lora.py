@@ -31,6 +31,7 @@ from inference.artifacts.low_rank import (
     LowRank,
     hang_in,
     initial_low_rank,
+    refuse_packed,
     scale,
     take_out,
 )
@@ -184,11 +185,13 @@ class Lora(Artifact):
         Worked out in fp32 and rounded to the weights' format; it cannot be taken out again.
 
         Raises:
-            ArtifactError: a name means nothing here, or shapes differ; nothing has changed then.
+            ArtifactError: a name means nothing here, shapes differ, or weights are quantized;
+                nothing has changed then.
         """
         places = self._places(base)
         for name, (_, _, module) in places.items():
             self.layers[name].check_fit(module, name)
+            refuse_packed(module, base.path)
         for name, (_, _, module) in places.items():
             own, weight = self.layers[name], module.weight
             down, up = own.lora_A.weight.detach().float(), own.lora_B.weight.detach().float()

@@ -57,9 +57,10 @@ class LowRank(nn.Module):
     def fitted(self, target: nn.Module) -> LowRank:
         """A copy for drawing, with a layer's device, number format, and kind of shapes."""
         weight: Tensor = target.weight  # type: ignore[assignment]
+        dtype = working_dtype(target)
         halves = (self.lora_A.weight.detach(), self.lora_B.weight.detach())
         down, up = (
-            half.reshape(shape).to(weight.device, weight.dtype, copy=True)
+            half.reshape(shape).to(weight.device, dtype, copy=True)
             for half, shape in zip(halves, factor_shapes(target, self.rank), strict=True)
         )
         copy = LowRank(down, up, self.alpha)
@@ -82,10 +83,28 @@ def initial_low_rank(
 
 
 def factor_shapes(target: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of lora_A and lora_B for a layer."""
+    """Shapes of lora_A and lora_B for a layer, whose weights may be packed (quantized)."""
+    if isinstance(target, nn.Linear):
+        return (rank, target.in_features), (target.out_features, rank)
     weight: Tensor = target.weight  # type: ignore[assignment]
     out, in_, *kernel = weight.shape
     return (rank, in_, *kernel), (out, rank, *(1 for _ in kernel))
+
+
+def working_dtype(target: nn.Module) -> torch.dtype:
+    """The number format of a layer's weights; of packed ones that which it computes in."""
+    weight: Tensor = target.weight  # type: ignore[assignment]
+    return weight.dtype if weight.is_floating_point() else target.compute_dtype  # type: ignore
+
+
+def refuse_packed(target: nn.Module, path: str) -> None:
+    """Raises ArtifactError if a layer's weights are quantized: nothing can be added to them."""
+    weight: Tensor = target.weight  # type: ignore[assignment]
+    if not weight.is_floating_point():
+        raise ArtifactError(
+            f"{path!r} is quantized: a LoRA can be attached to it, and not merged into it; load it "
+            "without base_model.quantization"
+        )
 
 
 def _layer(weight: Tensor) -> nn.Linear | nn.Conv2d:

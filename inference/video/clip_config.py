@@ -234,6 +234,11 @@ class ClipsRecipe:
             yield "crf", f"must lie in 0 … 51, got {self.crf}"
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
+        if self.memory == "sequential_offload" and self.base_model.quantization is not None:
+            yield (
+                "memory",
+                "sequential_offload cannot move packed weights (base_model.quantization)",
+            )
         yield from self.cache_faults()
 
     def cache_faults(self) -> Faults:

@@ -101,6 +101,11 @@ def set_up(
     for config, artifact in loaded:
         artifact.attach(base, config.strength)
     plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory)
+    if plan.offload == "sequential_offload" and recipe.base_model.quantization is not None:
+        raise InputError(
+            "memory: auto: too little is free for all but sequential_offload, which cannot move "
+            "packed weights; leave out base_model.quantization, or draw fewer or smaller frames"
+        )
     if plan.reason and processes.is_first:
         tell("draw", f"memory: {plan.reason}")
     if not plan.reason and recipe.memory not in ("auto", "none"):

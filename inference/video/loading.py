@@ -13,6 +13,7 @@ from inference.base_model_loading import load_base_model, made_ready
 from inference.config import BaseModelConfig
 from inference.diffusion_model import DiffusionModel
 from inference.video.model import VideoModel
+from inference.video.quantization import quantize
 
 INDEX = "model_index.json"
 TRANSFORMER = "CogVideoXTransformer3DModel"
@@ -89,6 +90,8 @@ def load_video_model(
     vae_dtype = DTYPES[config.vae_precision or precision]
     if model.vae.dtype != vae_dtype:
         model.vae.to(vae_dtype)
+    if config.quantization is not None:
+        quantize(model, config.quantization, DTYPES[precision])
     return made_ready(model, config).to(device)
 
 
