@@ -161,6 +161,7 @@ def load_base_model(
 
 def made_ready(base: Model, config: BaseModelConfig) -> Model:
     """With the attention that was asked for, frozen and in evaluation mode."""
+    base.source = config
     if config.attention == "eager":
         base.use_eager_attention()
     for part in base.parts.values():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.conditions import Conditions
+from inference.model_config import BaseModelConfig
 
 
 class DiffusionModel(ABC):
@@ -31,6 +32,8 @@ class DiffusionModel(ABC):
     """The folder's scheduler_config.json."""
     dtype: torch.dtype
     """Number format of the frozen denoiser and text encoders, and of drawing."""
+    source: BaseModelConfig | None = None
+    """What it was loaded by; None of one that was put together."""
 
     @property
     @abstractmethod

@@ -68,6 +68,7 @@ def read_model(
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype | None = None,
     only_trained: bool = False,
+    without_weights: bool = False,
 ) -> ModelParts:
     """Reads a single file's parts, frozen, on the CPU. Nothing in it is run.
 
@@ -76,6 +77,7 @@ def read_model(
         dtype: number format of the parts.
         vae_dtype: that of the VAE, if another.
         only_trained: leave the others out where the file says which parts were trained.
+        without_weights: parts stay on the meta device, and the file's tensors are not looked at.
 
     Raises:
         ArtifactError: it cannot be read, is of no known family, or weights are missing, are left
@@ -106,8 +108,10 @@ def read_model(
                 f"{path}: its metadata {MODEL!r} builds no {part}: {error}"
             ) from error
         modules[part].requires_grad_(False).eval()
-        _fill(path, modules[part], part, file, family, module_dtype)
-    _check_left_over(path, file, family, modules, wanted == tuple(family.layout))
+        if not without_weights:
+            _fill(path, modules[part], part, file, family, module_dtype)
+    if not without_weights:
+        _check_left_over(path, file, family, modules, wanted == tuple(family.layout))
     return ModelParts(
         modules=modules,
         tokenizers=_tokenizers(settings, family),
@@ -250,8 +254,10 @@ def _noise_schedule(
     return {**schedule, "prediction_type": prediction_type or "epsilon"}
 
 
-def read_base_model(config: BaseModelConfig, dtype: torch.dtype) -> BaseModel:
-    """A base model from a single file; the VAE in fp32.
+def read_base_model(
+    config: BaseModelConfig, dtype: torch.dtype, without_weights: bool = False
+) -> BaseModel:
+    """A base model from a single file; the VAE in fp32, or all on the meta device.
 
     Raises:
         BaseModelError: it cannot be read, or does not say what it predicts and neither does
@@ -263,7 +269,7 @@ def read_base_model(config: BaseModelConfig, dtype: torch.dtype) -> BaseModel:
     if not path.is_file():
         raise BaseModelError(f"base_model.path: no such file: {config.path!r}")
     try:
-        model = read_model(path, dtype, torch.float32)
+        model = read_model(path, dtype, torch.float32, without_weights=without_weights)
     except InputError as error:
         raise BaseModelError(f"base_model.path: {error}") from error
     needed = [

@@ -155,3 +155,11 @@ def family_of(transformer_config: Any) -> VideoFamily | None:
     related = [family for family in FAMILIES.values() if agree(family, _BODY)]
     same = [family for family in related if agree(family, _INPUTS)]
     return next(iter([*same, *related]), None)
+
+
+def family_on_hub(path: str) -> VideoFamily | None:
+    """The published model of a hub id (THUDM/CogVideoX-2b, zai-org/CogVideoX1.5-5B, …), or None."""
+    owner, _, name = path.lower().partition("/")
+    known = {family.title.lower(): family for family in FAMILIES.values()}
+    return known.get(name) if owner in ("thudm", "zai-org") else None
+

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from inference.base_model import resolve_path
 from inference.conditions import Conditions
 from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
@@ -127,6 +128,37 @@ class ContentCache:
                 f"data.cache_dir: {str(self.folder)!r} cannot be written to: {error.strerror}"
             ) from error
         return digest.hexdigest()
+
+    def remember(self, kind: str, base: DiffusionModel, origin: Mapping[str, Any]) -> None:
+        """Keeps what follows from a model's weights, for those who do not read them.
+
+        Args:
+            kind: `vae` or `text`.
+            base: the model; nothing is kept of one that was not loaded from files.
+            origin: what `vae_origin` or `text_origin` gave.
+        """
+        if (path := self._memory(kind, base)) is not None and not path.is_file():
+            text = json.dumps(origin, sort_keys=True)
+            write_atomically(path, lambda new: new.write_text(text, "utf-8"))
+
+    def remembered(self, kind: str, base: DiffusionModel) -> dict[str, Any] | None:
+        """What `remember` keeps of these very files; None where nothing is known."""
+        path = self._memory(kind, base)
+        if path is None or not path.is_file():
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _memory(self, kind: str, base: DiffusionModel) -> Path | None:
+        """A file named by paths, sizes and times of the model's files."""
+        source = base.source
+        root = Path(resolve_path(source.path)) if source is not None else None
+        if source is None or root is None or not root.exists():
+            return None
+        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        states = [(str(p.resolve()), (s := p.stat()).st_size, s.st_mtime_ns) for p in files]
+        dtypes = str(base.dtype), str(base.vae.dtype)
+        told = {"files": states, "variant": source.variant, "dtypes": dtypes}
+        return self.path(key_of(kind, told)).with_suffix(".json")
 
 
 def _damaged(path: Path, why: str) -> str:

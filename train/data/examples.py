@@ -230,10 +230,8 @@ def _latents_on_disk(
 ) -> StoredLatents:
     """One at a time, so that what is kept does not depend on what it was encoded with."""
     vae = vae_origin(base)
-    keys = []
-    for index in range(len(examples)):
-        file = cache.file_digest(examples.pictures[index].path)
-        keys.append(key_of("latents", {**vae, **examples.origin(index), "file": file}))
+    cache.remember("vae", base, vae)
+    keys = latents_keys(examples, cache, vae)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     rank, processes = share
     missing = [key for key in sorted(first)[rank::processes] if not cache.has(key)]
@@ -242,6 +240,15 @@ def _latents_on_disk(
         mean, std = base.encode_images(content.pop("pixels")[None])
         cache.write(key, content | {"mean": mean[0], "std": std[0]})
     return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
+
+
+def latents_keys(examples: Examples, cache: ContentCache, vae: dict[str, Any]) -> list[str]:
+    """The names under which a cache keeps the examples' latents, by what `vae_origin` says."""
+    keys = []
+    for index in range(len(examples)):
+        file = cache.file_digest(examples.pictures[index].path)
+        keys.append(key_of("latents", {**vae, **examples.origin(index), "file": file}))
+    return keys
 
 
 class PromptStates:
@@ -267,6 +274,7 @@ class PromptStates:
         a part of those that are missing.
         """
         if self.stored is not None:
+            self.stored.cache.remember("text", self.base, self.stored.origin)
             rank, processes = share
             for prompt in track(prompts[rank::processes], "encoding captions"):
                 if not self.stored.has(prompt):

@@ -1,0 +1,194 @@
+"""`python -m train.plan RECIPE [key=value ...] [--json]`: a run in numbers, without training."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.config import TrainRecipe
+    from train.objectives.base import Objective
+    from train.plan_data import CachePlan, CaptionPlan, ClassPlan, StagePlan
+    from train.plan_memory import MemoryPlan
+
+USAGE = "usage: python -m train.plan RECIPE [key=value ...] [--json]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 the input is wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in arguments
+    arguments = [argument for argument in arguments if argument != "--json"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{USAGE}\nNothing is trained and no weight is read.", file=sys.stderr)
+        return 0 if arguments else 2
+    from inference.command import find_recipe, tell, warnings_told
+    from inference.errors import InputError
+    from inference.quiet import quiet_libraries
+    from inference.recipe import load_recipe
+    from train.config import train_schema
+
+    try:
+        with warnings_told("plan"):
+            recipe = load_recipe(find_recipe(arguments[0]), train_schema, arguments[1:])
+            quiet_libraries()
+            plan = plan_run(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+    except InputError as error:
+        tell("plan", error)
+        return 2
+    if as_json:
+        print(json.dumps(plan.as_dict(), indent=1))
+    else:
+        from train.plan_table import show
+
+        show(plan)
+    return 0
+
+
+@dataclass(frozen=True)
+class DiskPlan:
+    """Bytes that the run's folder needs at once, previews and logs left out."""
+
+    checkpoint: int
+    checkpoints_kept: int
+    """One more is there while it is written."""
+    artifact: int
+    artifacts: int
+    """Savings of the whole run; all are kept."""
+    free: int
+
+    @property
+    def needed(self) -> int:
+        return self.checkpoint * (self.checkpoints_kept + 1) + self.artifact * self.artifacts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in numbers."""
+
+    recipe: TrainRecipe
+    processes: int
+    trained: dict[str, int]
+    """Numbers that are trained, by part of the objective."""
+    stages: list[StagePlan]
+    captions: CaptionPlan | None
+    class_pictures: ClassPlan | None
+    cache: CachePlan
+    disk: DiskPlan
+    memory: MemoryPlan
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, bytes as they are."""
+        recipe, memory = self.recipe, self.memory
+        peaks = ("idle", "filling", "training", "previews", "peak")
+        return {
+            "name": recipe.name,
+            "objective": recipe.objective.type,
+            "base_model": recipe.base_model.path,
+            "processes": self.processes,
+            "steps": recipe.max_train_steps,
+            "examples": sum(stage.examples for stage in self.stages),
+            "micro_batches": sum(stage.micro_batches for stage in self.stages),
+            "epochs": round(sum(stage.epochs for stage in self.stages), 3),
+            "trained": self.trained,
+            "stages": [asdict(stage) for stage in self.stages],
+            "captions": None if self.captions is None else asdict(self.captions),
+            "class_pictures": None if self.class_pictures is None else asdict(self.class_pictures),
+            "cache": asdict(self.cache),
+            "disk": asdict(self.disk) | {"needed": self.disk.needed},
+            "memory": asdict(memory) | {name: getattr(memory, name) for name in peaks},
+        }
+
+
+def plan_run(recipe: TrainRecipe, processes: int = 1) -> Plan:
+    """Everything that is known of a run before it begins.
+
+    Sources, objective, stages and examples are made by what the trainer makes them by, upon a base
+    model without weights.
+
+    Raises:
+        InputError: the run could not begin: data, captions, sizes or the base model.
+    """
+    from train.data.concepts import class_folders
+    from train.data.sources import find_sources
+    from train.plan_base import skeleton
+    from train.plan_data import plan_cache, plan_captions, plan_class_pictures, plan_stage
+    from train.plan_memory import plan_memory
+    from train.previews import grid_images
+    from train.setup import build_examples
+    from train.stages import stages_of
+
+    sources = find_sources(recipe)
+    images = grid_images(recipe, sources.concepts)
+    folders = class_folders(sources.concepts, Path(recipe.output_dir) / recipe.name)
+    objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
+    base = objective.base
+    stages = stages_of(recipe, processes)
+    made = [build_examples(s.recipe, sources, base, s.first_position) for s in stages]
+    pairs = [(stage.recipe, one) for stage, one in zip(stages, made, strict=True)]
+    is_captioned = recipe.objective.learns_from_captions
+    return Plan(
+        recipe=recipe,
+        processes=processes,
+        trained={
+            name: sum(p.numel() for p in part.parameters() if p.requires_grad)
+            for name, part in objective.named_children()
+        },
+        stages=[
+            plan_stage(stage, one, sources.pictures, processes)
+            for stage, one in zip(stages, made, strict=True)
+        ],
+        captions=plan_captions(sources, made[0], base, True) if is_captioned else None,
+        class_pictures=plan_class_pictures(folders, recipe),
+        cache=plan_cache(recipe, objective, pairs),
+        disk=plan_disk(recipe, objective),
+        memory=plan_memory(recipe, objective, pairs, list(images.values()), processes),
+    )
+
+
+def objective_without_weights(recipe: TrainRecipe, base: Any) -> Objective:
+    """As `train.setup.objective_on`; packed weights and feature networks are left out of it."""
+    import torch
+
+    from train.objective_configs import AutoencoderConfig, LoraConfig
+    from train.setup import objective_on
+
+    config = recipe.objective
+    if isinstance(config, AutoencoderConfig):
+        config = replace(config, perceptual_weight=0.0, l1_weight=config.l1_weight or 1.0)
+    unpacked = replace(recipe.base_model, quantization=None)
+    # What others begin with is worked out from values; a LoRA's is as large as it is random.
+    with torch.device("meta" if isinstance(config, LoraConfig) else "cpu"):
+        objective = objective_on(replace(recipe, objective=config, base_model=unpacked), base)
+    return objective.to("meta")
+
+
+def plan_disk(recipe: TrainRecipe, objective: Objective) -> DiskPlan:
+    """What savings take: `train.checkpoints.TrainingState` and the artifacts."""
+    import shutil
+
+    from inference.base_model import DTYPES
+    from train.objective_configs import LoraConfig
+    from train.plan_memory import state_bytes
+
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    numbers = sum(p.numel() for p in trained)
+    state = sum(t.nbytes for t in objective.state_dict().values())
+    state += sum(state_bytes(recipe.optimizer.type, p.numel()) for p in trained)
+    state += 4 * numbers if recipe.ema is not None else 0
+    every, last = recipe.saving.save_every_n_steps, recipe.max_train_steps
+    savings = last // every + bool(last % every)
+    twin = isinstance(recipe.objective, LoraConfig) and recipe.objective.comfyui_twin
+    artifact = numbers * DTYPES[recipe.saving.save_precision].itemsize * (2 if twin else 1)
+    folder = Path(recipe.output_dir).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    keep = min(recipe.saving.keep_last_n_checkpoints, savings)
+    return DiskPlan(state, keep, artifact, savings, shutil.disk_usage(there).free)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

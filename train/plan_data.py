@@ -1,0 +1,195 @@
+"""What a run meets: its stages, buckets, captions, class pictures and caches, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from inference.base_model import BaseModel
+from inference.diffusion_model import DiffusionModel
+from train.config import TrainRecipe
+from train.data.clip_folder import Clip, short_clips
+from train.data.clips import ClipExamples
+from train.data.concepts import ClassFolder
+from train.data.content_cache import StoredStates
+from train.data.examples import Examples, latents_keys, open_cache
+from train.data.sources import Sources
+from train.data.stream import BucketStream
+from train.objectives.base import Objective
+from train.stages import Stage, step_size
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage's part of the run."""
+
+    name: str
+    first_step: int
+    last_step: int
+    train_batch_size: int
+    gradient_accumulation_steps: int
+    micro_batches: int
+    """Of each process."""
+    examples: int
+    """Seen by all processes together."""
+    epoch_length: int
+    """Examples of an epoch, those included that come twice to fill micro-batches."""
+    epochs: float
+    last_epoch: int
+    """Number of the epoch that the stage ends in, the run's first being 1."""
+    buckets: dict[str, int]
+    """Pictures or clips of each shape."""
+    repeated: int
+    """Of them so many come twice in an epoch."""
+    left_out: int
+    """Clips that are too short."""
+    stretched: int
+    """Clips that are too short, and loop or hold their last frame."""
+
+
+def plan_stage(
+    stage: Stage, examples: Examples, clips: Sequence[object], processes: int
+) -> StagePlan:
+    """A stage in numbers, from the very examples that it trains on."""
+    recipe, stream = stage.recipe, examples.stream
+    steps, size = stage.last_step - stage.first_step, step_size(stage.recipe, processes)
+    own = stream.num_pictures
+    length = len(stream) if isinstance(stream, BucketStream) else own
+    shapes = Counter("x".join(map(str, examples.shape(index))) for index in range(own))
+    short = 0
+    if isinstance(examples, ClipExamples):
+        short = len(short_clips([one for one in clips if isinstance(one, Clip)], examples.cut))
+    is_left_out = isinstance(examples, ClipExamples) and examples.cut.short_clips == "skip"
+    last = stage.first_position + steps * size - 1
+    return StagePlan(
+        name=stage.name,
+        first_step=stage.first_step,
+        last_step=stage.last_step,
+        train_batch_size=recipe.train_batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        micro_batches=steps * recipe.gradient_accumulation_steps,
+        examples=steps * size,
+        epoch_length=length,
+        epochs=round(steps * size / length, 3),
+        last_epoch=examples.place(last)[0] + 1,
+        buckets=dict(sorted(shapes.items())),
+        repeated=length - own,
+        left_out=short if is_left_out else 0,
+        stretched=0 if is_left_out else short,
+    )
+
+
+@dataclass(frozen=True)
+class CaptionPlan:
+    """What the pictures or clips of the folder say."""
+
+    pictures: int
+    with_caption: int
+    by_fallback: int
+    """Of them by data.captions.fallback alone."""
+    empty: int
+    """Captions without a word."""
+    several: int
+    """Pictures with more than one."""
+    different: int
+    """Different prompts that can come up; 0 where words change from time to time."""
+    too_long: int | None
+    """Prompts above the text encoder's tokens, which are cut or taken in pieces; None where the
+    tokenizer is not on this disk."""
+
+
+def plan_captions(
+    sources: Sources, examples: Examples, base: DiffusionModel, is_captioned: bool
+) -> CaptionPlan:
+    """Counts captions as they are learned; `is_captioned`: whether the objective looks at them."""
+    config, pictures = sources.config.captions, sources.pictures
+    said = [picture.captions for picture in pictures]
+    fallback = config.fallback
+    alone = None if fallback is None else (f"{config.prefix}{fallback}{config.suffix}",)
+    prompts = examples.all_prompts() if is_captioned and not config.changes_words else []
+    return CaptionPlan(
+        pictures=len(pictures),
+        with_caption=sum(bool(captions) for captions in said),
+        by_fallback=sum(captions == alone for captions in said),
+        empty=sum(not text.strip() for captions in said for text in captions),
+        several=sum(len(captions) > 1 for captions in said),
+        different=len(prompts),
+        too_long=too_long(base, prompts),
+    )
+
+
+def too_long(base: DiffusionModel, prompts: Sequence[str]) -> int | None:
+    """How many prompts have more tokens than the text encoder reads at once."""
+    if not isinstance(base, BaseModel):
+        return None
+    tokenizer, room = base.tokenizer, base.prompt_shape[0]
+    lengths = [len(tokenizer(text, truncation=False).input_ids) for text in prompts]
+    return sum(length > room for length in lengths)
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """Class pictures, which come along with every example."""
+
+    wanted: int
+    there: int
+    """The others are drawn before the first step."""
+
+
+def plan_class_pictures(folders: Sequence[ClassFolder], recipe: TrainRecipe) -> ClassPlan | None:
+    """Counts them; None where none are asked for."""
+    if not folders:
+        return None
+    extensions = recipe.data.captions.extensions
+    there = sum(len(folder.pictures(extensions)) for folder in folders)
+    missing = sum(
+        not one.file.exists() for f in folders for one in f.to_draw(recipe.seed, extensions)
+    )
+    return ClassPlan(wanted=there + missing, there=there)
+
+
+@dataclass
+class CachePlan:
+    """What is encoded before the first step, or found in files."""
+
+    kind: str
+    """auto (memory), disk or off."""
+    latents: int = 0
+    """Examples whose latents are kept; 0 where something random stands before the encoder."""
+    latents_found: int | None = None
+    """Of them in files; None where no run has filled this folder with this very model yet."""
+    prompts: int = 0
+    prompts_found: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_cache(
+    recipe: TrainRecipe, objective: Objective, stages: Sequence[tuple[TrainRecipe, Examples]]
+) -> CachePlan:
+    """What the caches have to hold, and what the folder of `cache: disk` holds of it.
+
+    Weights are not read: what their hashes are is known of runs that have used the folder.
+    """
+    data, base = recipe.data, objective.base
+    plan = CachePlan(data.cache)
+    if data.cache == "off" or not recipe.objective.learns_from_captions:
+        return plan
+    keeps_latents = not data.is_random
+    keeps_prompts = not (objective.changes_prompts or data.captions.changes_words)
+    plan.latents = sum(len(one) for _, one in stages) if keeps_latents else 0
+    prompts = sorted({text for _, one in stages for text in one.all_prompts()})
+    plan.prompts = len(prompts) if keeps_prompts else 0
+    cache = open_cache(data, recipe.output_dir)
+    if cache is None or not cache.folder.is_dir():
+        if cache is not None:
+            plan.latents_found, plan.prompts_found = 0, 0
+        return plan
+    vae, text = cache.remembered("vae", base), cache.remembered("text", base)
+    if keeps_latents and vae is not None:
+        keys = [key for _, one in stages for key in latents_keys(one, cache, vae)]
+        plan.latents_found = sum(map(cache.has, keys))
+    if keeps_prompts and text is not None:
+        stored = StoredStates(cache, text)
+        plan.prompts_found = sum(map(stored.has, prompts))
+    return plan

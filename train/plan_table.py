@@ -1,0 +1,154 @@
+"""A plan in the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from train.plan import Plan
+from train.plan_data import CachePlan
+from train.plan_memory import GIB, MemoryPlan
+
+
+def show(plan: Plan) -> None:
+    """Prints what a plan says."""
+    console = Console(highlight=False, soft_wrap=True)
+    for table in (
+        _run(plan),
+        _stages(plan),
+        _memory(plan.memory, plan.recipe.gradient_checkpointing),
+    ):
+        console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=bool(columns))
+    for number, column in enumerate(columns or ("", "")):
+        table.add_column(column, justify="right" if columns and number else "left")
+    return table
+
+
+def _run(plan: Plan) -> Table:
+    recipe, table = plan.recipe, _table(f"run {plan.recipe.name}")
+    batch = f"{recipe.train_batch_size} x {recipe.gradient_accumulation_steps} x {plan.processes}"
+    trained = ", ".join(f"{name} {count:,}" for name, count in plan.trained.items())
+    examples = sum(stage.examples for stage in plan.stages)
+    epochs = sum(stage.epochs for stage in plan.stages)
+    rows = [
+        ("objective", f"{recipe.objective.type} upon {recipe.base_model.path}"),
+        ("trained numbers", trained),
+        (
+            "optimizer steps",
+            f"{recipe.max_train_steps:,} (batch x accumulation x processes: {batch})",
+        ),
+        ("examples", f"{examples:,} in {epochs:.2f} epochs"),
+    ]
+    if plan.captions is not None:
+        said = plan.captions
+        told = f"{said.with_caption:,} of {said.pictures:,}, {said.different:,} different prompts"
+        for count, what in (
+            (said.by_fallback, "by fallback"),
+            (said.empty, "empty"),
+            (said.too_long or 0, "longer than the text encoder reads at once"),
+        ):
+            told += f", {count:,} {what}" if count else ""
+        rows.append(("captions", told))
+    if plan.class_pictures is not None:
+        counted = plan.class_pictures
+        drawn = counted.wanted - counted.there
+        rows.append(("class pictures", f"{counted.there:,} there, {drawn:,} to draw"))
+    rows.append(("cache", _cache(plan.cache)))
+    disk = plan.disk
+    rows.append(
+        (
+            "disk",
+            f"{_gib(disk.needed)}: {disk.artifacts} artifacts of {_gib(disk.artifact)}, "
+            f"{disk.checkpoints_kept} + 1 checkpoints of {_gib(disk.checkpoint)}; "
+            f"{_gib(disk.free)} free",
+        )
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cache(cache: CachePlan) -> str:
+    if cache.kind == "off":
+        return "off: pictures and captions are encoded in every step"
+
+    def told(what: str, count: int, found: int | None) -> str:
+        if not count:
+            return f"no {what} (they change)"
+        if cache.kind != "disk":
+            return f"{count:,} {what}"
+        known = "unknown which are there" if found is None else f"{found:,} there"
+        return f"{count:,} {what}, {known}"
+
+    latents = told("latents", cache.latents, cache.latents_found)
+    prompts = told("prompts", cache.prompts, cache.prompts_found)
+    return f"{cache.kind}: {latents}; {prompts}"
+
+
+def _stages(plan: Plan) -> Table:
+    columns = ("stage", "steps", "micro-batches", "examples", "epochs", "bucket", "in it")
+    table = _table("stages", *columns)
+    for stage in plan.stages:
+        first = (
+            stage.name or "whole run",
+            f"{stage.first_step:,} … {stage.last_step:,}",
+            f"{stage.micro_batches:,}",
+            f"{stage.examples:,}",
+            f"{stage.epochs:.2f}",
+        )
+        for bucket, count in stage.buckets.items():
+            table.add_row(*first, bucket, f"{count:,}")
+            first = ("",) * 5
+        for count, what in (
+            (stage.repeated, "twice an epoch"),
+            (stage.left_out, "too short, left out"),
+            (stage.stretched, "too short, stretched"),
+        ):
+            if count:
+                table.add_row(*("",) * 5, what, f"{count:,}")
+    return table
+
+
+def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
+    table = _table(
+        "memory of each device, reckoned from shapes", "what", "numbers", "format", "GiB"
+    )
+    for name, part in memory.parts.items():
+        table.add_row(name, f"{part.parameters:,}", part.format, _number(part.bytes))
+    word, other = ("with", "without") if is_checkpointing else ("without", "with")
+    for what, count in (
+        ("trained beside the base model", memory.trained),
+        ("gradients", memory.gradients),
+        ("optimizer", memory.optimizer),
+        ("moving average", memory.ema),
+        ("copies in other formats", memory.casts),
+        (f"activations, {word} gradient checkpointing", memory.activations),
+        (f"  ({other} it, in their place", memory.other_activations),
+        ("encoding pictures and captions", memory.encoding),
+        ("drawing previews", memory.drawing),
+    ):
+        end = ")" if what.startswith("  (") else ""
+        table.add_row(what + end, "", "", _number(count))
+    table.add_section()
+    for what, count in (
+        ("peak while caches are filled", memory.filling),
+        ("peak of a step", memory.training),
+        ("  of it VAE and text encoders", memory.idle),
+        ("peak while previews are drawn", memory.previews),
+        ("needed", memory.peak),
+    ):
+        table.add_row(what, "", "", _number(count))
+    return table
+
+
+def _number(count: int) -> str:
+    return f"{count / GIB:.2f}" if count else "-"
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:.2f} MiB"
