@@ -1,9 +1,13 @@
 """Tells by optical flow which motion a clip shows.
 
     python -m scripts.score_motion runs/picto_motion/clips/val
+    python -m scripts.score_motion --draw seen [--model picto-motion] [--artifact FILE]
+    python -m scripts.score_motion --draw circling [--artifact FILE]
 
-Labels the clips of a folder with metadata.jsonl and prints the confusion with what their captions
-ask for. `motion_of` does it for one clip; `report` for any clips in memory.
+Labels the clips of a folder with metadata.jsonl, or 32 clips that are drawn for it, and prints the
+confusion with what their captions ask for. `motion_of` does it for one clip; `report` for any clips
+in memory. The captions are those of datasets/circling_test, with the base model's own motions in
+turn where `seen` is drawn.
 
 Flow is Farneback's (2003, "Two-frame motion estimation based on polynomial expansion") between
 neighbouring frames, taken over the foreground: what differs from the colour of the clip's border.
@@ -269,11 +273,60 @@ def report(clips: Iterable[tuple[str, Array]]) -> float:
     return share
 
 
+def prompts(kind: str) -> list[str]:
+    """The 32 captions of datasets/circling_test, with a seen motion of one thing each if asked."""
+    text = Path("datasets/circling_test/prompts.txt").read_text(encoding="utf-8")
+    captions = text.splitlines()
+    if kind == "circling":
+        return captions
+    seen = [MOTIONS[key] for key in MOTIONS if key not in ("crossing", "still")]
+    words = HELD_OUT["circling"]
+    return [line.replace(words, seen[n % len(seen)]) for n, line in enumerate(captions)]
+
+
+def drawn(options: argparse.Namespace) -> Iterator[tuple[str, Array]]:
+    """The captions and the clips drawn for them, seeds 0, 1, …; also as files, to be looked at."""
+    from rich.progress import track
+
+    from inference.artifacts import load_artifact
+    from inference.config import BaseModelConfig
+    from inference.video.clip_config import ClipConfig
+    from inference.video.clip_requests import expand
+    from inference.video.loading import load_video_model
+    from inference.video.sampling import draw_clips
+    from inference.video.writing import write_webp
+
+    base = load_video_model(BaseModelConfig(path=options.model))
+    if options.artifact is not None:
+        load_artifact(options.artifact).attach(base, options.strength)
+    options.output.mkdir(parents=True, exist_ok=True)
+    captions = prompts(options.draw)
+    for seed, prompt in enumerate(track(captions, "drawing clips")):
+        clip = ClipConfig(
+            prompt=prompt, seed=seed, steps=options.steps, cfg_scale=options.cfg_scale
+        )
+        (drawing,) = draw_clips(base, expand(base, [clip]))
+        write_webp(options.output / f"{seed:02d}.webp", drawing.frames, 8.0, drawing.infotext)
+        yield prompt, drawing.frames
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("clips", type=Path, help="a folder of clips with metadata.jsonl")
+    parser.add_argument("clips", type=Path, nargs="?", help="a folder with metadata.jsonl")
+    parser.add_argument("--draw", choices=("seen", "circling"), help="draw 32 clips")
+    parser.add_argument("--model", default="picto-motion")
+    parser.add_argument("--artifact", type=Path)
+    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg-scale", type=float, default=4.0)
+    parser.add_argument("--output", type=Path, default=Path("runs/score_motion"))
     options = parser.parse_args()
+    if (options.clips is None) == (options.draw is None):
+        parser.error("give a folder of clips, or --draw")
+    if options.draw is not None:
+        report(drawn(options))
+        return
     lines = (options.clips / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     report((row["text"], read_frames(options.clips / row["file_name"])) for row in rows)
