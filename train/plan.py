@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inference.diffusion_model import DiffusionModel
     from train.config import TrainRecipe
     from train.objectives.base import Objective
     from train.plan_data import CachePlan, CaptionPlan, ClassPlan, StagePlan
@@ -150,7 +151,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1) -> Plan:
     )
 
 
-def objective_without_weights(recipe: TrainRecipe, base: Any) -> Objective:
+def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     """As `train.setup.objective_on`; packed weights and feature networks are left out of it."""
     import torch
 
@@ -161,9 +162,13 @@ def objective_without_weights(recipe: TrainRecipe, base: Any) -> Objective:
     if isinstance(config, AutoencoderConfig):
         config = replace(config, perceptual_weight=0.0, l1_weight=config.l1_weight or 1.0)
     unpacked = replace(recipe.base_model, quantization=None)
+    if not isinstance(config, LoraConfig):  # new words begin as known ones, of any values here
+        for encoder in base.text_encoders.values():
+            encoder.get_input_embeddings().to_empty(device="cpu")  # type: ignore[operator]
     # What others begin with is worked out from values; a LoRA's is as large as it is random.
     with torch.device("meta" if isinstance(config, LoraConfig) else "cpu"):
         objective = objective_on(replace(recipe, objective=config, base_model=unpacked), base)
+    base.to("meta")
     return objective.to("meta")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -64,25 +65,37 @@ def kept_per_token(learned: Learned, size: int) -> int:
 
 
 def transformer_activations(
-    config: Any, tokens: int, learned: Learned, size: int, is_checkpointing: bool
+    config: Any,
+    rows: int,
+    tokens: int,
+    learned: Learned,
+    size: int,
+    is_checkpointing: bool,
+    is_eager: bool = False,
 ) -> int:
     """Bytes that the video transformer's forward and backward pass take at most.
 
     Without gradient checkpointing every block keeps what `kept_per_token` says. With it a block
     keeps its input alone, and one block at a time what it keeps otherwise. In both the gradients
-    of the block at work come on top.
+    of the block at work come on top. Attention that is spelled out also keeps its scores, tokens x
+    tokens for each head: the softmax's in fp32, and its copy in the format of the arithmetic.
 
     Args:
         config: the transformer's.
-        tokens: of video and prompt, of all rows of a micro-batch.
+        rows: examples of a micro-batch.
+        tokens: of a row, prompt included.
         learned: what is trained.
         size: bytes of a number in the arithmetic.
         is_checkpointing: whether activations are computed again.
+        is_eager: whether attention is spelled out.
     """
-    width, layers = config.num_attention_heads * config.attention_head_dim, config.num_layers
-    block = kept_per_token(learned, size)
-    kept = layers * size + block if is_checkpointing else layers * block
-    return tokens * width * (kept + IN_FLIGHT * size)
+    heads, layers = config.num_attention_heads, config.num_layers
+    block = kept_per_token(learned, size) * tokens * heads * config.attention_head_dim
+    one = size * tokens * heads * config.attention_head_dim
+    if is_eager:
+        block += heads * tokens**2 * (4 + size if size < 4 else 4)
+    kept = layers * one + block if is_checkpointing else layers * block
+    return rows * (kept + IN_FLIGHT * one)
 
 
 @dataclass
@@ -110,7 +123,7 @@ BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "CLIPEncoderLayer", "CogVide
 
 
 def traced(network: nn.Module, run: Callable[[], object]) -> Traced:
-    """What the layers of a network on the meta device put out when `run` calls it.
+    """What the layers of a network on the meta device put out when `run` calls it, in fp32.
 
     Every layer's output is some other layer's input, and that is what autograd keeps of it; what
     is kept beside them (masks, attention's row sums) is left out.
@@ -140,9 +153,22 @@ def traced(network: nn.Module, run: Callable[[], object]) -> Traced:
         elif not any(module.children()):
             handles.append(module.register_forward_hook(leaf))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_fp32(network):
             run()
     finally:
         for handle in handles:
             handle.remove()
     return found
+
+
+@contextmanager
+def in_fp32(network: nn.Module) -> Iterator[None]:
+    """A network on the meta device in one number format; afterwards as before."""
+    kept = [(one, one.data) for one in (*network.parameters(), *network.buffers())]
+    for one, data in kept:
+        one.data = data.float() if data.is_floating_point() else data
+    try:
+        yield
+    finally:
+        for one, data in kept:
+            one.data = data

@@ -11,7 +11,7 @@ import torch
 from inference.base_model import DTYPES, BaseModel
 from inference.config import ImageConfig
 from inference.diffusion_model import DiffusionModel
-from inference.video.arithmetic import FrameRule, padding, video_tokens
+from inference.video.arithmetic import FrameRule, video_tokens
 from inference.video.clip_config import ClipConfig
 from inference.video.clip_requests import expand
 from inference.video.memory import decoding_bytes, needs_of
@@ -183,8 +183,10 @@ def activation_bytes(
         return max(_vae_activations(base, examples, rows, size, is_checkpointing))
     if isinstance(base, VideoModel):
         tokens = max(tokens_of(base, shape) for shape in shapes_of(examples))
-        kind = learned(recipe.objective)
-        return transformer_activations(base.config, rows * tokens, kind, size, is_checkpointing)
+        kind, is_eager = learned(recipe.objective), recipe.base_model.attention == "eager"
+        return transformer_activations(
+            base.config, rows, tokens, kind, size, is_checkpointing, is_eager
+        )
     assert isinstance(base, BaseModel)
     latents = examples.resolution // base.vae_scale_factor
     kept = traced(base.unet, lambda: run_unet(base, rows, latents)).kept(is_checkpointing)
@@ -210,8 +212,7 @@ def shapes_of(examples: Examples) -> set[tuple[int, ...]]:
 
 def tokens_of(base: VideoModel, shape: tuple[int, ...]) -> int:
     """Tokens of a clip (frames, height, width) in the transformer, prompt and padding included."""
-    frames = FrameRule.of(base.vae).latent_frames(shape[0])
-    frames += padding(frames, base.config.patch_size_t)
+    frames = FrameRule.of(base.vae).latent_frames(shape[0])  # video_tokens pads them
     sides = (side // base.vae_scale_factor for side in shape[1:])
     return video_tokens(frames, *sides, base.config) + base.config.max_text_seq_length
 
@@ -224,11 +225,8 @@ def run_unet(base: BaseModel, rows: int, side: int) -> object:
         if base.text_encoder_2 is not None:
             pooled = base.text_encoder_2.config.projection_dim
             told = {"text_embeds": torch.zeros(rows, pooled), "time_ids": torch.zeros(rows, 6)}
-        dtype = base.unet.dtype
-        if told is not None:
-            told = {name: value.to(dtype) for name, value in told.items()}
-        latents = torch.zeros(rows, config.in_channels, side, side, dtype=dtype)
-        states = torch.zeros(rows, *base.prompt_shape, dtype=dtype)
+        latents = torch.zeros(rows, config.in_channels, side, side)
+        states = torch.zeros(rows, *base.prompt_shape)
         return base.unet(latents, torch.zeros(rows), states, added_cond_kwargs=told)
 
 
@@ -238,7 +236,7 @@ def _vae_activations(
     """Of training the VAE, for each shape of the examples."""
     needs = []
     for shape in shapes_of(examples):
-        pixels = torch.zeros(rows, 3, *shape, device="meta", dtype=base.vae.dtype)
+        pixels = torch.zeros(rows, 3, *shape, device="meta")
         seen = traced(base.vae, lambda p=pixels: base.vae(p, sample_posterior=False))
         needs.append(seen.kept(is_checkpointing) * size)
     return needs

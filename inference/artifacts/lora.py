@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ class Lora(Artifact):
             ArtifactError: the base model has no layers of one of the kinds asked for, or its text
                 encoder is not trained.
         """
-        alpha = torch.tensor(alpha, dtype=torch.float32).item()  # as it will be read again
+        alpha = struct.unpack("f", struct.pack("f", alpha))[0]  # fp32, as it will be read again
         layers: dict[str, LowRank] = {}
         for part, path, module in _trained_layers(base, targets, train_text_encoder):
             name = kohya_name(part, path, has_two_text_encoders="text_encoder_2" in base.parts)

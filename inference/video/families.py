@@ -162,4 +162,3 @@ def family_on_hub(path: str) -> VideoFamily | None:
     owner, _, name = path.lower().partition("/")
     known = {family.title.lower(): family for family in FAMILIES.values()}
     return known.get(name) if owner in ("thudm", "zai-org") else None
-
