@@ -25,6 +25,7 @@ import yaml
 from PIL import Image
 from torch.nn.functional import mse_loss
 
+from inference.base_model import BaseModel
 from inference.base_model_loading import load_base_model
 from inference.config import BaseModelConfig
 from inference.quiet import quiet_libraries
@@ -120,14 +121,20 @@ def first_step(recipe: Path) -> float:
     raise RuntimeError(f"{' '.join(command)} ended with {process.returncode} before its first step")
 
 
-def compare(recipe: TrainRecipe, turns: int, steps: int) -> tuple[float, float, float]:
+def compare(
+    recipe: TrainRecipe,
+    turns: int,
+    steps: int,
+    build: Callable[[TrainRecipe], Callable[[], None]] | None = None,
+) -> tuple[float, float, float]:
     """Median seconds a step of the trainer and of the bare loop, and the median of their ratios.
 
-    The first turn warms up, and the last one holds the saving: neither counts.
+    The first turn warms up, and the last one holds the saving: neither counts. `build` makes
+    another bare loop than that of pictures.
     """
     from train.trainer import Trainer
 
-    trainer, bare_step = Trainer(recipe), build_bare_loop(recipe)
+    trainer, bare_step = Trainer(recipe), (build or build_bare_loop)(recipe)
     stop_if_asked = trainer.stop_if_asked
     times: list[tuple[float, float]] = []
     start = time.perf_counter()
@@ -158,6 +165,7 @@ def build_bare_loop(recipe: TrainRecipe) -> Callable[[], None]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = load_objective(recipe, device)
     base, batch = objective.base, recipe.train_batch_size
+    assert isinstance(base, BaseModel)
     parameters = list(objective.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.optimizer.learning_rate, fused=True)
     side = base.resolution // base.vae_scale_factor

@@ -132,7 +132,7 @@ def plan_memory(
     is_encoded = not recipe.objective.learns_from_captions or is_cached(recipe)
     for is_checkpointing in (True, False):
         needs = [activation_bytes(objective, *one, is_checkpointing) for one in stages]
-        most = max([*needs, *([] if is_encoded else encoding)])
+        most: int = max(needs if is_encoded else [*needs, *encoding])
         if is_checkpointing == recipe.gradient_checkpointing:
             plan.activations = most
         else:
@@ -213,8 +213,8 @@ def shapes_of(examples: Examples) -> set[tuple[int, ...]]:
 def tokens_of(base: VideoModel, shape: tuple[int, ...]) -> int:
     """Tokens of a clip (frames, height, width) in the transformer, prompt and padding included."""
     frames = FrameRule.of(base.vae).latent_frames(shape[0])  # video_tokens pads them
-    sides = (side // base.vae_scale_factor for side in shape[1:])
-    return video_tokens(frames, *sides, base.config) + base.config.max_text_seq_length
+    height, width = (side // base.vae_scale_factor for side in shape[1:])
+    return video_tokens(frames, height, width, base.config) + base.config.max_text_seq_length
 
 
 def run_unet(base: BaseModel, rows: int, side: int) -> object:
@@ -234,7 +234,7 @@ def _vae_activations(
     base: DiffusionModel, examples: Examples, rows: int, size: int, is_checkpointing: bool
 ) -> list[int]:
     """Of training the VAE, for each shape of the examples."""
-    needs = []
+    needs: list[int] = []
     for shape in shapes_of(examples):
         pixels = torch.zeros(rows, 3, *shape, device="meta")
         seen = traced(base.vae, lambda p=pixels: base.vae(p, sample_posterior=False))
