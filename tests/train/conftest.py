@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +114,12 @@ class Commands:
             stderr=self.errors,
             text=True,
         )
+
+    def of(self, recipe: Path) -> Commands:
+        """The same with another recipe."""
+        other = copy(self)
+        other.recipe = recipe
+        return other
 
     def train(self, *overrides: str, stop: dict[str, object] | None = None) -> Done:
         return self.run("train", [str(self.recipe), *with_objective(overrides)], [{}], stop)[0]
