@@ -80,7 +80,7 @@ class ClipGrid:
         write_webp(path.with_suffix(".webp"), animation, fps, infotexts)
         labels = [f"{label}: {prompt}" for label in rows for prompt in prompts]
         sheet = contact_sheet([clip for clips in rows.values() for clip in clips], labels)
-        save_png(path, sheet, {"parameters": infotexts})
+        save_png(path, sheet, {"parameters": infotexts, "grid": sheet.info["grid"]})
         return Shown(sheet, animation, fps)
 
 
