@@ -2,6 +2,7 @@
 
     python -m scripts.build_picto_motion                  # four minutes on one core
     python -m scripts.build_picto_motion --circling       # datasets/circling, for the motion LoRA
+    python -m scripts.build_picto_motion --subject        # datasets/octopus_motion, for a subject's
 
 Source: `datasets/picto/images/{train,val,demo}`, which scripts.build_picto_dataset renders.
 Makes `runs/picto_motion/clips/{train,val,demo}/*.webp` (25 frames of 64x64, 8 a second, lossless)
@@ -38,6 +39,10 @@ from scripts.picto_motions import (
     rendered,
     webp_bytes,
 )
+
+SUBJECT: Record = {"style": "fluent-color", "hex": "1f419"}
+SUBJECT_MOTIONS: tuple[Motion, ...] = ("still", "left", "down", "growing", "clockwise")
+"""What a LoRA of the subject sees; the others are left to draw it with."""
 
 BACKGROUNDS = ("red", "yellow", "green", "blue", "purple", "pink", "grey")
 WHITE_SHARE = 0.6
@@ -179,6 +184,23 @@ def make_clip(icons: Icons, motion: Motion, key: str) -> tuple[list[Image.Image]
     return rendered(images, paths, colour), row
 
 
+def subject_clips(images: Path, out: Path, seed: int) -> None:
+    """Clips of one held-out icon with a rare word for it, in some of the motions: for a LoRA."""
+    out.mkdir(parents=True, exist_ok=True)
+    icon = load_icon(images / "demo", SUBJECT)
+    rows = []
+    for number, motion in enumerate(SUBJECT_MOTIONS * 2):
+        rng = random.Random(f"{seed}:subject:{number}")
+        background = "white" if number < len(SUBJECT_MOTIONS) else rng.choice(BACKGROUNDS)
+        colour = WHITE if background == "white" else COLOURS[background]
+        _, paths = plan(motion, rng)
+        file_name = f"{number:02d}-{motion}.webp"
+        (out / file_name).write_bytes(webp_bytes(rendered([icon], paths, colour)))
+        ground = "" if background == "white" else f" on a {background} background"
+        rows.append({"file_name": file_name, "text": f"sks octopus, {MOTIONS[motion]}{ground}"})
+    write_jsonl(out / "metadata.jsonl", rows)
+
+
 # ------------------------------------------------------------------------------------------ main
 
 _icons: dict[str, Icons] = {}  # of this process
@@ -221,9 +243,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/picto_motion/clips"))
     parser.add_argument("--clips", type=int, default=6000, help="of train; val 200, demo 100")
     parser.add_argument("--circling", action="store_true", help="datasets/circling instead")
+    parser.add_argument("--subject", action="store_true", help="datasets/octopus_motion instead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, choices=(1, 2))
     options = parser.parse_args()
+    if options.subject:
+        subject_clips(options.images, Path("datasets/octopus_motion"), options.seed)
+        return
     if options.circling:
         out = Path("datasets/circling")
         write_clips(options.images, "train", out, ["circling"] * 32, options.seed, options.workers)

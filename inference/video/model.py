@@ -152,5 +152,7 @@ class VideoModel(DiffusionModel):
         return rotary_positions(self.config, height, width, frames, latents.device)
 
     def use_eager_attention(self) -> None:
-        """Has an effect on the text encoder only: the transformer knows one kind of attention."""
+        from inference.video.attention import use_eager
+
+        use_eager(self.transformer)
         self.text_encoder.set_attn_implementation("eager")
