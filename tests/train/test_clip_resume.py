@@ -100,7 +100,6 @@ def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight])
 
 STOPS = {
     "before the first step": ("lora", "train.clip_previews:ClipGrid.keep_base_row", 1, True),
-    "between two micro-batches": ("lora", "train.trainer:Trainer.step", 10, False),
     "between the twins": ("lora", "inference.artifacts.lora:Lora._write", 3, True),
     "while a grid is written": ("lora", "pathlib:Path.write_bytes", 5, True),
     "in the first stage": ("stages", "train.trainer:Trainer.step", 3, False),
@@ -133,7 +132,7 @@ def test_killed_run_goes_on(
 @pytest.mark.parametrize(
     ("name", "signal_name", "status"),
     [
-        ("packed", "INT", 130),
+        pytest.param("packed", "INT", 130, marks=pytest.mark.slow),
         ("image_to_video", "TERM", 143),
         ("text_to_image on disk", "INT", 130),
     ],

@@ -38,6 +38,7 @@ clips:
 formats: [webp]
 contact_sheet: false
 """
+SLOW = pytest.mark.slow
 LORA = "objective={type: lora, rank: 2, dropout: 0.2}"
 
 
@@ -66,7 +67,7 @@ def same(one: list[np.ndarray], two: list[np.ndarray]) -> bool:
     [
         ["objective={type: lora, rank: 4, alpha: 8, comfyui_twin: true}"],
         [LORA, "ema={decay: 0.5}", "mixed_precision=bf16"],
-        ["objective={type: text_to_image}", "ema={decay: 0.5}"],
+        pytest.param(["objective={type: text_to_image}", "ema={decay: 0.5}"], marks=SLOW),
     ],
     ids=["lora", "lora ema bf16", "text_to_image ema"],
 )
@@ -87,12 +88,12 @@ def test_last_clips_are_what_a_new_process_draws(
         arguments = [precision, to, f"artifacts.it.path={path}"]
         assert same(drawn(clip_commands.draw(drawing_recipe, *arguments)), last), path
     base = grid_clips(samples / "base")
-    assert same(drawn(clip_commands.draw(drawing_recipe, precision, to)), base)
     assert not same(base[:1], last[:1])
+    if len(artifacts) == 1:
+        assert same(drawn(clip_commands.draw(drawing_recipe, precision, to)), base)
     with Image.open(samples / "step-000004.png") as sheet:
         assert np.array_equal(np.asarray(grid_cells(sheet)[2][0]), last[0][0])
-    facts = inspect(samples / "step-000004.webp")
-    assert (facts["frames"], facts["fps"]) == ("17", "8")
+    assert len(read_clip(samples / "step-000004.webp").frames) == 17
 
 
 def test_a_picture_is_told_on_the_scale_of_training(
@@ -147,7 +148,7 @@ TWO_RANKS = {
 }
 
 
-@pytest.mark.parametrize("name", TWO_RANKS)
+@pytest.mark.parametrize("name", ["stages", pytest.param("packed", marks=SLOW)])
 def test_two_processes_equal_twice_the_accumulation(
     name: str, clip_commands: Any, tmp_path: Path
 ) -> None:
