@@ -1,6 +1,7 @@
 """Stages of a run: their numbers, and what recipes cannot say of them."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def recipe(stages: dict[str, StageConfig | None], steps: int = 9, **data: object
     )
 
 
-CLIPS = {"clips": ClipDataConfig(frames=49, height=480)}
+CLIPS: dict[str, Any] = {"clips": ClipDataConfig(frames=49, height=480)}
 THREE: dict[str, StageConfig | None] = {
     "one": StageConfig(steps=2, frames=9, height=256, width=384, train_batch_size=5),
     "gone": None,
