@@ -8,7 +8,10 @@ from inference.conditions import Conditions
 
 
 class Batch(TypedDict):
-    """A micro-batch of b examples. Images come as `pixels`, or as cached latents."""
+    """A micro-batch of b examples. Images come as `pixels`, or as cached latents.
+
+    Clips of several lengths, which only packing has side by side, come as lists of b tensors.
+    """
 
     step: int
     """Optimizer steps before this one."""

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -33,8 +33,7 @@ class TrainingState:
         self.ema = ema
 
     def write(self, folder: Path, step: int) -> None:
-        weights = {name: value.contiguous() for name, value in self.objective.state_dict().items()}
-        save_file(weights, folder / "trained.safetensors")
+        save_file(unshared(self.objective.state_dict()), folder / "trained.safetensors")
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
@@ -63,3 +62,14 @@ class TrainingState:
                 shadow.data.copy_(averages[str(i)])
             self.ema.optimization_step = progress["step"]
         return progress["step"]
+
+
+def unshared(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, with a copy in the place of one that another name has already (T5's)."""
+    seen: set[int] = set()
+    told = {}
+    for name, value in weights.items():
+        value = value.contiguous()
+        told[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return told

@@ -67,8 +67,9 @@ class ClipDataConfig:
     width/16 in CogVideoX; 49 frames of 480x720 are 17550. X-Fun:
     training_with_video_token_length)."""
     pack: bool = False
-    """Clips of several lengths and one size are put into one row of the transformer in place of
-    batches (experimental)."""
+    """Experimental, for models with rotary positions (not 2B): the clips of a micro-batch, of
+    several lengths and one height x width, become one row of the transformer, each blind to the
+    others. They share a timestep; the attention mask grows with the square of the row's tokens."""
 
     def faults(self) -> Faults:
         yield from at_least(
@@ -89,6 +90,9 @@ class ClipDataConfig:
                 yield "buckets", str(error)
             else:
                 yield from self._frame_faults("buckets", bucket.frames, f"{text}: ")
+        with suppress(InputError):  # a bucket that cannot be read is told above
+            if self.pack and len({bucket[1:] for bucket in self.sizes}) > 1:
+                yield "pack", "needs buckets of one height x width: a row has one"
         if len({*self.buckets}) < len(self.buckets):
             yield "buckets", "names a bucket twice; leave one out"
 

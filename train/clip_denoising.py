@@ -53,7 +53,8 @@ class ClipDenoising(Denoising):
             sources = [generator(self.seed, "image noise", position) for position in positions]
             frames = with_noise(frames, sources, config.noise_mean, config.noise_std)
         vae = self.base.vae
-        mean = vae.encode(frames.unsqueeze(2).to(vae.dtype)).latent_dist.mean.float()
+        with self.in_its_own_format():
+            mean = vae.encode(frames.unsqueeze(2).to(vae.dtype)).latent_dist.mean.float()
         scaled = image_latents(
             mean.transpose(1, 2),
             vae.config.scaling_factor,

@@ -12,9 +12,10 @@ from inference.grid import image_grid
 from inference.infotext import read_infotext, save_png
 from inference.video.clip_config import ClipConfig
 from inference.video.clip_requests import expand
+from inference.video.image_condition import LatentScale
 from inference.video.model import VideoModel
 from inference.video.reading import read_clip
-from inference.video.sampling import ClipDrawing, draw_clips
+from inference.video.sampling import ClipDrawing, Way, draw_clips
 from inference.video.writing import contact_sheet, write_webp
 from train.previews import Shown
 
@@ -22,8 +23,15 @@ from train.previews import Shown
 class ClipGrid:
     """Draws the recipe's clips; the base model's are drawn once, before the first step."""
 
-    def __init__(self, base: VideoModel, clips: Sequence[ClipConfig], folder: Path) -> None:
+    def __init__(
+        self,
+        base: VideoModel,
+        clips: Sequence[ClipConfig],
+        folder: Path,
+        image_latent_scale: LatentScale = "pipeline",
+    ) -> None:
         self.base = base
+        self.way = Way(image_latent_scale=image_latent_scale)
         self.requests = expand(base, clips)
         self.base_row = folder / "base"
 
@@ -31,7 +39,7 @@ class ClipGrid:
         return bool(self.requests)
 
     def draw(self) -> list[ClipDrawing]:
-        return draw_clips(self.base, self.requests)
+        return draw_clips(self.base, self.requests, self.way)
 
     def keep_base_row(self) -> None:
         """Draws the row of the untrained model; to be called before anything is learned."""
@@ -72,7 +80,7 @@ class ClipGrid:
         write_webp(path.with_suffix(".webp"), animation, fps, infotexts)
         labels = [f"{label}: {prompt}" for label in rows for prompt in prompts]
         sheet = contact_sheet([clip for clips in rows.values() for clip in clips], labels)
-        save_png(path, sheet, {"parameters": infotexts})
+        save_png(path, sheet, {"parameters": infotexts, "grid": sheet.info["grid"]})
         return Shown(sheet, animation, fps)
 
 

@@ -20,7 +20,7 @@ from train.objective_configs import (
 )
 from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, schedule_faults
 from train.stage_config import StageConfig
-from train.stages import stage_faults
+from train.stages import largest_batch, stage_faults
 
 
 @dataclass
@@ -218,6 +218,9 @@ class TrainRecipe:
             yield from self.objective.faults_within(*steps)
         yield from stage_faults(self)
         yield from self._quantization_faults()
+        if self.data.packs_clips and not self.objective.learns_from_captions:
+            kind = self.objective.type
+            yield "data.clips.pack", f"is of the transformer; objective.type: {kind} trains the VAE"
         if self.data.has_concepts and not self.objective.learns_from_captions:
             kind = self.objective.type
             yield "data.concepts", f"go with prompts, which objective.type: {kind} has none of"
@@ -247,6 +250,8 @@ class TrainRecipe:
                 yield "sampling.clips", why
         elif self.sampling.images:
             yield "sampling.images", "has no effect: a video model draws sampling.clips"
+        if self.data.packs_clips and largest_batch(self) == 1:
+            yield "data.clips.pack", "has no effect with train_batch_size: 1, the clips of a row"
         if not self.objective.learns_from_captions:
             what = f"objective.type: {self.objective.type} shows reconstructions instead"
             if self.sampling.images:

@@ -176,6 +176,11 @@ class DataConfig:
             return False
 
     @property
+    def packs_clips(self) -> bool:
+        """Whether the clips of a micro-batch share a row of the transformer."""
+        return self.clips is not None and self.clips.pack
+
+    @property
     def is_random(self) -> bool:
         """Whether one picture can get different pixels."""
         if self.clips is not None and self.clips.is_random:

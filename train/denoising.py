@@ -34,37 +34,45 @@ class Denoising:
     def of(cls, recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
         """That of pictures or of clips, as the base model draws them."""
         from train.clip_denoising import ClipDenoising
+        from train.packed_denoising import PackedDenoising
 
         usual = recipe.loss, recipe.data.latent_sampling, recipe.seed
         zeroed = recipe.data.captions.dropout_mode == "zero_embedding"
         if isinstance(base, VideoModel):
-            return ClipDenoising(base, *usual, zeroed, recipe.image_condition)
+            kind = PackedDenoising if recipe.data.packs_clips else ClipDenoising
+            return kind(base, *usual, zeroed, recipe.image_condition)
         return Denoising(base, *usual, zeroed)
 
     def loss(self, batch: Batch) -> Tensor:
         """Weighted mean squared error of each example's prediction, (b,), fp32."""
+        timesteps = self.timesteps(batch)
+        noisy, target = self.noised(batch, timesteps)
+        states = self.states(batch)
+        prediction = self.predict(noisy, timesteps.to(noisy.device), states, batch).float()
+        errors = self.errors(prediction, target)
+        return errors * self.weights(self.base.alphas_cumprod[timesteps]).to(errors)
+
+    def noised(self, batch: Batch, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy latents at the timesteps (b,), and what is to be predicted of them; both fp32."""
         latents = self.latents(batch)
         noise = self.noise(batch["positions"], latents)
-        timesteps = self.timesteps(batch)
         alphas = self.base.alphas_cumprod[timesteps]
         each = (-1, *[1] * (latents.dim() - 1))
         signal = alphas.sqrt().view(each).to(latents.device)
         sigma = (1 - alphas).sqrt().view(each).to(latents.device)
-
         noisy = signal * latents + sigma * noise
+        if self.base.prediction_type == "epsilon":
+            return noisy, noise
+        return noisy, signal * noise - sigma * latents
+
+    def states(self, batch: Batch) -> Conditions:
+        """What the base model is told of the prompts."""
         states = batch.get("prompt_states")
         if states is None:
             states = self.base.encode_prompts(batch["prompts"])
         if self.zeroes_empty_prompts:
             states = states.zeroed([not prompt for prompt in batch["prompts"]])
-        prediction = self.predict(noisy, timesteps.to(latents.device), states, batch).float()
-
-        if self.base.prediction_type == "epsilon":
-            target = noise
-        else:
-            target = signal * noise - sigma * latents
-        errors = self.errors(prediction, target)
-        return errors * self.weights(alphas).to(errors)
+        return states
 
     def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean squared error of each example, (b,)."""
@@ -78,7 +86,7 @@ class Denoising:
         """Clean latents, taken as `data.latent_sampling` says; the same with or without cache."""
         pixels, cached = batch.get("pixels"), batch.get("latents")
         if pixels is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self.in_its_own_format():
                 mean, std = self.base.encode_images(pixels)
         else:
             assert cached is not None
@@ -91,22 +99,25 @@ class Denoising:
             noise = normal(mean, self.seed, "latents", batch["positions"])
         return mean + std.to(mean) * noise
 
+    def in_its_own_format(self) -> torch.autocast:
+        """Within it the VAE works as it does where it fills caches, whatever is mixed around it."""
+        return torch.autocast(self.base.device.type, enabled=False)
+
     def noise(self, positions: list[int], like: Tensor) -> Tensor:
-        """Standard normal noise of the shape of `like`, (b, c, h, w), drawn on the CPU."""
+        """Standard normal noise of the shape of `like`, drawn on the CPU."""
         draws = []
         for position in positions:
             source = generator(self.seed, "noise", position)
             noise = torch.randn(like.shape[1:], generator=source)
             if self.config.noise_offset:
-                offset = torch.randn((like.shape[1], 1, 1), generator=source)
+                offset = torch.randn((like.shape[-3], 1, 1), generator=source)
                 noise = noise + self.config.noise_offset * offset
             draws.append(noise)
         return torch.stack(draws).to(like)
 
     def timesteps(self, batch: Batch) -> Tensor:
         """Timesteps (b,), int64, on the CPU; every one is as likely."""
-        low = self.config.min_timestep
-        high = self.config.max_timestep or len(self.base.alphas_cumprod)
+        low, high = self.timestep_range
         if self.config.timestep_sampling == "stratified":
             at = batch["positions"], batch["step_size"], low, high, batch["first_position"]
             return stratified_timesteps(self.seed, *at)
@@ -115,6 +126,11 @@ class Denoising:
             for position in batch["positions"]
         ]
         return torch.stack(draws)
+
+    @property
+    def timestep_range(self) -> tuple[int, int]:
+        """The first timestep, and the one behind the last."""
+        return self.config.min_timestep, self.config.max_timestep or len(self.base.alphas_cumprod)
 
     def weights(self, alphas: Tensor) -> Tensor:
         """What the prediction's error counts at signal shares `alphas` (b,)."""

@@ -9,6 +9,7 @@ def run_metadata(
     """ss_* values as kohya's sd-scripts write them: strings, `None` for what is not set."""
     optimizer, lr_scheduler = recipe.optimizer, recipe.lr_scheduler
     rates = optimizer.learning_rates
+    denoiser = "unet" if recipe.data.clips is None else "transformer"
     facts = {
         "ss_output_name": recipe.name,
         "ss_seed": recipe.seed,
@@ -21,7 +22,7 @@ def run_metadata(
         "ss_gradient_accumulation_steps": recipe.gradient_accumulation_steps,
         "ss_gradient_checkpointing": recipe.gradient_checkpointing,
         "ss_learning_rate": optimizer.learning_rate,
-        "ss_unet_lr": rates.get("unet", optimizer.learning_rate),
+        "ss_unet_lr": rates.get(denoiser, optimizer.learning_rate),
         "ss_text_encoder_lr": rates.get("text_encoder", optimizer.learning_rate),
         "ss_optimizer": optimizer.type,
         "ss_lr_scheduler": lr_scheduler.type,

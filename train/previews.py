@@ -124,12 +124,13 @@ class PromptGrid:
 @torch.no_grad()
 def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Path) -> Shown:
     """Pictures above what the VAE gives back of them, saved as PNG; returns the grid."""
-    originals = torch.stack(list(pixels)).to(base.device)
-    mean, _ = base.encode_images(originals)
-    restored = base.decode_latents(mean)
-    rows = [[to_image(picture) for picture in batch] for batch in (originals, restored)]
-    error = (originals - restored).square().flatten(1).mean(1) / 4
-    labels = [f"{-10 * float(value.log10()):.1f} dB" for value in error]
+    originals = [picture.to(base.device) for picture in pixels]
+    restored = [base.decode_latents(base.encode_images(one[None])[0])[0] for one in originals]
+    rows = [[to_image(picture) for picture in row] for row in (originals, restored)]
+    errors = [
+        (one - other).square().mean() / 4 for one, other in zip(originals, restored, strict=True)
+    ]
+    labels = [f"{-10 * float(error.log10()):.1f} dB" for error in errors]
     grid = image_grid(rows, ["picture", "VAE"], labels)
     save_grid(path, grid, [])
     return Shown(grid)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
+from inference.artifacts.lora_files import twin_of
 from inference.errors import InputError
 from inference.files import write_atomically
 from train.environment import describe_environment
@@ -139,7 +140,8 @@ class RunDirectory:
         """Makes the folders, and writes recipe.yaml and environment.json."""
         for folder in (self.logs, self.samples, self.checkpoints, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
-        for folder in (*self.path.glob("*/"), *self.artifacts.glob("*/")):
+        holders = self.path, self.artifacts, self.samples
+        for folder in (folder for holder in holders for folder in holder.glob("*/")):
             remove_left_overs(folder)
         write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))
         environment = json.dumps(describe_environment() | facts, indent=1)
@@ -187,14 +189,21 @@ class RunDirectory:
             ) from error
 
     def point_last(self, artifact: Path) -> Path:
-        """`last.*` beside the newest artifact becomes a link to it."""
+        """`last.*` beside the newest artifact becomes a link to it, and so its twin for ComfyUI."""
         last = artifact.with_name(f"last{artifact.suffix}")
-        unfinished = last.with_name(f".{last.name}")
-        unfinished.unlink(missing_ok=True)
-        unfinished.symlink_to(artifact.name)
-        unfinished.replace(last)
+        link(last, artifact)
+        if twin_of(artifact).exists():
+            link(twin_of(last), twin_of(artifact))
         sync(last.parent)
         return last
+
+
+def link(path: Path, target: Path) -> None:
+    """Makes a path a link to a file or folder beside it, at once."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.unlink(missing_ok=True)
+    unfinished.symlink_to(target.name)
+    unfinished.replace(path)
 
 
 def remove_left_overs(folder: Path) -> None:

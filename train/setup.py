@@ -213,7 +213,7 @@ def build_grid(
     config = recipe.sampling
     if isinstance(base, VideoModel):
         clips = [clip for clip in config.clips.values() if clip is not None]
-        return ClipGrid(base, clips, folder)
+        return ClipGrid(base, clips, folder, recipe.image_condition.latent_scale)
     assert isinstance(base, BaseModel)
     return PromptGrid(base, images, config.batch_size, folder)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from train.faults import Faults
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from train.config import TrainRecipe
     from train.data.stream import MicroBatches
     from train.stage_config import StageConfig
@@ -80,6 +82,11 @@ def stages_of(recipe: TrainRecipe, num_processes: int) -> list[Stage]:
     return stages
 
 
+def stage_at(stages: Sequence[Stage], step: int) -> Stage:
+    """The stage in which a run was after a step: at the end of one it is still that one."""
+    return next((stage for stage in stages if step <= stage.last_step), stages[-1])
+
+
 def step_size(recipe: TrainRecipe, num_processes: int) -> int:
     """Examples of an optimizer step, of all processes and micro-batches."""
     return recipe.train_batch_size * recipe.gradient_accumulation_steps * num_processes
@@ -106,6 +113,12 @@ def recipe_in(recipe: TrainRecipe, config: StageConfig) -> TrainRecipe:
     )
 
 
+def largest_batch(recipe: TrainRecipe) -> int:
+    """Examples of the largest micro-batch of all stages."""
+    sizes = [stage.train_batch_size for stage in named_stages(recipe).values()]
+    return max((size or recipe.train_batch_size for size in sizes), default=recipe.train_batch_size)
+
+
 def stage_faults(recipe: TrainRecipe) -> Faults:
     """What is wrong with a recipe's stages, taken together."""
     named = named_stages(recipe)
@@ -124,8 +137,11 @@ def stage_faults(recipe: TrainRecipe) -> Faults:
             f"{'' if last.steps else ' or more'}), got {recipe.max_train_steps}",
         )
     for name, stage in named.items():
-        if stage.clip_size and recipe.data.clips is None:
-            key = next(iter(stage.clip_size))
-            yield f"stages.{name}.{key}", "is of clips, which need data.clips"
-        if stage.resolution is not None and recipe.data.clips is not None:
+        clips = recipe.data.clips
+        for key in stage.clip_size:
+            if clips is None:
+                yield f"stages.{name}.{key}", "is of clips, which need data.clips"
+            elif clips.buckets:
+                yield f"stages.{name}.{key}", "cannot go with data.clips.buckets: they say sizes"
+        if stage.resolution is not None and clips is not None:
             yield f"stages.{name}.resolution", "is of pictures; of clips say height and width"

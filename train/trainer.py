@@ -36,7 +36,7 @@ from train.setup import (
     prepare,
 )
 from train.shown_weights import ShownWeights
-from train.stages import Stage, stages_of, step_size
+from train.stages import Stage, stage_at, stages_of, step_size
 from train.tracking import Board, ProgressBar, StepClock
 
 
@@ -100,7 +100,7 @@ class Trainer:
                 self.step_number += 1
                 self.stop_members()
                 self.progress.advance(self.step_number)
-                if self.due(recipe.log_every_n_steps):
+                if self.due(recipe.log_every_n_steps) or self.step_number == self.stage.last_step:
                     self.log(grad_norm)
                 if self.due(recipe.saving.save_every_n_steps):
                     self.save()
@@ -117,6 +117,8 @@ class Trainer:
         if checkpoint is not None:
             self.run.refuse_other_pictures(self.facts)
             self.step_number = self.state.read(checkpoint)
+            self.stage = stage_at(self.stages, self.step_number)
+            self.examples = self._build_examples()
             self.progress.say(f"resuming {checkpoint} at step {self.step_number}")
             self.stop_members()
         if self.is_main:

@@ -150,11 +150,12 @@ class Placement:
             if self.offload == "none" or self.device is None:
                 yield
             elif self.offload == "model_offload" or name == "vae":
+                home = next(part.parameters()).device
                 part.to(self.device)
                 try:
                     yield
                 finally:
-                    part.to("cpu")
+                    part.to(home)
             elif name == "text_encoder":
                 yield
             else:

@@ -32,7 +32,12 @@ def prepare(base: str) -> None:
 
     quiet_libraries()
     for name in (
+        "diffusers.models.autoencoders.autoencoder_kl_cogvideox",
+        "diffusers.models.transformers.cogvideox_transformer_3d",
+        "diffusers.schedulers.scheduling_ddim_cogvideox",
+        "diffusers.schedulers.scheduling_dpm_cogvideox",
         "inference.images",
+        "inference.video.clips",
         "torch.utils.tensorboard.writer",
         "train.objectives.autoencoder",
         "train.objectives.lora",
@@ -40,6 +45,7 @@ def prepare(base: str) -> None:
         "train.trainer",
         "transformers.models.clip.modeling_clip",
         "transformers.models.clip.tokenization_clip",
+        "transformers.models.t5.modeling_t5",
         "transformers.optimization",
     ):
         importlib.import_module(name)

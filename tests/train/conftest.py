@@ -9,13 +9,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from inference.recipe import load_recipe
+from inference.video.writing import write_webp
+from tests.inference.video.models import make_video_model, write_video_folder
 from train.config import TrainRecipe, train_schema
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +34,19 @@ train_batch_size: 2
 log_every_n_steps: 1
 saving: {{save_every_n_steps: 100}}
 sampling: {{settings: {{steps: 2}}}}
+"""
+
+CLIP_RECIPE = """
+name: run
+base_model: {{path: {base}}}
+data: {{path: {clips}, clips: {{frames: 9, height: 32, width: 32}}}}
+loss: {{timestep_sampling: stratified}}
+optimizer: {{learning_rate: 1.0e-2}}
+max_train_steps: 4
+train_batch_size: 2
+log_every_n_steps: 1
+saving: {{save_every_n_steps: 100}}
+sampling: {{clip_settings: {{steps: 2, frames: 9, height: 16, width: 16}}}}
 """
 
 
@@ -114,6 +131,12 @@ class Commands:
             text=True,
         )
 
+    def of(self, recipe: Path) -> Commands:
+        """The same with another recipe."""
+        other = copy(self)
+        other.recipe = recipe
+        return other
+
     def train(self, *overrides: str, stop: dict[str, object] | None = None) -> Done:
         return self.run("train", [str(self.recipe), *with_objective(overrides)], [{}], stop)[0]
 
@@ -195,3 +218,55 @@ def stop_at() -> Callable[..., dict[str, object]]:
         return {"function": function, "call": call, "signal": number, "after": after}
 
     return stop
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight clips of 32x32 and 12 or, two of them, 17 frames: a square goes its way; captions."""
+    folder = tmp_path_factory.mktemp("clips")
+    ways = {"left": (0, -2), "right": (0, 2), "up": (-2, 0), "down": (2, 0)}
+    for number, colour in enumerate(("red", "lime")):
+        for way, (dy, dx) in ways.items():
+            count = 17 if way == "down" else 12
+            frames = np.full((count, 32, 32, 3), 40 * number, np.uint8)
+            for time, frame in enumerate(frames):
+                top, left = (4 + 12 * (d < 0) * 2 + d * time for d in (dy, dx))
+                square = frame[max(top, 0) : top + 8, max(left, 0) : left + 8]
+                square[:] = ImageColor.getrgb(colour)
+            write_webp(folder / f"{colour}-{way}.webp", frames, 8, "")
+            (folder / f"{colour}-{way}.txt").write_text(f"{colour}, {way}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_recipe_file(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four steps of two clips on a tiny 5B-like model; it lacks an objective."""
+    folder = tmp_path_factory.mktemp("clip_recipe")
+    base = write_video_folder(make_video_model(), folder / "tiny-video")
+    path = folder / "clips.yaml"
+    path.write_text(CLIP_RECIPE.format(base=base, clips=clips))
+    return path
+
+
+@pytest.fixture(scope="session")
+def image_to_video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model like CogVideoX 1.5's for a picture as the beginning: its latents are padded."""
+    return write_video_folder(make_video_model("1.5_i2v"), tmp_path_factory.mktemp("tiny_i2v"))
+
+
+@pytest.fixture
+def make_clip_recipe(clip_recipe_file: Path, tmp_path: Path) -> Callable[..., TrainRecipe]:
+    """The tiny recipe of clips with overrides; its runs go to the test's own folder."""
+
+    def make(*overrides: str) -> TrainRecipe:
+        return load_recipe(
+            clip_recipe_file, train_schema, [f"output_dir={tmp_path}", *with_objective(overrides)]
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip_commands(commands: Commands, clip_recipe_file: Path) -> Commands:
+    """The commands with the recipe of clips."""
+    return commands.of(clip_recipe_file)

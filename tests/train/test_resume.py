@@ -1,17 +1,17 @@
 """A run that was stopped anywhere and goes on ends in the same bytes as one that never stopped."""
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.train.runs import Straight, check_the_same, contents
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,24 +51,6 @@ OBJECTIVES = {
 }
 
 
-def contents(run: Path) -> dict[str, str]:
-    """Hashes of everything that a run leaves to use: artifacts and grids."""
-    files = [file for name in ("artifacts", "samples") for file in (run / name).rglob("*")]
-    return {
-        str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(files)
-        if file.is_file()
-    }
-
-
-@dataclass(frozen=True)
-class Straight:
-    """What a run leaves that was never stopped."""
-
-    overrides: list[str]
-    contents: dict[str, str]
-
-
 @pytest.fixture(scope="session")
 def straight(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Straight]:
     """Runs an objective without a stop, once."""
@@ -84,13 +66,6 @@ def straight(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         return known[name]
 
     return run
-
-
-def check_the_same(run: Path, straight: Straight) -> None:
-    found = contents(run)
-    assert found.keys() == straight.contents.keys()
-    assert [name for name in found if found[name] != straight.contents[name]] == []
-    assert not [path for path in run.rglob(".*") if path.name != ".last"]
 
 
 def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight]) -> None:

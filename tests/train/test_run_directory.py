@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from inference.artifacts.lora_files import twin_of
 from train.run_directory import RunDirectory, RunDirectoryError, SavingError, differences
 
 FACTS = {"pictures": 8, "dataset_fingerprint": "aa"}
@@ -145,7 +146,18 @@ def test_last_points_to_the_newest_artifact(run: RunDirectory, suffix: str) -> N
         content = last if suffix else last / "step"
         assert content.read_text() == str(step)
     assert last.name == f"last{suffix}"
+    assert not [name for name in names(run.artifacts) if "comfyui" in name]
     assert names(run.artifacts) == [f"last{suffix}", f"step-000010{suffix}", f"step-000020{suffix}"]
+
+
+def test_last_points_to_the_twin_too(run: RunDirectory) -> None:
+    for step in (10, 20):
+        path = run.artifact(step, ".safetensors")
+        path.write_text(str(step))
+        twin_of(path).write_text(f"twin of {step}")
+        last = run.point_last(path)
+    assert twin_of(last).name == "last.comfyui.safetensors"
+    assert (last.read_text(), twin_of(last).read_text()) == ("20", "twin of 20")
 
 
 @pytest.mark.parametrize(

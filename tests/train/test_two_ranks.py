@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
+
+from tests.train.runs import largest_difference, succeed
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,23 +39,6 @@ DREAMBOOTH = [
 
 ROUNDING = 2e-6
 """Of sums in another order, through four steps; the weights are up to 1, the steps 0.01 each."""
-
-
-def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:
-    folder = run / "checkpoints" / f"step-{step:06d}"
-    files = ("trained.safetensors", "ema.safetensors")
-    return {f"{name}: {k}": v for name in files for k, v in load_file(folder / name).items()}
-
-
-def largest_difference(one: Path, two: Path) -> float:
-    ours, theirs = weights(one), weights(two)
-    assert ours.keys() == theirs.keys()
-    return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
-
-
-def succeed(ranks: list[Any]) -> None:
-    for rank in ranks:
-        assert rank.status == 0, rank.err
 
 
 @pytest.mark.parametrize(

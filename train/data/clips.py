@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from inference.errors import InputError
 from inference.video.reading import read_frames
-from train.clip_config import ClipDataConfig
+from train.clip_config import Bucket, ClipDataConfig
 from train.data.clip_buckets import BucketRule
 from train.data.clip_folder import Clip, usable
 from train.data.examples import Examples
@@ -38,19 +39,21 @@ class ClipExamples(Examples):
     ) -> None:
         """Gives each clip that is long enough its bucket.
 
+        A micro-batch is of one bucket, and with `pack` of any clips, which are of one size.
+
         Args:
             clips: what is learned from, as far as the recipe leaves none out.
             config: how clips become examples.
             rule: what buckets there are; checked.
             seed: of order, parts and cuts.
             template: prompts to put captions into.
-            batch_size: of the micro-batches, each of one bucket.
+            batch_size: of the micro-batches.
             first_position: where they begin in the stream.
             with_first_frames: whether a batch also holds `first_frames` (b, 3, h, w), for
                 image-to-video models; they stay where latents are cached.
 
         Raises:
-            DataError: a clip is too short, or has no place in the token budget.
+            DataError: a clip is too short, has no place in the token budget, or cannot be packed.
         """
         assert config.clips is not None
         clips = usable(clips, config.clips)
@@ -66,7 +69,9 @@ class ClipExamples(Examples):
         ]
         """Of each clip."""
         kinds = sorted(set(self.buckets))
-        if len(kinds) > 1:
+        if self.cut.pack:
+            check_one_size(kinds)
+        elif len(kinds) > 1:
             numbers = tuple(kinds.index(bucket) for bucket in self.buckets)
             self.stream = BucketStream(seed, numbers, batch_size, first_position)
 
@@ -120,6 +125,20 @@ class ClipExamples(Examples):
 
     def _draw(self, index: int, epoch: int) -> random.Random:
         return random.Random(derive_seed(self.seed, "augmentation", epoch, index))
+
+
+def check_one_size(buckets: Sequence[Bucket]) -> None:
+    """Refuses clips that cannot go into a row together.
+
+    Raises:
+        DataError: they are of several heights and widths.
+    """
+    sizes = sorted({f"{bucket.height}x{bucket.width}" for bucket in buckets})
+    if len(sizes) > 1:
+        raise DataError(
+            f"data.clips.pack: clips of a row have one height x width, these have "
+            f"{', '.join(sizes)}; list data.clips.buckets of one size, or leave pack out"
+        )
 
 
 def frame_numbers(

@@ -149,14 +149,19 @@ class Examples(Dataset[dict[str, Any]]):
 
 
 def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
-    """Stacks tensors, lists everything else."""
+    """Stacks tensors, and lists everything else: also the tensors of clips of several lengths."""
     if isinstance(examples, DataError):
         return examples
     columns = {name: [example[name] for example in examples] for name in examples[0]}
     return {  # pyright: ignore[reportReturnType]
-        name: torch.stack(values) if isinstance(values[0], Tensor) else values
+        name: torch.stack(values) if is_stackable(values) else values
         for name, values in columns.items()
     }
+
+
+def is_stackable(values: list[Any]) -> bool:
+    """Whether they are tensors of one shape."""
+    return isinstance(values[0], Tensor) and len({value.shape for value in values}) == 1
 
 
 def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:

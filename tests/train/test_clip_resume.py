@@ -1,0 +1,157 @@
+"""As test_resume, of clips: the same bytes, wherever a run was stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.runs import Straight, check_the_same, contents
+
+OPTIONS = [
+    "max_train_steps=6",
+    "gradient_accumulation_steps=2",
+    "saving.save_every_n_steps=2",
+    "data.captions.dropout_rate=0.3",
+    "lr_scheduler={type: cosine, warmup_steps: 3}",
+    "ema={decay: 0.8}",
+    "sampling.clips.one={prompt: red}",
+]
+LORA = "objective={type: lora, rank: 2, dropout: 0.2, comfyui_twin: true}"
+STAGES = [
+    "stages.pictures={steps: 3, frames: 1, height: 16, train_batch_size: 3, "
+    "gradient_accumulation_steps: 1}",
+    "stages.clips={steps: 3}",
+    "saving.save_every_n_steps=1",
+]
+RUNS = {
+    "lora": [
+        LORA,
+        "data={flip: 0.5, latent_sampling: random}",
+        "data.clips.part=random",
+        "sampling.sample_every_n_steps=3",
+    ],
+    "stages": [LORA, *STAGES],
+    "packed": [
+        LORA,
+        "data.clips={frames: 49, height: null, width: null, buckets: [9x32x32, 17x32x32]}",
+        "data.clips.pack=true",
+        "train_batch_size=3",
+    ],
+    "image_to_video": [
+        LORA,
+        "image_condition={dropout_rate: 0.3, latent_scale: raw}",
+        "sampling.clips.one.image={picture}",
+        "base_model.path={image_to_video}",
+    ],
+    "text_to_image on disk": ["objective={type: text_to_image}", "data.cache=disk"],
+}
+
+
+@pytest.fixture(scope="session")
+def options(image_to_video_folder: Path, pictures: Path) -> Callable[[str], list[str]]:
+    """The overrides of a run."""
+    folders = {
+        "{picture}": str(pictures / "0-red.png"),
+        "{image_to_video}": str(image_to_video_folder),
+    }
+
+    def of(name: str) -> list[str]:
+        overrides = [*OPTIONS, *RUNS[name]]
+        for word, path in folders.items():
+            overrides = [override.replace(word, path) for override in overrides]
+        return overrides
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def straight(
+    clip_commands: Any,
+    options: Callable[[str], list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Straight]:
+    """A run without a stop, once."""
+    known: dict[str, Straight] = {}
+
+    def run(name: str) -> Straight:
+        if name not in known:
+            folder = tmp_path_factory.mktemp("straight")
+            done = clip_commands.train(f"output_dir={folder}", *options(name))
+            assert done.status == 0, done.err
+            known[name] = Straight(options(name), contents(folder / "run"))
+        return known[name]
+
+    return run
+
+
+def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight]) -> None:
+    found = straight("lora").contents
+    steps = ["last", "step-000002", "step-000004", "step-000006"]
+    artifacts = [f"artifacts/{s}{kind}.safetensors" for s in steps for kind in (".comfyui", "")]
+    grids = [
+        f"samples/step-00000{s}{kind}" for s in (3, 6) for kind in (".png", ".webp", "/000.webp")
+    ]
+    assert sorted(found) == sorted([*artifacts, *grids, "samples/base/000.webp"])
+    last = found["artifacts/last.comfyui.safetensors"]
+    assert last == found["artifacts/step-000006.comfyui.safetensors"]
+    assert last != found["artifacts/last.safetensors"]
+
+
+STOPS = {
+    "before the first step": ("lora", "train.clip_previews:ClipGrid.keep_base_row", 1, True),
+    "between the twins": ("lora", "inference.artifacts.lora:Lora._write", 3, True),
+    "while a grid is written": ("lora", "pathlib:Path.write_bytes", 5, True),
+    "in the first stage": ("stages", "train.trainer:Trainer.step", 3, False),
+    "between the stages": ("stages", "train.trainer:Trainer.enter", 2, False),
+    "in the last stage": ("stages", "train.trainer:Trainer.step", 3 + 3, False),
+}
+
+
+@pytest.mark.parametrize("place", STOPS)
+def test_killed_run_goes_on(
+    place: str,
+    straight: Callable[[str], Straight],
+    clip_commands: Any,
+    stop_at: Callable[..., dict[str, object]],
+    tmp_path: Path,
+) -> None:
+    name, function, call, after = STOPS[place]
+    expected = straight(name)
+    overrides = [f"output_dir={tmp_path}", "resume=true", *expected.overrides]
+    stop = stop_at(function, call, "KILL", after)
+    assert clip_commands.train(*overrides, stop=stop).status == -9
+    done = clip_commands.train(*overrides)
+    assert done.status == 0, done.err
+    check_the_same(tmp_path / "run", expected)
+    told = [line.split(": ")[0] for line in done.err.splitlines() if line.startswith("stage ")]
+    if name == "stages":
+        assert told == ["stage pictures", "stage clips"][place != "in the first stage" :]
+
+
+@pytest.mark.parametrize(
+    ("name", "signal_name", "status"),
+    [
+        pytest.param("packed", "INT", 130, marks=pytest.mark.slow),
+        ("image_to_video", "TERM", 143),
+        ("text_to_image on disk", "INT", 130),
+    ],
+)
+def test_stopped_run_saves_its_state_and_goes_on(
+    name: str,
+    signal_name: str,
+    status: int,
+    straight: Callable[[str], Straight],
+    clip_commands: Any,
+    stop_at: Callable[..., dict[str, object]],
+    tmp_path: Path,
+) -> None:
+    expected = straight(name)
+    overrides = [f"output_dir={tmp_path}", *expected.overrides]
+    stop = stop_at("train.trainer:Trainer.step", 6, signal_name)
+    done = clip_commands.train(*overrides, stop=stop)
+    assert done.status == status, done.err
+    assert (tmp_path / "run" / "checkpoints" / "step-000003").is_dir()
+    done = clip_commands.train(*overrides, "resume=true")
+    assert done.status == 0, done.err
+    check_the_same(tmp_path / "run", expected)
