@@ -13,6 +13,7 @@ from inference.infotext import read_infotext, save_png
 from inference.video.clip_config import ClipConfig
 from inference.video.clip_requests import expand
 from inference.video.image_condition import LatentScale
+from inference.video.memory import Placement
 from inference.video.model import VideoModel
 from inference.video.reading import read_clip
 from inference.video.sampling import ClipDrawing, Way, draw_clips
@@ -31,7 +32,8 @@ class ClipGrid:
         image_latent_scale: LatentScale = "pipeline",
     ) -> None:
         self.base = base
-        self.way = Way(image_latent_scale=image_latent_scale)
+        placement = Placement(base.device, "model_offload")  # T5 and the VAE may lie aside
+        self.way = Way(placement, image_latent_scale=image_latent_scale)
         self.requests = expand(base, clips)
         self.base_row = folder / "base"
 

@@ -34,6 +34,7 @@ from train.setup import (
     enable_gradient_checkpointing,
     load_objective,
     prepare,
+    put_aside,
 )
 from train.shown_weights import ShownWeights
 from train.stages import Stage, stage_at, stages_of, step_size
@@ -181,6 +182,7 @@ class Trainer:
         cache_latents(self.examples, self.base, batch_size, track, self.cache, share)
         if self.prompt_states and data.cache != "off" and not data.captions.changes_words:
             self.prompt_states.fill(self.examples.all_prompts(), track, share=share)
+            put_aside(self.base, self.examples)
         self.accelerator.wait_for_everyone()
 
     def batches(self) -> Iterator[Batch]:

@@ -85,8 +85,10 @@ class VideoModel(DiffusionModel):
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents of clips (b, 3, f, h, w) in -1 … 1.
 
-        Both are fp32, (b, f', c, h', w'), scaled as the transformer sees them.
+        Both are fp32, (b, f', c, h', w'), scaled as the transformer sees them. A VAE that was put
+        aside comes back for it.
         """
+        self.vae.to(self.device)
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         factor = self.vae.config.scaling_factor
         mean, std = posterior.mean.float() * factor, posterior.std.float() * factor
@@ -111,7 +113,7 @@ class VideoModel(DiffusionModel):
             return_tensors="pt",
         )
         ids = tokens.input_ids.to(self.text_encoder.device)
-        return Conditions(self.text_encoder(ids)[0].to(self.dtype))
+        return Conditions(self.text_encoder(ids)[0].to(self.device, self.dtype))
 
     def predict(
         self,
