@@ -85,7 +85,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, bytes as they are."""
         recipe, memory = self.recipe, self.memory
-        peaks = ("idle", "filling", "training", "previews", "peak")
+        peaks = ("away", "filling", "training", "previews", "peak")
         return {
             "name": recipe.name,
             "objective": recipe.objective.type,

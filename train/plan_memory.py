@@ -46,7 +46,9 @@ class MemoryPlan:
     """Bytes on one device."""
 
     parts: dict[str, PartMemory] = field(default_factory=dict)
-    """The base model, all of which stays on the device from beginning to end."""
+    """The base model."""
+    aside: list[str] = field(default_factory=list)
+    """Parts that leave the device before the first step (`train.setup.put_aside`)."""
     trained: int = 0
     """Weights beside the base model (LoRA, embedding, …), in fp32."""
     gradients: int = 0
@@ -61,21 +63,22 @@ class MemoryPlan:
     encoding: int = 0
     """Work of VAE and text encoders besides their weights."""
     drawing: int = 0
-    """Work of the previews besides weights: the denoiser's, or the VAE's decoding."""
+    """Work of the previews: the denoiser's, or the VAE's decoding, with weights that come back."""
 
     @property
     def weights(self) -> int:
         return sum(part.bytes for part in self.parts.values())
 
     @property
-    def state(self) -> int:
-        """What is there from the first step to the last, whatever is at work."""
-        return self.weights + self.trained + self.optimizer + self.ema + CONTEXT
+    def away(self) -> int:
+        """Weights of the parts that leave the device."""
+        return sum(self.parts[name].bytes for name in self.aside)
 
     @property
-    def idle(self) -> int:
-        """Weights of VAE and text encoders, which do nothing in a step once all is encoded."""
-        return sum(part.bytes for name, part in self.parts.items() if name in IDLE)
+    def state(self) -> int:
+        """What is there from the first step to the last, whatever is at work."""
+        weights = self.weights - self.away
+        return weights + self.trained + self.optimizer + self.ema + CONTEXT
 
     @property
     def filling(self) -> int:
@@ -95,9 +98,6 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         return max(self.filling, self.training, self.previews)
-
-
-IDLE = ("text_encoder", "text_encoder_2", "vae")
 
 
 def plan_memory(
@@ -137,8 +137,18 @@ def plan_memory(
             plan.activations = most
         else:
             plan.other_activations = most
-    plan.drawing = drawing_bytes(recipe, base, images)
+    plan.aside = parts_put_aside(recipe, objective)
+    plan.drawing = drawing_bytes(recipe, base, images, plan)
     return plan
+
+
+def parts_put_aside(recipe: TrainRecipe, objective: Objective) -> list[str]:
+    """What leaves the device once all is encoded, as the trainer has it."""
+    base, data = objective.base, recipe.data
+    changes = objective.changes_prompts or data.captions.changes_words or data.cache == "off"
+    if not isinstance(base, VideoModel) or changes or not recipe.objective.learns_from_captions:
+        return []
+    return ["text_encoder", *(["vae"] if is_cached(recipe) and not base.is_image_to_video else [])]
 
 
 def is_cached(recipe: TrainRecipe) -> bool:
@@ -272,14 +282,18 @@ def prompt_bytes(base: DiffusionModel, rows: int) -> int:
     return max(needs)
 
 
-def drawing_bytes(recipe: TrainRecipe, base: DiffusionModel, images: Sequence[ImageConfig]) -> int:
-    """Drawing the previews, besides weights; 0 where none are drawn."""
+def drawing_bytes(
+    recipe: TrainRecipe, base: DiffusionModel, images: Sequence[ImageConfig], plan: MemoryPlan
+) -> int:
+    """Drawing the previews, with weights that come back for it; 0 where none are drawn."""
     if isinstance(base, VideoModel):
         clips: list[ClipConfig] = [one for one in recipe.sampling.clips.values() if one is not None]
         if not clips:
             return 0
         needs = needs_of(base, expand(base, clips))
-        return max(needs.drawing, needs.decoding)
+        back = {name: plan.parts[name].bytes for name in plan.aside}
+        decoding = needs.decoding + back.get("vae", 0)
+        return max(needs.drawing, decoding, back.get("text_encoder", 0))
     if not images:
         return 0
     assert isinstance(base, BaseModel)

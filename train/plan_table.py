@@ -138,7 +138,7 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
     for what, count in (
         ("peak while caches are filled", memory.filling),
         ("peak of a step", memory.training),
-        ("  of it VAE and text encoders", memory.idle),
+        ("  what has left the device by then", memory.away),
         ("peak while previews are drawn", memory.previews),
         ("needed", memory.peak),
     ):
