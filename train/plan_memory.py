@@ -194,9 +194,12 @@ def activation_bytes(
     if isinstance(base, VideoModel):
         tokens = max(tokens_of(base, shape) for shape in shapes_of(examples))
         kind, is_eager = learned(recipe.objective), recipe.base_model.attention == "eager"
-        return transformer_activations(
+        needed = transformer_activations(
             base.config, rows, tokens, kind, size, is_checkpointing, is_eager
         )
+        if recipe.data.packs_clips:  # the mask of a row, which diffusers repeats for every head
+            needed += base.config.num_attention_heads * (rows * tokens) ** 2 * size
+        return needed
     assert isinstance(base, BaseModel)
     latents = examples.resolution // base.vae_scale_factor
     kept = traced(base.unet, lambda: run_unet(base, rows, latents)).kept(is_checkpointing)

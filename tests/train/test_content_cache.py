@@ -34,6 +34,8 @@ from train.data_config import DataConfig
 class Base:
     """Means of neighbouring pixels as latents, words' lengths as states; counts its work."""
 
+    source = None
+
     dtype = torch.float32
     device = torch.device("cpu")
     prompt_shape = (3, 2)
