@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inference.video.reading import read_clip
 from scripts.evaluate_picto import read_images, read_pairs, to_pixels
@@ -84,7 +84,7 @@ def fold(vae: Any, mean: Tensor, turn: Tensor, std: float) -> None:
     weight.copy_(torch.einsum("ij...,jk->ik...", weight, torch.linalg.inv(turn)))
 
 
-def outer_convolutions(vae: Any) -> tuple[nn.Module, nn.Module]:
+def outer_convolutions(vae: Any) -> tuple[Any, Any]:
     """The convolution that gives the latents, and the one that takes them."""
     if vae.quant_conv is not None:
         return vae.quant_conv, vae.post_quant_conv
