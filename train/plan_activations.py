@@ -118,7 +118,13 @@ class Traced:
         return self.leaves
 
 
-BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "CLIPEncoderLayer", "CogVideoXResnetBlock3D")
+BLOCKS = (
+    "ResnetBlock2D",
+    "BasicTransformerBlock",
+    "CLIPEncoderLayer",
+    "T5Block",
+    "CogVideoXResnetBlock3D",
+)
 """Classes that gradient checkpointing works upon, in diffusers and transformers."""
 
 

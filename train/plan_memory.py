@@ -199,15 +199,21 @@ def activation_bytes(
         )
         if recipe.data.packs_clips:  # the mask of a row, which diffusers repeats for every head
             needed += base.config.num_attention_heads * (rows * tokens) ** 2 * size
-        return needed
+        return needed + text_kept(objective, rows, is_checkpointing) * size
     assert isinstance(base, BaseModel)
     latents = examples.resolution // base.vae_scale_factor
     kept = traced(base.unet, lambda: run_unet(base, rows, latents)).kept(is_checkpointing)
+    return (kept + text_kept(objective, rows, is_checkpointing)) * size
+
+
+def text_kept(objective: Objective, rows: int, is_checkpointing: bool) -> int:
+    """Values that the text encoders in training keep for their backward pass."""
+    base, kept = objective.base, 0
+    ids = torch.zeros(rows, base.prompt_shape[0], dtype=torch.long, device="meta")
     for name, encoder in base.text_encoders.items():
         if objective.trains(name):
-            ids = torch.zeros(rows, base.prompt_shape[0], dtype=torch.long, device="meta")
-            kept += traced(encoder, lambda e=encoder, i=ids: e(i)).kept(is_checkpointing)
-    return kept * size
+            kept += traced(encoder, lambda e=encoder: e(ids)).kept(is_checkpointing)
+    return kept
 
 
 def learned(config: ObjectiveConfig) -> Learned:
