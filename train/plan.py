@@ -155,6 +155,7 @@ def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Obje
     """As `train.setup.objective_on`; packed weights and feature networks are left out of it."""
     import torch
 
+    from inference.base_model import BaseModel
     from train.objective_configs import AutoencoderConfig, LoraConfig
     from train.setup import objective_on
 
@@ -162,7 +163,8 @@ def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Obje
     if isinstance(config, AutoencoderConfig):
         config = replace(config, perceptual_weight=0.0, l1_weight=config.l1_weight or 1.0)
     unpacked = replace(recipe.base_model, quantization=None)
-    if not isinstance(config, LoraConfig):  # new words begin as known ones, of any values here
+    if isinstance(base, BaseModel) and not isinstance(config, LoraConfig):
+        # New words begin as known ones, of any values here.
         for encoder in base.text_encoders.values():
             encoder.get_input_embeddings().to_empty(device="cpu")  # type: ignore[operator]
     # What others begin with is worked out from values; a LoRA's is as large as it is random.

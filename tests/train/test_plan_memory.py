@@ -171,6 +171,16 @@ def test_what_makes_a_run_smaller():
     assert made.other_activations > 5 * made.activations  # without gradient checkpointing
 
 
+def test_a_text_encoder_in_training():
+    made, _ = plan("cogvideox-2b", TextToImageConfig(train_text_encoder=True), OFFICIAL)
+    frozen, _ = plan("cogvideox-2b", TextToImageConfig(), OFFICIAL)
+    text = made.parts["text_encoder"]
+    assert (text.parameters, text.format) == (4_762_310_656, "fp32")
+    assert made.aside == [] and frozen.aside == ["text_encoder", "vae"]
+    assert made.gradients - frozen.gradients == 4 * text.parameters
+    assert made.activations > frozen.activations
+
+
 def test_names_on_the_hub():
     for family in FAMILIES.values():
         assert family_on_hub(f"THUDM/{family.title}") is family
