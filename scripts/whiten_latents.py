@@ -9,8 +9,9 @@ use all of them, or `visible`: in proportion to the error (RMS of the pixels) th
 out would make, so that a UNet decides first, at high noise, what shows most.
 Both the turn and its inverse are folded into the 1x1 convolutions `quant_conv` and
 `post_quant_conv`, so that what the VAE restores from a latent's mode stays the same up to rounding.
-CogVideoX's VAE has none: there they go into the encoder's last and the decoder's first convolution,
-whose zeros beyond the borders then stand for the latents' mean; train the decoder a little more.
+CogVideoX's VAE has none: there they go into the encoder's last convolution, and into the decoder's
+first one and those of its norms, which all read the latents. The first one's
+zeros beyond the borders then stand for the latents' mean: train the decoder a little more.
 The standard deviations that the encoder predicts start anew, at one tenth of the latents'.
 Needs `python -m scripts.build_picto_dataset`, or the clips of `scripts.build_picto_motion`.
 """
@@ -29,6 +30,7 @@ from scripts.evaluate_picto import read_images, read_pairs, to_pixels
 
 PICTURES = 600
 CLIPS = 24
+SPATIAL_NORM = "CogVideoXSpatialNorm3D"
 BATCH = 50
 RELATIVE_STD = 0.1
 
@@ -73,22 +75,30 @@ def visibility(vae: Any, pixels: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
 @torch.no_grad()
 def fold(vae: Any, mean: Tensor, turn: Tensor, std: float) -> None:
     """Has the VAE give `turn @ (latent - mean)` as its latents' means and `std` beside them."""
-    channels, (last, first) = len(mean), outer_convolutions(vae)
+    channels, last = len(mean), last_convolution(vae)
     weight, bias = last.weight, last.bias
     weight[:channels] = torch.einsum("ij,jk...->ik...", turn, weight[:channels])
     bias[:channels] = turn @ (bias[:channels] - mean)
     weight[channels:] = 0
     bias[channels:] = 2 * math.log(std)
-    weight, bias = first.weight, first.bias
-    bias += weight.flatten(2).sum(2) @ mean
-    weight.copy_(torch.einsum("ij...,jk->ik...", weight, torch.linalg.inv(turn)))
+    for reader in readers(vae):
+        weight, bias = reader.weight, reader.bias
+        bias += weight.flatten(2).sum(2) @ mean
+        weight.copy_(torch.einsum("ij...,jk->ik...", weight, torch.linalg.inv(turn)))
 
 
-def outer_convolutions(vae: Any) -> tuple[Any, Any]:
-    """The convolution that gives the latents, and the one that takes them."""
-    if vae.quant_conv is not None:
-        return vae.quant_conv, vae.post_quant_conv
-    return vae.encoder.conv_out.conv, vae.decoder.conv_in.conv
+def last_convolution(vae: Any) -> Any:
+    """The one that gives the latents."""
+    return vae.encoder.conv_out.conv if vae.quant_conv is None else vae.quant_conv
+
+
+def readers(vae: Any) -> list[Any]:
+    """The convolutions that read latents: in CogVideoX's decoder every norm does, too."""
+    if vae.post_quant_conv is not None:
+        return [vae.post_quant_conv]
+    norms = [part for part in vae.decoder.modules() if type(part).__name__ == SPATIAL_NORM]
+    of_norms = [conv.conv for norm in norms for conv in (norm.conv_y, norm.conv_b)]
+    return [vae.decoder.conv_in.conv, *of_norms]
 
 
 def read_clips(folder: Path) -> Tensor:
