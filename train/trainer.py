@@ -181,8 +181,8 @@ class Trainer:
         batch_size = self.stage.recipe.train_batch_size
         cache_latents(self.examples, self.base, batch_size, track, self.cache, share)
         if self.prompt_states and data.cache != "off" and not data.captions.changes_words:
-            self.prompt_states.fill(self.examples.all_prompts(), track, share=share)
-            put_aside(self.base, self.examples)
+            if self.prompt_states.fill(self.examples.all_prompts(), track, share=share):
+                put_aside(self.base, self.examples)
         self.accelerator.wait_for_everyone()
 
     def batches(self) -> Iterator[Batch]:

@@ -90,10 +90,6 @@ REFUSED = {
         **LORA,
         "targets": ["convolution"],
     },
-    "objective.train_text_encoder: 'tiny_video' is a video model": {
-        "type": "text_to_image",
-        "train_text_encoder": True,
-    },
     "objective.save_as: 'tiny_video' is a video model": {
         "type": "text_to_image",
         "save_as": "safetensors",

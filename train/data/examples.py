@@ -272,11 +272,14 @@ class PromptStates:
         track: Track,
         batch_size: int = 64,
         share: tuple[int, int] = (0, 1),
-    ) -> None:
+    ) -> bool:
         """Encodes the captions beforehand, unless they would take too much memory.
 
         In files there is room for all; with `share` as for `cache_latents`, each process fills in
         a part of those that are missing.
+
+        Returns:
+            Whether text encoders have no more to do with these captions.
         """
         if self.stored is not None:
             self.stored.cache.remember("text", self.base, self.stored.origin)
@@ -284,10 +287,10 @@ class PromptStates:
             for prompt in track(prompts[rank::processes], "encoding captions"):
                 if not self.stored.has(prompt):
                     self.stored.write(prompt, self.base.encode_prompts([prompt]))
-            return
+            return True
         length, width = self.base.prompt_shape
         if len(prompts) * width * length * self.base.dtype.itemsize > PROMPT_CACHE_BYTES:
-            return
+            return False
         for start in track(range(0, len(prompts), batch_size), "encoding captions"):
             chunk = prompts[start : start + batch_size]
             together = self.base.encode_prompts(chunk)
@@ -295,6 +298,7 @@ class PromptStates:
             if together.states.shape[1] > length:  # a caption over 75 tokens: at its own length
                 each = [self.base.encode_prompts([prompt]) for prompt in chunk]
             self.known |= dict(zip(chunk, each, strict=True))
+        return True
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditions:
