@@ -180,9 +180,9 @@ class Trainer:
         share = self.accelerator.process_index, self.accelerator.num_processes
         batch_size = self.stage.recipe.train_batch_size
         cache_latents(self.examples, self.base, batch_size, track, self.cache, share)
-        if self.prompt_states and data.cache != "off" and not data.captions.changes_words:
-            if self.prompt_states.fill(self.examples.all_prompts(), track, share=share):
-                put_aside(self.base, self.examples)
+        states, stay = self.prompt_states, data.cache != "off" and not data.captions.changes_words
+        if states and stay and states.fill(self.examples.all_prompts(), track, share=share):
+            put_aside(self.base, self.examples)
         self.accelerator.wait_for_everyone()
 
     def batches(self) -> Iterator[Batch]:
