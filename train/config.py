@@ -156,6 +156,9 @@ class TrainRecipe:
     objective: ObjectiveConfig = MISSING
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    drop_learned_positions: bool = False
+    """Take away the positions that CogVideoX-5B-I2V has learned for 49 frames of 720x480, so that
+    it takes any size; what is trained so is drawn with `drop_learned_positions: true` too."""
     loss: LossConfig = field(default_factory=LossConfig)
     image_condition: ImageConditionConfig = field(default_factory=ImageConditionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -248,6 +251,8 @@ class TrainRecipe:
                 yield "image_condition", why
             if self.sampling.clips:
                 yield "sampling.clips", why
+            if self.drop_learned_positions:
+                yield "drop_learned_positions", why
         elif self.sampling.images:
             yield "sampling.images", "has no effect: a video model draws sampling.clips"
         if self.data.packs_clips and largest_batch(self) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from inference.base_model_loading import frozen_dtype
 from inference.config import ImageConfig
 from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
+from inference.recipe import RecipeWarning
 from inference.requests import check_size
-from inference.video.arithmetic import FrameRule
+from inference.video.arithmetic import FrameRule, check_positions
 from inference.video.loading import load_model
 from inference.video.model import VideoModel
+from inference.video.positions import drop_learned_positions
 from inference.video.quantization import is_packed, quantize
 from train.clip_previews import ClipGrid
 from train.config import TrainRecipe
@@ -92,6 +95,9 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
         InputError: the base model cannot be trained upon so.
     """
     check_trainable(recipe, base)
+    if recipe.drop_learned_positions:
+        assert isinstance(base, VideoModel)
+        take_positions(base)
     if recipe.base_model.quantization is not None:
         assert isinstance(base, VideoModel)
         quantize(base, recipe.base_model.quantization, DTYPES[recipe.mixed_precision])
@@ -102,6 +108,12 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
             if not (parameter.requires_grad or is_packed(parameter)):
                 parameter.data = parameter.data.to(part_dtype(recipe, base, name))
     return objective
+
+
+def take_positions(base: VideoModel) -> None:
+    """Takes away what a model has learned of one size; InputError where there is nothing."""
+    if not drop_learned_positions(base.transformer):
+        raise InputError(f"drop_learned_positions: {base.path!r} has learned none; leave it out")
 
 
 def check_trainable(recipe: TrainRecipe, base: DiffusionModel) -> None:
@@ -170,7 +182,7 @@ def build_examples(
     config = replace(recipe.data, captions=sources.config.captions)
     if isinstance(base, VideoModel):
         found = [one for one in sources.pictures if isinstance(one, Clip)]
-        return ClipExamples(
+        examples = ClipExamples(
             found,
             config,
             bucket_rule(config, base),
@@ -180,10 +192,25 @@ def build_examples(
             first_position,
             base.is_image_to_video,
         )
+        check_buckets(examples, base)
+        return examples
     assert isinstance(base, BaseModel)
     resolution = config.resolution or base.resolution
     check_size("data.resolution", resolution, base.size_step)
     return Examples(sources.pictures, config, resolution, recipe.seed, sources.template)
+
+
+def check_buckets(examples: ClipExamples, base: VideoModel) -> None:
+    """Tells where a model was not trained; see `check_positions`.
+
+    Raises:
+        InputError: it has learned positions, for another size than that of some clips.
+    """
+    rule, factor = FrameRule.of(base.vae), base.vae_scale_factor
+    for frames, height, width in sorted(set(examples.buckets)):
+        latent_frames = rule.latent_frames(frames)
+        if note := check_positions(base.config, width, height, latent_frames, factor):
+            warnings.warn(note, RecipeWarning, stacklevel=2)
 
 
 def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:

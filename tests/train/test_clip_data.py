@@ -29,7 +29,7 @@ from train.data.folder import DataError, fingerprint
 from train.data.sources import find_sources
 from train.data.stream import BucketStream, MicroBatches
 from train.data_config import CaptionConfig, DataConfig
-from train.setup import build_examples
+from train.setup import build_examples, take_positions
 from train.stage_config import StageConfig
 
 
@@ -574,6 +574,25 @@ def test_a_recipe_s_examples_and_their_latents(tmp_path: Path) -> None:
     recipe.data.clips.height = 24
     with pytest.raises(InputError, match=r"^data.clips.height: 24 .* use 16 or 32"):
         build_examples(recipe, sources, base)
+
+
+def test_learned_positions_are_for_one_size_unless_they_are_dropped(tmp_path: Path) -> None:
+    animation(tmp_path / "a.webp", 9, width=32, caption="a")
+    base = tiny_model()
+    learned = tiny_transformer(
+        sample_height=2, sample_width=4, use_learned_positional_embeddings=True
+    )
+    base.transformer = learned
+    recipe = recipe_of(data(tmp_path, {"frames": 9, "buckets": []}))
+    sources = find_sources(recipe)
+    assert build_examples(recipe, sources, base)  # 9 frames of 32x16, as it was made for
+    recipe.data.clips.width = 16
+    with pytest.raises(InputError, match="drop_learned_positions: true in training and drawing"):
+        build_examples(recipe, sources, base)
+    take_positions(base)
+    assert build_examples(recipe, sources, base)
+    with pytest.raises(InputError, match="has learned none; leave it out"):
+        take_positions(base)
 
 
 def test_every_stage_is_asked_whether_clips_are_long_enough(tmp_path: Path) -> None:
