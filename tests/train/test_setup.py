@@ -11,13 +11,14 @@ from torch import nn
 
 from inference.errors import InputError
 from train.config import TrainRecipe
+from train.data.sources import find_sources
 from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, parse_schedule
 from train.setup import (
     build_accelerator,
+    build_examples,
     build_lr_scheduler,
     build_optimizer,
     enable_gradient_checkpointing,
-    example_resolution,
     load_objective,
     parameter_groups,
     rate_course,
@@ -154,10 +155,11 @@ def test_lora_layers_are_fp32_on_a_rounded_base(make_recipe: MakeRecipe) -> None
 def test_resolution_must_fit_the_networks(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     base = load_objective(recipe, torch.device("cpu")).base
-    assert example_resolution(recipe, base) == 16
-    assert example_resolution(make_recipe("data.resolution=24"), base) == 24
+    sources = find_sources(recipe)
+    assert build_examples(recipe, sources, base).resolution == 16
+    assert build_examples(make_recipe("data.resolution=24"), sources, base).resolution == 24
     with pytest.raises(InputError, match=r"data\.resolution: 18 pixels .* take 16 or 20"):
-        example_resolution(make_recipe("data.resolution=18"), base)
+        build_examples(make_recipe("data.resolution=18"), sources, base)
 
 
 def test_gradient_checkpointing_reaches_every_part(make_recipe: MakeRecipe) -> None:

@@ -266,7 +266,11 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("text.mp4", "text.mp4: cannot be read as a video: Invalid data .*; mend it"),
         ("empty.mp4", "empty.mp4: cannot be read as a video: Invalid data"),
         ("cut.mp4", r"cut.mp4: .*cut off.* after \d frames|cut.mp4: cut off: it ends after"),
-        ("headless.mp4", r"headless.mp4: has no pictures in it \(or was cut off\); replace"),
+        (
+            "headless.mp4",  # by how much x264 has written, FFmpeg finds some of it or nothing
+            r"headless.mp4: (has no pictures in it \(or was cut off\); replace"
+            "|cannot be read as a video: Invalid data)",
+        ),
         ("cut.webp", "cut.webp: cannot be read as a picture or an animation: .*; mend or remove"),
         ("cut.gif", "cut.gif: cannot be read as a picture or an animation"),
         ("sizes", "f2.png: 8x4, while f0.png is 16x16: the pictures of a clip must have one size"),
