@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.conditions import Conditions
+from inference.video.image_condition import offset
 from train.batch import Batch
 from train.clip_denoising import ClipDenoising
 from train.packing import check_packing, pack
@@ -60,7 +61,7 @@ class PackedDenoising(ClipDenoising):
             base.config,
         )
         device = row.hidden_states.device
-        ofs = base.ofs(row.hidden_states)
+        ofs = offset(base.config, row.hidden_states)
         predicted = base.transformer(**row.arguments(), timestep=timestep.to(device), ofs=ofs)
         return row.unpack(predicted.sample)
 

@@ -5,7 +5,7 @@ al. 2023, arXiv 2307.06304), with a stock diffusers transformer. So a row has on
 timestep, and attention takes a dense mask, which grows with the square of the row's tokens.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,43 +114,3 @@ def check_packing(transformer_config: Any) -> None:
         raise InputError(
             "pack: this model adds its positions to the tokens, which fits one clip; use buckets"
         )
-
-
-def pack_rows(
-    lengths: Sequence[int], budget: int, groups: Sequence[Hashable] | None = None
-) -> list[list[int]]:
-    """Which clips go into a row together: first fit, in the order that they come in.
-
-    The same input gives the same rows: shuffle the clips before, by a seed.
-
-    Args:
-        lengths: tokens of each clip with its prompt.
-        budget: tokens that a row has room for.
-        groups: of each clip, its size; clips of two groups never share a row.
-
-    Returns:
-        The clips' indices row by row; rows by their first clip.
-
-    Raises:
-        InputError: a clip is longer than a row.
-    """
-    if lengths and (longest := max(lengths)) > budget:
-        raise InputError(
-            f"token_budget: {budget} tokens; clip {lengths.index(longest)} has {longest}; use "
-            f"{longest} or more, or shorter clips"
-        )
-    shortest = min(lengths, default=0)
-    rows: list[list[int]] = []
-    room: dict[Hashable, dict[int, int]] = {}  # of rows that are not full yet, by their number
-    for clip, length in enumerate(lengths):
-        open_rows = room.setdefault(groups[clip] if groups is not None else None, {})
-        row = next((row for row, left in open_rows.items() if left >= length), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            open_rows[row] = budget
-        rows[row].append(clip)
-        open_rows[row] -= length
-        if open_rows[row] < shortest:
-            del open_rows[row]
-    return rows

@@ -210,21 +210,3 @@ def check_positions(
         f"{width}x{height}: this model's positions were trained at "
         f"{trained_width}x{trained_height} only; expect worse clips at other sizes"
     )
-
-
-def check_prompt_tokens(transformer_config: Any, tokens: int) -> None:
-    """Refuses prompts of another length than the table of added positions has room for.
-
-    Raises:
-        InputError: positions are added (2B, 5B-I2V), and their table leaves room for another
-            number of prompt tokens.
-    """
-    room = transformer_config.max_text_seq_length
-    is_added = (
-        not transformer_config.use_rotary_positional_embeddings
-        or transformer_config.use_learned_positional_embeddings
-    )
-    if is_added and tokens != room:
-        raise InputError(
-            f"max_prompt_tokens: {tokens}; this model takes exactly {room}; use {room}"
-        )

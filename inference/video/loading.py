@@ -13,6 +13,7 @@ from inference.base_model_loading import load_base_model, made_ready
 from inference.config import BaseModelConfig
 from inference.diffusion_model import DiffusionModel
 from inference.video.model import VideoModel
+from inference.video.noise_schedule import check_schedule
 from inference.video.quantization import quantize
 
 INDEX = "model_index.json"
@@ -130,7 +131,7 @@ def read_parts(
 
 
 def check_parts(model: VideoModel) -> None:
-    """Raises BaseModelError unless the parts that were loaded belong together."""
+    """Raises InputError unless the parts that were loaded belong together."""
     latents, channels = model.vae.config.latent_channels, model.config.in_channels
     if channels not in (latents, 2 * latents):
         raise BaseModelError(
@@ -143,8 +144,4 @@ def check_parts(model: VideoModel) -> None:
             f"base_model.path: {model.path!r}: its text encoder is {width} wide, and its "
             f"transformer reads {model.config.text_embed_dim}"
         )
-    if model.prediction_type != "v_prediction":
-        raise BaseModelError(
-            f"base_model.path: {model.path!r}: its scheduler_config.json says prediction_type "
-            f"{model.prediction_type!r}; CogVideoX predicts velocity (v_prediction)"
-        )
+    check_schedule(model.noise_schedule, f"base_model.path: {model.path!r}: scheduler_config.json")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from inference.conditions import Conditions
 from inference.diffusion_model import DiffusionModel
+from inference.video.image_condition import offset
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
@@ -136,15 +137,9 @@ class VideoModel(DiffusionModel):
             hidden_states=noisy_latents.to(self.dtype),
             encoder_hidden_states=conditions.states.to(self.dtype),
             timestep=timesteps,
-            ofs=self.ofs(noisy_latents),
+            ofs=offset(self.config, noisy_latents),
             image_rotary_emb=self.positions(noisy_latents),
         ).sample
-
-    def ofs(self, latents: Tensor) -> Tensor | None:
-        """The constant that CogVideoX 1.5's image-to-video model is told."""
-        if self.config.ofs_embed_dim is None:
-            return None
-        return latents.new_full((1,), 2.0)
 
     def positions(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
         """Rotary positions of latents (b, f', c, h', w'); None for the 2B model, which has none."""

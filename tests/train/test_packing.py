@@ -1,4 +1,3 @@
-from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,7 @@ from inference.errors import InputError
 from inference.video.arithmetic import video_tokens
 from inference.video.positions import rotary_positions
 from tests.inference.video.tiny import tiny_transformer
-from train.packing import check_packing, pack, pack_rows
+from train.packing import check_packing, pack
 
 FRAMES = {None: (3, 1, 5, 1), 2: (4, 2, 6, 2)}
 
@@ -110,45 +109,6 @@ def test_models_that_add_positions_are_refused(rotary: bool, learned: bool, reme
     )
     with pytest.raises(InputError, match=remedy):
         check_packing(config)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "budget", "groups", "rows"),
-    [
-        ([], 10, None, []),
-        ([10], 10, None, [[0]]),
-        ([6, 5, 4, 5], 10, None, [[0, 2], [1, 3]]),
-        ([4, 4, 4, 4, 4], 10, None, [[0, 1], [2, 3], [4]]),
-        ([7, 8, 3, 2], 10, None, [[0, 2], [1, 3]]),
-        ([5, 5, 5, 5], 10, ["a", "b", "b", "a"], [[0, 3], [1, 2]]),
-    ],
-)
-def test_first_fit(
-    lengths: list[int], budget: int, groups: list[str] | None, rows: list[list[int]]
-) -> None:
-    assert pack_rows(lengths, budget, groups) == rows
-
-
-def test_rows_hold_every_clip_once_and_are_well_filled():
-    draw = Random(0)
-    lengths = [draw.choice([60, 110, 210, 260, 560]) for _ in range(2000)]
-    sizes = [draw.choice([(4, 6), (6, 4)]) for _ in lengths]
-    rows = pack_rows(lengths, 1000, sizes)
-    assert rows == pack_rows(lengths, 1000, sizes)
-    assert sorted(clip for row in rows for clip in row) == list(range(2000))
-    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
-    for row in rows:
-        assert row == sorted(row) and len({sizes[clip] for clip in row}) == 1
-        assert sum(lengths[clip] for clip in row) <= 1000
-    assert sum(lengths) / (1000 * len(rows)) > 0.9
-
-
-def test_a_clip_longer_than_a_row_is_refused():
-    with pytest.raises(InputError) as error:
-        pack_rows([3, 12, 11], 10)
-    assert str(error.value) == (
-        "token_budget: 10 tokens; clip 1 has 12; use 12 or more, or shorter clips"
-    )
 
 
 def test_lengths_are_the_transformers():

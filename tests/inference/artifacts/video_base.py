@@ -68,7 +68,10 @@ def build_video_base(
             if parameter.dim() == 1:
                 parameter.data.add_(torch.randn(parameter.shape) * 0.1)
     schedule = CogVideoXDDIMScheduler(
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
     )
     model = VideoModel(
         path=path,

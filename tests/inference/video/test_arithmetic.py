@@ -9,7 +9,6 @@ from inference.video.arithmetic import (
     FrameRule,
     RoundedSize,
     check_positions,
-    check_prompt_tokens,
     check_size,
     padding,
     rounded_size,
@@ -179,25 +178,6 @@ def test_computed_positions_are_noted_and_rotary_ones_fit_all_sizes():
     assert check_positions(sines, 720, 480, 5, 8) is None
     note = check_positions(sines, 256, 256, 13, 8)
     assert note is not None and note.startswith("256x256:") and "720x480" in note
-
-
-@pytest.mark.parametrize(
-    ("changes", "tokens", "fits"),
-    [
-        ({}, 224, True),
-        ({"use_rotary_positional_embeddings": False}, 226, True),
-        ({"use_rotary_positional_embeddings": False}, 224, False),
-        ({"use_learned_positional_embeddings": True}, 224, False),
-    ],
-)
-def test_added_positions_want_prompts_of_one_length(
-    changes: dict[str, Any], tokens: int, fits: bool
-) -> None:
-    if fits:
-        check_prompt_tokens(config(**changes), tokens)
-        return
-    with pytest.raises(InputError, match=r"max_prompt_tokens: 224; .* exactly 226"):
-        check_prompt_tokens(config(**changes), tokens)
 
 
 @pytest.mark.parametrize("is_rotary", [True, False])

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from inference.config import BaseModelConfig
+from inference.errors import InputError
 from inference.video.loading import load_model
 from inference.video.model import VideoModel
 
@@ -34,3 +36,15 @@ def test_kinds(video_model: Callable[..., Any]) -> None:
         assert model.is_image_to_video == is_image_to_video
         assert model.latent_frame_step == step
         assert model.size_step == 16
+
+
+def test_a_folder_with_the_schedule_of_another_model_is_refused(
+    video_model: Any, write_video_model: Any, tmp_path: Path
+) -> None:
+    model = video_model()
+    model.noise_schedule = {"_class_name": "CogVideoXDDIMScheduler"}  # as made without arguments
+    folder = write_video_model(model, tmp_path)
+    with pytest.raises(
+        InputError, match=r"scheduler_config\.json: no schedule of CogVideoX: .*'epsilon'"
+    ):
+        load_model(BaseModelConfig(path=str(folder)))
