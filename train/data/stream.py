@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 
 from train.randomness import generator
@@ -27,7 +28,7 @@ def _order(seed: int, length: int, epoch: int) -> torch.Tensor:
     return torch.randperm(length, generator=generator(seed, "order", epoch))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BucketStream:
     """As `Stream`, for examples of several shapes, where a micro-batch must be of one shape.
 
@@ -37,7 +38,7 @@ class BucketStream:
     """
 
     seed: int
-    buckets: tuple[int, ...]
+    buckets: Sequence[int] | np.ndarray
     """The bucket of each example, by any numbers."""
     batch_size: int
     first_position: int = 0
@@ -52,49 +53,55 @@ class BucketStream:
         """How many examples come a second time in an epoch, to fill up micro-batches."""
         return len(self) - self.num_pictures
 
+    @cached_property
+    def members(self) -> list[tuple[int, np.ndarray]]:
+        """Each bucket with the examples in it, both in order."""
+        numbers = np.asarray(self.buckets, np.int64)
+        kinds, counts = np.unique(numbers, return_counts=True)
+        grouped = np.argsort(numbers, kind="stable").astype(np.int32)
+        own = np.split(grouped, np.cumsum(counts)[:-1])
+        return list(zip(kinds.tolist(), own, strict=True))
+
+    @cached_property
+    def _length(self) -> int:
+        return sum(-(-len(own) // self.batch_size) * self.batch_size for _, own in self.members)
+
     def __len__(self) -> int:
         """Positions of an epoch."""
-        counts = (self.buckets.count(bucket) for bucket in set(self.buckets))
-        return sum(-(-count // self.batch_size) * self.batch_size for count in counts)
+        return self._length
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         """(epoch, index of the example) at a position of the stream.
 
         A later stage goes on with the first epoch that earlier positions have not begun.
         """
-        length = _epoch_length(self)
-        epoch, place = divmod(position - self.first_position, length)
-        epoch += -(-self.first_position // length)
-        return epoch, _bucket_order(self, epoch)[place]
+        epoch, place = divmod(position - self.first_position, self._length)
+        epoch += -(-self.first_position // self._length)
+        return epoch, int(_bucket_order(self, epoch)[place])
 
 
 @lru_cache(maxsize=4)
-def _epoch_length(stream: BucketStream) -> int:
-    return len(stream)
-
-
-@lru_cache(maxsize=4)
-def _bucket_order(stream: BucketStream, epoch: int) -> list[int]:
+def _bucket_order(stream: BucketStream, epoch: int) -> np.ndarray:
     """The examples of an epoch, position by position."""
-    size, batches = stream.batch_size, []
-    for bucket in sorted(set(stream.buckets)):
-        own = [index for index, other in enumerate(stream.buckets) if other == bucket]
-        shuffled = _shuffled(own, stream.seed, "order", epoch, bucket)
+    seed, size, batches = stream.seed, stream.batch_size, []
+    for bucket, own in stream.members:
+        shuffled = _shuffled(own, seed, "order", epoch, bucket)
         missing = -len(own) % size
         while missing > 0:  # the last micro-batch has no example twice unless it must
             last = shuffled[len(shuffled) // size * size :]
-            spare = [index for index in own if index not in last] or own
-            fillers = _shuffled(spare, stream.seed, "fillers", epoch, bucket, missing)[:missing]
-            shuffled += fillers
+            spare = own[~np.isin(own, last)]
+            spare = spare if len(spare) else own
+            fillers = _shuffled(spare, seed, "fillers", epoch, bucket, missing)[:missing]
+            shuffled = np.concatenate([shuffled, fillers])
             missing -= len(fillers)
-        batches += [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-    order = _shuffled(range(len(batches)), stream.seed, "batches", epoch)
-    return [index for number in order for index in batches[number]]
+        batches.append(shuffled.reshape(-1, size))
+    return _shuffled(np.concatenate(batches), seed, "batches", epoch).reshape(-1)
 
 
-def _shuffled(values: Sequence[int], seed: int, purpose: str, *counters: int) -> list[int]:
+def _shuffled(values: np.ndarray, seed: int, purpose: str, *counters: int) -> np.ndarray:
+    """The rows of an array in another order."""
     order = torch.randperm(len(values), generator=generator(seed, purpose, *counters))
-    return [values[place] for place in order.tolist()]
+    return values[order.numpy()]
 
 
 @dataclass(frozen=True)
