@@ -370,6 +370,7 @@ def test_what_the_model_cannot_take_is_refused() -> None:
 # The stream
 
 KINDS = (0, 1, 0, 2, 0, 1, 0, 0, 2, 2, 2, 0, 1)
+ORDER = [12, 5, 1, 5, 6, 4, 7, 2, 3, 9, 8, 10, 0, 11, 7, 2]
 
 
 def epoch_of(stream: BucketStream, number: int) -> list[int]:
@@ -399,6 +400,11 @@ def test_micro_batches_are_of_one_bucket_and_epochs_complete(batch_size: int) ->
 def test_repeated_examples_are_counted() -> None:
     repeated = [BucketStream(0, KINDS, size).repeated for size in (1, 2, 3, 4)]
     assert repeated == [0, 1, 2, 3]  # six, three and four of a bucket
+
+
+def test_orders_stay_what_they_were_for_runs_that_go_on() -> None:
+    stream = BucketStream(3, KINDS, 4, first_position=8)
+    assert [stream[position][1] for position in range(8, 24)] == ORDER
 
 
 def test_two_processes_see_buckets_as_one_with_twice_the_accumulation() -> None:

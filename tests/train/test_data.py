@@ -50,6 +50,16 @@ def test_pictures_of_all_folders_with_their_captions(tmp_path: Path) -> None:
     ]
 
 
+def test_files_come_sorted_by_their_parts(tmp_path: Path) -> None:
+    for name in ("a/z.png", "a.png", "a-b/c.png", "B.png", "a/b/c/d.png", "a b/e.png"):
+        save(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path)  # would never end
+    (tmp_path / "folder.png").mkdir()
+    found = [picture.path for picture in find_pictures(config(tmp_path), captioned=False)]
+    assert found == sorted(path for path in tmp_path.rglob("*.png") if path.is_file())
+    assert len(found) == 6
+
+
 def test_metadata_goes_before_caption_files_and_txt_before_caption(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(tmp_path / f"{name}.png")

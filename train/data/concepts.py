@@ -10,9 +10,9 @@ from typing import Any
 from train.concept_config import ConceptConfig
 from train.data.filewords import class_prompt, instance_prompt, words_of_name
 from train.data.folder import (
+    CaptionFiles,
     DataError,
     Picture,
-    caption_file,
     fingerprint,
     picture_files,
     read_metadata,
@@ -78,7 +78,8 @@ def captions_of(
 ) -> list[tuple[Path, tuple[str, ...]]]:
     """The captions of each picture, from metadata.jsonl or beside it; empty where there is none."""
     told = read_metadata(Path(folder))
-    return [(file, told.get(file) or caption_file(file, extensions)) for file in files]
+    beside = CaptionFiles(extensions)
+    return [(file, told.get(file) or beside.captions(file)) for file in files]
 
 
 @dataclass(frozen=True)

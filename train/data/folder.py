@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +61,32 @@ def files_in(folder: str, key: str, extensions: Sequence[str], what: str) -> lis
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{key}: {folder!r} is not a folder")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in extensions)
+    paths = [path for path in walk(root) if path.suffix.lower() in extensions]
     if not paths:
         raise DataError(
             f"{key}: no {what} in {folder!r}: looked for files ending in "
             f"{', '.join(extensions)}, in folders within it too; found "
-            f"{sum(1 for p in root.rglob('*') if p.is_file())} other files"
+            f"{sum(1 for _ in walk(root))} other files"
         )
     return paths
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Everything in a folder and in those within it but the folders themselves, sorted by path.
+
+    Each folder is read once and no file is looked at. Links to folders are not followed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except PermissionError:
+        return
+    for name, is_folder in found:
+        path = root / name
+        if is_folder:
+            yield from walk(path)
+        else:
+            yield path
 
 
 def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = ()) -> str:
@@ -83,8 +103,9 @@ def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = (
 
 def size_on_disk(path: Path) -> int | list[tuple[str, int]]:
     """Bytes of a file; of a folder that is a clip, names and bytes of its pictures."""
-    if not path.is_dir():
-        return path.stat().st_size
+    state = path.stat()
+    if not stat.S_ISDIR(state.st_mode):
+        return state.st_size
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_EXTENSIONS)
     return [(file.name, file.stat().st_size) for file in files]
 
@@ -95,7 +116,7 @@ def read_metadata(root: Path) -> dict[Path, tuple[str, ...]]:
     A line is {"file_name": path beside it, "text": caption or list of captions}.
     """
     captions: dict[Path, tuple[str, ...]] = {}
-    for file in sorted(root.rglob(METADATA)):
+    for file in [path for path in walk(root) if path.name == METADATA]:
         for number, row in _rows(file):
             try:
                 name, text = row["file_name"], row["text"]
@@ -124,9 +145,9 @@ def with_captions(
     what: str = "pictures",
 ) -> list[Picture]:
     """Gives each picture its captions; all pictures without one are named together."""
-    pictures, bare = [], []
+    pictures, bare, beside = [], [], CaptionFiles(config.extensions)
     for path in paths:
-        captions = told.get(path) or caption_file(path, config.extensions)
+        captions = told.get(path) or beside.captions(path)
         if not captions and config.fallback is not None:
             captions = (config.fallback,)
         if captions:
@@ -145,16 +166,38 @@ def with_captions(
     return pictures
 
 
-def caption_file(path: Path, extensions: list[str]) -> tuple[str, ...]:
-    """The caption in the first caption file beside the picture; nothing if there is none."""
-    name = path.name if path.is_dir() else path.stem
-    for extension in extensions:
-        file = path.with_name(name + extension)
-        if file.is_file():
-            text = " ".join(read_text(file).split())
-            if text:
-                return (text,)
-    return ()
+class CaptionFiles:
+    """Caption files beside pictures and clips; each folder is read once."""
+
+    def __init__(self, extensions: list[str]) -> None:
+        self.extensions = extensions
+        self.folders: dict[Path, tuple[set[str], set[str]]] = {}
+        """Names of caption files and of folders in each folder."""
+
+    def captions(self, path: Path) -> tuple[str, ...]:
+        """The caption in the first caption file of the same name; nothing if there is none."""
+        folder, name = path.parent, path.name
+        files, folders = self._names(folder)
+        stem = name if name in folders else path.stem
+        for extension in self.extensions:
+            if stem + extension in files:
+                text = " ".join(read_text(folder / (stem + extension)).split())
+                if text:
+                    return (text,)
+        return ()
+
+    def _names(self, folder: Path) -> tuple[set[str], set[str]]:
+        if (found := self.folders.get(folder)) is None:
+            found = set(), set()
+            endings = tuple(self.extensions)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        found[1].add(entry.name)
+                    elif entry.name.endswith(endings) and entry.is_file():
+                        found[0].add(entry.name)
+            self.folders[folder] = found
+        return found
 
 
 def read_text(file: Path) -> str:
