@@ -8,24 +8,26 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from inference.base_model import DTYPES, BaseModel
+from inference.base_model import BaseModel
 from inference.recipe import dump_recipe
 from train.batch import Batch
+from train.caches import Caches
 from train.checkpoints import TrainingState
 from train.class_images import draw_missing
 from train.config import TrainRecipe
 from train.data.concepts import class_facts, class_folders, class_pictures
-from train.data.content_cache import StoredStates, text_origin
-from train.data.examples import Examples, PromptStates, build_loader, cache_latents, open_cache
+from train.data.examples import Examples, build_loader
 from train.data.folder import DataError, Picture
 from train.data.sources import find_sources
+from train.guards import check_finite
 from train.interruption import Interrupted, StopSignals
 from train.loss_log import LossLog
-from train.metadata import run_metadata
-from train.previews import grid_images, reconstruction_grid
+from train.previews import grid_images
 from train.prior import prior_weight, total_loss, weigh_class_pictures
 from train.randomness import derive_seed
+from train.reports import Reports
 from train.run_directory import RunDirectory
+from train.savings import Savings
 from train.setup import (
     build_accelerator,
     build_examples,
@@ -34,11 +36,10 @@ from train.setup import (
     enable_gradient_checkpointing,
     load_objective,
     prepare,
-    put_aside,
 )
 from train.shown_weights import ShownWeights
 from train.stages import Stage, stage_at, stages_of, step_size
-from train.tracking import Board, ProgressBar, StepClock
+from train.tracking import ProgressBar, StepClock
 
 
 class Trainer:
@@ -74,15 +75,25 @@ class Trainer:
         self.stages = stages_of(recipe, self.accelerator.num_processes)
         self.stage = self.stages[0]
         self.class_pictures: list[Picture] = []
-        self.cache = open_cache(recipe.data, recipe.output_dir)
+        self.caches = Caches(recipe, self.objective, self.accelerator)
         self.examples = self._build_examples()
-        self.prompt_states = self._build_prompt_states()
         self.grid = build_grid(recipe, self.base, images, self.run.samples)
         self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
         self.clock = StepClock()
         self.losses = LossLog(self.accelerator, len(self.base.alphas_cumprod))
-        self.rates: dict[str, float] = {}
-        self.board: Board | None = None
+        self.savings = Savings(
+            recipe, self.run, self.members, self.weights, self.state, self.progress.say
+        )
+        self.reports = Reports(
+            recipe,
+            self.run,
+            self.base,
+            self.grid,
+            self.weights,
+            self.losses,
+            self.progress,
+            self.clock,
+        )
 
     def train(self) -> Path:
         """Trains to the last step; returns the artifact's path.
@@ -153,13 +164,10 @@ class Trainer:
         """
         text = dump_recipe(replace(self.recipe, resume=False, overwrite=False))
         self.run.write_start(text, self.facts)
-        self.board = Board(self.run.logs, self.step_number, text)
-        if self.step_number == 0 and self.draws_prompts:
-            with self.weights.of_base():
-                self.grid.keep_base_row()
+        self.reports.open(self.step_number, text)
         owed = self.step_number and self.due(self.recipe.sampling.sample_every_n_steps)
         if owed and not self.run.grid(self.step_number).is_file():
-            self.draw_grid()
+            self.reports.draw(self.step_number, self.examples)
 
     def enter(self, stage: Stage) -> None:
         """Makes the examples of a stage, and encodes them as far as they stay what they are."""
@@ -170,20 +178,7 @@ class Trainer:
         self.accelerator.step = 0
         self.examples = self._build_examples()
         with self.clock.paused():
-            self.fill_caches()
-
-    def fill_caches(self) -> None:
-        """Encodes pictures and captions once, as far as they stay what they are."""
-        if not self.draws_prompts:
-            return
-        data, track = self.recipe.data, self.progress.track
-        share = self.accelerator.process_index, self.accelerator.num_processes
-        batch_size = self.stage.recipe.train_batch_size
-        cache_latents(self.examples, self.base, batch_size, track, self.cache, share)
-        states, stay = self.prompt_states, data.cache != "off" and not data.captions.changes_words
-        if states and stay and states.fill(self.examples.all_prompts(), track, share=share):
-            put_aside(self.base, self.examples)
-        self.accelerator.wait_for_everyone()
+            self.caches.fill(self.examples, stage, self.progress.track)
 
     def batches(self) -> Iterator[Batch]:
         """This process's micro-batches from the current step on, stage by stage."""
@@ -207,8 +202,8 @@ class Trainer:
             weight = prior_weight(recipe.loss, batch["step"], recipe.max_train_steps)
             weigh_class_pictures(batch, weight)
             torch.manual_seed(derive_seed(recipe.seed, "dropout", turn * processes + rank))
-            if self.prompt_states is not None:
-                batch["prompt_states"] = self.prompt_states(batch["prompts"])
+            if (states := self.caches.prompt_states) is not None:
+                batch["prompt_states"] = states(batch["prompts"])
             yield batch
 
     def step(self, batch: Batch) -> Tensor | None:
@@ -220,7 +215,7 @@ class Trainer:
         grad_norm = None
         with self.accelerator.accumulate(self.prepared):
             losses = self.prepared(batch)
-            self.check_finite(losses, batch)
+            check_finite(losses, batch, self.step_number + 1)
             loss, parts = total_loss(losses, batch)
             parts = {"loss": loss} | {f"loss/{name}": value for name, value in parts.items()}
             self.losses.add(parts, losses, self.objective.timesteps(batch))
@@ -229,7 +224,9 @@ class Trainer:
                 grad_norm = self.clip_gradients()
                 self.optimizer.step()
                 self.objective.after_step()
-                self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+                self.reports.rates = {
+                    group["name"]: group["lr"] for group in self.optimizer.param_groups
+                }
                 self.lr_scheduler.step()
                 if self.ema is not None:
                     self.ema.step(self.averaged(self.ema))
@@ -256,16 +253,6 @@ class Trainer:
         assert norm is not None
         return norm
 
-    def check_finite(self, losses: Tensor, batch: Batch) -> None:
-        if torch.isfinite(losses).all():
-            return
-        faulty = zip(losses.tolist(), batch["names"], strict=True)
-        named = ", ".join(f"{name} ({loss})" for loss, name in faulty)
-        raise FloatingPointError(
-            f"loss is not finite at step {self.step_number + 1}: {named}. The last checkpoint is "
-            "untouched; a lower learning rate or mixed_precision=bf16 may help"
-        )
-
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens now; at the last step, yes."""
         return self.step_number % every == 0 or self.step_number == self.recipe.max_train_steps
@@ -273,17 +260,8 @@ class Trainer:
     def log(self, grad_norm: Tensor | None) -> None:
         """Mean losses over micro-batches and processes since the last entry, rates, speed."""
         assert grad_norm is not None
-        micro_batches, seconds = len(self.losses), self.clock.take()
-        losses = self.losses.take()
-        recipe = self.stage.recipe
-        images = micro_batches * recipe.train_batch_size * self.accelerator.num_processes
-        if self.board is not None:
-            scalars = losses | {"gradient_norm": float(grad_norm)}
-            scalars["images_per_second"] = images / seconds
-            scalars |= {f"learning_rate/{part}": rate for part, rate in self.rates.items()}
-            self.board.scalars(scalars, self.step_number)
-        pace = seconds * recipe.gradient_accumulation_steps / micro_batches
-        self.progress.report(self.step_number, losses["loss"], pace)
+        processes = self.accelerator.num_processes
+        self.reports.log(self.step_number, self.stage, grad_norm, processes)
 
     def save(self) -> None:
         """An artifact to draw with, and a checkpoint to resume.
@@ -297,49 +275,20 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def save_checkpoint(self) -> Path:
-        step = self.step_number
         if self.is_main:
-            keep = self.recipe.saving.keep_last_n_checkpoints
-            self.run.write_checkpoint(step, lambda folder: self.state.write(folder, step), keep)
-        return self.run.checkpoint(step)
+            self.savings.checkpoint(self.step_number)
+        return self.run.checkpoint(self.step_number)
 
     def save_artifacts(self) -> None:
-        """Each member's to a file of its own."""
-        pictures = self.facts["pictures"]
-        others = len(self.class_pictures)
-        for name, member in self.members.items():
-            artifact = member.objective.artifact()
-            path = self.run.artifact(self.step_number, artifact.suffix, name)
-            path.parent.mkdir(exist_ok=True)
-            metadata = run_metadata(member.recipe, self.step_number, pictures, others)
-            with self.run.saving(path), self.weights.as_saved():
-                artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
-            self.run.point_last(path)
-            self.progress.say(f"saved {path}")
+        pictures, others = self.facts["pictures"], len(self.class_pictures)
+        self.savings.artifacts(self.step_number, pictures, others)
 
     def sample(self) -> None:
         """Draws the grid; the other processes wait."""
         with self.clock.paused():
             if self.is_main:
-                self.draw_grid()
+                self.reports.draw(self.step_number, self.examples)
             self.accelerator.wait_for_everyone()
-
-    def draw_grid(self) -> None:
-        """Prompts, or an autoencoder's reconstructions, with the weights as they are saved."""
-        if self.draws_prompts and not self.grid:
-            return
-        path = self.run.grid(self.step_number)
-        with self.weights.as_saved_and_drawn():
-            if self.draws_prompts:
-                drawn = self.grid.save(path, self.step_number)
-            else:
-                shown = [self.examples.pixels(i) for i in range(min(8, len(self.examples)))]
-                drawn = reconstruction_grid(self.base, shown, path)
-        self.progress.say(f"drew {path}")
-        assert self.board is not None
-        self.board.image("grid", drawn.image, self.step_number)
-        if drawn.animation is not None:
-            self.board.animation("clips", drawn.animation, drawn.fps, self.step_number)
 
     def stop_if_asked(self) -> None:
         """Saves and stops on all processes together once one of them has had a signal."""
@@ -351,32 +300,21 @@ class Trainer:
 
     def end(self) -> Path:
         """The artifact's path, or the folder of several; makes what a resumed run still owes."""
-        paths = [
-            self.run.artifact(self.step_number, member.objective.artifact().suffix, name)
-            for name, member in self.members.items()
-        ]
+        paths = self.savings.paths(self.step_number)
         if self.is_main and not all(path.exists() for path in paths):
             self.save_artifacts()
         self.close()
-        if len(paths) > 1:
-            return self.run.artifacts
-        return paths[0].with_name(f"last{paths[0].suffix}")
+        return self.savings.last()
 
     def close(self) -> None:
         """Ends TensorBoard and the connection to the other processes."""
-        if self.board is not None:
-            self.board.close()
+        self.reports.close()
         self.accelerator.wait_for_everyone()
         # DDP goes before the process group: as its last owner it would wait, holding Python's
         # lock, for a thread of the group that may need this lock to end.
         del self.prepared
         self.accelerator.free_memory()
         self.accelerator.end_training()
-
-    @property
-    def draws_prompts(self) -> bool:
-        """Whether the grid shows prompts; an autoencoder's shows reconstructions."""
-        return self.recipe.objective.learns_from_captions
 
     def _build_examples(self) -> Examples:
         """Those of the current stage, with the class pictures that are there."""
@@ -390,11 +328,3 @@ class Trainer:
         if self.recipe.ema is None:
             return None
         return EMAModel(self.parameters, decay=self.recipe.ema.decay, foreach=True)
-
-    def _build_prompt_states(self) -> PromptStates | None:
-        """Encodes prompts once where they are asked and stay what they are."""
-        if not self.draws_prompts or self.objective.changes_prompts:
-            return None
-        if self.cache is None:
-            return PromptStates(self.base)
-        return PromptStates(self.base, StoredStates(self.cache, text_origin(self.base)))

@@ -86,11 +86,11 @@ STOPS = {
     "before the artifact of step 4": ("inference.artifacts.lora:Lora.save", 2, False),
     "while an artifact is written": ("pathlib:Path.write_bytes", 2, True),
     "before an artifact is linked": ("train.run_directory:RunDirectory.point_last", 2, False),
-    "between artifact and checkpoint": ("train.trainer:Trainer.save_checkpoint", 2, False),
+    "between artifact and checkpoint": ("train.savings:Savings.checkpoint", 2, False),
     "while a checkpoint is written": ("train.checkpoints:TrainingState.write", 2, True),
     "between two micro-batches": ("train.trainer:Trainer.step", 10, False),
     "in the last step": ("torch.optim:AdamW.step", 6, True),
-    "between the last checkpoint and its grid": ("train.trainer:Trainer.draw_grid", 2, False),
+    "between the last checkpoint and its grid": ("train.reports:Reports.draw", 2, False),
 }
 
 

@@ -219,7 +219,9 @@ def test_cache_of_captions_and_latents_changes_rounding_only(make_recipe: MakeRe
         recipe = make_recipe(f"name={cache}", f"data.cache={cache}", "optimizer.epsilon=1e-4")
         trainer = Trainer(recipe)
         trainer.train()
-        assert bool(trainer.prompt_states and trainer.prompt_states.known) == (cache == "auto")
+        assert bool(trainer.caches.prompt_states and trainer.caches.prompt_states.known) == (
+            cache == "auto"
+        )
         results.append(trainer.objective.state_dict())
     for name, value in results[0].items():
         assert torch.allclose(value, results[1][name], atol=1e-5), name

@@ -1,0 +1,38 @@
+"""What a run encodes once: pictures and captions, as far as they stay what they are."""
+
+from accelerate import Accelerator
+
+from train.config import TrainRecipe
+from train.data.content_cache import StoredStates, text_origin
+from train.data.examples import Examples, PromptStates, Track, cache_latents, open_cache
+from train.objectives.base import Objective
+from train.setup import put_aside
+from train.stages import Stage
+
+
+class Caches:
+    """Latents of pictures and states of captions, in memory or in the folder of `cache: disk`."""
+
+    def __init__(self, recipe: TrainRecipe, objective: Objective, accelerator: Accelerator) -> None:
+        self.recipe = recipe
+        self.base = objective.base
+        self.accelerator = accelerator
+        self.folder = open_cache(recipe.data, recipe.output_dir)
+        self.prompt_states: PromptStates | None = None
+        """None where captions mean nothing, or something else after every step."""
+        if recipe.objective.learns_from_captions and not objective.changes_prompts:
+            folder = self.folder
+            stored = folder and StoredStates(folder, text_origin(self.base))
+            self.prompt_states = PromptStates(self.base, stored)
+
+    def fill(self, examples: Examples, stage: Stage, track: Track) -> None:
+        """Encodes what a stage's examples need; all processes together."""
+        if not self.recipe.objective.learns_from_captions:
+            return
+        data, batch_size = self.recipe.data, stage.recipe.train_batch_size
+        share = self.accelerator.process_index, self.accelerator.num_processes
+        cache_latents(examples, self.base, batch_size, track, self.folder, share)
+        states, stay = self.prompt_states, data.cache != "off" and not data.captions.changes_words
+        if states and stay and states.fill(examples.all_prompts(), track, share=share):
+            put_aside(self.base, examples)
+        self.accelerator.wait_for_everyone()

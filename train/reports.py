@@ -1,0 +1,89 @@
+"""What a person is shown of a run: losses and rates, its pace, and grids."""
+
+from torch import Tensor
+
+from inference.diffusion_model import DiffusionModel
+from train.clip_previews import ClipGrid
+from train.config import TrainRecipe
+from train.data.examples import Examples
+from train.loss_log import LossLog
+from train.previews import PromptGrid, reconstruction_grid
+from train.run_directory import RunDirectory
+from train.shown_weights import ShownWeights
+from train.stages import Stage
+from train.tracking import Board, ProgressBar, StepClock
+
+
+class Reports:
+    """Fills TensorBoard and the folder of samples, and tells the progress bar."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        run: RunDirectory,
+        base: DiffusionModel,
+        grid: PromptGrid | ClipGrid,
+        weights: ShownWeights,
+        losses: LossLog,
+        progress: ProgressBar,
+        clock: StepClock,
+    ) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.base = base
+        self.grid = grid
+        self.weights = weights
+        self.losses = losses
+        self.progress = progress
+        self.clock = clock
+        self.rates: dict[str, float] = {}
+        """The learning rate of each part in the last step."""
+        self.board: Board | None = None
+        """Only in the first process, from `open` on."""
+
+    def open(self, step: int, recipe_yaml: str) -> None:
+        """TensorBoard, and at the beginning of a run the base model's row."""
+        self.board = Board(self.run.logs, step, recipe_yaml)
+        if step == 0 and self.draws_prompts:
+            with self.weights.of_base():
+                self.grid.keep_base_row()
+
+    def log(self, step: int, stage: Stage, grad_norm: Tensor, processes: int) -> None:
+        """Mean losses over micro-batches and processes since the last entry, rates, speed."""
+        micro_batches, seconds = len(self.losses), self.clock.take()
+        losses = self.losses.take()
+        images = micro_batches * stage.recipe.train_batch_size * processes
+        if self.board is not None:
+            scalars = losses | {"gradient_norm": float(grad_norm)}
+            scalars["images_per_second"] = images / seconds
+            scalars |= {f"learning_rate/{part}": rate for part, rate in self.rates.items()}
+            self.board.scalars(scalars, step)
+        pace = seconds * stage.recipe.gradient_accumulation_steps / micro_batches
+        self.progress.report(step, losses["loss"], pace)
+
+    def draw(self, step: int, examples: Examples) -> None:
+        """Prompts, or an autoencoder's reconstructions, with the weights as they are saved."""
+        if self.draws_prompts and not self.grid:
+            return
+        path = self.run.grid(step)
+        with self.weights.as_saved_and_drawn():
+            if self.draws_prompts:
+                drawn = self.grid.save(path, step)
+            else:
+                shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
+                drawn = reconstruction_grid(self.base, shown, path)
+        self.progress.say(f"drew {path}")
+        assert self.board is not None
+        self.board.image("grid", drawn.image, step)
+        if drawn.animation is not None:
+            self.board.animation("clips", drawn.animation, drawn.fps, step)
+
+    def close(self) -> None:
+        """Ends TensorBoard."""
+        if self.board is not None:
+            self.board.close()
+
+    @property
+    def draws_prompts(self) -> bool:
+        """Whether the grid shows prompts; an autoencoder's shows reconstructions."""
+        return self.recipe.objective.learns_from_captions
