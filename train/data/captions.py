@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inference.errors import InputError
 from train.concept_config import FILEWORDS
-from train.data.folder import read_text
+from train.data.files import read_text
 from train.data_config import CaptionConfig
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

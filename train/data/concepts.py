@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.concept_config import ConceptConfig
+from train.data.files import file_state
 from train.data.filewords import class_prompt, instance_prompt, words_of_name
 from train.data.folder import (
     CaptionFiles,
@@ -203,6 +204,6 @@ def class_facts(pictures: Sequence[Picture]) -> dict[str, Any]:
     """What environment.json tells of class pictures; a resumed run must have the same."""
     digest = hashlib.blake2b(digest_size=16)
     for picture in pictures:
-        size = picture.path.stat().st_size
+        size = file_state(picture.path)[0]
         digest.update(repr((picture.path.name, size, picture.captions)).encode())
     return {"class_pictures": len(pictures), "class_fingerprint": digest.hexdigest()}

@@ -25,7 +25,8 @@ from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
 from inference.files import write_atomically
 from inference.video.reading import sequence_files
-from train.data.folder import DataError
+from train.data.errors import DataError
+from train.data.files import file_state, open_file
 from train.randomness import normal
 
 FORMAT = 1
@@ -112,14 +113,14 @@ class ContentCache:
             InputError: the folder of the cache cannot be written to.
         """
         files = sequence_files(path) if path.is_dir() else [path]
-        states = [(file.name, (s := file.stat()).st_size, s.st_mtime_ns) for file in files]
+        states = [(file.name, *file_state(file)) for file in files]
         kept = self.path(key_of("file", {"path": str(path.resolve()), "states": states}))
         kept = kept.with_suffix(".digest")
         if kept.is_file():
             return kept.read_text(encoding="ascii")
         digest = hashlib.blake2b(digest_size=20)
         for file in files:
-            with file.open("rb") as opened:
+            with open_file(file) as opened:
                 digest.update(hashlib.file_digest(opened, "blake2b").digest())
         try:
             write_atomically(kept, lambda new: new.write_text(digest.hexdigest(), "ascii"))

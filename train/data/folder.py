@@ -3,21 +3,17 @@
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.errors import InputError
+from train.data.errors import DataError
+from train.data.files import file_state, read_text
 from train.data_config import CaptionConfig, DataConfig
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 METADATA = "metadata.jsonl"
-
-
-class DataError(InputError):
-    """The pictures or captions cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +99,8 @@ def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = (
 
 def size_on_disk(path: Path) -> int | list[tuple[str, int]]:
     """Bytes of a file; of a folder that is a clip, names and bytes of its pictures."""
-    state = path.stat()
-    if not stat.S_ISDIR(state.st_mode):
-        return state.st_size
+    if not path.is_dir():
+        return file_state(path)[0]
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_EXTENSIONS)
     return [(file.name, file.stat().st_size) for file in files]
 
@@ -198,15 +193,3 @@ class CaptionFiles:
                         found[0].add(entry.name)
             self.folders[folder] = found
         return found
-
-
-def read_text(file: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        DataError: it is in another encoding.
-    """
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8: {error}; save it in this encoding") from None

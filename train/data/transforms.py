@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from train.data.folder import DataError
+from train.data.errors import DataError
+from train.data.files import open_file
 from train.data_config import DataConfig
 
 READING_ERRORS = (
@@ -39,7 +40,7 @@ def read_picture(path: Path) -> Image.Image:
         DataError: the file cannot be decoded.
     """
     try:
-        with Image.open(path) as opened:
+        with open_file(path) as file, Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
             return image.convert("RGBA" if image.has_transparency_data else "RGB")
     except READING_ERRORS as error:
