@@ -32,7 +32,7 @@ class Caches:
         data, batch_size = self.recipe.data, stage.recipe.train_batch_size
         share = self.accelerator.process_index, self.accelerator.num_processes
         cache_latents(examples, self.base, batch_size, track, self.folder, share)
-        states, stay = self.prompt_states, data.cache != "off" and not data.captions.changes_words
+        states, stay = self.prompt_states, data.cache != "off" and not examples.changes_words
         if states and stay and states.fill(examples.all_prompts(), track, share=share):
             put_aside(self.base, examples)
         self.accelerator.wait_for_everyone()

@@ -5,56 +5,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from inference.errors import InputError
+from train.caption_config import CaptionConfig
 from train.clip_config import ClipDataConfig
 from train.concept_config import ConceptConfig, read_concepts_list
 from train.faults import Faults, at_least, fraction
-
-
-@dataclass
-class CaptionConfig:
-    """What becomes of a picture's caption on its way to the text encoder."""
-
-    extensions: list[str] = field(default_factory=lambda: [".txt", ".caption"])
-    """Caption files beside the pictures; the first that exists is taken. A `metadata.jsonl` in the
-    folder (`file_name`, `text`) goes before them."""
-    prefix: str = ""
-    """Written before every caption."""
-    suffix: str = ""
-    """Written after every caption."""
-    template: str | None = None
-    """Prompts to put captions into: one of style, style_filewords, subject, subject_filewords,
-    hypernetwork and none, or a text file with a prompt in every line. One line is drawn each time;
-    `[filewords]` becomes the caption and `[name]` the token of textual inversion or the run's
-    name. Captions that no line asks for need not be there (A1111: prompt template)."""
-    fallback: str | None = None
-    """Caption of pictures without one. Without it such a picture is an error."""
-    dropout_rate: float = 0.0
-    """Share of examples whose caption becomes empty, which guidance needs (kohya:
-    caption_dropout_rate)."""
-    dropout_mode: Literal["empty_string", "zero_embedding"] = "empty_string"
-    """What an empty caption is told as: what the text encoder makes of it, as pipelines draw, or
-    zeros, as CogVideoX's SAT trainer and sampler have it."""
-    shuffle_tags: bool = False
-    """Shuffle the parts of a caption between commas (kohya: shuffle_caption)."""
-    keep_tokens: int = 0
-    """This many parts at the front stay in place when tags are shuffled or dropped."""
-    tag_dropout_rate: float = 0.0
-    """Share of the parts between commas that is left out (kohya: caption_tag_dropout_rate)."""
-
-    def faults(self) -> Faults:
-        yield from fraction(dropout_rate=self.dropout_rate, tag_dropout_rate=self.tag_dropout_rate)
-        yield from at_least(0, keep_tokens=self.keep_tokens)
-
-    def idle(self) -> Faults:
-        if self.dropout_mode == "zero_embedding" and not self.dropout_rate:
-            yield "dropout_mode", "has no effect without dropout_rate"
-        if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout_rate):
-            yield "keep_tokens", "has no effect without shuffle_tags or tag_dropout_rate"
-
-    @property
-    def changes_words(self) -> bool:
-        """Whether captions come up that no file holds (apart from the empty one)."""
-        return bool(self.shuffle_tags or self.tag_dropout_rate)
 
 
 @dataclass

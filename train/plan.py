@@ -129,7 +129,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1) -> Plan:
     objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
     base = objective.base
     stages = stages_of(recipe, processes)
-    made = [build_examples(s.recipe, sources, base, s.first_position) for s in stages]
+    made = [build_examples(s.recipe, sources, base, s.pace(processes)) for s in stages]
     pairs = [(stage.recipe, one) for stage, one in zip(stages, made, strict=True)]
     is_captioned = recipe.objective.learns_from_captions
     return Plan(

@@ -107,7 +107,7 @@ def plan_captions(
     said = [picture.captions for picture in pictures]
     fallback = config.fallback
     alone = None if fallback is None else (f"{config.prefix}{fallback}{config.suffix}",)
-    prompts = examples.all_prompts() if is_captioned and not config.changes_words else []
+    prompts = examples.all_prompts() if is_captioned and not examples.changes_words else []
     return CaptionPlan(
         pictures=len(pictures),
         with_caption=sum(bool(captions) for captions in said),
@@ -176,10 +176,10 @@ def plan_cache(
     if data.cache == "off" or not recipe.objective.learns_from_captions:
         return plan
     keeps_latents = not data.is_random
-    keeps_prompts = not (objective.changes_prompts or data.captions.changes_words)
+    changes = objective.changes_prompts or any(one.changes_words for _, one in stages)
     plan.latents = sum(len(one) for _, one in stages) if keeps_latents else 0
-    prompts = sorted({text for _, one in stages for text in one.all_prompts()})
-    plan.prompts = len(prompts) if keeps_prompts else 0
+    prompts = [] if changes else sorted({text for _, one in stages for text in one.all_prompts()})
+    plan.prompts = len(prompts)
     cache = open_cache(data, recipe.output_dir)
     if cache is None or not cache.folder.is_dir():
         if cache is not None:
@@ -189,7 +189,7 @@ def plan_cache(
     if keeps_latents and vae is not None:
         keys = [key for _, one in stages for key in latents_keys(one, cache, vae)]
         plan.latents_found = sum(map(cache.has, keys))
-    if keeps_prompts and text is not None:
+    if prompts and text is not None:
         stored = StoredStates(cache, text)
         plan.prompts_found = sum(map(stored.has, prompts))
     return plan

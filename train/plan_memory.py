@@ -137,15 +137,18 @@ def plan_memory(
             plan.activations = most
         else:
             plan.other_activations = most
-    plan.aside = parts_put_aside(recipe, objective)
+    plan.aside = parts_put_aside(recipe, objective, stages)
     plan.drawing = drawing_bytes(recipe, base, images, plan)
     return plan
 
 
-def parts_put_aside(recipe: TrainRecipe, objective: Objective) -> list[str]:
+def parts_put_aside(
+    recipe: TrainRecipe, objective: Objective, stages: Sequence[tuple[TrainRecipe, Examples]]
+) -> list[str]:
     """What leaves the device once all is encoded, as the trainer has it."""
     base, data = objective.base, recipe.data
-    changes = objective.changes_prompts or data.captions.changes_words or data.cache == "off"
+    changes = objective.changes_prompts or data.cache == "off"
+    changes = changes or any(examples.changes_words for _, examples in stages)
     if not isinstance(base, VideoModel) or changes or not recipe.objective.learns_from_captions:
         return []
     return ["text_encoder", *(["vae"] if is_cached(recipe) and not base.is_image_to_video else [])]
@@ -267,7 +270,8 @@ def encoding_bytes(
     """Encoding a batch of pictures, or a clip, or prompts: the largest, besides weights."""
     examples, batch = stage[1], stage[0].train_batch_size
     vae, size = base.vae, base.vae.dtype.itemsize
-    needs = [prompt_bytes(base, min(64, len(examples.all_prompts())))]
+    prompts = 64 if examples.changes_words else min(64, len(examples.all_prompts()))
+    needs = [prompt_bytes(base, prompts)]
     for shape in shapes_of(examples) if recipe.objective.learns_from_captions else ():
         if isinstance(examples, ClipExamples):
             at_once = max(1, min(batch, PIXELS_AT_ONCE // (shape[0] * shape[1] * shape[2])))

@@ -33,6 +33,7 @@ from train.data.clip_folder import Clip
 from train.data.clips import ClipExamples
 from train.data.examples import Examples
 from train.data.sources import Sources
+from train.data.stream import Pace
 from train.data_config import DataConfig
 from train.objective_configs import OBJECTIVE_CONFIGS
 from train.objectives import build_objective
@@ -165,7 +166,7 @@ def prepare(
 
 
 def build_examples(
-    recipe: TrainRecipe, sources: Sources, base: DiffusionModel, first_position: int = 0
+    recipe: TrainRecipe, sources: Sources, base: DiffusionModel, pace: Pace | None = None
 ) -> Examples:
     """The examples of a run.
 
@@ -173,13 +174,14 @@ def build_examples(
         recipe: as it is in a stage.
         sources: what the run learns from.
         base: says what sizes are possible.
-        first_position: where the stage begins in the run's stream.
+        pace: where the stage begins in the run's stream, and which steps its positions belong to.
 
     Raises:
         InputError: the base model cannot take pictures or clips of this size or length.
     """
     # Concepts change how captions are read, a stage the sizes.
     config = replace(recipe.data, captions=sources.config.captions)
+    pace = pace or Pace()
     if isinstance(base, VideoModel):
         found = [one for one in sources.pictures if isinstance(one, Clip)]
         examples = ClipExamples(
@@ -189,15 +191,18 @@ def build_examples(
             recipe.seed,
             sources.template,
             recipe.train_batch_size,
-            first_position,
+            pace.first_position,
             base.is_image_to_video,
         )
+        examples.pace = pace
         check_buckets(examples, base)
         return examples
     assert isinstance(base, BaseModel)
     resolution = config.resolution or base.resolution
     check_size("data.resolution", resolution, base.size_step)
-    return Examples(sources.pictures, config, resolution, recipe.seed, sources.template)
+    examples = Examples(sources.pictures, config, resolution, recipe.seed, sources.template)
+    examples.pace = pace
+    return examples
 
 
 def check_buckets(examples: ClipExamples, base: VideoModel) -> None:

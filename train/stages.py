@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from train.config import TrainRecipe
-    from train.data.stream import MicroBatches
+    from train.data.stream import MicroBatches, Pace
     from train.stage_config import StageConfig
 
 
@@ -50,6 +50,13 @@ class Stage:
             with_class_pictures=with_class_pictures,
             first_position=self.first_position,
         )
+
+    def pace(self, num_processes: int) -> Pace:
+        """Which step of the run the positions of its examples belong to."""
+        from train.data.stream import Pace
+
+        size, last = step_size(self.recipe, num_processes), self.recipe.max_train_steps
+        return Pace(size, last, self.first_step, self.first_position)
 
     def turn(self, step: int) -> int:
         """Number of the first micro-batch of a step, over the whole run."""

@@ -318,8 +318,8 @@ class Trainer:
 
     def _build_examples(self) -> Examples:
         """Those of the current stage, with the class pictures that are there."""
-        stage = self.stage
-        examples = build_examples(stage.recipe, self.sources, self.base, stage.first_position)
+        stage, pace = self.stage, self.stage.pace(self.accelerator.num_processes)
+        examples = build_examples(stage.recipe, self.sources, self.base, pace)
         if self.class_pictures:
             examples.add_class_pictures(self.class_pictures)
         return examples

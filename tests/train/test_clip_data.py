@@ -19,6 +19,7 @@ from inference.video.arithmetic import FrameRule
 from inference.video.model import VideoModel
 from inference.video.reading import ClipFacts
 from tests.inference.video.tiny import tiny_transformer, tiny_vae
+from train.caption_config import CaptionConfig
 from train.clip_config import Bucket, ClipDataConfig, parse_bucket
 from train.config import OBJECTIVE_CONFIGS, _recipe_with
 from train.data.clip_buckets import BucketRule
@@ -28,7 +29,7 @@ from train.data.examples import build_loader, cache_latents
 from train.data.folder import DataError, fingerprint
 from train.data.sources import find_sources
 from train.data.stream import BucketStream, MicroBatches
-from train.data_config import CaptionConfig, DataConfig
+from train.data_config import DataConfig
 from train.setup import build_examples, take_positions
 from train.stage_config import StageConfig
 

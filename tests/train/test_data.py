@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from inference.errors import InputError
+from train.caption_config import CaptionConfig
 from train.data.captions import all_captions, asks_for_captions, make_caption, read_template
 from train.data.examples import Examples, build_loader
 from train.data.folder import DataError, Picture, find_pictures, fingerprint
 from train.data.stream import MicroBatches, Stream
 from train.data.transforms import cut_square
-from train.data_config import CaptionConfig, DataConfig
+from train.data_config import DataConfig
 from train.randomness import derive_seed
 
 

@@ -81,6 +81,8 @@ class Alike:
     def all_prompts(self) -> list[str]:
         return [""]
 
+    changes_words = False
+
 
 built: dict[tuple[str, str], Any] = {}
 """Objectives by model and settings: what differs in recipes besides does not change them."""

@@ -2,16 +2,21 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import floor
 from pathlib import Path
 
 from inference.errors import InputError
+from train.caption_config import CaptionConfig
 from train.concept_config import FILEWORDS
 from train.data.files import read_text
-from train.data_config import CaptionConfig
+from train.data.wildcards import all_choices, choose, count_choices
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 NAME = "[name]"
+MOST_CHOICES = 10_000
+"""More prompts than these are not made of wildcards beforehand."""
 
 
 def read_template(template: str | None, name: str) -> tuple[str, ...]:
@@ -52,35 +57,129 @@ def asks_for_captions(template: Sequence[str]) -> bool:
     return any(FILEWORDS in line for line in template)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When in a run a caption is asked for."""
+
+    epoch: int = 0
+    """The first is 0."""
+    step: int = 0
+    """Optimizer steps before this one."""
+    max_steps: int = 1
+
+
 def make_caption(
     captions: Sequence[str],
     config: CaptionConfig,
     draw: random.Random,
     template: Sequence[str] = (FILEWORDS,),
+    moment: Moment = Moment(),
 ) -> str:
     """One of the captions, its tags dropped and shuffled, in a line of the template; or nothing.
+
+    Semantics are those of kohya's `train_util.process_caption`, except that prefix and suffix
+    stand in every caption of a picture, and that signs which hold tags in place never come into a
+    prompt.
 
     Args:
         captions: at least one.
         config: rates and switches.
         draw: where the random choices come from; always asked in the same order.
         template: lines with `[filewords]` where the caption goes.
+        moment: epoch and step, which some options ask for.
     """
-    if draw.random() < config.dropout_rate:
+    every = config.dropout_every_n_epochs
+    is_dropped = draw.random() < config.dropout_rate
+    if is_dropped or (every and (moment.epoch + 1) % every == 0):
         return ""
     caption = captions[draw.randrange(len(captions))]
     line = template[draw.randrange(len(template))] if len(template) > 1 else template[0]
-    if not (config.shuffle_tags or config.tag_dropout_rate):
-        return line.replace(FILEWORDS, caption)
-    tags = [tag.strip() for tag in caption.split(",")]
-    kept, loose = tags[: config.keep_tokens], tags[config.keep_tokens :]
+    if config.wildcards:
+        caption, line = choose(caption, draw), choose(line, draw)
+    if config.changes_words:
+        caption = _rearranged(caption, config, draw, moment)
+    return line.replace(FILEWORDS, plain_caption(caption, config))
+
+
+def plain_caption(caption: str, config: CaptionConfig) -> str:
+    """A caption without the signs that only say how its tags belong together."""
+    if config.keep_tokens_separator and config.keep_tokens_separator in caption:
+        caption = ", ".join(itertools.chain(*split_tags(caption, config)))
+    if config.secondary_separator:
+        caption = caption.replace(config.secondary_separator, config.caption_separator)
+    return caption
+
+
+def split_tags(caption: str, config: CaptionConfig) -> tuple[list[str], list[str], list[str]]:
+    """The tags that stay at the front, those that may go or move, and those that stay at the end.
+
+    Where keep_tokens_separator stands in the caption it decides, and empty tags go.
+    """
+    sign, comma = config.keep_tokens_separator, config.caption_separator
+    if sign and sign in caption:
+        front, loose, *back = (
+            [tag.strip() for tag in part.split(comma) if tag.strip()]
+            for part in caption.split(sign)
+        )
+        return front, loose, [tag for part in back for tag in part]
+    tags = [tag.strip() for tag in caption.split(comma)]
+    return tags[: config.keep_tokens], tags[config.keep_tokens :], []
+
+
+def _rearranged(caption: str, config: CaptionConfig, draw: random.Random, moment: Moment) -> str:
+    """The tags that are there at this moment, shuffled and dropped."""
+    front, loose, back = split_tags(caption, config)
+    loose = loose[: warm_tags(len(loose), config, moment)]
     if config.shuffle_tags:
         draw.shuffle(loose)
-    loose = [tag for tag in loose if draw.random() >= config.tag_dropout_rate]
-    return line.replace(FILEWORDS, ", ".join(kept + loose))
+    rate, kept = config.tag_dropout_rate, config.always_kept_tags
+    loose = [tag for tag in loose if draw.random() >= rate or tag in kept]
+    return ", ".join([*front, *loose, *back])
 
 
-def all_captions(captions: Sequence[str], template: Sequence[str]) -> Iterator[str]:
-    """Everything that `make_caption` can give for a picture whose tags stay as they are."""
+def warm_tags(count: int, config: CaptionConfig, moment: Moment) -> int:
+    """How many of so many loose tags are there at a step of the token warm-up.
+
+    kohya's `process_caption`: min + floor(step x (count - min) / warm-up steps).
+    """
+    steps = config.token_warmup_step
+    if steps < 1:
+        steps = floor(steps * moment.max_steps)
+    if moment.step >= steps:
+        return count
+    least = config.token_warmup_min
+    return min(count, floor(moment.step * ((count - least) / steps)) + least)
+
+
+def all_captions(
+    captions: Sequence[str],
+    template: Sequence[str],
+    config: CaptionConfig = CaptionConfig(),  # noqa: B008, it is only read
+) -> Iterator[str]:
+    """All but nothing that `make_caption` can give for a picture whose tags stay as they are."""
+    if config.wildcards:
+        captions = [choice for text in captions for choice in all_choices(text)]
+        template = [choice for line in template for choice in all_choices(line)]
     for caption, line in itertools.product(captions, template):
-        yield line.replace(FILEWORDS, caption)
+        yield line.replace(FILEWORDS, plain_caption(caption, config))
+
+
+def has_countless(
+    pictures: Iterable[tuple[Sequence[str], CaptionConfig]], template: Sequence[str]
+) -> bool:
+    """Whether pictures with these captions have prompts that are not made beforehand.
+
+    That is so where tags change, and where wildcards have more than `MOST_CHOICES` prompts.
+    """
+    choices = 0
+    lines = None
+    for captions, config in pictures:
+        if config.changes_words:
+            return True
+        if config.wildcards:
+            lines = sum(map(count_choices, template)) if lines is None else lines
+            own = sum(map(count_choices, captions)) * lines
+            choices += own if own > len(captions) * len(template) else 0
+            if choices > MOST_CHOICES:
+                return True
+    return False

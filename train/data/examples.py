@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from inference.conditions import Conditions
 from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
-from train.data.captions import FILEWORDS, all_captions, make_caption
+from train.data.captions import FILEWORDS, Moment, all_captions, has_countless, make_caption
 from train.data.content_cache import (
     ContentCache,
     StoredLatents,
@@ -24,7 +24,7 @@ from train.data.content_cache import (
     vae_origin,
 )
 from train.data.folder import DataError, Picture
-from train.data.stream import BucketStream, MicroBatches, Stream
+from train.data.stream import BucketStream, MicroBatches, Pace, Stream
 from train.data.transforms import Square, cut_square
 from train.data_config import DataConfig
 from train.randomness import derive_seed
@@ -60,6 +60,8 @@ class Examples(Dataset[dict[str, Any]]):
         self.seed = seed
         self.template = template
         self.stream: Stream | BucketStream = Stream(seed, len(pictures))
+        self.pace = Pace()
+        """Which step of the run a position belongs to, where captions follow it."""
         self.class_stream: Stream | None = None
         self.latents: list[dict[str, Tensor]] | StoredLatents | None = None
         """What is cached of every picture, in the place of its pixels."""
@@ -108,11 +110,12 @@ class Examples(Dataset[dict[str, Any]]):
         """(3, resolution, resolution) of a picture in an epoch."""
         return self.content(index, epoch)["pixels"]
 
-    def prompt(self, index: int, epoch: int) -> str:
-        """The caption of a picture in an epoch."""
+    def prompt(self, index: int, epoch: int, step: int = 0) -> str:
+        """The caption of a picture in an epoch, at a step."""
         captions = self.pictures[index].captions or ("",)
         draw = random.Random(derive_seed(self.seed, "caption", epoch, index))
-        return make_caption(captions, self.config.captions, draw, self.template)
+        moment = Moment(epoch, step, self.pace.max_steps)
+        return make_caption(captions, self.config.captions, draw, self.template, moment)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         epoch, index = self.place(position)
@@ -121,7 +124,7 @@ class Examples(Dataset[dict[str, Any]]):
             "indices": index,
             "names": str(self.pictures[index].path),
             "weight": torch.tensor(1.0),
-            "prompts": self.prompt(index, epoch),
+            "prompts": self.prompt(index, epoch, self.pace.step(position)),
         }
         kept = self.latents
         return example | (self.content(index, epoch) if kept is None else kept[index])
@@ -136,14 +139,22 @@ class Examples(Dataset[dict[str, Any]]):
         except DataError as error:
             return error
 
+    @property
+    def changes_words(self) -> bool:
+        """Whether there are more captions than `all_prompts` could list."""
+        config = self.config.captions
+        said = ((picture.captions or ("",), config) for picture in self.pictures)
+        return has_countless(said, self.template)
+
     def all_prompts(self) -> list[str]:
-        """Every caption that can come up, sorted; where captions keep their words."""
+        """Every caption that can come up, sorted; unless `changes_words`."""
+        config = self.config.captions
         texts = {
             text
             for picture in self.pictures
-            for text in all_captions(picture.captions or ("",), self.template)
+            for text in all_captions(picture.captions or ("",), self.template, config)
         }
-        if self.config.captions.dropout_rate:
+        if config.drops_captions:
             texts.add("")
         return sorted(texts)
 

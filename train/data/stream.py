@@ -105,6 +105,24 @@ def _shuffled(values: np.ndarray, seed: int, purpose: str, *counters: int) -> np
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Which optimizer step a position of the stream belongs to."""
+
+    step_size: int = 1
+    """Examples of an optimizer step, of all processes."""
+    max_steps: int = 1
+    """Optimizer steps of the whole run."""
+    first_step: int = 0
+    """Step of the run at which these examples begin, and their first position."""
+    first_position: int = 0
+
+    def step(self, position: int) -> int:
+        """Optimizer steps before the one that takes a position; of class pictures too."""
+        own = position if position >= 0 else ~position
+        return self.first_step + (own - self.first_position) // self.step_size
+
+
+@dataclass(frozen=True)
 class MicroBatches:
     """The positions of this process's micro-batches, from a step on to the last.
 
