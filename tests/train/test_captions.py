@@ -154,16 +154,17 @@ def test_few_wildcards_are_listed_and_many_are_not() -> None:
     assert has_countless([((ten * 4,), wild)], ("[filewords]", "a [filewords]"))
     assert not has_countless([(("a",), wild)] * 20_000, ("[filewords]",))  # no choices, no limit
     assert not has_countless([((ten * 5,), tame)], ("[filewords]",))
-    for option in ({"shuffle_tags": True}, {"tag_dropout_rate": 0.1}, {"token_warmup_step": 2}):
-        assert has_countless([(("a",), CaptionConfig(**option))], ("[filewords]",))
+    for config in (
+        CaptionConfig(shuffle_tags=True),
+        CaptionConfig(tag_dropout_rate=0.1),
+        CaptionConfig(token_warmup_step=2),
+    ):
+        assert has_countless([(("a",), config)], ("[filewords]",))
 
 
 def test_listed_captions_are_those_that_come_up() -> None:
-    options = {
-        "wildcards": True, "secondary_separator": ";;;", "keep_tokens_separator": "|||",
-    }  # fmt: skip
     captions = ["{a|b} ||| c;;;d", "e"]
-    config = CaptionConfig(**options)
+    config = CaptionConfig(wildcards=True, secondary_separator=";;;", keep_tokens_separator="|||")
     drawn = {make_caption(captions, config, random.Random(n)) for n in range(60)}
     assert drawn == {*all_captions(captions, ("[filewords]",), config)} == {"a, c,d", "b, c,d", "e"}
 
