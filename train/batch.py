@@ -36,6 +36,9 @@ class Batch(TypedDict):
     once), scaled."""
     latents_std: NotRequired[Tensor]
     """Standard deviation of the latents, only when they are drawn anew every time."""
+    mask: NotRequired[Tensor]
+    """What the error at each place of the latents counts, (b, 1, h / f, w / f); see
+    `train.data.masks`."""
     sizes: NotRequired[Tensor]
     """SDXL's size conditions in pixels, (b, 6): the file's height and width, the cut's top and
     left within the scaled picture, the example's height and width."""

@@ -70,5 +70,6 @@ class ClipDenoising(Denoising):
         ]
         return without(place(scaled, like.shape[1]), dropped)
 
-    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def errors(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        assert mask is None, "clips count as a whole (train.mask_config)"
         return loss_with_motion(prediction, target, self.config.motion_ratio)

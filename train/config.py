@@ -12,6 +12,7 @@ from inference.video.clip_config import ClipConfig, ClipSettings
 from train.data_config import DataConfig
 from train.faults import Faults, at_least, fraction
 from train.image_condition_config import ImageConditionConfig
+from train.mask_config import mask_faults
 from train.objective_configs import (
     OBJECTIVE_CONFIGS,
     CombinedConfig,
@@ -221,6 +222,7 @@ class TrainRecipe:
             yield from self.objective.faults_within(*steps)
         yield from stage_faults(self)
         yield from self._quantization_faults()
+        yield from mask_faults(self)
         if self.data.packs_clips and not self.objective.learns_from_captions:
             kind = self.objective.type
             yield "data.clips.pack", f"is of the transformer; objective.type: {kind} trains the VAE"

@@ -9,6 +9,7 @@ from train.caption_config import CaptionConfig
 from train.clip_config import ClipDataConfig
 from train.concept_config import ConceptConfig, read_concepts_list
 from train.faults import Faults, at_least, fraction
+from train.mask_config import MaskConfig
 
 
 @dataclass
@@ -38,6 +39,8 @@ class DataConfig:
     """Share of examples that are mirrored left to right, clips as a whole."""
     background: Literal["white", "black", "gray", "random"] = "white"
     """What transparent pictures are laid on; `random` takes a colour for every example."""
+    masks: MaskConfig | None = None
+    """Given, the loss looks at parts of the pictures only (`masks: {}` for masks beside them)."""
     cache: Literal["auto", "disk", "off"] = "auto"
     """`auto` encodes pictures, clips and captions once, before training, wherever nothing random
     stands before the encoder, and keeps them in memory; `disk` keeps them in files, which other

@@ -49,7 +49,7 @@ class Denoising:
         noisy, target = self.noised(batch, timesteps)
         states = self.states(batch)
         prediction = self.predict(noisy, timesteps.to(noisy.device), states, batch).float()
-        errors = self.errors(prediction, target)
+        errors = self.errors(prediction, target, batch.get("mask"))
         return errors * self.weights(self.base.alphas_cumprod[timesteps]).to(errors)
 
     def noised(self, batch: Batch, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,9 +74,12 @@ class Denoising:
             states = states.zeroed([not prompt for prompt in batch["prompts"]])
         return states
 
-    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error of each example, (b,)."""
-        return (prediction - target).square().flatten(1).mean(1)
+    def errors(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean squared error of each example, (b,), its places weighed by the mask (b, 1, h, w)."""
+        squares = (prediction - target).square()
+        if mask is not None:
+            squares = squares * mask.to(squares)
+        return squares.flatten(1).mean(1)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
         """What the base model predicts, told what the batch holds beside prompts."""

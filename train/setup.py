@@ -202,6 +202,7 @@ def build_examples(
     check_size("data.resolution", resolution, base.size_step)
     examples = Examples(sources.pictures, config, resolution, recipe.seed, sources.template)
     examples.pace = pace
+    examples.latent_factor = base.vae_scale_factor
     return examples
 
 

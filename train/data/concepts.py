@@ -18,6 +18,7 @@ from train.data.folder import (
     picture_files,
     read_metadata,
 )
+from train.data.mask_files import parted
 from train.data_config import DataConfig
 from train.randomness import derive_seed
 
@@ -51,13 +52,14 @@ def find_concepts(config: DataConfig) -> list[Concept]:
         where = f"data.concepts.{name}" if config.concepts else f"{config.concepts_list}: {name}"
         try:
             files = picture_files(concept.instance_data_dir, f"{where}.instance_data_dir")
+            files, masks = parted(files, Path(concept.instance_data_dir), config.masks)
             captions = captions_of(files, concept.instance_data_dir, config.captions.extensions)
         except DataError as error:
             faults.append(str(error))
             continue
         said = [(file, texts or (words_of_name(file.stem),)) for file, texts in captions]
         pictures = [
-            Picture(file, tuple(instance_prompt(concept, text) for text in texts))
+            Picture(file, tuple(instance_prompt(concept, text) for text in texts), masks.get(file))
             for file, texts in said
         ]
         wanted = Counter(

@@ -24,9 +24,11 @@ from train.data.content_cache import (
     vae_origin,
 )
 from train.data.folder import DataError, Picture
+from train.data.masks import mask_shares, mask_weights
 from train.data.stream import BucketStream, MicroBatches, Pace, Stream
 from train.data.transforms import Square, cut_square
 from train.data_config import DataConfig
+from train.mask_config import MaskConfig
 from train.randomness import derive_seed
 
 PROMPT_CACHE_BYTES = 2 * 2**30
@@ -65,6 +67,8 @@ class Examples(Dataset[dict[str, Any]]):
         self.class_stream: Stream | None = None
         self.latents: list[dict[str, Tensor]] | StoredLatents | None = None
         """What is cached of every picture, in the place of its pixels."""
+        self.latent_factor = 8
+        """Pixels per latent along each side; masks are brought to the size of latents."""
 
     def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
         """Pictures of the subjects' classes, to come along with every example."""
@@ -103,8 +107,16 @@ class Examples(Dataset[dict[str, Any]]):
         }
 
     def content(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
-        """What a batch holds of a picture in an epoch: `pixels`, and with them `sizes`."""
-        return self.square(index, epoch)._asdict()
+        """What a batch holds of a picture in an epoch: `pixels`, and with them `sizes`.
+
+        With data.masks also `mask`, as white as it is.
+        """
+        square, masks = self.square(index, epoch), self.config.masks
+        content = {"pixels": square.pixels, "sizes": square.sizes}
+        if masks is not None:
+            picture, factor = self.pictures[index], self.latent_factor
+            content["mask"] = mask_shares(picture, square, masks, factor)
+        return content
 
     def pixels(self, index: int, epoch: int = 0) -> Tensor:
         """(3, resolution, resolution) of a picture in an epoch."""
@@ -127,7 +139,17 @@ class Examples(Dataset[dict[str, Any]]):
             "prompts": self.prompt(index, epoch, self.pace.step(position)),
         }
         kept = self.latents
-        return example | (self.content(index, epoch) if kept is None else kept[index])
+        example |= self.content(index, epoch) if kept is None else kept[index]
+        if self.config.masks is not None:
+            example["mask"] = self.weights(example["mask"], position, self.config.masks)
+        return example
+
+    def weights(self, mask: Tensor, position: int, config: MaskConfig) -> Tensor:
+        """What each place of a mask counts at a position of the stream."""
+        draw = random.Random(derive_seed(self.seed, "unmasked", position))
+        if draw.random() < config.unmasked_probability:
+            return torch.ones_like(mask)
+        return mask_weights(mask, config)
 
     def __getitems__(self, positions: list[int]) -> list[dict[str, Any]] | DataError:
         """The examples of a micro-batch, or what is wrong with one of them.
@@ -261,9 +283,12 @@ def _latents_on_disk(
 def latents_keys(examples: Examples, cache: ContentCache, vae: dict[str, Any]) -> list[str]:
     """The names under which a cache keeps the examples' latents, by what `vae_origin` says."""
     keys = []
-    for index in range(len(examples)):
-        file = cache.file_digest(examples.pictures[index].path)
-        keys.append(key_of("latents", {**vae, **examples.origin(index), "file": file}))
+    for index, picture in enumerate(examples.pictures):
+        origin = {**vae, **examples.origin(index), "file": cache.file_digest(picture.path)}
+        if (masks := examples.config.masks) is not None:
+            own = masks.source if picture.mask is None else cache.file_digest(picture.mask)
+            origin["mask"] = own
+        keys.append(key_of("latents", origin))
     return keys
 
 

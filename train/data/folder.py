@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from train.data.errors import DataError
 from train.data.files import file_state, read_text
+from train.data.mask_files import parted
 from train.data_config import CaptionConfig, DataConfig
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
@@ -23,6 +24,8 @@ class Picture:
     path: Path
     captions: tuple[str, ...]
     """One of them is drawn each time; empty where the objective needs none."""
+    mask: Path | None = None
+    """The file that says which of its places count (data.masks)."""
 
 
 def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
@@ -33,14 +36,17 @@ def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
         captioned: whether the objective learns from captions.
 
     Raises:
-        DataError: no folder, no picture, or pictures without a caption.
+        DataError: no folder, no picture, or pictures without a caption or a mask.
     """
     assert config.path is not None
     paths = picture_files(config.path, "data.path")
-    if not captioned:
-        return [Picture(path, ()) for path in paths]
-    told = read_metadata(Path(config.path))
-    return with_captions(paths, told, config.captions)
+    paths, masks = parted(paths, Path(config.path), config.masks)
+    if captioned:
+        told = read_metadata(Path(config.path))
+        pictures = with_captions(paths, told, config.captions)
+    else:
+        pictures = [Picture(path, ()) for path in paths]
+    return [replace(one, mask=masks.get(one.path)) for one in pictures]
 
 
 def picture_files(folder: str, key: str) -> list[Path]:
@@ -94,6 +100,8 @@ def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = (
     for picture in pictures:
         name = picture.path.relative_to(root).as_posix()
         digest.update(repr((name, size_on_disk(picture.path), picture.captions)).encode())
+        if picture.mask is not None:
+            digest.update(repr(("mask", size_on_disk(picture.mask))).encode())
     return digest.hexdigest()
 
 

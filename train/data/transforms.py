@@ -23,6 +23,23 @@ READING_ERRORS = (
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 
 
+class Cut(NamedTuple):
+    """Where in its picture an example lies; its mask goes the same way."""
+
+    scaled: tuple[int, int]
+    """Width and height of the scaled picture."""
+    box: tuple[int, int, int, int]
+    """Left, top, right and bottom within it."""
+    is_mirrored: bool
+
+    def of(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+        """What the example shows of an upright picture of any size."""
+        if image.size != self.scaled:
+            image = image.resize(self.scaled, resampling)
+        image = image.crop(self.box)
+        return ImageOps.mirror(image) if self.is_mirrored else image
+
+
 class Square(NamedTuple):
     """A square cut out of a picture, and what SDXL is told of it (arXiv 2307.01952, 2.2)."""
 
@@ -31,6 +48,9 @@ class Square(NamedTuple):
     sizes: Tensor
     """(6,), in pixels: the upright file's height and width, the cut's top and left within the
     scaled picture (mirrored with it), the square's height and width."""
+    cut: Cut
+    alpha: Image.Image | None
+    """Opacity of the whole upright picture, mode L; None where it is opaque."""
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -61,32 +81,33 @@ def cut_square(path: Path, config: DataConfig, resolution: int, draw: random.Ran
     Raises:
         DataError: the file is broken, or with `resize: none` smaller than the square.
     """
-    image = lay_on_background(read_picture(path), config.background, draw)
-    original = (image.height, image.width)
+    opened = read_picture(path)
+    image = lay_on_background(opened, config.background, draw)
+    size = image.size
     if config.resize == "cover":
         scale = resolution / min(image.size)
         size = (
             max(resolution, round(image.width * scale)),
             max(resolution, round(image.height * scale)),
         )
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.LANCZOS)
     elif min(image.size) < resolution:
         raise DataError(
             f"{path}: {image.width}x{image.height} is smaller than data.resolution {resolution}; "
             "data.resize=cover scales it up"
         )
-    room_x, room_y = image.width - resolution, image.height - resolution
+    room_x, room_y = size[0] - resolution, size[1] - resolution
     if config.crop == "random":
         left, top = draw.randint(0, room_x), draw.randint(0, room_y)
     else:
         left, top = room_x // 2, room_y // 2
-    image = image.crop((left, top, left + resolution, top + resolution))
-    if draw.random() < config.flip:
-        image, left = ImageOps.mirror(image), room_x - left
-    array = np.asarray(image, dtype=np.uint8)
+    box = (left, top, left + resolution, top + resolution)
+    cut = Cut(size, box, draw.random() < config.flip)
+    array = np.asarray(cut.of(image, Image.Resampling.LANCZOS), dtype=np.uint8)
     pixels = torch.from_numpy(array.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1)
-    return Square(pixels, torch.tensor([*original, top, left, resolution, resolution]))
+    told = (image.height, image.width, top, room_x - left if cut.is_mirrored else left)
+    sizes = torch.tensor([*told, resolution, resolution])
+    alpha = opened.getchannel("A") if opened.mode == "RGBA" else None
+    return Square(pixels, sizes, cut, alpha)
 
 
 def lay_on_background(image: Image.Image, background: str, draw: random.Random) -> Image.Image:
