@@ -30,7 +30,7 @@ TOLERANCE = 0.05
 """Share of a frame by which times may be off; Matroska rounds them to milliseconds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Clip(Picture):
     """A clip's file or folder, what may be said of it, and its frames."""
 
@@ -119,7 +119,12 @@ def probed(pictures: list[Picture], config: ClipDataConfig) -> list[Clip]:
             facts = probe(picture.path, config.fps or DEFAULT_FPS)
         except InputError as error:
             return str(error)
-        return Clip(picture.path, picture.captions, facts, timeline(facts, config))
+        return Clip(
+            path=picture.path,
+            captions=picture.captions,
+            facts=facts,
+            timeline=timeline(facts, config),
+        )
 
     with ThreadPoolExecutor(READERS) as pool:
         seen = list(pool.map(look, pictures))

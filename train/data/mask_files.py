@@ -28,6 +28,8 @@ def parted(
         return list(files), {}
     pictures = [file for file in files if not config.is_mask(file)]
     masks = [file for file in files if config.is_mask(file)]
+    if not pictures:
+        raise InputError(f"data.masks: all {len(masks)} pictures in {str(root)!r} are masks")
     home = root
     if config.path is not None:
         home = Path(config.path)
