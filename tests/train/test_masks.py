@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.errors import InputError
 from inference.recipe import RecipeError, RecipeWarning
 from train.config import LossConfig, TrainRecipe
 from train.data.content_cache import ContentCache
+from train.data.errors import DataError
 from train.data.examples import Examples, cache_latents, collate, latents_keys
-from train.data.folder import DataError, Picture, find_pictures, fingerprint
+from train.data.folder import Picture, find_pictures, fingerprint
 from train.data.masks import mask_weights
 from train.data_config import DataConfig
 from train.denoising import Denoising
@@ -280,16 +280,16 @@ def test_masks_in_a_folder_of_their_own(tmp_path: Path, inside: bool) -> None:
 def test_missing_masks_are_named_or_told(tmp_path: Path) -> None:
     picture(tmp_path, checks((8, 8)))
     picture(tmp_path, None, "b")
-    with pytest.raises(InputError, match=r"1 of 2 pictures have no mask: \S+b.png.*missing=whole"):
+    with pytest.raises(DataError, match=r"1 of 2 pictures have no mask: \S+b.png.*missing=whole"):
         made(tmp_path)
     with pytest.warns(RecipeWarning, match=r"b.png; they count everywhere"):
         examples = made(tmp_path, masks=MaskConfig(missing="whole"))
     assert examples.content(1)["mask"].tolist() == torch.ones(1, 4, 4).tolist()
-    with pytest.raises(InputError, match=r"data.masks.path: 'nowhere' is not a folder"):
+    with pytest.raises(DataError, match=r"data.masks.path: 'nowhere' is not a folder"):
         made(tmp_path, masks=MaskConfig(path="nowhere"))
     Image.new("L", (8, 8)).save(tmp_path / "b-masklabel.png")
     Image.new("L", (8, 8)).save(tmp_path / "b-masklabel.webp")
-    with pytest.raises(InputError, match="masks of one picture"):
+    with pytest.raises(DataError, match="masks of one picture"):
         made(tmp_path)
 
 

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.errors import InputError
 from inference.recipe import RecipeWarning
+from train.data.errors import DataError
 from train.mask_config import MaskConfig
 
 MASK_EXTENSIONS = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -22,25 +22,25 @@ def parted(
         config: where masks are.
 
     Raises:
-        InputError: pictures without a mask, all named together; a picture with two; no folder.
+        DataError: pictures without a mask, all named together; a picture with two; no folder.
     """
     if config is None or config.source == "alpha":
         return list(files), {}
     pictures = [file for file in files if not config.is_mask(file)]
     masks = [file for file in files if config.is_mask(file)]
     if not pictures:
-        raise InputError(f"data.masks: all {len(masks)} pictures in {str(root)!r} are masks")
+        raise DataError(f"data.masks: all {len(masks)} pictures in {str(root)!r} are masks")
     home = root
     if config.path is not None:
         home = Path(config.path)
         if not home.is_dir():
-            raise InputError(f"data.masks.path: {config.path!r} is not a folder")
+            raise DataError(f"data.masks.path: {config.path!r} is not a folder")
         masks = sorted(p for p in home.rglob("*") if p.suffix.lower() in MASK_EXTENSIONS)
     by_name: dict[str, Path] = {}
     for mask in masks:
         name = mask.relative_to(home).with_suffix("").as_posix()
         if name in by_name:
-            raise InputError(f"data.masks: {by_name[name]} and {mask} are masks of one picture")
+            raise DataError(f"data.masks: {by_name[name]} and {mask} are masks of one picture")
         by_name[name] = mask
     found = {
         picture: by_name[name]
@@ -57,7 +57,7 @@ def tell_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None:
     """Names pictures without a mask.
 
     Raises:
-        InputError: unless the recipe has them count everywhere.
+        DataError: unless the recipe has them count everywhere.
     """
     shown = ", ".join(map(str, bare[:3])) + (", …" if len(bare) > 3 else "")
     told = f"data.masks: {len(bare)} of {count} pictures have no mask: {shown}"
@@ -66,7 +66,7 @@ def tell_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None:
         return
     name = f"NAME{config.ending}.png"
     where = f"{name} beside them" if config.path is None else f"{name} in {config.path!r}"
-    raise InputError(
+    raise DataError(
         f"{told}. Looked for {where}, or ending in {', '.join(MASK_EXTENSIONS[1:])}; "
         "data.masks.missing=whole has them count everywhere"
     )

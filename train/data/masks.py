@@ -13,7 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from inference.recipe import RecipeWarning
-from train.data.folder import DataError, Picture
+from train.data.errors import DataError
+from train.data.files import open_file
+from train.data.folder import Picture
 from train.data.transforms import READING_ERRORS, Square
 from train.mask_config import MaskConfig
 
@@ -79,7 +81,7 @@ def read_mask(path: Path) -> Image.Image:
         DataError: the file cannot be decoded.
     """
     try:
-        with Image.open(path) as opened:
+        with open_file(path) as file, Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode in DEEP:
                 deep = np.asarray(image).astype(np.float32)
