@@ -41,6 +41,9 @@ class DataConfig:
     """What transparent pictures are laid on; `random` takes a colour for every example."""
     masks: MaskConfig | None = None
     """Given, the loss looks at parts of the pictures only (`masks: {}` for masks beside them)."""
+    broken_pictures: Literal["refuse", "skip"] = "refuse"
+    """What becomes of pictures that cannot be read: told by name before the first step, all
+    together, or left out with a count. `skip` decodes every picture before the run begins."""
     cache: Literal["auto", "disk", "off"] = "auto"
     """`auto` encodes pictures, clips and captions once, before training, wherever nothing random
     stands before the encoder, and keeps them in memory; `disk` keeps them in files, which other
@@ -95,6 +98,8 @@ class DataConfig:
                 "cache",
                 "disk keeps captions only: crop, flip, background or clips.part is random",
             )
+        if self.clips is not None and self.broken_pictures == "skip":
+            yield "broken_pictures", "has no effect: broken clips are refused"
         if self.clips is not None and self.resolution is not None:
             yield "resolution", "has no effect: clips have a height and a width (data.clips)"
         if self.has_concepts:

@@ -19,6 +19,7 @@ from train.data.folder import (
     read_metadata,
 )
 from train.data.mask_files import parted
+from train.data.soundness import sound_paths
 from train.data_config import DataConfig
 from train.randomness import derive_seed
 
@@ -53,6 +54,7 @@ def find_concepts(config: DataConfig) -> list[Concept]:
         try:
             files = picture_files(concept.instance_data_dir, f"{where}.instance_data_dir")
             files, masks = parted(files, Path(concept.instance_data_dir), config.masks)
+            files = sound_paths(files, config.broken_pictures)
             captions = captions_of(files, concept.instance_data_dir, config.captions.extensions)
         except DataError as error:
             faults.append(str(error))

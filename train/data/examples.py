@@ -25,6 +25,8 @@ from train.data.content_cache import (
 )
 from train.data.folder import DataError, Picture
 from train.data.masks import mask_shares, mask_weights
+from train.data.pictures import READING
+from train.data.soundness import Broken
 from train.data.stream import BucketStream, MicroBatches, Pace, Stream
 from train.data.transforms import Square, cut_square
 from train.data_config import DataConfig
@@ -83,6 +85,11 @@ class Examples(Dataset[dict[str, Any]]):
         draw = random.Random(derive_seed(self.seed, "augmentation", epoch, index))
         return cut_square(self.pictures[index].path, self.config, self.resolution, draw)
 
+    @property
+    def kind(self) -> str:
+        """What messages call them."""
+        return "pictures" if self.config.clips is None else "clips"
+
     def place(self, position: int) -> tuple[int, int]:
         """(epoch, index of the picture) at a position of the stream."""
         if position >= 0:
@@ -104,6 +111,7 @@ class Examples(Dataset[dict[str, Any]]):
             "crop": config.crop,
             "flip": config.flip,
             "background": config.background,
+            "reading": READING,
         }
 
     def content(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
@@ -237,13 +245,20 @@ def _latents_in_memory(
     examples: Examples, base: DiffusionModel, batch_size: int, track: Track
 ) -> list[dict[str, Tensor]]:
     kept: dict[int, dict[str, Tensor]] = {}
+    broken = Broken(len(examples), what=examples.kind)
     for chunk in track(list(_alike(examples, batch_size)), "encoding pictures"):
-        contents = [examples.content(index) for index in chunk]
+        contents = []
+        for index in chunk:
+            with broken.gathered():
+                contents.append(examples.content(index))
+        if broken.messages:  # only looks for more
+            continue
         mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
         sampling = examples.config.latent_sampling
         encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
         for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
             kept[index] = content | {name: value[row] for name, value in encoded.items()}
+    broken.refuse()
     return [kept[index] for index in range(len(examples))]
 
 
@@ -273,10 +288,16 @@ def _latents_on_disk(
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     rank, processes = share
     missing = [key for key in sorted(first)[rank::processes] if not cache.has(key)]
+    broken = Broken(len(missing), what=examples.kind)
     for key in track(missing, "encoding pictures"):
-        content = examples.content(first[key])
+        content: dict[str, Tensor] = {}
+        with broken.gathered():
+            content = examples.content(first[key])
+        if broken.messages:  # only looks for more
+            continue
         mean, std = base.encode_images(content.pop("pixels")[None])
         cache.write(key, content | {"mean": mean[0], "std": std[0]})
+    broken.refuse()
     return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
 
 

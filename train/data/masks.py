@@ -16,7 +16,8 @@ from inference.recipe import RecipeWarning
 from train.data.errors import DataError
 from train.data.files import open_file
 from train.data.folder import Picture
-from train.data.transforms import READING_ERRORS, Square
+from train.data.pictures import READING_ERRORS
+from train.data.transforms import Square
 from train.mask_config import MaskConfig
 
 DEEP = ("I;16", "I;16L", "I;16B")

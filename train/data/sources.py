@@ -10,6 +10,7 @@ from train.data.captions import FILEWORDS, asks_for_captions, read_template
 from train.data.clip_folder import find_clips, warn_of_short
 from train.data.concepts import Concept, find_concepts
 from train.data.folder import Picture, find_pictures, fingerprint
+from train.data.soundness import sound_paths
 from train.data_config import DataConfig
 from train.stages import stages_of
 
@@ -52,7 +53,9 @@ def find_sources(recipe: TrainRecipe) -> Sources:
     captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
     pictures: list[Picture] = []
     if data.clips is None:
-        pictures += find_pictures(data, captioned)
+        found = find_pictures(data, captioned)
+        sound = {*sound_paths([one.path for one in found], data.broken_pictures)}
+        pictures += [one for one in found if one.path in sound]
     else:
         clips = find_clips(data, captioned)
         for stage in stages_of(recipe, num_processes=1):

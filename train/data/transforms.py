@@ -6,20 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from train.data.errors import DataError
-from train.data.files import open_file
+from train.data.pictures import MAX_PIXELS, read_picture, shown
 from train.data_config import DataConfig
 
-READING_ERRORS = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-)
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 
 
@@ -53,22 +46,6 @@ class Square(NamedTuple):
     """Opacity of the whole upright picture, mode L; None where it is opaque."""
 
 
-def read_picture(path: Path) -> Image.Image:
-    """The upright picture, RGBA where it has transparency, else RGB.
-
-    Raises:
-        DataError: the file cannot be decoded.
-    """
-    try:
-        with open_file(path) as file, Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    except READING_ERRORS as error:
-        raise DataError(
-            f"{path}: cannot be read as a picture: {error}; mend or remove it"
-        ) from None
-
-
 def cut_square(path: Path, config: DataConfig, resolution: int, draw: random.Random) -> Square:
     """The square that an example shows.
 
@@ -90,10 +67,11 @@ def cut_square(path: Path, config: DataConfig, resolution: int, draw: random.Ran
             max(resolution, round(image.width * scale)),
             max(resolution, round(image.height * scale)),
         )
+        check_room(path, image.size, size)
     elif min(image.size) < resolution:
         raise DataError(
-            f"{path}: {image.width}x{image.height} is smaller than data.resolution {resolution}; "
-            "data.resize=cover scales it up"
+            f"{shown(path)}: {image.width}x{image.height} is smaller than "
+            f"data.resolution {resolution}; data.resize=cover scales it up"
         )
     room_x, room_y = size[0] - resolution, size[1] - resolution
     if config.crop == "random":
@@ -108,6 +86,19 @@ def cut_square(path: Path, config: DataConfig, resolution: int, draw: random.Ran
     sizes = torch.tensor([*told, resolution, resolution])
     alpha = opened.getchannel("A") if opened.mode == "RGBA" else None
     return Square(pixels, sizes, cut, alpha)
+
+
+def check_room(path: Path, own: tuple[int, int], scaled: tuple[int, int]) -> None:
+    """Refuses what is so long and thin that scaling it would fill the memory.
+
+    Raises:
+        DataError: it would have more than `MAX_PIXELS`.
+    """
+    if scaled[0] * scaled[1] > MAX_PIXELS:
+        raise DataError(
+            f"{shown(path)}: {own[0]}x{own[1]} is too long to be scaled to "
+            f"{scaled[0]}x{scaled[1]}; cut or remove it"
+        )
 
 
 def lay_on_background(image: Image.Image, background: str, draw: random.Random) -> Image.Image:

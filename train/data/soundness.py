@@ -1,0 +1,93 @@
+"""Which of a run's pictures can be read: found out before the first step, told all together."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from inference.recipe import RecipeWarning
+from train.data.errors import DataError
+from train.data.pictures import NOTES, Header, header, quiet, read_picture_in_quiet, shown
+
+READERS = 8
+"""Threads that look at files; much of it is waiting for the disk."""
+MOST_NAMED = 10
+"""So many broken pictures are told with what is wrong with them."""
+
+Policy = Literal["refuse", "skip"]
+
+
+def sound_paths(paths: Sequence[Path], policy: Policy) -> list[Path]:
+    """The pictures that can be used, in the order in which they come.
+
+    With `refuse` the first bytes of each file are looked at. With `skip` every picture is decoded,
+    since what is left out must be known before the stream of examples is made: a run that is
+    resumed, and each of several processes, find the same.
+
+    Raises:
+        DataError: with `refuse`, broken ones, all together; with `skip`, nothing else is there.
+    """
+
+    def look(path: Path) -> Header | str:
+        try:
+            if policy == "skip":
+                read_picture_in_quiet(path)
+            return header(path)
+        except DataError as error:
+            return str(error)
+
+    with quiet(), ThreadPoolExecutor(READERS) as pool:
+        seen = list(pool.map(look, paths))
+    broken = Broken(len(paths), [one for one in seen if isinstance(one, str)])
+    if policy == "refuse":
+        broken.refuse()
+    left = [(path, one) for path, one in zip(paths, seen, strict=True) if isinstance(one, Header)]
+    if not left:
+        raise DataError(f"data.broken_pictures: skip leaves nothing: {broken}")
+    if broken.messages:
+        warnings.warn(f"data.broken_pictures: left out: {broken}", RecipeWarning, stacklevel=2)
+    tell_notes(left)
+    return [path for path, _ in left]
+
+
+def tell_notes(seen: Sequence[tuple[Path, Header]]) -> None:
+    """Says what is done with pictures that are not quite what they seem."""
+    for key, told in NOTES.items():
+        named = [shown(path) for path, one in seen if key in one.notes]
+        if named:
+            more = ", …" if len(named) > 3 else ""
+            message = f"{len(named)} of {len(seen)} pictures {told}: {', '.join(named[:3])}{more}"
+            warnings.warn(message, RecipeWarning, stacklevel=3)
+
+
+class Broken:
+    """Pictures or clips that cannot be used, gathered so that all are told at once."""
+
+    def __init__(
+        self, looked_at: int, messages: Sequence[str] = (), what: str = "pictures"
+    ) -> None:
+        self.looked_at = looked_at
+        self.what = what
+        self.messages = list(messages)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keeps the DataError that comes up within, and goes on."""
+        try:
+            yield
+        except DataError as error:
+            self.messages.append(str(error))
+
+    def refuse(self) -> None:
+        """Raises DataError if there are any."""
+        if self.messages:
+            remedy = "\ndata.broken_pictures: skip leaves such pictures out"
+            raise DataError(f"{self}{remedy if self.what == 'pictures' else ''}")
+
+    def __str__(self) -> str:
+        named = self.messages[:MOST_NAMED]
+        more = len(self.messages) - len(named)
+        count = f"{len(self.messages)} of {self.looked_at} {self.what} cannot be used:"
+        return "\n".join([count, *named, *([f"… and {more} more"] if more else [])])
