@@ -187,7 +187,7 @@ def plan_cache(
         return plan
     vae, text = cache.remembered("vae", base), cache.remembered("text", base)
     if keeps_latents and vae is not None:
-        keys = [key for _, one in stages for key in latents_keys(one, cache, vae)]
+        keys = [key for _, one in stages for key in latents_keys(one, vae)]
         plan.latents_found = sum(map(cache.has, keys))
     if prompts and text is not None:
         stored = StoredStates(cache, text)

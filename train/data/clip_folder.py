@@ -21,6 +21,7 @@ from inference.video.reading import (
 )
 from train.clip_config import ClipDataConfig
 from train.data.folder import DataError, Picture, read_metadata, with_captions
+from train.data.index_file import add_root
 from train.data_config import DataConfig
 
 CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, ".gif", ".webp", ".apng")
@@ -61,6 +62,7 @@ def find_clips(config: DataConfig, captioned: bool) -> list[Clip]:
     root = Path(config.path)
     if not root.is_dir():
         raise DataError(f"data.path: {config.path!r} is not a folder")
+    add_root(root)
     paths = sorted(clip_paths(root, config.clips))
     if not paths:
         raise DataError(_nothing_found(root, config.clips))

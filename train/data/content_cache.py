@@ -24,9 +24,7 @@ from inference.conditions import Conditions
 from inference.diffusion_model import DiffusionModel
 from inference.errors import InputError
 from inference.files import write_atomically
-from inference.video.reading import sequence_files
 from train.data.errors import DataError
-from train.data.files import file_state, open_file
 from train.randomness import normal
 
 FORMAT = 1
@@ -105,30 +103,6 @@ class ContentCache:
                 f"data.cache_dir: {str(path)!r} cannot be written: {error}; give another folder, "
                 "or data.cache: auto"
             ) from error
-
-    def file_digest(self, path: Path) -> str:
-        """A hash of a file's bytes, or of the pictures of a folder; taken once per state of it.
-
-        Raises:
-            InputError: the folder of the cache cannot be written to.
-        """
-        files = sequence_files(path) if path.is_dir() else [path]
-        states = [(file.name, *file_state(file)) for file in files]
-        kept = self.path(key_of("file", {"path": str(path.resolve()), "states": states}))
-        kept = kept.with_suffix(".digest")
-        if kept.is_file():
-            return kept.read_text(encoding="ascii")
-        digest = hashlib.blake2b(digest_size=20)
-        for file in files:
-            with open_file(file) as opened:
-                digest.update(hashlib.file_digest(opened, "blake2b").digest())
-        try:
-            write_atomically(kept, lambda new: new.write_text(digest.hexdigest(), "ascii"))
-        except OSError as error:
-            raise InputError(
-                f"data.cache_dir: {str(self.folder)!r} cannot be written to: {error.strerror}"
-            ) from error
-        return digest.hexdigest()
 
     def remember(self, kind: str, base: DiffusionModel, origin: Mapping[str, Any]) -> None:
         """Keeps what follows from a model's weights, for those who do not read them.

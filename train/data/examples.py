@@ -24,6 +24,7 @@ from train.data.content_cache import (
     vae_origin,
 )
 from train.data.folder import DataError, Picture
+from train.data.index import Known, picture_facts
 from train.data.masks import mask_shares, mask_weights
 from train.data.pictures import READING
 from train.data.soundness import Broken
@@ -284,7 +285,7 @@ def _latents_on_disk(
     """One at a time, so that what is kept does not depend on what it was encoded with."""
     vae = vae_origin(base)
     cache.remember("vae", base, vae)
-    keys = latents_keys(examples, cache, vae)
+    keys = latents_keys(examples, vae)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     rank, processes = share
     missing = [key for key in sorted(first)[rank::processes] if not cache.has(key)]
@@ -301,14 +302,22 @@ def _latents_on_disk(
     return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
 
 
-def latents_keys(examples: Examples, cache: ContentCache, vae: dict[str, Any]) -> list[str]:
-    """The names under which a cache keeps the examples' latents, by what `vae_origin` says."""
-    keys = []
-    for index, picture in enumerate(examples.pictures):
-        origin = {**vae, **examples.origin(index), "file": cache.file_digest(picture.path)}
-        if (masks := examples.config.masks) is not None:
-            own = masks.source if picture.mask is None else cache.file_digest(picture.mask)
-            origin["mask"] = own
+def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
+    """The names under which a cache keeps the examples' latents, by what `vae_origin` says.
+
+    Raises:
+        DataError: files that cannot be read.
+    """
+    pictures, masks = examples.pictures, examples.config.masks
+    paths = [picture.path for picture in pictures]
+    own = {one.mask: None for one in pictures if one.mask is not None}
+    rows = {mask: len(paths) + row for row, mask in enumerate(own)}
+    files, keys = picture_facts([*paths, *own], Known.DIGEST).check(), []
+    for index, picture in enumerate(pictures):
+        origin = {**vae, **examples.origin(index), "file": files.digest(index)}
+        if masks is not None:
+            mask = picture.mask
+            origin["mask"] = masks.source if mask is None else files.digest(rows[mask])
         keys.append(key_of("latents", origin))
     return keys
 

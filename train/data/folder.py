@@ -10,6 +10,7 @@ from typing import Any
 
 from train.data.errors import DataError
 from train.data.files import file_state, read_text
+from train.data.index_file import add_root
 from train.data.mask_files import parted
 from train.data_config import CaptionConfig, DataConfig
 
@@ -63,6 +64,7 @@ def files_in(folder: str, key: str, extensions: Sequence[str], what: str) -> lis
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{key}: {folder!r} is not a folder")
+    add_root(root)
     paths = [path for path in walk(root) if path.suffix.lower() in extensions]
     if not paths:
         raise DataError(
