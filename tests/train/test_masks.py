@@ -238,11 +238,10 @@ def test_the_key_of_latents_follows_the_mask(tmp_path: Path) -> None:
     for made_by, name in ((folder, "a"), (masks, "a")):
         made_by.mkdir()
         picture(made_by, None, name)
-    cache = ContentCache(tmp_path / "cache")
 
     def key(masks: MaskConfig | None) -> str:
         data = DataConfig(path=str(folder), masks=masks)
-        return latents_keys(Examples(find_pictures(data, True), data, 8, 5), cache, {})[0]
+        return latents_keys(Examples(find_pictures(data, True), data, 8, 5), {})[0]
 
     path = str(masks)
     one = key(MaskConfig(path=path))
