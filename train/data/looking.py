@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from inference.video.reading import sequence_files
 from train.data.errors import DataError
 from train.data.files import open_file, read_bytes
-from train.data.transforms import READING_ERRORS
+from train.data.pictures import READING_ERRORS
 
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF's orientations that exchange width and height."""
