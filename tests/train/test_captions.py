@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from inference.recipe import RecipeWarning
 from train.caption_config import CaptionConfig
 from train.data.captions import (
     MOST_CHOICES,
@@ -20,7 +21,7 @@ from train.data.captions import (
     warm_tags,
 )
 from train.data.examples import Examples
-from train.data.folder import Picture
+from train.data.folder import DataError, Picture, find_pictures
 from train.data.stream import Pace
 from train.data.wildcards import all_choices, count_choices, parts_of
 from train.data_config import DataConfig
@@ -247,6 +248,78 @@ def test_defaults_draw_what_they_drew_before(tmp_path: Path) -> None:
     )  # fmt: skip
     before = ["", "x, a, c, b", "x, a, c, b", "", "x, a, b", "x, a, b, c"]
     assert [made.prompt(0, epoch) for epoch in range(6)] == before
+
+
+# Caption files
+
+
+def folder(tmp_path: Path, **files: str) -> DataConfig:
+    """Pictures `a` and `b`, and files beside them by `name_ending`."""
+    for name in "ab":
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+    for name, text in files.items():
+        (tmp_path / name.replace("_", ".")).write_text(text)
+    return DataConfig(path=str(tmp_path))
+
+
+def captions_of(data: DataConfig, **options: Any) -> list[tuple[tuple[str, ...], str]]:
+    data.captions = CaptionConfig(**options)
+    return [(one.captions, one.told_by) for one in find_pictures(data, captioned=True)]
+
+
+def test_where_captions_are_from(tmp_path: Path) -> None:
+    data = folder(tmp_path, a_caption="by caption", b_txt="", b_caption="b too")
+    assert captions_of(data) == [(("by caption",), ".caption"), (("b too",), ".caption")]
+    (tmp_path / "b.caption").unlink()
+    assert captions_of(data, fallback="c")[1] == (("c",), "fallback")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "meta"}')
+    assert captions_of(data, fallback="c")[0] == (("meta",), "metadata.jsonl")
+
+
+def test_files_of_another_ending_are_told(tmp_path: Path) -> None:
+    data = folder(tmp_path, a_json='"x"', b_json='"y"', b_TXT="z")
+    with pytest.raises(DataError) as error:
+        captions_of(data)
+    assert str(error.value).endswith(
+        "There are files ending in .json beside 2, .TXT beside 1 of them: "
+        "data.captions.extensions=[.txt, .caption, .json] reads them"
+    )
+    with pytest.warns(RecipeWarning, match=r"fallback: 2 of 2 pictures have it\. There are files"):
+        captions_of(data, fallback="c")
+    assert captions_of(data, extensions=[".json"]) == [(("x",), ".json"), (("y",), ".json")]
+
+
+def test_without_other_files_nothing_is_said_of_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'fallback="…" gives them one$'):
+        captions_of(folder(tmp_path, c_txt="of no picture", a_md="no caption"))
+
+
+def test_lines_are_captions_with_wildcards_only(tmp_path: Path) -> None:
+    data = folder(tmp_path, a_txt="one,\n  two \n\nthree", b_txt="b")
+    assert captions_of(data, prefix="x ")[0][0] == ("x one, two three",)
+    assert captions_of(data, prefix="x ", wildcards=True)[0][0] == ("x one,", "x two", "x three")
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ('"a  cat"', ("a cat",)),
+        ('["a", "b"]', ("a", "b")),
+        ('{"caption": "a", "tags": ["b"]}', ("a",)),
+        ('{"text": ["a", "b"]}', ("a", "b")),
+        ('{"caption": "", "tags": ["b", "c"]}', ("b, c",)),
+        ('{"tags": "b, c"}', ("b, c",)),
+    ],
+)
+def test_captions_in_json(tmp_path: Path, text: str, captions: tuple[str, ...]) -> None:
+    data = folder(tmp_path, a_json=text, b_json=text)
+    assert captions_of(data, extensions=[".json"]) == [(captions, ".json")] * 2
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", "1", '{"label": "a"}'])
+def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"a\.json: (not JSON|expected a caption, a list)"):
+        captions_of(folder(tmp_path, a_json=text), extensions=[".json"])
 
 
 # Recipes

@@ -124,6 +124,7 @@ def probed(pictures: list[Picture], config: ClipDataConfig) -> list[Clip]:
         return Clip(
             path=picture.path,
             captions=picture.captions,
+            told_by=picture.told_by,
             facts=facts,
             timeline=timeline(facts, config),
         )

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.caption_config import CaptionConfig
 from train.concept_config import ConceptConfig
+from train.data.caption_files import CaptionFiles
 from train.data.files import file_state
 from train.data.filewords import class_prompt, instance_prompt, words_of_name
 from train.data.folder import (
-    CaptionFiles,
     DataError,
     Picture,
     fingerprint,
@@ -20,6 +21,7 @@ from train.data.folder import (
 )
 from train.data.mask_files import parted
 from train.data.soundness import sound_paths
+from train.data.wildcards import all_choices
 from train.data_config import DataConfig
 from train.randomness import derive_seed
 
@@ -55,7 +57,7 @@ def find_concepts(config: DataConfig) -> list[Concept]:
             files = picture_files(concept.instance_data_dir, f"{where}.instance_data_dir")
             files, masks = parted(files, Path(concept.instance_data_dir), config.masks)
             files = sound_paths(files, config.broken_pictures)
-            captions = captions_of(files, concept.instance_data_dir, config.captions.extensions)
+            captions = captions_of(files, concept.instance_data_dir, config.captions)
         except DataError as error:
             faults.append(str(error))
             continue
@@ -68,7 +70,7 @@ def find_concepts(config: DataConfig) -> list[Concept]:
             {
                 prompt: count * concept.num_class_images_per
                 for prompt, count in Counter(
-                    class_prompt(concept, texts[0]) for _, texts in said
+                    class_prompt(concept, _first(texts[0], config.captions)) for _, texts in said
                 ).items()
             }
         )
@@ -78,12 +80,17 @@ def find_concepts(config: DataConfig) -> list[Concept]:
     return found
 
 
+def _first(caption: str, config: CaptionConfig) -> str:
+    """A caption with the first of all choices, since what is drawn must stay what it is."""
+    return next(all_choices(caption)) if config.wildcards else caption
+
+
 def captions_of(
-    files: Sequence[Path], folder: str, extensions: list[str]
+    files: Sequence[Path], folder: str, config: CaptionConfig
 ) -> list[tuple[Path, tuple[str, ...]]]:
     """The captions of each picture, from metadata.jsonl or beside it; empty where there is none."""
     told = read_metadata(Path(folder))
-    beside = CaptionFiles(extensions)
+    beside = CaptionFiles(config)
     return [(file, told.get(file) or beside.captions(file)) for file in files]
 
 
@@ -122,7 +129,7 @@ class ClassFolder:
             return []
         return [
             Picture(file, texts or (class_prompt(self.config, words_of_name(file.stem)),))
-            for file, texts in captions_of(files, str(self.path), extensions)
+            for file, texts in captions_of(files, str(self.path), CaptionConfig(extensions))
         ]
 
     def to_draw(self, seed: int, extensions: list[str]) -> list[ClassPicture]:

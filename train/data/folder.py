@@ -3,19 +3,24 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from inference.recipe import RecipeWarning
+from train.caption_config import CaptionConfig
+from train.data.caption_files import CaptionFiles
 from train.data.errors import DataError
 from train.data.files import file_state, read_text
 from train.data.index_file import add_root
 from train.data.mask_files import parted
-from train.data_config import CaptionConfig, DataConfig
+from train.data_config import DataConfig
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 METADATA = "metadata.jsonl"
+FALLBACK = "fallback"
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Picture:
     """One of them is drawn each time; empty where the objective needs none."""
     mask: Path | None = None
     """The file that says which of its places count (data.masks)."""
+    told_by: str = field(default="", compare=False, kw_only=True)
+    """Where captions are from: the ending of a caption file, `metadata.jsonl` or `fallback`."""
 
 
 def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
@@ -150,56 +157,30 @@ def with_captions(
     what: str = "pictures",
 ) -> list[Picture]:
     """Gives each picture its captions; all pictures without one are named together."""
-    pictures, bare, beside = [], [], CaptionFiles(config.extensions)
+    pictures, bare, beside = [], [], CaptionFiles(config)
     for path in paths:
-        captions = told.get(path) or beside.captions(path)
+        captions, told_by = told.get(path) or (), METADATA
+        if not captions:
+            captions, told_by = beside.look(path)
         if not captions and config.fallback is not None:
-            captions = (config.fallback,)
+            captions, told_by = (config.fallback,), FALLBACK
         if captions:
             captions = tuple(f"{config.prefix}{text}{config.suffix}" for text in captions)
-            pictures.append(Picture(path, captions))
+            pictures.append(Picture(path, captions, told_by=told_by))
         else:
             bare.append(path)
+    fallen = [picture.path for picture in pictures if picture.told_by == FALLBACK]
+    if hint := beside.hint(bare or fallen, "data.captions"):
+        hint = f". {hint}"
+        if not bare:
+            few = f"data.captions.fallback: {len(fallen)} of {len(paths)} {what} have it"
+            warnings.warn(few + hint, RecipeWarning, stacklevel=2)
     if bare:
         shown = ", ".join(str(path) for path in bare[:3]) + (", …" if len(bare) > 3 else "")
         looked = ", ".join(config.extensions)
         raise DataError(
             f"{len(bare)} of {len(paths)} {what} have no caption: {shown}. Looked for files of "
             f"the same name ending in {looked}, and for {METADATA}; "
-            'data.captions.fallback="…" gives them one'
+            'data.captions.fallback="…" gives them one' + hint
         )
     return pictures
-
-
-class CaptionFiles:
-    """Caption files beside pictures and clips; each folder is read once."""
-
-    def __init__(self, extensions: list[str]) -> None:
-        self.extensions = extensions
-        self.folders: dict[Path, tuple[set[str], set[str]]] = {}
-        """Names of caption files and of folders in each folder."""
-
-    def captions(self, path: Path) -> tuple[str, ...]:
-        """The caption in the first caption file of the same name; nothing if there is none."""
-        folder, name = path.parent, path.name
-        files, folders = self._names(folder)
-        stem = name if name in folders else path.stem
-        for extension in self.extensions:
-            if stem + extension in files:
-                text = " ".join(read_text(folder / (stem + extension)).split())
-                if text:
-                    return (text,)
-        return ()
-
-    def _names(self, folder: Path) -> tuple[set[str], set[str]]:
-        if (found := self.folders.get(folder)) is None:
-            found = set(), set()
-            endings = tuple(self.extensions)
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        found[1].add(entry.name)
-                    elif entry.name.endswith(endings) and entry.is_file():
-                        found[0].add(entry.name)
-            self.folders[folder] = found
-        return found

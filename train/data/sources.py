@@ -1,6 +1,7 @@
 """Where a run's pictures come from: a folder with captions, or concepts."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,12 @@ class Sources:
     @property
     def facts(self) -> dict[str, Any]:
         """What environment.json tells of them; a resumed run must have the same."""
-        return {"pictures": len(self.pictures), "dataset_fingerprint": self.fingerprint}
+        told_by = Counter(picture.told_by for picture in self.pictures if picture.told_by)
+        return {
+            "pictures": len(self.pictures),
+            "dataset_fingerprint": self.fingerprint,
+            "captions_from": dict(told_by.most_common()),
+        }
 
 
 def find_sources(recipe: TrainRecipe) -> Sources:
