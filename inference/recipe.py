@@ -18,6 +18,8 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -27,7 +29,6 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from inference.recipe_layers import (
     Layer,
-    RecipeDumper,
     RecipeError,
     absolute,
     begun_anew,
@@ -36,7 +37,6 @@ from inference.recipe_layers import (
     key_sources,
     merged,
     override_layers,
-    plain,
     shown,
     source_of,
 )
@@ -50,6 +50,7 @@ from inference.recipe_schema import (
     unknown_key,
     without_none,
 )
+from inference.recipe_yaml import RecipeDumper, cut, plain, readable
 
 __all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_recipe"]
 
@@ -74,7 +75,7 @@ def load_recipe(
     layers = file_layers(file, unread)
     if unread:
         override_layers(overrides, unread)
-        raise RecipeError("\n".join(unread))
+        raise RecipeError.of(unread)
     return _load(layers, shown(file), schema, overrides)
 
 
@@ -110,7 +111,7 @@ def _load(
     except RecipeError as error:
         lines = str(error).splitlines()
         lines = [f"{source_of(line.partition(': ')[0], sources)}: {line}" for line in lines]
-        raise RecipeError("\n".join(lines + misspelt)) from error
+        raise RecipeError.of(lines + misspelt) from error
     for key in getattr(kind, "begins_anew", ()):
         layers = begun_anew(layers, key)
     draft = _Draft(kind, key_sources(layers, file))
@@ -120,9 +121,9 @@ def _load(
     draft.complete(draft.config, "")
     recipe = draft.finish()
     if draft.faults:
-        raise RecipeError("\n".join(draft.faults))
+        raise RecipeError.of(draft.faults)
     for line in draft.idle:
-        warnings.warn(line, RecipeWarning, stacklevel=3)
+        warnings.warn(readable(line), RecipeWarning, stacklevel=3)
     return recipe
 
 
@@ -151,7 +152,7 @@ class _Draft:
     def __init__(self, kind: type, sources: dict[str, str]) -> None:
         self.kind = kind
         self.sources = sources
-        self.config = OmegaConf.structured(kind)
+        self.config = deepcopy(_structured(kind))
         self.faults: dict[str, None] = {}  # lines in order, none twice
         self.idle: dict[str, None] = {}
         self.bad: list[str] = []
@@ -159,10 +160,9 @@ class _Draft:
 
     def line(self, key: str, message: str, source: str = "") -> str:
         key = self.giver_of(key)
-        where = (
-            [source or source_of(key, self.sources), key] if key else [source_of("", self.sources)]
-        )
-        return ": ".join([*where, message])
+        if not key:
+            return f"{source_of('', self.sources)}: {message}"
+        return f"{source or source_of(key, self.sources)}: {cut(key, 300)}: {message}"
 
     def giver_of(self, key: str) -> str:
         """Where an entry's key was set, if the entry has it from elsewhere."""
@@ -202,13 +202,15 @@ class _Draft:
         """Sets the members of a dataclass or of a named mapping."""
         is_named = get_origin(kind) is dict
         if key and OmegaConf.select(self.config, _path(key)) is None:
-            OmegaConf.update(self.config, _path(key), {} if is_named else kind)
+            OmegaConf.update(self.config, _path(key), {} if is_named else _structured(kind))
         for name_node, value in node.value:
             name = name_node.value
             hint = get_args(kind)[1] if is_named else fields_of(kind).get(name)
             is_null = isinstance(value, yaml.ScalarNode) and plain(value) is None
             if hint is None:
-                message = unknown_key(name, kind, self.kind)
+                message = (
+                    unknown_key(name, kind, self.kind) if len(self.bad) < 20 else "no such key"
+                )
                 self.fault(".".join((*key, name)), message, layer.source)
             elif is_named and is_null and without_none(hint)[1] and hint is not Any:
                 entries = OmegaConf.select(self.config, _path(key))
@@ -287,6 +289,12 @@ class _Draft:
                 yield from self.sound_parts(child, dotted(prefix, name))
 
 
+@cache
+def _structured(kind: type) -> DictConfig:
+    """The config of a dataclass, which takes long to make; to be copied."""
+    return OmegaConf.structured(kind)
+
+
 def _is_group(value: Any) -> bool:
     """Whether a value of a config is a dataclass."""
     return isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value))
@@ -334,6 +342,6 @@ def _refusal(error: OmegaConfBaseException, kind: Any, value: Any) -> str:
 def _unfilled(value: Any, error: OmegaConfBaseException) -> str:
     """Why a `${...}` cannot be filled in."""
     found = re.search(r"\$\{[^}]*\}?", str(value))
-    what = found[0] if found else str(value)
+    what = cut(found[0] if found else str(value))
     first = str(error).partition("\n")[0]
     return f"{what} stands for another value of the recipe ({first}); for text write \\{what}"

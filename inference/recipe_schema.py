@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import itertools
+import keyword
+import math
 import re
 import types
 from collections.abc import Iterator
@@ -11,10 +13,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from inference.recipe_layers import plain
+from inference.recipe_yaml import cut, plain
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 """Numbers that YAML 1.1 reads as octal (0123 is 83) or to the base of 60 (12:30 is 750)."""
+
+PLAIN_NUMBER = re.compile(r"[-+]?([0-9]{1,400}(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
+
+REFERENCE = re.compile(r"(?<!\\)(\\\\)*\$\{")
+"""Where a text stands for another value of the recipe."""
 
 
 @cache
@@ -84,7 +91,7 @@ def told(value: Any) -> str:
     """A value as a recipe has it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+    return cut(repr(value), 200)
 
 
 def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
@@ -100,7 +107,9 @@ def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
 
 def unknown_key(name: str, kind: type, root: type) -> str:
     """The message for a key that `kind` does not have, with what may have been meant."""
-    message = f"Key {name!r} not in {kind.__name__!r}"
+    message = f"Key {cut(name)!r} not in {kind.__name__!r}"
+    if len(name) > 100:
+        return message
     known = list(all_keys(root))
     if "." in name and name in known:
         nested = name.replace(".", ": {") + ": ..." + "}" * name.count(".")
@@ -122,6 +131,26 @@ def unknown_key(name: str, kind: type, root: type) -> str:
     return message if elsewhere else f"{message}; its keys are {', '.join(fields_of(kind))}"
 
 
+def is_word(name: str) -> bool:
+    """Whether a field of a dataclass can have this name."""
+    return name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
+
+
+def got(value: Any, name: str, beside: Any) -> str:
+    """What was found as a key's value; where there is none, which key beside it may be meant."""
+    if value is not None:
+        return cut(repr(value))
+    others = beside if isinstance(beside, dict) and name not in beside else []
+    near = difflib.get_close_matches(name, others, 1)
+    return f"nothing, but the unknown key {cut(near[0])!r}" if near else "nothing"
+
+
+def is_number(text: str) -> bool:
+    """Whether a text in quotes is a number, or refers to one."""
+    finite = PLAIN_NUMBER.fullmatch(text) and math.isfinite(float(text))
+    return bool(finite or REFERENCE.search(text))
+
+
 def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
     """The value of a leaf of this type. `typed`: on the command line, where 7 can well be a text.
 
@@ -138,6 +167,9 @@ def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
             return [leaf(inner, child, typed) for child in node.value]
         return value
     text = node.value
+    refers = isinstance(value, str) and REFERENCE.search(value)
+    if origin in (list, tuple) and value is not None and not refers:
+        raise ValueError(f"expected {describe(kind)}, got {told(value)}")
     as_text = (kind is str and isinstance(value, bool | int | float)) or (
         origin is Literal and isinstance(value, bool)
     )
@@ -149,6 +181,8 @@ def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
         raise ValueError(f"YAML reads {text} as {told(value)}; {remedy}")
     if isinstance(value, int | float) and ODD_NUMBER.fullmatch(text):
         raise ValueError(f"YAML reads {text} as {value}; write {value} if that is meant")
+    if kind in (int, float) and isinstance(value, str) and not is_number(value):
+        raise ValueError(f"expected {describe(kind)}, got {told(value)}")
     if kind is bool and isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"expected true or false, got {text}")
     return value

@@ -8,6 +8,8 @@ from omegaconf import MISSING
 
 from inference.config import BaseModelConfig, DrawSettings, ImageConfig
 from inference.recipe import RecipeError
+from inference.recipe_schema import got
+from inference.recipe_yaml import cut
 from inference.video.clip_config import ClipConfig, ClipSettings
 from train.data_config import DataConfig
 from train.faults import Faults, at_least, fraction
@@ -299,14 +301,17 @@ def train_schema(untyped: dict[str, Any]) -> type:
 
     plugins, objective = untyped.get("plugins"), untyped.get("objective")
     for name in plugins if isinstance(plugins, list) else []:  # anything else is refused later
+        if not all(map(str.isidentifier, str(name).split("."))):
+            raise RecipeError(f"plugins: {cut(repr(name))} is no name of a module")
         try:
             importlib.import_module(str(name))
         except ImportError as error:
             raise RecipeError(f"plugins: {name!r} cannot be imported: {error}") from error
     kind = objective.get("type") if isinstance(objective, dict) else objective
     if not isinstance(kind, str) or kind not in OBJECTIVE_CONFIGS:
-        known, got = ", ".join(OBJECTIVE_CONFIGS), "nothing" if kind is None else repr(kind)
-        raise RecipeError(f"objective.type: expected one of {known}; got {got}")
+        beside = ("objective", untyped) if objective is None else ("type", objective)
+        known = ", ".join(OBJECTIVE_CONFIGS)
+        raise RecipeError(f"objective.type: expected one of {known}; got {got(kind, *beside)}")
     if isinstance(objective, dict) and kind == "combined":
         members = objective.get("members")
         return _recipe_with(combined_config(members if isinstance(members, dict) else {}))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from omegaconf import MISSING, SI
 
 from inference.recipe import RecipeError
+from inference.recipe_schema import got, is_word
 from train.faults import Faults, at_least, fraction
 from train.optimizer_config import LRSchedulerConfig, schedule_faults
 
@@ -362,14 +363,14 @@ def combined_config(members: Mapping[str, Any]) -> type[CombinedConfig]:
     kinds: list[tuple[str, str]] = []
     for name, member in members.items():
         key = f"objective.members.{name}"
-        if not name.isidentifier():
+        if not is_word(name):
             raise RecipeError(f"{key}: a member's name is a word of letters, digits and _")
         objective = member.get("objective") if isinstance(member, dict) else None
         kind = objective.get("type") if isinstance(objective, dict) else None
         if not isinstance(kind, str) or kind not in OBJECTIVE_CONFIGS or kind == "combined":
             known = ", ".join(k for k, c in OBJECTIVE_CONFIGS.items() if c.is_combinable)
-            got = "nothing" if kind is None else repr(kind)
-            raise RecipeError(f"{key}.objective.type: expected one of {known}; got {got}")
+            found = got(kind, "type", objective)
+            raise RecipeError(f"{key}.objective.type: expected one of {known}; got {found}")
         kinds.append((name, kind))
     return _combined_config(tuple(kinds))
 

@@ -5,7 +5,6 @@ Read off diffusers 0.42.1: `AutoencoderKLCogVideoX._encode` and `._decode` (chun
 (patches, positions) and the pipelines (padding).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Self
@@ -45,14 +44,14 @@ class FrameRule:
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip of so many frames: (frames - 1) // 4 + 1 at a ratio of 4."""
-        return sum(-(-chunk // self.temporal_ratio) for chunk in _chunks(frames, self.frame_chunk))
+        first, others = _chunks(frames, self.frame_chunk)
+        return -(-first // self.temporal_ratio) + others * (self.frame_chunk // self.temporal_ratio)
 
     def decoded_frames(self, latent_frames: int) -> int:
         """Frames that come out of so many latent frames."""
-        return sum(
-            self.temporal_ratio * (chunk - 1) + 1 if chunk % 2 else self.temporal_ratio * chunk
-            for chunk in _chunks(latent_frames, self.latent_chunk)
-        )
+        first, others = _chunks(latent_frames, self.latent_chunk)
+        of_first = self.temporal_ratio * (first - first % 2) + first % 2
+        return of_first + others * self.temporal_ratio * self.latent_chunk
 
     def fits(self, frames: int, latent_multiple: int = 1) -> bool:
         """Whether a clip comes back as long as it went in, with a multiple of latent frames."""
@@ -94,11 +93,10 @@ class FrameRule:
         )
 
 
-def _chunks(length: int, size: int) -> Iterator[int]:
-    """Lengths of the chunks; the first takes in what is over, and may be all there is."""
-    chunks = max(length // size, 1)
-    yield length - size * (chunks - 1)
-    yield from [size] * (chunks - 1)
+def _chunks(length: int, size: int) -> tuple[int, int]:
+    """Length of the first chunk, which takes in what is over, and how many full ones follow it."""
+    others = max(length // size, 1) - 1
+    return length - size * others, others
 
 
 def padding(latent_frames: int, patch_size_t: int | None) -> int:

@@ -281,7 +281,7 @@ WRONG = {
     ),
     "tag": (
         "note: !cat x",
-        "r.yaml: line 1, column 7: could not determine a constructor for the tag '!cat'; " + QUOTES,
+        f"r.yaml: line 1, column 7: the tag !cat cannot be used here; {QUOTES}",
     ),
     "no mapping": ("- name", "r.yaml: line 1, column 1: a recipe is a mapping of keys"),
     "value out of range": (
