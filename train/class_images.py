@@ -17,7 +17,7 @@ from inference.sampling import Drawing, draw
 from train.concept_config import ConceptConfig
 from train.config import TrainRecipe
 from train.data.concepts import ClassFolder, ClassPicture
-from train.data.examples import Track
+from train.data.prompt_states import Track
 
 Portion = tuple[ConceptConfig, list[ClassPicture]]
 """Pictures that are drawn at once, and the concept that says how."""

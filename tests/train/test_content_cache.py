@@ -26,9 +26,10 @@ from train.data.content_cache import (
     module_digest,
     text_origin,
 )
-from train.data.examples import Examples, PromptStates, cache_latents, open_cache
+from train.data.examples import Examples, cache_latents, open_cache
 from train.data.folder import DataError, find_pictures
 from train.data.index import picture_digest
+from train.data.prompt_states import PromptStates
 from train.data_config import DataConfig
 
 
