@@ -22,6 +22,7 @@ from train.objective_configs import (
     combined_config,
 )
 from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, schedule_faults
+from train.prior_config import idle_prediction, prediction_faults
 from train.stage_config import StageConfig
 from train.stages import largest_batch, stage_faults
 
@@ -50,6 +51,12 @@ class LossConfig:
     """Lowest timestep drawn."""
     max_timestep: int | None = None
     """Timesteps are drawn below this; without it, below the base model's number."""
+    prior: Literal["class_images", "prediction"] = "class_images"
+    """What class pictures teach: what they show, or `prediction`, what the base model predicts of
+    them without what is learned (OneTrainer: prior prediction). It takes another forward pass of
+    each, and of objectives that train the base model's own weights prior_copy."""
+    prior_copy: bool = False
+    """Keep a copy in fp32 of the base model's weights that are trained, for prior: prediction."""
     prior_weight: float = 1.0
     """What the mean loss of class pictures counts beside that of the subject's (kohya and
     diffusers: prior_loss_weight). Class pictures come from data.concepts."""
@@ -225,6 +232,7 @@ class TrainRecipe:
         yield from stage_faults(self)
         yield from self._quantization_faults()
         yield from mask_faults(self)
+        yield from prediction_faults(self)
         if self.data.packs_clips and not self.objective.learns_from_captions:
             kind = self.objective.type
             yield "data.clips.pack", f"is of the transformer; objective.type: {kind} trains the VAE"
@@ -268,6 +276,7 @@ class TrainRecipe:
             if self.sampling.sanity_prompt is not None:
                 yield "sampling.sanity_prompt", f"has no effect: {what}"
         yield from self._idle_prior()
+        yield from idle_prediction(self)
 
     def _idle_prior(self) -> Faults:
         loss = self.loss

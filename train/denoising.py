@@ -5,7 +5,7 @@ Ho et al. 2020 (arXiv 2006.11239) for epsilon, Salimans & Ho 2022 (arXiv 2202.00
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from inference.diffusion_model import DiffusionModel
 from inference.video.model import VideoModel
 from train.batch import Batch
 from train.config import LossConfig, TrainRecipe
+from train.frozen_prior import FrozenPrior
 from train.randomness import generator, normal
 from train.timesteps import stratified_timesteps
 
@@ -29,6 +30,8 @@ class Denoising:
     seed: int
     zeroes_empty_prompts: bool = False
     """Whether an empty caption is told as zeros, not as what text encoders make of it."""
+    prior: FrozenPrior | None = field(default=None, kw_only=True)
+    """Says what is predicted of class pictures, with `loss.prior: prediction`."""
 
     @classmethod
     def of(cls, recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
@@ -47,6 +50,8 @@ class Denoising:
         """Weighted mean squared error of each example's prediction, (b,), fp32."""
         timesteps = self.timesteps(batch)
         noisy, target = self.noised(batch, timesteps)
+        if self.prior is not None:
+            target = self.prior.targets(self, noisy, target, timesteps, batch)
         states = self.states(batch)
         prediction = self.predict(noisy, timesteps.to(noisy.device), states, batch).float()
         errors = self.errors(prediction, target, batch.get("mask"))

@@ -50,7 +50,7 @@ class MemoryPlan:
     aside: list[str] = field(default_factory=list)
     """Parts that leave the device before the first step (`train.setup.put_aside`)."""
     trained: int = 0
-    """Weights beside the base model (LoRA, embedding, …), in fp32."""
+    """Weights beside the base model (LoRA, embedding, loss.prior_copy, …), in fp32."""
     gradients: int = 0
     optimizer: int = 0
     ema: int = 0
@@ -122,6 +122,7 @@ def plan_memory(
     numbers = sum(p.numel() for p in trained)
     plan = MemoryPlan(parts={name: part_memory(recipe, base, name) for name in base.parts})
     plan.trained = sum(4 * p.numel() for p in objective.parameters() if id(p) not in inside)
+    plan.trained += 4 * numbers if recipe.loss.prior_copy else 0
     plan.gradients = 4 * numbers
     plan.optimizer = sum(state_bytes(recipe.optimizer.type, p.numel()) for p in trained)
     plan.ema = 4 * numbers if recipe.ema is not None else 0

@@ -35,6 +35,7 @@ from train.data.examples import Examples
 from train.data.sources import Sources
 from train.data.stream import Pace
 from train.data_config import DataConfig
+from train.frozen_prior import with_prior
 from train.objective_configs import OBJECTIVE_CONFIGS
 from train.objectives import build_objective
 from train.objectives.base import Member, Objective
@@ -86,7 +87,7 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
     in_fp32 = replace(recipe.base_model, vae_precision="fp32", quantization=None)
     objective = objective_on(recipe, load_model(in_fp32, "fp32"))
     objective.base.to(device)
-    return objective.to(device)
+    return with_prior(recipe, objective.to(device))
 
 
 def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
