@@ -19,6 +19,7 @@ from train.data import index, index_file
 from train.data.folder import DataError, find_pictures
 from train.data.index import Known, picture_digest, picture_facts, picture_size
 from train.data.index_file import NAME, IndexFile, tell_once
+from train.data.soundness import sound_paths
 from train.data_config import DataConfig
 
 EVERYTHING = Known.SIZE | Known.DIGEST | Known.LIKENESS
@@ -189,6 +190,18 @@ def test_what_is_gone_leaves_the_index(tmp_path: Path) -> None:
     assert len(records) == 3
 
 
+@pytest.mark.parametrize("policy", ["refuse", "skip"])
+def test_sound_pictures_are_not_opened_again(tmp_path: Path, opened: list[str], policy) -> None:
+    paths = folder(tmp_path / "data")
+    first, *others = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    first.save(paths[0], save_all=True, append_images=others)  # animated: told at each start
+    for digests in (True, False):
+        with pytest.warns(RecipeWarning, match="1 of 4 pictures are animated"):
+            assert sound_paths(paths, policy, digests) == paths
+    assert picture_digest(paths[0]) and picture_size(paths[0]) == (8, 8)
+    assert len(opened) == 4
+
+
 def test_faults_are_told_together(tmp_path: Path, opened: list[str]) -> None:
     paths = folder(tmp_path / "data")
     paths[1].write_bytes(b"no picture")
@@ -196,7 +209,9 @@ def test_faults_are_told_together(tmp_path: Path, opened: list[str]) -> None:
     facts = picture_facts(paths, Known.SIZE)
     assert [*facts.faults] == [1, 2]
     assert facts.size(3) == (12, 8)
-    with pytest.raises(DataError, match=r"1\.png: cannot be read .*\n.*2\.png: No such file"):
+    with pytest.raises(
+        DataError, match=r"1\.png: cannot be read .*\n.*2\.png: cannot be read: No such"
+    ):
         facts.check()
     picture_facts(paths[:2], Known.SIZE)
     assert opened.count("1.png") == 2 and opened.count("0.png") == 1

@@ -24,6 +24,7 @@ from train.data import files
 from train.data.errors import DataError
 from train.data.index_file import RECORD, STATE, IndexFile, root_of, tell_once
 from train.data.looking import Found, look
+from train.data.pictures import NOTES, Header, quiet, shown
 
 READERS = 8
 """Threads that look at files; much of it is waiting for the disk."""
@@ -39,6 +40,8 @@ class Known(IntFlag):
     SIZE = 1
     DIGEST = 2
     LIKENESS = 4
+    SOUND = 8
+    """Every pixel can be decoded."""
 
 
 class Facts(NamedTuple):
@@ -53,6 +56,12 @@ class Facts(NamedTuple):
         """(width, height) of the upright picture in pixels."""
         record = self.records[index]
         return int(record["width"]), int(record["height"])
+
+    def header(self, index: int) -> Header:
+        """Size of the upright picture, and what is to be told of it."""
+        bits = int(self.records[index]["notes"])
+        notes = (note for place, note in enumerate(NOTES) if bits >> place & 1)
+        return Header(*self.size(index), tuple(notes))
 
     def digest(self, index: int) -> str:
         """The hash of the bytes, 40 hexadecimal digits."""
@@ -125,7 +134,7 @@ class _Search:
             try:
                 self.records[number]["size"], *times = file_state(path)
             except OSError as error:
-                self.faults[number] = DataError(f"{path}: {error.strerror}")
+                self.faults[number] = DataError(f"{shown(path)}: cannot be read: {error.strerror}")
                 continue
             self.records[number]["mtime"], self.records[number]["ctime"] = times
         self._take_known()
@@ -157,7 +166,7 @@ class _Search:
         if not len(numbers):
             return
         saved = time.monotonic()
-        with ThreadPoolExecutor(READERS) as pool:
+        with quiet(), ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(numbers), AT_ONCE):
                 for number, found in pool.map(self._seen, numbers[start : start + AT_ONCE]):
                     self._enter(number, found)
@@ -172,16 +181,17 @@ class _Search:
         try:
             found = look(
                 path,
-                size=bool(lacks & Known.SIZE),
+                header=bool(lacks & Known.SIZE),
                 digest=bool(lacks & Known.DIGEST),
                 likeness=bool(lacks & Known.LIKENESS),
+                sound=bool(lacks & Known.SOUND),
             )
             if file_state(path) != tuple(record[STATE]):
-                raise DataError(f"{path}: changed while it was read; start again")
+                raise DataError(f"{shown(path)}: changed while it was read; start again")
         except DataError as error:
             return number, error
         except OSError as error:
-            return number, DataError(f"{path}: {error.strerror or error}")
+            return number, DataError(f"{shown(path)}: cannot be read: {error.strerror or error}")
         return number, found
 
     def _enter(self, number: int, found: Found | DataError) -> None:
@@ -189,9 +199,11 @@ class _Search:
             self.faults[number] = found
             return
         record = self.records[number]
-        if found.size is not None:
-            record["width"], record["height"] = found.size
-            record["known"] |= Known.SIZE
+        if found.header is not None:
+            record["width"], record["height"] = found.header[:2]
+            bits = (1 << list(NOTES).index(note) for note in found.header.notes)
+            record["notes"] = sum(bits)
+            record["known"] |= Known.SIZE | (self.wanted & Known.SOUND)
         if found.digest is not None:
             record["digest"] = np.frombuffer(found.digest, np.uint8)
             record["known"] |= Known.DIGEST

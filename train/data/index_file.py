@@ -32,7 +32,7 @@ RECORD = np.dtype(
         ("mtime", "<i8"),  # ns
         ("ctime", "<i8"),  # ns; of members that of their container
         ("known", "<u2"),  # which of the following, see `index.Known`
-        ("notes", "<u2"),  # bits, for those who look at pictures
+        ("notes", "<u2"),  # bits, in the order of `pictures.NOTES`
         ("width", "<u4"),  # pixels of the upright picture
         ("height", "<u4"),
         ("digest", "u1", (20,)),  # of the bytes
@@ -96,6 +96,8 @@ class IndexFile:
         names = [name for name, stays in zip(names, settled, strict=True) if stays]
         content = _packed(names, records[settled])
         faults = []
+        if not (names or any(place.exists() for place in self.places)):
+            return
         for place in self.places:
             try:
                 write_atomically(place, lambda new: new.write_bytes(content))

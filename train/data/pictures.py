@@ -1,6 +1,5 @@
 """A picture file becomes upright pixels in sRGB, or one message that names it."""
 
-import io
 import os
 import stat
 import struct
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ELOOP
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,14 +91,19 @@ def read_picture(path: Path) -> Image.Image:
 
 def read_picture_in_quiet(path: Path) -> Image.Image:
     """As `read_picture`; what Pillow warns of is the caller's business (see `quiet`)."""
-    with _opened(path) as image:
-        # Pillow turns TIFF itself, and tells its size as it is after that.
-        turn = None if image.format == "TIFF" else TURNS.get(_orientation(image)[0])
-        profile = profile_of(image)
-        parts = planes(image)
-        if turn is not None:
-            parts = Planes(*(None if one is None else one.transpose(turn) for one in parts))
-        return in_srgb(parts, profile)
+    with opened(path) as image:
+        return decoded(image)
+
+
+def decoded(image: Any) -> Image.Image:
+    """The upright picture in sRGB of one that is open."""
+    # Pillow turns TIFF itself, and tells its size as it is after that.
+    turn = None if image.format == "TIFF" else TURNS.get(_orientation(image)[0])
+    profile = profile_of(image)
+    parts = planes(image)
+    if turn is not None:
+        parts = Planes(*(None if one is None else one.transpose(turn) for one in parts))
+    return in_srgb(parts, profile)
 
 
 def read_header(path: Path) -> Header:
@@ -113,19 +118,24 @@ def read_header(path: Path) -> Header:
 
 def header(path: Path) -> Header:
     """As `read_header`; what Pillow warns of is the caller's business."""
-    with _opened(path) as image:
-        check_numbers(image)
-        orientation, is_broken = _orientation(image)
-        notes = []
-        if getattr(image, "is_animated", False) and image.format != "MPO":
-            notes.append("pages" if image.format == "TIFF" else "animated")
-        if image.info.get("icc_profile") and image.mode != "LAB" and profile_of(image) is None:
-            notes.append("profile")
-        if is_broken:
-            notes.append("exif")
-        is_turned = orientation >= 5 and image.format != "TIFF"
-        width, height = image.size[::-1] if is_turned else image.size
-        return Header(width, height, tuple(notes))
+    with opened(path) as image:
+        return header_of(image)
+
+
+def header_of(image: Any) -> Header:
+    """Size and notes of a picture that is open."""
+    check_numbers(image)
+    orientation, is_broken = _orientation(image)
+    notes = []
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        notes.append("pages" if image.format == "TIFF" else "animated")
+    if image.info.get("icc_profile") and image.mode != "LAB" and profile_of(image) is None:
+        notes.append("profile")
+    if is_broken:
+        notes.append("exif")
+    is_turned = orientation >= 5 and image.format != "TIFF"
+    width, height = image.size[::-1] if is_turned else image.size
+    return Header(width, height, tuple(notes))
 
 
 def shown(path: Path) -> str:
@@ -148,12 +158,17 @@ def _formats() -> list[str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The picture of a file, and whatever is wrong with it as DataError."""
+def opened(path: Path, content: BytesIO | None = None) -> Iterator[Any]:
+    """The picture of a file, and whatever is wrong with it as DataError.
+
+    Args:
+        path: the file.
+        content: its bytes, where they have been read.
+    """
     try:
-        if not _is_plain(path):
+        if content is None and not is_plain(path):
             raise DataError(f"{shown(path)}: is no file; remove it, or give it another name")
-        with open_file(path) as file, Image.open(file, formats=_formats()) as image:
+        with content or open_file(path) as file, Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width}x{height} pixels")
@@ -166,7 +181,7 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _is_plain(path: Path) -> bool:
+def is_plain(path: Path) -> bool:
     """Whether nothing but a file lies there: opening a pipe would wait for ever."""
     try:
         mode = path.stat().st_mode
@@ -186,7 +201,7 @@ def _reason(path: Path, error: BaseException) -> str:
     return str(error).replace(str(path), path.name) or type(error).__name__
 
 
-def _orientation(image: Image.Image) -> tuple[int, bool]:
+def _orientation(image: Any) -> tuple[int, bool]:
     """EXIF's orientation, 1 … 8; and whether the EXIF data cannot be read."""
     if image.format == "PNG" and _has_late_metadata(image.fp):
         image = _read_to_its_end(image.fp)
@@ -202,7 +217,7 @@ def _read_to_its_end(file: Any) -> Image.Image:
     """Another picture of the same file, with what stands behind its pixels."""
     before = file.tell()
     file.seek(0)
-    image = Image.open(io.BytesIO(file.read()), formats=["PNG"])
+    image = Image.open(BytesIO(file.read()), formats=["PNG"])
     file.seek(before)
     image.load()
     return image

@@ -2,63 +2,60 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from inference.recipe import RecipeWarning
 from train.data.errors import DataError
-from train.data.pictures import NOTES, Header, header, quiet, read_picture_in_quiet, shown
+from train.data.index import Known, picture_facts
+from train.data.pictures import NOTES, Header, shown
 
-READERS = 8
-"""Threads that look at files; much of it is waiting for the disk."""
 MOST_NAMED = 10
 """So many broken pictures are told with what is wrong with them."""
 
 Policy = Literal["refuse", "skip"]
 
 
-def sound_paths(paths: Sequence[Path], policy: Policy) -> list[Path]:
+def sound_paths(paths: Sequence[Path], policy: Policy, digests: bool = False) -> list[Path]:
     """The pictures that can be used, in the order in which they come.
 
     With `refuse` the first bytes of each file are looked at. With `skip` every picture is decoded,
     since what is left out must be known before the stream of examples is made: a run that is
-    resumed, and each of several processes, find the same.
+    resumed, and each of several processes, find the same. What the index knows is not looked at.
+
+    Args:
+        paths: of the pictures.
+        policy: what becomes of broken ones.
+        digests: whether those will be asked for, so that they are taken in the same pass.
 
     Raises:
         DataError: with `refuse`, broken ones, all together; with `skip`, nothing else is there.
     """
-
-    def look(path: Path) -> Header | str:
-        try:
-            if policy == "skip":
-                read_picture_in_quiet(path)
-            return header(path)
-        except DataError as error:
-            return str(error)
-
-    with quiet(), ThreadPoolExecutor(READERS) as pool:
-        seen = list(pool.map(look, paths))
-    broken = Broken(len(paths), [one for one in seen if isinstance(one, str)])
+    wanted = Known.SIZE | (Known.SOUND if policy == "skip" else Known(0))
+    facts = picture_facts(paths, wanted | (Known.DIGEST if digests else Known(0)))
+    broken = Broken(len(paths), [str(fault) for fault in facts.faults.values()])
     if policy == "refuse":
         broken.refuse()
-    left = [(path, one) for path, one in zip(paths, seen, strict=True) if isinstance(one, Header)]
-    if not left:
+    if len(facts.faults) == len(paths):
         raise DataError(f"data.broken_pictures: skip leaves nothing: {broken}")
     if broken.messages:
         warnings.warn(f"data.broken_pictures: left out: {broken}", RecipeWarning, stacklevel=2)
-    tell_notes(left)
-    return [path for path, _ in left]
+    noted = np.flatnonzero(facts.records["notes"]).tolist()
+    left = [path for row, path in enumerate(paths) if row not in facts.faults]
+    tell_notes([(paths[row], facts.header(row)) for row in noted], len(left))
+    return left
 
 
-def tell_notes(seen: Sequence[tuple[Path, Header]]) -> None:
-    """Says what is done with pictures that are not quite what they seem."""
+def tell_notes(seen: Sequence[tuple[Path, Header]], count: int) -> None:
+    """Says what is done with those of so many pictures that are not quite what they seem."""
     for key, told in NOTES.items():
         named = [shown(path) for path, one in seen if key in one.notes]
         if named:
             more = ", …" if len(named) > 3 else ""
-            message = f"{len(named)} of {len(seen)} pictures {told}: {', '.join(named[:3])}{more}"
+            message = f"{len(named)} of {count} pictures {told}: {', '.join(named[:3])}{more}"
             warnings.warn(message, RecipeWarning, stacklevel=3)
 
 

@@ -60,7 +60,8 @@ def find_sources(recipe: TrainRecipe) -> Sources:
     pictures: list[Picture] = []
     if data.clips is None:
         found = find_pictures(data, captioned)
-        sound = {*sound_paths([one.path for one in found], data.broken_pictures)}
+        digests = data.cache == "disk" and not data.is_random
+        sound = {*sound_paths([one.path for one in found], data.broken_pictures, digests)}
         pictures += [one for one in found if one.path in sound]
     else:
         clips = find_clips(data, captioned)
