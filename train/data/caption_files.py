@@ -9,7 +9,7 @@ from typing import Any
 
 from train.caption_config import CaptionConfig
 from train.data.errors import DataError
-from train.data.files import read_text
+from train.data.files import container_of, members, read_text
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".json", ".tags", ".cap", ".text")
 """Endings that trainers and taggers give captions; upper case counts too."""
@@ -24,6 +24,8 @@ class CaptionFiles:
         """How many captions came from files of each ending."""
         self.folders: dict[Path, tuple[set[str], set[str]]] = {}
         """Names of caption files and of folders in each folder."""
+        self.tars: set[Path] = set()
+        """The folders in a tar."""
 
     def captions(self, path: Path) -> tuple[str, ...]:
         """The captions in the first caption file of the same name; nothing if there is none.
@@ -36,13 +38,20 @@ class CaptionFiles:
     def look(self, path: Path) -> tuple[tuple[str, ...], str]:
         """The captions, and the ending of the file that they are from."""
         files, folders = self._names(path.parent)
-        stem = path.name if path.name in folders else path.stem
-        for extension in self.config.extensions:
-            if stem + extension in files:
-                texts = read_captions(path.parent / (stem + extension), self.config)
-                if texts:
-                    self.found[extension] += 1
-                    return texts, extension
+        stems = [path.name if path.name in folders else path.stem]
+        extensions = self.config.extensions
+        is_sample = path.parent in self.tars
+        if is_sample:  # webdataset: names are one up to the first dot, and a .json says more
+            stems.append(path.name.partition(".")[0])
+            extensions = [*extensions, ".json"]
+        for stem in stems:
+            for extension in extensions:
+                if stem + extension in files:
+                    file = path.parent / (stem + extension)
+                    texts = read_captions(file, self.config, is_sample=is_sample)
+                    if texts:
+                        self.found[extension] += 1
+                        return texts, extension
         return (), ""
 
     def hint(self, bare: Iterable[Path], key: str) -> str:
@@ -69,6 +78,12 @@ class CaptionFiles:
             found = set(), set()
             known = (*self.config.extensions, *KNOWN_EXTENSIONS)
             endings = tuple({ending.lower() for ending in known})
+            if (container := container_of(folder)) is not None:
+                inside = (path for path in members(folder) if path.parent == folder)
+                found[0].update(p.name for p in inside if p.name.lower().endswith(endings))
+                if container.suffix.lower() == ".tar":
+                    self.tars.add(folder)
+                return self.folders.setdefault(folder, found)
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir():
@@ -79,21 +94,23 @@ class CaptionFiles:
         return found
 
 
-def read_captions(file: Path, config: CaptionConfig) -> tuple[str, ...]:
+def read_captions(file: Path, config: CaptionConfig, *, is_sample: bool = False) -> tuple[str, ...]:
     """What a caption file says: one caption, or with wildcards one in every line.
+
+    The .json of a webdataset's sample (`is_sample`) need not say any.
 
     Raises:
         DataError: it is not in UTF-8, or a .json file holds something else than captions.
     """
     text = read_text(file)
     if file.suffix.lower() == ".json":
-        texts = _texts_of_json(file, text)
+        texts = _texts_of_json(file, text, is_sample)
     else:
         texts = text.splitlines() if config.wildcards else [text]
     return tuple(one for one in (" ".join(text.split()) for text in texts) if one)
 
 
-def _texts_of_json(file: Path, text: str) -> list[str]:
+def _texts_of_json(file: Path, text: str, is_sample: bool) -> list[str]:
     """A caption, a list of them, or an object with `caption`, `text` or `tags`."""
     try:
         told: Any = json.loads(text)
@@ -101,6 +118,8 @@ def _texts_of_json(file: Path, text: str) -> list[str]:
         raise DataError(f"{file}: not JSON: {error}") from error
     if isinstance(told, dict):
         key = next((name for name in ("caption", "text", "tags") if told.get(name)), None)
+        if key is None and is_sample:
+            return []
         told = told[key] if key else None
         if key == "tags" and isinstance(told, list):
             told = ", ".join(map(str, told))

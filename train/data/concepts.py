@@ -89,7 +89,7 @@ def captions_of(
     files: Sequence[Path], folder: str, config: CaptionConfig
 ) -> list[tuple[Path, tuple[str, ...]]]:
     """The captions of each picture, from metadata.jsonl or beside it; empty where there is none."""
-    told = read_metadata(Path(folder))
+    told = read_metadata(Path(folder), files)
     beside = CaptionFiles(config)
     return [(file, told.get(file) or beside.captions(file)) for file in files]
 

@@ -5,9 +5,12 @@ reader of a picture's bytes, size or time asks here, and need not know the diffe
 kept open: any process may ask for any path at any time.
 """
 
+import os
+from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
+from train.data.containers import is_container, open_archive, open_container, split_path
 from train.data.errors import DataError
 
 
@@ -16,17 +19,21 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         OSError: it cannot be read.
+        DataError: it is not in its container, or damaged there.
     """
-    return path.read_bytes()
+    if (place := split_path(path)) is None:
+        return path.read_bytes()
+    container, member = place
+    return open_container(container).read(member)
 
 
 def open_file(path: Path) -> BufferedReader | BytesIO:
     """A file's bytes, to be read from the start and at any place; to be closed.
 
     Raises:
-        OSError: it cannot be read.
+        OSError, DataError: as `read_bytes`.
     """
-    return path.open("rb")
+    return path.open("rb") if split_path(path) is None else BytesIO(read_bytes(path))
 
 
 def read_text(path: Path) -> str:
@@ -34,26 +41,70 @@ def read_text(path: Path) -> str:
 
     Raises:
         DataError: it is in another encoding.
-        OSError: it cannot be read.
+        OSError, DataError: as `read_bytes`.
     """
     try:
-        with open_file(path) as file:
-            text = file.read().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8: {error}; save it in this encoding") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def file_state(path: Path) -> tuple[int, int]:
-    """(bytes, time of the last change in ns): who meets the same again need not look again.
+def file_status(path: Path) -> os.stat_result:
+    """What the file system says of a file; of a member, what it says of the container.
 
     Raises:
         OSError: there is no such file.
     """
-    state = path.stat()
+    place = split_path(path)
+    return (path if place is None else place[0]).stat()
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """(bytes, time of the last change in ns): who meets the same again need not look again.
+
+    Of a member these are its container's.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    state = file_status(path)
     return state.st_size, state.st_mtime_ns
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file with this path."""
-    return path.is_file()
+    """Whether there is a file with this path.
+
+    Raises:
+        DataError: its container is damaged.
+    """
+    if (place := split_path(path)) is None:
+        return path.is_file()
+    container, member = place
+    return open_container(container).has(member)
+
+
+def name_within(path: Path, root: Path) -> str:
+    """A picture's name in a dataset that may lie elsewhere tomorrow, as far as that can be told."""
+    if path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    place = split_path(path)
+    return path.as_posix() if place is None else f"{place[0].name}/{place[1]}"
+
+
+def container_of(path: Path) -> Path | None:
+    """The container that a path is or leads into; None where it is a plain file or folder."""
+    if is_container(path):
+        return path
+    return None if (place := split_path(path)) is None else place[0]
+
+
+def members(folder: Path) -> Iterator[Path]:
+    """The files in an archive, or in a folder of one and those within it; in the order of paths.
+
+    Raises:
+        DataError: the archive is damaged.
+    """
+    container, name = (folder, "") if is_container(folder) else split_path(folder) or (folder, "")
+    for member in open_archive(container).names(name):
+        yield container / member

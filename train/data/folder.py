@@ -12,10 +12,12 @@ from typing import Any
 from inference.recipe import RecipeWarning
 from train.caption_config import CaptionConfig
 from train.data.caption_files import CaptionFiles
+from train.data.containers import split_path
 from train.data.errors import DataError
-from train.data.files import file_state, read_text
+from train.data.files import file_state, members, name_within, read_text
 from train.data.index_file import add_root
 from train.data.mask_files import parted
+from train.data.places import containers_of, pictures_in
 from train.data_config import DataConfig
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
@@ -50,7 +52,7 @@ def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
     paths = picture_files(config.path, "data.path")
     paths, masks = parted(paths, Path(config.path), config.masks)
     if captioned:
-        told = read_metadata(Path(config.path))
+        told = read_metadata(Path(config.path), paths)
         pictures = with_captions(paths, told, config.captions)
     else:
         pictures = [Picture(path, ()) for path in paths]
@@ -58,8 +60,25 @@ def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
 
 
 def picture_files(folder: str, key: str) -> list[Path]:
-    """The pictures of a folder; see `files_in`."""
-    return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
+    """The pictures of a folder (see `files_in`), or of what containers there are instead.
+
+    Raises:
+        DataError: there is none; `key` is what the recipe calls the folder.
+    """
+    root = Path(folder)
+    if root.is_dir() and any(path.suffix.lower() in PICTURE_EXTENSIONS for path in walk(root)):
+        return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
+    if not (containers := containers_of(folder, key, walk(root))):
+        return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
+    for place in [root] if root.is_dir() else containers:
+        add_root(place)
+    if not (paths := pictures_in(containers, PICTURE_EXTENSIONS)):
+        count = sum(1 for container in containers for _ in members(container))
+        raise DataError(
+            f"{key}: no pictures in {folder!r}: looked for names ending in "
+            f"{', '.join(PICTURE_EXTENSIONS)}; found {count} other files"
+        )
+    return paths
 
 
 def files_in(folder: str, key: str, extensions: Sequence[str], what: str) -> list[Path]:
@@ -107,7 +126,7 @@ def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = (
     """
     digest = hashlib.blake2b(repr(tuple(template)).encode(), digest_size=16)
     for picture in pictures:
-        name = picture.path.relative_to(root).as_posix()
+        name = name_within(picture.path, root)
         digest.update(repr((name, size_on_disk(picture.path), picture.captions)).encode())
         if picture.mask is not None:
             digest.update(repr(("mask", size_on_disk(picture.mask))).encode())
@@ -122,13 +141,13 @@ def size_on_disk(path: Path) -> int | list[tuple[str, int]]:
     return [(file.name, file.stat().st_size) for file in files]
 
 
-def read_metadata(root: Path) -> dict[Path, tuple[str, ...]]:
-    """Captions by picture from every metadata.jsonl of the folder.
+def read_metadata(root: Path, paths: Sequence[Path] = ()) -> dict[Path, tuple[str, ...]]:
+    """Captions by picture from every metadata.jsonl of the folder, and of the pictures' containers.
 
     A line is {"file_name": path beside it, "text": caption or list of captions}.
     """
     captions: dict[Path, tuple[str, ...]] = {}
-    for file in [path for path in walk(root) if path.name == METADATA]:
+    for file in list(metadata_files(root, paths)):
         for number, row in _rows(file):
             try:
                 name, text = row["file_name"], row["text"]
@@ -139,6 +158,15 @@ def read_metadata(root: Path) -> dict[Path, tuple[str, ...]]:
                 raise DataError(f"{file}: line {number}: text must be a caption or a list of them")
             captions[file.parent / name] = tuple(texts)
     return captions
+
+
+def metadata_files(root: Path, paths: Sequence[Path]) -> Iterator[Path]:
+    """Every metadata.jsonl of a folder, and of the containers that pictures lie in."""
+    if root.is_dir():
+        yield from (path for path in walk(root) if path.name == METADATA)
+    places = (split_path(path) for path in paths)
+    for container in dict.fromkeys(place[0] for place in places if place is not None):
+        yield from (path for path in members(container) if path.name == METADATA)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from inference.recipe import RecipeWarning
 from train.data.errors import DataError
+from train.data.files import name_within
 from train.mask_config import MaskConfig
 
 MASK_EXTENSIONS = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -38,14 +39,15 @@ def parted(
         masks = sorted(p for p in home.rglob("*") if p.suffix.lower() in MASK_EXTENSIONS)
     by_name: dict[str, Path] = {}
     for mask in masks:
-        name = mask.relative_to(home).with_suffix("").as_posix()
+        name = Path(name_within(mask, home)).with_suffix("").as_posix()
         if name in by_name:
             raise DataError(f"data.masks: {by_name[name]} and {mask} are masks of one picture")
         by_name[name] = mask
     found = {
         picture: by_name[name]
         for picture in pictures
-        if (name := picture.relative_to(root).with_suffix("").as_posix() + config.ending) in by_name
+        if (name := Path(name_within(picture, root)).with_suffix("").as_posix() + config.ending)
+        in by_name
     }
     bare = [picture for picture in pictures if picture not in found]
     if bare:
