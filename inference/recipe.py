@@ -6,7 +6,8 @@ the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass m
 - `faults(self)` yields (field, message) for values that cannot be, `idle(self)` for fields that are
   set without effect; both may name a field further down (`lr_scheduler.warmup_steps`);
 - `inherits: ClassVar = {"images": "settings"}`: what an entry of the named mapping `images` leaves
-  out, it takes from the field `settings` beside it;
+  out, it takes from the field `settings` beside it; a dataclass in the place of "settings", which
+  the entries and the owner of the mapping both are, has them take its fields from the owner;
 - `begins_anew: ClassVar = ("objective",)`: where a later source gives this mapping another `type`,
   nothing is taken from what the earlier ones say in it;
 - entries of a `dict[str, X | None]` are dropped by `null`.
@@ -248,12 +249,21 @@ class _Draft:
         kind = OmegaConf.get_type(node)
         for mapping, giver in getattr(kind, "inherits", {}).items():
             for name, entry in node[mapping].items():
-                self.take(entry, dotted(prefix, mapping, name), node[giver], dotted(prefix, giver))
+                key = dotted(prefix, mapping, name)
+                if isinstance(giver, type):
+                    self.take(entry, key, node, prefix, giver)
+                else:
+                    self.take(entry, key, node[giver], dotted(prefix, giver))
 
-    def take(self, entry: Any, key: str, giver: Any, giver_key: str) -> None:
-        """Takes from the giver what an entry does not set, down through groups that it sets."""
-        shared = fields_of(OmegaConf.get_type(entry)).keys() & fields_of(OmegaConf.get_type(giver))
-        for field in shared:
+    def take(
+        self, entry: Any, key: str, giver: Any, giver_key: str, kind: type | None = None
+    ) -> None:
+        """Takes from the giver what an entry does not set, down through groups that it sets.
+
+        Of all fields that both have, or of those of a dataclass that both are.
+        """
+        kinds = OmegaConf.get_type(entry), kind or OmegaConf.get_type(giver)
+        for field in fields_of(kinds[0]).keys() & fields_of(kinds[1]):
             own, given = dotted(key, field), dotted(giver_key, field)
             with suppress(OmegaConfBaseException):  # told where it was given
                 if own not in self.sources:
@@ -315,10 +325,11 @@ def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 def _givers(value: Any, key: str) -> list[str]:
     """The dotted keys of what entries inherit from, where there are entries."""
     return [
-        dotted(name, giver)
+        dotted(name, field)
         for name, part in _dataclasses(value, key)
         for mapping, giver in getattr(part, "inherits", {}).items()
         if any(entry is not None for entry in getattr(part, mapping).values())
+        for field in (fields_of(giver) if isinstance(giver, type) else [giver])
     ]
 
 

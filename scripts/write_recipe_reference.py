@@ -71,11 +71,14 @@ def reference() -> str:
     return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
 
 
-def sections(kind: type, key: str, written: dict[type, str], given: str = "") -> Iterator[str]:
+def sections(
+    kind: type, key: str, written: dict[type, str], given: str = "", giver: type | None = None
+) -> Iterator[str]:
     """A dataclass as Markdown blocks: what it is, its own keys, then what lies below it.
 
     A class in `written` (class -> key) has had its table before; `given` is the class's neighbour
-    from which its entries take what they do not say themselves.
+    from which its entries take what they do not say themselves: if that is the mapping's owner,
+    the fields of `giver`.
     """
     yield (kind.__doc__ or "").strip()
     if kind in written:
@@ -83,27 +86,36 @@ def sections(kind: type, key: str, written: dict[type, str], given: str = "") ->
         return
     written[kind] = key
     shared = next((names for names in written if written[names] == given), None) if given else None
-    inherited = set(fields_of(shared)) if shared else set()
+    inherited = set(fields_of(giver or shared)) if shared else set()
     docs = {"type": "What this mapping is."} | field_docs(kind)
     lines = ["key | value | default | meaning", "--- | --- | --- | ---"]
-    below: list[tuple[type, str, str]] = []
+    below: list[tuple[type, str, str, type | None]] = []
     for name, hint in fields_of(kind).items():
         path = f"{key}.{name}".lstrip(".")
         inner, path = entry_kind(hint, path)
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            giver = getattr(kind, "inherits", {}).get(name, "")
-            below.append((inner, path, giver and f"{key}.{giver}".lstrip(".")))
+            if giver is None or name not in inherited:
+                below.append((inner, path, *neighbour(kind, key, name)))
             docs = {name: (inner.__doc__ or "").strip().partition("\n")[0]} | docs
         if name not in inherited:
             cells = f"`{name}`", type_words(hint), default(kind, name), " ".join(docs[name].split())
             lines.append(" | ".join(cell.replace("|", "\\|") for cell in cells))
     yield "\n".join(f"| {line} |" for line in lines)
     if inherited:
-        yield f"And every key of `{given}`, which gives what is not said here."
-    for inner, path, giver in below:
+        keys = ", ".join(f"`{name}`" for name in fields_of(giver)) if giver else "every key"
+        yield f"And {keys} of `{given}`, which gives what is not said here."
+    for inner, path, place, owner in below:
         for word, choice in choices(inner, kind).items():
             yield f"### `{path}`" + (f" of `type: {word}`" if word else "")
-            yield from sections(choice, path, written, giver)
+            yield from sections(choice, path, written, place, owner)
+
+
+def neighbour(kind: type, key: str, mapping: str) -> tuple[str, type | None]:
+    """Where the entries of a mapping take from what they do not say; see `sections`."""
+    giver = getattr(kind, "inherits", {}).get(mapping, "")
+    if isinstance(giver, type):
+        return key, giver
+    return (f"{key}.{giver}".lstrip("."), None) if giver else ("", None)
 
 
 def choices(inner: type, owner: type) -> dict[str, type]:

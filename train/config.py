@@ -239,12 +239,15 @@ class TrainRecipe:
         if self.data.has_concepts and not self.objective.learns_from_captions:
             kind = self.objective.type
             yield "data.concepts", f"go with prompts, which objective.type: {kind} has none of"
-        if self.objective.needs_concepts and not self.data.has_concepts:
+        if self.data.has_prior and self.data.subsets and not self.objective.learns_from_captions:
+            kind = self.objective.type
+            yield "data.subsets", f"with is_reg are of prompts, which objective.type: {kind} lacks"
+        if self.objective.needs_concepts and not (self.data.has_concepts or self.data.subsets):
             yield (
                 "data.concepts",
                 f"objective.type: {self.objective.type} learns concepts: give data.concepts (or "
-                "data.concepts_list), or take objective.type: text_to_image for a folder of "
-                "pictures with captions",
+                "data.concepts_list), or take objective.type: text_to_image for a "
+                "folder of pictures with captions",
             )
 
     def _quantization_faults(self) -> Faults:
@@ -282,6 +285,8 @@ class TrainRecipe:
         loss = self.loss
         if not self.data.has_prior:
             why = "has no effect: no concept has class pictures (num_class_images_per)"
+            if self.data.subsets:
+                why = "has no effect: no subset is_reg"
             if loss.prior_weight != 1.0:
                 yield "loss.prior_weight", why
             if loss.prior_weight_min is not None:
@@ -290,7 +295,7 @@ class TrainRecipe:
             yield (
                 "loss.prior_weight",
                 "0 makes class pictures count nothing, while each costs as much as a subject's; "
-                "num_class_images_per: 0 leaves them out",
+                "num_class_images_per: 0 (or no subset with is_reg) leaves them out",
             )
         target = loss.prior_weight_target
         if target is not None and target > self.max_train_steps:

@@ -82,7 +82,7 @@ class MaskConfig:
 
 def mask_faults(recipe: TrainRecipe) -> Faults:
     """What masks cannot go with."""
-    if recipe.data.masks is None:
+    if not recipe.data.has_masks:
         return
     if recipe.data.clips is not None:
         yield "data.masks", "are of pictures; clips (data.clips) count as a whole"

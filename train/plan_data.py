@@ -56,7 +56,7 @@ def plan_stage(
     steps, size = stage.last_step - stage.first_step, step_size(stage.recipe, processes)
     own = stream.num_pictures
     length = len(stream) if isinstance(stream, BucketStream) else own
-    shapes = Counter("x".join(map(str, examples.shape(index))) for index in range(own))
+    shapes = Counter("x".join(map(str, examples.shape(i))) for i in range(examples.num_own))
     short = 0
     if isinstance(examples, ClipExamples):
         short = len(short_clips([one for one in clips if isinstance(one, Clip)], examples.cut))
@@ -103,15 +103,18 @@ def plan_captions(
     sources: Sources, examples: Examples, base: DiffusionModel, is_captioned: bool
 ) -> CaptionPlan:
     """Counts captions as they are learned; `is_captioned`: whether the objective looks at them."""
-    config, pictures = sources.config.captions, sources.pictures
+    pictures = sources.pictures
     said = [picture.captions for picture in pictures]
-    fallback = config.fallback
-    alone = None if fallback is None else (f"{config.prefix}{fallback}{config.suffix}",)
+    alone = {
+        name: (f"{config.prefix}{config.fallback}{config.suffix}",)
+        for name, config in ((name, one.config.captions) for name, one in examples.subsets.items())
+        if config.fallback is not None
+    }
     prompts = examples.all_prompts() if is_captioned and not examples.changes_words else []
     return CaptionPlan(
         pictures=len(pictures),
         with_caption=sum(bool(captions) for captions in said),
-        by_fallback=sum(captions == alone for captions in said),
+        by_fallback=sum(one.captions == alone.get(one.subset) for one in pictures),
         empty=sum(not text.strip() for captions in said for text in captions),
         several=sum(len(captions) > 1 for captions in said),
         different=len(prompts),

@@ -201,7 +201,9 @@ def build_examples(
     assert isinstance(base, BaseModel)
     resolution = config.resolution or base.resolution
     check_size("data.resolution", resolution, base.size_step)
-    examples = Examples(sources.pictures, config, resolution, recipe.seed, sources.template)
+    examples = Examples(
+        sources.pictures, config, resolution, recipe.seed, sources.template, sources.subsets
+    )
     examples.pace = pace
     examples.latent_factor = base.vae_scale_factor
     return examples

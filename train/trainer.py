@@ -17,7 +17,7 @@ from train.class_images import draw_missing
 from train.config import TrainRecipe
 from train.data.concepts import class_facts, class_folders, class_pictures
 from train.data.examples import Examples, build_loader
-from train.data.folder import DataError, Picture
+from train.data.folder import DataError
 from train.data.sources import find_sources
 from train.guards import check_finite
 from train.interruption import Interrupted, StopSignals
@@ -74,7 +74,7 @@ class Trainer:
         self.sources = sources
         self.stages = stages_of(recipe, self.accelerator.num_processes)
         self.stage = self.stages[0]
-        self.class_pictures: list[Picture] = []
+        self.class_pictures = sources.class_pictures
         self.caches = Caches(recipe, self.objective, self.accelerator)
         self.examples = self._build_examples()
         self.grid = build_grid(recipe, self.base, images, self.run.samples)
@@ -191,7 +191,7 @@ class Trainer:
         """Those of a stage, each with its own random seed."""
         recipe, step = stage.recipe, self.step_number
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        micro_batches = stage.micro_batches(step, rank, processes, bool(self.class_folders))
+        micro_batches = stage.micro_batches(step, rank, processes, bool(self.class_pictures))
         loader = build_loader(self.examples, micro_batches)
         for turn, batch in enumerate(loader, stage.turn(step)):
             if isinstance(batch, DataError):

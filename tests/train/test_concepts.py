@@ -222,7 +222,8 @@ def load(tmp_path: Path, text: str) -> Any:
 SOUND = "concepts: {a: {instance_data_dir: a, instance_token: sks, class_token: dog"
 WRONG = {
     "objective: {type: lora}": "data.path: must be given (a folder of pictures with captions), or "
-    "data.concepts or data.concepts_list in its place (subjects with pictures of their class)",
+    "data.subsets (several), or data.concepts or data.concepts_list (subjects with pictures of "
+    "their class)",
     "objective: {type: lora}\ndata: {path: x, " + SOUND + "}}}": "data.concepts: path and concepts "
     "exclude each other; give one of them",
     "objective: {type: dreambooth}\ndata: {path: x}": "data.concepts: objective.type: dreambooth "

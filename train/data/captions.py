@@ -19,11 +19,12 @@ MOST_CHOICES = 10_000
 """More prompts than these are not made of wildcards beforehand."""
 
 
-def read_template(template: str | None, name: str) -> tuple[str, ...]:
+def read_template(template: str | None, name: str, key: str = "data.captions") -> tuple[str, ...]:
     """The lines of a shipped template or of a file, `[name]` replaced; empty ones are left out.
 
     Raises:
-        InputError: there is no such file, nothing in it, or it is not in UTF-8.
+        InputError: there is no such file, nothing in it, or it is not in UTF-8; `key` is what the
+            recipe calls the captions' settings.
     """
     if template is None:
         return (FILEWORDS,)
@@ -31,10 +32,8 @@ def read_template(template: str | None, name: str) -> tuple[str, ...]:
     path = shipped if shipped.is_file() else Path(template)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.txt")))
-        raise InputError(
-            f"data.captions.template: {template!r} is neither a file nor one of {known}"
-        )
-    lines = read_lines(path, "data.captions.template")
+        raise InputError(f"{key}.template: {template!r} is neither a file nor one of {known}")
+    lines = read_lines(path, f"{key}.template")
     return tuple(line.replace(NAME, name) for line in lines)
 
 
@@ -164,21 +163,20 @@ def all_captions(
         yield line.replace(FILEWORDS, plain_caption(caption, config))
 
 
-def has_countless(
-    pictures: Iterable[tuple[Sequence[str], CaptionConfig]], template: Sequence[str]
-) -> bool:
-    """Whether pictures with these captions have prompts that are not made beforehand.
+def has_countless(pictures: Iterable[tuple[Sequence[str], Sequence[str], CaptionConfig]]) -> bool:
+    """Whether pictures with these captions, templates and settings have too many prompts to list.
 
     That is so where tags change, and where wildcards have more than `MOST_CHOICES` prompts.
     """
     choices = 0
-    lines = None
-    for captions, config in pictures:
+    lines: dict[int, int] = {}
+    for captions, template, config in pictures:
         if config.changes_words:
             return True
         if config.wildcards:
-            lines = sum(map(count_choices, template)) if lines is None else lines
-            own = sum(map(count_choices, captions)) * lines
+            if id(template) not in lines:
+                lines[id(template)] = sum(map(count_choices, template))
+            own = sum(map(count_choices, captions)) * lines[id(template)]
             choices += own if own > len(captions) * len(template) else 0
             if choices > MOST_CHOICES:
                 return True

@@ -94,8 +94,10 @@ class ClipExamples(Examples):
         chosen = self.frame_numbers(index, self._draw(index, 0))
         return told | {"frames": chosen.tolist(), "first_frames": self.with_first_frames}
 
-    def content(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
+    def content(self, index: int, epoch: int = 0, slot: int | None = None) -> dict[str, Tensor]:
         """`pixels` (3, f, h, w) in -1 … 1 of a clip in an epoch, and `first_frames` if asked for.
+
+        Clips have no repeats: the slot is the index.
 
         Raises:
             DataError: the file cannot be read, or with `resize: none` it is smaller than asked.

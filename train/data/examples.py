@@ -7,12 +7,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
+from train.caption_config import CaptionConfig
 from train.data.captions import FILEWORDS, Moment, all_captions, has_countless, make_caption
 from train.data.content_cache import (
     ContentCache,
@@ -28,20 +30,26 @@ from train.data.pictures import READING
 from train.data.prompt_states import Track
 from train.data.soundness import Broken
 from train.data.stream import BucketStream, MicroBatches, Pace, Stream
+from train.data.subsets import Subset, slots_of, the_whole
 from train.data.transforms import Square, cut_square
 from train.data_config import DataConfig
 from train.mask_config import MaskConfig
 from train.randomness import derive_seed
+from train.subset_config import SubsetConfig
 
 PIXELS_AT_ONCE = 2**22
 """Clips of more pixels than this together are not encoded at once."""
 
+WHOLE = MaskConfig()
+"""That of pictures which count everywhere, beside others with masks."""
+
 
 class Examples(Dataset[dict[str, Any]]):
-    """The example at each position of the stream, as a function of (seed, epoch, index).
+    """The example at each position of the stream, as a function of (seed, epoch, slot).
 
+    A picture has as many slots as an epoch has it; without repeats slot and index are the same.
     Class pictures have a stream of their own, at the positions below 0, and stand behind all
-    others in `pictures`.
+    others in `pictures` and `slots`.
     """
 
     def __init__(
@@ -51,13 +59,19 @@ class Examples(Dataset[dict[str, Any]]):
         resolution: int,
         seed: int,
         template: Sequence[str] = (FILEWORDS,),
+        subsets: Sequence[Subset] = (),
     ) -> None:
         self.pictures = list(pictures)
         self.config = config
         self.resolution = resolution
         self.seed = seed
-        self.template = template
-        self.stream: Stream | BucketStream = Stream(seed, len(pictures))
+        whole = the_whole(config, template)
+        self.subsets = {subset.name: subset for subset in (whole, *subsets)}
+        self.slots = slots_of(pictures, self.subsets, 0)
+        """Index of the picture in each place of an epoch, int32."""
+        self.num_own = len(pictures)
+        """Pictures without those of classes."""
+        self.stream: Stream | BucketStream = Stream(seed, len(self.slots))
         self.pace = Pace()
         """Which step of the run a position belongs to, where captions follow it."""
         self.class_stream: Stream | None = None
@@ -68,16 +82,28 @@ class Examples(Dataset[dict[str, Any]]):
 
     def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
         """Pictures of the subjects' classes, to come along with every example."""
+        own = slots_of(pictures, self.subsets, len(self.pictures))
         self.pictures += pictures
-        self.class_stream = Stream(derive_seed(self.seed, "class order"), len(pictures))
+        self.slots = np.concatenate([self.slots, own])
+        self.class_stream = Stream(derive_seed(self.seed, "class order"), len(own))
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def square(self, index: int, epoch: int = 0) -> Square:
-        """What is cut out of a picture in an epoch."""
-        draw = random.Random(derive_seed(self.seed, "augmentation", epoch, index))
-        return cut_square(self.pictures[index].path, self.config, self.resolution, draw)
+    def subset(self, index: int) -> Subset:
+        """The subset of a picture; without subsets, what stands for all pictures."""
+        return self.subsets[self.pictures[index].subset]
+
+    def settings(self, index: int) -> SubsetConfig:
+        """How a picture becomes an example."""
+        return self.subset(index).config
+
+    def square(self, index: int, epoch: int = 0, slot: int | None = None) -> Square:
+        """What is cut out of a picture in an epoch, in one of its slots."""
+        slot = index if slot is None else slot
+        draw = random.Random(derive_seed(self.seed, "augmentation", epoch, slot))
+        path, settings = self.pictures[index].path, self.settings(index)
+        return cut_square(path, settings, self.resolution, draw)
 
     @property
     def kind(self) -> str:
@@ -85,12 +111,12 @@ class Examples(Dataset[dict[str, Any]]):
         return "pictures" if self.config.clips is None else "clips"
 
     def place(self, position: int) -> tuple[int, int]:
-        """(epoch, index of the picture) at a position of the stream."""
+        """(epoch, slot) at a position of the stream."""
         if position >= 0:
             return self.stream[position]
         assert self.class_stream is not None
-        epoch, index = self.class_stream[~position]
-        return epoch, self.stream.num_pictures + index
+        epoch, slot = self.class_stream[~position]
+        return epoch, self.stream.num_pictures + slot
 
     def shape(self, index: int) -> tuple[int, ...]:
         """Pixels of an example along its sides; of a clip with its frames before them."""
@@ -98,52 +124,64 @@ class Examples(Dataset[dict[str, Any]]):
 
     def origin(self, index: int) -> dict[str, Any]:
         """What the pixels of an example that is not random follow from, besides its file."""
-        config = self.config
+        settings = self.settings(index)
         return {
             "shape": list(self.shape(index)),
-            "resize": config.resize,
-            "crop": config.crop,
-            "flip": config.flip,
-            "background": config.background,
+            "resize": settings.resize,
+            "crop": settings.crop,
+            "flip": settings.flip,
+            "background": settings.background,
             "reading": READING,
         }
 
-    def content(self, index: int, epoch: int = 0) -> dict[str, Tensor]:
+    def content(self, index: int, epoch: int = 0, slot: int | None = None) -> dict[str, Tensor]:
         """What a batch holds of a picture in an epoch: `pixels`, and with them `sizes`.
 
-        With data.masks also `mask`, as white as it is.
+        With masks also `mask`, as white as it is.
         """
-        square, masks = self.square(index, epoch), self.config.masks
+        square = self.square(index, epoch, slot)
         content = {"pixels": square.pixels, "sizes": square.sizes}
-        if masks is not None:
+        if self.has_masks:
             picture, factor = self.pictures[index], self.latent_factor
-            content["mask"] = mask_shares(picture, square, masks, factor)
+            content["mask"] = mask_shares(picture, square, self.masks(index), factor)
         return content
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether batches have masks: where only some subsets have them, others count as whole."""
+        return any(subset.config.masks is not None for subset in self.subsets.values())
+
+    def masks(self, index: int) -> MaskConfig:
+        """What a picture's mask is, and what its places count."""
+        return self.settings(index).masks or WHOLE
 
     def pixels(self, index: int, epoch: int = 0) -> Tensor:
         """(3, resolution, resolution) of a picture in an epoch."""
         return self.content(index, epoch)["pixels"]
 
-    def prompt(self, index: int, epoch: int, step: int = 0) -> str:
-        """The caption of a picture in an epoch, at a step."""
+    def prompt(self, index: int, epoch: int, step: int = 0, slot: int | None = None) -> str:
+        """The caption of a picture in an epoch, at a step, in one of its slots."""
         captions = self.pictures[index].captions or ("",)
-        draw = random.Random(derive_seed(self.seed, "caption", epoch, index))
+        slot = index if slot is None else slot
+        draw = random.Random(derive_seed(self.seed, "caption", epoch, slot))
         moment = Moment(epoch, step, self.pace.max_steps)
-        return make_caption(captions, self.config.captions, draw, self.template, moment)
+        subset = self.subset(index)
+        return make_caption(captions, subset.config.captions, draw, subset.template, moment)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        epoch, index = self.place(position)
+        epoch, slot = self.place(position)
+        index = int(self.slots[slot])
         example: dict[str, Any] = {
             "positions": position,
             "indices": index,
             "names": str(self.pictures[index].path),
-            "weight": torch.tensor(1.0),
-            "prompts": self.prompt(index, epoch, self.pace.step(position)),
+            "weight": torch.tensor(self.settings(index).loss_weight),
+            "prompts": self.prompt(index, epoch, self.pace.step(position), slot),
         }
         kept = self.latents
-        example |= self.content(index, epoch) if kept is None else kept[index]
-        if self.config.masks is not None:
-            example["mask"] = self.weights(example["mask"], position, self.config.masks)
+        example |= self.content(index, epoch, slot) if kept is None else kept[index]
+        if self.has_masks:
+            example["mask"] = self.weights(example["mask"], position, self.masks(index))
         return example
 
     def weights(self, mask: Tensor, position: int, config: MaskConfig) -> Tensor:
@@ -166,19 +204,23 @@ class Examples(Dataset[dict[str, Any]]):
     @property
     def changes_words(self) -> bool:
         """Whether there are more captions than `all_prompts` could list."""
-        config = self.config.captions
-        said = ((picture.captions or ("",), config) for picture in self.pictures)
-        return has_countless(said, self.template)
+        return has_countless(
+            (picture.captions or ("",), *self._caption_rules(picture)) for picture in self.pictures
+        )
+
+    def _caption_rules(self, picture: Picture) -> tuple[tuple[str, ...], CaptionConfig]:
+        subset = self.subsets[picture.subset]
+        return subset.template, subset.config.captions
 
     def all_prompts(self) -> list[str]:
         """Every caption that can come up, sorted; unless `changes_words`."""
-        config = self.config.captions
         texts = {
             text
             for picture in self.pictures
-            for text in all_captions(picture.captions or ("",), self.template, config)
+            for text in all_captions(picture.captions or ("",), *self._caption_rules(picture))
         }
-        if config.drops_captions:
+        used = (self.subsets[name].config for name in {one.subset for one in self.pictures})
+        if any(settings.captions.drops_captions for settings in used):
             texts.add("")
         return sorted(texts)
 
@@ -301,16 +343,16 @@ def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
     Raises:
         DataError: files that cannot be read.
     """
-    pictures, masks = examples.pictures, examples.config.masks
+    pictures = examples.pictures
     paths = [picture.path for picture in pictures]
     own = {one.mask: None for one in pictures if one.mask is not None}
     rows = {mask: len(paths) + row for row, mask in enumerate(own)}
     files, keys = picture_facts([*paths, *own], Known.DIGEST).check(), []
     for index, picture in enumerate(pictures):
         origin = {**vae, **examples.origin(index), "file": files.digest(index)}
-        if masks is not None:
-            mask = picture.mask
-            origin["mask"] = masks.source if mask is None else files.digest(rows[mask])
+        if examples.has_masks:
+            mask, source = picture.mask, examples.masks(index).source
+            origin["mask"] = source if mask is None else files.digest(rows[mask])
         keys.append(key_of("latents", origin))
     return keys
 

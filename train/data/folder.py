@@ -34,6 +34,8 @@ class Picture:
     """One of them is drawn each time; empty where the objective needs none."""
     mask: Path | None = None
     """The file that says which of its places count (data.masks)."""
+    subset: str = ""
+    """Name of its subset; empty where there are none."""
     told_by: str = field(default="", compare=False, kw_only=True)
     """Where captions are from: the ending of a caption file, `metadata.jsonl` or `fallback`."""
 
@@ -183,11 +185,25 @@ def with_captions(
     told: dict[Path, tuple[str, ...]],
     config: CaptionConfig,
     what: str = "pictures",
+    key: str = "data.captions",
+    metadata: str = METADATA,
 ) -> list[Picture]:
-    """Gives each picture its captions; all pictures without one are named together."""
+    """Gives each picture its captions; all pictures without one are named together.
+
+    Args:
+        paths: of the pictures.
+        told: captions from metadata, which go before files.
+        config: where captions are looked for.
+        what: the pictures are.
+        key: what the recipe calls `config`.
+        metadata: what `told` is from.
+
+    Raises:
+        DataError: pictures have none.
+    """
     pictures, bare, beside = [], [], CaptionFiles(config)
     for path in paths:
-        captions, told_by = told.get(path) or (), METADATA
+        captions, told_by = told.get(path) or (), metadata
         if not captions:
             captions, told_by = beside.look(path)
         if not captions and config.fallback is not None:
@@ -198,17 +214,17 @@ def with_captions(
         else:
             bare.append(path)
     fallen = [picture.path for picture in pictures if picture.told_by == FALLBACK]
-    if hint := beside.hint(bare or fallen, "data.captions"):
+    if hint := beside.hint(bare or fallen, key):
         hint = f". {hint}"
         if not bare:
-            few = f"data.captions.fallback: {len(fallen)} of {len(paths)} {what} have it"
+            few = f"{key}.fallback: {len(fallen)} of {len(paths)} {what} have it"
             warnings.warn(few + hint, RecipeWarning, stacklevel=2)
     if bare:
         shown = ", ".join(str(path) for path in bare[:3]) + (", …" if len(bare) > 3 else "")
         looked = ", ".join(config.extensions)
         raise DataError(
             f"{len(bare)} of {len(paths)} {what} have no caption: {shown}. Looked for files of "
-            f"the same name ending in {looked}, and for {METADATA}; "
-            'data.captions.fallback="…" gives them one' + hint
+            f"the same name ending in {looked}, and for {metadata}; "
+            f'{key}.fallback="…" gives them one' + hint
         )
     return pictures

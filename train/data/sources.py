@@ -1,4 +1,4 @@
-"""Where a run's pictures come from: a folder with captions, or concepts."""
+"""Where a run's pictures come from: a folder with captions, subsets, or concepts."""
 
 import hashlib
 from collections import Counter
@@ -9,16 +9,17 @@ from typing import Any
 from train.config import TrainRecipe
 from train.data.captions import FILEWORDS, asks_for_captions, read_template
 from train.data.clip_folder import find_clips, warn_of_short
-from train.data.concepts import Concept, find_concepts
+from train.data.concepts import Concept, class_facts, find_concepts
 from train.data.folder import Picture, find_pictures, fingerprint
 from train.data.soundness import sound_paths
+from train.data.subsets import Subset, find_subsets
 from train.data_config import DataConfig
 from train.stages import stages_of
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run begins with; class pictures come along later."""
+    """What a run begins with; the class pictures of concepts come along later."""
 
     pictures: list[Picture]
     config: DataConfig
@@ -26,16 +27,20 @@ class Sources:
     template: tuple[str, ...]
     fingerprint: str
     concepts: list[Concept] = field(default_factory=list)
+    subsets: list[Subset] = field(default_factory=list)
+    class_pictures: list[Picture] = field(default_factory=list)
+    """Those of subsets, which are there."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """What environment.json tells of them; a resumed run must have the same."""
         told_by = Counter(picture.told_by for picture in self.pictures if picture.told_by)
-        return {
+        facts = {
             "pictures": len(self.pictures),
             "dataset_fingerprint": self.fingerprint,
             "captions_from": dict(told_by.most_common()),
         }
+        return facts | (class_facts(self.class_pictures) if self.class_pictures else {})
 
 
 def find_sources(recipe: TrainRecipe) -> Sources:
@@ -45,6 +50,8 @@ def find_sources(recipe: TrainRecipe) -> Sources:
         DataError: pictures or captions cannot be used.
     """
     data = recipe.data
+    if data.subsets:
+        return _of_subsets(recipe)
     if data.path is None:
         concepts = find_concepts(data)
         digest = hashlib.blake2b(digest_size=16)
@@ -70,3 +77,17 @@ def find_sources(recipe: TrainRecipe) -> Sources:
             warn_of_short(clips, stage.recipe.data.clips)
         pictures += clips
     return Sources(pictures, data, template, fingerprint(pictures, Path(data.path), template))
+
+
+def _of_subsets(recipe: TrainRecipe) -> Sources:
+    subsets = find_subsets(recipe)
+    digest = hashlib.blake2b("".join(one.fingerprint for one in subsets).encode(), digest_size=16)
+    own, of_classes = (
+        [one for subset in subsets if subset.config.is_reg == is_reg for one in subset.pictures]
+        for is_reg in (False, True)
+    )
+    data = recipe.data
+    template = read_template(data.captions.template, recipe.objective.word or recipe.name)
+    return Sources(
+        own, data, template, digest.hexdigest(), subsets=subsets, class_pictures=of_classes
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from train.data.errors import DataError
 from train.data.pictures import MAX_PIXELS, read_picture, shown
-from train.data_config import DataConfig
+from train.subset_config import ExampleConfig
 
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 
@@ -46,7 +46,7 @@ class Square(NamedTuple):
     """Opacity of the whole upright picture, mode L; None where it is opaque."""
 
 
-def cut_square(path: Path, config: DataConfig, resolution: int, draw: random.Random) -> Square:
+def cut_square(path: Path, config: ExampleConfig, resolution: int, draw: random.Random) -> Square:
     """The square that an example shows.
 
     Args:

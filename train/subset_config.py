@@ -1,0 +1,64 @@
+"""The typed recipe of how pictures become examples: of all, and of a subset of them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from train.caption_config import CaptionConfig
+from train.faults import Faults, at_least, fraction
+from train.mask_config import MaskConfig
+
+
+@dataclass
+class ExampleConfig:
+    """How a picture and its caption become an example."""
+
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    resize: Literal["cover", "none"] = "cover"
+    """`cover` scales the shorter side to the resolution; `none` cuts the square out as it is. The
+    same of clips, whose size data.clips says."""
+    crop: Literal["center", "random"] = "center"
+    """Which part is cut out; the same of all frames of a clip."""
+    flip: float = 0.0
+    """Share of examples that are mirrored left to right, clips as a whole."""
+    background: Literal["white", "black", "gray", "random"] = "white"
+    """What transparent pictures are laid on; `random` takes a colour for every example."""
+    masks: MaskConfig | None = None
+    """Given, the loss looks at parts of the pictures only (`masks: {}` for masks beside them)."""
+
+    def faults(self) -> Faults:
+        yield from fraction(flip=self.flip)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether one picture can get different pixels."""
+        return self.crop == "random" or 0 < self.flip < 1 or self.background == "random"
+
+
+@dataclass
+class SubsetConfig(ExampleConfig):
+    """A part of the pictures, with settings of its own."""
+
+    path: str | None = None
+    """Folder of its pictures; folders within it are searched too."""
+    metadata_file: str | None = None
+    """kohya's metadata json: pictures, relative to `path`, with their `caption` and `tags`. The
+    subset has just these pictures; without `path` they are named from the working folder."""
+    repeats: int = 1
+    """How often an epoch has each picture, cut, mirrored and captioned anew each time (kohya:
+    num_repeats)."""
+    is_reg: bool = False
+    """Pictures of a class rather than of what is learned: they come along with the others, one with
+    each example, and their loss counts loss.prior_weight (kohya: regularisation images)."""
+    loss_weight: float = 1.0
+    """What the loss of its pictures counts."""
+
+    def faults(self) -> Faults:
+        yield from super().faults()
+        yield from at_least(1, repeats=self.repeats)
+        yield from at_least(0, loss_weight=self.loss_weight)
+        if not (self.path or self.metadata_file):
+            yield "path", "must be given (a folder of pictures), or metadata_file"
+
+    def idle(self) -> Faults:
+        if self.loss_weight == 0:
+            yield "loss_weight", "0 makes its pictures count nothing; null leaves a subset out"
