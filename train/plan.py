@@ -1,4 +1,4 @@
-"""`python -m train.plan RECIPE [key=value ...] [--json]`: a run in numbers, without training."""
+"""`python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures]`: a run in numbers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inference.diffusion_model import DiffusionModel
     from train.config import TrainRecipe
+    from train.data.examples import Examples
+    from train.data.sources import Sources
     from train.objectives.base import Objective
     from train.plan_data import CachePlan, CaptionPlan, ClassPlan, StagePlan
+    from train.plan_lints import CaptionLint
     from train.plan_memory import MemoryPlan
+    from train.plan_pictures import PictureLint
 
-USAGE = "usage: python -m train.plan RECIPE [key=value ...] [--json]"
+USAGE = """\
+usage: python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures]
+Nothing is trained and no weight is read.
+  --json            the plan as JSON in place of tables
+  --check-pictures  look for duplicates and near-duplicates too: decodes each picture once, and
+                    keeps what it finds in an index beside them"""
+FLAGS = ("--json", "--check-pictures")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 the input is wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in arguments
-    arguments = [argument for argument in arguments if argument != "--json"]
+    flags = {argument for argument in arguments if argument in FLAGS}
+    arguments = [argument for argument in arguments if argument not in FLAGS]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{USAGE}\nNothing is trained and no weight is read.", file=sys.stderr)
+        print(USAGE, file=sys.stderr)
         return 0 if arguments else 2
     from inference.command import find_recipe, tell, warnings_told
     from inference.errors import InputError
@@ -37,11 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         with warnings_told("plan"):
             recipe = load_recipe(find_recipe(arguments[0]), train_schema, arguments[1:])
             quiet_libraries()
-            plan = plan_run(recipe, int(os.environ.get("WORLD_SIZE", "1")))
+            processes = int(os.environ.get("WORLD_SIZE", "1"))
+            plan = plan_run(recipe, processes, "--check-pictures" in flags)
     except InputError as error:
         tell("plan", error)
         return 2
-    if as_json:
+    if "--json" in flags:
         print(json.dumps(plan.as_dict(), indent=1))
     else:
         from train.plan_table import show
@@ -81,6 +92,8 @@ class Plan:
     cache: CachePlan
     disk: DiskPlan
     memory: MemoryPlan
+    caption_lint: CaptionLint | None
+    picture_lint: PictureLint
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, bytes as they are."""
@@ -99,17 +112,26 @@ class Plan:
             "stages": [asdict(stage) for stage in self.stages],
             "captions": None if self.captions is None else asdict(self.captions),
             "class_pictures": None if self.class_pictures is None else asdict(self.class_pictures),
+            "checks": {
+                "captions": None if self.caption_lint is None else asdict(self.caption_lint),
+                "pictures": asdict(self.picture_lint),
+            },
             "cache": asdict(self.cache),
             "disk": asdict(self.disk) | {"needed": self.disk.needed},
             "memory": asdict(memory) | {name: getattr(memory, name) for name in peaks},
         }
 
 
-def plan_run(recipe: TrainRecipe, processes: int = 1) -> Plan:
+def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = False) -> Plan:
     """Everything that is known of a run before it begins.
 
     Sources, objective, stages and examples are made by what the trainer makes them by, upon a base
     model without weights.
+
+    Args:
+        recipe: the run's.
+        processes: of the run.
+        check_pictures: whether to look for duplicates, for which each picture is decoded once.
 
     Raises:
         InputError: the run could not begin: data, captions, sizes or the base model.
@@ -118,6 +140,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1) -> Plan:
     from train.data.sources import find_sources
     from train.plan_base import skeleton
     from train.plan_data import plan_cache, plan_captions, plan_class_pictures, plan_stage
+    from train.plan_lints import lint_captions
     from train.plan_memory import plan_memory
     from train.previews import grid_images
     from train.setup import build_examples
@@ -148,7 +171,20 @@ def plan_run(recipe: TrainRecipe, processes: int = 1) -> Plan:
         cache=plan_cache(recipe, objective, pairs),
         disk=plan_disk(recipe, objective),
         memory=plan_memory(recipe, objective, pairs, list(images.values()), processes),
+        caption_lint=lint_captions(recipe, sources, made[0], base) if is_captioned else None,
+        picture_lint=look_at_pictures(sources, made, check_pictures),
     )
+
+
+def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -> PictureLint:
+    """Sizes, and if asked duplicates; with a progress bar where somebody looks at it."""
+    from tqdm import tqdm
+
+    from train.plan_pictures import lint_pictures
+
+    count = len(sources.pictures)
+    with tqdm(total=count, desc="looking at pictures", leave=False, disable=None) as bar:
+        return lint_pictures(sources.pictures, stages, thorough, bar.update)
 
 
 def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Objective:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from train.plan import Plan
 from train.plan_data import CachePlan
+from train.plan_lint_table import caption_rows, picture_rows
 from train.plan_memory import GIB, MemoryPlan
 
 
@@ -17,6 +19,7 @@ def show(plan: Plan) -> None:
     for table in (
         _run(plan),
         _stages(plan),
+        _checks(plan),
         _memory(plan.memory, plan.recipe.gradient_checkpointing),
     ):
         console.print(table)
@@ -111,6 +114,14 @@ def _stages(plan: Plan) -> Table:
         ):
             if count:
                 table.add_row(*("",) * 5, what, f"{count:,}")
+    return table
+
+
+def _checks(plan: Plan) -> Table:
+    table = _table("captions and pictures")
+    rows = [] if plan.caption_lint is None else [*caption_rows(plan.caption_lint)]
+    for what, told in (*rows, *picture_rows(plan.picture_lint)):
+        table.add_row(what, Text(told))
     return table
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntFlag
 from pathlib import Path
@@ -98,8 +98,13 @@ def picture_digest(path: Path) -> str:
     return picture_facts([path], Known.DIGEST).check().digest(0)
 
 
-def picture_facts(paths: Sequence[Path], wanted: Known) -> Facts:
-    """What is wanted of pictures: from the index as far as it is there, else by looking at them."""
+def picture_facts(
+    paths: Sequence[Path], wanted: Known, seen: Callable[[], object] | None = None
+) -> Facts:
+    """What is wanted of pictures: from the index as far as it is there, else by looking at them.
+
+    `seen` is called after each picture that was looked at.
+    """
     records, faults = np.zeros(len(paths), RECORD), {}
     groups: dict[Path, list[int]] = {}
     roots: dict[Path, Path] = {}
@@ -110,7 +115,7 @@ def picture_facts(paths: Sequence[Path], wanted: Known) -> Facts:
         groups.setdefault(root, []).append(number)
     for root, numbers in groups.items():
         own = [paths[number] for number in numbers] if len(groups) > 1 else paths
-        found, wrong = _Search(root, own, wanted).facts()
+        found, wrong = _Search(root, own, wanted, seen).facts()
         records[numbers] = found
         faults |= {numbers[number]: error for number, error in wrong.items()}
     return Facts(records, dict(sorted(faults.items())))
@@ -119,8 +124,15 @@ def picture_facts(paths: Sequence[Path], wanted: Known) -> Facts:
 class _Search:
     """Facts of the pictures below one root."""
 
-    def __init__(self, root: Path, paths: Sequence[Path], wanted: Known) -> None:
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[Path],
+        wanted: Known,
+        seen: Callable[[], object] | None = None,
+    ) -> None:
         self.file = IndexFile(root)
+        self.seen = seen or (lambda: None)
         self.paths = paths
         self.wanted = int(wanted)
         start = len(os.fspath(root)) + 1 if root != Path() else 0
@@ -170,6 +182,7 @@ class _Search:
             for start in range(0, len(numbers), AT_ONCE):
                 for number, found in pool.map(self._seen, numbers[start : start + AT_ONCE]):
                     self._enter(number, found)
+                    self.seen()
                 if time.monotonic() - saved > SAVE_EVERY:
                     self._save()
                     saved = time.monotonic()

@@ -52,3 +52,8 @@ def count_choices(text: str) -> int:
 def all_choices(text: str) -> Iterator[str]:
     """What `choose` can give, the first of all choices first."""
     return map("".join, itertools.product(*parts_of(text)))
+
+
+def longest_choice(text: str) -> str:
+    """The text with the choice of most characters at each place."""
+    return "".join(max(part, key=len) for part in parts_of(text))
