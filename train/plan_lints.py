@@ -91,9 +91,9 @@ def lint_captions(
 ) -> CaptionLint:
     """Looks at the captions of all pictures; see `CaptionLint`."""
     pictures = sources.pictures
-    tags = Counter(
-        tag for one in pictures for tag in {*tags_of(one, settings_of(examples, one)[0])}
-    )
+    tags = Counter[str]()
+    for one in pictures:
+        tags.update([*dict.fromkeys(tags_of(one, settings_of(examples, one)[0]))])
     return CaptionLint(
         told_by=dict(Counter(one.told_by for one in pictures if one.told_by).most_common()),
         without=sum(not one.captions for one in pictures),
@@ -196,7 +196,7 @@ def token_lint(
     limits = {name: limit for name, (_, limit) in tokenizers.items()}
     asked: dict[str, list[Picture]] = {}
     for picture in pictures:
-        for prompt in {*_prompts(picture, *settings_of(examples, picture))}:
+        for prompt in dict.fromkeys(_prompts(picture, *settings_of(examples, picture))):
             # A token is a byte at least, and two are for begin and end.
             if len(prompt.encode()) + 2 > min(limits.values()):
                 asked.setdefault(prompt, []).append(picture)

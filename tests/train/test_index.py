@@ -209,9 +209,7 @@ def test_faults_are_told_together(tmp_path: Path, opened: list[str]) -> None:
     facts = picture_facts(paths, Known.SIZE)
     assert [*facts.faults] == [1, 2]
     assert facts.size(3) == (12, 8)
-    with pytest.raises(
-        DataError, match=r"1\.png: cannot be read .*\n.*2\.png: cannot be read"
-    ):
+    with pytest.raises(DataError, match=r"1\.png: cannot be read .*\n.*2\.png: cannot be read"):
         facts.check()
     picture_facts(paths[:2], Known.SIZE)
     assert opened.count("1.png") == 2 and opened.count("0.png") == 1

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from train.setup import build_examples
 Make = Callable[..., TrainRecipe]
 
 
-def save(path: Path, size: tuple[int, int], seed: int = 0, **options: int) -> Path:
+def save(path: Path, size: tuple[int, int], seed: int = 0, **options: Any) -> Path:
     """Random blots."""
     small = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), np.uint8)
     Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path, **options)
