@@ -144,7 +144,7 @@ def measured(what: str, recipe: Path, *options: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_start(arguments: argparse.Namespace) -> dict[str, float]:
+def measure_start(arguments: argparse.Namespace) -> dict[str, Any]:
     """Finding pictures and captions, memory that they take, and the way to the first batches."""
     from train.data.examples import build_loader
     from train.data.sources import find_sources

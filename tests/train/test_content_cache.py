@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from inference.conditions import Conditions
 from inference.errors import InputError
 from inference.video.arithmetic import FrameRule
 from train.clip_config import ClipDataConfig
+from train.data import examples as examples_module
+from train.data.ahead import ahead, behind
 from train.data.clip_buckets import BucketRule
 from train.data.clip_folder import find_clips
 from train.data.clips import ClipExamples
@@ -154,6 +157,58 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     for index in range(3):
         one, two = (examples.latents[index]["latents"] for examples in made)  # type: ignore[index]
         assert torch.equal(one, two)
+
+
+def test_runs_that_fill_at_once_leave_each_other_their_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins while the first has encoded one of six, at another place."""
+    for number in range(6):
+        path = tmp_path / "data" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (number * 40, 9, 9)).save(path)
+    cache, first, second = ContentCache(tmp_path / "cache"), Base(), Base()
+    made = [picture_examples(tmp_path / "data", cache="disk") for _ in range(2)]
+    encode = first.encode_images
+
+    def encode_while_another_run_does(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if len(first.encoded) == 1:
+            with monkeypatch.context() as patched:
+                patched.setattr("os.getpid", lambda: 3)
+                cache_latents(made[1], second, 2, track, cache)  # type: ignore[arg-type]
+        return encode(pixels)
+
+    monkeypatch.setattr(examples_module, "_depth", lambda examples: 1)
+    monkeypatch.setattr("os.getpid", lambda: 0)
+    monkeypatch.setattr(first, "encode_images", encode_while_another_run_does)
+    cache_latents(made[0], first, 2, track, cache)  # type: ignore[arg-type]
+    # The first was at its second picture, and had nothing left to do after it.
+    assert (len(first.encoded), len(second.encoded)) == (2, 5)
+    assert len([*(tmp_path / "cache").rglob("*.safetensors")]) == 6
+    for index in range(6):
+        one, two = (examples.latents[index]["latents"] for examples in made)  # type: ignore[index]
+        assert torch.equal(one, two)
+
+
+def test_work_in_advance_comes_in_order_with_what_it_raises() -> None:
+    def work(value: int) -> int:
+        if value == 3:
+            raise DataError("three")
+        time.sleep(0.02 * (value % 2))
+        return value * 10
+
+    with ahead(work, range(6), depth=4) as results:
+        assert [next(results).result() for _ in range(3)] == [0, 10, 20]
+        with pytest.raises(DataError, match="three"):
+            next(results).result()
+        assert [future.result() for future in results] == [40, 50]
+    done: list[int] = []
+    with behind(done.append) as later:
+        for value in range(40):
+            later(value)
+    assert sorted(done) == [*range(40)]
+    with pytest.raises(DataError, match="three"), behind(work) as later:
+        later(3)
 
 
 def test_damaged_files_are_told_and_made_anew(tmp_path: Path) -> None:

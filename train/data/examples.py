@@ -1,5 +1,6 @@
 """Examples by position, their caches, and the loader of batches."""
 
+import os
 import random
 import signal
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from inference.diffusion_model import DiffusionModel
 from train.batch import Batch
 from train.caption_config import CaptionConfig
+from train.data.ahead import THREADS, ahead, behind
 from train.data.captions import FILEWORDS, Moment, all_captions, has_countless, make_caption
 from train.data.content_cache import (
     ContentCache,
@@ -282,20 +284,28 @@ def _latents_in_memory(
 ) -> list[dict[str, Tensor]]:
     kept: dict[int, dict[str, Tensor]] = {}
     broken = Broken(len(examples), what=examples.kind)
-    for chunk in track(list(_alike(examples, batch_size)), "encoding pictures"):
-        contents = []
-        for index in chunk:
-            with broken.gathered():
-                contents.append(examples.content(index))
-        if broken.messages:  # only looks for more
-            continue
-        mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
-        sampling = examples.config.latent_sampling
-        encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
-        for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
-            kept[index] = content | {name: value[row] for name, value in encoded.items()}
+    chunks = list(_alike(examples, batch_size))
+    order = [index for chunk in chunks for index in chunk]
+    with ahead(examples.content, order, _depth(examples)) as prepared:
+        for chunk in track(chunks, "encoding pictures"):
+            contents = []
+            for _ in chunk:
+                with broken.gathered():
+                    contents.append(next(prepared).result())
+            if broken.messages:  # only looks for more
+                continue
+            mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
+            sampling = examples.config.latent_sampling
+            encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
+            for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
+                kept[index] = content | {name: value[row] for name, value in encoded.items()}
     broken.refuse()
     return [kept[index] for index in range(len(examples))]
+
+
+def _depth(examples: Examples) -> int:
+    """How many examples are decoded in advance: clips take much memory."""
+    return 2 if len(examples.shape(0)) > 2 else 2 * THREADS
 
 
 def _alike(examples: Examples, batch_size: int) -> Iterator[list[int]]:
@@ -317,22 +327,32 @@ def _latents_on_disk(
     track: Track,
     share: tuple[int, int],
 ) -> StoredLatents:
-    """One at a time, so that what is kept does not depend on what it was encoded with."""
+    """One at a time, so that what is kept does not depend on what it was encoded with.
+
+    What another run has encoded meanwhile is left as it is; each run begins at another place.
+    """
     vae = vae_origin(base)
     cache.remember("vae", base, vae)
     keys = latents_keys(examples, vae)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     rank, processes = share
     missing = [key for key in sorted(first)[rank::processes] if not cache.has(key)]
+    start = os.getpid() * 7919 % max(len(missing), 1)
+    missing = missing[start:] + missing[:start]
     broken = Broken(len(missing), what=examples.kind)
-    for key in track(missing, "encoding pictures"):
-        content: dict[str, Tensor] = {}
-        with broken.gathered():
-            content = examples.content(first[key])
-        if broken.messages:  # only looks for more
-            continue
-        mean, std = base.encode_images(content.pop("pixels")[None])
-        cache.write(key, content | {"mean": mean[0], "std": std[0]})
+
+    def prepare(key: str) -> dict[str, Tensor] | None:
+        return None if cache.has(key) else examples.content(first[key])
+
+    with ahead(prepare, missing, _depth(examples)) as prepared, behind(cache.write) as write:
+        for key in track(missing, "encoding pictures"):
+            content = None
+            with broken.gathered():
+                content = next(prepared).result()
+            if content is None or broken.messages:  # with a broken one it only looks for more
+                continue
+            mean, std = base.encode_images(content.pop("pixels")[None])
+            write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
     broken.refuse()
     return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
 
