@@ -153,6 +153,10 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     base = objective.base
     stages = stages_of(recipe, processes)
     made = [build_examples(s.recipe, sources, base, s.pace(processes)) for s in stages]
+    extensions = recipe.data.captions.extensions
+    there = [picture for folder in folders for picture in folder.pictures(extensions)]
+    for one in made if (others := sources.class_pictures or there) else ():
+        one.add_class_pictures(others)
     pairs = [(stage.recipe, one) for stage, one in zip(stages, made, strict=True)]
     is_captioned = recipe.objective.learns_from_captions
     return Plan(
@@ -182,9 +186,9 @@ def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -
 
     from train.plan_pictures import lint_pictures
 
-    count = len(sources.pictures)
-    with tqdm(total=count, desc="looking at pictures", leave=False, disable=None) as bar:
-        return lint_pictures(sources.pictures, stages, thorough, bar.update)
+    pictures = [*sources.pictures, *sources.class_pictures]
+    with tqdm(total=len(pictures), desc="looking at pictures", leave=False, disable=None) as bar:
+        return lint_pictures(pictures, stages, thorough, bar.update)
 
 
 def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Objective:

@@ -14,6 +14,7 @@ from train.data.clips import ClipExamples
 from train.data.concepts import ClassFolder
 from train.data.content_cache import StoredStates
 from train.data.examples import Examples, latents_keys, open_cache
+from train.data.folder import FALLBACK
 from train.data.sources import Sources
 from train.data.stream import BucketStream
 from train.objectives.base import Objective
@@ -105,16 +106,11 @@ def plan_captions(
     """Counts captions as they are learned; `is_captioned`: whether the objective looks at them."""
     pictures = sources.pictures
     said = [picture.captions for picture in pictures]
-    alone = {
-        name: (f"{config.prefix}{config.fallback}{config.suffix}",)
-        for name, config in ((name, one.config.captions) for name, one in examples.subsets.items())
-        if config.fallback is not None
-    }
     prompts = examples.all_prompts() if is_captioned and not examples.changes_words else []
     return CaptionPlan(
         pictures=len(pictures),
         with_caption=sum(bool(captions) for captions in said),
-        by_fallback=sum(one.captions == alone.get(one.subset) for one in pictures),
+        by_fallback=sum(one.told_by == FALLBACK for one in pictures),
         empty=sum(not text.strip() for captions in said for text in captions),
         several=sum(len(captions) > 1 for captions in said),
         different=len(prompts),

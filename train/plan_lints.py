@@ -112,12 +112,19 @@ def lint_captions(
 
 def settings_of(examples: Examples, picture: Picture) -> tuple[CaptionConfig, Sequence[str]]:
     """A picture's settings of captions, and the lines that they are put into."""
-    return examples.config.captions, examples.template
+    subset = examples.subsets[picture.subset]
+    return subset.config.captions, subset.template
 
 
 def balance(sources: Sources) -> dict[str, int]:
-    """How many examples of an epoch are of each concept, where there are several."""
+    """How many examples of an epoch are of each concept or subset, where there are several.
+
+    Those of regularisation subsets are an epoch of their own, which goes along with the others'.
+    """
     counted = {one.name: len(one.pictures) for one in sources.concepts}
+    for one in sources.subsets:
+        name = f"{one.name} (regularisation)" if one.config.is_reg else one.name
+        counted[name] = len(one.pictures) * one.config.repeats
     return counted if len(counted) > 1 else {}
 
 
