@@ -29,6 +29,8 @@ class Batch(TypedDict):
     weight: Tensor
     """What each example's loss counts, (b,); of class pictures the prior weight of the step."""
     prompts: list[str]
+    timesteps: NotRequired[Tensor]
+    """The timestep of each example, (b,), where none are drawn (validation)."""
     pixels: NotRequired[Tensor]
     """(b, 3, h, w) in -1 … 1; clips are (b, 3, f, h, w)."""
     latents: NotRequired[Tensor]

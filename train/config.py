@@ -25,6 +25,7 @@ from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, schedule_
 from train.prior_config import idle_prediction, prediction_faults
 from train.stage_config import StageConfig
 from train.stages import largest_batch, stage_faults
+from train.validation_config import ValidationConfig, idle_validation
 
 
 @dataclass
@@ -176,6 +177,7 @@ class TrainRecipe:
     ema: EmaConfig | None = None
     saving: SavingConfig = field(default_factory=SavingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    validation: ValidationConfig | None = None
     stages: dict[str, StageConfig | None] = field(default_factory=dict)
     """Parts of the run with examples of their own size (progressive resolution), by names of your
     choice, in this order; with `resume` a run goes on in any of them."""
@@ -280,6 +282,7 @@ class TrainRecipe:
                 yield "sampling.sanity_prompt", f"has no effect: {what}"
         yield from self._idle_prior()
         yield from idle_prediction(self)
+        yield from idle_validation(self)
 
     def _idle_prior(self) -> Faults:
         loss = self.loss

@@ -124,7 +124,9 @@ class Denoising:
         return torch.stack(draws).to(like)
 
     def timesteps(self, batch: Batch) -> Tensor:
-        """Timesteps (b,), int64, on the CPU; every one is as likely."""
+        """Timesteps (b,), int64, on the CPU; every one is as likely, unless the batch says them."""
+        if "timesteps" in batch:
+            return batch["timesteps"]
         low, high = self.timestep_range
         if self.config.timestep_sampling == "stratified":
             at = batch["positions"], batch["step_size"], low, high, batch["first_position"]

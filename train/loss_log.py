@@ -55,11 +55,16 @@ class LossLog:
         told = {name: self.accelerator.reduce(mean, "mean").item() for name, mean in means.items()}
         if self.has_bands:
             sums, counts = self.accelerator.reduce(self.bands, "sum").tolist()
-            edges = [band * self.num_timesteps // BANDS for band in range(BANDS + 1)]
             for band, (total, count) in enumerate(zip(sums, counts, strict=True)):
                 if count:
-                    name = f"loss_by_timestep/{edges[band]:03d}-{edges[band + 1] - 1:03d}"
-                    told[name] = total / count
+                    name = band_name(band, self.num_timesteps)
+                    told[f"loss_by_timestep/{name}"] = total / count
         self.parts.clear()
         self.bands.zero_()
         return told
+
+
+def band_name(band: int, num_timesteps: int) -> str:
+    """The first and the last timestep of a band."""
+    first, behind = (edge * num_timesteps // BANDS for edge in (band, band + 1))
+    return f"{first:03d}-{behind - 1:03d}"

@@ -67,6 +67,8 @@ class PackedDenoising(ClipDenoising):
 
     def timesteps(self, batch: Batch) -> Tensor:
         """One timestep for all (b,), drawn by the row's place: strata are dealt to rows."""
+        if "timesteps" in batch:
+            return batch["timesteps"]
         positions = batch["positions"]
         if self.config.timestep_sampling != "stratified":
             drawn = super().timesteps(single(batch, 0))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from train.plan_lints import CaptionLint
     from train.plan_memory import MemoryPlan
     from train.plan_pictures import PictureLint
+    from train.plan_validation import ValidationPlan
 
 USAGE = """\
 usage: python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures]
@@ -89,6 +90,7 @@ class Plan:
     stages: list[StagePlan]
     captions: CaptionPlan | None
     class_pictures: ClassPlan | None
+    validation: ValidationPlan | None
     cache: CachePlan
     disk: DiskPlan
     memory: MemoryPlan
@@ -116,6 +118,7 @@ class Plan:
                 "captions": None if self.caption_lint is None else asdict(self.caption_lint),
                 "pictures": asdict(self.picture_lint),
             },
+            "validation": None if self.validation is None else asdict(self.validation),
             "cache": asdict(self.cache),
             "disk": asdict(self.disk) | {"needed": self.disk.needed},
             "memory": asdict(memory) | {name: getattr(memory, name) for name in peaks},
@@ -142,6 +145,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     from train.plan_data import plan_cache, plan_captions, plan_class_pictures, plan_stage
     from train.plan_lints import lint_captions
     from train.plan_memory import plan_memory
+    from train.plan_validation import plan_validation
     from train.previews import grid_images
     from train.setup import build_examples
     from train.stages import stages_of
@@ -172,6 +176,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         ],
         captions=plan_captions(sources, made[0], base, True) if is_captioned else None,
         class_pictures=plan_class_pictures(folders, recipe),
+        validation=plan_validation(recipe, sources, objective),
         cache=plan_cache(recipe, objective, pairs),
         disk=plan_disk(recipe, objective),
         memory=plan_memory(recipe, objective, pairs, list(images.values()), processes),

@@ -11,6 +11,7 @@ from train.plan import Plan
 from train.plan_data import CachePlan
 from train.plan_lint_table import caption_rows, picture_rows
 from train.plan_memory import GIB, MemoryPlan
+from train.plan_validation import ValidationPlan
 
 
 def show(plan: Plan) -> None:
@@ -61,6 +62,8 @@ def _run(plan: Plan) -> Table:
         counted = plan.class_pictures
         drawn = counted.wanted - counted.there
         rows.append(("class pictures", f"{counted.there:,} there, {drawn:,} to draw"))
+    if plan.validation is not None:
+        rows.append(("validation", _validation(plan.validation)))
     rows.append(("cache", _cache(plan.cache)))
     disk = plan.disk
     rows.append(
@@ -74,6 +77,14 @@ def _run(plan: Plan) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _validation(plan: ValidationPlan) -> str:
+    timesteps = ", ".join(map(str, plan.timesteps))
+    return (
+        f"{plan.examples:,} held back, {plan.validations:,} times at timesteps {timesteps}: "
+        f"{plan.forward_passes:,} forward passes"
+    )
 
 
 def _cache(cache: CachePlan) -> str:

@@ -22,6 +22,7 @@ SAFE_TO_CHANGE = (
     "saving",
     "sampling",
     "log_every_n_steps",
+    "validation.every_n_steps",
     "data.num_workers",
     "output_dir",
     "resume",
@@ -125,7 +126,8 @@ class RunDirectory:
         if not self.environment.is_file():
             return
         before = facts | json.loads(self.environment.read_text(encoding="utf-8"))
-        for kind, key in (("pictures", "dataset_"), ("class_pictures", "class_")):
+        of = ("pictures", "dataset_"), ("class_pictures", "class_")
+        for kind, key in (*of, ("validation_pictures", "validation_")):
             key += "fingerprint"
             if key in facts and before[key] != facts[key]:
                 words = kind.replace("_", " ")

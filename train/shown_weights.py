@@ -42,6 +42,12 @@ class ShownWeights:
             yield
 
     @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """As they are trained, or with EMA their average; not rounded."""
+        with self._replaced():
+            yield
+
+    @contextmanager
     def of_base(self) -> Iterator[None]:
         """What the base model draws, while nothing is learned yet; some begin with a change."""
         with self._replaced(self._drawn):

@@ -40,6 +40,7 @@ from train.setup import (
 from train.shown_weights import ShownWeights
 from train.stages import Stage, stage_at, stages_of, step_size
 from train.tracking import ProgressBar, StepClock
+from train.validation import Validation
 
 
 class Trainer:
@@ -94,6 +95,15 @@ class Trainer:
             self.progress,
             self.clock,
         )
+        self.validation = Validation(
+            recipe,
+            sources,
+            self.objective,
+            self.accelerator,
+            self.weights,
+            self.caches,
+            self.reports,
+        )
 
     def train(self) -> Path:
         """Trains to the last step; returns the artifact's path.
@@ -114,6 +124,7 @@ class Trainer:
                 self.progress.advance(self.step_number)
                 if self.due(recipe.log_every_n_steps) or self.step_number == self.stage.last_step:
                     self.log(grad_norm)
+                self.validation.after(self.step_number)
                 if self.due(recipe.saving.save_every_n_steps):
                     self.save()
                 if self.due(recipe.sampling.sample_every_n_steps):
@@ -178,7 +189,9 @@ class Trainer:
         self.accelerator.step = 0
         self.examples = self._build_examples()
         with self.clock.paused():
+            self.validation.fill(self.progress.track)
             self.caches.fill(self.examples, stage, self.progress.track)
+        self.validation.before(self.step_number)
 
     def batches(self) -> Iterator[Batch]:
         """This process's micro-batches from the current step on, stage by stage."""

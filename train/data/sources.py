@@ -11,6 +11,7 @@ from train.data.captions import FILEWORDS, asks_for_captions, read_template
 from train.data.clip_folder import find_clips, warn_of_short
 from train.data.concepts import Concept, class_facts, find_concepts
 from train.data.folder import Picture, find_pictures, fingerprint
+from train.data.held_back import HeldBack, hold_back
 from train.data.soundness import sound_paths
 from train.data.subsets import Subset, find_subsets
 from train.data_config import DataConfig
@@ -30,6 +31,8 @@ class Sources:
     subsets: list[Subset] = field(default_factory=list)
     class_pictures: list[Picture] = field(default_factory=list)
     """Those of subsets, which are there."""
+    held_back: HeldBack = field(default_factory=HeldBack)
+    """What validation looks at; none of it is among `pictures` (but of `validation.path`)."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -39,16 +42,21 @@ class Sources:
             "pictures": len(self.pictures),
             "dataset_fingerprint": self.fingerprint,
             "captions_from": dict(told_by.most_common()),
+            **self.held_back.facts,
         }
         return facts | (class_facts(self.class_pictures) if self.class_pictures else {})
 
 
 def find_sources(recipe: TrainRecipe) -> Sources:
-    """The recipe's pictures and what is said of them.
+    """The recipe's pictures and what is said of them; some may be held back.
 
     Raises:
         DataError: pictures or captions cannot be used.
     """
+    return hold_back(recipe, _all_sources(recipe), _all_sources)
+
+
+def _all_sources(recipe: TrainRecipe) -> Sources:
     data = recipe.data
     if data.subsets:
         return _of_subsets(recipe)
