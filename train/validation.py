@@ -218,9 +218,8 @@ def still_examples(recipe: TrainRecipe, sources: Sources, objective: Objective) 
         subsets=subsets,
         class_pictures=[],
     )
-    data = replace(
-        still(recipe.data), latent_sampling="deterministic", clips=still_clips(recipe.data.clips)
-    )
+    clips = still_clips(recipe.data.clips)
+    data = replace(still(recipe.data), subsets={}, latent_sampling="deterministic", clips=clips)
     examples = build_examples(replace(recipe, data=data), own, objective.base)
     examples.stream = InOrder(recipe.seed, len(examples))
     return examples

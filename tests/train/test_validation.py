@@ -308,3 +308,18 @@ def test_a_recipe_without_it_holds_nothing_back(make_recipe: MakeRecipe) -> None
     assert recipe.validation is None
     assert find_sources(recipe) == find_sources(replace(recipe, validation=None))
     assert len(find_sources(recipe).pictures) == 8
+
+
+def test_subsets_lose_what_is_held_back(make_recipe: MakeRecipe, pictures: Path) -> None:
+    """Those of classes stay; what is left is seen as often as their subset says."""
+    subsets = (
+        f"data={{path: null, subsets: {{one: {{path: {pictures}, repeats: 2, flip: 0.5}}, "
+        f"kind: {{path: {pictures}, is_reg: true}}}}}}"
+    )
+    usual = find_sources(make_recipe("validation.split=0.4"))
+    made = Trainer(make_recipe(subsets, "validation.split=0.4"))
+    assert names(made.sources.held_back.pictures) == names(usual.held_back.pictures)
+    assert len(made.examples.slots) == 2 * len(usual.pictures) + 8
+    made.validation.fill(lambda sequence, _: sequence)
+    assert isinstance(made.validation.examples.latents, list)  # nothing random
+    assert len(made.validation.measure(0)) == len(usual.held_back.pictures)
