@@ -14,7 +14,9 @@ class SourceConfig:
     """Where the pictures are."""
 
     path: str | None = None
-    """Folder of pictures; folders within it are searched too. One of path, subsets, concepts and
+    """Folder of pictures; folders within it are searched too. Or a .tar (webdataset), .zip or
+    .parquet, a folder of such, a pattern of them (`{000..012}.tar`), a dataset saved by Hugging
+    Face's `datasets`, or one on the hub (`hf://owner/name`). One of path, subsets, concepts and
     concepts_list must be given."""
     subsets: dict[str, SubsetConfig | None] = field(default_factory=dict)
     """Several folders, by names of your choice, each with repeats and settings of its own."""

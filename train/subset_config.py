@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from train.caption_config import CaptionConfig
+from train.container_config import ContainerConfig
 from train.faults import Faults, at_least, fraction
 from train.mask_config import MaskConfig
 
 
 @dataclass
-class ExampleConfig:
+class ExampleConfig(ContainerConfig):
     """How a picture and its caption become an example."""
 
     captions: CaptionConfig = field(default_factory=CaptionConfig)
@@ -39,7 +40,7 @@ class SubsetConfig(ExampleConfig):
     """A part of the pictures, with settings of its own."""
 
     path: str | None = None
-    """Folder of its pictures; folders within it are searched too."""
+    """Its pictures: a folder, a container or a dataset, as data.path."""
     metadata_file: str | None = None
     """kohya's metadata json: pictures, relative to `path`, with their `caption` and `tags`. The
     subset has just these pictures; without `path` they are named from the working folder."""

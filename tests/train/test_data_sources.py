@@ -8,12 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from inference.recipe import RecipeWarning
+from train.container_config import ColumnsConfig
 from train.data.containers import open_container
 from train.data.errors import DataError
 from train.data.examples import Examples, build_loader
@@ -332,3 +336,239 @@ def test_index_of_many_members_is_small(tmp_path: Path) -> None:
 def test_a_container_is_looked_at_once(tmp_path: Path) -> None:
     path = in_tar(tmp_path / "x.tar", PAIR)
     assert open_container(path) is open_container(path)
+
+
+# Tables
+
+ROWS = [
+    {"image": {"bytes": MEMBERS[7][1], "path": "4.png"}, "text": ["one", "two"]},
+    {"image": {"bytes": MEMBERS[0][1], "path": None}, "text": ["a cat, on a mat"]},
+    {"image": {"bytes": MEMBERS[2][1], "path": "x.jpg"}, "text": ["ein Bär"]},
+    {"image": {"bytes": MEMBERS[4][1], "path": "y.webp"}, "text": ["a dog"]},
+]
+
+
+def in_parquet(path: Path, rows: Sequence[dict[str, Any]] = ROWS, **how: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows)), path, **how)
+    return path
+
+
+def shards(path: Path) -> Path:
+    in_parquet(path / "train-00000-of-00002.parquet", ROWS[:1])
+    return in_parquet(path / "train-00001-of-00002.parquet", ROWS[1:]).parent
+
+
+def plain_bytes() -> list[dict[str, Any]]:
+    return [{"jpg": row["image"]["bytes"], "caption": row["text"]} for row in ROWS]
+
+
+def dataset(rows: Sequence[dict[str, Any]] = ROWS) -> datasets.Dataset:
+    kinds = {"image": datasets.Image(), "text": datasets.Value("string")}
+    kinds["text"] = datasets.List(kinds["text"])
+    return datasets.Dataset.from_list(list(rows), features=datasets.Features(kinds))
+
+
+def saved(path: Path, **splits: datasets.Dataset) -> Path:
+    whole: Any = datasets.DatasetDict
+    (whole(splits) if splits else dataset()).save_to_disk(path)
+    return path
+
+
+TABLES: dict[str, Callable[[Path], Path]] = {
+    "parquet": lambda path: in_parquet(path / "x.parquet"),
+    "row groups of one": lambda path: in_parquet(path / "x.parquet", row_group_size=1),
+    "without statistics": lambda path: in_parquet(path / "x.parquet", write_statistics=False),
+    "bytes alone": lambda path: in_parquet(path / "x.parquet", plain_bytes()),
+    "shards": lambda path: shards(path / "data"),
+    "saved dataset": lambda path: saved(path / "x"),
+    "saved splits": lambda path: saved(path / "x", train=dataset()),
+    "Arrow with an index": lambda path: in_arrow(path / "x.arrow"),
+}
+
+
+def in_arrow(path: Path) -> Path:
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return path
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_table_gives_the_examples_of_the_folder(
+    kind: str, tmp_path: Path, of_folder: list[tuple[bytes, str]]
+) -> None:
+    path = TABLES[kind](tmp_path)
+    own = found(path)
+    assert [one.captions for one in own] == CAPTIONS
+    assert {one.told_by for one in own} == {"column"}
+    assert examples(path) == of_folder
+    assert picture_digest(own[0].path) == picture_digest(in_folder(tmp_path / "plain") / "4.png")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_read_the_same_of_a_table(
+    tmp_path: Path, of_folder: list[tuple[bytes, str]]
+) -> None:
+    assert examples(in_parquet(tmp_path / "x.parquet", row_group_size=2), 2) == of_folder
+    assert examples(saved(tmp_path / "saved"), 2) == of_folder
+
+
+def test_columns_are_chosen_by_their_names_or_by_the_recipe(tmp_path: Path) -> None:
+    rows = [
+        {"mask": picture(2), "image": picture(1), "text": "t", "long": "l", "url": "http"},
+        {"mask": picture(4), "image": picture(3), "text": None, "long": "m", "url": "http"},
+    ]
+    path = in_parquet(tmp_path / "x.parquet", rows)
+    told = "pictures are taken from column 'image' and captions from 'text', not from mask, long"
+    with pytest.warns(RecipeWarning, match=told):
+        own = found(path, fallback="none")
+    assert [one.captions for one in own] == [("t",), ("none",)]
+    assert [read_bytes(one.path) for one in own] == [picture(1), picture(3)]
+    named = DataConfig(path=str(path), columns=ColumnsConfig(image="mask", text="long"))
+    own = find_pictures(named, captioned=True)
+    assert [one.path for one in own] == [path / "mask" / "0.png", path / "mask" / "1.png"]
+    assert [one.captions for one in own] == [("l",), ("m",)]
+    assert [read_bytes(one.path) for one in own] == [picture(2), picture(4)]
+    assert exists(own[1].path)
+    assert not exists(path / "mask" / "2.png")
+    assert not exists(path / "other" / "1.png")
+
+
+def test_rows_may_name_files(tmp_path: Path) -> None:
+    """As `datasets` keeps a folder of pictures."""
+    in_folder(tmp_path, [("0.png", picture(0)), ("1.png", picture(1))])
+    (tmp_path / "0.png").rename(tmp_path / "zero.bin")
+    rows = [
+        {"image": {"bytes": None, "path": "zero.bin"}, "text": "a"},
+        {"image": {"bytes": picture(2), "path": "gone.png"}, "text": "b"},
+    ]
+    path = in_parquet(tmp_path / "x.parquet", rows)
+    own = found(path)
+    assert [one.path for one in own] == [tmp_path / "zero.bin", path / "1.png"]
+    assert [one.captions for one in own] == [("a",), ("b",)]
+    in_parquet(path, [*rows, {"image": {"bytes": None, "path": "gone.png"}, "text": "b"}])
+    with pytest.raises(DataError, match=r"row 2 names the file 'gone\.png', which is not there"):
+        found(path)
+    in_parquet(path, [*rows, {"image": None, "text": "b"}])
+    with pytest.raises(DataError, match=r"x\.parquet: column 'image': row 2 is empty"):
+        found(path)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.parquet"])
+def test_metadata_as_datasets_reads_it(name: str, tmp_path: Path) -> None:
+    in_folder(tmp_path, [("a/1.png", picture(1)), ("a/2.png", picture(2))])
+    if name == "metadata.csv":
+        (tmp_path / "a" / name).write_text('file_name,text,what\n1.png,"one, a",x\n2.png,two,y\n')
+    else:
+        rows = [{"file_name": f"{n}.png", "text": t, "what": w} for n, t, w in WORDS]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a" / name)
+    assert [one.captions for one in found(tmp_path)] == [("one, a",), ("two",)]
+    named = DataConfig(path=str(tmp_path), columns=ColumnsConfig(text="what"))
+    assert [one.captions for one in find_pictures(named, captioned=True)] == [("x",), ("y",)]
+    named.columns.text = "nothing"
+    with pytest.raises(DataError, match=rf"{name}: .*: expected file_name and nothing"):
+        find_pictures(named, captioned=True)
+
+
+WORDS = [(1, "one, a", "x"), (2, "two", "y")]
+
+
+def test_splits(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x", train=dataset(), test=dataset(ROWS[:1]))
+    with pytest.warns(RecipeWarning, match="of the splits train, test in .* train is taken"):
+        assert len(found(path)) == 4
+    of_test = DataConfig(path=str(path), split="test")
+    assert len(find_pictures(of_test, captioned=True)) == 1
+    in_parquet(tmp_path / "y" / "test-0.parquet")
+    in_parquet(tmp_path / "y" / "dev-0.parquet")
+    with pytest.raises(DataError, match=r"has the splits dev, test; data\.split says which"):
+        found(tmp_path / "y")
+    with pytest.raises(DataError, match="has no split 'train'; there are dev, test"):
+        find_pictures(DataConfig(path=str(tmp_path / "y"), split="train"), captioned=True)
+
+
+def test_settings_of_tables_without_any_are_told(tmp_path: Path) -> None:
+    in_folder(tmp_path, PAIR)
+    own = DataConfig(path=str(tmp_path), split="train", columns=ColumnsConfig(image="x"))
+    with pytest.warns(RecipeWarning) as told:
+        find_pictures(own, captioned=False)
+    said = [str(one.message) for one in told]
+    assert [one.split(" on ")[0] for one in said] == [
+        "data.columns.image has no effect",
+        "data.split has no effect",
+    ]
+
+
+NO_TABLES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "truncated": (
+        lambda path: cut(in_parquet(path / "x.parquet"), 200),
+        r"x\.parquet: cannot be read as parquet: .*; download or write it again",
+    ),
+    "no pictures": (
+        lambda path: in_parquet(path / "x.parquet", [{"url": "http://x", "text": "a"}]),
+        r"x\.parquet: no column of pictures among url \(string\), text \(string\).*img2dataset",
+    ),
+    "several of pictures": (
+        lambda path: in_parquet(path / "x.parquet", [{"a": b"", "b": b""}]),
+        r"x\.parquet: pictures can be in the columns a, b; data\.columns\.image says in which",
+    ),
+    "several of texts": (
+        lambda path: in_parquet(path / "x.parquet", [{"a": b"", "b": "", "c": ""}]),
+        r"x\.parquet: captions can be in the columns b, c; data\.columns\.text says in which",
+    ),
+    "none of texts": (
+        lambda path: in_parquet(path / "x.parquet", [{"a": b"-"}]),
+        r"1 of 1 pictures have no caption: .*x\.parquet/0\.png\. Looked for a column of texts",
+    ),
+    "a dataset without a file": (
+        lambda path: without_table(saved(path / "x")),
+        r"data\.path: .*data-00000-of-00001\.arrow is missing; copy or save",
+    ),
+    "cut off Arrow": (
+        lambda path: cut(in_arrow(path / "x.arrow"), 300),
+        r"x\.arrow: cannot be read as Arrow: .*; download or save it again",
+    ),
+}
+
+
+def without_table(path: Path) -> Path:
+    (path / "data-00000-of-00001.arrow").unlink()
+    return path
+
+
+@pytest.mark.parametrize("case", NO_TABLES)
+def test_broken_table_is_told_in_one_message(case: str, tmp_path: Path) -> None:
+    make, message = NO_TABLES[case]
+    with pytest.raises(DataError, match=f"(?s)^.*{message}"):
+        found(make(tmp_path), fallback=None)
+
+
+def test_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError) as error:
+        found("hf://nobody/nothing-at-all")
+    first = str(error.value)
+    assert first.startswith("data.path: hf://nobody/nothing-at-all cannot be fetched from the Hug")
+    assert "\n" not in first
+    with pytest.raises(DataError, match="hf://name: expected hf://owner/name"):
+        found("hf://name")
+
+
+def test_hub_gives_the_files_of_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_folder: list[tuple[bytes, str]]
+) -> None:
+    """As from the hub, but for where it is fetched from."""
+    in_parquet(tmp_path / "data" / "train-0.parquet")
+    own = datasets.load_dataset
+
+    def load(name: str, configuration: str | None, revision: str | None) -> Any:
+        assert (name, configuration, revision) == ("owner/cats", "small", "v1")
+        return own("parquet", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    hub = DataConfig(path="hf://owner/cats/small", revision="v1")
+    pictures = find_pictures(hub, captioned=True)
+    assert [one.captions for one in pictures] == CAPTIONS
+    assert [read_bytes(one.path) for one in pictures] == [row["image"]["bytes"] for row in ROWS]
+    assert fingerprint(pictures, Path("hf://owner/cats/small"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from train.caption_config import CaptionConfig
 from train.concept_config import ConceptConfig
+from train.container_config import ContainerConfig
 from train.data.caption_files import CaptionFiles
 from train.data.files import file_state
 from train.data.filewords import class_prompt, instance_prompt, words_of_name
@@ -89,7 +90,7 @@ def captions_of(
     files: Sequence[Path], folder: str, config: CaptionConfig
 ) -> list[tuple[Path, tuple[str, ...]]]:
     """The captions of each picture, from metadata.jsonl or beside it; empty where there is none."""
-    told = read_metadata(Path(folder), files)
+    told = read_metadata(folder, ContainerConfig())
     beside = CaptionFiles(config)
     return [(file, told.get(file) or beside.captions(file)) for file in files]
 

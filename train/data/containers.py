@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from train.data.errors import DataError
 from train.data.members import Archive, Container
 from train.data.tars import Tar
 from train.data.zips import Zip
 
-KINDS: dict[str, type[Container]] = {".tar": Tar, ".zip": Zip}
-"""Containers by the endings of their names."""
+if TYPE_CHECKING:
+    from train.data.tables import Table
+
+TABLES = (".parquet", ".arrow")
+KINDS = (".tar", ".zip", *TABLES)
+"""The endings of containers' names."""
 _INSIDE = re.compile(rf"({'|'.join(map(re.escape, KINDS))})/", re.IGNORECASE)
 
 _opened: dict[str, tuple[tuple[int, int, int], Container]] = {}
@@ -33,6 +38,12 @@ def split_path(path: Path) -> tuple[Path, str] | None:
     return None
 
 
+def is_row(path: Path) -> bool:
+    """Whether a path is that of a row of a table."""
+    place = split_path(path)
+    return place is not None and place[0].suffix.lower() in TABLES
+
+
 def open_container(path: Path) -> Container:
     """The container; what is known of it is kept until the file changes.
 
@@ -44,8 +55,31 @@ def open_container(path: Path) -> Container:
     same = state.st_size, state.st_mtime_ns, state.st_ino
     known = _opened.get(key := os.fspath(path))
     if known is None or known[0] != same:
-        known = _opened[key] = same, KINDS[path.suffix.lower()](path)
+        known = _opened[key] = same, _look_into(path)
     return known[1]
+
+
+def _look_into(path: Path) -> Container:
+    ending = path.suffix.lower()
+    if ending not in TABLES:
+        return (Tar if ending == ".tar" else Zip)(path)
+    from train.data.tables import Arrow, Parquet  # takes half a second, which few runs need
+
+    return (Parquet if ending == ".parquet" else Arrow)(path)
+
+
+def open_table(path: Path) -> Table:
+    """The container, whose ending is one of `TABLES`.
+
+    Raises:
+        DataError: it is damaged.
+        OSError: it cannot be read.
+    """
+    from train.data.tables import Table
+
+    table = open_container(path)
+    assert isinstance(table, Table)
+    return table
 
 
 def open_archive(path: Path) -> Archive:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
-from train.data.containers import is_container, open_archive, open_container, split_path
+from train.data.containers import TABLES, is_container, open_archive, open_container, split_path
 from train.data.errors import DataError
 
 
@@ -102,9 +102,31 @@ def container_of(path: Path) -> Path | None:
 def members(folder: Path) -> Iterator[Path]:
     """The files in an archive, or in a folder of one and those within it; in the order of paths.
 
+    The rows of a table are no files.
+
     Raises:
         DataError: the archive is damaged.
     """
     container, name = (folder, "") if is_container(folder) else split_path(folder) or (folder, "")
+    if container.suffix.lower() in TABLES:
+        return
     for member in open_archive(container).names(name):
         yield container / member
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Everything in a folder and in those within it but the folders themselves, sorted by path.
+
+    Each folder is read once and no file is looked at. Links to folders are not followed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except PermissionError:
+        return
+    for name, is_folder in found:
+        path = root / name
+        if is_folder:
+            yield from walk(path)
+        else:
+            yield path

@@ -1,27 +1,25 @@
 """A folder of pictures with captions."""
 
 import hashlib
-import json
-import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from inference.recipe import RecipeWarning
 from train.caption_config import CaptionConfig
+from train.container_config import ContainerConfig
 from train.data.caption_files import CaptionFiles
-from train.data.containers import split_path
+from train.data.containers import TABLES, is_row
 from train.data.errors import DataError
-from train.data.files import file_state, members, name_within, read_text
+from train.data.files import file_state, members, name_within, walk
 from train.data.index_file import add_root
 from train.data.mask_files import parted
-from train.data.places import containers_of, pictures_in
+from train.data.metadata import METADATA, read_metadata
+from train.data.places import PICTURE_EXTENSIONS, containers_at, pictures_in, tell_idle
 from train.data_config import DataConfig
 
-PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
-METADATA = "metadata.jsonl"
+COLUMN = "column"
 FALLBACK = "fallback"
 
 
@@ -37,7 +35,8 @@ class Picture:
     subset: str = ""
     """Name of its subset; empty where there are none."""
     told_by: str = field(default="", compare=False, kw_only=True)
-    """Where captions are from: the ending of a caption file, `metadata.jsonl` or `fallback`."""
+    """Where captions are from: the ending of a caption file, `metadata.jsonl`, `column` (of
+    a table) or `fallback`."""
 
 
 def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
@@ -51,31 +50,36 @@ def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
         DataError: no folder, no picture, or pictures without a caption or a mask.
     """
     assert config.path is not None
-    paths = picture_files(config.path, "data.path")
+    paths = picture_files(config.path, "data.path", config)
     paths, masks = parted(paths, Path(config.path), config.masks)
     if captioned:
-        told = read_metadata(Path(config.path), paths)
+        told = read_metadata(config.path, config)
         pictures = with_captions(paths, told, config.captions)
     else:
         pictures = [Picture(path, ()) for path in paths]
     return [replace(one, mask=masks.get(one.path)) for one in pictures]
 
 
-def picture_files(folder: str, key: str) -> list[Path]:
+def picture_files(folder: str, key: str, source: ContainerConfig | None = None) -> list[Path]:
     """The pictures of a folder (see `files_in`), or of what containers there are instead.
 
+    Args:
+        folder: as `data.path`.
+        key: what the recipe calls it.
+        source: what is taken out of containers.
+
     Raises:
-        DataError: there is none; `key` is what the recipe calls the folder.
+        DataError: there is none.
     """
-    root = Path(folder)
-    if root.is_dir() and any(path.suffix.lower() in PICTURE_EXTENSIONS for path in walk(root)):
+    source = source or ContainerConfig()
+    containers = containers_at(folder, key, source)
+    tell_idle(containers, folder, key, source)
+    if not containers:
         return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
-    if not (containers := containers_of(folder, key, walk(root))):
-        return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
-    for place in [root] if root.is_dir() else containers:
+    for place in [Path(folder)] if Path(folder).is_dir() else containers:
         add_root(place)
-    if not (paths := pictures_in(containers, PICTURE_EXTENSIONS)):
-        count = sum(1 for container in containers for _ in members(container))
+    if not (paths := pictures_in(containers, PICTURE_EXTENSIONS, source)):
+        count = sum(1 for one in containers if one.suffix not in TABLES for _ in members(one))
         raise DataError(
             f"{key}: no pictures in {folder!r}: looked for names ending in "
             f"{', '.join(PICTURE_EXTENSIONS)}; found {count} other files"
@@ -103,24 +107,6 @@ def files_in(folder: str, key: str, extensions: Sequence[str], what: str) -> lis
     return paths
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """Everything in a folder and in those within it but the folders themselves, sorted by path.
-
-    Each folder is read once and no file is looked at. Links to folders are not followed.
-    """
-    try:
-        with os.scandir(root) as entries:
-            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-    except PermissionError:
-        return
-    for name, is_folder in found:
-        path = root / name
-        if is_folder:
-            yield from walk(path)
-        else:
-            yield path
-
-
 def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = ()) -> str:
     """A number in hexadecimal of the pictures' names, sizes on disk and captions, and a template.
 
@@ -141,43 +127,6 @@ def size_on_disk(path: Path) -> int | list[tuple[str, int]]:
         return file_state(path)[0]
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_EXTENSIONS)
     return [(file.name, file.stat().st_size) for file in files]
-
-
-def read_metadata(root: Path, paths: Sequence[Path] = ()) -> dict[Path, tuple[str, ...]]:
-    """Captions by picture from every metadata.jsonl of the folder, and of the pictures' containers.
-
-    A line is {"file_name": path beside it, "text": caption or list of captions}.
-    """
-    captions: dict[Path, tuple[str, ...]] = {}
-    for file in list(metadata_files(root, paths)):
-        for number, row in _rows(file):
-            try:
-                name, text = row["file_name"], row["text"]
-            except (KeyError, TypeError):
-                raise DataError(f"{file}: line {number}: expected file_name and text") from None
-            texts = [text] if isinstance(text, str) else text
-            if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-                raise DataError(f"{file}: line {number}: text must be a caption or a list of them")
-            captions[file.parent / name] = tuple(texts)
-    return captions
-
-
-def metadata_files(root: Path, paths: Sequence[Path]) -> Iterator[Path]:
-    """Every metadata.jsonl of a folder, and of the containers that pictures lie in."""
-    if root.is_dir():
-        yield from (path for path in walk(root) if path.name == METADATA)
-    places = (split_path(path) for path in paths)
-    for container in dict.fromkeys(place[0] for place in places if place is not None):
-        yield from (path for path in members(container) if path.name == METADATA)
-
-
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(read_text(file).splitlines(), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file}: line {number}: not JSON: {error}") from error
 
 
 def with_captions(
@@ -203,7 +152,7 @@ def with_captions(
     """
     pictures, bare, beside = [], [], CaptionFiles(config)
     for path in paths:
-        captions, told_by = told.get(path) or (), metadata
+        captions, told_by = told.get(path) or (), COLUMN if is_row(path) else metadata
         if not captions:
             captions, told_by = beside.look(path)
         if not captions and config.fallback is not None:
@@ -221,10 +170,12 @@ def with_captions(
             warnings.warn(few + hint, RecipeWarning, stacklevel=2)
     if bare:
         shown = ", ".join(str(path) for path in bare[:3]) + (", …" if len(bare) > 3 else "")
-        looked = ", ".join(config.extensions)
+        endings = ", ".join(config.extensions)
+        looked = f"files of the same name ending in {endings}, and for {metadata}"
+        if is_row(bare[0]):
+            looked = "a column of texts (data.columns.text)"
         raise DataError(
-            f"{len(bare)} of {len(paths)} {what} have no caption: {shown}. Looked for files of "
-            f"the same name ending in {looked}, and for {metadata}; "
+            f"{len(bare)} of {len(paths)} {what} have no caption: {shown}. Looked for {looked}; "
             f'{key}.fallback="…" gives them one' + hint
         )
     return pictures

@@ -1,36 +1,83 @@
 """What a recipe's path means: a folder of pictures, one container, or several of them."""
 
+import json
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from inference.recipe import RecipeWarning
-from train.data.containers import KINDS, is_container, open_archive
+from train.container_config import ContainerConfig
+from train.data.containers import KINDS, TABLES, is_container, open_archive, open_table
 from train.data.errors import DataError
+from train.data.files import walk
 
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST_SHARDS = 100_000
+STATE = "state.json"
+SPLITS = "dataset_dict.json"
+"""What `save_to_disk` of Hugging Face's `datasets` leaves beside tables."""
+METADATA_TABLE = "metadata.parquet"
+"""It describes the pictures beside it, and holds none."""
+HUB = "hf://"
+SPLIT = re.compile(r"(train|validation|valid|val|test|dev|eval)(?=[-_.])")
 
 
-def containers_of(path: str, key: str, files: Iterable[Path]) -> list[Path]:
+def containers_at(folder: str, key: str, source: ContainerConfig) -> list[Path]:
+    """The containers that a path names; none where it is a folder with pictures as plain files.
+
+    Raises:
+        DataError: it is neither; see `containers_of`.
+    """
+    root = Path(folder)
+    if root.is_dir() and not is_saved(root):
+        for path in walk(root):
+            if path.suffix.lower() in PICTURE_EXTENSIONS:
+                return []
+    return containers_of(folder, key, walk(root), source)
+
+
+def containers_of(
+    path: str, key: str, files: Iterable[Path], source: ContainerConfig
+) -> list[Path]:
     """The containers that a path names, in order; none where it is a folder of pictures.
 
     Args:
-        path: a container, a pattern of them such as `{000..012}.tar`, or a folder.
+        path: a container, a pattern of them such as `{000..012}.tar`, a folder, or a dataset on the
+            Hugging Face hub (`hf://owner/name`).
         key: what the recipe calls it.
         files: what is in the folder, if it is one.
+        source: which split and revision.
 
     Raises:
         DataError: it is neither, or of a pattern one is missing.
     """
+    if path.startswith(HUB):
+        from train.data.hub import hub_files
+
+        return hub_files(path.removeprefix(HUB), source, key)
     whole = Path(path)
+    if source.revision is not None:
+        raise DataError(
+            f"{key}: {path!r} has no revisions; data.revision goes with {HUB}owner/name"
+        )
+    if is_saved(whole):
+        return saved_files(whole, source.split, key)
     if whole.is_dir():
-        return [file for file in files if file.suffix.lower() in KINDS and file.is_file()]
+        found = [
+            file
+            for file in files
+            if file.suffix.lower() in KINDS and file.name != METADATA_TABLE and file.is_file()
+        ]
+        return of_split(found, whole, source.split, key)
+    if source.split is not None:
+        raise DataError(f"{key}: {path!r} has no splits; leave data.split out")
     if is_container(whole):
         return [whole]
     known = ", ".join(KINDS)
@@ -53,6 +100,99 @@ def containers_of(path: str, key: str, files: Iterable[Path]) -> list[Path]:
     if others := [shard for shard in shards if not is_container(shard)]:
         raise DataError(f"{key}: {str(others[0])!r} is none of {known}")
     return shards
+
+
+def tell_idle(containers: Sequence[Path], path: str, key: str, source: ContainerConfig) -> None:
+    """Warns of what the recipe says of tables or splits where there are none."""
+    has_tables = any(one.suffix.lower() in TABLES for one in containers)
+    given = {
+        "columns.image": source.columns.image and not has_tables,
+        "split": source.split and not containers,
+        "revision": source.revision and not containers,
+    }
+    for name in (name for name, is_idle in given.items() if is_idle):
+        message = f"data.{name} has no effect on {key}: {path!r}, which holds pictures as files"
+        warnings.warn(message, RecipeWarning, stacklevel=3)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` of Hugging Face's `datasets` has made this folder."""
+    return (path / STATE).is_file() or (path / SPLITS).is_file()
+
+
+def saved_files(folder: Path, split: str | None, key: str) -> list[Path]:
+    """The tables of a saved dataset, in order.
+
+    Raises:
+        DataError: it cannot be known which split is meant, or it is not whole.
+    """
+    if (folder / SPLITS).is_file():
+        splits = _json_of(folder / SPLITS).get("splits")
+        if not isinstance(splits, list) or not all(isinstance(one, str) for one in splits):
+            raise DataError(f"{folder / SPLITS}: names no splits; save the dataset again")
+        folder = folder / chosen_split(splits, split, folder, key)
+    elif split is not None:
+        raise DataError(f"{key}: {str(folder)!r} was saved as one split; leave data.split out")
+    told = _json_of(folder / STATE)
+    if told.get("_indices_files") or told.get("_indices_data_files"):
+        raise DataError(f"{folder}: saved by an old version of datasets: flatten and save it again")
+    names = [Path(str(one.get("filename"))).name for one in told.get("_data_files") or []]
+    files = [folder / name for name in names]
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(f"{key}: {missing[0]} is missing; copy or save the dataset again")
+    if not files:
+        raise DataError(f"{folder / STATE}: names no files; save the dataset again")
+    return files
+
+
+def _json_of(file: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(file.read_text("utf-8"))
+        if isinstance(told, dict):
+            return told
+        error: Exception = ValueError("not an object")
+    except (OSError, ValueError) as problem:
+        error = problem
+    raise DataError(f"{file}: cannot be read ({error}); save the dataset again")
+
+
+def of_split(files: list[Path], folder: Path, split: str | None, key: str) -> list[Path]:
+    """The shards of a split, as far as their names say (`train-00000-of-00002.parquet`).
+
+    Raises:
+        DataError: there is no such split.
+    """
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        if found := SPLIT.match(file.name):
+            splits.setdefault(found[0], []).append(file)
+    if not splits:
+        if split is not None:
+            raise DataError(
+                f"{key}: no names in {str(folder)!r} tell of splits; leave data.split out"
+            )
+        return files
+    return splits[chosen_split(list(splits), split, folder, key)]
+
+
+def chosen_split(splits: Sequence[str], asked: str | None, folder: Path, key: str) -> str:
+    """The split that is asked for, else train, or the only one.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    known = ", ".join(splits)
+    if asked is not None:
+        if asked not in splits:
+            raise DataError(f"{key}: {str(folder)!r} has no split {asked!r}; there are {known}")
+        return asked
+    if len(splits) == 1:
+        return splits[0]
+    if "train" not in splits:
+        raise DataError(f"{key}: {str(folder)!r} has the splits {known}; data.split says which")
+    message = f"{key}: of the splits {known} in {str(folder)!r} train is taken (data.split)"
+    warnings.warn(message, RecipeWarning, stacklevel=2)
+    return "train"
 
 
 def expanded(pattern: str, key: str) -> Iterator[str]:
@@ -85,19 +225,27 @@ def expanded(pattern: str, key: str) -> Iterator[str]:
         yield "".join(text + name for text, name in zip(pieces[::2], names, strict=True))
 
 
-def pictures_in(archives: Sequence[Path], endings: Sequence[str]) -> list[Path]:
-    """The pictures in archives, shard by shard, in each in the order of paths.
+def pictures_in(
+    containers: Sequence[Path], endings: Sequence[str], source: ContainerConfig
+) -> list[Path]:
+    """The pictures in containers, one after the other, in each in the order of paths or rows.
 
     In a tar the files of a sample share their name up to the first dot (webdataset); it has one
     picture, and pictures with a second ending (`000123.mask.png`) belong to it. What is pickled is
     never read, since reading it may run what it says.
 
     Raises:
-        DataError: an archive is damaged, or a sample has two pictures.
+        DataError: a container is damaged or lacks columns, or a sample has two pictures.
     """
     found: list[Path] = []
     left_out: Counter[str] = Counter()
-    for path in archives:
+    notes: list[str] = []
+    for path in containers:
+        if path.suffix.lower() in TABLES:
+            table = open_table(path)
+            found += table.pictures(source.columns)
+            notes = notes or table.notes(source.columns)
+            continue
         archive = open_archive(path)
         names = [name for name in archive.names() if _is_picture(name, endings)]
         if path.suffix.lower() == ".tar":
@@ -105,8 +253,10 @@ def pictures_in(archives: Sequence[Path], endings: Sequence[str]) -> list[Path]:
             left_out["pictures of a second ending"] += others
         found += [path / name for name in names]
         left_out += archive.left_out
+    for note in notes:
+        warnings.warn(note, RecipeWarning, stacklevel=2)
     if said := [f"{count} {kind}" for kind, count in sorted(left_out.items()) if count]:
-        where = str(archives[0]) if len(archives) == 1 else f"{archives[0]} and others"
+        where = str(containers[0]) if len(containers) == 1 else f"{containers[0]} and others"
         message = f"{where}: left out: {', '.join(said)}"
         warnings.warn(message, RecipeWarning, stacklevel=2)
     return found

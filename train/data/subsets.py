@@ -75,8 +75,8 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
         paths, metadata = sorted(told), Path(config.metadata_file).name
     else:
         assert config.path is not None
-        paths = picture_files(config.path, f"{key}.path")
-        told, metadata = read_metadata(Path(config.path), paths), METADATA
+        paths = picture_files(config.path, f"{key}.path", config)
+        told, metadata = read_metadata(config.path, config), METADATA
     paths, masks = parted(paths, Path(config.path or ""), config.masks)
     try:
         paths = sound_paths(paths, recipe.data.broken_pictures)

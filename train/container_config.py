@@ -1,0 +1,25 @@
+"""The typed recipe of what is taken out of tables and datasets."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ColumnsConfig:
+    """Which columns of a table (parquet, a dataset) are learned from."""
+
+    image: str | None = None
+    """Column of pictures; without it the only one that holds any, or that is called `image`."""
+    text: str | None = None
+    """Column of captions, each text or a list of texts; without it the only one of texts, or that
+    is called `text`, `caption` or `prompt`."""
+
+
+@dataclass
+class ContainerConfig:
+    """What is taken out of containers that hold more than pictures with captions."""
+
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    split: str | None = None
+    """Part of a Hugging Face dataset; without it `train`, or the only one that there is."""
+    revision: str | None = None
+    """Commit, tag or branch of a dataset on the Hugging Face hub (`path: hf://owner/name`)."""

@@ -1,0 +1,63 @@
+"""Datasets on the Hugging Face hub, by the `datasets` library: fetched whole, kept in its cache."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from train.container_config import ContainerConfig
+from train.data.containers import open_table
+from train.data.errors import DataError
+from train.data.places import HUB, chosen_split
+
+
+def hub_files(name: str, source: ContainerConfig, key: str) -> list[Path]:
+    """The Arrow files that `datasets` keeps of a dataset's split.
+
+    Args:
+        name: `owner/name`, and `owner/name/CONFIG` where a dataset has several configurations.
+        source: split and revision.
+        key: what the recipe calls it.
+
+    Raises:
+        DataError: it cannot be fetched and is not in the cache, or has no such split.
+    """
+    return list(_fetched(name, source.split, source.revision, key))
+
+
+@lru_cache(maxsize=64)
+def _fetched(name: str, split: str | None, revision: str | None, key: str) -> tuple[Path, ...]:
+    owner, _, rest = name.partition("/")
+    own, _, configuration = rest.partition("/")
+    if not owner or not own:
+        raise DataError(f"{key}: {HUB}{name}: expected {HUB}owner/name, or {HUB}owner/name/CONFIG")
+    import datasets
+
+    try:
+        found: Any = datasets.load_dataset(
+            f"{owner}/{own}", configuration or None, revision=revision
+        )
+    except Exception as error:  # of a dozen libraries; all mean that there is no dataset
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DataError(
+            f"{key}: {HUB}{name} cannot be fetched from the Hugging Face hub: {reason} Check the "
+            "name, data.revision, the network and (of private ones) hf auth login; a copy on this "
+            "disk can be named by its folder"
+        ) from error
+    chosen = found[chosen_split(list(found), split, Path(name), key)]
+    return tuple(table_files(chosen, name, key))
+
+
+def table_files(dataset: Any, name: str, key: str) -> list[Path]:
+    """The files that a dataset is a view of.
+
+    Raises:
+        DataError: it is not all of them, in their order.
+    """
+    files = [Path(one["filename"]) for one in dataset.cache_files]
+    rows = sum(open_table(file).rows for file in files)
+    if not files or rows != len(dataset):
+        raise DataError(
+            f"{key}: {HUB}{name} is kept otherwise than in files with all its rows; save it with "
+            "save_to_disk and name the folder"
+        )
+    return files
