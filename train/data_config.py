@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from train.caption_config import CaptionConfig
 from train.clip_config import ClipDataConfig
 from train.faults import Faults, at_least
+from train.picture_bucket_config import PictureBucketsConfig
 from train.source_config import SourceConfig
 from train.subset_config import ExampleConfig
 
@@ -21,7 +22,12 @@ class DataConfig(ExampleConfig, SourceConfig):
     clips: ClipDataConfig | None = None
     """Given, `path` holds videos for a video model (CogVideoX) in place of pictures."""
     resolution: int | None = None
-    """Side of the square examples in pixels; without it the base model's own size."""
+    """Side of the square examples in pixels; without it the base model's own size. With buckets,
+    the root of their area."""
+    buckets: PictureBucketsConfig | None = None
+    """Given, pictures keep their proportions and are learned at several sizes (`buckets: {}` for
+    kohya's). A micro-batch is of one size; each size's last one of an epoch is filled up with
+    pictures that come twice."""
     broken_pictures: Literal["refuse", "skip"] = "refuse"
     """What becomes of pictures that cannot be read: told by name before the first step, all
     together, or left out with a count. `skip` decodes every picture before the run begins."""
@@ -50,17 +56,34 @@ class DataConfig(ExampleConfig, SourceConfig):
                     f"subsets.{name}.captions.dropout_mode",
                     "is one for all subsets: say it in data.captions",
                 )
+        yield from self._size_faults()
         yield from at_least(8, resolution=self.resolution)
         yield from at_least(0, num_workers=self.num_workers)
 
+    def _size_faults(self) -> Faults:
+        parts = {"": self} | {f"subsets.{name}.": one for name, one in self.named_subsets.items()}
+        for key, one in parts.items():
+            if self.clips is not None and one.resize not in ("cover", "none"):
+                yield f"{key}resize", f"{one.resize} is of pictures; clips take cover or none"
+            if self.clips is not None and one.color_jitter is not None:
+                yield f"{key}color_jitter", "is of pictures, not of clips"
+            if self.clips is not None and one.resize_interpolation != "lanczos":
+                yield f"{key}resize_interpolation", "is of pictures; clips take lanczos"
+            if self.buckets is not None and one.resize in ("none", "own_size"):
+                yield f"{key}resize", f"{one.resize} excludes buckets, which say the sizes"
+        if self.buckets is not None and self.clips is not None:
+            yield "buckets", "are of pictures; of clips say data.clips.buckets"
+
     def idle(self) -> Faults:
+        yield from super().idle()
         yield from self.source_idle()
         if self.cache_dir is not None and self.cache != "disk":
             yield "cache_dir", "has no effect without cache: disk"
         if self.cache == "disk" and self.is_random:
             yield (
                 "cache",
-                "disk keeps captions only: crop, flip, background or clips.part is random",
+                "disk keeps captions only: crop, flip, background, color_jitter or clips.part is "
+                "random",
             )
         if self.clips is not None and self.broken_pictures == "skip":
             yield "broken_pictures", "has no effect: broken clips are refused"

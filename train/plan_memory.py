@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -205,8 +206,9 @@ def activation_bytes(
             needed += base.config.num_attention_heads * (rows * tokens) ** 2 * size
         return needed + text_kept(objective, rows, is_checkpointing) * size
     assert isinstance(base, BaseModel)
-    latents = examples.resolution // base.vae_scale_factor
-    kept = traced(base.unet, lambda: run_unet(base, rows, latents)).kept(is_checkpointing)
+    shape = max(shapes_of(examples), key=prod)
+    height, width = (side // base.vae_scale_factor for side in shape)
+    kept = traced(base.unet, lambda: run_unet(base, rows, height, width)).kept(is_checkpointing)
     return (kept + text_kept(objective, rows, is_checkpointing)) * size
 
 
@@ -240,15 +242,15 @@ def tokens_of(base: VideoModel, shape: tuple[int, ...]) -> int:
     return video_tokens(frames, height, width, base.config) + base.config.max_text_seq_length
 
 
-def run_unet(base: BaseModel, rows: int, side: int) -> object:
-    """One evaluation on the meta device, of latents (rows, c, side, side)."""
+def run_unet(base: BaseModel, rows: int, height: int, width: int) -> object:
+    """One evaluation on the meta device, of latents (rows, c, height, width)."""
     config: Any = base.unet.config
     told = None
     with torch.device("meta"):
         if base.text_encoder_2 is not None:
             pooled = base.text_encoder_2.config.projection_dim
             told = {"text_embeds": torch.zeros(rows, pooled), "time_ids": torch.zeros(rows, 6)}
-        latents = torch.zeros(rows, config.in_channels, side, side)
+        latents = torch.zeros(rows, config.in_channels, height, width)
         states = torch.zeros(rows, *base.prompt_shape)
         return base.unet(latents, torch.zeros(rows), states, added_cond_kwargs=told)
 
@@ -313,6 +315,7 @@ def drawing_bytes(
     assert isinstance(base, BaseModel)
     side = max(max(one.width or base.resolution, one.height or base.resolution) for one in images)
     rows = min(recipe.sampling.batch_size, len(images))
-    seen = traced(base.unet, lambda: run_unet(base, 2 * rows, side // base.vae_scale_factor))
+    latents = side // base.vae_scale_factor
+    seen = traced(base.unet, lambda: run_unet(base, 2 * rows, latents, latents))
     decoded = rows * base.vae.config.block_out_channels[0] * side**2 * base.vae.dtype.itemsize
     return LIVE_TENSORS * max(seen.largest * base.dtype.itemsize, decoded)

@@ -206,6 +206,7 @@ def build_examples(
     )
     examples.pace = pace
     examples.latent_factor = base.vae_scale_factor
+    examples.lay_out(base.size_step, recipe.train_batch_size, pace.first_position)
     return examples
 
 

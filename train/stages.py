@@ -150,5 +150,8 @@ def stage_faults(recipe: TrainRecipe) -> Faults:
                 yield f"stages.{name}.{key}", "is of clips, which need data.clips"
             elif clips.buckets:
                 yield f"stages.{name}.{key}", "cannot go with data.clips.buckets: they say sizes"
+        buckets = recipe.data.buckets
+        if stage.resolution is not None and buckets is not None and not buckets.follow_resolution:
+            yield f"stages.{name}.resolution", "has no effect: data.buckets says the sizes itself"
         if stage.resolution is not None and clips is not None:
             yield f"stages.{name}.resolution", "is of pictures; of clips say height and width"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from train.caption_config import CaptionConfig
+from train.colour_jitter_config import ColorJitterConfig
 from train.container_config import ContainerConfig
 from train.faults import Faults, at_least, fraction
 from train.mask_config import MaskConfig
@@ -14,25 +15,43 @@ class ExampleConfig(ContainerConfig):
     """How a picture and its caption become an example."""
 
     captions: CaptionConfig = field(default_factory=CaptionConfig)
-    resize: Literal["cover", "none"] = "cover"
-    """`cover` scales the shorter side to the resolution; `none` cuts the square out as it is. The
-    same of clips, whose size data.clips says."""
+    resize: Literal["cover", "none", "stretch", "fill", "own_size"] = "cover"
+    """How a picture comes to the size of its example. `cover` scales it until it covers it (A1111:
+    crop and resize); `none` cuts the size out of it as it is. Of pictures only: `stretch` does not
+    keep proportions (just resize), `fill` scales it to fit in and repeats its edges around it
+    (resize and fill), `own_size` leaves each at its own size, cut to the model's multiple (do not
+    resize images)."""
+    resize_interpolation: Literal["lanczos", "bicubic", "bilinear", "area", "nearest"] = "lanczos"
+    """How pictures are scaled (kohya: resize_interpolation)."""
     crop: Literal["center", "random"] = "center"
     """Which part is cut out; the same of all frames of a clip."""
     flip: float = 0.0
     """Share of examples that are mirrored left to right, clips as a whole."""
     background: Literal["white", "black", "gray", "random"] = "white"
     """What transparent pictures are laid on; `random` takes a colour for every example."""
+    color_jitter: ColorJitterConfig | None = None
+    """Given, colours are changed a little, anew for every example (kohya: color_aug)."""
     masks: MaskConfig | None = None
     """Given, the loss looks at parts of the pictures only (`masks: {}` for masks beside them)."""
 
     def faults(self) -> Faults:
         yield from fraction(flip=self.flip)
 
+    def idle(self) -> Faults:
+        if self.resize in ("stretch", "fill") and self.crop == "random":
+            yield "crop", f"random has no effect with resize: {self.resize}: nothing is cut off"
+        if self.resize in ("none", "own_size") and self.resize_interpolation != "lanczos":
+            yield "resize_interpolation", f"has no effect with resize: {self.resize}"
+        if self.color_jitter is not None and not self.color_jitter.is_random:
+            yield "color_jitter", "has no effect: all of its amounts are 0"
+
     @property
     def is_random(self) -> bool:
         """Whether one picture can get different pixels."""
-        return self.crop == "random" or 0 < self.flip < 1 or self.background == "random"
+        jitters = self.color_jitter is not None and self.color_jitter.is_random
+        return jitters or (
+            self.crop == "random" or 0 < self.flip < 1 or self.background == "random"
+        )
 
 
 @dataclass
@@ -61,5 +80,6 @@ class SubsetConfig(ExampleConfig):
             yield "path", "must be given (a folder of pictures), or metadata_file"
 
     def idle(self) -> Faults:
+        yield from super().idle()
         if self.loss_weight == 0:
             yield "loss_weight", "0 makes its pictures count nothing; null leaves a subset out"

@@ -16,8 +16,9 @@ from train.checkpoints import TrainingState
 from train.class_images import draw_missing
 from train.config import TrainRecipe
 from train.data.concepts import class_facts, class_folders, class_pictures
-from train.data.examples import Examples, build_loader
+from train.data.examples import Examples
 from train.data.folder import DataError
+from train.data.loader import build_loader
 from train.data.sources import find_sources
 from train.guards import check_finite
 from train.interruption import Interrupted, StopSignals

@@ -12,11 +12,14 @@ from PIL import Image
 from inference.errors import InputError
 from train.caption_config import CaptionConfig
 from train.data.captions import all_captions, asks_for_captions, make_caption, read_template
-from train.data.examples import Examples, build_loader
+from train.data.examples import Examples
 from train.data.folder import DataError, Picture, find_pictures, fingerprint
+from train.data.loader import build_loader
+from train.data.picture_buckets import Place
 from train.data.stream import MicroBatches, Stream
-from train.data.transforms import cut_square
+from train.data.transforms import cut_piece
 from train.data_config import DataConfig
+from train.picture_bucket_config import Size
 from train.randomness import derive_seed
 
 
@@ -196,7 +199,8 @@ def test_tags_are_dropped_but_for_the_kept_ones() -> None:
 
 
 def pixels(path: Path, resolution: int, seed: int = 0, **options: object) -> torch.Tensor:
-    return cut_square(path, DataConfig(**options), resolution, random.Random(seed)).pixels
+    place = Place(Size(resolution, resolution))
+    return cut_piece(path, DataConfig(**options), place, random.Random(seed)).pixels
 
 
 @pytest.fixture

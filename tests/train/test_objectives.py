@@ -18,7 +18,7 @@ from inference.grid import grid_cells
 from inference.recipe import RecipeWarning
 from inference.sampling import draw
 from train.config import TrainRecipe
-from train.data.examples import collate
+from train.data.loader import collate
 from train.objectives.base import Objective
 from train.setup import load_objective
 from train.trainer import Trainer

@@ -15,8 +15,8 @@ from train.batch import Batch
 from train.clip_config import ClipDataConfig
 from train.clip_denoising import ClipDenoising
 from train.config import LossConfig, TrainRecipe
-from train.data.examples import build_loader, collate
 from train.data.folder import DataError
+from train.data.loader import build_loader, collate
 from train.image_condition_config import ImageConditionConfig
 from train.packed_denoising import PackedDenoising, single
 from train.stage_config import StageConfig

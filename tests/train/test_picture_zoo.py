@@ -18,10 +18,12 @@ from inference.recipe import RecipeWarning
 from tests.train import zoo
 from train.data.colours import planes
 from train.data.errors import DataError
+from train.data.picture_buckets import Place
 from train.data.pictures import read_header, read_picture, shown
 from train.data.soundness import sound_paths
-from train.data.transforms import cut_square
+from train.data.transforms import cut_piece
 from train.data_config import DataConfig
+from train.picture_bucket_config import Size
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 ORANGE = (200, 100, 50)
@@ -430,7 +432,7 @@ def test_too_long_to_be_scaled(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"long\.png: 1x2000 is too long to be scaled to 512x1024000"
     ):
-        cut_square(path, DataConfig(path=""), 512, random.Random(0))
+        cut_piece(path, DataConfig(path=""), Place(Size(512, 512)), random.Random(0))
 
 
 def test_all_broken_pictures_are_told_together(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from train.config import LossConfig, TrainRecipe
-from train.data.examples import Examples, build_loader
+from train.data.examples import Examples
 from train.data.folder import find_pictures
+from train.data.loader import build_loader
 from train.data.stream import MicroBatches
 from train.data_config import DataConfig
 from train.prior import prior_weight, total_loss, weigh_class_pictures

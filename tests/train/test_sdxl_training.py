@@ -18,9 +18,11 @@ from inference.errors import InputError
 from inference.grid import grid_cells
 from inference.sampling import draw
 from train.config import TrainRecipe
-from train.data.transforms import cut_square
+from train.data.picture_buckets import Place
+from train.data.transforms import cut_piece
 from train.data_config import DataConfig
 from train.objectives import build_objective
+from train.picture_bucket_config import Size
 from train.setup import build_accelerator, enable_gradient_checkpointing, prepare
 from train.trainer import Trainer
 
@@ -138,7 +140,7 @@ def test_a_picture_cannot_carry_the_pair(recipe: MakeRecipe, tiny_sdxl: Any) -> 
 
 def sizes(path: Path, seed: int = 0, **options: Any) -> list[int]:
     config = DataConfig(path="", **options)
-    return cut_square(path, config, 16, random.Random(seed)).sizes.tolist()
+    return cut_piece(path, config, Place(Size(16, 16)), random.Random(seed)).sizes.tolist()
 
 
 def test_sizes_of_an_example(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_a_mirrored_cut_is_counted_from_the_other_side(tmp_path: Path) -> None:
     lefts = set()
     for seed in range(4):
         config = DataConfig(path="", crop="random", flip=1.0, resize="none")
-        square = cut_square(path, config, 16, random.Random(seed))
+        square = cut_piece(path, config, Place(Size(16, 16)), random.Random(seed))
         left = int(square.sizes[3])
         lefts.add(left)
         shown = ((square.pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
@@ -190,7 +192,7 @@ def test_the_unet_is_told_the_sizes_of_each_example(
     assert len(told) == 2
     for epoch, seen in enumerate(told):
         order = [trainer.examples.stream[position] for position in range(3 * epoch, 3 * epoch + 3)]
-        expected: list[Tensor] = [trainer.examples.square(index, e).sizes for e, index in order]
+        expected: list[Tensor] = [trainer.examples.piece(index, e).sizes for e, index in order]
         assert seen.dtype == torch.float32
         assert seen.tolist() == torch.stack(expected).tolist()
         assert {row[1] for row in seen.tolist()} == {16, 24, 32}

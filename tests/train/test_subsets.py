@@ -14,11 +14,14 @@ from PIL import Image
 
 from inference.recipe import RecipeError, dump_recipe, load_recipe
 from train.config import TrainRecipe, train_schema
-from train.data.examples import Examples, build_loader
+from train.data.examples import Examples
 from train.data.folder import DataError
+from train.data.loader import build_loader
+from train.data.picture_buckets import Place
 from train.data.sources import find_sources
 from train.data.stream import MicroBatches
-from train.data.transforms import cut_square
+from train.data.transforms import cut_piece
+from train.picture_bucket_config import Size
 from train.randomness import derive_seed
 
 
@@ -112,12 +115,12 @@ def test_repeats_come_as_often_and_differ(tmp_path: Path) -> None:
     for epoch in range(2):
         seen = Counter(made[9 * epoch + place]["indices"] for place in range(9))
         assert seen == {0: 3, 1: 3, 2: 1, 3: 1, 4: 1}
-    cuts = {tuple(made.square(0, 0, slot).pixels.flatten().tolist()) for slot in range(3)}
+    cuts = {tuple(made.piece(0, 0, slot).pixels.flatten().tolist()) for slot in range(3)}
     assert len(cuts) > 1
     epoch, slot = made.place(4)
     index = int(made.slots[slot])
     draw = random.Random(derive_seed(7, "augmentation", epoch, slot))
-    expected = cut_square(made.pictures[index].path, made.settings(index), 8, draw)
+    expected = cut_piece(made.pictures[index].path, made.settings(index), Place(Size(8, 8)), draw)
     assert torch.equal(made[4]["pixels"], expected.pixels)
 
 

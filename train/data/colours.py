@@ -147,7 +147,8 @@ def profile_of(image: Any) -> bytes | None:
 def space_of(profile: bytes) -> str | None:
     """What an ICC profile is for: `RGB `, `GRAY`, `CMYK`, …; None where it is broken."""
     try:
-        return ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space
+        core: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
+        return core.xcolor_space
     except (OSError, ImageCms.PyCMSError, ValueError):
         return None
 

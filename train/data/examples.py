@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from inference.diffusion_model import DiffusionModel
-from train.batch import Batch
 from train.caption_config import CaptionConfig
 from train.data.ahead import THREADS, ahead, behind
 from train.data.captions import FILEWORDS, Moment, all_captions, has_countless, make_caption
+from train.data.companions import CompanionStream
 from train.data.content_cache import (
     ContentCache,
     StoredLatents,
@@ -27,15 +26,18 @@ from train.data.content_cache import (
 )
 from train.data.folder import DataError, Picture
 from train.data.index import Known, picture_facts
+from train.data.layout import Layout, companions, lay_out
 from train.data.masks import mask_shares, mask_weights
+from train.data.picture_buckets import Place, SizeRule
 from train.data.pictures import READING
 from train.data.prompt_states import Track
 from train.data.soundness import Broken
-from train.data.stream import BucketStream, MicroBatches, Pace, Stream
+from train.data.stream import BucketStream, Pace, Stream
 from train.data.subsets import Subset, slots_of, the_whole
-from train.data.transforms import Square, cut_square
+from train.data.transforms import Piece, cut_piece
 from train.data_config import DataConfig
 from train.mask_config import MaskConfig
+from train.picture_bucket_config import Size
 from train.randomness import derive_seed
 from train.subset_config import SubsetConfig
 
@@ -76,7 +78,9 @@ class Examples(Dataset[dict[str, Any]]):
         self.stream: Stream | BucketStream = Stream(seed, len(self.slots))
         self.pace = Pace()
         """Which step of the run a position belongs to, where captions follow it."""
-        self.class_stream: Stream | None = None
+        self.class_stream: Stream | CompanionStream | None = None
+        self.layout: Layout | None = None
+        """Sizes of the pictures; None where all are squares."""
         self.latents: list[dict[str, Tensor]] | StoredLatents | None = None
         """What is cached of every picture, in the place of its pixels."""
         self.latent_factor = 8
@@ -84,10 +88,39 @@ class Examples(Dataset[dict[str, Any]]):
 
     def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
         """Pictures of the subjects' classes, to come along with every example."""
+        if self.layout is not None:
+            pictures, layout = companions(pictures, self.layout.sizes)
+            self.layout += layout
         own = slots_of(pictures, self.subsets, len(self.pictures))
         self.pictures += pictures
         self.slots = np.concatenate([self.slots, own])
-        self.class_stream = Stream(derive_seed(self.seed, "class order"), len(own))
+        if isinstance(self.stream, BucketStream):
+            assert self.layout is not None
+            self.class_stream = CompanionStream(self.seed, self.stream, self.layout.numbers[own])
+        else:
+            self.class_stream = Stream(derive_seed(self.seed, "class order"), len(own))
+
+    def lay_out(self, size_step: int, batch_size: int, first_position: int = 0) -> None:
+        """Gives every picture its size, where the recipe asks for several; before class pictures.
+
+        A micro-batch is then of one size.
+
+        Args:
+            size_step: pixels that the base model's sizes are multiples of.
+            batch_size: of the micro-batches.
+            first_position: where they begin in the stream.
+
+        Raises:
+            InputError: the base model cannot take the recipe's sizes, or pictures are too small.
+        """
+        resizes = [self.settings(index).resize for index in range(len(self))]
+        if self.config.buckets is None and "own_size" not in resizes:
+            return
+        rule = SizeRule(self.config.buckets, self.resolution, size_step)
+        self.layout = lay_out([picture.path for picture in self.pictures], resizes, rule)
+        if len(self.layout.sizes) > 1:
+            numbers = self.layout.numbers[self.slots]
+            self.stream = BucketStream(self.seed, numbers, batch_size, first_position)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -100,12 +133,18 @@ class Examples(Dataset[dict[str, Any]]):
         """How a picture becomes an example."""
         return self.subset(index).config
 
-    def square(self, index: int, epoch: int = 0, slot: int | None = None) -> Square:
+    def piece(self, index: int, epoch: int = 0, slot: int | None = None) -> Piece:
         """What is cut out of a picture in an epoch, in one of its slots."""
         slot = index if slot is None else slot
         draw = random.Random(derive_seed(self.seed, "augmentation", epoch, slot))
         path, settings = self.pictures[index].path, self.settings(index)
-        return cut_square(path, settings, self.resolution, draw)
+        return cut_piece(path, settings, self.size(index), draw)
+
+    def size(self, index: int) -> Place:
+        """The size of a picture's example, and how it is scaled for that."""
+        if self.layout is None:
+            return Place(Size(self.resolution, self.resolution))
+        return self.layout.place(index)
 
     @property
     def kind(self) -> str:
@@ -122,14 +161,16 @@ class Examples(Dataset[dict[str, Any]]):
 
     def shape(self, index: int) -> tuple[int, ...]:
         """Pixels of an example along its sides; of a clip with its frames before them."""
-        return self.resolution, self.resolution
+        return self.size(index).size
 
     def origin(self, index: int) -> dict[str, Any]:
         """What the pixels of an example that is not random follow from, besides its file."""
-        settings = self.settings(index)
+        settings, scaled = self.settings(index), self.size(index).scaled
         return {
             "shape": list(self.shape(index)),
+            "scaled": None if scaled is None else list(scaled),
             "resize": settings.resize,
+            "resize_interpolation": settings.resize_interpolation,
             "crop": settings.crop,
             "flip": settings.flip,
             "background": settings.background,
@@ -141,11 +182,11 @@ class Examples(Dataset[dict[str, Any]]):
 
         With masks also `mask`, as white as it is.
         """
-        square = self.square(index, epoch, slot)
-        content = {"pixels": square.pixels, "sizes": square.sizes}
+        piece = self.piece(index, epoch, slot)
+        content = {"pixels": piece.pixels, "sizes": piece.sizes}
         if self.has_masks:
             picture, factor = self.pictures[index], self.latent_factor
-            content["mask"] = mask_shares(picture, square, self.masks(index), factor)
+            content["mask"] = mask_shares(picture, piece, self.masks(index), factor)
         return content
 
     @property
@@ -158,7 +199,7 @@ class Examples(Dataset[dict[str, Any]]):
         return self.settings(index).masks or WHOLE
 
     def pixels(self, index: int, epoch: int = 0) -> Tensor:
-        """(3, resolution, resolution) of a picture in an epoch."""
+        """(3, height, width) of a picture in an epoch."""
         return self.content(index, epoch)["pixels"]
 
     def prompt(self, index: int, epoch: int, step: int = 0, slot: int | None = None) -> str:
@@ -225,22 +266,6 @@ class Examples(Dataset[dict[str, Any]]):
         if any(settings.captions.drops_captions for settings in used):
             texts.add("")
         return sorted(texts)
-
-
-def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
-    """Stacks tensors, and lists everything else: also the tensors of clips of several lengths."""
-    if isinstance(examples, DataError):
-        return examples
-    columns = {name: [example[name] for example in examples] for name in examples[0]}
-    return {  # pyright: ignore[reportReturnType]
-        name: torch.stack(values) if is_stackable(values) else values
-        for name, values in columns.items()
-    }
-
-
-def is_stackable(values: list[Any]) -> bool:
-    """Whether they are tensors of one shape."""
-    return isinstance(values[0], Tensor) and len({value.shape for value in values}) == 1
 
 
 def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:
@@ -375,24 +400,3 @@ def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
             origin["mask"] = source if mask is None else files.digest(rows[mask])
         keys.append(key_of("latents", origin))
     return keys
-
-
-def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:
-    """Batches in the order of the stream; the same with any number of workers."""
-    workers = examples.config.num_workers
-    loader: Any = DataLoader(
-        examples,
-        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        collate_fn=collate,
-        worker_init_fn=ignore_interrupts,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),
-    )
-    return loader
-
-
-def ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the workers end when their trainer does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -17,7 +17,7 @@ from train.data.errors import DataError
 from train.data.files import open_file
 from train.data.folder import Picture
 from train.data.pictures import READING_ERRORS
-from train.data.transforms import Square
+from train.data.transforms import Piece
 from train.mask_config import MaskConfig
 
 DEEP = ("I;16", "I;16L", "I;16B")
@@ -26,7 +26,7 @@ TOLERANCE = 0.02
 """Share by which a mask's shape may differ from its picture's, for rounding of small sizes."""
 
 
-def mask_shares(picture: Picture, square: Square, config: MaskConfig, factor: int) -> Tensor:
+def mask_shares(picture: Picture, piece: Piece, config: MaskConfig, factor: int) -> Tensor:
     """How white the mask is at each place of the latents, (1, h / factor, w / factor) in 0 … 1.
 
     It goes the way of the picture: scaled, cut and mirrored as that was, then averaged over the
@@ -34,18 +34,18 @@ def mask_shares(picture: Picture, square: Square, config: MaskConfig, factor: in
 
     Args:
         picture: whose mask it is.
-        square: what was cut out of the picture.
+        piece: what was cut out of the picture.
         config: where masks come from.
         factor: pixels per latent along each side.
 
     Raises:
         DataError: the mask cannot be read, or is of another shape than the picture.
     """
-    height, width = square.pixels.shape[1:]
-    mask = square.alpha if config.source == "alpha" else None
+    height, width = piece.pixels.shape[1:]
+    mask = piece.alpha if config.source == "alpha" else None
     if picture.mask is not None:
         mask = read_mask(picture.mask)
-        check_shape(mask, picture, square)
+        check_shape(mask, picture, piece)
     if mask is None:
         return torch.ones(1, height // factor, width // factor)
     if not (mask.getbbox() or config.unmasked_weight or config.formula == "a1111"):
@@ -55,7 +55,7 @@ def mask_shares(picture: Picture, square: Square, config: MaskConfig, factor: in
             RecipeWarning,
             stacklevel=2,
         )
-    cut = np.asarray(square.cut.of(mask.convert("F"), Image.Resampling.BOX), np.float32)
+    cut = np.asarray(piece.cut.of(mask.convert("F"), Image.Resampling.BOX), np.float32)
     shares = torch.from_numpy(cut.copy()).div_(255)
     places = shares.view(height // factor, factor, width // factor, factor)
     return places.mean((1, 3))[None]
@@ -96,9 +96,9 @@ def read_mask(path: Path) -> Image.Image:
         raise DataError(f"{path}: cannot be read as a mask: {error}; mend or remove it") from None
 
 
-def check_shape(mask: Image.Image, picture: Picture, square: Square) -> None:
+def check_shape(mask: Image.Image, picture: Picture, piece: Piece) -> None:
     """Raises DataError unless the mask is as wide to its height as its picture is."""
-    height, width = (int(side) for side in square.sizes[:2])
+    height, width = (int(side) for side in piece.sizes[:2])
     if abs(mask.width * height / (mask.height * width) - 1) > TOLERANCE:
         raise DataError(
             f"{picture.mask}: is {mask.width}x{mask.height}, and its picture {picture.path} is "

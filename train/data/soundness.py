@@ -63,25 +63,29 @@ class Broken:
     """Pictures or clips that cannot be used, gathered so that all are told at once."""
 
     def __init__(
-        self, looked_at: int, messages: Sequence[str] = (), what: str = "pictures"
+        self,
+        looked_at: int,
+        messages: Sequence[str] = (),
+        what: str = "pictures",
+        remedy: str = "data.broken_pictures: skip leaves such pictures out",
     ) -> None:
         self.looked_at = looked_at
         self.what = what
+        self.remedy = remedy if what == "pictures" else ""
         self.messages = list(messages)
 
     @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Keeps the DataError that comes up within, and goes on."""
+    def gathered(self, path: Path | None = None) -> Iterator[None]:
+        """Keeps the DataError that comes up within, and goes on; `path` if it does not say it."""
         try:
             yield
         except DataError as error:
-            self.messages.append(str(error))
+            self.messages.append(f"{shown(path)}: {error}" if path is not None else str(error))
 
     def refuse(self) -> None:
         """Raises DataError if there are any."""
         if self.messages:
-            remedy = "\ndata.broken_pictures: skip leaves such pictures out"
-            raise DataError(f"{self}{remedy if self.what == 'pictures' else ''}")
+            raise DataError(f"{self}\n{self.remedy}".rstrip())
 
     def __str__(self) -> str:
         named = self.messages[:MOST_NAMED]

@@ -83,13 +83,17 @@ class BucketStream:
 
         A later stage goes on with the first epoch that earlier positions have not begun.
         """
+        epoch, place = self.find(position)
+        return epoch, int(bucket_order(self, epoch)[place])
+
+    def find(self, position: int) -> tuple[int, int]:
+        """(epoch, place within it) of a position."""
         epoch, place = divmod(position - self.first_position, self._length)
-        epoch += -(-self.first_position // self._length)
-        return epoch, int(_bucket_order(self, epoch)[place])
+        return epoch + -(-self.first_position // self._length), place
 
 
 @lru_cache(maxsize=4)
-def _bucket_order(stream: BucketStream, epoch: int) -> np.ndarray:
+def bucket_order(stream: BucketStream, epoch: int) -> np.ndarray:
     """The examples of an epoch, position by position."""
     seed, size, batches = stream.seed, stream.batch_size, []
     for bucket, own in stream.members:

@@ -1,4 +1,4 @@
-"""A picture file becomes a square of pixels."""
+"""A picture file becomes the pixels of an example."""
 
 import random
 from pathlib import Path
@@ -9,11 +9,23 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from train.data.colour_jitter import jittered
 from train.data.errors import DataError
+from train.data.picture_buckets import Place
 from train.data.pictures import MAX_PIXELS, read_picture, shown
+from train.picture_bucket_config import Size
 from train.subset_config import ExampleConfig
 
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
+
+
+RESAMPLINGS = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "area": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
+}
 
 
 class Cut(NamedTuple):
@@ -22,83 +34,100 @@ class Cut(NamedTuple):
     scaled: tuple[int, int]
     """Width and height of the scaled picture."""
     box: tuple[int, int, int, int]
-    """Left, top, right and bottom within it."""
+    """Left, top, right and bottom within it. What is beyond it repeats its edges."""
     is_mirrored: bool
 
     def of(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
         """What the example shows of an upright picture of any size."""
         if image.size != self.scaled:
             image = image.resize(self.scaled, resampling)
-        image = image.crop(self.box)
+        left, top, right, bottom = self.box
+        if left < 0 or top < 0 or right > image.width or bottom > image.height:
+            columns = np.arange(left, right).clip(0, image.width - 1)
+            rows = np.arange(top, bottom).clip(0, image.height - 1)
+            image = Image.fromarray(np.asarray(image)[rows][:, columns])
+        else:
+            image = image.crop(self.box)
         return ImageOps.mirror(image) if self.is_mirrored else image
 
 
-class Square(NamedTuple):
-    """A square cut out of a picture, and what SDXL is told of it (arXiv 2307.01952, 2.2)."""
+class Piece(NamedTuple):
+    """What an example shows of a picture, and what SDXL is told of it (arXiv 2307.01952, 2.2)."""
 
     pixels: Tensor
-    """(3, resolution, resolution) in -1 … 1."""
+    """(3, height, width) in -1 … 1."""
     sizes: Tensor
     """(6,), in pixels: the upright file's height and width, the cut's top and left within the
-    scaled picture (mirrored with it), the square's height and width."""
+    scaled picture (mirrored with it), the example's height and width."""
     cut: Cut
     alpha: Image.Image | None
     """Opacity of the whole upright picture, mode L; None where it is opaque."""
 
 
-def cut_square(path: Path, config: ExampleConfig, resolution: int, draw: random.Random) -> Square:
-    """The square that an example shows.
+def cut_piece(path: Path, config: ExampleConfig, place: Place, draw: random.Random) -> Piece:
+    """The piece of a picture that an example shows.
 
     Args:
         path: the picture's file.
-        config: how it is laid on a background, scaled, cut and mirrored.
-        resolution: side of the square.
+        config: how it is laid on a background, scaled, cut, mirrored and changed in colour.
+        place: the example's size, and of the scaled picture where that does not follow from it.
         draw: where the random choices come from.
 
     Raises:
-        DataError: the file is broken, or with `resize: none` smaller than the square.
+        DataError: the file is broken, or with `resize: none` smaller than the example.
     """
     opened = read_picture(path)
     image = lay_on_background(opened, config.background, draw)
-    size = image.size
-    if config.resize == "cover":
-        scale = resolution / min(image.size)
-        size = (
-            max(resolution, round(image.width * scale)),
-            max(resolution, round(image.height * scale)),
-        )
-        check_room(path, image.size, size)
-    elif min(image.size) < resolution:
+    own, size = Size(image.height, image.width), place.size
+    scaled = place.scaled or scaled_size(path, own, size, config.resize)
+    if scaled.height * scaled.width > MAX_PIXELS:
         raise DataError(
-            f"{shown(path)}: {image.width}x{image.height} is smaller than "
-            f"data.resolution {resolution}; data.resize=cover scales it up"
+            f"{shown(path)}: {own.width}x{own.height} is too long to be scaled to "
+            f"{scaled.width}x{scaled.height}; cut or remove it"
         )
-    room_x, room_y = size[0] - resolution, size[1] - resolution
-    if config.crop == "random":
+    room_y, room_x = scaled.height - size.height, scaled.width - size.width
+    if config.resize == "fill":
+        left, top = (scaled.width // 2 - size.width // 2, scaled.height // 2 - size.height // 2)
+    elif config.crop == "random":
         left, top = draw.randint(0, room_x), draw.randint(0, room_y)
     else:
         left, top = room_x // 2, room_y // 2
-    box = (left, top, left + resolution, top + resolution)
-    cut = Cut(size, box, draw.random() < config.flip)
-    array = np.asarray(cut.of(image, Image.Resampling.LANCZOS), dtype=np.uint8)
+    box = (left, top, left + size.width, top + size.height)
+    cut = Cut((scaled.width, scaled.height), box, draw.random() < config.flip)
+    array = np.asarray(cut.of(image, RESAMPLINGS[config.resize_interpolation]), dtype=np.uint8)
+    if config.color_jitter is not None and config.color_jitter.is_random:
+        array = jittered(array, config.color_jitter, draw)
     pixels = torch.from_numpy(array.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1)
-    told = (image.height, image.width, top, room_x - left if cut.is_mirrored else left)
-    sizes = torch.tensor([*told, resolution, resolution])
+    told = (max(top, 0), max(room_x - left if cut.is_mirrored else left, 0))
     alpha = opened.getchannel("A") if opened.mode == "RGBA" else None
-    return Square(pixels, sizes, cut, alpha)
+    return Piece(pixels, torch.tensor([*own, *told, *size]), cut, alpha)
 
 
-def check_room(path: Path, own: tuple[int, int], scaled: tuple[int, int]) -> None:
-    """Refuses what is so long and thin that scaling it would fill the memory.
+def scaled_size(path: Path, own: Size, size: Size, resize: str) -> Size:
+    """What a picture is scaled to before an example of some size is cut out of it.
+
+    `stretch`, `cover` and `fill` are A1111's just resize, crop and resize, and resize and fill
+    (`modules/images.py` resize_image); `fill` leaves room that the picture's edges fill up.
 
     Raises:
-        DataError: it would have more than `MAX_PIXELS`.
+        DataError: with `none` it is smaller than the example.
     """
-    if scaled[0] * scaled[1] > MAX_PIXELS:
+    if resize == "stretch":
+        return size
+    if resize == "fill":
+        if size.width * own.height < own.width * size.height:
+            return Size(max(1, own.height * size.width // own.width), size.width)
+        return Size(size.height, max(1, own.width * size.height // own.height))
+    if resize == "cover":
+        scale = max(size.height / own.height, size.width / own.width)
+        height, width = round(own.height * scale), round(own.width * scale)
+        return Size(max(size.height, height), max(size.width, width))
+    if own.height < size.height or own.width < size.width:
         raise DataError(
-            f"{shown(path)}: {own[0]}x{own[1]} is too long to be scaled to "
-            f"{scaled[0]}x{scaled[1]}; cut or remove it"
+            f"{shown(path)}: {own.width}x{own.height} is smaller than data.resolution "
+            f"{size.width}; data.resize=cover scales it up"
         )
+    return own
 
 
 def lay_on_background(image: Image.Image, background: str, draw: random.Random) -> Image.Image:

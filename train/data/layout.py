@@ -1,0 +1,106 @@
+"""The sizes at which the pictures of a run are learned."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from train.data.folder import Picture
+from train.data.index import Known, picture_facts
+from train.data.picture_buckets import Place, SizeRule
+from train.data.soundness import Broken
+from train.picture_bucket_config import Size
+
+
+class Layout:
+    """A place for each picture, 16 bytes in memory."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        told = [(*place.size, *(place.scaled or (0, 0))) for place in places]
+        self.sides = np.array(told, np.int32).reshape(-1, 4)
+        """(n, 4): height and width of the example, then of the scaled picture or 0."""
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    def __add__(self, other: "Layout") -> "Layout":
+        both = Layout([])
+        both.sides = np.concatenate([self.sides, other.sides])
+        return both
+
+    def place(self, index: int) -> Place:
+        """That of a picture."""
+        height, width, *scaled = self.sides[index].tolist()
+        return Place(Size(height, width), Size(*scaled) if scaled[0] else None)
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Those that there are."""
+        return [Size(*sides) for sides in np.unique(self.sides[:, :2], axis=0).tolist()]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(n,): the place of each picture's size in `sizes`."""
+        return np.unique(self.sides[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def lay_out(paths: Sequence[Path], resizes: Sequence[str], rule: SizeRule) -> Layout:
+    """The places of pictures.
+
+    Args:
+        paths: their files.
+        resizes: data.resize of each.
+        rule: of those that are not left at their own sizes.
+
+    Raises:
+        InputError: the base model cannot take the sizes of the recipe.
+        DataError: pictures cannot be read, or are too small; all are named together.
+    """
+    rule.check()
+    facts = picture_facts(paths, Known.SIZE).check()
+    own_rule = SizeRule(None, rule.resolution, rule.step)
+    broken = Broken(len(paths), remedy="")
+    known: dict[tuple[int, int, str], Place] = {}
+    places: list[Place] = []
+    for index, (path, resize) in enumerate(zip(paths, resizes, strict=True)):
+        width, height = facts.size(index)
+        place = known.get((width, height, resize))
+        if place is None:
+            with broken.gathered(path):
+                if resize == "own_size":
+                    place = own_rule.place(width, height)
+                elif rule.buckets is None:
+                    place = Place(Size(rule.resolution, rule.resolution))
+                else:
+                    place = rule.place(width, height)
+                    place = place if resize == "cover" else Place(place.size)
+                known[width, height, resize] = place
+        if place is not None:
+            places.append(place)
+    broken.refuse()
+    return Layout(places)
+
+
+def companions(pictures: Sequence[Picture], sizes: Sequence[Size]) -> tuple[list[Picture], Layout]:
+    """Class pictures at the sizes of those that they come along with.
+
+    Each goes to the size of the nearest aspect ratio. A size to which none goes borrows all of the
+    nearest size that has some: these pictures are there twice.
+
+    Returns:
+        The pictures, so many more, and their places.
+
+    Raises:
+        DataError: pictures cannot be read; all are named together.
+    """
+    facts = picture_facts([picture.path for picture in pictures], Known.SIZE).check()
+    ratios = np.array([size.width / size.height for size in sizes])
+    own = np.array([np.divide(*facts.size(index)) for index in range(len(pictures))])
+    chosen = np.abs(own[:, None] - ratios).argmin(1)
+    taken, indices, numbers = np.unique(chosen), [np.arange(len(pictures))], [chosen]
+    for number in np.setdiff1d(np.arange(len(sizes)), taken):
+        lender = taken[np.abs(ratios[taken] - ratios[number]).argmin()]
+        indices.append(np.flatnonzero(chosen == lender))
+        numbers.append(np.full(len(indices[-1]), number))
+    places = Layout([Place(sizes[number]) for number in np.concatenate(numbers).tolist()])
+    return [pictures[index] for index in np.concatenate(indices).tolist()], places
