@@ -225,8 +225,8 @@ def step_losses(recipe: TrainRecipe, steps: int) -> list[float]:
     The micro-batches of a step are worked out at once, which changes nothing: noise and timesteps
     are drawn by position.
     """
-    from train.data.examples import cache_latents
     from train.data.folder import DataError
+    from train.data.latents import cache_latents
     from train.data.loader import collate
     from train.data.prompt_states import PromptStates
     from train.data.sources import find_sources

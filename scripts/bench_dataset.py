@@ -146,7 +146,7 @@ def measured(what: str, recipe: Path, *options: str) -> dict[str, float]:
 
 def measure_start(arguments: argparse.Namespace) -> dict[str, Any]:
     """Finding pictures and captions, memory that they take, and the way to the first batches."""
-    from train.data.examples import build_loader
+    from train.data.loader import build_loader
     from train.data.sources import find_sources
     from train.data.stream import MicroBatches
     from train.plan_base import skeleton
@@ -267,7 +267,7 @@ def cache_turn(recipe: Any, base: Any) -> tuple[float, float, float]:
     """
     import torch
 
-    from train.data.examples import cache_latents, open_cache
+    from train.data.latents import cache_latents, open_cache
     from train.data.sources import find_sources
     from train.setup import build_examples
 

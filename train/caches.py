@@ -4,7 +4,8 @@ from accelerate import Accelerator
 
 from train.config import TrainRecipe
 from train.data.content_cache import StoredStates, text_origin
-from train.data.examples import Examples, cache_latents, open_cache
+from train.data.examples import Examples
+from train.data.latents import cache_latents, open_cache
 from train.data.prompt_states import PromptStates, Track
 from train.objectives.base import Objective
 from train.setup import put_aside

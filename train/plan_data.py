@@ -13,8 +13,9 @@ from train.data.clip_folder import Clip, short_clips
 from train.data.clips import ClipExamples
 from train.data.concepts import ClassFolder
 from train.data.content_cache import StoredStates
-from train.data.examples import Examples, latents_keys, open_cache
+from train.data.examples import Examples
 from train.data.folder import FALLBACK
+from train.data.latents import latents_keys, open_cache
 from train.data.sources import Sources
 from train.data.stream import BucketStream
 from train.objectives.base import Objective

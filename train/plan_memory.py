@@ -20,7 +20,8 @@ from inference.video.model import VideoModel
 from inference.video.quantization import BITS, packable_layers
 from train.config import TrainRecipe
 from train.data.clips import ClipExamples
-from train.data.examples import PIXELS_AT_ONCE, Examples
+from train.data.examples import Examples
+from train.data.latents import PIXELS_AT_ONCE
 from train.objective_configs import LoraConfig, ObjectiveConfig
 from train.objectives.base import Objective
 from train.plan_activations import LIVE_TENSORS, Learned, traced, transformer_activations

@@ -20,7 +20,9 @@ from train.batch import Batch
 from train.clip_config import ClipDataConfig
 from train.config import TrainRecipe
 from train.data.errors import DataError
-from train.data.examples import Examples, cache_latents, collate
+from train.data.examples import Examples
+from train.data.latents import cache_latents
+from train.data.loader import collate
 from train.data.prompt_states import Track
 from train.data.sources import Sources
 from train.data.stream import InOrder

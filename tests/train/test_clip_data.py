@@ -25,8 +25,8 @@ from train.config import OBJECTIVE_CONFIGS, _recipe_with
 from train.data.clip_buckets import BucketRule
 from train.data.clip_folder import Clip, find_clips, timeline, usable, warn_of_short
 from train.data.clips import ClipExamples, cut_frames, frame_numbers
-from train.data.examples import cache_latents
 from train.data.folder import DataError, fingerprint
+from train.data.latents import cache_latents
 from train.data.loader import build_loader
 from train.data.sources import find_sources
 from train.data.stream import BucketStream, MicroBatches

@@ -17,7 +17,7 @@ from inference.conditions import Conditions
 from inference.errors import InputError
 from inference.video.arithmetic import FrameRule
 from train.clip_config import ClipDataConfig
-from train.data import examples as examples_module
+from train.data import latents as latents_module
 from train.data.ahead import ahead, behind
 from train.data.clip_buckets import BucketRule
 from train.data.clip_folder import find_clips
@@ -29,9 +29,10 @@ from train.data.content_cache import (
     module_digest,
     text_origin,
 )
-from train.data.examples import Examples, cache_latents, open_cache
+from train.data.examples import Examples
 from train.data.folder import DataError, find_pictures
 from train.data.index import picture_digest
+from train.data.latents import cache_latents, open_cache
 from train.data.prompt_states import PromptStates
 from train.data_config import DataConfig
 
@@ -122,7 +123,7 @@ def test_clips_of_one_shape_are_encoded_together(
         (3, 9, 4, 4),
         (3, 9, 4, 8),
     ]
-    monkeypatch.setattr("train.data.examples.PIXELS_AT_ONCE", 9 * 8 * 16 + 1)
+    monkeypatch.setattr("train.data.latents.PIXELS_AT_ONCE", 9 * 8 * 16 + 1)
     alone = kept(clip_examples(tmp_path / "data"), base)
     assert base.encoded[2:] == [(1, 3, 9, 8, 16), (1, 3, 9, 8, 16), (1, 3, 9, 8, 8)]
     assert all(torch.equal(a["latents"], b["latents"]) for a, b in zip(latents, alone, strict=True))
@@ -178,7 +179,7 @@ def test_runs_that_fill_at_once_leave_each_other_their_work(
                 cache_latents(made[1], second, 2, track, cache)  # type: ignore[arg-type]
         return encode(pixels)
 
-    monkeypatch.setattr(examples_module, "_depth", lambda examples: 1)
+    monkeypatch.setattr(latents_module, "_depth", lambda examples: 1)
     monkeypatch.setattr("os.getpid", lambda: 0)
     monkeypatch.setattr(first, "encode_images", encode_while_another_run_does)
     cache_latents(made[0], first, 2, track, cache)  # type: ignore[arg-type]

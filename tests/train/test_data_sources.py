@@ -20,10 +20,11 @@ from inference.recipe import RecipeWarning
 from train.container_config import ColumnsConfig
 from train.data.containers import open_container
 from train.data.errors import DataError
-from train.data.examples import Examples, build_loader
+from train.data.examples import Examples
 from train.data.files import exists, file_state, read_bytes
 from train.data.folder import Picture, find_pictures, fingerprint
 from train.data.index import picture_digest, picture_size
+from train.data.loader import build_loader
 from train.data.members import MemberIndex
 from train.data.places import expanded
 from train.data.stream import MicroBatches

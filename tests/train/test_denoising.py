@@ -11,8 +11,9 @@ from torch import Tensor
 
 from inference.base_model import BaseModel
 from train.config import LossConfig
-from train.data.examples import Examples, cache_latents
+from train.data.examples import Examples
 from train.data.folder import find_pictures
+from train.data.latents import cache_latents
 from train.data.loader import collate
 from train.data_config import DataConfig
 from train.denoising import Denoising

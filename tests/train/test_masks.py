@@ -15,8 +15,9 @@ from inference.recipe import RecipeError, RecipeWarning
 from train.config import LossConfig, TrainRecipe
 from train.data.content_cache import ContentCache
 from train.data.errors import DataError
-from train.data.examples import Examples, cache_latents, latents_keys
+from train.data.examples import Examples
 from train.data.folder import Picture, find_pictures, fingerprint
+from train.data.latents import cache_latents, latents_keys
 from train.data.loader import collate
 from train.data.masks import mask_weights
 from train.data_config import DataConfig

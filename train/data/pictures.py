@@ -102,7 +102,8 @@ def decoded(image: Any) -> Image.Image:
     profile = profile_of(image)
     parts = planes(image)
     if turn is not None:
-        parts = Planes(*(None if one is None else one.transpose(turn) for one in parts))
+        alpha = None if parts.alpha is None else parts.alpha.transpose(turn)
+        parts = Planes(parts.colours.transpose(turn), alpha)
     return in_srgb(parts, profile)
 
 
