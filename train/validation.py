@@ -244,6 +244,7 @@ def still(config: Config) -> Config:
         crop="center",
         flip=float(config.flip == 1),
         background="white" if config.background == "random" else config.background,
+        color_jitter=None,
         masks=None if masks is None else replace(masks, unmasked_probability=0.0),
     )
 
