@@ -213,9 +213,22 @@ def commands(
 def stop_at() -> Callable[..., dict[str, object]]:
     """`stop_at("train.trainer:Trainer.save", 2, "KILL")` is a signal in its second call."""
 
-    def stop(function: str, call: int, name: str, after: bool = False) -> dict[str, object]:
-        number = int(signal.Signals[f"SIG{name}"])
-        return {"function": function, "call": call, "signal": number, "after": after}
+    def stop(
+        function: str, call: int, name: str, after: bool = False, delay: float = 0, rank: int = 0
+    ) -> dict[str, object]:
+        place = {"function": function, "call": call, "after": after, "delay": delay, "rank": rank}
+        return {**place, "signal": int(signal.Signals[f"SIG{name}"]), "file_size": None}
+
+    return stop
+
+
+@pytest.fixture(scope="session")
+def disk_full_at() -> Callable[..., dict[str, object]]:
+    """`disk_full_at("train.trainer:Trainer.save", 2)`: from its second call on writing fails."""
+
+    def stop(function: str, call: int, file_size: int = 1000) -> dict[str, object]:
+        place = {"function": function, "call": call, "after": False, "delay": 0, "rank": 0}
+        return {**place, "signal": 0, "file_size": file_size}
 
     return stop
 
