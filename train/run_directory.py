@@ -142,7 +142,7 @@ class RunDirectory:
         """Makes the folders, and writes recipe.yaml and environment.json."""
         for folder in (self.logs, self.samples, self.checkpoints, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True)
-        holders = self.path, self.artifacts, self.samples
+        holders = self.path, self.artifacts, self.samples, self.path / "class_images"
         for folder in (folder for holder in holders for folder in holder.glob("*/")):
             remove_left_overs(folder)
         write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))

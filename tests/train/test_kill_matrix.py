@@ -40,6 +40,7 @@ CLIPS = [
     "data.captions.dropout_rate=0.3",
     "ema={decay: 0.8}",
 ]
+VALIDATION = "validation={path: {pictures}, every_n_steps: 2, num_timesteps: 1}"
 LORA = "objective={type: lora, rank: 2, dropout: 0.2}"
 EMBEDDING = "objective={type: textual_inversion, token: xyz, num_vectors_per_token: 2}"
 HYPERNETWORK = "objective={type: hypernetwork, dropout_structure: [0, 0.2, 0]}"
@@ -60,10 +61,10 @@ RUNS: dict[str, tuple[int, list[str]]] = {
     "textual_inversion": (1, [*PICTURES, EMBEDDING, "data.num_workers=2"]),
     "hypernetwork": (1, [*ON_DISK, HYPERNETWORK, "ema={decay: 0.8}"]),
     "dreambooth": (1, [*PICTURES, *DREAMBOOTH, "data.num_workers=4"]),
-    "lora": (1, [*PICTURES, LORA, "data.num_workers=4"]),
+    "lora": (1, [*PICTURES, LORA, "data.num_workers=4", VALIDATION]),
     "text_to_image": (1, [*PICTURES, "objective={type: text_to_image}", "data.num_workers=2"]),
     "autoencoder": (1, [*PICTURES[:6], PICTURES[8], "objective={type: autoencoder}"]),
-    "combined": (1, [*PICTURES, COMBINED]),
+    "combined": (1, [*PICTURES, COMBINED, VALIDATION]),
     "clips": (1, [*CLIPS, LORA, "data.num_workers=2"]),
     "lora on two": (2, [*PICTURES, LORA, "data.num_workers=2"]),
     "dreambooth on two": (2, [*PICTURES, *DREAMBOOTH]),

@@ -124,7 +124,12 @@ def test_what_was_being_written_when_a_run_was_cut_is_removed(run: RunDirectory)
     (run.artifacts / ".step-000010.safetensors.77").write_text("half")
     (run.artifacts / ".last").symlink_to("nowhere")
     (run.samples / ".step-000010.77" / "unet").mkdir(parents=True)
+    drawn = run.path / "class_images" / "dog"
+    drawn.mkdir(parents=True)
+    write(drawn / ".a dog-1.png.77", "half")
+    write(drawn / "a dog-0.png", "whole")
     run.write_start(RECIPE, FACTS)
+    assert names(drawn) == ["a dog-0.png"]
     assert names(run.artifacts) == names(run.samples) == []
 
 
