@@ -10,6 +10,8 @@ the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass m
   the entries and the owner of the mapping both are, has them take its fields from the owner;
 - `begins_anew: ClassVar = ("objective",)`: where a later source gives this mapping another `type`,
   nothing is taken from what the earlier ones say in it;
+- `imports: ClassVar = {"data.kohya_config": read}`: what the file says that this key names stands
+  in the key's place, as if the recipe were based on it (`inference.recipe_imports`);
 - entries of a `dict[str, X | None]` are dropped by `null`.
 """
 
@@ -28,6 +30,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from inference.recipe_imports import take_in
 from inference.recipe_layers import (
     Layer,
     RecipeError,
@@ -115,8 +118,10 @@ def _load(
         raise RecipeError.of(lines + misspelt) from error
     for key in getattr(kind, "begins_anew", ()):
         layers = begun_anew(layers, key)
+    layers, told = take_in(layers, getattr(kind, "imports", {}), _escaped, misspelt)
     draft = _Draft(kind, key_sources(layers, file))
     draft.faults.update(dict.fromkeys(misspelt))
+    draft.idle.update(dict.fromkeys(told))
     for layer in layers:
         draft.put(layer, layer.node, (), kind)
     draft.complete(draft.config, "")

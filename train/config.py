@@ -8,12 +8,14 @@ from omegaconf import MISSING
 
 from inference.config import BaseModelConfig, DrawSettings, ImageConfig
 from inference.recipe import RecipeError
+from inference.recipe_imports import Reader
 from inference.recipe_schema import got
 from inference.recipe_yaml import cut
 from inference.video.clip_config import ClipConfig, ClipSettings
 from train.data_config import DataConfig
 from train.faults import Faults, at_least, fraction
 from train.image_condition_config import ImageConditionConfig
+from train.kohya_config import KOHYA_SOURCES
 from train.mask_config import mask_faults
 from train.objective_configs import (
     OBJECTIVE_CONFIGS,
@@ -161,6 +163,7 @@ class TrainRecipe:
     """A training run."""
 
     begins_anew: ClassVar[tuple[str, ...]] = ("objective",)
+    imports: ClassVar[dict[str, Reader]] = KOHYA_SOURCES
 
     name: str = MISSING
     """Name of the run; its folder is output_dir/name."""

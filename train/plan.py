@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from train.plan_lints import CaptionLint
     from train.plan_memory import MemoryPlan
     from train.plan_pictures import PictureLint
+    from train.plan_subsets import SubsetPlan
     from train.plan_validation import ValidationPlan
 
 USAGE = """\
@@ -89,6 +90,7 @@ class Plan:
     """Numbers that are trained, by part of the objective."""
     stages: list[StagePlan]
     captions: CaptionPlan | None
+    subsets: list[SubsetPlan]
     class_pictures: ClassPlan | None
     validation: ValidationPlan | None
     cache: CachePlan
@@ -113,6 +115,7 @@ class Plan:
             "trained": self.trained,
             "stages": [asdict(stage) for stage in self.stages],
             "captions": None if self.captions is None else asdict(self.captions),
+            "subsets": [asdict(subset) for subset in self.subsets],
             "class_pictures": None if self.class_pictures is None else asdict(self.class_pictures),
             "checks": {
                 "captions": None if self.caption_lint is None else asdict(self.caption_lint),
@@ -145,6 +148,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     from train.plan_data import plan_cache, plan_captions, plan_class_pictures, plan_stage
     from train.plan_lints import lint_captions
     from train.plan_memory import plan_memory
+    from train.plan_subsets import plan_subsets
     from train.plan_validation import plan_validation
     from train.previews import grid_images
     from train.setup import build_examples
@@ -175,7 +179,8 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
             for stage, one in zip(stages, made, strict=True)
         ],
         captions=plan_captions(sources, made[0], base, True) if is_captioned else None,
-        class_pictures=plan_class_pictures(folders, recipe),
+        subsets=plan_subsets(sources, made[0]),
+        class_pictures=plan_class_pictures(folders, recipe, len(sources.class_pictures)),
         validation=plan_validation(recipe, sources, objective),
         cache=plan_cache(recipe, objective, pairs),
         disk=plan_disk(recipe, objective),

@@ -137,10 +137,12 @@ class ClassPlan:
     """The others are drawn before the first step."""
 
 
-def plan_class_pictures(folders: Sequence[ClassFolder], recipe: TrainRecipe) -> ClassPlan | None:
-    """Counts them; None where none are asked for."""
+def plan_class_pictures(
+    folders: Sequence[ClassFolder], recipe: TrainRecipe, given: int = 0
+) -> ClassPlan | None:
+    """Counts them; None where none are asked for. `given`: those of subsets, which are there."""
     if not folders:
-        return None
+        return ClassPlan(given, given) if given else None
     extensions = recipe.data.captions.extensions
     there = sum(len(folder.pictures(extensions)) for folder in folders)
     missing = sum(

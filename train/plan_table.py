@@ -19,6 +19,7 @@ def show(plan: Plan) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for table in (
         _run(plan),
+        *([_subsets(plan)] if plan.subsets else []),
         _stages(plan),
         _checks(plan),
         _memory(plan.memory, plan.recipe.gradient_checkpointing),
@@ -102,6 +103,22 @@ def _cache(cache: CachePlan) -> str:
     latents = told("latents", cache.latents, cache.latents_found)
     prompts = told("prompts", cache.prompts, cache.prompts_found)
     return f"{cache.kind}: {latents}; {prompts}"
+
+
+def _subsets(plan: Plan) -> Table:
+    table = _table(
+        "subsets", "subset", "pictures", "repeats", "in an epoch", "share", "loss weight"
+    )
+    for subset in plan.subsets:
+        table.add_row(
+            f"{subset.name} (class)" if subset.is_reg else subset.name,
+            f"{subset.pictures:,}",
+            f"{subset.repeats:,}",
+            f"{subset.examples:,}",
+            f"{subset.share:.1%}",
+            f"{subset.loss_weight:g}",
+        )
+    return table
 
 
 def _stages(plan: Plan) -> Table:

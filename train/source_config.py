@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from inference.errors import InputError
 from train.concept_config import ConceptConfig, read_concepts_list
@@ -20,6 +21,16 @@ class SourceConfig:
     concepts_list must be given."""
     subsets: dict[str, SubsetConfig | None] = field(default_factory=dict)
     """Several folders, by names of your choice, each with repeats and settings of its own."""
+    kohya_config: str | None = None
+    """A dataset_config.toml of kohya's sd-scripts, as it is. It counts as a base of the recipe:
+    what it says becomes data.subsets, data.resolution, data.buckets and train_batch_size, over
+    which the recipe has the last word. Folders in it are taken from the working folder, as kohya
+    does."""
+    kohya_folders: str | None = None
+    """A folder of folders `REPEATS_class tokens`, as kohya's train_data_dir: each becomes a subset,
+    whose class tokens are the caption of pictures without one."""
+    kohya_reg_folders: str | None = None
+    """The same of regularisation pictures, as kohya's reg_data_dir."""
     concepts: dict[str, ConceptConfig | None] = field(default_factory=dict)
     """Subjects to learn, by names of your choice: pictures of each, and of its class (DreamBooth,
     Ruiz et al. 2022, arXiv 2208.12242)."""
@@ -32,6 +43,8 @@ class SourceConfig:
         given = {
             "path": self.path is not None,
             "subsets": bool(self.subsets),
+            "kohya_config": self.kohya_config is not None,  # it could not be read
+            "kohya_folders": self.kohya_folders is not None,
             "concepts": bool(self.concepts),
             "concepts_list": self.concepts_list is not None,
         }
@@ -47,6 +60,7 @@ class SourceConfig:
         for name in self.concepts:
             if "/" in name or name.startswith("."):
                 yield f"concepts.{name}", "names a folder of class pictures: no / and no . in front"
+        yield from self._nested()
         if self.subsets and all(one.is_reg for one in self.named_subsets.values()):
             yield "subsets", "all are is_reg; at least one must hold what is learned"
         if self.concepts_list is not None:
@@ -54,6 +68,22 @@ class SourceConfig:
                 read_concepts_list(self.concepts_list)
             except InputError as error:
                 yield from (("concepts_list", line) for line in str(error).splitlines())
+
+    def _nested(self) -> Faults:
+        """Subsets whose folder lies within another's, which is searched through."""
+        roots = {
+            name: Path(one.path).absolute()
+            for name, one in self.named_subsets.items()
+            if one.path and not one.metadata_file
+        }
+        for name, root in roots.items():
+            for other, outer in roots.items():
+                if root != outer and root.is_relative_to(outer):
+                    yield (
+                        f"subsets.{name}.path",
+                        f"lies within that of {other}, which is searched too, so that its pictures "
+                        "would come twice; take folders side by side",
+                    )
 
     def source_idle(self) -> Faults:
         """What has no effect of where the pictures come from."""

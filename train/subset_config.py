@@ -9,6 +9,9 @@ from train.container_config import ContainerConfig
 from train.faults import Faults, at_least, fraction
 from train.mask_config import MaskConfig
 
+MOST_REPEATS = 100_000
+"""Each takes 4 bytes of memory for every picture."""
+
 
 @dataclass
 class ExampleConfig(ContainerConfig):
@@ -76,6 +79,8 @@ class SubsetConfig(ExampleConfig):
         yield from super().faults()
         yield from at_least(1, repeats=self.repeats)
         yield from at_least(0, loss_weight=self.loss_weight)
+        if self.repeats > MOST_REPEATS:
+            yield "repeats", f"must be at most {MOST_REPEATS}, got {self.repeats}"
         if not (self.path or self.metadata_file):
             yield "path", "must be given (a folder of pictures), or metadata_file"
 

@@ -79,7 +79,8 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
         told, metadata = read_metadata(config.path, config), METADATA
     paths, masks = parted(paths, Path(config.path or ""), config.masks)
     try:
-        paths = sound_paths(paths, recipe.data.broken_pictures)
+        digests = recipe.data.cache == "disk" and not recipe.data.is_random
+        paths = sound_paths(paths, recipe.data.broken_pictures, digests)
     except DataError as error:
         raise DataError(f"{key}: {error}") from None
     if recipe.objective.learns_from_captions and asks_for_captions(template):
