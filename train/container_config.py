@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from train.faults import Faults
+
 
 @dataclass
 class ColumnsConfig:
@@ -23,3 +25,14 @@ class ContainerConfig:
     """Part of a Hugging Face dataset; without it `train`, or the only one that there is."""
     revision: str | None = None
     """Commit, tag or branch of a dataset on the Hugging Face hub (`path: hf://owner/name`)."""
+
+    def container_idle(self, why: str) -> Faults:
+        """What has no effect where nothing is taken out of containers."""
+        given = {
+            "columns.image": self.columns.image,
+            "columns.text": self.columns.text,
+            "split": self.split,
+            "revision": self.revision,
+        }
+        for name in (name for name, value in given.items() if value is not None):
+            yield name, f"has no effect: {why}"

@@ -89,6 +89,8 @@ class DataConfig(ExampleConfig, SourceConfig):
             yield "broken_pictures", "has no effect: broken clips are refused"
         if self.clips is not None and self.resolution is not None:
             yield "resolution", "has no effect: clips have a height and a width (data.clips)"
+        if self.clips is not None or self.has_concepts:
+            yield from self.container_idle("clips and concepts are read from folders")
         if self.has_concepts:
             captions, unset = self.captions, CaptionConfig()
             for name, value, default in (

@@ -472,6 +472,13 @@ def test_metadata_as_datasets_reads_it(name: str, tmp_path: Path) -> None:
         find_pictures(named, captioned=True)
 
 
+def test_other_tables_beside_pictures_are_let_be(tmp_path: Path) -> None:
+    in_folder(tmp_path, [("1.png", picture(1)), ("1.txt", b"a cat")])
+    (tmp_path / "metadata.csv").write_text("file_name,label\n1.png,7\n")
+    with pytest.warns(RecipeWarning, match=r"metadata\.csv: tells no captions: .*, label"):
+        assert [one.captions for one in found(tmp_path)] == [("a cat",)]
+
+
 WORDS = [(1, "one, a", "x"), (2, "two", "y")]
 
 

@@ -37,9 +37,9 @@ def _fetched(name: str, split: str | None, revision: str | None, key: str) -> tu
             f"{owner}/{own}", configuration or None, revision=revision
         )
     except Exception as error:  # of a dozen libraries; all mean that there is no dataset
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
         raise DataError(
-            f"{key}: {HUB}{name} cannot be fetched from the Hugging Face hub: {reason} Check the "
+            f"{key}: {HUB}{name} cannot be fetched from the Hugging Face hub: {reason}; check the "
             "name, data.revision, the network and (of private ones) hf auth login; a copy on this "
             "disk can be named by its folder"
         ) from error

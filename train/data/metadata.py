@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from inference.recipe import RecipeWarning
 from train.container_config import ContainerConfig
 from train.data.containers import TABLES, open_table
 from train.data.errors import DataError
@@ -46,10 +48,25 @@ def read_metadata(
             files += [path for path in members(container) if path.name in METADATA_FILES]
     column = source.columns.text if source else None
     for file in files:
+        if file.suffix != ".jsonl" and column is None and not tells_captions(file):
+            continue
         for where, row in _rows(file):
             name, texts = _told(row, column, f"{file}: {where}")
             captions[file.parent / name] = texts
     return captions
+
+
+def tells_captions(file: Path) -> bool:
+    """Whether a table beside pictures has captions; many tell other things, which is said."""
+    _, row = next(_rows(file), ("", {}))
+    if not row or {"file_name", "text"} <= row.keys():
+        return True
+    message = (
+        f"{file}: tells no captions: its columns are {', '.join(map(str, row))}, where "
+        "file_name and text are needed (data.columns.text names another than text)"
+    )
+    warnings.warn(message, RecipeWarning, stacklevel=3)
+    return False
 
 
 def _told(row: Any, column: str | None, where: str) -> tuple[str, tuple[str, ...]]:
