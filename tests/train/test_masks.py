@@ -23,6 +23,7 @@ from train.data.masks import mask_weights
 from train.data_config import DataConfig
 from train.denoising import Denoising
 from train.mask_config import MaskConfig
+from train.picture_bucket_config import PictureBucketsConfig
 
 
 class VAE(torch.nn.Module):
@@ -167,6 +168,23 @@ def test_the_mask_is_cut_as_its_picture(
         found.append(content["mask"])
     changes = crop == "random" or flip == 0.5
     assert any(not torch.equal(found[0], other) for other in found) == changes
+
+
+def test_masks_of_buckets_and_of_room_that_edges_fill(tmp_path: Path) -> None:
+    """Red of the picture is the mask there too."""
+    picture(tmp_path, np.kron(checks((4, 8)), np.ones((2, 2), np.uint8)), "wide")
+    picture(tmp_path, np.kron(checks((8, 4), 1), np.ones((2, 2), np.uint8)), "high")
+    sizes = PictureBucketsConfig(sizes=["8x16", "16x8"])
+    bucketed, filled = made(tmp_path, 8, buckets=sizes, flip=0.5), made(tmp_path, 16, resize="fill")
+    bucketed.lay_out(2, 1)
+    for examples, shapes in ((bucketed, {(4, 8), (8, 4)}), (filled, {(8, 8)})):
+        found = [examples.content(index) for index in (0, 1)]
+        assert {tuple(content["mask"].shape[1:]) for content in found} == shapes
+        for content in found:
+            red = (content["pixels"][0] + 1) / 2
+            _, height, width = content["mask"].shape
+            places = red.view(height, 2, width, 2).mean((1, 3))
+            assert torch.allclose(content["mask"][0], places)
 
 
 def test_a_smaller_mask_is_scaled_and_another_shape_is_refused(tmp_path: Path) -> None:

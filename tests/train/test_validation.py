@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from inference.errors import InputError
@@ -205,6 +206,17 @@ def test_examples_are_always_the_same(trainer: Callable[..., Trainer]) -> None:
     assert all("number" in text for text in said)
     assert isinstance(examples.latents, list)
     assert set(examples[0]) >= {"latents", "mask"}
+
+
+def test_buckets_are_measured_one_by_one(trainer: Callable[..., Trainer], others: Path) -> None:
+    with Image.open(next(others.glob("*.png"))) as image:
+        image.resize((32, 16)).save(others / "wide.png")
+    (others / "wide.txt").write_text("wide")
+    validation = trainer("data.buckets={sizes: [16x16, 16x32]}").validation
+    shapes = [validation.examples.shape(index) for index in range(4)]
+    assert sorted(shapes) == [(16, 16)] * 3 + [(16, 32)]
+    assert [len(chunk) for chunk in validation.chunks()].count(1) == 2  # one wide, one left over
+    assert float(validation.measure(0).min()) > 0.1
 
 
 def test_an_autoencoder_has_no_timesteps(trainer: Callable[..., Trainer]) -> None:
