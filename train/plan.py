@@ -182,7 +182,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         subsets=plan_subsets(sources, made[0]),
         class_pictures=plan_class_pictures(folders, recipe, len(sources.class_pictures)),
         validation=plan_validation(recipe, sources, objective),
-        cache=plan_cache(recipe, objective, pairs),
+        cache=plan_cache(recipe, sources, objective, made),
         disk=plan_disk(recipe, objective),
         memory=plan_memory(recipe, objective, pairs, list(images.values()), processes),
         caption_lint=lint_captions(recipe, sources, made[0], base) if is_captioned else None,

@@ -19,7 +19,8 @@ from train.data.latents import latents_keys, open_cache
 from train.data.sources import Sources
 from train.data.stream import BucketStream
 from train.objectives.base import Objective
-from train.stages import Stage, step_size
+from train.stages import Stage, stages_of, step_size
+from train.validation import still_examples
 
 
 @dataclass(frozen=True)
@@ -167,20 +168,25 @@ class CachePlan:
 
 
 def plan_cache(
-    recipe: TrainRecipe, objective: Objective, stages: Sequence[tuple[TrainRecipe, Examples]]
+    recipe: TrainRecipe, sources: Sources, objective: Objective, stages: Sequence[Examples]
 ) -> CachePlan:
     """What the caches have to hold, and what the folder of `cache: disk` holds of it.
 
-    Weights are not read: what their hashes are is known of runs that have used the folder.
+    Weights are not read: what their hashes are is known of runs that have used the folder. What is
+    held back for validation is encoded too.
     """
     data, base = recipe.data, objective.base
     plan = CachePlan(data.cache)
     if data.cache == "off" or not recipe.objective.learns_from_captions:
         return plan
-    keeps_latents = not data.is_random
-    changes = objective.changes_prompts or any(one.changes_words for _, one in stages)
-    plan.latents = sum(len(one) for _, one in stages) if keeps_latents else 0
-    prompts = [] if changes else sorted({text for _, one in stages for text in one.all_prompts()})
+    together = [*stages]
+    if recipe.validation is not None:
+        last = stages_of(recipe, num_processes=1)[-1].recipe
+        together.append(still_examples(last, sources, objective))
+    still = [one for one in together if not one.config.is_random]
+    same = [one for one in together if not (objective.changes_prompts or one.changes_words)]
+    plan.latents = sum(map(len, still))
+    prompts = sorted({text for one in same for text in one.all_prompts()})
     plan.prompts = len(prompts)
     cache = open_cache(data, recipe.output_dir)
     if cache is None or not cache.folder.is_dir():
@@ -188,8 +194,8 @@ def plan_cache(
             plan.latents_found, plan.prompts_found = 0, 0
         return plan
     vae, text = cache.remembered("vae", base), cache.remembered("text", base)
-    if keeps_latents and vae is not None:
-        keys = [key for _, one in stages for key in latents_keys(one, vae)]
+    if still and vae is not None:
+        keys = [key for one in still for key in latents_keys(one, vae)]
         plan.latents_found = sum(map(cache.has, keys))
     if prompts and text is not None:
         stored = StoredStates(cache, text)

@@ -106,7 +106,7 @@ def lint_captions(
         tags=dict(tags.most_common(TAGS_TOLD)),
         triggers=triggers(recipe, sources, examples),
         tokens=token_lint(pictures, examples, base, recipe.base_model),
-        balance=balance(sources),
+        balance=balance(sources, examples),
     )
 
 
@@ -116,16 +116,19 @@ def settings_of(examples: Examples, picture: Picture) -> tuple[CaptionConfig, Se
     return subset.config.captions, subset.template
 
 
-def balance(sources: Sources) -> dict[str, int]:
+def balance(sources: Sources, examples: Examples) -> dict[str, int]:
     """How many examples of an epoch are of each concept or subset, where there are several.
 
     Those of regularisation subsets are an epoch of their own, which goes along with the others'.
     """
-    counted = {one.name: len(one.pictures) for one in sources.concepts}
-    for one in sources.subsets:
-        name = f"{one.name} (regularisation)" if one.config.is_reg else one.name
-        counted[name] = len(one.pictures) * one.config.repeats
-    return counted if len(counted) > 1 else {}
+    learned = {one.path for one in sources.pictures}
+    counted = Counter(
+        {one.name: sum(own.path in learned for own in one.pictures) for one in sources.concepts}
+    )
+    for index in examples.slots if sources.subsets else ():
+        subset = examples.subset(int(index))
+        counted[f"{subset.name} (regularisation)" if subset.config.is_reg else subset.name] += 1
+    return dict(counted) if len(counted) > 1 else {}
 
 
 def tags_of(picture: Picture, config: CaptionConfig) -> Iterable[str]:

@@ -117,6 +117,21 @@ def test_both_tokenizers_are_asked(make_recipe: Make, folder: Path, tiny_sdxl: B
     assert [one.tokenizer for one in found.longest] == ["tokenizer"]
 
 
+def test_prompts_of_clips(
+    make_clip_recipe: Make, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """T5 reads 226 tokens, or what the model's config says, and nothing behind them."""
+    recipe = make_clip_recipe(f"data.captions.suffix={' word' * 300}")
+    found = plan_run(recipe).caption_lint
+    assert found is not None
+    assert found.tokens is not None
+    count = len([path for path in clips.iterdir() if path.suffix == ".webp"])
+    assert (found.tokens.is_cut, found.tokens.pictures) == (True, count)
+    (limit,) = found.tokens.limits.values()
+    assert found.tokens.longest[0].tokens > max(300, limit)
+    assert "the rest is cut off" in dict(caption_rows(found))["long prompts"]
+
+
 def test_kept_tag(make_recipe: Make, folder: Path, tiny_base: BaseModel) -> None:
     write(folder, a="sks, x", b="x, sks", c="sks", d="y")
     options = ["data.captions.keep_tokens=1", "data.captions.shuffle_tags=true"]
