@@ -142,7 +142,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     Raises:
         InputError: the run could not begin: data, captions, sizes or the base model.
     """
-    from train.data.concepts import class_folders
+    from train.data.concepts import class_folders, pictures_there
     from train.data.sources import find_sources
     from train.plan_base import skeleton
     from train.plan_data import plan_cache, plan_captions, plan_class_pictures, plan_stage
@@ -161,8 +161,8 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     base = objective.base
     stages = stages_of(recipe, processes)
     made = [build_examples(s.recipe, sources, base, s.pace(processes)) for s in stages]
-    extensions = recipe.data.captions.extensions
-    there = [picture for folder in folders for picture in folder.pictures(extensions)]
+    data = recipe.data
+    there = pictures_there(folders, data.captions.extensions, data.broken_pictures)
     for one in made if (others := sources.class_pictures or there) else ():
         one.add_class_pictures(others)
     pairs = [(stage.recipe, one) for stage, one in zip(stages, made, strict=True)]

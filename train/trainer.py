@@ -166,7 +166,10 @@ class Trainer:
             self.close()
             raise Interrupted(asked, "the class pictures that are drawn")
         self.accelerator.wait_for_everyone()
-        self.class_pictures = class_pictures(folders, self.recipe.data.captions.extensions)
+        data = self.recipe.data
+        self.class_pictures = class_pictures(
+            folders, data.captions.extensions, data.broken_pictures
+        )
         self.facts |= class_facts(self.class_pictures)
 
     def open_folder(self) -> None:

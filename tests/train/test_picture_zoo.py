@@ -6,6 +6,7 @@ import random
 import struct
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from PIL import Image
 
 from inference.recipe import RecipeWarning
 from tests.train import zoo
+from train.concept_config import ConceptConfig
 from train.data.colours import planes
+from train.data.concepts import ClassFolder, class_pictures
 from train.data.errors import DataError
 from train.data.picture_buckets import Place
 from train.data.pictures import read_header, read_picture, shown
@@ -459,3 +462,15 @@ def test_refuse_reads_heads_and_skip_all_pixels(tmp_path: Path) -> None:
         RecipeWarning, match=r"data\.broken_pictures: left out: 1 of 2 .*\n.*bad\.png"
     ):
         assert sound_paths([bad, good], "skip") == [good]
+
+
+def test_broken_class_pictures(tmp_path: Path) -> None:
+    good = at(tmp_path, "a dog.png", RIGHT["rgb.png"][0])
+    bad = at(tmp_path, "b dog.png", BROKEN["cut.png"][0])
+    config = ConceptConfig(class_data_dir=str(tmp_path), class_prompt="a dog")
+    folder = ClassFolder(tmp_path, "dog", config, Counter({"a dog": 2}))
+    with pytest.warns(RecipeWarning, match="left out: 1 of 2 pictures"):
+        assert [one.path for one in class_pictures([folder], [".txt"], "skip")] == [good]
+    bad.write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 2 pictures cannot be used:\n.*b dog\.png"):
+        class_pictures([folder], [".txt"], "refuse")

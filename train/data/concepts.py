@@ -21,7 +21,7 @@ from train.data.folder import (
     read_metadata,
 )
 from train.data.mask_files import parted
-from train.data.soundness import sound_paths
+from train.data.soundness import Policy, sound_paths
 from train.data.wildcards import all_choices
 from train.data_config import DataConfig
 from train.randomness import derive_seed
@@ -194,22 +194,30 @@ def class_folders(concepts: Sequence[Concept], run: Path) -> list[ClassFolder]:
     return list(folders.values())
 
 
-def class_pictures(folders: Sequence[ClassFolder], extensions: list[str]) -> list[Picture]:
+def class_pictures(
+    folders: Sequence[ClassFolder], extensions: list[str], policy: Policy
+) -> list[Picture]:
     """All class pictures that there are, in the order of folders and names.
 
     Raises:
-        DataError: a folder has none.
+        DataError: a folder has none, or some are broken and the policy does not skip them.
     """
-    found: list[Picture] = []
     for folder in folders:
-        pictures = folder.pictures(extensions)
-        if not pictures:
+        if not folder.pictures(extensions):
             raise DataError(
                 f"class_data_dir: no class pictures in {str(folder.path)!r}, though concept "
                 f"{folder.concept} asks for {folder.wanted.total()} of them"
             )
-        found += pictures
-    return found
+    return pictures_there(folders, extensions, policy)
+
+
+def pictures_there(
+    folders: Sequence[ClassFolder], extensions: list[str], policy: Policy
+) -> list[Picture]:
+    """As `class_pictures`, where some may still have to be drawn."""
+    found = [picture for folder in folders for picture in folder.pictures(extensions)]
+    sound = {*sound_paths([one.path for one in found], policy)}
+    return [one for one in found if one.path in sound]
 
 
 def class_facts(pictures: Sequence[Picture]) -> dict[str, Any]:

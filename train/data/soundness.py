@@ -39,7 +39,7 @@ def sound_paths(paths: Sequence[Path], policy: Policy, digests: bool = False) ->
     broken = Broken(len(paths), [str(fault) for fault in facts.faults.values()])
     if policy == "refuse":
         broken.refuse()
-    if len(facts.faults) == len(paths):
+    if paths and len(facts.faults) == len(paths):
         raise DataError(f"data.broken_pictures: skip leaves nothing: {broken}")
     if broken.messages:
         warnings.warn(f"data.broken_pictures: left out: {broken}", RecipeWarning, stacklevel=2)
