@@ -1,4 +1,4 @@
-"""`python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures]`: a run in numbers."""
+"""`python -m train.plan RECIPE [key=value ...] [FLAGS]`: a run in numbers, without training."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     from train.plan_lints import CaptionLint
     from train.plan_memory import MemoryPlan
     from train.plan_pictures import PictureLint
+    from train.plan_probe import Probe
     from train.plan_subsets import SubsetPlan
     from train.plan_validation import ValidationPlan
 
 USAGE = """\
-usage: python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures]
-Nothing is trained and no weight is read.
+usage: python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures] [--probe]
+Nothing is trained, and but for --probe no weight is read.
   --json            the plan as JSON in place of tables
   --check-pictures  look for duplicates and near-duplicates too: decodes each picture once, and
-                    keeps what it finds in an index beside them"""
-FLAGS = ("--json", "--check-pictures")
+                    keeps what it finds in an index beside them
+  --probe           take two real steps of each stage on this device, and tell what a step and the
+                    run take, and how much memory; nothing of it is kept"""
+FLAGS = ("--json", "--check-pictures", "--probe")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
             quiet_libraries()
             processes = int(os.environ.get("WORLD_SIZE", "1"))
             plan = plan_run(recipe, processes, "--check-pictures" in flags)
+            if "--probe" in flags:
+                plan = probed(plan)
     except InputError as error:
         tell("plan", error)
         return 2
@@ -98,6 +103,7 @@ class Plan:
     memory: MemoryPlan
     caption_lint: CaptionLint | None
     picture_lint: PictureLint
+    probe: Probe | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, bytes as they are."""
@@ -125,6 +131,7 @@ class Plan:
             "cache": asdict(self.cache),
             "disk": asdict(self.disk) | {"needed": self.disk.needed},
             "memory": asdict(memory) | {name: getattr(memory, name) for name in peaks},
+            "probe": None if self.probe is None else asdict(self.probe),
         }
 
 
@@ -188,6 +195,15 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         caption_lint=lint_captions(recipe, sources, made[0], base) if is_captioned else None,
         picture_lint=look_at_pictures(sources, made, check_pictures),
     )
+
+
+def probed(plan: Plan) -> Plan:
+    """A plan with what two steps of each stage take on this device; see `plan_probe.probe_run`."""
+    from train.plan_probe import probe_run
+
+    cache = plan.cache
+    to_encode = cache.latents - (cache.latents_found or 0)
+    return replace(plan, probe=probe_run(plan.recipe, plan.memory, plan.processes, to_encode))
 
 
 def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -> PictureLint:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +14,9 @@ from train.plan_data import CachePlan
 from train.plan_lint_table import caption_rows, picture_rows
 from train.plan_memory import GIB, MemoryPlan
 from train.plan_validation import ValidationPlan
+
+if TYPE_CHECKING:
+    from train.plan_probe import Probe
 
 
 def show(plan: Plan) -> None:
@@ -25,6 +30,8 @@ def show(plan: Plan) -> None:
         _memory(plan.memory, plan.recipe.gradient_checkpointing),
     ):
         console.print(table)
+    if plan.probe is not None:
+        console.print(_probe(plan.probe))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -183,6 +190,27 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
     ):
         table.add_row(what, "", "", _number(count))
     return table
+
+
+def _probe(probe: Probe) -> Table:
+    table = _table(f"measured on {probe.device}")
+    for stage in probe.stages:
+        table.add_row(
+            f"a step{f' of stage {stage.name}' if stage.name else ''}", f"{stage.seconds:.3g} s"
+        )
+    table.add_row("all steps, without savings and previews", _time(probe.steps))
+    table.add_row("encoding what no cache holds, about", _time(probe.filling))
+    table.add_row("peak of memory in steps", _gib(probe.peak))
+    table.add_row("  where the plan reckons", _gib(probe.estimated))
+    return table
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{seconds:.3g} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def _number(count: int) -> str:
