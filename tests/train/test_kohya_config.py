@@ -13,6 +13,7 @@ from train.config import TrainRecipe, train_schema
 from train.data.sources import find_sources
 from train.kohya_keys import IGNORED, REFUSED, SUBSET_KEYS, TYPES
 from train.plan import plan_run
+from train.plan_table import show
 from train.subset_config import SubsetConfig
 
 
@@ -290,6 +291,16 @@ def test_a_wrong_file_is_told(toml: str, tmp_path: Path) -> None:
     assert faults(tmp_path, toml) == [expected]
 
 
+def test_datasets_of_several_sizes_are_refused_key_by_key(tmp_path: Path) -> None:
+    lines = faults(tmp_path, DREAMBOOTH + FINE_TUNING)
+    assert [line.partition(": all subsets")[0] for line in lines] == [
+        "datasets 2: batch_size: 2, but datasets 1 has 4",
+        "datasets 2: resolution: [768, 768], but datasets 1 has 512",
+        "datasets 2: enable_bucket: true, but datasets 1 has null",
+        "datasets 2: max_bucket_reso: 1536, but datasets 1 has null",
+    ]
+
+
 def test_a_file_that_is_not_there_or_no_toml(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.kohya_config: .* is no TOML: "):
         load(tmp_path, "[general\n")
@@ -341,7 +352,7 @@ def test_numbered_folders_become_subsets(tmp_path: Path) -> None:
         load_recipe(recipe_file, train_schema, [f"data.kohya_folders={tmp_path}/train/3_a_b"])
 
 
-def test_plan_of_a_dataset_config(tmp_path: Path) -> None:
+def test_plan_of_a_dataset_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By hand: 3 x 10 + 5 x 2 = 40 examples an epoch, 10 steps in batches of 4; 25 steps are 2.5
     epochs. One class picture comes with each: 4 of them, 100 in all."""
     for name, count in {"a": 3, "b": 5, "r": 4}.items():
@@ -377,3 +388,7 @@ def test_plan_of_a_dataset_config(tmp_path: Path) -> None:
     }  # fmt: skip
     assert plan.class_pictures is not None and plan.class_pictures.there == 4
     assert plan.captions is not None and plan.captions.by_fallback == 8
+    show(plan)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["a", "3", "10", "30", "75.0%", "1"] in rows
+    assert ["r", "(class)", "4", "1", "4", "100.0%", "1"] in rows
