@@ -1,12 +1,13 @@
 """`python -m train RECIPE [key=value ...]`: trains a recipe."""
 
+import os
 import sys
 
 USAGE = "usage: python -m train RECIPE [key=value ...]"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 the input is wrong, 130/143 stopped after saving."""
+    """Returns the exit status: 0 done, 1 failed, 2 the input is wrong, 130/143 stopped, saved."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=sys.stderr)
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(path: str, overrides: list[str]) -> int:
     """Loads the recipe, and only then the heavy libraries."""
-    from inference.command import find_recipe, tell, warnings_told
+    from inference.command import find_recipe, is_first_process, tell, warnings_told
     from inference.quiet import quiet_libraries
     from inference.recipe import load_recipe
     from train.config import train_schema
@@ -32,17 +33,27 @@ def train(path: str, overrides: list[str]) -> int:
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
 
+    from train.agreement import ProcessLostError, lost_processes_told
+    from train.guards import NonFiniteError
     from train.interruption import Interrupted
     from train.run_directory import SavingError
     from train.trainer import Trainer
 
     try:
-        trainer = Trainer(recipe)
-        artifact = trainer.train()
+        with lost_processes_told(lambda: int(os.environ.get("WORLD_SIZE", "1")) > 1):
+            trainer = Trainer(recipe)
+            artifact = trainer.train()
     except Interrupted as stop:
         tell("train", f"{stop}; resume=true goes on")
         return 128 + stop.number
-    except (FloatingPointError, SavingError) as error:
+    except NonFiniteError as error:
+        if is_first_process():  # all find it out together
+            tell("train", error)
+        return 1
+    except ProcessLostError as error:
+        tell("train", f"{error}; resume=true goes on from the newest checkpoint")
+        return 1
+    except SavingError as error:
         tell("train", error)
         return 1
     if trainer.is_main:

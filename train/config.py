@@ -14,6 +14,7 @@ from inference.recipe_yaml import cut
 from inference.video.clip_config import ClipConfig, ClipSettings
 from train.data_config import DataConfig
 from train.faults import Faults, at_least, fraction
+from train.guard_config import GuardConfig
 from train.image_condition_config import ImageConditionConfig
 from train.kohya_config import KOHYA_SOURCES
 from train.mask_config import mask_faults
@@ -198,6 +199,7 @@ class TrainRecipe:
     """Gradients are scaled down to this norm; null leaves them."""
     max_grad_value: float | None = None
     """Each gradient is held within plus and minus this value; null leaves them."""
+    guards: GuardConfig = field(default_factory=GuardConfig)
     seed: int = 0
     """Every random draw of the run follows from it."""
     log_every_n_steps: int = 10

@@ -1,18 +1,136 @@
-"""What ends a run before it spoils what was learned: numbers that are not finite."""
+"""What keeps numbers that are not finite out of what was learned, and names their pictures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from train.agreement import of_all
 from train.batch import Batch
+from train.data.errors import DataError
+from train.guard_config import GuardConfig
+
+MAX_SCALER_SKIPS = 50
+"""In a row; by then fp16's loss scale has sunk from 65536 to nothing."""
+
+NAMES_SHOWN = 8
 
 
-def check_finite(losses: Tensor, batch: Batch, step: int) -> None:
-    """Raises FloatingPointError, with the pictures' names, if one of the losses (b,) is not."""
-    if torch.isfinite(losses).all():
+class NonFiniteError(FloatingPointError):
+    """Losses or gradients of a step are not finite; no weight was changed by it."""
+
+
+class Guard:
+    """Watches the micro-batches of an optimizer step, then allows the step or not.
+
+    All processes come to the same answer.
+    """
+
+    def __init__(
+        self, config: GuardConfig, accelerator: Accelerator, say: Callable[[str], None]
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.say = say
+        self.counts = {"skipped": 0, "skipped_in_a_row": 0, "scaler_skipped": 0, "scaler_row": 0}
+        """Of the run so far; kept in its checkpoints."""
+        self._names: list[str] = []
+        self._faulty: list[str] = []
+
+    def watch(self, losses: Tensor, batch: Batch) -> None:
+        """Takes note of the losses (b,) of this process's micro-batch."""
+        self._names += batch["names"]
+        if torch.isfinite(losses).all():
+            return
+        pairs = zip(losses.tolist(), batch["names"], strict=True)
+        self._faulty += [f"{name} ({loss})" for loss, name in pairs if not abs(loss) < torch.inf]
+
+    def allows(self, grad_norm: Tensor, step: int) -> bool:
+        """Whether the gradients of a step may change the weights; then forgets its pictures.
+
+        Args:
+            grad_norm: of all processes together.
+            step: the step's number, for messages.
+
+        Raises:
+            NonFiniteError: they are not finite, and the recipe says stop, or too many steps were
+                skipped one after the other. All processes raise it.
+        """
+        before = dict(self.counts)
+        try:
+            return self._allows(grad_norm, step)
+        except NonFiniteError:
+            self.counts = before  # this step was not skipped, and comes again
+            raise
+
+    def _allows(self, grad_norm: Tensor, step: int) -> bool:
+        names, faulty = self._names, self._faulty
+        self._names, self._faulty = [], []
+        is_finite = bool(torch.isfinite(grad_norm))
+        loss_is_faulty = self._of_any(bool(faulty))
+        if not loss_is_faulty and self.accelerator.scaler is not None:
+            self._count("scaler_skipped", "scaler_row", not is_finite)
+            if self.counts["scaler_row"] > MAX_SCALER_SKIPS:
+                raise NonFiniteError(
+                    f"fp16's gradients overflow at any scale of the loss, up to step {step}: "
+                    "mixed_precision=bf16 has the range of fp32"
+                )
+            is_finite = True  # the scaler decides by itself
+        faults = loss_is_faulty or not is_finite
+        self._count("skipped", "skipped_in_a_row", faults)
+        if not faults:
+            return True
+        if loss_is_faulty:
+            what = f"loss is not finite at step {step}: {shown(of_all(self.accelerator, faulty))}"
+        else:
+            pictures = shown(of_all(self.accelerator, names))
+            what = f"gradients are not finite at step {step}, while its losses are: {pictures}"
+        self._refuse(what)
+        return False
+
+    def _refuse(self, what: str) -> None:
+        if self.config.non_finite == "stop":
+            raise NonFiniteError(what)
+        row, limit = self.counts["skipped_in_a_row"], self.config.max_skips_in_a_row
+        if row > limit:
+            raise NonFiniteError(
+                f"{what}. More than {limit} steps in a row are so (guards.max_skips_in_a_row)"
+            )
+        self.say(f"warning: skipped, {self.counts['skipped']} so far: {what}")
+
+    def _count(self, total: str, row: str, happens: bool) -> None:
+        self.counts[total] += happens
+        self.counts[row] = self.counts[row] + 1 if happens else 0
+
+    def _of_any(self, flag: bool) -> bool:
+        """Whether the flag is set in one of the processes."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        own = torch.tensor([int(flag)], device=self.accelerator.device)
+        return bool(self.accelerator.gather(own).max())
+
+
+def shown(names: Sequence[str]) -> str:
+    """The names, of many the first ones."""
+    more = f", … {len(names)} together" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def check_latents(mean: Tensor, std: Tensor, paths: Sequence[Path]) -> None:
+    """Raises DataError, with the picture's name, if what the VAE made of one is not finite.
+
+    Args:
+        mean: of each picture's distribution, (b, …).
+        std: as `mean`.
+        paths: the pictures' files.
+    """
+    finite = torch.isfinite(mean).flatten(1).all(1) & torch.isfinite(std).flatten(1).all(1)
+    if finite.all():
         return
-    faulty = zip(losses.tolist(), batch["names"], strict=True)
-    named = ", ".join(f"{name} ({loss})" for loss, name in faulty)
-    raise FloatingPointError(
-        f"loss is not finite at step {step}: {named}. The last checkpoint is "
-        "untouched; a lower learning rate or mixed_precision=bf16 may help"
+    faulty = [str(path) for path, good in zip(paths, finite.tolist(), strict=True) if not good]
+    raise DataError(
+        f"latents are not finite: {shown(faulty)}. The VAE cannot encode this: see whether the "
+        "picture is sound; base_model.vae_precision=fp32 if the VAE is in half precision"
     )

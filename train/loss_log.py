@@ -43,16 +43,23 @@ class LossLog:
         self.has_bands = True
         places = timesteps * BANDS // self.num_timesteps
         values = losses.detach().float()
-        rows = torch.stack([values, torch.ones_like(values)])
+        counted = torch.isfinite(values)
+        rows = torch.stack([values.where(counted, 0.0), counted.float()])
         self.bands = self.bands.to(values.device).index_add(1, places.to(values.device), rows)
 
     def take(self) -> dict[str, float]:
-        """The means since this was last asked, of all processes; bands without examples miss."""
+        """The means since this was last asked, of all processes; bands without examples miss.
+
+        What is not finite (`train.guards`) is left out.
+        """
         means = {
-            name: torch.stack([parts[name] for parts in self.parts]).mean()
+            name: finite_mean(torch.stack([parts[name] for parts in self.parts]))
             for name in self.parts[0]
         }
-        told = {name: self.accelerator.reduce(mean, "mean").item() for name, mean in means.items()}
+        told = {
+            name: finite_mean(self.accelerator.gather(mean.reshape(1))).item()
+            for name, mean in means.items()
+        }
         if self.has_bands:
             sums, counts = self.accelerator.reduce(self.bands, "sum").tolist()
             for band, (total, count) in enumerate(zip(sums, counts, strict=True)):
@@ -68,3 +75,8 @@ def band_name(band: int, num_timesteps: int) -> str:
     """The first and the last timestep of a band."""
     first, behind = (edge * num_timesteps // BANDS for edge in (band, band + 1))
     return f"{first:03d}-{behind - 1:03d}"
+
+
+def finite_mean(values: Tensor) -> Tensor:
+    """The mean of those that are finite; nan if none is."""
+    return values[torch.isfinite(values)].mean()

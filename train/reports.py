@@ -1,5 +1,7 @@
 """What a person is shown of a run: losses and rates, its pace, and grids."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from inference.diffusion_model import DiffusionModel
@@ -36,27 +38,39 @@ class Reports:
         self.losses = losses
         self.progress = progress
         self.clock = clock
-        self.rates: dict[str, float] = {}
-        """The learning rate of each part in the last step."""
         self.board: Board | None = None
         """Only in the first process, from `open` on."""
 
     def open(self, step: int, recipe_yaml: str) -> None:
         """TensorBoard, and at the beginning of a run the base model's row."""
-        self.board = Board(self.run.logs, step, recipe_yaml)
+        self.board = Board(self.run.logs, step, recipe_yaml, self.progress.say)
         if step == 0 and self.draws_prompts:
-            with self.weights.of_base():
+            with self.run.saving(self.run.samples, (OSError,)), self.weights.of_base():
                 self.grid.keep_base_row()
 
-    def log(self, step: int, stage: Stage, grad_norm: Tensor, processes: int) -> None:
-        """Mean losses over micro-batches and processes since the last entry, rates, speed."""
+    def log(
+        self,
+        step: int,
+        stage: Stage,
+        grad_norm: Tensor,
+        processes: int,
+        rates: Mapping[str, float],
+        skips: Mapping[str, int],
+    ) -> None:
+        """Mean losses over micro-batches and processes since the last entry, rates, speed.
+
+        Also how many steps were skipped so far, if any.
+        """
         micro_batches, seconds = len(self.losses), self.clock.take()
         losses = self.losses.take()
         images = micro_batches * stage.recipe.train_batch_size * processes
         if self.board is not None:
             scalars = losses | {"gradient_norm": float(grad_norm)}
             scalars["images_per_second"] = images / seconds
-            scalars |= {f"learning_rate/{part}": rate for part, rate in self.rates.items()}
+            for name in ("skipped", "scaler_skipped"):
+                if skips[name]:
+                    scalars[f"steps/{name}"] = skips[name]
+            scalars |= {f"learning_rate/{part}": rate for part, rate in rates.items()}
             self.board.scalars(scalars, step)
         pace = seconds * stage.recipe.gradient_accumulation_steps / micro_batches
         self.progress.report(step, losses["loss"], pace)
@@ -66,7 +80,7 @@ class Reports:
         if self.draws_prompts and not self.grid:
             return
         path = self.run.grid(step)
-        with self.weights.as_saved_and_drawn():
+        with self.run.saving(path, (OSError,)), self.weights.as_saved_and_drawn():
             if self.draws_prompts:
                 drawn = self.grid.save(path, step)
             else:

@@ -4,8 +4,9 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,30 @@ from safetensors import SafetensorError
 
 from inference.artifacts.lora_files import twin_of
 from inference.errors import InputError
-from inference.files import write_atomically
+from inference.files import remove_left_overs, sync, write_atomically
+from inference.recipe import RecipeWarning, dump_recipe, load_recipe
+from train.checkpoint_folder import Checkpoints, Write
+from train.config import train_schema
+from train.data_manifest import (
+    CLASS_PICTURE,
+    HELD_BACK,
+    PICTURE,
+    Row,
+    data_changes,
+    first,
+    write_rows,
+)
+from train.disk import check_writable, existing
 from train.environment import describe_environment
+from train.run_errors import RunDirectoryError, SavingError
+
+__all__ = ["RunDirectory", "RunDirectoryError", "SavingError", "differences"]
 
 SAFE_TO_CHANGE = (
     "max_train_steps",
     "saving",
     "sampling",
+    "guards",
     "log_every_n_steps",
     "validation.every_n_steps",
     "data.num_workers",
@@ -31,12 +49,12 @@ SAFE_TO_CHANGE = (
 """Keys that a resumed run may give anew."""
 
 
-class RunDirectoryError(InputError):
-    """The run's folder does not allow what is asked."""
-
-
-class SavingError(RuntimeError):
-    """A checkpoint or artifact could not be written; nothing saved before is lost."""
+FINGERPRINTS = {
+    PICTURE: "dataset_fingerprint",
+    CLASS_PICTURE: "class_fingerprint",
+    HELD_BACK: "validation_fingerprint",
+}
+"""What environment.json tells of each kind of pictures."""
 
 
 class RunDirectory:
@@ -46,13 +64,18 @@ class RunDirectory:
         self.path = path
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
+        self.data = path / "data.jsonl.gz"
         self.logs = path / "logs"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.artifacts = path / "artifacts"
+        self.folders = self.logs, self.samples, self.checkpoints, self.artifacts
+        self.touched: list[str] = []
+        """Pictures that were written to since the run began, though their sizes are the same."""
+        self.saved = Checkpoints(self.checkpoints)
 
     def checkpoint(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:06d}"
+        return self.saved.path(step)
 
     def artifact(self, step: int, suffix: str, member: str = "") -> Path:
         """artifacts/step-….suffix; what several objectives learn lies in a folder for each."""
@@ -62,15 +85,16 @@ class RunDirectory:
         return self.samples / f"step-{step:06d}.png"
 
     def newest_checkpoint(self) -> Path | None:
-        """The complete checkpoint of the highest step."""
-        return (self._all_checkpoints() or [None])[-1]
-
-    def _all_checkpoints(self) -> list[Path]:
-        """Sorted by step, which has more than six digits from a million on."""
-        return sorted(self.checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]))
+        """The checkpoint of the highest step, sound or not."""
+        return self.saved.newest()
 
     def open(
-        self, recipe_yaml: str, facts: dict[str, Any], resume: bool, overwrite: bool = False
+        self,
+        recipe_yaml: str,
+        facts: dict[str, Any],
+        resume: bool,
+        overwrite: bool = False,
+        rows: Iterable[Row] = (),
     ) -> None:
         """Checks that the folder is free, or holds a run of this recipe to go on with.
 
@@ -79,10 +103,13 @@ class RunDirectory:
             facts: what environment.json shall tell of the pictures; they must be the same.
             resume: whether to go on with what is there.
             overwrite: whether to put what is there aside and begin anew.
+            rows: of the pictures, to tell in what they differ.
 
         Raises:
-            RunDirectoryError: another run lies here, or recipe or pictures have changed.
+            RunDirectoryError: another run lies here, recipe or pictures have changed, or nothing
+                can be written here.
         """
+        check_writable([self.path, *self.folders])
         used = self.newest_checkpoint() or next(self.artifacts.glob("*"), None)
         if overwrite:
             if used and os.environ.get("RANK", "0") == "0":
@@ -95,7 +122,7 @@ class RunDirectory:
             )
         if used and self.recipe.is_file():
             self._refuse_changes(recipe_yaml)
-            self.refuse_other_pictures(facts)
+            self.refuse_other_pictures(facts, rows)
 
     def put_aside(self) -> Path:
         """Renames the folder to the first free one of NAME.1, NAME.2, …; returns the new path."""
@@ -104,10 +131,10 @@ class RunDirectory:
         return self.path.rename(free)
 
     def _refuse_changes(self, recipe_yaml: str) -> None:
-        before = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        now = yaml.safe_load(recipe_yaml)
         changes = [
             f"{key}: {old!r} became {new!r}"
-            for key, old, new in differences(before, yaml.safe_load(recipe_yaml))
+            for key, old, new in differences(stored_recipe(self.recipe), now)
             if not any(f"{key}.".startswith(f"{safe}.") for safe in SAFE_TO_CHANGE)
         ]
         if changes:
@@ -117,30 +144,69 @@ class RunDirectory:
                 "may change"
             )
 
-    def refuse_other_pictures(self, facts: dict[str, Any]) -> None:
+    def refuse_other_pictures(self, facts: dict[str, Any], rows: Iterable[Row] = ()) -> None:
         """Checks that the run began with the pictures that there are now.
 
+        Files that were written to since, of which nothing more is known, are added to `touched`.
+
+        Args:
+            facts: those of `sources.facts`, and maybe of class pictures.
+            rows: of these pictures.
+
         Raises:
-            RunDirectoryError: names, sizes or captions have changed.
+            RunDirectoryError: names, sizes, bytes or captions have changed.
         """
         if not self.environment.is_file():
             return
         before = facts | json.loads(self.environment.read_text(encoding="utf-8"))
-        of = ("pictures", "dataset_"), ("class_pictures", "class_")
-        for kind, key in (*of, ("validation_pictures", "validation_")):
-            key += "fingerprint"
-            if key in facts and before[key] != facts[key]:
-                words = kind.replace("_", " ")
-                raise RunDirectoryError(
-                    f"{self.path} cannot be resumed with other {words} or captions: it began with "
-                    f"{before[kind]} {words}, now there are {facts[kind]}, and names, "
-                    "sizes, captions or what concepts say differ. Give it another name=… or the "
-                    "old files"
+        kinds = [kind for kind, key in FINGERPRINTS.items() if key in facts]
+        compared = {*kinds, HELD_BACK} if PICTURE in kinds else {*kinds}
+        found = data_changes(self.data, compared, rows)
+        self.touched += found.touched
+        lines = found.lines()
+        for kind in kinds:
+            if before[FINGERPRINTS[kind]] != facts[FINGERPRINTS[kind]] and not lines:
+                what = f"{kind.replace(' ', '_')}s"
+                lines.append(
+                    f"it began with {before[what]} {kind}s, now there are {facts[what]}; names, "
+                    "sizes, captions or what is said of them differ"
                 )
+        if lines:
+            raise RunDirectoryError(
+                f"{self.path} cannot be resumed with other {'s or '.join(kinds)}s or captions:\n  "
+                + "\n  ".join(lines)
+                + "\nGive it another name=… or the old files"
+            )
 
-    def write_start(self, recipe_yaml: str, facts: dict[str, Any]) -> None:
-        """Makes the folders, and writes recipe.yaml and environment.json."""
-        for folder in (self.logs, self.samples, self.checkpoints, self.artifacts):
+    def tell_touched(self, say: Callable[[str], None]) -> None:
+        """Warns of files that were written to since the run began, if there are any."""
+        if self.touched:
+            say(
+                f"warning: {len(self.touched)} files were written to since the run began, though "
+                f"their sizes are the same: {first(self.touched)}. If pictures in them are others "
+                "now, the run ends otherwise than without the stop"
+            )
+
+    def write_start(
+        self, recipe_yaml: str, facts: dict[str, Any], rows: Iterable[Row] | None = None
+    ) -> None:
+        """Makes the folders, and writes recipe.yaml, environment.json and data.jsonl.gz.
+
+        Args:
+            recipe_yaml: the resolved recipe.
+            facts: what environment.json tells of the pictures.
+            rows: of all pictures; if not given, the file of them stays as it is.
+
+        Raises:
+            SavingError: they cannot be written.
+        """
+        with self.saving(self.path, (OSError,)):
+            self._write_start(recipe_yaml, facts)
+            if rows is not None:
+                write_rows(self.data, rows)
+
+    def _write_start(self, recipe_yaml: str, facts: dict[str, Any]) -> None:
+        for folder in self.folders:
             folder.mkdir(parents=True, exist_ok=True)
         holders = self.path, self.artifacts, self.samples, self.path / "class_images"
         for folder in (folder for holder in holders for folder in holder.glob("*/")):
@@ -151,44 +217,53 @@ class RunDirectory:
             self.environment, lambda path: path.write_text(environment, encoding="utf-8")
         )
 
-    def write_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> Path:
-        """Writes a checkpoint folder whole or not at all, then deletes the oldest ones."""
-        target = self.checkpoint(step)
-        if target.exists():
-            return target
-        remove_left_overs(self.checkpoints)
-        unfinished = self.checkpoints / f".{target.name}"
-        with self.saving(target):
-            unfinished.mkdir(parents=True)
-            write(unfinished)
-            for file in unfinished.iterdir():
-                sync(file)
-            sync(unfinished)
-            unfinished.rename(target)
-        sync(self.checkpoints)
-        for old in self._all_checkpoints()[:-keep]:
-            shutil.rmtree(old)
-        return target
+    def write_checkpoint(
+        self, step: int, write: Write, keep: int, facts: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Writes a checkpoint whole or not at all, then deletes the oldest ones.
+
+        Args:
+            step: optimizer steps that it stands behind.
+            write: writes its files.
+            keep: so many stay.
+            facts: what its manifest tells of the run.
+
+        Raises:
+            SavingError: writing failed; what was saved before is untouched.
+        """
+        with self.saving(self.checkpoint(step)):
+            return self.saved.write(step, write, facts or {}, keep)
 
     @contextmanager
-    def saving(self, target: Path) -> Iterator[None]:
+    def saving(
+        self,
+        target: Path,
+        kinds: tuple[type[Exception], ...] = (OSError, RuntimeError, SafetensorError),
+    ) -> Iterator[None]:
         """Tells what could not be written, how much room there is, and what is still there.
+
+        Args:
+            target: what is being written.
+            kinds: errors that mean so.
 
         Raises:
             SavingError: writing failed; what was saved before is untouched.
         """
         try:
             yield
-        except (OSError, RuntimeError, SafetensorError) as error:
-            for left_over in self.checkpoints.glob(".*"):
-                shutil.rmtree(left_over)
-            newest = self.newest_checkpoint()
-            kept = f"; resume=true goes on from {newest}" if newest else ""
-            room = shutil.disk_usage(self.path).free / 1e6
-            raise SavingError(
-                f"{target} could not be written, with {room:.0f} MB free on the disk: {error}. "
-                f"What was saved before is untouched{kept}"
-            ) from error
+        except kinds as error:
+            remove_left_overs(self.checkpoints)
+            raise SavingError(self.told(f"{target} could not be written", str(error))) from error
+
+    def told(self, what: str, why: str) -> str:
+        """What went wrong with saving, with the room on the disk and what a run goes on from."""
+        newest = self.newest_checkpoint()
+        kept = f"; resume=true goes on from {newest}" if newest else ""
+        room = shutil.disk_usage(existing(self.path)).free / 1e6
+        return (
+            f"{what}, with {room:.0f} MB free on the disk: {why}. What was saved before is "
+            f"untouched{kept}"
+        )
 
     def point_last(self, artifact: Path) -> Path:
         """`last.*` beside the newest artifact becomes a link to it, and so its twin for ComfyUI."""
@@ -208,22 +283,17 @@ def link(path: Path, target: Path) -> None:
     unfinished.replace(path)
 
 
-def remove_left_overs(folder: Path) -> None:
-    """Removes what was being written, under a name with a dot before it, when a run was cut."""
-    for left_over in folder.glob(".*"):
-        if left_over.is_dir() and not left_over.is_symlink():
-            shutil.rmtree(left_over)
-        else:
-            left_over.unlink()
+def stored_recipe(path: Path) -> Any:
+    """The values of a run's recipe.yaml, with what keys say that it does not know yet.
 
-
-def sync(path: Path) -> None:
-    """Makes a file's or folder's content survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Where today's Limner does not take it any more, as it was written.
+    """
+    text = path.read_text(encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecipeWarning)
+        with suppress(InputError):
+            text = dump_recipe(load_recipe(str(path), train_schema, []))
+    return yaml.safe_load(text)
 
 
 def differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:

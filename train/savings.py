@@ -1,14 +1,19 @@
 """What a run writes to go on with and to draw with: checkpoints and artifacts."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from inference.artifacts.lora_files import twin_of
 from inference.base_model import DTYPES
 from train.checkpoints import TrainingState
 from train.config import TrainRecipe
+from train.disk import RESERVE, megabytes, room, size_of
 from train.metadata import run_metadata
 from train.objectives.base import Member
+from train.plan_memory import state_bytes
 from train.run_directory import RunDirectory
+from train.run_errors import RunDirectoryError, SavingError
 from train.shown_weights import ShownWeights
 
 
@@ -23,6 +28,7 @@ class Savings:
         weights: ShownWeights,
         state: TrainingState,
         say: Callable[[str], None],
+        facts: Mapping[str, object],
     ) -> None:
         self.recipe = recipe
         self.run = run
@@ -30,11 +36,102 @@ class Savings:
         self.weights = weights
         self.state = state
         self.say = say
+        self.facts = facts
+        """What a checkpoint's manifest tells of the run."""
+
+    def check_room(self) -> None:
+        """Raises RunDirectoryError if the disk has no room for the first saving of a run."""
+        needed = self.checkpoint_bytes() + self.artifact_bytes()
+        if needed > room(self.run.path):
+            raise RunDirectoryError(
+                f"{self.run.path}: a saving takes {megabytes(needed)}, and {self._free()}. Make "
+                "room on this disk, or give another output_dir=…"
+            )
+
+    def save(self, step: int, pictures: int, class_pictures: int) -> None:
+        """Artifacts, then the checkpoint: no artifact is missing where a run goes on.
+
+        If the disk has room for the checkpoint alone, this is saved, and the run ends; it makes
+        the artifacts when it goes on.
+
+        Raises:
+            SavingError: there was no room, or writing failed.
+        """
+        state, artifacts = self.checkpoint_bytes(), self.artifact_bytes()
+        if self.run.checkpoint(step).exists() or state + artifacts <= room(self.run.path):
+            self.artifacts(step, pictures, class_pictures)
+            self.checkpoint(step)
+            self.tell_of_next(step)
+            return
+        self.checkpoint(step)
+        raise SavingError(
+            f"the disk has no room for the artifact of step {step}, {megabytes(artifacts)}: "
+            f"{self._free()}. The state of this step is saved: resume=true makes the artifact and "
+            "goes on, once there is room"
+        )
 
     def checkpoint(self, step: int) -> None:
-        """The state to resume from; the oldest ones go."""
+        """The state to resume from; the oldest ones go.
+
+        Raises:
+            SavingError: the disk has no room for it, and nothing was written; or writing failed.
+        """
+        target, needed = self.run.checkpoint(step), self.checkpoint_bytes()
+        if needed > room(self.run.path) and not target.exists():
+            what = f"{target} was not written, since the disk has no room for it"
+            raise SavingError(self.run.told(what, f"it takes {megabytes(needed)}; {self._free()}"))
         keep = self.recipe.saving.keep_last_n_checkpoints
-        self.run.write_checkpoint(step, lambda folder: self.state.write(folder, step), keep)
+        self.run.write_checkpoint(
+            step, lambda writer: self.state.write(writer, step), keep, self.facts
+        )
+
+    def rescue(self, step: int) -> str:
+        """Saves the state before a faulty step, if it is sound; says what was done."""
+        if step == 0 or not self.state.is_finite():
+            return (
+                "The last checkpoint is untouched; a lower learning rate or mixed_precision=bf16 "
+                "may help"
+            )
+        try:
+            self.checkpoint(step)
+        except SavingError as error:
+            return str(error)
+        return (
+            f"No weight was changed by it, and the state before it is saved: "
+            f"{self.run.checkpoint(step)}. With resume=true guards.non_finite=skip the run goes on "
+            "without this step"
+        )
+
+    def tell_of_next(self, step: int) -> None:
+        """Warns while there is time to make room: the old goes only after the new is there."""
+        needed = self.checkpoint_bytes() + self.artifact_bytes()
+        if step < self.recipe.max_train_steps and needed > room(self.run.path):
+            self.say(
+                f"warning: the next saving takes {megabytes(needed)}, and {self._free()}: make "
+                "room, or the run ends there"
+            )
+
+    def checkpoint_bytes(self) -> int:
+        """Of a checkpoint, and a little more; before the first step as the optimizer will be."""
+        size, optimizer = self.state.size(), self.state.optimizer
+        if optimizer.state_dict()["state"]:
+            return size
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        return size + sum(state_bytes(self.recipe.optimizer.type, p.numel()) for p in trained)
+
+    def artifact_bytes(self) -> int:
+        """Of the members' artifacts: as large as the last ones, at first as what is trained."""
+        total = 0
+        itemsize = DTYPES[self.recipe.saving.save_precision].itemsize
+        for path, member in zip(self.paths(0), self.members.values(), strict=True):
+            last = path.with_name(f"last{path.suffix}")
+            known = size_of(last) + size_of(twin_of(last)) if last.exists() else 0
+            total += known or itemsize * sum(p.numel() for p in member.objective.parameters())
+        return total
+
+    def _free(self) -> str:
+        free = shutil.disk_usage(self.run.path).free
+        return f"{megabytes(free)} are free, of which {megabytes(RESERVE)} are left free"
 
     def artifacts(self, step: int, pictures: int, class_pictures: int) -> None:
         """Each member's to a file of its own; it tells how many pictures it was learned from."""
@@ -46,6 +143,10 @@ class Savings:
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
             self.run.point_last(path)
             self.say(f"saved {path}")
+
+    def are_made(self, step: int) -> bool:
+        """Whether the artifacts of a step are there."""
+        return all(path.exists() for path in self.paths(step))
 
     def paths(self, step: int) -> list[Path]:
         """Where the members' artifacts of a step lie."""

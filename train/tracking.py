@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,57 @@ from PIL import Image
 
 
 class Board:
-    """TensorBoard: scalars, grids and the recipe. Entries after `step` are taken back."""
+    """TensorBoard: scalars, grids and the recipe. Entries after `step` are taken back.
 
-    def __init__(self, folder: Path, step: int, recipe: str) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
+    If its files cannot be written, that is told once, and the run goes on without.
+    """
 
-        wait_for_a_later_name(folder)
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
-        if step == 0:
-            indented = "".join(f"    {line}\n" for line in recipe.splitlines())
-            self.writer.add_text("recipe", indented, 0)
+    def __init__(self, folder: Path, step: int, recipe: str, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.say = say
+        self.is_broken = False
+        with self._told(step):
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            wait_for_a_later_name(folder)
+            self.writer = SummaryWriter(str(folder), purge_step=step + 1)
+            if step == 0:
+                indented = "".join(f"    {line}\n" for line in recipe.splitlines())
+                self.writer.add_text("recipe", indented, 0)
+
+    @contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        try:
+            yield
+            if hasattr(self, "writer"):
+                self.writer.flush()
+        except OSError as error:
+            self.is_broken = True
+            self.say(
+                f"warning: {self.folder} cannot be written to ({error.strerror or error}): "
+                f"TensorBoard misses what comes from step {step} on; training goes on"
+            )
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
+        if self.is_broken:
+            return
+        with self._told(step):
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     def image(self, name: str, image: Image.Image, step: int) -> None:
-        self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-        self.writer.flush()
+        if self.is_broken:
+            return
+        with self._told(step):
+            self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def animation(self, name: str, frames: np.ndarray, fps: float, step: int) -> None:
         """Frames (f, h, w, 3), uint8, as a GIF, which TensorBoard's image page plays.
 
         (torch's `add_video` writes nothing where moviepy is missing.)
         """
+        if self.is_broken:
+            return
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
         first, *rest = [Image.fromarray(frame) for frame in frames]
@@ -51,11 +77,12 @@ class Board:
             height=height, width=width, colorspace=3, encoded_image_string=content.getvalue()
         )
         summary = Summary(value=[Summary.Value(tag=name, image=shown)])
-        self.writer._get_file_writer().add_summary(summary, step)
-        self.writer.flush()
+        with self._told(step):
+            self.writer._get_file_writer().add_summary(summary, step)
 
     def close(self) -> None:
-        self.writer.close()
+        if not self.is_broken:
+            self.writer.close()
 
 
 def wait_for_a_later_name(folder: Path) -> None:

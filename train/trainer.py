@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inference.base_model import BaseModel
 from inference.recipe import dump_recipe
+from train.agreement import of_first
 from train.batch import Batch
 from train.caches import Caches
 from train.checkpoints import TrainingState
@@ -20,7 +21,9 @@ from train.data.examples import Examples
 from train.data.folder import DataError
 from train.data.loader import build_loader
 from train.data.sources import find_sources
-from train.guards import check_finite
+from train.data_manifest import CLASS_PICTURE, HELD_BACK, Row, rows_of
+from train.environment import limner_version
+from train.guards import Guard, NonFiniteError
 from train.interruption import Interrupted, StopSignals
 from train.loss_log import LossLog
 from train.previews import grid_images
@@ -42,6 +45,7 @@ from train.shown_weights import ShownWeights
 from train.stages import Stage, stage_at, stages_of, step_size
 from train.tracking import ProgressBar, StepClock
 from train.validation import Validation
+from train.weight_update import WeightUpdate
 
 
 class Trainer:
@@ -54,7 +58,10 @@ class Trainer:
         self.run = RunDirectory(Path(recipe.output_dir) / recipe.name)
         self.class_folders = class_folders(sources.concepts, self.run.path)
         self.facts = sources.facts
-        self.run.open(dump_recipe(recipe), self.facts, recipe.resume, recipe.overwrite)
+        self.sources = sources
+        self.class_pictures = sources.class_pictures
+        text, rows = dump_recipe(recipe), self.data_rows()
+        self.run.open(text, self.facts, recipe.resume, recipe.overwrite, rows)
         self.accelerator = build_accelerator(recipe)
         self.is_main = self.accelerator.is_main_process
         self.step_number = 0
@@ -70,32 +77,26 @@ class Trainer:
         self.ema = self._build_ema()
         self.weights = ShownWeights(recipe, self.objective, self.members.values(), self.ema)
         self.prepared, self.optimizer = prepare(self.accelerator, self.objective, self.optimizer)
+        self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
+        self.guard = Guard(recipe.guards, self.accelerator, self.progress.say)
         self.state = TrainingState(
-            self.accelerator, self.objective, self.optimizer, self.lr_scheduler, self.ema
+            self.accelerator,
+            self.objective,
+            self.optimizer,
+            self.lr_scheduler,
+            self.ema,
+            self.guard,
         )
-        self.sources = sources
+        self.update = WeightUpdate(recipe, self.state)
         self.stages = stages_of(recipe, self.accelerator.num_processes)
         self.stage = self.stages[0]
-        self.class_pictures = sources.class_pictures
         self.caches = Caches(recipe, self.objective, self.accelerator)
         self.examples = self._build_examples()
         self.grid = build_grid(recipe, self.base, images, self.run.samples)
-        self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
         self.clock = StepClock()
         self.losses = LossLog(self.accelerator, len(self.base.alphas_cumprod))
-        self.savings = Savings(
-            recipe, self.run, self.members, self.weights, self.state, self.progress.say
-        )
-        self.reports = Reports(
-            recipe,
-            self.run,
-            self.base,
-            self.grid,
-            self.weights,
-            self.losses,
-            self.progress,
-            self.clock,
-        )
+        self.savings = self._build_savings()
+        self.reports = self._build_reports()
         self.validation = Validation(
             recipe,
             sources,
@@ -111,35 +112,44 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
-            FloatingPointError: the loss is not finite; the last checkpoint is untouched.
+            NonFiniteError: losses or gradients are not finite; the state before is saved.
         """
-        recipe = self.recipe
         with self.progress, self.signals.noted(self.progress.say):
             self.begin()
-            for batch in self.batches():
-                grad_norm = self.step(batch)
-                if not self.accelerator.sync_gradients:
-                    continue
-                self.step_number += 1
-                self.stop_members()
-                self.progress.advance(self.step_number)
-                if self.due(recipe.log_every_n_steps) or self.step_number == self.stage.last_step:
-                    self.log(grad_norm)
-                self.validation.after(self.step_number)
-                if self.due(recipe.saving.save_every_n_steps):
-                    self.save()
-                if self.due(recipe.sampling.sample_every_n_steps):
-                    self.sample()
-                self.stop_if_asked()
-            return self.end()
+            try:
+                for batch in self.batches():
+                    grad_norm = self.step(batch)
+                    if self.accelerator.sync_gradients:
+                        self.end_step(grad_norm)
+            except NonFiniteError as error:
+                fault = str(error)
+            else:
+                return self.end()
+            raise NonFiniteError(f"{fault}. {self.rescue()}")
+
+    def end_step(self, grad_norm: Tensor | None) -> None:
+        """What follows after the weights have changed."""
+        recipe = self.recipe
+        self.step_number += 1
+        self.stop_members()
+        self.progress.advance(self.step_number)
+        if self.due(recipe.log_every_n_steps) or self.step_number == self.stage.last_step:
+            self.log(grad_norm)
+        self.validation.after(self.step_number)
+        if self.due(recipe.saving.save_every_n_steps):
+            self.save()
+        if self.due(recipe.sampling.sample_every_n_steps):
+            self.sample()
+        self.stop_if_asked()
 
     def begin(self) -> None:
         """Draws class pictures, resumes if asked, makes the folder ready, fills the caches."""
         if self.class_folders:
             self.add_class_pictures()
-        checkpoint = self.run.newest_checkpoint() if self.recipe.resume else None
+        checkpoint = None
+        if self.recipe.resume:
+            checkpoint = of_first(self.accelerator, self.find_checkpoint)
         if checkpoint is not None:
-            self.run.refuse_other_pictures(self.facts)
             self.step_number = self.state.read(checkpoint)
             self.stage = stage_at(self.stages, self.step_number)
             self.examples = self._build_examples()
@@ -150,6 +160,18 @@ class Trainer:
         self.progress.advance(self.step_number)
         self.objective.train()
         self.clock.go_on()
+
+    def find_checkpoint(self) -> Path | None:
+        """The newest sound one; damaged ones are told.
+
+        Raises:
+            RunDirectoryError: all are damaged, or the pictures have changed.
+        """
+        if self.class_folders and self.run.newest_checkpoint() is not None:
+            rows = rows_of(self.class_pictures, self.recipe.data, CLASS_PICTURE)
+            self.run.refuse_other_pictures(class_facts(self.class_pictures), rows)
+        self.run.tell_touched(self.progress.say)
+        return self.run.saved.newest_sound(self.progress.say)
 
     def add_class_pictures(self) -> None:
         """Draws those that are missing with the base model, then has all of them learned along.
@@ -175,14 +197,26 @@ class Trainer:
     def open_folder(self) -> None:
         """Recipe, environment, TensorBoard, the base model's row.
 
-        Also the grid that a run still owes which was cut while it drew.
+        Also the artifacts and the grid that a run still owes which was cut before it made them.
         """
+        if self.step_number < self.recipe.max_train_steps:
+            self.savings.check_room()
         text = dump_recipe(replace(self.recipe, resume=False, overwrite=False))
-        self.run.write_start(text, self.facts)
+        kept = self.step_number and self.run.data.is_file()
+        self.run.write_start(text, self.facts, None if kept else self.data_rows())
         self.reports.open(self.step_number, text)
+        owed = self.step_number and self.due(self.recipe.saving.save_every_n_steps)
+        if owed and not self.savings.are_made(self.step_number):
+            self.save_artifacts()
         owed = self.step_number and self.due(self.recipe.sampling.sample_every_n_steps)
         if owed and not self.run.grid(self.step_number).is_file():
             self.reports.draw(self.step_number, self.examples)
+
+    def data_rows(self) -> Iterator[Row]:
+        """What the run's folder tells of its pictures, of those held back and of class pictures."""
+        yield from rows_of(self.sources.pictures, self.recipe.data)
+        yield from rows_of(self.sources.held_back.pictures, self.recipe.data, HELD_BACK)
+        yield from rows_of(self.class_pictures, self.recipe.data, CLASS_PICTURE)
 
     def enter(self, stage: Stage) -> None:
         """Makes the examples of a stage, and encodes them as far as they stay what they are."""
@@ -232,22 +266,13 @@ class Trainer:
         grad_norm = None
         with self.accelerator.accumulate(self.prepared):
             losses = self.prepared(batch)
-            check_finite(losses, batch, self.step_number + 1)
+            self.guard.watch(losses, batch)
             loss, parts = total_loss(losses, batch)
             parts = {"loss": loss} | {f"loss/{name}": value for name, value in parts.items()}
             self.losses.add(parts, losses, self.objective.timesteps(batch))
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
-                grad_norm = self.clip_gradients()
-                self.optimizer.step()
-                self.objective.after_step()
-                self.reports.rates = {
-                    group["name"]: group["lr"] for group in self.optimizer.param_groups
-                }
-                self.lr_scheduler.step()
-                if self.ema is not None:
-                    self.ema.step(self.averaged(self.ema))
-                self.optimizer.zero_grad()
+                grad_norm = self.update.step(self.step_number + 1)
         return grad_norm
 
     def stop_members(self) -> None:
@@ -256,19 +281,11 @@ class Trainer:
             if member.stop_step is not None and self.step_number >= member.stop_step:
                 member.objective.requires_grad_(False)
 
-    def averaged(self, ema: EMAModel) -> list[Tensor]:
-        """What the average takes in: of what has stopped itself, so that it stays what it was."""
-        pairs = zip(self.parameters, ema.shadow_params, strict=True)
-        return [trained if trained.requires_grad else average for trained, average in pairs]
-
-    def clip_gradients(self) -> Tensor:
-        """Clips by norm and by value as the recipe says; returns the norm before."""
-        limit = self.recipe.max_grad_norm or float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
-        if self.recipe.max_grad_value is not None:
-            self.accelerator.clip_grad_value_(self.parameters, self.recipe.max_grad_value)
-        assert norm is not None
-        return norm
+    def rescue(self) -> str:
+        """Saves the state before a faulty step, if it is sound; says what was done."""
+        done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
+        self.close()
+        return done
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens now; at the last step, yes."""
@@ -277,18 +294,21 @@ class Trainer:
     def log(self, grad_norm: Tensor | None) -> None:
         """Mean losses over micro-batches and processes since the last entry, rates, speed."""
         assert grad_norm is not None
-        processes = self.accelerator.num_processes
-        self.reports.log(self.step_number, self.stage, grad_norm, processes)
+        self.reports.log(
+            self.step_number,
+            self.stage,
+            grad_norm,
+            self.accelerator.num_processes,
+            self.update.rates,
+            self.guard.counts,
+        )
 
     def save(self) -> None:
-        """An artifact to draw with, and a checkpoint to resume.
-
-        In this order, so that no artifact is missing where a run goes on.
-        """
+        """An artifact to draw with, and a checkpoint to resume; the other processes wait."""
         with self.clock.paused():
             if self.is_main:
-                self.save_artifacts()
-            self.save_checkpoint()
+                pictures, others = self.facts["pictures"], len(self.class_pictures)
+                self.savings.save(self.step_number, pictures, others)
             self.accelerator.wait_for_everyone()
 
     def save_checkpoint(self) -> Path:
@@ -317,8 +337,7 @@ class Trainer:
 
     def end(self) -> Path:
         """The artifact's path, or the folder of several; makes what a resumed run still owes."""
-        paths = self.savings.paths(self.step_number)
-        if self.is_main and not all(path.exists() for path in paths):
+        if self.is_main and not self.savings.are_made(self.step_number):
             self.save_artifacts()
         self.close()
         return self.savings.last()
@@ -345,3 +364,26 @@ class Trainer:
         if self.recipe.ema is None:
             return None
         return EMAModel(self.parameters, decay=self.recipe.ema.decay, foreach=True)
+
+    def _build_savings(self) -> Savings:
+        return Savings(
+            self.recipe,
+            self.run,
+            self.members,
+            self.weights,
+            self.state,
+            self.progress.say,
+            self.facts | {"limner": limner_version(), "name": self.recipe.name},
+        )
+
+    def _build_reports(self) -> Reports:
+        return Reports(
+            self.recipe,
+            self.run,
+            self.base,
+            self.grid,
+            self.weights,
+            self.losses,
+            self.progress,
+            self.clock,
+        )

@@ -12,7 +12,11 @@ class TwoProcesses:
     """The other process has seen the same."""
 
     def reduce(self, value: torch.Tensor, how: str) -> torch.Tensor:
-        return value if how == "mean" else 2 * value
+        assert how == "sum"
+        return 2 * value
+
+    def gather(self, value: torch.Tensor) -> torch.Tensor:
+        return torch.cat([value, value])
 
 
 def add(log: LossLog, losses: list[float], timesteps: list[int] | None) -> None:
@@ -48,3 +52,16 @@ def test_without_timesteps_there_are_no_bands() -> None:
     log = LossLog(accelerator, 1000)
     add(log, [5.0], None)
     assert log.take() == {"loss": 5.0, "loss/prior": 5.0}
+
+
+def test_losses_that_are_not_finite_are_left_out() -> None:
+    accelerator: Any = TwoProcesses()
+    log = LossLog(accelerator, 1000)
+    add(log, [1.0, 3.0], [0, 999])
+    add(log, [float("nan"), 5.0], [0, 999])
+    assert log.take() == {
+        "loss": 2.0,
+        "loss/prior": 4.0,
+        "loss_by_timestep/000-249": 1.0,
+        "loss_by_timestep/750-999": 4.0,
+    }

@@ -362,7 +362,7 @@ def test_each_member_has_its_own_rate_end_and_file(ema: str, make_recipe: MakeRe
         "look.text_encoder": 0.03,
     }
     assert [groups[name]["weight_decay"] for name in groups] == [0, 0.01, 0.01]
-    assert trainer.reports.rates == {  # of the fourth step of four
+    assert trainer.update.rates == {  # of the fourth step of four
         "word.embedding": 0.5,
         "look.unet": pytest.approx(0.0025),
         "look.text_encoder": pytest.approx(0.0075),

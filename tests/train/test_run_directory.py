@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from inference.artifacts.lora_files import twin_of
+from train.checkpoint_files import CheckpointWriter
 from train.run_directory import RunDirectory, RunDirectoryError, SavingError, differences
 
 FACTS = {"pictures": 8, "dataset_fingerprint": "aa"}
@@ -23,11 +24,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def add_checkpoint(run: RunDirectory, step: int, keep: int = 2) -> Path:
-    return run.write_checkpoint(step, lambda folder: write(folder / "state", step), keep)
-
-
-def write(path: Path, content: object) -> None:
-    path.write_text(str(content))
+    return run.write_checkpoint(step, lambda writer: writer.text("state", str(step)), keep)
 
 
 def names(folder: Path) -> list[str]:
@@ -108,8 +105,8 @@ def test_only_the_last_checkpoints_are_kept(run: RunDirectory) -> None:
 
 
 def test_checkpoint_that_could_not_be_written_does_not_count(run: RunDirectory) -> None:
-    def fail(folder: Path) -> None:
-        write(folder / "state", "half")
+    def fail(writer: CheckpointWriter) -> None:
+        writer.text("state", "half")
         raise OSError("disk full")
 
     with pytest.raises(SavingError, match=r"disk full.*resume=true goes on from .*step-000010"):
@@ -134,7 +131,7 @@ def test_what_was_being_written_when_a_run_was_cut_is_removed(run: RunDirectory)
 
 
 def test_checkpoint_is_not_written_twice(run: RunDirectory) -> None:
-    run.write_checkpoint(10, lambda folder: write(folder / "state", "other"), keep=2)
+    run.write_checkpoint(10, lambda writer: writer.text("state", "other"), keep=2)
     assert (run.checkpoint(10) / "state").read_text() == "10"
 
 
@@ -176,3 +173,17 @@ def test_last_points_to_the_twin_too(run: RunDirectory) -> None:
 )
 def test_differences(before: Any, after: Any, expected: list[Any]) -> None:
     assert differences(before, after) == expected
+
+
+@pytest.mark.parametrize("place", ["/proc/limner/run", "/sys/limner/run"])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(place: str) -> None:
+    """Of systems that not even root may make files in."""
+    run = RunDirectory(Path(place))
+    with pytest.raises(RunDirectoryError, match=r"cannot be written to \(.*output_dir="):
+        run.open(RECIPE, FACTS, resume=False)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunDirectoryError, match=r"run is a file; .* another name="):
+        RunDirectory(tmp_path / "run").open(RECIPE, FACTS, resume=False)

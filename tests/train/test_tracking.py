@@ -67,18 +67,18 @@ def test_resumed_board_takes_back_what_is_done_again(
 ) -> None:
     """Also where both files are of one second: by its name alone, file 10 is read before file 9."""
     monkeypatch.setattr(event_file_writer, "_global_uid", AtomicCounter(9))  # then 10
-    first = Board(tmp_path, 0, "name: x")
+    first = Board(tmp_path, 0, "name: x", print)
     for step in (1, 2, 3, 4):
         first.scalars({"loss": float(step)}, step)
     first.close()
-    second = Board(tmp_path, 2, "name: x")
+    second = Board(tmp_path, 2, "name: x", print)
     second.scalars({"loss": 30.0}, 3)
     second.close()
     assert [(e.step, e.value) for e in read(tmp_path).Scalars("loss")] == [(1, 1), (2, 2), (3, 30)]
 
 
 def test_scalars_are_on_disk_at_once(tmp_path: Path) -> None:
-    board = Board(tmp_path, 0, "name: x")
+    board = Board(tmp_path, 0, "name: x", print)
     board.scalars({"loss": 1.0}, 1)
     assert steps(read(tmp_path), "loss") == [1]
     board.close()

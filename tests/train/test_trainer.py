@@ -259,7 +259,7 @@ def test_clipping(make_recipe: MakeRecipe, options: list[str], norm_after: Any) 
         parameter.grad = torch.full_like(parameter, -0.5)
     count = sum(parameter.numel() for parameter in trainer.parameters)
     before = 0.5 * count**0.5
-    assert float(trainer.clip_gradients()) == pytest.approx(before, rel=1e-4)
+    assert float(trainer.update.clip_gradients()) == pytest.approx(before, rel=1e-4)
     gradients = torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
     if norm_after == "values":
         assert gradients.unique().tolist() == pytest.approx([-0.01])

@@ -99,10 +99,7 @@ class ContentCache:
         try:
             write_atomically(path, lambda file: save_file(plain, file, metadata))
         except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"data.cache_dir: {str(path)!r} cannot be written: {error}; give another folder, "
-                "or data.cache: auto"
-            ) from error
+            raise _unwritable(path, error) from error
 
     def remember(self, kind: str, base: DiffusionModel, origin: Mapping[str, Any]) -> None:
         """Keeps what follows from a model's weights, for those who do not read them.
@@ -114,7 +111,10 @@ class ContentCache:
         """
         if (path := self._memory(kind, base)) is not None and not path.is_file():
             text = json.dumps(origin, sort_keys=True)
-            write_atomically(path, lambda new: new.write_text(text, "utf-8"))
+            try:
+                write_atomically(path, lambda new: new.write_text(text, "utf-8"))
+            except OSError as error:
+                raise _unwritable(self.folder, error) from error
 
     def remembered(self, kind: str, base: DiffusionModel) -> dict[str, Any] | None:
         """What `remember` keeps of these very files; None where nothing is known."""
@@ -134,6 +134,13 @@ class ContentCache:
         dtypes = str(base.dtype), str(base.vae.dtype)
         told = {"files": states, "variant": source.variant, "dtypes": dtypes}
         return self.path(key_of(kind, told)).with_suffix(".json")
+
+
+def _unwritable(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"data.cache_dir: {str(path)!r} cannot be written: {error}; give another folder, or "
+        "data.cache: auto"
+    )
 
 
 def _damaged(path: Path, why: str) -> str:

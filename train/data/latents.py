@@ -23,6 +23,7 @@ from train.data.index import Known, picture_facts
 from train.data.prompt_states import Track
 from train.data.soundness import Broken
 from train.data_config import DataConfig
+from train.guards import check_latents
 
 PIXELS_AT_ONCE = 2**22
 """Clips of more pixels than this together are not encoded at once."""
@@ -80,6 +81,7 @@ def _latents_in_memory(
             if broken.messages:  # only looks for more
                 continue
             mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
+            check_latents(mean, std, [examples.pictures[index].path for index in chunk])
             sampling = examples.config.latent_sampling
             encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
             for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
@@ -137,6 +139,7 @@ def _latents_on_disk(
             if content is None or broken.messages:  # with a broken one it only looks for more
                 continue
             mean, std = base.encode_images(content.pop("pixels")[None])
+            check_latents(mean, std, [examples.pictures[first[key]].path])
             write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
     broken.refuse()
     return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)

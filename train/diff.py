@@ -1,0 +1,41 @@
+"""`python -m train.diff A B [--json]`: what differs between two runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+USAGE = "usage: python -m train.diff RUN RUN [--json]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 compared, 2 the input is wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in arguments
+    arguments = [argument for argument in arguments if argument != "--json"]
+    if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
+        print(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", file=sys.stderr)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    from inference.command import tell
+    from inference.errors import InputError
+    from inference.quiet import quiet_libraries
+
+    quiet_libraries()
+    from train.comparison import compare_runs, open_run
+
+    try:
+        found = compare_runs(*map(open_run, arguments))
+    except InputError as error:
+        tell("diff", error)
+        return 2
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1, default=str))
+    else:
+        from train.diff_table import show
+
+        show(found, *arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""`python -m train.rerun RUN [--name FOLDER]`: repeats a run, and compares byte by byte."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from train.comparison import Comparison
+    from train.run_directory import RunDirectory
+
+USAGE = "usage: python -m train.rerun RUN [--name FOLDER]"
+HELP = """\
+RUN is the folder of a run, as runs/mine. It is trained once more in FOLDER/mine beside it (if not
+given, mine.rerun), by its recipe.yaml: the same bytes come of it if all else is the same."""
+
+TENSORS_SHOWN = 5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status.
+
+    0 the same bytes, 1 they differ or training failed, 2 the input is wrong, 130/143 stopped.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    folder = None
+    if "--name" in arguments[:-1]:
+        place = arguments.index("--name")
+        folder = arguments[place + 1]
+        del arguments[place : place + 2]
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print(f"{USAGE}\n{HELP}", file=sys.stderr)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    from inference.command import is_first_process, tell
+    from inference.errors import InputError
+    from inference.quiet import quiet_libraries
+
+    quiet_libraries()
+    from train.__main__ import train
+    from train.comparison import open_run
+    from train.run_directory import RunDirectory
+
+    try:
+        first = open_run(arguments[0])
+        second = RunDirectory(place_of(first.path, folder) / first.path.name)
+        if is_first_process():
+            tell_beforehand(first)
+        output = f"output_dir={second.path.parent}"
+        overrides = [f"name={first.path.name}", output, "resume=false", "overwrite=false"]
+        status = train(str(first.recipe), overrides)
+        if status or not is_first_process():
+            return status
+        return verdict(first, second)
+    except InputError as error:
+        tell("rerun", error)
+        return 2
+
+
+def place_of(run: Path, folder: str | None) -> Path:
+    """The folder that the new run's folder lies in; the first free one, if none is given.
+
+    Raises:
+        InputError: it has a run of this name already.
+    """
+    from inference.errors import InputError
+
+    beside = run.absolute().parent
+    if folder is not None:
+        place = beside / folder
+        if (place / run.name).exists():
+            raise InputError(f"--name: {place / run.name} is there already; give another name")
+        return place
+    names = (f"{run.name}.rerun" + (f".{n}" if n else "") for n in itertools.count())
+    return next(place for name in names if not (place := beside / name).exists())
+
+
+def tell_beforehand(run: RunDirectory) -> None:
+    """Tells what is not as it was when the run was made: versions, commit, machine, data."""
+    from inference.command import tell
+    from train.comparison import Comparison, compare_environments, environment_of
+    from train.environment import describe_environment
+
+    found = Comparison()
+    before = environment_of(run)
+    compare_environments(before, describe_environment(), found)
+    for key, old, new in found.environment:
+        if key in before or key.split(".")[0] in ("packages",):
+            tell("rerun", f"{key}: {old!r} became {new!r}")
+    for line in data_beforehand(run):
+        tell("rerun", f"data: {line}")
+
+
+def data_beforehand(run: RunDirectory) -> list[str]:
+    """In what the data differ now; nothing if they do not, or if the run does not tell them."""
+    from inference.recipe import load_recipe
+    from train.config import train_schema
+    from train.data.sources import find_sources
+    from train.data_manifest import HELD_BACK, PICTURE, data_changes, first, rows_of
+
+    recipe = load_recipe(str(run.recipe), train_schema, [])
+    if not run.data.is_file():
+        return [f"{run.path} does not tell its data in detail (an older run)"]
+    sources = find_sources(recipe)
+    rows = rows_of(sources.pictures, recipe.data)
+    held = rows_of(sources.held_back.pictures, recipe.data, HELD_BACK)
+    found = data_changes(run.data, [PICTURE, HELD_BACK], chain(rows, held))
+    touched = f"{len(found.touched)} written to since, of the same size: {first(found.touched)}"
+    return found.lines() + ([touched] if found.touched else [])
+
+
+def verdict(first: RunDirectory, second: RunDirectory) -> int:
+    """Prints what is the same and what is not; returns the exit status."""
+    from train.comparison import Comparison, compare_files
+
+    found = Comparison()
+    compare_files(first, second, found)
+    for run, names in ((first, found.only_first), (second, found.only_second)):
+        if names:
+            print(f"only in {run.path}: {', '.join(names)}")
+    for line in different_lines(found):
+        print(line)
+    if found.files or not found.equal:
+        print(f"differs: {len(found.files)} of {len(found.files) + len(found.equal)} files")
+        return 1
+    print(f"equal: all {len(found.equal)} files that both have, byte by byte")
+    return 0
+
+
+def different_lines(found: Comparison) -> list[str]:
+    """A line for each file that differs, and for the tensors in it that differ most."""
+    lines = []
+    for one in found.files:
+        what = f"{len(one.tensors)} tensors" if one.tensors else "other bytes"
+        lines.append(f"{one.name}: {what}")
+        for tensor in one.tensors[:TENSORS_SHOWN]:
+            size = "" if tensor.largest is None else f" by up to {tensor.largest:.3g}"
+            lines.append(f"  {tensor.name}{size}{f' ({tensor.what})' if tensor.what else ''}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
