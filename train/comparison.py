@@ -22,6 +22,9 @@ MACHINE = ("command", "pictures", "class_pictures", "dataset_fingerprint", "clas
 
 HEAD = "final weights"
 
+TENSORS_SHOWN = 5
+"""Tensors of a file that are told, those that differ most."""
+
 
 @dataclass(frozen=True)
 class FileDifference:
@@ -195,3 +198,21 @@ def different_losses(first: RunDirectory, second: RunDirectory) -> Iterator[Loss
         if other:
             largest = max(abs(a[step] - b[step]) for step in other)
             yield LossDifference(name, other[0], largest, (a[steps[-1]], b[steps[-1]]))
+
+
+def different_lines(found: Comparison) -> list[str]:
+    """A line for each file that differs, and for the tensors in it that differ most."""
+    lines = []
+    for one in found.files:
+        what = f"{len(one.tensors)} tensors" if one.tensors else "other bytes"
+        lines.append(f"{one.name}: {what}")
+        for tensor in one.tensors[:TENSORS_SHOWN]:
+            told = f"  {tensor.name}" + (f" ({tensor.what})" if tensor.what else "")
+            if tensor.largest is not None:
+                told += f" by up to {tensor.largest:.3g}, norm of the difference {tensor.norm:.3g}"
+            if tensor.relative is not None:
+                told += f", {tensor.relative:.3g} of its own"
+            lines.append(told)
+        if (more := len(one.tensors) - TENSORS_SHOWN) > 0:
+            lines.append(f"  … and {more} more")
+    return lines

@@ -8,10 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from train.comparison import Comparison
-
-TENSORS_SHOWN = 5
-"""Tensors of a file that are told, those that differ most."""
+from train.comparison import Comparison, different_lines
 
 
 def show(found: Comparison, first: str, second: str) -> None:
@@ -51,21 +48,8 @@ def _show_files(console: Console, found: Comparison, first: str, second: str) ->
         if files:
             console.print(f"only in {name}: {', '.join(files)}", markup=False)
     console.print(f"files with the same bytes: {len(found.equal)}")
-    if not found.files:
-        return
-    table = _table("files that differ", "", "largest difference", "norm", "relative norm")
-    for one in found.files:
-        told = "the same tensors" if not one.tensors else f"{len(one.tensors)} tensors"
-        is_tensors = one.name.endswith((".safetensors", ".pt"))
-        table.add_row(one.name, told if is_tensors else "other bytes", "", "")
-        for tensor in one.tensors[:TENSORS_SHOWN]:
-            numbers = (tensor.largest, tensor.norm, tensor.relative)
-            shown = ["" if number is None else f"{number:.3g}" for number in numbers]
-            name = f"{tensor.name} ({tensor.what})" if tensor.what else tensor.name
-            table.add_row(f"  {name}", *shown)
-        if (more := len(one.tensors) - TENSORS_SHOWN) > 0:
-            table.add_row(f"  … and {more} more", "", "", "")
-    console.print(table)
+    for line in different_lines(found):
+        console.print(line, markup=False)
 
 
 def _table(title: str, *columns: str) -> Table:

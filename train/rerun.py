@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from train.comparison import Comparison
     from train.run_directory import RunDirectory
 
 USAGE = "usage: python -m train.rerun RUN [--name FOLDER]"
 HELP = """\
 RUN is the folder of a run, as runs/mine. It is trained once more in FOLDER/mine beside it (if not
 given, mine.rerun), by its recipe.yaml: the same bytes come of it if all else is the same."""
-
-TENSORS_SHOWN = 5
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,7 +110,7 @@ def data_beforehand(run: RunDirectory) -> list[str]:
 
 def verdict(first: RunDirectory, second: RunDirectory) -> int:
     """Prints what is the same and what is not; returns the exit status."""
-    from train.comparison import Comparison, compare_files
+    from train.comparison import Comparison, compare_files, different_lines
 
     found = Comparison()
     compare_files(first, second, found)
@@ -127,18 +124,6 @@ def verdict(first: RunDirectory, second: RunDirectory) -> int:
         return 1
     print(f"equal: all {len(found.equal)} files that both have, byte by byte")
     return 0
-
-
-def different_lines(found: Comparison) -> list[str]:
-    """A line for each file that differs, and for the tensors in it that differ most."""
-    lines = []
-    for one in found.files:
-        what = f"{len(one.tensors)} tensors" if one.tensors else "other bytes"
-        lines.append(f"{one.name}: {what}")
-        for tensor in one.tensors[:TENSORS_SHOWN]:
-            size = "" if tensor.largest is None else f" by up to {tensor.largest:.3g}"
-            lines.append(f"  {tensor.name}{size}{f' ({tensor.what})' if tensor.what else ''}")
-    return lines
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from train.trainer import Trainer
 def test_tensors_that_differ(tmp_path: Path) -> None:
     same = torch.ones(2)
     save_file(
-        {"a": torch.zeros(3), "b": torch.ones(2), "c": same, "d": same}, tmp_path / "1.safetensors"
+        {"a": torch.zeros(3), "b": torch.ones(2), "c": same, "d": same.clone()},
+        tmp_path / "1.safetensors",
     )
     second = {"a": torch.tensor([0.0, 3.0, 4.0]), "b": torch.ones(3), "c": same, "e": same.clone()}
     save_file(second, tmp_path / "2.safetensors")
