@@ -123,8 +123,8 @@ def test_what_was_being_written_when_a_run_was_cut_is_removed(run: RunDirectory)
     (run.samples / ".step-000010.77" / "unet").mkdir(parents=True)
     drawn = run.path / "class_images" / "dog"
     drawn.mkdir(parents=True)
-    write(drawn / ".a dog-1.png.77", "half")
-    write(drawn / "a dog-0.png", "whole")
+    (drawn / ".a dog-1.png.77").write_text("half")
+    (drawn / "a dog-0.png").write_text("whole")
     run.write_start(RECIPE, FACTS)
     assert names(drawn) == ["a dog-0.png"]
     assert names(run.artifacts) == names(run.samples) == []
