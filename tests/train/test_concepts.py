@@ -269,7 +269,7 @@ IDLE = {
     "has class pictures (num_class_images_per)",
     "loss: {prior_weight: 0}\ndata: {" + SOUND + ", num_class_images_per: 1}}}": "loss.prior_weight"
     ": 0 makes class pictures count nothing, while each costs as much as a subject's; "
-    "num_class_images_per: 0 leaves them out",
+    "num_class_images_per: 0 (or no subset with is_reg) leaves them out",
     "data: {path: x}\nsampling: {sanity_seed: 1}": "sampling.sanity_seed: has no effect without "
     "sanity_prompt",
 }
@@ -332,7 +332,7 @@ def test_pictures_that_are_there_take_the_place_of_drawn_ones(tmp_path: Path) ->
     for number in range(9):
         save(tmp_path / f"{number}.png")
     assert numbers(asked) == {}
-    found = class_pictures([asked], [".txt"])
+    found = class_pictures([asked], [".txt"], "refuse")
     assert len(found) == 13
     assert Counter(picture.captions[0] for picture in found) == {
         "a black dog": 1,
@@ -343,7 +343,7 @@ def test_pictures_that_are_there_take_the_place_of_drawn_ones(tmp_path: Path) ->
 
 def test_no_class_pictures_are_never_taken_for_none_wanted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no class pictures in .* rex asks for 3 of them"):
-        class_pictures([folder(tmp_path, dog=3)], [".txt"])
+        class_pictures([folder(tmp_path, dog=3)], [".txt"], "refuse")
 
 
 def test_two_processes_share_the_portions_of_one(tmp_path: Path) -> None:
