@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 from train.caption_config import CaptionConfig
 from train.clip_config import ClipDataConfig
 from train.faults import Faults, at_least
-from train.picture_bucket_config import PictureBucketsConfig
 from train.source_config import SourceConfig
 from train.subset_config import ExampleConfig
 
@@ -21,13 +20,6 @@ class DataConfig(ExampleConfig, SourceConfig):
 
     clips: ClipDataConfig | None = None
     """Given, `path` holds videos for a video model (CogVideoX) in place of pictures."""
-    resolution: int | None = None
-    """Side of the square examples in pixels; without it the base model's own size. With buckets,
-    the root of their area."""
-    buckets: PictureBucketsConfig | None = None
-    """Given, pictures keep their proportions and are learned at several sizes (`buckets: {}` for
-    kohya's). A micro-batch is of one size; each size's last one of an epoch is filled up with
-    pictures that come twice."""
     broken_pictures: Literal["refuse", "skip"] = "refuse"
     """What becomes of pictures that cannot be read: told by name before the first step, all
     together, or left out with a count. `skip` decodes every picture before the run begins."""
@@ -57,7 +49,6 @@ class DataConfig(ExampleConfig, SourceConfig):
                     "is one for all subsets: say it in data.captions",
                 )
         yield from self._size_faults()
-        yield from at_least(8, resolution=self.resolution)
         yield from at_least(0, num_workers=self.num_workers)
 
     def _size_faults(self) -> Faults:
@@ -69,7 +60,7 @@ class DataConfig(ExampleConfig, SourceConfig):
                 yield f"{key}color_jitter", "is of pictures, not of clips"
             if self.clips is not None and one.resize_interpolation != "lanczos":
                 yield f"{key}resize_interpolation", "is of pictures; clips take lanczos"
-            if self.buckets is not None and one.resize in ("none", "own_size"):
+            if one.buckets is not None and one.resize in ("none", "own_size"):
                 yield f"{key}resize", f"{one.resize} excludes buckets, which say the sizes"
         if self.buckets is not None and self.clips is not None:
             yield "buckets", "are of pictures; of clips say data.clips.buckets"
@@ -89,6 +80,14 @@ class DataConfig(ExampleConfig, SourceConfig):
             yield "broken_pictures", "has no effect: broken clips are refused"
         if self.clips is not None and self.resolution is not None:
             yield "resolution", "has no effect: clips have a height and a width (data.clips)"
+        for name, one in self.named_subsets.items():
+            sizes = (one.resolution, one.buckets), (self.resolution, self.buckets)
+            if one.is_reg and sizes[0] != sizes[1]:
+                key = "resolution" if sizes[0][0] != sizes[1][0] else "buckets"
+                yield (
+                    f"subsets.{name}.{key}",
+                    "has no effect: pictures of classes come at the size of those they come with",
+                )
         if self.clips is not None or self.has_concepts:
             yield from self.container_idle("clips and concepts are read from folders")
         if self.has_concepts:

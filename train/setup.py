@@ -34,6 +34,7 @@ from train.data.clips import ClipExamples
 from train.data.examples import Examples
 from train.data.sources import Sources
 from train.data.stream import Pace
+from train.data.subsets import at_resolution
 from train.data_config import DataConfig
 from train.frozen_prior import with_prior
 from train.objective_configs import OBJECTIVE_CONFIGS
@@ -201,8 +202,9 @@ def build_examples(
     assert isinstance(base, BaseModel)
     resolution = config.resolution or base.resolution
     check_size("data.resolution", resolution, base.size_step)
+    subsets = [at_resolution(one, sources.config, config) for one in sources.subsets]
     examples = Examples(
-        sources.pictures, config, resolution, recipe.seed, sources.template, sources.subsets
+        sources.pictures, config, resolution, recipe.seed, sources.template, subsets
     )
     examples.pace = pace
     examples.latent_factor = base.vae_scale_factor

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from train.config import TrainRecipe
     from train.data.stream import MicroBatches, Pace
+    from train.data_config import DataConfig
     from train.stage_config import StageConfig
 
 
@@ -126,6 +127,21 @@ def largest_batch(recipe: TrainRecipe) -> int:
     return max((size or recipe.train_batch_size for size in sizes), default=recipe.train_batch_size)
 
 
+def _size_faults(name: str, resolution: int | None, data: DataConfig) -> Faults:
+    """Sizes that do not follow a stage's resolution."""
+    if resolution is None:
+        return
+    parts = [one for one in data.named_subsets.values() if not one.is_reg] or [data]
+    if any(one.buckets is not None and not one.buckets.follow_resolution for one in parts):
+        yield f"stages.{name}.resolution", "has no effect: data.buckets says the sizes itself"
+    for subset, one in data.named_subsets.items():
+        if not one.is_reg and one.resolution != data.resolution:
+            yield (
+                f"stages.{name}.resolution",
+                f"is not clear: data.subsets.{subset} has a resolution too; leave one out",
+            )
+
+
 def stage_faults(recipe: TrainRecipe) -> Faults:
     """What is wrong with a recipe's stages, taken together."""
     named = named_stages(recipe)
@@ -150,8 +166,6 @@ def stage_faults(recipe: TrainRecipe) -> Faults:
                 yield f"stages.{name}.{key}", "is of clips, which need data.clips"
             elif clips.buckets:
                 yield f"stages.{name}.{key}", "cannot go with data.clips.buckets: they say sizes"
-        buckets = recipe.data.buckets
-        if stage.resolution is not None and buckets is not None and not buckets.follow_resolution:
-            yield f"stages.{name}.resolution", "has no effect: data.buckets says the sizes itself"
+        yield from _size_faults(name, stage.resolution, recipe.data)
         if stage.resolution is not None and clips is not None:
             yield f"stages.{name}.resolution", "is of pictures; of clips say height and width"

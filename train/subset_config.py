@@ -8,6 +8,7 @@ from train.colour_jitter_config import ColorJitterConfig
 from train.container_config import ContainerConfig
 from train.faults import Faults, at_least, fraction
 from train.mask_config import MaskConfig
+from train.picture_bucket_config import PictureBucketsConfig
 
 MOST_REPEATS = 100_000
 """Each takes 4 bytes of memory for every picture."""
@@ -18,6 +19,13 @@ class ExampleConfig(ContainerConfig):
     """How a picture and its caption become an example."""
 
     captions: CaptionConfig = field(default_factory=CaptionConfig)
+    resolution: int | None = None
+    """Side of the square examples in pixels; without it the base model's own size. With buckets,
+    the root of their area. Subsets may differ; a micro-batch is of one size."""
+    buckets: PictureBucketsConfig | None = None
+    """Given, pictures keep their proportions and are learned at several sizes (`buckets: {}` for
+    kohya's). A micro-batch is of one size; each size's last one of an epoch is filled up with
+    pictures that come twice."""
     resize: Literal["cover", "none", "stretch", "fill", "own_size"] = "cover"
     """How a picture comes to the size of its example. `cover` scales it until it covers it (A1111:
     crop and resize); `none` cuts the size out of it as it is. Of pictures only: `stretch` does not
@@ -39,6 +47,7 @@ class ExampleConfig(ContainerConfig):
 
     def faults(self) -> Faults:
         yield from fraction(flip=self.flip)
+        yield from at_least(8, resolution=self.resolution)
 
     def idle(self) -> Faults:
         if self.resize in ("stretch", "fill") and self.crop == "random":
@@ -71,7 +80,8 @@ class SubsetConfig(ExampleConfig):
     num_repeats)."""
     is_reg: bool = False
     """Pictures of a class rather than of what is learned: they come along with the others, one with
-    each example, and their loss counts loss.prior_weight (kohya: regularisation images)."""
+    each example and at its size, and their loss counts loss.prior_weight (kohya: regularisation
+    images)."""
     loss_weight: float = 1.0
     """What the loss of its pictures counts."""
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from train.data.content_cache import (
     StoredLatents,
 )
 from train.data.folder import DataError, Picture
-from train.data.layout import Layout, companions, lay_out
+from train.data.layout import Layout, Manner, companions, lay_out
 from train.data.masks import mask_shares, mask_weights
 from train.data.picture_buckets import Place, SizeRule
 from train.data.pictures import READING
@@ -25,7 +26,7 @@ from train.data.subsets import Subset, slots_of, the_whole
 from train.data.transforms import Piece, cut_piece
 from train.data_config import DataConfig
 from train.mask_config import MaskConfig
-from train.picture_bucket_config import Size
+from train.picture_bucket_config import PictureBucketsConfig, Size
 from train.randomness import derive_seed
 from train.subset_config import SubsetConfig
 
@@ -74,7 +75,7 @@ class Examples(Dataset[dict[str, Any]]):
     def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
         """Pictures of the subjects' classes, to come along with every example."""
         if self.layout is not None:
-            pictures, layout = companions(pictures, self.layout.sizes)
+            pictures, layout = companions(pictures, self._size_groups())
             self.layout += layout
         own = slots_of(pictures, self.subsets, len(self.pictures))
         self.pictures += pictures
@@ -98,14 +99,42 @@ class Examples(Dataset[dict[str, Any]]):
         Raises:
             InputError: the base model cannot take the recipe's sizes, or pictures are too small.
         """
-        resizes = [self.settings(index).resize for index in range(len(self))]
-        if self.config.buckets is None and "own_size" not in resizes:
+        names = [picture.subset for picture in self.pictures]
+        manners = {name: self._manner(name, size_step) for name in dict.fromkeys(names)}
+        square = SizeRule(None, self.resolution, size_step)
+        if all(
+            rule == replace(square, key=rule.key) and resize != "own_size"
+            for rule, resize in manners.values()
+        ):
             return
-        rule = SizeRule(self.config.buckets, self.resolution, size_step)
-        self.layout = lay_out([picture.path for picture in self.pictures], resizes, rule)
+        self.layout = lay_out([picture.path for picture in self.pictures], names, manners)
         if len(self.layout.sizes) > 1:
             numbers = self.layout.numbers[self.slots]
             self.stream = BucketStream(self.seed, numbers, batch_size, first_position)
+
+    def _manner(self, name: str, size_step: int) -> Manner:
+        """How the pictures of a subset come to their sizes."""
+        own, whole = self.subsets[name].config, self.subsets[""].config
+        is_own = (own.resolution, own.buckets) != (whole.resolution, whole.buckets)
+        key = f"data.subsets.{name}" if is_own else "data"
+        return SizeRule(own.buckets, own.resolution or self.resolution, size_step, key), own.resize
+
+    def _size_groups(self) -> list[list[Size]]:
+        """The sizes of each resolution and its buckets; one that several have is the first's."""
+        kinds: list[tuple[int, PictureBucketsConfig | None]] = []
+        groups: list[list[Size]] = []
+        seen: set[Size] = set()
+        for index in range(self.num_own):
+            if (size := self.size(index).size) in seen:
+                continue
+            seen.add(size)
+            own = self.settings(index)
+            kind = own.resolution or self.resolution, own.buckets
+            if kind not in kinds:
+                kinds.append(kind)
+                groups.append([])
+            groups[kinds.index(kind)].append(size)
+        return [sorted(sizes) for sizes in groups]
 
     def __len__(self) -> int:
         return len(self.pictures)

@@ -1,6 +1,7 @@
 """The sizes at which the pictures of a run are learned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,48 +45,61 @@ class Layout:
         return np.unique(self.sides[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def lay_out(paths: Sequence[Path], resizes: Sequence[str], rule: SizeRule) -> Layout:
+Manner = tuple[SizeRule, str]
+"""What sizes the pictures of a subset come to, and its `resize`."""
+
+
+def lay_out(paths: Sequence[Path], subsets: Sequence[str], manners: Mapping[str, Manner]) -> Layout:
     """The places of pictures.
 
     Args:
         paths: their files.
-        resizes: data.resize of each.
-        rule: of those that are not left at their own sizes.
+        subsets: the name of each one's subset.
+        manners: of the subsets, by name. Those with `resize: own_size` are left at their own sizes.
 
     Raises:
         InputError: the base model cannot take the sizes of the recipe.
         DataError: pictures cannot be read, or are too small; all are named together.
     """
-    rule.check()
+    for rule, _ in manners.values():
+        rule.check()
     facts = picture_facts(paths, Known.SIZE).check()
-    own_rule = SizeRule(None, rule.resolution, rule.step)
     broken = Broken(len(paths), remedy="")
     known: dict[tuple[int, int, str], Place] = {}
     places: list[Place] = []
-    for index, (path, resize) in enumerate(zip(paths, resizes, strict=True)):
+    for index, (path, subset) in enumerate(zip(paths, subsets, strict=True)):
         width, height = facts.size(index)
-        place = known.get((width, height, resize))
+        place = known.get((width, height, subset))
         if place is None:
             with broken.gathered(path):
-                if resize == "own_size":
-                    place = own_rule.place(width, height)
-                elif rule.buckets is None:
-                    place = Place(Size(rule.resolution, rule.resolution))
-                else:
-                    place = rule.place(width, height)
-                    place = place if resize == "cover" else Place(place.size)
-                known[width, height, resize] = place
+                place = _place(width, height, *manners[subset])
+                known[width, height, subset] = place
         if place is not None:
             places.append(place)
     broken.refuse()
     return Layout(places)
 
 
-def companions(pictures: Sequence[Picture], sizes: Sequence[Size]) -> tuple[list[Picture], Layout]:
+def _place(width: int, height: int, rule: SizeRule, resize: str) -> Place:
+    if resize == "own_size":
+        return replace(rule, buckets=None).place(width, height)
+    if rule.buckets is None:
+        return Place(Size(rule.resolution, rule.resolution))
+    place = rule.place(width, height)
+    return place if resize == "cover" else Place(place.size)
+
+
+def companions(
+    pictures: Sequence[Picture], groups: Sequence[Sequence[Size]]
+) -> tuple[list[Picture], Layout]:
     """Class pictures at the sizes of those that they come along with.
 
-    Each goes to the size of the nearest aspect ratio. A size to which none goes borrows all of the
-    nearest size that has some: these pictures are there twice.
+    In each group of sizes a picture goes to that of the nearest aspect ratio. A size to which none
+    goes borrows all of the nearest size that has some. So pictures may be there more than once.
+
+    Args:
+        pictures: of classes.
+        groups: the sizes of each resolution; no size is in two of them.
 
     Returns:
         The pictures, so many more, and their places.
@@ -94,13 +108,17 @@ def companions(pictures: Sequence[Picture], sizes: Sequence[Size]) -> tuple[list
         DataError: pictures cannot be read; all are named together.
     """
     facts = picture_facts([picture.path for picture in pictures], Known.SIZE).check()
-    ratios = np.array([size.width / size.height for size in sizes])
     own = np.array([np.divide(*facts.size(index)) for index in range(len(pictures))])
-    chosen = np.abs(own[:, None] - ratios).argmin(1)
-    taken, indices, numbers = np.unique(chosen), [np.arange(len(pictures))], [chosen]
-    for number in np.setdiff1d(np.arange(len(sizes)), taken):
-        lender = taken[np.abs(ratios[taken] - ratios[number]).argmin()]
-        indices.append(np.flatnonzero(chosen == lender))
-        numbers.append(np.full(len(indices[-1]), number))
-    places = Layout([Place(sizes[number]) for number in np.concatenate(numbers).tolist()])
-    return [pictures[index] for index in np.concatenate(indices).tolist()], places
+    indices: list[np.ndarray] = []
+    places: list[Place] = []
+    for sizes in groups:
+        ratios = np.array([size.width / size.height for size in sizes])
+        chosen = np.abs(own[:, None] - ratios).argmin(1)
+        taken, numbers = np.unique(chosen), [chosen]
+        indices.append(np.arange(len(pictures)))
+        for number in np.setdiff1d(np.arange(len(sizes)), taken):
+            lender = taken[np.abs(ratios[taken] - ratios[number]).argmin()]
+            indices.append(np.flatnonzero(chosen == lender))
+            numbers.append(np.full(len(indices[-1]), number))
+        places += [Place(sizes[number]) for number in np.concatenate(numbers).tolist()]
+    return [pictures[index] for index in np.concatenate(indices).tolist()], Layout(places)

@@ -44,6 +44,8 @@ class SizeRule:
     """Root of the area, where the recipe does not say the area."""
     step: int
     """Pixels that the base model's sizes are multiples of."""
+    key: str = "data"
+    """Where the recipe says so."""
 
     def check(self) -> None:
         """Refuses what the base model cannot take.
@@ -51,19 +53,21 @@ class SizeRule:
         Raises:
             InputError: a side is no multiple of its step, or there is no size.
         """
+        check_size(f"{self.key}.resolution", self.resolution, self.step)
         config = self.buckets
         if config is None:
             return
         if not (config.sizes or config.preset == "sdxl"):
-            check_size("data.buckets.step", config.step, self.step)
+            check_size(f"{self.key}.buckets.step", config.step, self.step)
             if not config.no_upscale and not self.sizes:
                 raise InputError(
-                    f"data.buckets: no size of {self.area} pixels has sides of {config.min_side} "
-                    f"to {config.max_side}; lower min_side, or raise max_side or data.resolution"
+                    f"{self.key}.buckets: no size of {self.area} pixels has sides of "
+                    f"{config.min_side} to {config.max_side}; lower min_side, or raise max_side or "
+                    f"{self.key}.resolution"
                 )
         for size in self.sizes:
             for side in size:
-                check_size(f"data.buckets: {size}", side, self.step)
+                check_size(f"{self.key}.buckets: {size}", side, self.step)
 
     @property
     def area(self) -> int:
@@ -96,10 +100,10 @@ class SizeRule:
             DataError: without scaling up, it is smaller than one step.
         """
         if self.buckets is None:
-            return _cut_off(Size(height, width), self.step, "data.resize: own_size")
+            return _cut_off(Size(height, width), self.step, f"{self.key}.resize: own_size")
         if self.buckets.no_upscale:
             scaled = scaled_down(width, height, self.area, self.buckets.step)
-            return _cut_off(scaled, self.buckets.step, "data.buckets.no_upscale")
+            return _cut_off(scaled, self.buckets.step, f"{self.key}.buckets.no_upscale")
         return self._nearest(width, height)
 
     def _nearest(self, width: int, height: int) -> Place:

@@ -48,6 +48,13 @@ def the_whole(config: ExampleConfig, template: Sequence[str]) -> Subset:
     return Subset("", SubsetConfig(**own), tuple(template))
 
 
+def at_resolution(subset: Subset, run: ExampleConfig, stage: ExampleConfig) -> Subset:
+    """A subset as it is in a stage: at its resolution, unless the subset has one of its own."""
+    if subset.config.resolution not in (None, run.resolution):
+        return subset
+    return replace(subset, config=replace(subset.config, resolution=stage.resolution))
+
+
 def find_subsets(recipe: TrainRecipe) -> list[Subset]:
     """The recipe's subsets with their pictures, those of classes behind all others.
 
