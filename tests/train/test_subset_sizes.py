@@ -75,7 +75,7 @@ def test_each_subset_is_learned_at_its_resolution(tmp_path: Path) -> None:
 
 
 def test_class_pictures_find_the_nearest_proportions_of_each_resolution(tmp_path: Path) -> None:
-    """Width / height 1.4: nearest is 1.4 of 56 x 40, and of the other resolution 1.67 of 40 x 24."""
+    """Nearest to 1.4 = width / height are 56 x 40, and of the other resolution 40 x 24."""
     buckets = {"min_side": 8, "max_side": 96, "step": 8}
     subsets: dict[str, Any] = {
         "a": {"path": fill(tmp_path / "a", 2, (96, 60))},
