@@ -1,6 +1,7 @@
 """`python -m train RECIPE [key=value ...]`: trains a recipe."""
 
 import os
+import signal
 import sys
 
 USAGE = "usage: python -m train RECIPE [key=value ...]"
@@ -56,6 +57,9 @@ def train(path: str, overrides: list[str]) -> int:
     except SavingError as error:
         tell("train", error)
         return 1
+    except KeyboardInterrupt:  # the second Ctrl-C, or one before the first step
+        tell("train", "stopped at once; resume=true goes on from the newest checkpoint")
+        return 128 + signal.SIGINT
     if trainer.is_main:
         print(f"artifact: {artifact}")
         grid = trainer.run.grid(trainer.step_number)

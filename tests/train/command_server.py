@@ -5,13 +5,19 @@ base model of its argument once, and forks a process for every request on its st
 of JSON):
 
     {"module": "train", "arguments": [...], "output": folder, "environments": [{...}, ...],
-     "stop": null or {"function": "module:Class.name", "call": 3, "signal": 9, "after": false,
-                      "delay": 0.0, "rank": 0, "file_size": null}}
+     "stop": null or {"function": "module:Class.name", "call": 3, "after": false, "rank": 0,
+                      "what": {"signal": 9, "delay": 0.0}, "alone": false}}
 
 There is a process for each of the environments; what they print goes to `output`/NUMBER.out and
-.err. With `stop` the one of that rank gets the signal from within, in the named function's call of
-that number, or so many seconds later; or, with `file_size`, from then on no file can grow beyond so
-many bytes, as on a disk that is full. Where one is killed the others are, as launchers do. Answers
+.err. With `stop` something happens to the one of that rank, from within, in the named function's
+call of that number:
+
+    {"signal": 9, "delay": 0.0, "times": 1}  it gets the signal, maybe so many seconds later
+    {"file_size": 1000}  no file can grow beyond so many bytes any more, as on a disk that is full
+    {"error": "text"}    the function raises a RuntimeError
+    {"nan": 2}           what this call and the next one return is no number any more
+
+Where one is killed the others are, as launchers do; with `alone` they have SECONDS_ALONE. Answers
 with a line: the list of their exit statuses, negative for signals.
 """
 
@@ -26,10 +32,13 @@ import runpy
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 SECONDS_TO_LIVE = 200
+SECONDS_ALONE = 30
+"""For processes to find out that another one is gone, and to end."""
 
 
 def prepare(base: str) -> None:
@@ -64,41 +73,42 @@ def prepare(base: str) -> None:
     load_base_model(BaseModelConfig(path=base))
 
 
-def arm(
-    function: str,
-    call: int,
-    signal: int,
-    after: bool,
-    delay: float,
-    rank: int,
-    file_size: int | None,
-) -> None:
+def arm(function: str, call: int, after: bool, what: dict[str, Any]) -> None:
     """Has something happen to this process before or after a certain call of a function."""
     owner_name, _, name = function.rpartition("." if "." in function.split(":")[1] else ":")
     owner = pkgutil.resolve_name(owner_name)
     original = getattr(owner, name)
     calls = 0
 
-    def strike() -> None:
-        if file_size is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
-        elif delay:
-            threading.Timer(delay, os.kill, (os.getpid(), signal)).start()
-        else:
-            os.kill(os.getpid(), signal)
-
     @functools.wraps(original)
     def wrapped(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == call and not after:
-            strike()
-        result = original(*arguments, **options)
-        if calls == call and after:
-            strike()
+            strike(what)
+        try:
+            result = original(*arguments, **options)
+        finally:  # also where there was nothing to delete
+            if calls == call and after:
+                strike(what)
+        if call <= calls < call + what.get("nan", 0):
+            result = result * float("nan")
         return result
 
     setattr(owner, name, wrapped)
+
+
+def strike(what: dict[str, Any]) -> None:
+    """What happens to this process, see above."""
+    if "error" in what:
+        raise RuntimeError(what["error"])
+    if "file_size" in what:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (what["file_size"], resource.RLIM_INFINITY))
+    for _ in range(what.get("times", 1) if "signal" in what else 0):
+        if what.get("delay"):
+            threading.Timer(what["delay"], os.kill, (os.getpid(), what["signal"])).start()
+        else:
+            os.kill(os.getpid(), what["signal"])
 
 
 def become(request: dict[str, Any], number: int) -> None:
@@ -108,8 +118,9 @@ def become(request: dict[str, Any], number: int) -> None:
         path = Path(request["output"]) / f"{number}.{end}"
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     faulthandler.dump_traceback_later(SECONDS_TO_LIVE, exit=True)  # says where it hangs
-    if request["stop"] and number == request["stop"]["rank"]:
-        arm(**request["stop"])
+    stop = request["stop"]
+    if stop and number == stop["rank"]:
+        arm(stop["function"], stop["call"], stop["after"], stop["what"])
     sys.argv = [request["module"], *request["arguments"]]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     sys.exit(0)
@@ -125,18 +136,27 @@ def main() -> None:
             if child == 0:
                 become(request, number)
             children.append(child)
-        print(json.dumps(await_all(children)), flush=True)
+        alone = bool(request["stop"] and request["stop"]["alone"])
+        print(json.dumps(await_all(children, alone)), flush=True)
 
 
-def await_all(children: list[int]) -> list[int]:
-    """The exit statuses of processes, in their order; once one is killed, all are."""
+def await_all(children: list[int], alone: bool) -> list[int]:
+    """The exit statuses of processes, in their order; once one is killed, all are.
+
+    With `alone` they are only when they are still there so long after the first one has ended.
+    """
     statuses: dict[int, int] = {}
+    deadline = float("inf")
     while len(statuses) < len(children):
-        child, status = os.wait()
-        statuses[child] = os.waitstatus_to_exitcode(status)
-        if statuses[child] == -signal.SIGKILL:
+        child, status = os.waitpid(-1, os.WNOHANG if alone and statuses else 0)
+        if child:
+            statuses[child] = os.waitstatus_to_exitcode(status)
+            deadline = min(deadline, time.monotonic() + SECONDS_ALONE)
+        if time.monotonic() > deadline or (not alone and -signal.SIGKILL in statuses.values()):
             for other in set(children) - set(statuses):
                 os.kill(other, signal.SIGKILL)
+        if not child:
+            time.sleep(0.02)
     return [statuses[child] for child in children]
 
 

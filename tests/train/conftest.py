@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +209,14 @@ def commands(
     commands.close()
 
 
+def happens(
+    function: str, call: int, what: Mapping[str, object], after: bool = False, rank: int = 0
+) -> dict[str, object]:
+    """A `stop` of command_server.py."""
+    place = {"function": function, "call": call, "after": after, "rank": rank}
+    return {**place, "what": what, "alone": False}
+
+
 @pytest.fixture(scope="session")
 def stop_at() -> Callable[..., dict[str, object]]:
     """`stop_at("train.trainer:Trainer.save", 2, "KILL")` is a signal in its second call."""
@@ -216,8 +224,8 @@ def stop_at() -> Callable[..., dict[str, object]]:
     def stop(
         function: str, call: int, name: str, after: bool = False, delay: float = 0, rank: int = 0
     ) -> dict[str, object]:
-        place = {"function": function, "call": call, "after": after, "delay": delay, "rank": rank}
-        return {**place, "signal": int(signal.Signals[f"SIG{name}"]), "file_size": None}
+        what = {"signal": int(signal.Signals[f"SIG{name}"]), "delay": delay}
+        return happens(function, call, what, after, rank)
 
     return stop
 
@@ -227,8 +235,7 @@ def disk_full_at() -> Callable[..., dict[str, object]]:
     """`disk_full_at("train.trainer:Trainer.save", 2)`: from its second call on writing fails."""
 
     def stop(function: str, call: int, file_size: int = 1000) -> dict[str, object]:
-        place = {"function": function, "call": call, "after": False, "delay": 0, "rank": 0}
-        return {**place, "signal": 0, "file_size": file_size}
+        return happens(function, call, {"file_size": file_size})
 
     return stop
 

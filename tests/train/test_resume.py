@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.train.conftest import happens
 from tests.train.runs import Straight, check_the_same, contents
 
 ROOT = Path(__file__).parents[2]
@@ -227,3 +228,21 @@ def test_interrupted_command_saves_its_state(
     done = commands.train(*overrides, "resume=true")
     assert done.status == 0, done.err
     check_the_same(tmp_path / "run", expected)
+
+
+@pytest.mark.parametrize(("signal_name", "status"), [("TERM", -15), ("INT", 130)])
+def test_a_second_signal_ends_the_run_at_once(
+    signal_name: str, status: int, commands: Any, tmp_path: Path
+) -> None:
+    """Within the step in which both come; nothing more is saved."""
+    what = {"signal": int(signal.Signals[f"SIG{signal_name}"]), "times": 2}
+    stop = happens("train.trainer:Trainer.step", 2, what)
+    done = commands.train(f"output_dir={tmp_path}", "saving.save_every_n_steps=1", stop=stop)
+    assert done.status == status, done.err
+    assert "stopping after this step; once more stops at once" in done.err
+    assert "Traceback" not in done.err
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert names == ["step-000001"]
+    if signal_name == "INT":
+        told = "train: stopped at once; resume=true goes on from the newest checkpoint"
+        assert done.err.splitlines()[-1] == told

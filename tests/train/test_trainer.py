@@ -324,6 +324,23 @@ def test_empty_folder_and_wrong_part_are_wrong_input(commands: Any, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        ("/proc/limner", "/proc cannot be written to (No such file or directory)"),
+        ("{file}", "{file} is a file; a run needs a folder here"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_wrong_input(
+    place: str, fault: str, commands: Any, tmp_path: Path
+) -> None:
+    (file := tmp_path / "file").write_text("")
+    done = commands.train(f"output_dir={place.format(file=file)}")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"train: {fault.format(file=file)}")
+    assert len(done.err.splitlines()) == 1
+
+
 def test_loss_that_explodes_is_a_failure(commands: Any, tmp_path: Path) -> None:
     done = commands.train(f"output_dir={tmp_path}", "optimizer.learning_rate=1e30")
     assert done.status == 1
