@@ -10,11 +10,12 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from inference.errors import InputError
 from inference.recipe_imports import Imported, Reader
+from train.kohya_datasets import Dataset, together
 from train.kohya_keys import (
     BUCKET_KEYS,
     DATASET_KEYS,
@@ -52,18 +53,21 @@ def read_kohya_config(path: str) -> Imported:
     if faults:
         raise InputError("\n".join(f"{path}: {line}" for line in faults))
     subsets: dict[str, dict[str, Any]] = {}
-    runs: list[tuple[str, dict[str, Any]]] = []
+    found: list[Dataset] = []
     for dataset, general, inner in datasets:
-        runs.append((dataset[0], _dataset([dataset, general], faults, told)))
+        values = _dataset([dataset, general], faults, told)
+        found.append(Dataset(dataset[0], values, {}))
         for subset in inner:
             name = _free_name(_name(subset[1]), subsets)
             subsets[name] = _subset([subset, dataset, general], faults, told)
-    faults += _differences(runs)
+            found[-1].subsets[subset[0]] = subsets[name]
     if not subsets:
         faults.append("has no [[datasets.subsets]]: nothing to learn from")
     if faults:
         raise InputError("\n".join(dict.fromkeys(f"{path}: {line}" for line in faults)))
-    return Imported(_recipe(runs[0][1], subsets), list(dict.fromkeys(told)))
+    recipe = together(found, told)
+    recipe["data"]["subsets"] = subsets
+    return Imported(recipe, list(dict.fromkeys(told)))
 
 
 def _tables(
@@ -172,50 +176,6 @@ def _refuse(where: str, key: str, value: Any, faults: list[str], told: list[str]
         faults.append(f"{where}: {key}: {why}")
 
 
-def _differences(runs: list[tuple[str, dict[str, tuple[str, Any]]]]) -> Iterator[str]:
-    """Datasets that cannot be learned together here."""
-    for where, run in runs[1:]:
-        first_where, first = runs[0]
-        for key in DATASET_KEYS:
-            one, two = (each[key][1] if key in each else None for each in (first, run))
-            if _comparable(key, one) != _comparable(key, two):
-                yield (
-                    f"{where}: {key}: {json.dumps(two)}, but {first_where} has {json.dumps(one)}: "
-                    "all subsets of a run are learned at one size and in batches of one size here. "
-                    "Make them equal (enable_bucket keeps proportions), or write two files and "
-                    "train one after the other"
-                )
-
-
-def _comparable(key: str, value: Any) -> Any:
-    """Values that mean the same become the same."""
-    if key == "enable_bucket":
-        return bool(value)
-    return [value, value] if key == "resolution" and isinstance(value, int) else value
-
-
-def _recipe(run: dict[str, tuple[str, Any]], subsets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    data: dict[str, Any] = {"subsets": subsets}
-    recipe: dict[str, Any] = {"data": data}
-    values = {key: value for key, (_, value) in run.items()}
-    if "batch_size" in values:
-        recipe["train_batch_size"] = values["batch_size"]
-    if values.get("validation_split"):
-        seed = {"seed": values["validation_seed"]} if "validation_seed" in values else {}
-        recipe["validation"] = {"split": values["validation_split"], **seed}
-    buckets = {BUCKET_KEYS[key]: values[key] for key in BUCKET_KEYS if key in values}
-    width, height = _comparable("resolution", values.get("resolution", 0))
-    if width == height:
-        data |= {"resolution": width} if width else {}
-    elif values.get("enable_bucket"):
-        buckets["area"] = width * height
-    else:
-        data["buckets"] = {"sizes": [f"{height}x{width}"]}
-    if values.get("enable_bucket"):
-        data["buckets"] = buckets
-    return recipe
-
-
 def _put(mapping: dict[str, Any], dotted: str, value: Any) -> None:
     *above, last = dotted.split(".")
     for name in above:
@@ -225,8 +185,8 @@ def _put(mapping: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _name(subset: Mapping[str, Any]) -> str:
     if "metadata_file" in subset:
-        return Path(subset["metadata_file"]).stem.replace(".", "_")
-    return Path(subset["image_dir"]).name.replace(".", "_") or "subset"
+        return PureWindowsPath(subset["metadata_file"]).stem.replace(".", "_")
+    return PureWindowsPath(subset["image_dir"]).name.replace(".", "_") or "subset"
 
 
 def _free_name(name: str, taken: Mapping[str, Any]) -> str:

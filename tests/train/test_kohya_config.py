@@ -277,11 +277,6 @@ WRONG_FILES = {
     "[[datasets]]\nresolution = 512\n": "has no [[datasets.subsets]]: nothing to learn from",
     "[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 2\n": "datasets 1, subset 1: image_dir must "
     "be given (or metadata_file)",
-    "[[datasets]]\nbatch_size = 4\n[[datasets.subsets]]\nimage_dir = 'x'\n[[datasets]]\n"
-    "batch_size = 2\n[[datasets.subsets]]\nimage_dir = 'y'\n": "datasets 2: batch_size: 2, but "
-    "datasets 1 has 4: all subsets of a run are learned at one size and in batches of one size "
-    "here. Make them equal (enable_bucket keeps proportions), or write two files and train one "
-    "after the other",
 }  # fmt: skip
 
 
@@ -289,16 +284,6 @@ WRONG_FILES = {
 def test_a_wrong_file_is_told(toml: str, tmp_path: Path) -> None:
     expected = WRONG_FILES.get(toml) or WRONG[toml.removeprefix(ONE)]
     assert faults(tmp_path, toml) == [expected]
-
-
-def test_datasets_of_several_sizes_are_refused_key_by_key(tmp_path: Path) -> None:
-    lines = faults(tmp_path, DREAMBOOTH + FINE_TUNING)
-    assert [line.partition(": all subsets")[0] for line in lines] == [
-        "datasets 2: batch_size: 2, but datasets 1 has 4",
-        "datasets 2: resolution: [768, 768], but datasets 1 has 512",
-        "datasets 2: enable_bucket: true, but datasets 1 has null",
-        "datasets 2: max_bucket_reso: 1536, but datasets 1 has null",
-    ]
 
 
 def test_a_file_that_is_not_there_or_no_toml(tmp_path: Path) -> None:
