@@ -218,3 +218,15 @@ def test_the_documented_example_trains_and_goes_on(make_recipe: Make, tmp_path: 
     one, two = (load_file(tmp_path / name / learned) for name in ("straight", "cut"))
     assert one.keys() == two.keys()
     assert all((one[name] == two[name]).all() for name in one)
+
+
+@pytest.mark.filterwarnings("ignore::inference.recipe.RecipeWarning")
+def test_validation_looks_at_pictures_at_their_own_size(make_recipe: Make, tmp_path: Path) -> None:
+    config = example_on_disk(tmp_path / "sets")
+    options = ["data.path=null", f"data.kohya_config={config}", "validation={split: 0.6}"]
+    trainer = Trainer(make_recipe(*options))
+    held = trainer.validation.examples
+    shapes = {held.subset(index).name: held.shape(index) for index in range(len(held))}
+    trainer.close()
+    assert shapes == {"hoge": (32, 32), "fuga": (32, 32), "piyo_md": (48, 48)}
+    assert {len({held.shape(index) for index in one}) for one in trainer.validation.chunks()} == {1}
