@@ -211,6 +211,9 @@ class RunDirectory:
         holders = self.path, self.artifacts, self.samples, self.path / "class_images"
         for folder in (folder for holder in holders for folder in holder.glob("*/")):
             remove_left_overs(folder)
+        for file in (self.recipe, self.environment, self.data):
+            for left_over in self.path.glob(f".{file.name}.*"):
+                left_over.unlink()
         write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))
         environment = json.dumps(describe_environment() | facts, indent=1)
         write_atomically(

@@ -183,6 +183,17 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(place: str) 
         run.open(RECIPE, FACTS, resume=False)
 
 
+def test_what_a_cut_run_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    (run.artifacts / "look").mkdir(parents=True)
+    for name in (".recipe.yaml.7", ".environment.json.12", ".data.jsonl.gz.3"):
+        (run.path / name).write_text("")
+    (run.artifacts / "look" / ".step-000001.safetensors.9").write_text("")
+    (run.path / ".gitignore").write_text("")
+    run.write_start(RECIPE, FACTS)
+    assert [path.name for path in run.path.rglob(".*")] == [".gitignore"]
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(RunDirectoryError, match=r"run is a file; .* another name="):
