@@ -1,6 +1,7 @@
 """Build the clips that `picto-motion` is pretrained on: picto's icons, moved, with exact captions.
 
     python -m scripts.build_picto_motion                  # four minutes on one core
+    python -m scripts.build_picto_motion --common         # two minutes: what the transformer learns
     python -m scripts.build_picto_motion --circling       # datasets/circling, for the motion LoRA
     python -m scripts.build_picto_motion --subject        # datasets/octopus_motion, for a subject's
 
@@ -8,6 +9,9 @@ Source: `datasets/picto/images/{train,val,demo}`, which scripts.build_picto_data
 Makes `runs/picto_motion/clips/{train,val,demo}/*.webp` (25 frames of 64x64, 8 a second, lossless)
 with metadata.jsonl. A caption says what is seen and no more: `{icon}, {style}, {motion}`, and
 ` on a {colour} background` unless it is white; a tenth leave the style out.
+
+`--common` makes 3,000 clips of common icons alone in runs/picto_motion/common, and of them `white`,
+those on white grounds, and `mixed`, these with 600 others and datasets/fluent_clips.
 
 The motion `circling` is held out: no split holds it, only the data set of `--circling`.
 """
@@ -19,6 +23,7 @@ import json
 import multiprocessing
 import random
 import re
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -49,6 +54,10 @@ WHITE_SHARE = 0.6
 STYLE_SHARE = 0.9
 COMMON_SHARE = 0.3
 """Of the train clips, so many show one of COMMON."""
+COMMON_CLIPS = 3000
+COLOURED_CLIPS = 600
+"""Clips on coloured grounds in `mixed`. These grounds make up four fifths of the latents' variance:
+with more of them a model learns little else for long."""
 COMMON = frozenset(
     """
     cat face|dog face|mouse face|rabbit face|fox|bear|panda|tiger face|lion|cow face|pig face
@@ -101,13 +110,14 @@ def turn_change(icon: Image.Image) -> float:
 class Icons:
     """The icons of one split, by style."""
 
-    def __init__(self, images: Path, split: str) -> None:
-        """Reads the split's metadata.
+    def __init__(self, images: Path, split: str, common_share: float = COMMON_SHARE) -> None:
+        """Reads the split's metadata; of train, `common_share` of the clips show common icons.
 
         Raises:
             SystemExit: the icons have not been built.
         """
         self.folder = images / split
+        self.common_share = common_share if split == "train" else 0.0
         path = self.folder / "metadata.jsonl"
         if not path.is_file():
             raise SystemExit(f"{path} is missing: run python -m scripts.build_picto_dataset first")
@@ -137,7 +147,7 @@ class Icons:
 
     def is_common(self, rng: random.Random) -> bool:
         """Whether the next icon comes out of COMMON; val and demo are taken as they are."""
-        return self.folder.name == "train" and rng.random() < COMMON_SHARE
+        return self.common_share > 0 and rng.random() < self.common_share
 
 
 def pick_background(icons: Sequence[Image.Image], rng: random.Random) -> str:
@@ -203,31 +213,62 @@ def subject_clips(images: Path, out: Path, seed: int) -> None:
 
 # ------------------------------------------------------------------------------------------ main
 
-_icons: dict[str, Icons] = {}  # of this process
+_icons: dict[tuple[str, float], Icons] = {}  # of this process
+Task = tuple[Path, str, Motion, int, int, Path, float]
 
 
-def write_clip(task: tuple[Path, str, Motion, int, int, Path]) -> Record:
-    """Make and write one clip of (images, split, motion, seed, number, folder); return its row."""
-    images, split, motion, seed, number, out = task
-    if split not in _icons:
-        _icons[split] = Icons(images, split)
-    frames, row = make_clip(_icons[split], motion, f"{seed}:{split}:{motion}:{number}")
+def write_clip(task: Task) -> Record:
+    """Make and write one clip, and return its row.
+
+    A task is (images, split, motion, seed, number, folder, share of common icons).
+    """
+    images, split, motion, seed, number, out, common_share = task
+    kind = split, common_share
+    if kind not in _icons:
+        _icons[kind] = Icons(images, *kind)
+    frames, row = make_clip(_icons[kind], motion, f"{seed}:{split}:{motion}:{number}")
     file_name = f"{number:05d}-{motion}.webp"
     (out / file_name).write_bytes(webp_bytes(frames))
     return {"file_name": file_name, **row}
 
 
 def write_clips(
-    images: Path, split: str, out: Path, motions: Sequence[Motion], seed: int, workers: int
+    images: Path,
+    split: str,
+    out: Path,
+    motions: Sequence[Motion],
+    seed: int,
+    workers: int,
+    common_share: float = COMMON_SHARE,
 ) -> list[Record]:
     """Write one clip for each of `motions` and the metadata.jsonl below `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    tasks = [(images, split, motion, seed, i, out) for i, motion in enumerate(motions)]
+    rest = out, common_share
+    tasks = [(images, split, motion, seed, i, *rest) for i, motion in enumerate(motions)]
     with multiprocessing.Pool(workers) as pool:
         results: Iterable[Record] = pool.imap(write_clip, tasks, chunksize=8)
         rows = list(tqdm(results, out.name, len(tasks), unit="clip"))
     write_jsonl(out / "metadata.jsonl", rows)
     return rows
+
+
+def common_clips(images: Path, out: Path, fluent: Path, seed: int, workers: int) -> None:
+    """Clips of common icons in `out`/common, and what is taken of them in white/ and mixed/."""
+    common = out / "common" / "train"
+    motions = in_turn(MOTIONS, COMMON_CLIPS)
+    rows = write_clips(images, "train", common, motions, seed, workers, common_share=1.0)
+    white = [row for row in rows if row["background"] == "white"]
+    coloured = [row for row in rows if row["background"] != "white"][:COLOURED_CLIPS]
+    told = (fluent / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    animated = [{key: row[key] for key in ("file_name", "text")} for row in map(json.loads, told)]
+    for name, chosen in (("white", [(common, white)]),
+                         ("mixed", [(common, white + coloured), (fluent, animated)])):  # fmt: skip
+        target = out / name / "train"
+        target.mkdir(parents=True, exist_ok=True)
+        for source, some in chosen:
+            for row in some:
+                shutil.copyfile(source / row["file_name"], target / row["file_name"])
+        write_jsonl(target / "metadata.jsonl", [row for _, some in chosen for row in some])
 
 
 def in_turn(motions: Iterable[Motion], count: int) -> list[Motion]:
@@ -242,6 +283,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=Path("datasets/picto/images"))
     parser.add_argument("--out", type=Path, default=Path("runs/picto_motion/clips"))
     parser.add_argument("--clips", type=int, default=6000, help="of train; val 200, demo 100")
+    parser.add_argument("--common", action="store_true", help="runs/picto_motion/{white,mixed}")
     parser.add_argument("--circling", action="store_true", help="datasets/circling instead")
     parser.add_argument("--subject", action="store_true", help="datasets/octopus_motion instead")
     parser.add_argument("--seed", type=int, default=0)
@@ -249,6 +291,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.subject:
         subject_clips(options.images, Path("datasets/octopus_motion"), options.seed)
+        return
+    if options.common:
+        fluent = Path("datasets/fluent_clips/train")
+        common_clips(options.images, options.out.parent, fluent, options.seed, options.workers)
         return
     if options.circling:
         out = Path("datasets/circling")

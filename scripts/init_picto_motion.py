@@ -1,9 +1,10 @@
 """Lays out an untrained `picto-motion`: `python -m scripts.init_picto_motion [--output FOLDER]`.
 
 A CogVideoX (arXiv:2408.06072) in diffusers' layout and in small: tokenizer, T5 encoder, causal 3D
-VAE of 4x in space and time, transformer with rotary positions. The tokenizer's pieces come from the
-captions of `python -m scripts.build_picto_motion`, of datasets/fluent_clips and of picto's train
-icons; all else is random from a fixed seed. The recipes in configs/pretrain/ train the result.
+VAE of 4x in space and time, transformer with rotary and absolute positions. The tokenizer's pieces
+come from the captions of `python -m scripts.build_picto_motion`, of datasets/fluent_clips and of
+picto's train icons; all else is random from a fixed seed. The recipes in configs/pretrain/ train
+VAE and transformer; the text encoder stays as it is.
 """
 
 import argparse
@@ -46,9 +47,9 @@ VAE = {
     "scaling_factor": 1.0,
 }
 TRANSFORMER = {
-    "num_attention_heads": 16,
-    "attention_head_dim": 16,
-    "num_layers": 8,
+    "num_attention_heads": 4,
+    "attention_head_dim": 64,
+    "num_layers": 6,
     "in_channels": 8,
     "out_channels": 8,
     "patch_size": 4,
@@ -60,6 +61,7 @@ TRANSFORMER = {
     "sample_frames": 25,
     "temporal_compression_ratio": 4,
     "use_rotary_positional_embeddings": True,
+    "use_learned_positional_embeddings": True,  # both, as CogVideoX-5B-I2V has them
 }
 NOISE_SCHEDULE = {  # CogVideoX-5B's
     "beta_start": 0.00085,
