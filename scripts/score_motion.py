@@ -11,13 +11,14 @@ turn where `seen` is drawn.
 
 Flow is Farneback's (2003, "Two-frame motion estimation based on polynomial expansion") between
 neighbouring frames, taken over the foreground: what differs from the colour of the clip's border.
+Ways and sizes are those of its outline, turns those of what is seen within it.
 """
 
 import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,8 @@ Array = np.ndarray
 UNCLEAR = "unclear"
 FOREGROUND = 24.0
 """A pixel is foreground if it differs from the border's colour by more (0 … 255, channel mean)."""
+SILHOUETTE, SOFTENED = 200.0, 2.5
+"""Height (0 … 255) and softness (pixels) of the outlines that ways are taken of."""
 ENLARGED = 2
 """Flow is computed on frames enlarged so much."""
 STILL_BELOW = 3.0
@@ -90,20 +93,44 @@ def centre(weights: Array, x: Array, y: Array) -> Array:
     return np.array([(weights * x).sum(), (weights * y).sum()]) / total
 
 
-def flows(frames: Array) -> Iterator[tuple[Array, Array]]:
+Seen = Callable[[Array], Array]
+
+
+def textures(away: Array) -> Array:
+    """What is looked at for turns: all that differs from the border's colour, (h, w) in 0 … 255."""
+    return np.clip(away, 0, 255)
+
+
+def silhouette(away: Array) -> Array:
+    """What is looked at for ways and sizes: the foreground's outline, softened, 0 … SILHOUETTE.
+
+    What drawn things show within their outlines flickers, and flow follows that rather than them.
+    """
+    import cv2
+
+    return cv2.GaussianBlur(covered(away) * SILHOUETTE, (0, 0), SOFTENED)
+
+
+def covered(away: Array) -> Array:
+    """Foreground, 0 … 1."""
+    return np.clip((away - FOREGROUND / 2) / FOREGROUND, 0, 1)
+
+
+def flows(frames: Array, seen: Seen) -> Iterator[tuple[Array, Array]]:
     """Of each pair of neighbours: foreground weights (h, w), 0 … 1, and flow (h, w, 2) in pixels.
 
-    The flow starts from the way of the foreground's centre, so that it finds fast things too.
+    The flow is that of what is `seen` of the foreground. It starts from the way of the foreground's
+    centre, so that it finds fast things too.
     """
     import cv2
 
     size = tuple(side * ENLARGED for side in frames.shape[2:0:-1])
     away = foreground(frames)
-    large = [cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in away]
+    enlarged = [cv2.resize(seen(frame), size, interpolation=cv2.INTER_CUBIC) for frame in away]
+    masks = [covered(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)) for frame in away]
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    masks = [np.clip((frame - FOREGROUND / 2) / FOREGROUND, 0, 1) for frame in large]
     centres = [centre(mask, x, y) for mask in masks]
-    pictures = [np.clip(frame, 0, 255).astype(np.uint8) for frame in large]
+    pictures = [np.clip(frame, 0, 255).astype(np.uint8) for frame in enlarged]
     for i, (before, after) in enumerate(pairwise(pictures)):
         start = np.empty((*before.shape, 2), np.float32)
         start[:] = centres[i + 1] - centres[i]
@@ -212,14 +239,15 @@ def motion_of(frames: Array) -> Motion:
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < 2 or frames.dtype != np.uint8:
         raise ValueError(f"a clip is uint8 (f >= 2, h, w, 3), not {frames.dtype} {frames.shape}")
-    steps = [step(weights, flow) for weights, flow in flows(frames)]
+    steps = [step(weights, flow) for weights, flow in flows(frames, silhouette)]
+    inner = [step(weights, flow) for weights, flow in flows(frames, textures)]
     ways = np.stack([one.way for one in steps])
     places = np.concatenate([np.zeros((1, 2)), ways.cumsum(axis=0)])
     figures = Motion(
         label=UNCLEAR,
         amount=sum(one.length for one in steps),
         travel=(float(places[-1, 0]), float(places[-1, 1])),
-        turn=sum(one.turn for one in steps),
+        turn=sum(one.turn for one in inner),
         scale=sum(one.scale for one in steps),
         reversals=turning_points(places[:, 1], BOUNCE),
         heading_turn=heading_turn(ways),
