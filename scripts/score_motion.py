@@ -34,6 +34,8 @@ FOREGROUND = 24.0
 """A pixel is foreground if it differs from the border's colour by more (0 … 255, channel mean)."""
 SILHOUETTE, SOFTENED = 200.0, 2.5
 """Height (0 … 255) and softness (pixels) of the outlines that ways are taken of."""
+LEAST_SEEN = 16.0
+"""Pixels of foreground that a frame must have for its centre to say anything."""
 ENLARGED = 2
 """Flow is computed on frames enlarged so much."""
 STILL_BELOW = 3.0
@@ -119,8 +121,8 @@ def covered(away: Array) -> Array:
 def flows(frames: Array, seen: Seen) -> Iterator[tuple[Array, Array]]:
     """Of each pair of neighbours: foreground weights (h, w), 0 … 1, and flow (h, w, 2) in pixels.
 
-    The flow is that of what is `seen` of the foreground. It starts from the way of the foreground's
-    centre, so that it finds fast things too.
+    The flow is that of what is `seen` of the foreground: the way of its centre, and what is left to
+    find once that is taken back, so that fast things are found too.
     """
     import cv2
 
@@ -132,11 +134,12 @@ def flows(frames: Array, seen: Seen) -> Iterator[tuple[Array, Array]]:
     centres = [centre(mask, x, y) for mask in masks]
     pictures = [np.clip(frame, 0, 255).astype(np.uint8) for frame in enlarged]
     for i, (before, after) in enumerate(pairwise(pictures)):
-        start = np.empty((*before.shape, 2), np.float32)
-        start[:] = centres[i + 1] - centres[i]
-        found = cv2.calcOpticalFlowFarneback(
-            before, after, start, 0.5, 3, 15, 4, 7, 1.5, cv2.OPTFLOW_USE_INITIAL_FLOW
-        )
+        both_seen = min(masks[i].sum(), masks[i + 1].sum()) >= LEAST_SEEN
+        dx, dy = centres[i + 1] - centres[i] if both_seen else (0.0, 0.0)
+        back = np.array([[1, 0, -dx], [0, 1, -dy]])
+        held = cv2.warpAffine(after, back, size, flags=cv2.INTER_LINEAR)
+        found = cv2.calcOpticalFlowFarneback(before, held, None, 0.5, 3, 15, 4, 7, 1.5, 0)
+        found += np.array([dx, dy], np.float32)
         yield masks[i], found
 
 
