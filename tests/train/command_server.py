@@ -109,6 +109,7 @@ def strike(what: dict[str, Any]) -> None:
             threading.Timer(what["delay"], os.kill, (os.getpid(), what["signal"])).start()
         else:
             os.kill(os.getpid(), what["signal"])
+            time.sleep(0.1)  # two at once would be seen as one
 
 
 def become(request: dict[str, Any], number: int) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from inference.base_model import BaseModel
 from train.config import TrainRecipe
-from train.data import likeness
+from train.data import index_file, likeness
 from train.data.index import Known, picture_facts
 from train.data.likeness import alike, equal
 from train.data.sources import find_sources
@@ -214,7 +214,10 @@ def test_nothing_is_like_nothing() -> None:
     assert equal([b"a", b"b", b"a", b"c", b"b"]) == [[0, 2], [1, 4]]
 
 
-def test_duplicates_of_files(make_recipe: Make, folder: Path) -> None:
+def test_duplicates_of_files(
+    make_recipe: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_file, "SETTLED", -(10**12))  # new files count at once
     save(folder / "a.png", (200, 200), 1)
     (folder / "copy.png").write_bytes((folder / "a.png").read_bytes())
     save(folder / "smaller.jpg", (150, 150), 1, quality=85)

@@ -309,8 +309,10 @@ def test_broken_picture_ends_the_run(
     done = commands.train(f"output_dir={tmp_path}/runs", f"data.path={tmp_path}", *options)
     assert done.status == 2
     errors = [line for line in done.err.splitlines() if line.startswith("train: ")]
-    assert len(errors) == 1
-    assert "4-magenta.png: cannot be read as a picture" in errors[0]
+    assert len(errors) == 3
+    assert errors[0] == "train: 1 of 8 pictures cannot be used:"
+    assert "4-magenta.png: cannot be read as a picture" in errors[1]
+    assert "broken_pictures: skip" in errors[2]
     assert "Traceback" not in done.err
 
 

@@ -270,7 +270,7 @@ def test_training_is_not_disturbed_and_resuming_measures_the_same(
     assert scalars(tmp_path / "cut") == found
     shutil.copy(next(others.glob("*.txt")), others / "more.txt")
     shutil.copy(next(others.glob("*.png")), others / "more.png")
-    with pytest.raises(RunDirectoryError, match="other validation pictures"):
+    with pytest.raises(RunDirectoryError, match=r"validation pictures or captions:\s+1 added"):
         Trainer(make_recipe("name=cut", validation, "resume=true", *usual))
 
 
