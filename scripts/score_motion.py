@@ -138,8 +138,9 @@ def flows(frames: Array, seen: Seen) -> Iterator[tuple[Array, Array]]:
         dx, dy = centres[i + 1] - centres[i] if both_seen else (0.0, 0.0)
         back = np.array([[1, 0, -dx], [0, 1, -dy]])
         held = cv2.warpAffine(after, back, size, flags=cv2.INTER_LINEAR)
-        found = cv2.calcOpticalFlowFarneback(before, held, None, 0.5, 3, 15, 4, 7, 1.5, 0)
-        found += np.array([dx, dy], np.float32)
+        rest = np.zeros((*before.shape, 2), np.float32)
+        found = cv2.calcOpticalFlowFarneback(before, held, rest, 0.5, 3, 15, 4, 7, 1.5, 0)
+        found = found + np.array([dx, dy], np.float32)
         yield masks[i], found
 
 
