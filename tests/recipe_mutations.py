@@ -218,6 +218,7 @@ def nest_wrongly(tree: Tree, rng: random.Random, case: Case) -> None:
         value = yaml.SequenceNode(SEQ, [yaml.MappingNode(MAP, [one]) for one in value.value])
     elif way == 3 and isinstance(value, yaml.MappingNode):
         entries[at : at + 1] = value.value
+        case.new_keys[:] = [new for new in case.new_keys if new != key.value]  # maybe undone
         return
     elif way == 4:
         value = marked(tree, "")

@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -31,6 +31,14 @@ Where = tuple[str, Mapping[str, Any]]
 """A table of the file, and what it is called."""
 
 
+def _is(kind: Callable[[Path], bool], path: str) -> bool:
+    """Whether a path is one of a kind; no text that cannot be a path is."""
+    try:
+        return kind(Path(path))
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
+
+
 def read_kohya_config(path: str) -> Imported:
     """The keys of a recipe that a dataset_config.toml stands for.
 
@@ -38,7 +46,7 @@ def read_kohya_config(path: str) -> Imported:
         InputError: it cannot be read, has unknown keys, values of a wrong type, or says what cannot
             be done here; a line each.
     """
-    if not Path(path).is_file():
+    if not _is(Path.is_file, path):
         raise InputError(f"{path!r} is not a file")
     try:
         with Path(path).open("rb") as file:
@@ -203,7 +211,7 @@ def read_kohya_folders(path: str, is_reg: bool = False) -> Imported:
         InputError: it is no folder, or none in it is named so.
     """
     root = Path(path)
-    if not root.is_dir():
+    if not _is(Path.is_dir, path):
         raise InputError(f"{path!r} is not a folder")
     subsets: dict[str, Any] = {}
     told: list[str] = []
