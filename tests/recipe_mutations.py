@@ -353,7 +353,8 @@ def odd_override(kind: type, rng: random.Random, case: Case) -> str:
         names = key.split(".")
         names[-1] = new = misspelt(names[-1], rng)
         above = names[-2] if len(names) > 1 else ""
-        if above not in FREE and new not in all_keys(kind) and new.strip() and "." not in new:
+        is_new = ".".join(names) not in all_keys(kind)
+        if above not in FREE and is_new and new.strip() and "." not in new:
             case.new_keys.append(new)
         return f"{'.'.join(names)}={rng.choice(WORDS)}"
     if way == 1:

@@ -172,7 +172,11 @@ def fault_of(path: Path, case: Case, schema: Any) -> str | None:
         return f"a warning of another kind: {others[0].message}"
     if not is_plain(recipe):
         return "not plain"
-    if unheard := [key for key in case.new_keys if not any(key in line for line in told)]:
+    there = f"{case.text.decode('utf-8-sig')} {' '.join(case.overrides)}"
+    new_keys = [
+        key for key in case.new_keys if key in there
+    ]  # another mutation may have dropped it
+    if unheard := [key for key in new_keys if not any(key in line for line in told)]:
         return f"nothing said of {unheard}"
     if left := [
         one for one in ignored(case, recipe) if not any(one.partition(":")[0] in t for t in told)
