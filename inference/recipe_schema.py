@@ -136,10 +136,6 @@ def is_word(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
 
 
-ESCAPED_MISSING = "\\???"
-"""OmegaConf's own sign for a text `???`, which no option can hold."""
-
-
 def got(value: Any, name: str, beside: Any) -> str:
     """What was found as a key's value; where there is none, which key beside it may be meant."""
     if value is not None:
@@ -173,8 +169,6 @@ def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
         return value
     text = node.value
     refers = isinstance(value, str) and REFERENCE.search(value)
-    if value == ESCAPED_MISSING:
-        raise ValueError(f"{text} is no text: ??? stands for what is missing")
     if origin in (list, tuple) and value is not None and not refers:
         raise ValueError(f"expected {describe(kind)}, got {told(value)}")
     as_text = (kind is str and isinstance(value, bool | int | float)) or (

@@ -155,7 +155,8 @@ def is_plain(value: Any) -> bool:
         return all(map(is_plain, [*value, *value.values()]))
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
-    return type(value) in (str, int, float, bool, type(None))
+    # OmegaConf's own kind of str stands for the text ???
+    return isinstance(value, str) or type(value) in (int, float, bool, type(None))
 
 
 def fault_of(path: Path, case: Case, schema: Any) -> str | None:
