@@ -274,6 +274,13 @@ TREE_MUTATIONS = [
 ]  # fmt: skip
 
 
+STRANGE = (
+    "\0", "\x07", "\x1b", "\x7f", "\x85", "\u00a0", "\u2028", "\u200b", "\ufeff", "\ufffe",
+    "\t", "\r", '"', "'", "{", "}", "[", "]", ":", "#", "&", "*", "!", "|", "%", "@", "`", ",",
+    "\n", "\n---\n", "\n...\n", "- ", "? ", ": ", " #",
+)  # fmt: skip
+
+
 def encode(text: str, rng: random.Random) -> bytes:
     """The text as no recipe should be written, or just about."""
     lines = text.split("\n")
@@ -283,12 +290,7 @@ def encode(text: str, rng: random.Random) -> bytes:
     def spoilt(change: Callable[[str], str]) -> bytes:
         return "\n".join([*lines[:at], change(lines[at]), *lines[at + 1 :]]).encode()
 
-    strange = (
-        "\0", "\x07", "\x1b", "\x7f", "\x85", "\u00a0", "\u2028", "\u200b", "\ufeff", "\ufffe",
-        "\t", "\r", '"', "'", "{", "}", "[", "]", ":", "#", "&", "*", "!", "|", "%", "@", "`", ",",
-        "\n", "\n---\n", "\n...\n", "- ", "? ", ": ", " #",
-    )  # fmt: skip
-    odd = rng.choice(strange)
+    odd = rng.choice(STRANGE)
     return rng.choice(
         [
             lambda: b"\xef\xbb\xbf" + text.encode(),

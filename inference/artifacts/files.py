@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from inference.artifacts.base import ArtifactError
 from inference.artifacts.embedding_picture import read_picture
-from inference.files import write_atomically
+from inference.files import sync, write_atomically
 from inference.hashes import read_header
 from inference.model_files import PICTURES
 
@@ -209,20 +208,11 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         unfinished.mkdir()
         write(unfinished)
         for entry in [*unfinished.rglob("*"), unfinished]:
-            make_durable(entry)
+            sync(entry)
         if target.exists():
             target.rename(replaced)
         unfinished.rename(target)
-        make_durable(target.parent)
+        sync(target.parent)
     finally:
         for left_over in (unfinished, replaced):
             shutil.rmtree(left_over, ignore_errors=True)
-
-
-def make_durable(path: Path) -> None:
-    """Has the system put a file's or folder's content on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

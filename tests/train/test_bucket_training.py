@@ -42,6 +42,30 @@ class PowerCutError(Exception):
     """What stops a run."""
 
 
+def train_up_to(step: int, recipe: TrainRecipe) -> None:
+    """A run that is cut in the step after so many."""
+    trainer = Trainer(recipe)
+    take = trainer.step
+
+    def cut(batch: Any) -> Any:
+        if batch["step"] == step:
+            raise PowerCutError
+        return take(batch)
+
+    trainer.step = cut  # type: ignore[method-assign]
+    with pytest.raises(PowerCutError):
+        trainer.train()
+    trainer.close()
+
+
+def check_learned_the_same(one: Path, other: Path, step: int) -> None:
+    """The trained weights of two runs' checkpoints, value by value."""
+    file = f"checkpoints/step-{step:06d}/trained.safetensors"
+    ours, theirs = load_file(one / file), load_file(other / file)
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
 def test_a_stopped_run_goes_on_with_the_same_batches(make_recipe: Make, tmp_path: Path) -> None:
     """3 + 5 pictures are filled up to 4 + 6; cuts, flips and colours are drawn anew."""
     folder = fill(tmp_path / "data", 3, (40, 24)), fill(tmp_path / "data" / "more", 5, (33, 30))
@@ -62,23 +86,9 @@ def test_a_stopped_run_goes_on_with_the_same_batches(make_recipe: Make, tmp_path
     expected = [batch["pixels"] for batch in met[""].batches]
     assert {tuple(pixels.shape[2:]) for pixels in expected} == {(12, 20), (16, 16)}
 
-    trainer = Trainer(cut)
-    take = trainer.step
-
-    def step(batch: Any) -> Any:
-        if batch["step"] == 5:
-            raise PowerCutError
-        return take(batch)
-
-    trainer.step = step  # type: ignore[method-assign]
-    with pytest.raises(PowerCutError):
-        trainer.train()
-    trainer.close()
+    train_up_to(5, cut)
     _, again = trained(make_recipe(*options, "name=cut", "resume=true"))
     seen = [batch["pixels"] for batch in again[""].batches]
     assert len(seen) == 4
     assert all((one == two).all() for one, two in zip(seen, expected[3:], strict=True))
-    learned = "checkpoints/step-000007/trained.safetensors"
-    one, two = (load_file(tmp_path / name / learned) for name in ("straight", "cut"))
-    assert one.keys() == two.keys()
-    assert all((one[name] == two[name]).all() for name in one)
+    check_learned_the_same(tmp_path / "straight", tmp_path / "cut", 7)

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from safetensors.torch import load_file
 
 from inference.recipe import RecipeWarning
-from tests.train.test_bucket_training import PowerCutError
+from tests.train.test_bucket_training import check_learned_the_same, train_up_to
 from tests.train.test_kohya_config import load
 from tests.train.test_plan_and_training import trained
 from train.config import TrainRecipe
@@ -200,24 +199,10 @@ def test_the_documented_example_trains_and_goes_on(make_recipe: Make, tmp_path: 
         of_piyo = ["/piyo/" in name for name in batch["names"][:4]]
         assert of_piyo == [batch["pixels"].shape[-1] == 48] * 4
 
-    trainer = Trainer(cut)
-    take = trainer.step
-
-    def step(batch: Any) -> Any:
-        if batch["step"] == 3:
-            raise PowerCutError
-        return take(batch)
-
-    trainer.step = step  # type: ignore[method-assign]
-    with pytest.raises(PowerCutError):
-        trainer.train()
-    trainer.close()
+    train_up_to(3, cut)
     _, again = trained(make_recipe(*options, "name=cut", "resume=true"))
     assert [batch["names"] for batch in again[""].batches] == [batch["names"] for batch in seen[2:]]
-    learned = "checkpoints/step-000005/trained.safetensors"
-    one, two = (load_file(tmp_path / name / learned) for name in ("straight", "cut"))
-    assert one.keys() == two.keys()
-    assert all((one[name] == two[name]).all() for name in one)
+    check_learned_the_same(tmp_path / "straight", tmp_path / "cut", 5)
 
 
 @pytest.mark.filterwarnings("ignore::inference.recipe.RecipeWarning")

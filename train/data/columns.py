@@ -22,14 +22,8 @@ def chosen_image(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str:
         DataError: there is none, or several and none is called as such columns are.
     """
     possible = [one.name for one in schema if _holds_bytes(one.type)]
-    if (name := columns.image) is not None:
-        if name in possible:
-            return name
-        found = f"is {schema.field(name).type}" if name in schema.names else "is not there"
-        raise DataError(
-            f"{path}: data.columns.image: column {name!r} {found}; of its columns "
-            f"{_listed(schema)} pictures can be in {', '.join(possible) or 'none'}"
-        )
+    if columns.image is not None:
+        return _named("image", columns.image, possible, schema, path)
     features = _features(schema)
     told = [name for name in possible if features.get(name) == "Image"]
     if found := _best(told or possible, IMAGE_NAMES):
@@ -54,14 +48,8 @@ def chosen_text(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | 
             columns are.
     """
     possible = [one.name for one in schema if _holds_texts(one.type)]
-    if (name := columns.text) is not None:
-        if name in possible:
-            return name
-        found = f"is {schema.field(name).type}" if name in schema.names else "is not there"
-        raise DataError(
-            f"{path}: data.columns.text: column {name!r} {found}; of its columns "
-            f"{_listed(schema)} captions can be in {', '.join(possible) or 'none'}"
-        )
+    if columns.text is not None:
+        return _named("text", columns.text, possible, schema, path)
     likely = [name for name in possible if not any(part in name.lower() for part in NOT_CAPTIONS)]
     if not likely:
         return None
@@ -88,6 +76,18 @@ def choice(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | None:
     return (
         f"{path}: pictures are taken from column {image!r}{captions}, not from {', '.join(others)} "
         "(data.columns)"
+    )
+
+
+def _named(key: str, name: str, possible: list[str], schema: pa.Schema, path: Path) -> str:
+    """The column that the recipe names, if it can be that."""
+    if name in possible:
+        return name
+    found = f"is {schema.field(name).type}" if name in schema.names else "is not there"
+    what = {"image": "pictures", "text": "captions"}[key]
+    raise DataError(
+        f"{path}: data.columns.{key}: column {name!r} {found}; of its columns {_listed(schema)} "
+        f"{what} can be in {', '.join(possible) or 'none'}"
     )
 
 

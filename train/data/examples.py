@@ -13,9 +13,7 @@ from torch.utils.data import Dataset
 from train.caption_config import CaptionConfig
 from train.data.captions import FILEWORDS, Moment, all_captions, has_countless, make_caption
 from train.data.companions import CompanionStream
-from train.data.content_cache import (
-    StoredLatents,
-)
+from train.data.content_cache import StoredLatents
 from train.data.folder import DataError, Picture
 from train.data.layout import Layout, Manner, companions, lay_out
 from train.data.masks import mask_shares, mask_weights
