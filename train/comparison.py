@@ -12,7 +12,7 @@ from typing import Any
 from inference.errors import InputError
 from train.data_manifest import DataChanges, changes, read_rows
 from train.run_directory import RunDirectory, differences, stored_recipe
-from train.tensor_comparison import TensorDifference, different_tensors
+from train.tensor_comparison import TENSOR_FILES, TensorDifference, different_tensors
 
 NOT_COMPARED = ("name", "output_dir", "resume", "overwrite")
 """Keys of recipes in which runs may differ and be the same."""
@@ -205,6 +205,8 @@ def different_lines(found: Comparison) -> list[str]:
     lines = []
     for one in found.files:
         what = f"{len(one.tensors)} tensors" if one.tensors else "other bytes"
+        if not one.tensors and one.name.endswith(TENSOR_FILES):
+            what = "the same tensors with other metadata, such as the run's name"
         lines.append(f"{one.name}: {what}")
         for tensor in one.tensors[:TENSORS_SHOWN]:
             told = f"  {tensor.name}" + (f" ({tensor.what})" if tensor.what else "")

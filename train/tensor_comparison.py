@@ -15,6 +15,9 @@ from torch import Tensor
 from inference.errors import InputError
 
 
+TENSOR_FILES = (".safetensors", ".pt")
+
+
 @dataclass(frozen=True)
 class TensorDifference:
     """A tensor that two files hold other values of."""
@@ -36,7 +39,7 @@ def different_tensors(first: Path, second: Path) -> list[TensorDifference]:
     Raises:
         InputError: a file is damaged.
     """
-    if first.suffix not in (".safetensors", ".pt"):
+    if first.suffix not in TENSOR_FILES:
         return []
     ours, theirs = read_tensors(first), read_tensors(second)
     found = []

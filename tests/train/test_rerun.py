@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from train import diff, rerun
+from train.comparison import Comparison, FileDifference, different_lines
 from train.config import TrainRecipe
 from train.tensor_comparison import different_tensors
 from train.trainer import Trainer
@@ -59,3 +60,11 @@ def test_run_is_repeated_and_compared(
     for arguments in ([], [str(run)], [str(run), str(tmp_path)]):
         assert diff.main(arguments) == 2
     assert rerun.main([str(tmp_path / "nothing")]) == 2
+
+
+def test_files_that_differ_in_metadata_alone_are_told_so() -> None:
+    files = [FileDifference(f"artifacts/last{ending}") for ending in (".safetensors", ".png")]
+    assert different_lines(Comparison(files=files)) == [
+        "artifacts/last.safetensors: the same tensors with other metadata, such as the run's name",
+        "artifacts/last.png: other bytes",
+    ]
