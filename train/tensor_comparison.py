@@ -14,7 +14,6 @@ from torch import Tensor
 
 from inference.errors import InputError
 
-
 TENSOR_FILES = (".safetensors", ".pt")
 
 
