@@ -28,6 +28,7 @@ from train.optimizer_config import LRSchedulerConfig, OptimizerConfig, schedule_
 from train.prior_config import idle_prediction, prediction_faults
 from train.stage_config import StageConfig
 from train.stages import largest_batch, stage_faults
+from train.streaming_config import streaming_faults
 from train.validation_config import ValidationConfig, idle_validation
 
 
@@ -240,6 +241,7 @@ class TrainRecipe:
         yield from self._quantization_faults()
         yield from mask_faults(self)
         yield from prediction_faults(self)
+        yield from streaming_faults(self)
         if self.data.packs_clips and not self.objective.learns_from_captions:
             kind = self.objective.type
             yield "data.clips.pack", f"is of the transformer; objective.type: {kind} trains the VAE"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from train.faults import Faults
+from train.streaming_config import StreamingConfig
 
 
 @dataclass
@@ -25,6 +26,10 @@ class ContainerConfig:
     """Part of a Hugging Face dataset; without it `train`, or the only one that there is."""
     revision: str | None = None
     """Commit, tag or branch of a dataset on the Hugging Face hub (`path: hf://owner/name`)."""
+    streaming: StreamingConfig | None = None
+    """Given, shards that are not on this disk are fetched as they are needed (`streaming: {}`): of
+    `hf://owner/name`, or of an address that fsspec knows (`s3://bucket/{000..099}.tar`). Without
+    it datasets of the hub are fetched as a whole."""
 
     def container_idle(self, why: str) -> Faults:
         """What has no effect where nothing is taken out of containers."""
@@ -33,6 +38,7 @@ class ContainerConfig:
             "columns.text": self.columns.text,
             "split": self.split,
             "revision": self.revision,
+            "streaming": self.streaming,
         }
         for name in (name for name, value in given.items() if value is not None):
             yield name, f"has no effect: {why}"

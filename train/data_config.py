@@ -7,6 +7,7 @@ from train.caption_config import CaptionConfig
 from train.clip_config import ClipDataConfig
 from train.faults import Faults, at_least
 from train.source_config import SourceConfig
+from train.streaming_config import has_streamed
 from train.subset_config import ExampleConfig
 
 __all__ = ["CaptionConfig", "DataConfig"]
@@ -88,6 +89,8 @@ class DataConfig(ExampleConfig, SourceConfig):
                     f"subsets.{name}.{key}",
                     "has no effect: pictures of classes come at the size of those they come with",
                 )
+        if self.streaming is not None and not (has_streamed(self) or self.has_concepts):
+            yield "streaming", "has no effect: the pictures are on this disk"
         if self.clips is not None or self.has_concepts:
             yield from self.container_idle("clips and concepts are read from folders")
         if self.has_concepts:

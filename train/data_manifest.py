@@ -19,6 +19,7 @@ from inference.files import write_atomically
 from train.data.files import file_state
 from train.data.folder import Picture, size_on_disk
 from train.data.index import Known, picture_facts
+from train.data.shards import name_of
 from train.data_config import DataConfig
 from train.run_errors import RunDirectoryError
 
@@ -65,10 +66,10 @@ def rows_of(pictures: Sequence[Picture], config: DataConfig, kind: str = PICTURE
     for number, one in enumerate(pictures):
         size = size_on_disk(one.path)
         size = size if isinstance(size, int) else [list(file) for file in size]
-        mask = None if one.mask is None else [str(one.mask), size_on_disk(one.mask)]
+        mask = None if one.mask is None else [name_of(one.mask), size_on_disk(one.mask)]
         digest = None if digests is None else digests.digest(number)
         changed = file_state(one.path)[1]
-        yield Row(kind, str(one.path), size, changed, digest, list(one.captions), mask)
+        yield Row(kind, name_of(one.path), size, changed, digest, list(one.captions), mask)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

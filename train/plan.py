@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from train.data.examples import Examples
     from train.data.sources import Sources
     from train.objectives.base import Objective
-    from train.plan_data import CachePlan, CaptionPlan, ClassPlan, StagePlan
+    from train.plan_data import CachePlan, CaptionPlan, ClassPlan, StagePlan, StreamPlan
     from train.plan_lints import CaptionLint
     from train.plan_memory import MemoryPlan
     from train.plan_pictures import PictureLint
@@ -103,6 +103,7 @@ class Plan:
     memory: MemoryPlan
     caption_lint: CaptionLint | None
     picture_lint: PictureLint
+    streams: list[StreamPlan]
     probe: Probe | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,6 +130,7 @@ class Plan:
             },
             "validation": None if self.validation is None else asdict(self.validation),
             "cache": asdict(self.cache),
+            "streams": [asdict(one) for one in self.streams],
             "disk": asdict(self.disk) | {"needed": self.disk.needed},
             "memory": asdict(memory) | {name: getattr(memory, name) for name in peaks},
             "probe": None if self.probe is None else asdict(self.probe),
@@ -152,7 +154,13 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     from train.data.concepts import class_folders, pictures_there
     from train.data.sources import find_sources
     from train.plan_base import skeleton
-    from train.plan_data import plan_cache, plan_captions, plan_class_pictures, plan_stage
+    from train.plan_data import (
+        plan_cache,
+        plan_captions,
+        plan_class_pictures,
+        plan_stage,
+        plan_streams,
+    )
     from train.plan_lints import lint_captions
     from train.plan_memory import plan_memory
     from train.plan_subsets import plan_subsets
@@ -194,6 +202,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         memory=plan_memory(recipe, objective, pairs, list(images.values()), processes),
         caption_lint=lint_captions(recipe, sources, made[0], base) if is_captioned else None,
         picture_lint=look_at_pictures(sources, made, check_pictures),
+        streams=plan_streams(recipe, sources),
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from train.data.examples import Examples
 from train.data.sources import Sources
-from train.data.stream import BucketStream
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,7 @@ def plan_subsets(sources: Sources, examples: Examples) -> list[SubsetPlan]:
     if not sources.subsets:
         return []
     stream = examples.stream
-    length = len(stream) if isinstance(stream, BucketStream) else stream.num_pictures
-    own = _count(examples, range(length))
+    own = _count(examples, range(len(stream)))
     places = len(examples.slots) - stream.num_pictures
     of_classes = _count(examples, range(-1, -places - 1, -1))
     pictures = Counter(picture.subset for picture in examples.pictures)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from train.plan import Plan
-from train.plan_data import CachePlan
+from train.plan_data import CachePlan, StreamPlan
 from train.plan_lint_table import caption_rows, picture_rows
 from train.plan_memory import GIB, MemoryPlan
 from train.plan_validation import ValidationPlan
@@ -72,6 +72,7 @@ def _run(plan: Plan) -> Table:
         rows.append(("class pictures", f"{counted.there:,} there, {drawn:,} to draw"))
     if plan.validation is not None:
         rows.append(("validation", _validation(plan.validation)))
+    rows += [("streamed", _stream(one)) for one in plan.streams]
     rows.append(("cache", _cache(plan.cache)))
     disk = plan.disk
     rows.append(
@@ -92,6 +93,15 @@ def _validation(plan: ValidationPlan) -> str:
     return (
         f"{plan.examples:,} held back, {plan.validations:,} times at timesteps {timesteps}: "
         f"{plan.forward_passes:,} forward passes"
+    )
+
+
+def _stream(stream: StreamPlan) -> str:
+    at = f" at {stream.commit[:12]}" if stream.commit else ""
+    return (
+        f"{stream.source}{at}: {stream.shards:,} shards of {_gib(stream.bytes)}, "
+        f"{stream.shards_here:,} here ({_gib(stream.bytes_here)}); at most "
+        f"{_gib(stream.disk_bytes)} are kept, {stream.window} shards are shuffled together"
     )
 
 

@@ -42,6 +42,8 @@ SAFE_TO_CHANGE = (
     "log_every_n_steps",
     "validation.every_n_steps",
     "data.num_workers",
+    "data.streaming.disk_gib",
+    "data.streaming.folder",
     "output_dir",
     "resume",
     "overwrite",

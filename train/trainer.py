@@ -20,7 +20,7 @@ from train.data.concepts import class_facts, class_folders, class_pictures
 from train.data.examples import Examples
 from train.data.folder import DataError
 from train.data.loader import build_loader
-from train.data.sources import find_sources
+from train.data.sources import at_commits, find_sources
 from train.data_manifest import CLASS_PICTURE, HELD_BACK, Row, rows_of
 from train.environment import limner_version
 from train.guards import Guard, NonFiniteError
@@ -53,6 +53,7 @@ class Trainer:
 
     def __init__(self, recipe: TrainRecipe) -> None:
         sources = find_sources(recipe)
+        recipe = at_commits(recipe, sources.commits)
         images = grid_images(recipe, sources.concepts)
         self.recipe = recipe
         self.run = RunDirectory(Path(recipe.output_dir) / recipe.name)

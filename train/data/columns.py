@@ -21,7 +21,7 @@ def chosen_image(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str:
     Raises:
         DataError: there is none, or several and none is called as such columns are.
     """
-    possible = [one.name for one in schema if _holds_bytes(one.type)]
+    possible = [one.name for one in schema if holds_bytes(one.type)]
     if columns.image is not None:
         return _named("image", columns.image, possible, schema, path)
     features = _features(schema)
@@ -47,7 +47,7 @@ def chosen_text(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | 
         DataError: the one that is named is none, or there are several and none is called as such
             columns are.
     """
-    possible = [one.name for one in schema if _holds_texts(one.type)]
+    possible = [one.name for one in schema if holds_texts(one.type)]
     if columns.text is not None:
         return _named("text", columns.text, possible, schema, path)
     likely = [name for name in possible if not any(part in name.lower() for part in NOT_CAPTIONS)]
@@ -67,8 +67,8 @@ def choice(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | None:
     others = [
         one.name
         for one in schema
-        if (columns.image is None and one.name != image and _holds_bytes(one.type))
-        or (columns.text is None and text and one.name != text and _holds_texts(one.type))
+        if (columns.image is None and one.name != image and holds_bytes(one.type))
+        or (columns.text is None and text and one.name != text and holds_texts(one.type))
     ]
     if not others:
         return None
@@ -99,18 +99,20 @@ def _best(names: Sequence[str], known: Sequence[str]) -> str | None:
     return next((lower[name] for name in known if name in lower), None)
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold pictures."""
     if pa.types.is_struct(kind):
         fields = {one.name: one.type for one in kind}
-        return "bytes" in fields and _holds_bytes(fields["bytes"])
+        return "bytes" in fields and holds_bytes(fields["bytes"])
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _holds_texts(kind: pa.DataType) -> bool:
+def holds_texts(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold captions."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _holds_texts(kind.value_type)
+        return holds_texts(kind.value_type)
     if pa.types.is_dictionary(kind):
-        return _holds_texts(kind.value_type)
+        return holds_texts(kind.value_type)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from train.data.errors import DataError
 from train.data.members import Archive, Container
+from train.data.shards import find_shard, is_shard, shard_status
 from train.data.tars import Tar
 from train.data.zips import Zip
 
@@ -24,12 +25,15 @@ _opened: dict[str, tuple[tuple[int, int, int], Container]] = {}
 
 
 def is_container(path: Path) -> bool:
-    """Whether a path has the ending of a container and is a file."""
-    return path.suffix.lower() in KINDS and path.is_file()
+    """Whether a path has the ending of a container and is a file, here or in a streamed dataset."""
+    return path.suffix.lower() in KINDS and (is_shard(path) or path.is_file())
 
 
 def split_path(path: Path) -> tuple[Path, str] | None:
     """The container that a path leads into, and the member; None for a plain file."""
+    if (place := find_shard(path)) is not None:
+        member = path.relative_to(place.path).as_posix()
+        return None if member == "." else (place.path, member)
     text = path.as_posix()
     for match in _INSIDE.finditer(text):
         container = text[: match.end() - 1]
@@ -51,7 +55,7 @@ def open_container(path: Path) -> Container:
         DataError: it is damaged, or nothing that can be read.
         OSError: it cannot be read.
     """
-    state = path.stat()
+    state = container_status(path)
     same = state.st_size, state.st_mtime_ns, state.st_ino
     known = _opened.get(key := os.fspath(path))
     if known is None or known[0] != same:
@@ -59,8 +63,22 @@ def open_container(path: Path) -> Container:
     return known[1]
 
 
+def container_status(path: Path) -> os.stat_result:
+    """What the file system says of a container, or would say of a streamed one.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    place = find_shard(path)
+    return path.stat() if place is None else shard_status(place.shard)
+
+
 def _look_into(path: Path) -> Container:
     ending = path.suffix.lower()
+    if is_shard(path):
+        from train.data.shard_contents import open_shard
+
+        return open_shard(path)
     if ending not in TABLES:
         return (Tar if ending == ".tar" else Zip)(path)
     from train.data.tables import Arrow, Parquet  # takes half a second, which few runs need

@@ -22,6 +22,7 @@ from train.data.pictures import READING
 from train.data.stream import BucketStream, Pace, Stream
 from train.data.subsets import Subset, slots_of, the_whole
 from train.data.transforms import Piece, cut_piece
+from train.data.windows import WindowStream, windows_of
 from train.data_config import DataConfig
 from train.mask_config import MaskConfig
 from train.picture_bucket_config import PictureBucketsConfig, Size
@@ -59,7 +60,7 @@ class Examples(Dataset[dict[str, Any]]):
         """Index of the picture in each place of an epoch, int32."""
         self.num_own = len(pictures)
         """Pictures without those of classes."""
-        self.stream: Stream | BucketStream = Stream(seed, len(self.slots))
+        self.stream: Stream | BucketStream | WindowStream = Stream(seed, len(self.slots))
         self.pace = Pace()
         """Which step of the run a position belongs to, where captions follow it."""
         self.class_stream: Stream | CompanionStream | None = None
@@ -100,15 +101,20 @@ class Examples(Dataset[dict[str, Any]]):
         names = [picture.subset for picture in self.pictures]
         manners = {name: self._manner(name, size_step) for name in dict.fromkeys(names)}
         square = SizeRule(None, self.resolution, size_step)
-        if all(
+        paths, numbers = [picture.path for picture in self.pictures], None
+        if not all(
             rule == replace(square, key=rule.key) and resize != "own_size"
             for rule, resize in manners.values()
         ):
-            return
-        self.layout = lay_out([picture.path for picture in self.pictures], names, manners)
-        if len(self.layout.sizes) > 1:
-            numbers = self.layout.numbers[self.slots]
-            self.stream = BucketStream(self.seed, numbers, batch_size, first_position)
+            self.layout = lay_out(paths, names, manners)
+            if len(self.layout.sizes) > 1:
+                numbers = self.layout.numbers[self.slots]
+                self.stream = BucketStream(self.seed, numbers, batch_size, first_position)
+        if (streaming := self.config.streaming) is not None:
+            windows = windows_of(paths, self.seed, streaming.window)
+            if windows is not None:
+                places = windows[self.slots], numbers, batch_size, first_position
+                self.stream = WindowStream(self.seed, *places)
 
     def _manner(self, name: str, size_step: int) -> Manner:
         """How the pictures of a subset come to their sizes."""

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
-from train.data.containers import TABLES, is_container, open_archive, open_container, split_path
+from train.data.containers import (
+    TABLES,
+    container_status,
+    is_container,
+    open_archive,
+    open_container,
+    split_path,
+)
 from train.data.errors import DataError
 
 
@@ -57,7 +64,7 @@ def file_status(path: Path) -> os.stat_result:
         OSError: there is no such file.
     """
     place = split_path(path)
-    return (path if place is None else place[0]).stat()
+    return container_status(path if place is None else place[0])
 
 
 def file_state(path: Path) -> tuple[int, int]:

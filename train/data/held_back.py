@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from train.data.errors import DataError
 from train.data.folder import Picture, fingerprint
+from train.data.shards import folders_of
 
 if TYPE_CHECKING:
     from train.config import TrainRecipe
@@ -49,6 +50,8 @@ def hold_back(
         return sources
     if config.path is not None:
         source = {"path": config.path, "subsets": {}, "concepts": {}, "concepts_list": None}
+        if recipe.data.streaming is not None:  # which is the run's own
+            source |= {"streaming": None, "revision": None}
         other = replace(recipe.data, **source)
         found = find(replace(recipe, data=other)).pictures
         root = Path(config.path)
@@ -94,4 +97,5 @@ def roots_of(sources: Sources) -> list[Path]:
     """The folders that a run's pictures were found in."""
     folders = [sources.config.path, *(one.config.instance_data_dir for one in sources.concepts)]
     folders += [one.config.path for one in sources.subsets]
-    return [Path(folder) for folder in folders if folder is not None]
+    streamed = folders_of(picture.path for picture in sources.pictures)
+    return [*streamed, *(Path(folder) for folder in folders if folder is not None)]

@@ -21,10 +21,11 @@ import numpy as np
 
 from inference.video.reading import sequence_files
 from train.data import files
-from train.data.errors import DataError
+from train.data.errors import DataError, FetchError
 from train.data.index_file import RECORD, STATE, IndexFile, root_of, tell_once
 from train.data.looking import Found, look
 from train.data.pictures import NOTES, Header, quiet, shown
+from train.data.shards import find_shard
 
 READERS = 8
 """Threads that look at files; much of it is waiting for the disk."""
@@ -201,6 +202,8 @@ class _Search:
             )
             if file_state(path) != tuple(record[STATE]):
                 raise DataError(f"{shown(path)}: changed while it was read; start again")
+        except FetchError:  # nothing is known of the picture
+            raise
         except DataError as error:
             return number, error
         except OSError as error:
@@ -250,7 +253,7 @@ def file_state(path: Path) -> tuple[int, int, int]:
         OSError: there is no such file.
     """
     try:
-        state = path.stat()
+        state = files.file_status(path) if find_shard(path) else path.stat()
     except NotADirectoryError:  # within a container, which changes as a whole
         container = next(parent for parent in path.parents if parent.is_file())
         return *files.file_state(path), container.stat().st_ctime_ns

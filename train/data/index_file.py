@@ -23,6 +23,7 @@ import numpy as np
 from inference.files import write_atomically
 from inference.hash_cache import cache_file
 from inference.recipe import RecipeWarning
+from train.data.shards import is_shard
 
 NAME = ".limner-index"
 FORMAT = 1
@@ -119,7 +120,8 @@ class IndexFile:
             yield
             return
         try:
-            descriptor = os.open(self.root, os.O_RDONLY)
+            shared = self.root.parent if is_shard(self.root) else self.root
+            descriptor = os.open(shared, os.O_RDONLY)
         except OSError:  # told by who reads the pictures
             yield
             return

@@ -122,10 +122,7 @@ def _latents_on_disk(
     cache.remember("vae", base, vae)
     keys = latents_keys(examples, vae)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
-    rank, processes = share
-    missing = [key for key in sorted(first)[rank::processes] if not cache.has(key)]
-    start = os.getpid() * 7919 % max(len(missing), 1)
-    missing = missing[start:] + missing[:start]
+    missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
     broken = Broken(len(missing), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
@@ -143,6 +140,23 @@ def _latents_on_disk(
             write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
     broken.refuse()
     return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
+
+
+def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int]) -> list[str]:
+    """What a process encodes: streamed shards one after the other, else anything from anywhere.
+
+    Args:
+        examples: of the run.
+        first: the first picture of each key.
+        share: (rank, processes).
+    """
+    rank, processes = share
+    if examples.config.streaming is not None:
+        ordered, count = sorted(first, key=first.__getitem__), len(first)
+        return ordered[rank * count // processes : (rank + 1) * count // processes]
+    own = sorted(first)[rank::processes]
+    start = os.getpid() * 7919 % max(len(own), 1)
+    return own[start:] + own[:start]
 
 
 def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:

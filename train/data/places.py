@@ -14,6 +14,9 @@ from train.container_config import ContainerConfig
 from train.data.containers import KINDS, TABLES, is_container, open_archive, open_table
 from train.data.errors import DataError
 from train.data.files import walk
+from train.data.index import Known, picture_facts
+from train.data.shards import is_shard, streamed_shards
+from train.streaming_config import is_address
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
@@ -58,10 +61,17 @@ def containers_of(
     Raises:
         DataError: it is neither, or of a pattern one is missing.
     """
+    if source.streaming is not None and is_address(path):
+        return streamed_shards(path, source, key)
     if path.startswith(HUB):
         from train.data.hub import hub_files
 
         return hub_files(path.removeprefix(HUB), source, key)
+    if is_address(path):
+        raise DataError(
+            f"{key}: {path!r} is not on this disk; data.streaming={{}} fetches its shards as they "
+            "are needed"
+        )
     whole = Path(path)
     if source.revision is not None:
         raise DataError(
@@ -240,19 +250,22 @@ def pictures_in(
     found: list[Path] = []
     left_out: Counter[str] = Counter()
     notes: list[str] = []
-    for path in containers:
+    for path in _shown(containers):
         if path.suffix.lower() in TABLES:
             table = open_table(path)
-            found += table.pictures(source.columns)
+            own = table.pictures(source.columns)
             notes = notes or table.notes(source.columns)
-            continue
-        archive = open_archive(path)
-        names = [name for name in archive.names() if _is_picture(name, endings)]
-        if path.suffix.lower() == ".tar":
-            names, others = samples(names, path)
-            left_out["pictures of a second ending"] += others
-        found += [path / name for name in names]
-        left_out += archive.left_out
+        else:
+            archive = open_archive(path)
+            names = [name for name in archive.names() if _is_picture(name, endings)]
+            if path.suffix.lower() == ".tar":
+                names, others = samples(names, path)
+                left_out["pictures of a second ending"] += others
+            own = [path / name for name in names]
+            left_out += archive.left_out
+        if is_shard(path):  # looked through as long as it is here
+            picture_facts(own, Known.SIZE | Known.DIGEST)
+        found += own
     for note in notes:
         warnings.warn(note, RecipeWarning, stacklevel=2)
     if said := [f"{count} {kind}" for kind, count in sorted(left_out.items()) if count]:
@@ -260,6 +273,15 @@ def pictures_in(
         message = f"{where}: left out: {', '.join(said)}"
         warnings.warn(message, RecipeWarning, stacklevel=2)
     return found
+
+
+def _shown(containers: Sequence[Path]) -> Iterable[Path]:
+    """The same, with a progress bar where shards may have to be fetched and somebody looks."""
+    if not any(map(is_shard, containers)):
+        return containers
+    from tqdm import tqdm
+
+    return tqdm(containers, desc="looking through shards", leave=False, disable=None)
 
 
 def _is_picture(name: str, endings: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from inference.recipe import RecipeWarning
-from train.data.errors import DataError
+from train.data.errors import DataError, FetchError
 from train.data.index import Known, picture_facts
 from train.data.pictures import NOTES, Header, shown
 
@@ -79,6 +79,8 @@ class Broken:
         """Keeps the DataError that comes up within, and goes on; `path` if it does not say it."""
         try:
             yield
+        except FetchError:  # it says nothing of the picture
+            raise
         except DataError as error:
             self.messages.append(f"{shown(path)}: {error}" if path is not None else str(error))
 

@@ -1,6 +1,7 @@
 """Where a run's pictures come from: a folder with captions, subsets, or concepts."""
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from train.data.clip_folder import find_clips, warn_of_short
 from train.data.concepts import Concept, class_facts, find_concepts
 from train.data.folder import Picture, find_pictures, fingerprint
 from train.data.held_back import HeldBack, hold_back
+from train.data.shards import commits_of
 from train.data.soundness import sound_paths
 from train.data.subsets import Subset, find_subsets
 from train.data_config import DataConfig
+from train.run_errors import RunDirectoryError
 from train.stages import stages_of
+from train.streaming_config import has_streamed
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Sources:
     """What validation looks at; none of it is among `pictures` (but of `validation.path`)."""
 
     @property
+    def commits(self) -> dict[str, str]:
+        """Those of streamed datasets, by `path`."""
+        return commits_of(one.path for one in (*self.pictures, *self.held_back.pictures))
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What environment.json tells of them; a resumed run must have the same."""
         told_by = Counter(picture.told_by for picture in self.pictures if picture.told_by)
@@ -44,16 +53,50 @@ class Sources:
             "captions_from": dict(told_by.most_common()),
             **self.held_back.facts,
         }
+        if self.commits:
+            facts["commits"] = self.commits
         return facts | (class_facts(self.class_pictures) if self.class_pictures else {})
 
 
 def find_sources(recipe: TrainRecipe) -> Sources:
     """The recipe's pictures and what is said of them; some may be held back.
 
+    A run that is resumed has those of the commits that it began with.
+
     Raises:
         DataError: pictures or captions cannot be used.
     """
+    recipe = pinned(recipe)
     return hold_back(recipe, _all_sources(recipe), _all_sources)
+
+
+def pinned(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe with the commits of streamed datasets that the run began with, if it goes on.
+
+    Raises:
+        RunDirectoryError: the run's environment.json is damaged.
+    """
+    file = Path(recipe.output_dir) / recipe.name / "environment.json"
+    data = recipe.data
+    if not (recipe.resume and has_streamed(data) and file.is_file()):
+        return recipe
+    try:
+        commits = dict(json.loads(file.read_text("utf-8")).get("commits") or {})
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunDirectoryError(f"{file}: cannot be read ({error}); restore it") from error
+    return at_commits(recipe, commits)
+
+
+def at_commits(recipe: TrainRecipe, commits: dict[str, str]) -> TrainRecipe:
+    """The recipe with these commits of streamed datasets, by `path`, in the place of branches."""
+
+    def own(part: Any) -> Any:
+        return replace(part, revision=commits.get(part.path or "", part.revision))
+
+    if not commits:
+        return recipe
+    subsets = {name: None if one is None else own(one) for name, one in recipe.data.subsets.items()}
+    return replace(recipe, data=replace(own(recipe.data), subsets=subsets))
 
 
 def _all_sources(recipe: TrainRecipe) -> Sources:

@@ -22,6 +22,14 @@ class Stream:
         epoch, place = divmod(position, self.num_pictures)
         return epoch, int(_order(self.seed, self.num_pictures, epoch)[place])
 
+    def __len__(self) -> int:
+        """Positions of an epoch."""
+        return self.num_pictures
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The pictures of an epoch, position by position."""
+        return _order(self.seed, self.num_pictures, epoch).numpy()
+
 
 @dataclass(frozen=True)
 class InOrder(Stream):
@@ -77,6 +85,10 @@ class BucketStream:
     def __len__(self) -> int:
         """Positions of an epoch."""
         return self._length
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The examples of an epoch, position by position."""
+        return bucket_order(self, epoch)
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         """(epoch, index of the example) at a position of the stream.

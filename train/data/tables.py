@@ -138,7 +138,7 @@ class Parquet(Table):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
-            self._metadata = pq.read_metadata(path)
+            self._metadata = pq.read_metadata(self.footer)
             self.schema = self._metadata.schema.to_arrow_schema()
         except (pa.ArrowException, ValueError) as error:
             raise DataError(
@@ -148,6 +148,17 @@ class Parquet(Table):
         groups = range(self._metadata.num_row_groups)
         counts = (self._metadata.row_group(group).num_rows for group in groups)
         self._starts = [0, *accumulate(counts)]
+
+    @property
+    def footer(self) -> Path:
+        """The file whose end tells of all other parts of it."""
+        return self.path
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """What is another if the file has changed."""
+        status = self.path.stat()
+        return status.st_size, status.st_mtime_ns
 
     def column(self, name: str) -> Iterator[Any]:
         for group in range(self._metadata.num_row_groups):
@@ -210,8 +221,7 @@ class Parquet(Table):
                 f"{self.path}: row group {group} holds {size / 2**30:.1f} GiB of pictures, which "
                 "are read together; write it again with row_group_size=100"
             )
-        state = self.path.stat()
-        key = str(self.path), state.st_size, state.st_mtime_ns, group, name
+        key = str(self.path), *self.state, group, name
         with _lock:
             if key not in _groups:
                 _groups[key] = self._read(group, name)

@@ -1,0 +1,213 @@
+"""The shards that are kept here: fetched when they are needed, the ones unused for longest go.
+
+Any number of threads, processes and runs share the folder. Who reads a shard holds a shared lock on
+it, who fetches it or takes it away an exclusive one; who makes room holds the folder's. Shards are
+written under another name and renamed when they are whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from train.data.errors import DataError, FetchError
+from train.data.index_file import tell_once
+from train.data.remote import REMEDY, download
+from train.data.shards import ENDING, KINDS, Place, find_shard, gib
+from train.disk import RESERVE
+
+try:
+    import fcntl
+except ImportError as error:  # Windows
+    raise FetchError("data.streaming: needs the file locks of Linux and macOS") from error
+
+PAUSE = 0.1
+"""Seconds between two looks for room, while all that is here is being read."""
+LONG = 60.0
+"""Seconds after which it is told that there is no room."""
+FRESH = 10.0
+"""Seconds in which a fetch that has failed is not begun again for those that wait for it too."""
+
+_failed: dict[Path, tuple[float, str]] = {}
+
+
+def beside(shard: Path, what: str) -> Path:
+    """A file beside a shard, which stays when the shard goes."""
+    return shard.with_name(f".{shard.name}.{what}")
+
+
+def is_here(shard: Path) -> bool:
+    """Whether the shard itself need not be fetched."""
+    return shard.is_file() and is_known(shard)
+
+
+def is_known(shard: Path) -> bool:
+    """Whether it is known what is in a shard: names and captions, but no pictures."""
+    return beside(shard, "known").is_file()
+
+
+@contextmanager
+def held(shard: Path) -> Iterator[None]:
+    """The shard is here, and stays as long as the block lasts.
+
+    Raises:
+        FetchError: it cannot be fetched, or there is no room for it.
+        DataError: it is damaged.
+    """
+    lock = beside(shard, "lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise FetchError(f"{lock}: cannot be written: {error.strerror}; {REMEDY}") from error
+    with _locked(lock, fcntl.LOCK_SH) as descriptor:
+        if is_here(shard):
+            os.utime(descriptor)  # when it was read last
+            yield
+            return
+    with _locked(lock, fcntl.LOCK_EX) as descriptor:
+        if not is_here(shard):
+            when, why = _failed.pop(shard, (-FRESH, ""))
+            if time.monotonic() - when < FRESH:
+                _failed[shard] = when, why
+                raise FetchError(why)
+            try:
+                _fetch(shard)
+            except FetchError as error:
+                _failed[shard] = time.monotonic(), str(error)
+                raise
+        os.utime(descriptor)
+        yield
+
+
+@contextmanager
+def _locked(file: Path, how: int) -> Iterator[int]:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, how)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _fetch(shard: Path) -> None:
+    """Brings a shard here; its lock is held."""
+    place = find_shard(shard)
+    assert place is not None
+    part = place.path.with_name(f".{place.path.name}.{place.shard.size}.part")
+    try:
+        _make_room(place, part)
+        try:
+            download(place.shard, part, place.manifest.commit is not None)
+            if not is_known(shard):
+                _look_into(part, place)
+            with _locked(_room(place.folder.parent), fcntl.LOCK_EX):
+                part.replace(shard)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise FetchError(f"{part}: cannot be written: {error.strerror}; {REMEDY}") from error
+
+
+def _look_into(part: Path, place: Place) -> None:
+    """Keeps what is known of a shard.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    from train.data.shard_contents import write_known
+
+    try:
+        write_known(part, place.path)
+    except DataError as error:
+        raise DataError(str(error).replace(str(part), place.shard.url)) from error
+
+
+def _room(root: Path) -> Path:
+    """The lock of who changes what is there."""
+    return root / ".room.lock"
+
+
+def _make_room(place: Place, part: Path) -> None:
+    """Takes shards away until there is room for another, and reserves it.
+
+    What is being fetched has its bytes in its name, so that they count from the beginning.
+
+    Raises:
+        FetchError: the disk is full of other things.
+    """
+    root, size, start = place.folder.parent, place.shard.size, time.monotonic()
+    while True:
+        with _locked(_room(root), fcntl.LOCK_EX):
+            for old in (part, place.path):  # of who was killed
+                old.unlink(missing_ok=True)
+            kept = _kept(root)
+            lacking = sum(kept.values()) + size - place.manifest.disk_bytes
+            for one in sorted(kept, key=_last_read) if lacking > 0 else ():
+                if _take_away(one):
+                    lacking -= kept[one]
+                if lacking <= 0:
+                    break
+            if lacking <= 0:
+                free = shutil.disk_usage(root).free - RESERVE
+                if free < size:
+                    raise FetchError(
+                        f"{place.path}: no room on this disk: the shard has {gib(size)}, "
+                        f"{gib(max(free, 0))} are free; make room, give a lower "
+                        f"data.streaming.disk_gib, or another data.streaming.folder; {REMEDY}"
+                    )
+                part.touch()
+                return
+        if time.monotonic() - start > LONG:
+            tell_once(f"{root}: waiting for room: all shards in it are being read or fetched")
+        time.sleep(PAUSE)
+
+
+def _kept(root: Path) -> dict[Path, int]:
+    """The bytes of each shard that is here, or will be as soon as it is fetched."""
+    found: dict[Path, int] = {}
+    for folder in root.glob(f"*{ENDING}"):
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                file = Path(parent, name)
+                if name.endswith(".part"):
+                    found[file] = int(name.split(".")[-2])
+                elif name.lower().endswith(KINDS) and not name.startswith("."):
+                    found[file] = file.stat().st_size
+    return found
+
+
+def _shard_of(file: Path) -> Path:
+    """A shard, also by what is being fetched of it."""
+    if file.suffix != ".part":
+        return file
+    return file.with_name(file.name[1:].rsplit(".", 2)[0])
+
+
+def _last_read(file: Path) -> float:
+    lock = beside(_shard_of(file), "lock")
+    return lock.stat().st_mtime if lock.exists() else 0.0
+
+
+def _take_away(file: Path) -> bool:
+    """Deletes a shard, or what a process that was killed has left of one, unless it is in use."""
+    lock = beside(_shard_of(file), "lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.unlink(missing_ok=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def kept_bytes(folder: Path) -> tuple[int, int]:
+    """(shards, bytes) of a dataset that are here."""
+    own = [size for file, size in _kept(folder.parent).items() if file.is_relative_to(folder)]
+    return len(own), sum(own)
