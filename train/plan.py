@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from train.data.examples import Examples
     from train.data.sources import Sources
     from train.objectives.base import Objective
-    from train.plan_data import CachePlan, CaptionPlan, ClassPlan, StagePlan, StreamPlan
+    from train.plan_data import CachePlan, CaptionPlan, ClassPlan, StagePlan
     from train.plan_lints import CaptionLint
     from train.plan_memory import MemoryPlan
     from train.plan_pictures import PictureLint
     from train.plan_probe import Probe
+    from train.plan_streams import StreamPlan
     from train.plan_subsets import SubsetPlan
     from train.plan_validation import ValidationPlan
 
@@ -154,15 +155,10 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     from train.data.concepts import class_folders, pictures_there
     from train.data.sources import find_sources
     from train.plan_base import skeleton
-    from train.plan_data import (
-        plan_cache,
-        plan_captions,
-        plan_class_pictures,
-        plan_stage,
-        plan_streams,
-    )
+    from train.plan_data import plan_cache, plan_captions, plan_class_pictures, plan_stage
     from train.plan_lints import lint_captions
     from train.plan_memory import plan_memory
+    from train.plan_streams import plan_streams
     from train.plan_subsets import plan_subsets
     from train.plan_validation import plan_validation
     from train.previews import grid_images
@@ -185,10 +181,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     return Plan(
         recipe=recipe,
         processes=processes,
-        trained={
-            name: sum(p.numel() for p in part.parameters() if p.requires_grad)
-            for name, part in objective.named_children()
-        },
+        trained=numbers_trained(objective),
         stages=[
             plan_stage(stage, one, sources.pictures, processes)
             for stage, one in zip(stages, made, strict=True)
@@ -204,6 +197,14 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         picture_lint=look_at_pictures(sources, made, check_pictures),
         streams=plan_streams(recipe, sources),
     )
+
+
+def numbers_trained(objective: Objective) -> dict[str, int]:
+    """How many numbers of each part of an objective are trained."""
+    return {
+        name: sum(p.numel() for p in part.parameters() if p.requires_grad)
+        for name, part in objective.named_children()
+    }
 
 
 def probed(plan: Plan) -> Plan:

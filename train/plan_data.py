@@ -16,7 +16,6 @@ from train.data.content_cache import StoredStates
 from train.data.examples import Examples
 from train.data.folder import FALLBACK
 from train.data.latents import latents_keys, open_cache
-from train.data.shards import folders_of
 from train.data.sources import Sources
 from train.objectives.base import Objective
 from train.stages import Stage, stages_of, step_size
@@ -201,43 +200,3 @@ def plan_cache(
         stored = StoredStates(cache, text)
         plan.prompts_found = sum(map(stored.has, prompts))
     return plan
-
-
-@dataclass(frozen=True)
-class StreamPlan:
-    """A dataset far away whose shards are fetched as they are needed."""
-
-    source: str
-    commit: str | None
-    shards: int
-    bytes: int
-    shards_here: int
-    bytes_here: int
-    disk_bytes: int
-    """At most so many are kept, of all streamed datasets together."""
-    window: int
-    """Shards that are shuffled with one another."""
-
-
-def plan_streams(recipe: TrainRecipe, sources: Sources) -> list[StreamPlan]:
-    """What is streamed, and what of it is here now that all shards have been looked through."""
-    streaming = recipe.data.streaming
-    pictures = (*sources.pictures, *sources.held_back.pictures)
-    found = folders_of(one.path for one in pictures) if streaming is not None else {}
-    if not found:
-        return []
-    from train.data.shard_cache import kept_bytes
-
-    assert streaming is not None
-    return [
-        StreamPlan(
-            told.source,
-            told.commit,
-            len(told.shards),
-            sum(shard.size for shard in told.shards.values()),
-            *kept_bytes(folder),
-            told.disk_bytes,
-            streaming.window,
-        )
-        for folder, told in found.items()
-    ]

@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from train.plan import Plan
-from train.plan_data import CachePlan, StreamPlan
+from train.plan_data import CachePlan
 from train.plan_lint_table import caption_rows, picture_rows
 from train.plan_memory import GIB, MemoryPlan
+from train.plan_streams import StreamPlan
 from train.plan_validation import ValidationPlan
 
 if TYPE_CHECKING:

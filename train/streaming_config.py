@@ -68,8 +68,10 @@ def streaming_faults(recipe: TrainRecipe) -> Faults:
         )
     if validation is not None and is_address(validation.path):
         yield "validation.path", "is not streamed: name a folder or container on this disk"
-    if validation is not None and validation.split is not None and data.cache == "off":
+    is_cached = data.cache != "off" and recipe.objective.learns_from_captions
+    if validation is not None and validation.split is not None and not is_cached:
         yield (
             "validation.split",
-            "would fetch all shards at each validation; say data.cache: disk, or validation.path",
+            "would fetch all shards at each validation, as nothing is cached (data.cache: disk "
+            "does so, but not of objective.type: autoencoder); say validation.path",
         )

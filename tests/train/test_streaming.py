@@ -181,6 +181,28 @@ def test_processes_at_once_fetch_once(tmp_path: Path, fetched: Path) -> None:
     assert [Path(url).name for url in taken(fetched)] == ["001.tar"]
 
 
+def find_all(own: DataConfig, results: Any) -> None:
+    with warnings.catch_warnings():  # who waits says so
+        warnings.simplefilter("ignore")
+        pictures = find_pictures(own, captioned=True)
+    results.put(fingerprint(pictures, Path()))
+
+
+def test_ranks_look_through_shards_once(tmp_path: Path, fetched: Path) -> None:
+    """Both go through all of them at the same time, with room for a few."""
+    pattern, cache = tars(tmp_path / "far"), tmp_path / "cache"
+    own = config(f"file://{pattern}", streaming(cache, pattern))
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    started = [context.Process(target=find_all, args=(own, results)) for _ in "12"]
+    for process in started:
+        process.start()
+    assert len({results.get(timeout=60) for _ in started}) == 1
+    for process in started:
+        process.join()
+    assert len(taken(fetched)) == SHARDS
+
+
 def test_known_beforehand_needs_no_fetch(tmp_path: Path, fetched: Path) -> None:
     """Sizes, digests, states and names; left-overs of who was killed go."""
     pattern, cache = tables(tmp_path / "far"), tmp_path / "cache"
@@ -322,6 +344,7 @@ def test_bounds_and_addresses(tmp_path: Path, fetched: Path) -> None:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What stands for the hub: two commits, of which one is the newest; or no network."""
     told: dict[str, Any] = {"newest": "a" * 40, "asked": []}
+    own = datasets.load_dataset_builder
     for commit in ("a" * 40, "b" * 40):
         tables(tmp_path / f"name@{commit}" / "data")
 
@@ -330,7 +353,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         if told["newest"] is None:
             raise ConnectionError("no route to the hub")
         folder = tmp_path / f"name@{revision or told['newest']}" / "data"
-        files = {"train": [f"file://{file}" for file in sorted(folder.iterdir())]}
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no revision {revision}")
+        found = own(str(folder.parent)).config.data_files  # as the library finds them
+        files = {split: [f"file://{file}" for file in files] for split, files in found.items()}
         return SimpleNamespace(config=SimpleNamespace(data_files=files))
 
     monkeypatch.setattr(datasets, "load_dataset_builder", builder)

@@ -56,7 +56,8 @@ def _addresses(name: str, split: str | None, revision: str | None, key: str) -> 
         builder = datasets.load_dataset_builder(dataset, configuration, revision=revision)
     except Exception as error:  # as above
         raise _unreachable(name, key, error) from error
-    files: Any = builder.config.data_files
+    told: Any = builder.config.data_files or {}
+    files = {str(name): urls for name, urls in told.items()}
     if not files:
         raise FetchError(
             f"{key}: {HUB}{name}: the hub does not tell its files (data.streaming); without a "

@@ -152,7 +152,7 @@ class _Search:
             self.records[number]["mtime"], self.records[number]["ctime"] = times
         self._take_known()
         if len(self._missing()):
-            told = f"{self.file.root}: another process indexes its pictures; waiting for it"
+            told = f"{self.file.home}: another process indexes its pictures; waiting for it"
             with self.file.alone(lambda: tell_once(told)):
                 self._take_known()
                 self._look(self._missing())

@@ -75,6 +75,11 @@ class IndexFile:
         except RuntimeError:  # there is no home folder
             return [beside]
 
+    @property
+    def home(self) -> Path:
+        """What one process at a time has for itself: the root, or the folder of a streamed one."""
+        return self.root.parent if is_shard(self.root) else self.root
+
     def read(self) -> tuple[list[bytes], np.ndarray]:
         """Names and records; nothing where there is no file, or none that can be used."""
         for place in self.places:
@@ -120,8 +125,7 @@ class IndexFile:
             yield
             return
         try:
-            shared = self.root.parent if is_shard(self.root) else self.root
-            descriptor = os.open(shared, os.O_RDONLY)
+            descriptor = os.open(self.home, os.O_RDONLY)
         except OSError:  # told by who reads the pictures
             yield
             return

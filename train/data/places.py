@@ -52,8 +52,8 @@ def containers_of(
     """The containers that a path names, in order; none where it is a folder of pictures.
 
     Args:
-        path: a container, a pattern of them such as `{000..012}.tar`, a folder, or a dataset on the
-            Hugging Face hub (`hf://owner/name`).
+        path: a container, a pattern of them such as `{000..012}.tar`, a folder, or the address of
+            a dataset (`hf://owner/name`).
         key: what the recipe calls it.
         files: what is in the folder, if it is one.
         source: which split and revision.
@@ -61,17 +61,8 @@ def containers_of(
     Raises:
         DataError: it is neither, or of a pattern one is missing.
     """
-    if source.streaming is not None and is_address(path):
-        return streamed_shards(path, source, key)
-    if path.startswith(HUB):
-        from train.data.hub import hub_files
-
-        return hub_files(path.removeprefix(HUB), source, key)
     if is_address(path):
-        raise DataError(
-            f"{key}: {path!r} is not on this disk; data.streaming={{}} fetches its shards as they "
-            "are needed"
-        )
+        return _containers_far(path, key, source)
     whole = Path(path)
     if source.revision is not None:
         raise DataError(
@@ -110,6 +101,20 @@ def containers_of(
     if others := [shard for shard in shards if not is_container(shard)]:
         raise DataError(f"{key}: {str(others[0])!r} is none of {known}")
     return shards
+
+
+def _containers_far(path: str, key: str, source: ContainerConfig) -> list[Path]:
+    """Those of an address."""
+    if source.streaming is not None:
+        return streamed_shards(path, source, key)
+    if path.startswith(HUB):
+        from train.data.hub import hub_files
+
+        return hub_files(path.removeprefix(HUB), source, key)
+    raise DataError(
+        f"{key}: {path!r} is not on this disk; data.streaming={{}} fetches its shards as they are "
+        "needed"
+    )
 
 
 def tell_idle(containers: Sequence[Path], path: str, key: str, source: ContainerConfig) -> None:
