@@ -356,6 +356,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         if not folder.is_dir():
             raise FileNotFoundError(f"no revision {revision}")
         found = own(str(folder.parent)).config.data_files  # as the library finds them
+        assert found is not None
         files = {split: [f"file://{file}" for file in files] for split, files in found.items()}
         return SimpleNamespace(config=SimpleNamespace(data_files=files))
 
