@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,11 @@ class StreamingConfig:
 def is_address(path: str | None) -> bool:
     """Whether a path is that of something which is not on this disk, such as hf://owner/name."""
     return "://" in (path or "")
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit's whole hash, so that nothing need be looked up."""
+    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
 def has_streamed(data: DataConfig) -> bool:

@@ -89,7 +89,7 @@ def forget() -> None:
     containers._opened.clear()
     shard_cache._failed.clear()
     table_reading._groups.clear()
-    shards.manifest_of.cache_clear()
+    shards.forget()
     hub._addresses.cache_clear()
 
 

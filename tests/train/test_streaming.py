@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import multiprocessing
+import os
+import signal
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -179,6 +181,28 @@ def test_processes_at_once_fetch_once(tmp_path: Path, fetched: Path) -> None:
         process.join()
     assert found == {hashlib.sha256(picture(7)).hexdigest()}
     assert [Path(url).name for url in taken(fetched)] == ["001.tar"]
+
+
+def test_process_that_is_killed_leaves_nothing(
+    tmp_path: Path, fetched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is free, and what it has left of a shard goes."""
+    path, own = path_in(tars(tmp_path / "far"), tmp_path / "cache", 7), remote._download
+
+    def killed(shard: Any, part: Path) -> None:
+        part.write_bytes(b"half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(remote, "_download", killed)
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=read_one, args=(path, context.Queue()))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((tmp_path / "cache").rglob(".*.part"))) == 1
+    monkeypatch.setattr(remote, "_download", own)
+    assert read_bytes(path) == picture(7)
+    assert not list((tmp_path / "cache").rglob(".*.part"))
 
 
 def find_all(own: DataConfig, results: Any) -> None:

@@ -32,8 +32,8 @@ def is_container(path: Path) -> bool:
 def split_path(path: Path) -> tuple[Path, str] | None:
     """The container that a path leads into, and the member; None for a plain file."""
     if (place := find_shard(path)) is not None:
-        member = path.relative_to(place.path).as_posix()
-        return None if member == "." else (place.path, member)
+        member = os.fspath(path)[len(os.fspath(place.path)) + 1 :]
+        return (place.path, member) if member else None
     text = path.as_posix()
     for match in _INSIDE.finditer(text):
         container = text[: match.end() - 1]

@@ -19,10 +19,10 @@ from train.data.errors import DataError, FetchError
 from train.data.hub import hub_urls
 from train.data.places import HUB, expanded
 from train.data.shards import KINDS, Shard
+from train.streaming_config import is_commit
 
 Result = TypeVar("Result")
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 WAITS = (1.0, 5.0, 30.0, 120.0)
 """Seconds before something is tried again."""
 AT_ONCE = 16
@@ -54,7 +54,7 @@ def resolved(
             if getattr(source, name) is not None:
                 raise DataError(f"{key}: {path!r} has no {name}; data.{name} goes with {HUB}")
         return None
-    if source.revision is not None and COMMIT.fullmatch(source.revision):
+    if is_commit(source.revision):
         return source.revision
     try:
         urls = hub_urls(path.removeprefix(HUB), source, source.revision, key)

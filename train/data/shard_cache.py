@@ -86,9 +86,21 @@ def held(shard: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(file: Path, how: int) -> Iterator[int]:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    """Has a lock; raises BlockingIOError if it shall not wait, FetchError if there are no locks."""
     try:
-        fcntl.flock(descriptor, how)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise FetchError(f"{file}: cannot be written: {error.strerror}; {REMEDY}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise FetchError(
+                f"{file}: this disk has no locks ({error.strerror}); give data.streaming.folder "
+                "another one"
+            ) from error
         yield descriptor
     finally:
         os.close(descriptor)
@@ -195,16 +207,12 @@ def _last_read(file: Path) -> float:
 
 def _take_away(file: Path) -> bool:
     """Deletes a shard, or what a process that was killed has left of one, unless it is in use."""
-    lock = beside(_shard_of(file), "lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.unlink(missing_ok=True)
-        return True
+        with _locked(beside(_shard_of(file), "lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            file.unlink(missing_ok=True)
+            return True
     except BlockingIOError:
         return False
-    finally:
-        os.close(descriptor)
 
 
 def kept_bytes(folder: Path) -> tuple[int, int]:

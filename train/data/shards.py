@@ -82,7 +82,7 @@ def streamed_shards(path: str, source: ContainerConfig, key: str) -> list[Path]:
                 f"data.streaming.folder: {str(folder.parent)!r} cannot be written: "
                 f"{error.strerror}; give another folder"
             ) from error
-        manifest_of.cache_clear()
+        forget()
     return [folder / name for name in manifest.shards]
 
 
@@ -169,15 +169,10 @@ class Place(NamedTuple):
 
     folder: Path
     """Of the dataset."""
-    name: str
-    """Of the shard in it."""
+    path: Path
+    """Of the shard."""
     manifest: Manifest
     shard: Shard
-
-    @property
-    def path(self) -> Path:
-        """The shard's own."""
-        return self.folder / self.name
 
 
 def find_shard(path: Path | str) -> Place | None:
@@ -185,10 +180,21 @@ def find_shard(path: Path | str) -> Place | None:
     text = os.fspath(path)
     if ENDING not in text or (found := _WITHIN.match(text)) is None:
         return None
-    manifest = manifest_of(found[1])
-    if manifest is None or (shard := manifest.shards.get(found[2])) is None:
+    return _place(found[1], found[2])
+
+
+@lru_cache(maxsize=2**16)
+def _place(folder: str, name: str) -> Place | None:
+    manifest = manifest_of(folder)
+    if manifest is None or (shard := manifest.shards.get(name)) is None:
         return None
-    return Place(Path(found[1]), found[2], manifest, shard)
+    return Place(Path(folder), Path(folder, name), manifest, shard)
+
+
+def forget() -> None:
+    """Has manifests read anew."""
+    manifest_of.cache_clear()
+    _place.cache_clear()
 
 
 def is_shard(path: Path | str) -> bool:
@@ -196,6 +202,7 @@ def is_shard(path: Path | str) -> bool:
     return (place := find_shard(path)) is not None and os.fspath(path) == os.fspath(place.path)
 
 
+@lru_cache(maxsize=2**16)
 def shard_status(shard: Shard) -> os.stat_result:
     """What a file system would say; as the times of change a number that follows from its tag."""
     number = int.from_bytes(hashlib.blake2b(shard.tag.encode(), digest_size=7).digest())

@@ -19,7 +19,7 @@ from train.data.subsets import Subset, find_subsets
 from train.data_config import DataConfig
 from train.run_errors import RunDirectoryError
 from train.stages import stages_of
-from train.streaming_config import has_streamed
+from train.streaming_config import has_streamed, is_commit
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ def at_commits(recipe: TrainRecipe, commits: dict[str, str]) -> TrainRecipe:
     """The recipe with these commits of streamed datasets, by `path`, in the place of branches."""
 
     def own(part: Any) -> Any:
+        if is_commit(part.revision):
+            return part
         return replace(part, revision=commits.get(part.path or "", part.revision))
 
     if not commits:
