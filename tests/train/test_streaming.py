@@ -252,6 +252,25 @@ def test_known_beforehand_needs_no_fetch(tmp_path: Path, fetched: Path) -> None:
     assert len(list(cache.rglob("*.part"))) < 3
 
 
+@pytest.mark.parametrize("make", [tars, tables])
+@pytest.mark.parametrize("damage", [b"", b"damaged", b"\x1f\x8b\x08\0"])
+def test_damage_of_what_is_known_is_told(
+    make: Any, damage: bytes, tmp_path: Path, fetched: Path
+) -> None:
+    pattern, cache = make(tmp_path / "far"), tmp_path / "cache"
+    own = config(f"file://{pattern}", streaming(cache, pattern))
+    before = find_pictures(own, captioned=True)
+    known = sorted(cache.rglob("*.known"))[2]
+    known.write_bytes(damage)
+    forget()
+    taken(fetched)
+    with pytest.raises(FetchError, match=r"known: damaged \(.*\); delete it"):
+        find_pictures(own, captioned=True)
+    known.unlink()
+    assert find_pictures(own, captioned=True) == before
+    assert len(taken(fetched)) == 1
+
+
 def path_in(pattern: str, cache: Path, number: int = 0) -> Path:
     """Of a picture whose shard is not here any more."""
     found = find_pictures(config(f"file://{pattern}", streaming(cache, pattern)), captioned=False)
@@ -360,7 +379,7 @@ def test_bounds_and_addresses(tmp_path: Path, fetched: Path) -> None:
         find_pictures(config(f"file://{tmp_path}/{{a,b}}.zip", kept_here), False)
     with pytest.raises(FetchError, match="cannot be fetched"):
         find_pictures(config(f"file://{tmp_path}/none.tar", kept_here), False)
-    with pytest.raises(FetchError, match="cannot be fetched: Protocol not known"):
+    with pytest.raises(FetchError, match="cannot be fetched by fsspec: Protocol not known"):
         find_pictures(config("nowhere://a/b.tar", kept_here), False)
 
 

@@ -170,6 +170,8 @@ def tried(url: str, work: Callable[[], Result]) -> Result:
                     f"lower data.streaming.disk_gib, or another data.streaming.folder; {REMEDY}"
                 ) from error
             reason = next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
+            if isinstance(error, ImportError) or "Protocol not known" in reason:
+                raise FetchError(f"{url}: cannot be fetched by fsspec: {reason}") from error
             if _is_final(error):
                 raise FetchError(f"{url}: cannot be fetched: {reason}; {REMEDY}") from error
             if wait is None:
@@ -184,8 +186,8 @@ def tried(url: str, work: Callable[[], Result]) -> Result:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether it would fail again: gone, forbidden, or a package is missing."""
-    if isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError):
-        return not isinstance(error, ValueError) or "Protocol not known" in str(error)
+    """Whether it would fail again: gone or forbidden."""
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return True
     status = getattr(getattr(error, "response", error), "status_code", None)
     return getattr(error, "status", status) in (401, 403, 404, 410)

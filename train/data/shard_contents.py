@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from inference.files import write_atomically
 from train.data.columns import holds_bytes, holds_texts
+from train.data.errors import FetchError
 from train.data.members import PICKLES, Container
 from train.data.metadata import METADATA_FILES
 from train.data.places import PICTURE_EXTENSIONS
@@ -28,6 +29,7 @@ from train.data.shards import find_shard, shard_status
 from train.data.tables import Parquet
 from train.data.tars import Tar
 
+DAMAGED = OSError, EOFError, zlib.error, ValueError, KeyError, pa.ArrowException
 LONGEST_TEXT = 2**16
 """Bytes of members that are kept with what is known; metadata files may be longer."""
 
@@ -36,13 +38,18 @@ def open_shard(path: Path) -> Container:
     """The container; it is fetched if it never was.
 
     Raises:
-        FetchError: it cannot be fetched.
+        FetchError: it cannot be fetched, or what is kept of it is damaged.
         DataError: it is damaged.
     """
     if not is_known(path):
         with held(path):
             pass
-    return (StreamedTar if path.suffix.lower() == ".tar" else StreamedParquet)(path)
+    try:
+        return (StreamedTar if path.suffix.lower() == ".tar" else StreamedParquet)(path)
+    except DAMAGED as error:
+        raise FetchError(
+            f"{beside(path, 'known')}: damaged ({error}); delete it: it is made anew from the shard"
+        ) from error
 
 
 def write_known(file: Path, shard: Path) -> None:
@@ -108,6 +115,11 @@ def _write_of_parquet(file: Path, shard: Path) -> None:
 class StreamedParquet(Parquet):
     """A parquet file that is fetched when a picture in it is read."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        with pq.ParquetFile(beside(path, "known"), pre_buffer=False) as file:
+            self._known = file.read(use_threads=False)
+
     @property
     def footer(self) -> Path:
         return beside(self.path, "footer")
@@ -118,10 +130,6 @@ class StreamedParquet(Parquet):
         assert place is not None
         status = shard_status(place.shard)
         return status.st_size, status.st_mtime_ns
-
-    @cached_property
-    def _known(self) -> pa.Table:
-        return pq.ParquetFile(beside(self.path, "known"), pre_buffer=False).read()
 
     def column(self, name: str) -> Iterator[Any]:
         yield from self._known.column(name).to_pylist()
