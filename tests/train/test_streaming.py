@@ -455,7 +455,7 @@ def test_a_stopped_run_goes_on(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With the same commit, an emptied cache and another bound; a shard that is gone ends it."""
+    """With the same commit, another cache and another bound; a shard that is gone ends it."""
     cache = tmp_path / "cache"
     off = "data.cache=off"
     Trainer(make_recipe(*options(cache, 3, off, "name=straight", "max_train_steps=7"))).train()
@@ -466,7 +466,8 @@ def test_a_stopped_run_goes_on(
     hub["newest"] = "b" * 40
     take_away(kept(cache))
     forget()
-    more = options(cache, 4, off, "name=cut", "max_train_steps=7", "resume=true")
+    other, go_on = tmp_path / "other", (off, "name=cut", "max_train_steps=7", "resume=true")
+    more = options(cache, 4, *go_on)
     far, away = tmp_path / f"name@{'a' * 40}", tmp_path / "away"
     far.rename(away)
     monkeypatch.setattr(shard_cache, "FRESH", 0.0)
@@ -474,9 +475,10 @@ def test_a_stopped_run_goes_on(
     assert main([*arguments, *more]) == 2
     assert "cannot be fetched" in capfd.readouterr().err
     away.rename(far)
-    Trainer(make_recipe(*more)).train()
+    Trainer(make_recipe(*options(other, 4, *go_on))).train()
     check_learned_the_same(tmp_path / "straight", tmp_path / "cut", 7)
-    assert sum(file.stat().st_size for file in kept(cache)) <= 4 * largest(f"{far}/data/*") + 1
+    assert sum(file.stat().st_size for file in kept(other)) <= 4 * largest(f"{far}/data/*") + 1
+    assert not kept(cache)
 
 
 def test_cached_latents_need_no_shards(

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from inference.files import write_atomically
 from train.data.columns import holds_bytes, holds_texts
-from train.data.errors import FetchError
+from train.data.errors import DataError, FetchError
 from train.data.members import PICKLES, Container
 from train.data.metadata import METADATA_FILES
 from train.data.places import PICTURE_EXTENSIONS
@@ -46,6 +46,8 @@ def open_shard(path: Path) -> Container:
             pass
     try:
         return (StreamedTar if path.suffix.lower() == ".tar" else StreamedParquet)(path)
+    except DataError:
+        raise
     except DAMAGED as error:
         raise FetchError(
             f"{beside(path, 'known')}: damaged ({error}); delete it: it is made anew from the shard"
