@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from inference.draw_config import Faults
 
-EMBEDDED = ("picto",)
+EMBEDDED = ("picto", "picto-motion")
 """Base models that come with Limner."""
 
 
@@ -16,8 +16,8 @@ class BaseModelConfig:
     """The model that is trained upon and drawn with."""
 
     path: str = "picto"
-    """`picto` (comes with Limner), a diffusers folder, a hub id such as `org/model`, or a single
-    file (`.safetensors` or `.ckpt`) as A1111 opens it."""
+    """`picto` (comes with Limner, as does `picto-motion` for clips), a diffusers folder, a hub id
+    such as `org/model`, or a single file (`.safetensors` or `.ckpt`) as A1111 opens it."""
     revision: str | None = None
     """Branch, tag or commit on the hub. Only for hub ids."""
     variant: str | None = None

@@ -10,8 +10,9 @@ Makes `runs/picto_motion/clips/{train,val,demo}/*.webp` (25 frames of 64x64, 8 a
 with metadata.jsonl. A caption says what is seen and no more: `{icon}, {style}, {motion}`, and
 ` on a {colour} background` unless it is white; a tenth leave the style out.
 
-`--common` makes 3,000 clips of common icons alone in runs/picto_motion/common, and of them `white`,
-those on white grounds, and `mixed`, these with 600 others and datasets/fluent_clips.
+`--common` makes 3,000 clips of common icons alone in runs/picto_motion/common, and of them, for one
+run of pretraining after the other, `white`, those on white grounds; `mixed`, these with 600 others
+and datasets/fluent_clips; `all`, with all others; and `weighted`, with some of them more often.
 
 The motion `circling` is held out: no split holds it, only the data set of `--circling`.
 """
@@ -252,23 +253,62 @@ def write_clips(
     return rows
 
 
+def times(row: Record, nth: int) -> int:
+    """How often a common clip is in weighted/; it is the `nth` of its motion and kind of ground.
+
+    Twice as often what is learned last: turning and bouncing, and going up on a coloured ground.
+    """
+    coloured = row["background"] != "white"
+    match row["motion"]:
+        case "clockwise" | "counterclockwise":
+            return 3 if coloured else 2
+        case "up" | "bouncing":
+            return 2 if coloured else 1
+        case "still":
+            return 1
+        case "crossing":
+            return nth % 2
+        case _:
+            return 1 if coloured else nth % 2
+
+
+def weighted(rows: Iterable[Record]) -> list[Record]:
+    """The rows of common clips as often as `times` says, a clip's copies with a name each."""
+    seen: Counter[tuple[str, bool]] = Counter()
+    result = []
+    for row in rows:
+        kind = row["motion"], row["background"] != "white"
+        seen[kind] += 1
+        name = row["file_name"]
+        for copy in range(times(row, seen[kind])):
+            result.append({**row, "file_name": f"r{copy}-{name}" if copy else name})
+    return result
+
+
 def common_clips(images: Path, out: Path, fluent: Path, seed: int, workers: int) -> None:
-    """Clips of common icons in `out`/common, and what is taken of them in white/ and mixed/."""
+    """Clips of common icons in `out`/common; of them white/, mixed/, all/ and weighted/."""
     common = out / "common" / "train"
     motions = in_turn(MOTIONS, COMMON_CLIPS)
     rows = write_clips(images, "train", common, motions, seed, workers, common_share=1.0)
     white = [row for row in rows if row["background"] == "white"]
-    coloured = [row for row in rows if row["background"] != "white"][:COLOURED_CLIPS]
+    coloured = [row for row in rows if row["background"] != "white"]
     told = (fluent / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     animated = [{key: row[key] for key in ("file_name", "text")} for row in map(json.loads, told)]
-    for name, chosen in (("white", [(common, white)]),
-                         ("mixed", [(common, white + coloured), (fluent, animated)])):  # fmt: skip
+    chosen = {
+        "white": white,
+        "mixed": [*white, *coloured[:COLOURED_CLIPS], *animated],
+        "all": [*rows, *animated],
+        "weighted": [*weighted(rows), *animated],
+    }
+    made = {row["file_name"] for row in rows}
+    for name, some in chosen.items():
         target = out / name / "train"
         target.mkdir(parents=True, exist_ok=True)
-        for source, some in chosen:
-            for row in some:
-                shutil.copyfile(source / row["file_name"], target / row["file_name"])
-        write_jsonl(target / "metadata.jsonl", [row for _, some in chosen for row in some])
+        for row in some:
+            name = row["file_name"].removeprefix("r1-").removeprefix("r2-")
+            source = (common if name in made else fluent) / name
+            shutil.copyfile(source, target / row["file_name"])
+        write_jsonl(target / "metadata.jsonl", some)
 
 
 def in_turn(motions: Iterable[Motion], count: int) -> list[Motion]:
@@ -283,7 +323,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=Path("datasets/picto/images"))
     parser.add_argument("--out", type=Path, default=Path("runs/picto_motion/clips"))
     parser.add_argument("--clips", type=int, default=6000, help="of train; val 200, demo 100")
-    parser.add_argument("--common", action="store_true", help="runs/picto_motion/{white,mixed}")
+    parser.add_argument("--common", action="store_true", help="runs/picto_motion/{white,mixed,…}")
     parser.add_argument("--circling", action="store_true", help="datasets/circling instead")
     parser.add_argument("--subject", action="store_true", help="datasets/octopus_motion instead")
     parser.add_argument("--seed", type=int, default=0)

@@ -143,3 +143,13 @@ def test_captions_name_what_is_seen(icons: build.Icons) -> None:
         assert row["text"] == f"{row['icon']}{style}, crossing{suffix}"
     assert 15 <= sum(row["background"] == "white" for row in rows) <= 33
     assert 1 <= sum("style" not in row["text"] for row in rows) <= 10
+
+
+def test_what_is_learned_last_comes_more_often() -> None:
+    def row(motion: str, background: str) -> build.Record:
+        return {"motion": motion, "background": background, "file_name": f"{motion}.webp"}
+
+    rows = [row("clockwise", "red"), row("up", "white"), row("left", "white"), row("left", "white")]
+    names = [one["file_name"] for one in build.weighted(rows)]
+    turning = ["clockwise.webp", "r1-clockwise.webp", "r2-clockwise.webp"]
+    assert names == [*turning, "up.webp", "left.webp"]

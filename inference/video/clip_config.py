@@ -174,7 +174,7 @@ class ClipsRecipe:
     type: Literal["clip"] = "clip"
     """What is drawn."""
     base_model: BaseModelConfig = field(
-        default_factory=lambda: BaseModelConfig(path="THUDM/CogVideoX-2b")
+        default_factory=lambda: BaseModelConfig(path="picto-motion")
     )
     artifacts: dict[str, ArtifactConfig | None] = field(default_factory=dict)
     """What the clips are drawn with, by names of your choice; attached in this order."""

@@ -91,7 +91,7 @@ def set_up(
     if is_here and not is_video_model(recipe.base_model):
         raise InputError(
             f"base_model.path: {recipe.base_model.path!r} draws no clips; give a CogVideoX model, "
-            "such as THUDM/CogVideoX-2b"
+            "such as picto-motion or THUDM/CogVideoX-2b"
         )
     base = load_video_model(recipe.base_model, recipe.precision, "cpu")
     if recipe.drop_learned_positions and not drop_learned_positions(base.transformer):
