@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inference.conditions import Conditions
 from inference.diffusion_model import DiffusionModel
+from inference.noising import add_noise, velocity
 from inference.video.model import VideoModel
 from train.batch import Batch
 from train.config import LossConfig, TrainRecipe
@@ -62,13 +63,10 @@ class Denoising:
         latents = self.latents(batch)
         noise = self.noise(batch["positions"], latents)
         alphas = self.base.alphas_cumprod[timesteps]
-        each = (-1, *[1] * (latents.dim() - 1))
-        signal = alphas.sqrt().view(each).to(latents.device)
-        sigma = (1 - alphas).sqrt().view(each).to(latents.device)
-        noisy = signal * latents + sigma * noise
+        noisy = add_noise(latents, noise, alphas)
         if self.base.prediction_type == "epsilon":
             return noisy, noise
-        return noisy, signal * noise - sigma * latents
+        return noisy, velocity(latents, noise, alphas)
 
     def states(self, batch: Batch) -> Conditions:
         """What the base model is told of the prompts."""

@@ -1,13 +1,10 @@
-"""The noise schedule of CogVideoX, and mixing and target of its training.
+"""The noise schedule of CogVideoX, and how that of another model is told from it.
 
 `scheduling_ddim_cogvideox.py` of diffusers 0.42.1, which has SAT's `ZeroSNRDDPMDiscretization`:
 shift of the signal-to-noise ratio, then zero terminal SNR (Lin et al. 2023, arXiv 2305.08891).
 """
 
 from collections.abc import Mapping
-
-import torch
-from torch import Tensor
 
 from inference.errors import InputError
 
@@ -67,54 +64,5 @@ def check_schedule(schedule: Mapping[str, object], where: str = "scheduler_confi
         )
 
 
-def alphas_cumprod(schedule: Mapping[str, object]) -> Tensor:
-    """Share of the signal's variance left at each timestep, (num_timesteps,), fp64 on the CPU.
-
-    The last is 0 exactly. `schedule` has passed `check_schedule`.
-    """
-    start, end, shift = (
-        float(str(_value(schedule, key))) for key in ("beta_start", "beta_end", "snr_shift_scale")
-    )
-    steps = int(str(_value(schedule, "num_train_timesteps")))
-    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    unshifted = torch.cumprod(1.0 - betas, dim=0)
-    shifted = unshifted / (shift + (1 - shift) * unshifted)
-    roots = shifted.sqrt()
-    first, last = roots[0].clone(), roots[-1].clone()
-    return ((roots - last) * (first / (first - last))) ** 2
-
-
 def _value(schedule: Mapping[str, object], key: str) -> object:
     return schedule[key] if key in schedule else CLASS_DEFAULTS[key]
-
-
-def add_noise(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
-    """Latents (b, …) with noise at signal shares `alphas` (b,), in fp32 or in fp64 if all are.
-
-    The schedulers' own `add_noise` rounds the shares to the latents' format first: in bf16 those of
-    timesteps 0 and 1 become 1, which leaves the noise out.
-    """
-    signal, sigma = _factors(alphas, latents)
-    return signal * latents + sigma * noise
-
-
-def velocity(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
-    """What the model is to predict (Salimans & Ho 2022, arXiv 2202.00512), as `add_noise`.
-
-    Its mean squared error is CogVideoX' loss: that of the clean latents, over 1 - alpha.
-    """
-    signal, sigma = _factors(alphas, latents)
-    return signal * noise - sigma * latents
-
-
-def clean_latents(noisy: Tensor, predicted_velocity: Tensor, alphas: Tensor) -> Tensor:
-    """The clean latents that a velocity says, as `add_noise`."""
-    signal, sigma = _factors(alphas, noisy)
-    return signal * noisy - sigma * predicted_velocity
-
-
-def _factors(alphas: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(latents.dtype, torch.float32)
-    shape = (-1, *[1] * (latents.ndim - 1))
-    signal, sigma = alphas.sqrt().view(shape), (1 - alphas).sqrt().view(shape)
-    return signal.to(latents.device, dtype), sigma.to(latents.device, dtype)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inference.conditions import Conditions
 from inference.infotext import UsedArtifact
+from inference.noising import add_noise
 from inference.video.caches import StepCache
 from inference.video.clip_config import ClipConfig
 from inference.video.clip_infotext import describe_clip
@@ -32,7 +33,6 @@ from inference.video.guidance import guidance_scales
 from inference.video.image_condition import LatentScale, image_latents, place
 from inference.video.memory import Placement
 from inference.video.model import VideoModel
-from inference.video.noise_schedule import add_noise
 from inference.video.windows import blend_weights, windows
 
 Progress = Callable[[int, int], object]
