@@ -1,7 +1,11 @@
 """What a run encodes once: pictures and captions, as far as they stay what they are."""
 
+import warnings
+
 from accelerate import Accelerator
 
+from inference.recipe import RecipeWarning
+from inference.video.model import VideoModel
 from train.config import TrainRecipe
 from train.data.content_cache import StoredStates, text_origin
 from train.data.examples import Examples
@@ -31,6 +35,7 @@ class Caches:
         """Encodes what a stage's examples need; all processes together."""
         if not self.recipe.objective.learns_from_captions:
             return
+        self.tell_cut_prompts(examples)
         data, batch_size = self.recipe.data, stage.recipe.train_batch_size
         share = self.accelerator.process_index, self.accelerator.num_processes
         cache_latents(examples, self.base, batch_size, track, self.folder, share)
@@ -38,3 +43,12 @@ class Caches:
         if states and stay and states.fill(examples.all_prompts(), track, share=share):
             put_aside(self.base, examples)
         self.accelerator.wait_for_everyone()
+
+    def tell_cut_prompts(self, examples: Examples) -> None:
+        """Warns of captions whose ends a video model's text encoder does not read."""
+        base = self.base
+        if not isinstance(base, VideoModel) or examples.changes_words:
+            return
+        note = base.told_in_part(examples.all_prompts())
+        if note and self.accelerator.is_main_process:
+            warnings.warn(note, RecipeWarning, stacklevel=2)

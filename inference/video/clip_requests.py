@@ -44,7 +44,8 @@ class ClipSources:
 def expand(base: VideoModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
     """One request for each clip, with its own seed, size, frames, fps and sampler.
 
-    Sizes and numbers of frames that the model cannot take are rounded, with a DrawWarning.
+    Sizes and numbers of frames that the model cannot take are rounded, with a DrawWarning; another
+    says which prompts are not read to their ends.
 
     Raises:
         InputError: the model cannot draw what is asked for, or a file is not there.
@@ -68,6 +69,9 @@ def expand(base: VideoModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
         seed = random.SystemRandom().randrange(RANDOM_SEEDS) if clip.seed == -1 else clip.seed
         sized = dataclasses.replace(resolved, frames=frames, width=width, height=height, count=1)
         requests += [dataclasses.replace(sized, seed=seed + i) for i in range(clip.count)]
+    asked = {text: None for one in requests for text in (one.prompt, one.negative_prompt)}
+    if note := base.told_in_part(list(asked)):
+        warnings.warn(note, DrawWarning, stacklevel=2)
     return requests
 
 

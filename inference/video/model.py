@@ -116,6 +116,22 @@ class VideoModel(DiffusionModel):
         ids = tokens.input_ids.to(self.text_encoder.device)
         return Conditions(self.text_encoder(ids)[0].to(self.device, self.dtype))
 
+    def told_in_part(self, prompts: Sequence[str]) -> str | None:
+        """What to say of prompts that have more tokens than T5 reads, which cuts off their ends."""
+        if not prompts:
+            return None
+        room = self.config.max_text_seq_length
+        lengths = [len(ids) for ids in self.tokenizer(list(prompts), verbose=False).input_ids]
+        long = [number for number, length in enumerate(lengths) if length > room]
+        if not long:
+            return None
+        first = long[0]
+        return (
+            f"{len(long)} of {len(prompts)} prompts have more than the {room} tokens that the text "
+            f"encoder reads; their ends are left out. The first ({lengths[first]} tokens): "
+            f"{prompts[first][:60]!r} …"
+        )
+
     def predict(
         self,
         noisy_latents: Tensor,

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from inference.grid import grid_cells
 from inference.inspect import inspect
+from inference.recipe import RecipeWarning
 from inference.video.reading import read_clip
 from tests.train.runs import largest_difference, succeed
 from train.config import TrainRecipe
@@ -217,3 +218,9 @@ def test_noise_offset_is_one_of_a_channel_in_all_frames(
     offsets = noises[1] - noises[0]
     assert torch.allclose(offsets, offsets[:, :1, :, :1, :1].expand_as(offsets), atol=1e-6)
     assert len(offsets[:, 0, :, 0, 0].unique()) == 8
+
+
+def test_captions_that_are_not_read_to_their_ends_are_told(make_clip_recipe: Any) -> None:
+    recipe = make_clip_recipe(LORA, "data.captions.suffix=' lime lime'", "max_train_steps=1")
+    with pytest.warns(RecipeWarning, match=r"\d of \d prompts have more than the \d+ tokens"):
+        Trainer(recipe).train()
