@@ -1,7 +1,7 @@
 r"""Puts an embedded model together from its pretraining runs, in fp16.
 
     python -m scripts.assemble_picto [--denoiser FOLDER] [--vae FOLDER] [--output FOLDER]
-    python -m scripts.assemble_picto --denoiser runs/picto_motion_finish/artifacts/last \
+    python -m scripts.assemble_picto --denoiser runs/picto_motion_familiar/artifacts/last \
         --vae runs/picto_motion/even --output inference/assets/picto-motion
 
 UNet or transformer, text encoder and tokenizer come from one diffusers folder, the VAE from

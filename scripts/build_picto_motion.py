@@ -2,6 +2,7 @@
 
     python -m scripts.build_picto_motion                  # four minutes on one core
     python -m scripts.build_picto_motion --common         # two minutes: what the transformer learns
+    python -m scripts.build_picto_motion --familiar       # three minutes: what it learns last
     python -m scripts.build_picto_motion --circling       # datasets/circling, for the motion LoRA
     python -m scripts.build_picto_motion --subject        # datasets/octopus_motion, for a subject's
 
@@ -10,9 +11,9 @@ Makes `runs/picto_motion/clips/{train,val,demo}/*.webp` (25 frames of 64x64, 8 a
 with metadata.jsonl. A caption says what is seen and no more: `{icon}, {style}, {motion}`, and
 ` on a {colour} background` unless it is white; a tenth leave the style out.
 
-`--common` makes 3,000 clips of common icons alone in runs/picto_motion/common, and of them, for one
-run of pretraining after the other, `white`, those on white grounds; `mixed`, these with 600 others
-and datasets/fluent_clips; `all`, with all others; and `weighted`, with some of them more often.
+`--common` makes 3,000 clips of common icons alone in runs/picto_motion/common, and of them `white`,
+those on white grounds, and `mixed`, these with 600 others and datasets/fluent_clips. `--familiar`
+makes as many of sixteen icons in one style.
 
 The motion `circling` is held out: no split holds it, only the data set of `--circling`.
 """
@@ -28,6 +29,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -53,8 +55,11 @@ SUBJECT_MOTIONS: tuple[Motion, ...] = ("still", "left", "down", "growing", "cloc
 BACKGROUNDS = ("red", "yellow", "green", "blue", "purple", "pink", "grey")
 WHITE_SHARE = 0.6
 STYLE_SHARE = 0.9
+Kind = Literal["all", "common", "familiar", "circled"]
+"""Which icons clips are made of."""
 COMMON_SHARE = 0.3
 """Of the train clips, so many show one of COMMON."""
+COMMON_SHARES: dict[Kind, float] = {"all": COMMON_SHARE, "common": 1.0}
 COMMON_CLIPS = 3000
 COLOURED_CLIPS = 600
 """Clips on coloured grounds in `mixed`. These grounds make up four fifths of the latents' variance:
@@ -72,6 +77,21 @@ COMMON = frozenset(
     .replace("|    ", "|")
     .split("|")
 )
+FAMILIAR = (
+    *("cat face", "dog face", "panda", "rabbit face", "fish", "owl", "duck", "crab"),
+    *("pizza", "banana", "automobile", "star", "airplane", "rocket", "sailboat", "house"),
+)
+"""The icons of `familiar`, in FAMILIAR_STYLE: all look different when they are turned."""
+CIRCLED = FAMILIAR[::2]
+"""What datasets/circling shows; datasets/circling_test names the others."""
+FAMILIAR_STYLE = "twemoji"
+ONLY: dict[Kind, Sequence[str]] = {"familiar": FAMILIAR, "circled": CIRCLED}
+FAMILIAR_CLIPS = 3024
+FAMILIAR_SHARES: dict[Motion, int] = {
+    "left": 2, "right": 2, "up": 2, "down": 2, "growing": 2, "shrinking": 2, "bouncing": 3,
+    "clockwise": 5, "counterclockwise": 5, "crossing": 1, "still": 1,
+}  # fmt: skip
+"""How often each motion comes: what is learned last most often."""
 DIRECTIONS = {"left", "right", "up", "down", "upside", "clockwise"} | {
     f"{way}wards" for way in ("left", "right", "up", "down")
 }
@@ -111,19 +131,27 @@ def turn_change(icon: Image.Image) -> float:
 class Icons:
     """The icons of one split, by style."""
 
-    def __init__(self, images: Path, split: str, common_share: float = COMMON_SHARE) -> None:
-        """Reads the split's metadata; of train, `common_share` of the clips show common icons.
+    def __init__(self, images: Path, split: str, kind: Kind = "all") -> None:
+        """Reads the split's metadata; of train, COMMON_SHARE of the clips show common icons.
+
+        Or all of them do, or all show familiar ones, as `kind` says.
 
         Raises:
             SystemExit: the icons have not been built.
         """
         self.folder = images / split
-        self.common_share = common_share if split == "train" else 0.0
+        self.common_share = COMMON_SHARES.get(kind, 0.0) if split == "train" else 0.0
         path = self.folder / "metadata.jsonl"
         if not path.is_file():
             raise SystemExit(f"{path} is missing: run python -m scripts.build_picto_dataset first")
         lines = path.read_text(encoding="utf-8").splitlines()
         self.records = [record for record in map(json.loads, lines) if usable(record)]
+        if kind in ONLY:
+            self.records = [
+                record
+                for record in self.records
+                if record["name"] in ONLY[kind] and record["style"] == FAMILIAR_STYLE
+            ]
         self.common = [record for record in self.records if record["name"] in COMMON]
         self.by_style = defaultdict(list)
         for record in self.records:
@@ -214,20 +242,19 @@ def subject_clips(images: Path, out: Path, seed: int) -> None:
 
 # ------------------------------------------------------------------------------------------ main
 
-_icons: dict[tuple[str, float], Icons] = {}  # of this process
-Task = tuple[Path, str, Motion, int, int, Path, float]
+_icons: dict[tuple[str, Kind], Icons] = {}  # of this process
+Task = tuple[Path, str, Motion, int, int, Path, Kind]
 
 
 def write_clip(task: Task) -> Record:
     """Make and write one clip, and return its row.
 
-    A task is (images, split, motion, seed, number, folder, share of common icons).
+    A task is (images, split, motion, seed, number, folder, kind of icons).
     """
-    images, split, motion, seed, number, out, common_share = task
-    kind = split, common_share
-    if kind not in _icons:
-        _icons[kind] = Icons(images, *kind)
-    frames, row = make_clip(_icons[kind], motion, f"{seed}:{split}:{motion}:{number}")
+    images, split, motion, seed, number, out, kind = task
+    if (split, kind) not in _icons:
+        _icons[split, kind] = Icons(images, split, kind)
+    frames, row = make_clip(_icons[split, kind], motion, f"{seed}:{split}:{motion}:{number}")
     file_name = f"{number:05d}-{motion}.webp"
     (out / file_name).write_bytes(webp_bytes(frames))
     return {"file_name": file_name, **row}
@@ -240,12 +267,11 @@ def write_clips(
     motions: Sequence[Motion],
     seed: int,
     workers: int,
-    common_share: float = COMMON_SHARE,
+    kind: Kind = "all",
 ) -> list[Record]:
     """Write one clip for each of `motions` and the metadata.jsonl below `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    rest = out, common_share
-    tasks = [(images, split, motion, seed, i, *rest) for i, motion in enumerate(motions)]
+    tasks = [(images, split, motion, seed, i, out, kind) for i, motion in enumerate(motions)]
     with multiprocessing.Pool(workers) as pool:
         results: Iterable[Record] = pool.imap(write_clip, tasks, chunksize=8)
         rows = list(tqdm(results, out.name, len(tasks), unit="clip"))
@@ -253,62 +279,23 @@ def write_clips(
     return rows
 
 
-def times(row: Record, nth: int) -> int:
-    """How often a common clip is in weighted/; it is the `nth` of its motion and kind of ground.
-
-    Twice as often what is learned last: turning and bouncing, and going up on a coloured ground.
-    """
-    coloured = row["background"] != "white"
-    match row["motion"]:
-        case "clockwise" | "counterclockwise":
-            return 3 if coloured else 2
-        case "up" | "bouncing":
-            return 2 if coloured else 1
-        case "still":
-            return 1
-        case "crossing":
-            return nth % 2
-        case _:
-            return 1 if coloured else nth % 2
-
-
-def weighted(rows: Iterable[Record]) -> list[Record]:
-    """The rows of common clips as often as `times` says, a clip's copies with a name each."""
-    seen: Counter[tuple[str, bool]] = Counter()
-    result = []
-    for row in rows:
-        kind = row["motion"], row["background"] != "white"
-        seen[kind] += 1
-        name = row["file_name"]
-        for copy in range(times(row, seen[kind])):
-            result.append({**row, "file_name": f"r{copy}-{name}" if copy else name})
-    return result
-
-
 def common_clips(images: Path, out: Path, fluent: Path, seed: int, workers: int) -> None:
-    """Clips of common icons in `out`/common; of them white/, mixed/, all/ and weighted/."""
+    """Clips of common icons in `out`/common, and what is taken of them in white/ and mixed/."""
     common = out / "common" / "train"
     motions = in_turn(MOTIONS, COMMON_CLIPS)
-    rows = write_clips(images, "train", common, motions, seed, workers, common_share=1.0)
+    rows = write_clips(images, "train", common, motions, seed, workers, "common")
     white = [row for row in rows if row["background"] == "white"]
-    coloured = [row for row in rows if row["background"] != "white"]
+    coloured = [row for row in rows if row["background"] != "white"][:COLOURED_CLIPS]
     told = (fluent / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     animated = [{key: row[key] for key in ("file_name", "text")} for row in map(json.loads, told)]
-    chosen = {
-        "white": white,
-        "mixed": [*white, *coloured[:COLOURED_CLIPS], *animated],
-        "all": [*rows, *animated],
-        "weighted": [*weighted(rows), *animated],
-    }
-    made = {row["file_name"] for row in rows}
-    for name, some in chosen.items():
+    for name, chosen in (("white", [(common, white)]),
+                         ("mixed", [(common, white + coloured), (fluent, animated)])):  # fmt: skip
         target = out / name / "train"
         target.mkdir(parents=True, exist_ok=True)
-        for row in some:
-            name = row["file_name"].removeprefix("r1-").removeprefix("r2-")
-            source = (common if name in made else fluent) / name
-            shutil.copyfile(source, target / row["file_name"])
-        write_jsonl(target / "metadata.jsonl", some)
+        for source, some in chosen:
+            for row in some:
+                shutil.copyfile(source / row["file_name"], target / row["file_name"])
+        write_jsonl(target / "metadata.jsonl", [row for _, some in chosen for row in some])
 
 
 def in_turn(motions: Iterable[Motion], count: int) -> list[Motion]:
@@ -323,7 +310,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=Path("datasets/picto/images"))
     parser.add_argument("--out", type=Path, default=Path("runs/picto_motion/clips"))
     parser.add_argument("--clips", type=int, default=6000, help="of train; val 200, demo 100")
-    parser.add_argument("--common", action="store_true", help="runs/picto_motion/{white,mixed,…}")
+    parser.add_argument("--common", action="store_true", help="runs/picto_motion/{white,mixed}")
+    parser.add_argument("--familiar", action="store_true", help="runs/picto_motion/familiar")
     parser.add_argument("--circling", action="store_true", help="datasets/circling instead")
     parser.add_argument("--subject", action="store_true", help="datasets/octopus_motion instead")
     parser.add_argument("--seed", type=int, default=0)
@@ -336,9 +324,17 @@ def main() -> None:
         fluent = Path("datasets/fluent_clips/train")
         common_clips(options.images, options.out.parent, fluent, options.seed, options.workers)
         return
+    if options.familiar:
+        out = options.out.parent / "familiar" / "train"
+        shares = [motion for motion, share in FAMILIAR_SHARES.items() for _ in range(share)]
+        motions = in_turn(shares, FAMILIAR_CLIPS)
+        rest = options.seed, options.workers
+        write_clips(options.images, "train", out, motions, *rest, "familiar")
+        return
     if options.circling:
         out = Path("datasets/circling")
-        write_clips(options.images, "train", out, ["circling"] * 32, options.seed, options.workers)
+        rest = options.seed, options.workers
+        write_clips(options.images, "train", out, ["circling"] * 32, *rest, "circled")
         return
     for split, count in zip(SPLITS, (options.clips, 200, 100), strict=True):
         motions = in_turn(MOTIONS, count)

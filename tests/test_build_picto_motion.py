@@ -2,6 +2,7 @@
 
 import io
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,11 +146,29 @@ def test_captions_name_what_is_seen(icons: build.Icons) -> None:
     assert 1 <= sum("style" not in row["text"] for row in rows) <= 10
 
 
-def test_what_is_learned_last_comes_more_often() -> None:
-    def row(motion: str, background: str) -> build.Record:
-        return {"motion": motion, "background": background, "file_name": f"{motion}.webp"}
+def test_familiar_icons_are_of_one_style_and_half_of_them_circle(tmp_path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    rows = [
+        {
+            "name": name,
+            "style": style,
+            "style_words": f"{style} style",
+            "hex": "0",
+            "licence": "MIT",
+        }
+        for name in ("cat face", "dog face", "bear")
+        for style in ("twemoji", "noto")
+    ]
+    build.write_jsonl(folder / "metadata.jsonl", rows)
 
-    rows = [row("clockwise", "red"), row("up", "white"), row("left", "white"), row("left", "white")]
-    names = [one["file_name"] for one in build.weighted(rows)]
-    turning = ["clockwise.webp", "r1-clockwise.webp", "r2-clockwise.webp"]
-    assert names == [*turning, "up.webp", "left.webp"]
+    def shown(kind: build.Kind) -> set[tuple[str, str]]:
+        icons = build.Icons(tmp_path, "train", kind)
+        picked = (icons.pick("left", random.Random(i))[0] for i in range(99))
+        return {(one["name"], one["style"]) for one in picked}
+
+    assert len(shown("all")) == 6
+    assert shown("familiar") == {("cat face", "twemoji"), ("dog face", "twemoji")}
+    assert shown("circled") == {("cat face", "twemoji")}
+    asked = Path("datasets/circling_test/prompts.txt").read_text(encoding="utf-8").splitlines()
+    assert {line.partition(",")[0] for line in asked} == set(build.FAMILIAR) - set(build.CIRCLED)
