@@ -446,6 +446,7 @@ def options(cache: Path, count: int, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(
     make_recipe: Any,
     recipe_file: Path,
