@@ -271,7 +271,9 @@ def write_clips(
 ) -> list[Record]:
     """Write one clip for each of `motions` and the metadata.jsonl below `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    tasks = [(images, split, motion, seed, i, out, kind) for i, motion in enumerate(motions)]
+    tasks: list[Task] = [
+        (images, split, motion, seed, i, out, kind) for i, motion in enumerate(motions)
+    ]
     with multiprocessing.Pool(workers) as pool:
         results: Iterable[Record] = pool.imap(write_clip, tasks, chunksize=8)
         rows = list(tqdm(results, out.name, len(tasks), unit="clip"))
