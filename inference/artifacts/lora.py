@@ -36,7 +36,7 @@ from inference.artifacts.low_rank import (
     scale,
     take_out,
 )
-from inference.artifacts.metadata import hashes, lora_metadata
+from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
 from inference.files import write_atomically
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class Lora(Artifact):
                 self.layers[name].check_fit(module, name)
             except ArtifactError as error:
                 raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
+        warn_of_other_family(self.name, self.metadata, base)
         device = base.device
         self._text_encoders = list(base.text_encoders.values())
         for name, (part, path, module) in places.items():

@@ -7,13 +7,16 @@ precalculate_safetensors_hashes); github.com/Stability-AI/ModelSpec.
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from inference.artifacts.files import serialize
 from inference.base_model import BaseModel
-from inference.video.families import family_of
+from inference.errors import DrawWarning
+from inference.video.families import FAMILIES, family_of
 from inference.video.model import VideoModel
 
 if TYPE_CHECKING:
@@ -52,6 +55,23 @@ def base_model_version(base: DiffusionModel) -> str:
             is_marked = base.prediction_type == "v_prediction" and not is_sdxl
             return VERSIONS[width] + ("_v" if is_marked else "")
     return f"limner_{base.path if base.path.isidentifier() else width}"
+
+
+def warn_of_other_family(name: str, metadata: Mapping[str, str], base: DiffusionModel) -> None:
+    """Tells that a LoRA says it was made for another published family than the base model's.
+
+    Those of CogVideoX 5B and 1.5, or of models that differ in what they predict, have one shape.
+    Words that are not those of `base_model_version` are not understood, and say nothing.
+    """
+    said, own = metadata.get("ss_base_model_version"), base_model_version(base)
+    known = {*ARCHITECTURES, *FAMILIES}
+    if said in known and own in known and said != own:
+        warnings.warn(
+            f"{name}: was made for {said}, and this base model ({base.path}) is {own}. It fits by "
+            "its shapes, but what it learned may not show, or be another thing here",
+            DrawWarning,
+            stacklevel=3,
+        )
 
 
 def made_upon(base: DiffusionModel) -> dict[str, str | None]:

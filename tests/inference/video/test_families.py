@@ -3,6 +3,7 @@
 The numbers are those of the model cards and of diffusers' converted checkpoints.
 """
 
+import warnings
 from functools import cache
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from inference.artifacts.lora import Lora
 from inference.artifacts.metadata import base_model_version
+from inference.errors import DrawWarning
 from inference.video.families import FAMILIES, TEXT_ENCODER, family_of
 from inference.video.model import VideoModel
 
@@ -108,6 +110,23 @@ def test_loras_say_what_they_were_made_for(name, resolution):
     assert metadata["ss_base_model_version"] == name
     assert metadata["modelspec.resolution"] == resolution
     assert metadata["modelspec.prediction_type"] == "v"
+
+
+def test_a_lora_of_another_family_that_fits_is_told():
+    base = bare("cogvideox-1.5-5b")
+    lora = Lora.create(bare("cogvideox-5b"), 1, 0.5, 0.0, None, False, seed=0)
+    told = (
+        r"lora: was made for cogvideox-5b, and this base model \(.*\) is cogvideox-1.5-5b\."
+    )
+    with pytest.warns(DrawWarning, match=told):
+        lora.attach(base)
+    lora.detach()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for said in ("cogvideox-1.5-5b", "sd_1.5", None):
+            lora.metadata = {"ss_base_model_version": said} if said else {}
+            lora.attach(base)
+            lora.detach()
 
 
 def test_signal_is_left_as_in_the_published_schedules():
