@@ -93,9 +93,21 @@ STOPS = {
     "in the last step": ("torch.optim:AdamW.step", 6, True),
     "between the last checkpoint and its grid": ("train.reports:Reports.draw", 2, False),
 }
+LESS_TELLING = (
+    "before anything was saved",
+    "before the artifact of step 4",
+    "before an artifact is linked",
+    "between two micro-batches",
+)
 
 
-@pytest.mark.parametrize("place", STOPS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=pytest.mark.slow if place in LESS_TELLING else ())
+        for place in STOPS
+    ],
+)
 def test_killed_run_goes_on(
     place: str,
     straight: Callable[[str], Straight],

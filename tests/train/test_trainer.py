@@ -98,35 +98,32 @@ def drawing_recipe(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
     return path
 
 
+BF16 = "mixed_precision=bf16"
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        ["objective={type: lora, rank: 4, alpha: 8, dropout: 0.1}"],
-        ["objective={type: lora, rank: 4, train_text_encoder: true}", "mixed_precision=bf16"],
-        [EMBEDDING],
-        [EMBEDDING, "mixed_precision=bf16"],
-        [HYPERNETWORK],
-        [HYPERNETWORK, "mixed_precision=bf16"],
-        [COMBINED],
-        [COMBINED, "ema={decay: 0.5}", "mixed_precision=bf16"],
-        [TEXT_TO_IMAGE],
-        [TEXT_TO_IMAGE, "ema={decay: 0.5}"],
-        [TEXT_TO_IMAGE, "ema={decay: 0.5}", "mixed_precision=bf16"],
-        [ONE_FILE, "mixed_precision=bf16"],
-    ],
-    ids=[
-        "lora",
-        "lora bf16",
-        "textual_inversion",
-        "textual_inversion bf16",
-        "hypernetwork",
-        "hypernetwork bf16",
-        "combined",
-        "combined ema bf16",
-        "text_to_image",
-        "text_to_image ema",
-        "text_to_image ema bf16",
-        "text_to_image in one file bf16",
+        pytest.param(["objective={type: lora, rank: 4, alpha: 8, dropout: 0.1}"], id="lora"),
+        pytest.param([EMBEDDING], id="textual_inversion"),
+        pytest.param([HYPERNETWORK], id="hypernetwork"),
+        pytest.param([COMBINED], id="combined"),
+        pytest.param([COMBINED, "ema={decay: 0.5}", BF16], id="combined ema bf16"),
+        pytest.param([TEXT_TO_IMAGE], id="text_to_image"),
+        pytest.param([TEXT_TO_IMAGE, "ema={decay: 0.5}"], id="text_to_image ema"),
+        pytest.param([ONE_FILE, BF16], id="text_to_image in one file bf16"),
+        pytest.param(
+            ["objective={type: lora, rank: 4, train_text_encoder: true}", BF16],
+            id="lora bf16",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param([EMBEDDING, BF16], id="textual_inversion bf16", marks=pytest.mark.slow),
+        pytest.param([HYPERNETWORK, BF16], id="hypernetwork bf16", marks=pytest.mark.slow),
+        pytest.param(
+            [TEXT_TO_IMAGE, "ema={decay: 0.5}", BF16],
+            id="text_to_image ema bf16",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_last_grid_is_what_a_new_process_draws(
@@ -136,7 +133,7 @@ def test_last_grid_is_what_a_new_process_draws(
     done = commands.train(f"output_dir={tmp_path}", *options, *IMAGES)
     assert done.status == 0, done.err
     base_row, last_row = grid_cells(Image.open(tmp_path / "run" / "samples" / "step-000004.png"))
-    precision = "precision=bf16" if "mixed_precision=bf16" in options else "precision=fp32"
+    precision = "precision=bf16" if BF16 in options else "precision=fp32"
     to = f"output_dir={tmp_path / 'out'}"
     with_artifacts = commands.draw(drawing_recipe, precision, to, *drawn_with(tmp_path))
     assert drawn(with_artifacts) == pixels(last_row)
