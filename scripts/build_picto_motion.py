@@ -13,7 +13,8 @@ with metadata.jsonl. A caption says what is seen and no more: `{icon}, {style}, 
 
 `--common` makes 3,000 clips of common icons alone in runs/picto_motion/common, and of them `white`,
 those on white grounds, and `mixed`, these with 600 others and datasets/fluent_clips. `--familiar`
-makes as many of sixteen icons in one style.
+makes as many of sixteen icons in one style, and of them `one_way`, in which nothing spins
+counterclockwise.
 
 The motion `circling` is held out: no split holds it, only the data set of `--circling`.
 """
@@ -89,7 +90,7 @@ ONLY: dict[Kind, Sequence[str]] = {"familiar": FAMILIAR, "circled": CIRCLED}
 FAMILIAR_CLIPS = 3024
 FAMILIAR_SHARES: dict[Motion, int] = {
     "left": 2, "right": 2, "up": 2, "down": 2, "growing": 2, "shrinking": 2, "bouncing": 3,
-    "clockwise": 5, "counterclockwise": 5, "crossing": 1, "still": 1,
+    "clockwise": 10, "counterclockwise": 10, "crossing": 1, "still": 1,
 }  # fmt: skip
 """How often each motion comes: what is learned last most often."""
 DIRECTIONS = {"left", "right", "up", "down", "upside", "clockwise"} | {
@@ -290,14 +291,31 @@ def common_clips(images: Path, out: Path, fluent: Path, seed: int, workers: int)
     coloured = [row for row in rows if row["background"] != "white"][:COLOURED_CLIPS]
     told = (fluent / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     animated = [{key: row[key] for key in ("file_name", "text")} for row in map(json.loads, told)]
-    for name, chosen in (("white", [(common, white)]),
-                         ("mixed", [(common, white + coloured), (fluent, animated)])):  # fmt: skip
-        target = out / name / "train"
-        target.mkdir(parents=True, exist_ok=True)
-        for source, some in chosen:
-            for row in some:
-                shutil.copyfile(source / row["file_name"], target / row["file_name"])
-        write_jsonl(target / "metadata.jsonl", [row for _, some in chosen for row in some])
+    copy_clips(out / "white" / "train", [(common, white)])
+    copy_clips(out / "mixed" / "train", [(common, white + coloured), (fluent, animated)])
+
+
+def familiar_clips(images: Path, out: Path, seed: int, workers: int) -> None:
+    """Clips of familiar icons in `out`/familiar, and in one_way/ those that do not teach both ways.
+
+    Shown both ways at once from the beginning, a model draws the mean of them, a blot, and goes on
+    doing so (docs/decisions/0013-motion-first.md).
+    """
+    familiar = out / "familiar" / "train"
+    shares = [motion for motion, share in FAMILIAR_SHARES.items() for _ in range(share)]
+    motions = in_turn(shares, FAMILIAR_CLIPS)
+    rows = write_clips(images, "train", familiar, motions, seed, workers, "familiar")
+    one_way = [row for row in rows if row["motion"] != "counterclockwise"]
+    copy_clips(out / "one_way" / "train", [(familiar, one_way)])
+
+
+def copy_clips(target: Path, chosen: Sequence[tuple[Path, Sequence[Record]]]) -> None:
+    """Copies the clips of rows from their folders, and writes the rows."""
+    target.mkdir(parents=True, exist_ok=True)
+    for source, rows in chosen:
+        for row in rows:
+            shutil.copyfile(source / row["file_name"], target / row["file_name"])
+    write_jsonl(target / "metadata.jsonl", [row for _, rows in chosen for row in rows])
 
 
 def in_turn(motions: Iterable[Motion], count: int) -> list[Motion]:
@@ -327,11 +345,7 @@ def main() -> None:
         common_clips(options.images, options.out.parent, fluent, options.seed, options.workers)
         return
     if options.familiar:
-        out = options.out.parent / "familiar" / "train"
-        shares = [motion for motion, share in FAMILIAR_SHARES.items() for _ in range(share)]
-        motions = in_turn(shares, FAMILIAR_CLIPS)
-        rest = options.seed, options.workers
-        write_clips(options.images, "train", out, motions, *rest, "familiar")
+        familiar_clips(options.images, options.out.parent, options.seed, options.workers)
         return
     if options.circling:
         out = Path("datasets/circling")

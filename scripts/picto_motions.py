@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from PIL import Image
 
@@ -74,11 +75,15 @@ def in_place(rng: random.Random, room: float = 4) -> tuple[float, float]:
     return SIZE / 2 + rng.uniform(-room, room), SIZE / 2 + rng.uniform(-room, room)
 
 
-def spinning(sign: int, done: Sequence[float], rng: random.Random) -> list[Pose]:
-    """One whole turn; `sign` 1 is clockwise."""
-    x, y = in_place(rng)
-    side = rng.uniform(30, 38)
-    return [Pose(x, y, side, sign * 360 * t) for t in done]
+def spinning(sign: int, rng: random.Random) -> list[Pose]:
+    """A quarter turn at an even pace, large and in the middle; `sign` 1 is clockwise.
+
+    Four frames share a latent one: a whole turn would be 60 degrees of each, and more where eased.
+    Only details tell that a round thing turns, and what lies anywhere gets none for long.
+    """
+    x, y = in_place(rng, 0.5)
+    side = rng.uniform(43, 46)
+    return [Pose(x, y, side, sign * 90 * i / (FRAMES - 1)) for i in range(FRAMES)]
 
 
 def scaling(start: float, end: float, done: Sequence[float], rng: random.Random) -> list[Pose]:
@@ -131,15 +136,19 @@ def plan(motion: Motion, rng: random.Random) -> tuple[str, list[list[Pose]]]:
     if motion == "still":
         x, y = in_place(rng, 6)
         return "constant", [[Pose(x, y, rng.uniform(28, 38))] * FRAMES]
-    if motion in ("bouncing", "circling"):
-        return "constant", [{"bouncing": bouncing, "circling": circling}[motion](rng)]
+    at_one_pace: dict[str, Callable[[random.Random], list[Pose]]] = {
+        "bouncing": bouncing,
+        "circling": circling,
+        "clockwise": partial(spinning, 1),
+        "counterclockwise": partial(spinning, -1),
+    }
+    if motion in at_one_pace:
+        return "constant", [at_one_pace[motion](rng)]
     kinds: dict[str, Callable[[], list[Pose]]] = {
         "left": lambda: moving(-1, 0, done, rng),
         "right": lambda: moving(1, 0, done, rng),
         "up": lambda: moving(0, -1, done, rng),
         "down": lambda: moving(0, 1, done, rng),
-        "clockwise": lambda: spinning(1, done, rng),
-        "counterclockwise": lambda: spinning(-1, done, rng),
         "growing": lambda: scaling(0.4, 1.2, done, rng),
         "shrinking": lambda: scaling(1.2, 0.4, done, rng),
     }

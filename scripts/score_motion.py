@@ -10,15 +10,17 @@ in memory. The captions are those of datasets/circling_test, with the base model
 turn where `seen` is drawn.
 
 Flow is Farneback's (2003, "Two-frame motion estimation based on polynomial expansion") between
-neighbouring frames, taken over the foreground: what differs from the colour of the clip's border.
-Ways and sizes are those of its outline, turns those of what is seen within it.
+neighbouring frames, of the outline of the foreground: what differs from the colour of the clip's
+border. Turns are those of what is seen within it. That flickers in drawn clips, and local flow
+follows the flicker; so of all even rates that one is taken at which the frames, turned back, agree
+best.
 """
 
 import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -48,8 +50,16 @@ BOUNCE = 6.0
 """Least height between two turning points, in 64ths of the picture."""
 CIRCLE = 14.0
 """Least width and height of a circle; less is a lopsided thing that spins."""
-TURN, SCALE = 0.9, 0.3
-"""Least total turn (radians) and least total change of size (natural logarithm)."""
+TURN, SCALE = 0.4, 0.3
+"""Least total turn (radians) and least total change of size (natural logarithm): a quarter of what
+the motions turn and grow."""
+LOPSIDED = np.radians(45)
+"""The outline of a lopsided thing that turns by so much moves on an arc, which is no travel."""
+RATES = sorted(np.radians(np.arange(-180, 181, 3)), key=abs)
+"""The total turns that are looked for, radians; of two that agree as well the smaller is taken."""
+RADIUS, DIRECTIONS, ORDERS = 26, 180, 40
+"""How far from the centre turns are looked at, in 64ths of the width; in how many directions; and
+up to which angular frequency."""
 ROUND = np.radians(240)
 """Least total turn of the direction of travel; the ends are lost to smoothing."""
 
@@ -68,7 +78,7 @@ class Motion:
     travel: tuple[float, float]
     """From the first to the last place, to the right and down."""
     turn: float
-    """Total turn about the foreground's own centre, radians, clockwise; low on smooth things."""
+    """Total turn about the foreground's own centre, radians, clockwise; half a turn at most."""
     scale: float
     """The natural logarithm of the total change in size."""
     reversals: int
@@ -82,11 +92,16 @@ class Motion:
 # ----------------------------------------------------------------------------------------- flow
 
 
-def foreground(frames: Array) -> Array:
-    """Distance of each pixel from the border's median colour: (f, h, w) in 0 … 255."""
+def without_ground(frames: Array) -> Array:
+    """What each pixel differs by from the border's median colour: (f, h, w, 3), -255 … 255."""
     edge = np.concatenate([frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]], axis=1)
     colour = np.median(edge.reshape(-1, 3), axis=0)
-    return np.abs(frames.astype(np.float32) - colour.astype(np.float32)).mean(axis=3)
+    return frames.astype(np.float32) - colour.astype(np.float32)
+
+
+def foreground(frames: Array) -> Array:
+    """Distance of each pixel from the border's median colour: (f, h, w) in 0 … 255."""
+    return np.abs(without_ground(frames)).mean(axis=3)
 
 
 def centre(weights: Array, x: Array, y: Array) -> Array:
@@ -95,19 +110,8 @@ def centre(weights: Array, x: Array, y: Array) -> Array:
     return np.array([(weights * x).sum(), (weights * y).sum()]) / total
 
 
-Seen = Callable[[Array], Array]
-
-
-def textures(away: Array) -> Array:
-    """What is looked at for turns: all that differs from the border's colour, (h, w) in 0 … 255."""
-    return np.clip(away, 0, 255)
-
-
 def silhouette(away: Array) -> Array:
-    """What is looked at for ways and sizes: the foreground's outline, softened, 0 … SILHOUETTE.
-
-    What drawn things show within their outlines flickers, and flow follows that rather than them.
-    """
+    """What is looked at for ways and sizes: the foreground's outline, softened, 0 … SILHOUETTE."""
     import cv2
 
     return cv2.GaussianBlur(covered(away) * SILHOUETTE, (0, 0), SOFTENED)
@@ -118,17 +122,19 @@ def covered(away: Array) -> Array:
     return np.clip((away - FOREGROUND / 2) / FOREGROUND, 0, 1)
 
 
-def flows(frames: Array, seen: Seen) -> Iterator[tuple[Array, Array]]:
+def flows(frames: Array) -> Iterator[tuple[Array, Array]]:
     """Of each pair of neighbours: foreground weights (h, w), 0 … 1, and flow (h, w, 2) in pixels.
 
-    The flow is that of what is `seen` of the foreground: the way of its centre, and what is left to
-    find once that is taken back, so that fast things are found too.
+    The flow is that of the foreground's outline: the way of its centre, and what is left to find
+    once that is taken back, so that fast things are found too.
     """
     import cv2
 
     size = tuple(side * ENLARGED for side in frames.shape[2:0:-1])
     away = foreground(frames)
-    enlarged = [cv2.resize(seen(frame), size, interpolation=cv2.INTER_CUBIC) for frame in away]
+    enlarged = [
+        cv2.resize(silhouette(frame), size, interpolation=cv2.INTER_CUBIC) for frame in away
+    ]
     masks = [covered(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)) for frame in away]
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     centres = [centre(mask, x, y) for mask in masks]
@@ -150,7 +156,6 @@ class Step:
 
     way: Array  # mean (x, y)
     length: float  # mean length
-    turn: float  # radians
     scale: float  # logarithm
     opposed: bool
 
@@ -158,12 +163,12 @@ class Step:
 def step(weights: Array, flow: Array) -> Step:
     """The similarity nearest to the flow, about the foreground's centre, by least squares.
 
-    Turn and size are read off it as a whole: the chords of a pure turn point inwards.
+    Size is read off it as a whole: the chords of a pure turn point inwards.
     """
     unit = 64 / weights.shape[1]
     total = weights.sum()
     if total < 1:
-        return Step(np.zeros(2), 0.0, 0.0, 0.0, False)
+        return Step(np.zeros(2), 0.0, 0.0, False)
     y, x = np.mgrid[: weights.shape[0], : weights.shape[1]].astype(np.float32)
     mean = (weights[..., None] * flow).sum(axis=(0, 1)) / total
     x, y = (a - c for a, c in zip((x, y), centre(weights, x, y), strict=True))
@@ -176,8 +181,47 @@ def step(weights: Array, flow: Array) -> Step:
     shares = [(weights * (side * u * unit > 0.4)).sum() / total for side in (-1, 1)]
     level = (weights * np.abs(v)).sum() < 0.4 * (weights * np.abs(u)).sum()
     opposed = bool(min(shares) > 0.15 and level)
-    turn, scale = float(np.angle(similar)), float(np.log(max(abs(similar), 1e-3)))
-    return Step(mean * unit, float(length * unit), turn, scale, opposed)
+    scale = float(np.log(max(abs(similar), 1e-3)))
+    return Step(mean * unit, float(length * unit), scale, opposed)
+
+
+# ----------------------------------------------------------------------------------------- turn
+
+
+def around_centre(frames: Array) -> Array:
+    """Frames without their ground, unrolled about the foreground's centre: (f, angles, radii, 3).
+
+    Angles go clockwise through DIRECTIONS, radii to RADIUS; each ring counts by its length.
+    """
+    import cv2
+
+    height, width = frames.shape[1:3]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    scale = 64 / width
+    rings = np.sqrt(np.arange(RADIUS))[:, None]
+    unrolled = []
+    for colours, away in zip(without_ground(frames), foreground(frames), strict=True):
+        middle = centre(covered(away), x, y)
+        size, kind = (RADIUS, DIRECTIONS), cv2.WARP_POLAR_LINEAR | cv2.WARP_FILL_OUTLIERS
+        unrolled.append(cv2.warpPolar(colours, size, middle.tolist(), RADIUS / scale, kind) * rings)
+    return np.stack(unrolled)
+
+
+def turn_of(frames: Array) -> float:
+    """Total turn in radians, clockwise, as far as the frames turn evenly; half a turn at most.
+
+    The one of RATES at which the frames, turned back, have the mean of most variance along the
+    angle. A turn by an angle is a factor of each of the angle's Fourier coefficients.
+    """
+    orders = np.arange(1, ORDERS)
+    coefficients = np.fft.fft(around_centre(frames), axis=1)[:, 1:ORDERS]
+    done = np.linspace(0, 1, len(frames))[:, None]
+
+    def agreement(rate: float) -> float:
+        back = np.exp(1j * rate * done * orders)[..., None, None]
+        return float((np.abs((coefficients * back).mean(axis=0)) ** 2).sum())
+
+    return float(max(RATES, key=agreement))
 
 
 # -------------------------------------------------------------------------------------- figures
@@ -223,7 +267,9 @@ def label_of(motion: Motion, places: Array) -> str:
         return "circling"
     if motion.reversals >= 2 and high > 1.5 * wide and abs(y) < 0.6 * high:
         return "bouncing"
-    if max(abs(x), abs(y)) >= TRAVEL and np.hypot(x, y) > 0.6 * motion.amount:
+    travel = max(abs(x), abs(y))
+    lopsided = abs(motion.turn) >= LOPSIDED and travel < 2 * TRAVEL
+    if travel >= TRAVEL and np.hypot(x, y) > 0.6 * motion.amount and not lopsided:
         across, along = ("left", "right"), ("up", "down")
         return across[x > 0] if abs(x) > abs(y) else along[y > 0]
     turn, scale = abs(motion.turn) / TURN, abs(motion.scale) / SCALE
@@ -243,15 +289,14 @@ def motion_of(frames: Array) -> Motion:
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < 2 or frames.dtype != np.uint8:
         raise ValueError(f"a clip is uint8 (f >= 2, h, w, 3), not {frames.dtype} {frames.shape}")
-    steps = [step(weights, flow) for weights, flow in flows(frames, silhouette)]
-    inner = [step(weights, flow) for weights, flow in flows(frames, textures)]
+    steps = [step(weights, flow) for weights, flow in flows(frames)]
     ways = np.stack([one.way for one in steps])
     places = np.concatenate([np.zeros((1, 2)), ways.cumsum(axis=0)])
     figures = Motion(
         label=UNCLEAR,
         amount=sum(one.length for one in steps),
         travel=(float(places[-1, 0]), float(places[-1, 1])),
-        turn=sum(one.turn for one in inner),
+        turn=turn_of(frames),
         scale=sum(one.scale for one in steps),
         reversals=turning_points(places[:, 1], BOUNCE),
         heading_turn=heading_turn(ways),

