@@ -28,12 +28,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from scripts.clip_turning import Array, centre, covered, foreground, turn_of
 from scripts.picto_motions import HELD_OUT, MOTIONS
 
-Array = np.ndarray
 UNCLEAR = "unclear"
-FOREGROUND = 24.0
-"""A pixel is foreground if it differs from the border's colour by more (0 … 255, channel mean)."""
 SILHOUETTE, SOFTENED = 200.0, 2.5
 """Height (0 … 255) and softness (pixels) of the outlines that ways are taken of."""
 LEAST_SEEN = 16.0
@@ -55,11 +53,6 @@ TURN, SCALE = 0.4, 0.3
 the motions turn and grow."""
 LOPSIDED = np.radians(45)
 """The outline of a lopsided thing that turns by so much moves on an arc, which is no travel."""
-RATES = sorted(np.radians(np.arange(-180, 181, 3)), key=abs)
-"""The total turns that are looked for, radians; of two that agree as well the smaller is taken."""
-RADIUS, DIRECTIONS, ORDERS = 26, 180, 40
-"""How far from the centre turns are looked at, in 64ths of the width; in how many directions; and
-up to which angular frequency."""
 ROUND = np.radians(240)
 """Least total turn of the direction of travel; the ends are lost to smoothing."""
 
@@ -92,34 +85,11 @@ class Motion:
 # ----------------------------------------------------------------------------------------- flow
 
 
-def without_ground(frames: Array) -> Array:
-    """What each pixel differs by from the border's median colour: (f, h, w, 3), -255 … 255."""
-    edge = np.concatenate([frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]], axis=1)
-    colour = np.median(edge.reshape(-1, 3), axis=0)
-    return frames.astype(np.float32) - colour.astype(np.float32)
-
-
-def foreground(frames: Array) -> Array:
-    """Distance of each pixel from the border's median colour: (f, h, w) in 0 … 255."""
-    return np.abs(without_ground(frames)).mean(axis=3)
-
-
-def centre(weights: Array, x: Array, y: Array) -> Array:
-    """The weights' centre (x, y)."""
-    total = weights.sum() + 1e-6
-    return np.array([(weights * x).sum(), (weights * y).sum()]) / total
-
-
 def silhouette(away: Array) -> Array:
     """What is looked at for ways and sizes: the foreground's outline, softened, 0 … SILHOUETTE."""
     import cv2
 
     return cv2.GaussianBlur(covered(away) * SILHOUETTE, (0, 0), SOFTENED)
-
-
-def covered(away: Array) -> Array:
-    """Foreground, 0 … 1."""
-    return np.clip((away - FOREGROUND / 2) / FOREGROUND, 0, 1)
 
 
 def flows(frames: Array) -> Iterator[tuple[Array, Array]]:
@@ -183,45 +153,6 @@ def step(weights: Array, flow: Array) -> Step:
     opposed = bool(min(shares) > 0.15 and level)
     scale = float(np.log(max(abs(similar), 1e-3)))
     return Step(mean * unit, float(length * unit), scale, opposed)
-
-
-# ----------------------------------------------------------------------------------------- turn
-
-
-def around_centre(frames: Array) -> Array:
-    """Frames without their ground, unrolled about the foreground's centre: (f, angles, radii, 3).
-
-    Angles go clockwise through DIRECTIONS, radii to RADIUS; each ring counts by its length.
-    """
-    import cv2
-
-    height, width = frames.shape[1:3]
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    scale = 64 / width
-    rings = np.sqrt(np.arange(RADIUS))[:, None]
-    unrolled = []
-    for colours, away in zip(without_ground(frames), foreground(frames), strict=True):
-        middle = centre(covered(away), x, y)
-        size, kind = (RADIUS, DIRECTIONS), cv2.WARP_POLAR_LINEAR | cv2.WARP_FILL_OUTLIERS
-        unrolled.append(cv2.warpPolar(colours, size, middle.tolist(), RADIUS / scale, kind) * rings)
-    return np.stack(unrolled)
-
-
-def turn_of(frames: Array) -> float:
-    """Total turn in radians, clockwise, as far as the frames turn evenly; half a turn at most.
-
-    The one of RATES at which the frames, turned back, have the mean of most variance along the
-    angle. A turn by an angle is a factor of each of the angle's Fourier coefficients.
-    """
-    orders = np.arange(1, ORDERS)
-    coefficients = np.fft.fft(around_centre(frames), axis=1)[:, 1:ORDERS]
-    done = np.linspace(0, 1, len(frames))[:, None]
-
-    def agreement(rate: float) -> float:
-        back = np.exp(1j * rate * done * orders)[..., None, None]
-        return float((np.abs((coefficients * back).mean(axis=0)) ** 2).sum())
-
-    return float(max(RATES, key=agreement))
 
 
 # -------------------------------------------------------------------------------------- figures
