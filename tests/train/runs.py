@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from train.randomness import derive_seed, generator
+
 
 def contents(run: Path) -> dict[str, str]:
     """Hashes of everything that a run leaves to use: artifacts and grids."""
@@ -49,3 +51,10 @@ def largest_difference(one: Path, two: Path) -> float:
 def succeed(ranks: list[Any]) -> None:
     for rank in ranks:
         assert rank.status == 0, rank.err
+
+
+def validation_noise(numbers: list[int], timestep: int, like: torch.Tensor) -> torch.Tensor:
+    """The noise of validation with seed 0, of examples with these numbers; shaped as `like`."""
+    seeds = [derive_seed(0, "validation", one, timestep) for one in numbers]
+    sources = [generator(0, "noise", seed) for seed in seeds]
+    return torch.stack([torch.randn(like.shape[1:], generator=source) for source in sources])

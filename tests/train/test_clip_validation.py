@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.runs import largest_difference
+from tests.train.runs import largest_difference, validation_noise
 from train.config import TrainRecipe
-from train.randomness import derive_seed, generator
 from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]
@@ -52,10 +51,7 @@ def test_losses_by_hand(trainer: Callable[..., Trainer]) -> None:
         latents, _ = base.encode_images(pixels)
         states = base.encode_prompts([one.captions[0] for one in validation.examples.pictures])
     for column, timestep in enumerate(validation.timesteps):
-        seeds = [derive_seed(0, "validation", one, timestep) for one in validation.numbers]
-        noise = torch.stack(
-            [torch.randn(latents.shape[1:], generator=generator(0, "noise", one)) for one in seeds]
-        )
+        noise = validation_noise(validation.numbers, timestep, latents)
         alpha = base.alphas_cumprod[timestep]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents

@@ -14,12 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from inference.errors import InputError
 from inference.recipe import RecipeError, RecipeWarning
 from tests.train.conftest import Commands
-from tests.train.runs import contents, largest_difference, succeed
+from tests.train.runs import contents, largest_difference, succeed, validation_noise
 from train.config import TrainRecipe
 from train.data.errors import DataError
 from train.data.sources import find_sources
 from train.plan import plan_run
-from train.randomness import derive_seed, generator
 from train.run_directory import RunDirectoryError
 from train.trainer import Trainer
 
@@ -131,10 +130,7 @@ def test_losses_by_hand(trainer: Callable[..., Trainer]) -> None:
         latents, _ = base.encode_images(pixels)
         states = base.encode_prompts([one.captions[0] for one in validation.examples.pictures])
     for column, timestep in enumerate(validation.timesteps):
-        seeds = [derive_seed(0, "validation", one, timestep) for one in validation.numbers]
-        noise = torch.stack(
-            [torch.randn(latents.shape[1:], generator=generator(0, "noise", one)) for one in seeds]
-        )
+        noise = validation_noise(validation.numbers, timestep, latents)
         alpha = base.alphas_cumprod[timestep]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         with torch.no_grad():
