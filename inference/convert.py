@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.command import tell, warnings_told
-from inference.errors import InputError
-from inference.quiet import quiet_libraries
+from inference.recipe.command import tell, warnings_told
+from inference.runtime.errors import InputError
+from inference.runtime.warnings import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
 
-    from inference.artifacts import Artifact
+    from inference.artifacts.base import Artifact
 
 FORMATS = ("kohya", "diffusers", "a1111", "single-file")
 DTYPES = ("fp32", "fp16", "bf16")
@@ -135,9 +135,9 @@ def convert(request: Request) -> list[str]:
     Raises:
         InputError: IN cannot be read, or cannot be turned into this format.
     """
-    from inference.artifacts import load_artifact
+    from inference.artifacts.base import load_artifact
     from inference.artifacts.checkpoint import Checkpoint
-    from inference.base_model import is_single_file, resolve_path
+    from inference.models.names import is_single_file, resolve_path
 
     source = Path(resolve_path(request.input))
     if not source.exists():
@@ -160,9 +160,10 @@ def load_at(path: Path, alpha: float) -> Artifact:
     Raises:
         InputError: it says it, or is no LoRA.
     """
-    from inference.artifacts.files import read_keys, read_tensors
-    from inference.artifacts.lora import Lora
-    from inference.artifacts.lora_formats import says_alpha
+    from inference.artifacts.adapters.lora import Lora
+    from inference.artifacts.adapters.lora_formats import says_alpha
+    from inference.artifacts.base import read_keys
+    from inference.files.tensors import read_tensors
 
     if alpha <= 0:
         raise InputError(f"--alpha: must be above 0, got {alpha:g}")
@@ -175,8 +176,8 @@ def load_at(path: Path, alpha: float) -> Artifact:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file holds a base model, by the names in it."""
-    from inference.artifacts.files import read_keys
-    from inference.model_families import looks_like_checkpoint
+    from inference.artifacts.base import read_keys
+    from inference.models.stable_diffusion.detect import looks_like_checkpoint
 
     return looks_like_checkpoint(read_keys(path))
 
@@ -224,13 +225,13 @@ def an(kind: str) -> str:
 
 def convert_artifact(request: Request, source: Path, artifact: Artifact) -> list[str]:
     """LoRAs, embeddings and hypernetworks."""
-    from inference.artifacts.lora import Lora
+    from inference.artifacts.adapters.lora import Lora
 
     kind, current, dtype = describe(source, artifact)
     check_format(request, kind, current)
     dtype = number_format(request) or dtype
     if isinstance(artifact, Lora):
-        from inference.artifacts import lora_convert
+        from inference.artifacts.adapters import lora_convert
 
         writers: dict[str, Callable[[Lora, Path, torch.dtype], None]] = {
             "kohya": lora_convert.save_kohya,
@@ -248,8 +249,9 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
     """Kind and format of an artifact's file, and the number format of its weights."""
     import torch
 
-    from inference.artifacts.files import PICKLES, read_keys, read_tensors
-    from inference.artifacts.lora_formats import format_of, is_lora
+    from inference.artifacts.adapters.lora_formats import format_of, is_lora
+    from inference.artifacts.base import read_keys
+    from inference.files.tensors import PICKLES, read_tensors
 
     keys = read_keys(source)
     if artifact.kind == "hypernetwork":
@@ -279,8 +281,8 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
 
     import torch
 
-    from inference.artifacts.files import serialize
-    from inference.files import write_atomically
+    from inference.files.atomic import write_atomically
+    from inference.files.tensors import serialize
 
     if len(artifact.learned.by_encoder()) > 1:
         raise InputError(
@@ -299,9 +301,9 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
 
 def convert_base_model(request: Request, current: str) -> list[str]:
     """Base models, with LoRAs merged into them."""
-    from inference.base_model_writing import merge, write_file_of, write_folder_of
-    from inference.config import BaseModelConfig
-    from inference.video.loading import load_model
+    from inference.artifacts.merging import merge, write_file_of, write_folder_of
+    from inference.config.models import BaseModelConfig
+    from inference.models.families import load_model
 
     check_format(request, "base model", current)
     base = load_model(
@@ -321,14 +323,14 @@ def convert_base_model(request: Request, current: str) -> list[str]:
 
 def number_format(request: Request) -> torch.dtype | None:
     """The one asked for."""
-    from inference.base_model import DTYPES
+    from inference.models.base import DTYPES
 
     return DTYPES[request.dtype] if request.dtype else None
 
 
 def name_of(dtype: torch.dtype) -> str:
     """`fp16` and the like."""
-    from inference.base_model import DTYPES
+    from inference.models.base import DTYPES
 
     return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
 

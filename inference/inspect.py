@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.errors import InputError
-from inference.hashes import lora_hash, read_header, sha256, weights_file
-from inference.infotext.picture_files import SUFFIXES
-from inference.model_files import PICTURES
-from inference.quiet import quiet_libraries
+from inference.files.hashes import lora_hash, read_header, sha256, weights_file
+from inference.files.tensors import EMBEDDING_PICTURES as PICTURES
+from inference.media.pictures import SUFFIXES
+from inference.runtime.errors import InputError
+from inference.runtime.warnings import quiet_libraries
 
 USAGE = """usage: python -m inference.inspect FILE...
 
@@ -70,7 +70,8 @@ def inspect_picture(path: Path) -> Facts:
     from PIL import Image, UnidentifiedImageError
 
     from inference.artifacts import embedding_picture
-    from inference.infotext import read_infotext, read_other_programs
+    from inference.images.infotext.other_programs import read_other_programs
+    from inference.images.infotext.reading import read_infotext
 
     try:
         with Image.open(path) as image:
@@ -96,7 +97,7 @@ def inspect_picture(path: Path) -> Facts:
 
 def inspect_video(path: Path) -> Facts:
     """Size, length and infotext; of H.264's pictures none is read."""
-    from inference.deforum.video import video_facts
+    from inference.media.video_writing import video_facts
 
     facts = video_facts(path)
     infotext = facts.pop("comment", None)
@@ -126,7 +127,7 @@ def inspect_base_model(path: Path) -> Facts:
 
 def inspect_video_model(path: Path, index: Mapping[str, Any], noise: Mapping[str, Any]) -> Facts:
     """The same for the CogVideoX layout."""
-    from inference.video.families import FAMILIES, family_of
+    from inference.models.cogvideox.detect import FAMILIES, family_of
 
     transformer, vae = (read_json(path / part / "config.json") for part in ("transformer", "vae"))
     if missing := [key for key in FAMILIES["cogvideox-5b"].transformer if key not in transformer]:
@@ -180,7 +181,8 @@ def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
 
 def inspect_artifact(path: Path) -> Facts:
     """Kind, layers, metadata and hashes of something learned."""
-    from inference.artifacts.files import read_keys, read_tensors
+    from inference.artifacts.base import read_keys
+    from inference.files.tensors import read_tensors
 
     keys = [] if path.is_dir() else read_keys(path)
     kind = artifact_kind(path, keys)
@@ -207,9 +209,9 @@ def inspect_artifact(path: Path) -> Facts:
 
 def inspect_single_file(path: Path) -> Facts:
     """Family, prediction type, parts and hashes of a base model in one file."""
-    from inference.artifacts.files import open_tensors
-    from inference.model_families import family_of, prediction_type_of
-    from inference.single_file import MODEL, PARTS
+    from inference.files.tensors import open_tensors
+    from inference.models.stable_diffusion.detect import family_of, prediction_type_of
+    from inference.models.stable_diffusion.single_file import MODEL, PARTS
 
     file = open_tensors(path)
     facts = {"kind": "base model (single file)"}
@@ -256,8 +258,8 @@ def artifact_kind(path: Path, keys: Sequence[str]) -> str:
 
 def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Facts:
     """Ranks, alphas and layers, and the base model that it says it was made for."""
-    from inference.artifacts.lora_formats import format_of, read_layers, says_alpha
-    from inference.artifacts.lora_keys import part_of
+    from inference.artifacts.adapters.lora_formats import format_of, read_layers, says_alpha
+    from inference.artifacts.adapters.lora_keys import part_of
 
     layers = read_layers(tensors, metadata)
     said = "" if says_alpha(tensors, metadata) else " (not said by the file, but taken)"

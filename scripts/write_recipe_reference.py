@@ -12,10 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import MISSING
 
-from inference.config import DRAWING_RECIPES
-from inference.recipe_schema import field_docs, fields_of, without_none
-from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig, TrainRecipe
-from train.objective_configs import MemberConfig
+from inference.config.recipes import DRAWING_RECIPES
+from inference.recipe.schema import field_docs, fields_of, without_none
+from train.config.objectives import OBJECTIVE_CONFIGS, MemberConfig, ObjectiveConfig
+from train.config.recipe import TrainRecipe
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "recipes.md"
 

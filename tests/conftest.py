@@ -26,7 +26,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from inference.base_model import BaseModel
+    from inference.models.stable_diffusion.model import BaseModel
 
 torch.set_num_threads(1)  # sums, and so the bytes of a result, depend on their number
 logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
@@ -112,8 +112,8 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_base(tiny_base_folder: Path) -> BaseModel:
     """The tiny base model, freshly loaded."""
-    from inference.base_model_loading import load_base_model
-    from inference.config import BaseModelConfig
+    from inference.config.models import BaseModelConfig
+    from inference.models.stable_diffusion.loading import load_base_model
 
     return load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
 
@@ -184,7 +184,7 @@ def tiny_sdxl_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def tiny_sdxl(tiny_sdxl_folder: Path) -> BaseModel:
     """The tiny base model of the SDXL layout, freshly loaded."""
-    from inference.base_model_loading import load_base_model
-    from inference.config import BaseModelConfig
+    from inference.config.models import BaseModelConfig
+    from inference.models.stable_diffusion.loading import load_base_model
 
     return load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))

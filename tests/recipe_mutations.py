@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from inference.recipe_schema import all_keys
+from inference.recipe.schema import all_keys
 
 STR, MAP, SEQ = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))
 

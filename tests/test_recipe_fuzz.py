@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 import yaml
 
-from inference.config import DRAWING_RECIPES, draw_schema
-from inference.errors import InputError
-from inference.recipe import RecipeWarning, dump_recipe, load_recipe
+from inference.config.recipes import DRAWING_RECIPES, draw_schema
+from inference.recipe.loader import RecipeWarning, dump_recipe, load_recipe
+from inference.runtime.errors import InputError
 from tests.recipe_mutations import Case, mutated
-from train.config import train_schema
+from train.config.schema import train_schema
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [

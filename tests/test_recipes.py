@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from inference.config import DRAWING_RECIPES, draw_schema
-from inference.recipe import RecipeError, dump_recipe, load_recipe
-from inference.recipe_schema import all_keys
+from inference.config.recipes import DRAWING_RECIPES, draw_schema
+from inference.recipe.layers import RecipeError
+from inference.recipe.loader import dump_recipe, load_recipe
+from inference.recipe.schema import all_keys
 from scripts.write_recipe_reference import REFERENCE, reference
-from train.config import OBJECTIVE_CONFIGS, train_schema
-from train.objective_configs import LoraConfig
+from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig
+from train.config.schema import train_schema
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
@@ -251,7 +252,7 @@ def test_wrong_recipe_is_answered_at_once(tmp_path: Path) -> None:
 
 def test_recipes_need_no_heavy_library() -> None:
     program = (
-        "import sys, inference.recipe, inference.config, train.config\n"
+        "import sys, inference.recipe.loader, inference.config.recipes, train.config.recipe\n"
         "print({'torch', 'numpy', 'PIL', 'diffusers', 'transformers', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -13,8 +13,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=sys.stderr)
         return 0 if arguments else 2
-    from inference.command import tell
-    from inference.errors import InputError
+    from inference.recipe.command import tell
+    from inference.runtime.errors import InputError
 
     try:
         return train(arguments[0], arguments[1:])
@@ -25,19 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(path: str, overrides: list[str]) -> int:
     """Loads the recipe, and only then the heavy libraries."""
-    from inference.command import find_recipe, is_first_process, tell, warnings_told
-    from inference.quiet import quiet_libraries
-    from inference.recipe import load_recipe
-    from train.config import train_schema
+    from inference.recipe.command import find_recipe, is_first_process, tell, warnings_told
+    from inference.recipe.loader import load_recipe
+    from inference.runtime.warnings import quiet_libraries
+    from train.config.schema import train_schema
 
     with warnings_told("train"):
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
 
-    from train.agreement import ProcessLostError, lost_processes_told
-    from train.guards import NonFiniteError
-    from train.interruption import Interrupted
-    from train.run_directory import SavingError
+    from inference.runtime.signals import Interrupted
+    from train.common.distributed import ProcessLostError, lost_processes_told
+    from train.common.errors import NonFiniteError, SavingError
     from train.trainer import Trainer
 
     try:

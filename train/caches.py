@@ -1,19 +1,33 @@
 """What a run encodes once: pictures and captions, as far as they stay what they are."""
 
+from __future__ import annotations
+
 import warnings
 
 from accelerate import Accelerator
 
-from inference.recipe import RecipeWarning
-from inference.video.model import VideoModel
-from train.config import TrainRecipe
-from train.data.content_cache import StoredStates, text_origin
-from train.data.examples import Examples
-from train.data.latents import cache_latents, open_cache
-from train.data.prompt_states import PromptStates, Track
+from inference.models.base import DiffusionModel
+from inference.models.cogvideox.model import VideoModel
+from inference.recipe.loader import RecipeWarning
+from train.config.recipe import TrainRecipe
+from train.data.caching.content_cache import StoredStates, text_origin
+from train.data.caching.prompt_states import PromptStates, Track
+from train.data.examples.examples import Examples
+from train.data.examples.latents import cache_latents, open_cache
 from train.objectives.base import Objective
-from train.setup import put_aside
 from train.stages import Stage
+
+
+def put_aside(base: DiffusionModel, examples: Examples) -> None:
+    """Takes what of a video model has no more to do in the steps off the GPU: T5, and the VAE.
+
+    Captions are encoded by now. (T5-XXL alone takes 9.5 GB. Drawing takes them back for a while.)
+    """
+    if not isinstance(base, VideoModel):
+        return
+    base.text_encoder.to("cpu")
+    if examples.latents is not None and not base.is_image_to_video:
+        base.vae.to("cpu")
 
 
 class Caches:

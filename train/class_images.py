@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 
 from accelerate import Accelerator
 
-from inference.base_model import BaseModel
-from inference.config import DrawSettings, ImageConfig
-from inference.errors import InputError
-from inference.files import write_atomically
-from inference.infotext import save_png
-from inference.output_files import prepare_folder
-from inference.sampling import Drawing, draw
-from train.concept_config import ConceptConfig
-from train.config import TrainRecipe
-from train.data.concepts import ClassFolder, ClassPicture
-from train.data.prompt_states import Track
+from inference.config.images import DrawSettings, ImageConfig
+from inference.files.atomic import write_atomically
+from inference.images.drawing import Drawing, draw
+from inference.media.outputs import prepare_folder
+from inference.media.pictures import save_png
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.errors import InputError
+from train.config.concepts import ConceptConfig
+from train.config.recipe import TrainRecipe
+from train.data.caching.prompt_states import Track
+from train.data.sources.concepts import ClassFolder, ClassPicture
 
 Portion = tuple[ConceptConfig, list[ClassPicture]]
 """Pictures that are drawn at once, and the concept that says how."""

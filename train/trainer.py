@@ -8,44 +8,39 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from inference.base_model import BaseModel
-from inference.recipe import dump_recipe
-from train.agreement import of_first
-from train.batch import Batch
+from inference.models.stable_diffusion.model import BaseModel
+from inference.recipe.loader import dump_recipe
+from inference.runtime.signals import Interrupted
 from train.caches import Caches
-from train.checkpoints import TrainingState
 from train.class_images import draw_missing
-from train.config import TrainRecipe
-from train.data.concepts import class_facts, class_folders, class_pictures
-from train.data.examples import Examples
-from train.data.folder import DataError
-from train.data.loader import build_loader
-from train.data.sources import at_commits, find_sources
-from train.data_manifest import CLASS_PICTURE, HELD_BACK, Row, rows_of
-from train.environment import limner_version
-from train.guards import Guard, NonFiniteError
-from train.interruption import Interrupted, StopSignals
-from train.loss_log import LossLog
-from train.previews import grid_images
-from train.prior import prior_weight, total_loss, weigh_class_pictures
-from train.randomness import derive_seed
-from train.reports import Reports
-from train.run_directory import RunDirectory
-from train.savings import Savings
-from train.setup import (
-    build_accelerator,
-    build_examples,
-    build_grid,
-    build_optimization,
-    enable_gradient_checkpointing,
-    load_objective,
-    prepare,
-)
-from train.shown_weights import ShownWeights
+from train.common.batch import Batch
+from train.common.distributed import StopSignals, of_first
+from train.common.errors import DataError, NonFiniteError
+from train.common.randomness import derive_seed
+from train.config.recipe import TrainRecipe
+from train.data.examples.build import build_examples
+from train.data.examples.examples import Examples
+from train.data.examples.loader import build_loader
+from train.data.sources.concepts import class_facts, class_folders, class_pictures
+from train.data.sources.sources import at_commits, find_sources
+from train.losses.prior import prior_weight, total_loss, weigh_class_pictures
+from train.monitoring.loss_log import LossLog
+from train.monitoring.previews import grid_images
+from train.monitoring.reports import Reports, build_grid
+from train.monitoring.tracking import ProgressBar, StepClock
+from train.monitoring.validation import Validation
+from train.objectives.loading import enable_gradient_checkpointing, load_objective
+from train.optimization.accelerator import build_accelerator
+from train.optimization.ema import ShownWeights
+from train.optimization.guards import Guard
+from train.optimization.optimizers import build_optimization, prepare
+from train.optimization.training_state import TrainingState
+from train.optimization.update import WeightUpdate
+from train.runs.data_manifest import CLASS_PICTURE, HELD_BACK, Row, rows_of
+from train.runs.manifests import limner_version
+from train.runs.run_directory import RunDirectory
+from train.saving import Savings
 from train.stages import Stage, stage_at, stages_of, step_size
-from train.tracking import ProgressBar, StepClock
-from train.validation import Validation
-from train.weight_update import WeightUpdate
 
 
 class Trainer:

@@ -5,28 +5,32 @@ from __future__ import annotations
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from inference.errors import InputError
+from inference.artifacts.embedding_picture import read_picture
+from inference.config.models import ArtifactConfig
+from inference.files.hashes import artifact_hash
+from inference.files.tensors import EMBEDDING_PICTURES as PICTURES
+from inference.files.tensors import PICKLES, read_pickle, unreadable
+from inference.runtime.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.base_model import BaseModel
-    from inference.diffusion_model import DiffusionModel
+    from inference.models.base import DiffusionModel
+    from inference.models.stable_diffusion.model import BaseModel
+
 
 ARTIFACTS: dict[str, str] = {
-    "lora": "inference.artifacts.lora:Lora",
+    "lora": "inference.artifacts.adapters.lora:Lora",
     "hypernetwork": "inference.artifacts.hypernetwork:Hypernetwork",
     "checkpoint": "inference.artifacts.checkpoint:Checkpoint",
     "embedding": "inference.artifacts.embedding:Embedding",
 }
 """The known kinds of artifact and where their classes live (`module:Class`)."""
-
-
-class ArtifactError(InputError):
-    """An artifact cannot be read or does not fit; says what was found, expected, and what helps."""
 
 
 class Artifact(ABC):
@@ -83,7 +87,7 @@ def for_pictures(artifact: Artifact, base: DiffusionModel) -> BaseModel:
     Raises:
         ArtifactError: it is a video model.
     """
-    from inference.base_model import BaseModel
+    from inference.models.stable_diffusion.model import BaseModel
 
     if not isinstance(base, BaseModel):
         raise ArtifactError(
@@ -99,8 +103,6 @@ def load_artifact(path: Path | str) -> Artifact:
     Raises:
         ArtifactError: nothing is there, it cannot be read, or it is no known kind of artifact.
     """
-    from inference.artifacts.files import read_keys
-
     path = Path(path)
     if not path.exists():
         raise ArtifactError(f"{path}: no such file or folder")
@@ -120,3 +122,48 @@ def load_artifact(path: Path | str) -> Artifact:
         "(.pt), embeddings of A1111, kohya or diffusers, and checkpoints as diffusers folders "
         "(model_index.json or unet/) or single files (model.diffusion_model.…)"
     )
+
+
+def read_keys(path: Path) -> list[str]:
+    """Names of the tensors in a file; of a safetensors file only the header is read.
+
+    Of a pickle all keys of its dict as text, or of the dict under `state_dict`; of a picture those
+    of the embedding that it carries.
+    """
+    if path.suffix in PICTURES:
+        return [*(read_picture(path) or {})]
+    if path.suffix in PICKLES:
+        return [str(key) for key in read_pickle(path)]
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def set_strength(config: ArtifactConfig, artifact: Artifact, factor: float) -> UsedArtifact:
+    """Sets the strength for a row of the grid; returns what infotext tells of it."""
+    strength = config.strength * factor
+    artifact.set_strength(strength)
+    known_by = artifact_hash(Path(config.path), artifact.kind)
+    return UsedArtifact(artifact.kind, artifact.name, strength, known_by)
+
+
+@dataclass(frozen=True)
+class UsedArtifact:
+    """What infotext tells of an artifact that a picture was drawn with."""
+
+    kind: str
+    """`lora`, …: as in `inference.artifacts`."""
+    name: str
+    strength: float
+    hash: str | None = None
+    """What A1111 knows the file by; it shows the first 12 digits."""
+    is_called: bool = False
+    """Whether the prompt itself calls it, so that no tag is added."""
+    te_strength: float | None = None
+    """Strength in the text encoders, if that is another one."""
+
+    @property
+    def is_at_work(self) -> bool:
+        return self.strength != 0 or bool(self.te_strength)

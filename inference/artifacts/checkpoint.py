@@ -12,8 +12,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from inference.artifacts.base import Artifact, ArtifactError
-from inference.artifacts.diffusers_folder import (
+from inference.artifacts.base import Artifact
+from inference.files.tensors import write_folder
+from inference.models.stable_diffusion.detect import looks_like_checkpoint
+from inference.models.stable_diffusion.folder import (
     FACTS,
     PARTS,
     cast,
@@ -22,11 +24,10 @@ from inference.artifacts.diffusers_folder import (
     weights_of,
     write_base_model,
 )
-from inference.artifacts.files import write_folder
-from inference.model_families import looks_like_checkpoint
+from inference.runtime.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.diffusion_model import DiffusionModel
+    from inference.models.base import DiffusionModel
 
 BEHAVIOUR = {
     "unet": ("attention_head_dim", "num_attention_heads", "act_fn", "norm_num_groups"),
@@ -153,8 +154,8 @@ class Checkpoint(Artifact):
     def _save_single_file(
         self, path: Path, base: DiffusionModel, dtype: torch.dtype, metadata: dict[str, str]
     ) -> None:
-        from inference.single_file import parts_of
-        from inference.single_file_writer import write_model
+        from inference.models.stable_diffusion.single_file import parts_of
+        from inference.models.stable_diffusion.single_file_writer import write_model
 
         def in_format(part: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
             return cast(weights, dtype) if part in self.parts else compact(weights, dtype)
@@ -167,7 +168,7 @@ class Checkpoint(Artifact):
         """Reads the trained parts; of a folder by another tool all parts that are there."""
         path = Path(path)
         if path.is_file():
-            from inference.single_file import read_model
+            from inference.models.stable_diffusion.single_file import read_model
 
             model = read_model(path, only_trained=True)
             return cls(
@@ -196,9 +197,9 @@ class Checkpoint(Artifact):
         return looks_like_checkpoint(keys)
 
     def _complete_base(self) -> DiffusionModel:
-        from inference.base_model import BaseModelError
-        from inference.config import BaseModelConfig
-        from inference.video.loading import load_model
+        from inference.config.models import BaseModelConfig
+        from inference.models.families import load_model
+        from inference.runtime.errors import BaseModelError
 
         try:
             return load_model(BaseModelConfig(path=str(self._path)))

@@ -17,18 +17,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.artifacts.base import Artifact, ArtifactError, for_pictures
+from inference.artifacts.base import Artifact, for_pictures
 from inference.artifacts.embedding_picture import picture_with, read_picture
-from inference.artifacts.files import PICKLES, read_pickle, read_tensors, serialize
 from inference.artifacts.metadata import made_upon
-from inference.files import write_atomically
-from inference.infotext import save_png
-from inference.model_files import PICTURES
-from inference.prompts import LearnedVectors, token_ids
+from inference.files.atomic import write_atomically
+from inference.files.tensors import EMBEDDING_PICTURES as PICTURES
+from inference.files.tensors import PICKLES, read_pickle, read_tensors, serialize
+from inference.media.pictures import save_png
+from inference.prompts.chunks import LearnedVectors, token_ids
+from inference.runtime.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.base_model import BaseModel
-    from inference.diffusion_model import DiffusionModel
+    from inference.models.base import DiffusionModel
+    from inference.models.stable_diffusion.model import BaseModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 PAIR: tuple[str, ...] = ("clip_l", "clip_g")
@@ -173,7 +174,7 @@ class Embedding(Artifact):
 
     def card(self, step: int) -> Image.Image:
         """A picture of the vectors, one above the other, with name and size."""
-        from inference.grid import image_grid
+        from inference.media.grid import image_grid
 
         vectors = self.learned.vectors.detach().float().cpu()
         shades = (vectors / vectors.abs().max().clamp_min(1e-9) * 127.5 + 127.5).round()

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from inference.artifacts.base import ArtifactError
+from inference.runtime.errors import ArtifactError
 
 KEYWORD = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"

@@ -12,22 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from inference.artifacts.base import Artifact, ArtifactError, for_pictures
-from inference.artifacts.files import serialize
+from inference.artifacts.base import Artifact, for_pictures
 from inference.artifacts.hypernetwork_files import (
     KEY,
     Facts,
+    HypernetworkSpec,
     a1111_file,
+    initial_pair,
     read_hypernetwork,
     safetensors_file,
 )
-from inference.artifacts.hypernetwork_module import HypernetworkSpec, initial_pair
 from inference.artifacts.metadata import made_upon
-from inference.files import write_atomically
+from inference.files.atomic import write_atomically
+from inference.files.tensors import serialize
+from inference.runtime.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.base_model import BaseModel
-    from inference.diffusion_model import DiffusionModel
+    from inference.models.base import DiffusionModel
+    from inference.models.stable_diffusion.model import BaseModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 """Width of the prompt's states -> the family of base models."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from inference.artifacts.files import serialize
-from inference.base_model import BaseModel
-from inference.errors import DrawWarning
-from inference.video.families import FAMILIES, family_of
-from inference.video.model import VideoModel
+from inference.files.tensors import serialize
+from inference.models.cogvideox.detect import FAMILIES, family_of
+from inference.models.cogvideox.model import VideoModel
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.errors import DrawWarning
 
 if TYPE_CHECKING:
-    from inference.diffusion_model import DiffusionModel
+    from inference.models.base import DiffusionModel
 
 VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
 """Width of the prompt states -> kohya's `ss_base_model_version`; for v-prediction `_v` is added,
@@ -76,7 +76,7 @@ def warn_of_other_family(name: str, metadata: Mapping[str, str], base: Diffusion
 
 def made_upon(base: DiffusionModel) -> dict[str, str | None]:
     """The base model in A1111's words: its short hash and its name."""
-    from inference.infotext import model_hash, model_name
+    from inference.models.base import model_hash, model_name
 
     known_by = model_hash(base)
     return {

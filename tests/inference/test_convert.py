@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference.artifacts import load_artifact
+from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora_keys import diffusers_path
+from inference.artifacts.base import load_artifact
 from inference.artifacts.embedding import Embedding
 from inference.artifacts.hypernetwork import Hypernetwork
-from inference.artifacts.hypernetwork_module import HypernetworkSpec
-from inference.artifacts.lora import Lora
-from inference.artifacts.lora_paths import diffusers_path
-from inference.base_model_loading import load_base_model
-from inference.config import BaseModelConfig
+from inference.artifacts.hypernetwork_files import HypernetworkSpec
+from inference.config.models import BaseModelConfig
 from inference.convert import main
-from inference.hashes import read_header
+from inference.files.hashes import read_header
+from inference.models.stable_diffusion.loading import load_base_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lora_key_map.json"
 EVERYTHING = ["attention", "feed_forward", "projection", "convolution"]

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from inference import inspect
 from inference.__main__ import main
-from inference.grid import grid_cells
-from inference.infotext import parse_infotext, read_infotext
+from inference.images.infotext.reading import read_infotext
+from inference.images.infotext.text import parse_infotext
+from inference.media.grid import grid_cells
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,7 +163,7 @@ def test_interruption(recipe, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inference.sampling.draw_batch", interrupt)
+    monkeypatch.setattr("inference.images.drawing.draw_batch", interrupt)
     assert main(recipe) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -171,7 +172,7 @@ def test_picture_that_is_no_number_fails(recipe, capsys, monkeypatch):
     def fail(*_):
         raise FloatingPointError("the latent is not finite")
 
-    monkeypatch.setattr("inference.sampling.draw_batch", fail)
+    monkeypatch.setattr("inference.images.drawing.draw_batch", fail)
     assert main(recipe) == 1
     assert capsys.readouterr().err == "draw: the latent is not finite\n"
 
@@ -180,7 +181,7 @@ def test_failed_writing_leaves_nothing(recipe, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.output_files.save_picture", fail)
+    monkeypatch.setattr("inference.media.outputs.save_picture", fail)
     with pytest.raises(OSError, match="disk full"):
         main(recipe)
     assert list(Path("out").iterdir()) == []

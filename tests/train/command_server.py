@@ -43,7 +43,7 @@ SECONDS_ALONE = 30
 
 def prepare(base: str) -> None:
     """Imports what the commands will import, and has the libraries fill their own caches."""
-    from inference.quiet import quiet_libraries
+    from inference.runtime.warnings import quiet_libraries
 
     quiet_libraries()
     for name in (
@@ -51,12 +51,12 @@ def prepare(base: str) -> None:
         "diffusers.models.transformers.cogvideox_transformer_3d",
         "diffusers.schedulers.scheduling_ddim_cogvideox",
         "diffusers.schedulers.scheduling_dpm_cogvideox",
-        "inference.images",
-        "inference.video.clips",
+        "inference.images.command",
+        "inference.clips.command",
         "torch.utils.tensorboard.writer",
         "train.objectives.autoencoder",
         "train.objectives.lora",
-        "train.objectives.text_to_image",
+        "train.objectives.whole_parts",
         "train.trainer",
         "transformers.models.clip.modeling_clip",
         "transformers.models.clip.tokenization_clip",
@@ -66,8 +66,8 @@ def prepare(base: str) -> None:
         importlib.import_module(name)
     from PIL import Image
 
-    from inference.base_model_loading import load_base_model
-    from inference.config import BaseModelConfig
+    from inference.config.models import BaseModelConfig
+    from inference.models.stable_diffusion.loading import load_base_model
 
     Image.init()
     load_base_model(BaseModelConfig(path=base))

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from inference.recipe import load_recipe
-from inference.video.writing import write_webp
-from tests.inference.video.models import make_video_model, write_video_folder
-from train.config import TrainRecipe, train_schema
+from inference.clips.output import write_webp
+from inference.recipe.loader import load_recipe
+from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
+from train.config.recipe import TrainRecipe
+from train.config.schema import train_schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from train.randomness import derive_seed, generator
+from train.common.randomness import derive_seed, generator
 
 
 def contents(run: Path) -> dict[str, str]:

@@ -10,9 +10,9 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.train.test_plan_and_training import check, fill, trained
-from train.config import TrainRecipe
-from train.plan import plan_run
+from tests.train.plan.test_plan_and_training import check, fill, trained
+from train.config.recipe import TrainRecipe
+from train.plan.plan import plan_run
 from train.trainer import Trainer
 
 Make = Callable[..., TrainRecipe]

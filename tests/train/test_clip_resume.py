@@ -99,8 +99,13 @@ def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight])
 
 
 STOPS = {
-    "before the first step": ("lora", "train.clip_previews:ClipGrid.keep_base_row", 1, True),
-    "between the twins": ("lora", "inference.artifacts.lora:Lora._write", 3, True),
+    "before the first step": (
+        "lora",
+        "train.monitoring.clip_previews:ClipGrid.keep_base_row",
+        1,
+        True,
+    ),
+    "between the twins": ("lora", "inference.artifacts.adapters.lora:Lora._write", 3, True),
     "while a grid is written": ("lora", "pathlib:Path.write_bytes", 5, True),
     "in the first stage": ("stages", "train.trainer:Trainer.step", 3, False),
     "between the stages": ("stages", "train.trainer:Trainer.enter", 2, False),

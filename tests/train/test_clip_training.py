@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from inference.grid import grid_cells
 from inference.inspect import inspect
-from inference.recipe import RecipeWarning
-from inference.video.reading import read_clip
+from inference.media.grid import grid_cells
+from inference.media.video_reading import read_clip
+from inference.recipe.loader import RecipeWarning
 from tests.train.runs import largest_difference, succeed
-from train.config import TrainRecipe
+from train.config.recipe import TrainRecipe
 from train.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]

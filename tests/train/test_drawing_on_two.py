@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inference.infotext import parse_infotext, read_infotext
+from inference.images.infotext.reading import read_infotext
+from inference.images.infotext.text import parse_infotext
 
 
 @pytest.fixture

@@ -27,8 +27,16 @@ def straight(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Straigh
 
 
 FULL = {
-    "artifact": ("inference.artifacts.lora:Lora.save", 2, "artifacts/step-000002.safetensors"),
-    "checkpoint": ("train.checkpoints:TrainingState.write", 2, "checkpoints/step-000002"),
+    "artifact": (
+        "inference.artifacts.adapters.lora:Lora.save",
+        2,
+        "artifacts/step-000002.safetensors",
+    ),
+    "checkpoint": (
+        "train.optimization.training_state:TrainingState.write",
+        2,
+        "checkpoints/step-000002",
+    ),
 }
 
 

@@ -73,7 +73,7 @@ RUNS: dict[str, tuple[int, list[str]]] = {
 }
 
 PLACES = (
-    ("train.checkpoints:TrainingState.write", 2),
+    ("train.optimization.training_state:TrainingState.write", 2),
     ("torch:save", 2),
     ("os:fsync", 8),
     ("pathlib:Path.rename", 2),
@@ -83,7 +83,7 @@ PLACES = (
     ("PIL.Image:Image.save", 2),
     ("os:unlink", 3),
     ("os:rmdir", 1),
-    ("train.reports:Reports.draw", 1),
+    ("train.monitoring.reports:Reports.draw", 1),
     ("train.caches:Caches.fill", 1),
 )
 """Functions that write, and in how many of their first calls a run may be killed."""

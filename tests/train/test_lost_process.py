@@ -36,13 +36,13 @@ LOST: dict[str, tuple[int, dict[str, object], int, str]] = {
     "the second breaks": (1, happens(STEP, 3, {"error": "broken"}), 1, "RuntimeError: broken"),
     "the first breaks": (
         0,
-        happens("train.reports:Reports.draw", 2, {"error": "broken"}),
+        happens("train.monitoring.reports:Reports.draw", 2, {"error": "broken"}),
         1,
         "RuntimeError: broken",
     ),
     "the first cannot save": (
         0,
-        happens("train.checkpoints:TrainingState.write", 3, FULL),
+        happens("train.optimization.training_state:TrainingState.write", 3, FULL),
         1,
         "resume=true goes on from",
     ),

@@ -82,16 +82,20 @@ def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight])
 
 
 STOPS = {
-    "before the first step": ("train.previews:PromptGrid.keep_base_row", 1, True),
+    "before the first step": ("train.monitoring.previews:PromptGrid.keep_base_row", 1, True),
     "before anything was saved": ("torch.optim:AdamW.step", 2, False),
-    "before the artifact of step 4": ("inference.artifacts.lora:Lora.save", 2, False),
+    "before the artifact of step 4": ("inference.artifacts.adapters.lora:Lora.save", 2, False),
     "while an artifact is written": ("pathlib:Path.write_bytes", 2, True),
-    "before an artifact is linked": ("train.run_directory:RunDirectory.point_last", 2, False),
-    "between artifact and checkpoint": ("train.savings:Savings.checkpoint", 2, False),
-    "while a checkpoint is written": ("train.checkpoints:TrainingState.write", 2, True),
+    "before an artifact is linked": ("train.runs.run_directory:RunDirectory.point_last", 2, False),
+    "between artifact and checkpoint": ("train.saving:Savings.checkpoint", 2, False),
+    "while a checkpoint is written": (
+        "train.optimization.training_state:TrainingState.write",
+        2,
+        True,
+    ),
     "between two micro-batches": ("train.trainer:Trainer.step", 10, False),
     "in the last step": ("torch.optim:AdamW.step", 6, True),
-    "between the last checkpoint and its grid": ("train.reports:Reports.draw", 2, False),
+    "between the last checkpoint and its grid": ("train.monitoring.reports:Reports.draw", 2, False),
 }
 LESS_TELLING = (
     "before anything was saved",

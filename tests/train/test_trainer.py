@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from inference.grid import grid_cells
-from train.config import TrainRecipe
+from inference.media.grid import grid_cells
+from train.config.recipe import TrainRecipe
 from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]

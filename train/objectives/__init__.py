@@ -2,8 +2,8 @@
 
 import pkgutil
 
-from inference.diffusion_model import DiffusionModel
-from train.config import TrainRecipe
+from inference.models.base import DiffusionModel
+from train.config.recipe import TrainRecipe
 from train.objectives.base import Objective
 
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from inference.artifacts.checkpoint import Checkpoint
-from inference.diffusion_model import DiffusionModel
-from train.batch import Batch
-from train.config import TrainRecipe
-from train.objective_configs import AutoencoderConfig
+from inference.models.base import DiffusionModel
+from train.common.batch import Batch
+from train.common.randomness import normal
+from train.config.objectives import AutoencoderConfig
+from train.config.recipe import TrainRecipe
 from train.objectives.base import Objective
-from train.randomness import normal
 
 if TYPE_CHECKING:
-    from train.perceptual import EfficientNetLite0
+    from train.losses.perceptual import EfficientNetLite0
 
 VARIANCE_MOMENTUM = 0.01
 
@@ -42,7 +42,7 @@ class AutoencoderObjective(Objective):
         # A tuple keeps the frozen feature network out of the trained modules.
         self.features: tuple[EfficientNetLite0, ...] = ()
         if self.config.perceptual_weight:
-            from train.perceptual import load_efficientnet_lite0
+            from train.losses.perceptual import load_efficientnet_lite0
 
             self.features = (load_efficientnet_lite0(),)
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from inference.artifacts.base import Artifact
-from inference.diffusion_model import DiffusionModel
-from train.batch import Batch
-from train.denoising import Denoising
+from inference.models.base import DiffusionModel
+from train.common.batch import Batch
+from train.losses.denoising import Denoising
 
 if TYPE_CHECKING:
-    from train.config import TrainRecipe
+    from train.config.recipe import TrainRecipe
 
 
 @dataclass(frozen=True)

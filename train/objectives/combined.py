@@ -10,11 +10,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from inference.artifacts.base import Artifact
-from inference.diffusion_model import DiffusionModel
-from train.batch import Batch
-from train.config import TrainRecipe
-from train.denoising import Denoising
-from train.objective_configs import CombinedConfig, MemberConfig
+from inference.models.base import DiffusionModel
+from train.common.batch import Batch
+from train.config.objectives import CombinedConfig, MemberConfig
+from train.config.recipe import TrainRecipe
+from train.losses.build import build_denoising
 from train.objectives.base import Member, Objective
 
 
@@ -27,7 +27,7 @@ class CombinedObjective(Objective):
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, CombinedConfig)
-        self.denoising = Denoising.of(recipe, base)
+        self.denoising = build_denoising(recipe, base)
         self._members: dict[str, Member] = {}
         for name, member in config.by_name.items():
             own = member_recipe(recipe, name, member)

@@ -5,15 +5,15 @@ import warnings
 from torch import Tensor, nn
 
 from inference.artifacts.hypernetwork import Hypernetwork
-from inference.artifacts.hypernetwork_module import HypernetworkSpec, distance_from_identity
-from inference.base_model import BaseModel
-from inference.recipe import RecipeWarning
-from train.batch import Batch
-from train.config import TrainRecipe
-from train.denoising import Denoising
-from train.objective_configs import HypernetworkConfig
+from inference.artifacts.hypernetwork_files import HypernetworkSpec, distance_from_identity
+from inference.models.stable_diffusion.model import BaseModel
+from inference.recipe.loader import RecipeWarning
+from train.common.batch import Batch
+from train.common.randomness import derive_seed
+from train.config.objectives import HypernetworkConfig
+from train.config.recipe import TrainRecipe
+from train.losses.build import build_denoising
 from train.objectives.base import Objective
-from train.randomness import derive_seed
 
 FAR = 0.3
 """|change| / |context| from which on a beginning is told to be far from none."""
@@ -26,7 +26,7 @@ class HypernetworkObjective(Objective):
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, HypernetworkConfig)
-        self.denoising = Denoising.of(recipe, base)
+        self.denoising = build_denoising(recipe, base)
         spec = HypernetworkSpec(
             layer_structure=tuple(config.layer_structure),
             activation_func=config.activation_func.lower(),

@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from inference.artifacts.base import ArtifactError
-from inference.artifacts.lora import Lora
-from inference.diffusion_model import DiffusionModel
-from train.batch import Batch
-from train.config import TrainRecipe
-from train.denoising import Denoising
-from train.objective_configs import LoraConfig
+from inference.artifacts.adapters.lora import Lora
+from inference.models.base import DiffusionModel
+from inference.runtime.errors import ArtifactError
+from train.common.batch import Batch
+from train.common.randomness import derive_seed
+from train.config.objectives import LoraConfig
+from train.config.recipe import TrainRecipe
+from train.losses.build import build_denoising
 from train.objectives.base import Objective
-from train.randomness import derive_seed
 
 
 class LoraObjective(Objective):
@@ -23,7 +23,7 @@ class LoraObjective(Objective):
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, LoraConfig)
-        self.denoising = Denoising.of(recipe, base)
+        self.denoising = build_denoising(recipe, base)
         try:
             self.lora = Lora.create(
                 base,

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from inference.artifacts.embedding import Embedding, check_suffix
-from inference.base_model import BaseModel
-from train.batch import Batch
-from train.config import TrainRecipe
-from train.denoising import Denoising
-from train.objective_configs import TextualInversionConfig
+from inference.models.stable_diffusion.model import BaseModel
+from train.common.batch import Batch
+from train.config.objectives import TextualInversionConfig
+from train.config.recipe import TrainRecipe
+from train.losses.build import build_denoising
 from train.objectives.base import Objective
 
 
@@ -19,7 +19,7 @@ class TextualInversionObjective(Objective):
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, TextualInversionConfig)
-        self.denoising = Denoising.of(recipe, base)
+        self.denoising = build_denoising(recipe, base)
         self.learned = Embedding.create(
             base, config.token, config.initialization_text, config.num_vectors_per_token
         )

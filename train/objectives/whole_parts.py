@@ -2,12 +2,17 @@
 
 from abc import ABC
 
+import torch
+from torch import Tensor
+
 from inference.artifacts.checkpoint import Checkpoint
-from inference.diffusion_model import DiffusionModel
-from inference.errors import InputError
-from train.config import TrainRecipe
-from train.denoising import Denoising
-from train.objective_configs import WholePartsConfig
+from inference.models.base import DiffusionModel
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.errors import InputError
+from train.common.batch import Batch
+from train.config.objectives import DreamboothConfig, WholePartsConfig
+from train.config.recipe import TrainRecipe
+from train.losses.build import build_denoising
 from train.objectives.base import Objective
 
 
@@ -18,7 +23,7 @@ class WholeParts(Objective, ABC):
         super().__init__(base)
         assert isinstance(recipe.objective, WholePartsConfig)
         check_video(recipe.objective, base)
-        self.denoising = Denoising.of(recipe, base)
+        self.denoising = build_denoising(recipe, base)
         self.add_module(base.denoiser_name, base.denoiser.float().requires_grad_(True))
         self.suffix = "" if recipe.objective.save_as == "diffusers" else ".safetensors"
         if recipe.objective.train_text_encoder:
@@ -41,3 +46,30 @@ def check_video(config: WholePartsConfig, base: DiffusionModel) -> None:
             f"objective.save_as: {base.path!r} is a video model, which no program opens as a "
             "single file; set it to diffusers"
         )
+
+
+class DreamboothObjective(WholeParts):
+    """Trains the UNet throughout, and the text encoder for the first part of the run."""
+
+    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+        super().__init__(recipe, base)
+        config = recipe.objective
+        assert isinstance(config, DreamboothConfig)
+        share = config.stop_text_encoder_training if config.train_text_encoder else 1.0
+        self.text_encoder_steps = max(1, round(share * recipe.max_train_steps))
+        """Optimizer steps in which the text encoder learns."""
+        self.stops_parts = self.text_encoder_steps < recipe.max_train_steps
+
+    def forward(self, batch: Batch) -> Tensor:
+        if self.stops_parts and batch["step"] >= self.text_encoder_steps:
+            with torch.no_grad():
+                states = self.base.encode_prompts(batch["prompts"])
+            batch = {**batch, "prompt_states": states}
+        return self.denoising.loss(batch)
+
+
+class TextToImageObjective(WholeParts):
+    """Trains whole parts of the base model on pictures with captions."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.denoising.loss(batch)

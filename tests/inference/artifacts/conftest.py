@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from inference.base_model import BaseModel
+from inference.models.stable_diffusion.model import BaseModel
 
 CONTEXT = 24
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inference.artifacts import ArtifactError, load_artifact
+from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.base import load_artifact
 from inference.artifacts.checkpoint import Checkpoint
-from inference.artifacts.diffusers_folder import weights_of
-from inference.artifacts.lora import Lora
-from inference.base_model_loading import load_base_model
-from inference.config import BaseModelConfig
+from inference.config.models import BaseModelConfig
+from inference.models.stable_diffusion.folder import weights_of
+from inference.models.stable_diffusion.loading import load_base_model
+from inference.runtime.errors import ArtifactError
 
 
 @pytest.fixture
@@ -216,7 +217,7 @@ def test_interrupted_saving_leaves_the_old_folder(tuned, folder, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.artifacts.diffusers_folder._write_noise_schedule", fail)
+    monkeypatch.setattr("inference.models.stable_diffusion.folder._write_noise_schedule", fail)
     with pytest.raises(OSError, match="disk full"):
         Checkpoint.of(tuned).save(folder, torch.float32, {})
     assert sorted(folder.rglob("*")) == before

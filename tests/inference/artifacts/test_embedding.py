@@ -15,10 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from inference.artifacts import ArtifactError, load_artifact
+from inference.artifacts.base import load_artifact
 from inference.artifacts.embedding import Embedding
 from inference.artifacts.embedding_picture import picture_with
-from inference.base_model import BaseModel
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.errors import ArtifactError
 
 VECTORS = torch.arange(12.0).reshape(3, 4) / 8
 

@@ -9,20 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.artifacts import ArtifactError, load_artifact
+from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.base import load_artifact
 from inference.artifacts.hypernetwork import Hypernetwork, attention_inputs, context_widths
-from inference.artifacts.hypernetwork_files import a1111_file
-from inference.artifacts.hypernetwork_module import (
+from inference.artifacts.hypernetwork_files import (
     UNUSABLE,
     HypernetworkModule,
     HypernetworkSpec,
+    a1111_file,
     activation,
     distance_from_identity,
     initial_pair,
 )
-from inference.artifacts.lora import Lora
-from inference.base_model import BaseModel
-from train.objective_configs import ACTIVATIONS, UNUSABLE_ACTIVATIONS
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.errors import ArtifactError
+from train.config.objectives import ACTIVATIONS, UNUSABLE_ACTIVATIONS
 
 RELU = {"activation_func": "relu"}
 NUMBERING: dict[str, tuple[dict[str, Any], list[str]]] = {  # as measured in A1111 1.10.1

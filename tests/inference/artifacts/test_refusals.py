@@ -9,18 +9,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inference.artifacts import ArtifactError, load_artifact
+from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.base import load_artifact, read_keys
 from inference.artifacts.checkpoint import Checkpoint
 from inference.artifacts.embedding import Embedding
-from inference.artifacts.files import read_keys
 from inference.artifacts.hypernetwork import Hypernetwork
-from inference.artifacts.lora import Lora
-from inference.base_model_loading import load_base_model
-from inference.base_model_writing import merge
-from inference.config import BaseModelConfig
+from inference.artifacts.merging import merge
+from inference.config.models import BaseModelConfig
 from inference.convert import Request, convert
-from inference.errors import InputError
 from inference.inspect import inspect
+from inference.models.stable_diffusion.loading import load_base_model
+from inference.runtime.errors import ArtifactError, InputError
 
 Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -13,25 +13,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from inference.artifacts import Artifact, ArtifactError, load_artifact
-from inference.artifacts.checkpoint import Checkpoint
-from inference.artifacts.diffusers_folder import weights_of
-from inference.artifacts.embedding import Embedding
-from inference.artifacts.files import read_tensors
-from inference.artifacts.hypernetwork import context_widths
-from inference.artifacts.lora import Lora, changeable_parts
-from inference.artifacts.lora_keys import (
+from inference.artifacts.adapters.lora import Lora, changeable_parts
+from inference.artifacts.adapters.lora_keys import (
     is_lora_target,
     is_text_encoder_target,
     known_names,
     kohya_name,
     layers_of,
 )
-from inference.base_model import BaseModel
-from inference.base_model_loading import load_base_model
-from inference.conditions import Conditions
-from inference.config import BaseModelConfig
+from inference.artifacts.base import Artifact, load_artifact
+from inference.artifacts.checkpoint import Checkpoint
+from inference.artifacts.embedding import Embedding
+from inference.artifacts.hypernetwork import context_widths
+from inference.config.models import BaseModelConfig
+from inference.files.tensors import read_tensors
 from inference.inspect import inspect
+from inference.models.conditions import Conditions
+from inference.models.stable_diffusion.folder import weights_of
+from inference.models.stable_diffusion.loading import load_base_model
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.errors import ArtifactError
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/lora_key_map.json").read_text())["sdxl"]
 LINEAR = ["attention", "feed_forward", "projection"]

@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inference.artifacts.base import ArtifactError, load_artifact
+from inference.artifacts.base import load_artifact
 from inference.artifacts.checkpoint import Checkpoint
-from inference.config import BaseModelConfig
-from inference.video.loading import load_video_model
-from inference.video.model import VideoModel
+from inference.config.models import BaseModelConfig
+from inference.models.cogvideox.loading import load_video_model
+from inference.models.cogvideox.model import VideoModel
+from inference.runtime.errors import ArtifactError
 from tests.inference.artifacts.video_base import build_video_base, predict, save_folder
 
 

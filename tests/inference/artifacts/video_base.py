@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.conditions import Conditions
-from inference.video.model import VideoModel
+from inference.models.cogvideox.model import VideoModel
+from inference.models.conditions import Conditions
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 

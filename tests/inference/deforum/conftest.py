@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.config import AnimationRecipe
+from inference.config.recipes import AnimationRecipe
 from inference.deforum.animation import Animation
-from inference.deforum.generator import IdentityGenerator
+from inference.deforum.loop.generator import IdentityGenerator
 
 PLAIN = {
     "W": 64,

@@ -7,13 +7,13 @@ import wave
 import numpy as np
 import pytest
 
-from inference.deforum.audio import RATE, audio_variables, measure
 from inference.deforum.check import problems, report
-from inference.deforum.features import check, switched_on, without_effect
-from inference.deforum.prompts import frame_prompts
-from inference.deforum.schedule_table import Schedules
-from inference.deforum.settings import load_settings
-from inference.errors import InputError
+from inference.deforum.schedules.features import check, switched_on, without_effect
+from inference.deforum.schedules.prompts import frame_prompts
+from inference.deforum.schedules.schedule_table import Schedules
+from inference.deforum.schedules.variables import RATE, audio_variables, measure
+from inference.deforum.settings.settings_recipe import load_settings
+from inference.runtime.errors import InputError
 
 
 def problems_of(settings):

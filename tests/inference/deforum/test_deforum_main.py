@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from inference.__main__ import main
 from inference.deforum import stitch
-from inference.deforum.generator import RecordGenerator, SeededGenerator
+from inference.deforum.loop.generator import RecordGenerator, SeededGenerator
 
 ROOT = Path(__file__).parents[3]
 
@@ -137,10 +137,10 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(
 
 RUN = """
 import json, sys, time
-from inference.config import AnimationRecipe
+from inference.config.recipes import AnimationRecipe
 from inference.deforum.animation import Animation
-from inference.deforum.generator import SeededGenerator
-from inference.interruption import Interrupted
+from inference.deforum.loop.generator import SeededGenerator
+from inference.runtime.signals import Interrupted
 
 class Slow(SeededGenerator):
     def generate(self, request):

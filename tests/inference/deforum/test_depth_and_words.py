@@ -14,10 +14,10 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from inference.deforum.depth import CueDepth, DepthPictures, depth_to_z, open_depth
-from inference.deforum.pixels import to_bytes
-from inference.deforum.words import WordMasks
-from inference.errors import InputError
+from inference.deforum.geometry.depth import CueDepth, DepthPictures, depth_to_z, open_depth
+from inference.deforum.geometry.pixels import to_bytes
+from inference.deforum.pictures.word_masks import WordMasks
+from inference.runtime.errors import InputError
 
 
 def picture(height=40, width=56, seed=0):

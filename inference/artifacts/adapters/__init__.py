@@ -1,0 +1,1 @@
+"""Adapters: trained layers beside those of a base model, one file each."""

@@ -1,0 +1,413 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank changes of linear and convolution layers."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from inference.artifacts.adapters.lora_formats import (
+    ALPHA_KEYS,
+    adapter_metadata,
+    diffusers_tensors,
+    is_lora,
+    read_layers,
+    says_alpha,
+)
+from inference.artifacts.adapters.lora_keys import (
+    USUAL_TARGETS,
+    VIDEO_TARGETS,
+    is_lora_target,
+    is_text_encoder_target,
+    known_names,
+    kohya_name,
+    layers_of,
+    part_of,
+)
+from inference.artifacts.adapters.low_rank import (
+    LowRank,
+    hang_in,
+    initial_low_rank,
+    refuse_packed,
+    scale,
+    take_out,
+)
+from inference.artifacts.base import Artifact
+from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
+from inference.files.atomic import write_atomically
+from inference.files.tensors import read_tensors, serialize
+from inference.runtime.errors import ArtifactError, DrawWarning
+
+if TYPE_CHECKING:
+    from inference.models.base import DiffusionModel
+
+
+def twin_of(path: Path) -> Path:
+    """Where the twin for ComfyUI lies: `NAME.comfyui.safetensors` beside `NAME.safetensors`."""
+    return path.with_name(f"{path.stem}.comfyui{path.suffix}")
+
+
+def kohya_tensors(layers: Mapping[str, LowRank], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a file in kohya's format."""
+    tensors: dict[str, Tensor] = {}
+    for name, low_rank in layers.items():
+        down, up = low_rank.lora_A.weight.detach(), low_rank.lora_B.weight.detach()
+        if is_convolution_in_kohya(name) and down.dim() == 2:
+            down, up = down[..., None, None], up[..., None, None]
+        tensors[f"{name}.lora_down.weight"] = down.to("cpu", dtype).contiguous()
+        tensors[f"{name}.lora_up.weight"] = up.to("cpu", dtype).contiguous()
+        tensors[f"{name}.alpha"] = torch.tensor(low_rank.alpha, dtype=torch.float32)
+    return tensors
+
+
+def is_convolution_in_kohya(name: str) -> bool:
+    """Whether kohya's layer is a 1x1 convolution though ours may be linear.
+
+    So it is for SD 2.x's proj_in and proj_out; SDXL's, under original names, are linear.
+    """
+    return name.startswith(("lora_unet_down_", "lora_unet_mid_", "lora_unet_up_")) and (
+        name.endswith(("_proj_in", "_proj_out"))
+    )
+
+
+def check_effect(path: Path, layers: dict[str, LowRank]) -> None:
+    """Raises ArtifactError for a LoRA that changes nothing or breaks everything."""
+    ups = [low_rank.lora_B.weight * low_rank.scaling for low_rank in layers.values()]
+    if not all(bool(up.isfinite().all()) for up in ups):
+        raise ArtifactError(f"{path}: holds numbers that are not finite; its training went wrong")
+    if not any(bool(up.any()) for up in ups):
+        raise ArtifactError(f"{path}: changes nothing: every up half or alpha is zero")
+
+
+def warn_of_alpha(path: Path, low_rank: LowRank) -> None:
+    """Tells what is taken for an alpha that a file does not say."""
+    rank, alpha = low_rank.rank, low_rank.alpha
+    taken = f"1 is taken, as SAT does, and so 1/{rank} of the product of its halves works"
+    if alpha == rank:
+        taken = f"its rank, {rank}, is taken, as diffusers and VideoX-Fun do"
+    warnings.warn(
+        f"{path}: does not say its alpha; {taken}. Was it trained with another (DimensionX's with "
+        "1), then write that into it: python -m inference.convert … --alpha ALPHA",
+        DrawWarning,
+        stacklevel=3,
+    )
+
+
+HARMLESS = ("_text_projection",)
+"""Ends of names that some tools write though SD 1.x and 2.x do not use such a layer."""
+
+_numbers = itertools.count()
+
+
+@final
+class Lora(Artifact):
+    """Low-rank layers by their kohya names; read in several formats.
+
+    Saved in kohya's, and those of video models in diffusers'.
+    """
+
+    kind: ClassVar[str] = "lora"
+    suffix = ".safetensors"
+
+    def __init__(
+        self, layers: dict[str, LowRank], metadata: dict[str, str], name: str = "lora"
+    ) -> None:
+        self.name = name
+        self.layers = layers
+        """Kohya name -> layer, e.g. `lora_unet_mid_block_attentions_0_proj_in`, and in a video
+        transformer `lora_unet__transformer_blocks_0_attn1_to_q`."""
+        self.metadata = metadata
+        """What the file says about itself, hashes excepted."""
+        self.comfyui_twin = False
+        """Whether `save` also writes a video model's LoRA as ComfyUI-CogVideoXWrapper reads it."""
+        self.strength = 1.0
+        self._slot = f"lora{next(_numbers)}"
+        self._attached: list[tuple[nn.Module, str]] = []
+        """Part and path of every layer that carries this LoRA now."""
+        self._text_encoders: list[nn.Module] = []
+
+    @classmethod
+    def create(
+        cls,
+        base: DiffusionModel,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        targets: Sequence[str] | None,
+        train_text_encoder: bool,
+        seed: int,
+    ) -> Self:
+        """A LoRA to be trained: it changes nothing yet, and is not attached yet. In fp32.
+
+        Every layer begins from a generator of its own, of `seed` and the layer's name.
+
+        Args:
+            base: a model of pictures or of clips.
+            rank: width of the low-rank layers.
+            alpha: the change is scaled by alpha / rank.
+            dropout: share of the layers' inputs dropped while training.
+            targets: kinds of layers (keys of `lora_keys.TARGETS`); None is what is usual for the
+                base model.
+            train_text_encoder: layers in the text encoders as well.
+            seed: of the beginning.
+
+        Raises:
+            ArtifactError: the base model has no layers of one of the kinds asked for, or its text
+                encoder is not trained.
+        """
+        alpha = struct.unpack("f", struct.pack("f", alpha))[0]  # fp32, as it will be read again
+        layers: dict[str, LowRank] = {}
+        for part, path, module in _trained_layers(base, targets, train_text_encoder):
+            name = kohya_name(part, path, has_two_text_encoders="text_encoder_2" in base.parts)
+            generator = _generator(seed, name)
+            layers[name] = initial_low_rank(module, rank, alpha, dropout, generator)
+        return cls(layers, lora_metadata(base, rank, alpha, dropout))
+
+    @property
+    def is_for_video(self) -> bool:
+        """Whether its layers are those of a video transformer."""
+        return any(part_of(name) == "transformer" for name in self.layers)
+
+    def modules_by_part(self) -> dict[str, nn.ModuleDict]:
+        """lora_A, lora_B and dropout of every layer, by part: what an objective registers."""
+        parts: dict[str, nn.ModuleDict] = {}
+        for name, low_rank in self.layers.items():
+            parts.setdefault(part_of(name), nn.ModuleDict())[name] = low_rank
+        return parts
+
+    def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
+        """Hangs the layers into the denoiser (UNet or transformer) and the text encoders.
+
+        Layers in training stay fp32 (draw them under autocast, or cast them to the base model's
+        number format first); others are copied to the base model's device and number format.
+
+        Raises:
+            ArtifactError: already attached, a name means nothing here, or shapes differ.
+        """
+        if self._attached:
+            raise ArtifactError(f"{self.name}: already attached; detach it first")
+        places = self._places(base)
+        for name, (_, _, module) in places.items():
+            try:
+                self.layers[name].check_fit(module, name)
+            except ArtifactError as error:
+                raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
+        warn_of_other_family(self.name, self.metadata, base)
+        device = base.device
+        self._text_encoders = list(base.text_encoders.values())
+        for name, (part, path, module) in places.items():
+            own = self.layers[name]
+            low_rank = own.to(device) if own.is_trained else own.fitted(module)
+            hang_in(base.parts[part], path, self._slot, low_rank)
+            self._attached.append((base.parts[part], path))
+        self.set_strength(strength)
+
+    def set_strength(self, strength: float) -> None:
+        """At 0 the layers take no part at all."""
+        self.set_strengths(strength, strength)
+
+    def set_strengths(self, unet: float, text_encoder: float) -> None:
+        """Strengths in the denoiser and in the text encoders (A1111: `<lora:x:te:unet>`)."""
+        self.strength = unet
+        for part, path in self._attached:
+            strength = text_encoder if part in self._text_encoders else unet
+            scale(part, path, self._slot, strength)
+
+    def limited(self, rank: int) -> Self:
+        """A copy of which only the first ranks work, at the scale of all (A1111's `dyn`)."""
+        layers = {
+            name: LowRank(
+                low_rank.lora_A.weight[:rank].detach(),
+                low_rank.lora_B.weight[:, :rank].detach(),
+                low_rank.alpha * min(rank, low_rank.rank) / low_rank.rank,
+            )
+            for name, low_rank in self.layers.items()
+        }
+        return type(self)(layers, self.metadata, self.name)
+
+    def detach(self) -> None:
+        """Puts the base model's own layers back."""
+        for part, path in self._attached:
+            take_out(part, path, self._slot)
+        self._attached = []
+
+    def merge_into(self, base: DiffusionModel, strength: float = 1.0) -> None:
+        """Adds what has been learned to the base model's own weights: W + strength · alpha/r · B A.
+
+        Worked out in fp32 and rounded to the weights' format; it cannot be taken out again.
+
+        Raises:
+            ArtifactError: a name means nothing here, shapes differ, or weights are quantized;
+                nothing has changed then.
+        """
+        places = self._places(base)
+        for name, (_, _, module) in places.items():
+            self.layers[name].check_fit(module, name)
+            refuse_packed(module, base.path)
+        for name, (_, _, module) in places.items():
+            own, weight = self.layers[name], module.weight
+            down, up = own.lora_A.weight.detach().float(), own.lora_B.weight.detach().float()
+            change = (up.flatten(1) @ down.flatten(1)) * (strength * own.scaling)
+            change = change.reshape(weight.shape).to(weight.device)  # type: ignore[arg-type]
+            weight.data = (weight.float() + change).to(weight.dtype)  # type: ignore
+
+    def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+        """Writes kohya's format; of a video model's LoRA diffusers', and the twin if asked for.
+
+        `metadata` goes over what the LoRA says about itself.
+        """
+        path = Path(path)
+        if not self.is_for_video:
+            self._write(path, kohya_tensors(self.layers, dtype), metadata)
+            return
+        if self.comfyui_twin:
+            self._write(twin_of(path), kohya_tensors(self.layers, dtype), metadata)
+        tensors = diffusers_tensors(self.layers, dtype)
+        self._write(path, tensors, {**metadata, **adapter_metadata(self.layers)})
+
+    def save_kohya(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+        """Writes kohya's format, of a video model's LoRA as well."""
+        self._write(Path(path), kohya_tensors(self.layers, dtype), metadata)
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        metadata = {"modelspec.title": self.name, **self.metadata, **metadata}
+        content = serialize(tensors, {**metadata, **hashes(tensors, metadata)})
+        write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
+
+    @classmethod
+    def load(cls, path: Path, alpha: float | None = None) -> Self:
+        """Reads the naming of kohya, diffusers, peft and SAT.
+
+        Args:
+            path: a file of safetensors, or a pickle.
+            alpha: what it was trained with, for a file that does not say it; None is what every
+                tool takes then: the rank, and 1 for SAT's. Of video models' files this is told.
+
+        Raises:
+            ArtifactError: the content is not understood, or would change nothing.
+        """
+        path = Path(path)
+        tensors, metadata = read_tensors(path)
+        try:
+            layers = read_layers(tensors, metadata, alpha)
+            is_told = alpha is not None or says_alpha(tensors, metadata)
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from error
+        check_effect(path, layers)
+        if not is_told and part_of(next(iter(layers))) == "transformer":
+            warn_of_alpha(path, next(iter(layers.values())))
+        dropped = ("sshs_model_hash", "sshs_legacy_hash", *ALPHA_KEYS, "format")
+        kept = {key: value for key, value in metadata.items() if key not in dropped}
+        return cls(layers, kept, path.stem)
+
+    @classmethod
+    def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
+        """By the names of the tensors."""
+        return is_lora(keys)
+
+    def _places(self, base: DiffusionModel) -> dict[str, tuple[str, str, nn.Module]]:
+        """Kohya name -> part, path and layer of the base model, for every layer of this LoRA."""
+        known: dict[str, tuple[str, str, nn.Module]] = {}
+        for part, parent in changeable_parts(base).items():
+            for path, module in layers_of(parent):
+                for name in known_names(part, path):
+                    known.setdefault(name, (part, path, module))
+        unmatched = [name for name in self.layers if name not in known]
+        if len(unmatched) == len(self.layers):
+            raise ArtifactError(
+                f"{self.name}: matches nothing in this base model ({base.path}). It holds "
+                f"{', '.join(unmatched[:3]) or 'no layers'}{', …' if len(unmatched) > 3 else ''}"
+                f"{self._made_for(base)}"
+            )
+        unmatched = [name for name in unmatched if not name.endswith(HARMLESS)]
+        if unmatched:
+            raise ArtifactError(
+                f"{self.name}: {len(unmatched)} of {len(self.layers)} layers are not in this base "
+                f"model ({base.path}): {', '.join(unmatched[:3])}"
+                f"{', …' if len(unmatched) > 3 else ''}{self._made_for(base)}"
+            )
+        return {name: known[name] for name in self.layers if name in known}
+
+    def _made_for(self, base: DiffusionModel) -> str:
+        """What base model it was made for, as far as its shapes and metadata tell."""
+        said = self.metadata.get("ss_base_model_version", "another model")
+        if width := self._input_width("attn1_to_q", "transformer"):
+            family = {1920: "CogVideoX-2B", 3072: "CogVideoX-5B or 1.5-5B"}.get(width, said)
+            if base.denoiser_name != "transformer":
+                return f". It was made for a video model ({family}); this is one of pictures"
+            own = base.denoiser.config.num_attention_heads * base.denoiser.config.attention_head_dim
+            return (
+                f". It was made for a video transformer of width {width} ({family}); "
+                f"this base model's has {own}"
+            )
+        width = self._input_width("attn2_to_k", "unet") or self._input_width("attn2_to_v", "unet")
+        if not width:
+            return ""
+        family = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}.get(width, said)
+        made_for = f". It was made for prompt states of width {width} ({family}); this base model"
+        if base.denoiser_name != "unet":
+            return f"{made_for} is one of clips"
+        return f"{made_for}'s have {base.denoiser.config.cross_attention_dim}"
+
+    def _input_width(self, layer: str, part: str) -> int | None:
+        """The commonest width of what layers of this name read; None if it has none."""
+        widths = Counter(
+            low_rank.lora_A.weight.shape[1]
+            for name, low_rank in self.layers.items()
+            if part_of(name) == part and name.endswith(layer)
+        )
+        return widths.most_common(1)[0][0] if widths else None
+
+
+def changeable_parts(base: DiffusionModel) -> dict[str, nn.Module]:
+    """Parts of the base model that a LoRA can change; of a video model the transformer alone."""
+    parts: dict[str, nn.Module] = {base.denoiser_name: base.denoiser}
+    return parts if base.denoiser_name == "transformer" else parts | base.text_encoders
+
+
+def _trained_layers(
+    base: DiffusionModel, targets: Sequence[str] | None, train_text_encoder: bool
+) -> list[tuple[str, str, nn.Module]]:
+    """Part, path and layer of all that is trained, in the model's order.
+
+    Raises:
+        ArtifactError: one of the targets is nowhere, or the text encoder cannot be trained.
+    """
+    if train_text_encoder and base.denoiser_name == "transformer":
+        raise ArtifactError(
+            f"train_text_encoder: true cannot be had upon {base.path!r}, a video model: its T5 "
+            "stays as it is in every tool, and no format has room for a LoRA of it"
+        )
+    denoiser = base.denoiser_name
+    wanted = list(targets or USUAL_TARGETS[denoiser])
+    layers: list[tuple[str, str, nn.Module]] = []
+    matched: set[str] = set()
+    for part, parent in changeable_parts(base).items():
+        for path, module in layers_of(parent):
+            if part == denoiser:
+                hits = {one for one in wanted if is_lora_target(part, path, module, one)}
+                matched |= hits
+            else:
+                hits = train_text_encoder and is_text_encoder_target(path)
+            if hits:
+                layers.append((part, path, module))
+    if missing := [one for one in wanted if one not in matched]:
+        raise ArtifactError(
+            f"targets: the {denoiser} of {base.path!r} has no layers of the kind "
+            f"{', '.join(missing)}"
+            + (f"; it has {', '.join(VIDEO_TARGETS)}" if denoiser == "transformer" else "")
+        )
+    return layers
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

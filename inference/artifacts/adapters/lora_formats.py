@@ -1,0 +1,289 @@
+"""Reads LoRA files in the naming of kohya, diffusers, peft and SAT.
+
+SAT (SwissArmyTransformer) is what CogVideoX itself was trained with: `sat/README.md` and
+`tools/export_sat_lora_weight.py` of github.com/zai-org/CogVideo say how its names are to be read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.artifacts.adapters.lora_keys import diffusers_path, kohya_name, part_of
+from inference.artifacts.adapters.low_rank import LowRank
+from inference.runtime.errors import ArtifactError
+
+ADAPTERS = "lora_adapter_metadata"
+"""The key of a file's metadata under which diffusers looks for alpha."""
+
+
+def diffusers_tensors(
+    layers: Mapping[str, LowRank], dtype: torch.dtype, is_linear: bool = False
+) -> dict[str, Tensor]:
+    """The tensors of a file under diffusers' names, e.g. `transformer.….to_q.lora_A.weight`.
+
+    Args:
+        layers: by kohya's names.
+        dtype: number format of the file.
+        is_linear: proj_in and proj_out of a UNet are linear, though kohya's are convolutions.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, low_rank in layers.items():
+        part, module = diffusers_path(name)
+        halves = (low_rank.lora_A.weight, low_rank.lora_B.weight)
+        for half, weight in zip("AB", halves, strict=True):
+            value = weight.detach()
+            if is_linear and module.endswith((".proj_in", ".proj_out")):
+                value = value.reshape(value.shape[:2])
+            tensors[f"{part}.{module}.lora_{half}.weight"] = value.to("cpu", dtype).contiguous()
+    return tensors
+
+
+def adapter_metadata(layers: Mapping[str, LowRank]) -> dict[str, str]:
+    """The metadata through which diffusers loads the layers, named by kohya, at their alpha."""
+    parts: dict[str, dict[str, LowRank]] = {}
+    for name, low_rank in layers.items():
+        part, module = diffusers_path(name)
+        parts.setdefault(part, {})[module.removeprefix("text_model.")] = low_rank
+    options = {
+        f"{part}.{key}": value
+        for part, of_part in parts.items()
+        for key, value in _peft_options(of_part).items()
+    }
+    return {"format": "pt", ADAPTERS: json.dumps(options, sort_keys=True)}
+
+
+def _peft_options(layers: Mapping[str, LowRank]) -> dict[str, Any]:
+    """peft's LoraConfig of a part: the commonest rank and alpha, and where there are others."""
+    rank = Counter(low_rank.rank for low_rank in layers.values()).most_common(1)[0][0]
+    alpha = Counter(low_rank.alpha for low_rank in layers.values()).most_common(1)[0][0]
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {key: one.rank for key, one in layers.items() if one.rank != rank},
+        "alpha_pattern": {key: one.alpha for key, one in layers.items() if one.alpha != alpha},
+        "target_modules": sorted(layers),
+        "bias": "none",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+KOHYA_KEY = re.compile(r"(?P<name>lora_(unet|te[12]?)_\w+)\.(?P<what>.+)")
+DIFFUSERS_KEY = re.compile(r"(?P<part>unet|transformer|text_encoder(?:_2)?)\.(?P<path>.+)")
+BARE_UNET_KEY = re.compile(r"(?P<path>(?:down_blocks|mid_block|up_blocks)\..+)")
+"""A key of a file that diffusers' UNet alone has written."""
+BARE_TRANSFORMER_KEY = re.compile(r"(?P<path>(?:transformer_blocks|patch_embed|proj_out)\..+)")
+"""A key as CogVideo's tool exports it from SAT's checkpoints."""
+SAT_KEY = re.compile(
+    r"(?:.+\.)?layers\.(?P<block>\d+)\.attention\."
+    r"(?:query_key_value\.matrix_(?P<half>[AB])\.(?P<index>[012])|dense\.matrix_(?P<out>[AB])\.0)"
+)
+"""A key of SAT's checkpoints, which hold the whole transformer beside it."""
+SAT_ALPHA = 1.0
+"""SAT's configs set no other, and nothing in its files says it."""
+
+ALPHA_KEYS = ("lora_adapter_metadata", "lora_config")
+"""Keys of a file's metadata that hold alpha: diffusers' (`<part>.lora_alpha`), and finetrainers'
+(`lora_alpha`)."""
+
+SDXL_WIDTH = 2048
+"""Width of the prompts' states in SDXL."""
+SDXL_READER = re.compile(r"attn2\.(processor\.)?to_[kv].*(lora_A|down)")
+"""The half of a LoRA layer that reads them, in diffusers' naming."""
+
+ROLES = (
+    ("down", (".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight",
+              ".lora_linear_layer.down.weight", "_lora.down.weight", ".lora_down.weight")),
+    ("up", (".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight",
+            ".lora_linear_layer.up.weight", "_lora.up.weight", ".lora_up.weight")),
+    ("alpha", (".alpha",)),
+)  # fmt: skip
+"""Ends of keys -> what the tensor is. The first ones are what diffusers writes now."""
+
+OTHER_FORMATS = {
+    "dora_scale": "DoRA (weight decomposition)",
+    "lora_magnitude_vector": "DoRA (weight decomposition)",
+    "lora_mid": "LoCon with Tucker decomposition",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "oft_": "OFT",
+    "on_input": "IA3",
+    ".diff": "full weight differences",
+    "bundle_emb": "embeddings bundled with a LoRA",
+}
+"""What tells a relative of LoRA that is not read here."""
+
+
+@dataclass
+class _Found:
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    path: str = ""
+    """Path within the part, known from diffusers' names only."""
+
+
+def is_lora(keys: Iterable[str]) -> bool:
+    """Whether some tensor is named like one of a LoRA."""
+    ends = [end for role, role_ends in ROLES if role != "alpha" for end in role_ends]
+    return any(
+        key.endswith(tuple(ends)) or KOHYA_KEY.fullmatch(key) or SAT_KEY.fullmatch(key)
+        for key in keys
+    )
+
+
+def format_of(keys: Iterable[str]) -> str:
+    """Whose naming it is: `kohya`, `SAT` or `diffusers` (and peft, which is alike)."""
+    keys = list(keys)
+    if all(KOHYA_KEY.fullmatch(key) for key in keys):
+        return "kohya"
+    if any(SAT_KEY.fullmatch(key) or BARE_TRANSFORMER_KEY.fullmatch(key) for key in keys):
+        return "SAT"
+    return "diffusers"
+
+
+def says_alpha(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
+    """Whether a LoRA file says at what alpha it was trained."""
+    adapters = read_adapters(metadata)
+    is_in_metadata = any(key.rpartition(".")[2] == "lora_alpha" for key in adapters)
+    return is_in_metadata or any(key.endswith(".alpha") for key in keys)
+
+
+def read_layers(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], alpha: float | None = None
+) -> dict[str, LowRank]:
+    """The layers of a LoRA file by their kohya names.
+
+    Args:
+        tensors: the file's content.
+        metadata: its metadata; diffusers keeps alpha there.
+        alpha: what it was trained with, if the file does not say it. None is 1 for SAT's files and
+            else the rank, as every tool takes it.
+
+    Raises:
+        ArtifactError: a tensor is of an unknown kind, belongs to a layer that is incomplete, or
+            the metadata cannot be read.
+    """
+    found: dict[str, _Found] = {}
+    is_sdxl = has_two_text_encoders(tensors)
+    if any(SAT_KEY.fullmatch(key) for key in tensors):
+        tensors = {key: value for key, value in tensors.items() if SAT_KEY.fullmatch(key)}
+    adapters = read_adapters(metadata)
+    if alpha is None and format_of(tensors) == "SAT":
+        alpha = SAT_ALPHA
+    for key, tensor in tensors.items():
+        name, path, role = parse_key(key, is_sdxl)
+        found.setdefault(name, _Found()).tensors[role] = tensor
+        found[name].path = path
+    return {name: _low_rank(name, entry, adapters, alpha) for name, entry in found.items()}
+
+
+def read_adapters(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """peft's options in a file's metadata; empty where no tool has written any.
+
+    Raises:
+        ArtifactError: they are no JSON mapping.
+    """
+    for key in ALPHA_KEYS:
+        if key not in metadata:
+            continue
+        try:
+            options = json.loads(metadata[key])
+        except ValueError as error:
+            raise ArtifactError(f"metadata {key}: cannot be read as JSON: {error}") from error
+        if not isinstance(options, dict):
+            raise ArtifactError(f"metadata {key}: expected a mapping, got {options!r}")
+        return options
+    return {}
+
+
+def has_two_text_encoders(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file in diffusers' naming is for SDXL: by its parts, else by what attention reads.
+
+    Files in kohya's naming tell by their names themselves.
+    """
+    return any(
+        key.startswith("text_encoder_2.")
+        or (SDXL_READER.search(key) is not None and tensor.shape[1:] == (SDXL_WIDTH,))
+        for key, tensor in tensors.items()
+    )
+
+
+def parse_key(key: str, is_sdxl: bool = False) -> tuple[str, str, str]:
+    """A key's kohya name, its path within the part ("" if unknown), and `down`, `up` or `alpha`."""
+    if match := SAT_KEY.fullmatch(key):
+        layer = f"to_{'qkv'[int(match['index'])]}" if match["half"] else "to_out.0"
+        path = f"transformer_blocks.{match['block']}.attn1.{layer}"
+        role = "down" if (match["half"] or match["out"]) == "A" else "up"
+        return kohya_name("transformer", path), path, role
+    for role, ends in ROLES:
+        for end in ends:
+            if not key.endswith(end):
+                continue
+            stem = key.removesuffix(end)
+            if part_of(f"{stem}_") and "." not in stem:
+                return stem, "", role
+            if match := BARE_TRANSFORMER_KEY.fullmatch(stem):
+                return kohya_name("transformer", stem), stem, role
+            if match := DIFFUSERS_KEY.fullmatch(stem) or BARE_UNET_KEY.fullmatch(stem):
+                # attention processors of old diffusers: attn1.processor.to_q_lora, to_out_lora
+                path = re.sub(r"\.processor\.(to_\w+?)$", r".\1", match["path"])
+                if end.startswith("_lora") and path.endswith("to_out"):
+                    path += ".0"
+                part = match.groupdict().get("part", "unet")
+                return kohya_name(part, path, is_sdxl), path, role
+    for sign, what in OTHER_FORMATS.items():
+        if sign in key:
+            raise ArtifactError(f"{key}: {what} cannot be read; only plain LoRA (down and up) can")
+    raise ArtifactError(
+        f"{key}: not a LoRA tensor. Known are lora_unet_….lora_down.weight, .lora_up.weight and "
+        ".alpha (kohya), unet.… or transformer.….lora_A.weight and .lora_B.weight (diffusers)"
+    )
+
+
+def _low_rank(
+    name: str, found: _Found, adapters: Mapping[str, object], fallback: float | None
+) -> LowRank:
+    down, up = found.tensors.get("down"), found.tensors.get("up")
+    if down is None or up is None:
+        raise ArtifactError(f"{name}: the {'down' if down is None else 'up'} half is missing")
+    if down.shape[0] != up.shape[1]:
+        raise ArtifactError(
+            f"{name}: rank {down.shape[0]} in the down half, {up.shape[1]} in the up half"
+        )
+    rank = down.shape[0]
+    if "alpha" in found.tensors:
+        alpha = found.tensors["alpha"].float().item()
+    else:
+        alpha = _adapter_alpha(part_of(name), found.path, rank, adapters)
+    if alpha is None:
+        alpha = float(rank) if fallback is None else fallback
+    try:
+        return LowRank(down, up, alpha)
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: {error}") from error
+
+
+def _adapter_alpha(part: str, path: str, rank: int, adapters: Mapping[str, object]) -> float | None:
+    """Alpha from a diffusers file's metadata (peft's config, `<part>.<option>`), if it says it.
+
+    Rank-stabilised LoRA (Kalajdzievski 2023, arXiv 2312.03732) scales by alpha / sqrt(rank);
+    folded into the alpha of a plain one.
+    """
+
+    def option(name: str) -> Any:  # a UNet's own file has no part in its names
+        return adapters.get(f"{part}.{name}", adapters.get(name))
+
+    if (alpha := option("lora_alpha")) is None:
+        return None
+    for pattern, value in (option("alpha_pattern") or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", path):
+            alpha = value
+            break
+    return float(alpha) * (rank**0.5 if option("use_rslora") else 1)

@@ -1,0 +1,220 @@
+"""Low-rank layers (Hu et al. 2021, arXiv 2106.09685) on peft's, hung into a model and taken out.
+
+A layer's output becomes `W x + sum over LoRAs of strength * alpha / rank * B A dropout(x)`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Conv2d, Linear, LoraLayer
+from torch import Tensor, nn
+
+from inference.runtime.errors import ArtifactError
+
+
+class LowRank(nn.Module):
+    """What one layer learns: `lora_A` (rank, in), `lora_B` (out, rank), the dropout before them.
+
+    For convolutions (rank, in, kh, kw) and (out, rank, 1, 1).
+    """
+
+    def __init__(self, down: Tensor, up: Tensor, alpha: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.lora_A = _layer(down)
+        self.lora_B = _layer(up)
+        self.requires_grad_(False)
+
+    @property
+    def rank(self) -> int:
+        """Width of the bottleneck."""
+        return self.lora_A.weight.shape[0]
+
+    @property
+    def scaling(self) -> float:
+        """Factor of the learned change at strength 1."""
+        return self.alpha / self.rank
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its weights get gradients."""
+        return self.lora_A.weight.requires_grad
+
+    def check_fit(self, target: nn.Module, name: str) -> None:
+        """Raises ArtifactError with `name` and both shapes if they are those of another layer."""
+        down, up = self.lora_A.weight, self.lora_B.weight
+        expected_down, expected_up = factor_shapes(target, self.rank)
+        if not (_same(down, expected_down) and _same(up, expected_up)):
+            raise ArtifactError(
+                f"{name}: has shapes {_show(down.shape)} and {_show(up.shape)}, but this base "
+                f"model's layer needs {_show(expected_down)} and {_show(expected_up)}"
+            )
+
+    def fitted(self, target: nn.Module) -> LowRank:
+        """A copy for drawing, with a layer's device, number format, and kind of shapes."""
+        weight: Tensor = target.weight  # type: ignore[assignment]
+        dtype = working_dtype(target)
+        halves = (self.lora_A.weight.detach(), self.lora_B.weight.detach())
+        down, up = (
+            half.reshape(shape).to(weight.device, dtype, copy=True)
+            for half, shape in zip(halves, factor_shapes(target, self.rank), strict=True)
+        )
+        copy = LowRank(down, up, self.alpha)
+        if isinstance(target, nn.Conv2d):
+            copy.lora_A.stride, copy.lora_A.padding = target.stride, target.padding  # type: ignore
+        return copy.eval()
+
+
+def initial_low_rank(
+    target: nn.Module, rank: int, alpha: float, dropout: float, generator: torch.Generator
+) -> LowRank:
+    """As kohya and peft begin: A uniform within 1 / sqrt(fan in), B zero. In fp32, trainable."""
+    down_shape, up_shape = factor_shapes(target, rank)
+    bound = 1 / math.sqrt(math.prod(down_shape[1:]))
+    down = torch.empty(down_shape).uniform_(-bound, bound, generator=generator)
+    low_rank = LowRank(down, torch.zeros(up_shape), alpha, dropout)
+    if isinstance(target, nn.Conv2d):
+        low_rank.lora_A.stride, low_rank.lora_A.padding = target.stride, target.padding  # type: ignore
+    return low_rank.requires_grad_(True)
+
+
+def factor_shapes(target: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of lora_A and lora_B for a layer, whose weights may be packed (quantized)."""
+    if isinstance(target, nn.Linear):
+        return (rank, target.in_features), (target.out_features, rank)
+    weight: Tensor = target.weight  # type: ignore[assignment]
+    out, in_, *kernel = weight.shape
+    return (rank, in_, *kernel), (out, rank, *(1 for _ in kernel))
+
+
+def working_dtype(target: nn.Module) -> torch.dtype:
+    """The number format of a layer's weights; of packed ones that which it computes in."""
+    weight: Tensor = target.weight  # type: ignore[assignment]
+    return weight.dtype if weight.is_floating_point() else target.compute_dtype  # type: ignore
+
+
+def refuse_packed(target: nn.Module, path: str) -> None:
+    """Raises ArtifactError if a layer's weights are quantized: nothing can be added to them."""
+    weight: Tensor = target.weight  # type: ignore[assignment]
+    if not weight.is_floating_point():
+        raise ArtifactError(
+            f"{path!r} is quantized: a LoRA can be attached to it, and not merged into it; load it "
+            "without base_model.quantization"
+        )
+
+
+def _layer(weight: Tensor) -> nn.Linear | nn.Conv2d:
+    """A layer with this very tensor as its weight; nothing random is drawn for it."""
+    if weight.dim() == 2:
+        layer = nn.Linear(1, 1, bias=False, device="meta")
+        layer.in_features, layer.out_features = weight.shape[1], weight.shape[0]
+    elif weight.dim() == 4:
+        kernel = (weight.shape[2], weight.shape[3])
+        layer = nn.Conv2d(weight.shape[1], weight.shape[0], kernel, bias=False, device="meta")
+    else:
+        raise ArtifactError(f"expected 2 or 4 dimensions, got shape {_show(weight.shape)}")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer
+
+
+def _same(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether shapes agree; a 1x1 convolution and a linear layer count as the same."""
+
+    def core(shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[:2] if shape[2:] in ((), (1, 1)) else shape
+
+    return core(tuple(tensor.shape)) == core(shape)
+
+
+def _show(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+class _Stack(LoraLayer):
+    """A peft layer whose LoRAs are put in from outside, each with its own strength.
+
+    LoRAs at strength 0 take no part at all. peft's own switches would also change which weights are
+    trained, hence this property in their place.
+    """
+
+    @property
+    def active_adapters(self) -> list[str]:
+        return [name for name, scaling in self.scaling.items() if scaling]
+
+    def insert(self, name: str, low_rank: LowRank) -> None:
+        self.lora_A[name] = low_rank.lora_A
+        self.lora_B[name] = low_rank.lora_B
+        self.lora_dropout[name] = low_rank.dropout
+        self.r[name], self.lora_alpha[name] = low_rank.rank, low_rank.alpha
+        self.scaling[name] = low_rank.scaling
+        self.lora_bias[name] = self.use_rslora[name] = self.use_dora[name] = False
+
+    def drop(self, name: str) -> None:
+        for entries in (self.lora_A, self.lora_B, self.lora_dropout, self.r, self.lora_alpha):
+            del entries[name]
+        for entries in (self.scaling, self.lora_bias, self.use_rslora, self.use_dora):
+            del entries[name]
+
+
+class _LinearStack(_Stack, Linear):
+    def __init__(self, base_layer: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        LoraLayer.__init__(self, base_layer)
+        self.fan_in_fan_out = False
+        self.is_target_conv_1d_layer = False
+        self.cast_input_dtype_enabled = False  # autocast does it, or formats are equal
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return Linear.forward(self, x, *args, **kwargs)
+
+
+class _ConvStack(_Stack, Conv2d):
+    def __init__(self, base_layer: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        LoraLayer.__init__(self, base_layer)
+        self._kernel_dim = 4
+        self.conv_fn = torch.nn.functional.conv2d
+        self.cast_input_dtype_enabled = False
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return Conv2d.forward(self, x, *args, **kwargs)
+
+
+def hang_in(part: nn.Module, path: str, name: str, low_rank: LowRank) -> None:
+    """Adds a LoRA to the layer at `path`; the layer itself stays the same object underneath."""
+    layer = part.get_submodule(path)
+    if not isinstance(layer, _Stack):
+        layer = (_LinearStack if isinstance(layer, nn.Linear) else _ConvStack)(layer)  # type: ignore
+        _replace(part, path, layer)
+    layer.insert(name, low_rank)
+
+
+def take_out(part: nn.Module, path: str, name: str) -> None:
+    """Removes a LoRA; with the last one the original layer is back in its place."""
+    layer = part.get_submodule(path)
+    assert isinstance(layer, _Stack)
+    layer.drop(name)
+    if not layer.lora_A:
+        _replace(part, path, layer.get_base_layer())
+
+
+def scale(part: nn.Module, path: str, name: str, strength: float) -> None:
+    """Sets how strongly a LoRA works on the layer at `path`."""
+    layer = part.get_submodule(path)
+    assert isinstance(layer, _Stack)
+    layer.set_scale(name, strength)
+
+
+def _replace(part: nn.Module, path: str, layer: nn.Module) -> None:
+    """Puts a layer in another's place; what hooks change before (hypernetworks) goes with it."""
+    parent, _, child = path.rpartition(".")
+    old = part.get_submodule(path)
+    hooks = "_forward_pre_hooks"
+    moved, kept = getattr(old, hooks), getattr(layer, hooks)
+    setattr(layer, hooks, moved)  # the dict itself: its hooks' handles hold it
+    setattr(old, hooks, kept)
+    setattr(part.get_submodule(parent), child, layer)

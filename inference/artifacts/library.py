@@ -1,0 +1,279 @@
+"""What prompts call by name: LoRAs, hypernetworks and embeddings out of folders.
+
+A1111 1.10.1: `modules/extra_networks.py`, `extensions-builtin/Lora`, `modules/textual_inversion`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.base import Artifact, UsedArtifact, load_artifact, read_keys
+from inference.artifacts.embedding import RUN_FILE, Embedding
+from inference.artifacts.hypernetwork import Hypernetwork
+from inference.files.hashes import artifact_hash
+from inference.files.tensors import EMBEDDING_PICTURES as PICTURES
+from inference.models.names import ARTIFACTS, files_in, output_name
+from inference.prompts.network_calls import ExtraNetwork
+from inference.runtime.errors import ArtifactError, DrawWarning, InputError
+
+if TYPE_CHECKING:
+    from inference.models.stable_diffusion.model import BaseModel
+
+
+KINDS: dict[str, type[Lora] | type[Hypernetwork]] = {"lora": Lora, "hypernet": Hypernetwork}
+"""What tags call."""
+
+MOST_KEPT = 8
+"""LoRAs that stay attached at strength 0 until they are called again."""
+
+LARGEST_EMBEDDING = 20_000_000
+"""Bytes: 75 vectors of SDXL's pair in fp32 are 1; larger files are not looked into for one."""
+
+Calls = tuple[ExtraNetwork, ...]
+
+
+class NetworkLibrary:
+    """The artifacts in some folders, each loaded when a prompt first calls it, and kept a while.
+
+    Args:
+        base: what they are attached to.
+        folders: where they are, with all below them.
+    """
+
+    def __init__(self, base: BaseModel, folders: Sequence[Path] = ()) -> None:
+        self.base = base
+        self.folders = list(folders)
+        self._loaded: dict[Path, Artifact] = {}
+        self._loras: dict[tuple[Path, int | None], Lora] = {}
+
+    @cached_property
+    def files(self) -> dict[str, list[Path]]:
+        """Files by their names without endings.
+
+        Raises:
+            InputError: a folder is not there.
+        """
+        found: dict[str, list[Path]] = {}
+        seen: set[Path] = set()
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise InputError(f"artifact_dirs: {folder} is no folder")
+            for path in files_in(folder, (*ARTIFACTS, *PICTURES)):
+                if path.resolve() in seen:
+                    continue
+                seen.add(path.resolve())  # folders may lie in one another
+                found.setdefault(path.stem, []).append(path)
+        return found
+
+    @cached_property
+    def aliases(self) -> dict[str, list[Path]]:
+        """LoRA files by the name that kohya's trainer gave them (`ss_output_name`)."""
+        found: dict[str, list[Path]] = {}
+        for path in [path for paths in self.files.values() for path in paths]:
+            name = output_name(path)
+            if name and name != path.stem:
+                found.setdefault(name, []).append(path)
+        return found
+
+    def find(self, call: ExtraNetwork) -> Path:
+        """The file that a prompt calls.
+
+        Files of another kind may have the same name, as previews and embeddings do.
+
+        Raises:
+            InputError: no file, or several, have the name, or it is of another kind.
+        """
+        named = [*self.files.get(call.name, []), *self.aliases.get(call.name, [])]
+        paths = [path for path in named if path.suffix.lower() not in PICTURES]
+        kind = KINDS[call.kind]
+        fitting = [path for path in paths if is_kind(path, kind)]
+        fitting = [path for path in fitting if path.stem == call.name] or fitting
+        if len(fitting) == 1:
+            return fitting[0]
+        where = ", ".join(map(str, self.folders)) or "no folder: artifact_dirs is empty"
+        if fitting:
+            several = " and ".join(map(str, fitting))
+            raise InputError(f"{call}: the name stands for {several}; rename one of them")
+        if paths:
+            raise InputError(f"{call}: {paths[0]} is no {kind.kind}")
+        close = difflib.get_close_matches(call.name, [*self.files, *self.aliases], 3, 0.5)
+        hint = f". Did you mean: {', '.join(close)}?" if close else ""
+        raise InputError(f"{call}: no file of this name in {where}{hint}")
+
+    def load(self, path: Path) -> Artifact:
+        """The artifact of a file, read once."""
+        if path not in self._loaded:
+            self._loaded[path] = load_artifact(path)
+        return self._loaded[path]
+
+    def check(self, calls: Iterable[ExtraNetwork]) -> None:
+        """Finds everything that prompts call, so that nothing is missed after minutes.
+
+        Raises:
+            InputError: a file is not there, several are, or it is of another kind.
+        """
+        for call in {(call.kind, call.name): call for call in calls}.values():
+            self.find(call)
+
+    @contextmanager
+    def at_work(self, calls: Calls, texts: Sequence[str]) -> Iterator[list[UsedArtifact]]:
+        """Attaches what the tags call and the embeddings that the texts name; ends it afterwards.
+
+        LoRAs stay attached at strength 0, which changes nothing, so that they are soon at work
+        again. A LoRA that is called twice works with the last call's strengths.
+
+        Raises:
+            InputError: what is called is not there, of another kind, or does not fit.
+        """
+        ended: list[Artifact] = []
+        used: list[UsedArtifact] = []
+        try:
+            for call in {(call.kind, call.name): call for call in calls}.values():
+                used.append(self.start(call, ended))
+            used += [self.start_embedding(path, ended) for path in self.named(texts)]
+            yield used
+        finally:
+            for artifact in reversed(ended):
+                if isinstance(artifact, Lora):
+                    artifact.set_strength(0.0)
+                else:
+                    artifact.detach()
+            self.let_go()
+
+    def start(self, call: ExtraNetwork, ended: list[Artifact]) -> UsedArtifact:
+        """Sets one to work, and notes in `ended` what has to be ended."""
+        path = self.find(call)
+        artifact = self.load(path)
+        if isinstance(artifact, Lora):
+            lora = self.lora(path, artifact, call.dyn)
+            ended.append(lora)
+            lora.set_strengths(call.unet, call.te)
+        else:
+            artifact.attach(self.base, call.unet)
+            ended.append(artifact)
+        return self.used(call)
+
+    def start_embedding(self, path: Path, ended: list[Artifact]) -> UsedArtifact:
+        """Lets prompts call an embedding, and notes it in `ended`."""
+        embedding = self.load(path)
+        embedding.attach(self.base)
+        ended.append(embedding)
+        return UsedArtifact("embedding", embedding.name, 1.0, artifact_hash(path, "embedding"))
+
+    def used(self, call: ExtraNetwork) -> UsedArtifact:
+        """What infotext tells of a call."""
+        kind = KINDS[call.kind].kind
+        hash_ = artifact_hash(self.find(call), kind)
+        return UsedArtifact(kind, call.name, call.unet, hash_, True, call.te)
+
+    def lora(self, path: Path, whole: Lora, rank: int | None) -> Lora:
+        """A LoRA, attached, with as many of its ranks as are called."""
+        key = path, rank
+        lora = self._loras.pop(key, None)
+        if lora is None:
+            lora = whole if rank is None else whole.limited(rank)
+            lora.attach(self.base, 0.0)
+        self._loras[key] = lora  # the last one called stands last
+        return lora
+
+    def let_go(self) -> None:
+        """Takes out the LoRAs that were called longest ago, but for a few."""
+        while len(self._loras) > MOST_KEPT:
+            path, rank = next(iter(self._loras))
+            self._loras.pop((path, rank)).detach()
+            self._loaded.pop(path, None)
+
+    def named(self, texts: Sequence[str]) -> list[Path]:
+        """Files of embeddings whose names stand in the texts and are not attached already.
+
+        As in A1111 capitals do not matter: prompts are tokenized in small letters.
+
+        Raises:
+            InputError: several files have the name.
+        """
+        said = "\n".join(texts)
+        attached = {name.casefold() for name in self.base.embeddings}
+        found = []
+        for name, paths in self.names_of_embeddings.items():
+            if name in attached or not spells(said, name):
+                continue
+            fitting = [path for path in paths if is_embedding(path)]
+            if len(fitting) > 1:
+                several = " and ".join(map(str, fitting))
+                raise InputError(
+                    f"embedding {name}: the name stands for {several}; rename one of them"
+                )
+            found += fitting
+        return found
+
+    @cached_property
+    def names_of_embeddings(self) -> dict[str, list[Path]]:
+        """Files that may be embeddings by what prompts would call them by, in small letters.
+
+        Some say themselves what they are called, see `inference.artifacts.embedding`: those are
+        read. A picture beside an artifact of its name is its preview.
+        """
+        found: dict[str, list[Path]] = {}
+        for stem, paths in self.files.items():
+            shown = any(path.suffix.lower() not in PICTURES for path in self.files[stem])
+            for path in paths:
+                if path.suffix.lower() in PICTURES and (shown or is_preview(path, self.files)):
+                    continue
+                says_itself = RUN_FILE.fullmatch(stem) or path.suffix.lower() in PICTURES
+                name = self.own_name(path) if says_itself else stem
+                found.setdefault(name.casefold(), []).append(path)
+        return found
+
+    def own_name(self, path: Path) -> str:
+        """What an embedding says it is called; the file's name if it is none or damaged."""
+        try:
+            return self.load(path).name if is_embedding(path) else path.stem
+        except ArtifactError:
+            return path.stem  # whoever calls it by this name hears of the damage
+
+    def close(self) -> None:
+        """Takes everything out of the base model again."""
+        for lora in self._loras.values():
+            lora.detach()
+        self._loras = {}
+
+
+def is_preview(path: Path, files: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether a picture is called `NAME.preview.png` after an artifact."""
+    return path.stem.endswith(".preview") and path.stem.removesuffix(".preview") in files
+
+
+def spells(text: str, name: str) -> bool:
+    """Whether a name can stand in a text for itself.
+
+    As tokenizers read it: in any case, and not within a longer word.
+    """
+    before = r"(?<![^\W\d_])" if name[:1].isalpha() else ""
+    after = r"(?![^\W\d_])" if name[-1:].isalpha() else ""
+    return re.search(before + re.escape(name) + after, text, re.IGNORECASE) is not None
+
+
+def is_embedding(path: Path) -> bool:
+    """Whether a file holds a learned embedding."""
+    return path.stat().st_size <= LARGEST_EMBEDDING and is_kind(path, Embedding)
+
+
+def is_kind(path: Path, kind: type[Artifact]) -> bool:
+    """Whether a file holds an artifact of a kind; one that cannot be read is none.
+
+    That is told, but of pictures, which are seldom embeddings.
+    """
+    try:
+        return kind.recognizes(path, read_keys(path))
+    except ArtifactError as error:
+        if path.suffix.lower() not in PICTURES:
+            warnings.warn(f"{error}: passed over", DrawWarning, stacklevel=2)
+        return False

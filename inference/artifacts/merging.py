@@ -1,0 +1,77 @@
+"""Base models written as a folder or as a single file, and LoRAs merged into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from inference.models.base import DiffusionModel
+
+
+def merge(base: DiffusionModel, text: str) -> str:
+    """Adds `LORA` or `LORA:STRENGTH` to the base model's weights; returns its name and strength."""
+    from inference.artifacts.adapters.lora import Lora
+    from inference.artifacts.base import load_artifact
+
+    path, _, number = text.rpartition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        path, strength = text, 1.0
+    if not path or Path(text).exists():
+        path, strength = text, 1.0
+    artifact = load_artifact(path)
+    if not isinstance(artifact, Lora):
+        raise InputError(
+            f"--merge: {path} is of the kind {artifact.kind}; only LoRAs can be merged"
+        )
+    artifact.merge_into(base, strength)
+    return f"{artifact.name}:{strength:g}"
+
+
+def write_file_of(
+    base: DiffusionModel, path: Path, dtype: torch.dtype | None, merged: Sequence[str]
+) -> list[str]:
+    """A single file; without a number format in the narrowest one that rounds nothing.
+
+    Returns:
+        What there is to say.
+    """
+    import torch
+
+    from inference.models.base import model_name
+    from inference.models.stable_diffusion.folder import cast, compact
+    from inference.models.stable_diffusion.single_file import parts_of
+    from inference.models.stable_diffusion.single_file_writer import write_model
+
+    def in_format(part: str, weights: dict[str, Any]) -> dict[str, Any]:
+        return cast(weights, dtype) if dtype else compact(weights, torch.float16)
+
+    sources = ", ".join([model_name(base), *merged])
+    metadata = {"modelspec.merged_from": sources} if merged else {}
+    if write_model(path, parts_of(base), in_format, metadata):
+        return []
+    return ["its sizes are those of no SD 1.x, SD 2.x or SDXL: only Limner knows how to open it"]
+
+
+def write_folder_of(
+    base: DiffusionModel, path: Path, dtype: torch.dtype | None, merged: Sequence[str]
+) -> list[str]:
+    """A diffusers folder; without a number format in the narrowest one that rounds nothing."""
+    import torch
+
+    from inference.files.tensors import write_folder
+    from inference.models.stable_diffusion.folder import FACTS, write_base_model
+
+    def write(folder: Path) -> None:
+        write_base_model(folder, base, base.parts if dtype else (), dtype or torch.float16, {})
+        (folder / FACTS).unlink()  # that of a run; this is a base model and no run's artifact
+
+    write_folder(path, write)
+    return []

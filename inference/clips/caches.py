@@ -1,0 +1,124 @@
+"""diffusers' caches, which leave out work that steps have in common; on only while drawing.
+
+Pyramid Attention Broadcast (Zhao et al. 2024, arXiv 2408.12588), FasterCache (Lv et al. 2024,
+arXiv 2410.19355), First Block Cache (ParaAttention), MagCache (Ma et al. 2025, arXiv 2506.09045).
+TaylorSeer and SeaCache have no effect on CogVideoX in diffusers 0.42.1, and are not offered.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from inference.config.clips import Cache, CacheConfig, ClipConfig
+from inference.models.cogvideox.model import VideoModel
+
+CONTEXT = "cond_uncond"
+"""As the pipelines call the evaluation of both prompts at once."""
+
+
+@dataclass
+class StepCache:
+    """One of the caches, or none."""
+
+    kind: Cache = "none"
+    settings: CacheConfig = field(default_factory=CacheConfig)
+    tell: Callable[[str], object] = print
+    """Called with the mag_ratios that calibration has found."""
+    timestep: int = 0
+    """At which the transformer is evaluated now."""
+
+    @property
+    def told(self) -> str | None:
+        """What infotext says of it."""
+        return None if self.kind == "none" or self.settings.calibrate else self.kind
+
+    @contextmanager
+    def on(self, base: VideoModel, request: ClipConfig, steps: int) -> Iterator[None]:
+        """Switches it on for one clip; afterwards the transformer is as it was before."""
+        if self.kind == "none":
+            yield
+            return
+        transformer = base.transformer
+        with as_before(transformer), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.meshgrid")  # FasterCache's
+            transformer.enable_cache(self.config(request, steps))
+            try:
+                yield
+                if self.settings.calibrate:
+                    self.tell(f"mag_ratios of seed {request.seed}: {found_ratios(transformer)}")
+            finally:
+                transformer.disable_cache()
+
+    def context(self, base: VideoModel) -> Any:
+        """In which the transformer is evaluated, so that the cache knows what belongs together."""
+        return nullcontext() if self.kind == "none" else base.transformer.cache_context(CONTEXT)
+
+    def config(self, request: ClipConfig, steps: int) -> Any:
+        """diffusers' config of it."""
+        from diffusers.hooks.faster_cache import FasterCacheConfig
+        from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
+        from diffusers.hooks.mag_cache import MagCacheConfig
+        from diffusers.hooks.pyramid_attention_broadcast import PyramidAttentionBroadcastConfig
+
+        given = self.settings
+        attention: dict[str, Any] = {
+            "spatial_attention_block_skip_range": given.skip,
+            "spatial_attention_timestep_skip_range": tuple(given.timesteps),
+            "current_timestep_callback": lambda: self.timestep,
+        }
+        match self.kind:
+            case "pab":
+                return PyramidAttentionBroadcastConfig(**attention)
+            case "faster_cache":
+                return FasterCacheConfig(
+                    **attention,
+                    spatial_attention_block_identifiers=("transformer_blocks",),
+                    attention_weight_callback=lambda _: 0.3,
+                    tensor_format="BFCHW",
+                    is_guidance_distilled=request.is_unguided,
+                )
+            case "first_block_cache":
+                return FirstBlockCacheConfig(threshold=given.threshold or 0.05)
+            case "mag_cache" if given.calibrate:
+                return MagCacheConfig(calibrate=True, num_inference_steps=steps + 1)
+            case "mag_cache":
+                return MagCacheConfig(
+                    threshold=given.threshold or 0.06,
+                    mag_ratios=list(given.mag_ratios),
+                    num_inference_steps=steps,
+                )
+            case _:
+                raise AssertionError(self.kind)
+
+
+@contextmanager
+def as_before(transformer: nn.Module) -> Iterator[None]:
+    """Takes away what diffusers leaves on modules when its hooks are gone."""
+    names = "_diffusers_hook", "forward", "_cache_config"
+    before = {module: [name in vars(module) for name in names] for module in transformer.modules()}
+    try:
+        yield
+    finally:
+        for module, had in before.items():
+            for name, was_there in zip(names, had, strict=True):
+                if not was_there:
+                    vars(module).pop(name, None)
+
+
+def found_ratios(transformer: nn.Module) -> list[float]:
+    """What MagCache's calibration measured; read off before it would reset itself."""
+    from diffusers.hooks.mag_cache import _MAG_CACHE_BLOCK_HOOK
+
+    for module in transformer.modules():
+        registry = vars(module).get("_diffusers_hook")
+        hook = registry.get_hook(_MAG_CACHE_BLOCK_HOOK) if registry else None
+        if hook is not None:
+            states = hook.state_manager._state_cache.values()
+            return [round(ratio, 5) for state in states for ratio in state.calibration_ratios]
+    raise AssertionError("MagCache is not switched on")

@@ -1,0 +1,235 @@
+"""Recipes of `type: clip`: from the recipe to files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from inference.artifacts.base import Artifact, load_artifact, set_strength
+from inference.clips.caches import StepCache
+from inference.clips.drawing import ClipDrawing, Way, draw_clips, steps_taken
+from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
+from inference.clips.output import contact_sheet, write_clip
+from inference.clips.requests import expand
+from inference.config.clips import ClipConfig, ClipsRecipe
+from inference.config.models import ArtifactConfig
+from inference.files.name_patterns import Naming
+from inference.images.infotext.text import parse_infotext
+from inference.media.outputs import prepare_folder, write_new
+from inference.models.cogvideox.loading import is_video_model, load_video_model
+from inference.models.cogvideox.model import VideoModel
+from inference.models.cogvideox.transformer import drop_learned_positions
+from inference.models.names import resolve_path
+from inference.recipe.command import tell
+from inference.runtime.devices import Processes, choose_device, progress_bar
+from inference.runtime.errors import DrawWarning, InputError
+from inference.runtime.text import number
+
+Attached = list[tuple[ArtifactConfig, Artifact]]
+
+
+def draw_recipe(recipe: ClipsRecipe) -> None:
+    """Draws and saves everything that the recipe says, and prints the paths.
+
+    Of several processes each draws a part, and the first one saves.
+
+    Raises:
+        InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
+    """
+    processes = Processes()
+    try:
+        draw_with(recipe, processes)
+    finally:
+        processes.close()
+
+
+def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
+    """Draws a recipe together with the other processes."""
+    saver, base, attached, requests, way = processes.together(lambda: set_up(recipe, processes))
+    requests = processes.of_first(requests)  # random seeds are in them
+    factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
+    own = requests[processes.rank :: processes.count]
+    total, done = sum(map(steps_taken, own)) * len(factors), 0
+    drawings: list[ClipDrawing] = []
+    with progress_bar() as report:
+
+        def draw(request: ClipConfig) -> list[ClipDrawing]:
+            nonlocal done
+            before = done
+            if processes.is_first:
+                way.progress = lambda step, _: report(before + step, total)
+            drawn = draw_clips(base, [request], way)
+            done += steps_taken(request)
+            return drawn
+
+        for factor in factors:
+            way.artifacts = [set_strength(*one, factor) for one in attached]
+            for drawn in processes.share(requests, draw):
+                if saver:
+                    saver.save(drawn, len(requests))
+                    drawings += drawn
+    if saver and recipe.contact_sheet:
+        saver.save_sheet(drawings, factors)
+
+
+def set_up(
+    recipe: ClipsRecipe, processes: Processes
+) -> tuple[Saver | None, VideoModel, Attached, list[ClipConfig], Way]:
+    """All that a recipe needs to be drawn.
+
+    Raises:
+        InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
+    """
+    saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
+    if saver and "mp4" in recipe.formats:
+        saver.check_mp4()
+    device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
+    configs = [config for config in recipe.artifacts.values() if config is not None]
+    loaded = [(config, load_artifact(config.path)) for config in configs]
+    is_here = Path(resolve_path(recipe.base_model.path)).exists()
+    if is_here and not is_video_model(recipe.base_model):
+        raise InputError(
+            f"base_model.path: {recipe.base_model.path!r} draws no clips; give a CogVideoX model, "
+            "such as picto-motion or THUDM/CogVideoX-2b"
+        )
+    base = load_video_model(recipe.base_model, recipe.precision, "cpu")
+    if recipe.drop_learned_positions and not drop_learned_positions(base.transformer):
+        told = "drop_learned_positions: has no effect, this model has learned no positions"
+        warnings.warn(told, DrawWarning, stacklevel=2)
+    requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
+    for config, artifact in loaded:
+        artifact.attach(base, config.strength)
+    plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory)
+    if plan.offload == "sequential_offload" and recipe.base_model.quantization is not None:
+        raise InputError(
+            "memory: auto: too little is free for all but sequential_offload, which cannot move "
+            "packed weights; leave out base_model.quantization, or draw fewer or smaller frames"
+        )
+    if plan.reason and processes.is_first:
+        tell("draw", f"memory: {plan.reason}")
+    if not plan.reason and recipe.memory not in ("auto", "none"):
+        told = f"memory: {recipe.memory} has no effect on {device.type}"
+        warnings.warn(told, DrawWarning, stacklevel=2)
+    is_tiled = plan.is_tiled if recipe.vae_tiling is None else recipe.vae_tiling
+    placement = Placement(device, plan.offload, is_tiled)
+    placement.settle(base)
+    cache = StepCache(recipe.cache, recipe.cache_settings)
+    return (
+        saver,
+        base,
+        loaded,
+        requests,
+        Way(placement, cache, image_latent_scale=recipe.image_latent_scale),
+    )
+
+
+class Saver:
+    """Saves a recipe's clips in the order in which it names them, and prints the paths."""
+
+    def __init__(self, recipe: ClipsRecipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.started = datetime.now()
+        self.count = 0
+
+    def check_mp4(self) -> None:
+        """Finds out before drawing whether videos can be written.
+
+        Raises:
+            InputError: PyAV is missing.
+        """
+        from inference.media.video_writing import pyav
+
+        try:
+            pyav()
+        except InputError as error:
+            raise InputError(f"formats: {error}; or take gif or webp") from error
+
+    def save(self, drawings: Sequence[ClipDrawing], total: int) -> None:
+        """Saves clips under the names that the recipe's pattern makes."""
+        recipe = self.recipe
+        for drawing in drawings:
+            paths = write_clip(
+                self.folder,
+                drawing.frames,
+                drawing.request.fps or 8,
+                drawing.infotext,
+                naming_of(drawing, self.count % total, total, self.started),
+                recipe.file_name,
+                recipe.formats,
+                recipe.crf,
+                recipe.save_text,
+            )
+            self.count += 1
+            for path in paths:
+                print(path, flush=True)
+
+    def save_sheet(self, drawings: Sequence[ClipDrawing], factors: Sequence[float]) -> None:
+        """Saves frames of all clips in one picture, with the clips' infotexts."""
+        per_factor = len(drawings) // len(factors)
+        labels = []
+        for place, drawing in enumerate(drawings):
+            label = f"{drawing.request.prompt}, seed {drawing.request.seed}"
+            if len(factors) > 1:
+                label = f"strength {number(factors[place // per_factor])}: {label}"
+            labels.append(label)
+        sheet = contact_sheet([drawing.frames for drawing in drawings], labels)
+        infotext = "\n\n".join(drawing.infotext for drawing in drawings)
+        texts = {"parameters": infotext, "grid": sheet.info["grid"]}
+        print(write_new(self.folder, sheet, texts, before="sheet-", digits=4))
+
+
+def naming_of(drawing: ClipDrawing, index: int, total: int, started: datetime) -> Naming:
+    """What the name of a clip can tell; `index` is its place among `total`."""
+    request, told = drawing.request, parse_infotext(drawing.infotext).parameters
+    return Naming(
+        seed=request.seed,
+        steps=request.steps,
+        cfg_scale=request.cfg_scale,
+        width=request.width or 0,
+        height=request.height or 0,
+        sampler=told["Sampler"],
+        schedule_type="Trailing",
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        model_name=told["Model"],
+        model_hash=told.get("Model hash", ""),
+        denoising_strength=request.strength if request.video else None,
+        generation_index=index,
+        num_generations=total,
+        pixels=drawing.frames.tobytes(),
+        started=started,
+    )
+
+
+def report_recipe(recipe: ClipsRecipe) -> str:
+    """What would be drawn, as far as it is known without the model."""
+    lines = [f"base model: {recipe.base_model.path}", f"folder: {recipe.output_dir}"]
+    lines += [
+        f"artifact {name}: {config.path}, strength {number(config.strength)}"
+        for name, config in recipe.artifacts.items()
+        if config is not None
+    ]
+    for name, clip in recipe.clips.items():
+        if clip is None:
+            continue
+        seeds = "random" if clip.seed == -1 else f"{clip.seed}"
+        if clip.count > 1:
+            seeds += f" and {clip.count - 1} more"
+        own = "the model's own"
+        size = f"{clip.width or own} x {clip.height or own}"
+        lines += [
+            f"clip {name}: {clip.prompt}",
+            f"  seed {seeds}, {steps_taken(clip)} steps, sampler {clip.sampler or own}, "
+            f"CFG scale {number(clip.cfg_scale)}",
+            f"  frames: {clip.frames or own}; size: {size}; fps: {clip.fps or own}",
+        ]
+        for key in ("image", "end_image", "video", "control_video"):
+            if path := getattr(clip, key):
+                is_there = "" if Path(path).exists() else " (not there)"
+                lines.append(f"  {key}: {path}{is_there}")
+    rows = len(recipe.compare_strengths) if recipe.artifacts and recipe.compare_strengths else 1
+    clips = rows * sum(clip.count for clip in recipe.clips.values() if clip is not None)
+    return "\n".join([*lines, f"clips: {clips}, each as {', '.join(recipe.formats)}"])

@@ -1,0 +1,341 @@
+"""Drawing clips with CogVideoX: text, picture or clip to clip, and Fun-Control.
+
+In fp32 equal, byte for byte, to diffusers 0.42.1's CogVideoXPipeline, -ImageToVideoPipeline,
+-VideoToVideoPipeline and -FunControlPipeline (`pipelines/cogvideo/`). Each clip is drawn by itself
+with noise from a generator of its own on the CPU, so that nothing beside it changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from inference.artifacts.base import UsedArtifact
+from inference.clips.caches import StepCache
+from inference.clips.guidance import guidance_scales
+from inference.clips.infotext import describe_clip
+from inference.clips.memory import Placement
+from inference.clips.requests import ClipSources, fitted, padded_frames, read_sources, window_frames
+from inference.clips.windows import blend_weights, windows
+from inference.config.clips import ClipConfig
+from inference.models.cogvideox.image_condition import LatentScale, image_latents, place
+from inference.models.cogvideox.model import VideoModel
+from inference.models.conditions import Conditions
+from inference.models.parametrization import add_noise
+
+Progress = Callable[[int, int], object]
+"""Called with (steps done, steps of all clips)."""
+
+
+@dataclass(frozen=True)
+class ClipDrawing:
+    """A clip, and how it was drawn."""
+
+    frames: np.ndarray
+    """(f, h, w, 3), uint8."""
+    request: ClipConfig
+    infotext: str
+
+
+@dataclass
+class Way:
+    """How clips are drawn, whatever they show."""
+
+    placement: Placement = field(default_factory=Placement)
+    cache: StepCache = field(default_factory=StepCache)
+    artifacts: Sequence[UsedArtifact] = ()
+    """Told in the infotext; they are attached already."""
+    progress: Progress | None = None
+    image_latent_scale: LatentScale = "pipeline"
+
+
+def draw_clips(
+    base: VideoModel, requests: Sequence[ClipConfig], way: Way | None = None
+) -> list[ClipDrawing]:
+    """Draws requests that `inference.clips.requests.expand` has made, one after the other.
+
+    Raises:
+        InputError: a file of a request cannot be read.
+    """
+    way = way or Way()
+    total = sum(steps_taken(request) for request in requests)
+    done, drawings = 0, []
+    for request in requests:
+
+        def report(step: int, before: int = done) -> None:
+            if way.progress:
+                way.progress(before + step, total)
+
+        frames = draw_clip(base, request, read_sources(request), way, report)
+        done += steps_taken(request)
+        text = describe_clip(request, base, way.artifacts, {"Cache": way.cache.told})
+        drawings.append(ClipDrawing(frames, request, text))
+    return drawings
+
+
+def steps_taken(request: ClipConfig) -> int:
+    """Of a clip that is drawn over only the last steps are taken."""
+    if request.video is None:
+        return request.steps
+    return min(int(request.steps * request.strength), request.steps)
+
+
+@torch.no_grad()
+def draw_clip(
+    base: VideoModel,
+    request: ClipConfig,
+    sources: ClipSources,
+    way: Way,
+    report: Callable[[int], object] = lambda step: None,
+) -> np.ndarray:
+    """The frames of one clip, (f, h, w, 3), uint8.
+
+    Args:
+        base: a model of the kind that the sources need.
+        request: with seed, size, frames and sampler.
+        sources: what it begins with or follows.
+        way: where the parts work, and what is left out.
+        report: called with the number of steps done.
+    """
+    device = way.placement.device or base.device
+    generator = torch.Generator().manual_seed(request.seed)
+    sampler = make_sampler(base, str(request.sampler))
+    sampler.set_timesteps(request.steps, device=device)
+    timesteps = sampler.timesteps[request.steps - steps_taken(request) :]
+    with way.placement.at_work(base, "text_encoder"):
+        conditions = encode(base, request).to(device)
+    with way.placement.at_work(base, "vae"):
+        latents, told = prepare(base, request, sources, int(timesteps[0]), generator, way)
+    with way.placement.at_work(base, "transformer"), way.cache.on(base, request, len(timesteps)):
+        loop = Loop(base, request, sampler, conditions, told, way.cache)
+        latents = loop.run(latents, timesteps, generator, report)
+    _, extra = padded_frames(base, request.frames or 1)
+    with way.placement.at_work(base, "vae"):
+        pixels = base.decode_latents(latents[:, extra:])
+    return to_frames(pixels[0])
+
+
+def make_sampler(base: VideoModel, name: str) -> Any:
+    """diffusers' scheduler of this name with the model's noise schedule."""
+    from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
+    from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
+
+    kind = CogVideoXDPMScheduler if name == "dpm" else CogVideoXDDIMScheduler
+    return kind.from_config(base.noise_schedule)
+
+
+def encode(base: VideoModel, request: ClipConfig) -> Conditions:
+    """Of the negative prompt, unless guidance is off, and of the prompt; each by itself."""
+    prompts = [request.prompt] if request.is_unguided else [request.negative_prompt, request.prompt]
+    return Conditions.cat([base.encode_prompts([prompt]) for prompt in prompts])
+
+
+def prepare(
+    base: VideoModel,
+    request: ClipConfig,
+    sources: ClipSources,
+    first_timestep: int,
+    generator: torch.Generator,
+    way: Way,
+) -> tuple[Tensor, Tensor | None]:
+    """The noise that drawing begins with, and what the transformer is told besides.
+
+    Both (1, f', c, h', w'); random numbers are drawn in the pipelines' order.
+    """
+    from diffusers.utils.torch_utils import randn_tensor
+
+    assert request.frames and request.width and request.height
+    device, scale = way.placement.device or base.device, way.image_latent_scale
+    latent_frames, _ = padded_frames(base, request.frames)
+    factor, channels = base.vae_scale_factor, base.vae.config.latent_channels
+    shape = (1, latent_frames, channels, request.height // factor, request.width // factor)
+
+    def noise() -> Tensor:
+        return randn_tensor(shape, generator=generator, device=device, dtype=base.dtype)
+
+    if sources.image is not None:
+        told = first_frame(base, request, sources, latent_frames, generator, scale)
+        return noise(), told
+    if sources.control_video is not None:
+        drawn = noise()
+        posterior = base.vae.encode(clip_pixels(base, request, sources.control_video)).latent_dist
+        control = posterior.mode() * base.vae.config.scaling_factor
+        return drawn, control.transpose(1, 2)
+    if sources.video is not None:
+        posterior = base.vae.encode(clip_pixels(base, request, sources.video)).latent_dist
+        latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
+        latents = base.vae.config.scaling_factor * latents
+        share = base.alphas_cumprod[first_timestep].view(1)
+        return add_noise(latents, noise(), share).to(base.dtype), None
+    return noise(), None
+
+
+def first_frame(
+    base: VideoModel,
+    request: ClipConfig,
+    sources: ClipSources,
+    latent_frames: int,
+    generator: torch.Generator,
+    scale: LatentScale = "pipeline",
+) -> Tensor:
+    """What an image-to-video model is told: the first frame's latents, and the last one's.
+
+    The last one's stand on the last latent frame, as in CogVideoX-Interpolation.
+    """
+
+    def encoded(picture: Image.Image) -> Tensor:
+        frame = fitted(picture, request.width or 0, request.height or 0)
+        posterior = base.vae.encode(to_pixels(base, frame[None])).latent_dist
+        latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
+        config = base.vae.config
+        return image_latents(latents, config.scaling_factor, config.invert_scale_latents, scale)
+
+    assert sources.image is not None
+    told = place(encoded(sources.image), latent_frames)
+    if sources.end_image is not None and latent_frames > 1:
+        told[:, -1:] = encoded(sources.end_image)
+    return told
+
+
+def clip_pixels(base: VideoModel, request: ClipConfig, frames: np.ndarray) -> Tensor:
+    """The first frames of a clip, at the request's size."""
+    size = request.width or 0, request.height or 0
+    cut = [fitted(Image.fromarray(frame), *size) for frame in frames[: request.frames]]
+    return to_pixels(base, np.stack(cut))
+
+
+def to_pixels(base: VideoModel, frames: np.ndarray) -> Tensor:
+    """Frames (f, h, w, 3), uint8, as the VAE takes them: (1, 3, f, h, w) in -1 … 1."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
+    pixels = 2.0 * (pixels.to(torch.float32) / 255.0) - 1.0
+    return pixels.to(base.dtype).to(next(base.vae.parameters()).device, base.vae.dtype)
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """Pixels (3, f, h, w) in -1 … 1 as frames (f, h, w, 3), uint8."""
+    shares = (pixels.float() * 0.5 + 0.5).clamp(0, 1)
+    return (shares * 255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+
+
+@dataclass
+class Loop:
+    """The steps of one clip."""
+
+    base: VideoModel
+    request: ClipConfig
+    sampler: Any
+    conditions: Conditions
+    """Of the negative prompt and the prompt, or of the prompt alone."""
+    told: Tensor | None
+    """What an image-to-video or a Fun-Control model is told, of the latents' shape."""
+    cache: StepCache = field(default_factory=StepCache)
+
+    def run(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        generator: torch.Generator,
+        report: Callable[[int], object],
+    ) -> Tensor:
+        """From noise (1, f', c, h', w') to a clip's latents."""
+        scales = self.scales([int(t) for t in timesteps])
+        places, weights = self.places(latents)
+        before: Tensor | None = None
+        for number, timestep in enumerate(timesteps):
+            self.cache.timestep = int(timestep)
+            velocity = self.velocity(latents, timestep, scales[number], places, weights)
+            if self.request.sampler == "dpm":
+                last = timesteps[number - 1] if number else None
+                latents, before = self.sampler.step(
+                    velocity, before, timestep, last, latents, generator=generator
+                )
+            elif self.request.eta:
+                latents = self.noisy_step(velocity, int(timestep), latents, generator)
+            else:
+                latents = self.sampler.step(velocity, timestep, latents).prev_sample
+            latents = latents.to(self.base.dtype)
+            report(number + 1)
+        return latents
+
+    def scales(self, timesteps: Sequence[int]) -> list[float]:
+        """The guidance scale of each step that is taken."""
+        request = self.request
+        if request.cfg_scales:
+            return request.cfg_scales[-len(timesteps) :]
+        dynamic = "off" if request.dynamic_cfg == "none" else request.dynamic_cfg
+        return guidance_scales(request.cfg_scale, timesteps, dynamic, "cfg_scale")
+
+    def places(self, latents: Tensor) -> tuple[list[slice], list[Tensor]]:
+        """Windows of latent frames, and how much each counts there, (1, f', 1, 1, 1)."""
+        total = latents.shape[1]
+        size = window_frames(self.base, self.request)
+        length, overlap = size if size else (total, 0)
+        places = windows(total, length, overlap, self.base.latent_frame_step)
+        weights = [
+            torch.tensor(shares, device=latents.device).view(1, -1, 1, 1, 1)
+            for shares in blend_weights(places)
+        ]
+        return places, weights
+
+    def velocity(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        scale: float,
+        places: Sequence[slice],
+        weights: Sequence[Tensor],
+    ) -> Tensor:
+        """The guided prediction, fp32; that of a long clip blended of its windows'."""
+        if len(places) == 1:
+            return self.predict(latents, self.told, timestep, scale)
+        blended = torch.zeros_like(latents, dtype=torch.float32)
+        for place_, weight in zip(places, weights, strict=True):
+            told = None if self.told is None else self.told[:, place_]
+            part = self.predict(latents[:, place_], told, timestep, scale)
+            blended[:, place_] += weight * part
+        return blended
+
+    def predict(
+        self, latents: Tensor, told: Tensor | None, timestep: Tensor, scale: float
+    ) -> Tensor:
+        """The guided prediction of latents that the transformer sees at once, fp32."""
+        rows = len(self.conditions.states)
+        told = None if told is None else torch.cat([told] * rows)
+        with self.cache.context(self.base):
+            predicted = self.base.predict(
+                torch.cat([latents] * rows), timestep.expand(rows), self.conditions, told
+            ).float()
+        if rows == 1:
+            return predicted
+        without, with_prompt = predicted.chunk(2)
+        return without + scale * (with_prompt - without)
+
+    def noisy_step(
+        self, velocity: Tensor, timestep: int, latents: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """A step of DDIM with eta (Song et al. 2020, arXiv 2010.02502, equations 12 and 16).
+
+        diffusers' CogVideoXDDIMScheduler takes eta and does not heed it.
+        """
+        from diffusers.utils.torch_utils import randn_tensor
+
+        sampler = self.sampler
+        previous = timestep - len(sampler.alphas_cumprod) // self.request.steps
+        now = float(sampler.alphas_cumprod[timestep])
+        then = float(
+            sampler.alphas_cumprod[previous] if previous >= 0 else sampler.final_alpha_cumprod
+        )
+        clean = now**0.5 * latents - (1 - now) ** 0.5 * velocity
+        noise_there = now**0.5 * velocity + (1 - now) ** 0.5 * latents
+        sigma = self.request.eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
+        fresh = randn_tensor(
+            latents.shape, generator=generator, device=latents.device, dtype=latents.dtype
+        )
+        direction = max(1 - then - sigma**2, 0.0) ** 0.5
+        return then**0.5 * clean + direction * noise_there + sigma * fresh

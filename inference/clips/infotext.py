@@ -1,0 +1,70 @@
+"""Infotext of a clip: how it was drawn, in the words of pictures' infotext where they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from inference.artifacts.base import UsedArtifact
+from inference.config.clips import ClipConfig
+from inference.images.infotext.describe import TAGS, hash_list, tag_of, version
+from inference.images.infotext.text import write_infotext
+from inference.models.base import model_hash, model_name
+from inference.models.cogvideox.model import VideoModel
+from inference.runtime.text import number
+
+SAMPLERS = {"ddim": "CogVideoX DDIM", "dpm": "CogVideoX DPM"}
+
+
+def describe_clip(
+    request: ClipConfig,
+    base: VideoModel,
+    artifacts: Sequence[UsedArtifact] = (),
+    extra: Mapping[str, object | None] | None = None,
+) -> str:
+    """Infotext of one clip, whose request has seed, size, frames, fps and sampler.
+
+    Args:
+        request: as `inference.clips.requests.expand` gives it.
+        base: what it was drawn with.
+        artifacts: what was attached; those of strength 0 are left out.
+        extra: what else there is to tell, such as the cache.
+    """
+    at_work = [artifact for artifact in artifacts if artifact.is_at_work]
+    tags = [tag_of(artifact) for artifact in at_work if artifact.kind in TAGS]
+    models = [(a.name, a.hash) for a in at_work if a.kind == "checkpoint"]
+    name, hash_ = models[-1] if models else (model_name(base), model_hash(base))
+    scales = ";".join(map(number, request.cfg_scales))
+    fps = request.fps or 0.0
+    parameters: dict[str, object | None] = {
+        "Steps": request.steps,
+        "Sampler": SAMPLERS[str(request.sampler)],
+        "CFG scale": scales or request.cfg_scale,
+        "Dynamic CFG": None if request.dynamic_cfg == "none" else request.dynamic_cfg,
+        "Seed": request.seed,
+        "Size": f"{request.width}x{request.height}",
+        "Frames": request.frames,
+        "FPS": number(fps),
+        "Model hash": hash_[:10] if hash_ else None,
+        "Model": name,
+        "Denoising strength": request.strength if request.video else None,
+        "Eta": request.eta or None,
+        "Window": request.window,
+        "Window overlap": request.overlap if request.window else None,
+        **{
+            title: Path(path).name if (path := getattr(request, key)) else None
+            for key, title in SOURCES.items()
+        },
+        "Lora hashes": hash_list([a for a in at_work if a.kind == "lora"]),
+        **(extra or {}),
+        "Version": version(),
+    }
+    return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
+
+
+SOURCES = {
+    "image": "First frame",
+    "end_image": "Last frame",
+    "video": "Init video",
+    "control_video": "Control video",
+}

@@ -1,0 +1,189 @@
+"""Where the parts of a video model wait and work while a clip is drawn, chosen by free memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from inference.clips.requests import padded_frames, window_frames
+from inference.config.clips import ClipConfig, Offload
+from inference.models.cogvideox.arithmetic import video_tokens
+from inference.models.cogvideox.model import VideoModel
+
+GIB = 1024**3
+RESERVE = GIB // 2
+"""Bytes left free for what is not counted."""
+TENSORS_PER_TOKEN = 12
+"""Tensors of the transformer's width that live at once in a block: states, queries, keys, values,
+and four of the feed-forward part, each with a copy under way."""
+DECODER_TENSORS = 24
+"""Of the VAE's last block, as diffusers' `tiled_decode` reckons."""
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """Bytes."""
+
+    transformer: int
+    text_encoder: int
+    vae: int
+    drawing: int
+    """What the transformer's evaluation takes besides its weights."""
+    decoding: int
+    """What the VAE takes besides its weights, the whole picture at once."""
+    tiled_decoding: int
+    """The same in tiles."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What `memory` says."""
+
+    offload: Offload = "none"
+    is_tiled: bool = False
+    reason: str = ""
+    """Told to the user; empty where there was nothing to choose."""
+
+
+def choose_memory(needs: MemoryNeeds, free: int | None, wish: str = "auto") -> MemoryPlan:
+    """The fastest way that fits into free memory; the thriftiest if none does.
+
+    Args:
+        needs: of the model and the largest clip.
+        free: bytes of the GPU that are free before the model is there; None on a CPU, where there
+            is nothing to choose.
+        wish: `auto`, or the way that is settled; then only tiles are chosen.
+    """
+    if free is None:
+        return MemoryPlan()
+    for offload in ("none", "model_offload"):
+        for is_tiled in (False, True):
+            peak = peak_of(needs, offload, is_tiled) + RESERVE
+            if wish in ("auto", offload) and peak <= free:
+                told = f"about {peak / GIB:.1f} of {free / GIB:.1f} GiB"
+                tiles = ", the VAE in tiles" if is_tiled else ""
+                return MemoryPlan(offload, is_tiled, f"{offload}{tiles} ({told})")
+    offload: Any = "sequential_offload" if wish == "auto" else wish
+    told = f"{offload}, the VAE in tiles; {free / GIB:.1f} GiB are free"
+    if offload == "sequential_offload":
+        told += "; several times slower than with all weights on the GPU"
+    return MemoryPlan(offload, True, told)
+
+
+def peak_of(needs: MemoryNeeds, offload: str, is_tiled: bool) -> int:
+    """Bytes that a way takes at most."""
+    decoding = needs.tiled_decoding if is_tiled else needs.decoding
+    if offload == "none":
+        weights = needs.transformer + needs.text_encoder + needs.vae
+        return weights + max(needs.drawing, decoding)
+    return max(needs.text_encoder, needs.transformer + needs.drawing, needs.vae + decoding)
+
+
+def needs_of(base: VideoModel, requests: Sequence[ClipConfig]) -> MemoryNeeds:
+    """What a model and the largest of its clips take, reckoned from shapes."""
+    config, vae = base.config, base.vae
+    width = config.num_attention_heads * config.attention_head_dim
+    size = torch.finfo(base.dtype).bits // 8
+    drawing = decoding = tiled = 0
+    for request in requests:
+        assert request.frames and request.width and request.height
+        factor = base.vae_scale_factor
+        window = window_frames(base, request)
+        frames = padded_frames(base, request.frames)[0]
+        seen = min(window[0], frames) if window else frames
+        tokens = video_tokens(seen, request.height // factor, request.width // factor, config)
+        rows = 1 if request.is_unguided else 2
+        tokens = rows * (tokens + config.max_text_seq_length)
+        drawing = max(drawing, TENSORS_PER_TOKEN * tokens * width * size)
+        sides = request.height, request.width
+        decoding = max(decoding, decoding_bytes(vae, *sides))
+        tiles = vae.tile_sample_min_height, vae.tile_sample_min_width
+        tiled = max(tiled, decoding_bytes(vae, *map(min, sides, tiles)))
+    weights = [weight_bytes(part) for part in (base.transformer, base.text_encoder, base.vae)]
+    return MemoryNeeds(weights[0], weights[1], weights[2], drawing, decoding, tiled)
+
+
+def decoding_bytes(vae: Any, height: int, width: int) -> int:
+    """What decoding one chunk of frames takes, as diffusers' `tiled_decode` reckons."""
+    chunk = vae.num_sample_frames_batch_size + 1
+    numbers = vae.config.block_out_channels[0] * chunk * height * width * DECODER_TENSORS
+    return numbers * torch.finfo(vae.dtype).bits // 8
+
+
+def weight_bytes(part: nn.Module) -> int:
+    """Bytes of a part's weights."""
+    return sum(p.numel() * p.element_size() for p in part.parameters())
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU that nobody uses; None of other devices."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+@dataclass
+class Placement:
+    """Where the parts work. By itself: where they are."""
+
+    device: torch.device | None = None
+    offload: Offload = "none"
+    is_tiled: bool = False
+
+    def settle(self, base: VideoModel) -> None:
+        """Brings a model that was loaded on the CPU to where it waits."""
+        if self.device is not None and self.offload == "none":
+            base.to(self.device)
+
+    @contextmanager
+    def at_work(self, base: VideoModel, name: str) -> Iterator[None]:
+        """A part on the device while it works, and back where it was.
+
+        With sequential_offload the text encoder works on the CPU, where it has to run once only,
+        and of the transformer the layer at work is on the device (accelerate's `cpu_offload`).
+        """
+        part = base.parts[name]
+        with tiled(base.vae, self.is_tiled and name == "vae"):
+            if self.offload == "none" or self.device is None:
+                yield
+            elif self.offload == "model_offload" or name == "vae":
+                home = next(part.parameters()).device
+                part.to(self.device)
+                try:
+                    yield
+                finally:
+                    part.to(home)
+            elif name == "text_encoder":
+                yield
+            else:
+                with layer_by_layer(part, self.device):
+                    yield
+
+
+@contextmanager
+def layer_by_layer(part: nn.Module, device: torch.device) -> Iterator[None]:
+    """Each layer of a part on the device only while it works."""
+    from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_module
+
+    cpu_offload(part, device, offload_buffers=True)
+    try:
+        yield
+    finally:
+        remove_hook_from_module(part, recurse=True)
+
+
+@contextmanager
+def tiled(vae: Any, is_wanted: bool) -> Iterator[None]:
+    """The VAE in tiles, if wanted; its switches afterwards as before."""
+    if not is_wanted or vae.use_tiling:
+        yield
+        return
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()

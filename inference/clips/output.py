@@ -1,0 +1,113 @@
+"""Clips as files: MP4, GIF and WebP with their infotext, and sheets of their frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from inference.files.atomic import write_atomically
+from inference.files.name_patterns import Naming, fill_in
+from inference.media.grid import image_grid
+from inference.media.outputs import DIGITS, nothing_left, prepare_folder, reserve, reserve_name
+from inference.media.pictures import encodable, user_comment
+from inference.media.video_writing import write_gif, write_mp4
+from inference.media.webp import LARGEST_SIDE, animated_webp
+from inference.runtime.errors import InputError
+
+SHEET_COLUMNS = 8
+"""Frames of a clip on a sheet, at most."""
+
+
+def write_clip(
+    folder: Path,
+    frames: np.ndarray,
+    fps: float,
+    infotext: str,
+    naming: Naming,
+    file_name: str,
+    formats: Sequence[str],
+    crf: int = 17,
+    has_text: bool = False,
+) -> list[Path]:
+    """Writes a clip in every format under one new name; returns the paths.
+
+    Args:
+        folder: of the results.
+        frames: (f, h, w, 3), uint8.
+        fps: frames in a second.
+        infotext: goes into every file.
+        naming: what the name tells.
+        file_name: the name's pattern.
+        formats: of mp4, gif and webp, each once.
+        crf: quality of mp4.
+        has_text: also write a .txt.
+
+    Raises:
+        InputError: the pattern cannot be used, or PyAV is missing.
+    """
+    name = fill_in(file_name, naming)
+    folder = prepare_folder(str(folder.joinpath(*name.folders)), "file_name")
+    suffix, *others = [f".{kind}" for kind in formats] + ([".txt"] if has_text else [])
+    if name.has_number:
+        path = reserve(folder, name.before, DIGITS, f"{name.after}{suffix}", others)
+    else:
+        path = reserve_name(folder, name.before, suffix, others)
+    paths = [path.with_suffix(ending) for ending in (suffix, *others)]
+    with nothing_left(*paths):
+        for file in paths:
+            write_file(file, frames, fps, infotext, crf)
+    return paths
+
+
+def write_file(path: Path, frames: np.ndarray, fps: float, infotext: str, crf: int = 17) -> None:
+    """Writes a clip, whole or not at all, in the format of its ending.
+
+    Raises:
+        InputError: it is mp4 and PyAV is missing, or webp and a side is too long.
+    """
+    text = encodable(infotext)
+    match path.suffix:
+        case ".mp4":
+            write_mp4(path, frames, fps, crf=crf, comment=text)
+        case ".gif":
+            write_gif(path, frames, fps, comment=text)
+        case ".webp":
+            write_webp(path, frames, fps, text)
+        case ".txt":
+            write_atomically(path, lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
+        case suffix:
+            raise ValueError(f"no way to write a clip as {suffix}")
+
+
+def write_webp(path: Path, frames: np.ndarray, fps: float, infotext: str) -> None:
+    """An animated WebP without loss that repeats for ever; infotext as in WebP pictures (Exif).
+
+    Every frame stays one of its own, also where it equals the last.
+
+    Raises:
+        InputError: it is larger than WebP can be.
+    """
+    if max(frames.shape[1:3]) > LARGEST_SIDE:
+        raise InputError(f"formats: webp has at most {LARGEST_SIDE} pixels on a side; take mp4")
+    data = animated_webp(frames, fps, user_comment(infotext).removeprefix(b"Exif\0\0"))
+    write_atomically(path, lambda file: file.write_bytes(data))
+
+
+def contact_sheet(clips: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:
+    """Frames of each clip from its first to its last, a row for each clip.
+
+    Args:
+        clips: each (f, h, w, 3), uint8.
+        labels: one for each clip.
+    """
+    rows, headers = [], []
+    for frames in clips:
+        count = min(len(frames), SHEET_COLUMNS)
+        places = [round(number * (len(frames) - 1) / max(count - 1, 1)) for number in range(count)]
+        rows.append([Image.fromarray(frames[place]) for place in places])
+        headers.append([f"frame {place}" for place in places])
+    shown = headers[:1] if all(header == headers[0] for header in headers) else headers
+    return image_grid(rows, labels, shown)

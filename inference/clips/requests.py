@@ -1,0 +1,249 @@
+"""From what a recipe asks for to single clips that the model can draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from inference.config.clips import ClipConfig
+from inference.images.requests import RANDOM_SEEDS
+from inference.media.video_reading import DEFAULT_FPS, ClipFacts, probe, read_frames
+from inference.models.cogvideox.arithmetic import (
+    FrameRule,
+    check_positions,
+    padding,
+    rounded_size,
+    video_to_video_multiple,
+)
+from inference.models.cogvideox.model import VideoModel
+from inference.runtime.errors import DrawWarning, InputError
+
+BOUNDLESS = 300
+"""Latents along both sides of CogVideoX 1.5's first configs: room, and no size to draw at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSources:
+    """What a clip begins with or follows, as it is in the files."""
+
+    image: Image.Image | None = None
+    end_image: Image.Image | None = None
+    video: np.ndarray | None = None
+    """(f, h, w, 3), uint8, at the clip's frame rate."""
+    control_video: np.ndarray | None = None
+    """(f, h, w, 3), uint8, at the clip's frame rate."""
+
+
+def expand(base: VideoModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
+    """One request for each clip, with its own seed, size, frames, fps and sampler.
+
+    Sizes and numbers of frames that the model cannot take are rounded, with a DrawWarning; another
+    says which prompts are not read to their ends.
+
+    Raises:
+        InputError: the model cannot draw what is asked for, or a file is not there.
+    """
+    requests = []
+    for clip in clips:
+        check_sources(base, clip)
+        fps = clip.fps or default_fps(base)
+        resolved = dataclasses.replace(clip, fps=fps, sampler=sampler_of(base, clip))
+        frames = frames_of(base, resolved)
+        width, height = size_of(base, clip)
+        seen = FrameRule.of(base.vae).latent_frames(frames)
+        if window := window_frames(base, clip):
+            seen = min(seen, window[0])
+        note = check_positions(base.config, width, height, seen, base.vae_scale_factor)
+        if note:
+            warnings.warn(note, DrawWarning, stacklevel=2)
+        if clip.steps and 1000 % clip.steps:
+            told = f"steps: {clip.steps} does not divide 1000, which puts some steps a timestep off"
+            warnings.warn(told, DrawWarning, stacklevel=2)
+        seed = random.SystemRandom().randrange(RANDOM_SEEDS) if clip.seed == -1 else clip.seed
+        sized = dataclasses.replace(resolved, frames=frames, width=width, height=height, count=1)
+        requests += [dataclasses.replace(sized, seed=seed + i) for i in range(clip.count)]
+    asked = {text: None for one in requests for text in (one.prompt, one.negative_prompt)}
+    if note := base.told_in_part(list(asked)):
+        warnings.warn(note, DrawWarning, stacklevel=2)
+    return requests
+
+
+def default_fps(base: VideoModel) -> float:
+    """16 for CogVideoX 1.5, 8 for all others."""
+    return 16.0 if base.config.patch_size_t else 8.0
+
+
+def sampler_of(base: VideoModel, clip: ClipConfig) -> str:
+    """`ddim` or `dpm`: as asked for, or as the model's scheduler_config.json says.
+
+    Raises:
+        InputError: dpm and a Fun-Control model, which diffusers' pipeline cannot draw with either.
+    """
+    own = "dpm" if "DPM" in str(base.noise_schedule.get("_class_name")) else "ddim"
+    if clip.control_video is not None:
+        if clip.sampler == "dpm":
+            raise InputError("sampler: dpm cannot be used with control_video; take ddim")
+        return "ddim"
+    sampler = clip.sampler or own
+    if clip.eta and sampler == "dpm":
+        raise InputError("eta: is of ddim; this model's sampler is dpm, so set sampler: ddim")
+    return sampler
+
+
+def check_sources(base: VideoModel, clip: ClipConfig) -> None:
+    """Whether the model is of the kind that the sources need.
+
+    Raises:
+        InputError: it is not, or lacks a source.
+    """
+    told = ("image", "control_video")
+    has_told = any(getattr(clip, name) is not None for name in told)
+    if base.is_image_to_video and not has_told:
+        raise InputError(
+            f"image: {base.path} draws from a picture (image-to-video) or follows a clip "
+            "(Fun-Control); give image or control_video"
+        )
+    if not base.is_image_to_video and has_told:
+        key = next(name for name in told if getattr(clip, name) is not None)
+        kind = "an image-to-video" if key == "image" else "a Fun-Control"
+        raise InputError(f"{key}: {base.path} draws from text alone; take {kind} model")
+    if base.is_image_to_video and clip.video is not None:
+        raise InputError(f"video: needs a text-to-video model, which {base.path} is not")
+    for name in ("image", "end_image", "video", "control_video"):
+        path = getattr(clip, name)
+        if path is not None and not Path(path).exists():
+            raise InputError(f"{name}: there is no {path}")
+
+
+def frames_of(base: VideoModel, clip: ClipConfig) -> int:
+    """Frames of a clip, by the rule of the VAE and of what the model's pipeline pads.
+
+    Raises:
+        InputError: a clip to draw over or to follow is too short.
+    """
+    source = next((name for name in ("video", "control_video") if getattr(clip, name)), None)
+    wanted = clip.frames
+    if source is None:
+        rule, multiple = FrameRule.of(base.vae), 1
+        wanted = wanted or int(base.config.sample_frames)
+        below, above = rule.nearest(wanted, multiple)
+        fits = above if below is None or above - wanted <= wanted - below else below
+    else:
+        rule, multiple = FrameRule.of(base.vae), video_to_video_multiple(base.config.patch_size_t)
+        fps = clip.fps or DEFAULT_FPS
+        there = len(shown_frames(source, getattr(clip, source), fps)[1])
+        wanted = wanted or (there if clip.window else int(base.config.sample_frames))
+        below, _ = rule.nearest(min(wanted, there), multiple)
+        if below is None:
+            raise InputError(f"{source}: {there} frames are too few for this model")
+        fits = below
+    if clip.frames not in (None, fits):
+        told = f"frames: {fits} instead of {clip.frames}"
+        why = "the VAE gives back 1, 8k or 8k + 1 frames as they went in"
+        if source:
+            why += f", {source} has {there} at {clip.fps:g} fps"
+        warnings.warn(f"{told} ({why})", DrawWarning, stacklevel=3)
+    return fits
+
+
+def size_of(base: VideoModel, clip: ClipConfig) -> tuple[int, int]:
+    """Width and height, rounded to what the model can take.
+
+    Raises:
+        InputError: they must be given, as the model has none of its own.
+    """
+    sides = base.config.sample_width, base.config.sample_height
+    if (clip.width is None or clip.height is None) and sides == (BOUNDLESS, BOUNDLESS):
+        raise InputError("width, height: must be given for this model, for example 1360 and 768")
+    factor = base.vae_scale_factor
+    width, height = clip.width or sides[0] * factor, clip.height or sides[1] * factor
+    size = rounded_size(width, height, base.size_step)
+    for line in size.changed:
+        warnings.warn(line, DrawWarning, stacklevel=3)
+    return size.width, size.height
+
+
+def padded_frames(base: VideoModel, frames: int) -> tuple[int, int]:
+    """Latent frames that are drawn, and how many of them, in front, are dropped again."""
+    latent_frames = FrameRule.of(base.vae).latent_frames(frames)
+    extra = padding(latent_frames, base.config.patch_size_t)
+    return latent_frames + extra, extra
+
+
+def window_frames(base: VideoModel, clip: ClipConfig) -> tuple[int, int] | None:
+    """Latent frames of a window and of the overlap; None for the whole clip at once."""
+    if clip.window is None:
+        return None
+    step = base.latent_frame_step
+    length = FrameRule.of(base.vae).latent_frames(clip.window)
+    length = math.ceil(length / step) * step
+    return length, min(max(round(clip.overlap / base.frame_ratio), 0), length - 1)
+
+
+def read_sources(clip: ClipConfig) -> ClipSources:
+    """The files of a request; of its clips only the frames that are needed.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+
+    def picture(key: str, path: str | None) -> Image.Image | None:
+        return read_picture(key, path) if path else None
+
+    def video(key: str, path: str | None) -> np.ndarray | None:
+        if path is None:
+            return None
+        facts, places = shown_frames(key, path, clip.fps or DEFAULT_FPS)
+        return read_frames(Path(path), places[: clip.frames], facts)
+
+    return ClipSources(
+        picture("image", clip.image),
+        picture("end_image", clip.end_image),
+        video("video", clip.video),
+        video("control_video", clip.control_video),
+    )
+
+
+def shown_frames(key: str, path: str, fps: float) -> tuple[ClipFacts, list[int]]:
+    """What is known of a clip's file, and the frames that are shown at every 1/fps second.
+
+    Args:
+        key: what the recipe calls it.
+        path: the file, or a folder of pictures, which are taken to be so many in a second.
+        fps: of the clip that is drawn.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        facts = probe(Path(path), fps)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+    count = max(1, math.floor(facts.seconds * fps + 1e-3))
+    times = np.arange(count) / fps + 1e-3 / fps
+    return facts, [int(n) for n in np.searchsorted(facts.times, times, side="right") - 1]
+
+
+def read_picture(key: str, path: str) -> Image.Image:
+    """A picture's file as RGB.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise InputError(f"{key}: {path} cannot be read as a picture: {error}") from error
+
+
+def fitted(picture: Image.Image, width: int, height: int) -> np.ndarray:
+    """A picture scaled and cut in the middle to a size, (height, width, 3), uint8."""
+    return np.array(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS))

@@ -1,0 +1,1 @@
+"""Typed options of drawing; imports neither torch nor diffusers."""

@@ -1,0 +1,453 @@
+"""How one picture is drawn: the settings of recipes, in A1111's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omegaconf import MISSING
+
+from inference.config.samplers import (
+    ALWAYS_DISCARD,
+    BY_TIMESTEPS,
+    CHURNED,
+    DEFAULT_RHOS,
+    HEED_RANGE,
+    HEED_S_NOISE,
+    RANGE_ONLY,
+    SAMPLERS,
+    SAMPLERS_WITHOUT_ETA,
+    SCHEDULE_TYPES,
+    draws_further_noise,
+    resolved,
+)
+from inference.prompts.composition import split_composition
+from inference.runtime.errors import InputError
+
+
+def check_size(name: str, size: int, step: int) -> None:
+    """Raises InputError unless the size is a multiple of the step; names the nearest ones."""
+    if size % step or size < step:
+        lower = size // step * step
+        nearest = f"{lower} or {lower + step}" if lower else str(step)
+        raise InputError(
+            f"{name}: {size} pixels do not fit this base model, whose sizes are multiples of "
+            f"{step}; take {nearest}"
+        )
+
+
+Idle = Iterator[tuple[str, str]]
+"""(key, why it has no effect)."""
+
+CFG_PLUS_PLUS = "DDIM CFG++"
+
+
+def idle_settings(settings: DrawSettings, prompt: str | None = None) -> Idle:
+    """What has no effect; without a prompt it is taken for one that does not weigh its parts."""
+    passes = passes_of(settings)
+    samplers = list(dict.fromkeys(sampler for sampler, _ in passes))
+    yield from idle_schedule(settings, passes)
+    yield from idle_noise(settings, samplers)
+    yield from idle_guidance(settings, samplers, prompt)
+
+
+def idle_hires(hires: HiresConfig) -> Idle:
+    """What has no effect in the second pass."""
+    if hires.upscale != 2 and (hires.resize_x or hires.resize_y):
+        yield "upscale", "has no effect beside resize_x and resize_y"
+    if hires.denoising_strength == 0:
+        for name in ("steps", "sampler", "schedule_type", "prompt", "negative_prompt"):
+            if getattr(hires, name):
+                yield name, "has no effect with denoising_strength: 0"
+
+
+def passes_of(settings: DrawSettings) -> list[tuple[str, str]]:
+    """Sampler and schedule type of each pass; the type is empty where nothing heeds it."""
+    first = settings.sampler, resolved(settings.sampler, settings.schedule_type)
+    if settings.sampler in RANGE_ONLY and settings.img2img is None:
+        first = settings.sampler, ""
+    hires = settings.hires
+    if hires is None or hires.denoising_strength == 0:
+        return [first]
+    sampler = hires.sampler or settings.sampler
+    return [first, (sampler, resolved(sampler, hires.schedule_type or settings.schedule_type))]
+
+
+def idle_schedule(settings: DrawSettings, passes: Sequence[tuple[str, str]]) -> Idle:
+    """Of `schedule_type` and `schedule`."""
+    types = {schedule for _, schedule in passes}
+    told = " and ".join(f"{sampler}, {schedule or 'any type'}" for sampler, schedule in passes)
+    if types == {""} and settings.schedule_type != "Automatic":
+        yield "schedule_type", f"has no effect with {settings.sampler}, but for img2img"
+    schedule = settings.schedule
+    heeding = dict.fromkeys(("sigma_min", "sigma_max", "use_old_karras"), HEED_RANGE)
+    heeding |= {"rho": tuple(DEFAULT_RHOS), "beta_alpha": ("Beta",), "beta_beta": ("Beta",)}
+    usual = type(schedule)()
+    for name, heeded_by in heeding.items():
+        if getattr(schedule, name) != getattr(usual, name) and types.isdisjoint(heeded_by):
+            names = ", ".join(heeded_by)
+            yield f"schedule.{name}", f"has no effect with {told}; it is of {names}"
+    if schedule.use_old_karras and schedule.sigma_min and schedule.sigma_max:
+        yield "schedule.use_old_karras", "has no effect beside sigma_min and sigma_max"
+    always_discards = all(sampler in ALWAYS_DISCARD or not kind for sampler, kind in passes)
+    if schedule.discard_next_to_last_sigma and always_discards:
+        yield "schedule.discard_next_to_last_sigma", f"has no effect with {told}"
+
+
+def idle_noise(settings: DrawSettings, samplers: Sequence[str]) -> Idle:
+    """Of what is added while drawing, and at the beginning."""
+    told = " and ".join(samplers)
+    if settings.eta is not None and all(one in SAMPLERS_WITHOUT_ETA for one in samplers):
+        yield "eta", f"has no effect with {told}"
+    is_churned = settings.s_churn > 0 and any(one in CHURNED for one in samplers)
+    if settings.s_churn and not is_churned:
+        yield "s_churn", f"has no effect with {told}; it is of {', '.join(CHURNED)}"
+    if not settings.s_churn:
+        for name in ("s_tmin", "s_tmax"):
+            if getattr(settings, name):
+                yield name, "has no effect without s_churn"
+    is_heeded = is_churned or any(one in HEED_S_NOISE for one in samplers)
+    if settings.s_noise != 1 and not is_heeded:
+        yield "s_noise", f"has no effect with {told}"
+    if settings.ensd:
+        eta, s_churn = settings.eta, settings.s_churn
+        if not any(draws_further_noise(one, eta, s_churn) for one in samplers):
+            yield "ensd", f"has no effect with {told}, which draws no further noise"
+    if settings.variation_seed != -1 and settings.variation_strength == 0:
+        yield "variation_seed", "has no effect without variation_strength"
+    if settings.sgm_noise_multiplier and settings.img2img is not None:
+        yield "sgm_noise_multiplier", "has no effect with img2img"
+    elif settings.sgm_noise_multiplier and settings.sampler in BY_TIMESTEPS:
+        yield "sgm_noise_multiplier", f"has no effect with {settings.sampler}"
+
+
+def idle_guidance(settings: DrawSettings, samplers: Sequence[str], prompt: str | None) -> Idle:
+    """Of what the negative prompt does."""
+    weights = [part.weight for part in split_composition(prompt or "")]
+    is_guided = settings.cfg_scale != 1 or weights != [1.0] or CFG_PLUS_PLUS in samplers
+    if not is_guided:
+        for name in ("negative_prompt", "pad_conds", "s_min_uncond", "skip_early_cond"):
+            if getattr(settings, name):
+                yield name, "has no effect with cfg_scale: 1"
+    elif set(samplers) == {CFG_PLUS_PLUS}:
+        for name in ("s_min_uncond", "skip_early_cond"):
+            if getattr(settings, name):
+                yield name, f"has no effect with {CFG_PLUS_PLUS}"
+
+
+Faults = Iterator[tuple[str, str]]
+
+RESIZE_MODES = (
+    "Just resize",
+    "Crop and resize",
+    "Resize and fill",
+    "Just resize (latent upscale)",
+)
+
+MOST_SEED = 2**63
+
+
+@dataclass
+class ScheduleConfig:
+    """Changes the noise schedule, as A1111's settings do. What is not given stays the sampler's."""
+
+    sigma_min: float | None = None
+    """Lowest noise level, of Karras, Exponential, Polyexponential, SGM Uniform, KL Optimal, Normal,
+    Beta."""
+    sigma_max: float | None = None
+    """Highest noise level, of the same schedule types."""
+    rho: float | None = None
+    """Exponent of Karras (default 7) and Polyexponential (default 1)."""
+    beta_alpha: float = 0.6
+    """First parameter of schedule type Beta."""
+    beta_beta: float = 0.6
+    """Second parameter of schedule type Beta."""
+    discard_next_to_last_sigma: bool = False
+    """Leave out the last level but one, as DPM2, DPM2 a and DPM++ 3M SDE always do."""
+    use_old_karras: bool = False
+    """The same schedule types between 0.1 and 10, as A1111 drew Karras long ago."""
+
+    def faults(self) -> Faults:
+        for name in ("sigma_min", "sigma_max", "rho", "beta_alpha", "beta_beta"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                yield name, f"must be above 0, got {value}"
+        low, high = self.sigma_min, self.sigma_max
+        if low is not None and high is not None and low >= high:
+            yield "sigma_min", f"must be below sigma_max, got {low} and {high}"
+
+
+@dataclass
+class HiresConfig:
+    """A1111's Hires. fix: drawn small, enlarged, and drawn again over it."""
+
+    upscale: float = 2.0
+    """Factor of both sides; has no effect beside resize_x and resize_y."""
+    resize_x: int = 0
+    """Width of the enlarged picture in pixels; 0 follows from the height, or from `upscale`."""
+    resize_y: int = 0
+    """Height of the enlarged picture in pixels; 0 follows from the width, or from `upscale`."""
+    upscaler: str = "Latent"
+    """Latent, Latent (antialiased), Latent (bicubic), Latent (bicubic antialiased), Latent
+    (nearest), Latent (nearest-exact), None, Lanczos, Nearest, or one that a plug-in registers."""
+    steps: int = 0
+    """Steps of the second pass; 0 takes as many as in the first."""
+    denoising_strength: float = 0.7
+    """How much of the second pass is drawn anew: 0 nothing, 1 all."""
+    sampler: str | None = None
+    """Sampler of the second pass; without it the first one's."""
+    schedule_type: str | None = None
+    """Schedule type of the second pass; without it the first one's."""
+    prompt: str | None = None
+    """Prompt of the second pass; without it the first one's."""
+    negative_prompt: str | None = None
+    """Negative prompt of the second pass; without it the first one's."""
+
+    def faults(self) -> Faults:
+        if self.upscale <= 0:
+            yield "upscale", f"must be above 0, got {self.upscale}"
+        for name, side in (("resize_x", self.resize_x), ("resize_y", self.resize_y)):
+            if side < 0 or 0 < side < 8:
+                yield name, f"must be at least 8 pixels, or 0, got {side}"
+        if self.steps < 0:
+            yield "steps", f"must not be negative, got {self.steps}; 0 means as many as `steps`"
+        if not 0 <= self.denoising_strength <= 1:
+            yield "denoising_strength", f"must lie in 0 … 1, got {self.denoising_strength}"
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
+        if self.schedule_type is not None and self.schedule_type not in SCHEDULE_TYPES:
+            names = ", ".join(SCHEDULE_TYPES)
+            yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
+
+    def idle(self) -> Faults:
+        yield from idle_hires(self)
+
+
+@dataclass
+class InpaintConfig:
+    """Draws only where a mask says so, as A1111's Inpaint tabs do."""
+
+    mask: str | None = None
+    """The mask's file: white is drawn anew (where a picture is transparent, its alpha counts). A
+    folder of masks named as the init images, or one mask for all."""
+    sketch: str | None = None
+    """Inpaint sketch: the init image painted over. What differs is drawn anew, from the paint."""
+    mask_transparency: float = 0.0
+    """Inpaint sketch: 0 … 100, how much of the original shines through the paint."""
+    mask_blur: int = 4
+    """Pixels by which the mask's border is softened."""
+    mask_mode: Literal["Inpaint masked", "Inpaint not masked"] = "Inpaint masked"
+    """Which side of the mask is drawn."""
+    masked_content: Literal["fill", "original", "latent noise", "latent nothing"] = "original"
+    """What drawing begins with inside the mask."""
+    area: Literal["Whole picture", "Only masked"] = "Whole picture"
+    """`Only masked` draws the mask's surroundings alone, in full size, and puts them back."""
+    padding: int = 32
+    """Pixels around the mask that `Only masked` takes in."""
+    soft_edges: bool = False
+    """Keep the mask's shades between drawn and kept in the latents, in place of a hard border."""
+    conditioning_mask_strength: float = 1.0
+    """Of inpainting checkpoints (9 channels): how strictly the masked part is hidden, 0 … 1."""
+
+    def faults(self) -> Faults:
+        if self.mask is None and self.sketch is None:
+            yield "mask", "must be given (a picture, white where it shall be drawn anew), or sketch"
+        if self.mask is not None and self.sketch is not None:
+            yield "sketch", "and mask exclude each other; give one of them"
+        if not 0 <= self.mask_blur <= 64:
+            yield "mask_blur", f"must lie in 0 … 64 pixels, got {self.mask_blur}"
+        if self.padding < 0:
+            yield "padding", f"must not be negative, got {self.padding}"
+        if not 0 <= self.mask_transparency <= 100:
+            yield "mask_transparency", f"must lie in 0 … 100, got {self.mask_transparency}"
+        if not 0 <= self.conditioning_mask_strength <= 1:
+            value = self.conditioning_mask_strength
+            yield "conditioning_mask_strength", f"must lie in 0 … 1, got {value}"
+
+    def idle(self) -> Faults:
+        if self.padding != 32 and self.area == "Whole picture":
+            yield "padding", "has no effect with area: Whole picture"
+        if self.mask_transparency and self.sketch is None:
+            yield "mask_transparency", "has no effect without sketch"
+
+
+@dataclass
+class ImageToImageConfig:
+    """Draws over a picture, as A1111's img2img does."""
+
+    init_image: str = MISSING
+    """The picture that drawing begins with; of a folder every picture of it (A1111's Batch)."""
+    denoising_strength: float = 0.75
+    """How much of it is drawn anew: 0 nothing, 1 all."""
+    resize_mode: str = "Just resize"
+    """Just resize, Crop and resize, Resize and fill, or Just resize (latent upscale)."""
+    noise_multiplier: float = 1.0
+    """Factor of the noise that is laid over it (A1111's initial_noise_multiplier)."""
+    extra_noise: float = 0.0
+    """Noise added besides, as a share of the noise level."""
+    exact_steps: bool = False
+    """Take exactly `steps` steps; otherwise only their part that denoising_strength leaves."""
+    color_correction: bool = False
+    """Give the result the colours of the init image."""
+    background_color: str = "#ffffff"
+    """What shows where the init image is transparent."""
+    inpaint: InpaintConfig | None = None
+    """Draw only where a mask says so."""
+
+    def faults(self) -> Faults:
+        if not 0 <= self.denoising_strength <= 1:
+            yield "denoising_strength", f"must lie in 0 … 1, got {self.denoising_strength}"
+        if self.resize_mode not in RESIZE_MODES:
+            names = ", ".join(RESIZE_MODES)
+            yield "resize_mode", f"expected one of {names}; got {self.resize_mode!r}"
+        for name in ("noise_multiplier", "extra_noise"):
+            if getattr(self, name) < 0:
+                yield name, f"must not be negative, got {getattr(self, name)}"
+        if self.exact_steps and self.denoising_strength == 0:
+            yield "exact_steps", "needs a denoising_strength above 0"
+
+    def idle(self) -> Faults:
+        is_cut_out = self.inpaint is not None and self.inpaint.area == "Only masked"
+        if is_cut_out and self.resize_mode != "Just resize":
+            yield "resize_mode", "has no effect with area: Only masked"
+
+
+@dataclass
+class DrawSettings:
+    """How a picture is drawn. The words and meanings are A1111's."""
+
+    negative_prompt: str = ""
+    """What the picture shall not show."""
+    styles: list[str] = field(default_factory=list)
+    """Names of styles of the styles file, put around (or behind) the prompts."""
+    seed: int = 0
+    """Picture i of a batch is drawn from seed + i; -1 takes a random one."""
+    steps: int = 20
+    """Sampling steps."""
+    cfg_scale: float = 7.0
+    """Classifier-free guidance scale; 1 switches guidance off."""
+    sampler: str = "DPM++ 2M"
+    """A1111 name of the sampler: Euler, Euler a, LMS, Heun, DPM2, DPM2 a, DPM++ 2M, DPM++ SDE,
+    DPM++ 2M SDE, DPM++ 2M SDE Heun, DPM++ 2S a, DPM++ 3M SDE, DPM fast, DPM adaptive, Restart,
+    DDIM, DDIM CFG++, PLMS, UniPC, LCM."""
+    schedule_type: str = "Automatic"
+    """A1111 name of the noise schedule: Automatic (the sampler's own), Uniform, Karras,
+    Exponential, Polyexponential, SGM Uniform, KL Optimal, Align Your Steps, Simple, Normal, DDIM,
+    Beta."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    eta: float | None = None
+    """Share of fresh noise of samplers named `a` or `SDE`, DPM fast and DPM adaptive (default 1),
+    and of DDIM and DDIM CFG++ (default 0)."""
+    s_churn: float = 0.0
+    """Noise added and removed again in every step, of Euler, Heun and DPM2 (A1111's Sigma
+    churn)."""
+    s_tmin: float = 0.0
+    """Noise level below which s_churn adds nothing."""
+    s_tmax: float = 0.0
+    """Noise level above which s_churn adds nothing; 0 means there is none."""
+    s_noise: float = 1.0
+    """Factor of the noise that is added while drawing."""
+    width: int | None = None
+    """Width in pixels; without it the base model's own size."""
+    height: int | None = None
+    """Height in pixels; without it the base model's own size."""
+    rng: Literal["CPU", "GPU", "NV"] = "CPU"
+    """Where noise comes from: CPU is the same on every machine, NV what an NVIDIA GPU would give,
+    GPU the device's own generator."""
+    ensd: int = 0
+    """Eta noise seed delta: added to the seed for the noise that samplers add while drawing (but
+    those named `SDE`)."""
+    variation_seed: int = -1
+    """Seed of the noise that is mixed in; -1 takes a random one."""
+    variation_strength: float = 0.0
+    """How much of it is mixed in: 0 nothing, 1 all."""
+    seed_resize_from_width: int = 0
+    """Width of the picture whose seed shall give a similar one here; 0 is off."""
+    seed_resize_from_height: int = 0
+    """Height of the picture whose seed shall give a similar one here; 0 is off."""
+    emphasis: Literal["Original", "No norm", "Ignore", "None"] = "Original"
+    """What `(word:1.2)` does. `No norm` leaves out A1111's levelling, `Ignore` reads the brackets
+    and does nothing, `None` takes them for text."""
+    comma_padding_backtrack: int = 20
+    """At the end of 75 tokens, what follows a comma at most so many tokens back begins anew."""
+    pad_conds: bool = False
+    """Fill the shorter of prompt and negative prompt up, so that both run at once."""
+    old_prompt_editing: bool = False
+    """`[a:b:N]` as before A1111 1.6: N below 1 is a fraction, else a step."""
+    s_min_uncond: float = 0.0
+    """Noise level below which every second step leaves the negative prompt out (A1111's NGMS)."""
+    skip_early_cond: float = 0.0
+    """Fraction of the steps, from the first, that are drawn without the negative prompt."""
+    sgm_noise_multiplier: bool = False
+    """Begin with noise as Stability's own code does, a little stronger. DDIM, DDIM CFG++, PLMS and
+    UniPC do in any case; img2img does not."""
+    tiling: bool = False
+    """Draw what can be laid side by side without a seam."""
+    restore_faces: str | None = None
+    """Face restoration: CodeFormer or GFPGAN, once a plug-in registers it."""
+    hires: HiresConfig | None = None
+    """Enlarge and draw again (Hires. fix)."""
+    img2img: ImageToImageConfig | None = None
+    """Begin with a picture."""
+
+    def faults(self) -> Faults:
+        if self.steps < 1:
+            yield "steps", f"must be at least 1, got {self.steps}"
+        for name in ("seed", "variation_seed"):
+            if not -1 <= getattr(self, name) < MOST_SEED:
+                yield name, f"must lie in 0 … 2^63-1, or be -1, got {getattr(self, name)}"
+        if self.cfg_scale < 0:
+            yield "cfg_scale", f"must not be negative, got {self.cfg_scale}; 1 means no guidance"
+        for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                yield name, f"must not be negative, got {value}"
+        for name in ("variation_strength", "skip_early_cond"):
+            if not 0 <= getattr(self, name) <= 1:
+                yield name, f"must lie in 0 … 1, got {getattr(self, name)}"
+        if self.sampler not in SAMPLERS:
+            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
+        if self.schedule_type not in SCHEDULE_TYPES:
+            names = ", ".join(SCHEDULE_TYPES)
+            yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
+        if self.comma_padding_backtrack < 0:
+            value = self.comma_padding_backtrack
+            yield "comma_padding_backtrack", f"must not be negative, got {value}"
+        yield from self.wrong_sizes()
+        if self.hires is not None and self.img2img is not None:
+            yield "hires", "begins with nothing, img2img with a picture; give one of them"
+
+    @property
+    def has_random_seed(self) -> bool:
+        """Whether two drawings differ."""
+        return self.seed == -1 or (self.variation_strength > 0 and self.variation_seed == -1)
+
+    def wrong_sizes(self) -> Faults:
+        for name, size in (("width", self.width), ("height", self.height)):
+            if size is not None and size < 8:
+                yield name, f"must be at least 8 pixels, got {size}"
+        resize_from = self.seed_resize_from_width, self.seed_resize_from_height
+        if max(resize_from) != 0 and min(resize_from) < 8:
+            told = "and seed_resize_from_height must both be 8 pixels at least, or both 0"
+            yield "seed_resize_from_width", told
+
+    def idle(self) -> Faults:
+        yield from idle_settings(self)
+
+
+@dataclass
+class ImageConfig(DrawSettings):
+    """One picture (or `count` of them). What it leaves out it takes from `settings`."""
+
+    prompt: str = MISSING
+    """What the picture shall show."""
+    count: int = 1
+    """How many pictures: seeds seed, seed + 1, …"""
+
+    def faults(self) -> Faults:
+        yield from super().faults()
+        if self.count < 1:
+            yield "count", f"must be at least 1, got {self.count}"
+
+    def idle(self) -> Faults:
+        yield from idle_settings(self, self.prompt)

@@ -1,0 +1,186 @@
+"""The typed recipes of drawing, and the pieces that training recipes share with them."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
+from inference.config.images import DrawSettings, Faults, ImageConfig
+from inference.config.models import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
+from inference.files.name_patterns import pattern_faults
+from inference.recipe.layers import RecipeError
+
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+)
+"""Of x264."""
+
+
+@dataclass
+class ImagesRecipe:
+    """`type: images`: draws every entry of `images` with the base model and the artifacts."""
+
+    inherits: ClassVar[dict[str, str]] = {"images": "settings"}
+
+    type: Literal["images"] = "images"
+    """What is drawn."""
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    artifacts: dict[str, ArtifactConfig | None] = field(default_factory=dict)
+    """What the pictures are drawn with, by names of your choice; attached in this order."""
+    artifact_dirs: list[str] = field(default_factory=list)
+    """Folders, with all below them, where prompts find what they call: `<lora:name:1>`,
+    `<hypernet:name:1>`, and embeddings by their names."""
+    styles_file: str | None = None
+    """The file of the styles, A1111's styles.csv."""
+    settings: DrawSettings = field(default_factory=DrawSettings)
+    """What the entries of `images` do not say themselves."""
+    images: dict[str, ImageConfig | None] = field(default_factory=dict)
+    """The pictures, by names of your choice, for example `images.front.prompt=…`."""
+    compare_strengths: list[float] = field(default_factory=list)
+    """Draws everything once per number, the artifacts' strengths multiplied by it: one row of the
+    grid each. `[0, 1]` shows the base model above the artifacts."""
+    output_dir: str = "outputs"
+    """Folder of the pictures. Nothing in it is ever overwritten."""
+    file_name: str = "[number]-[seed]"
+    """The pictures' names, in A1111's patterns: [seed], [steps], [cfg], [prompt_words], [date], …;
+    [number] counts on. A / makes folders."""
+    file_format: Literal["png", "jpg", "webp", "avif"] = "png"
+    """Format of the pictures; each carries its infotext."""
+    quality: int = 80
+    """Of jpg, webp and avif, 1 … 100."""
+    save_text: bool = False
+    """Also write each picture's infotext into a .txt beside it."""
+    batch_size: int = 1
+    """Pictures drawn at once. More are faster, and change pictures by rounding (a shade of a pixel
+    here and there); with 1 each is drawn again from its infotext byte for byte."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Number format of the weights while drawing."""
+    device: str = "auto"
+    """`auto` takes the first GPU, else the CPU; or a torch device such as `cuda:1`."""
+    grid: bool = True
+    """Also save all pictures as one grid."""
+
+    def faults(self) -> Faults:
+        if not self.images:
+            yield "images", 'is empty: name at least one, for example images.one.prompt="a cat"'
+        if self.batch_size < 1:
+            yield "batch_size", f"must be at least 1, got {self.batch_size}"
+        for name, image in self.images.items():
+            if image is not None and image.styles and self.styles_file is None:
+                yield f"images.{name}.styles", "needs styles_file, A1111's styles.csv"
+        if not 1 <= self.quality <= 100:
+            yield "quality", f"must lie in 1 … 100, got {self.quality}"
+        for fault in pattern_faults(self.file_name):
+            yield "file_name", fault
+        yield from pictures_are_not_quantized(self.base_model)
+
+    def idle(self) -> Faults:
+        if self.quality != 80 and self.file_format == "png":
+            yield "quality", "has no effect with file_format: png"
+        if self.compare_strengths and not self.artifacts:
+            yield "compare_strengths", "has no effect without `artifacts`"
+
+
+@dataclass
+class AnimationRecipe:
+    """`type: animation`: a Deforum animation, from a settings file, or from `settings`, or both."""
+
+    type: Literal["animation"] = "animation"
+    """What is drawn."""
+    base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    artifacts: dict[str, ArtifactConfig | None] = field(default_factory=dict)
+    """What the frames are drawn with, by names of your choice; attached in this order."""
+    artifact_dirs: list[str] = field(default_factory=list)
+    """Folders, with all below them, where prompts find what they call, and `checkpoint_schedule`
+    its base models."""
+    settings_file: str | None = None
+    """A settings file of Deforum (.txt, .json), of A1111's extension, Forge's, or the notebook."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Deforum's settings by their names, and ours beside them (`depth_model`,
+    `network_schedules`, …: docs/deforum.md); they win over the file's. `prompts.30: a cat` changes
+    one prompt of the file's."""
+    compat: Literal["fixed", "deforum-3.0"] = "fixed"
+    """`deforum-3.0` keeps the errors of Deforum for A1111 3.0 that show in pictures."""
+    cadence_blend: bool = True
+    """Between diffused frames each new one comes in slowly, as in Deforum; false shows it at once,
+    moved by the camera alone."""
+    output_dir: str = "outputs/animations"
+    """Folder in which each animation gets one of its own, named by `batch_name`."""
+    resume: bool = False
+    """Go on with the animation that was stopped: that of the settings file's folder, else the last
+    one in the folder of `batch_name`."""
+    subtitles: bool = True
+    """Write an .srt of what each frame was drawn with."""
+    subtitle_fields: list[str] = field(default_factory=list)
+    """What it tells besides frame, seed and prompt, for example `Zoom`; empty is what moves."""
+    embed_subtitles: bool = True
+    """Put them into the video too."""
+    crf: int = 17
+    """Quality of the video: 0 (best) … 51."""
+    preset: str = "slow"
+    """x264's preset, ultrafast … veryslow."""
+    contact_sheet: bool = True
+    """Also save a picture of frames from beginning to end, with a table of what changes."""
+    upscaler: str = "Lanczos"
+    """Of `r_upscale_video`: Lanczos, Nearest, or one that a plug-in registers."""
+    batch_size: int = 4
+    """Frames drawn at once where none depends on another (Interpolation, Video Input)."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Number format of the weights while drawing."""
+    device: str = "auto"
+    """`auto` takes the first GPU, else the CPU; or a torch device such as `cuda:1`."""
+
+    def faults(self) -> Faults:
+        if self.settings_file is None and not self.settings:
+            yield "settings_file", "must be given (a Deforum settings file), or `settings`"
+        if self.batch_size < 1:
+            yield "batch_size", f"must be at least 1, got {self.batch_size}"
+        if not 0 <= self.crf <= 51:
+            yield "crf", f"must lie in 0 … 51, got {self.crf}"
+        if self.preset not in PRESETS:
+            yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
+        yield from pictures_are_not_quantized(self.base_model)
+
+    def idle(self) -> Faults:
+        if self.subtitle_fields and not self.subtitles:
+            yield "subtitle_fields", "has no effect without subtitles"
+
+
+__all__ = [
+    "AnimationRecipe",
+    "ArtifactConfig",
+    "BaseModelConfig",
+    "ClipConfig",
+    "ClipSettings",
+    "ClipsRecipe",
+    "DrawSettings",
+    "Faults",
+    "ImageConfig",
+    "ImagesRecipe",
+    "draw_schema",
+]
+
+DRAWING_RECIPES: dict[str, type] = {
+    "images": ImagesRecipe,
+    "animation": AnimationRecipe,
+    "clip": ClipsRecipe,
+}
+
+
+def draw_schema(untyped: dict[str, Any]) -> type:
+    """The dataclass of a drawing recipe, chosen by its `type`.
+
+    Raises:
+        RecipeError: `type` is none of the known ones.
+    """
+    kind = untyped.get("type", "images")
+    if not isinstance(kind, str) or kind not in DRAWING_RECIPES:
+        raise RecipeError(f"type: expected one of {', '.join(DRAWING_RECIPES)}; got {kind!r}")
+    return DRAWING_RECIPES[kind]

@@ -1,0 +1,1 @@
+"""Cameras, warps, depth and optical flow."""

@@ -1,0 +1,1 @@
+"""The frame loop: one frame after another, each from the one before."""

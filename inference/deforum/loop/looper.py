@@ -1,0 +1,115 @@
+"""Guided images: init images are drawn towards given pictures (Deforum 3.0's looper).
+
+`generate.py` of Deforum for A1111 3.0: picture k is the one of the last keyframe, the init image is
+blended with it, and the result takes on the colours of a weaker blend.
+"""
+
+from __future__ import annotations
+
+import json
+from math import cos
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from inference.deforum.geometry.pixels import blend
+from inference.deforum.schedules.schedules import frame_names, frame_of
+from inference.deforum.schedules.sources import open_picture
+from inference.deforum.settings.expressions import FormulaError
+from inference.images.img2img.color_correction import correct_colors
+from inference.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from inference.deforum.schedules.script import Script
+
+AWAY = 0.07
+"""Share of the picture outside of the tweening frames."""
+
+LONE_GAP = 25
+"""Frames between keyframes where there is but one."""
+
+
+class Looper:
+    """The guiding pictures and their shares.
+
+    Args:
+        script: the animation, with `use_looper` on.
+
+    Raises:
+        InputError: `init_images` is no JSON object of frames and files, or a file is not there.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        files = keyed_files(script["init_images"], script.max_frames, script.seed)
+        self.frames = sorted(files)
+        self.pictures = {
+            frame: open_picture(path, f"init_images, frame {frame}", script.width, script.height)
+            for frame, path in files.items()
+        }
+
+    def first(self) -> np.ndarray:
+        """What the animation begins with."""
+        return self.pictures[self.frames[0]]
+
+    def picture(self, frame: int) -> np.ndarray:
+        """The guiding picture of a frame, uint8 RGB."""
+        return self.pictures[max((f for f in self.frames if f <= frame), default=self.frames[0])]
+
+    def share(self, frame: int) -> float:
+        """The guiding picture's share in the init image, 0 … 1.
+
+        `blendFactorMax` - `blendFactorSlope` cos((f mod T) / (T / 2)) while f mod gap <= T, with T
+        tweening frames; else 0.07.
+        """
+        tween = int(self.script.number("tweening_frames_schedule", frame))
+        gap = self.gap(frame)
+        if tween < 1 or gap < 1 or frame % gap > tween:
+            return AWAY
+        most = self.script.number("blendFactorMax", frame)
+        slope = self.script.number("blendFactorSlope", frame)
+        return min(max(most - slope * cos((frame % tween) / (tween / 2)), 0.0), 1.0)
+
+    def gap(self, frame: int) -> int:
+        """Frames between the keyframes before and after; of two gaps at a keyframe the later."""
+        gaps = [
+            after - before
+            for before, after in zip(self.frames, self.frames[1:], strict=False)
+            if before <= frame <= after
+        ]
+        return gaps[-1] if gaps else LONE_GAP
+
+    def guide(self, init: np.ndarray, frame: int) -> np.ndarray:
+        """The init image with the guiding picture in it, uint8."""
+        return blend(init, self.picture(frame), self.share(frame))
+
+    def color(self, result: np.ndarray, guided: np.ndarray, frame: int) -> np.ndarray:
+        """What was drawn, in the colours of the guided init image; uint8."""
+        factor = min(max(self.script.number("color_correction_factor", frame), 0.0), 1.0)
+        target = blend(guided, self.picture(frame), factor)
+        return np.asarray(correct_colors(Image.fromarray(result), Image.fromarray(target)))
+
+
+def keyed_files(told: Any, max_frames: int, seed: int) -> dict[int, str]:
+    """Frame -> file of `init_images`, which is JSON in a text; frames may be formulas.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        pairs = json.loads(told) if isinstance(told, str) else told
+        items = dict(pairs).items()
+    except (ValueError, TypeError) as error:
+        example = '{"0": "first.png", "max_f/2": "second.png"}'
+        raise InputError(f"init_images: expected JSON such as {example}; {error}") from error
+    files: dict[int, str] = {}
+    for key, path in items:
+        try:
+            frame = frame_of(str(key), frame_names(max_frames, seed))
+        except FormulaError as error:
+            raise InputError(f"init_images: the frame {key!r} {error}") from None
+        files[max(frame, 0)] = str(path)
+    if not files:
+        raise InputError("init_images: names no picture; use_looper needs at least one")
+    return files

@@ -1,0 +1,157 @@
+"""The frames of a block: the cadence pair moved along, blended, and shown.
+
+Deforum for A1111 3.0 (`render.py`). With flow cadence, the pair is also brought together along the
+optical flow between them: at tween w the older picture goes w of the way, the newer one comes back
+1 - w of it. (Deforum's own way adds shares of half the flow up, after it has lost the flow's
+length; `deforum-3.0` keeps that.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inference.deforum.geometry.camera import Camera
+from inference.deforum.geometry.flow import (
+    carry_flow,
+    check_flow_method,
+    optical_flow,
+    warp_by_flow,
+)
+from inference.deforum.geometry.pixels import Floats, Pixels, blend
+from inference.deforum.pictures.color import grayscale
+from inference.deforum.schedules.cadence import Block
+from inference.deforum.settings.compat import DEFORUM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from inference.deforum.loop.depths import Depths
+    from inference.deforum.loop.hybrid_frames import HybridVideo
+    from inference.deforum.loop.masking import FrameMasks
+    from inference.deforum.loop.state import State
+    from inference.deforum.schedules.script import Script
+
+
+class Tweens:
+    """Shows what lies between diffused frames.
+
+    Args:
+        script: the animation.
+        camera: moves the pair.
+        depths: for 3D.
+        masks: for `overlay_mask`.
+        hybrid: the input video, where there is one.
+
+    Raises:
+        InputError: the flow method cannot be computed here.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        camera: Camera,
+        depths: Depths,
+        masks: FrameMasks,
+        hybrid: HybridVideo | None,
+    ) -> None:
+        self.script = script
+        self.camera = camera
+        self.depths = depths
+        self.masks = masks
+        self.hybrid = hybrid
+        self.method: str = script["optical_flow_cadence"]
+        if self.method != "None":
+            check_flow_method(self.method, "optical_flow_cadence")
+        self.is_deforum = script.compat == DEFORUM
+
+    def pictures(self, block: Block, state: State) -> Iterator[tuple[int, Pixels]]:
+        """Each frame of the block with its picture; the state moves along.
+
+        When a frame is given out, `state.feedback` is its picture.
+        """
+        flow = self.deforum_flow(block, state) if self.is_deforum else None
+        for frame in block.frames:
+            tween = block.tween(frame)
+            has_previous = state.previous is not None and tween < 1 and self.script.cadence_blend
+            moved = self.advance(frame, state, has_previous)
+            if flow is not None and any(moved):
+                flow = self.add_deforum_flow(flow, frame, tween, moved, state)
+            picture = self.mixed(block, frame, state, has_previous)
+            if has_previous or frame > block.start:
+                picture = self.finished(picture, frame)
+            state.feedback = picture
+            yield frame, picture
+
+    def advance(self, frame: int, state: State, has_previous: bool) -> tuple[bool, bool]:
+        """Moves the pair to a frame, if it is not there yet; which of both were moved."""
+        assert state.next is not None
+        moves_previous = has_previous and frame > state.previous_index
+        moves_next = frame > state.next_index
+        if not moves_previous and not moves_next:
+            return False, False
+        z = self.depths.of(state.next, frame, state)
+        movement = None
+        if self.hybrid is not None and frame > 0:
+            before = state.next if state.feedback is None else state.feedback
+            movement = self.hybrid.movement(frame, before, state)
+
+        def moved(picture: Pixels) -> Pixels:
+            picture = self.camera.move(picture, frame, z)
+            return picture if self.hybrid is None else self.hybrid.move(picture, movement, frame)
+
+        if moves_previous:
+            assert state.previous is not None
+            state.previous, state.previous_index = moved(state.previous), frame
+        if moves_next:
+            state.next, state.next_index = moved(state.next), frame
+        return moves_previous, moves_next
+
+    def mixed(self, block: Block, frame: int, state: State, has_previous: bool) -> Pixels:
+        """The pair in the shares that the frame asks for."""
+        previous, newest = state.previous, state.next
+        assert newest is not None
+        if not has_previous or previous is None:
+            return newest
+        tween = block.tween(frame)
+        if self.method == "None" or self.is_deforum or self.script.strength(block.start) == 0:
+            return blend(previous, newest, tween)
+        flow = optical_flow(previous, newest, self.method)  # type: ignore[arg-type]
+        factor = self.script.number("cadence_flow_factor_schedule", frame)
+        older = warp_by_flow(previous, flow, tween * factor)
+        newer = warp_by_flow(newest, flow, -(1 - tween) * factor)
+        return blend(older, newer, tween)
+
+    def deforum_flow(self, block: Block, state: State) -> Floats | None:
+        """Half the flow of the pair, by which the newer one is moved back first."""
+        is_on = self.method != "None" and self.script.strength(block.start) > 0
+        if not is_on or state.previous is None or state.next is None or not self.script.cadence > 1:
+            return None
+        whole = optical_flow(state.previous, state.next, self.method)  # type: ignore[arg-type]
+        flow = whole * np.float32(0.5)
+        state.next = warp_by_flow(state.next, -flow, 1, self.script.compat)
+        return flow
+
+    def add_deforum_flow(
+        self, flow: Floats, frame: int, tween: float, moved: tuple[bool, bool], state: State
+    ) -> Floats:
+        """Moves what the camera has moved along its share of the flow, too."""
+        z = self.depths.of(state.next, frame, state) if state.next is not None else None
+        carried = carry_flow(
+            flow, lambda picture: self.camera.move(picture, frame, z), self.script.compat
+        )
+        factor = self.script.number("cadence_flow_factor_schedule", frame)
+        if moved[0] and state.previous is not None:
+            state.previous = warp_by_flow(state.previous, carried * tween, factor, DEFORUM)
+        if moved[1] and state.next is not None:
+            state.next = warp_by_flow(state.next, carried * tween, factor, DEFORUM)
+        return carried
+
+    def finished(self, picture: Pixels, frame: int) -> Pixels:
+        """Grey where that is asked for, and the original outside of the mask."""
+        if self.script["color_force_grayscale"]:
+            picture = grayscale(picture)
+        if not self.masks.is_on:
+            return picture
+        return self.masks.overlay(picture, frame, self.masks.at(frame, picture))

@@ -1,0 +1,1 @@
+"""Colour, masks, noise and sharpening of frames."""

@@ -1,0 +1,1 @@
+"""What an animation leaves: run folder, videos, subtitles, contact sheets."""

@@ -1,0 +1,1 @@
+"""Values by frame: keyframes, prompts, seeds, cadence."""

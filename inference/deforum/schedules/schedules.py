@@ -1,0 +1,243 @@
+"""Schedules: values over the frames, written `0:(1), 30:(1+sin(t/5)), "max_f-1":(0)`.
+
+What they mean is Deforum for A1111 3.0's (`animation_key_frames.py`): numbers are joined by
+straight lines; a formula is computed at every frame from its own to the next one; before the first
+and after the last value it stays. Ours reads what Deforum fails at: commas inside
+of formulas, a comma at the end, no frame 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from inference.deforum.settings.expressions import FormulaError, compute, is_number, number_of
+from inference.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from inference.deforum.settings.expressions import Values
+
+PARTNERS = {")": "(", "]": "[", "}": "{"}
+QUOTES = "\"'"
+EXAMPLE = "for example 0:(1), 30:(1.5)"
+
+
+class Keyframe(NamedTuple):
+    """One `frame:(value)`; columns count letters before it."""
+
+    frame: str
+    frame_column: int
+    value: str
+    value_column: int
+
+
+def evaluate(
+    key: str,
+    text: str,
+    num_frames: int,
+    seed: int = -1,
+    variables: Mapping[str, np.ndarray] | None = None,
+) -> list[float]:
+    """The values of a schedule of numbers, one a frame.
+
+    Args:
+        key: the schedule's name, for messages.
+        text: the schedule.
+        num_frames: how many frames there are.
+        seed: the run's first seed, `s` in formulas.
+        variables: further names -> one value a frame.
+
+    Raises:
+        InputError: the schedule cannot be read or has no number at a frame; the message names key,
+            frame and column (from 1).
+    """
+    names = frame_names(num_frames, seed, variables)
+    points = placed(key, text, num_frames, names)
+    series = np.full(num_frames, np.nan)
+    ordered = sorted(points)
+    for frame, following in zip(ordered, [*ordered[1:], num_frames], strict=True):
+        value = points[frame]
+        if not 0 <= frame < num_frames:
+            continue
+        if is_number(value.value):
+            series[frame] = number_of(value.value)
+            continue
+        end = min(following, num_frames)
+        formula, column = unwrapped(value.value, value.value_column)
+        part = {
+            name: one[frame:end] if isinstance(one, np.ndarray) else one
+            for name, one in names.items()
+        }
+        try:
+            series[frame:end] = compute(formula, part)
+        except FormulaError as error:
+            at = frame + (error.place or 0)
+            raise told(key, str(error), column + error.column, at) from None
+    known = np.flatnonzero(~np.isnan(series))
+    if not len(known):
+        raise told(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
+    return np.interp(np.arange(num_frames), known, series[known]).tolist()
+
+
+def evaluate_text(
+    key: str,
+    text: str,
+    num_frames: int,
+    seed: int = -1,
+    variables: Mapping[str, np.ndarray] | None = None,
+) -> list[str]:
+    """The values of a schedule of texts (samplers, checkpoints, masks), one a frame.
+
+    Each holds until the next; the first holds before it, too. Quotes and parentheses around a whole
+    value are taken off, and those inside stay (Deforum takes them all, and with them the order of a
+    composed mask).
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    points = placed(key, text, num_frames, frame_names(num_frames, seed, variables))
+    inside = {frame: one for frame, one in points.items() if 0 <= frame < num_frames}
+    if not inside:
+        raise told(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
+    values: list[str] = []
+    ordered = sorted(inside)
+    for frame, following in zip(ordered, [*ordered[1:], num_frames], strict=True):
+        value, _ = unwrapped(inside[frame].value, 0)
+        values += [value] * (following - (frame if values else 0))
+    return values
+
+
+def frame_names(
+    num_frames: int, seed: int, variables: Mapping[str, np.ndarray] | None = None
+) -> Values:
+    """What formulas may name: the frame `t`, the seed `s`, the last frame `max_f`, and others."""
+    names: dict[str, np.ndarray | float | int] = {"t": np.arange(num_frames, dtype=np.int64)}
+    return names | {"s": seed, "max_f": num_frames - 1} | dict(variables or {})
+
+
+def placed(key: str, text: str, num_frames: int, names: Values) -> dict[int, Keyframe]:
+    """The keyframes of a schedule by frame; of two at one frame the later one.
+
+    Raises:
+        InputError: the text is no schedule.
+    """
+    points: dict[int, Keyframe] = {}
+    for keyframe in keyframes(key, text):
+        try:
+            points[frame_of(keyframe.frame, names)] = keyframe
+        except FormulaError as error:
+            column = keyframe.frame_column + error.column
+            raise told(key, f"the frame {keyframe.frame.strip()!r} {error}", column) from None
+    return points
+
+
+def frame_of(text: str, names: Values) -> int:
+    """The frame that a keyframe stands at; fractions are cut off.
+
+    Raises:
+        FormulaError: it is neither a number nor a formula of what is the same at all frames.
+    """
+    if is_number(text):
+        return int(number_of(text))
+    formula, column = unwrapped(text, 0)
+    same = {name: one for name, one in names.items() if not isinstance(one, np.ndarray)}
+    try:
+        return int(compute(formula, same))
+    except FormulaError as error:
+        raise FormulaError(str(error), error.column + column) from None
+
+
+def keyframes(key: str, text: str) -> Iterator[Keyframe]:
+    """The parts of a schedule in their order.
+
+    Raises:
+        InputError: brackets or quotes without partner, a part without its frame or its value.
+    """
+    found = False
+    parts = list(split(key, text))
+    for start, end, colon in parts:
+        part = text[start:end]
+        if not part.strip() and found and end == len(text):
+            return  # a comma at the end
+        column = start + len(part) - len(part.lstrip())
+        if not part.strip():
+            raise told(key, f"expected frame:(value), {EXAMPLE}; got nothing", column)
+        if colon is None:
+            message = f"expected frame:(value), {EXAMPLE}; got {part.strip()!r} without a frame"
+            raise told(key, message, column)
+        if not text[start:colon].strip():
+            raise told(key, f"expected a frame before ':', {EXAMPLE}", colon)
+        if not text[colon + 1 : end].strip():
+            raise told(key, f"expected a value behind ':', {EXAMPLE}", colon)
+        found = True
+        yield Keyframe(text[start:colon], start, text[colon + 1 : end], colon + 1)
+
+
+def split(key: str, text: str) -> Iterator[tuple[int, int, int | None]]:
+    """(start, end, first colon) of what stands between the commas outside of brackets and quotes.
+
+    Raises:
+        InputError: a bracket or quote has no partner.
+    """
+    start, colon, before = 0, None, ","
+    open_brackets: list[int] = []
+    quote: int | None = None
+    for place, letter in enumerate(text):
+        if quote is not None:
+            quote = None if letter == text[quote] else quote
+        elif letter in QUOTES and before in ",:([{":
+            quote = place
+        elif letter in "([{":
+            open_brackets.append(place)
+        elif letter in PARTNERS:
+            if not open_brackets or text[open_brackets.pop()] != PARTNERS[letter]:
+                raise told(key, f"{letter!r} closes no bracket", place)
+        elif not open_brackets and letter == ":" and colon is None:
+            colon = place
+        elif not open_brackets and letter == ",":
+            yield start, place, colon
+            start, colon = place + 1, None
+        before = before if letter.isspace() else letter
+    for place in [quote] if quote is not None else open_brackets[-1:]:
+        raise told(key, f"{text[place]!r} is not closed", place)
+    yield start, len(text), colon
+
+
+def unwrapped(text: str, column: int) -> tuple[str, int]:
+    """A value without the quotes and parentheses that stand around all of it, and its column."""
+    while True:
+        column += len(text) - len(text.lstrip())
+        text = text.strip()
+        quoted = len(text) > 1 and text[0] in QUOTES and text.find(text[0], 1) == len(text) - 1
+        if not quoted and not encloses(text):
+            return text, column
+        text, column = text[1:-1], column + 1
+
+
+def encloses(text: str) -> bool:
+    """Whether the parenthesis that opens a text is the one that closes it."""
+    if len(text) < 2 or text[0] != "(" or text[-1] != ")":
+        return False
+    depth, quote = 0, ""
+    for place, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter == '"':
+            quote = letter
+        else:
+            depth += {"(": 1, ")": -1}.get(letter, 0)
+            if not depth:
+                return place == len(text) - 1
+    return False
+
+
+def told(key: str, message: str, column: int, frame: int | None = None) -> InputError:
+    """The message for a mistake in a schedule; `column` counts letters before it."""
+    place = (
+        f"{key}, column {column + 1}"
+        if frame is None
+        else (f"{key}, frame {frame}, column {column + 1}")
+    )
+    return InputError(f"{place}: {message}")

@@ -1,0 +1,1 @@
+"""Settings files of Deforum and its relatives become typed settings."""

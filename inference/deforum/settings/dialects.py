@@ -1,0 +1,266 @@
+"""Settings files by others than Deforum 3.0: the notebook's, deforum-studio's, wrapped ones.
+
+Whatever the file is, what comes out has Deforum 3.0's keys and its prompts joined. Sources: Deforum
+for A1111 3.0 (`settings.py`), the notebook 0.7.1 (`helpers/prompts.py`, `helpers/settings.py`),
+deforum-studio's settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from inference.deforum.settings.keys import KEYS
+from inference.runtime.errors import InputError
+
+RENAMED = {
+    "width": "W",
+    "height": "H",
+    "enable_schedule_samplers": "enable_sampler_scheduling",
+    "sampler_name": "sampler",
+    "scale": "cfg_scale_schedule",
+    "cfg_scale": "cfg_scale_schedule",
+    "fov": "fov_schedule",
+    "near_plane": "near_schedule",
+    "far_plane": "far_schedule",
+    "animation_prompts": "prompts",
+}
+"""Key of another dialect -> Deforum 3.0's."""
+
+SCHEDULERS = {
+    "normal": "Normal", "sgm_uniform": "SGM Uniform", "ddim_uniform": "DDIM",
+    "kl_optimal": "KL Optimal", "ays": "Align Your Steps",
+}  # fmt: skip
+"""ComfyUI's names of schedule types, where they differ by more than capitals."""
+
+WRAPPERS = ("input", "settings", "deforum_settings")
+BORDERS = {"warp": "wrap"}
+"""A slip of the pen that went from file to file."""
+
+TEXT_FRAMES = 20
+"""`interpolate_x_frames` of the notebook, where a file leaves it out."""
+
+
+def translate(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The settings of any dialect in Deforum 3.0's keys; what was changed is added to `notes`.
+
+    Raises:
+        InputError: several settings in one file; prompts that are none.
+    """
+    settings = unwrap(raw)
+    rename(settings, notes)
+    if isinstance(border := settings.get("border"), str) and border in BORDERS:
+        settings["border"] = BORDERS[border]
+        notes.append(f"border: {border!r} is read as {BORDERS[border]!r}")
+    if "scheduler" in settings:
+        kind = settings.pop("scheduler")
+        settings.setdefault("schedule_type", SCHEDULERS.get(str(kind).casefold(), kind))
+        notes.append(f"scheduler is read as schedule_type {settings['schedule_type']!r}")
+    interpolation(settings, notes)
+    join_prompts(settings, notes)
+    return settings
+
+
+def unwrap(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings inside of `{"input": {"settings": …}}` and the API's `deforum_settings`.
+
+    Raises:
+        InputError: there are several.
+    """
+    settings: Any = raw
+    for _ in range(len(WRAPPERS) + 1):
+        inner = [name for name in WRAPPERS if isinstance(settings.get(name), Mapping | list)]
+        if not inner or any(name in KEYS for name in settings):
+            break
+        settings = settings[inner[0]]
+        if isinstance(settings, list):
+            if len(settings) != 1 or not isinstance(settings[0], Mapping):
+                raise InputError(
+                    f"{inner[0]}: holds {len(settings)} settings; expected one in a file"
+                )
+            settings = settings[0]
+    return {str(name): value for name, value in settings.items()}
+
+
+def rename(settings: dict[str, Any], notes: list[str]) -> None:
+    """Gives keys of other dialects their names; where both stand, Deforum 3.0's counts."""
+    if isinstance(settings.get("prompts"), list) and "animation_prompts" in settings:
+        # The notebook's `prompts` are its stills'.
+        unused = "animation_prompts" if settings.get("animation_mode") == "None" else "prompts"
+        del settings[unused]
+    names = dict(RENAMED)
+    for name in settings:
+        short = name.replace("hybrid_video_", "hybrid_", 1)
+        if name not in KEYS and short != name and short in KEYS:
+            names[name] = short
+    for old, new in names.items():
+        if old not in settings:
+            continue
+        value = settings.pop(old)
+        if new in settings:
+            notes.append(f"{old}: ignored, as {new} stands beside it")
+            continue
+        settings[new] = value
+        notes.append(f"{old} is read as {new}")
+
+
+def interpolation(settings: dict[str, Any], notes: list[str]) -> None:
+    """The notebook's interpolation: of embeddings, between keyframes or at even distances."""
+    by_keys = settings.pop("interpolate_key_frames", None)
+    distance = settings.pop("interpolate_x_frames", TEXT_FRAMES)
+    if by_keys is None or settings.get("animation_mode") != "Interpolation":
+        return
+    settings.setdefault("interpolation_blend", "embedding")
+    notes.append("interpolate_key_frames: embeddings are blended, as the notebook does it")
+    prompts = settings.get("prompts")
+    if by_keys or not isinstance(prompts, Mapping) or isinstance(distance, bool):
+        return
+    if not isinstance(distance, int | float) or distance < 1:
+        raise InputError(f"interpolate_x_frames: expected a number from 1 on, got {distance!r}")
+    steps = int(distance)
+    settings["prompts"] = {str(n * steps): text for n, text in enumerate(prompts.values())}
+    settings["max_frames"] = max(1, (len(prompts) - 1) * steps + 1)
+    notes.append(f"interpolate_x_frames: a prompt every {steps} frames")
+
+
+def join_prompts(settings: dict[str, Any], notes: list[str]) -> None:
+    """Joins what stands in all prompts, and separate negative ones, to each prompt.
+
+    Files that a run has saved hold prompts that are joined already; they are told by the key that
+    they lack, `animation_prompts_positive`.
+
+    Raises:
+        InputError: a text is none.
+    """
+    names = ("animation_prompts_positive", "animation_prompts_negative")
+    if any(name in settings for name in names):
+        positive, negative = (in_all(name, settings.pop(name, "")) for name in names)
+        settings["prompts"] = {
+            frame: joined(positive, text, negative)
+            for frame, text in as_texts("prompts", settings.get("prompts", {"0": ""})).items()
+        }
+        settings["positive_prompts"], settings["negative_prompts"] = positive, negative
+        notes.append("animation_prompts_positive and _negative are joined to every prompt")
+    if settings.get("neg_prompts"):
+        prompts = as_texts("prompts", settings.get("prompts", {"0": ""}))
+        settings["prompts"] = with_negatives(
+            prompts, as_texts("neg_prompts", settings["neg_prompts"])
+        )
+        notes.append("neg_prompts are joined to the prompts")
+    settings.pop("neg_prompts", None)
+
+
+def in_all(name: str, value: Any) -> str:
+    """The text for all prompts; null is none.
+
+    Raises:
+        InputError: it is no text.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(f"{name}: expected a text, got {json.dumps(value, default=str)[:60]}")
+    return value
+
+
+def joined(positive: str, text: str, negative: str) -> str:
+    """A prompt between what stands before and behind all, as Deforum joins them."""
+    mark = "" if "--neg" in text else "--neg"
+    return f"{positive} {text} {mark} {negative.replace('--neg', '')}"
+
+
+def as_texts(name: str, value: Any) -> dict[str, str]:
+    """Prompts in any form by frame.
+
+    Raises:
+        InputError: they are none.
+    """
+    from inference.deforum.settings.coercion import coerce
+
+    try:
+        return coerce("prompts", KEYS["prompts"], value)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def with_negatives(prompts: dict[str, str], negatives: dict[str, str]) -> dict[str, str]:
+    """Prompts with the negative ones of their frame; each holds until the next.
+
+    Frames of either are keyframes of both; a frame that is no number pairs with the same one only.
+    """
+    frames = [*prompts, *(frame for frame in negatives if frame not in prompts)]
+    numbered = all(frame.strip().isdecimal() for frame in frames)
+    if numbered:
+        frames.sort(key=int)
+    result: dict[str, str] = {}
+    held, held_negative = next(iter(prompts.values())), next(iter(negatives.values()))
+    for frame in frames:
+        if not numbered and frame not in prompts:
+            continue
+        held, held_negative = prompts.get(frame, held), negatives.get(frame, held_negative)
+        mark = " " if "--neg" in held else " --neg "
+        result[frame] = f"{held}{mark}{held_negative}" if held_negative.strip() else held
+    return result
+
+
+RENAMED_TODAY = {
+    "flip_2d_perspective": "enable_perspective_flip",
+    "skip_video_for_run_all": "skip_video_creation",
+}
+DROPPED = ("histogram_matching",)
+
+COLORS = {f"match frame 0 {space}": space.upper() for space in ("hsv", "lab", "rgb")}
+FLOWS = {"false": "None", "true": "DIS Fine"}
+FITS = {
+    "envelope (outer fit)": "Outer Fit (Shrink to Fit)",
+    "scale to fit (inner fit)": "Inner Fit (Scale to Fit)",
+}
+
+VALUES: dict[str, dict[str, str]] = {
+    "color_coherence": COLORS,
+    "hybrid_composite": {"false": "None", "true": "Normal"},
+    "optical_flow_cadence": FLOWS,
+    "optical_flow_redo_generation": FLOWS,
+    "add_soundtrack": {"false": "None", "true": "File"},
+    **{f"cn_{unit}_resize_mode": FITS for unit in range(1, 6)},
+}
+"""Key -> value of old, in small letters -> value of today."""
+
+DEPTHS = {True: "Zoe+AdaBins (old)", False: "Midas+AdaBins (old)"}
+
+
+def migrate(settings: dict[str, Any], notes: list[str], is_file: bool) -> None:
+    """Gives old keys and values their new names, in place; what was changed is added to `notes`.
+
+    Args:
+        settings: the settings, in Deforum's dialect.
+        notes: is added to.
+        is_file: a file that Deforum wrote; without `legacy_colormatch` it comes from a time when
+            that was the only way.
+    """
+    for old, new in RENAMED_TODAY.items():
+        if old in settings:
+            value = settings.pop(old)
+            settings.setdefault(new, value)
+            notes.append(f"{old} is now called {new}")
+    for old in DROPPED:
+        if old in settings:
+            del settings[old]
+            notes.append(f"{old} has no meaning any more")
+    for key, values in VALUES.items():
+        value = settings.get(key)
+        if not isinstance(value, bool | str):
+            continue
+        today = values.get(str(value).strip().casefold())
+        if today is not None:
+            settings[key] = today
+            notes.append(f"{key}: {value!r} is now called {today!r}")
+    if "use_zoe_depth" in settings:
+        value = settings.pop("use_zoe_depth")
+        algorithm = DEPTHS[str(value).casefold() in ("true", "1")]
+        settings.setdefault("depth_algorithm", algorithm)
+        notes.append(f"use_zoe_depth: {value!r} is now called depth_algorithm {algorithm!r}")
+    if is_file and "legacy_colormatch" not in settings:
+        settings["legacy_colormatch"] = True
+        notes.append("legacy_colormatch: on, as in all files from before it could be chosen")

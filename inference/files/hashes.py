@@ -1,0 +1,101 @@
+"""The hashes by which models and artifacts are known: A1111's and kohya's rules."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from inference.files.hash_cache import remembered
+from inference.runtime.errors import InputError
+
+LARGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors format."""
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: `__metadata__`, and dtype and shape of every tensor.
+
+    Raises:
+        InputError: it is no safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(LARGEST_HEADER, path.stat().st_size - 8):
+                raise ValueError(f"its header cannot have {length} bytes")
+            header = json.loads(file.read(length))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no mapping")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
+    return header
+
+
+def sha256(path: Path, after_header: bool = False) -> str:
+    """SHA-256 of a file, remembered as long as the file stays as it is; of large ones also on disk.
+
+    Args:
+        path: the file.
+        after_header: of a safetensors file, only of what stands behind the header: the same
+            weights with other metadata have the same hash.
+    """
+    status = path.stat()
+    return _sha256(path.resolve(), after_header, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256(path: Path, after_header: bool, size: int, changed: int) -> str:
+    kind = "sha256 after header" if after_header else "sha256"
+    return remembered(path, kind, _take_after_header if after_header else _take)
+
+
+def _take(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _take_after_header(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def old_hash(path: Path) -> str:
+    """What A1111 knew a model by until January 2023: 8 digits, of 64 KiB from the second MiB on.
+
+    Of a file that ends before, that of nothing: `e3b0c442`.
+    """
+    with path.open("rb") as file:
+        file.seek(0x100000)
+        return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
+
+def lora_legacy_hash(path: Path) -> str:
+    """What kohya's `sshs_legacy_hash` says, or else the file's own `old_hash`."""
+    if path.suffix != ".safetensors":
+        return old_hash(path)
+    return read_header(path).get("__metadata__", {}).get("sshs_legacy_hash") or old_hash(path)
+
+
+def lora_hash(path: Path) -> str:
+    """What A1111 knows a LoRA file by (it shows 12 digits): its own word, or its weights' hash."""
+    if path.suffix != ".safetensors":
+        return sha256(path)
+    metadata = read_header(path).get("__metadata__", {})
+    return metadata.get("sshs_model_hash") or sha256(path, after_header=True)
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The file of a model part's weights, the first of several; None if there is none."""
+    usual = folder / "diffusion_pytorch_model.safetensors"
+    found = [usual, *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
+    return next((file for file in found if file.is_file()), None)
+
+
+def artifact_hash(path: Path, kind: str) -> str | None:
+    """What A1111 knows an artifact by; of a folder the hash of its UNet's weights."""
+    if path.is_dir():
+        file = weights_file(path / "unet")
+        return sha256(file) if file else None
+    return lora_hash(path) if kind == "lora" else sha256(path)

@@ -1,0 +1,1 @@
+"""Draw pictures: requests become pictures with infotext."""

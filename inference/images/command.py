@@ -1,0 +1,238 @@
+"""Recipes of `type: images`: from the recipe to files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from pathlib import Path
+
+from PIL import Image
+
+from inference.artifacts.base import Artifact, load_artifact, set_strength
+from inference.artifacts.library import NetworkLibrary
+from inference.config.images import ImageConfig
+from inference.config.models import ArtifactConfig
+from inference.config.recipes import ImagesRecipe
+from inference.files.name_patterns import Naming
+from inference.images.drawing import Drawer, Drawing
+from inference.images.infotext.text import parse_infotext
+from inference.images.passes import check_prompts
+from inference.images.requests import all_calls, expand, group
+from inference.media.grid import image_grid
+from inference.media.outputs import PictureForm, prepare_folder, write_new, write_picture
+from inference.models.stable_diffusion.loading import load_base_model
+from inference.prompts.styles import apply_styles, read_styles
+from inference.runtime.devices import Processes, choose_device, progress_bar
+from inference.runtime.errors import InputError
+from inference.runtime.text import number
+
+TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
+    lambda request: request.prompt,
+    lambda request: Path(request.img2img.init_image).name if request.img2img else "",
+    lambda request: request.sampler,
+    lambda request: request.schedule_type,
+    lambda request: f"{request.steps} steps",
+    lambda request: f"CFG {number(request.cfg_scale)}",
+    lambda request: f"{request.width}x{request.height}",
+)
+"""What captions in a grid say, where it differs."""
+
+MOST_COLUMNS = 8
+"""Of a grid that compares nothing."""
+
+
+def draw_images(recipe: ImagesRecipe) -> None:
+    """Draws and saves everything that the recipe says, and prints the paths.
+
+    Of several processes each draws a part, and the first one saves.
+
+    Raises:
+        InputError: device, folder, base model, an artifact or a picture's settings cannot be used.
+    """
+    processes = Processes()
+    try:
+        draw_with(recipe, processes)
+    finally:
+        processes.close()
+
+
+def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
+    """Draws a recipe together with the other processes."""
+    saver, attached, library, requests = processes.together(lambda: set_up(recipe, processes))
+    requests = processes.of_first(requests)  # random seeds are in them
+    batches = group(requests, recipe.batch_size)
+    factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
+    own = batches[processes.rank :: processes.count] * len(factors)
+    rows: list[list[Drawing]] = []
+    with progress_bar() as report:
+        drawer = Drawer(
+            library.base, requests, library, own, report if processes.is_first else None
+        )
+        for factor in factors:
+            drawer.artifacts = [set_strength(*one, factor) for one in attached]
+            row: dict[int, Drawing] = {}
+            with saver.row(len(requests)) if saver else nullcontext() as save:
+                for drawn in processes.share(batches, drawer):
+                    row |= drawn
+                    if save:
+                        save(dict(drawn))
+            rows.append([row[index] for index in range(len(requests))])
+    if saver and recipe.grid and sum(map(len, rows)) > 1:
+        saver.save_grid(compare(rows, factors) if len(rows) > 1 else collect(rows[0]), rows)
+
+
+def set_up(
+    recipe: ImagesRecipe, processes: Processes
+) -> tuple[Saver | None, list[tuple[ArtifactConfig, Artifact]], NetworkLibrary, list[ImageConfig]]:
+    """All that a recipe needs to be drawn: who saves, what is attached, what is asked for.
+
+    Raises:
+        InputError: device, folder, base model, an artifact or a picture's settings cannot be used.
+    """
+    saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
+    images = styled(recipe)
+    for image in images:
+        check_prompts(image)
+    for folder in recipe.artifact_dirs:
+        if not Path(folder).is_dir():
+            raise InputError(f"artifact_dirs: {folder} is no folder")
+    device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
+    configs = [config for config in recipe.artifacts.values() if config is not None]
+    attached = [(config, load_artifact(config.path)) for config in configs]
+    base = load_base_model(recipe.base_model, recipe.precision, device)
+    requests = expand(base, images)
+    for config, artifact in attached:
+        artifact.attach(base, config.strength)
+    library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])
+    library.check(all_calls(requests))
+    return saver, attached, library, requests
+
+
+def styled(recipe: ImagesRecipe) -> list[ImageConfig]:
+    """The entries, with their styles in the prompts.
+
+    Raises:
+        InputError: the styles file cannot be read, or has no style of a name.
+    """
+    images = [image for image in recipe.images.values() if image is not None]
+    if not any(image.styles for image in images):
+        return images
+    assert recipe.styles_file
+    styles = read_styles(recipe.styles_file)
+    return [
+        dataclasses.replace(image, prompt=prompt, negative_prompt=negative)
+        for image in images
+        for prompt, negative in [
+            apply_styles(image.prompt, image.negative_prompt, image.styles, styles)
+        ]
+    ]
+
+
+class Saver:
+    """Saves a recipe's pictures in the order in which it names them, and prints the paths."""
+
+    def __init__(self, recipe: ImagesRecipe, folder: Path) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.form = PictureForm(
+            recipe.file_name, recipe.file_format, recipe.quality, recipe.save_text
+        )
+        self.started = datetime.now()
+
+    @contextmanager
+    def row(self, total: int) -> Iterator[Callable[[dict[int, Drawing]], None]]:
+        """A function that takes drawings by their places, and saves each when its turn comes.
+
+        Where drawing ends early, what waits for its turn is saved too.
+        """
+        waiting: dict[int, Drawing] = {}
+        places = iter(range(total))
+        place = next(places, total)
+
+        def save(drawn: dict[int, Drawing]) -> None:
+            nonlocal place
+            waiting.update(drawn)
+            while place in waiting:
+                self.save(waiting.pop(place), place, total)
+                place = next(places, total)
+
+        try:
+            yield save
+        finally:
+            for index, drawing in sorted(waiting.items()):
+                self.save(drawing, index, total)
+
+    def save(self, drawing: Drawing, index: int, total: int) -> None:
+        """Saves one under the name that the recipe's pattern makes."""
+        naming = naming_of(drawing, index, total, self.recipe.batch_size, self.started)
+        path = write_picture(self.folder, drawing.image, drawing.infotext, naming, self.form)
+        print(path, flush=True)
+
+    def save_grid(self, grid: Image.Image, rows: Sequence[Sequence[Drawing]]) -> None:
+        """Saves the grid with the infotexts of its pictures."""
+        infotext = "\n\n".join(drawing.infotext for row in rows for drawing in row)
+        texts = {"parameters": infotext, "grid": grid.info["grid"]}
+        print(write_new(self.folder, grid, texts, before="grid-", digits=4))
+
+
+def naming_of(
+    drawing: Drawing, index: int, total: int, batch_size: int, started: datetime
+) -> Naming:
+    """What the name of a drawing can tell; `index` is its place among `total`."""
+    request, told = drawing.request, parse_infotext(drawing.infotext).parameters
+    strength = told.get("Denoising strength")
+    return Naming(
+        seed=request.seed,
+        steps=request.steps,
+        cfg_scale=request.cfg_scale,
+        width=drawing.image.width,
+        height=drawing.image.height,
+        sampler=request.sampler,
+        schedule_type=told["Schedule type"],
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        styles=tuple(request.styles),
+        model_name=told["Model"],
+        model_hash=told.get("Model hash", ""),
+        clip_skip=int(told.get("Clip skip", 1)),
+        denoising_strength=float(strength) if strength else None,
+        batch_index=index % batch_size,
+        batch_size=min(batch_size, total),
+        generation_index=index,
+        num_generations=total,
+        pixels=drawing.image.tobytes(),
+        started=started,
+    )
+
+
+def compare(rows: Sequence[Sequence[Drawing]], factors: Sequence[float]) -> Image.Image:
+    """A grid with a row for each strength."""
+    pictures = [[drawing.image for drawing in row] for row in rows]
+    labels = [f"strength {number(factor)}" for factor in factors]
+    return image_grid(pictures, labels, captions(rows[0]))
+
+
+def collect(drawings: Sequence[Drawing]) -> Image.Image:
+    """A grid of all pictures, about as wide as high, each under its caption."""
+    least = min(MOST_COLUMNS, math.ceil(math.sqrt(len(drawings))))
+    fitting = (n for n in range(least, MOST_COLUMNS + 1) if len(drawings) % n == 0)
+    columns = next(fitting, least)
+    texts = captions(drawings)
+    starts = range(0, len(drawings), columns)
+    rows = [[drawing.image for drawing in drawings[start : start + columns]] for start in starts]
+    return image_grid(rows, column_labels=[texts[start : start + columns] for start in starts])
+
+
+def captions(drawings: Sequence[Drawing]) -> list[str]:
+    """What tells the pictures apart: the settings that differ, and seeds if that is not enough."""
+    requests = [drawing.request for drawing in drawings]
+    columns = [[form(request) for request in requests] for form in TOLD_APART]
+    told = [column for column in columns if len(set(column)) > 1]
+    texts = [", ".join(parts) for parts in zip(*told, strict=True)] or [""] * len(requests)
+    if len(set(texts)) == len(texts):
+        return texts
+    seeds = [f"seed {request.seed}" for request in requests]
+    return [", ".join(filter(None, pair)) for pair in zip(texts, seeds, strict=True)]

@@ -1,0 +1,239 @@
+"""One language for all base models: which clean latent is expected at (x, sigma)?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from inference.models.conditions import Conditions
+from inference.models.stable_diffusion.model import BaseModel
+from inference.models.stable_diffusion.prompts import Part, Timeline, as_timelines
+from inference.sampling.base import Blend
+from inference.sampling.schedules import NoiseLevels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes through the UNet at once: rows of equally many tokens."""
+
+    rows: Tensor
+    """Their places among all rows: first the positive ones of every picture, then the negative."""
+    pictures: Tensor
+    """Which picture each of them belongs to."""
+    conditions: Conditions
+
+
+class Denoiser:
+    """A base model that predicts noise or velocity, as a function (x, sigma) -> clean latent.
+
+    Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598) takes the prompts and the
+    negative prompts through the UNet in one batch; at a scale of 1 the latter are left out. Prompts
+    joined by AND (Liu et al. 2022, arXiv 2206.01714) each lead away from the negative prompt:
+    uncond + sum of weight x scale x (cond - uncond). Rules and names of the settings are those of
+    A1111 1.10.1 (`modules/sd_samplers_cfg_denoiser.py`).
+
+    Args:
+        base: the base model.
+        positive: what the UNet is told of b prompts, in its number format: conditions of b rows, or
+            for each picture its parts.
+        negative: the same for the negative prompts, without parts; None where the scale and all
+            weights are 1.
+        cfg_scale: 1 is no guidance, 0 the negative prompts alone.
+        filler: an empty chunk; with it the shorter of a picture's prompts are filled up ("Pad
+            prompt/negative prompt"). Without it prompts of other lengths go through the UNet apart.
+        total_steps: how many evaluations there will be; `skip_early_cond` needs it.
+        skip_early_cond: the negative prompts are left out in this share of the evaluations, from
+            the first one on ("Ignore negative prompt during early sampling"); 0 is never.
+        s_min_uncond: below this sigma they are left out in every second evaluation ("Negative
+            Guidance minimum sigma"); 0 is never.
+        concat: further input channels of the UNet, (b or 1, k, h, w); inpainting models have five.
+        levels: at which timestep the model is asked about a sigma; without it the model's own.
+        keeps_uncond: the negative prompts are heeded in every evaluation, at a scale of 1 too.
+        blend: has the last word on each clean latent, as masks need it.
+        blend_input: changes x before the model sees it.
+    """
+
+    last_uncond: Tensor | None = None
+    """The clean latents expected for the negative prompts at the last evaluation, (b, c, h, w), not
+    blended; where they were left out, those of the prompts (of several parts, the first one's)."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        positive: Conditions | Sequence[Sequence[Part]],
+        negative: Conditions | Sequence[Timeline] | None = None,
+        cfg_scale: float = 1.0,
+        *,
+        filler: Conditions | None = None,
+        total_steps: int | None = None,
+        skip_early_cond: float = 0.0,
+        s_min_uncond: float = 0.0,
+        concat: Tensor | None = None,
+        levels: NoiseLevels | None = None,
+        keeps_uncond: bool = False,
+        blend: Blend | None = None,
+        blend_input: Blend | None = None,
+    ) -> None:
+        if isinstance(positive, Conditions):
+            positive = [[Part(1.0, timeline)] for timeline in as_timelines(positive)]
+        if isinstance(negative, Conditions):
+            negative = as_timelines(negative)
+        is_plain = all([part.weight for part in parts] == [1.0] for parts in positive)
+        if not negative and not (cfg_scale == 1 and is_plain):
+            raise ValueError(f"a cfg_scale of {cfg_scale} needs negative prompts, as weights do")
+        if skip_early_cond and not total_steps:
+            raise ValueError("skip_early_cond needs total_steps")
+        self.base = base
+        self.levels = levels or NoiseLevels(base.alphas_cumprod)
+        self.cfg_scale = cfg_scale
+        self.is_guided = keeps_uncond or not (cfg_scale == 1 and is_plain)
+        self.keeps_uncond = keeps_uncond
+        self.positive = positive
+        self.negative = negative or []
+        self.filler = filler
+        self.total_steps = total_steps
+        self.skip_early_cond = skip_early_cond
+        self.s_min_uncond = s_min_uncond
+        self.concat = concat
+        self.blend = blend
+        self.blend_input = blend_input
+        self.evaluation = 0
+        self._batches: tuple[object, list[Batch]] = (None, [])
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.positive)
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the UNet is told in the next evaluation: the prompts', then the negative prompts'.
+
+        Only where all have equally many tokens.
+        """
+        return Conditions.cat([batch.conditions for batch in self.batches(self.is_guided)])
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """The clean latents expected at x (b, c, h, w), fp32."""
+        is_guided = self.is_guided and not self.leaves_negatives_out(sigma)
+        if self.blend_input is not None:
+            x = self.blend_input(x, sigma)
+        clean = self.denoise(x, sigma, self.batches(is_guided))
+        self.evaluation += 1
+        positive, negative = clean, None
+        if is_guided:
+            positive, negative = clean[: -len(x)], clean[-len(x) :]
+        denoised, self.last_uncond = self.combine(positive, negative)
+        return denoised if self.blend is None else self.blend(denoised, sigma)
+
+    def leaves_negatives_out(self, sigma: float) -> bool:
+        """Whether this evaluation does without them."""
+        if self.keeps_uncond:
+            return False
+        share = self.evaluation / self.total_steps if self.total_steps else 0
+        if self.skip_early_cond and share <= self.skip_early_cond:
+            return True
+        return self.evaluation % 2 == 1 and sigma < self.s_min_uncond
+
+    def combine(self, positive: Tensor, negative: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The guided latents, and those they were led away from.
+
+        Without negative ones each picture's first part stands in for them, at a scale of 1.
+        """
+        scale = self.cfg_scale if negative is not None else 1.0
+        if len(positive) == self.num_pictures:
+            if negative is None:
+                return positive, positive
+            weights = {part.weight * scale for parts in self.positive for part in parts}
+            if len(weights) == 1:
+                return negative + (positive - negative) * weights.pop(), negative
+        pictures = [n for n, parts in enumerate(self.positive) for _ in parts]
+        if negative is None:
+            negative = positive[[pictures.index(n) for n in range(self.num_pictures)]]
+        denoised = negative.clone()
+        weights = [part.weight * scale for parts in self.positive for part in parts]
+        for row, (picture, weight) in enumerate(zip(pictures, weights, strict=True)):
+            denoised[picture] += (positive[row] - negative[picture]) * weight
+        return denoised, negative
+
+    def batches(self, is_guided: bool) -> list[Batch]:
+        """What the UNet is told in the next evaluation; kept while it stays the same."""
+        timelines = [[part.timeline for part in parts] for parts in self.positive]
+        negatives = self.negative if is_guided else []
+        key = (
+            is_guided,
+            [[one.row(self.evaluation) for one in each] for each in timelines],
+            [one.row(self.evaluation) for one in negatives],
+        )
+        if self._batches[0] != key:
+            self._batches = (key, self.assemble(timelines, negatives))
+        return self._batches[1]
+
+    def assemble(
+        self, timelines: Sequence[Sequence[Timeline]], negatives: Sequence[Timeline]
+    ) -> list[Batch]:
+        """Batches of equally many tokens, in the order of their first rows."""
+        positives = [[self.told(one) for one in each] for each in timelines]
+        others = [[self.told(one)] for one in negatives]
+        for picture, parts in enumerate(positives):
+            own = others[picture] if others else []
+            longest = max(one.states.shape[1] for one in parts)
+            parts[:] = [one.stretched(longest) for one in parts]
+            if self.filler is not None:
+                longest = max(one.states.shape[1] for one in parts + own)
+                parts[:] = [one.filled_up(longest, self.filler) for one in parts]
+                own[:] = [one.filled_up(longest, self.filler) for one in own]
+        rows = [
+            (n, one) for each in (positives, others) for n, own in enumerate(each) for one in own
+        ]
+        by_length: dict[int, list[int]] = {}
+        for number, (_, one) in enumerate(rows):
+            by_length.setdefault(one.states.shape[1], []).append(number)
+        device = rows[0][1].states.device
+        return [
+            Batch(
+                torch.tensor(numbers, device=device),
+                torch.tensor([rows[number][0] for number in numbers], device=device),
+                Conditions.cat([rows[number][1] for number in numbers]),
+            )
+            for numbers in by_length.values()
+        ]
+
+    def told(self, timeline: Timeline) -> Conditions:
+        """One row of conditions: those of the next evaluation."""
+        row = timeline.row(self.evaluation)
+        return timeline.conditions[row : row + 1]
+
+    def denoise(self, x: Tensor, sigma: float, batches: Sequence[Batch]) -> Tensor:
+        """One latent for each row of all batches, without guidance."""
+        if len(batches) == 1:
+            return self.denoise_batch(x, sigma, batches[0])
+        count = sum(len(batch.rows) for batch in batches)
+        clean = x.new_empty((count, *x.shape[1:]))
+        for batch in batches:
+            clean[batch.rows] = self.denoise_batch(x, sigma, batch)
+        return clean
+
+    def denoise_batch(self, x: Tensor, sigma: float, batch: Batch) -> Tensor:
+        """One latent for each row of a batch.
+
+        The model sees x / sqrt(sigma^2 + 1), of variance 1. Velocity: Salimans & Ho 2022, arXiv
+        2202.00512.
+        """
+        scale = 1 / sqrt(sigma**2 + 1)
+        pictures = batch.pictures
+        timesteps = torch.full((len(pictures),), self.levels.timestep(sigma), device=x.device)
+        x = x[pictures]
+        seen = x * scale
+        if self.concat is not None:
+            further = self.concat.to(seen).expand(self.num_pictures, -1, -1, -1)
+            seen = torch.cat([seen, further[pictures]], dim=1)
+        output = self.base.predict(
+            seen.to(batch.conditions.states.dtype), timesteps, batch.conditions
+        ).float()
+        if self.base.prediction_type == "v_prediction":
+            return x * scale**2 - output * (sigma * scale)
+        return x - output * sigma

@@ -1,0 +1,272 @@
+"""Drawing: from prompts and a base model, with whatever is attached to it, to pictures.
+
+Grids drawn while training and the drawing command both go through `draw`: the same list on the same
+machine gives the same pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from inference.artifacts.base import UsedArtifact
+from inference.artifacts.library import NetworkLibrary
+from inference.config.images import ImageConfig
+from inference.images.img2img.conditioning import circular_padding
+from inference.images.img2img.hires import HiresSize
+from inference.images.img2img.init import InitImage, Start, encode, encode_start, open_init
+from inference.images.img2img.opening import floor_to_images
+from inference.images.img2img.resize import scale_to
+from inference.images.img2img.upscalers import (
+    CODEFORMER_WEIGHT,
+    face_restorer,
+    image_upscaler,
+    is_latent_upscaler,
+    upscale_latents,
+)
+from inference.images.infotext.describe import describe_drawing
+from inference.images.passes import Pass, all_texts, hires_prompts, sample
+from inference.images.requests import all_calls, expand, group, networks_called, second_size
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.devices import Progress
+from inference.sampling.base import Callback
+from inference.sampling.img2img import img2img_steps
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture and how it came about."""
+
+    image: Image.Image
+    request: ImageConfig
+    """What was asked for: one picture, with its own seed and its size."""
+    infotext: str
+
+
+def draw(
+    base: BaseModel,
+    images: Sequence[ImageConfig],
+    batch_size: int = 8,
+    progress: Progress | None = None,
+    artifacts: Sequence[UsedArtifact] = (),
+) -> list[Drawing]:
+    """Draws every picture of every entry, in the entries' order.
+
+    Args:
+        base: the base model; what is attached to it is drawn with. Its parts are put into
+            evaluation mode, and back.
+        images: what to draw; an entry with `count` n gives n pictures.
+        batch_size: pictures drawn at once. Other sizes change pictures by rounding only.
+        progress: hears of every step.
+        artifacts: what is attached, to be told in the infotext.
+
+    Raises:
+        InputError: a size, a prompt or an init image cannot be used.
+        FloatingPointError: a picture is not finite.
+    """
+    requests = expand(base, images)
+    batches = group(requests, batch_size)
+    library = NetworkLibrary(base)
+    library.check(all_calls(requests))
+    drawer = Drawer(base, requests, library, batches, progress, artifacts)
+    drawn = {index: drawing for batch in batches for index, drawing in drawer(batch)}
+    return [drawn[index] for index in range(len(requests))]
+
+
+@dataclass
+class Drawer:
+    """Draws batches of requests, and counts the steps."""
+
+    base: BaseModel
+    requests: Sequence[ImageConfig]
+    """Single pictures, of `inference.images.requests.expand`."""
+    library: NetworkLibrary
+    """Where prompts find what they call."""
+    batches: Sequence[Sequence[int]]
+    """All that will be drawn, by positions in the requests."""
+    progress: Progress | None = None
+    artifacts: Sequence[UsedArtifact] = ()
+    """What is attached besides."""
+    done: int = 0
+    """Steps that are done."""
+
+    @cached_property
+    def total(self) -> int:
+        """Steps of all batches."""
+        return sum(steps_of(self.requests[index]) for batch in self.batches for index in batch)
+
+    def __call__(self, batch: Sequence[int]) -> list[tuple[int, Drawing]]:
+        """Each picture of a batch with its position.
+
+        Raises:
+            InputError: a prompt or an init image cannot be used.
+            FloatingPointError: a picture is not finite.
+        """
+        chosen = [self.requests[index] for index in batch]
+
+        def report(step: int, denoised: Tensor) -> None:
+            self.report(self.done + step * len(denoised))
+
+        with evaluation(self.base):
+            drawn = draw_batch(self.base, chosen, self.library, report, self.artifacts)
+        self.done += sum(map(steps_of, chosen))
+        self.report(self.done)
+        return list(zip(batch, drawn, strict=True))
+
+    def report(self, done: int) -> None:
+        """Tells how far it is."""
+        if self.progress:
+            self.progress(min(done, self.total), self.total)
+
+
+def draw_batch(
+    base: BaseModel,
+    requests: Sequence[ImageConfig],
+    library: NetworkLibrary,
+    callback: Callback | None = None,
+    artifacts: Sequence[UsedArtifact] = (),
+    inits: Sequence[InitImage] | None = None,
+    mixes_embeddings: bool = False,
+) -> list[Drawing]:
+    """Draws requests that are alike in what batches share.
+
+    `inits` are their init images, of `inference.images.img2img.init.prepare_init`; without them those of
+    the files that the requests name. With `mixes_embeddings` prompts joined by AND become one,
+    whose states are the mean of theirs by weight.
+    """
+    first = requests[0]
+    calls = networks_called(first)
+    texts = [text for one in requests for text in all_texts(one)]
+    later = [library.used(call) for call in calls[-1] if call not in calls[0]]
+    if inits is None:
+        inits = [open_init(request) for request in requests] if first.img2img else []
+    with library.at_work(calls[0], texts) as used, tiled(base, first.tiling):
+        start = encode_start(base, requests, inits) if inits else None
+        way = dataclasses.replace(Pass.first(requests), mixes_embeddings=mixes_embeddings)
+        latents = sample(base, requests, way, start, callback)
+        digests = [{"Init image hash": init.digest} for init in inits] or [{}] * len(requests)
+        infotexts = [
+            describe_drawing(one, base, [*artifacts, *used, *later], extra)
+            for one, extra in zip(requests, digests, strict=True)
+        ]
+    if first.hires is not None:
+        texts = [text for one in requests for text in hires_prompts(one)]
+        with library.at_work(calls[1], texts), tiled(base, first.tiling):
+            latents = draw_larger(base, requests, latents, callback)
+    with tiled(base, first.tiling):
+        images = to_images(base, latents)
+    return [
+        Drawing(finish(image, request, init), request, infotext)
+        for image, request, init, infotext in zip(
+            images, requests, inits or [None] * len(images), infotexts, strict=True
+        )
+    ]
+
+
+def draw_larger(
+    base: BaseModel,
+    requests: Sequence[ImageConfig],
+    latents: Tensor,
+    callback: Callback | None = None,
+) -> Tensor:
+    """The second pass of Hires. fix: latents (b, c, h, w) enlarged, and drawn over."""
+    first = requests[0]
+    assert first.hires
+    size = second_size(base, first)
+    enlarged = enlarge(base, latents, size, first.hires.upscaler)
+    if first.hires.denoising_strength == 0:
+        return enlarged
+    way = Pass.second(requests, size.width, size.height)
+    start = Start(enlarged, first.hires.denoising_strength, exact_steps=True)
+
+    def report(step: int, denoised: Tensor) -> None:
+        if callback:
+            callback(first.steps + step, denoised)
+
+    return sample(base, requests, way, start, report)
+
+
+def enlarge(base: BaseModel, latents: Tensor, size: HiresSize, upscaler: str) -> Tensor:
+    """Latents in the size of the second pass, by way of pictures unless the upscaler is latent."""
+    factor = base.vae_scale_factor
+    width, height = size.upscale_width // factor, size.upscale_height // factor
+    if is_latent_upscaler(upscaler):
+        larger = upscale_latents(latents, width, height, upscaler)
+    else:
+        function = image_upscaler(upscaler, "hires.upscaler")
+        small = [floor_to_images(base.decode_latents(one[None]))[0] for one in latents]
+        sides = size.upscale_width, size.upscale_height
+        pictures = [scale_to(image, *sides, function) for image in small]
+        larger = torch.cat([encode(base, [one], width, height) for one in pictures])
+    return size.crop_latents(larger, factor)
+
+
+def finish(image: Image.Image, request: ImageConfig, init: InitImage | None) -> Image.Image:
+    """What is done to a picture after it was decoded: faces, colours, what lies around it."""
+    if request.restore_faces is not None:
+        restore = face_restorer(request.restore_faces, "restore_faces")
+        image = restore(image, CODEFORMER_WEIGHT)
+    if init is None or request.img2img is None:
+        return image
+    return init.finish(image, request.img2img.color_correction)
+
+
+def steps_of(request: ImageConfig) -> int:
+    """Steps of all passes of a picture, for the progress bar."""
+    if (start := request.img2img) is not None:
+        _, last = img2img_steps(request.steps, start.denoising_strength, start.exact_steps)
+        return last + 1
+    second = request.hires
+    if second is None or second.denoising_strength == 0:
+        return request.steps
+    return request.steps + (second.steps or request.steps)
+
+
+def tiled(base: BaseModel, tiling: bool) -> AbstractContextManager[None]:
+    """While this is open, pictures have no border if `tiling` says so."""
+    return circular_padding([base.unet, base.vae]) if tiling else nullcontext()
+
+
+@contextmanager
+def evaluation(base: BaseModel) -> Iterator[None]:
+    """No gradients, no autocast, no dropout; afterwards all is as before."""
+    training = [m for part in base.parts.values() for m in part.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.inference_mode(), torch.autocast(base.device.type, enabled=False):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def to_images(base: BaseModel, latents: Tensor) -> list[Image.Image]:
+    """Pictures of 8 bits a channel, rounded; decoded one by one, which takes the least memory.
+
+    Raises:
+        FloatingPointError: a latent or a pixel is not finite.
+    """
+    pictures = []
+    for latent in latents:
+        check_finite(latent, "latent", base)
+        pixels = base.decode_latents(latent[None])[0]
+        check_finite(pixels, "picture", base)
+        array = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
+        pictures.append(Image.fromarray(array.cpu().numpy()))
+    return pictures
+
+
+def check_finite(values: Tensor, what: str, base: BaseModel) -> None:
+    """Raises FloatingPointError where a value is infinite or no number."""
+    if not values.isfinite().all():
+        is_full = base.dtype == torch.float32
+        remedy = "the model's weights are at fault" if is_full else "precision: fp32 may help"
+        raise FloatingPointError(f"the {what} is not finite (NaN or infinite); {remedy}")

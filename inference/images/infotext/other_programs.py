@@ -1,0 +1,120 @@
+"""What other programs write into pictures, translated into infotext.
+
+NovelAI's here, as A1111 1.10.1 does (`modules/images.py`); ComfyUI's, InvokeAI's and Fooocus's by
+the library sd-parsers, if it is installed (`pip install 'limner[metadata]'`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from inference.images.infotext.redraw_keys import KNOWN_SAMPLERS, sampler_and_schedule
+from inference.images.infotext.text import write_infotext
+from inference.runtime.errors import InputError
+
+MARKS = {
+    "workflow": "ComfyUI",
+    "prompt": "ComfyUI",
+    "invokeai_metadata": "InvokeAI",
+    "sd-metadata": "InvokeAI",
+    "Dream": "InvokeAI",
+    "fooocus_scheme": "Fooocus",
+}
+"""Keyword in a PNG -> the program that writes it."""
+
+
+def is_novel_ai(info: Mapping[Any, Any]) -> bool:
+    """Whether a PNG's texts are NovelAI's."""
+    return info.get("Software") == "NovelAI" and isinstance(info.get("Comment"), str)
+
+
+def is_fooocus(info: Mapping[Any, Any]) -> bool:
+    """Whether `parameters` holds Fooocus's JSON, and no infotext."""
+    return info.get("fooocus_scheme") == "fooocus" and "parameters" in info
+
+
+def translate_novel_ai(info: Mapping[Any, Any], size: tuple[int, int]) -> str | None:
+    """Infotext of NovelAI's texts, with its Clip skip and ENSD; None if they are damaged."""
+    try:
+        told = json.loads(info["Comment"])
+        sampler = KNOWN_SAMPLERS.get(str(told["sampler"]).lower(), "Euler a")
+        parameters = {
+            "Steps": told["steps"],
+            "Sampler": sampler,
+            "CFG scale": told["scale"],
+            "Seed": told["seed"],
+            "Size": f"{size[0]}x{size[1]}",
+            "Clip skip": 2,
+            "ENSD": 31337,
+        }
+        return write_infotext(str(info["Description"]), str(told["uc"]), parameters)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def other_program(info: Mapping[Any, Any]) -> str | None:
+    """The program whose texts a picture carries, if it is one that sd-parsers reads."""
+    return next((program for key, program in MARKS.items() if key in info), None)
+
+
+def read_other_programs(path: Path) -> str | None:
+    """Infotext of what ComfyUI, InvokeAI or Fooocus wrote into a picture; None if none of them did.
+
+    Raises:
+        InputError: one of them did, and sd-parsers is not installed or cannot read it.
+        OSError: there is no such picture, or it cannot be read.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()
+        program, size = other_program(image.info), image.size
+    if program is None:
+        return None
+    try:
+        sd_parsers = import_module("sd_parsers")
+    except ImportError as error:
+        raise InputError(
+            f"{path}: was drawn by {program}, whose metadata are read by the package sd-parsers: "
+            "pip install 'limner[metadata]'"
+        ) from error
+    found = sd_parsers.ParserManager().parse(path)
+    if found is None or not found.samplers:
+        raise InputError(f"{path}: what {program} wrote into it is not understood")
+    return translate(found, size)
+
+
+def translate(found: Any, size: tuple[int, int]) -> str:
+    """Infotext of what sd-parsers found; of several samplers the first."""
+    sampler = found.samplers[0]
+    told = {"sampler": sampler.name, **sampler.parameters}
+    model = sampler.model
+    parameters = {
+        "Steps": told.get("steps"),
+        "Sampler": told["sampler"],
+        "Schedule type": None,
+        "CFG scale": told.get("cfg_scale"),
+        "Seed": told.get("seed"),
+        "Size": f"{size[0]}x{size[1]}",
+        "Model hash": model.hash if model else None,
+        "Model": PureWindowsPath(model.name).stem if model and model.name else None,
+        "RNG": "CPU",  # all three
+        "Denoising strength": partial_denoising(told),
+        "Version": str(found.generator.value),
+    }
+    name = str(parameters["Sampler"])
+    name = KNOWN_SAMPLERS.get(f"k_{name.lower()}", name)  # ComfyUI: euler_ancestral
+    schedule = told.get("scheduler")
+    names = sampler_and_schedule(name, str(schedule) if schedule else None)
+    parameters |= {"Sampler": names[0], "Schedule type": names[1]}
+    return write_infotext(found.full_prompt, found.full_negative_prompt, parameters)
+
+
+def partial_denoising(told: Mapping[str, Any]) -> object | None:
+    """ComfyUI's `denoise`, which is 1 where nothing was begun with."""
+    value = told.get("denoise")
+    return value if value not in (None, 1, 1.0) else None

@@ -1,0 +1,55 @@
+"""Find infotext in picture files and in text files beside them (A1111 1.10.1, `images.py`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.images.infotext.text import is_parameters
+from inference.media.pictures import read_user_comment
+from inference.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def read_infotext(path: Path) -> str | None:
+    """The infotext in a picture's file, or in the .txt beside it; None if there is none.
+
+    A .txt that ends in no line of parameters is something else, such as a caption.
+
+    Raises:
+        OSError: there is no such picture, or it cannot be read.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()  # texts may stand behind the pixels
+        return find_infotext(image) or read_text_beside(path)
+
+
+def find_infotext(image: Image.Image) -> str | None:
+    """The infotext that an opened picture carries, of A1111, Forge, NovelAI, or ours."""
+    from inference.images.infotext.other_programs import is_fooocus, is_novel_ai, translate_novel_ai
+
+    if is_novel_ai(image.info):
+        return translate_novel_ai(image.info, image.size)
+    if is_fooocus(image.info):
+        return None
+    text = image.info.get("parameters") or read_user_comment(image)
+    comment = image.info.get("comment")
+    if not text and isinstance(comment, bytes):
+        text = comment.decode("utf-8", "ignore")
+    return text if isinstance(text, str) and text else None
+
+
+def read_text_beside(path: Path) -> str | None:
+    """The infotext of the .txt of the same name, as A1111 writes it on demand."""
+    side = path.with_suffix(".txt")
+    try:
+        text = side.read_text(encoding="utf-8").strip() if side.is_file() else ""
+    except UnicodeDecodeError:
+        return None  # no text of A1111's
+    except OSError as error:
+        raise InputError(f"{side}: cannot be read: {error.strerror}") from error
+    return text if is_parameters(text.rpartition("\n")[2]) else None

@@ -1,0 +1,189 @@
+"""A recipe made from a picture's infotext: `python -m inference picture.png [key=value ...]`.
+
+What infotext says is turned back into settings, and the model that it names is looked for by hash;
+everything that cannot be done as it was is noted. Infotext says nothing of the pictures that others
+began with: a picture of img2img wants its `img2img.init_image` on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inference.config.recipes import draw_schema
+from inference.images.infotext.other_programs import read_other_programs
+from inference.images.infotext.reading import read_infotext
+from inference.images.infotext.redraw_keys import as_pasted
+from inference.images.infotext.text import Infotext, parse_infotext
+from inference.images.redraw_settings import settings_from
+from inference.media.pictures import SUFFIXES
+from inference.models.names import find_model, find_named
+from inference.recipe.layers import absolute, merged, override_layers, shown
+from inference.recipe.loader import load_mapping
+from inference.runtime.errors import InputError
+
+ENTRY = "picture"
+"""The name of the recipe's one image; all but its prompt stands in `settings`."""
+
+TAG = re.compile(r"<(lora|lyco|hypernet):([^:>]+)((?::[^>]*)?)>")
+
+
+@dataclass
+class Redrawing:
+    """A recipe as a file would have it, and what it cannot do as it was done."""
+
+    recipe: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a path is named as pictures are."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def recipe_from_picture(
+    path: str | Path, folders: Sequence[str | Path] = (), base_model: str | None = None
+) -> Redrawing:
+    """The recipe that draws a picture once more; arguments as of `recipe_from_infotext`.
+
+    Raises:
+        InputError: the picture cannot be read, or does not say how it was drawn.
+    """
+    path = Path(path)
+    try:
+        text = read_infotext(path) or read_other_programs(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+    if text is None:
+        raise InputError(
+            f"{path}: does not say how it was drawn: there is no infotext in it, and none in a "
+            f"{path.stem}.txt beside it"
+        )
+    return recipe_from_infotext(text, folders, base_model)
+
+
+def load_picture(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Any, list[str]]:
+    """The sound recipe that draws a picture once more, and what it cannot do as it was done.
+
+    Models and artifacts are looked for in the `artifact_dirs` of the overrides; a `base_model.path`
+    takes the place of the model that infotext names.
+
+    Raises:
+        InputError: the picture or an override cannot be used.
+    """
+    given = merged(override_layers(overrides, []))
+    folders, base = given.get("artifact_dirs") or [], given.get("base_model")
+    folders = [folders] if isinstance(folders, str) else folders
+    known = [folder for folder in folders if isinstance(folder, str)]  # others are faults, below
+    base_path = base.get("path") if isinstance(base, dict) else None
+    made = recipe_from_picture(path, known, base_path)
+    return load_mapping(made.recipe, shown(absolute(path)), draw_schema, overrides), made.notes
+
+
+def recipe_from_infotext(
+    infotext: str | Infotext,
+    folders: Sequence[str | Path] = (),
+    base_model: str | None = None,
+    restorers: Sequence[str] = (),
+) -> Redrawing:
+    """The recipe that draws what infotext tells of.
+
+    Args:
+        infotext: of A1111, Forge or ours.
+        folders: where models, LoRAs, hypernetworks and embeddings are looked for, with all below.
+        base_model: what to draw with, in the place of the model that infotext names.
+        restorers: face restorations at hand.
+
+    Raises:
+        InputError: a folder is not there.
+    """
+    infotext = parse_infotext(infotext) if isinstance(infotext, str) else infotext
+    paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if not path.is_dir():
+            raise InputError(f"artifact_dirs: {str(path)!r} is not a folder")
+    pasted, told = as_pasted(infotext), infotext.split_sizes()
+    settings, notes = settings_from(infotext, restorers)
+    made = Redrawing({}, notes)
+    prompt = called_here(pasted["Prompt"], told, paths, made.notes)
+    if later := settings.get("hires", {}).get("prompt"):
+        settings["hires"]["prompt"] = called_here(later, told, paths, made.notes)
+    note_embeddings(told, paths, made.notes)
+    made.recipe = {
+        "type": "images",
+        "base_model": base_of(pasted, told, paths, base_model, made.notes),
+        **({"artifact_dirs": [str(path) for path in paths]} if paths else {}),
+        "settings": settings,
+        "images": {ENTRY: {"prompt": prompt}},
+    }
+    return made
+
+
+def base_of(
+    pasted: Mapping[str, str],
+    told: Mapping[str, str],
+    folders: Sequence[Path],
+    given: str | None,
+    notes: list[str],
+) -> dict[str, Any]:
+    """The recipe's base_model: the one given, or else the one that infotext names."""
+    base: dict[str, Any] = {}
+    name, hash_ = told.get("Model"), told.get("Model hash")
+    if given is None and not name and not hash_:
+        notes.append("Model: infotext names none: picto draws; or give base_model.path=…")
+    elif given is None:
+        path, remark = find_model(name, hash_, folders)
+        notes += [f"Model: {remark}"] if remark else []
+        if path is not None:
+            base["path"] = path
+    if pasted["Clip skip"] != "1":
+        try:
+            base["clip_skip"] = int(pasted["Clip skip"])
+        except ValueError:
+            notes.append(f"Clip skip: {pasted['Clip skip']!r} is no number; left out")
+    return base
+
+
+def called_here(
+    prompt: str, told: Mapping[str, str], folders: Sequence[Path], notes: list[str]
+) -> str:
+    """The prompt with its tags of LoRAs and hypernetworks as their files are called here.
+
+    Tags of what is not there are taken out.
+    """
+    hashes = dict(hash_pairs(told.get("Lora hashes", "")))
+
+    def rename(tag: re.Match[str]) -> str:
+        name, kind = tag[2], "hypernetwork" if tag[1] == "hypernet" else "lora"
+        hash_ = hashes.get(name.replace(",", "")) if kind == "lora" else None
+        file, remark = find_named(name, kind, hash_, folders)
+        if file is None:
+            notes.append(f"{tag[0]}: {remark}; the picture is drawn without")
+            return ""
+        notes.extend([f"{tag[0]}: {remark}"] if remark else [])
+        return f"<{tag[1]}:{file}{tag[3]}>"
+
+    return TAG.sub(rename, prompt)
+
+
+def note_embeddings(told: Mapping[str, str], folders: Sequence[Path], notes: list[str]) -> None:
+    """What is missing of the embeddings that infotext tells of; prompts call them by name."""
+    for name, hash_ in hash_pairs(told.get("TI hashes", "")):
+        file, remark = find_named(name, "embedding", hash_, folders)
+        if file is not None and file != name:
+            remark = f"is called {file} here: write that into the prompt"
+        if remark:
+            notes.append(f"embedding {name}: {remark}")
+
+
+def hash_pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Names and hashes of `name: hash, …`."""
+    for pair in text.split(","):
+        name, colon, hash_ = pair.strip().rpartition(":")
+        if colon and re.fullmatch(r"[0-9a-f]{8,64}", hash_.strip()):
+            yield name.strip(), hash_.strip()

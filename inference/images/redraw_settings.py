@@ -1,0 +1,249 @@
+"""Infotext's parameters as settings of a recipe, in A1111's words on both sides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from inference.config.samplers import SAMPLERS, SCHEDULE_TYPES
+from inference.images.infotext.redraw_keys import as_pasted, parse_version, sampler_and_schedule
+from inference.images.infotext.text import Infotext
+
+NUMBERS: dict[str, tuple[str, type]] = {
+    "Steps": ("steps", int),
+    "CFG scale": ("cfg_scale", float),
+    "Seed": ("seed", int),
+    "Size-1": ("width", int),
+    "Size-2": ("height", int),
+    "Variation seed": ("variation_seed", int),
+    "Variation seed strength": ("variation_strength", float),
+    "Seed resize from-1": ("seed_resize_from_width", int),
+    "Seed resize from-2": ("seed_resize_from_height", int),
+    "ENSD": ("ensd", int),
+    "Eta": ("eta", float),
+    "Eta DDIM": ("eta", float),
+    "Sigma churn": ("s_churn", float),
+    "Sigma tmin": ("s_tmin", float),
+    "Sigma tmax": ("s_tmax", float),
+    "Sigma noise": ("s_noise", float),
+    "Schedule min sigma": ("schedule.sigma_min", float),
+    "Schedule max sigma": ("schedule.sigma_max", float),
+    "Schedule rho": ("schedule.rho", float),
+    "Beta schedule alpha": ("schedule.beta_alpha", float),
+    "Beta schedule beta": ("schedule.beta_beta", float),
+    "NGMS": ("s_min_uncond", float),
+    "Skip Early CFG": ("skip_early_cond", float),
+    "Comma backtrack": ("comma_padding_backtrack", int),
+    "Hires upscale": ("hires.upscale", float),
+    "Hires resize-1": ("hires.resize_x", int),
+    "Hires resize-2": ("hires.resize_y", int),
+    "Hires steps": ("hires.steps", int),
+    "Mask blur": ("img2img.inpaint.mask_blur", int),
+    "Masked area padding": ("img2img.inpaint.padding", int),
+    "Conditional mask weight": ("img2img.inpaint.conditioning_mask_strength", float),
+    "Mask transparency": ("img2img.inpaint.mask_transparency", float),
+    "Noise multiplier": ("img2img.noise_multiplier", float),
+    "Extra noise": ("img2img.extra_noise", float),
+}
+"""Parameter of infotext -> setting, and what kind of number it is."""
+
+TEXTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Emphasis": ("emphasis", ("Original", "No norm", "Ignore", "None")),
+    "Hires upscaler": ("hires.upscaler", ()),
+    "Hires prompt": ("hires.prompt", ()),
+    "Hires negative prompt": ("hires.negative_prompt", ()),
+    "Mask mode": ("img2img.inpaint.mask_mode", ("Inpaint masked", "Inpaint not masked")),
+    "Masked content": (
+        "img2img.inpaint.masked_content",
+        ("fill", "original", "latent noise", "latent nothing"),
+    ),
+    "Inpaint area": ("img2img.inpaint.area", ("Whole picture", "Only masked")),
+    "Resize mode": ("img2img.resize_mode", ()),
+    "Background color": ("img2img.background_color", ()),
+}
+"""Parameter of infotext -> setting, and its possible values; none where any text may stand."""
+
+SWITCHES = {
+    "Tiling": "tiling",
+    "Pad conds": "pad_conds",
+    "Old prompt editing timelines": "old_prompt_editing",
+    "Discard penultimate sigma": "schedule.discard_next_to_last_sigma",
+    "Old Karras sigmas": "schedule.use_old_karras",
+    "SGM noise multiplier": "sgm_noise_multiplier",
+    "Exact steps": "img2img.exact_steps",
+    "Color correction": "img2img.color_correction",
+    "Soft edges": "img2img.inpaint.soft_edges",
+}
+"""Parameter of infotext -> setting that is true or false."""
+
+SCHEDULES_APART = (1, 9, 0, 0)
+"""The version of A1111 that took schedule types out of the samplers' names."""
+
+ONCE_UNIFORM = (
+    "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE",
+    "DPM2", "DPM2 a",
+)  # fmt: skip
+"""Samplers that before drew with Uniform unless their name said otherwise. A1111 itself takes these
+names for today's, which draw with another schedule."""
+
+FALSE = ("false", "0", "no")
+
+ELSEWHERE = {
+    "Sampler", "Schedule type", "Hires sampler", "Hires schedule type", "Model", "Model hash",
+    "RNG", "Clip skip", "Denoising strength", "Face restoration", "Lora hashes", "TI hashes",
+    "Hypernet", "Hypernet strength", "First pass size-1", "First pass size-2", "Version", "User",
+}  # fmt: skip
+"""Parameters that functions of this module see to, or that say nothing of how to draw."""
+
+REMARKS = {
+    "VAE": "there is no setting for another VAE; the model's own draws",
+    "VAE hash": "",
+    "Hires checkpoint": "the second pass is drawn with the same model",
+    "Refiner": "there is no refiner; the model draws to the end",
+    "Refiner switch at": "",
+    "Refiner switch by sampling steps": "",
+    "Downcast alphas_cumprod": "A1111 before 1.7 kept the noise schedule in half precision: the "
+    "picture can differ a little",
+    "Pad conds v0": "A1111 before 1.6 padded prompts otherwise; this is not done here",
+    "Init image hash": "",
+}
+"""Parameters that cannot be followed, and what is said of them; nothing where another says it."""
+
+
+def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """A recipe's `settings`, as nested mappings, and notes on what cannot be done as it was."""
+    image: dict[str, Any] = {}
+    notes: list[str] = []
+    pasted, told = as_pasted(infotext), infotext.split_sizes()
+    if infotext.negative_prompt:
+        image["negative_prompt"] = infotext.negative_prompt
+    put_samplers(image, pasted, told, notes)
+    put_values(image, told | meant(pasted, told), notes)
+    put_passes(image, pasted, told, notes)
+    put_noise(image, pasted["RNG"], notes)
+    restorer = told.get("Face restoration")
+    if restorer in restorers:
+        image["restore_faces"] = restorer
+    elif restorer:
+        notes.append(f"Face restoration: {restorer} is not at hand; faces stay as drawn")
+    return image, notes
+
+
+def meant(pasted: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
+    """What A1111 reads out of an old version or an old form, and infotext does not say itself."""
+    keys = ("Old prompt editing timelines", "Pad conds v0", "Downcast alphas_cumprod")
+    found = {key: pasted[key] for key in keys if key in pasted}
+    if "First pass size-1" in told:
+        found |= {key: pasted[key] for key in pasted if key.startswith(("Size-", "Hires resize-"))}
+    return found
+
+
+def put_samplers(
+    image: dict[str, Any], pasted: Mapping[str, str], told: Mapping[str, str], notes: list[str]
+) -> None:
+    """Samplers and schedule types of both passes, as far as they are among ours."""
+
+    def put_known(key: str, name: str, value: str | None, known: Sequence[str]) -> None:
+        if value in known:
+            put(image, name, value)
+        elif value is not None and not value.startswith("Use same "):
+            notes.append(f"{key}: {value} is not known here; the usual one draws")
+
+    schedule = pasted["Schedule type"]
+    version = parse_version(told.get("Version"))
+    is_old = version is not None and version < SCHEDULES_APART
+    if is_old and schedule == "Automatic" and pasted.get("Sampler") in ONCE_UNIFORM:
+        schedule = "Uniform"
+    put_known("Sampler", "sampler", pasted.get("Sampler"), SAMPLERS)
+    put_known("Schedule type", "schedule_type", schedule, SCHEDULE_TYPES)
+    if sampler := told.get("Hires sampler"):
+        is_told = "Hires schedule type" in told
+        sampler, schedule = sampler_and_schedule(sampler, told.get("Hires schedule type"))
+        put_known("Hires sampler", "hires.sampler", sampler, SAMPLERS)
+        if is_told or schedule != "Automatic":
+            put_known("Hires schedule type", "hires.schedule_type", schedule, SCHEDULE_TYPES)
+    elif schedule := told.get("Hires schedule type"):
+        put_known("Hires schedule type", "hires.schedule_type", schedule, SCHEDULE_TYPES)
+
+
+def put_values(image: dict[str, Any], told: Mapping[str, str], notes: list[str]) -> None:
+    """The settings that are one number, text or switch; what is left is noted."""
+    for key, value in told.items():
+        if key in NUMBERS:
+            put_number(image, key, value, *NUMBERS[key], notes)
+        elif key in TEXTS:
+            name, known = TEXTS[key]
+            if not known or value in known:
+                put(image, name, value)
+            else:
+                notes.append(f"{key}: {value} is not known here; left out")
+        elif key in SWITCHES:
+            put(image, SWITCHES[key], value.lower() not in FALSE)
+        elif key in REMARKS and not value.startswith("Use same "):
+            notes += [f"{key}: {value}: {REMARKS[key]}"] if REMARKS[key] else []
+        elif key not in (*ELSEWHERE, *REMARKS):
+            notes.append(f"{key}: {value}: not known here; left out")
+
+
+def put_number(
+    image: dict[str, Any], key: str, value: str, name: str, kind: type, notes: list[str]
+) -> None:
+    """Sets a number; one that is none is noted. 0 stands for the schedule's own sigmas."""
+    try:
+        number = kind(value)
+    except ValueError:
+        number = math.nan
+    if isinstance(number, float) and not math.isfinite(number):
+        notes.append(f"{key}: {value!r} is no number; left out")
+    elif number or not name.startswith("schedule."):
+        put(image, name, number)
+
+
+def put(image: dict[str, Any], dotted: str, value: object) -> None:
+    """Sets a value in mappings within mappings."""
+    *above, name = dotted.split(".")
+    for key in above:
+        image = image.setdefault(key, {})
+    image[name] = value
+
+
+def put_passes(
+    image: dict[str, Any], pasted: Mapping[str, str], told: Mapping[str, str], notes: list[str]
+) -> None:
+    """Whether there was a second pass or a picture to begin with, and how much was drawn anew."""
+    strength = told.get("Denoising strength")
+    has_hires = "Hires upscale" in told or "Hires upscaler" in told or "First pass size-1" in told
+    has_hires = has_hires or pasted["Hires resize-1"] != "0" or pasted["Hires resize-2"] != "0"
+    if has_hires and (left_out := image.pop("img2img", None)):
+        names = ", ".join(left_out)
+        notes.append(f"Hires. fix begins with no picture here: img2img's {names} left out")
+    elif not has_hires and "hires" in image:
+        del image["hires"]
+        notes.append("Hires: there was no second pass; its parameters are left out")
+    group = "hires" if has_hires else "img2img"
+    if strength is not None:
+        put_number(
+            image, "Denoising strength", strength, f"{group}.denoising_strength", float, notes
+        )
+    if "img2img" in image:
+        known_by = f" (its hash is {told['Init image hash']})" if "Init image hash" in told else ""
+        wanted = "settings.img2img.init_image=…"
+        if "inpaint" in image["img2img"]:
+            wanted += " and settings.img2img.inpaint.mask=…"
+        notes.append(f"drawn over a picture that infotext does not hold{known_by}: give {wanted}")
+
+
+def put_noise(image: dict[str, Any], source: str, notes: list[str]) -> None:
+    """Where the noise came from: that of an NVIDIA GPU can be had everywhere."""
+    if source in ("CPU", "NV"):
+        image["rng"] = source
+        return
+    image["rng"] = "NV"
+    if source != "GPU":
+        notes.append(f"RNG: {source} is not known here; NV draws")
+    else:
+        notes.append(
+            "RNG: drawn with a GPU's own noise; NV gives that of NVIDIA GPUs, on every device. On "
+            "another GPU it was other noise, and the picture cannot be drawn again here"
+        )

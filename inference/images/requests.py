@@ -1,0 +1,197 @@
+"""From what a recipe asks for to single pictures, and which of them are drawn together."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from inference.config.images import ImageConfig, check_size
+from inference.images.img2img.hires import HiresSize, hires_size
+from inference.images.img2img.opening import background_color, picture_size
+from inference.images.img2img.upscalers import check_upscaler, face_restorer
+from inference.media.pictures import pictures_in
+from inference.models.stable_diffusion.model import BaseModel
+from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
+from inference.runtime.errors import InputError
+from inference.sampling.img2img import img2img_steps
+from inference.sampling.registry import SAMPLERS
+
+RANDOM_SEEDS = 2**32 - 2
+"""As many random seeds as in A1111."""
+
+
+def expand(
+    base: BaseModel, images: Sequence[ImageConfig], has_files: bool = True
+) -> list[ImageConfig]:
+    """One request for each picture, with its own seed, its size, and one init image.
+
+    As in A1111, pictures of a variation keep the seed and count on with the variation's, and all
+    pictures of a folder are drawn over with the same seeds.
+
+    Args:
+        base: what draws them.
+        images: what is asked for.
+        has_files: whether init images are files; else they are handed in as pictures.
+
+    Raises:
+        InputError: a size is no multiple of `base.size_step`, a folder has no pictures, or a
+            request is one of those that `check` refuses.
+    """
+    requests = []
+    for image in images:
+        width, height = image.width or base.resolution, image.height or base.resolution
+        for name, size in (("width", width), ("height", height)):
+            check_size(name, size, base.size_step)
+        seed, variation = (
+            random.SystemRandom().randrange(RANDOM_SEEDS) if value == -1 else value
+            for value in (image.seed, image.variation_seed)
+        )
+        is_varied = image.variation_strength > 0
+        for one in init_images(image):
+            check(base, dataclasses.replace(one, width=width, height=height), has_files)
+            for i in range(image.count):
+                requests.append(
+                    dataclasses.replace(
+                        one,
+                        seed=seed if is_varied else seed + i,
+                        variation_seed=variation + i if is_varied else -1,
+                        count=1,
+                        width=width,
+                        height=height,
+                    )
+                )
+    return requests
+
+
+def check(base: BaseModel, request: ImageConfig, has_files: bool = True) -> None:
+    """Finds out before anything is drawn what drawing would stumble over after minutes.
+
+    Raises:
+        InputError: an upscaler or a face restorer is not at hand, the second pass would be too
+            small, or the files of img2img are not there or do not fit.
+    """
+    if request.restore_faces is not None:
+        face_restorer(request.restore_faces, "restore_faces")
+    if request.hires is not None:
+        check_upscaler(request.hires.upscaler, "hires.upscaler")
+        second_size(base, request)
+    if (start := request.img2img) is None:
+        return
+    img2img_steps(request.steps, start.denoising_strength, start.exact_steps)
+    background_color(start.background_color, "img2img.background_color")
+    if not has_files:
+        return
+    size = picture_size(start.init_image, "img2img.init_image")
+    for name in ("mask", "sketch") if start.inpaint else ():
+        if (path := getattr(start.inpaint, name)) is None:
+            continue
+        width, height = own = picture_size(path, f"img2img.inpaint.{name}")
+        if own != size:
+            raise InputError(
+                f"img2img.inpaint.{name}: the size of {path}, {width}x{height}, differs from "
+                f"the init image's {size[0]}x{size[1]}; give one of the same size"
+            )
+
+
+def second_size(base: BaseModel, request: ImageConfig) -> HiresSize:
+    """Pixels of the second pass of Hires. fix.
+
+    Raises:
+        InputError: there is nothing left of a side.
+    """
+    hires = request.hires
+    assert hires and request.width and request.height
+    sides = hires.resize_x, hires.resize_y
+    return hires_size(request.width, request.height, base.size_step, hires.upscale, *sides)
+
+
+def init_images(image: ImageConfig) -> Iterator[ImageConfig]:
+    """The entry once for each picture of its folder, with the mask of the same name.
+
+    Raises:
+        InputError: the folder has no pictures, or not the mask of one of them.
+    """
+    start = image.img2img
+    if start is None or not Path(start.init_image).is_dir():
+        yield image
+        return
+    files = pictures_in(Path(start.init_image))
+    if not files:
+        raise InputError(f"img2img.init_image: {start.init_image} has no pictures in it")
+    for file in files:
+        inpaint = start.inpaint
+        if inpaint is not None:
+            given = {
+                name: str(companion(file, Path(path), name))
+                for name in ("mask", "sketch")
+                if (path := getattr(inpaint, name))
+            }
+            inpaint = dataclasses.replace(inpaint, **given)
+        own = dataclasses.replace(start, init_image=str(file), inpaint=inpaint)
+        yield dataclasses.replace(image, img2img=own)
+
+
+def companion(file: Path, path: Path, name: str) -> Path:
+    """The mask (or sketch) of an init image: the file of its name, or the one for all."""
+    if not path.is_dir():
+        return path
+    of_this_name = [other for other in pictures_in(path) if other.stem == file.stem]
+    if not of_this_name:
+        raise InputError(f"img2img.inpaint.{name}: {path} has none of the name {file.stem}")
+    return of_this_name[0]
+
+
+def networks_called(request: ImageConfig) -> tuple[tuple[ExtraNetwork, ...], ...]:
+    """What the prompts of the first and of the second pass call."""
+    prompts = [request.prompt]
+    if request.hires is not None:
+        prompts.append(request.prompt if request.hires.prompt is None else request.hires.prompt)
+    return tuple(tuple(extract_extra_networks(prompt)[1]) for prompt in prompts)
+
+
+def group(requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
+    """Positions of the requests that are drawn together.
+
+    Together go those that differ in seeds, prompts and pictures only, and that call the same
+    artifacts; samplers whose steps depend on the whole batch draw one at a time. The same list
+    always gives the same batches.
+    """
+    alike: dict[str, list[int]] = {}
+    for index, request in enumerate(requests):
+        names = [request.sampler, (request.hires and request.hires.sampler) or request.sampler]
+        is_alone = any(SAMPLERS[name].couples_batch for name in names)
+        key = repr(index if is_alone else what_batches_share(request))
+        alike.setdefault(key, []).append(index)
+    return [
+        indexes[start : start + batch_size]
+        for indexes in alike.values()
+        for start in range(0, len(indexes), batch_size)
+    ]
+
+
+def what_batches_share(request: ImageConfig) -> list[Any]:
+    """The settings that are the same for all pictures of a batch."""
+    settings = dataclasses.asdict(request)
+    for name in ("prompt", "negative_prompt", "seed", "variation_seed"):
+        del settings[name]
+    if request.hires is not None:
+        del settings["hires"]["prompt"], settings["hires"]["negative_prompt"]
+    if request.img2img is not None:
+        del settings["img2img"]["init_image"]
+        if request.img2img.inpaint is not None:
+            del settings["img2img"]["inpaint"]["mask"], settings["img2img"]["inpaint"]["sketch"]
+    calls = [
+        [dataclasses.replace(call, position=0) for call in calls]
+        for calls in networks_called(request)
+    ]
+    return [settings, calls]
+
+
+def all_calls(requests: Iterable[ImageConfig]) -> Iterator[ExtraNetwork]:
+    """Yield what the prompts of the requests call, in both passes."""
+    for request in requests:
+        for calls in networks_called(request):
+            yield from calls

@@ -1,0 +1,147 @@
+"""Infotext in picture files, where A1111 puts it.
+
+Source: A1111 1.10.1 `modules/images.py` (`save_image_with_geninfo`, `read_info_from_image`). PNG: a
+text chunk `parameters` (tEXt where Latin-1 holds it, else iTXt). JPEG, WebP and AVIF: the Exif tag
+UserComment, as the library piexif writes it. GIF: the comment.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference.files.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder, in their names' order."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+
+
+EXIF_IFD, USER_COMMENT, UNDEFINED, LONG = 0x8769, 0x9286, 7, 4
+"""Exif: the tags of the Exif directory and of the comment in it, and the kinds of their values."""
+
+ENCODINGS = {
+    b"UNICODE\0": "utf-16-be",
+    b"ASCII\0\0\0": "ascii",
+    b"JIS\0\0\0\0\0": "shift_jis",
+    b"\0\0\0\0\0\0\0\0": "utf-8",
+}
+"""The first 8 bytes of a UserComment -> how the rest is encoded."""
+
+LARGEST_SIDES = {"jpg": 65535, "jpeg": 65535, "webp": 16383, "avif": 65535}
+"""Pixels."""
+
+LARGEST_JPEG_COMMENT = 65533 - 6 - 40
+"""Bytes of a comment that still fit into JPEG's segment beside the directories."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif")
+
+
+def save_png(path: Path, image: Image.Image, texts: Mapping[str, str]) -> None:
+    """Writes a PNG with texts by keyword, whole or not at all; A1111's keyword is `parameters`."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    for keyword, text in texts.items():
+        chunks.add_text(keyword, encodable(text))
+    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=chunks))
+
+
+def save_picture(path: Path, image: Image.Image, infotext: str, quality: int = 80) -> None:
+    """Writes a picture with its infotext, whole or not at all; its format is that of its ending.
+
+    Args:
+        path: ends in .png, .jpg, .jpeg, .webp, .avif or .gif.
+        image: RGB; what is transparent becomes opaque in JPEG.
+        infotext: how it was drawn.
+        quality: of JPEG, WebP and AVIF, 1 … 100.
+
+    Raises:
+        ValueError: another ending, or a picture or infotext too large for the format
+            (`fitting_format` knows).
+    """
+    infotext, suffix = encodable(infotext), path.suffix.lower()
+    options: dict[str, Any] = {"quality": quality, "exif": user_comment(infotext)}
+    if suffix == ".png":
+        save_png(path, image, {"parameters": infotext})
+        return
+    if suffix == ".gif":
+        options = {"comment": infotext.encode()}
+    elif suffix not in SUFFIXES:
+        raise ValueError(f"{path.name}: pictures end in {', '.join(SUFFIXES)}")
+    elif suffix in (".jpg", ".jpeg") and image.mode != "RGB":
+        image = image.convert("RGB")
+    kind = {".jpg": "JPEG"}.get(suffix, suffix[1:].upper())
+    write_atomically(path, lambda file: image.save(file, format=kind, **options))
+
+
+def fitting_format(size: tuple[int, int], infotext: str, wanted: str) -> str:
+    """The wanted file format (`jpg`, …), or `png` if picture or infotext is too large for it.
+
+    Warns where it is not the wanted one.
+    """
+    reason = ""
+    if max(size) > LARGEST_SIDES.get(wanted, max(size)):
+        reason = f"{size[0]}x{size[1]} pixels are more than {LARGEST_SIDES[wanted]}"
+    length = len(encodable(infotext).encode("utf-16-be"))
+    if wanted in ("jpg", "jpeg") and 8 + length > LARGEST_JPEG_COMMENT:
+        reason = "its infotext is longer than JPEG can hold"
+    if not reason:
+        return wanted
+    warnings.warn(f"saved as png, not as {wanted}: {reason}", stacklevel=2)
+    return "png"
+
+
+def user_comment(text: str) -> bytes:
+    """Exif data with the text as its UserComment, byte for byte as piexif writes it.
+
+    Two directories, the second of one tag: 40 bytes from the head to the comment.
+    """
+    comment = b"UNICODE\0" + text.encode("utf-16-be")
+    return b"".join(
+        [
+            b"Exif\0\0MM\0*" + struct.pack(">I", 8),
+            struct.pack(">HHHIII", 1, EXIF_IFD, LONG, 1, 26, 0),
+            struct.pack(">HHHII", 1, USER_COMMENT, UNDEFINED, len(comment), 40),
+            comment,
+        ]
+    )
+
+
+def encodable(text: str) -> str:
+    """The text without halves of surrogate pairs, which no encoding holds."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def read_user_comment(image: Image.Image) -> str | None:
+    """The text of the Exif tag UserComment, in whichever encoding it is."""
+    try:
+        comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
+    except (ValueError, KeyError, OSError, SyntaxError, TypeError, struct.error):
+        return None  # damaged Exif data, with which the picture can still be seen
+    if isinstance(comment, str):
+        return comment
+    return decode_comment(comment) if isinstance(comment, bytes) else None
+
+
+def decode_comment(comment: bytes) -> str:
+    """A UserComment; UTF-16 of either order, as some programs write the wrong one."""
+    encoding = ENCODINGS.get(comment[:8])
+    if encoding is None:
+        return comment.decode("utf-8", "ignore")
+    content = comment[8:]
+    if encoding == "utf-16-be":
+        zeros = content[0::2].count(0), content[1::2].count(0)
+        is_little = content[:2] == b"\xff\xfe" or zeros[1] > zeros[0]
+        encoding = "utf-16-le" if is_little else encoding
+    return content.decode(encoding, "replace").removeprefix("\ufeff").strip("\0")

@@ -1,0 +1,394 @@
+"""Clips from files: videos, animated pictures, folders of pictures, and single pictures.
+
+Videos are read with PyAV, everything else with Pillow. A frame's place in time is what the file
+says of it, so that videos of a variable rate are what a player shows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from inference.runtime.errors import InputError
+
+VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+"""Read with PyAV."""
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+DEFAULT_FPS = 8.0
+"""Of folders of pictures, which do not say: CogVideoX's own rate."""
+UNSAID_MILLISECONDS = 100
+"""What browsers show a frame for whose duration is 0."""
+PILLOW_ERRORS = (
+    Image.UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    EOFError,
+    IndexError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+)
+STAMPED_FORMATS = {"mov", "mp4", "matroska", "webm"}
+"""FFmpeg's names of containers that say when each frame is shown; AVI does not."""
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Footage:
+    """The frames of a clip."""
+
+    frames: np.ndarray
+    """(f, h, w, 3), uint8."""
+    fps: float
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What is known of a clip before its frames are decoded."""
+
+    frames: int
+    fps: float
+    """Frames per second, on the average of the whole clip."""
+    width: int
+    """Of the upright picture, in square pixels."""
+    height: int
+    stamps: np.ndarray = field(compare=False, repr=False)
+    """(f,), int64, ascending: when each frame is first shown, in ticks."""
+    tick: float = field(compare=False, repr=False)
+    """Seconds."""
+    keys: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """Stamps from which a video can be decoded; None where frames do not come with stamps."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """(f,), when each frame is first shown, in seconds after the first one."""
+        return (self.stamps - self.stamps[0]) * self.tick
+
+    @property
+    def seconds(self) -> float:
+        """How long the clip is; the last frame is shown as long as the average one."""
+        return float(self.times[-1]) + 1 / self.fps
+
+
+def probe(path: Path, fps: float = DEFAULT_FPS) -> ClipFacts:
+    """Number, rate and size of a clip's frames.
+
+    Of a video only the first frame is decoded; of a folder only the headers are read. Animations
+    are decoded, since their frames' durations stand among the data.
+
+    Args:
+        path: a video, an animated or single picture, or a folder of pictures.
+        fps: the rate of folders of pictures and of single pictures.
+
+    Raises:
+        InputError: the file is missing, broken or cut off, or PyAV is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _probe_folder(path, fps)
+    if path.suffix.lower() in VIDEO_EXTENSIONS:
+        return _probe_video(path)
+    return _probe_animation(path, fps)
+
+
+def read_frames(
+    path: Path,
+    indices: Sequence[int],
+    facts: ClipFacts | None = None,
+    background: Colour = (255, 255, 255),
+) -> np.ndarray:
+    """Frames of a clip in the order asked for, (len(indices), h, w, 3), uint8, upright.
+
+    No other frame is kept in memory. A video is decoded from the last key frame before them.
+
+    Args:
+        path: as for `probe`.
+        indices: numbers of frames, 0 … frames - 1; any order, repeated at will.
+        facts: what `probe` says of the clip; asked for where not given.
+        background: what transparent pictures are laid on.
+
+    Raises:
+        InputError: as `probe`; or a frame cannot be decoded.
+        IndexError: a number is out of range.
+    """
+    path = Path(path)
+    facts = facts or probe(path)
+    wanted = sorted(set(indices))
+    if not wanted or wanted[0] < 0 or wanted[-1] >= facts.frames:
+        raise IndexError(f"{path}: frames {list(indices)} of {facts.frames}")
+    if path.is_dir():
+        files = sequence_files(path)
+        read = ((number, _picture(files[number], background)) for number in wanted)
+    elif path.suffix.lower() in VIDEO_EXTENSIONS:
+        found = dict(_video_frames(path, wanted, facts))
+        # Where a container's index is off, the decoder begins too late.
+        read = found.items() if len(found) == len(wanted) else _all_along(path, wanted, facts)
+    else:
+        read = _animation_frames(path, wanted, background)
+    found = dict(read)
+    missing = [number for number in wanted if number not in found]
+    if missing:
+        raise InputError(
+            f"{path}: frame {missing[0] + 1} of {facts.frames} cannot be decoded; mend the file "
+            "(ffmpeg -i OLD NEW) or remove it"
+        )
+    return np.stack([found[number] for number in indices])
+
+
+def read_clip(path: Path, fps: float = DEFAULT_FPS) -> Footage:
+    """All frames of a clip; see `probe` and `read_frames` for what is read and raised."""
+    facts = probe(path, fps)
+    return Footage(read_frames(path, range(facts.frames), facts), facts.fps)
+
+
+# Folders of pictures
+
+
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """A key that sorts frame2 before frame10."""
+    words = re.split(r"(\d+)", path.name)
+    return [(0, int(word)) if word.isdecimal() else (1, word.lower()) for word in words]
+
+
+def sequence_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of their numbers."""
+    files = (file for file in folder.iterdir() if file.suffix.lower() in PICTURE_EXTENSIONS)
+    return sorted(files, key=lambda file: (natural_order(file), file.name))
+
+
+def _probe_folder(folder: Path, fps: float) -> ClipFacts:
+    files = sequence_files(folder)
+    if not files:
+        raise InputError(
+            f"{folder}: no pictures in this folder; looked for {', '.join(PICTURE_EXTENSIONS)}"
+        )
+    sizes = [_picture_size(file) for file in files]
+    for file, size in zip(files, sizes, strict=True):
+        if size != sizes[0]:
+            (width, height), (first_width, first_height) = size, sizes[0]
+            raise InputError(
+                f"{file}: {width}x{height}, while {files[0].name} is {first_width}x{first_height}: "
+                "the pictures of a clip must have one size"
+            )
+    return ClipFacts(len(files), fps, *sizes[0], np.arange(len(files)), 1 / fps)
+
+
+def _picture_size(file: Path) -> tuple[int, int]:
+    with _opened_picture(file) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5
+        return (image.height, image.width) if turned else image.size
+
+
+def _picture(file: Path, background: Colour) -> np.ndarray:
+    with _opened_picture(file) as image:
+        return _laid_on(ImageOps.exif_transpose(image), background)
+
+
+# Animated pictures
+
+
+@contextmanager
+def _opened_picture(path: Path) -> Iterator[Any]:
+    """The picture, and whatever is wrong with it as InputError."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        with Image.open(path) as opened:
+            yield opened
+    except InputError:
+        raise
+    except PILLOW_ERRORS as error:
+        reason = str(error).replace(str(path), path.name) or type(error).__name__
+        raise InputError(
+            f"{path}: cannot be read as a picture or an animation: {reason}; mend or remove it"
+        ) from None
+
+
+def _shown(opened: Any) -> range:
+    """Frames of an animation as Pillow counts them; an APNG's fallback picture is none."""
+    count = getattr(opened, "n_frames", 1)
+    return range(int(count > 1 and getattr(opened, "default_image", False)), count)
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a picture file says that it holds several frames.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with _opened_picture(path) as opened:
+        return len(_shown(opened)) > 1
+
+
+def _probe_animation(path: Path, fps: float) -> ClipFacts:
+    with _opened_picture(path) as opened:
+        shown = _shown(opened)
+        durations = []
+        for number in shown:
+            opened.seek(number)
+            opened.load()
+            durations.append(opened.info.get("duration") or UNSAID_MILLISECONDS)
+        width, height = ImageOps.exif_transpose(opened).size if len(shown) == 1 else opened.size
+    if len(shown) == 1:
+        return ClipFacts(1, fps, width, height, np.zeros(1, np.int64), 1.0)
+    microseconds = np.cumsum([0, *(round(1000 * duration) for duration in durations)])
+    rate = len(shown) * 1e6 / float(microseconds[-1])
+    return ClipFacts(len(shown), rate, width, height, microseconds[:-1], 1e-6)
+
+
+def _animation_frames(
+    path: Path, wanted: Sequence[int], background: Colour
+) -> Iterator[tuple[int, np.ndarray]]:
+    with _opened_picture(path) as opened:
+        shown = _shown(opened)
+        for number in wanted:
+            opened.seek(shown[number])
+            image = ImageOps.exif_transpose(opened) if len(shown) == 1 else opened
+            yield number, _laid_on(image, background)
+
+
+def _laid_on(image: Image.Image, background: Colour) -> np.ndarray:
+    """RGB (h, w, 3), uint8: a transparent picture on a plain colour, others as they are."""
+    if image.has_transparency_data:
+        whole = image.convert("RGBA")
+        below = Image.new("RGBA", whole.size, (*background, 255))
+        image = Image.alpha_composite(below, whole)
+    return np.array(image.convert("RGB"))
+
+
+# Videos
+
+
+def pyav() -> Any:
+    """PyAV's module.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("av")
+    except ImportError as error:
+        raise InputError(
+            "video files need PyAV, which is not installed: pip install 'limner[video]'"
+        ) from error
+
+
+@contextmanager
+def _opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Container and video stream, closed afterwards; what is wrong with them as InputError."""
+    av = pyav()
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(
+                    f"{path}: has no pictures in it (or was cut off); replace or remove it"
+                )
+            yield container, container.streams.video[0]
+    except (av.error.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path}: cannot be read as a video: {reason}; mend it (ffmpeg -i OLD NEW) or remove it"
+        ) from None
+
+
+def _probe_video(path: Path) -> ClipFacts:
+    """Reads all packets, and decodes the first frame."""
+    with _opened_video(path) as (container, stream):
+        first, packets, shown = None, 0, []
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise InputError(f"{path}: damaged or cut off after {packets} frames; replace it")
+            if packet.size:
+                packets += 1
+                if not packet.is_discard:
+                    shown.append((packet.pts, packet.dts, packet.is_keyframe))
+            if first is None:
+                first = next(iter(packet.decode()), None)
+        is_stamped = bool(STAMPED_FORMATS & set(container.format.name.split(",")))
+        if is_stamped and stream.frames > packets:
+            raise InputError(
+                f"{path}: cut off: it ends after {packets} of {stream.frames} frames; replace it"
+            )
+        if first is None:
+            raise InputError(f"{path}: no frame in it can be decoded; replace it")
+        aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
+        width, height = max(1, round(first.width * aspect)), first.height
+        if first.rotation % 180:
+            width, height = height, width
+        told = [pts for pts, _, _ in shown if pts is not None]
+        rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+        if not is_stamped or len(set(told)) < len(shown):
+            return ClipFacts(len(shown), rate, width, height, np.arange(len(shown)), 1 / rate)
+        tick = float(stream.time_base)
+    stamps = np.sort(np.array(told, np.int64))
+    keys = np.sort(np.array([pts for pts, _, is_key in shown if is_key], np.int64))
+    if len(stamps) > 1:
+        rate = (len(stamps) - 1) / (float(stamps[-1] - stamps[0]) * tick)
+    return ClipFacts(len(stamps), rate, width, height, stamps, tick, keys)
+
+
+def _video_frames(
+    path: Path, wanted: Sequence[int], facts: ClipFacts
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The wanted frames, ascending; decoding begins at the last key frame before them."""
+    if facts.keys is None:
+        yield from _all_along(path, wanted, facts)
+        return
+    with _opened_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        earlier = facts.keys[facts.keys <= facts.stamps[wanted[0]]]
+        if len(earlier) > 1:
+            container.seek(int(earlier[-1]), stream=stream)
+        yield from _stamped(container.decode(stream), wanted, facts)
+
+
+def _all_along(
+    path: Path, wanted: Sequence[int], facts: ClipFacts
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The wanted frames, ascending; decoding begins with the video."""
+    pick = _counted if facts.keys is None else _stamped
+    with _opened_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        yield from pick(container.decode(stream), wanted, facts)
+
+
+def _stamped(
+    frames: Iterator[Any], wanted: Sequence[int], facts: ClipFacts
+) -> Iterator[tuple[int, np.ndarray]]:
+    number_of = {int(facts.stamps[number]): number for number in wanted}
+    last = max(number_of)
+    for frame in frames:
+        if (number := number_of.get(frame.pts)) is not None:
+            yield number, _upright(frame, facts)
+        if frame.pts is not None and frame.pts >= last:
+            return
+
+
+def _counted(
+    frames: Iterator[Any], wanted: Sequence[int], facts: ClipFacts
+) -> Iterator[tuple[int, np.ndarray]]:
+    for number, frame in enumerate(frames):
+        if number in wanted:
+            yield number, _upright(frame, facts)
+        if number >= wanted[-1]:
+            return
+
+
+def _upright(frame: Any, facts: ClipFacts) -> np.ndarray:
+    """RGB (h, w, 3), uint8, in square pixels, turned as the file says."""
+    width, height = facts.width, facts.height
+    if frame.rotation % 180:
+        width, height = height, width
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))

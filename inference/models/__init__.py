@@ -1,0 +1,1 @@
+"""What every model family must answer, and the families."""

@@ -1,0 +1,210 @@
+"""How many frames and which sizes a CogVideoX model can take, and what is nearest to them.
+
+Read off diffusers 0.42.1: `AutoencoderKLCogVideoX._encode` and `._decode` (chunks of frames),
+`CogVideoXDownsample3D` and `CogVideoXUpsample3D` (what a chunk becomes), `CogVideoXPatchEmbed`
+(patches, positions) and the pipelines (padding).
+"""
+
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Self
+
+from inference.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class FrameRule:
+    """How a video VAE counts: frames, latent frames, and which clips come back as they went in.
+
+    The VAE works on chunks; what is over joins the first one. Halving a chunk keeps the first frame
+    of an odd number for itself, and doubling does not double it. So 8k frames give an even number
+    of latent frames and 8k + 1 an odd one, while of 5 or 13 frames 8 or 16 come back.
+    """
+
+    temporal_ratio: int = 4
+    """Frames per latent frame: a power of 2 that divides `frame_chunk`."""
+    frame_chunk: int = 8
+    """Frames that are encoded at a time."""
+    latent_chunk: int = 2
+    """Latent frames that are decoded at a time."""
+
+    def __post_init__(self) -> None:
+        is_power = self.temporal_ratio & (self.temporal_ratio - 1) == 0
+        if not is_power or self.frame_chunk % self.temporal_ratio or self.latent_chunk % 2:
+            raise ValueError(f"no clip but a single frame would come back as it went in: {self}")
+
+    @classmethod
+    def of(cls, vae: Any) -> Self:
+        """The rule of an `AutoencoderKLCogVideoX`."""
+        return cls(
+            int(vae.config.temporal_compression_ratio),
+            vae.num_sample_frames_batch_size,
+            vae.num_latent_frames_batch_size,
+        )
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip of so many frames: (frames - 1) // 4 + 1 at a ratio of 4."""
+        first, others = _chunks(frames, self.frame_chunk)
+        return -(-first // self.temporal_ratio) + others * (self.frame_chunk // self.temporal_ratio)
+
+    def decoded_frames(self, latent_frames: int) -> int:
+        """Frames that come out of so many latent frames."""
+        first, others = _chunks(latent_frames, self.latent_chunk)
+        of_first = self.temporal_ratio * (first - first % 2) + first % 2
+        return of_first + others * self.temporal_ratio * self.latent_chunk
+
+    def fits(self, frames: int, latent_multiple: int = 1) -> bool:
+        """Whether a clip comes back as long as it went in, with a multiple of latent frames."""
+        latent_frames = self.latent_frames(frames)
+        return latent_frames % latent_multiple == 0 and self.decoded_frames(latent_frames) == frames
+
+    def nearest(self, frames: int, latent_multiple: int = 1) -> tuple[int | None, int]:
+        """The longest clip that fits and is at most so long, if any, and the shortest not below."""
+        below = (n for n in range(frames, 0, -1) if self.fits(n, latent_multiple))
+        above = (n for n in count(max(frames, 1)) if self.fits(n, latent_multiple))
+        return next(below, None), next(above)
+
+    def check(self, key: str, frames: int, latent_multiple: int = 1) -> int:
+        """Latent frames of a clip that `key` asks for.
+
+        Args:
+            key: what the user knows the number by.
+            frames: frames of the clip.
+            latent_multiple: what the number of latent frames must be a multiple of; 2 for a clip
+                that a CogVideoX 1.5 draws over, as `video_to_video_multiple` says.
+
+        Raises:
+            InputError: the clip would come back longer or shorter, or cannot be cut into patches;
+                names the nearest numbers of frames that can be used.
+        """
+        if frames > 0 and self.fits(frames, latent_multiple):
+            return self.latent_frames(frames)
+        below, above = self.nearest(frames, latent_multiple)
+        use = f"{above}" if below is None else f"{below} or {above}"
+        raise InputError(f"{key}: {frames} frames; {self._words(latent_multiple)}; use {use}")
+
+    def _words(self, latent_multiple: int) -> str:
+        step = self.temporal_ratio * self.latent_chunk
+        if latent_multiple == 1:
+            return f"the VAE gives back 1, {step}k or {step}k + 1 frames as they went in"
+        return (
+            f"a clip that this model draws over needs a multiple of {latent_multiple} latent "
+            f"frames, so {self.nearest(1, latent_multiple)[1]}k frames"
+        )
+
+
+def _chunks(length: int, size: int) -> tuple[int, int]:
+    """Length of the first chunk, which takes in what is over, and how many full ones follow it."""
+    others = max(length // size, 1) - 1
+    return length - size * others, others
+
+
+def padding(latent_frames: int, patch_size_t: int | None) -> int:
+    """Latent frames that CogVideoX 1.5 needs besides, to be cut into patches of `patch_size_t`.
+
+    They stand in front: copies of the first latent frame in training (CogVideo
+    `finetune/models/cogvideox_t2v/lora_trainer.py`), noise in drawing, where the pipelines drop
+    them again before they decode.
+    """
+    return -latent_frames % patch_size_t if patch_size_t else 0
+
+
+def video_to_video_multiple(patch_size_t: int | None) -> int:
+    """What the latent frames of a clip that is drawn over must be a multiple of.
+
+    `CogVideoXVideoToVideoPipeline` does not pad: 81 frames fail on CogVideoX 1.5, 80 do not.
+    """
+    return patch_size_t or 1
+
+
+def video_tokens(
+    latent_frames: int, latent_height: int, latent_width: int, transformer_config: Any
+) -> int:
+    """Tokens of a clip in the transformer's sequence, without those of its prompt."""
+    patch, patch_t = transformer_config.patch_size, transformer_config.patch_size_t
+    frames = latent_frames + padding(latent_frames, patch_t)
+    return frames // (patch_t or 1) * (latent_height // patch) * (latent_width // patch)
+
+
+def size_step(vae_scale_factor: int, patch_size: int) -> int:
+    """Pixels that widths and heights must be multiples of: 16 for the published models.
+
+    The pipelines look for 8 only; 24 fails in them on the shapes of tensors.
+    """
+    return vae_scale_factor * patch_size
+
+
+def check_size(key: str, pixels: int, step: int) -> None:
+    """Refuses a width or height that is no multiple of `step`.
+
+    Raises:
+        InputError: names the nearest sides that can be used.
+    """
+    if pixels > 0 and pixels % step == 0:
+        return
+    below = max(pixels, 0) // step * step
+    use = f"{below} or {below + step}" if below else f"{step}"
+    raise InputError(f"{key}: {pixels} is no multiple of {step}, as this model needs; use {use}")
+
+
+@dataclass(frozen=True)
+class RoundedSize:
+    """A size by the rule, and what that changed."""
+
+    width: int
+    height: int
+    changed: tuple[str, ...] = ()
+    """One line per side that was asked for otherwise, to be told to the user."""
+
+
+def rounded_size(width: int, height: int, step: int) -> RoundedSize:
+    """The nearest multiples of `step` (halves go up), at least one."""
+    sides = {"width": width, "height": height}
+    rounded = {key: max((pixels + step // 2) // step, 1) * step for key, pixels in sides.items()}
+    changed = tuple(
+        f"{key}: {rounded[key]} instead of {pixels}, which is no multiple of {step}"
+        for key, pixels in sides.items()
+        if rounded[key] != pixels
+    )
+    return RoundedSize(rounded["width"], rounded["height"], changed)
+
+
+def check_positions(
+    transformer_config: Any, width: int, height: int, latent_frames: int, vae_scale_factor: int
+) -> str | None:
+    """Whether the transformer has positions for a clip; a note where it was not trained there.
+
+    CogVideoX-5B-I2V has learned ones for one size and length: another size fails in diffusers, and
+    at another length it silently adds computed positions in their place. CogVideoX-2B's sine
+    positions are computed for any size, but trained at one. Rotary positions fit all sizes.
+
+    Args:
+        transformer_config: config of a `CogVideoXTransformer3DModel`.
+        width: of the clip, in pixels.
+        height: of the clip, in pixels.
+        latent_frames: of the clip, without padding.
+        vae_scale_factor: pixels per latent along each side.
+
+    Raises:
+        InputError: learned positions, and another size or length than theirs.
+    """
+    trained_width = transformer_config.sample_width * vae_scale_factor
+    trained_height = transformer_config.sample_height * vae_scale_factor
+    ratio = transformer_config.temporal_compression_ratio
+    trained_frames = (transformer_config.sample_frames - 1) // ratio + 1
+    is_trained_size = (width, height) == (trained_width, trained_height)
+    if transformer_config.use_learned_positional_embeddings:
+        if is_trained_size and latent_frames == trained_frames:
+            return None
+        raise InputError(
+            f"width, height, frames: {width}x{height} with {latent_frames} latent frames; this "
+            f"model has learned positions for {trained_width}x{trained_height} with "
+            f"{trained_frames} ({transformer_config.sample_frames} frames) only; use these, or "
+            "drop_learned_positions: true in training and drawing"
+        )
+    if transformer_config.use_rotary_positional_embeddings or is_trained_size:
+        return None
+    return (
+        f"{width}x{height}: this model's positions were trained at "
+        f"{trained_width}x{trained_height} only; expect worse clips at other sizes"
+    )

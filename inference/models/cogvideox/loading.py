@@ -1,0 +1,262 @@
+"""Loading a CogVideoX model from a diffusers folder or the hub, and its checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inference.config.models import BaseModelConfig
+from inference.models.base import DTYPES
+from inference.models.cogvideox.model import VideoModel
+from inference.models.names import is_single_file, resolve_path
+from inference.models.stable_diffusion.loading import made_ready
+from inference.runtime.errors import BaseModelError, InputError
+
+CLASSES = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
+CLASS_DEFAULTS: dict[str, object] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "trained_betas": None,
+    "clip_sample": True,
+    "set_alpha_to_one": True,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "rescale_betas_zero_snr": False,
+    "snr_shift_scale": 3.0,
+}
+"""What the classes take where a scheduler_config.json says nothing: wrong for every CogVideoX."""
+REQUIRED: dict[str, object] = {
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "beta_schedule": "scaled_linear",
+    "trained_betas": None,
+}
+"""What every published CogVideoX was trained and is drawn with."""
+
+
+def check_schedule(schedule: Mapping[str, object], where: str = "scheduler_config.json") -> None:
+    """Refuses the schedule of another model, and that of a scheduler made without arguments.
+
+    Args:
+        schedule: the content of the file.
+        where: what the user knows the file by.
+
+    Raises:
+        InputError: names all keys that are wrong, with what they must be.
+    """
+    name = schedule.get("_class_name", CLASSES[0])
+    if name not in CLASSES:
+        raise InputError(f"{where}: _class_name is {name}; expected {' or '.join(CLASSES)}")
+    faults = [
+        f"{key} is {value!r}{'' if key in schedule else ' (not given)'}, must be {expected!r}"
+        for key, expected in REQUIRED.items()
+        if (value := _value(schedule, key)) != expected
+    ]
+    for key in ("num_train_timesteps", "beta_start", "beta_end", "snr_shift_scale"):
+        value = _value(schedule, key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            faults.append(f"{key} is {value!r}, must be a number above 0")
+    if faults:
+        raise InputError(
+            f"{where}: no schedule of CogVideoX: {'; '.join(faults)}; take the file of the "
+            "published model"
+        )
+
+
+def _value(schedule: Mapping[str, object], key: str) -> object:
+    return schedule[key] if key in schedule else CLASS_DEFAULTS[key]
+
+
+PACKED_PARTS = (".attn1.", ".ff.")
+"""Attention and feed-forward of the blocks, 83 % of CogVideoX-5B. What the timestep changes (norms,
+AdaLN), embeddings and the last layer stay as they are: they are few and suffer most."""
+BITS = {"nf4": 4 + 8 / 64 + 32 / (64 * 256), "int8": 8.0}
+"""Of a weight. NF4: 4, and for each 64 of them a scale, itself in 8 bits (double quantization), and
+for 256 of those one in 32. INT8's scale for each output is left out."""
+
+
+def quantize(model: VideoModel, kind: str, dtype: torch.dtype) -> None:
+    """Packs the weights of the transformer's large layers, on the CPU.
+
+    They are first rounded to the number format that the layers compute in, so that training and
+    drawing see the same numbers, whatever they were read in.
+
+    Args:
+        model: with plain weights on the CPU.
+        kind: `nf4` or `int8`.
+        dtype: number format that the layers compute in.
+
+    Raises:
+        BaseModelError: bitsandbytes cannot be imported.
+    """
+    try:
+        import bitsandbytes as bnb
+    except ImportError as error:
+        raise BaseModelError(
+            f"base_model.quantization: {kind} needs bitsandbytes, which cannot be imported: {error}"
+        ) from error
+    for path, layer in list(packable_layers(model.transformer)):
+        packed = _packed(bnb, layer, kind, dtype)
+        parent, _, name = path.rpartition(".")
+        setattr(model.transformer.get_submodule(parent), name, packed)
+
+
+def packable_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Path and layer of all that `quantize` packs; under a LoRA the layer itself."""
+    for path, layer in transformer.named_modules():
+        is_inside = any(part in f".{path}" for part in PACKED_PARTS) and ".lora_" not in path
+        if is_inside and isinstance(layer, nn.Linear):
+            yield path, layer
+
+
+def _packed(bnb: Any, layer: nn.Linear, kind: str, dtype: torch.dtype) -> nn.Linear:
+    sizes = layer.in_features, layer.out_features, layer.bias is not None
+    weight = layer.weight.detach().to(dtype)
+    if kind == "nf4":
+        packed = bnb.nn.Linear4bit(*sizes, compute_dtype=dtype, quant_type="nf4", device="meta")
+        packed.weight = bnb.nn.Params4bit(
+            weight.contiguous(), requires_grad=False, quant_type="nf4", module=packed
+        )
+    else:
+        packed = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
+        packed.weight = bnb.nn.Int8Params(
+            weight.contiguous(), requires_grad=False, has_fp16_weights=False
+        )
+        packed.compute_dtype = dtype
+    if layer.bias is not None:
+        packed.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
+    return packed.to("cpu").requires_grad_(False).eval()
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether a layer's weight is packed, and its shape and format not those of what it holds."""
+    return not weight.is_floating_point()
+
+
+INDEX = "model_index.json"
+TRANSFORMER = "CogVideoXTransformer3DModel"
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def is_video_model(config: BaseModelConfig) -> bool:
+    """Whether a folder, or what lies on the hub under this name, is of the CogVideoX layout.
+
+    Raises:
+        BaseModelError: its model_index.json is damaged.
+    """
+    path = resolve_path(config.path)
+    if is_single_file(path):
+        return False
+    file = Path(path) / INDEX
+    if not Path(path).is_dir() and path.count("/") == 1:
+        file = Path(on_hub(config, path) or file)
+    if not file.is_file():
+        return (Path(path) / "transformer").is_dir()
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BaseModelError(f"{file}: cannot be read as JSON: {error}") from error
+    return "transformer" in index or "CogVideoX" in str(index.get("_class_name"))
+
+
+def on_hub(config: BaseModelConfig, path: str) -> str | None:
+    """The model_index.json of a hub id on this disk; None where it is not to be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return hf_hub_download(path, INDEX, revision=config.revision)
+    except (OSError, ValueError):  # told, with what helps, when the parts are read
+        return None
+
+
+def load_video_model(
+    config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
+) -> VideoModel:
+    """Loads every part, frozen and in evaluation mode.
+
+    Raises:
+        BaseModelError: a part is missing or cannot be read, or the model is of another kind.
+    """
+    path = resolve_path(config.path)
+    is_local = Path(path).is_dir() or path.count("/") != 1
+    if is_local:
+        missing = [name for name in PARTS if not (Path(path) / name).is_dir()]
+        if missing:
+            raise BaseModelError(
+                f"base_model.path: {config.path!r} is not a diffusers folder of the CogVideoX "
+                f"layout: {', '.join(missing)} missing"
+            )
+    try:
+        model = read_parts(config, path, is_local, DTYPES[precision])
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"base_model.path: {config.path!r} cannot be loaded: {error}"
+        ) from error
+    check_parts(model)
+    vae_dtype = DTYPES[config.vae_precision or precision]
+    if model.vae.dtype != vae_dtype:
+        model.vae.to(vae_dtype)
+    if config.quantization is not None:
+        quantize(model, config.quantization, DTYPES[precision])
+    return made_ready(model, config).to(device)
+
+
+def read_parts(
+    config: BaseModelConfig, path: str, is_local: bool, dtype: torch.dtype
+) -> VideoModel:
+    """The parts as they are in a folder or on the hub; the VAE in fp32.
+
+    Raises:
+        OSError: a part is missing, or its files cannot be read.
+        ValueError: a part's config is not understood.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+    from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    def read(part_class: Any, part: str, **options: Any) -> Any:
+        return part_class.from_pretrained(path, subfolder=part, **source, **options)
+
+    source = {"revision": config.revision, "local_files_only": is_local}
+    weights = {"variant": config.variant, "dtype": dtype}
+    noise_scheduler = read(CogVideoXDDIMScheduler, "scheduler")
+    # From these keys alone: a folder may name the DPM scheduler, whose class they suit as well.
+    return VideoModel(
+        path=config.path,
+        tokenizer=read(AutoTokenizer, "tokenizer"),
+        text_encoder=read(T5EncoderModel, "text_encoder", **weights),
+        vae=read(AutoencoderKLCogVideoX, "vae", **{**weights, "dtype": torch.float32}),
+        transformer=read(CogVideoXTransformer3DModel, "transformer", **weights),
+        alphas_cumprod=noise_scheduler.alphas_cumprod.float(),
+        prediction_type=noise_scheduler.config.prediction_type,
+        noise_schedule=dict(noise_scheduler.config),
+        dtype=dtype,
+    )
+
+
+def check_parts(model: VideoModel) -> None:
+    """Raises InputError unless the parts that were loaded belong together."""
+    latents, channels = model.vae.config.latent_channels, model.config.in_channels
+    if channels not in (latents, 2 * latents):
+        raise BaseModelError(
+            f"base_model.path: {model.path!r}: its transformer takes {channels} channels; expected "
+            f"{latents}, or {2 * latents} of an image-to-video or a Fun-Control model"
+        )
+    width: Any = model.text_encoder.config.d_model
+    if model.config.text_embed_dim != width:
+        raise BaseModelError(
+            f"base_model.path: {model.path!r}: its text encoder is {width} wide, and its "
+            f"transformer reads {model.config.text_embed_dim}"
+        )
+    check_schedule(model.noise_schedule, f"base_model.path: {model.path!r}: scheduler_config.json")

@@ -1,0 +1,171 @@
+"""A base model in the CogVideoX layout (Yang et al. 2024, arXiv 2408.06072)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from inference.models.base import DiffusionModel
+from inference.models.cogvideox.image_condition import offset
+from inference.models.conditions import Conditions
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+
+@dataclass
+class VideoModel(DiffusionModel):
+    """The parts of a CogVideoX model, 1.0 or 1.5, for text or for a picture as the beginning.
+
+    Clips are (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w') as the transformer sees them.
+    """
+
+    denoiser_name: ClassVar[str] = "transformer"
+
+    path: str
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder: T5EncoderModel
+    vae: Any
+    """AutoencoderKLCogVideoX, which is left untyped: it infers badly."""
+    transformer: CogVideoXTransformer3DModel
+    alphas_cumprod: Tensor
+    prediction_type: str
+    noise_schedule: dict[str, object]
+    dtype: torch.dtype
+
+    @property
+    def denoiser(self) -> CogVideoXTransformer3DModel:
+        return self.transformer
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        return [self.tokenizer]
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        return {"text_encoder": self.text_encoder}
+
+    @property
+    def size_step(self) -> int:
+        """The VAE's factor times the transformer's patches."""
+        return self.vae_scale_factor * self.config.patch_size
+
+    @property
+    def frame_ratio(self) -> int:
+        """Frames per latent frame."""
+        return int(self.vae.config.temporal_compression_ratio)
+
+    @property
+    def config(self) -> Any:
+        """The transformer's."""
+        return self.transformer.config
+
+    @property
+    def is_image_to_video(self) -> bool:
+        """Whether the transformer is also told the latents of a first frame."""
+        return self.config.in_channels == 2 * self.vae.config.latent_channels
+
+    @property
+    def latent_frame_step(self) -> int:
+        """Latent frames must be a multiple of this many: 2 in CogVideoX 1.5, else 1."""
+        return self.config.patch_size_t or 1
+
+    @property
+    def skips_last_text_layers(self) -> bool:
+        return False
+
+    @property
+    def prompt_shape(self) -> tuple[int, int]:
+        return self.config.max_text_seq_length, self.config.text_embed_dim
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of clips (b, 3, f, h, w) in -1 … 1.
+
+        Both are fp32, (b, f', c, h', w'), scaled as the transformer sees them. A VAE that was put
+        aside comes back for it.
+        """
+        self.vae.to(self.device)
+        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        factor = self.vae.config.scaling_factor
+        mean, std = posterior.mean.float() * factor, posterior.std.float() * factor
+        return mean.transpose(1, 2).contiguous(), std.transpose(1, 2).contiguous()
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Clips (b, 3, f, h, w), fp32, held within -1 … 1, of latents (b, f', c, h', w')."""
+        latents = 1 / self.vae.config.scaling_factor * latents.transpose(1, 2)
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """What T5 makes of prompts, (b, tokens, dim): filled up, without a mask, cut where longer.
+
+        As CogVideoXPipeline does (diffusers `pipelines/cogvideo/pipeline_cogvideox.py`).
+        """
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.config.max_text_seq_length,
+            truncation=True,
+            add_special_tokens=True,
+            return_tensors="pt",
+        )
+        ids = tokens.input_ids.to(self.text_encoder.device)
+        return Conditions(self.text_encoder(ids)[0].to(self.device, self.dtype))
+
+    def told_in_part(self, prompts: Sequence[str]) -> str | None:
+        """What to say of prompts that have more tokens than T5 reads, which cuts off their ends."""
+        if not prompts:
+            return None
+        room = self.config.max_text_seq_length
+        lengths = [len(ids) for ids in self.tokenizer(list(prompts), verbose=False).input_ids]
+        long = [number for number, length in enumerate(lengths) if length > room]
+        if not long:
+            return None
+        first = long[0]
+        return (
+            f"{len(long)} of {len(prompts)} prompts have more than the {room} tokens that the text "
+            f"encoder reads; their ends are left out. The first ({lengths[first]} tokens): "
+            f"{prompts[first][:60]!r} …"
+        )
+
+    def predict(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditions: Conditions,
+        image_latents: Tensor | None = None,
+    ) -> Tensor:
+        """The velocity that the transformer predicts at the timesteps (b,), in its own dtype.
+
+        Args:
+            noisy_latents: (b, f', c, h', w').
+            timesteps: (b,), 0 … 999.
+            conditions: of b prompts.
+            image_latents: what an image-to-video model is told, of the latents' shape.
+        """
+        if image_latents is not None:
+            noisy_latents = torch.cat([noisy_latents, image_latents.to(noisy_latents)], dim=2)
+        return self.transformer(
+            hidden_states=noisy_latents.to(self.dtype),
+            encoder_hidden_states=conditions.states.to(self.dtype),
+            timestep=timesteps,
+            ofs=offset(self.config, noisy_latents),
+            image_rotary_emb=self.positions(noisy_latents),
+        ).sample
+
+    def positions(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Rotary positions of latents (b, f', c, h', w'); None for the 2B model, which has none."""
+        from inference.models.cogvideox.transformer import rotary_positions
+
+        frames, _, height, width = latents.shape[1:]
+        return rotary_positions(self.config, height, width, frames, latents.device)
+
+    def use_eager_attention(self) -> None:
+        from inference.models.cogvideox.transformer import use_eager
+
+        use_eager(self.transformer)
+        self.text_encoder.set_attn_implementation("eager")

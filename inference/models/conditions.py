@@ -1,0 +1,119 @@
+"""What the UNet is told of prompts, and how text encoders make it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inference.prompts.chunks import LearnedVectors, Tokens, put_in
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the UNet is told of b prompts.
+
+    Indexing by a slice or by numbers of rows gives the conditions of some of the prompts.
+    """
+
+    states: Tensor
+    """What attention reads, (b, tokens, dim); in SDXL both encoders' side by side."""
+    pooled: Tensor | None = None
+    """SDXL: the second encoder's vector for each prompt as a whole, (b, dim)."""
+
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Conditions:
+        chosen = rows if isinstance(rows, slice | Tensor) else list(rows)
+        return Conditions(self.states[chosen], None if self.pooled is None else self.pooled[chosen])
+
+    def to(self, target: torch.dtype | torch.device | str) -> Conditions:
+        """In another number format, or on another device."""
+        return Conditions(
+            self.states.to(target), None if self.pooled is None else self.pooled.to(target)
+        )
+
+    def zeroed(self, rows: Sequence[bool]) -> Conditions:
+        """With zeros in the place of some of the prompts."""
+        gone = torch.tensor(rows, device=self.states.device)
+        pooled = None if self.pooled is None else self.pooled.masked_fill(gone[:, None], 0)
+        return Conditions(self.states.masked_fill(gone[:, None, None], 0), pooled)
+
+    def stretched(self, tokens: int) -> Conditions:
+        """Brought to so many tokens by repeating the last one, as A1111 does it among ANDs."""
+        missing = tokens - self.states.shape[1]
+        if not missing:
+            return self
+        last = self.states[:, -1:].expand(-1, missing, -1)
+        return Conditions(torch.cat([self.states, last], dim=1), self.pooled)
+
+    def filled_up(self, tokens: int, filler: Conditions) -> Conditions:
+        """Brought to so many tokens by repeating the states of an empty chunk (1, 77, dim)."""
+        missing = tokens - self.states.shape[1]
+        if not missing:
+            return self
+        times = missing // filler.states.shape[1]
+        chunks = filler.states.repeat(len(self.states), times, 1)
+        return Conditions(torch.cat([self.states, chunks], dim=1), self.pooled)
+
+    @staticmethod
+    def cat(several: Sequence[Conditions]) -> Conditions:
+        """One after the other; all of one base model and of equally many tokens."""
+        pooled = [one.pooled for one in several if one.pooled is not None]
+        states = torch.cat([one.states for one in several])
+        return Conditions(states, torch.cat(pooled) if pooled else None)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What one text encoder makes of prompts."""
+
+    states: Tensor
+    """(b, chunks x 77, dim); `encode` gives them before the last layer norm."""
+    pooled: Tensor | None
+    """Projected, of the first chunk's end token, (b, dim); only of encoders with a projection."""
+    weights: Tensor | None = None
+    """What the states are still to be multiplied by, (b, chunks x 77), fp32; None is 1."""
+
+
+def encode(
+    text_encoder: Any,
+    tokens: Tokens,
+    layer: int,
+    embeddings: dict[str, LearnedVectors],
+    number: int = 0,
+) -> Encoded:
+    """Runs a text encoder over every chunk of every prompt.
+
+    Args:
+        text_encoder: transformers' CLIPTextModel or CLIPTextModelWithProjection.
+        tokens: of this encoder's own tokenizer.
+        layer: whose states are taken: -1 is the last layer, -2 the one before.
+        embeddings: what stands at the tokens' places.
+        number: which of the base model's encoders this is, from 0.
+    """
+    batch, chunks, length = tokens.ids.shape
+    table: nn.Module = text_encoder.get_input_embeddings()
+    ids = tokens.ids.to(next(text_encoder.parameters()).device).view(-1, length)
+    with put_in(table, tokens, embeddings, number):
+        output = text_encoder(ids, output_hidden_states=True)
+    states = output.hidden_states[layer].reshape(batch, chunks * length, -1)
+    pooled = output.get("text_embeds")
+    pooled = None if pooled is None else pooled.view(batch, chunks, -1)[:, 0]
+    weights = None if tokens.weights is None else tokens.weights.to(states.device).view(batch, -1)
+    return Encoded(states, pooled, weights)
+
+
+def final_layer_norm(text_encoder: Any) -> nn.Module:
+    """The norm behind a text encoder's last layer, whatever transformers calls its modules."""
+    return getattr(text_encoder, "text_model", text_encoder).final_layer_norm
+
+
+def whole_picture(height: int, width: int) -> Tensor:
+    """SDXL's size conditions (6,) of a picture that nothing was cut from.
+
+    Podell et al. 2023 (arXiv 2307.01952, section 2.2), in the order of the reference: the file's
+    height and width, the cut's top and left, the picture's height and width.
+    """
+    return torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)

@@ -1,0 +1,246 @@
+"""Base models as folders in the diffusers layout, readable by older tools as well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from inference.models.base import DiffusionModel
+from inference.models.cogvideox.model import VideoModel
+from inference.models.names import resolve_path
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.errors import ArtifactError
+
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
+"""Parts that have weights; text_encoder_2 is only in SDXL, transformer only in CogVideoX."""
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+FACTS = "limner.json"
+"""Which parts were trained, and the run's metadata. Other tools pass over it."""
+
+WEIGHT_FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+
+
+def weights_of(part: nn.Module) -> dict[str, Tensor]:
+    """The live weights of a part by name, as if no LoRA hung in it."""
+    return {
+        key.replace(".base_layer.", "."): value
+        for key, value in part.state_dict().items()
+        if ".lora_" not in key
+    }
+
+
+def untied(part: nn.Module) -> dict[str, Tensor]:
+    """The same, each tensor under one name only: T5 has its embeddings under two."""
+    found: dict[int, str] = {}
+    weights = weights_of(part)
+    return {
+        key: value
+        for key, value in weights.items()
+        if not value.numel() or found.setdefault(value.data_ptr(), key) == key
+    }
+
+
+def read_part(folder: Path, part: str) -> nn.Module:
+    """A part of a base model in fp32, frozen, on the CPU.
+
+    Raises:
+        ArtifactError: its files are missing or cannot be read.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+
+    is_video = (folder / "transformer").is_dir()
+    classes: dict[str, Any] = {
+        "unet": UNet2DConditionModel,
+        "transformer": CogVideoXTransformer3DModel,
+        "text_encoder": T5EncoderModel if is_video else CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "vae": AutoencoderKLCogVideoX if is_video else AutoencoderKL,
+    }
+    try:
+        module = classes[part].from_pretrained(
+            str(folder), subfolder=part, local_files_only=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{folder / part}: cannot be read: {error}") from error
+    return module.requires_grad_(False).eval()
+
+
+def write_base_model(
+    folder: Path,
+    base: DiffusionModel,
+    trained: Collection[str],
+    dtype: torch.dtype,
+    metadata: dict[str, str],
+) -> None:
+    """Fills a folder with all parts of a base model.
+
+    Args:
+        folder: an empty folder.
+        base: what is written.
+        trained: names of the parts that are rounded to `dtype`; the others keep their values.
+        dtype: number format of the trained parts.
+        metadata: facts of the run, for FACTS.
+    """
+    for part, module in base.parts.items():
+        weights = {key: value.detach().cpu() for key, value in untied(module).items()}
+        weights = cast(weights, dtype) if part in trained else compact(weights, dtype)
+        (folder / part).mkdir()
+        if part in base.text_encoders and isinstance(base, BaseModel):
+            weights = {_known_to_all(key): value for key, value in weights.items()}
+        _write_json(folder / part / "config.json", _config(module, weights))
+        save_file(weights, folder / part / WEIGHT_FILES[part], metadata={"format": "pt"})
+    for name, tokenizer in zip(TOKENIZERS, base.tokenizers, strict=False):
+        _write_tokenizer(folder / name, tokenizer, Path(resolve_path(base.path)) / name)
+    sampler = _write_noise_schedule(folder / "scheduler", base)
+    index = _model_index(sampler, base) if isinstance(base, BaseModel) else _video_index(base)
+    _write_json(folder / "model_index.json", index)
+    facts = {"artifact": "checkpoint", "parts": sorted(trained), "metadata": metadata}
+    _write_json(folder / FACTS, facts)
+
+
+def _known_to_all(key: str) -> str:
+    """A text encoder's key as before transformers 5.6, which every tool knows."""
+    if key.startswith(("text_model.", "text_projection.")):
+        return key
+    return f"text_model.{key}"
+
+
+def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in a number format; whole numbers stay what they are."""
+    return {
+        key: value.to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in weights.items()
+    }
+
+
+def compact(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in the first half-width format, `dtype` before others, that loses nothing."""
+    for narrow in (dtype, torch.float16, torch.bfloat16):
+        narrowed = cast(weights, narrow)
+        if all(torch.equal(narrowed[key].to(value.dtype), value) for key, value in weights.items()):
+            return narrowed
+    return {key: value.contiguous() for key, value in weights.items()}
+
+
+def _config(module: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """A part's config.json, without the place that it was once loaded from."""
+    if hasattr(module.config, "to_json_string"):  # transformers
+        config = json.loads(module.config.to_json_string())
+        config["architectures"] = [type(module).__name__]
+        config["dtype"] = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    else:
+        config = json.loads(module.to_json_string())
+    config.pop("_name_or_path", None)
+    return config
+
+
+def _write_tokenizer(folder: Path, tokenizer: Any, source: Path) -> None:
+    """The tokenizer's own files, with vocab.json and merges.txt for tools that know only those."""
+    if source.is_dir():
+        shutil.copytree(source, folder, copy_function=shutil.copyfile)
+    else:
+        tokenizer.save_pretrained(str(folder))
+    files = (folder / "vocab.json").is_file(), (folder / "merges.txt").is_file()
+    if all(files) or not hasattr(tokenizer, "backend_tokenizer"):
+        return
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if "merges" not in model:  # T5's is a unigram model
+        return
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    vocabulary = json.dumps(tokenizer.get_vocab(), ensure_ascii=False, sort_keys=True)
+    (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
+    lines = "\n".join(["#version: 0.2", *merges, ""])
+    (folder / "merges.txt").write_text(lines, encoding="utf-8")
+
+
+def _write_noise_schedule(folder: Path, base: DiffusionModel) -> str:
+    """The source's scheduler, or DDIM's with the same noise schedule; returns its class."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    source = Path(resolve_path(base.path)) / "scheduler"
+    if source.is_dir():
+        shutil.copytree(source, folder, copy_function=shutil.copyfile)
+    else:
+        sampler: Any = DDIMScheduler.from_config(base.noise_schedule, clip_sample=False)
+        sampler.save_pretrained(str(folder))
+    config = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))
+    return config["_class_name"]
+
+
+def _video_index(base: DiffusionModel) -> dict[str, Any]:
+    """The source's own model_index.json, or that of CogVideoX."""
+    import diffusers
+
+    assert isinstance(base, VideoModel)
+    file = Path(resolve_path(base.path)) / "model_index.json"
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    kind = "CogVideoXImageToVideoPipeline" if base.is_image_to_video else "CogVideoXPipeline"
+    return {
+        "_class_name": kind,
+        "_diffusers_version": diffusers.__version__,
+        "scheduler": ["diffusers", base.noise_schedule["_class_name"]],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", type(base.tokenizer).__name__],
+        "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+    }
+
+
+def _model_index(sampler: str, base: BaseModel) -> dict[str, Any]:
+    import diffusers
+
+    absent = [None, None]
+    of_layout: dict[str, Any] = {
+        "_class_name": "StableDiffusionPipeline",
+        "requires_safety_checker": False,
+        "safety_checker": absent,
+    }
+    if base.has_two_text_encoders:
+        of_layout = {
+            "_class_name": "StableDiffusionXLPipeline",
+            "add_watermarker": None,
+            "force_zeros_for_empty_prompt": _zeros_for_empty_prompt(base),
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        }
+    return {
+        **of_layout,
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": absent,
+        "image_encoder": absent,
+        "scheduler": ["diffusers", sampler],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _zeros_for_empty_prompt(base: BaseModel) -> bool:
+    """What the base model's own folder says; SDXL 1.0's says yes."""
+    file = Path(resolve_path(base.path)) / "model_index.json"
+    index = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return bool(index.get("force_zeros_for_empty_prompt", True))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

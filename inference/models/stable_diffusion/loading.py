@@ -1,0 +1,216 @@
+"""Loading a base model: from a diffusers folder, the hub or a single file, and its checks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from inference.config.models import BaseModelConfig
+from inference.models.base import DTYPES, DiffusionModel
+from inference.models.names import ASSETS, is_single_file, resolve_path
+from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
+from inference.runtime.errors import BaseModelError
+
+Model = TypeVar("Model", bound=DiffusionModel)
+
+
+def check_layout(folder: Path, path: str) -> None:
+    """Raises BaseModelError unless the folder has all parts of the SD 1.x/2.x or SDXL layout."""
+    if not folder.is_dir():
+        embedded = sorted(p.parent.name for p in ASSETS.glob("*/model_index.json"))
+        raise BaseModelError(
+            f"base_model.path: {path!r} is neither an embedded model ({', '.join(embedded)}) nor a "
+            "folder, and does not look like a hub id (org/model)"
+        )
+    if (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
+        raise BaseModelError(
+            f"base_model.path: {path!r} is an SDXL refiner: it has only text_encoder_2, and only "
+            "improves what another model drew. Name an SDXL base model, which has text_encoder too"
+        )
+    layout, needed = "SD 1.x/2.x", ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    if has_sdxl_layout(folder):
+        layout, needed = "SDXL", (*needed, *SDXL_PARTS)
+    missing = [name for name in needed if not (folder / name).is_dir()]
+    if missing:
+        raise BaseModelError(
+            f"base_model.path: {path!r} is not a diffusers folder of the {layout} layout: "
+            f"{', '.join(missing)} missing"
+        )
+
+
+def has_sdxl_layout(folder: Path) -> bool:
+    """Whether a folder has a second text encoder, or a UNet that asks for one.
+
+    Raises:
+        BaseModelError: the UNet's config.json is damaged.
+    """
+    if any((folder / name).is_dir() for name in SDXL_PARTS):
+        return True
+    file = folder / "unet" / "config.json"
+    try:
+        unet = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise BaseModelError(f"{file}: cannot be read as JSON: {error}") from error
+    return unet.get("addition_embed_type") == SIZE_CONDITIONS
+
+
+def check_parts(base: BaseModel, path: str) -> None:
+    """Raises BaseModelError unless the parts that were loaded belong together."""
+    if base.prediction_type not in ("epsilon", "v_prediction"):
+        raise BaseModelError(
+            f"base_model.path: {path!r} predicts {base.prediction_type!r}; "
+            "expected epsilon or v_prediction"
+        )
+    for name, encoder in base.text_encoders.items():
+        config: Any = encoder.config
+        if -base.prompt_layer > config.num_hidden_layers:
+            raise BaseModelError(
+                f"base_model.clip_skip: {name} has {config.num_hidden_layers} layers, and "
+                f"clip_skip {base.clip_skip} asks for layer {base.prompt_layer}"
+            )
+    unet: Any = base.unet.config
+    latents = base.vae.config.latent_channels
+    if unet.in_channels != latents and not base.is_inpainting_model:
+        raise BaseModelError(
+            f"base_model.path: {path!r}: its UNet takes {unet.in_channels} channels; expected "
+            f"{latents}, or {2 * latents + 1} of an inpainting model (others, such as "
+            "InstructPix2Pix and depth models, are not known here)"
+        )
+    told = unet.addition_embed_type
+    if told != (SIZE_CONDITIONS if base.has_two_text_encoders else None):
+        raise BaseModelError(
+            f"base_model.path: {path!r}: its UNet has addition_embed_type {told!r}; expected none "
+            f"(SD 1.x/2.x), or {SIZE_CONDITIONS!r} beside text_encoder_2 (SDXL)"
+        )
+    if base.text_encoder_2 is None or base.tokenizer_2 is None:
+        return
+    room = unet.projection_class_embeddings_input_dim - base.text_encoder_2.config.projection_dim
+    if room != 6 * unet.addition_time_embed_dim:
+        raise BaseModelError(
+            f"base_model.path: {path!r}: its UNet is told {room / unet.addition_time_embed_dim:g} "
+            "numbers beside the prompt; an SDXL base model is told 6 (a refiner, which cannot be "
+            "used here, 5)"
+        )
+    if base.tokenizer.get_vocab() != base.tokenizer_2.get_vocab():
+        raise BaseModelError(
+            f"base_model.path: {path!r}: tokenizer and tokenizer_2 have different vocabularies; "
+            "SDXL's have the same one"
+        )
+
+
+def frozen_dtype(
+    base: DiffusionModel, config: BaseModelConfig, precision: str, part: str
+) -> torch.dtype:
+    """The number format in which a part is frozen, and drawn with, in a run of some precision.
+
+    SDXL's VAE overflows in fp16, which its config tells (`force_upcast`): it then stays in fp32
+    (diffusers' StableDiffusionXLPipeline does so too).
+
+    Raises:
+        BaseModelError: the recipe asks for fp16 in the VAE in spite of that.
+    """
+    if part != "vae":
+        return DTYPES[precision]
+    is_sdxl = isinstance(base, BaseModel) and base.has_two_text_encoders
+    overflows = is_sdxl and base.vae.config.force_upcast
+    if overflows and config.vae_precision == "fp16":
+        raise BaseModelError(
+            f"base_model.vae_precision: the VAE of {config.path!r} overflows in fp16, as its "
+            "config says (force_upcast); take fp32 or bf16"
+        )
+    own = config.vae_precision or precision
+    return DTYPES["fp32" if overflows and own == "fp16" else own]
+
+
+def load_base_model(
+    config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
+) -> BaseModel:
+    """Loads every part, frozen and in evaluation mode.
+
+    Raises:
+        BaseModelError: nothing is there, a part is missing, or its files cannot be read.
+    """
+    if config.quantization is not None:
+        raise BaseModelError(
+            f"base_model.quantization: {config.quantization} is of video models; {config.path!r} "
+            "is one of pictures"
+        )
+    path = resolve_path(config.path)
+    if is_single_file(path):
+        from inference.models.stable_diffusion.single_file import read_base_model
+
+        base = read_base_model(config, DTYPES[precision])
+    else:
+        base = read_folder(config, path, DTYPES[precision])
+    check_parts(base, config.path)
+    vae_dtype = frozen_dtype(base, config, precision, "vae")
+    if base.vae.dtype != vae_dtype:
+        base.vae.to(vae_dtype)
+    return made_ready(base, config).to(device)
+
+
+def made_ready(base: Model, config: BaseModelConfig) -> Model:
+    """With the attention that was asked for, frozen and in evaluation mode."""
+    base.source = config
+    if config.attention == "eager":
+        base.use_eager_attention()
+    for part in base.parts.values():
+        part.requires_grad_(False).eval()
+    return base
+
+
+def read_folder(config: BaseModelConfig, path: str, dtype: torch.dtype) -> BaseModel:
+    """The parts of a diffusers folder, or of the hub; the VAE in fp32.
+
+    Raises:
+        BaseModelError: nothing is there, a part is missing, or its files cannot be read.
+    """
+    is_local = Path(path).is_dir() or path.count("/") != 1
+    if is_local:
+        check_layout(Path(path), config.path)
+    try:
+        return read_parts(config, path, is_local, dtype)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(
+            f"base_model.path: {config.path!r} cannot be loaded: {error}"
+        ) from error
+
+
+def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.dtype) -> BaseModel:
+    """The parts as they are in a folder or on the hub; the VAE in fp32.
+
+    Raises:
+        OSError: a part is missing, or its files cannot be read.
+        ValueError: a part's config is not understood.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    def read(part_class: Any, part: str, **options: Any) -> Any:
+        return part_class.from_pretrained(path, subfolder=part, **source, **options)
+
+    source = {"revision": config.revision, "local_files_only": is_local}
+    weights = {"variant": config.variant, "dtype": dtype}
+    noise_scheduler = read(DDPMScheduler, "scheduler")
+    unet = read(UNet2DConditionModel, "unet", **weights)
+    base = BaseModel(
+        path=config.path,
+        tokenizer=read(CLIPTokenizer, "tokenizer"),
+        text_encoder=read(CLIPTextModel, "text_encoder", **weights),
+        vae=read(AutoencoderKL, "vae", **{**weights, "dtype": torch.float32}),
+        unet=unet,
+        alphas_cumprod=noise_scheduler.alphas_cumprod.float(),
+        prediction_type=noise_scheduler.config.prediction_type,
+        noise_schedule=dict(noise_scheduler.config),
+        dtype=dtype,
+        clip_skip=config.clip_skip,
+    )
+    if unet.config.addition_embed_type == SIZE_CONDITIONS:
+        base.tokenizer_2 = read(CLIPTokenizer, "tokenizer_2")
+        base.text_encoder_2 = read(CLIPTextModelWithProjection, "text_encoder_2", **weights)
+    return base

@@ -1,0 +1,193 @@
+"""A base model in the SD 1.x/2.x or SDXL layout: its parts, and what is asked of it.
+
+SDXL (Podell et al. 2023, arXiv 2307.01952) has two text encoders, and its UNet is also told a
+prompt's pooled vector and the picture's sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from inference.models.base import DiffusionModel
+from inference.models.conditions import Conditions, Encoded, encode, final_layer_norm, whole_picture
+from inference.prompts.chunks import (
+    Chunk,
+    LearnedVectors,
+    PromptChunker,
+    Tokens,
+    assemble,
+    tokenize,
+)
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+
+SDXL_PARTS = ("text_encoder_2", "tokenizer_2")
+SIZE_CONDITIONS = "text_time"
+"""What the UNet's config calls the pooled vector and the sizes that SDXL's is told of."""
+
+
+@dataclass
+class BaseModel(DiffusionModel):
+    """A model of pictures: pixels are (b, 3, h, w), latents (b, c, h / f, w / f)."""
+
+    denoiser_name: ClassVar[str] = "unet"
+
+    path: str
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    alphas_cumprod: Tensor
+    prediction_type: str
+    noise_schedule: dict[str, object]
+    dtype: torch.dtype
+    clip_skip: int = 1
+    embeddings: dict[str, LearnedVectors] = field(default_factory=dict)
+    """Learned embeddings that work now, by the names that prompts call them by."""
+    tokenizer_2: CLIPTokenizer | None = None
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    """SDXL's second text encoder, with the tokenizer that fills its prompts up."""
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel:
+        return self.unet
+
+    @property
+    def size_step(self) -> int:
+        return self.vae_scale_factor
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the pictures the model was made for."""
+        return self.unet.config.sample_size * self.vae_scale_factor
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """One of SD 1.x and 2.x, two of SDXL, by their names in the diffusers layout."""
+        encoders: dict[str, nn.Module] = {"text_encoder": self.text_encoder}
+        if self.text_encoder_2 is not None:
+            encoders["text_encoder_2"] = self.text_encoder_2
+        return encoders
+
+    @property
+    def tokenizers(self) -> list[CLIPTokenizer]:
+        """One for each text encoder; they differ only in what they fill prompts up with."""
+        return [self.tokenizer] if self.tokenizer_2 is None else [self.tokenizer, self.tokenizer_2]
+
+    @property
+    def has_two_text_encoders(self) -> bool:
+        """Whether it is of the SDXL layout."""
+        return self.text_encoder_2 is not None
+
+    @property
+    def is_inpainting_model(self) -> bool:
+        """Whether the UNet is also told a mask and the latents around it: 4 + 1 + 4 channels."""
+        return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
+
+    @property
+    def prompt_layer(self) -> int:
+        """Which layer of the text encoders is read: -1 is the last, which SDXL never takes."""
+        return -self.clip_skip - self.has_two_text_encoders
+
+    @property
+    def skips_last_text_layers(self) -> bool:
+        return self.prompt_layer < -1
+
+    @property
+    def prompt_shape(self) -> tuple[int, int]:
+        return int(self.tokenizer.model_max_length), self.unet.config.cross_attention_dim
+
+    def use_eager_attention(self) -> None:
+        from diffusers.models.attention_processor import AttnProcessor
+
+        self.unet.set_attn_processor(AttnProcessor())
+        for encoder in self.text_encoders.values():
+            encoder.set_attn_implementation("eager")  # type: ignore[operator]
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of pixels (b, 3, h, w) in -1 … 1.
+
+        Both are fp32, (b, c, h / f, w / f), scaled as the UNet sees them.
+        """
+        posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        factor = self.vae.config.scaling_factor
+        shift = self.vae.config.shift_factor or 0.0
+        return (posterior.mean.float() - shift) * factor, posterior.std.float() * factor
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pixels (b, 3, h, w), fp32, held within -1 … 1, of latents as the UNet sees them."""
+        shift = self.vae.config.shift_factor or 0.0
+        latents = latents / self.vae.config.scaling_factor + shift
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    def tokenize(self, prompts: Sequence[str]) -> Tokens:
+        """Token ids in chunks of 75 tokens as in A1111, and where learned embeddings stand."""
+        return tokenize(self.tokenizer, prompts, self.embeddings)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """What the text encoders make of prompts; states (b, chunks x 77, dim).
+
+        One encoder: layer -clip_skip, normalised. SDXL's two: layer -(clip_skip + 1) of each, not
+        normalised, and the pooled vector of the second (diffusers' StableDiffusionXLPipeline).
+        Written out here since diffusers' `clip_skip` fails with transformers 5.6 and later, and
+        never skips on the negative prompt, as A1111 does.
+        """
+        chunker = PromptChunker(self.tokenizer, self.embeddings)
+        encoded = self.encode_chunks([chunker.whole(prompt) for prompt in prompts])
+        if not self.has_two_text_encoders:
+            return Conditions(encoded[0].states)
+        states = torch.cat([one.states for one in encoded], dim=-1)
+        return Conditions(states, encoded[1].pooled)
+
+    def encode_chunks(self, chunks: Sequence[Sequence[Chunk]]) -> list[Encoded]:
+        """What each text encoder makes of prompts in chunks; their weights are told, not applied.
+
+        Prompts of fewer chunks are filled with empty ones. States (b, chunks x 77, dim),
+        normalised where there is one encoder.
+        """
+        encoded = []
+        for number, encoder in enumerate(self.text_encoders.values()):
+            # The first tokenizer's ids for both: diffusers' second one takes every "!" for filler.
+            filler = int(self.tokenizers[number].pad_token_id)
+            tokens = assemble(self.tokenizer, chunks, filler)
+            encoded.append(encode(encoder, tokens, self.prompt_layer, self.embeddings, number))
+        if self.has_two_text_encoders:
+            return encoded
+        states = final_layer_norm(self.text_encoder)(encoded[0].states)
+        return [replace(encoded[0], states=states)]
+
+    def predict(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        conditions: Conditions,
+        sizes: Tensor | None = None,
+    ) -> Tensor:
+        """What the UNet predicts (noise or velocity) at the timesteps (b,), in its own dtype.
+
+        Args:
+            noisy_latents: (b, c, h, w).
+            timesteps: (b,).
+            conditions: of b prompts.
+            sizes: SDXL's size conditions in pixels, (b, 6), see `whole_picture`; without them
+                those of whole pictures of the latents' size. Other models pass over them.
+        """
+        told: dict[str, Any] = {}
+        if conditions.pooled is not None:
+            if sizes is None:
+                height, width = (side * self.vae_scale_factor for side in noisy_latents.shape[2:])
+                sizes = whole_picture(height, width).expand(len(noisy_latents), -1)
+            sizes = sizes.to(noisy_latents.device, torch.float32)
+            told = {"added_cond_kwargs": {"text_embeds": conditions.pooled, "time_ids": sizes}}
+        return self.unet(
+            noisy_latents, timesteps, encoder_hidden_states=conditions.states, **told
+        ).sample

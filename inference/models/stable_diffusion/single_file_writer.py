@@ -1,0 +1,143 @@
+"""Writes base models as single files (`.safetensors`) that A1111, Forge and ComfyUI open."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from inference.files.tensors import write_tensors
+from inference.models.stable_diffusion.detect import (
+    FAMILIES,
+    NOISE_SCHEDULE,
+    Config,
+    Family,
+    modelspec,
+)
+from inference.models.stable_diffusion.keys import is_clips, to_file, vocabulary_of
+from inference.models.stable_diffusion.single_file import MODEL, PARTS, ModelParts
+from inference.runtime.errors import InputError
+
+IGNORED = ("sample_size", "upcast_attention", "force_upcast")
+"""Settings that differ within a family; none changes a layer."""
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+Format = Callable[[str, dict[str, Tensor]], dict[str, Tensor]]
+"""Part and its weights -> the weights in the number format that they are written in."""
+
+
+def family_for(parts: Mapping[str, nn.Module]) -> Family:
+    """The family in whose layout parts are written.
+
+    By the text encoders: OpenCLIP's (SD 2.x) use the exact GELU, CLIP's an approximation.
+    """
+    if "text_encoder_2" in parts:
+        return FAMILIES["sdxl"]
+    text: Any = parts["text_encoder"]
+    return FAMILIES["sd1" if text.config.hidden_act == "quick_gelu" else "sd2"]
+
+
+def write_model(
+    path: Path,
+    model: ModelParts,
+    in_format: Format,
+    metadata: Mapping[str, str],
+    weights_of: Callable[[nn.Module], dict[str, Tensor]] = nn.Module.state_dict,
+) -> bool:
+    """Writes all parts as one `.safetensors`, whole or not at all.
+
+    Args:
+        path: the file.
+        model: its parts.
+        in_format: gives each part's weights the number format to write.
+        metadata: goes over what the model says about itself.
+        weights_of: the weights of a module by name.
+
+    Returns:
+        Whether other programs can open it: whether it has the sizes of a known family.
+
+    Raises:
+        InputError: a part is missing.
+    """
+    family = family_for(model.modules)
+    missing = [part for part in family.layout if part not in model.modules]
+    if missing:
+        raise InputError(f"{path}: a single file needs every part; {', '.join(missing)} missing")
+    tensors: dict[str, Tensor] = {}
+    for part, module in model.modules.items():
+        weights = {key: value.detach() for key, value in weights_of(module).items()}
+        tensors |= to_file(part, in_format(part, weights), family.layout)
+    settings = own_settings(model, family)
+    unet, vae = _config(model.modules["unet"]), _config(model.modules["vae"])
+    resolution = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+    prediction_type = model.prediction_type or "epsilon"
+    title = metadata.get("ss_output_name", path.stem)
+    said = modelspec(family, prediction_type, resolution, title, not settings)
+    if settings:
+        said[MODEL] = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    if model.trained is not None:
+        said[PARTS] = ",".join(sorted(model.trained))
+    write_tensors(path, tensors, {**said, **metadata})
+    return not settings
+
+
+def own_settings(model: ModelParts, family: Family) -> dict[str, Any]:
+    """What a reader must know that the family does not say; empty for one of its models."""
+    has_clips_words = all(is_clips(tokenizer) for tokenizer in model.tokenizers.values())
+    ignored = (*IGNORED, *TOKEN_IDS) if has_clips_words else IGNORED
+    configs = {part: _config(module) for part, module in model.modules.items()}
+    own: dict[str, Any] = {}
+    for part, said in configs.items():
+        usual = {**_defaults(part), **family.configs[part]}
+        unused = ("projection_dim",) if part == "text_encoder" else ()
+        compared = usual.keys() - {*ignored, *unused}
+        if any(said.get(key) != usual[key] for key in compared):
+            own["configs"] = configs
+    schedule = {
+        key: value
+        for key, value in model.noise_schedule.items()
+        if key.startswith(("beta_", "num_train", "trained_", "rescale_"))
+    }
+    usual = {"trained_betas": None, "rescale_betas_zero_snr": False, **NOISE_SCHEDULE}
+    if any(usual.get(key) != value for key, value in schedule.items()):
+        own["noise_schedule"] = schedule
+    if not has_clips_words:
+        own["tokenizers"] = {
+            name: {
+                "vocabulary": vocabulary_of(tokenizer)[0],
+                "merges": vocabulary_of(tokenizer)[1],
+                "start": tokenizer.bos_token,
+                "end": tokenizer.eos_token,
+                "pad": tokenizer.pad_token,
+            }
+            for name, tokenizer in model.tokenizers.items()
+        }
+    return own
+
+
+def _config(module: nn.Module) -> Config:
+    """A part's settings as JSON would give them back, without those of the library."""
+    library: Any = module
+    if hasattr(module.config, "to_dict"):  # transformers
+        said = library.config.to_dict()
+        said = {key: said[key] for key in FAMILIES["sdxl"].configs["text_encoder"]}
+    else:
+        said = {key: value for key, value in library.config.items() if not key.startswith("_")}
+    return json.loads(json.dumps(said))
+
+
+def _defaults(part: str) -> Config:
+    """What diffusers takes for settings that are not given."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    if part not in classes:
+        return {}
+    parameters = inspect.signature(classes[part].__init__).parameters.values()
+    given = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return json.loads(json.dumps(given))

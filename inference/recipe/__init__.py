@@ -1,0 +1,1 @@
+"""Load a YAML recipe into typed dataclasses."""

@@ -1,0 +1,363 @@
+"""Recipes: YAML files and overrides -> plain dataclasses, or one error that tells every fault.
+
+The schema is a dataclass; OmegaConf's structured configs check values, fill in `${...}` and build
+the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass may say more:
+
+- `faults(self)` yields (field, message) for values that cannot be, `idle(self)` for fields that are
+  set without effect; both may name a field further down (`lr_scheduler.warmup_steps`);
+- `inherits: ClassVar = {"images": "settings"}`: what an entry of the named mapping `images` leaves
+  out, it takes from the field `settings` beside it; a dataclass in the place of "settings", which
+  the entries and the owner of the mapping both are, has them take its fields from the owner;
+- `begins_anew: ClassVar = ("objective",)`: where a later source gives this mapping another `type`,
+  nothing is taken from what the earlier ones say in it;
+- `imports: ClassVar = {"data.kohya_config": read}`: what the file says that this key names stands
+  in the key's place, as if the recipe were based on it (`inference.recipe.imports`);
+- entries of a `dict[str, X | None]` are dropped by `null`.
+"""
+
+import dataclasses
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from inference.recipe.imports import take_in
+from inference.recipe.layers import (
+    Layer,
+    RecipeError,
+    absolute,
+    begun_anew,
+    dotted,
+    file_layers,
+    key_sources,
+    merged,
+    override_layers,
+    shown,
+    source_of,
+)
+from inference.recipe.schema import (
+    describe,
+    field_docs,
+    fields_of,
+    is_mapping,
+    leaf,
+    told,
+    unknown_key,
+    without_none,
+)
+from inference.recipe.yaml_nodes import RecipeDumper, cut, plain, readable
+
+__all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_recipe"]
+
+
+class RecipeWarning(UserWarning):
+    """Something that the user wrote has no effect."""
+
+
+def load_recipe(
+    path: str | Path, schema: Callable[[dict[str, Any]], type], overrides: Sequence[str] = ()
+) -> Any:
+    """The recipe of a file, of the files it is based on, and of `key=value` overrides.
+
+    Each wins over those before it: bases, file, overrides. `schema` chooses the dataclass from what
+    they say together; the lines of its RecipeError begin with a key (`type: expected ...`).
+
+    Raises:
+        RecipeError: one line per fault, each with the file (or command line) and key at fault.
+    """
+    unread: list[str] = []
+    file = absolute(path)
+    layers = file_layers(file, unread)
+    if unread:
+        override_layers(overrides, unread)
+        raise RecipeError.of(unread)
+    return _load(layers, shown(file), schema, overrides)
+
+
+def load_mapping(
+    mapping: dict[str, Any],
+    source: str,
+    schema: Callable[[dict[str, Any]], type],
+    overrides: Sequence[str] = (),
+) -> Any:
+    """The recipe of a mapping such as a file would hold, and of overrides, which win.
+
+    `source` is what the mapping is called in messages. Text stays text: `${` in it means nothing.
+
+    Raises:
+        RecipeError: as of `load_recipe`.
+    """
+    node = RecipeDumper(io.StringIO()).represent_data(_escaped(mapping))
+    assert isinstance(node, yaml.MappingNode)
+    return _load([Layer(source, node)], source, schema, overrides)
+
+
+def _load(
+    layers: list[Layer],
+    file: str,
+    schema: Callable[[dict[str, Any]], type],
+    overrides: Sequence[str],
+) -> Any:
+    misspelt: list[str] = []
+    layers = layers + override_layers(overrides, misspelt)
+    sources = key_sources(layers, file)
+    try:
+        kind = schema(merged(layers))
+    except RecipeError as error:
+        lines = str(error).splitlines()
+        lines = [f"{source_of(line.partition(': ')[0], sources)}: {line}" for line in lines]
+        raise RecipeError.of(lines + misspelt) from error
+    for key in getattr(kind, "begins_anew", ()):
+        layers = begun_anew(layers, key)
+    layers, told = take_in(layers, getattr(kind, "imports", {}), _escaped, misspelt)
+    draft = _Draft(kind, key_sources(layers, file))
+    draft.faults.update(dict.fromkeys(misspelt))
+    draft.idle.update(dict.fromkeys(told))
+    for layer in layers:
+        draft.put(layer, layer.node, (), kind)
+    draft.complete(draft.config, "")
+    recipe = draft.finish()
+    if draft.faults:
+        raise RecipeError.of(draft.faults)
+    for line in draft.idle:
+        warnings.warn(readable(line), RecipeWarning, stacklevel=3)
+    return recipe
+
+
+def dump_recipe(recipe: Any) -> str:
+    """The YAML of a recipe with every field spelled out; it loads back to an equal object."""
+    return yaml.dump(_escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
+
+
+def _escaped(value: Any) -> Any:
+    """Plain mappings, lists and scalars, in whose text `${` and `???` mean nothing."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _escaped(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: _escaped(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(inner) for inner in value]
+    if isinstance(value, str):
+        value = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
+        return re.sub(r"^(\\*\?\?\?)$", r"\\\1", value)
+    return value
+
+
+class _Draft:
+    """A recipe on its way to its dataclass, and what has been found wrong with it so far."""
+
+    def __init__(self, kind: type, sources: dict[str, str]) -> None:
+        self.kind = kind
+        self.sources = sources
+        self.config = deepcopy(_structured(kind))
+        self.faults: dict[str, None] = {}  # lines in order, none twice
+        self.idle: dict[str, None] = {}
+        self.bad: list[str] = []
+        self.inherited: dict[str, str] = {}
+
+    def line(self, key: str, message: str, source: str = "") -> str:
+        key = self.giver_of(key)
+        if not key:
+            return f"{source_of('', self.sources)}: {message}"
+        return f"{source or source_of(key, self.sources)}: {cut(key, 300)}: {message}"
+
+    def giver_of(self, key: str) -> str:
+        """Where an entry's key was set, if the entry has it from elsewhere."""
+        above = key
+        while above and above not in self.inherited:
+            above = above.rpartition(".")[0]
+        return self.inherited[above] + key.removeprefix(above) if above else key
+
+    def fault(self, key: str, message: str, source: str = "") -> None:
+        self.bad.append(key)
+        self.faults[self.line(key, message, source)] = None
+
+    def put(self, layer: Layer, node: yaml.Node, key: tuple[str, ...], hint: Any) -> None:
+        """Sets `key`, which is of type `hint`, to what the layer says: leaf by leaf."""
+        kind, is_optional = without_none(hint)
+        value = None
+        try:
+            if layer.key and key == layer.key:
+                node = layer.value_node(node, kind is str, is_optional)
+            is_null = isinstance(node, yaml.ScalarNode) and plain(node) is None
+            if is_null and not is_optional:
+                raise ValueError(f"must not be null; expected {describe(kind)}")
+            if is_mapping(kind) and isinstance(node, yaml.MappingNode):
+                return self.put_members(layer, node, key, kind)
+            if is_mapping(kind) and not is_null:
+                raise ValueError(f"expected {describe(kind)}, got {told(plain(node))}")
+            value = leaf(kind, node, typed=bool(layer.key))
+            OmegaConf.update(self.config, _path(key), value)
+        except OmegaConfBaseException as error:
+            self.fault(".".join(key), _refusal(error, kind, value), layer.source)
+        except ValueError as error:
+            self.fault(".".join(key), str(error), layer.source)
+
+    def put_members(
+        self, layer: Layer, node: yaml.MappingNode, key: tuple[str, ...], kind: Any
+    ) -> None:
+        """Sets the members of a dataclass or of a named mapping."""
+        is_named = get_origin(kind) is dict
+        if key and OmegaConf.select(self.config, _path(key)) is None:
+            OmegaConf.update(self.config, _path(key), {} if is_named else _structured(kind))
+        for name_node, value in node.value:
+            name = name_node.value
+            hint = get_args(kind)[1] if is_named else fields_of(kind).get(name)
+            is_null = isinstance(value, yaml.ScalarNode) and plain(value) is None
+            if hint is None:
+                message = (
+                    unknown_key(name, kind, self.kind) if len(self.bad) < 20 else "no such key"
+                )
+                self.fault(".".join((*key, name)), message, layer.source)
+            elif is_named and is_null and without_none(hint)[1] and hint is not Any:
+                entries = OmegaConf.select(self.config, _path(key))
+                if name in entries:
+                    entries.pop(name)
+                else:
+                    message = f"null drops nothing; the entries are {', '.join(entries) or 'none'}"
+                    line = self.line(".".join((*key, name)), message, layer.source)
+                    self.idle[line] = None
+            else:
+                self.put(layer, value, (*key, name), hint)
+
+    def complete(self, node: Any, prefix: str) -> None:
+        """Lets entries inherit; finds what is missing and what cannot be filled in."""
+        self.inherit(node, prefix)
+        names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+        for name in names:
+            key = dotted(prefix, str(name))
+            if OmegaConf.is_interpolation(node, name):
+                try:
+                    node[name]
+                except OmegaConfBaseException as error:
+                    raw: Any = OmegaConf.to_container(node, resolve=False)
+                    self.fault(key, _unfilled(raw[name], error))
+            elif OmegaConf.is_missing(node, name):
+                if key not in self.bad:
+                    doc = field_docs(OmegaConf.get_type(node)).get(name, "").replace("\n", " ")
+                    sentence = doc.partition(". ")[0].rstrip(".")
+                    self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
+            elif isinstance(child := node[name], DictConfig | ListConfig | TupleConfig):
+                self.complete(child, key)
+
+    def inherit(self, node: Any, prefix: str) -> None:
+        """What an entry does not set, it takes from the field that its mapping `inherits`."""
+        kind = OmegaConf.get_type(node)
+        for mapping, giver in getattr(kind, "inherits", {}).items():
+            for name, entry in node[mapping].items():
+                key = dotted(prefix, mapping, name)
+                if isinstance(giver, type):
+                    self.take(entry, key, node, prefix, giver)
+                else:
+                    self.take(entry, key, node[giver], dotted(prefix, giver))
+
+    def take(
+        self, entry: Any, key: str, giver: Any, giver_key: str, kind: type | None = None
+    ) -> None:
+        """Takes from the giver what an entry does not set, down through groups that it sets.
+
+        Of all fields that both have, or of those of a dataclass that both are.
+        """
+        kinds = OmegaConf.get_type(entry), kind or OmegaConf.get_type(giver)
+        for field in fields_of(kinds[0]).keys() & fields_of(kinds[1]):
+            own, given = dotted(key, field), dotted(giver_key, field)
+            with suppress(OmegaConfBaseException):  # told where it was given
+                if own not in self.sources:
+                    self.inherited[own] = given
+                    value = giver[field]  # filled in: what is left of `${` in it is text
+                    entry[field] = _escaped(value) if isinstance(value, str) else value
+                elif all(_is_group(each[field]) for each in (entry, giver)):
+                    self.take(entry[field], own, giver[field], given)
+
+    def finish(self) -> Any:
+        """The recipe, once the dataclasses had their say about every part that is sound so far."""
+        parts = list(self.sound_parts(self.config, ""))
+        for prefix, sound in parts:
+            givers = _givers(sound, prefix)
+            for key, part in _dataclasses(sound, prefix):
+                for field, message in getattr(part, "faults", tuple)():
+                    self.fault(dotted(key, field), message)
+                if any(f"{key}.".startswith(f"{giver}.") for giver in givers):
+                    continue  # what has no effect is for those to say that take it from there
+                for field, message in getattr(part, "idle", tuple)():
+                    self.idle[self.line(dotted(key, field), message)] = None
+        return None if self.faults else parts[0][1]
+
+    def sound_parts(self, node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
+        """The largest parts of the config without a fault, as objects."""
+        if not any(bad.startswith(f"{prefix}.") or not prefix for bad in self.bad):
+            yield prefix, OmegaConf.to_object(node)
+            return
+        for name in map(str, node):
+            if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
+                continue
+            if isinstance(child := node[name], DictConfig):
+                yield from self.sound_parts(child, dotted(prefix, name))
+
+
+@cache
+def _structured(kind: type) -> DictConfig:
+    """The config of a dataclass, which takes long to make; to be copied."""
+    return OmegaConf.structured(kind)
+
+
+def _is_group(value: Any) -> bool:
+    """Whether a value of a config is a dataclass."""
+    return isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value))
+
+
+def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """All dataclass instances in a value, itself included, with their dotted keys."""
+    if dataclasses.is_dataclass(value):
+        yield key, value
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        value = {str(index): inner for index, inner in enumerate(value)}
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _dataclasses(inner, dotted(key, name))
+
+
+def _givers(value: Any, key: str) -> list[str]:
+    """The dotted keys of what entries inherit from, where there are entries."""
+    return [
+        dotted(name, field)
+        for name, part in _dataclasses(value, key)
+        for mapping, giver in getattr(part, "inherits", {}).items()
+        if any(entry is not None for entry in getattr(part, mapping).values())
+        for field in (fields_of(giver) if isinstance(giver, type) else [giver])
+    ]
+
+
+def _path(key: tuple[str, ...]) -> str:
+    """A key as OmegaConf writes it."""
+    return ".".join(re.sub(r"([.\[\]=])", r"\\\1", name) for name in key)
+
+
+def _refusal(error: OmegaConfBaseException, kind: Any, value: Any) -> str:
+    """Why OmegaConf does not take a value, in a recipe's words."""
+    first = str(error).partition("\n")[0]
+    if isinstance(error, GrammarParseError):
+        return _unfilled(value, error)
+    if "expected one of" in first:
+        return first
+    whole = kind is int and isinstance(value, float) and value.is_integer()
+    remedy = f"; write {value:.0f}" if whole else ""
+    return f"expected {describe(kind)}, got {told(value)}{remedy}"
+
+
+def _unfilled(value: Any, error: OmegaConfBaseException) -> str:
+    """Why a `${...}` cannot be filled in."""
+    found = re.search(r"\$\{[^}]*\}?", str(value))
+    what = cut(found[0] if found else str(value))
+    first = str(error).partition("\n")[0]
+    return f"{what} stands for another value of the recipe ({first}); for text write \\{what}"

@@ -1,0 +1,1 @@
+"""Errors, warnings, signals, devices and processes."""

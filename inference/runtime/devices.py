@@ -1,0 +1,131 @@
+"""Several processes that share one job: `accelerate launch -m inference …`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+
+from inference.runtime.errors import InputError
+
+LONGEST_WAIT = timedelta(days=7)
+"""For another's picture. A process that has ended is noticed at once."""
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+class Processes:
+    """This process among those that accelerate (or torchrun) has started; alone without them."""
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if self.count > 1:
+            from accelerate import PartialState
+
+            # What is exchanged is small and lies on the CPU, whatever draws.
+            PartialState(cpu=True, timeout=LONGEST_WAIT)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that writes and speaks."""
+        return self.rank == 0
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What this process makes of it, once all have done it. Where one fails, all do."""
+        if self.count == 1:
+            return work()
+        results: list[T] = []
+        failed: list[Exception] = []
+        try:
+            results.append(work())
+        except Exception as error:  # the others wait for an answer
+            failed.append(error)
+        from accelerate.utils import gather_object
+
+        for error in gather_object(failed):
+            raise error
+        return results[0]
+
+    def of_first(self, value: T) -> T:
+        """The first process's value, in every process."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def share(
+        self, jobs: Sequence[T], work: Callable[[T], Sequence[Result]]
+    ) -> Iterator[Sequence[Result]]:
+        """Each job's results, in the jobs' order, in every process; each job is done by one.
+
+        The processes take a job each, exchange the results, and go on. Where one fails, all do.
+        """
+        if self.count == 1:
+            yield from map(work, jobs)
+            return
+        from accelerate.utils import gather_object
+
+        for start in range(0, len(jobs), self.count):
+            own = start + self.rank
+            outcome: list[tuple[Sequence[Result], Exception | None]] = []
+            try:
+                outcome = [(work(jobs[own]), None)] if own < len(jobs) else []
+            except Exception as error:  # the others wait for an answer
+                outcome = [((), error)]
+            everyones = gather_object(outcome)
+            for _, error in everyones:
+                if error is not None:
+                    raise error
+            yield from (results for results, _ in everyones)
+
+    def close(self) -> None:
+        """Takes leave of the others."""
+        if self.count > 1:
+            from accelerate import PartialState
+
+            PartialState().destroy_process_group()
+
+
+Progress = Callable[[int, int], None]
+"""Called after every step with (done, total); both count pictures times steps."""
+
+
+def choose_device(name: str, number: int | None = None) -> torch.device:
+    """The device of a recipe's `device`; `number` says which GPU `auto` takes, if not the first.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        known = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next((kind for kind, is_here in known.items() if is_here), "cpu")
+        if name == "cuda" and number is not None:
+            name = f"cuda:{number}"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device: {name!r} cannot be used here: {reason}") from error
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on standard error, where that is a terminal; gives a function (done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    hidden = not console.is_terminal
+    with Bar("drawing", *columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("drawing", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

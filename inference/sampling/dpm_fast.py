@@ -1,0 +1,161 @@
+"""DPM fast and DPM adaptive: DPM-Solver, Lu et al. 2022, arXiv 2206.00927; as in k-diffusion.
+
+Both heed only the highest sigma and the last one above 0 of the list, and choose their own between
+them, by lambda = -log sigma. They end at that last one, and so leave its noise in.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import atan, exp, expm1, log, sqrt
+
+import numpy as np
+from torch import Tensor
+
+from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, split_noise
+from inference.sampling.noise import NoiseSource
+
+FIRST, SECOND = 1 / 3, 2 / 3
+"""Where in a step of order 3 the second and the third evaluation are."""
+
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.05, 0.0078
+FIRST_LENGTH = 0.05
+SAFETY = 0.81
+"""A step is taken if the next one may be at least so long in relation to it."""
+
+
+def dpm_fast(
+    denoiser: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: NoiseSource,
+    callback: Callback | None = None,
+    options: SamplerOptions = PLAIN,
+) -> Tensor:
+    """As many evaluations as steps, most of them in steps of order 3: appendix C.2."""
+    if len(sigmas) == 2 and sigmas[-1] == 0:
+        return one_step(denoiser, x, sigmas[0], callback)
+    start, end = ends(sigmas)
+    orders = fast_orders(len(sigmas) - 1)
+    times = np.linspace(start, end, len(orders) + 1).tolist()
+    for step, ((time, next_time), order) in enumerate(zip(pairwise(times), orders, strict=True)):
+        fresh, kept_time = split_time(time, next_time, end, options.eta)
+        slope, denoised = noise_at(denoiser, x, time)
+        if callback:
+            callback(step, denoised)
+        x = solver_step(denoiser, x, slope, time, kept_time, order)
+        if options.eta:
+            x = x + noise.normal() * (fresh * options.s_noise)
+    return x
+
+
+def dpm_adaptive(
+    denoiser: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: NoiseSource,
+    callback: Callback | None = None,
+    options: SamplerOptions = PLAIN,
+) -> Tensor:
+    """Steps of order 3, so long that they agree with those of order 2: appendix C.3.
+
+    The error is taken over the whole batch: pictures drawn together get the same steps. Draw one at
+    a time for pictures that do not depend on their neighbours.
+    """
+    if len(sigmas) == 2 and sigmas[-1] == 0:
+        return one_step(denoiser, x, sigmas[0], callback)
+    time, end = ends(sigmas)
+    length, exponent = FIRST_LENGTH, 1 / (1.5 if options.eta else 3)
+    previous, step = x, 0
+    while time < end - 1e-5:
+        next_time = min(end, time + length)
+        fresh, kept_time = split_time(time, next_time, end, options.eta)
+        slope, denoised = noise_at(denoiser, x, time)
+        low, high = both_orders(denoiser, x, slope, time, kept_time)
+        if callback:
+            callback(step, denoised)
+        step += 1
+        tolerance = (low.abs().maximum(previous.abs()) * RELATIVE_TOLERANCE).clamp(
+            min=ABSOLUTE_TOLERANCE
+        )
+        error = ((low - high) / tolerance).square().mean().sqrt().item()
+        factor = 1 + atan((error + 1e-8) ** -exponent - 1)
+        length *= factor
+        if factor < SAFETY:
+            continue
+        previous, x, time = low, high, next_time
+        if options.eta:
+            x = x + noise.normal() * fresh
+    return x
+
+
+def one_step(denoiser: Denoise, x: Tensor, sigma: float, callback: Callback | None) -> Tensor:
+    """From sigma to 0 at once."""
+    denoised = denoiser(x, sigma)
+    if callback:
+        callback(0, denoised)
+    return denoised
+
+
+def ends(sigmas: Sequence[float]) -> tuple[float, float]:
+    """-log of the first sigma, and of the last above 0."""
+    last = sigmas[-1] if sigmas[-1] > 0 else sigmas[-2]
+    return -log(sigmas[0]), -log(last)
+
+
+def fast_orders(evaluations: int) -> list[int]:
+    """The orders of DPM fast's steps, which sum up to the evaluations."""
+    threes, rest = divmod(evaluations, 3)
+    return [3] * (threes - 1) + [2, 1] if rest == 0 else [3] * threes + [rest]
+
+
+def split_time(time: float, next_time: float, end: float, eta: float) -> tuple[float, float]:
+    """(fresh noise, the time to step to before it is added), not beyond the end."""
+    if not eta:
+        return 0.0, next_time
+    _, kept = split_noise(exp(-time), exp(-next_time), eta)
+    kept_time = min(end, -log(kept)) if kept > 0 else end
+    return sqrt(max(0.0, exp(-2 * next_time) - exp(-2 * kept_time))), kept_time
+
+
+def noise_at(denoiser: Denoise, x: Tensor, time: float) -> tuple[Tensor, Tensor]:
+    """(noise of variance 1, clean latent) that the denoiser sees in x."""
+    sigma = exp(-time)
+    denoised = denoiser(x, sigma)
+    return (x - denoised) / sigma, denoised
+
+
+def solver_step(
+    denoiser: Denoise, x: Tensor, slope: Tensor, time: float, next_time: float, order: int
+) -> Tensor:
+    """A step of order 1, 2 or 3: algorithms 1 and 2 of the paper."""
+    if order == 1:
+        return straight(x, slope, time, next_time)
+    if order == 3:
+        return both_orders(denoiser, x, slope, time, next_time)[1]
+    middle = (time + next_time) / 2
+    other, _ = noise_at(denoiser, straight(x, slope, time, middle), middle)
+    bend = (other - slope) * (exp(-next_time) * expm1(next_time - time))
+    return straight(x, slope, time, next_time) - bend
+
+
+def both_orders(
+    denoiser: Denoise, x: Tensor, slope: Tensor, time: float, next_time: float
+) -> tuple[Tensor, Tensor]:
+    """The step of order 2 and that of order 3, which share their second evaluation."""
+    length = next_time - time
+    sigma = exp(-next_time)
+    first, second = time + FIRST * length, time + SECOND * length
+    near = noise_at(denoiser, straight(x, slope, time, first), first)[0] - slope
+    trial = straight(x, slope, time, second)
+    part = SECOND * length
+    trial = trial - near * (exp(-second) * SECOND / FIRST * (expm1(part) / part - 1))
+    far = noise_at(denoiser, trial, second)[0] - slope
+    end = straight(x, slope, time, next_time)
+    low = end - near * (sigma / (2 * FIRST) * expm1(length))
+    high = end - far * (sigma / SECOND * (expm1(length) / length - 1))
+    return low, high
+
+
+def straight(x: Tensor, slope: Tensor, time: float, next_time: float) -> Tensor:
+    """From one time to another with the same noise all the way."""
+    return x - slope * (exp(-next_time) * expm1(next_time - time))

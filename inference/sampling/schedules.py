@@ -1,0 +1,340 @@
+"""The levels of noise that a base model knows, and the schedules that lead down through them.
+
+sigma is the noise's standard deviation beside a clean latent of scale 1: x = x0 + sigma * noise.
+Names, formulas and levels of the schedules are those of A1111 1.10.1 (`modules/sd_schedulers.py`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import atan, exp, log, tan
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from inference.runtime.errors import InputError
+
+SMALLEST_ALPHA = 4.8973451890853435e-08
+"""Share of signal at the last timestep of models that train down to none; as in A1111."""
+
+OLD_KARRAS_RANGE = (0.1, 10.0)
+"""What A1111's `use_old_karras_scheduler_sigmas` takes for the model's range of sigmas."""
+
+ALIGN_YOUR_STEPS = {
+    "SD1": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "SDXL": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+}
+"""Ten steps for each family of models: Sabour et al. 2024, arXiv 2404.14507."""
+
+
+class NoiseLevels:
+    """The sigmas that a base model was trained on, and what lies between them.
+
+    Args:
+        alphas_cumprod: the signal's share of the variance at each timestep, (num_timesteps,).
+        is_quantized: `timestep` gives the nearest whole timestep (A1111's `Enable quantization in
+            K samplers`), and not one with a fraction.
+    """
+
+    def __init__(self, alphas_cumprod: Tensor, is_quantized: bool = False) -> None:
+        signal = alphas_cumprod.double().cpu().numpy().clip(min=SMALLEST_ALPHA)
+        self._log_sigmas = np.log((1 - signal) / signal) / 2
+        self.is_quantized = is_quantized
+
+    @property
+    def count(self) -> int:
+        """How many levels there are."""
+        return len(self._log_sigmas)
+
+    @property
+    def last_timestep(self) -> int:
+        """The timestep of the highest sigma."""
+        return self.count - 1
+
+    @property
+    def sigma_min(self) -> float:
+        """The sigma of the first timestep."""
+        return self.level(0)
+
+    @property
+    def sigma_max(self) -> float:
+        """The sigma of the last timestep."""
+        return self.level(self.count - 1)
+
+    def level(self, index: int) -> float:
+        """The level's sigma, counted from the lowest."""
+        return exp(self._log_sigmas[index])
+
+    def sigma(self, timestep: float) -> float:
+        """The sigma of a timestep; between two of them linear in log sigma."""
+        return exp(np.interp(timestep, np.arange(self.count), self._log_sigmas))
+
+    def timestep(self, sigma: float) -> float:
+        """The timestep, with fraction, of a sigma above 0; held within the model's range."""
+        if self.is_quantized:
+            return float(np.abs(self._log_sigmas - log(sigma)).argmin())
+        return float(np.interp(log(sigma), self._log_sigmas, np.arange(self.count)))
+
+
+class LcmLevels(NoiseLevels):
+    """Fifty of the model's levels, at the timesteps 19, 39, … 999 that LCMs were distilled at.
+
+    Luo et al. 2023, arXiv 2310.04378; A1111 1.10.1 `modules/sd_samplers_lcm.py`. The model is asked
+    at the timestep of the nearest level, whatever lies between them.
+    """
+
+    ORIGINAL_STEPS = 50
+
+    def __init__(self, alphas_cumprod: Tensor, is_quantized: bool = True) -> None:
+        super().__init__(alphas_cumprod, is_quantized)
+        self.stride = max(1, self.count // self.ORIGINAL_STEPS)
+        self._model_timesteps = self.count
+        self._log_sigmas = self._log_sigmas[:: -self.stride][: self.ORIGINAL_STEPS][::-1]
+
+    @property
+    def last_timestep(self) -> int:
+        """The timestep of the highest sigma."""
+        return self._model_timesteps - 1
+
+    def sigma(self, timestep: float) -> float:
+        """The sigma of a timestep; between two levels linear in log sigma."""
+        lowest = self.last_timestep - (self.count - 1) * self.stride
+        return super().sigma((timestep - lowest) / self.stride)
+
+    def timestep(self, sigma: float) -> float:
+        """The timestep of the level that is nearest to sigma, a whole number."""
+        behind = self.count - 1 - np.abs(self._log_sigmas - log(sigma)).argmin()
+        return float(self.last_timestep - behind * self.stride)
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """What A1111's settings change about the schedules. Where None stands, A1111 has 0.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    sigma_min: float | None = None
+    """Lowest sigma in place of the model's; in the schedules that are made from a range."""
+    sigma_max: float | None = None
+    """Highest sigma in place of the model's."""
+    rho: float | None = None
+    """Exponent of Karras (usually 7) and Polyexponential (usually 1)."""
+    beta_alpha: float = 0.6
+    """First parameter of Beta's distribution."""
+    beta_beta: float = 0.6
+    """Second parameter of Beta's distribution."""
+    old_karras: bool = False
+    """The range is 0.1 … 10 where `sigma_min` and `sigma_max` do not say otherwise."""
+    discard_penultimate: bool = False
+    """One step more is asked for, and the last sigma before 0 left out."""
+    align_your_steps: Literal["SD1", "SDXL"] = "SD1"
+    """Whose table Align Your Steps reads."""
+    unipc_skip: Literal["time_uniform", "time_quadratic", "logSNR"] = "time_uniform"
+    """How UniPC's own timesteps are spaced."""
+
+    def __post_init__(self) -> None:
+        for name in ("sigma_min", "sigma_max", "rho", "beta_alpha", "beta_beta"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name}: must be a finite number above 0, got {value}")
+        choices = {
+            "align_your_steps": tuple(ALIGN_YOUR_STEPS),
+            "unipc_skip": ("time_uniform", "time_quadratic", "logSNR"),
+        }
+        for name, names in choices.items():
+            if getattr(self, name) not in names:
+                value = getattr(self, name)
+                raise InputError(f"{name}: expected one of {', '.join(names)}; got {value!r}")
+
+    def range(self, levels: NoiseLevels) -> tuple[float, float]:
+        """(lowest, highest) sigma of the schedules that are made from a range.
+
+        Raises:
+            InputError: the lowest is not below the highest.
+        """
+        low, high = OLD_KARRAS_RANGE if self.old_karras else (levels.sigma_min, levels.sigma_max)
+        low, high = self.sigma_min or low, self.sigma_max or high
+        if low >= high:
+            raise InputError(
+                f"sigma_min: must be below sigma_max; {low:g} and {high:g} do not fit together"
+            )
+        return low, high
+
+
+USUAL = ScheduleOptions()
+
+Schedule = Callable[[NoiseLevels, int, ScheduleOptions], list[float]]
+"""(levels, steps, options) -> steps + 1 falling sigmas, the last one 0, if not said otherwise."""
+
+
+def uniform(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """Evenly spaced timesteps, from the model's last to its first, whatever the options."""
+    return [*evenly_timed(levels, levels.sigma_min, levels.sigma_max, steps), 0.0]
+
+
+def normal(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """Evenly spaced timesteps between those of the range's ends."""
+    return [*evenly_timed(levels, *options.range(levels), steps), 0.0]
+
+
+def sgm_uniform(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """Evenly spaced timesteps that stop one short of the first (Stability AI generative-models)."""
+    return [*evenly_timed(levels, *options.range(levels), steps + 1)[:-1], 0.0]
+
+
+def evenly_timed(levels: NoiseLevels, low: float, high: float, count: int) -> list[float]:
+    """`count` sigmas at evenly spaced timesteps from the one of `high` to that of `low`."""
+    ends = levels.timestep(high), levels.timestep(low)
+    return [levels.sigma(timestep) for timestep in np.linspace(*ends, count)]
+
+
+def karras(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """Even in sigma^(1/rho): Karras et al. 2022, arXiv 2206.00364, equation 5."""
+    return [*karras_sigmas(*options.range(levels), steps, options.rho or 7.0), 0.0]
+
+
+def karras_sigmas(low: float, high: float, count: int, rho: float = 7.0) -> list[float]:
+    """`count` sigmas from `high` to `low`, even in sigma^(1/rho)."""
+    roots = np.linspace(high ** (1 / rho), low ** (1 / rho), count)
+    return [float(root**rho) for root in roots]
+
+
+def exponential(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """Even in log sigma."""
+    low, high = options.range(levels)
+    return [exp(value) for value in np.linspace(log(high), log(low), steps)] + [0.0]
+
+
+def polyexponential(
+    levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
+) -> list[float]:
+    """A polynomial of degree rho in log sigma; Exponential where rho is 1 (k-diffusion)."""
+    low, high = options.range(levels)
+    ramp = np.linspace(1, 0, steps) ** (options.rho or 1.0)
+    return [exp(part * log(high / low) + log(low)) for part in ramp] + [0.0]
+
+
+def kl_optimal(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """Even in arctan sigma, and ends at the lowest sigma, not at 0.
+
+    Sabour et al. 2024, arXiv 2404.14507, theorem 3.1.
+    """
+    low, high = options.range(levels)
+    return [tan(angle) for angle in np.linspace(atan(high), atan(low), steps + 1)]
+
+
+def align_your_steps(
+    levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
+) -> list[float]:
+    """A table for the family of models, resampled evenly in log sigma: arXiv 2404.14507."""
+    table = ALIGN_YOUR_STEPS[options.align_your_steps]
+    places = np.linspace(0, len(table) - 1, steps)
+    logs = np.interp(places, np.arange(len(table)), np.log(table))
+    return [exp(value) for value in logs] + [0.0]
+
+
+def simple(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """Every so manieth of the model's levels, from the highest down (ComfyUI)."""
+    stride = levels.count / steps
+    return [levels.level(-1 - int(step * stride)) for step in range(steps)] + [0.0]
+
+
+def ddim(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """The levels 1, 1 + n, … falling, with n = levels // steps: `steps` or more sigmas, then 0.
+
+    One step would begin at the lowest but one; here it begins at the highest.
+    """
+    if steps == 1:
+        return [levels.sigma_max, 0.0]
+    indexes = range(1, levels.count, max(1, levels.count // steps))
+    return [levels.level(index) for index in reversed(indexes)] + [0.0]
+
+
+def beta(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """Quantiles of a beta distribution over the range: Lee et al. 2024, arXiv 2407.12173."""
+    from scipy.special import betaincinv
+
+    low, high = options.range(levels)
+    shares = betaincinv(options.beta_alpha, options.beta_beta, 1 - np.linspace(0, 1, steps))
+    return [low + float(share) * (high - low) for share in shares] + [0.0]
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "Uniform": uniform,
+    "Karras": karras,
+    "Exponential": exponential,
+    "Polyexponential": polyexponential,
+    "SGM Uniform": sgm_uniform,
+    "KL Optimal": kl_optimal,
+    "Align Your Steps": align_your_steps,
+    "Simple": simple,
+    "Normal": normal,
+    "DDIM": ddim,
+    "Beta": beta,
+}
+"""The schedules by name, besides `Automatic`, which each sampler has its own meaning of."""
+
+
+def find_schedule(name: str) -> str:
+    """The schedule's label, from the label or A1111's inner name in any case: `sgm_uniform`.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    labels = {plain_name(label): label for label in ("Automatic", *SCHEDULES)}
+    try:
+        return labels[plain_name(name)]
+    except KeyError:
+        close = get_close_matches(plain_name(name), labels, 1)
+        hint = f"; the nearest is {labels[close[0]]}" if close else ""
+        raise InputError(
+            f"schedule type: expected one of {', '.join(labels.values())}; got {name!r}{hint}"
+        ) from None
+
+
+def plain_name(name: str) -> str:
+    """A name without case, spaces and underscores."""
+    return name.casefold().replace(" ", "").replace("_", "")
+
+
+def ddim_levels(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """The timesteps 1, 1 + n, … falling, with n = timesteps // steps; ends at the first, not at 0.
+
+    As A1111's DDIM takes them: 20 steps are 19 evaluations, at 951 … 51. It would draw nothing in
+    one step; here one step goes from the highest noise to the first level.
+    """
+    timesteps = list(reversed(leading_timesteps(levels, steps)))
+    if len(timesteps) == 1:
+        timesteps.insert(0, levels.last_timestep)
+    return [levels.sigma(timestep) for timestep in timesteps]
+
+
+def leading_timesteps(levels: NoiseLevels, steps: int) -> list[int]:
+    """The timesteps 1, 1 + n, … rising: A1111 1.10.1 `modules/sd_samplers_timesteps.py`."""
+    return list(range(1, levels.count, max(1, levels.count // steps)))
+
+
+def unipc_levels(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
+    """UniPC's own sigmas, from the highest to the lowest, not to 0; as many steps as DDIM's list.
+
+    `options.unipc_skip` says how they are spaced: 20 even steps are at 999, 949.05, … 49.95.
+    """
+    count = len(leading_timesteps(levels, steps))
+    return unipc_grid(levels, 1.0, count, options.unipc_skip)
+
+
+def unipc_grid(levels: NoiseLevels, start: float, steps: int, skip: str) -> list[float]:
+    """steps + 1 sigmas from the time `start` in (0, 1] down to that of the lowest level.
+
+    The time of timestep t of n is (t + 1) / n: Zhao et al. 2023, arXiv 2302.04867 (UniPC's code).
+    """
+    end = 1 / levels.count
+    if skip == "logSNR":
+        high, low = levels.sigma(start * levels.count - 1), levels.sigma_min
+        return [exp(value) for value in np.linspace(log(high), log(low), steps + 1)]
+    power = {"time_uniform": 1, "time_quadratic": 2}[skip]
+    times = np.linspace(start ** (1 / power), end ** (1 / power), steps + 1) ** power
+    return [levels.sigma(time * levels.count - 1) for time in times]

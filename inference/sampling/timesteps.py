@@ -1,0 +1,114 @@
+"""DDIM, DDIM CFG++ and PLMS: samplers that A1111 runs by timesteps; here by sigmas too.
+
+Their latents are of variance 1 there, and so x / sqrt(1 + sigma^2) here. Where the last sigma is
+not 0, the rest of the noise stays in, and the latent is scaled to the variance that the model
+knows it in.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import sqrt
+
+from torch import Tensor
+
+from inference.sampling.base import (
+    PLAIN,
+    Callback,
+    Denoise,
+    GuidedDenoise,
+    SamplerOptions,
+    split_noise,
+)
+from inference.sampling.euler import euler_ancestral
+from inference.sampling.noise import NoiseSource
+
+
+def ddim(
+    denoiser: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: NoiseSource,
+    callback: Callback | None = None,
+    options: SamplerOptions = PLAIN,
+) -> Tensor:
+    """DDIM: Song et al. 2021, arXiv 2010.02502, equations 12 and 16.
+
+    In terms of sigma these are `euler_ancestral`'s steps.
+    """
+    x = euler_ancestral(denoiser, x, sigmas, noise, callback, options)
+    return x / sqrt(1 + sigmas[-1] ** 2)
+
+
+def ddim_cfgpp(
+    denoiser: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: NoiseSource,
+    callback: Callback | None = None,
+    options: SamplerOptions = PLAIN,
+) -> Tensor:
+    """DDIM CFG++: Chung et al. 2024, arXiv 2406.08070, algorithm 1.
+
+    The noise that is put back is that which is seen with the negative prompts.
+
+    Raises:
+        TypeError: the denoiser does not tell what it expects for the negative prompts.
+    """
+    if not isinstance(denoiser, GuidedDenoise):
+        raise TypeError("DDIM CFG++ needs a denoiser with `last_uncond`")
+    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
+        denoised = denoiser(x, sigma)
+        if callback:
+            callback(step, denoised)
+        if denoiser.last_uncond is None:
+            raise TypeError("DDIM CFG++ needs negative prompts at every scale")
+        fresh, kept = split_noise(sigma, next_sigma, options.eta)
+        x = denoised + (x - denoiser.last_uncond) * (kept / sigma)
+        if next_sigma > 0:
+            x = x + noise.normal() * fresh
+    return x / sqrt(1 + sigmas[-1] ** 2)
+
+
+ADAMS_BASHFORTH = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+"""How much the newest, the one before … count, by how many there are."""
+
+
+def plms(
+    denoiser: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: NoiseSource,
+    callback: Callback | None = None,
+    options: SamplerOptions = PLAIN,
+) -> Tensor:
+    """PLMS: Liu et al. 2022, arXiv 2202.09778, section 3.4.
+
+    Each step goes by the last four noises as if timesteps, and sigmas, were even; the first one by
+    the mean of the noises at both its ends.
+    """
+    seen: list[Tensor] = []
+    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
+        denoised = denoiser(x, sigma)
+        slope = (x - denoised) / sigma
+        if callback:
+            callback(step, denoised)
+        seen = [slope, *seen[:3]]
+        mixed = sum_of(seen, ADAMS_BASHFORTH[len(seen) - 1])
+        if step == 0 and next_sigma > 0:
+            trial = x + slope * (next_sigma - sigma)
+            mixed = (slope + (trial - denoiser(trial, next_sigma)) / next_sigma) / 2
+        x = x + mixed * (next_sigma - sigma)
+    return x / sqrt(1 + sigmas[-1] ** 2)
+
+
+def sum_of(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Values times shares, summed."""
+    total = values[0] * shares[0]
+    for value, share in zip(values[1:], shares[1:], strict=True):
+        total = total + value * share
+    return total

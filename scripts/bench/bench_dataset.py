@@ -1,0 +1,303 @@
+"""Large datasets and the cache of latents: speed, memory per picture, the way to the first batch.
+
+    python -m scripts.bench.bench_dataset
+    python -m scripts.bench.bench_dataset --pictures 10000 --folder /fast/disk
+    python -m scripts.bench.bench_dataset --only cache --base org/model --side 1024
+
+Makes small pictures with captions beside them, each with bytes of its own, and looks at them in
+processes of their own: with no index and with the one that the first has left, with 10 thousand and
+with all. Then it fills the cache of latents (`cache: disk`) with larger pictures, and runs the bare
+VAE over the same pixels: filling shall reach at least 0.9 of its speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+FEW = 10_000
+KINDS = 200
+"""Different pictures; what is written beside the pixels makes each file's bytes its own."""
+IN_A_FOLDER = 5_000
+BATCHES = 100
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = read_arguments()
+    if arguments.measure:
+        print(json.dumps(MEASURES[arguments.measure](arguments)))
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        if arguments.only in (None, "dataset"):
+            for count in sorted({min(FEW, arguments.pictures), arguments.pictures}):
+                show_dataset(Path(folder) / str(count), count)
+        if arguments.only in (None, "cache"):
+            show_cache(Path(folder) / "cache", arguments)
+
+
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Times large datasets and the cache of latents.")
+    parser.add_argument("--pictures", type=int, default=200_000, help="pictures (default: 200000)")
+    parser.add_argument("--folder", help="where they are made for a while (default: the system's)")
+    parser.add_argument("--only", choices=["dataset", "cache"], help="one half of it")
+    parser.add_argument("--base", default="picto", help="whose VAE (default: picto)")
+    parser.add_argument("--side", type=int, help="of cached pictures (default: the base model's)")
+    parser.add_argument("--cached", type=int, default=48, help="pictures to cache (default: 48)")
+    parser.add_argument("--turns", type=int, default=5, help="turns of the cache (default: 5)")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def show_dataset(root: Path, count: int) -> None:
+    """Measures a dataset of so many pictures."""
+    start = time.perf_counter()
+    make_pictures(root / "pictures", count)
+    print(f"{count:,} pictures made in {time.perf_counter() - start:.0f} s", flush=True)
+    recipe = write_recipe(root / "recipe.yaml", root / "pictures", "picto", cache="off")
+    time.sleep(3)  # what has just changed is not kept in the index
+    for title in ("first start, no index", "second start, with index"):
+        told = measured("start", recipe)
+        print(
+            f"  {title}: {count / told['scan']:,.0f} files/s ({told['scan']:.2f} s); "
+            f"first batch {told['first']:.2f} s later; {told['bytes'] / count:,.0f} bytes of "
+            f"memory a picture, {told['peak'] / count:,.0f} at the peak",
+            flush=True,
+        )
+    print(f"  loader: {told['loaded']:,.0f} examples/s in one process of small pictures")
+    for title in ("first digests", "digests with index"):
+        told = measured("digests", recipe)
+        print(f"  {title}: {count / told['scan']:,.0f} files/s", flush=True)
+    told = measured("plan", recipe)
+    print(f"  plan: {told['seconds']:.1f} s", flush=True)
+
+
+def make_pictures(root: Path, count: int) -> None:
+    """PNG and JPEG files of 64x48 pixels, each with a number in its comment, and captions."""
+    chosen = np.random.default_rng(0)
+    kinds: list[tuple[str, bytes]] = []
+    for number in range(KINDS):
+        rough = Image.fromarray(chosen.integers(0, 255, (6, 8, 3), np.uint8))
+        image, file = rough.resize((64, 48), Image.Resampling.BICUBIC), io.BytesIO()
+        kind = "png" if number % 2 else "jpg"
+        image.save(file, "PNG" if kind == "png" else "JPEG")
+        kinds.append((kind, file.getvalue()))
+    for number in range(count):
+        folder = root / f"{number // IN_A_FOLDER:03}"
+        if number % IN_A_FOLDER == 0:
+            folder.mkdir(parents=True)
+        kind, content = kinds[number % KINDS]
+        told = with_comment(kind, content, str(number).encode())
+        (folder / f"{number:06}.{kind}").write_bytes(told)
+        caption = f"picture number {number}, of colours that run into each other"
+        (folder / f"{number:06}.txt").write_text(caption, encoding="utf-8")
+
+
+def with_comment(kind: str, content: bytes, text: bytes) -> bytes:
+    """A picture's file with a comment in it: JPEG's COM, PNG's tEXt."""
+    if kind == "jpg":
+        return content[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + content[2:]
+    chunk = b"tEXtComment\0" + text
+    whole = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return content[:33] + whole + content[33:]
+
+
+def write_recipe(path: Path, pictures: Path, base: str, **data: Any) -> Path:
+    """A LoRA upon these pictures."""
+    recipe = {
+        "name": "bench",
+        "output_dir": str(path.parent / "runs"),
+        "objective": {"type": "lora", "rank": 8},
+        "base_model": {"path": base},
+        "data": {"path": str(pictures), **data},
+        "max_train_steps": BATCHES,
+        "train_batch_size": 4,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def measured(what: str, recipe: Path, *options: str) -> dict[str, float]:
+    """What a process of its own measures."""
+    command = [sys.executable, "-m", "scripts.bench.bench_dataset", "--measure", what]
+    command += ["--recipe", str(recipe), *options]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_start(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Finding pictures and captions, memory that they take, and the way to the first batches."""
+    from train.data.examples.build import build_examples
+    from train.data.examples.loader import build_loader
+    from train.data.examples.stream import MicroBatches
+    from train.data.sources.sources import find_sources
+    from train.plan.base import skeleton
+
+    recipe = read_recipe(arguments.recipe)
+    base = skeleton(recipe.base_model, "fp32")
+    before = resident()
+    start = time.perf_counter()
+    sources = find_sources(recipe)
+    found = time.perf_counter()
+    examples = build_examples(recipe, sources, base)
+    loader = iter(build_loader(examples, MicroBatches(4, 1, 0, 1, 0, BATCHES)))
+    next(loader)
+    first = time.perf_counter()
+    after = resident()
+    count = sum(1 for _ in loader) * recipe.train_batch_size
+    loaded = count / (time.perf_counter() - first)
+    peak = peak_resident() - before
+    told = {"scan": found - start, "first": first - found, "loaded": loaded}
+    return told | {"bytes": after - before, "peak": peak}
+
+
+def measure_digests(arguments: argparse.Namespace) -> dict[str, float]:
+    """Digests of all pictures."""
+    from train.data.pictures.index import Known, picture_facts
+    from train.data.sources.sources import find_sources
+
+    sources = find_sources(read_recipe(arguments.recipe))
+    paths = [picture.path for picture in sources.pictures]
+    start = time.perf_counter()
+    picture_facts(paths, Known.DIGEST).check()
+    return {"scan": time.perf_counter() - start}
+
+
+def measure_plan(arguments: argparse.Namespace) -> dict[str, float]:
+    """`python -m train.plan`, without the start of Python."""
+    from train.plan.plan import plan_run
+
+    recipe = read_recipe(arguments.recipe)
+    start = time.perf_counter()
+    plan_run(recipe)
+    return {"seconds": time.perf_counter() - start}
+
+
+def read_recipe(path: Path) -> Any:
+    """The recipe, without what libraries say."""
+    from inference.recipe.loader import load_recipe
+    from inference.runtime.warnings import quiet_libraries
+    from train.config.schema import train_schema
+
+    quiet_libraries()
+    return load_recipe(path, train_schema)
+
+
+def resident() -> int:
+    """Bytes of memory of this process, what has been set free given back."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    return _status("VmRSS")
+
+
+def peak_resident() -> int:
+    """The most that there has been, in bytes."""
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def show_cache(root: Path, arguments: argparse.Namespace) -> None:
+    """Measures the cache of latents."""
+    from inference.config.models import BaseModelConfig
+    from inference.models.stable_diffusion.loading import load_base_model
+
+    base = load_base_model(BaseModelConfig(path=arguments.base))
+    side = arguments.side or base.resolution
+    make_large(root / "pictures", arguments.cached, side)
+    fill: list[float] = []
+    read: list[float] = []
+    bare: list[float] = []
+    for turn in range(arguments.turns + 1):
+        data = {"cache": "disk", "cache_dir": str(root / f"kept{turn}"), "resolution": side}
+        recipe = read_recipe(
+            write_recipe(root / "r.yaml", root / "pictures", arguments.base, **data)
+        )
+        times = cache_turn(recipe, base)
+        for kept, seconds in zip((fill, read, bare), times, strict=True):
+            kept += [seconds] if turn else []  # the first one warms up
+    count, middle = arguments.cached, statistics.median
+    ratio = middle(b / f for b, f in zip(bare, fill, strict=True))
+    print(
+        f"cache of {count} pictures of {side}x{side}, VAE of {arguments.base}: filled at "
+        f"{count / middle(fill):.1f}/s, the bare VAE {count / middle(bare):.1f}/s; ratio "
+        f"{ratio:.3f}, at least 0.9 wanted; read back at {count / middle(read):,.0f}/s"
+    )
+
+
+def make_large(root: Path, count: int, side: int) -> None:
+    """JPEG files somewhat larger than what is cut out of them, as users have them."""
+    root.mkdir(parents=True)
+    chosen = np.random.default_rng(1)
+    for number in range(count):
+        rough = Image.fromarray(chosen.integers(0, 255, (12, 16, 3), np.uint8))
+        image = rough.resize((side * 3 // 2, side * 5 // 4), Image.Resampling.BICUBIC)
+        image.save(root / f"{number}.jpg", quality=92)
+        (root / f"{number}.txt").write_text(f"number {number}", encoding="utf-8")
+
+
+def cache_turn(recipe: Any, base: Any) -> tuple[float, float, float]:
+    """Seconds of filling the cache, of reading it, and of the bare VAE, one picture after another.
+
+    Both have the weights' digest (`vae_origin`) and the pictures' pixels to begin with or not: the
+    digest is part of the filling, pixels of the bare forward are there already.
+    """
+    import torch
+
+    from train.data.examples.build import build_examples
+    from train.data.examples.latents import cache_latents, open_cache
+    from train.data.sources.sources import find_sources
+
+    def track(values: Any, title: str) -> Any:
+        return values
+
+    examples = build_examples(recipe, find_sources(recipe), base)
+    cache = open_cache(recipe.data, recipe.output_dir)
+    filling = seconds(lambda: cache_latents(examples, base, 4, track, cache))
+    kept = examples.latents
+    assert kept is not None
+    reading = seconds(lambda: [kept[index] for index in range(len(examples))])
+    pixels = [examples.pixels(index)[None] for index in range(len(examples))]
+    with torch.no_grad():
+        bare = seconds(lambda: [base.encode_images(one) for one in pixels])
+    return filling, reading, bare
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes, until the device is done."""
+    import torch
+
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+MEASURES = {"start": measure_start, "digests": measure_digests, "plan": measure_plan}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What drawing costs: a picture against its bare UNet evaluations, and against diffusers' pipeline.
+
+    python -m scripts.bench.bench_sampling
+    python -m scripts.bench.bench_sampling --base org/model --precision fp16
+
+A picture of 20 steps with guidance is 40 evaluations of the UNet (in 20 pairs) and one decoding. In
+turns the drawing command's own function, those evaluations alone, and `StableDiffusionPipeline`
+draw, so that all see the same machine; ratios are medians over the turns. Against the bare
+evaluations it shall be at most 1.05 on a UNet of four times the width, with random weights; against
+the pipeline at most 1. Then: what loading a LoRA, and switching between two of them, takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference.config.images import ImageConfig
+from inference.config.models import BaseModelConfig
+from inference.images.drawing import draw
+from inference.models.stable_diffusion.loading import load_base_model
+from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.warnings import quiet_libraries
+from scripts.bench.bench_train_step import now, widen
+
+STEPS = 20
+PROMPT, NEGATIVE = "a cat, noto style", "blurry"
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description="Times drawing against its UNet evaluations.")
+    parser.add_argument("--base", default="picto", help="the base model (default: picto)")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"])
+    parser.add_argument("--turns", type=int, default=10, help="turns (default: 10)")
+    options = parser.parse_args()
+    quiet_libraries()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("base", "wide"):
+            path = widen(options.base, Path(folder) / "model") if name == "wide" else options.base
+            base = load_base_model(BaseModelConfig(path=path), options.precision, device)
+            compare(name, base, options.turns)
+        time_artifacts(base, Path(folder), options.turns)
+
+
+def compare(name: str, base: BaseModel, turns: int) -> None:
+    """Prints the medians and ratios of one base model."""
+    runs = {"ours": ours(base), "bare": bare(base), "pipeline": pipeline(base)}
+    times: dict[str, list[float]] = {kind: [] for kind in runs}
+    for turn in range(turns + 1):
+        for kind, run in runs.items():
+            start = now()
+            run()
+            if turn:  # the first one warms up
+                times[kind].append(now() - start)
+    medians = {kind: statistics.median(values) for kind, values in times.items()}
+    told = ", ".join(f"{kind} {seconds * 1000:.0f} ms" for kind, seconds in medians.items())
+    print(f"{name}: {told}", flush=True)
+    for other, wanted in (("bare", 1.05), ("pipeline", 1.0)):
+        ratios = [one / two for one, two in zip(times["ours"], times[other], strict=True)]
+        print(
+            f"{name}: ours / {other} {statistics.median(ratios):.3f}, at most {wanted} wanted",
+            flush=True,
+        )
+
+
+def ours(base: BaseModel) -> Callable[[], object]:
+    """Draws a picture as the drawing command does."""
+    request = ImageConfig(prompt=PROMPT, negative_prompt=NEGATIVE, steps=STEPS, seed=1)
+    return lambda: draw(base, [request])
+
+
+def bare(base: BaseModel) -> Callable[[], object]:
+    """The evaluations of the UNet and the decoding, with nothing around them."""
+    with torch.inference_mode():
+        conditions = base.encode_prompts([PROMPT, NEGATIVE]).to(base.dtype)
+    side = base.resolution // base.vae_scale_factor
+    shape = (2, base.vae.config.latent_channels, side, side)
+    latents = torch.randn(shape, device=base.device, dtype=base.dtype)
+    timesteps = torch.tensor([500.0, 500.0], device=base.device)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(STEPS):
+            base.predict(latents, timesteps, conditions)
+        base.decode_latents(latents[:1])
+
+    return run
+
+
+def pipeline(base: BaseModel) -> Callable[[], object]:
+    """The same picture by diffusers' pipeline, with DPM-Solver++ and Karras sigmas."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    noise_scheduler: Any = DPMSolverMultistepScheduler.from_config(
+        base.noise_schedule, use_karras_sigmas=True, algorithm_type="dpmsolver++"
+    )
+    pipe = StableDiffusionPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        scheduler=noise_scheduler,
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return lambda: pipe(PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS)
+
+
+def time_artifacts(base: BaseModel, folder: Path, turns: int) -> None:
+    """Prints what loading a LoRA takes, and the switch from one to another."""
+    from inference.artifacts.adapters.lora import Lora
+    from inference.artifacts.base import load_artifact
+
+    paths = []
+    for number in range(2):
+        lora = Lora.create(base, 16, 16, 0, ["attention", "feed_forward"], False, number)
+        for layer in lora.layers.values():
+            torch.nn.init.normal_(layer.lora_B.weight, std=0.01)
+        paths.append(folder / f"{number}.safetensors")
+        lora.save(paths[-1], torch.float16, {})
+    loading, switching = [], []
+    first, second = (load_artifact(path) for path in paths)
+    for _ in range(turns):
+        start = time.perf_counter()
+        load_artifact(paths[0])
+        loading.append(time.perf_counter() - start)
+        first.attach(base)
+        start = time.perf_counter()
+        first.detach()
+        second.attach(base)
+        switching.append(time.perf_counter() - start)
+        second.detach()
+    size = paths[0].stat().st_size / 1e6
+    print(
+        f"LoRA of {size:.1f} MB: loading {statistics.median(loading) * 1000:.0f} ms, "
+        f"switching {statistics.median(switching) * 1000:.0f} ms"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Builders of the embedded models and their data sets."""

@@ -1,0 +1,88 @@
+"""Scores the demo's LoRA on subjects it has never seen.
+
+    python -m scripts.score.score_line_icons runs/line_icons_lora/artifacts/last.safetensors
+
+Draws every caption of datasets/line_icons_test with the base model and with the LoRA at strength 0,
+0.5 and 1, and tells for each the share of strongly coloured pixels and the share that is drawn on.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CHROMA = 0.15
+"""A pixel is strongly coloured if its largest and smallest channel are further apart (0 … 1)."""
+INK = 0.25
+"""A pixel is drawn on if its darkest channel is further than this from white (0 … 1)."""
+
+
+def chroma_share(image: Image.Image) -> float:
+    """Share of strongly coloured pixels, 0 … 1."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return float((pixels.max(axis=2) - pixels.min(axis=2) > CHROMA).mean())
+
+
+def ink_share(image: Image.Image) -> float:
+    """Share of pixels that are not (nearly) white, 0 … 1."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return float((1 - pixels.min(axis=2) > INK).mean())
+
+
+def report(name: str, images: Sequence[Image.Image]) -> float:
+    """Prints one line of the table; returns the mean share of coloured pixels."""
+    chroma = float(np.mean([chroma_share(image) for image in images]))
+    ink = [ink_share(image) for image in images]
+    inside = sum(0.05 <= share <= 0.60 for share in ink)
+    print(
+        f"{name:14} coloured {chroma:6.3f}   drawn on {min(ink):.2f} … {max(ink):.2f} "
+        f"(mean {np.mean(ink):.2f}), {inside} of {len(ink)} within 0.05 … 0.60"
+    )
+    return chroma
+
+
+def main() -> None:
+    """Draws, scores and saves the grid."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lora", type=Path)
+    parser.add_argument("--base", default="picto")
+    parser.add_argument("--test", type=Path, default=Path("datasets/line_icons_test"))
+    parser.add_argument("--grid", type=Path, default=Path("runs/line_icons_score.png"))
+    parser.add_argument("--seed", type=int, default=100)
+    options = parser.parse_args()
+
+    from inference.artifacts.base import load_artifact
+    from inference.config.images import ImageConfig
+    from inference.config.models import BaseModelConfig
+    from inference.images.drawing import draw
+    from inference.media.grid import image_grid, save_grid
+    from inference.models.stable_diffusion.loading import load_base_model
+
+    captions = [file.read_text().strip() for file in sorted(options.test.glob("*.txt"))]
+    wanted = [Image.open(file).convert("RGB") for file in sorted(options.test.glob("*.png"))]
+    requests = [
+        ImageConfig(prompt=caption, seed=options.seed + i, cfg_scale=4.0, schedule_type="Karras")
+        for i, caption in enumerate(captions)
+    ]
+    base = load_base_model(BaseModelConfig(path=options.base))
+    rows = {"base": [drawing.image for drawing in draw(base, requests)]}
+    lora = load_artifact(options.lora)
+    lora.attach(base)
+    for strength in (0.0, 0.5, 1.0):
+        lora.set_strength(strength)
+        rows[f"strength {strength}"] = [drawing.image for drawing in draw(base, requests)]
+
+    scores = {name: report(name, images) for name, images in rows.items()}
+    report("real pictures", wanted)
+    pairs = zip(rows["base"], rows["strength 0.0"], strict=True)
+    same = all(a.tobytes() == b.tobytes() for a, b in pairs)
+    print(f"strength 0 is the base model bit for bit: {'yes' if same else 'NO'}")
+    print(f"coloured with the LoRA / with the base: {scores['strength 1.0'] / scores['base']:.3f}")
+    save_grid(options.grid, image_grid(list(rows.values()), list(rows), captions), [])
+    print(f"grid: {options.grid}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""Tells by optical flow which motion a clip shows.
+
+    python -m scripts.score.score_motion runs/picto_motion/clips/val
+    python -m scripts.score.score_motion --draw seen [--model picto-motion] [--artifact FILE]
+    python -m scripts.score.score_motion --draw circling [--artifact FILE]
+
+Labels the clips of a folder with metadata.jsonl, or 32 clips that are drawn for it, and prints the
+confusion with what their captions ask for. `motion_of` does it for one clip; `report` for any clips
+in memory. The captions are those of datasets/circling_test, with the base model's own motions in
+turn where `seen` is drawn.
+
+Flow is Farneback's (2003, "Two-frame motion estimation based on polynomial expansion") between
+neighbouring frames, of the outline of the foreground: what differs from the colour of the clip's
+border. Turns are those of what is seen within it. That flickers in drawn clips, and local flow
+follows the flicker; so of all even rates that one is taken at which the frames, turned back, agree
+best.
+"""
+
+import argparse
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scripts.picto.clip_turning import Array, centre, covered, foreground, turn_of
+from scripts.picto.picto_motions import HELD_OUT, MOTIONS
+
+UNCLEAR = "unclear"
+SILHOUETTE, SOFTENED = 200.0, 2.5
+"""Height (0 … 255) and softness (pixels) of the outlines that ways are taken of."""
+LEAST_SEEN = 16.0
+"""Pixels of foreground that a frame must have for its centre to say anything."""
+ENLARGED = 2
+"""Flow is computed on frames enlarged so much."""
+STILL_BELOW = 3.0
+"""Pixels of a 64-pixel picture that foreground travels in a whole clip."""
+TREMBLING = 16.0
+"""What noise may add to the way of a thing that stays where it is."""
+TRAVEL = 9.0
+"""Least way of a moving thing from its first to its last place, in 64ths of the picture."""
+BOUNCE = 6.0
+"""Least height between two turning points, in 64ths of the picture."""
+CIRCLE = 14.0
+"""Least width and height of a circle; less is a lopsided thing that spins."""
+TURN, SCALE = 0.4, 0.3
+"""Least total turn (radians) and least total change of size (natural logarithm): a quarter of what
+the motions turn and grow."""
+LOPSIDED = np.radians(45)
+"""The outline of a lopsided thing that turns by so much moves on an arc, which is no travel."""
+ROUND = np.radians(240)
+"""Least total turn of the direction of travel; the ends are lost to smoothing."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a clip shows: the label, and the figures it was taken from.
+
+    Lengths are in 64ths of the picture's width.
+    """
+
+    label: str
+    """A key of `MOTIONS` or `HELD_OUT`, or "unclear"."""
+    amount: float
+    """Mean length of the foreground's way over the whole clip."""
+    travel: tuple[float, float]
+    """From the first to the last place, to the right and down."""
+    turn: float
+    """Total turn about the foreground's own centre, radians, clockwise; half a turn at most."""
+    scale: float
+    """The natural logarithm of the total change in size."""
+    reversals: int
+    """Vertical turning points."""
+    heading_turn: float
+    """How far the direction of travel turns, radians, clockwise; 0 unless it turns steadily."""
+    opposed: float
+    """Share of the frames in which parts go left and right at once."""
+
+
+# ----------------------------------------------------------------------------------------- flow
+
+
+def silhouette(away: Array) -> Array:
+    """What is looked at for ways and sizes: the foreground's outline, softened, 0 … SILHOUETTE."""
+    import cv2
+
+    return cv2.GaussianBlur(covered(away) * SILHOUETTE, (0, 0), SOFTENED)
+
+
+def flows(frames: Array) -> Iterator[tuple[Array, Array]]:
+    """Of each pair of neighbours: foreground weights (h, w), 0 … 1, and flow (h, w, 2) in pixels.
+
+    The flow is that of the foreground's outline: the way of its centre, and what is left to find
+    once that is taken back, so that fast things are found too.
+    """
+    import cv2
+
+    size = tuple(side * ENLARGED for side in frames.shape[2:0:-1])
+    away = foreground(frames)
+    enlarged = [
+        cv2.resize(silhouette(frame), size, interpolation=cv2.INTER_CUBIC) for frame in away
+    ]
+    masks = [covered(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)) for frame in away]
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    centres = [centre(mask, x, y) for mask in masks]
+    pictures = [np.clip(frame, 0, 255).astype(np.uint8) for frame in enlarged]
+    for i, (before, after) in enumerate(pairwise(pictures)):
+        both_seen = min(masks[i].sum(), masks[i + 1].sum()) >= LEAST_SEEN
+        dx, dy = centres[i + 1] - centres[i] if both_seen else (0.0, 0.0)
+        back = np.array([[1, 0, -dx], [0, 1, -dy]])
+        held = cv2.warpAffine(after, back, size, flags=cv2.INTER_LINEAR)
+        rest = np.zeros((*before.shape, 2), np.float32)
+        found = cv2.calcOpticalFlowFarneback(before, held, rest, 0.5, 3, 15, 4, 7, 1.5, 0)
+        found = found + np.array([dx, dy], np.float32)
+        yield masks[i], found
+
+
+@dataclass(frozen=True)
+class Step:
+    """The foreground's motion between two frames; lengths in 64ths of the width."""
+
+    way: Array  # mean (x, y)
+    length: float  # mean length
+    scale: float  # logarithm
+    opposed: bool
+
+
+def step(weights: Array, flow: Array) -> Step:
+    """The similarity nearest to the flow, about the foreground's centre, by least squares.
+
+    Size is read off it as a whole: the chords of a pure turn point inwards.
+    """
+    unit = 64 / weights.shape[1]
+    total = weights.sum()
+    if total < 1:
+        return Step(np.zeros(2), 0.0, 0.0, False)
+    y, x = np.mgrid[: weights.shape[0], : weights.shape[1]].astype(np.float32)
+    mean = (weights[..., None] * flow).sum(axis=(0, 1)) / total
+    x, y = (a - c for a, c in zip((x, y), centre(weights, x, y), strict=True))
+    u, v = flow[..., 0], flow[..., 1]
+    radius = (weights * (x * x + y * y)).sum() + 1e-6
+    curl = (weights * (x * (v - mean[1]) - y * (u - mean[0]))).sum() / radius
+    divergence = (weights * (x * (u - mean[0]) + y * (v - mean[1]))).sum() / radius
+    similar = complex(1 + divergence, curl)  # what the frame is multiplied by
+    length = (weights * np.hypot(u, v)).sum() / total
+    shares = [(weights * (side * u * unit > 0.4)).sum() / total for side in (-1, 1)]
+    level = (weights * np.abs(v)).sum() < 0.4 * (weights * np.abs(u)).sum()
+    opposed = bool(min(shares) > 0.15 and level)
+    scale = float(np.log(max(abs(similar), 1e-3)))
+    return Step(mean * unit, float(length * unit), scale, opposed)
+
+
+# -------------------------------------------------------------------------------------- figures
+
+
+def turning_points(places: Array, least: float) -> int:
+    """How often a coordinate turns back by at least `least`."""
+    count, sign, extreme = 0, 0, places[0]
+    for place in places[1:]:
+        if sign == 0 and abs(place - extreme) >= least:
+            sign, extreme = int(np.sign(place - extreme)), place
+        elif sign and (place - extreme) * sign > 0:
+            extreme = place
+        elif sign and (extreme - place) * sign >= least:
+            count, sign, extreme = count + 1, -sign, place
+    return count
+
+
+def heading_turn(ways: Array) -> float:
+    """Total turn of the direction of travel in radians, if nearly all of it goes one way round."""
+    smooth = (ways[:-2] + ways[1:-1] + ways[2:]) / 3 if len(ways) > 4 else ways
+    speed = np.hypot(*smooth.T)
+    moving = smooth[speed > max(0.3, 0.25 * float(np.median(speed)))]
+    if len(moving) < 4:
+        return 0.0
+    angles = np.arctan2(moving[:, 1], moving[:, 0])
+    changes = (np.diff(angles) + np.pi) % (2 * np.pi) - np.pi
+    total = float(changes.sum())
+    steady = abs(total) > 0.8 * np.abs(changes).sum() and np.abs(changes).max() < np.radians(120)
+    return total if steady else 0.0
+
+
+def label_of(motion: Motion, places: Array) -> str:
+    """The label that the figures and the places (f, 2) speak for."""
+    wide, high = np.ptp(places, axis=0)
+    x, y = motion.travel
+    if motion.amount < STILL_BELOW:
+        return "still"
+    if motion.opposed > 0.4 and abs(x) < 0.5 * motion.amount:
+        return "crossing"
+    going_round = abs(motion.heading_turn) >= ROUND and abs(motion.turn) < np.pi
+    if going_round and min(wide, high) >= CIRCLE:
+        return "circling"
+    if motion.reversals >= 2 and high > 1.5 * wide and abs(y) < 0.6 * high:
+        return "bouncing"
+    travel = max(abs(x), abs(y))
+    lopsided = abs(motion.turn) >= LOPSIDED and travel < 2 * TRAVEL
+    if travel >= TRAVEL and np.hypot(x, y) > 0.6 * motion.amount and not lopsided:
+        across, along = ("left", "right"), ("up", "down")
+        return across[x > 0] if abs(x) > abs(y) else along[y > 0]
+    turn, scale = abs(motion.turn) / TURN, abs(motion.scale) / SCALE
+    if max(turn, scale) < 1:
+        trembles = motion.amount < TREMBLING and max(wide, high) < BOUNCE
+        return "still" if trembles else UNCLEAR
+    if turn > scale:
+        return "clockwise" if motion.turn > 0 else "counterclockwise"
+    return "growing" if motion.scale > 0 else "shrinking"
+
+
+def motion_of(frames: Array) -> Motion:
+    """The motion of a clip of plain background: uint8 (f, h, w, 3), at least two frames.
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < 2 or frames.dtype != np.uint8:
+        raise ValueError(f"a clip is uint8 (f >= 2, h, w, 3), not {frames.dtype} {frames.shape}")
+    steps = [step(weights, flow) for weights, flow in flows(frames)]
+    ways = np.stack([one.way for one in steps])
+    places = np.concatenate([np.zeros((1, 2)), ways.cumsum(axis=0)])
+    figures = Motion(
+        label=UNCLEAR,
+        amount=sum(one.length for one in steps),
+        travel=(float(places[-1, 0]), float(places[-1, 1])),
+        turn=turn_of(frames),
+        scale=sum(one.scale for one in steps),
+        reversals=turning_points(places[:, 1], BOUNCE),
+        heading_turn=heading_turn(ways),
+        opposed=float(np.mean([one.opposed for one in steps])),
+    )
+    return Motion(**{**vars(figures), "label": label_of(figures, places)})
+
+
+# --------------------------------------------------------------------------------------- report
+
+
+def asked_for(caption: str) -> str | None:
+    """The motion that a caption of `picto-motion` asks for, or None."""
+    words = (MOTIONS | HELD_OUT).items()
+    found = [key for key, text in words if re.search(rf"\b{text}\b( on a |$)", caption)]
+    return found[0] if len(found) == 1 else None
+
+
+def read_frames(path: Path) -> Array:
+    """The frames of an animated picture as RGB: uint8 (f, h, w, 3)."""
+    with Image.open(path) as clip:
+        frames = []
+        for i in range(getattr(clip, "n_frames", 1)):
+            clip.seek(i)
+            frames.append(np.asarray(clip.convert("RGB")))
+    return np.stack(frames)
+
+
+def report(clips: Iterable[tuple[str, Array]]) -> float:
+    """Prints what captioned clips show against what they ask for; returns the share that agrees.
+
+    Clips whose caption asks for no known motion are left out.
+
+    Raises:
+        ValueError: none is left.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for caption, frames in clips:
+        wanted = asked_for(caption)
+        if wanted is not None:
+            counts[wanted, motion_of(frames).label] += 1
+    if not counts:
+        raise ValueError("no caption asks for one of the motions: " + ", ".join(MOTIONS))
+    for wanted in dict.fromkeys(key for key in (*MOTIONS, *HELD_OUT)):
+        shown = {label: n for (asked, label), n in counts.items() if asked == wanted}
+        if shown:
+            others = ", ".join(f"{n} {key}" for key, n in shown.items() if key != wanted)
+            print(f"{wanted:17}{shown.get(wanted, 0):4} of {sum(shown.values()):4}   {others}")
+    share = sum(n for (asked, label), n in counts.items() if asked == label) / counts.total()
+    print(f"{'all':17}{share:.1%} of {counts.total()}")
+    return share
+
+
+def prompts(kind: str) -> list[str]:
+    """The 32 captions of datasets/circling_test, with a seen motion of one thing each if asked."""
+    text = Path("datasets/circling_test/prompts.txt").read_text(encoding="utf-8")
+    captions = text.splitlines()
+    if kind == "circling":
+        return captions
+    seen = [MOTIONS[key] for key in MOTIONS if key not in ("crossing", "still")]
+    words = HELD_OUT["circling"]
+    return [line.replace(words, seen[n % len(seen)]) for n, line in enumerate(captions)]
+
+
+def drawn(options: argparse.Namespace) -> Iterator[tuple[str, Array]]:
+    """The captions and the clips drawn for them, seeds 0, 1, …; also as files, to be looked at."""
+    from rich.progress import track
+
+    from inference.artifacts.base import load_artifact
+    from inference.clips.drawing import draw_clips
+    from inference.clips.output import write_webp
+    from inference.clips.requests import expand
+    from inference.config.clips import ClipConfig
+    from inference.config.models import BaseModelConfig
+    from inference.models.cogvideox.loading import load_video_model
+
+    base = load_video_model(BaseModelConfig(path=options.model))
+    if options.artifact is not None:
+        load_artifact(options.artifact).attach(base, options.strength)
+    options.output.mkdir(parents=True, exist_ok=True)
+    captions = prompts(options.draw)
+    for seed, prompt in enumerate(track(captions, "drawing clips")):
+        clip = ClipConfig(
+            prompt=prompt, seed=seed, steps=options.steps, cfg_scale=options.cfg_scale
+        )
+        (drawing,) = draw_clips(base, expand(base, [clip]))
+        write_webp(options.output / f"{seed:02d}.webp", drawing.frames, 8.0, drawing.infotext)
+        yield prompt, drawing.frames
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("clips", type=Path, nargs="?", help="a folder with metadata.jsonl")
+    parser.add_argument("--draw", choices=("seen", "circling"), help="draw 32 clips")
+    parser.add_argument("--model", default="picto-motion")
+    parser.add_argument("--artifact", type=Path)
+    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg-scale", type=float, default=4.0)
+    parser.add_argument("--output", type=Path, default=Path("runs/score_motion"))
+    options = parser.parse_args()
+    if (options.clips is None) == (options.draw is None):
+        parser.error("give a folder of clips, or --draw")
+    if options.draw is not None:
+        report(drawn(options))
+        return
+    lines = (options.clips / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    report((row["text"], read_frames(options.clips / row["file_name"])) for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Caches and memory levers are gone after use; what memory chooses is known beforehand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from inference.clips.caches import StepCache
+from inference.clips.drawing import Way, draw_clip
+from inference.clips.memory import (
+    GIB,
+    MemoryNeeds,
+    Placement,
+    choose_memory,
+    decoding_bytes,
+    needs_of,
+    peak_of,
+)
+from inference.clips.requests import ClipSources, expand
+from inference.config.clips import CacheConfig, ClipConfig
+from inference.models.cogvideox.model import VideoModel
+
+NEEDS = MemoryNeeds(11 * GIB, 9 * GIB, GIB // 2, 2 * GIB, 18 * GIB, 5 * GIB)
+"""About CogVideoX-5B's at 480x720."""
+
+
+def request_of(base: VideoModel, **settings: Any) -> ClipConfig:
+    clip = ClipConfig(prompt="a", steps=8, width=32, height=32, frames=9, **settings)
+    return expand(base, [clip])[0]
+
+
+def state_of(base: VideoModel) -> list[tuple[str, list[str]]]:
+    """What is on every module besides what it was made with."""
+    return [(name, sorted(vars(module))) for name, module in base.transformer.named_modules()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("pab", CacheConfig()),
+        ("faster_cache", CacheConfig()),
+        ("first_block_cache", CacheConfig(threshold=0.5)),
+        ("mag_cache", CacheConfig(threshold=0.5, mag_ratios=[1.0] * 8)),
+    ],
+)
+def test_caches_change_the_clip_and_leave_nothing(
+    tiny_video_model: VideoModel, kind: Any, settings: CacheConfig
+) -> None:
+    base = tiny_video_model
+    request = request_of(base)
+    before = state_of(base)
+    plain = draw_clip(base, request, ClipSources(), Way())
+    cached = Way(cache=StepCache(kind, settings))
+    first = draw_clip(base, request, ClipSources(), cached)
+    assert not np.array_equal(first, plain)
+    assert state_of(base) == before
+    assert not base.transformer.is_cache_enabled
+    assert np.array_equal(draw_clip(base, request, ClipSources(), cached), first)
+    assert np.array_equal(draw_clip(base, request, ClipSources(), Way()), plain)
+
+
+def test_a_cache_is_gone_where_drawing_fails(tiny_video_model: VideoModel) -> None:
+    base = tiny_video_model
+    before = state_of(base)
+    cache = StepCache("pab")
+    with pytest.raises(KeyError), cache.on(base, request_of(base), 8):
+        raise KeyError
+    assert state_of(base) == before
+
+
+def test_calibration_draws_the_plain_clip_and_tells_ratios(tiny_video_model: VideoModel) -> None:
+    base, told = tiny_video_model, list[str]()
+    cache = StepCache("mag_cache", CacheConfig(calibrate=True), told.append)
+    request = request_of(base, seed=7)
+    frames = draw_clip(base, request, ClipSources(), Way(cache=cache))
+    assert np.array_equal(frames, draw_clip(base, request, ClipSources(), Way()))
+    words, _, numbers = told[0].partition(": ")
+    ratios = [float(number) for number in numbers.strip("[]").split(",")]
+    assert words == "mag_ratios of seed 7"
+    assert len(ratios) == 8
+    assert ratios[0] == 1.0
+    assert all(0.1 < ratio < 10 for ratio in ratios)
+
+
+@pytest.mark.parametrize("offload", ["model_offload", "sequential_offload"])
+def test_offloading_changes_nothing(tiny_video_model: VideoModel, offload: Any) -> None:
+    base = tiny_video_model
+    request = request_of(base)
+    plain = draw_clip(base, request, ClipSources(), Way())
+    way = Way(Placement(torch.device("cpu"), offload))
+    assert np.array_equal(draw_clip(base, request, ClipSources(), way), plain)
+    assert base.device.type == "cpu"
+    assert np.array_equal(draw_clip(base, request, ClipSources(), Way()), plain)
+
+
+def test_tiles_are_switched_back(tiny_video_model: VideoModel) -> None:
+    base = tiny_video_model
+    place = Placement(is_tiled=True)
+    with place.at_work(base, "vae"):
+        assert base.vae.use_tiling
+    assert not base.vae.use_tiling
+    with place.at_work(base, "transformer"):
+        assert not base.vae.use_tiling
+    base.vae.enable_tiling()
+    with place.at_work(base, "vae"):
+        pass
+    assert base.vae.use_tiling
+
+
+@pytest.mark.parametrize(
+    ("free", "wish", "offload", "is_tiled"),
+    [
+        (None, "auto", "none", False),
+        (80, "auto", "none", False),
+        (30, "auto", "none", True),
+        (20, "auto", "model_offload", False),
+        (15, "auto", "model_offload", True),
+        (8, "auto", "sequential_offload", True),
+        (80, "model_offload", "model_offload", False),
+        (15, "model_offload", "model_offload", True),
+        (8, "none", "none", True),
+        (80, "sequential_offload", "sequential_offload", True),
+    ],
+)
+def test_memory_is_chosen_by_numbers(
+    free: int | None, wish: str, offload: str, is_tiled: bool
+) -> None:
+    plan = choose_memory(NEEDS, None if free is None else free * GIB, wish)
+    assert (plan.offload, plan.is_tiled) == (offload, is_tiled)
+    assert bool(plan.reason) == (free is not None)
+
+
+def test_peaks() -> None:
+    assert peak_of(NEEDS, "none", False) == int(38.5 * GIB)
+    assert peak_of(NEEDS, "none", True) == int(25.5 * GIB)
+    assert peak_of(NEEDS, "model_offload", False) == int(18.5 * GIB)
+    assert peak_of(NEEDS, "model_offload", True) == 13 * GIB
+
+
+def test_needs_are_those_of_the_largest_clip(tiny_video_model: VideoModel) -> None:
+    """2 rows of (3 latent frames x 2 x 2 patches + 16 prompt tokens), 12 tensors, 32 wide, fp32."""
+    base = tiny_video_model
+    small = request_of(base)
+    needs = needs_of(base, [small])
+    assert needs.drawing == 2 * (3 * 4 + 16) * 12 * 32 * 4
+    assert needs.transformer == sum(p.numel() * 4 for p in base.transformer.parameters())
+    assert needs.decoding == decoding_bytes(base.vae, 32, 32)
+    large = expand(base, [ClipConfig(prompt="a", width=64, height=32, frames=17)])
+    assert needs_of(base, [small, *large]).decoding == 2 * needs.decoding

@@ -1,0 +1,254 @@
+"""Our loop gives the bytes that diffusers' pipelines give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inference.clips import drawing as sampling
+from inference.clips.drawing import Way, draw_clip, draw_clips
+from inference.clips.output import write_webp
+from inference.clips.requests import ClipSources, expand, shown_frames
+from inference.config.clips import ClipConfig
+from inference.models.cogvideox.model import VideoModel
+from inference.runtime.errors import DrawWarning, InputError
+
+Made = Callable[..., VideoModel]
+
+
+def request_of(base: VideoModel, **settings: Any) -> ClipConfig:
+    usual = {"prompt": "a red ball", "negative_prompt": "blurry", "steps": 4, "seed": 5}
+    usual |= {"width": 32, "height": 32, "frames": 9}
+    return expand(base, [ClipConfig(**{**usual, **settings})])[0]
+
+
+def pipeline_of(name: str, base: VideoModel, sampler: str) -> Any:
+    import diffusers
+
+    kind = getattr(diffusers, name)
+    pipeline = kind(
+        tokenizer=base.tokenizer,
+        text_encoder=base.text_encoder,
+        vae=base.vae,
+        transformer=base.transformer,
+        scheduler=sampling.make_sampler(base, sampler),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def reference(pipeline: Any, request: ClipConfig, **more: Any) -> np.ndarray:
+    frames = pipeline(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.steps,
+        guidance_scale=request.cfg_scale,
+        use_dynamic_cfg=request.dynamic_cfg == "diffusers",
+        generator=torch.Generator().manual_seed(request.seed),
+        max_sequence_length=16,
+        output_type="pil",
+        **more,
+    ).frames[0]
+    return np.stack([np.asarray(frame) for frame in frames])
+
+
+def some_frames(count: int, size: int = 32) -> np.ndarray:
+    noise = np.random.default_rng(3)
+    return noise.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("5b", {}),
+        ("5b", {"sampler": "dpm", "dynamic_cfg": "diffusers", "height": 48}),
+        ("2b", {"cfg_scale": 1.0, "negative_prompt": ""}),
+        ("1.5", {"sampler": "dpm"}),
+        ("1.5", {"frames": 8}),
+    ],
+)
+def test_text_to_clip_is_diffusers(
+    video_model: Made, kind: str, settings: dict[str, Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    base = video_model(kind)
+    request = request_of(base, **settings)
+    pipeline = pipeline_of("CogVideoXPipeline", base, str(request.sampler))
+    expected = reference(pipeline, request, num_frames=request.frames)
+    frames = draw_clip(base, request, ClipSources(), Way())
+    assert frames.shape == (request.frames, request.height, 32, 3)
+    assert frames.std() > 1
+    assert np.array_equal(frames, expected)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("5b_i2v", 64), ("1.5_i2v", 32)], ids=["1.0", "1.5"])
+def test_picture_to_clip_is_diffusers(video_model: Made, kind: str, size: int) -> None:
+    base = video_model(kind)
+    picture = Image.fromarray(some_frames(1, size)[0])
+    request = request_of(base, width=size, height=size, image=__file__, sampler="dpm")
+    pipeline = pipeline_of("CogVideoXImageToVideoPipeline", base, "dpm")
+    expected = reference(pipeline, request, image=picture, num_frames=9)
+    frames = draw_clip(base, request, ClipSources(image=picture), Way())
+    assert np.array_equal(frames, expected)
+
+
+def test_the_last_frame_is_told_too(video_model: Made) -> None:
+    base = video_model("1.5_i2v")
+    first, last = (Image.fromarray(frame) for frame in some_frames(2))
+    request = request_of(base, image=__file__, end_image=__file__)
+    sources = ClipSources(image=first, end_image=last)
+    generator = torch.Generator().manual_seed(0)
+    told = sampling.first_frame(base, request, sources, 4, generator)
+    assert told.shape == (1, 4, 4, 4, 4)
+    assert [bool(frame.any()) for frame in told[0]] == [True, False, False, True]
+    generator.manual_seed(0)
+    scaled = sampling.first_frame(base, request, sources, 4, generator, "scaled")
+    assert torch.allclose(scaled, told * 0.7**2)
+
+
+@pytest.mark.parametrize(("kind", "frames"), [("5b", 9), ("1.5", 8)])
+def test_clip_to_clip_is_diffusers(
+    video_model: Made, kind: str, frames: int, tmp_path: Path
+) -> None:
+    base = video_model(kind)
+    source = some_frames(frames)
+    path = tmp_path / "source.webp"
+    write_webp(path, source, 8, "")
+    request = request_of(base, video=str(path), strength=0.6, frames=None, steps=5, fps=8)
+    assert (request.frames, sampling.steps_taken(request)) == (frames, 3)
+    pipeline = pipeline_of("CogVideoXVideoToVideoPipeline", base, "ddim")
+    pictures = [Image.fromarray(frame) for frame in source]
+    expected = reference(pipeline, request, video=pictures, strength=0.6)
+    drawing = draw_clips(base, [request])[0]
+    assert np.array_equal(drawing.frames, expected)
+    assert "Denoising strength: 0.6, " in drawing.infotext
+
+
+def test_fun_control_is_diffusers(video_model: Made, tmp_path: Path) -> None:
+    base = video_model("fun")
+    source = some_frames(9)
+    path = tmp_path / "source.webp"
+    write_webp(path, source, 8, "")
+    request = request_of(base, control_video=str(path))
+    pipeline = pipeline_of("CogVideoXFunControlPipeline", base, "ddim")
+    pictures = [Image.fromarray(frame) for frame in source]
+    expected = reference(pipeline, request, control_video=[pictures])
+    drawing = draw_clips(base, [request])[0]
+    assert np.array_equal(drawing.frames, expected)
+    assert "Control video: source.webp, " in drawing.infotext
+    with pytest.raises(InputError, match="dpm cannot be used with control_video"):
+        request_of(base, control_video=__file__, sampler="dpm")
+
+
+def test_a_clip_is_the_same_whatever_is_beside_it(tiny_video_model: VideoModel) -> None:
+    base = tiny_video_model
+    clips = [ClipConfig(prompt=p, steps=2, frames=9, width=32, height=32, count=2) for p in "ab"]
+    together = draw_clips(base, expand(base, clips))
+    alone = draw_clips(base, expand(base, clips[1:]))
+    assert [drawing.request.seed for drawing in together] == [0, 1, 0, 1]
+    assert np.array_equal(together[3].frames, alone[1].frames)
+    assert not np.array_equal(together[2].frames, alone[1].frames)
+
+
+def test_steps_of_guidance(tiny_video_model: VideoModel) -> None:
+    base = tiny_video_model
+    same = draw_clip(base, request_of(base, cfg_scales=[6.0] * 4), ClipSources(), Way())
+    usual = draw_clip(base, request_of(base), ClipSources(), Way())
+    other = draw_clip(base, request_of(base, cfg_scales=[6, 6, 6, 2]), ClipSources(), Way())
+    assert np.array_equal(same, usual)
+    assert not np.array_equal(other, usual)
+
+
+def test_eta_adds_noise_and_none_adds_nothing(tiny_video_model: VideoModel) -> None:
+    """At eta 0 the formula of eta is the scheduler's."""
+    base = tiny_video_model
+    request = request_of(base)
+    loop = sampling.Loop(base, request, None, sampling.encode(base, request), None)
+    loop.sampler = sampling.make_sampler(base, "ddim")
+    loop.sampler.set_timesteps(4)
+    latents, velocity = torch.randn(2, 1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for timestep in (999, 749, 249):
+        ours = loop.noisy_step(velocity, timestep, latents, torch.Generator())
+        theirs = loop.sampler.step(velocity, timestep, latents).prev_sample
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    noisy = draw_clip(base, request_of(base, eta=1.0), ClipSources(), Way())
+    assert not np.array_equal(noisy, draw_clip(base, request, ClipSources(), Way()))
+
+
+def test_long_clips_by_windows(tiny_video_model: VideoModel) -> None:
+    base = tiny_video_model
+    whole = draw_clip(base, request_of(base, frames=17, steps=2), ClipSources(), Way())
+    wide = request_of(base, frames=17, steps=2, window=17)
+    assert np.array_equal(draw_clip(base, wide, ClipSources(), Way()), whole)
+    narrow = request_of(base, frames=17, steps=2, window=9, overlap=4)
+    frames = draw_clip(base, narrow, ClipSources(), Way())
+    assert frames.shape == whole.shape
+    assert not np.array_equal(frames, whole)
+    assert np.array_equal(frames, draw_clip(base, narrow, ClipSources(), Way()))
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "told"),
+    [
+        ({"frames": 13}, (16, 32, 32), "frames: 16 instead of 13"),
+        ({"frames": 12}, (9, 32, 32), "frames: 9 instead of 12"),
+        ({"width": 40}, (9, 48, 32), "width: 48 instead of 40"),
+    ],
+)
+def test_sizes_are_rounded_and_told(
+    tiny_video_model: VideoModel, asked: dict[str, int], given: tuple[int, int, int], told: str
+) -> None:
+    with pytest.warns(DrawWarning, match=told):
+        request = request_of(tiny_video_model, **asked)
+    assert (request.frames, request.width, request.height) == given
+    assert (request.fps, request.sampler) == (8, "ddim")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "told"),
+    [
+        ("5b", {"image": __file__}, "image: tiny-5b draws from text alone"),
+        ("5b_i2v", {}, "image: tiny-5b_i2v draws from a picture"),
+        ("5b_i2v", {"image": __file__}, "learned positions for 64x64"),
+        ("5b_i2v", {"image": __file__, "video": __file__}, "needs a text-to-video model"),
+        ("5b", {"video": "nowhere.mp4"}, "video: there is no nowhere.mp4"),
+        ("5b", {"sampler": "dpm", "eta": 1.0}, "eta: is of ddim"),
+    ],
+)
+def test_refusals(video_model: Made, kind: str, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        request_of(video_model(kind), **settings)
+
+
+@pytest.mark.parametrize(
+    ("fps", "places"),
+    [(8, range(9)), (4, [0, 2, 4, 6]), (16, [n // 2 for n in range(18)]), (6, [0, 1, 2, 4, 5, 6])],
+)
+def test_sources_are_read_at_the_rate_of_the_clip(
+    tmp_path: Path, fps: float, places: list[int]
+) -> None:
+    """9 frames at 8 fps last 1.125 s; a frame is shown until the next one is."""
+    path = tmp_path / "source.webp"
+    write_webp(path, some_frames(9), 8, "")
+    assert shown_frames("video", str(path), fps)[1] == list(places)
+
+
+def test_a_source_that_is_too_short_is_told(video_model: Made, tmp_path: Path) -> None:
+    path = tmp_path / "source.webp"
+    write_webp(path, some_frames(9), 8, "")
+    with pytest.warns(DrawWarning, match=r"frames: 9 instead of 17 \(.*video has 9 at 8 fps"):
+        assert request_of(video_model("5b"), video=str(path), frames=17).frames == 9
+
+
+def test_prompts_that_are_not_read_to_their_ends_are_told(tiny_video_model: VideoModel) -> None:
+    room = tiny_video_model.config.max_text_seq_length
+    assert tiny_video_model.told_in_part([]) is tiny_video_model.told_in_part(["red"]) is None
+    with pytest.warns(DrawWarning, match=f"1 of 2 prompts have more than the {room} tokens"):
+        request_of(tiny_video_model, prompt="red, " * room)

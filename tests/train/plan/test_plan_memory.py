@@ -1,0 +1,190 @@
+"""Memory that a plan reckons, against what is kept in truth and against published figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from inference.artifacts.adapters.lora import Lora
+from inference.clips.memory import decoding_bytes
+from inference.config.models import BaseModelConfig
+from inference.models.cogvideox.detect import FAMILIES, family_on_hub
+from inference.models.cogvideox.model import VideoModel
+from inference.models.conditions import Conditions
+from tests.inference.artifacts.video_base import build_video_base
+from train.config.clips import ClipDataConfig
+from train.config.data import DataConfig
+from train.config.objectives import LoraConfig, TextToImageConfig
+from train.config.optimization import OptimizerConfig
+from train.config.recipe import TrainRecipe, _recipe_with
+from train.plan.activations import Learned, kept_per_token
+from train.plan.base import skeleton
+from train.plan.memory import CONTEXT, GIB, MemoryPlan, plan_memory, prompt_bytes
+from train.plan.plan import objective_without_weights
+
+LAYERS = 6
+
+
+def kept_in_truth(base: VideoModel, prepare: Any) -> float:
+    """Bytes per token, unit of width and block that autograd keeps, in fp32."""
+    prepare(base)
+    weights = {p.untyped_storage().data_ptr() for p in base.transformer.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    noisy, states = torch.randn(1, 3, 4, 32, 32), torch.randn(1, 16, 32)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = base.predict(noisy, torch.tensor([500]), Conditions(states))
+    assert out.requires_grad
+    return sum(kept.values()) / (LAYERS * (3 * 16 * 16 + 16) * 128)
+
+
+def lora(*targets: str) -> Any:
+    return lambda base: Lora.create(base, 1, 1, 0, targets, False, 0).attach(base)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "learned"),
+    [
+        (lora("attention"), Learned()),
+        (lora("attention", "feed_forward"), Learned(feed_forward=True)),
+        (lambda base: base.transformer.requires_grad_(True), Learned(whole=True)),
+    ],
+    ids=["lora", "lora of all", "whole"],
+)
+def test_what_a_block_keeps(prepare, learned):
+    base = build_video_base(num_attention_heads=8, num_layers=LAYERS, time_embed_dim=16)
+    truth = kept_in_truth(base, prepare)
+    assert kept_per_token(learned, 4) == pytest.approx(truth, rel=0.1)
+
+
+class Alike:
+    """Clips of one shape."""
+
+    def __init__(self, *shape: int) -> None:
+        self._shape = shape
+
+    def __len__(self) -> int:
+        return 1
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        return self._shape
+
+    def all_prompts(self) -> list[str]:
+        return [""]
+
+    changes_words = False
+
+
+built: dict[tuple[str, str], Any] = {}
+"""Objectives by model and settings: what differs in recipes besides does not change them."""
+
+
+def plan(
+    name: str, objective: Any, shape: tuple[int, ...], **changes: Any
+) -> tuple[MemoryPlan, VideoModel]:
+    """The memory of a run on clips of a shape, and the model without weights."""
+    path = f"THUDM/{FAMILIES[name].title}"
+    recipe: TrainRecipe = _recipe_with(type(objective))(
+        name="a",
+        objective=objective,
+        base_model=BaseModelConfig(path=path, vae_precision=None),
+        data=DataConfig(path="a", clips=ClipDataConfig()),
+        mixed_precision=FAMILIES[name].precision,
+        gradient_checkpointing=True,
+    )
+    recipe = replace(recipe, **changes)
+    made = built.get((name, repr(objective)))
+    if made is None:
+        made = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
+        built[name, repr(objective)] = made
+    assert isinstance(made.base, VideoModel)
+    stages: Any = [(recipe, Alike(*shape))]
+    return plan_memory(recipe, made, stages, []), made.base
+
+
+OFFICIAL = 49, 480, 720
+B4 = {"train_batch_size": 4}
+FULL = {"gradient_checkpointing": False}
+CASES = [  # name, GiB published, model, rank (0: whole), clip, other settings, what comes before
+    ("official 2B LoRA 128", 16.0, "cogvideox-2b", 128, OFFICIAL, {}, "encoding"),
+    ("official 5B LoRA 128", 24.0, "cogvideox-5b", 128, OFFICIAL, {}, "encoding"),
+    ("official 1.5 LoRA 128", 35.0, "cogvideox-1.5-5b", 128, (81, 768, 1360), {}, "encoding"),
+    ("official 2B whole", 36.0, "cogvideox-2b", 0, OFFICIAL, {}, "encoding"),
+    ("factory 2B LoRA 64", 13.0, "cogvideox-2b", 64, OFFICIAL, {}, "loading"),
+    ("factory 5B LoRA 64", 20.8, "cogvideox-5b", 64, OFFICIAL, {}, "loading"),
+    ("factory 2B LoRA 64, batch 4", 21.9, "cogvideox-2b", 64, OFFICIAL, B4, "loading"),
+    ("factory 5B LoRA 64, batch 4", 46.8, "cogvideox-5b", 64, OFFICIAL, B4, "loading"),
+    ("factory 2B LoRA 64, unchecked", 44.0, "cogvideox-2b", 64, OFFICIAL, FULL, "loading"),
+]
+"""Figures of CogVideo's `finetune/README.md` and of cogvideox-factory's README (8-bit AdamW, before
+validation), both with latents and prompts encoded before. Then VAE and T5 are not on the device in
+a step, but were before: the official trainer encodes with them, without the transformer, the VAE
+in tiles; factory loads all at once."""
+
+
+def before(made: MemoryPlan, base: VideoModel, procedure: str) -> int:
+    """Bytes at the peak before the first step of another trainer."""
+    if procedure == "loading":
+        return made.weights + made.trained + CONTEXT
+    tiles = base.vae.tile_sample_min_height, base.vae.tile_sample_min_width
+    return made.away + max(decoding_bytes(base.vae, *tiles), prompt_bytes(base, 1)) + CONTEXT
+
+
+def test_published_figures(capsys):
+    told = []
+    for name, published, model, rank, shape, changes, procedure in CASES:
+        if name.startswith("factory"):
+            changes = {**changes, "optimizer": OptimizerConfig(type="adamw8bit")}
+        objective = LoraConfig(rank=rank, alpha=rank) if rank else TextToImageConfig()
+        made, base = plan(model, objective, shape, **changes)
+        step, start = made.training, before(made, base, procedure)
+        off = max(step, start) / GIB / published - 1
+        told.append((name, published, start / GIB, step / GIB, off))
+        assert abs(off) <= 0.15, told[-1]
+    with capsys.disabled():
+        print(f"\n{'GiB':32}{'published':>10}{'before':>10}{'step':>10}{'off':>10}")
+        for name, *numbers, off in told:
+            print(f"{name:32}" + "".join(f"{one:10.1f}" for one in numbers) + f"{off:10.1%}")
+
+
+def test_what_makes_a_run_smaller():
+    made, _ = plan("cogvideox-2b", LoraConfig(rank=8, alpha=8), OFFICIAL)
+    packed = BaseModelConfig(path="THUDM/CogVideoX-2b", vae_precision=None, quantization="nf4")
+    small, _ = plan("cogvideox-2b", LoraConfig(rank=8, alpha=8), OFFICIAL, base_model=packed)
+    layers = 30 * (4 * 1920**2 + 2 * 4 * 1920**2)  # attention and feed-forward
+    saved = made.parts["transformer"].bytes - small.parts["transformer"].bytes
+    assert saved == pytest.approx(layers * (2 - 4.127 / 8), rel=1e-4)
+    assert small.parts["transformer"].format == "nf4"
+    assert made.parts["transformer"].parameters == small.parts["transformer"].parameters
+    assert small.activations == made.activations
+
+    numbers = made.trained // 4
+    assert numbers == 8 * 2 * 1920 * 4 * 30
+    assert (made.gradients, made.optimizer, made.ema) == (4 * numbers, 8 * numbers, 0)
+    assert made.other_activations > 5 * made.activations  # without gradient checkpointing
+
+
+def test_a_text_encoder_in_training():
+    made, _ = plan("cogvideox-2b", TextToImageConfig(train_text_encoder=True), OFFICIAL)
+    frozen, _ = plan("cogvideox-2b", TextToImageConfig(), OFFICIAL)
+    text = made.parts["text_encoder"]
+    assert (text.parameters, text.format) == (4_762_310_656, "fp32")
+    assert made.aside == [] and frozen.aside == ["text_encoder", "vae"]
+    assert made.gradients - frozen.gradients == 4 * text.parameters
+    assert made.activations > frozen.activations
+
+
+def test_names_on_the_hub():
+    for family in FAMILIES.values():
+        assert family_on_hub(f"THUDM/{family.title}") is family
+    assert family_on_hub("zai-org/CogVideoX-5b").name == "cogvideox-5b"  # type: ignore[union-attr]
+    assert family_on_hub("someone/CogVideoX-5b") is None

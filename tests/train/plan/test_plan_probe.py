@@ -1,0 +1,43 @@
+"""`python -m train.plan --probe`: real steps, of which nothing is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train.plan.__main__ import main
+from train.plan.plan import plan_run, probed
+
+
+@pytest.mark.parametrize("data", ["cache=disk", "cache=off", "crop=random"])
+def test_steps_are_taken_and_nothing_is_kept(make_recipe, tmp_path: Path, data: str) -> None:
+    recipe = make_recipe(
+        "objective={type: lora, rank: 2}", f"data.{data}", f"output_dir={tmp_path}"
+    )
+    before = sorted(tmp_path.rglob("*"))
+    plan = probed(plan_run(recipe))
+    assert sorted(tmp_path.rglob("*")) == before
+    probe = plan.probe
+    assert probe is not None and probe.device == "CPU"
+    (stage,) = probe.stages
+    assert stage.seconds > 0
+    assert probe.steps == pytest.approx(recipe.max_train_steps * stage.seconds)
+    assert (stage.encoding > 0) == (data.startswith("cache") and data != "cache=off")
+    assert probe.filling == pytest.approx(plan.cache.latents * stage.encoding)
+    assert probe.peak > 0 and probe.estimated > 0
+
+
+def test_the_command(recipe_file, tmp_path, capsys, monkeypatch) -> None:
+    common = [str(recipe_file), "objective={type: lora, rank: 2}", f"output_dir={tmp_path}"]
+    common += ["gradient_accumulation_steps=2", "train_batch_size=2", "--probe"]
+    assert main(common) == 0
+    shown = capsys.readouterr().out
+    for words in ("measured on CPU", "a step", "all steps", "the plan reckons"):
+        assert words in shown
+    assert main([*common, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["probe"]["stages"][0]["seconds"] > 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(common) == 2
+    assert "--probe: measures a run of one process" in capsys.readouterr().err

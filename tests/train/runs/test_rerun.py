@@ -1,0 +1,70 @@
+"""A run is repeated from its folder and compared byte by byte; two runs are compared."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from train import diff, rerun
+from train.config.recipe import TrainRecipe
+from train.runs.comparison import Comparison, FileDifference, different_lines
+from train.runs.tensor_comparison import different_tensors
+from train.trainer import Trainer
+
+
+def test_tensors_that_differ(tmp_path: Path) -> None:
+    same = torch.ones(2)
+    save_file(
+        {"a": torch.zeros(3), "b": torch.ones(2), "c": same, "d": same.clone()},
+        tmp_path / "1.safetensors",
+    )
+    second = {"a": torch.tensor([0.0, 3.0, 4.0]), "b": torch.ones(3), "c": same, "e": same.clone()}
+    save_file(second, tmp_path / "2.safetensors")
+    found = different_tensors(tmp_path / "1.safetensors", tmp_path / "2.safetensors")
+    told = {one.name: (one.what, one.largest, one.norm, one.relative) for one in found}
+    assert told == {
+        "a": ("", 4.0, 5.0, None),
+        "b": ("shapes [2], [3]", None, None, None),
+        "d": ("only in the first", None, None, None),
+        "e": ("only in the second", None, None, None),
+    }
+    assert different_tensors(tmp_path / "1.safetensors", tmp_path / "1.safetensors") == []
+
+
+def test_run_is_repeated_and_compared(
+    make_recipe: Callable[..., TrainRecipe], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Equal bytes; then a tensor is spoilt, and both commands tell which."""
+    Trainer(make_recipe("objective={type: lora, rank: 2}", "max_train_steps=2")).train()
+    run, again = tmp_path / "run", tmp_path / "again" / "run"
+    assert rerun.main([str(run), "--name", "again"]) == 0
+    assert "byte by byte" in capsys.readouterr().out
+    assert rerun.main([str(run), "--name", "again"]) == 2  # is there already
+    capsys.readouterr()
+    assert diff.main([str(run), str(again), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["files"] == told["recipe"] == told["only_first"] == told["only_second"] == []
+    assert not told["data"]["differ"] and told["losses"] == []
+    assert "artifacts/step-000002.safetensors" in told["equal"]
+
+    file = again / "artifacts" / "step-000002.safetensors"
+    tensors = load_file(file)
+    name = max(tensors, key=lambda one: tensors[one].numel())
+    tensors[name].flatten()[0] += 1
+    save_file(tensors, file)
+    assert diff.main([str(run), str(again)]) == 0
+    assert name in capsys.readouterr().out
+    for arguments in ([], [str(run)], [str(run), str(tmp_path)]):
+        assert diff.main(arguments) == 2
+    assert rerun.main([str(tmp_path / "nothing")]) == 2
+
+
+def test_files_that_differ_in_metadata_alone_are_told_so() -> None:
+    files = [FileDifference(f"artifacts/last{ending}") for ending in (".safetensors", ".png")]
+    assert different_lines(Comparison(files=files)) == [
+        "artifacts/last.safetensors: the same tensors with other metadata, such as the run's name",
+        "artifacts/last.png: other bytes",
+    ]

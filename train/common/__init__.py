@@ -1,0 +1,1 @@
+"""Batches, counter-based randomness, distributed helpers and training errors."""

@@ -1,0 +1,1 @@
+"""Typed options of training; imports neither torch nor diffusers."""

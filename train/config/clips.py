@@ -1,0 +1,175 @@
+"""The typed recipe of clips: how videos become examples."""
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from inference.models.cogvideox.arithmetic import FrameRule
+from inference.runtime.errors import InputError
+from train.config.rules import Faults, at_least, fraction
+
+BUCKET = re.compile(r"(\d+)x(\d+)x(\d+)")
+RULE = FrameRule()
+"""That of the published VAEs; a base model's own is asked once it is read."""
+
+
+class Bucket(NamedTuple):
+    """Frames and size that examples have in common."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+
+@dataclass
+class ClipDataConfig:
+    """How videos become examples of a video model; given, videos are learned from."""
+
+    frames: int = 49
+    """Frames of an example: 1, 8k or 8k + 1 (9, 17, 25, 33, 41, 49, …, and 81 or 161 for CogVideoX
+    1.5). With token_budget, the most of them."""
+    height: int | None = None
+    """Of the examples in pixels; without it the base model's own. With token_budget, height x width
+    is the largest area."""
+    width: int | None = None
+    """Of the examples in pixels; without it the base model's own."""
+    fps: float | None = None
+    """Frames per second of the examples: CogVideoX was made with 8, 1.5 with 16. Clips of another
+    rate are brought to it by taking the nearest frames. Without it every frame is taken. Folders of
+    pictures (sequences) are taken to have this rate, without it 8."""
+    stride: int = 1
+    """Every so many frames is taken, after fps."""
+    trim_start: float = 0.0
+    """Seconds left out at the beginning of every clip."""
+    trim_end: float = 0.0
+    """Seconds left out at the end of every clip."""
+    part: Literal["start", "center", "random"] = "start"
+    """Which part of longer clips is taken."""
+    short_clips: Literal["error", "skip", "loop", "hold"] = "error"
+    """What becomes of clips with too few frames: refused, left out, begun again from their first
+    frame, or their last frame held (as CogVideoX's own trainer does)."""
+    sequences: bool = False
+    """Folders within the folder that hold pictures, and no video or animation, are clips; their
+    pictures are the frames in natural order. Captions: `name.txt` beside the folder `name`, or
+    metadata.jsonl with its name."""
+    pictures: bool = False
+    """Single pictures are learned from too, as clips of one frame."""
+    buckets: list[str] = field(default_factory=list)
+    """Several sizes, each frames x height x width such as 49x480x720: a clip goes to those with the
+    most frames that it has, of them to the nearest aspect ratio. A micro-batch is of one bucket."""
+    token_budget: int | None = None
+    """Each clip keeps its aspect ratio: as many frames as it has (8k + 1, at most `frames`), then
+    the largest size, never above its own, with at most so many tokens (latent frames x height/16 x
+    width/16 in CogVideoX; 49 frames of 480x720 are 17550. X-Fun:
+    training_with_video_token_length)."""
+    pack: bool = False
+    """Experimental, for models with rotary positions (not 2B): the clips of a micro-batch, of
+    several lengths and one height x width, become one row of the transformer, each blind to the
+    others. They share a timestep; the attention mask grows with the square of the row's tokens."""
+
+    def faults(self) -> Faults:
+        yield from at_least(
+            1, frames=self.frames, height=self.height, width=self.width, stride=self.stride
+        )
+        yield from at_least(1, token_budget=self.token_budget)
+        yield from at_least(0, trim_start=self.trim_start, trim_end=self.trim_end)
+        if self.fps is not None and self.fps <= 0:
+            yield "fps", f"must be above 0, got {self.fps}"
+        if self.frames >= 1:
+            yield from self._frame_faults("frames", self.frames)
+        if self.buckets and self.token_budget is not None:
+            yield "token_budget", "excludes buckets: one lists the sizes, the other works them out"
+        for text in self.buckets:
+            try:
+                bucket = parse_bucket(text)
+            except InputError as error:
+                yield "buckets", str(error)
+            else:
+                yield from self._frame_faults("buckets", bucket.frames, f"{text}: ")
+        with suppress(InputError):  # a bucket that cannot be read is told above
+            if self.pack and len({bucket[1:] for bucket in self.sizes}) > 1:
+                yield "pack", "needs buckets of one height x width: a row has one"
+        if len({*self.buckets}) < len(self.buckets):
+            yield "buckets", "names a bucket twice; leave one out"
+
+    def _frame_faults(self, key: str, frames: int, where: str = "") -> Faults:
+        try:
+            RULE.check(key, frames)
+        except InputError as error:
+            yield key, where + str(error).removeprefix(f"{key}: ")
+
+    def idle(self) -> Faults:
+        if self.buckets:
+            for name, value in (("height", self.height), ("width", self.width)):
+                if value is not None:
+                    yield name, "has no effect: buckets say the sizes"
+            if self.frames != 49:
+                yield "frames", "has no effect: buckets say how many"
+        one_length = not self.buckets and self.token_budget is None and not self.pictures
+        if self.pack and one_length:
+            yield "pack", "has no effect: without buckets, token_budget or pictures all are as long"
+        with suppress(InputError):  # a bucket that cannot be read is told above
+            if self.shortest == 1 and self.short_clips != "error":
+                yield "short_clips", "has no effect: no clip has fewer frames than 1"
+
+    @property
+    def sizes(self) -> list[Bucket]:
+        """The buckets that the recipe lists."""
+        return [parse_bucket(text) for text in self.buckets]
+
+    @property
+    def shortest(self) -> int:
+        """Frames that a clip must have, after trimming, fps and stride."""
+        if self.buckets:
+            return min(bucket.frames for bucket in self.sizes)
+        if self.token_budget is not None:
+            return min(self.frames, RULE.frame_chunk + 1)
+        return self.frames
+
+    @property
+    def is_random(self) -> bool:
+        """Whether one clip can give different frames."""
+        return self.part == "random"
+
+
+def parse_bucket(text: str) -> Bucket:
+    """The bucket that is written as frames x height x width.
+
+    Raises:
+        InputError: it is written otherwise.
+    """
+    found = BUCKET.fullmatch(text.strip().lower())
+    if found is None or 0 in (numbers := tuple(map(int, found.groups()))):
+        raise InputError(f"{text!r} is no bucket: frames x height x width, such as 49x480x720")
+    return Bucket(*numbers)
+
+
+@dataclass
+class ImageConditionConfig:
+    """The first frame as a condition (CogVideoX's image-to-video models only)."""
+
+    noise_mean: float = -3.0
+    """The frame is told with noise of strength exp(N(noise_mean, noise_std^2)), about 0.05, so that
+    drawing forgives a picture's flaws (Yang et al. 2024, arXiv 2408.06072, appendix D)."""
+    noise_std: float = 0.5
+    """See noise_mean."""
+    noise: bool = True
+    """Whether there is noise on it."""
+    dropout_rate: float = 0.05
+    """Share of examples that are told no frame (zeros)."""
+    latent_scale: Literal["pipeline", "raw", "scaled"] = "pipeline"
+    """On which scale the frame's latents are told. `pipeline` is what diffusers draws with; SAT's
+    trainer has `scaled` and its drawing `raw` for CogVideoX 1.5, where the three differ."""
+
+    def faults(self) -> Faults:
+        yield from fraction(dropout_rate=self.dropout_rate)
+        if self.noise_std < 0:
+            yield "noise_std", f"must be at least 0, got {self.noise_std}"
+
+    def idle(self) -> Faults:
+        if not self.noise and (self.noise_mean, self.noise_std) != (-3.0, 0.5):
+            yield "noise_mean", "has no effect with noise: false"

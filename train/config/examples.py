@@ -1,0 +1,320 @@
+"""The typed recipe of captions: where they are, and what becomes of them (kohya's options)."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from inference.runtime.errors import InputError
+from train.config.rules import Faults, at_least, fraction
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class CaptionConfig:
+    """What becomes of a picture's caption on its way to the text encoder."""
+
+    extensions: list[str] = field(default_factory=lambda: [".txt", ".caption"])
+    """Caption files beside the pictures; the first that exists is taken. A `metadata.jsonl` in the
+    folder (`file_name`, `text`) goes before them. A `.json` file holds a caption, a list of them,
+    or an object with `caption`, `text` or `tags`."""
+    prefix: str = ""
+    """Written before every caption."""
+    suffix: str = ""
+    """Written after every caption."""
+    template: str | None = None
+    """Prompts to put captions into: one of style, style_filewords, subject, subject_filewords,
+    hypernetwork and none, or a text file with a prompt in every line. One line is drawn each time;
+    `[filewords]` becomes the caption and `[name]` the token of textual inversion or the run's
+    name. Captions that no line asks for need not be there (A1111: prompt template)."""
+    fallback: str | None = None
+    """Caption of pictures without one. Without it such a picture is an error."""
+    wildcards: bool = False
+    """`{red|blue|}` becomes one of its parts, drawn each time, and every line of a caption file is
+    a caption of its own (kohya: enable_wildcard). `{{` and `}}` write braces; wildcards do not lie
+    within each other. Without it the lines of a file are one caption, and braces stay."""
+    dropout_rate: float = 0.0
+    """Share of examples whose caption becomes empty, which guidance needs (kohya:
+    caption_dropout_rate)."""
+    dropout_every_n_epochs: int = 0
+    """Every caption of the n-th, 2n-th, … epoch is empty; 0 has no such epochs (kohya:
+    caption_dropout_every_n_epochs)."""
+    dropout_mode: Literal["empty_string", "zero_embedding"] = "empty_string"
+    """What an empty caption is told as: what the text encoder makes of it, as pipelines draw, or
+    zeros, as CogVideoX's SAT trainer and sampler have it."""
+    caption_separator: str = ","
+    """Stands between the parts (tags) of a caption. Where parts are shuffled, dropped or added step
+    by step, they are written with commas between them again, as kohya does."""
+    secondary_separator: str = ""
+    """Holds parts together that are shuffled and dropped as one; it becomes caption_separator in
+    the prompt: with `;;;`, `sky;;;cloud` becomes `sky,cloud` (kohya)."""
+    shuffle_tags: bool = False
+    """Shuffle the parts of a caption (kohya: shuffle_caption)."""
+    keep_tokens: int = 0
+    """This many parts at the front stay in place when tags are shuffled or dropped."""
+    keep_tokens_separator: str = ""
+    """With `"|||"`, what stands before this sign in a caption stays in place, in place of
+    keep_tokens parts; what stands after a second one stays too, at the end. The signs never come
+    into the prompt (kohya)."""
+    tag_dropout_rate: float = 0.0
+    """Share of the parts that is left out (kohya: caption_tag_dropout_rate)."""
+    always_kept_tags: list[str] = field(default_factory=list)
+    """Parts that tag_dropout_rate never leaves out, as they are written in the captions."""
+    token_warmup_step: float = 0.0
+    """Step at which all parts are there; those behind the kept ones come in one after the other, as
+    many at a step as kohya's formula says. Below 1: share of max_train_steps. 0: all at once."""
+    token_warmup_min: int = 1
+    """So many parts behind the kept ones are there at the first step of token_warmup_step."""
+
+    def faults(self) -> Faults:
+        yield from fraction(dropout_rate=self.dropout_rate, tag_dropout_rate=self.tag_dropout_rate)
+        yield from at_least(
+            0,
+            keep_tokens=self.keep_tokens,
+            dropout_every_n_epochs=self.dropout_every_n_epochs,
+            token_warmup_step=self.token_warmup_step,
+            token_warmup_min=self.token_warmup_min,
+        )
+        signs = {
+            "caption_separator": self.caption_separator,
+            "secondary_separator": self.secondary_separator,
+            "keep_tokens_separator": self.keep_tokens_separator,
+        }
+        if not self.caption_separator.strip():
+            yield "caption_separator", "must be a sign, such as a comma; got nothing"
+        taken: dict[str, str] = {}
+        for name, sign in signs.items():
+            if sign and sign.strip() in taken:
+                yield name, f"is the same as {taken[sign.strip()]}: take another sign"
+            taken.setdefault(sign.strip(), name)
+        for extension in self.extensions:
+            if not extension.startswith(".") or len(extension) < 2:
+                yield "extensions", f'must begin with a dot, as ".txt"; got {extension!r}'
+
+    def idle(self) -> Faults:
+        if self.dropout_mode == "zero_embedding" and not self.drops_captions:
+            yield "dropout_mode", "has no effect without dropout_rate or dropout_every_n_epochs"
+        if self.dropout_every_n_epochs == 1:
+            yield "dropout_every_n_epochs", "1 makes the captions of all epochs empty"
+        if self.keep_tokens and not self.changes_words:
+            yield (
+                "keep_tokens",
+                "has no effect without shuffle_tags, tag_dropout_rate or token_warmup_step",
+            )
+        splits = self.changes_words or self.secondary_separator or self.keep_tokens_separator
+        if self.caption_separator != "," and not splits:
+            yield "caption_separator", "has no effect: nothing takes captions apart"
+        if self.always_kept_tags and not self.tag_dropout_rate:
+            yield "always_kept_tags", "has no effect without tag_dropout_rate"
+        if self.token_warmup_min != 1 and not self.token_warmup_step:
+            yield "token_warmup_min", "has no effect without token_warmup_step"
+
+    @property
+    def changes_words(self) -> bool:
+        """Whether captions come up that no file holds, apart from the empty one and wildcards."""
+        return bool(self.shuffle_tags or self.tag_dropout_rate or self.token_warmup_step)
+
+    @property
+    def drops_captions(self) -> bool:
+        """Whether captions become empty now and then."""
+        return bool(self.dropout_rate or self.dropout_every_n_epochs)
+
+
+@dataclass
+class ColorJitterConfig:
+    """How much colours are changed; drawn for each example and epoch. Zeros change nothing."""
+
+    brightness: float = 0.0
+    """Values are multiplied by a number within 1 - brightness … 1 + brightness."""
+    contrast: float = 0.0
+    """The distance from the picture's mean grey is, by a number drawn likewise."""
+    saturation: float = 0.0
+    """The distance from each pixel's own grey is, by a number drawn likewise."""
+    hue: float = 0.0
+    """Hues are turned by up to this share of the colour circle, either way; at most 0.5."""
+
+    def faults(self) -> Faults:
+        yield from at_least(
+            0,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            saturation=self.saturation,
+            hue=self.hue,
+        )
+        for name in ("brightness", "contrast", "saturation"):
+            if vars(self)[name] > 1:
+                yield name, f"must be at most 1, got {vars(self)[name]}"
+        if self.hue > 0.5:
+            yield "hue", f"must be at most 0.5, half of the colour circle, got {self.hue}"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether anything is changed."""
+        return bool(self.brightness or self.contrast or self.saturation or self.hue)
+
+
+USUAL_SUFFIX = "-masklabel"
+"""OneTrainer's, of masks beside their pictures."""
+
+
+@dataclass
+class MaskConfig:
+    """What each place of a picture counts in the loss (white or opaque: all of it)."""
+
+    source: Literal["files", "alpha"] = "files"
+    """`files`: pictures in shades of gray, beside their pictures (`suffix`) or in a folder (`path`)
+    and upright as they are; `alpha`: the opacity of the pictures themselves, whose colours where
+    they are transparent are data.background's."""
+    path: str | None = None
+    """A folder with the mask of each picture under the picture's name and folder, in any format
+    (kohya: conditioning_data_dir); without it masks lie beside their pictures."""
+    suffix: str | None = None
+    """What stands in a mask's name between the picture's name and the ending: `-masklabel` (as in
+    OneTrainer) beside pictures, and nothing in a folder of their own, unless given here."""
+    missing: Literal["error", "whole"] = "error"
+    """What a picture without a mask file is: an error, or one that counts everywhere."""
+    unmasked_weight: float = 0.0
+    """What black places count: weights below it are raised to it (OneTrainer: unmasked weight)."""
+    unmasked_probability: float = 0.0
+    """Share of examples that count everywhere, drawn anew in every epoch (OneTrainer: unmasked
+    probability)."""
+    normalize: bool = False
+    """Divide by the mean weight, so that a picture counts the same whatever its mask's area
+    (OneTrainer: normalize masked area loss). Otherwise errors are averaged over all places (as in
+    kohya), and a small mask makes a small loss."""
+    formula: Literal["weight", "a1111"] = "weight"
+    """`weight` takes the mask as it is; `a1111` subtracts its lowest value and divides by the mean,
+    as A1111's "Use PNG alpha channel as loss weight"; where it is even, all counts 1."""
+
+    def faults(self) -> Faults:
+        yield from fraction(
+            unmasked_weight=self.unmasked_weight, unmasked_probability=self.unmasked_probability
+        )
+        if self.source == "files" and not (self.path or self.ending):
+            yield "suffix", "must not be empty beside pictures: masks need names of their own"
+        if Path(self.ending).suffix or "/" in self.ending:
+            yield (
+                "suffix",
+                f"stands before the file's ending, as in {USUAL_SUFFIX}; got {self.ending!r}",
+            )
+
+    def idle(self) -> Faults:
+        if self.source == "alpha":
+            given = {"path": self.path, "suffix": self.suffix, "missing": self.missing != "error"}
+            for name in (name for name, value in given.items() if value):
+                yield name, "has no effect with source: alpha"
+        if self.formula == "a1111":
+            for name in ("unmasked_weight", "normalize"):
+                if vars(self)[name]:
+                    yield name, "has no effect with formula: a1111"
+
+    @property
+    def ending(self) -> str:
+        """What a mask's name has behind its picture's."""
+        return self.suffix if self.suffix is not None else "" if self.path else USUAL_SUFFIX
+
+    def is_mask(self, path: Path) -> bool:
+        """Whether a file that lies among pictures is no picture, but a mask of one."""
+        if self.source == "alpha":
+            return False
+        if self.path is None:
+            return path.stem.endswith(self.ending)
+        return path.absolute().is_relative_to(Path(self.path).absolute())
+
+
+SIZE = re.compile(r"(\d+)x(\d+)")
+
+
+class Size(NamedTuple):
+    """Height and width that examples have in common, in pixels."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+@dataclass
+class PictureBucketsConfig:
+    """Pictures keep their proportions: each goes to the size whose aspect ratio is nearest."""
+
+    preset: Literal["kohya", "sdxl"] = "kohya"
+    """Which sizes there are. `kohya` makes them out of area, min_side, max_side and step
+    (make_bucket_resolutions); `sdxl` are the 40 that SDXL was trained with (Podell et al. 2023,
+    appendix I)."""
+    sizes: list[str] = field(default_factory=list)
+    """Sizes of your own in place of the preset's, each height x width such as 768x512."""
+    area: int | None = None
+    """Most pixels of an example; without it the square of data.resolution. Of kohya's sizes, and
+    with no_upscale."""
+    min_side: int = 256
+    """Shortest side of kohya's sizes, rounded down to a multiple of step (kohya:
+    min_bucket_reso)."""
+    max_side: int = 1024
+    """Longest side of kohya's sizes, rounded up to a multiple of step (kohya: max_bucket_reso)."""
+    step: int = 64
+    """Sides are multiples of it (kohya: bucket_reso_steps)."""
+    no_upscale: bool = False
+    """No picture is scaled up, and there is no list of sizes: each is scaled down to the area if it
+    is larger, and what is beyond multiples of step is cut off (kohya: bucket_no_upscale)."""
+
+    def faults(self) -> Faults:
+        yield from at_least(
+            1, area=self.area, min_side=self.min_side, max_side=self.max_side, step=self.step
+        )
+        for text in self.sizes:
+            try:
+                parse_size(text)
+            except InputError as error:
+                yield "sizes", str(error)
+        with suppress(InputError):  # told above
+            if len({*self.listed}) < len(self.sizes):
+                yield "sizes", "names a size twice; leave one out"
+        if self.sizes and self.preset == "sdxl":
+            yield "sizes", "excludes preset: sdxl; leave one of them out"
+        if self.no_upscale and (self.sizes or self.preset == "sdxl"):
+            yield "no_upscale", "has no list of sizes; leave out sizes and preset"
+        if self.min_side > self.max_side:
+            yield "max_side", f"must be at least min_side {self.min_side}, got {self.max_side}"
+
+    def idle(self) -> Faults:
+        is_listed, unset = bool(self.sizes) or self.preset == "sdxl", PictureBucketsConfig()
+        for name, value, default in (
+            ("min_side", self.min_side, unset.min_side),
+            ("max_side", self.max_side, unset.max_side),
+            ("area", self.area, unset.area),
+            ("step", self.step, unset.step),
+        ):
+            of_list_alone = name in ("min_side", "max_side")
+            if value != default and is_listed:
+                yield name, "has no effect: the sizes are listed"
+            elif value != default and self.no_upscale and of_list_alone:
+                yield name, "has no effect with no_upscale, as in kohya"
+
+    @property
+    def follow_resolution(self) -> bool:
+        """Whether the sizes depend on data.resolution."""
+        return self.area is None and not self.sizes and self.preset == "kohya"
+
+    @property
+    def listed(self) -> list[Size]:
+        """The sizes that the recipe lists."""
+        return [parse_size(text) for text in self.sizes]
+
+
+def parse_size(text: str) -> Size:
+    """The size that is written as height x width.
+
+    Raises:
+        InputError: it is written otherwise.
+    """
+    found = SIZE.fullmatch(text.strip().lower())
+    if found is None or 0 in (numbers := tuple(map(int, found.groups()))):
+        raise InputError(f"{text!r} is no size: height x width, such as 768x512")
+    return Size(*numbers)

@@ -1,0 +1,84 @@
+"""The typed recipe of validation: the loss of pictures that are not learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from train.config.rules import Faults, at_least
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class StageConfig:
+    """A part of a run (progressive resolution); what it does not say is as in the recipe."""
+
+    steps: int | None = None
+    """Optimizer steps of this stage. The last stage may leave it out: it gets those that are left
+    of max_train_steps, which is always the sum."""
+    resolution: int | None = None
+    """data.resolution in this stage."""
+    frames: int | None = None
+    """data.clips.frames in this stage."""
+    height: int | None = None
+    """data.clips.height in this stage."""
+    width: int | None = None
+    """data.clips.width in this stage."""
+    train_batch_size: int | None = None
+    """train_batch_size in this stage."""
+    gradient_accumulation_steps: int | None = None
+    """gradient_accumulation_steps in this stage."""
+
+    def faults(self) -> Faults:
+        yield from at_least(1, **vars(self))
+
+    @property
+    def clip_size(self) -> dict[str, int]:
+        """What it says of clips."""
+        said = {"frames": self.frames, "height": self.height, "width": self.width}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+@dataclass
+class ValidationConfig:
+    """The loss of pictures that are not learned, always at the same noise and timesteps."""
+
+    split: float | None = None
+    """Share of the pictures that is held back from training, chosen by their names and `seed`:
+    which other pictures there are moves none. One of split and path must be given."""
+    path: str | None = None
+    """A folder of other pictures (or clips) with captions, found as data.path's are."""
+    every_n_steps: int = 500
+    """Steps between validations; also before the first step and after the last."""
+    timesteps: list[int] = field(default_factory=list)
+    """Timesteps at which each picture is looked at; without them num_timesteps."""
+    num_timesteps: int = 4
+    """So many timesteps, in the middle of equal parts of those that are trained (kohya takes 4)."""
+    max_examples: int | None = None
+    """At most so many pictures, chosen by name as `split` does; the others are held back all the
+    same."""
+    seed: int = 0
+    """Of the choice of pictures and of the noise, apart from the run's seed, so that runs of
+    several seeds can be compared."""
+
+    def faults(self) -> Faults:
+        if (self.split is None) == (self.path is None):
+            yield "split", "or path must be given, one of them"
+        if self.split is not None and not 0 < self.split < 1:
+            yield "split", f"must lie between 0 and 1, got {self.split}"
+        yield from at_least(
+            1,
+            every_n_steps=self.every_n_steps,
+            num_timesteps=self.num_timesteps,
+            max_examples=self.max_examples,
+        )
+        if len(set(self.timesteps)) < len(self.timesteps) or min(self.timesteps, default=0) < 0:
+            yield "timesteps", f"must be different numbers from 0 on, got {self.timesteps}"
+        if not 0 <= self.seed < 2**63:
+            yield "seed", f"must lie in 0 … 2^63-1, got {self.seed}"
+
+    def idle(self) -> Faults:
+        if self.timesteps and self.num_timesteps != 4:
+            yield "num_timesteps", "has no effect with timesteps"

@@ -1,0 +1,1 @@
+"""Latents and prompt embeddings kept on disk by content, and prefetch threads."""

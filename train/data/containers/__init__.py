@@ -1,0 +1,1 @@
+"""Folders, tars, zips and tables that hold examples."""

@@ -1,0 +1,130 @@
+"""Which columns of a table hold pictures and captions."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from train.common.errors import DataError
+from train.config.containers import ColumnsConfig
+
+IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "file")
+TEXT_NAMES = ("text", "caption", "captions", "prompt", "txt", "description")
+NOT_CAPTIONS = ("id", "key", "name", "file", "path", "url", "hash", "md5", "sha", "license")
+"""Columns with these in their names are no captions, unless the recipe says so."""
+
+
+def chosen_image(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str:
+    """The column of pictures: bytes, or {bytes, path} as `datasets` writes them.
+
+    Raises:
+        DataError: there is none, or several and none is called as such columns are.
+    """
+    possible = [one.name for one in schema if holds_bytes(one.type)]
+    if columns.image is not None:
+        return _named("image", columns.image, possible, schema, path)
+    features = _features(schema)
+    told = [name for name in possible if features.get(name) == "Image"]
+    if found := _best(told or possible, IMAGE_NAMES):
+        return found
+    if possible:
+        raise DataError(
+            f"{path}: pictures can be in the columns {', '.join(possible)}; data.columns.image "
+            "says in which"
+        )
+    raise DataError(
+        f"{path}: no column of pictures among {_listed(schema)}: expected bytes, or bytes with "
+        "their path as Hugging Face datasets has them; what an address leads to must be fetched "
+        "beforehand (img2dataset does so)"
+    )
+
+
+def chosen_text(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | None:
+    """The column of captions: texts, or lists of them; None where there are no texts.
+
+    Raises:
+        DataError: the one that is named is none, or there are several and none is called as such
+            columns are.
+    """
+    possible = [one.name for one in schema if holds_texts(one.type)]
+    if columns.text is not None:
+        return _named("text", columns.text, possible, schema, path)
+    likely = [name for name in possible if not any(part in name.lower() for part in NOT_CAPTIONS)]
+    if not likely:
+        return None
+    if found := _best(likely, TEXT_NAMES):
+        return found
+    raise DataError(
+        f"{path}: captions can be in the columns {', '.join(likely)}; data.columns.text says in "
+        "which"
+    )
+
+
+def choice(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | None:
+    """Which columns are taken, where the recipe does not say and others are possible too."""
+    image, text = chosen_image(schema, columns, path), chosen_text(schema, columns, path)
+    others = [
+        one.name
+        for one in schema
+        if (columns.image is None and one.name != image and holds_bytes(one.type))
+        or (columns.text is None and text and one.name != text and holds_texts(one.type))
+    ]
+    if not others:
+        return None
+    captions = f" and captions from {text!r}" if text else ""
+    return (
+        f"{path}: pictures are taken from column {image!r}{captions}, not from {', '.join(others)} "
+        "(data.columns)"
+    )
+
+
+def _named(key: str, name: str, possible: list[str], schema: pa.Schema, path: Path) -> str:
+    """The column that the recipe names, if it can be that."""
+    if name in possible:
+        return name
+    found = f"is {schema.field(name).type}" if name in schema.names else "is not there"
+    what = {"image": "pictures", "text": "captions"}[key]
+    raise DataError(
+        f"{path}: data.columns.{key}: column {name!r} {found}; of its columns {_listed(schema)} "
+        f"{what} can be in {', '.join(possible) or 'none'}"
+    )
+
+
+def _best(names: Sequence[str], known: Sequence[str]) -> str | None:
+    """The only one, or the one that is called as it should be."""
+    if len(names) == 1:
+        return names[0]
+    lower = {name.lower(): name for name in names}
+    return next((lower[name] for name in known if name in lower), None)
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold pictures."""
+    if pa.types.is_struct(kind):
+        fields = {one.name: one.type for one in kind}
+        return "bytes" in fields and holds_bytes(fields["bytes"])
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def holds_texts(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold captions."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return holds_texts(kind.value_type)
+    if pa.types.is_dictionary(kind):
+        return holds_texts(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _features(schema: pa.Schema) -> dict[str, str]:
+    """The kinds that `datasets` has noted of columns, such as Image."""
+    try:
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = told["info"]["features"]
+        return {name: one["_type"] for name, one in features.items() if "_type" in one}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _listed(schema: pa.Schema) -> str:
+    return ", ".join(f"{one.name} ({one.type})" for one in schema)

@@ -1,0 +1,76 @@
+"""File extensions, metadata file names and path patterns of data sources."""
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+
+from inference.recipe.loader import RecipeWarning
+from train.common.errors import DataError
+
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+BRACES = re.compile(r"\{([^{}]*)\}")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+MOST_SHARDS = 100_000
+SPLITS = "dataset_dict.json"
+"""What `save_to_disk` of Hugging Face's `datasets` leaves beside tables."""
+METADATA_TABLE = "metadata.parquet"
+"""It describes the pictures beside it, and holds none."""
+HUB = "hf://"
+SPLIT = re.compile(r"(train|validation|valid|val|test|dev|eval)(?=[-_.])")
+
+
+def chosen_split(splits: Sequence[str], asked: str | None, folder: Path, key: str) -> str:
+    """The split that is asked for, else train, or the only one.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    known = ", ".join(splits)
+    if asked is not None:
+        if asked not in splits:
+            raise DataError(f"{key}: {str(folder)!r} has no split {asked!r}; there are {known}")
+        return asked
+    if len(splits) == 1:
+        return splits[0]
+    if "train" not in splits:
+        raise DataError(f"{key}: {str(folder)!r} has the splits {known}; data.split says which")
+    message = f"{key}: of the splits {known} in {str(folder)!r} train is taken (data.split)"
+    warnings.warn(message, RecipeWarning, stacklevel=2)
+    return "train"
+
+
+def expanded(pattern: str, key: str) -> Iterator[str]:
+    """The names that a pattern stands for, `{000..012}` or `{a,b}` at any number of places.
+
+    Raises:
+        DataError: there are too many.
+    """
+    pieces = BRACES.split(pattern)
+    choices: list[Sequence[str]] = []
+    count = 1
+    for piece in pieces[1::2]:
+        if found := RANGE.fullmatch(piece):
+            first, last = found.groups()
+            width = len(first) if first.startswith("0") else 0
+            numbers = range(int(first), int(last) + 1)
+            count *= len(numbers)
+            if 0 < count <= MOST_SHARDS:
+                choices.append([f"{number:0{width}}" for number in numbers])
+        else:
+            choices.append(piece.split(","))
+            count *= len(choices[-1])
+        if not 0 < count <= MOST_SHARDS:
+            raise DataError(
+                f"{key}: {{{piece}}} makes {count} files of {pattern!r}, from 1 to {MOST_SHARDS} "
+                "are possible; a range is {first..last}, such as {000..012}"
+            )
+    for chosen in product(*choices):
+        names = [*chosen, ""]
+        yield "".join(text + name for text, name in zip(pieces[::2], names, strict=True))
+
+
+METADATA = "metadata.jsonl"
+METADATA_FILES = (METADATA, "metadata.csv", METADATA_TABLE)
+"""As Hugging Face's `datasets` reads a folder of pictures."""

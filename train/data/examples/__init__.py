@@ -1,0 +1,1 @@
+"""Examples: buckets, transforms, latents, and the stream of batches."""

@@ -1,0 +1,100 @@
+"""Build the examples of a recipe: pictures or clips, with their buckets."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from inference.config.images import check_size
+from inference.models.base import DiffusionModel
+from inference.models.cogvideox.arithmetic import FrameRule, check_positions
+from inference.models.cogvideox.model import VideoModel
+from inference.models.stable_diffusion.model import BaseModel
+from inference.recipe.loader import RecipeWarning
+from train.config.data import DataConfig
+from train.config.recipe import TrainRecipe
+from train.data.examples.clip_buckets import BucketRule
+from train.data.examples.clips import ClipExamples
+from train.data.examples.examples import Examples
+from train.data.examples.stream import Pace
+from train.data.sources.clip_folder import Clip
+from train.data.sources.sources import Sources
+from train.data.sources.subsets import at_resolution
+
+if TYPE_CHECKING:
+    pass
+
+
+def build_examples(
+    recipe: TrainRecipe, sources: Sources, base: DiffusionModel, pace: Pace | None = None
+) -> Examples:
+    """The examples of a run.
+
+    Args:
+        recipe: as it is in a stage.
+        sources: what the run learns from.
+        base: says what sizes are possible.
+        pace: where the stage begins in the run's stream, and which steps its positions belong to.
+
+    Raises:
+        InputError: the base model cannot take pictures or clips of this size or length.
+    """
+    # Concepts change how captions are read, a stage the sizes.
+    config = replace(recipe.data, captions=sources.config.captions)
+    pace = pace or Pace()
+    if isinstance(base, VideoModel):
+        found = [one for one in sources.pictures if isinstance(one, Clip)]
+        examples = ClipExamples(
+            found,
+            config,
+            bucket_rule(config, base),
+            recipe.seed,
+            sources.template,
+            recipe.train_batch_size,
+            pace.first_position,
+            base.is_image_to_video,
+        )
+        examples.pace = pace
+        check_buckets(examples, base)
+        return examples
+    assert isinstance(base, BaseModel)
+    resolution = config.resolution or base.resolution
+    check_size("data.resolution", resolution, base.size_step)
+    subsets = [at_resolution(one, sources.config, config) for one in sources.subsets]
+    examples = Examples(
+        sources.pictures, config, resolution, recipe.seed, sources.template, subsets
+    )
+    examples.pace = pace
+    examples.latent_factor = base.vae_scale_factor
+    examples.lay_out(base.size_step, recipe.train_batch_size, pace.first_position)
+    return examples
+
+
+def check_buckets(examples: ClipExamples, base: VideoModel) -> None:
+    """Tells where a model was not trained; see `check_positions`.
+
+    Raises:
+        InputError: it has learned positions, for another size than that of some clips.
+    """
+    rule, factor = FrameRule.of(base.vae), base.vae_scale_factor
+    for frames, height, width in sorted(set(examples.buckets)):
+        latent_frames = rule.latent_frames(frames)
+        if note := check_positions(base.config, width, height, latent_frames, factor):
+            warnings.warn(note, RecipeWarning, stacklevel=2)
+
+
+def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:
+    """What sizes the examples of clips may have.
+
+    Raises:
+        InputError: the base model cannot take a size or a length that the recipe asks for.
+    """
+    clips = config.clips
+    assert clips is not None
+    factor = base.vae_scale_factor
+    height = clips.height or base.config.sample_height * factor
+    width = clips.width or base.config.sample_width * factor
+    rule = BucketRule(clips, height, width, base.size_step, FrameRule.of(base.vae))
+    rule.check()
+    return rule

@@ -1,0 +1,284 @@
+"""Examples by position."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from train.common.errors import DataError
+from train.common.randomness import derive_seed
+from train.config.concepts import FILEWORDS
+from train.config.data import DataConfig, SubsetConfig
+from train.config.examples import CaptionConfig, MaskConfig, PictureBucketsConfig, Size
+from train.data.caching.content_cache import StoredLatents
+from train.data.examples.layout import Layout, Manner, companions, lay_out
+from train.data.examples.masks import mask_shares, mask_weights
+from train.data.examples.picture_buckets import Place, SizeRule
+from train.data.examples.stream import BucketStream, CompanionStream, Pace, Stream
+from train.data.examples.transforms import Piece, cut_piece
+from train.data.examples.windows import WindowStream, windows_of
+from train.data.pictures.reading import READING
+from train.data.sources.captions import Moment, all_captions, has_countless, make_caption
+from train.data.sources.folder import Picture
+from train.data.sources.subsets import Subset, slots_of, the_whole
+
+WHOLE = MaskConfig()
+"""That of pictures which count everywhere, beside others with masks."""
+
+
+class Examples(Dataset[dict[str, Any]]):
+    """The example at each position of the stream, as a function of (seed, epoch, slot).
+
+    A picture has as many slots as an epoch has it; without repeats slot and index are the same.
+    Class pictures have a stream of their own, at the positions below 0, and stand behind all
+    others in `pictures` and `slots`.
+    """
+
+    def __init__(
+        self,
+        pictures: list[Picture],
+        config: DataConfig,
+        resolution: int,
+        seed: int,
+        template: Sequence[str] = (FILEWORDS,),
+        subsets: Sequence[Subset] = (),
+    ) -> None:
+        self.pictures = list(pictures)
+        self.config = config
+        self.resolution = resolution
+        self.seed = seed
+        whole = the_whole(config, template)
+        self.subsets = {subset.name: subset for subset in (whole, *subsets)}
+        self.slots = slots_of(pictures, self.subsets, 0)
+        """Index of the picture in each place of an epoch, int32."""
+        self.num_own = len(pictures)
+        """Pictures without those of classes."""
+        self.stream: Stream | BucketStream | WindowStream = Stream(seed, len(self.slots))
+        self.pace = Pace()
+        """Which step of the run a position belongs to, where captions follow it."""
+        self.class_stream: Stream | CompanionStream | None = None
+        self.layout: Layout | None = None
+        """Sizes of the pictures; None where all are squares."""
+        self.latents: list[dict[str, Tensor]] | StoredLatents | None = None
+        """What is cached of every picture, in the place of its pixels."""
+        self.latent_factor = 8
+        """Pixels per latent along each side; masks are brought to the size of latents."""
+
+    def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
+        """Pictures of the subjects' classes, to come along with every example."""
+        if self.layout is not None:
+            pictures, layout = companions(pictures, self._size_groups())
+            self.layout += layout
+        own = slots_of(pictures, self.subsets, len(self.pictures))
+        self.pictures += pictures
+        self.slots = np.concatenate([self.slots, own])
+        if isinstance(self.stream, BucketStream):
+            assert self.layout is not None
+            self.class_stream = CompanionStream(self.seed, self.stream, self.layout.numbers[own])
+        else:
+            self.class_stream = Stream(derive_seed(self.seed, "class order"), len(own))
+
+    def lay_out(self, size_step: int, batch_size: int, first_position: int = 0) -> None:
+        """Gives every picture its size, where the recipe asks for several; before class pictures.
+
+        A micro-batch is then of one size.
+
+        Args:
+            size_step: pixels that the base model's sizes are multiples of.
+            batch_size: of the micro-batches.
+            first_position: where they begin in the stream.
+
+        Raises:
+            InputError: the base model cannot take the recipe's sizes, or pictures are too small.
+        """
+        names = [picture.subset for picture in self.pictures]
+        manners = {name: self._manner(name, size_step) for name in dict.fromkeys(names)}
+        square = SizeRule(None, self.resolution, size_step)
+        paths, numbers = [picture.path for picture in self.pictures], None
+        if not all(
+            rule == replace(square, key=rule.key) and resize != "own_size"
+            for rule, resize in manners.values()
+        ):
+            self.layout = lay_out(paths, names, manners)
+            if len(self.layout.sizes) > 1:
+                numbers = self.layout.numbers[self.slots]
+                self.stream = BucketStream(self.seed, numbers, batch_size, first_position)
+        if (streaming := self.config.streaming) is not None:
+            windows = windows_of(paths, self.seed, streaming.window)
+            if windows is not None:
+                places = windows[self.slots], numbers, batch_size, first_position
+                self.stream = WindowStream(self.seed, *places)
+
+    def _manner(self, name: str, size_step: int) -> Manner:
+        """How the pictures of a subset come to their sizes."""
+        own, whole = self.subsets[name].config, self.subsets[""].config
+        is_own = (own.resolution, own.buckets) != (whole.resolution, whole.buckets)
+        key = f"data.subsets.{name}" if is_own else "data"
+        return SizeRule(own.buckets, own.resolution or self.resolution, size_step, key), own.resize
+
+    def _size_groups(self) -> list[list[Size]]:
+        """The sizes of each resolution and its buckets; one that several have is the first's."""
+        kinds: list[tuple[int, PictureBucketsConfig | None]] = []
+        groups: list[list[Size]] = []
+        seen: set[Size] = set()
+        for index in range(self.num_own):
+            if (size := self.size(index).size) in seen:
+                continue
+            seen.add(size)
+            own = self.settings(index)
+            kind = own.resolution or self.resolution, own.buckets
+            if kind not in kinds:
+                kinds.append(kind)
+                groups.append([])
+            groups[kinds.index(kind)].append(size)
+        return [sorted(sizes) for sizes in groups]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def subset(self, index: int) -> Subset:
+        """The subset of a picture; without subsets, what stands for all pictures."""
+        return self.subsets[self.pictures[index].subset]
+
+    def settings(self, index: int) -> SubsetConfig:
+        """How a picture becomes an example."""
+        return self.subset(index).config
+
+    def piece(self, index: int, epoch: int = 0, slot: int | None = None) -> Piece:
+        """What is cut out of a picture in an epoch, in one of its slots."""
+        slot = index if slot is None else slot
+        draw = random.Random(derive_seed(self.seed, "augmentation", epoch, slot))
+        path, settings = self.pictures[index].path, self.settings(index)
+        return cut_piece(path, settings, self.size(index), draw)
+
+    def size(self, index: int) -> Place:
+        """The size of a picture's example, and how it is scaled for that."""
+        if self.layout is None:
+            return Place(Size(self.resolution, self.resolution))
+        return self.layout.place(index)
+
+    @property
+    def kind(self) -> str:
+        """What messages call them."""
+        return "pictures" if self.config.clips is None else "clips"
+
+    def place(self, position: int) -> tuple[int, int]:
+        """(epoch, slot) at a position of the stream."""
+        if position >= 0:
+            return self.stream[position]
+        assert self.class_stream is not None
+        epoch, slot = self.class_stream[~position]
+        return epoch, self.stream.num_pictures + slot
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Pixels of an example along its sides; of a clip with its frames before them."""
+        return self.size(index).size
+
+    def origin(self, index: int) -> dict[str, Any]:
+        """What the pixels of an example that is not random follow from, besides its file."""
+        settings, scaled = self.settings(index), self.size(index).scaled
+        return {
+            "shape": list(self.shape(index)),
+            "scaled": None if scaled is None else list(scaled),
+            "resize": settings.resize,
+            "resize_interpolation": settings.resize_interpolation,
+            "crop": settings.crop,
+            "flip": settings.flip,
+            "background": settings.background,
+            "reading": READING,
+        }
+
+    def content(self, index: int, epoch: int = 0, slot: int | None = None) -> dict[str, Tensor]:
+        """What a batch holds of a picture in an epoch: `pixels`, and with them `sizes`.
+
+        With masks also `mask`, as white as it is.
+        """
+        piece = self.piece(index, epoch, slot)
+        content = {"pixels": piece.pixels, "sizes": piece.sizes}
+        if self.has_masks:
+            picture, factor = self.pictures[index], self.latent_factor
+            content["mask"] = mask_shares(picture, piece, self.masks(index), factor)
+        return content
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether batches have masks: where only some subsets have them, others count as whole."""
+        return any(subset.config.masks is not None for subset in self.subsets.values())
+
+    def masks(self, index: int) -> MaskConfig:
+        """What a picture's mask is, and what its places count."""
+        return self.settings(index).masks or WHOLE
+
+    def pixels(self, index: int, epoch: int = 0) -> Tensor:
+        """(3, height, width) of a picture in an epoch."""
+        return self.content(index, epoch)["pixels"]
+
+    def prompt(self, index: int, epoch: int, step: int = 0, slot: int | None = None) -> str:
+        """The caption of a picture in an epoch, at a step, in one of its slots."""
+        captions = self.pictures[index].captions or ("",)
+        slot = index if slot is None else slot
+        draw = random.Random(derive_seed(self.seed, "caption", epoch, slot))
+        moment = Moment(epoch, step, self.pace.max_steps)
+        subset = self.subset(index)
+        return make_caption(captions, subset.config.captions, draw, subset.template, moment)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        epoch, slot = self.place(position)
+        index = int(self.slots[slot])
+        example: dict[str, Any] = {
+            "positions": position,
+            "indices": index,
+            "names": str(self.pictures[index].path),
+            "weight": torch.tensor(self.settings(index).loss_weight),
+            "prompts": self.prompt(index, epoch, self.pace.step(position), slot),
+        }
+        kept = self.latents
+        example |= self.content(index, epoch, slot) if kept is None else kept[index]
+        if self.has_masks:
+            example["mask"] = self.weights(example["mask"], position, self.masks(index))
+        return example
+
+    def weights(self, mask: Tensor, position: int, config: MaskConfig) -> Tensor:
+        """What each place of a mask counts at a position of the stream."""
+        draw = random.Random(derive_seed(self.seed, "unmasked", position))
+        if draw.random() < config.unmasked_probability:
+            return torch.ones_like(mask)
+        return mask_weights(mask, config)
+
+    def __getitems__(self, positions: list[int]) -> list[dict[str, Any]] | DataError:
+        """The examples of a micro-batch, or what is wrong with one of them.
+
+        As a value, since an exception would leave a loader's worker as the text of a traceback.
+        """
+        try:
+            return [self[position] for position in positions]
+        except DataError as error:
+            return error
+
+    @property
+    def changes_words(self) -> bool:
+        """Whether there are more captions than `all_prompts` could list."""
+        return has_countless(
+            (picture.captions or ("",), *self._caption_rules(picture)) for picture in self.pictures
+        )
+
+    def _caption_rules(self, picture: Picture) -> tuple[tuple[str, ...], CaptionConfig]:
+        subset = self.subsets[picture.subset]
+        return subset.template, subset.config.captions
+
+    def all_prompts(self) -> list[str]:
+        """Every caption that can come up, sorted; unless `changes_words`."""
+        texts = {
+            text
+            for picture in self.pictures
+            for text in all_captions(picture.captions or ("",), *self._caption_rules(picture))
+        }
+        used = (self.subsets[name].config for name in {one.subset for one in self.pictures})
+        if any(settings.captions.drops_captions for settings in used):
+            texts.add("")
+        return sorted(texts)

@@ -1,0 +1,206 @@
+"""What the VAE makes of a run's pictures or clips, encoded once."""
+
+import os
+from collections.abc import Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.models.base import DiffusionModel
+from train.common.errors import DataError
+from train.config.data import DataConfig
+from train.data.caching.content_cache import (
+    ContentCache,
+    StoredLatents,
+    key_of,
+    latents_kept,
+    vae_origin,
+)
+from train.data.caching.prompt_states import Track
+from train.data.caching.threads import THREADS, ahead, behind
+from train.data.examples.examples import Examples
+from train.data.pictures.index import Known, picture_facts
+from train.data.pictures.soundness import Broken
+
+NAMES_SHOWN = 8
+
+
+def shown(names: Sequence[str]) -> str:
+    """The names, of many the first ones."""
+    more = f", … {len(names)} together" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def check_latents(mean: Tensor, std: Tensor, paths: Sequence[Path]) -> None:
+    """Raises DataError, with the picture's name, if what the VAE made of one is not finite.
+
+    Args:
+        mean: of each picture's distribution, (b, …).
+        std: as `mean`.
+        paths: the pictures' files.
+    """
+    finite = torch.isfinite(mean).flatten(1).all(1) & torch.isfinite(std).flatten(1).all(1)
+    if finite.all():
+        return
+    faulty = [str(path) for path, good in zip(paths, finite.tolist(), strict=True) if not good]
+    raise DataError(
+        f"latents are not finite: {shown(faulty)}. The VAE cannot encode this: see whether the "
+        "picture is sound; base_model.vae_precision=fp32 if the VAE is in half precision"
+    )
+
+
+PIXELS_AT_ONCE = 2**22
+"""Clips of more pixels than this together are not encoded at once."""
+
+
+def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:
+    """The folder of `cache: disk`; None where nothing is kept in files."""
+    if config.cache != "disk":
+        return None
+    return ContentCache(Path(config.cache_dir or Path(output_dir) / "cache"))
+
+
+def cache_latents(
+    examples: Examples,
+    base: DiffusionModel,
+    batch_size: int,
+    track: Track,
+    cache: ContentCache | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> None:
+    """Encodes every picture or clip once, if nothing random stands before the encoder.
+
+    Args:
+        examples: given what is cached; later they have it in the place of pixels.
+        base: whose VAE encodes.
+        batch_size: so many of one shape are encoded at once in memory, large ones one at a time.
+        track: shows progress.
+        cache: with `cache: disk`, the folder from `open_cache`.
+        share: (rank, processes): with a folder, each process encodes a share of what is not there
+            yet; all must wait for each other before the first example is asked for.
+    """
+    if examples.config.cache == "off" or examples.config.is_random:
+        return
+    if examples.config.cache == "disk":
+        assert cache is not None
+        examples.latents = _latents_on_disk(examples, base, cache, track, share)
+    else:
+        examples.latents = _latents_in_memory(examples, base, batch_size, track)
+
+
+@torch.no_grad()
+def _latents_in_memory(
+    examples: Examples, base: DiffusionModel, batch_size: int, track: Track
+) -> list[dict[str, Tensor]]:
+    kept: dict[int, dict[str, Tensor]] = {}
+    broken = Broken(len(examples), what=examples.kind)
+    chunks = list(_alike(examples, batch_size))
+    order = [index for chunk in chunks for index in chunk]
+    with ahead(examples.content, order, _depth(examples)) as prepared:
+        for chunk in track(chunks, "encoding pictures"):
+            contents = []
+            for _ in chunk:
+                with broken.gathered():
+                    contents.append(next(prepared).result())
+            if broken.messages:  # only looks for more
+                continue
+            mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
+            check_latents(mean, std, [examples.pictures[index].path for index in chunk])
+            sampling = examples.config.latent_sampling
+            encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
+            for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
+                kept[index] = content | {name: value[row] for name, value in encoded.items()}
+    broken.refuse()
+    return [kept[index] for index in range(len(examples))]
+
+
+def _depth(examples: Examples) -> int:
+    """How many examples are decoded in advance: clips take much memory."""
+    return 2 if len(examples.shape(0)) > 2 else 2 * THREADS
+
+
+def _alike(examples: Examples, batch_size: int) -> Iterator[list[int]]:
+    """Examples of one shape that are encoded at once, each chunk in their order."""
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for index in range(len(examples)):
+        shapes.setdefault(examples.shape(index), []).append(index)
+    for shape, indices in shapes.items():
+        is_clip = len(shape) > 2
+        size = max(1, min(batch_size, PIXELS_AT_ONCE // prod(shape))) if is_clip else batch_size
+        yield from (indices[start : start + size] for start in range(0, len(indices), size))
+
+
+@torch.no_grad()
+def _latents_on_disk(
+    examples: Examples,
+    base: DiffusionModel,
+    cache: ContentCache,
+    track: Track,
+    share: tuple[int, int],
+) -> StoredLatents:
+    """One at a time, so that what is kept does not depend on what it was encoded with.
+
+    What another run has encoded meanwhile is left as it is; each run begins at another place.
+    """
+    vae = vae_origin(base)
+    cache.remember("vae", base, vae)
+    keys = latents_keys(examples, vae)
+    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
+    broken = Broken(len(missing), what=examples.kind)
+
+    def prepare(key: str) -> dict[str, Tensor] | None:
+        return None if cache.has(key) else examples.content(first[key])
+
+    with ahead(prepare, missing, _depth(examples)) as prepared, behind(cache.write) as write:
+        for key in track(missing, "encoding pictures"):
+            content = None
+            with broken.gathered():
+                content = next(prepared).result()
+            if content is None or broken.messages:  # with a broken one it only looks for more
+                continue
+            mean, std = base.encode_images(content.pop("pixels")[None])
+            check_latents(mean, std, [examples.pictures[first[key]].path])
+            write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
+    broken.refuse()
+    return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
+
+
+def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int]) -> list[str]:
+    """What a process encodes: streamed shards one after the other, else anything from anywhere.
+
+    Args:
+        examples: of the run.
+        first: the first picture of each key.
+        share: (rank, processes).
+    """
+    rank, processes = share
+    if examples.config.streaming is not None:
+        ordered, count = sorted(first, key=first.__getitem__), len(first)
+        return ordered[rank * count // processes : (rank + 1) * count // processes]
+    own = sorted(first)[rank::processes]
+    start = os.getpid() * 7919 % max(len(own), 1)
+    return own[start:] + own[:start]
+
+
+def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
+    """The names under which a cache keeps the examples' latents, by what `vae_origin` says.
+
+    Raises:
+        DataError: files that cannot be read.
+    """
+    pictures = examples.pictures
+    paths = [picture.path for picture in pictures]
+    own = {one.mask: None for one in pictures if one.mask is not None}
+    rows = {mask: len(paths) + row for row, mask in enumerate(own)}
+    files, keys = picture_facts([*paths, *own], Known.DIGEST).check(), []
+    for index, picture in enumerate(pictures):
+        origin = {**vae, **examples.origin(index), "file": files.digest(index)}
+        if examples.has_masks:
+            mask, source = picture.mask, examples.masks(index).source
+            origin["mask"] = source if mask is None else files.digest(rows[mask])
+        keys.append(key_of("latents", origin))
+    return keys

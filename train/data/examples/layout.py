@@ -1,0 +1,124 @@
+"""The sizes at which the pictures of a run are learned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from train.config.examples import Size
+from train.data.examples.picture_buckets import Place, SizeRule
+from train.data.pictures.index import Known, picture_facts
+from train.data.pictures.soundness import Broken
+from train.data.sources.folder import Picture
+
+
+class Layout:
+    """A place for each picture, 16 bytes in memory."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        told = [(*place.size, *(place.scaled or (0, 0))) for place in places]
+        self.sides = np.array(told, np.int32).reshape(-1, 4)
+        """(n, 4): height and width of the example, then of the scaled picture or 0."""
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    def __add__(self, other: "Layout") -> "Layout":
+        both = Layout([])
+        both.sides = np.concatenate([self.sides, other.sides])
+        return both
+
+    def place(self, index: int) -> Place:
+        """That of a picture."""
+        height, width, *scaled = self.sides[index].tolist()
+        return Place(Size(height, width), Size(*scaled) if scaled[0] else None)
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Those that there are."""
+        return [Size(*sides) for sides in np.unique(self.sides[:, :2], axis=0).tolist()]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(n,): the place of each picture's size in `sizes`."""
+        return np.unique(self.sides[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
+
+
+Manner = tuple[SizeRule, str]
+"""What sizes the pictures of a subset come to, and its `resize`."""
+
+
+def lay_out(paths: Sequence[Path], subsets: Sequence[str], manners: Mapping[str, Manner]) -> Layout:
+    """The places of pictures.
+
+    Args:
+        paths: their files.
+        subsets: the name of each one's subset.
+        manners: of the subsets, by name. Those with `resize: own_size` are left at their own sizes.
+
+    Raises:
+        InputError: the base model cannot take the sizes of the recipe.
+        DataError: pictures cannot be read, or are too small; all are named together.
+    """
+    for rule, _ in manners.values():
+        rule.check()
+    facts = picture_facts(paths, Known.SIZE).check()
+    broken = Broken(len(paths), remedy="")
+    known: dict[tuple[int, int, str], Place] = {}
+    places: list[Place] = []
+    for index, (path, subset) in enumerate(zip(paths, subsets, strict=True)):
+        width, height = facts.size(index)
+        place = known.get((width, height, subset))
+        if place is None:
+            with broken.gathered(path):
+                place = _place(width, height, *manners[subset])
+                known[width, height, subset] = place
+        if place is not None:
+            places.append(place)
+    broken.refuse()
+    return Layout(places)
+
+
+def _place(width: int, height: int, rule: SizeRule, resize: str) -> Place:
+    if resize == "own_size":
+        return replace(rule, buckets=None).place(width, height)
+    if rule.buckets is None:
+        return Place(Size(rule.resolution, rule.resolution))
+    place = rule.place(width, height)
+    return place if resize == "cover" else Place(place.size)
+
+
+def companions(
+    pictures: Sequence[Picture], groups: Sequence[Sequence[Size]]
+) -> tuple[list[Picture], Layout]:
+    """Class pictures at the sizes of those that they come along with.
+
+    In each group of sizes a picture goes to that of the nearest aspect ratio. A size to which none
+    goes borrows all of the nearest size that has some. So pictures may be there more than once.
+
+    Args:
+        pictures: of classes.
+        groups: the sizes of each resolution; no size is in two of them.
+
+    Returns:
+        The pictures, so many more, and their places.
+
+    Raises:
+        DataError: pictures cannot be read; all are named together.
+    """
+    facts = picture_facts([picture.path for picture in pictures], Known.SIZE).check()
+    own = np.array([np.divide(*facts.size(index)) for index in range(len(pictures))])
+    indices: list[np.ndarray] = []
+    places: list[Place] = []
+    for sizes in groups:
+        ratios = np.array([size.width / size.height for size in sizes])
+        chosen = np.abs(own[:, None] - ratios).argmin(1)
+        taken, numbers = np.unique(chosen), [chosen]
+        indices.append(np.arange(len(pictures)))
+        for number in np.setdiff1d(np.arange(len(sizes)), taken):
+            lender = taken[np.abs(ratios[taken] - ratios[number]).argmin()]
+            indices.append(np.flatnonzero(chosen == lender))
+            numbers.append(np.full(len(indices[-1]), number))
+        places += [Place(sizes[number]) for number in np.concatenate(numbers).tolist()]
+    return [pictures[index] for index in np.concatenate(indices).tolist()], Layout(places)

@@ -1,0 +1,106 @@
+"""Masks of pictures: cut with their picture, brought to the size of latents, made into weights.
+
+OneTrainer's `modules/util/loss/masked_loss.py` for weights and areas, A1111 1.10.1's
+`modules/textual_inversion/dataset.py` for the formula of opacity.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from inference.recipe.loader import RecipeWarning
+from train.common.errors import DataError
+from train.config.examples import MaskConfig
+from train.data.containers.files import open_file
+from train.data.examples.transforms import Piece
+from train.data.pictures.reading import READING_ERRORS
+from train.data.sources.folder import Picture
+
+DEEP = ("I;16", "I;16L", "I;16B")
+"""Pillow's names of 16 bits of gray."""
+TOLERANCE = 0.02
+"""Share by which a mask's shape may differ from its picture's, for rounding of small sizes."""
+
+
+def mask_shares(picture: Picture, piece: Piece, config: MaskConfig, factor: int) -> Tensor:
+    """How white the mask is at each place of the latents, (1, h / factor, w / factor) in 0 … 1.
+
+    It goes the way of the picture: scaled, cut and mirrored as that was, then averaged over the
+    pixels of each place. A picture without a mask is 1 everywhere.
+
+    Args:
+        picture: whose mask it is.
+        piece: what was cut out of the picture.
+        config: where masks come from.
+        factor: pixels per latent along each side.
+
+    Raises:
+        DataError: the mask cannot be read, or is of another shape than the picture.
+    """
+    height, width = piece.pixels.shape[1:]
+    mask = piece.alpha if config.source == "alpha" else None
+    if picture.mask is not None:
+        mask = read_mask(picture.mask)
+        check_shape(mask, picture, piece)
+    if mask is None:
+        return torch.ones(1, height // factor, width // factor)
+    if not (mask.getbbox() or config.unmasked_weight or config.formula == "a1111"):
+        warnings.warn(
+            f"{picture.mask or picture.path}: the mask is empty everywhere, so that nothing of "
+            "the picture is learned; remove the picture, or give data.masks.unmasked_weight",
+            RecipeWarning,
+            stacklevel=2,
+        )
+    cut = np.asarray(piece.cut.of(mask.convert("F"), Image.Resampling.BOX), np.float32)
+    shares = torch.from_numpy(cut.copy()).div_(255)
+    places = shares.view(height // factor, factor, width // factor, factor)
+    return places.mean((1, 3))[None]
+
+
+def mask_weights(shares: Tensor, config: MaskConfig) -> Tensor:
+    """What each place counts, of what `mask_shares` gives; the same shape.
+
+    A mask that is 0 in the whole cut stays so: its example has a loss of 0.
+    """
+    if config.formula == "a1111":
+        weights = shares - shares.min()
+        mean = weights.mean()
+        return weights / mean if mean else torch.ones_like(weights)
+    weights = shares.clamp(min=config.unmasked_weight)
+    mean = weights.mean()
+    return weights / mean if config.normalize and mean else weights
+
+
+def read_mask(path: Path) -> Image.Image:
+    """A mask upright, in shades of gray (mode L); what is transparent in it is black.
+
+    Raises:
+        DataError: the file cannot be decoded.
+    """
+    try:
+        with open_file(path) as file, Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode in DEEP:
+                deep = np.asarray(image).astype(np.float32)
+                return Image.fromarray(np.round(deep / 257).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                base = Image.new("RGBA", image.size, (0, 0, 0, 255))
+                image = Image.alpha_composite(base, image)
+            return image.convert("L")
+    except READING_ERRORS as error:
+        raise DataError(f"{path}: cannot be read as a mask: {error}; mend or remove it") from None
+
+
+def check_shape(mask: Image.Image, picture: Picture, piece: Piece) -> None:
+    """Raises DataError unless the mask is as wide to its height as its picture is."""
+    height, width = (int(side) for side in piece.sizes[:2])
+    if abs(mask.width * height / (mask.height * width) - 1) > TOLERANCE:
+        raise DataError(
+            f"{picture.mask}: is {mask.width}x{mask.height}, and its picture {picture.path} is "
+            f"{width}x{height}; a mask has the shape of its picture"
+        )

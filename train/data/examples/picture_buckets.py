@@ -1,0 +1,174 @@
+"""Which size a picture is learned at, and how it is scaled for that."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from inference.config.images import check_size
+from inference.runtime.errors import InputError
+from train.common.errors import DataError
+from train.config.examples import PictureBucketsConfig, Size, parse_size
+
+SDXL = """
+    2048x512 1984x512 1920x512 1856x512 1792x576 1728x576 1664x576 1600x640 1536x640 1472x704
+    1408x704 1344x768 1280x768 1216x832 1152x832 1152x896 1088x896 1088x960 1024x960 1024x1024
+    960x1024 960x1088 896x1088 896x1152 832x1152 832x1216 768x1280 768x1344 704x1344 704x1408
+    704x1472 640x1536 640x1600 576x1664 576x1728 576x1792 512x1856 512x1920 512x1984 512x2048
+"""
+"""Height x width, Podell et al. 2023 (arXiv 2307.01952), appendix I."""
+SDXL_SIZES = tuple(parse_size(text) for text in SDXL.split())
+
+
+class Place(NamedTuple):
+    """The size of a picture's example, and of the scaled picture that it is cut out of."""
+
+    size: Size
+    scaled: Size | None = None
+    """None where it follows from the size, by data.resize."""
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """Gives every picture its place: kohya's `BucketManager` (sd-scripts `library/train_util.py`).
+
+    None of `buckets` leaves each picture at its own size, rounded down to multiples of `step`
+    (A1111: do not resize images).
+    """
+
+    buckets: PictureBucketsConfig | None
+    resolution: int
+    """Root of the area, where the recipe does not say the area."""
+    step: int
+    """Pixels that the base model's sizes are multiples of."""
+    key: str = "data"
+    """Where the recipe says so."""
+
+    def check(self) -> None:
+        """Refuses what the base model cannot take.
+
+        Raises:
+            InputError: a side is no multiple of its step, or there is no size.
+        """
+        check_size(f"{self.key}.resolution", self.resolution, self.step)
+        config = self.buckets
+        if config is None:
+            return
+        if not (config.sizes or config.preset == "sdxl"):
+            check_size(f"{self.key}.buckets.step", config.step, self.step)
+            if not config.no_upscale and not self.sizes:
+                raise InputError(
+                    f"{self.key}.buckets: no size of {self.area} pixels has sides of "
+                    f"{config.min_side} to {config.max_side}; lower min_side, or raise max_side or "
+                    f"{self.key}.resolution"
+                )
+        for size in self.sizes:
+            for side in size:
+                check_size(f"{self.key}.buckets: {size}", side, self.step)
+
+    @property
+    def area(self) -> int:
+        """Most pixels of an example."""
+        area = None if self.buckets is None else self.buckets.area
+        return self.resolution**2 if area is None else area
+
+    @cached_property
+    def sizes(self) -> list[Size]:
+        """The sizes that there are, by width and height; none where pictures make their own."""
+        config = self.buckets
+        if config is None or config.no_upscale:
+            return []
+        if config.sizes:
+            sizes: Iterable[Size] = config.listed
+        elif config.preset == "sdxl":
+            sizes = SDXL_SIZES
+        else:
+            sizes = kohya_sizes(self.area, config.min_side, config.max_side, config.step)
+        return sorted(sizes, key=lambda size: (size.width, size.height))
+
+    @cached_property
+    def _ratios(self) -> np.ndarray:
+        return np.array([size.width / size.height for size in self.sizes])
+
+    def place(self, width: int, height: int) -> Place:
+        """The place of a picture.
+
+        Raises:
+            DataError: without scaling up, it is smaller than one step.
+        """
+        if self.buckets is None:
+            return _cut_off(Size(height, width), self.step, f"{self.key}.resize: own_size")
+        if self.buckets.no_upscale:
+            scaled = scaled_down(width, height, self.area, self.buckets.step)
+            return _cut_off(scaled, self.buckets.step, f"{self.key}.buckets.no_upscale")
+        return self._nearest(width, height)
+
+    def _nearest(self, width: int, height: int) -> Place:
+        """The size of just these sides, else the first of those nearest in width / height."""
+        ratio, size = width / height, Size(height, width)
+        if size not in self.sizes:
+            size = self.sizes[int(np.abs(self._ratios - ratio).argmin())]
+        # The side is filled that the other one leaves something to be cut off of.
+        is_wider = ratio > size.width / size.height
+        scale = size.height / height if is_wider else size.width / width
+        return Place(size, Size(int(height * scale + 0.5), int(width * scale + 0.5)))
+
+
+def kohya_sizes(area: int, min_side: int, max_side: int, step: int) -> list[Size]:
+    """What kohya's `make_bucket_resolutions` gives: sides of about the same area.
+
+    Args:
+        area: most pixels.
+        min_side: rounded down to a multiple of `step`.
+        max_side: rounded up to a multiple of `step`.
+        step: sides are multiples of it.
+    """
+    shortest, longest = min_side // step * step or step, -(-max_side // step) * step
+    square = int(math.sqrt(area) // step) * step
+    sizes = {Size(square, square)} if square else set()
+    for side in range(shortest, longest + 1, step):
+        other = min(longest, area // side // step * step)
+        if other >= shortest:
+            sizes |= {Size(side, other), Size(other, side)}
+    return sorted(sizes)
+
+
+def scaled_down(width: int, height: int, area: int, step: int) -> Size:
+    """kohya's bucket_no_upscale: within the area one side is rounded to a multiple of `step`.
+
+    Of the two ways that side is rounded which keeps the proportions better.
+    """
+    if width * height <= area:
+        return Size(height, width)
+    ratio = width / height
+    wide = math.sqrt(area * ratio)
+    by_width = _rounded(wide, step)
+    by_height = _rounded(area / wide, step)
+    stretch_by_width = _stretch(by_width, _rounded(by_width / ratio, step), ratio)
+    stretch_by_height = _stretch(_rounded(by_height * ratio, step), by_height, ratio)
+    if stretch_by_width < stretch_by_height:
+        return Size(int(by_width / ratio + 0.5), by_width)
+    return Size(by_height, int(by_height * ratio + 0.5))
+
+
+def _rounded(value: float, step: int) -> int:
+    """kohya's `round_to_steps`: to a whole number, then down to a multiple."""
+    whole = int(value + 0.5)
+    return whole - whole % step
+
+
+def _stretch(width: int, height: int, ratio: float) -> float:
+    return abs(width / height - ratio) if height else math.inf
+
+
+def _cut_off(scaled: Size, step: int, key: str) -> Place:
+    size = Size(*(side // step * step for side in scaled))
+    if 0 in size:
+        raise DataError(
+            f"with {key} a picture of {scaled.width}x{scaled.height} is smaller than {step}x{step};"
+            " remove it"
+        )
+    return Place(size, scaled)

@@ -1,0 +1,1 @@
+"""Read, probe and index picture files."""

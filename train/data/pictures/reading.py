@@ -1,0 +1,240 @@
+"""A picture file becomes upright pixels in sRGB, or one message that names it."""
+
+import os
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import ELOOP
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from train.common.errors import DataError
+from train.data.containers.files import file_state, open_file
+from train.data.pictures.colours import Planes, check_numbers, in_srgb, planes, profile_of
+
+FORMATS = (
+    "PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "JPEG2000", "PPM", "QOI",
+)  # fmt: skip
+"""What is read, whatever a file's ending says. Not EPS and the like, which start programs."""
+READING = 2
+"""Part of the names of cached latents: to be raised when the same file shall give other pixels."""
+MAX_PIXELS = 178_956_970
+"""More are taken for a decompression bomb: where Pillow itself gives up."""
+READING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    ImageCms.PyCMSError,
+)
+"""What Pillow's readers are known to raise over broken files."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientations."""
+
+
+class Header(NamedTuple):
+    """What is known of a picture file without reading its pixels."""
+
+    width: int
+    """Of the upright picture."""
+    height: int
+    notes: tuple[str, ...] = ()
+    """Keys of `NOTES`."""
+
+
+NOTES = {
+    "animated": "are animated: their first frame is taken",
+    "pages": "have several pages: the first is taken",
+    "profile": "have a colour profile that is broken or of another kind of picture: they are "
+    "taken for sRGB",
+    "exif": "have broken EXIF data: they are taken to stand upright",
+}
+"""What is told of pictures that can be used."""
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The first frame of a picture, upright and in sRGB: RGBA where it has transparency, else RGB.
+
+    16 bits become 8; an embedded ICC profile that is not sRGB's is applied (perceptual intent).
+
+    Raises:
+        DataError: the file cannot be decoded.
+    """
+    with quiet():
+        return read_picture_in_quiet(path)
+
+
+def read_picture_in_quiet(path: Path) -> Image.Image:
+    """As `read_picture`; what Pillow warns of is the caller's business (see `quiet`)."""
+    with opened(path) as image:
+        return decoded(image)
+
+
+def decoded(image: Any) -> Image.Image:
+    """The upright picture in sRGB of one that is open."""
+    # Pillow turns TIFF itself, and tells its size as it is after that.
+    turn = None if image.format == "TIFF" else TURNS.get(_orientation(image)[0])
+    profile = profile_of(image)
+    parts = planes(image)
+    if turn is not None:
+        alpha = None if parts.alpha is None else parts.alpha.transpose(turn)
+        parts = Planes(parts.colours.transpose(turn), alpha)
+    return in_srgb(parts, profile)
+
+
+def read_header(path: Path) -> Header:
+    """Size of the upright picture, and what is to be told of it.
+
+    Raises:
+        DataError: it is no picture that can be read, as far as its first bytes say.
+    """
+    with quiet():
+        return header(path)
+
+
+def header(path: Path) -> Header:
+    """As `read_header`; what Pillow warns of is the caller's business."""
+    with opened(path) as image:
+        return header_of(image)
+
+
+def header_of(image: Any) -> Header:
+    """Size and notes of a picture that is open."""
+    check_numbers(image)
+    orientation, is_broken = _orientation(image)
+    notes = []
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        notes.append("pages" if image.format == "TIFF" else "animated")
+    if image.info.get("icc_profile") and image.mode != "LAB" and profile_of(image) is None:
+        notes.append("profile")
+    if is_broken:
+        notes.append("exif")
+    is_turned = orientation >= 5 and image.format != "TIFF"
+    width, height = image.size[::-1] if is_turned else image.size
+    return Header(width, height, tuple(notes))
+
+
+def shown(path: Path) -> str:
+    r"""A path that can be printed: bytes of its name that are not UTF-8 as \xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences Pillow about metadata; not to be entered by several threads at once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+@contextmanager
+def opened(path: Path, content: BytesIO | None = None) -> Iterator[Any]:
+    """The picture of a file, and whatever is wrong with it as DataError.
+
+    Args:
+        path: the file.
+        content: its bytes, where they have been read.
+    """
+    try:
+        if content is None and not is_plain(path):
+            raise DataError(f"{shown(path)}: is no file; remove it, or give it another name")
+        with content or open_file(path) as file, Image.open(file, formats=_formats()) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{width}x{height} pixels")
+            yield image
+    except DataError:
+        raise
+    except READING_ERRORS as error:
+        raise DataError(
+            f"{shown(path)}: cannot be read as a picture: {_reason(path, error)}; mend or remove it"
+        ) from None
+
+
+def is_plain(path: Path) -> bool:
+    """Whether nothing but a file lies there: opening a pipe would wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return True  # told by opening
+    return stat.S_ISREG(mode)
+
+
+def _reason(path: Path, error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        known = ", ".join(sorted({*FORMATS} - {"MPO", "DIB"}))
+        return f"its content is none of {known}" if file_state(path)[0] else "the file is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it says that it has more than {MAX_PIXELS} pixels"
+    if isinstance(error, OSError) and error.errno is not None:
+        return "its links go in a circle" if error.errno == ELOOP else str(error.strerror)
+    return str(error).replace(str(path), path.name) or type(error).__name__
+
+
+def _orientation(image: Any) -> tuple[int, bool]:
+    """EXIF's orientation, 1 … 8; and whether the EXIF data cannot be read."""
+    if image.format == "PNG" and _has_late_metadata(image.fp):
+        image = _read_to_its_end(image.fp)
+    try:
+        # A PNG's own getexif would read all pixels to see what stands behind them.
+        told = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return (told if told in TURNS else 1), False
+    except READING_ERRORS:
+        return 1, True
+
+
+def _read_to_its_end(file: Any) -> Image.Image:
+    """Another picture of the same file, with what stands behind its pixels."""
+    before = file.tell()
+    file.seek(0)
+    image = Image.open(BytesIO(file.read()), formats=["PNG"])
+    file.seek(before)
+    image.load()
+    return image
+
+
+def _has_late_metadata(file: Any) -> bool:
+    """Whether EXIF or XMP stand behind a PNG's pixels, as ExifTool writes them."""
+    before, is_late, name = file.tell(), False, b""
+    file.seek(len(b"\x89PNG\r\n\x1a\n"))
+    try:
+        while len(head := file.read(8)) == 8 and name != b"IEND":
+            length, name = struct.unpack(">I4s", head)
+            is_late = is_late or name == b"IDAT"
+            if is_late and name in (b"eXIf", b"iTXt", b"zTXt"):
+                return True
+            file.seek(length + 4, os.SEEK_CUR)
+    finally:
+        file.seek(before)
+    return False

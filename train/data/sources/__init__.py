@@ -1,0 +1,1 @@
+"""Find data: folders, captions, masks, concepts, subsets."""

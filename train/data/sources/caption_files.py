@@ -1,0 +1,132 @@
+"""Captions beside pictures: files of the same name with another ending."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from train.common.errors import DataError
+from train.config.examples import CaptionConfig
+from train.data.containers.files import container_of, members, read_text
+
+KNOWN_EXTENSIONS = (".txt", ".caption", ".json", ".tags", ".cap", ".text")
+"""Endings that trainers and taggers give captions; upper case counts too."""
+
+
+class CaptionFiles:
+    """Caption files beside pictures and clips; each folder is read once."""
+
+    def __init__(self, config: CaptionConfig) -> None:
+        self.config = config
+        self.found: Counter[str] = Counter()
+        """How many captions came from files of each ending."""
+        self.folders: dict[Path, tuple[set[str], set[str]]] = {}
+        """Names of caption files and of folders in each folder."""
+        self.tars: set[Path] = set()
+        """The folders in a tar."""
+
+    def captions(self, path: Path) -> tuple[str, ...]:
+        """The captions in the first caption file of the same name; nothing if there is none.
+
+        Raises:
+            DataError: a file is not in UTF-8, or a .json file holds something else.
+        """
+        return self.look(path)[0]
+
+    def look(self, path: Path) -> tuple[tuple[str, ...], str]:
+        """The captions, and the ending of the file that they are from."""
+        files, folders = self._names(path.parent)
+        stems = [path.name if path.name in folders else path.stem]
+        extensions = self.config.extensions
+        is_sample = path.parent in self.tars
+        if is_sample:  # webdataset: names are one up to the first dot, and a .json says more
+            stems.append(path.name.partition(".")[0])
+            extensions = [*extensions, ".json"]
+        for stem in stems:
+            for extension in extensions:
+                if stem + extension in files:
+                    file = path.parent / (stem + extension)
+                    texts = read_captions(file, self.config, is_sample=is_sample)
+                    if texts:
+                        self.found[extension] += 1
+                        return texts, extension
+        return (), ""
+
+    def hint(self, bare: Iterable[Path], key: str) -> str:
+        """What files of other endings lie beside pictures without a caption; or nothing.
+
+        `key` is what the recipe calls the settings of captions.
+        """
+        asked, others = set(self.config.extensions), Counter[str]()
+        endings: dict[Path, set[str]] = {}
+        for path in bare:
+            files, folders = self._names(path.parent)
+            if path.parent not in endings:
+                endings[path.parent] = {Path(name).suffix for name in files} - asked
+            stem = path.name if path.name in folders else path.stem
+            others.update(one for one in endings[path.parent] if stem + one in files)
+        if not others:
+            return ""
+        told = ", ".join(f"{ending} beside {count}" for ending, count in others.most_common())
+        wanted = ", ".join([*self.config.extensions, others.most_common(1)[0][0]])
+        return f"There are files ending in {told} of them: {key}.extensions=[{wanted}] reads them"
+
+    def _names(self, folder: Path) -> tuple[set[str], set[str]]:
+        if (found := self.folders.get(folder)) is None:
+            found = set(), set()
+            known = (*self.config.extensions, *KNOWN_EXTENSIONS)
+            endings = tuple({ending.lower() for ending in known})
+            if (container := container_of(folder)) is not None:
+                inside = (path for path in members(folder) if path.parent == folder)
+                found[0].update(p.name for p in inside if p.name.lower().endswith(endings))
+                if container.suffix.lower() == ".tar":
+                    self.tars.add(folder)
+                return self.folders.setdefault(folder, found)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        found[1].add(entry.name)
+                    elif entry.name.lower().endswith(endings) and entry.is_file():
+                        found[0].add(entry.name)
+            self.folders[folder] = found
+        return found
+
+
+def read_captions(file: Path, config: CaptionConfig, *, is_sample: bool = False) -> tuple[str, ...]:
+    """What a caption file says: one caption, or with wildcards one in every line.
+
+    The .json of a webdataset's sample (`is_sample`) need not say any.
+
+    Raises:
+        DataError: it is not in UTF-8, or a .json file holds something else than captions.
+    """
+    text = read_text(file)
+    if file.suffix.lower() == ".json":
+        texts = _texts_of_json(file, text, is_sample)
+    else:
+        texts = text.splitlines() if config.wildcards else [text]
+    return tuple(one for one in (" ".join(text.split()) for text in texts) if one)
+
+
+def _texts_of_json(file: Path, text: str, is_sample: bool) -> list[str]:
+    """A caption, a list of them, or an object with `caption`, `text` or `tags`."""
+    try:
+        told: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}: not JSON: {error}") from error
+    if isinstance(told, dict):
+        key = next((name for name in ("caption", "text", "tags") if told.get(name)), None)
+        if key is None and is_sample:
+            return []
+        told = told[key] if key else None
+        if key == "tags" and isinstance(told, list):
+            told = ", ".join(map(str, told))
+    texts = [told] if isinstance(told, str) else told
+    if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
+        raise DataError(
+            f"{file}: expected a caption, a list of captions, or an object with caption, text or "
+            "tags"
+        )
+    return texts

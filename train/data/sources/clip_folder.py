@@ -1,0 +1,217 @@
+"""A folder of clips with captions."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from inference.media.video_reading import (
+    DEFAULT_FPS,
+    PICTURE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    ClipFacts,
+    is_animated,
+    probe,
+    sequence_files,
+)
+from inference.recipe.loader import RecipeWarning
+from inference.runtime.errors import InputError
+from train.common.errors import DataError
+from train.config.clips import ClipDataConfig
+from train.config.data import DataConfig
+from train.data.pictures.index_file import add_root
+from train.data.sources.folder import Picture, with_captions
+from train.data.sources.metadata import read_metadata
+
+CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, ".gif", ".webp", ".apng")
+READERS = 8
+"""Threads that look at files; most of it is waiting for the disk."""
+TOLERANCE = 0.05
+"""Share of a frame by which times may be off; Matroska rounds them to milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(Picture):
+    """A clip's file or folder, what may be said of it, and its frames."""
+
+    facts: ClipFacts
+    timeline: np.ndarray = field(compare=False, repr=False)
+    """Numbers of the frames that remain after trimming, at the recipe's rate; before stride."""
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a single picture rather than a clip."""
+        is_still = self.path.suffix.lower() not in VIDEO_EXTENSIONS and not self.path.is_dir()
+        return is_still and self.facts.frames == 1
+
+    def available(self, stride: int) -> int:
+        """Frames that can be taken."""
+        return -(-len(self.timeline) // stride)
+
+
+def find_clips(config: DataConfig, captioned: bool) -> list[Clip]:
+    """All clips of the folder, sorted by path; `usable` says which are long enough.
+
+    Raises:
+        DataError: no folder, no clip, clips without a caption, or broken ones; all of one kind are
+            named together.
+    """
+    assert config.path is not None
+    assert config.clips is not None
+    root = Path(config.path)
+    if not root.is_dir():
+        raise DataError(f"data.path: {config.path!r} is not a folder")
+    add_root(root)
+    paths = sorted(clip_paths(root, config.clips))
+    if not paths:
+        raise DataError(_nothing_found(root, config.clips))
+    pictures = [Picture(path, ()) for path in paths]
+    if captioned:
+        pictures = with_captions(paths, read_metadata(root), config.captions, "clips")
+    return probed(pictures, config.clips)
+
+
+def clip_paths(root: Path, config: ClipDataConfig) -> Iterator[Path]:
+    """Files, and folders of pictures, that are clips, in a folder and those within it."""
+    endings = CLIP_EXTENSIONS + (PICTURE_EXTENSIONS if config.pictures else ())
+    for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
+        if config.sequences and folder != root and _is_sequence(folder):
+            yield folder
+        else:
+            yield from (path for path in folder.iterdir() if path.suffix.lower() in endings)
+
+
+def _is_sequence(folder: Path) -> bool:
+    """Whether a folder holds single pictures, and nothing that is a clip by itself."""
+    files = sequence_files(folder)
+    endings = {path.suffix.lower() for path in folder.iterdir()}
+    if not files or endings & {*CLIP_EXTENSIONS} - {*PICTURE_EXTENSIONS}:
+        return False
+    try:
+        return not is_animated(files[0])
+    except InputError:  # told when the sequence is looked at
+        return True
+
+
+def _nothing_found(root: Path, config: ClipDataConfig) -> str:
+    files = [path for path in root.rglob("*") if path.is_file()]
+    pictures = sum(path.suffix.lower() in PICTURE_EXTENSIONS for path in files)
+    remedy = ""
+    if pictures:
+        keys = [name for name in ("sequences", "pictures") if not vars(config)[name]]
+        told = " or ".join(f"data.clips.{name}: true" for name in keys)
+        remedy = f"; {told} learns from its {pictures} pictures"
+    return (
+        f"data.path: no clips in {str(root)!r}: looked for files ending in "
+        f"{', '.join(CLIP_EXTENSIONS)}, in folders within it too; found {len(files)} other "
+        f"files{remedy}"
+    )
+
+
+def probed(pictures: list[Picture], config: ClipDataConfig) -> list[Clip]:
+    """What is known of the clips.
+
+    Raises:
+        DataError: files that are broken, each with what is wrong with it.
+    """
+
+    def look(picture: Picture) -> Clip | str:
+        try:
+            facts = probe(picture.path, config.fps or DEFAULT_FPS)
+        except InputError as error:
+            return str(error)
+        return Clip(
+            path=picture.path,
+            captions=picture.captions,
+            told_by=picture.told_by,
+            facts=facts,
+            timeline=timeline(facts, config),
+        )
+
+    with ThreadPoolExecutor(READERS) as pool:
+        seen = list(pool.map(look, pictures))
+    faults = [one for one in seen if isinstance(one, str)]
+    if faults:
+        more = [f"… and {len(faults) - 10} more files"] if len(faults) > 10 else []
+        raise DataError("\n".join(faults[:10] + more))
+    return [one for one in seen if isinstance(one, Clip)]
+
+
+def timeline(facts: ClipFacts, config: ClipDataConfig) -> np.ndarray:
+    """Numbers of the frames that remain after trimming, brought to the recipe's rate.
+
+    At every 1/fps of a second the frame is taken whose time is nearest; of two the earlier one.
+    """
+    times = facts.times
+    if facts.frames == 1:
+        return np.zeros(1, np.int64)
+    near = TOLERANCE / (config.fps or facts.fps)
+    end = facts.seconds - config.trim_end - near
+    if config.fps is None:
+        return np.flatnonzero((times >= config.trim_start - near) & (times < end))
+    moments = np.arange(config.trim_start, end, 1 / config.fps)
+    return np.searchsorted((times[1:] + times[:-1]) / 2, moments)
+
+
+def usable(clips: list[Clip], config: ClipDataConfig) -> list[Clip]:
+    """The clips that have enough frames, or that the recipe stretches.
+
+    Raises:
+        DataError: clips are too short and the recipe says nothing of them, or none is left.
+    """
+    short = short_clips(clips, config)
+    if not short:
+        return clips
+    few, shown = _few(clips, short, config), _named(short, config.stride)
+    if config.short_clips == "error":
+        raise DataError(
+            f"{few} (data.clips): {shown}. data.clips.short_clips: skip leaves them out, hold or "
+            "loop stretches them; fewer frames, a higher fps or less trimming helps too"
+        )
+    gone = {id(c) for c in short if config.short_clips == "skip" or not len(c.timeline)}
+    if config.short_clips != "skip" and gone:
+        empty = [clip for clip in short if not len(clip.timeline)]
+        raise DataError(
+            f"data.clips: nothing is left after trimming of {_named(empty, config.stride)}; lower "
+            "trim_start or trim_end, or take short_clips: skip"
+        )
+    left = [clip for clip in clips if id(clip) not in gone]
+    if not left:
+        raise DataError(f"data.clips.short_clips: skip leaves nothing: {few}: {shown}")
+    return left
+
+
+def warn_of_short(clips: list[Clip], config: ClipDataConfig) -> None:
+    """Tells which clips are left out or stretched.
+
+    Raises:
+        DataError: as `usable`.
+    """
+    usable(clips, config)
+    if short := short_clips(clips, config):
+        what = {"skip": "are left out", "loop": "begin again", "hold": "hold their last frame"}
+        told = f"{_few(clips, short, config)} and {what[config.short_clips]}"
+        message = f"{told}: {_named(short, config.stride)}"
+        warnings.warn(message, RecipeWarning, stacklevel=2)
+
+
+def short_clips(clips: Iterable[Clip], config: ClipDataConfig) -> list[Clip]:
+    """The clips with fewer frames than the recipe asks for; pictures need one only."""
+    return [
+        clip
+        for clip in clips
+        if not (clip.is_picture and config.pictures)
+        and clip.available(config.stride) < config.shortest
+    ]
+
+
+def _few(clips: Sequence[Clip], short: Sequence[Clip], config: ClipDataConfig) -> str:
+    return f"{len(short)} of {len(clips)} clips have fewer than {config.shortest} frames"
+
+
+def _named(clips: Iterable[Clip], stride: int) -> str:
+    named = [f"{clip.path} ({clip.available(stride)})" for clip in clips]
+    return ", ".join(named[:3]) + (", …" if len(named) > 3 else "")

@@ -1,0 +1,224 @@
+"""Concepts: the subject's pictures with their prompts, and which class pictures they ask for."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.common.errors import DataError
+from train.common.randomness import derive_seed
+from train.config.concepts import ConceptConfig
+from train.config.containers import ContainerConfig
+from train.config.data import DataConfig
+from train.config.examples import CaptionConfig
+from train.data.containers.files import file_state
+from train.data.pictures.soundness import Policy, sound_paths
+from train.data.sources.caption_files import CaptionFiles
+from train.data.sources.captions import all_choices, class_prompt, instance_prompt, words_of_name
+from train.data.sources.folder import Picture, fingerprint, picture_files
+from train.data.sources.mask_files import parted
+from train.data.sources.metadata import read_metadata
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A subject's pictures; their captions are the finished prompts."""
+
+    name: str
+    config: ConceptConfig
+    pictures: list[Picture]
+    class_prompts: Counter[str]
+    """How many class pictures are asked for, by prompt."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of pictures, prompts and everything that the concept says."""
+        said = (self.name, repr(self.config))
+        return fingerprint(self.pictures, Path(self.config.instance_data_dir), said)
+
+
+def find_concepts(config: DataConfig) -> list[Concept]:
+    """The pictures and prompts of every concept.
+
+    Raises:
+        DataError: folders or captions that cannot be used; those of all concepts are told together.
+    """
+    found: list[Concept] = []
+    faults: list[str] = []
+    for name, concept in config.named_concepts.items():
+        where = f"data.concepts.{name}" if config.concepts else f"{config.concepts_list}: {name}"
+        try:
+            files = picture_files(concept.instance_data_dir, f"{where}.instance_data_dir")
+            files, masks = parted(files, Path(concept.instance_data_dir), config.masks)
+            files = sound_paths(files, config.broken_pictures)
+            captions = captions_of(files, concept.instance_data_dir, config.captions)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        said = [(file, texts or (words_of_name(file.stem),)) for file, texts in captions]
+        pictures = [
+            Picture(file, tuple(instance_prompt(concept, text) for text in texts), masks.get(file))
+            for file, texts in said
+        ]
+        wanted = Counter(
+            {
+                prompt: count * concept.num_class_images_per
+                for prompt, count in Counter(
+                    class_prompt(concept, _first(texts[0], config.captions)) for _, texts in said
+                ).items()
+            }
+        )
+        found.append(Concept(name, concept, pictures, wanted if concept.has_prior else Counter()))
+    if faults:
+        raise DataError("\n".join(faults))
+    return found
+
+
+def _first(caption: str, config: CaptionConfig) -> str:
+    """A caption with the first of all choices, since what is drawn must stay what it is."""
+    return next(all_choices(caption)) if config.wildcards else caption
+
+
+def captions_of(
+    files: Sequence[Path], folder: str, config: CaptionConfig
+) -> list[tuple[Path, tuple[str, ...]]]:
+    """The captions of each picture, from metadata.jsonl or beside it; empty where there is none."""
+    told = read_metadata(folder, ContainerConfig())
+    beside = CaptionFiles(config)
+    return [(file, told.get(file) or beside.captions(file)) for file in files]
+
+
+@dataclass(frozen=True)
+class ClassPicture:
+    """A class picture that is asked for, and the file that it is or will be."""
+
+    prompt: str
+    seed: int
+    file: Path
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """A folder of class pictures, of one concept or of several that share it."""
+
+    path: Path
+    concept: str
+    config: ConceptConfig
+    """What pictures are drawn with."""
+    wanted: Counter[str]
+
+    def pictures(self, extensions: list[str]) -> list[Picture]:
+        """What is in the folder; captions are prompts as they stand.
+
+        Where a picture has none, the class prompt of its file's name is taken.
+
+        Raises:
+            DataError: a caption cannot be read.
+        """
+        if not self.path.is_dir():
+            return []
+        try:
+            files = picture_files(str(self.path), "class_data_dir")
+        except DataError:  # nothing in it yet
+            return []
+        return [
+            Picture(file, texts or (class_prompt(self.config, words_of_name(file.stem)),))
+            for file, texts in captions_of(files, str(self.path), CaptionConfig(extensions))
+        ]
+
+    def to_draw(self, seed: int, extensions: list[str]) -> list[ClassPicture]:
+        """What is drawn for this folder, whether it has been drawn before or not.
+
+        Picture number n of a prompt has a seed that follows from the recipe's, the concept and n;
+        its file is named by prompt and seed. Pictures from elsewhere count in the place of drawn
+        ones: those of the same prompt first, others where most is missing. The answer is the same
+        before, while and after it is carried out.
+        """
+        name = int.from_bytes(hashlib.blake2b(self.concept.encode(), digest_size=7).digest())
+        first = derive_seed(seed, "class pictures", name) % 2**31
+        own = {
+            prompt: [self._picture(prompt, first + number) for number in range(count)]
+            for prompt, count in self.wanted.items()
+        }
+        known = {picture.file for pictures in own.values() for picture in pictures}
+        others = [one for one in self.pictures(extensions) if one.path not in known]
+        number = dict(self.wanted)
+        spare = 0
+        for prompt in (one.captions[0] for one in others):
+            if number.get(prompt, 0) > 0:
+                number[prompt] -= 1
+            else:
+                spare += 1
+        for _ in range(min(spare, sum(number.values()))):
+            number[max(number, key=lambda prompt: number[prompt])] -= 1
+        return [picture for prompt in own for picture in own[prompt][: number[prompt]]]
+
+    def _picture(self, prompt: str, seed: int) -> ClassPicture:
+        words = hashlib.blake2b(prompt.encode(), digest_size=4).hexdigest()
+        return ClassPicture(prompt, seed, self.path / f"{words}-{seed:010d}.png")
+
+
+def class_folders(concepts: Sequence[Concept], run: Path) -> list[ClassFolder]:
+    """The folders of class pictures of all concepts that ask for any, each once.
+
+    Raises:
+        DataError: concepts that share a folder want its pictures drawn differently.
+    """
+    folders: dict[Path, ClassFolder] = {}
+    for concept in concepts:
+        if not concept.config.has_prior:
+            continue
+        own = run / "class_images" / concept.name
+        path = Path(concept.config.class_data_dir or own)
+        folder = folders.get(path.absolute())
+        if folder is None:
+            wanted = Counter(concept.class_prompts)
+            folders[path.absolute()] = ClassFolder(path, concept.name, concept.config, wanted)
+            continue
+        folder.wanted.update(concept.class_prompts)
+        for field in ("class_negative_prompt", "class_guidance_scale", "class_infer_steps"):
+            one, two = vars(folder.config)[field], vars(concept.config)[field]
+            if one != two:
+                raise DataError(
+                    f"class_data_dir {str(path)!r} is shared by the concepts {folder.concept} and "
+                    f"{concept.name}, whose {field} differ ({one!r}, {two!r}): make them equal, or "
+                    "give each a folder of its own"
+                )
+    return list(folders.values())
+
+
+def class_pictures(
+    folders: Sequence[ClassFolder], extensions: list[str], policy: Policy
+) -> list[Picture]:
+    """All class pictures that there are, in the order of folders and names.
+
+    Raises:
+        DataError: a folder has none, or some are broken and the policy does not skip them.
+    """
+    for folder in folders:
+        if not folder.pictures(extensions):
+            raise DataError(
+                f"class_data_dir: no class pictures in {str(folder.path)!r}, though concept "
+                f"{folder.concept} asks for {folder.wanted.total()} of them"
+            )
+    return pictures_there(folders, extensions, policy)
+
+
+def pictures_there(
+    folders: Sequence[ClassFolder], extensions: list[str], policy: Policy
+) -> list[Picture]:
+    """As `class_pictures`, where some may still have to be drawn."""
+    found = [picture for folder in folders for picture in folder.pictures(extensions)]
+    sound = {*sound_paths([one.path for one in found], policy)}
+    return [one for one in found if one.path in sound]
+
+
+def class_facts(pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What environment.json tells of class pictures; a resumed run must have the same."""
+    digest = hashlib.blake2b(digest_size=16)
+    for picture in pictures:
+        size = file_state(picture.path)[0]
+        digest.update(repr((picture.path.name, size, picture.captions)).encode())
+    return {"class_pictures": len(pictures), "class_fingerprint": digest.hexdigest()}

@@ -1,0 +1,274 @@
+"""What a recipe's path means: a folder of pictures, one container, or several of them."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from inference.recipe.loader import RecipeWarning
+from train.common.errors import DataError
+from train.config.containers import ContainerConfig, is_address
+from train.data.containers.containers import KINDS, TABLES, is_container, open_archive, open_table
+from train.data.containers.files import walk
+from train.data.containers.names import (
+    BRACES,
+    HUB,
+    METADATA_TABLE,
+    PICTURE_EXTENSIONS,
+    SPLIT,
+    SPLITS,
+    chosen_split,
+    expanded,
+)
+from train.data.pictures.index import Known, picture_facts
+from train.data.streaming.manifests import streamed_shards
+from train.data.streaming.shards import is_shard
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
+STATE = "state.json"
+
+
+def containers_at(folder: str, key: str, source: ContainerConfig) -> list[Path]:
+    """The containers that a path names; none where it is a folder with pictures as plain files.
+
+    Raises:
+        DataError: it is neither; see `containers_of`.
+    """
+    root = Path(folder)
+    if root.is_dir() and not is_saved(root):
+        for path in walk(root):
+            if path.suffix.lower() in PICTURE_EXTENSIONS:
+                return []
+    return containers_of(folder, key, walk(root), source)
+
+
+def containers_of(
+    path: str, key: str, files: Iterable[Path], source: ContainerConfig
+) -> list[Path]:
+    """The containers that a path names, in order; none where it is a folder of pictures.
+
+    Args:
+        path: a container, a pattern of them such as `{000..012}.tar`, a folder, or the address of
+            a dataset (`hf://owner/name`).
+        key: what the recipe calls it.
+        files: what is in the folder, if it is one.
+        source: which split and revision.
+
+    Raises:
+        DataError: it is neither, or of a pattern one is missing.
+    """
+    if is_address(path):
+        return _containers_far(path, key, source)
+    whole = Path(path)
+    if source.revision is not None:
+        raise DataError(
+            f"{key}: {path!r} has no revisions; data.revision goes with {HUB}owner/name"
+        )
+    if is_saved(whole):
+        return saved_files(whole, source.split, key)
+    if whole.is_dir():
+        found = [
+            file
+            for file in files
+            if file.suffix.lower() in KINDS and file.name != METADATA_TABLE and file.is_file()
+        ]
+        return of_split(found, whole, source.split, key)
+    if source.split is not None:
+        raise DataError(f"{key}: {path!r} has no splits; leave data.split out")
+    if is_container(whole):
+        return [whole]
+    known = ", ".join(KINDS)
+    if whole.name.lower().endswith(COMPRESSED):
+        raise DataError(
+            f"{key}: {path!r} is compressed as a whole, so that nothing in it can be read by "
+            f"itself; unpack it to a folder, or to one of {known}"
+        )
+    if whole.is_file():
+        raise DataError(f"{key}: {path!r} is neither a folder nor one of {known}")
+    if not BRACES.search(path):
+        raise DataError(f"{key}: {path!r} is not a folder")
+    shards = [Path(one) for one in expanded(path, key)]
+    missing = [shard for shard in shards if not shard.is_file()]
+    if missing:
+        shown = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
+        raise DataError(
+            f"{key}: {len(missing)} of the {len(shards)} files of {path!r} are missing: {shown}"
+        )
+    if others := [shard for shard in shards if not is_container(shard)]:
+        raise DataError(f"{key}: {str(others[0])!r} is none of {known}")
+    return shards
+
+
+def _containers_far(path: str, key: str, source: ContainerConfig) -> list[Path]:
+    """Those of an address."""
+    if source.streaming is not None:
+        return streamed_shards(path, source, key)
+    if path.startswith(HUB):
+        from train.data.streaming.hub import hub_files
+
+        return hub_files(path.removeprefix(HUB), source, key)
+    raise DataError(
+        f"{key}: {path!r} is not on this disk; data.streaming={{}} fetches its shards as they are "
+        "needed"
+    )
+
+
+def tell_idle(containers: Sequence[Path], path: str, key: str, source: ContainerConfig) -> None:
+    """Warns of what the recipe says of tables or splits where there are none."""
+    has_tables = any(one.suffix.lower() in TABLES for one in containers)
+    given = {
+        "columns.image": source.columns.image and not has_tables,
+        "split": source.split and not containers,
+        "revision": source.revision and not containers,
+    }
+    for name in (name for name, is_idle in given.items() if is_idle):
+        message = f"data.{name} has no effect on {key}: {path!r}, which holds pictures as files"
+        warnings.warn(message, RecipeWarning, stacklevel=3)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` of Hugging Face's `datasets` has made this folder."""
+    return (path / STATE).is_file() or (path / SPLITS).is_file()
+
+
+def saved_files(folder: Path, split: str | None, key: str) -> list[Path]:
+    """The tables of a saved dataset, in order.
+
+    Raises:
+        DataError: it cannot be known which split is meant, or it is not whole.
+    """
+    if (folder / SPLITS).is_file():
+        splits = _json_of(folder / SPLITS).get("splits")
+        if not isinstance(splits, list) or not all(isinstance(one, str) for one in splits):
+            raise DataError(f"{folder / SPLITS}: names no splits; save the dataset again")
+        folder = folder / chosen_split(splits, split, folder, key)
+    elif split is not None:
+        raise DataError(f"{key}: {str(folder)!r} was saved as one split; leave data.split out")
+    told = _json_of(folder / STATE)
+    if told.get("_indices_files") or told.get("_indices_data_files"):
+        raise DataError(f"{folder}: saved by an old version of datasets: flatten and save it again")
+    names = [Path(str(one.get("filename"))).name for one in told.get("_data_files") or []]
+    files = [folder / name for name in names]
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(f"{key}: {missing[0]} is missing; copy or save the dataset again")
+    if not files:
+        raise DataError(f"{folder / STATE}: names no files; save the dataset again")
+    return files
+
+
+def _json_of(file: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(file.read_text("utf-8"))
+        if isinstance(told, dict):
+            return told
+        error: Exception = ValueError("not an object")
+    except (OSError, ValueError) as problem:
+        error = problem
+    raise DataError(f"{file}: cannot be read ({error}); save the dataset again")
+
+
+def of_split(files: list[Path], folder: Path, split: str | None, key: str) -> list[Path]:
+    """The shards of a split, as far as their names say (`train-00000-of-00002.parquet`).
+
+    Raises:
+        DataError: there is no such split.
+    """
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        if found := SPLIT.match(file.name):
+            splits.setdefault(found[0], []).append(file)
+    if not splits:
+        if split is not None:
+            raise DataError(
+                f"{key}: no names in {str(folder)!r} tell of splits; leave data.split out"
+            )
+        return files
+    return splits[chosen_split(list(splits), split, folder, key)]
+
+
+def pictures_in(
+    containers: Sequence[Path], endings: Sequence[str], source: ContainerConfig
+) -> list[Path]:
+    """The pictures in containers, one after the other, in each in the order of paths or rows.
+
+    In a tar the files of a sample share their name up to the first dot (webdataset); it has one
+    picture, and pictures with a second ending (`000123.mask.png`) belong to it. What is pickled is
+    never read, since reading it may run what it says.
+
+    Raises:
+        DataError: a container is damaged or lacks columns, or a sample has two pictures.
+    """
+    found: list[Path] = []
+    left_out: Counter[str] = Counter()
+    notes: list[str] = []
+    for path in _shown(containers):
+        if path.suffix.lower() in TABLES:
+            table = open_table(path)
+            own = table.pictures(source.columns)
+            notes = notes or table.notes(source.columns)
+        else:
+            archive = open_archive(path)
+            names = [name for name in archive.names() if _is_picture(name, endings)]
+            if path.suffix.lower() == ".tar":
+                names, others = samples(names, path)
+                left_out["pictures of a second ending"] += others
+            own = [path / name for name in names]
+            left_out += archive.left_out
+        if is_shard(path):  # looked through as long as it is here
+            picture_facts(own, Known.SIZE | Known.DIGEST)
+        found += own
+    for note in notes:
+        warnings.warn(note, RecipeWarning, stacklevel=2)
+    if said := [f"{count} {kind}" for kind, count in sorted(left_out.items()) if count]:
+        where = str(containers[0]) if len(containers) == 1 else f"{containers[0]} and others"
+        message = f"{where}: left out: {', '.join(said)}"
+        warnings.warn(message, RecipeWarning, stacklevel=2)
+    return found
+
+
+def _shown(containers: Sequence[Path]) -> Iterable[Path]:
+    """The same, with a progress bar where shards may have to be fetched and somebody looks."""
+    if not any(map(is_shard, containers)):
+        return containers
+    from tqdm import tqdm
+
+    return tqdm(containers, desc="looking through shards", leave=False, disable=None)
+
+
+def _is_picture(name: str, endings: Sequence[str]) -> bool:
+    """Whether a member is a picture, and not a note of macOS's about one."""
+    is_note = name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
+    return name.lower().endswith(tuple(endings)) and not is_note
+
+
+def samples(names: Sequence[str], path: Path) -> tuple[list[str], int]:
+    """The pictures of samples, and how many others belong to them.
+
+    Raises:
+        DataError: a sample has two pictures.
+    """
+    own: dict[str, str] = {}
+    others: list[str] = []
+    for name in names:
+        key, _, ending = split_key(name)
+        if "." in ending:
+            others.append(name)
+        elif key in own:
+            raise DataError(
+                f"{path}: sample {key!r} has two pictures, {own[key]!r} and {name!r}; take one "
+                "out, or call it by another name"
+            )
+        else:
+            own[key] = name
+    single = {name for name in others if split_key(name)[0] not in own}
+    chosen = {*own.values(), *single}
+    return [name for name in names if name in chosen], len(others) - len(single)
+
+
+def split_key(name: str) -> tuple[str, str, str]:
+    """A member's sample, and its ending: what is before and after the first dot of its name."""
+    folder, slash, own = name.rpartition("/")
+    key, dot, ending = own.partition(".")
+    return f"{folder}{slash}{key}", dot, ending

@@ -1,0 +1,74 @@
+"""Which file is the mask of which picture."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from inference.recipe.loader import RecipeWarning
+from train.common.errors import DataError
+from train.config.examples import MaskConfig
+from train.data.containers.files import name_within
+
+MASK_EXTENSIONS = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+
+
+def parted(
+    files: Sequence[Path], root: Path, config: MaskConfig | None
+) -> tuple[list[Path], dict[Path, Path]]:
+    """The pictures among the files of a folder, and the mask of each that has one.
+
+    Args:
+        files: all that look like pictures.
+        root: the folder that they were found in.
+        config: where masks are.
+
+    Raises:
+        DataError: pictures without a mask, all named together; a picture with two; no folder.
+    """
+    if config is None or config.source == "alpha":
+        return list(files), {}
+    pictures = [file for file in files if not config.is_mask(file)]
+    masks = [file for file in files if config.is_mask(file)]
+    if not pictures:
+        raise DataError(f"data.masks: all {len(masks)} pictures in {str(root)!r} are masks")
+    home = root
+    if config.path is not None:
+        home = Path(config.path)
+        if not home.is_dir():
+            raise DataError(f"data.masks.path: {config.path!r} is not a folder")
+        masks = sorted(p for p in home.rglob("*") if p.suffix.lower() in MASK_EXTENSIONS)
+    by_name: dict[str, Path] = {}
+    for mask in masks:
+        name = Path(name_within(mask, home)).with_suffix("").as_posix()
+        if name in by_name:
+            raise DataError(f"data.masks: {by_name[name]} and {mask} are masks of one picture")
+        by_name[name] = mask
+    found = {
+        picture: by_name[name]
+        for picture in pictures
+        if (name := Path(name_within(picture, root)).with_suffix("").as_posix() + config.ending)
+        in by_name
+    }
+    bare = [picture for picture in pictures if picture not in found]
+    if bare:
+        tell_missing(bare, len(pictures), config)
+    return pictures, found
+
+
+def tell_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None:
+    """Names pictures without a mask.
+
+    Raises:
+        DataError: unless the recipe has them count everywhere.
+    """
+    shown = ", ".join(map(str, bare[:3])) + (", …" if len(bare) > 3 else "")
+    told = f"data.masks: {len(bare)} of {count} pictures have no mask: {shown}"
+    if config.missing == "whole":
+        warnings.warn(f"{told}; they count everywhere", RecipeWarning, stacklevel=2)
+        return
+    name = f"NAME{config.ending}.png"
+    where = f"{name} beside them" if config.path is None else f"{name} in {config.path!r}"
+    raise DataError(
+        f"{told}. Looked for {where}, or ending in {', '.join(MASK_EXTENSIONS[1:])}; "
+        "data.masks.missing=whole has them count everywhere"
+    )

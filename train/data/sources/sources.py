@@ -1,0 +1,232 @@
+"""Where a run's pictures come from: a folder with captions, subsets, or concepts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from train.common.errors import DataError, RunDirectoryError
+from train.config.concepts import FILEWORDS
+from train.config.containers import is_commit
+from train.config.data import DataConfig, has_streamed
+from train.config.recipe import TrainRecipe, stage_recipes
+from train.data.pictures.soundness import sound_paths
+from train.data.sources.captions import asks_for_captions, read_template
+from train.data.sources.clip_folder import find_clips, warn_of_short
+from train.data.sources.concepts import Concept, class_facts, find_concepts
+from train.data.sources.folder import Picture, find_pictures, fingerprint
+from train.data.sources.subsets import Subset, find_subsets
+from train.data.streaming.shards import commits_of, folders_of
+
+RANGE = 2**56
+"""Numbers of pictures lie below."""
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """What validation looks at."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    """By their numbers."""
+    numbers: dict[Path, int] = field(default_factory=dict)
+    """A number of each, which follows from its name and the seed; noise is drawn by it."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What environment.json tells of another folder; a resumed run must have the same."""
+
+
+def hold_back(
+    recipe: TrainRecipe, sources: Sources, find: Callable[[TrainRecipe], Sources]
+) -> Sources:
+    """The sources with what is held back, and without it among what is learned.
+
+    Args:
+        recipe: the run's.
+        sources: all that it has.
+        find: finds the pictures of another folder.
+
+    Raises:
+        DataError: nothing would be left to be learned; pictures of the other folder cannot be used.
+    """
+    config = recipe.validation
+    if config is None:
+        return sources
+    if config.path is not None:
+        source = {"path": config.path, "subsets": {}, "concepts": {}, "concepts_list": None}
+        if recipe.data.streaming is not None:  # which is the run's own
+            source |= {"streaming": None, "revision": None}
+        other = replace(recipe.data, **source)
+        found = find(replace(recipe, data=other)).pictures
+        root = Path(config.path)
+        facts = {
+            "validation_pictures": len(found),
+            "validation_fingerprint": fingerprint(found, root),
+        }
+        numbers = {one.path: number_of(one, [root], config.seed) for one in found}
+        return replace(sources, held_back=chosen(numbers, found, config.max_examples, facts))
+    assert config.split is not None
+    roots = roots_of(sources)
+    numbers = {one.path: number_of(one, roots, config.seed) for one in sources.pictures}
+    limit = max(config.split * RANGE, min(numbers.values()) + 1)  # one at least
+    inside = [one for one in sources.pictures if numbers[one.path] < limit]
+    if len(inside) == len(sources.pictures):
+        raise DataError(
+            f"validation.split: {config.split} of {len(inside)} pictures holds all of them back; "
+            "take a smaller share, another validation.seed, or validation.path"
+        )
+    left = [one for one in sources.pictures if numbers[one.path] >= limit]
+    held = chosen(numbers, inside, config.max_examples, {})
+    return replace(sources, pictures=left, held_back=held)
+
+
+def chosen(
+    numbers: dict[Path, int], pictures: Sequence[Picture], limit: int | None, facts: dict[str, Any]
+) -> HeldBack:
+    """Those with the lowest numbers."""
+    ordered = sorted(pictures, key=lambda one: (numbers[one.path], one.path))[:limit]
+    return HeldBack(ordered, {one.path: numbers[one.path] for one in ordered}, facts)
+
+
+def number_of(picture: Picture, roots: Sequence[Path], seed: int) -> int:
+    """Evenly distributed in 0 … 2^56-1; follows from a name within its folder, and the seed."""
+    root = next((root for root in roots if picture.path.is_relative_to(root)), None)
+    name = picture.path.relative_to(root) if root is not None else picture.path
+    said = f"{seed}\n{name.as_posix()}".encode()
+    digest = hashlib.blake2b(said, digest_size=7, person=b"validation").digest()
+    return int.from_bytes(digest)
+
+
+def roots_of(sources: Sources) -> list[Path]:
+    """The folders that a run's pictures were found in."""
+    folders = [sources.config.path, *(one.config.instance_data_dir for one in sources.concepts)]
+    folders += [one.config.path for one in sources.subsets]
+    streamed = folders_of(picture.path for picture in sources.pictures)
+    return [*streamed, *(Path(folder) for folder in folders if folder is not None)]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run begins with; the class pictures of concepts come along later."""
+
+    pictures: list[Picture]
+    config: DataConfig
+    """How they become examples."""
+    template: tuple[str, ...]
+    fingerprint: str
+    concepts: list[Concept] = field(default_factory=list)
+    subsets: list[Subset] = field(default_factory=list)
+    class_pictures: list[Picture] = field(default_factory=list)
+    """Those of subsets, which are there."""
+    held_back: HeldBack = field(default_factory=HeldBack)
+    """What validation looks at; none of it is among `pictures` (but of `validation.path`)."""
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """Those of streamed datasets, by `path`."""
+        return commits_of(one.path for one in (*self.pictures, *self.held_back.pictures))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What environment.json tells of them; a resumed run must have the same."""
+        told_by = Counter(picture.told_by for picture in self.pictures if picture.told_by)
+        facts = {
+            "pictures": len(self.pictures),
+            "dataset_fingerprint": self.fingerprint,
+            "captions_from": dict(told_by.most_common()),
+            **self.held_back.facts,
+        }
+        if self.commits:
+            facts["commits"] = self.commits
+        return facts | (class_facts(self.class_pictures) if self.class_pictures else {})
+
+
+def find_sources(recipe: TrainRecipe) -> Sources:
+    """The recipe's pictures and what is said of them; some may be held back.
+
+    A run that is resumed has those of the commits that it began with.
+
+    Raises:
+        DataError: pictures or captions cannot be used.
+    """
+    recipe = pinned(recipe)
+    return hold_back(recipe, _all_sources(recipe), _all_sources)
+
+
+def pinned(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe with the commits of streamed datasets that the run began with, if it goes on.
+
+    Raises:
+        RunDirectoryError: the run's environment.json is damaged.
+    """
+    file = Path(recipe.output_dir) / recipe.name / "environment.json"
+    data = recipe.data
+    if not (recipe.resume and has_streamed(data) and file.is_file()):
+        return recipe
+    try:
+        commits = dict(json.loads(file.read_text("utf-8")).get("commits") or {})
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunDirectoryError(f"{file}: cannot be read ({error}); restore it") from error
+    return at_commits(recipe, commits)
+
+
+def at_commits(recipe: TrainRecipe, commits: dict[str, str]) -> TrainRecipe:
+    """The recipe with these commits of streamed datasets, by `path`, in the place of branches."""
+
+    def own(part: Any) -> Any:
+        if is_commit(part.revision):
+            return part
+        return replace(part, revision=commits.get(part.path or "", part.revision))
+
+    if not commits:
+        return recipe
+    subsets = {name: None if one is None else own(one) for name, one in recipe.data.subsets.items()}
+    return replace(recipe, data=replace(own(recipe.data), subsets=subsets))
+
+
+def _all_sources(recipe: TrainRecipe) -> Sources:
+    data = recipe.data
+    if data.subsets:
+        return _of_subsets(recipe)
+    if data.path is None:
+        concepts = find_concepts(data)
+        digest = hashlib.blake2b(digest_size=16)
+        for concept in concepts:
+            digest.update(concept.fingerprint.encode())
+        # The first part of a prompt says what it is about; A1111 keeps it in its place too.
+        captions = replace(data.captions, keep_tokens=max(1, data.captions.keep_tokens))
+        pictures = [picture for concept in concepts for picture in concept.pictures]
+        config = replace(data, captions=captions)
+        return Sources(pictures, config, (FILEWORDS,), digest.hexdigest(), concepts)
+    template = read_template(data.captions.template, recipe.objective.word or recipe.name)
+    captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
+    pictures: list[Picture] = []
+    if data.clips is None:
+        found = find_pictures(data, captioned)
+        digests = data.cache == "disk" and not data.is_random
+        sound = {*sound_paths([one.path for one in found], data.broken_pictures, digests)}
+        pictures += [one for one in found if one.path in sound]
+    else:
+        clips = find_clips(data, captioned)
+        for own in stage_recipes(recipe):
+            assert own.data.clips is not None
+            warn_of_short(clips, own.data.clips)
+        pictures += clips
+    return Sources(pictures, data, template, fingerprint(pictures, Path(data.path), template))
+
+
+def _of_subsets(recipe: TrainRecipe) -> Sources:
+    subsets = find_subsets(recipe)
+    digest = hashlib.blake2b("".join(one.fingerprint for one in subsets).encode(), digest_size=16)
+    own, of_classes = (
+        [one for subset in subsets if subset.config.is_reg == is_reg for one in subset.pictures]
+        for is_reg in (False, True)
+    )
+    data = recipe.data
+    template = read_template(data.captions.template, recipe.objective.word or recipe.name)
+    return Sources(
+        own, data, template, digest.hexdigest(), subsets=subsets, class_pictures=of_classes
+    )

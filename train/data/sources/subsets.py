@@ -1,0 +1,177 @@
+"""Subsets: the pictures of each, how they become examples, and how often they come."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.common.errors import DataError
+from train.config.data import ExampleConfig, SubsetConfig
+from train.config.recipe import TrainRecipe
+from train.data.containers.files import exists, read_text
+from train.data.containers.names import METADATA, PICTURE_EXTENSIONS
+from train.data.pictures.soundness import sound_paths
+from train.data.sources.captions import asks_for_captions, read_template
+from train.data.sources.folder import Picture, fingerprint, picture_files, with_captions
+from train.data.sources.mask_files import parted
+from train.data.sources.metadata import read_metadata
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A part of the pictures and how they become examples. Without a name: all of them."""
+
+    name: str
+    config: SubsetConfig
+    template: tuple[str, ...]
+    pictures: list[Picture] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the pictures, their captions, and how often they come."""
+        said = self.name, str(self.config.repeats), str(self.config.is_reg), *self.template
+        return fingerprint(self.pictures, Path(self.config.path or ""), said)
+
+
+def the_whole(config: ExampleConfig, template: Sequence[str]) -> Subset:
+    """All pictures as one subset, in the settings of a recipe without subsets."""
+    own = {one.name: vars(config)[one.name] for one in fields(ExampleConfig)}
+    return Subset("", SubsetConfig(**own), tuple(template))
+
+
+def at_resolution(subset: Subset, run: ExampleConfig, stage: ExampleConfig) -> Subset:
+    """A subset as it is in a stage: at its resolution, unless the subset has one of its own."""
+    if subset.config.resolution not in (None, run.resolution):
+        return subset
+    return replace(subset, config=replace(subset.config, resolution=stage.resolution))
+
+
+def find_subsets(recipe: TrainRecipe) -> list[Subset]:
+    """The recipe's subsets with their pictures, those of classes behind all others.
+
+    Raises:
+        DataError: folders or captions that cannot be used; those of all subsets are told together.
+    """
+    found: list[Subset] = []
+    faults: list[str] = []
+    for name, config in recipe.data.named_subsets.items():
+        try:
+            found.append(_find(name, config, recipe))
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
+    return sorted(found, key=lambda subset: subset.config.is_reg)
+
+
+def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
+    key = f"data.subsets.{name}"
+    word = recipe.objective.word or recipe.name
+    template = read_template(config.captions.template, word, f"{key}.captions")
+    if config.metadata_file is not None:
+        told = kohya_metadata(Path(config.metadata_file), config, f"{key}.metadata_file")
+        paths, metadata = sorted(told), Path(config.metadata_file).name
+    else:
+        assert config.path is not None
+        paths = picture_files(config.path, f"{key}.path", config)
+        told, metadata = read_metadata(config.path, config), METADATA
+    paths, masks = parted(paths, Path(config.path or ""), config.masks)
+    try:
+        digests = recipe.data.cache == "disk" and not recipe.data.is_random
+        paths = sound_paths(paths, recipe.data.broken_pictures, digests)
+    except DataError as error:
+        raise DataError(f"{key}: {error}") from None
+    if recipe.objective.learns_from_captions and asks_for_captions(template):
+        pictures = with_captions(
+            paths, told, config.captions, key=f"{key}.captions", metadata=metadata
+        )
+    else:
+        pictures = [Picture(path, ()) for path in paths]
+    return Subset(
+        name,
+        config,
+        template,
+        [replace(one, subset=name, mask=masks.get(one.path)) for one in pictures],
+    )
+
+
+def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tuple[str, ...]]:
+    """The pictures that a kohya metadata json names, and their captions.
+
+    A picture is named by its path, as it is or within the subset's folder, with or without its
+    ending. Its tags are appended to its caption, as `FineTuningDataset` of kohya's
+    `library/train_util.py` does; `train_resolution`, of pictures scaled beforehand, says nothing.
+
+    Raises:
+        DataError: it cannot be read, is no such file, or pictures are missing; `key` is what the
+            recipe calls it.
+    """
+    try:
+        entries = json.loads(read_text(file))
+    except OSError as error:
+        raise DataError(f"{key}: {str(file)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{key}: {str(file)!r} is no JSON: {error}") from error
+    if not isinstance(entries, dict) or not entries:
+        raise DataError(f'{key}: {str(file)!r}: expected {{"picture": {{"caption": …}}, …}}')
+    found: dict[Path, tuple[str, ...]] = {}
+    missing: list[str] = []
+    for name, entry in entries.items():
+        if (path := _named(name, config.path)) is None:
+            missing.append(name)
+            continue
+        try:
+            found[path] = _caption(entry)
+        except ValueError as error:
+            raise DataError(f"{key}: {str(file)!r}: {name}: {error}") from None
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        where = f"in {config.path!r}" if config.path else "from the working folder"
+        raise DataError(
+            f"{key}: {str(file)!r}: {len(missing)} of its {len(entries)} pictures are not there: "
+            f"{shown}. Looked for them as they are named, and {where}; `path` (kohya: image_dir) "
+            "says what folder their names begin in"
+        )
+    return found
+
+
+def _named(name: str, folder: str | None) -> Path | None:
+    """The picture that a metadata json means; see `kohya_metadata`."""
+    for path in (Path(name), Path(folder or "") / name):
+        if exists(path):
+            return path
+        for ending in PICTURE_EXTENSIONS:
+            if exists(longer := path.with_name(path.name + ending)):
+                return longer
+    return None
+
+
+def _caption(entry: Any) -> tuple[str, ...]:
+    """The caption of an entry, its tags behind it.
+
+    Raises:
+        ValueError: it is not an object, or says them otherwise than as text.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError("expected an object with caption or tags")
+    said = [entry.get(name) for name in ("caption", "tags")]
+    if not all(one is None or isinstance(one, str) for one in said):
+        raise ValueError("caption and tags must be text")
+    words = [" ".join(one.split()) for one in said if one]
+    return (", ".join(words),) if any(words) else ()
+
+
+def slots_of(pictures: Sequence[Picture], subsets: dict[str, Subset], first: int) -> np.ndarray:
+    """The index of the picture in each place of an epoch, int32: repeats stand side by side.
+
+    Args:
+        pictures: what comes, in order.
+        subsets: by name; they say how often.
+        first: index of the first picture.
+    """
+    counts = {name: subset.config.repeats for name, subset in subsets.items()}
+    repeats = np.fromiter((counts.get(one.subset, 1) for one in pictures), np.int32, len(pictures))
+    return np.repeat(np.arange(first, first + len(pictures), dtype=np.int32), repeats)

@@ -1,0 +1,28 @@
+"""Shards that are downloaded while a run needs them.
+
+Importing this room registers it with `train.data.containers`, which reads its shards like others.
+"""
+
+import os
+from pathlib import Path
+
+from train.data.containers.containers import Streaming, register_streaming
+from train.data.containers.members import Container
+from train.data.streaming.shards import find_shard, shard_status
+
+
+def _shard_of(path: Path) -> Path | None:
+    return None if (place := find_shard(path)) is None else place.path
+
+
+def _status(path: Path) -> os.stat_result | None:
+    return None if (place := find_shard(path)) is None else shard_status(place.shard)
+
+
+def _open(path: Path) -> Container:
+    from train.data.streaming.cache import open_shard  # imports pyarrow, which few runs need
+
+    return open_shard(path)
+
+
+register_streaming(Streaming(_shard_of, _status, _open))

@@ -1,0 +1,1 @@
+"""Translate kohya's dataset TOML into recipe keys."""

@@ -1,0 +1,246 @@
+"""kohya's dataset_config.toml and folders, as keys of a recipe.
+
+Facts of sd-scripts 0.10.1: `library/config_util.py` (`ConfigSanitizer`, `BlueprintGenerator`) and
+`docs/config_README-en.md`. A value is looked up in the subset, its dataset, [general], and then in
+the recipe, which stands in the place of kohya's command line.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from inference.recipe.imports import Imported, Reader
+from inference.runtime.errors import InputError
+from train.kohya.datasets import Dataset, together
+from train.kohya.keys import (
+    BUCKET_KEYS,
+    DATASET_KEYS,
+    IGNORED,
+    REFUSED,
+    SUBSET_KEYS,
+    SUBSET_ONLY,
+    TYPES,
+)
+
+NUMBERED = re.compile(r"([0-9]{1,6})_(.*)")
+Where = tuple[str, Mapping[str, Any]]
+"""A table of the file, and what it is called."""
+
+
+def _is(kind: Callable[[Path], bool], path: str) -> bool:
+    """Whether a path is one of a kind; no text that cannot be a path is."""
+    try:
+        return kind(Path(path))
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
+
+
+def read_kohya_config(path: str) -> Imported:
+    """The keys of a recipe that a dataset_config.toml stands for.
+
+    Raises:
+        InputError: it cannot be read, has unknown keys, values of a wrong type, or says what cannot
+            be done here; a line each.
+    """
+    if not _is(Path.is_file, path):
+        raise InputError(f"{path!r} is not a file")
+    try:
+        with Path(path).open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"{path!r} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path!r} is no TOML: {error}") from error
+    faults: list[str] = []
+    told: list[str] = []
+    datasets = list(_tables(content, faults))
+    if faults:
+        raise InputError("\n".join(f"{path}: {line}" for line in faults))
+    subsets: dict[str, dict[str, Any]] = {}
+    found: list[Dataset] = []
+    for dataset, general, inner in datasets:
+        values = _dataset([dataset, general], faults, told)
+        found.append(Dataset(dataset[0], values, {}))
+        for subset in inner:
+            name = _free_name(_name(subset[1]), subsets)
+            subsets[name] = _subset([subset, dataset, general], faults, told)
+            found[-1].subsets[subset[0]] = subsets[name]
+    if not subsets:
+        faults.append("has no [[datasets.subsets]]: nothing to learn from")
+    if faults:
+        raise InputError("\n".join(dict.fromkeys(f"{path}: {line}" for line in faults)))
+    recipe = together(found, told)
+    recipe["data"]["subsets"] = subsets
+    return Imported(recipe, list(dict.fromkeys(told)))
+
+
+def _tables(
+    content: Mapping[str, Any], faults: list[str]
+) -> Iterator[tuple[Where, Where, list[Where]]]:
+    """Each dataset, what is general, and its subsets; wrong keys and types go to `faults`."""
+    for key in content:
+        if key not in ("general", "datasets"):
+            faults.append(f"{key}: unknown table; a dataset config has [general] and [[datasets]]")
+    general, datasets = content.get("general", {}), content.get("datasets", [])
+    if not isinstance(general, dict) or not _is_tables(datasets):
+        faults.append("expected the tables [general] and [[datasets]]")
+        return
+    ascending = [key for key in TYPES if key not in SUBSET_ONLY]
+    _check("general", general, ascending, faults)
+    for number, dataset in enumerate(datasets, 1):
+        where = f"datasets {number}"
+        subsets = dataset.get("subsets", [])
+        if not _is_tables(subsets):
+            faults.append(f"{where}: expected the tables [[datasets.subsets]]")
+            continue
+        own = {key: value for key, value in dataset.items() if key != "subsets"}
+        _check(where, own, ascending, faults)
+        inner = [(f"{where}, subset {n}", subset) for n, subset in enumerate(subsets, 1)]
+        for name, subset in inner:
+            _check(name, subset, [key for key in TYPES if key not in DATASET_KEYS], faults)
+            if not (subset.get("image_dir") or subset.get("metadata_file")):
+                faults.append(f"{name}: image_dir must be given (or metadata_file)")
+        yield (where, own), ("general", general), inner
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
+def _check(where: str, table: Mapping[str, Any], known: list[str], faults: list[str]) -> None:
+    """Unknown keys, keys in the wrong table, and wrong types."""
+    for key, value in table.items():
+        if key in TYPES and key not in known:
+            right = "[[datasets.subsets]]" if key in SUBSET_ONLY else "[[datasets]] or [general]"
+            faults.append(f"{where}: {key}: belongs into {right}")
+        elif key not in TYPES:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            faults.append(f"{where}: {key}: unknown key{hint}")
+        elif not TYPES[key].fits(value):
+            faults.append(
+                f"{where}: {key}: expected {TYPES[key].words}, got {json.dumps(value, default=str)}"
+            )
+
+
+def _subset(tables: list[Where], faults: list[str], told: list[str]) -> dict[str, Any]:
+    """A subset of a recipe; `tables`: in which its values are looked up, in order."""
+    found: dict[str, Any] = {}
+    for key in TYPES:
+        given = _given(key, tables)
+        if given is None or key in DATASET_KEYS:
+            continue
+        where, value = given
+        if key in SUBSET_KEYS:
+            if key == "num_repeats" and value == 0:
+                faults.append(f"{where}: num_repeats: 0 leaves the subset out; take it out")
+            for dotted, said in SUBSET_KEYS[key](value).items():
+                _put(found, dotted, said)
+            if key == "color_aug" and value:
+                told.append(
+                    f"{where}: color_aug: becomes color_jitter, near to kohya's but not the same"
+                )
+        else:
+            _refuse(where, key, value, faults, told)
+    return found
+
+
+def _dataset(tables: list[Where], faults: list[str], told: list[str]) -> dict[str, tuple[str, Any]]:
+    """(where it stands, value) of each key of a dataset as a whole."""
+    found: dict[str, tuple[str, Any]] = {}
+    for key in DATASET_KEYS:
+        if (given := _given(key, tables)) is None:
+            continue
+        if key in REFUSED or key in IGNORED:
+            _refuse(given[0], key, given[1], faults, told)
+        else:
+            found[key] = given
+    if not found.get("enable_bucket", ("", False))[1]:
+        for key in [key for key in found if key in BUCKET_KEYS]:
+            told.append(f"{found.pop(key)[0]}: {key}: has no effect without enable_bucket = true")
+    if "validation_seed" in found and not found.get("validation_split", ("", 0))[1]:
+        told.append(
+            f"{found['validation_seed'][0]}: validation_seed: has no effect without a split"
+        )
+    return found
+
+
+def _given(key: str, tables: list[Where]) -> tuple[str, Any] | None:
+    """The first of the tables that has a key, and its value."""
+    return next(((name, table[key]) for name, table in tables if key in table), None)
+
+
+def _refuse(where: str, key: str, value: Any, faults: list[str], told: list[str]) -> None:
+    """What is neither taken over nor without effect is a fault, unless it changes nothing."""
+    if key in IGNORED:
+        told.append(f"{where}: {key}: has no effect: {IGNORED[key]}")
+        return
+    unset, why = REFUSED[key]
+    if value not in unset:
+        faults.append(f"{where}: {key}: {why}")
+
+
+def _put(mapping: dict[str, Any], dotted: str, value: Any) -> None:
+    *above, last = dotted.split(".")
+    for name in above:
+        mapping = mapping.setdefault(name, {})
+    mapping[last] = value
+
+
+def _name(subset: Mapping[str, Any]) -> str:
+    if "metadata_file" in subset:
+        return PureWindowsPath(subset["metadata_file"]).stem.replace(".", "_")
+    return PureWindowsPath(subset["image_dir"]).name.replace(".", "_") or "subset"
+
+
+def _free_name(name: str, taken: Mapping[str, Any]) -> str:
+    number = 1
+    while (free := name if number == 1 else f"{name}-{number}") in taken:
+        number += 1
+    return free
+
+
+def read_kohya_folders(path: str, is_reg: bool = False) -> Imported:
+    """Subsets of the folders `REPEATS_class tokens` in a folder (kohya's train_data_dir).
+
+    Raises:
+        InputError: it is no folder, or none in it is named so.
+    """
+    root = Path(path)
+    if not _is(Path.is_dir, path):
+        raise InputError(f"{path!r} is not a folder")
+    subsets: dict[str, Any] = {}
+    told: list[str] = []
+    for folder in sorted(one for one in root.iterdir() if one.is_dir()):
+        match = NUMBERED.fullmatch(folder.name)
+        if match is None or not int(match[1]):
+            told.append(f"{folder.name}: has no effect: not named REPEATS_class tokens")
+            continue
+        subset = {"path": str(folder), "repeats": int(match[1]), "is_reg": is_reg}
+        if match[2].strip():
+            subset["captions"] = {"fallback": match[2].strip()}
+        name = folder.name.replace(".", "_")
+        subsets[f"reg {name}" if is_reg else name] = subset
+    if not subsets:
+        raise InputError(
+            f"no folder in {path!r} is named REPEATS_class tokens, as 10_sks dog; pictures without "
+            "such folders go with data.path"
+        )
+    return Imported({"data": {"subsets": subsets}}, told)
+
+
+def read_kohya_reg_folders(path: str) -> Imported:
+    """As `read_kohya_folders`, of regularisation pictures (kohya's reg_data_dir)."""
+    return read_kohya_folders(path, is_reg=True)
+
+
+KOHYA_SOURCES: dict[str, Reader] = {
+    "data.kohya_config": read_kohya_config,
+    "data.kohya_folders": read_kohya_folders,
+    "data.kohya_reg_folders": read_kohya_reg_folders,
+}
+"""Keys of a recipe that name what kohya's trainers read."""

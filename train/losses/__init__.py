@@ -1,0 +1,1 @@
+"""Losses: a batch becomes one loss per example."""

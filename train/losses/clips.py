@@ -1,0 +1,93 @@
+"""The loss of a video model: velocity, as of pictures, told what CogVideoX is told beside prompts.
+
+Plain mean squared error of the velocity, in fp32: what CogVideoX's own trainer writes as a weighted
+error of the clean latents, which loses its digits in bf16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from inference.models.cogvideox.arithmetic import padding
+from inference.models.cogvideox.image_condition import image_latents, place, with_noise, without
+from inference.models.cogvideox.model import VideoModel
+from inference.models.conditions import Conditions
+from train.common.batch import Batch
+from train.common.randomness import generator
+from train.config.clips import ImageConditionConfig
+from train.losses.denoising import Denoising
+
+
+def loss_with_motion(prediction: Tensor, target: Tensor, ratio: float = 0.25) -> Tensor:
+    """Mean squared error of each example, part of it that of the differences of frames; (b,), fp32.
+
+    (1 - ratio) x error + ratio x error of the differences: X-Fun's `motion_sub_loss`
+    (`scripts/cogvideox_fun/train_lora.py`), per example. As there, clips of one or two latent
+    frames count by their error alone.
+
+    Args:
+        prediction: (b, latent frames, c, h, w).
+        target: of the same shape.
+        ratio: share of the differences, 0 … 1.
+    """
+    errors = prediction.float() - target.float()
+    loss = errors.square().flatten(1).mean(1)
+    if errors.shape[1] <= 2:
+        return loss
+    return (1 - ratio) * loss + ratio * errors.diff(dim=1).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class ClipDenoising(Denoising):
+    """Turns a batch of clips into one loss per example."""
+
+    base: VideoModel
+    image_condition: ImageConditionConfig = field(default_factory=ImageConditionConfig)
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Clean latents (b, f', c, h', w'); of CogVideoX 1.5 with its padding in front.
+
+        The first latent frame is repeated, as in CogVideoX's own trainer; what is drawn there is
+        dropped by the pipelines.
+        """
+        latents = super().latents(batch)
+        missing = padding(latents.shape[1], self.base.config.patch_size_t)
+        return torch.cat([latents[:, :1]] * missing + [latents], dim=1)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
+        image = self.told_image(batch, noisy) if self.base.is_image_to_video else None
+        return self.base.predict(noisy, timesteps, states, image)
+
+    @torch.no_grad()
+    def told_image(self, batch: Batch, like: Tensor) -> Tensor:
+        """What an image-to-video model is told of the first frames, of the shape of `like`."""
+        assert "first_frames" in batch
+        config, positions = self.image_condition, batch["positions"]
+        frames = batch["first_frames"].to(like.device)
+        if config.noise:
+            sources = [generator(self.seed, "image noise", position) for position in positions]
+            frames = with_noise(frames, sources, config.noise_mean, config.noise_std)
+        vae = self.base.vae
+        with self.in_its_own_format():
+            mean = vae.encode(frames.unsqueeze(2).to(vae.dtype)).latent_dist.mean.float()
+        scaled = image_latents(
+            mean.transpose(1, 2),
+            vae.config.scaling_factor,
+            vae.config.invert_scale_latents,
+            config.latent_scale,
+        )
+        dropped = [
+            bool(
+                torch.rand((), generator=generator(self.seed, "image dropout", position))
+                < config.dropout_rate
+            )
+            for position in positions
+        ]
+        return without(place(scaled, like.shape[1]), dropped)
+
+    def errors(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        assert mask is None, "clips count as a whole (train.config.examples)"
+        return loss_with_motion(prediction, target, self.config.motion_ratio)

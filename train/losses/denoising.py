@@ -1,0 +1,140 @@
+"""The loss of latent diffusion: noise, target and weight at a random timestep.
+
+Ho et al. 2020 (arXiv 2006.11239) for epsilon, Salimans & Ho 2022 (arXiv 2202.00512) for velocity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from inference.models.base import DiffusionModel
+from inference.models.conditions import Conditions
+from inference.models.parametrization import add_noise, velocity
+from train.common.batch import Batch
+from train.common.randomness import generator, normal
+from train.config.recipe import LossConfig
+from train.losses.frozen_prior import FrozenPrior
+from train.losses.timesteps import stratified_timesteps
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Turns a batch into one loss per example."""
+
+    base: DiffusionModel
+    config: LossConfig
+    latent_sampling: str
+    seed: int
+    zeroes_empty_prompts: bool = False
+    """Whether an empty caption is told as zeros, not as what text encoders make of it."""
+    prior: FrozenPrior | None = field(default=None, kw_only=True)
+    """Says what is predicted of class pictures, with `loss.prior: prediction`."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Weighted mean squared error of each example's prediction, (b,), fp32."""
+        timesteps = self.timesteps(batch)
+        noisy, target = self.noised(batch, timesteps)
+        if self.prior is not None:
+            target = self.prior.targets(self.prediction, noisy, target, timesteps, batch)
+        prediction = self.prediction(noisy, timesteps.to(noisy.device), batch).float()
+        errors = self.errors(prediction, target, batch.get("mask"))
+        return errors * self.weights(self.base.alphas_cumprod[timesteps]).to(errors)
+
+    def noised(self, batch: Batch, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Noisy latents at the timesteps (b,), and what is to be predicted of them; both fp32."""
+        latents = self.latents(batch)
+        noise = self.noise(batch["positions"], latents)
+        alphas = self.base.alphas_cumprod[timesteps]
+        noisy = add_noise(latents, noise, alphas)
+        if self.base.prediction_type == "epsilon":
+            return noisy, noise
+        return noisy, velocity(latents, noise, alphas)
+
+    def states(self, batch: Batch) -> Conditions:
+        """What the base model is told of the prompts."""
+        states = batch.get("prompt_states")
+        if states is None:
+            states = self.base.encode_prompts(batch["prompts"])
+        if self.zeroes_empty_prompts:
+            states = states.zeroed([not prompt for prompt in batch["prompts"]])
+        return states
+
+    def errors(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean squared error of each example, (b,), its places weighed by the mask (b, 1, h, w)."""
+        squares = (prediction - target).square()
+        if mask is not None:
+            squares = squares * mask.to(squares)
+        return squares.flatten(1).mean(1)
+
+    def prediction(self, noisy: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
+        """Return the model's prediction, conditioned on the batch's prompts."""
+        return self.predict(noisy, timesteps, self.states(batch), batch)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
+        """What the base model predicts, told what the batch holds beside prompts."""
+        return self.base.predict(noisy, timesteps, states, batch.get("sizes"))
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Clean latents, taken as `data.latent_sampling` says; the same with or without cache."""
+        pixels, cached = batch.get("pixels"), batch.get("latents")
+        if pixels is not None:
+            with torch.no_grad(), self.in_its_own_format():
+                mean, std = self.base.encode_images(pixels)
+        else:
+            assert cached is not None
+            mean, std = cached.to(self.base.device), batch.get("latents_std")
+        if std is None or self.latent_sampling == "deterministic":
+            return mean
+        if self.latent_sampling == "once":
+            noise = normal(mean, self.seed, "latents once", batch["indices"])
+        else:
+            noise = normal(mean, self.seed, "latents", batch["positions"])
+        return mean + std.to(mean) * noise
+
+    def in_its_own_format(self) -> torch.autocast:
+        """Within it the VAE works as it does where it fills caches, whatever is mixed around it."""
+        return torch.autocast(self.base.device.type, enabled=False)
+
+    def noise(self, positions: list[int], like: Tensor) -> Tensor:
+        """Standard normal noise of the shape of `like`, drawn on the CPU."""
+        draws = []
+        for position in positions:
+            source = generator(self.seed, "noise", position)
+            noise = torch.randn(like.shape[1:], generator=source)
+            if self.config.noise_offset:
+                offset = torch.randn((like.shape[-3], 1, 1), generator=source)
+                noise = noise + self.config.noise_offset * offset
+            draws.append(noise)
+        return torch.stack(draws).to(like)
+
+    def timesteps(self, batch: Batch) -> Tensor:
+        """Timesteps (b,), int64, on the CPU; every one is as likely, unless the batch says them."""
+        if "timesteps" in batch:
+            return batch["timesteps"]
+        low, high = self.timestep_range
+        if self.config.timestep_sampling == "stratified":
+            at = batch["positions"], batch["step_size"], low, high, batch["first_position"]
+            return stratified_timesteps(self.seed, *at)
+        draws = [
+            torch.randint(low, high, (), generator=generator(self.seed, "timestep", position))
+            for position in batch["positions"]
+        ]
+        return torch.stack(draws)
+
+    @property
+    def timestep_range(self) -> tuple[int, int]:
+        """The first timestep, and the one behind the last."""
+        return self.config.min_timestep, self.config.max_timestep or len(self.base.alphas_cumprod)
+
+    def weights(self, alphas: Tensor) -> Tensor:
+        """What the prediction's error counts at signal shares `alphas` (b,)."""
+        if self.config.weighting == "uniform":
+            return torch.ones_like(alphas)
+        snr = alphas / (1 - alphas)
+        low = 1.0 if self.config.weighting == "truncated_snr" else 0.0
+        of_clean_picture = snr.clamp(low, self.config.snr_gamma)
+        per_prediction = snr if self.base.prediction_type == "epsilon" else snr + 1
+        return of_clean_picture / per_prediction

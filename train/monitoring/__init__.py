@@ -1,0 +1,1 @@
+"""Logging: TensorBoard, preview grids, validation."""

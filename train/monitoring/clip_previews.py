@@ -1,0 +1,113 @@
+"""The clips drawn while training: the base model's row above the row of what was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from inference.clips.drawing import ClipDrawing, Way, draw_clips
+from inference.clips.memory import Placement
+from inference.clips.output import contact_sheet, write_webp
+from inference.clips.requests import expand
+from inference.config.clips import ClipConfig
+from inference.images.infotext.reading import read_infotext
+from inference.media.grid import image_grid
+from inference.media.pictures import save_png
+from inference.media.video_reading import read_clip
+from inference.models.cogvideox.image_condition import LatentScale
+from inference.models.cogvideox.model import VideoModel
+from train.monitoring.previews import Shown
+
+
+class ClipGrid:
+    """Draws the recipe's clips; the base model's are drawn once, before the first step."""
+
+    def __init__(
+        self,
+        base: VideoModel,
+        clips: Sequence[ClipConfig],
+        folder: Path,
+        image_latent_scale: LatentScale = "pipeline",
+    ) -> None:
+        self.base = base
+        placement = Placement(base.device, "model_offload")  # T5 and the VAE may lie aside
+        self.way = Way(placement, image_latent_scale=image_latent_scale)
+        self.requests = expand(base, clips)
+        self.base_row = folder / "base"
+
+    def __bool__(self) -> bool:
+        return bool(self.requests)
+
+    def draw(self) -> list[ClipDrawing]:
+        return draw_clips(self.base, self.requests, self.way)
+
+    def keep_base_row(self) -> None:
+        """Draws the row of the untrained model; to be called before anything is learned."""
+        for number, drawing in enumerate(self.draw()):
+            self.base_row.mkdir(parents=True, exist_ok=True)
+            write_webp(self.base_file(number), drawing.frames, fps_of(drawing), drawing.infotext)
+
+    def base_file(self, number: int) -> Path:
+        return self.base_row / f"{number:03d}.webp"
+
+    def base_clips(self, drawings: Sequence[ClipDrawing]) -> list[np.ndarray]:
+        """The kept row; nothing if other clips were asked for at the beginning of the run."""
+        files = [self.base_file(number) for number in range(len(drawings))]
+        for file, drawing in zip(files, drawings, strict=True):
+            if not file.is_file() or read_infotext(file) != drawing.infotext:
+                return []
+        return [read_clip(file).frames for file in files]
+
+    def save(self, path: Path, step: int) -> Shown:
+        """Draws; saves every clip without loss, all side by side, and a sheet of their frames.
+
+        Args:
+            path: of the sheet, a PNG. The others lie beside it: `NAME.webp`, and a folder `NAME`.
+            step: for the label.
+        """
+        drawings = self.draw()
+        folder, fps = path.with_suffix(""), fps_of(drawings[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, drawing in enumerate(drawings):
+            file = folder / f"{number:03d}.webp"
+            write_webp(file, drawing.frames, fps_of(drawing), drawing.infotext)
+        learned = [drawing.frames for drawing in drawings]
+        prompts = [drawing.request.prompt for drawing in drawings]
+        rows = {"base": self.base_clips(drawings), f"step {step}": learned}
+        rows = {label: clips for label, clips in rows.items() if clips}
+        infotexts = "\n\n".join(drawing.infotext for drawing in drawings)
+        animation = side_by_side(rows, prompts)
+        write_webp(path.with_suffix(".webp"), animation, fps, infotexts)
+        labels = [f"{label}: {prompt}" for label in rows for prompt in prompts]
+        sheet = contact_sheet([clip for clips in rows.values() for clip in clips], labels)
+        save_png(path, sheet, {"parameters": infotexts, "grid": sheet.info["grid"]})
+        return Shown(sheet, animation, fps)
+
+
+def side_by_side(rows: dict[str, list[np.ndarray]], labels: Sequence[str]) -> np.ndarray:
+    """One clip (f, h, w, 3) of several rows of clips; shorter ones stay at their last frame."""
+    longest = max(len(clip) for clips in rows.values() for clip in clips)
+    return np.stack(
+        [
+            np.asarray(
+                image_grid(
+                    [
+                        [Image.fromarray(clip[min(number, len(clip) - 1)]) for clip in clips]
+                        for clips in rows.values()
+                    ],
+                    list(rows),
+                    labels,
+                ).convert("RGB")
+            )
+            for number in range(longest)
+        ]
+    )
+
+
+def fps_of(drawing: ClipDrawing) -> float:
+    """Frames in a second, which `expand` has made certain."""
+    assert drawing.request.fps is not None
+    return drawing.request.fps

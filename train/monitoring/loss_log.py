@@ -1,0 +1,82 @@
+"""Losses between two entries in TensorBoard: their means, also by how noisy the examples were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+BANDS = 4
+"""Parts of the timesteps with a curve of their own: the loss by itself is nearly flat."""
+
+
+class LossLog:
+    """Collects what micro-batches lost; tells the means over all processes."""
+
+    def __init__(self, accelerator: Accelerator, num_timesteps: int) -> None:
+        self.accelerator = accelerator
+        self.num_timesteps = num_timesteps
+        self.parts: list[dict[str, Tensor]] = []
+        self.bands = torch.zeros(2, BANDS)
+        """Sum of the losses and number of the examples in each band."""
+        self.has_bands = False
+
+    def __len__(self) -> int:
+        """Micro-batches of this process."""
+        return len(self.parts)
+
+    def add(self, parts: dict[str, Tensor], losses: Tensor, timesteps: Tensor | None) -> None:
+        """Takes in a micro-batch.
+
+        Args:
+            parts: the loss and what it consists of, scalars.
+            losses: of each example, (b,).
+            timesteps: (b,), where there are any.
+        """
+        self.parts.append({name: value.detach() for name, value in parts.items()})
+        if timesteps is None:
+            return
+        self.has_bands = True
+        places = timesteps * BANDS // self.num_timesteps
+        values = losses.detach().float()
+        counted = torch.isfinite(values)
+        rows = torch.stack([values.where(counted, 0.0), counted.float()])
+        self.bands = self.bands.to(values.device).index_add(1, places.to(values.device), rows)
+
+    def take(self) -> dict[str, float]:
+        """The means since this was last asked, of all processes; bands without examples miss.
+
+        What is not finite (`train.optimization.guards`) is left out.
+        """
+        means = {
+            name: finite_mean(torch.stack([parts[name] for parts in self.parts]))
+            for name in self.parts[0]
+        }
+        told = {
+            name: finite_mean(self.accelerator.gather(mean.reshape(1))).item()
+            for name, mean in means.items()
+        }
+        if self.has_bands:
+            sums, counts = self.accelerator.reduce(self.bands, "sum").tolist()
+            for band, (total, count) in enumerate(zip(sums, counts, strict=True)):
+                if count:
+                    name = band_name(band, self.num_timesteps)
+                    told[f"loss_by_timestep/{name}"] = total / count
+        self.parts.clear()
+        self.bands.zero_()
+        return told
+
+
+def band_name(band: int, num_timesteps: int) -> str:
+    """The first and the last timestep of a band."""
+    first, behind = (edge * num_timesteps // BANDS for edge in (band, band + 1))
+    return f"{first:03d}-{behind - 1:03d}"
+
+
+def finite_mean(values: Tensor) -> Tensor:
+    """The mean of those that are finite; nan if none is."""
+    return values[torch.isfinite(values)].mean()

@@ -1,0 +1,146 @@
+"""The grid drawn while training: the base model's row above the row of what was learned."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from inference.config.images import ImageConfig
+from inference.images.drawing import Drawing, draw
+from inference.images.infotext.reading import read_infotext
+from inference.media.grid import image_grid, save_grid
+from inference.media.pictures import save_png
+from inference.models.base import DiffusionModel
+from inference.models.stable_diffusion.model import BaseModel
+from train.common.randomness import derive_seed
+from train.config.concepts import FILEWORDS
+from train.config.recipe import TrainRecipe
+from train.data.sources.captions import read_lines
+from train.data.sources.concepts import Concept
+
+
+def grid_images(recipe: TrainRecipe, concepts: Sequence[Concept]) -> dict[str, ImageConfig]:
+    """The recipe's images, those of its concepts (`<concept>-1`, …), and `sanity`.
+
+    Raises:
+        InputError: a concept's template cannot be read.
+    """
+    config = recipe.sampling
+    images = {name: image for name, image in config.images.items() if image is not None}
+    for number, concept in enumerate(concepts):
+        own = concept_images(concept, derive_seed(recipe.seed, "concept samples", number) % 2**31)
+        for count, image in enumerate(own, 1):
+            images[f"{concept.name}-{count}"] = ImageConfig(**vars(config.settings) | image)
+    if config.sanity_prompt is not None:
+        settings = dict(vars(config.settings))
+        if concepts:
+            settings["negative_prompt"] = concepts[0].config.save_sample_negative_prompt
+        settings |= {"prompt": config.sanity_prompt, "seed": config.sanity_seed}
+        images["sanity"] = ImageConfig(**settings)
+    return images
+
+
+def concept_images(concept: Concept, seed: int) -> list[dict[str, Any]]:
+    """What a concept says of its pictures in the grid: n_save_sample for each prompt."""
+    config = concept.config
+    prompts = [config.save_sample_prompt] if config.save_sample_prompt else []
+    if config.save_sample_template:
+        key = f"data.concepts.{concept.name}.save_sample_template"
+        prompts = read_lines(Path(config.save_sample_template), key)
+    first = seed if config.sample_seed == -1 else config.sample_seed
+    said = itertools.cycle(picture.captions[0] for picture in concept.pictures)
+    return [
+        {
+            "prompt": prompt.replace(FILEWORDS, next(said)) if FILEWORDS in prompt else prompt,
+            "negative_prompt": config.save_sample_negative_prompt,
+            "seed": first + number,
+            "steps": config.save_infer_steps,
+            "cfg_scale": config.save_guidance_scale,
+        }
+        for prompt in prompts
+        for number in range(config.n_save_sample)
+    ]
+
+
+class Shown(NamedTuple):
+    """What was drawn at a step, as TensorBoard shows it."""
+
+    image: Image.Image
+    animation: np.ndarray | None = None
+    """Of clips: all side by side, (f, h, w, 3), uint8."""
+    fps: float = 0.0
+
+
+class PromptGrid:
+    """Draws the recipe's images; the base model's are drawn once, before the first step."""
+
+    def __init__(
+        self, base: BaseModel, images: dict[str, ImageConfig], batch_size: int, folder: Path
+    ) -> None:
+        self.base = base
+        self.images = list(images.values())
+        self.batch_size = batch_size
+        self.base_row = folder / "base"
+
+    def __bool__(self) -> bool:
+        return bool(self.images)
+
+    def draw(self) -> list[Drawing]:
+        return draw(self.base, self.images, self.batch_size)
+
+    def keep_base_row(self) -> None:
+        """Draws the row of the untrained model; to be called before anything is learned."""
+        for number, drawing in enumerate(self.draw()):
+            self.base_row.mkdir(parents=True, exist_ok=True)
+            save_png(self.base_file(number), drawing.image, {"parameters": drawing.infotext})
+
+    def base_file(self, number: int) -> Path:
+        return self.base_row / f"{number:03d}.png"
+
+    def base_images(self, drawings: Sequence[Drawing]) -> list[Image.Image]:
+        """The kept row; nothing if other pictures were asked for at the beginning of the run."""
+        files = [self.base_file(number) for number in range(len(drawings))]
+        for file, drawing in zip(files, drawings, strict=True):
+            if not file.is_file() or read_infotext(file) != drawing.infotext:
+                return []
+        return [Image.open(file).convert("RGB") for file in files]
+
+    def save(self, path: Path, step: int) -> Shown:
+        """Draws and saves the grid with infotext; returns it."""
+        drawings = self.draw()
+        rows = [[drawing.image for drawing in drawings]]
+        labels = [f"step {step}"]
+        if kept := self.base_images(drawings):
+            rows.insert(0, kept)
+            labels.insert(0, "base")
+        grid = image_grid(rows, labels, [drawing.request.prompt for drawing in drawings])
+        save_grid(path, grid, [drawing.infotext for drawing in drawings])
+        return Shown(grid)
+
+
+@torch.no_grad()
+def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Path) -> Shown:
+    """Pictures above what the VAE gives back of them, saved as PNG; returns the grid."""
+    originals = [picture.to(base.device) for picture in pixels]
+    restored = [base.decode_latents(base.encode_images(one[None])[0])[0] for one in originals]
+    rows = [[to_image(picture) for picture in row] for row in (originals, restored)]
+    errors = [
+        (one - other).square().mean() / 4 for one, other in zip(originals, restored, strict=True)
+    ]
+    labels = [f"{-10 * float(error.log10()):.1f} dB" for error in errors]
+    grid = image_grid(rows, ["picture", "VAE"], labels)
+    save_grid(path, grid, [])
+    return Shown(grid)
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """A picture of pixels (3, h, w) in -1 … 1; of a clip (3, f, h, w) its frame in the middle."""
+    if pixels.dim() == 4:
+        pixels = pixels[:, pixels.shape[1] // 2]
+    array = pixels.float().add(1).mul(127.5).round().clamp(0, 255).byte()
+    return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())

@@ -1,0 +1,273 @@
+"""The loss of pictures that are held back, always at the same noise and timesteps.
+
+kohya sd-scripts `train_network.py` (fixed timesteps), ai-toolkit `ValidationConfig` (fixed noise
+for each item). Nothing of it reaches training: no random number is drawn that training draws, and
+the weights are only looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from inference.runtime.errors import InputError
+from train.common.batch import Batch
+from train.common.errors import DataError
+from train.common.randomness import derive_seed
+from train.config.clips import ClipDataConfig
+from train.config.data import ExampleConfig
+from train.config.recipe import TrainRecipe
+from train.config.stages import ValidationConfig
+from train.data.caching.prompt_states import Track
+from train.data.examples.build import build_examples
+from train.data.examples.examples import Examples
+from train.data.examples.latents import cache_latents
+from train.data.examples.loader import collate
+from train.data.examples.stream import InOrder
+from train.data.sources.sources import Sources
+from train.monitoring.loss_log import BANDS, band_name
+from train.objectives.base import Objective
+from train.optimization.ema import ShownWeights
+from train.stages import stages_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from train.caches import Caches
+    from train.monitoring.reports import Reports
+
+Config = TypeVar("Config", bound=ExampleConfig)
+
+
+class Validation:
+    """Measures and tells; without `validation` in the recipe it does nothing."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        sources: Sources,
+        objective: Objective,
+        accelerator: Accelerator,
+        weights: ShownWeights,
+        caches: Caches,
+        reports: Reports,
+    ) -> None:
+        """Makes the examples, of the size that pictures have at the end of the run.
+
+        Raises:
+            InputError: the base model has no such timestep, or cannot take the pictures.
+        """
+        self.recipe = recipe
+        self.config = recipe.validation
+        self.objective = objective
+        self.accelerator = accelerator
+        self.weights = weights
+        self.caches = caches
+        self.reports = reports
+        if self.config is None:
+            return
+        last = stages_of(recipe, accelerator.num_processes)[-1].recipe
+        self.batch_size = 1 if recipe.data.packs_clips else last.train_batch_size
+        """A row of clips that are packed has one timestep."""
+        self.examples = still_examples(last, sources, objective)
+        self.numbers = [sources.held_back.numbers[one.path] for one in self.examples.pictures]
+        self.timesteps = timesteps_of(self.config, objective)
+
+    def fill(self, track: Track) -> None:
+        """Encodes what is held back once; before parts of the base model are put aside."""
+        captioned = self.recipe.objective.learns_from_captions
+        if self.config is None or self.examples.latents is not None or not captioned:
+            return
+        accelerator, caches = self.accelerator, self.caches
+        share = accelerator.process_index, accelerator.num_processes
+        base = self.objective.base
+        cache_latents(self.examples, base, self.batch_size, track, caches.folder, share)
+        changes = self.examples.changes_words
+        if caches.prompt_states and self.recipe.data.cache != "off" and not changes:
+            caches.prompt_states.fill(self.examples.all_prompts(), track, share=share)
+
+    def before(self, step: int) -> None:
+        """Tells what the base model loses, before the first step."""
+        if self.config is not None and step == 0:
+            self.tell(step)
+
+    def after(self, step: int) -> None:
+        """Measures and tells where it is time to; all processes together."""
+        if self.config is None:
+            return
+        if step % self.config.every_n_steps == 0 or step == self.recipe.max_train_steps:
+            self.tell(step)
+
+    def tell(self, step: int) -> None:
+        """The loss in TensorBoard, also by timestep, and in the terminal."""
+        with self.reports.clock.paused():
+            losses = self.measure(step)
+        if self.reports.board is not None:
+            scalars = {"validation/loss": losses.double().mean().item()}
+            if "denoising" in vars(self.objective):
+                scalars |= self.by_band(losses)
+            self.reports.board.scalars(scalars, step)
+        mean = losses.double().mean().item()
+        of = f"{len(losses)} {self.examples.kind} at {losses.shape[1]} timesteps"
+        self.reports.progress.say(f"validation at step {step}: loss {mean:.4f} of {of}")
+
+    def by_band(self, losses: Tensor) -> dict[str, float]:
+        """The means of losses (examples, timesteps) over the timesteps of each band."""
+        count = len(self.objective.base.alphas_cumprod)
+        means = losses.double().mean(0).tolist()
+        bands: dict[int, list[float]] = {}
+        for timestep, mean in zip(self.timesteps, means, strict=True):
+            bands.setdefault(timestep * BANDS // count, []).append(mean)
+        return {
+            f"validation/loss_by_timestep/{band_name(band, count)}": sum(own) / len(own)
+            for band, own in sorted(bands.items())
+        }
+
+    def measure(self, step: int) -> Tensor:
+        """Losses (examples, timesteps), fp32, on the CPU: all of them in every process.
+
+        Each process has a share of the micro-batches, which are the same for any number of them.
+
+        Raises:
+            DataError: a picture cannot be read, in any of the processes.
+        """
+        accelerator, fault = self.accelerator, None
+        losses = torch.zeros(len(self.examples), len(self.timesteps))
+        try:
+            self.fill_in(losses, step, accelerator.process_index, accelerator.num_processes)
+        except DataError as error:  # told when no process waits any more
+            fault = error
+        told = torch.cat([losses.flatten(), torch.tensor([float(fault is not None)])])
+        told = cast("Tensor", accelerator.reduce(told.to(accelerator.device), "sum")).cpu()
+        if fault is not None:
+            raise fault
+        if told[-1]:
+            raise DataError("validation: another process cannot read one of its pictures")
+        return told[:-1].view_as(losses)
+
+    @torch.no_grad()
+    def fill_in(self, losses: Tensor, step: int, rank: int, processes: int) -> None:
+        """Puts the losses of a process's share into (examples, timesteps)."""
+        with self.weights.averaged(), self.fixed_draws():
+            for chunk in self.chunks()[rank::processes]:
+                examples = collate(self.examples.__getitems__(chunk))
+                if isinstance(examples, DataError):
+                    raise examples
+                if (states := self.caches.prompt_states) is not None:
+                    examples["prompt_states"] = states(examples["prompts"])
+                for column, timestep in enumerate(self.timesteps):
+                    batch = self.at(examples, chunk, timestep, step)
+                    losses[chunk, column] = self.objective(batch).float().cpu()
+
+    def at(self, examples: Batch, chunk: Sequence[int], timestep: int, step: int) -> Batch:
+        """A micro-batch at a timestep, with noise by the pictures' names."""
+        assert self.config is not None
+        seed, numbers = self.config.seed, [self.numbers[index] for index in chunk]
+        return {
+            **examples,
+            "positions": [derive_seed(seed, "validation", one, timestep) for one in numbers],
+            "timesteps": torch.full((len(chunk),), timestep),
+            "step": step,
+            "step_size": len(chunk),
+            "first_position": 0,
+        }
+
+    def chunks(self) -> list[list[int]]:
+        """Micro-batches of examples of one shape."""
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for index in range(len(self.examples)):
+            shapes.setdefault(self.examples.shape(index), []).append(index)
+        size = self.batch_size
+        return [
+            own[first : first + size]
+            for own in shapes.values()
+            for first in range(0, len(own), size)
+        ]
+
+    @contextmanager
+    def fixed_draws(self) -> Iterator[None]:
+        """Within it noise follows from validation's seed, and latents are the VAE's means."""
+        assert self.config is not None
+        if "denoising" not in vars(self.objective):
+            yield
+            return
+        usual = self.objective.denoising
+        fixed = {"seed": self.config.seed, "latent_sampling": "deterministic", "prior": None}
+        self.objective.denoising = replace(usual, **fixed)
+        try:
+            yield
+        finally:
+            self.objective.denoising = usual
+
+
+def still_examples(recipe: TrainRecipe, sources: Sources, objective: Objective) -> Examples:
+    """The examples of what is held back, each always the same: its first caption, its middle."""
+    pictures = [replace(one, captions=one.captions[:1]) for one in sources.held_back.pictures]
+    subsets = [
+        replace(one, config=replace(still(one.config), repeats=1), template=one.template[:1])
+        for one in sources.subsets
+    ]
+    own = replace(
+        sources,
+        pictures=pictures,
+        config=still(sources.config),
+        template=sources.template[:1],
+        subsets=subsets,
+        class_pictures=[],
+    )
+    clips = still_clips(recipe.data.clips)
+    data = replace(still(recipe.data), subsets={}, latent_sampling="deterministic", clips=clips)
+    examples = build_examples(replace(recipe, data=data), own, objective.base)
+    examples.stream = InOrder(recipe.seed, len(examples))
+    return examples
+
+
+def still(config: Config) -> Config:
+    """Without anything random between file and example."""
+    captions = replace(
+        config.captions,
+        dropout_rate=0.0,
+        dropout_every_n_epochs=0,
+        shuffle_tags=False,
+        tag_dropout_rate=0.0,
+        token_warmup_step=0.0,
+    )
+    masks = config.masks
+    return replace(
+        config,
+        captions=captions,
+        crop="center",
+        flip=float(config.flip == 1),
+        background="white" if config.background == "random" else config.background,
+        color_jitter=None,
+        masks=None if masks is None else replace(masks, unmasked_probability=0.0),
+    )
+
+
+def still_clips(config: ClipDataConfig | None) -> ClipDataConfig | None:
+    """The middle of each clip."""
+    return None if config is None else replace(config, part="center")
+
+
+def timesteps_of(config: ValidationConfig, objective: Objective) -> list[int]:
+    """The timesteps at which each picture is looked at; one, without meaning, where are none.
+
+    Raises:
+        InputError: the base model has no such timestep.
+    """
+    if "denoising" not in vars(objective):
+        return [0]
+    count = len(objective.base.alphas_cumprod)
+    if above := [timestep for timestep in config.timesteps if timestep >= count]:
+        raise InputError(
+            f"validation.timesteps: {above[0]} is above the last of this base model, {count - 1}"
+        )
+    low, high = objective.denoising.timestep_range
+    parts = min(config.num_timesteps, high - low)
+    middles = [low + (2 * part + 1) * (high - low) // (2 * parts) for part in range(parts)]
+    return config.timesteps or middles

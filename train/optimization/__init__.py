@@ -1,0 +1,1 @@
+"""Gradients become new weights: optimizer, LR schedule, EMA, guards, training state."""

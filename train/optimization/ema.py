@@ -1,0 +1,89 @@
+"""What is drawn and saved in the place of what is trained: averages, in the artifact's format."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from inference.models.base import DTYPES
+from train.common.weights import replaced_parameters
+from train.config.recipe import TrainRecipe
+from train.objectives.base import Member, Objective
+from train.objectives.loading import part_dtype
+
+
+class ShownWeights:
+    """Puts what is saved, with EMA the average, in the place of what is trained, for a while."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        objective: Objective,
+        members: Collection[Member],
+        ema: EMAModel | None,
+    ) -> None:
+        self.recipe = recipe
+        self.objective = objective
+        self.members = members
+        self.parameters = list(objective.parameters())
+        self.ema = ema
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """In the format of artifacts."""
+        with self._replaced(self._saved):
+            yield
+
+    @contextmanager
+    def as_saved_and_drawn(self) -> Iterator[None]:
+        """In the format of artifacts, then in that of drawing: what a grid shows."""
+        with self._replaced(self._saved, self._drawn):
+            yield
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """As they are trained, or with EMA their average; not rounded."""
+        with self._replaced():
+            yield
+
+    @contextmanager
+    def of_base(self) -> Iterator[None]:
+        """What the base model draws, while nothing is learned yet; some begin with a change."""
+        with self._replaced(self._drawn):
+            self._set_strength(0.0)
+            try:
+                yield
+            finally:
+                self._set_strength(1.0)
+
+    def _set_strength(self, strength: float) -> None:
+        for member in self.members:
+            member.objective.artifact().set_strength(strength)
+
+    def _saved(self, name: str, value: Tensor) -> Tensor:
+        return value.to(DTYPES[self.recipe.saving.save_precision])
+
+    def _drawn(self, name: str, value: Tensor) -> Tensor:
+        return value.to(part_dtype(self.recipe, self.objective.base, name.partition(".")[0]))
+
+    @contextmanager
+    def _replaced(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+        """Each tensor goes through the functions, and the objective into evaluation mode."""
+
+        def shown() -> Iterator[Tensor]:
+            values = self.ema.shadow_params if self.ema is not None else self.parameters
+            names = [name for name, _ in self.objective.named_parameters()]
+            for name, value in zip(names, values, strict=True):
+                for function in rounded:
+                    value = function(name, value)
+                yield value
+
+        training = self.objective.training
+        self.objective.eval()
+        try:
+            everywhere = [self.objective, *self.objective.base.parts.values()]
+            with replaced_parameters(everywhere, self.parameters, shown()):
+                yield
+        finally:
+            self.objective.train(training)

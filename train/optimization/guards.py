@@ -1,0 +1,106 @@
+"""What keeps numbers that are not finite out of what was learned, and names their pictures."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from train.common.batch import Batch
+from train.common.distributed import of_all
+from train.common.errors import NonFiniteError
+from train.config.optimization import GuardConfig
+from train.data.examples.latents import shown
+
+MAX_SCALER_SKIPS = 50
+"""In a row; by then fp16's loss scale has sunk from 65536 to nothing."""
+
+
+class Guard:
+    """Watches the micro-batches of an optimizer step, then allows the step or not.
+
+    All processes come to the same answer.
+    """
+
+    def __init__(
+        self, config: GuardConfig, accelerator: Accelerator, say: Callable[[str], None]
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.say = say
+        self.counts = {"skipped": 0, "skipped_in_a_row": 0, "scaler_skipped": 0, "scaler_row": 0}
+        """Of the run so far; kept in its checkpoints."""
+        self._names: list[str] = []
+        self._faulty: list[str] = []
+
+    def watch(self, losses: Tensor, batch: Batch) -> None:
+        """Takes note of the losses (b,) of this process's micro-batch."""
+        self._names += batch["names"]
+        if torch.isfinite(losses).all():
+            return
+        pairs = zip(losses.tolist(), batch["names"], strict=True)
+        self._faulty += [f"{name} ({loss})" for loss, name in pairs if not abs(loss) < torch.inf]
+
+    def allows(self, grad_norm: Tensor, step: int) -> bool:
+        """Whether the gradients of a step may change the weights; then forgets its pictures.
+
+        Args:
+            grad_norm: of all processes together.
+            step: the step's number, for messages.
+
+        Raises:
+            NonFiniteError: they are not finite, and the recipe says stop, or too many steps were
+                skipped one after the other. All processes raise it.
+        """
+        before = dict(self.counts)
+        try:
+            return self._allows(grad_norm, step)
+        except NonFiniteError:
+            self.counts = before  # this step was not skipped, and comes again
+            raise
+
+    def _allows(self, grad_norm: Tensor, step: int) -> bool:
+        names, faulty = self._names, self._faulty
+        self._names, self._faulty = [], []
+        is_finite = bool(torch.isfinite(grad_norm))
+        loss_is_faulty = self._of_any(bool(faulty))
+        if not loss_is_faulty and self.accelerator.scaler is not None:
+            self._count("scaler_skipped", "scaler_row", not is_finite)
+            if self.counts["scaler_row"] > MAX_SCALER_SKIPS:
+                raise NonFiniteError(
+                    f"fp16's gradients overflow at any scale of the loss, up to step {step}: "
+                    "mixed_precision=bf16 has the range of fp32"
+                )
+            is_finite = True  # the scaler decides by itself
+        faults = loss_is_faulty or not is_finite
+        self._count("skipped", "skipped_in_a_row", faults)
+        if not faults:
+            return True
+        if loss_is_faulty:
+            what = f"loss is not finite at step {step}: {shown(of_all(self.accelerator, faulty))}"
+        else:
+            pictures = shown(of_all(self.accelerator, names))
+            what = f"gradients are not finite at step {step}, while its losses are: {pictures}"
+        self._refuse(what)
+        return False
+
+    def _refuse(self, what: str) -> None:
+        if self.config.non_finite == "stop":
+            raise NonFiniteError(what)
+        row, limit = self.counts["skipped_in_a_row"], self.config.max_skips_in_a_row
+        if row > limit:
+            raise NonFiniteError(
+                f"{what}. More than {limit} steps in a row are so (guards.max_skips_in_a_row)"
+            )
+        self.say(f"warning: skipped, {self.counts['skipped']} so far: {what}")
+
+    def _count(self, total: str, row: str, happens: bool) -> None:
+        self.counts[total] += happens
+        self.counts[row] = self.counts[row] + 1 if happens else 0
+
+    def _of_any(self, flag: bool) -> bool:
+        """Whether the flag is set in one of the processes."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        own = torch.tensor([int(flag)], device=self.accelerator.device)
+        return bool(self.accelerator.gather(own).max())

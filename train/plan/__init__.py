@@ -1,0 +1,1 @@
+"""Dry run: what a run would cost, computed before it begins."""

@@ -1,0 +1,62 @@
+"""`python -m train.plan RECIPE [key=value ...] [FLAGS]`: a run in numbers, without training."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from train.plan.plan import plan_run, probed
+
+if TYPE_CHECKING:
+    pass
+
+
+USAGE = """\
+usage: python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures] [--probe]
+Nothing is trained, and but for --probe no weight is read.
+  --json            the plan as JSON in place of tables
+  --check-pictures  look for duplicates and near-duplicates too: decodes each picture once, and
+                    keeps what it finds in an index beside them
+  --probe           take two real steps of each stage on this device, and tell what a step and the
+                    run take, and how much memory; nothing of it is kept"""
+FLAGS = ("--json", "--check-pictures", "--probe")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 the input is wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    flags = {argument for argument in arguments if argument in FLAGS}
+    arguments = [argument for argument in arguments if argument not in FLAGS]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, file=sys.stderr)
+        return 0 if arguments else 2
+    from inference.recipe.command import find_recipe, tell, warnings_told
+    from inference.recipe.loader import load_recipe
+    from inference.runtime.errors import InputError
+    from inference.runtime.warnings import quiet_libraries
+    from train.config.schema import train_schema
+
+    try:
+        with warnings_told("plan"):
+            recipe = load_recipe(find_recipe(arguments[0]), train_schema, arguments[1:])
+            quiet_libraries()
+            processes = int(os.environ.get("WORLD_SIZE", "1"))
+            plan = plan_run(recipe, processes, "--check-pictures" in flags)
+            if "--probe" in flags:
+                plan = probed(plan)
+    except InputError as error:
+        tell("plan", error)
+        return 2
+    if "--json" in flags:
+        print(json.dumps(plan.as_dict(), indent=1))
+    else:
+        from train.plan.table import show
+
+        show(plan)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""What a run meets: its stages, buckets, captions, class pictures and caches, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from inference.models.base import DiffusionModel
+from inference.models.stable_diffusion.model import BaseModel
+from train.config.recipe import TrainRecipe
+from train.data.caching.content_cache import StoredStates
+from train.data.examples.clips import ClipExamples
+from train.data.examples.examples import Examples
+from train.data.examples.latents import latents_keys, open_cache
+from train.data.sources.clip_folder import Clip, short_clips
+from train.data.sources.concepts import ClassFolder
+from train.data.sources.folder import FALLBACK
+from train.data.sources.sources import Sources
+from train.monitoring.validation import still_examples, timesteps_of
+from train.objectives.base import Objective
+from train.stages import Stage, stages_of, step_size
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage's part of the run."""
+
+    name: str
+    first_step: int
+    last_step: int
+    train_batch_size: int
+    gradient_accumulation_steps: int
+    micro_batches: int
+    """Of each process."""
+    examples: int
+    """Seen by all processes together."""
+    epoch_length: int
+    """Examples of an epoch, those included that come twice to fill micro-batches."""
+    epochs: float
+    last_epoch: int
+    """Number of the epoch that the stage ends in, the run's first being 1."""
+    buckets: dict[str, int]
+    """Pictures or clips of each shape."""
+    repeated: int
+    """Of them so many come twice in an epoch."""
+    left_out: int
+    """Clips that are too short."""
+    stretched: int
+    """Clips that are too short, and loop or hold their last frame."""
+
+
+def plan_stage(
+    stage: Stage, examples: Examples, clips: Sequence[object], processes: int
+) -> StagePlan:
+    """A stage in numbers, from the very examples that it trains on."""
+    recipe, stream = stage.recipe, examples.stream
+    steps, size = stage.last_step - stage.first_step, step_size(stage.recipe, processes)
+    own = stream.num_pictures
+    length = len(stream)
+    shapes = Counter("x".join(map(str, examples.shape(i))) for i in range(examples.num_own))
+    short = 0
+    if isinstance(examples, ClipExamples):
+        short = len(short_clips([one for one in clips if isinstance(one, Clip)], examples.cut))
+    is_left_out = isinstance(examples, ClipExamples) and examples.cut.short_clips == "skip"
+    last = stage.first_position + steps * size - 1
+    return StagePlan(
+        name=stage.name,
+        first_step=stage.first_step,
+        last_step=stage.last_step,
+        train_batch_size=recipe.train_batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        micro_batches=steps * recipe.gradient_accumulation_steps,
+        examples=steps * size,
+        epoch_length=length,
+        epochs=round(steps * size / length, 3),
+        last_epoch=examples.place(last)[0] + 1,
+        buckets=dict(sorted(shapes.items())),
+        repeated=length - own,
+        left_out=short if is_left_out else 0,
+        stretched=0 if is_left_out else short,
+    )
+
+
+@dataclass(frozen=True)
+class CaptionPlan:
+    """What the pictures or clips of the folder say."""
+
+    pictures: int
+    with_caption: int
+    by_fallback: int
+    """Of them by data.captions.fallback alone."""
+    empty: int
+    """Captions without a word."""
+    several: int
+    """Pictures with more than one."""
+    different: int
+    """Different prompts that can come up; 0 where words change from time to time."""
+    too_long: int | None
+    """Prompts above the text encoder's tokens, which are cut or taken in pieces; None where the
+    tokenizer is not on this disk."""
+
+
+def plan_captions(
+    sources: Sources, examples: Examples, base: DiffusionModel, is_captioned: bool
+) -> CaptionPlan:
+    """Counts captions as they are learned; `is_captioned`: whether the objective looks at them."""
+    pictures = sources.pictures
+    said = [picture.captions for picture in pictures]
+    prompts = examples.all_prompts() if is_captioned and not examples.changes_words else []
+    return CaptionPlan(
+        pictures=len(pictures),
+        with_caption=sum(bool(captions) for captions in said),
+        by_fallback=sum(one.told_by == FALLBACK for one in pictures),
+        empty=sum(not text.strip() for captions in said for text in captions),
+        several=sum(len(captions) > 1 for captions in said),
+        different=len(prompts),
+        too_long=too_long(base, prompts),
+    )
+
+
+def too_long(base: DiffusionModel, prompts: Sequence[str]) -> int | None:
+    """How many prompts have more tokens than the text encoder reads at once."""
+    if not isinstance(base, BaseModel):
+        return None
+    tokenizer, room = base.tokenizer, base.prompt_shape[0]
+    lengths = [len(tokenizer(text, truncation=False).input_ids) for text in prompts]
+    return sum(length > room for length in lengths)
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """Class pictures, which come along with every example."""
+
+    wanted: int
+    there: int
+    """The others are drawn before the first step."""
+
+
+def plan_class_pictures(
+    folders: Sequence[ClassFolder], recipe: TrainRecipe, given: int = 0
+) -> ClassPlan | None:
+    """Counts them; None where none are asked for. `given`: those of subsets, which are there."""
+    if not folders:
+        return ClassPlan(given, given) if given else None
+    extensions = recipe.data.captions.extensions
+    there = sum(len(folder.pictures(extensions)) for folder in folders)
+    missing = sum(
+        not one.file.exists() for f in folders for one in f.to_draw(recipe.seed, extensions)
+    )
+    return ClassPlan(wanted=there + missing, there=there)
+
+
+@dataclass
+class CachePlan:
+    """What is encoded before the first step, or found in files."""
+
+    kind: str
+    """auto (memory), disk or off."""
+    latents: int = 0
+    """Examples whose latents are kept; 0 where something random stands before the encoder."""
+    latents_found: int | None = None
+    """Of them in files; None where no run has filled this folder with this very model yet."""
+    prompts: int = 0
+    prompts_found: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_cache(
+    recipe: TrainRecipe, sources: Sources, objective: Objective, stages: Sequence[Examples]
+) -> CachePlan:
+    """What the caches have to hold, and what the folder of `cache: disk` holds of it.
+
+    Weights are not read: what their hashes are is known of runs that have used the folder. What is
+    held back for validation is encoded too.
+    """
+    data, base = recipe.data, objective.base
+    plan = CachePlan(data.cache)
+    if data.cache == "off" or not recipe.objective.learns_from_captions:
+        return plan
+    together = [*stages]
+    if recipe.validation is not None:
+        last = stages_of(recipe, num_processes=1)[-1].recipe
+        together.append(still_examples(last, sources, objective))
+    still = [one for one in together if not one.config.is_random]
+    same = [one for one in together if not (objective.changes_prompts or one.changes_words)]
+    plan.latents = sum(map(len, still))
+    prompts = sorted({text for one in same for text in one.all_prompts()})
+    plan.prompts = len(prompts)
+    cache = open_cache(data, recipe.output_dir)
+    if cache is None or not cache.folder.is_dir():
+        if cache is not None:
+            plan.latents_found, plan.prompts_found = 0, 0
+        return plan
+    vae, text = cache.remembered("vae", base), cache.remembered("text", base)
+    if still and vae is not None:
+        keys = [key for one in still for key in latents_keys(one, vae)]
+        plan.latents_found = sum(map(cache.has, keys))
+    if prompts and text is not None:
+        stored = StoredStates(cache, text)
+        plan.prompts_found = sum(map(stored.has, prompts))
+    return plan
+
+
+@dataclass(frozen=True)
+class SubsetPlan:
+    """A subset's part of an epoch."""
+
+    name: str
+    pictures: int
+    """Those that are learned, without what validation holds back."""
+    repeats: int
+    is_reg: bool
+    """Its pictures come along with those of others; their epoch is that of class pictures."""
+    loss_weight: float
+    examples: int
+    """In an epoch, those included that fill up micro-batches."""
+    share: float
+    """Of the epoch's examples, or of its class pictures."""
+
+
+def plan_subsets(sources: Sources, examples: Examples) -> list[SubsetPlan]:
+    """A line for each subset; none where the recipe has none.
+
+    Args:
+        sources: what the run learns from.
+        examples: of the first stage, with its class pictures.
+    """
+    if not sources.subsets:
+        return []
+    stream = examples.stream
+    own = _count(examples, range(len(stream)))
+    places = len(examples.slots) - stream.num_pictures
+    of_classes = _count(examples, range(-1, -places - 1, -1))
+    pictures = Counter(picture.subset for picture in examples.pictures)
+    found = []
+    for subset in sources.subsets:
+        config = subset.config
+        counts = of_classes if config.is_reg else own
+        count = counts[subset.name]
+        found.append(
+            SubsetPlan(
+                name=subset.name,
+                pictures=pictures[subset.name],
+                repeats=config.repeats,
+                is_reg=config.is_reg,
+                loss_weight=config.loss_weight,
+                examples=count,
+                share=round(count / max(1, counts.total()), 4),
+            )
+        )
+    return found
+
+
+def _count(examples: Examples, positions: Iterable[int]) -> Counter[str]:
+    """How many examples of each subset stand at these positions."""
+    indices = (int(examples.slots[examples.place(position)[1]]) for position in positions)
+    return Counter(examples.subset(index).name for index in indices)
+
+
+@dataclass(frozen=True)
+class ValidationPlan:
+    """Pictures or clips that are held back, and how often they are looked at."""
+
+    examples: int
+    """Of one validation; with max_examples there may be more that are not learned either."""
+    timesteps: list[int]
+    """At which each of them is looked at."""
+    validations: int
+    """Of the whole run: before it, every so many steps, and after it."""
+
+    @property
+    def forward_passes(self) -> int:
+        """Examples of the whole run, of all processes together; a step's have gradients too."""
+        return self.examples * len(self.timesteps) * self.validations
+
+
+def plan_validation(
+    recipe: TrainRecipe, sources: Sources, objective: Objective
+) -> ValidationPlan | None:
+    """Counts them; None where there is none.
+
+    Raises:
+        InputError: the base model has no such timestep, or cannot take what is held back.
+    """
+    config = recipe.validation
+    if config is None:
+        return None
+    examples = still_examples(recipe, sources, objective)
+    every, last = config.every_n_steps, recipe.max_train_steps
+    times = 1 + last // every + bool(last % every)
+    return ValidationPlan(len(examples), timesteps_of(config, objective), times)

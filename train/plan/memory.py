@@ -1,0 +1,314 @@
+"""The memory of a run, reckoned from configs: weights, what is trained, activations, drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+
+from inference.clips.memory import decoding_bytes, needs_of
+from inference.clips.requests import expand
+from inference.config.clips import ClipConfig
+from inference.config.images import ImageConfig
+from inference.models.base import DTYPES, DiffusionModel
+from inference.models.cogvideox.arithmetic import FrameRule, video_tokens
+from inference.models.cogvideox.loading import BITS, packable_layers
+from inference.models.cogvideox.model import VideoModel
+from inference.models.stable_diffusion.model import BaseModel
+from train.config.objectives import LoraConfig, ObjectiveConfig
+from train.config.recipe import TrainRecipe
+from train.data.examples.clips import ClipExamples
+from train.data.examples.examples import Examples
+from train.data.examples.latents import PIXELS_AT_ONCE
+from train.objectives.base import Objective
+from train.optimization.optimizers import state_bytes
+from train.plan.activations import LIVE_TENSORS, Learned, traced, transformer_activations
+
+GIB = 2**30
+CONTEXT = GIB // 2
+"""What CUDA and its libraries take of a GPU by themselves, about."""
+
+
+@dataclass(frozen=True)
+class PartMemory:
+    """A part of the base model."""
+
+    parameters: int
+    format: str
+    """fp32, fp16, bf16, nf4 or int8; of what is trained fp32."""
+    bytes: int
+
+
+@dataclass
+class MemoryPlan:
+    """Bytes on one device."""
+
+    parts: dict[str, PartMemory] = field(default_factory=dict)
+    """The base model."""
+    aside: list[str] = field(default_factory=list)
+    """Parts that leave the device before the first step (`train.caches.put_aside`)."""
+    trained: int = 0
+    """Weights beside the base model (LoRA, embedding, loss.prior_copy, …), in fp32."""
+    gradients: int = 0
+    optimizer: int = 0
+    ema: int = 0
+    casts: int = 0
+    """Copies of what is trained in the format of the arithmetic, and DDP's of gradients."""
+    activations: int = 0
+    """Forward and backward of a micro-batch, in the stage that takes most."""
+    other_activations: int = 0
+    """The same with gradient checkpointing switched the other way."""
+    encoding: int = 0
+    """Work of VAE and text encoders besides their weights."""
+    drawing: int = 0
+    """Work of the previews: the denoiser's, or the VAE's decoding, with weights that come back."""
+
+    @property
+    def weights(self) -> int:
+        return sum(part.bytes for part in self.parts.values())
+
+    @property
+    def away(self) -> int:
+        """Weights of the parts that leave the device."""
+        return sum(self.parts[name].bytes for name in self.aside)
+
+    @property
+    def state(self) -> int:
+        """What is there from the first step to the last, whatever is at work."""
+        weights = self.weights - self.away
+        return weights + self.trained + self.optimizer + self.ema + CONTEXT
+
+    @property
+    def filling(self) -> int:
+        """Peak while caches are filled, before the first step."""
+        return self.weights + self.trained + self.ema + self.encoding + CONTEXT
+
+    @property
+    def training(self) -> int:
+        """Peak of a step."""
+        return self.state + self.gradients + self.casts + self.activations
+
+    @property
+    def previews(self) -> int:
+        """Peak while grids are drawn; gradients are gone then."""
+        return self.state + self.casts + self.drawing if self.drawing else 0
+
+    @property
+    def peak(self) -> int:
+        return max(self.filling, self.training, self.previews)
+
+
+def plan_memory(
+    recipe: TrainRecipe,
+    objective: Objective,
+    stages: Sequence[tuple[TrainRecipe, Examples]],
+    images: Sequence[ImageConfig],
+    processes: int = 1,
+) -> MemoryPlan:
+    """What a run takes on each of its devices.
+
+    Args:
+        recipe: the run's.
+        objective: as `train.objectives.loading.objective_on` makes it, on the meta device.
+        stages: recipe and examples of each.
+        images: what the grid shows; of a video model the clips are those of the recipe.
+        processes: of the run.
+    """
+    base, size = objective.base, DTYPES[recipe.mixed_precision].itemsize
+    inside = {id(p) for name in base.parts for _, p in own_weights(base, name)}
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    numbers = sum(p.numel() for p in trained)
+    plan = MemoryPlan(parts={name: part_memory(recipe, base, name) for name in base.parts})
+    plan.trained = sum(4 * p.numel() for p in objective.parameters() if id(p) not in inside)
+    plan.trained += 4 * numbers if recipe.loss.prior_copy else 0
+    plan.gradients = 4 * numbers
+    plan.optimizer = sum(state_bytes(recipe.optimizer.type, p.numel()) for p in trained)
+    plan.ema = 4 * numbers if recipe.ema is not None else 0
+    plan.casts = size * numbers if size < 4 else 0
+    plan.casts += 4 * numbers if processes > 1 else 0
+    encoding = [encoding_bytes(recipe, base, one) for one in stages]
+    plan.encoding = max(encoding)
+    is_encoded = not recipe.objective.learns_from_captions or is_cached(recipe)
+    for is_checkpointing in (True, False):
+        needs = [activation_bytes(objective, *one, is_checkpointing) for one in stages]
+        most: int = max(needs if is_encoded else [*needs, *encoding])
+        if is_checkpointing == recipe.gradient_checkpointing:
+            plan.activations = most
+        else:
+            plan.other_activations = most
+    plan.aside = parts_put_aside(recipe, objective, stages)
+    plan.drawing = drawing_bytes(recipe, base, images, plan)
+    return plan
+
+
+def parts_put_aside(
+    recipe: TrainRecipe, objective: Objective, stages: Sequence[tuple[TrainRecipe, Examples]]
+) -> list[str]:
+    """What leaves the device once all is encoded, as the trainer has it."""
+    base, data = objective.base, recipe.data
+    changes = objective.changes_prompts or data.cache == "off"
+    changes = changes or any(examples.changes_words for _, examples in stages)
+    if not isinstance(base, VideoModel) or changes or not recipe.objective.learns_from_captions:
+        return []
+    return ["text_encoder", *(["vae"] if is_cached(recipe) and not base.is_image_to_video else [])]
+
+
+def is_cached(recipe: TrainRecipe) -> bool:
+    """Whether latents are there before the first step."""
+    return recipe.data.cache != "off" and not recipe.data.is_random
+
+
+def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMemory:
+    """Weights of a part as it lies on the device; LoRAs hung into it do not count."""
+    weights = [(path, p) for path, p in base.parts[name].named_parameters() if ".lora_" not in path]
+    count, size = sum(p.numel() for _, p in weights), sum(p.nbytes for _, p in weights)
+    names = {dtype: word for word, dtype in DTYPES.items()}
+    kind = names[max((p.dtype for _, p in weights), key=lambda dtype: dtype.itemsize)]
+    packing = recipe.base_model.quantization
+    if packing is not None and name == base.denoiser_name:
+        for _, layer in packable_layers(base.denoiser):
+            size -= layer.weight.nbytes
+            size += round(layer.weight.numel() * BITS[packing] / 8)
+        kind = packing
+    return PartMemory(count, kind, size)
+
+
+def own_weights(base: DiffusionModel, name: str) -> list[tuple[str, torch.Tensor]]:
+    """Path and weight of all that belongs to a part, LoRAs hung into it left out."""
+    return [(path, p) for path, p in base.parts[name].named_parameters() if ".lora_" not in path]
+
+
+def activation_bytes(
+    objective: Objective, recipe: TrainRecipe, examples: Examples, is_checkpointing: bool
+) -> int:
+    """Forward and backward pass of the largest micro-batch of a stage."""
+    base, size = objective.base, DTYPES[recipe.mixed_precision].itemsize
+    rows = recipe.train_batch_size * (2 if recipe.data.has_prior else 1)
+    if not recipe.objective.learns_from_captions:
+        return max(_vae_activations(base, examples, rows, size, is_checkpointing))
+    if isinstance(base, VideoModel):
+        tokens = max(tokens_of(base, shape) for shape in shapes_of(examples))
+        kind, is_eager = learned(recipe.objective), recipe.base_model.attention == "eager"
+        needed = transformer_activations(
+            base.config, rows, tokens, kind, size, is_checkpointing, is_eager
+        )
+        if recipe.data.packs_clips:  # the mask of a row, which diffusers repeats for every head
+            needed += base.config.num_attention_heads * (rows * tokens) ** 2 * size
+        return needed + text_kept(objective, rows, is_checkpointing) * size
+    assert isinstance(base, BaseModel)
+    shape = max(shapes_of(examples), key=prod)
+    height, width = (side // base.vae_scale_factor for side in shape)
+    kept = traced(base.unet, lambda: run_unet(base, rows, height, width)).kept(is_checkpointing)
+    return (kept + text_kept(objective, rows, is_checkpointing)) * size
+
+
+def text_kept(objective: Objective, rows: int, is_checkpointing: bool) -> int:
+    """Values that the text encoders in training keep for their backward pass."""
+    base, kept = objective.base, 0
+    ids = torch.zeros(rows, base.prompt_shape[0], dtype=torch.long, device="meta")
+    for name, encoder in base.text_encoders.items():
+        if objective.trains(name):
+            kept += traced(encoder, lambda e=encoder: e(ids)).kept(is_checkpointing)
+    return kept
+
+
+def learned(config: ObjectiveConfig) -> Learned:
+    """What of a video transformer an objective trains."""
+    if not isinstance(config, LoraConfig):
+        return Learned(whole=True)
+    targets = config.targets or ["attention"]
+    return Learned(attention="attention" in targets, feed_forward="feed_forward" in targets)
+
+
+def shapes_of(examples: Examples) -> set[tuple[int, ...]]:
+    """The shapes that examples have."""
+    return {examples.shape(index) for index in range(len(examples))}
+
+
+def tokens_of(base: VideoModel, shape: tuple[int, ...]) -> int:
+    """Tokens of a clip (frames, height, width) in the transformer, prompt and padding included."""
+    frames = FrameRule.of(base.vae).latent_frames(shape[0])  # video_tokens pads them
+    height, width = (side // base.vae_scale_factor for side in shape[1:])
+    return video_tokens(frames, height, width, base.config) + base.config.max_text_seq_length
+
+
+def run_unet(base: BaseModel, rows: int, height: int, width: int) -> object:
+    """One evaluation on the meta device, of latents (rows, c, height, width)."""
+    config: Any = base.unet.config
+    told = None
+    with torch.device("meta"):
+        if base.text_encoder_2 is not None:
+            pooled = base.text_encoder_2.config.projection_dim
+            told = {"text_embeds": torch.zeros(rows, pooled), "time_ids": torch.zeros(rows, 6)}
+        latents = torch.zeros(rows, config.in_channels, height, width)
+        states = torch.zeros(rows, *base.prompt_shape)
+        return base.unet(latents, torch.zeros(rows), states, added_cond_kwargs=told)
+
+
+def _vae_activations(
+    base: DiffusionModel, examples: Examples, rows: int, size: int, is_checkpointing: bool
+) -> list[int]:
+    """Of training the VAE, for each shape of the examples."""
+    needs: list[int] = []
+    for shape in shapes_of(examples):
+        pixels = torch.zeros(rows, 3, *shape, device="meta")
+        seen = traced(base.vae, lambda p=pixels: base.vae(p, sample_posterior=False))
+        needs.append(seen.kept(is_checkpointing) * size)
+    return needs
+
+
+def encoding_bytes(
+    recipe: TrainRecipe, base: DiffusionModel, stage: tuple[TrainRecipe, Examples]
+) -> int:
+    """Encoding a batch of pictures, or a clip, or prompts: the largest, besides weights."""
+    examples, batch = stage[1], stage[0].train_batch_size
+    vae, size = base.vae, base.vae.dtype.itemsize
+    prompts = 64 if examples.changes_words else min(64, len(examples.all_prompts()))
+    needs = [prompt_bytes(base, prompts)]
+    for shape in shapes_of(examples) if recipe.objective.learns_from_captions else ():
+        if isinstance(examples, ClipExamples):
+            at_once = max(1, min(batch, PIXELS_AT_ONCE // (shape[0] * shape[1] * shape[2])))
+            needs.append(at_once * decoding_bytes(vae, shape[1], shape[2]))
+        else:
+            widest = vae.config.block_out_channels[0] * shape[0] * shape[1]
+            needs.append(batch * LIVE_TENSORS * widest * size)
+    return max(needs)
+
+
+def prompt_bytes(base: DiffusionModel, rows: int) -> int:
+    """Encoding so many prompts at once: hidden layers, and attention's scores in fp32."""
+    needs = []
+    for encoder in base.text_encoders.values():
+        told = encoder.config.to_dict()  # type: ignore[operator]
+        wide = told.get("d_ff") or told["intermediate_size"]
+        heads = told.get("num_heads") or told["num_attention_heads"]
+        tokens = base.prompt_shape[0]
+        hidden = LIVE_TENSORS * wide * base.dtype.itemsize
+        needs.append(rows * tokens * (hidden + 2 * 4 * heads * tokens))
+    return max(needs)
+
+
+def drawing_bytes(
+    recipe: TrainRecipe, base: DiffusionModel, images: Sequence[ImageConfig], plan: MemoryPlan
+) -> int:
+    """Drawing the previews, with weights that come back for it; 0 where none are drawn."""
+    if isinstance(base, VideoModel):
+        clips: list[ClipConfig] = [one for one in recipe.sampling.clips.values() if one is not None]
+        if not clips:
+            return 0
+        needs = needs_of(base, expand(base, clips))
+        back = {name: plan.parts[name].bytes for name in plan.aside}
+        decoding = needs.decoding + back.get("vae", 0)
+        return max(needs.drawing, decoding, back.get("text_encoder", 0))
+    if not images:
+        return 0
+    assert isinstance(base, BaseModel)
+    side = max(max(one.width or base.resolution, one.height or base.resolution) for one in images)
+    rows = min(recipe.sampling.batch_size, len(images))
+    latents = side // base.vae_scale_factor
+    seen = traced(base.unet, lambda: run_unet(base, 2 * rows, latents, latents))
+    decoded = rows * base.vae.config.block_out_channels[0] * side**2 * base.vae.dtype.itemsize
+    return LIVE_TENSORS * max(seen.largest * base.dtype.itemsize, decoded)

@@ -1,0 +1,127 @@
+"""What is worth a second look in a run's pictures: small ones, duplicates, near-duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from train.data.examples.examples import Examples
+from train.data.pictures.index import Facts, Known, picture_facts
+from train.data.sources.clip_folder import Clip
+from train.data.sources.folder import Picture
+from train.plan.likeness import alike, equal
+
+MOST_NAMED = 10
+"""So many small pictures are named."""
+
+
+@dataclass(frozen=True)
+class SmallPicture:
+    """A picture that is smaller than the examples made of it."""
+
+    picture: str
+    width: int
+    height: int
+    scale: float
+    """How much it is scaled up."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Pictures that are there several times."""
+
+    same: list[list[str]]
+    """Files with the same bytes."""
+    near: list[list[str]]
+    """Pictures that look alike (scaled, compressed again, …), as their perceptual hashes tell; of
+    files with the same bytes the first one stands for all."""
+    plain: int
+    """Pictures with too little in them for such a hash."""
+    is_complete: bool
+    """False where very many have similar hashes: some near-duplicates may be missing."""
+
+
+@dataclass(frozen=True)
+class PictureLint:
+    """What the pictures of a run are like."""
+
+    small: int
+    """Pictures that are scaled up for the largest examples made of them."""
+    smallest: list[SmallPicture] = field(default_factory=list)
+    """Those that are scaled up most."""
+    duplicates: Duplicates | None = None
+    """None where they were not looked for (--check-pictures)."""
+    broken: list[str] = field(default_factory=list)
+    """What is wrong with pictures that could not be looked at."""
+
+
+def lint_pictures(
+    pictures: Sequence[Picture],
+    stages: Sequence[Examples],
+    is_thorough: bool,
+    seen: Callable[[], object] | None = None,
+) -> PictureLint:
+    """Looks at the pictures, or finds what is known of them in the index beside them.
+
+    Args:
+        pictures: of the run.
+        stages: the examples of each stage.
+        is_thorough: whether to look for duplicates, for which all bytes are read and all pictures
+            decoded, once.
+        seen: called after each picture that was looked at.
+    """
+    paths = [picture.path for picture in pictures]
+    clips = [one for one in pictures if isinstance(one, Clip)]
+    wanted = Known.DIGEST if clips else Known.SIZE
+    if is_thorough and not clips:
+        wanted |= Known.DIGEST | Known.LIKENESS
+    facts = picture_facts(paths, wanted, seen) if is_thorough or not clips else None
+    sizes = {one.path: (one.facts.width, one.facts.height) for one in clips}
+    if facts is not None and not clips:
+        sound = [number for number in range(len(paths)) if number not in facts.faults]
+        sizes = {paths[number]: facts.size(number) for number in sound}
+    small = small_pictures(sizes, stages)
+    return PictureLint(
+        small=len(small),
+        smallest=small[:MOST_NAMED],
+        duplicates=duplicates(paths, facts) if facts is not None and is_thorough else None,
+        broken=[] if facts is None else [str(fault) for fault in facts.faults.values()],
+    )
+
+
+def small_pictures(
+    sizes: dict[Path, tuple[int, int]], stages: Sequence[Examples]
+) -> list[SmallPicture]:
+    """Pictures that any stage scales up, those that are scaled up most first.
+
+    An example of h x w is covered: the scale is max(w / width, h / height).
+    """
+    scales: dict[Path, float] = {}
+    for examples in stages:
+        for index, picture in enumerate(examples.pictures):
+            if (size := sizes.get(picture.path)) is None:
+                continue
+            height, width = examples.shape(index)[-2:]
+            scale = max(width / size[0], height / size[1])
+            if scale > max(1, scales.get(picture.path, 1)):
+                scales[picture.path] = scale
+    order = sorted(scales.items(), key=lambda one: (-one[1], one[0]))
+    return [SmallPicture(str(path), *sizes[path], round(scale, 2)) for path, scale in order]
+
+
+def duplicates(paths: Sequence[Path], facts: Facts) -> Duplicates:
+    """Files with the same bytes, and pictures that look alike."""
+    sound = [number for number in range(len(paths)) if number not in facts.faults]
+    digests = facts.records["digest"]
+    same = equal([digests[number].tobytes() for number in sound])
+    again = {number for group in same for number in group[1:]}
+    near, plain, is_complete = [], 0, True
+    known = (facts.records["known"][sound] & Known.LIKENESS) > 0
+    if known.all():
+        own = [place for place in range(len(sound)) if place not in again]
+        found = alike(facts.records["likeness"][[sound[place] for place in own]])
+        near = [[str(paths[sound[own[place]]]) for place in group] for group in found.groups]
+        plain, is_complete = found.plain, found.is_complete
+    names = [[str(paths[sound[place]]) for place in group] for group in same]
+    return Duplicates(names, near, plain, is_complete)

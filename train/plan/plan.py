@@ -1,0 +1,236 @@
+"""Dry run: everything about a run that is known before training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inference.models.base import DiffusionModel
+    from train.config.recipe import TrainRecipe
+    from train.data.examples.examples import Examples
+    from train.data.sources.sources import Sources
+    from train.objectives.base import Objective
+    from train.plan.data import (
+        CachePlan,
+        CaptionPlan,
+        ClassPlan,
+        StagePlan,
+        SubsetPlan,
+        ValidationPlan,
+    )
+    from train.plan.lints import CaptionLint
+    from train.plan.memory import MemoryPlan
+    from train.plan.pictures import PictureLint
+    from train.plan.probe import Probe
+    from train.plan.streams import StreamPlan
+
+
+@dataclass(frozen=True)
+class DiskPlan:
+    """Bytes that the run's folder needs at once, previews and logs left out."""
+
+    checkpoint: int
+    checkpoints_kept: int
+    """One more is there while it is written."""
+    artifact: int
+    artifacts: int
+    """Savings of the whole run; all are kept."""
+    free: int
+
+    @property
+    def needed(self) -> int:
+        return self.checkpoint * (self.checkpoints_kept + 1) + self.artifact * self.artifacts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in numbers."""
+
+    recipe: TrainRecipe
+    processes: int
+    trained: dict[str, int]
+    """Numbers that are trained, by part of the objective."""
+    stages: list[StagePlan]
+    captions: CaptionPlan | None
+    subsets: list[SubsetPlan]
+    class_pictures: ClassPlan | None
+    validation: ValidationPlan | None
+    cache: CachePlan
+    disk: DiskPlan
+    memory: MemoryPlan
+    caption_lint: CaptionLint | None
+    picture_lint: PictureLint
+    streams: list[StreamPlan]
+    probe: Probe | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, bytes as they are."""
+        recipe, memory = self.recipe, self.memory
+        peaks = ("away", "filling", "training", "previews", "peak")
+        return {
+            "name": recipe.name,
+            "objective": recipe.objective.type,
+            "base_model": recipe.base_model.path,
+            "processes": self.processes,
+            "steps": recipe.max_train_steps,
+            "examples": sum(stage.examples for stage in self.stages),
+            "micro_batches": sum(stage.micro_batches for stage in self.stages),
+            "epochs": round(sum(stage.epochs for stage in self.stages), 3),
+            "trained": self.trained,
+            "stages": [asdict(stage) for stage in self.stages],
+            "captions": None if self.captions is None else asdict(self.captions),
+            "subsets": [asdict(subset) for subset in self.subsets],
+            "class_pictures": None if self.class_pictures is None else asdict(self.class_pictures),
+            "checks": {
+                "captions": None if self.caption_lint is None else asdict(self.caption_lint),
+                "pictures": asdict(self.picture_lint),
+            },
+            "validation": None if self.validation is None else asdict(self.validation),
+            "cache": asdict(self.cache),
+            "streams": [asdict(one) for one in self.streams],
+            "disk": asdict(self.disk) | {"needed": self.disk.needed},
+            "memory": asdict(memory) | {name: getattr(memory, name) for name in peaks},
+            "probe": None if self.probe is None else asdict(self.probe),
+        }
+
+
+def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = False) -> Plan:
+    """Everything that is known of a run before it begins.
+
+    Sources, objective, stages and examples are made by what the trainer makes them by, upon a base
+    model without weights.
+
+    Args:
+        recipe: the run's.
+        processes: of the run.
+        check_pictures: whether to look for duplicates, for which each picture is decoded once.
+
+    Raises:
+        InputError: the run could not begin: data, captions, sizes or the base model.
+    """
+    from train.data.examples.build import build_examples
+    from train.data.sources.concepts import class_folders, pictures_there
+    from train.data.sources.sources import find_sources
+    from train.monitoring.previews import grid_images
+    from train.plan.base import skeleton
+    from train.plan.data import (
+        plan_cache,
+        plan_captions,
+        plan_class_pictures,
+        plan_stage,
+        plan_subsets,
+        plan_validation,
+    )
+    from train.plan.lints import lint_captions
+    from train.plan.memory import plan_memory
+    from train.plan.streams import plan_streams
+    from train.stages import stages_of
+
+    sources = find_sources(recipe)
+    images = grid_images(recipe, sources.concepts)
+    folders = class_folders(sources.concepts, Path(recipe.output_dir) / recipe.name)
+    objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
+    base = objective.base
+    stages = stages_of(recipe, processes)
+    made = [build_examples(s.recipe, sources, base, s.pace(processes)) for s in stages]
+    data = recipe.data
+    there = pictures_there(folders, data.captions.extensions, data.broken_pictures)
+    for one in made if (others := sources.class_pictures or there) else ():
+        one.add_class_pictures(others)
+    pairs = [(stage.recipe, one) for stage, one in zip(stages, made, strict=True)]
+    is_captioned = recipe.objective.learns_from_captions
+    return Plan(
+        recipe=recipe,
+        processes=processes,
+        trained=numbers_trained(objective),
+        stages=[
+            plan_stage(stage, one, sources.pictures, processes)
+            for stage, one in zip(stages, made, strict=True)
+        ],
+        captions=plan_captions(sources, made[0], base, True) if is_captioned else None,
+        subsets=plan_subsets(sources, made[0]),
+        class_pictures=plan_class_pictures(folders, recipe, len(sources.class_pictures)),
+        validation=plan_validation(recipe, sources, objective),
+        cache=plan_cache(recipe, sources, objective, made),
+        disk=plan_disk(recipe, objective),
+        memory=plan_memory(recipe, objective, pairs, list(images.values()), processes),
+        caption_lint=lint_captions(recipe, sources, made[0], base) if is_captioned else None,
+        picture_lint=look_at_pictures(sources, made, check_pictures),
+        streams=plan_streams(recipe, sources),
+    )
+
+
+def numbers_trained(objective: Objective) -> dict[str, int]:
+    """How many numbers of each part of an objective are trained."""
+    return {
+        name: sum(p.numel() for p in part.parameters() if p.requires_grad)
+        for name, part in objective.named_children()
+    }
+
+
+def probed(plan: Plan) -> Plan:
+    """A plan with what two steps of each stage take on this device; see `plan_probe.probe_run`."""
+    from train.plan.probe import probe_run
+
+    cache = plan.cache
+    to_encode = cache.latents - (cache.latents_found or 0)
+    return replace(plan, probe=probe_run(plan.recipe, plan.memory, plan.processes, to_encode))
+
+
+def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -> PictureLint:
+    """Sizes, and if asked duplicates; with a progress bar where somebody looks at it."""
+    from tqdm import tqdm
+
+    from train.plan.pictures import lint_pictures
+
+    pictures = [*sources.pictures, *sources.class_pictures]
+    with tqdm(total=len(pictures), desc="looking at pictures", leave=False, disable=None) as bar:
+        return lint_pictures(pictures, stages, thorough, bar.update)
+
+
+def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
+    """As `train.objectives.loading.objective_on`; packed weights and feature networks are left out of it."""
+    import torch
+
+    from inference.models.stable_diffusion.model import BaseModel
+    from train.config.objectives import AutoencoderConfig, LoraConfig
+    from train.objectives.loading import objective_on
+
+    config = recipe.objective
+    if isinstance(config, AutoencoderConfig):
+        config = replace(config, perceptual_weight=0.0, l1_weight=config.l1_weight or 1.0)
+    unpacked = replace(recipe.base_model, quantization=None)
+    if isinstance(base, BaseModel) and not isinstance(config, LoraConfig):
+        # New words begin as known ones, of any values here.
+        for encoder in base.text_encoders.values():
+            encoder.get_input_embeddings().to_empty(device="cpu")  # type: ignore[operator]
+    # What others begin with is worked out from values; a LoRA's is as large as it is random.
+    with torch.device("meta" if isinstance(config, LoraConfig) else "cpu"):
+        objective = objective_on(replace(recipe, objective=config, base_model=unpacked), base)
+    base.to("meta")
+    return objective.to("meta")
+
+
+def plan_disk(recipe: TrainRecipe, objective: Objective) -> DiskPlan:
+    """What savings take: `train.optimization.training_state.TrainingState` and the artifacts."""
+    import shutil
+
+    from inference.models.base import DTYPES
+    from train.config.objectives import LoraConfig
+    from train.optimization.optimizers import state_bytes
+
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    numbers = sum(p.numel() for p in trained)
+    state = sum(t.nbytes for t in objective.state_dict().values())
+    state += sum(state_bytes(recipe.optimizer.type, p.numel()) for p in trained)
+    state += 4 * numbers if recipe.ema is not None else 0
+    every, last = recipe.saving.save_every_n_steps, recipe.max_train_steps
+    savings = last // every + bool(last % every)
+    twin = isinstance(recipe.objective, LoraConfig) and recipe.objective.comfyui_twin
+    artifact = numbers * DTYPES[recipe.saving.save_precision].itemsize * (2 if twin else 1)
+    folder = Path(recipe.output_dir).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    keep = min(recipe.saving.keep_last_n_checkpoints, savings)
+    return DiskPlan(state, keep, artifact, savings, shutil.disk_usage(there).free)

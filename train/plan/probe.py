@@ -1,0 +1,199 @@
+"""`python -m train.plan RECIPE --probe`: what real steps take on this device, in seconds and bytes.
+
+The very trainer takes two steps in each stage, with the recipe's weights, pictures and batch; only
+what these steps ask for is encoded beforehand. Nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from inference.runtime.errors import InputError
+from train.caches import Caches, put_aside
+from train.config.recipe import TrainRecipe
+from train.data.caching.content_cache import latents_kept
+from train.data.caching.prompt_states import Track
+from train.data.examples.examples import Examples
+from train.data.sources.folder import Picture
+from train.objectives.base import Objective
+from train.plan.memory import CONTEXT, MemoryPlan
+from train.stages import Stage
+from train.trainer import Trainer
+
+STEPS = 2
+"""Of each stage; the first warms up, the last one's time counts."""
+
+
+@dataclass(frozen=True)
+class StageProbe:
+    """What a step of a stage takes."""
+
+    name: str
+    seconds: float
+    """Of an optimizer step, with the loading of its examples."""
+    encoding: float
+    """Of a picture or clip that is encoded before the first step; 0 where none is."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What has been measured."""
+
+    device: str
+    stages: list[StageProbe]
+    steps: float
+    """Seconds of all steps of the run; savings, previews and the filling of caches come on top."""
+    filling: float
+    """Seconds of encoding all pictures that are not in the cache yet, about."""
+    peak: int
+    """Most bytes while steps were taken: on a GPU what PyTorch has allocated, on the CPU what the
+    process has grown by."""
+    estimated: int
+    """What the plan reckons of it, CUDA's own share left out."""
+
+
+class FewCaches(Caches):
+    """Encodes what the first steps of a stage ask for, in memory."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        objective = trainer.objective
+        assert isinstance(objective, Objective)
+        super().__init__(trainer.recipe, objective, trainer.accelerator)
+        self.trainer = trainer
+        self.encoding = 0.0
+        """Seconds of a picture."""
+
+    def fill(self, examples: Examples, stage: Stage, track: Track) -> None:
+        """As `Caches.fill`, of the examples of `STEPS` steps."""
+        data, self.encoding = self.recipe.data, 0.0
+        if not self.recipe.objective.learns_from_captions or data.cache == "off":
+            return
+        with_classes = bool(self.trainer.class_pictures)
+        batches = stage.micro_batches(stage.first_step, 0, 1, with_classes)
+        few = islice(batches, STEPS * stage.recipe.gradient_accumulation_steps)
+        positions = [position for batch in few for position in batch]
+        if not examples.config.is_random:
+            start = now()
+            indices = sorted({examples.place(position)[1] for position in positions})
+            examples.latents = self._latents(examples, indices)  # type: ignore[assignment]
+            self.encoding = (now() - start) / len(indices)
+        states, prompts = self.prompt_states, [examples[p]["prompts"] for p in positions]
+        if states and not examples.changes_words and states.fill(sorted({*prompts}), track):
+            put_aside(self.base, examples)
+
+    @torch.no_grad()
+    def _latents(
+        self, examples: Examples, indices: Sequence[int]
+    ) -> dict[int, dict[str, torch.Tensor]]:
+        kept: dict[int, dict[str, torch.Tensor]] = {}
+        for index in indices:
+            content = examples.content(index)
+            mean, std = self.base.encode_images(content.pop("pixels")[None])
+            sampling = examples.config.latent_sampling
+            encoded = latents_kept(mean, std, sampling, examples.seed, [index])
+            kept[index] = content | {name: value[0] for name, value in encoded.items()}
+        return kept
+
+
+def probe_run(recipe: TrainRecipe, memory: MemoryPlan, processes: int, to_encode: int) -> Probe:
+    """Takes steps on this device, and measures them.
+
+    Args:
+        recipe: the run's.
+        memory: what the plan reckons.
+        processes: of the run; the probe has one.
+        to_encode: pictures that no cache holds.
+
+    Raises:
+        InputError: the run could not begin, or was asked for in several processes.
+    """
+    if processes > 1:
+        raise InputError("--probe: measures a run of one process; leave WORLD_SIZE out")
+    before = start_measuring(torch.device("cpu"))
+    with tempfile.TemporaryDirectory(prefix="limner-probe-") as folder:
+        data = recipe.data
+        if data.cache == "disk":
+            data = replace(data, cache="auto", cache_dir=None)
+        options = {"output_dir": folder, "resume": False, "overwrite": False, "data": data}
+        trainer = Trainer(replace(recipe, **options))
+        try:
+            return _probed(trainer, memory, to_encode, before)
+        finally:
+            trainer.close()
+
+
+def _probed(trainer: Trainer, memory: MemoryPlan, to_encode: int, before: int) -> Probe:
+    if trainer.class_folders and not trainer.class_pictures:  # not drawn yet: others in their place
+        trainer.class_pictures = [Picture(p.path, p.captions) for p in trainer.sources.pictures]
+    trainer.caches = caches = FewCaches(trainer)
+    trainer.objective.train()
+    device, stages, peak = trainer.accelerator.device, [], 0
+    for stage in trainer.stages:
+        trainer.step_number = stage.first_step
+        trainer.enter(stage)
+        trainer.stop_members()
+        start_measuring(device)
+        seconds = _seconds(trainer, stage)
+        peak = max(peak, measured(device, before))
+        stages.append(StageProbe(stage.name, seconds, caches.encoding))
+    lengths = [stage.last_step - stage.first_step for stage in trainer.stages]
+    steps = sum(n * one.seconds for n, one in zip(lengths, stages, strict=True))
+    filling = to_encode * max(one.encoding for one in stages)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return Probe(name, stages, steps, filling, peak, memory.training - CONTEXT)
+
+
+def _seconds(trainer: Trainer, stage: Stage) -> float:
+    """Of the last step that is taken."""
+    seconds, taken, start = 0.0, 0, now()
+    for batch in trainer.batches_of(stage):
+        trainer.step(batch)
+        if not trainer.accelerator.sync_gradients:
+            continue
+        seconds, start = now() - start, now()
+        taken += 1
+        trainer.step_number += 1
+        if taken == STEPS:
+            break
+    return seconds
+
+
+def now() -> float:
+    """Seconds, when the device has done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def start_measuring(device: torch.device) -> int:
+    """Begins a new peak; returns the memory that this process has now, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # where the system cannot, the peak is that of the whole process
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return resident("VmRSS")
+
+
+def measured(device: torch.device, before: int) -> int:
+    """The peak in bytes: of the device, or what this process has grown by since `before`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return max(0, resident("VmHWM") - before)
+
+
+def resident(key: str) -> int:
+    """Memory of this process in bytes by Linux's names: VmRSS now, VmHWM at most; 0 elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)

@@ -1,0 +1,231 @@
+"""A plan in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from train.plan.data import CachePlan, ValidationPlan
+from train.plan.lint_table import caption_rows, picture_rows
+from train.plan.memory import GIB, MemoryPlan
+from train.plan.plan import Plan
+from train.plan.streams import StreamPlan
+
+if TYPE_CHECKING:
+    from train.plan.probe import Probe
+
+
+def show(plan: Plan) -> None:
+    """Prints what a plan says."""
+    console = Console(highlight=False, soft_wrap=True)
+    for table in (
+        _run(plan),
+        *([_subsets(plan)] if plan.subsets else []),
+        _stages(plan),
+        _checks(plan),
+        _memory(plan.memory, plan.recipe.gradient_checkpointing),
+    ):
+        console.print(table)
+    if plan.probe is not None:
+        console.print(_probe(plan.probe))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=bool(columns))
+    for number, column in enumerate(columns or ("", "")):
+        table.add_column(column, justify="right" if columns and number else "left")
+    return table
+
+
+def _run(plan: Plan) -> Table:
+    recipe, table = plan.recipe, _table(f"run {plan.recipe.name}")
+    batch = f"{recipe.train_batch_size} x {recipe.gradient_accumulation_steps} x {plan.processes}"
+    trained = ", ".join(f"{name} {count:,}" for name, count in plan.trained.items())
+    examples = sum(stage.examples for stage in plan.stages)
+    epochs = sum(stage.epochs for stage in plan.stages)
+    rows = [
+        ("objective", f"{recipe.objective.type} upon {recipe.base_model.path}"),
+        ("trained numbers", trained),
+        (
+            "optimizer steps",
+            f"{recipe.max_train_steps:,} (batch x accumulation x processes: {batch})",
+        ),
+        ("examples", f"{examples:,} in {epochs:.2f} epochs"),
+    ]
+    if plan.captions is not None:
+        said = plan.captions
+        told = f"{said.with_caption:,} of {said.pictures:,}, {said.different:,} different prompts"
+        for count, what in (
+            (said.by_fallback, "by fallback"),
+            (said.empty, "empty"),
+            (said.too_long or 0, "longer than the text encoder reads at once"),
+        ):
+            told += f", {count:,} {what}" if count else ""
+        rows.append(("captions", told))
+    if plan.class_pictures is not None:
+        counted = plan.class_pictures
+        drawn = counted.wanted - counted.there
+        rows.append(("class pictures", f"{counted.there:,} there, {drawn:,} to draw"))
+    if plan.validation is not None:
+        rows.append(("validation", _validation(plan.validation)))
+    rows += [("streamed", _stream(one)) for one in plan.streams]
+    rows.append(("cache", _cache(plan.cache)))
+    disk = plan.disk
+    rows.append(
+        (
+            "disk",
+            f"{_gib(disk.needed)}: {disk.artifacts} artifacts of {_gib(disk.artifact)}, "
+            f"{disk.checkpoints_kept} + 1 checkpoints of {_gib(disk.checkpoint)}; "
+            f"{_gib(disk.free)} free",
+        )
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _validation(plan: ValidationPlan) -> str:
+    timesteps = ", ".join(map(str, plan.timesteps))
+    return (
+        f"{plan.examples:,} held back, {plan.validations:,} times at timesteps {timesteps}: "
+        f"{plan.forward_passes:,} forward passes"
+    )
+
+
+def _stream(stream: StreamPlan) -> str:
+    at = f" at {stream.commit[:12]}" if stream.commit else ""
+    return (
+        f"{stream.source}{at}: {stream.shards:,} shards of {_gib(stream.bytes)}, "
+        f"{stream.shards_here:,} here ({_gib(stream.bytes_here)}); at most "
+        f"{_gib(stream.disk_bytes)} are kept, {stream.window} shards are shuffled together"
+    )
+
+
+def _cache(cache: CachePlan) -> str:
+    if cache.kind == "off":
+        return "off: pictures and captions are encoded in every step"
+
+    def told(what: str, count: int, found: int | None) -> str:
+        if not count:
+            return f"no {what} (they change)"
+        if cache.kind != "disk":
+            return f"{count:,} {what}"
+        known = "unknown which are there" if found is None else f"{found:,} there"
+        return f"{count:,} {what}, {known}"
+
+    latents = told("latents", cache.latents, cache.latents_found)
+    prompts = told("prompts", cache.prompts, cache.prompts_found)
+    return f"{cache.kind}: {latents}; {prompts}"
+
+
+def _subsets(plan: Plan) -> Table:
+    table = _table(
+        "subsets", "subset", "pictures", "repeats", "in an epoch", "share", "loss weight"
+    )
+    for subset in plan.subsets:
+        table.add_row(
+            f"{subset.name} (class)" if subset.is_reg else subset.name,
+            f"{subset.pictures:,}",
+            f"{subset.repeats:,}",
+            f"{subset.examples:,}",
+            f"{subset.share:.1%}",
+            f"{subset.loss_weight:g}",
+        )
+    return table
+
+
+def _stages(plan: Plan) -> Table:
+    columns = ("stage", "steps", "micro-batches", "examples", "epochs", "bucket", "in it")
+    table = _table("stages", *columns)
+    for stage in plan.stages:
+        first = (
+            stage.name or "whole run",
+            f"{stage.first_step:,} … {stage.last_step:,}",
+            f"{stage.micro_batches:,}",
+            f"{stage.examples:,}",
+            f"{stage.epochs:.2f}",
+        )
+        for bucket, count in stage.buckets.items():
+            table.add_row(*first, bucket, f"{count:,}")
+            first = ("",) * 5
+        for count, what in (
+            (stage.repeated, "twice an epoch"),
+            (stage.left_out, "too short, left out"),
+            (stage.stretched, "too short, stretched"),
+        ):
+            if count:
+                table.add_row(*("",) * 5, what, f"{count:,}")
+    return table
+
+
+def _checks(plan: Plan) -> Table:
+    table = _table("captions and pictures")
+    rows = [] if plan.caption_lint is None else [*caption_rows(plan.caption_lint)]
+    for what, told in (*rows, *picture_rows(plan.picture_lint)):
+        table.add_row(what, Text(told))
+    return table
+
+
+def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
+    table = _table(
+        "memory of each device, reckoned from shapes", "what", "numbers", "format", "GiB"
+    )
+    for name, part in memory.parts.items():
+        table.add_row(name, f"{part.parameters:,}", part.format, _number(part.bytes))
+    word, other = ("with", "without") if is_checkpointing else ("without", "with")
+    for what, count in (
+        ("trained beside the base model", memory.trained),
+        ("gradients", memory.gradients),
+        ("optimizer", memory.optimizer),
+        ("moving average", memory.ema),
+        ("copies in other formats", memory.casts),
+        (f"activations, {word} gradient checkpointing", memory.activations),
+        (f"  ({other} it, in their place", memory.other_activations),
+        ("encoding pictures and captions", memory.encoding),
+        ("drawing previews", memory.drawing),
+    ):
+        end = ")" if what.startswith("  (") else ""
+        table.add_row(what + end, "", "", _number(count))
+    table.add_section()
+    for what, count in (
+        ("peak while caches are filled", memory.filling),
+        ("peak of a step", memory.training),
+        ("  what has left the device by then", memory.away),
+        ("peak while previews are drawn", memory.previews),
+        ("needed", memory.peak),
+    ):
+        table.add_row(what, "", "", _number(count))
+    return table
+
+
+def _probe(probe: Probe) -> Table:
+    table = _table(f"measured on {probe.device}")
+    for stage in probe.stages:
+        table.add_row(
+            f"a step{f' of stage {stage.name}' if stage.name else ''}", f"{stage.seconds:.3g} s"
+        )
+    table.add_row("all steps, without savings and previews", _time(probe.steps))
+    table.add_row("encoding what no cache holds, about", _time(probe.filling))
+    table.add_row("peak of memory in steps", _gib(probe.peak))
+    table.add_row("  where the plan reckons", _gib(probe.estimated))
+    return table
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{seconds:.3g} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _number(count: int) -> str:
+    return f"{count / GIB:.2f}" if count else "-"
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:.2f} MiB"

@@ -1,0 +1,178 @@
+"""A checkpoint's files on the disk: what each of them should hold, and whether it does.
+
+`manifest.json` tells format, step, every file's size and SHA-256, and what the run was made of. The
+former format (1) has no manifest; its files are checked by what they say of themselves: lengths in
+the header of safetensors, the CRC of each part of a zip file.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from inference.files.hashes import read_header
+from inference.runtime.errors import InputError
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+
+
+class HashedFile:
+    """A file that is being written, and hashed on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.error: OSError | None = None
+        """Why writing failed; torch.save tells only that it did."""
+
+    def write(self, content: Any) -> int:
+        """Appends bytes, or what has them (a memoryview, an array)."""
+        view = memoryview(content).cast("B")
+        left = view
+        try:
+            while left.nbytes:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self.error = error
+            raise
+        self._digest.update(view)
+        self.size += view.nbytes
+        return view.nbytes
+
+    def flush(self) -> None:
+        """Nothing: no byte waits in memory."""
+
+    def finish(self) -> None:
+        """Makes it durable; from now on it is read from the disk and not from memory."""
+        os.fsync(self._file.fileno())
+        forget(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest tells of it."""
+        return {"size": self.size, "sha256": self._digest.hexdigest()}
+
+
+class CheckpointWriter:
+    """Writes the files of a checkpoint into an empty folder, then the manifest of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, dict[str, Any]] = {}
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[HashedFile]:
+        """A new file to write to.
+
+        Raises:
+            OSError: it cannot be written; whatever the writing library makes of that.
+        """
+        file = HashedFile(self.folder / name)
+        try:
+            yield file
+            file.finish()
+        except (OSError, RuntimeError):
+            if file.error is not None:
+                raise file.error from None
+            raise
+        finally:
+            file.close()
+        self.files[name] = file.facts
+
+    def text(self, name: str, content: str) -> None:
+        with self.file(name) as file:
+            file.write(content.encode())
+
+    def seal(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Writes the manifest, and reads everything back.
+
+        Raises:
+            OSError: the disk does not hold what was written to it.
+        """
+        content = {"format": FORMAT, "step": step, "files": dict(self.files), "run": dict(facts)}
+        self.text(MANIFEST, json.dumps(content, indent=1))
+        found = damage(self.folder, step)
+        if found:
+            raise OSError(f"what was written is not what is on the disk: {'; '.join(found)}")
+
+
+def damage(folder: Path, step: int) -> list[str]:
+    """What is wrong with the checkpoint of a step, file by file; nothing if it is sound."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file() and (folder / PROGRESS).is_file():
+        return _former_damage(folder)
+    try:
+        told = json.loads(manifest.read_bytes())
+        number, own_step, files = told["format"], told["step"], dict(told["files"])
+        expected = {name: (one["size"], one["sha256"]) for name, one in files.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"{MANIFEST}: cannot be read ({error})"]
+    if number != FORMAT:
+        return [f"{MANIFEST}: format {number}, this version of Limner knows {FORMAT}"]
+    if own_step != step:
+        return [f"{MANIFEST}: it is of step {own_step}"]
+    faults = []
+    for name, (size, digest) in expected.items():
+        if fault := _fault(folder / name, size, digest):
+            faults.append(f"{name}: {fault}")
+    return faults
+
+
+def _fault(path: Path, size: int, digest: str) -> str:
+    """What is wrong with a file; empty if nothing is."""
+    try:
+        if (found := path.stat().st_size) != size:
+            return f"has {found} bytes, should have {size}"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                return "its content is not what was written"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return ""
+
+
+def _former_damage(folder: Path) -> list[str]:
+    """Of a checkpoint without a manifest."""
+    faults = []
+    for name in ("trained.safetensors", "optimizer.pt", PROGRESS, "ema.safetensors"):
+        path = folder / name
+        if name == "ema.safetensors" and not path.exists():
+            continue
+        try:
+            if name.endswith(".safetensors"):
+                _check_length(path)
+            elif name == PROGRESS:
+                int(json.loads(path.read_bytes())["step"])
+            else:
+                with zipfile.ZipFile(path) as file:
+                    if part := file.testzip():
+                        raise ValueError(f"{part} in it is damaged")
+        except (OSError, InputError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            faults.append(f"{name}: cannot be read ({error})")
+    return faults
+
+
+def _check_length(path: Path) -> None:
+    """Raises ValueError unless a safetensors file is as long as its header says."""
+    header = read_header(path)
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    with path.open("rb") as file:
+        length = 8 + int.from_bytes(file.read(8), "little") + max(ends, default=0)
+    if (found := path.stat().st_size) != length:
+        raise ValueError(f"it has {found} bytes, should have {length}")
+
+
+def forget(descriptor: int) -> None:
+    """Has the system read a file from the disk next time, where it can."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

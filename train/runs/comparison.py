@@ -1,0 +1,276 @@
+"""In what two runs differ: recipes, environments, data, files, tensors and losses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from inference.runtime.errors import InputError
+from train.runs.data_manifest import DataChanges, changes, read_rows
+from train.runs.run_directory import RunDirectory, differences, stored_recipe
+from train.runs.tensor_comparison import TENSOR_FILES, TensorDifference, different_tensors
+
+NOT_COMPARED = ("name", "output_dir", "resume", "overwrite")
+"""Keys of recipes in which runs may differ and be the same."""
+
+MACHINE = ("command", "pictures", "class_pictures", "dataset_fingerprint", "class_fingerprint")
+"""What environment.json says that is of the command, or told as data."""
+
+HEAD = "final weights"
+
+TENSORS_SHOWN = 5
+"""Tensors of a file that are told, those that differ most."""
+
+
+@dataclass(frozen=True)
+class FileDifference:
+    """A file of which two runs have other bytes."""
+
+    name: str
+    tensors: list[TensorDifference] = field(default_factory=list)
+    """Those that differ, the largest difference first; empty if no tensor does, or it has none."""
+
+
+@dataclass(frozen=True)
+class LossDifference:
+    """A curve of TensorBoard that two runs have other values of."""
+
+    name: str
+    first_step: int
+    largest: float
+    last: tuple[float, float]
+    """Values of the last step that both have."""
+
+
+@dataclass
+class Comparison:
+    """In what two runs differ."""
+
+    recipe: list[tuple[str, Any, Any]] = field(default_factory=list)
+    environment: list[tuple[str, Any, Any]] = field(default_factory=list)
+    data: DataChanges = field(default_factory=DataChanges)
+    data_differ: bool = False
+    """Also where one of the runs does not tell its data in detail."""
+    only_first: list[str] = field(default_factory=list)
+    only_second: list[str] = field(default_factory=list)
+    equal: list[str] = field(default_factory=list)
+    """Files with the same bytes."""
+    files: list[FileDifference] = field(default_factory=list)
+    losses: list[LossDifference] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "recipe": [{"key": key, "first": a, "second": b} for key, a, b in self.recipe],
+            "environment": [{"key": k, "first": a, "second": b} for k, a, b in self.environment],
+            "data": {"differ": self.data_differ, **vars(self.data)},
+            "only_first": self.only_first,
+            "only_second": self.only_second,
+            "equal": self.equal,
+            "files": [
+                {"name": one.name, "tensors": [vars(tensor) for tensor in one.tensors]}
+                for one in self.files
+            ],
+            "losses": [vars(one) for one in self.losses],
+        }
+
+
+def open_run(path: str) -> RunDirectory:
+    """The folder of a run.
+
+    Raises:
+        InputError: there is none.
+    """
+    run = RunDirectory(Path(path))
+    if not run.recipe.is_file() or not run.environment.is_file():
+        raise InputError(f"{path}: not the folder of a run: it has no recipe.yaml that one wrote")
+    return run
+
+
+def compare_runs(first: RunDirectory, second: RunDirectory) -> Comparison:
+    """Compares everything that two runs left.
+
+    Raises:
+        InputError: a file of theirs cannot be read.
+    """
+    found = Comparison()
+    pairs = differences(stored_recipe(first.recipe), stored_recipe(second.recipe))
+    found.recipe = [one for one in pairs if one[0] not in NOT_COMPARED]
+    compare_environments(environment_of(first), environment_of(second), found)
+    compare_data(first, second, found)
+    compare_files(first, second, found)
+    found.losses = list(different_losses(first, second))
+    return found
+
+
+def environment_of(run: RunDirectory) -> dict[str, Any]:
+    """What a run's environment.json says.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return dict(json.loads(run.environment.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{run.environment}: damaged: {error}") from error
+
+
+def compare_environments(first: dict[str, Any], second: dict[str, Any], found: Comparison) -> None:
+    """Versions, commit, machine."""
+    pairs = differences(first, second)
+    found.environment = [one for one in pairs if one[0].split(".")[0] not in MACHINE]
+    prints = ("dataset_fingerprint", "class_fingerprint")
+    found.data_differ = any(first.get(key) != second.get(key) for key in prints)
+
+
+def compare_data(first: RunDirectory, second: RunDirectory, found: Comparison) -> None:
+    """File by file, where both runs tell."""
+    if not (first.data.is_file() and second.data.is_file()):
+        return
+    try:
+        found.data = changes(read_rows(first.data), read_rows(second.data))
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise InputError(f"{first.data} or {second.data}: damaged: {error}") from error
+    found.data_differ |= bool(found.data)
+
+
+def compare_files(first: RunDirectory, second: RunDirectory, found: Comparison) -> None:
+    """Artifacts, grids and what the last checkpoints hold."""
+    ours, theirs = files_of(first), files_of(second)
+    found.only_first = [name for name in ours if name not in theirs]
+    found.only_second = [name for name in theirs if name not in ours]
+    for name in (name for name in ours if name in theirs):
+        if same_bytes(ours[name], theirs[name]):
+            found.equal.append(name)
+        else:
+            tensors = different_tensors(ours[name], theirs[name])
+            found.files.append(FileDifference(name, tensors))
+
+
+def files_of(run: RunDirectory) -> dict[str, Path]:
+    """What a run leaves to use, by names that another run has too."""
+    found = {}
+    for folder in (run.artifacts, run.samples):
+        for file in sorted(folder.rglob("*")):
+            linked = any(part.is_symlink() for part in (file, *file.parents) if part != run.path)
+            if file.is_file() and not linked and not file.name.startswith("."):
+                found[file.relative_to(run.path).as_posix()] = file
+    newest = run.newest_checkpoint()
+    for name in ("trained.safetensors", "ema.safetensors", "optimizer.pt") if newest else ():
+        assert newest is not None
+        if (newest / name).is_file():
+            found[f"{HEAD}, {newest.name}/{name}"] = newest / name
+    return found
+
+
+def same_bytes(one: Path, two: Path) -> bool:
+    """Whether two files hold the same."""
+    if one.stat().st_size != two.stat().st_size:
+        return False
+    digests = []
+    for path in (one, two):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return digests[0] == digests[1]
+
+
+def curves(run: RunDirectory) -> dict[str, dict[int, float]]:
+    """The losses and learning rates of a run by step; speeds left out."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run.logs), size_guidance={"scalars": 0})
+    board.Reload()
+    names = [name for name in board.Tags()["scalars"] if name != "images_per_second"]
+    return {name: {one.step: one.value for one in board.Scalars(name)} for name in names}
+
+
+def different_losses(first: RunDirectory, second: RunDirectory) -> Iterator[LossDifference]:
+    """Curves that both have, with other values at steps that both have."""
+    ours, theirs = curves(first), curves(second)
+    for name in (name for name in ours if name in theirs):
+        a, b = ours[name], theirs[name]
+        steps = [step for step in a if step in b]
+        other = [step for step in steps if a[step] != b[step] and a[step] == a[step]]
+        if other:
+            largest = max(abs(a[step] - b[step]) for step in other)
+            yield LossDifference(name, other[0], largest, (a[steps[-1]], b[steps[-1]]))
+
+
+def different_lines(found: Comparison) -> list[str]:
+    """A line for each file that differs, and for the tensors in it that differ most."""
+    lines = []
+    for one in found.files:
+        what = f"{len(one.tensors)} tensors" if one.tensors else "other bytes"
+        if not one.tensors and one.name.endswith(TENSOR_FILES):
+            what = "the same tensors with other metadata, such as the run's name"
+        lines.append(f"{one.name}: {what}")
+        for tensor in one.tensors[:TENSORS_SHOWN]:
+            told = f"  {tensor.name}" + (f" ({tensor.what})" if tensor.what else "")
+            if tensor.largest is not None:
+                told += f" by up to {tensor.largest:.3g}, norm of the difference {tensor.norm:.3g}"
+            if tensor.relative is not None:
+                told += f", {tensor.relative:.3g} of its own"
+            lines.append(told)
+        if (more := len(one.tensors) - TENSORS_SHOWN) > 0:
+            lines.append(f"  … and {more} more")
+    return lines
+
+
+def show(found: Comparison, first: str, second: str) -> None:
+    """Prints in what two runs differ."""
+    console = Console(highlight=False, soft_wrap=True)
+    for title, rows in (("recipe", found.recipe), ("environment", found.environment)):
+        if rows:
+            table = _table(title, "", first, second)
+            for key, one, two in rows:
+                table.add_row(key, _value(one), _value(two))
+            console.print(table)
+        else:
+            console.print(f"{title}: the same")
+    _show_data(console, found)
+    _show_files(console, found, first, second)
+    if found.losses:
+        table = _table("curves", "", "first at step", "largest difference", first, second)
+        for one in found.losses:
+            last = (f"{value:.6g}" for value in one.last)
+            table.add_row(one.name, str(one.first_step), f"{one.largest:.3g}", *last)
+        console.print(table)
+    else:
+        console.print("curves: the same")
+
+
+def _show_data(console: Console, found: Comparison) -> None:
+    if not found.data_differ:
+        console.print("data: the same")
+        return
+    console.print("data:")
+    for line in found.data.lines() or ["they differ; how is not kept by these runs"]:
+        console.print(f"  {line}", markup=False)
+
+
+def _show_files(console: Console, found: Comparison, first: str, second: str) -> None:
+    for name, files in ((first, found.only_first), (second, found.only_second)):
+        if files:
+            console.print(f"only in {name}: {', '.join(files)}", markup=False)
+    console.print(f"files with the same bytes: {len(found.equal)}")
+    for line in different_lines(found):
+        console.print(line, markup=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,202 @@
+"""The data that a run began with, in its folder, so that a change of it can be told in detail.
+
+`data.jsonl.gz` has a line for each picture or clip, in the order of the run's list: kind, path,
+size, time of change, digest and captions. A digest is kept where the caches have one, with
+`cache: disk`.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from inference.files.atomic import write_atomically
+from inference.runtime.errors import InputError
+from train.common.errors import RunDirectoryError
+from train.config.data import DataConfig
+from train.data.containers.files import file_state
+from train.data.pictures.index import Known, picture_facts
+from train.data.sources.folder import Picture, size_on_disk
+from train.data.streaming.shards import name_of
+
+SHOWN = 3
+"""Files of each kind of change that are told by name."""
+
+PICTURE, CLASS_PICTURE, HELD_BACK = "picture", "class picture", "validation picture"
+"""Kinds of rows."""
+
+NAMES = "surrogateescape"
+"""How names of files are written that are not UTF-8."""
+
+CAPTION_SHOWN = 80
+"""Characters of a caption that are told."""
+
+
+class Row(NamedTuple):
+    """What is kept of a picture or clip."""
+
+    kind: str
+    """PICTURE, CLASS_PICTURE or HELD_BACK."""
+    path: str
+    size: Any
+    """Bytes; of a folder of frames their names and sizes."""
+    changed: int
+    """Time of change in nanoseconds."""
+    digest: str | None
+    captions: list[str]
+    mask: Any
+    """Path and size of the mask's file, if there is one."""
+
+
+def rows_of(pictures: Sequence[Picture], config: DataConfig, kind: str = PICTURE) -> Iterator[Row]:
+    """The rows of pictures or clips.
+
+    Args:
+        pictures: the run's list.
+        config: says whether their bytes are hashed anyway.
+        kind: what they are.
+    """
+    digests = None
+    if config.cache == "disk" and not config.is_random:
+        digests = picture_facts([one.path for one in pictures], Known.DIGEST).check()
+    for number, one in enumerate(pictures):
+        size = size_on_disk(one.path)
+        size = size if isinstance(size, int) else [list(file) for file in size]
+        mask = None if one.mask is None else [name_of(one.mask), size_on_disk(one.mask)]
+        digest = None if digests is None else digests.digest(number)
+        changed = file_state(one.path)[1]
+        yield Row(kind, name_of(one.path), size, changed, digest, list(one.captions), mask)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes the file; the same rows give the same bytes."""
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", NAMES) + b"\n")
+
+    write_atomically(path, write)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    with gzip.open(path, "rt", encoding="utf-8", errors=NAMES) as file:
+        for line in file:
+            yield Row(*json.loads(line))
+
+
+@dataclass
+class DataChanges:
+    """In what the data differ from those that a run began with."""
+
+    added: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    """Files with other bytes, and how that is known."""
+    captions: list[str] = field(default_factory=list)
+    """Files with other captions: old -> new."""
+    touched: list[str] = field(default_factory=list)
+    """Files of the same size that were written to since: other bytes or not, that is not known."""
+    order: bool = False
+    """The same files come in another order."""
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.captions or self.order)
+
+    def lines(self) -> list[str]:
+        """A line for each kind of change, with its count and the first files."""
+        kinds = {
+            "added": self.added,
+            "removed": self.removed,
+            "changed": self.changed,
+            "other captions": self.captions,
+        }
+        told = [f"{len(files)} {kind}: {first(files)}" for kind, files in kinds.items() if files]
+        return [*told, "files come in another order"] if self.order else told
+
+
+def first(files: Sequence[str]) -> str:
+    """The first of several files."""
+    return "; ".join(files[:SHOWN]) + ("; …" if len(files) > SHOWN else "")
+
+
+def changes(before: Iterable[Row], now: Iterable[Row]) -> DataChanges:
+    """Compares two lists; where all is equal, no more than a row of each is held at once."""
+    found = DataChanges()
+    old_rows: dict[tuple[str, str], Row] = {}
+    new_rows: dict[tuple[str, str], Row] = {}
+    for old, new in zip_longest(before, now):
+        if old and new and old[:2] == new[:2]:
+            compare(old, new, found)
+            continue
+        if old:
+            old_rows[old[:2]] = old
+        if new:
+            new_rows[new[:2]] = new
+    found.added = [new.path for key, new in new_rows.items() if key not in old_rows]
+    found.removed = [old.path for key, old in old_rows.items() if key not in new_rows]
+    for key, old in old_rows.items():
+        if key in new_rows:
+            compare(old, new_rows[key], found)
+    found.order = bool(new_rows) and not found.added and not found.removed
+    return found
+
+
+def compare(old: Row, new: Row, found: DataChanges) -> None:
+    """Adds what differs between two rows of one file."""
+    if old.size != new.size:
+        found.changed.append(f"{new.path} ({size_told(old.size)} -> {size_told(new.size)})")
+    elif old.digest and new.digest:
+        if old.digest != new.digest:
+            found.changed.append(f"{new.path} (other bytes of the same size)")
+    elif old.changed != new.changed:
+        found.touched.append(new.path)
+    if old.mask != new.mask:
+        found.changed.append(f"{new.path} (its mask)")
+    if old.captions != new.captions:
+        was, is_now = (caption_told(row.captions) for row in (old, new))
+        found.captions.append(f"{new.path}: {was} -> {is_now}")
+
+
+def size_told(size: Any) -> str:
+    """Bytes of a file, or the number of frames of a folder and their bytes together."""
+    if isinstance(size, int):
+        return f"{size} bytes"
+    return f"{len(size)} frames of {sum(one for _, one in size)} bytes"
+
+
+def caption_told(captions: Sequence[str]) -> str:
+    """One caption, or the first of several."""
+    text = captions[0] if captions else ""
+    text = text if len(text) <= CAPTION_SHOWN else f"{text[: CAPTION_SHOWN - 1]}…"
+    return repr(text) + (f" (and {len(captions) - 1} more)" if len(captions) > 1 else "")
+
+
+def data_changes(file: Path, kinds: Collection[str], rows: Iterable[Row]) -> DataChanges:
+    """In what rows of some kinds differ from those in a run's file; nothing where there is none.
+
+    Raises:
+        RunDirectoryError: the file is damaged.
+    """
+    if not file.is_file():
+        return DataChanges()
+    try:
+        before = (row for row in read_rows(file) if row.kind in kinds)
+        return changes(before, (row for row in rows if row.kind in kinds))
+    except InputError:  # of the pictures
+        raise
+    except (OSError, ValueError, TypeError, EOFError, zlib.error) as error:
+        raise RunDirectoryError(
+            f"{file}: damaged ({error}): whether the data are the same cannot be told. Restore it; "
+            "or delete it, and names, sizes and captions alone are compared"
+        ) from error

@@ -1,0 +1,92 @@
+"""Facts of a run for its artifacts, in kohya's keys (ss_*)."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from train.config.recipe import TrainRecipe
+
+PACKAGES = (
+    "torch", "accelerate", "diffusers", "transformers", "peft", "bitsandbytes", "omegaconf",
+    "safetensors", "numpy", "pillow",
+)  # fmt: skip
+
+
+def limner_version() -> str:
+    """The installed version of Limner."""
+    try:
+        return version("limner")
+    except PackageNotFoundError:
+        return "uninstalled"
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, git commit of the clone, command line, machine."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return {
+        "limner": limner_version(),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed_files": (_git("status", "--porcelain") or "").splitlines(),
+        "command": shlex.join(sys.orig_argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the clone this file lies in; None where there is no git or no clone."""
+    folder = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def run_metadata(
+    recipe: TrainRecipe, step: int, num_pictures: int, num_class_pictures: int
+) -> dict[str, str]:
+    """ss_* values as kohya's sd-scripts write them: strings, `None` for what is not set."""
+    optimizer, lr_scheduler = recipe.optimizer, recipe.lr_scheduler
+    rates = optimizer.learning_rates
+    denoiser = "unet" if recipe.data.clips is None else "transformer"
+    facts = {
+        "ss_output_name": recipe.name,
+        "ss_seed": recipe.seed,
+        "ss_steps": step,
+        "ss_max_train_steps": recipe.max_train_steps,
+        "ss_num_train_images": num_pictures,
+        "ss_num_reg_images": num_class_pictures,
+        "ss_prior_loss_weight": recipe.loss.prior_weight if num_class_pictures else None,
+        "ss_batch_size_per_device": recipe.train_batch_size,
+        "ss_gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+        "ss_gradient_checkpointing": recipe.gradient_checkpointing,
+        "ss_learning_rate": optimizer.learning_rate,
+        "ss_unet_lr": rates.get(denoiser, optimizer.learning_rate),
+        "ss_text_encoder_lr": rates.get("text_encoder", optimizer.learning_rate),
+        "ss_optimizer": optimizer.type,
+        "ss_lr_scheduler": lr_scheduler.type,
+        "ss_lr_warmup_steps": lr_scheduler.warmup_steps,
+        "ss_mixed_precision": "no" if recipe.mixed_precision == "fp32" else recipe.mixed_precision,
+        "ss_max_grad_norm": recipe.max_grad_norm,
+        "ss_clip_skip": recipe.base_model.clip_skip,
+        "ss_noise_offset": recipe.loss.noise_offset or None,
+        "ss_min_snr_gamma": recipe.loss.snr_gamma if recipe.loss.weighting == "min_snr" else None,
+        "ss_caption_dropout_rate": recipe.data.captions.dropout_rate,
+        "ss_caption_tag_dropout_rate": recipe.data.captions.tag_dropout_rate,
+        "ss_shuffle_caption": recipe.data.captions.shuffle_tags,
+        "ss_keep_tokens": recipe.data.captions.keep_tokens,
+        "ss_sd_model_name": recipe.base_model.path,
+    }
+    return {key: str(value) for key, value in facts.items()}

@@ -1,0 +1,115 @@
+"""In which tensors two files differ, and by how much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from inference.runtime.errors import InputError
+
+TENSOR_FILES = (".safetensors", ".pt")
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """A tensor that two files hold other values of."""
+
+    name: str
+    what: str
+    """Empty, or in what it differs besides values: it is missing, its shape, its number format."""
+    largest: float | None = None
+    """The largest difference of two values."""
+    norm: float | None = None
+    """The root of the sum of squared differences."""
+    relative: float | None = None
+    """`norm` by the norm of the first tensor."""
+
+
+def different_tensors(first: Path, second: Path) -> list[TensorDifference]:
+    """The tensors of two files that differ, the largest difference first; nothing of other files.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    if first.suffix not in TENSOR_FILES:
+        return []
+    ours, theirs = read_tensors(first), read_tensors(second)
+    found = []
+    for name in {**ours, **theirs}:
+        if name not in ours or name not in theirs:
+            found.append(
+                TensorDifference(name, f"only in the {'second' if name in theirs else 'first'}")
+            )
+        elif (one := difference(name, ours[name], theirs[name])) is not None:
+            found.append(one)
+    return sorted(found, key=lambda one: -(math.inf if one.largest is None else one.largest))
+
+
+def difference(name: str, first: Any, second: Any) -> TensorDifference | None:
+    """How two tensors (or other values) differ; None if they do not."""
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        return None if first == second else TensorDifference(name, f"{first!r}, {second!r}")
+    if first.shape != second.shape:
+        return TensorDifference(name, f"shapes {list(first.shape)}, {list(second.shape)}")
+    what = "" if first.dtype == second.dtype else f"{first.dtype}, {second.dtype}"
+    if not what and torch.equal(first, second):
+        return None
+    distance = (first.double() - second.double()).flatten()
+    if not what and not distance.numel():
+        return None
+    size = float(first.double().norm())
+    norm = float(distance.norm())
+    largest = float(distance.abs().max()) if distance.numel() else 0.0
+    return TensorDifference(name, what, largest, norm, norm / size if size else None)
+
+
+def read_tensors(path: Path) -> Mapping[str, Any]:
+    """The tensors of a file by name; those of .safetensors are read when they are asked for.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return _Safetensors(path)
+        return dict(_flat(torch.load(path, map_location="cpu", weights_only=True)))
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: damaged: {error}") from error
+
+
+class _Safetensors(Mapping[str, Tensor]):
+    """The tensors of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, "pt")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+def _flat(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in nested mappings and lists, with a dotted name."""
+    items = content.items() if isinstance(content, Mapping) else enumerate(content)
+    for key, value in items:
+        inner = f"{name}.{key}" if name else str(key)
+        if isinstance(value, Mapping | list | tuple):
+            yield from _flat(value, inner)
+        else:
+            yield inner, value

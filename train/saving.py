@@ -1,0 +1,161 @@
+"""What a run writes to go on with and to draw with: checkpoints and artifacts."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from inference.artifacts.adapters.lora import twin_of
+from inference.models.base import DTYPES
+from train.common.errors import RESERVE, RunDirectoryError, SavingError
+from train.config.recipe import TrainRecipe
+from train.objectives.base import Member
+from train.optimization.ema import ShownWeights
+from train.optimization.optimizers import state_bytes
+from train.optimization.training_state import TrainingState
+from train.runs.disk import megabytes, room, size_of
+from train.runs.manifests import run_metadata
+from train.runs.run_directory import RunDirectory
+
+
+class Savings:
+    """Saves the state of a run, and each member's artifact; for the first process only."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        run: RunDirectory,
+        members: Mapping[str, Member],
+        weights: ShownWeights,
+        state: TrainingState,
+        say: Callable[[str], None],
+        facts: Mapping[str, object],
+    ) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.members = members
+        self.weights = weights
+        self.state = state
+        self.say = say
+        self.facts = facts
+        """What a checkpoint's manifest tells of the run."""
+
+    def check_room(self) -> None:
+        """Raises RunDirectoryError if the disk has no room for the first saving of a run."""
+        needed = self.checkpoint_bytes() + self.artifact_bytes()
+        if needed > room(self.run.path):
+            raise RunDirectoryError(
+                f"{self.run.path}: a saving takes {megabytes(needed)}, and {self._free()}. Make "
+                "room on this disk, or give another output_dir=…"
+            )
+
+    def save(self, step: int, pictures: int, class_pictures: int) -> None:
+        """Artifacts, then the checkpoint: no artifact is missing where a run goes on.
+
+        If the disk has room for the checkpoint alone, this is saved, and the run ends; it makes
+        the artifacts when it goes on.
+
+        Raises:
+            SavingError: there was no room, or writing failed.
+        """
+        state, artifacts = self.checkpoint_bytes(), self.artifact_bytes()
+        if self.run.checkpoint(step).exists() or state + artifacts <= room(self.run.path):
+            self.artifacts(step, pictures, class_pictures)
+            self.checkpoint(step)
+            self.tell_of_next(step)
+            return
+        self.checkpoint(step)
+        raise SavingError(
+            f"the disk has no room for the artifact of step {step}, {megabytes(artifacts)}: "
+            f"{self._free()}. The state of this step is saved: resume=true makes the artifact and "
+            "goes on, once there is room"
+        )
+
+    def checkpoint(self, step: int) -> None:
+        """The state to resume from; the oldest ones go.
+
+        Raises:
+            SavingError: the disk has no room for it, and nothing was written; or writing failed.
+        """
+        target, needed = self.run.checkpoint(step), self.checkpoint_bytes()
+        if needed > room(self.run.path) and not target.exists():
+            what = f"{target} was not written, since the disk has no room for it"
+            raise SavingError(self.run.told(what, f"it takes {megabytes(needed)}; {self._free()}"))
+        keep = self.recipe.saving.keep_last_n_checkpoints
+        self.run.write_checkpoint(
+            step, lambda writer: self.state.write(writer, step), keep, self.facts
+        )
+
+    def rescue(self, step: int) -> str:
+        """Saves the state before a faulty step, if it is sound; says what was done."""
+        if step == 0 or not self.state.is_finite():
+            return (
+                "The last checkpoint is untouched; a lower learning rate or mixed_precision=bf16 "
+                "may help"
+            )
+        try:
+            self.checkpoint(step)
+        except SavingError as error:
+            return str(error)
+        return (
+            f"No weight was changed by it, and the state before it is saved: "
+            f"{self.run.checkpoint(step)}. With resume=true guards.non_finite=skip the run goes on "
+            "without this step"
+        )
+
+    def tell_of_next(self, step: int) -> None:
+        """Warns while there is time to make room: the old goes only after the new is there."""
+        needed = self.checkpoint_bytes() + self.artifact_bytes()
+        if step < self.recipe.max_train_steps and needed > room(self.run.path):
+            self.say(
+                f"warning: the next saving takes {megabytes(needed)}, and {self._free()}: make "
+                "room, or the run ends there"
+            )
+
+    def checkpoint_bytes(self) -> int:
+        """Of a checkpoint, and a little more; before the first step as the optimizer will be."""
+        size, optimizer = self.state.size(), self.state.optimizer
+        if optimizer.state_dict()["state"]:
+            return size
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        return size + sum(state_bytes(self.recipe.optimizer.type, p.numel()) for p in trained)
+
+    def artifact_bytes(self) -> int:
+        """Of the members' artifacts: as large as the last ones, at first as what is trained."""
+        total = 0
+        itemsize = DTYPES[self.recipe.saving.save_precision].itemsize
+        for path, member in zip(self.paths(0), self.members.values(), strict=True):
+            last = path.with_name(f"last{path.suffix}")
+            known = size_of(last) + size_of(twin_of(last)) if last.exists() else 0
+            total += known or itemsize * sum(p.numel() for p in member.objective.parameters())
+        return total
+
+    def _free(self) -> str:
+        free = shutil.disk_usage(self.run.path).free
+        return f"{megabytes(free)} are free, of which {megabytes(RESERVE)} are left free"
+
+    def artifacts(self, step: int, pictures: int, class_pictures: int) -> None:
+        """Each member's to a file of its own; it tells how many pictures it was learned from."""
+        for path, member in zip(self.paths(step), self.members.values(), strict=True):
+            path.parent.mkdir(exist_ok=True)
+            metadata = run_metadata(member.recipe, step, pictures, class_pictures)
+            with self.run.saving(path), self.weights.as_saved():
+                artifact = member.objective.artifact()
+                artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
+            self.run.point_last(path)
+            self.say(f"saved {path}")
+
+    def are_made(self, step: int) -> bool:
+        """Whether the artifacts of a step are there."""
+        return all(path.exists() for path in self.paths(step))
+
+    def paths(self, step: int) -> list[Path]:
+        """Where the members' artifacts of a step lie."""
+        return [
+            self.run.artifact(step, member.objective.artifact().suffix, name)
+            for name, member in self.members.items()
+        ]
+
+    def last(self) -> Path:
+        """The newest artifact, or the folder of several."""
+        first, *others = self.paths(0)
+        return self.run.artifacts if others else first.with_name(f"last{first.suffix}")
