@@ -9,13 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.config.clips import ClipsRecipe
-from inference.config.recipes import AnimationRecipe, ImagesRecipe, draw_schema
-from inference.recipe.command import find_recipe, is_first_process, tell, warnings_told
-from inference.recipe.loader import load_recipe
-from inference.runtime.errors import InputError
-from inference.runtime.signals import Interrupted
-from inference.runtime.warnings import quiet_libraries
+from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
+from inference.recipe import find_recipe, is_first_process, load_recipe, tell, warnings_told
+from inference.runtime import InputError, Interrupted, quiet_libraries
 
 USAGE = """usage: python -m inference RECIPE|PICTURE|SETTINGS [key=value ...] [--check]
 
@@ -77,12 +73,12 @@ def load(path: str, overrides: Sequence[str]) -> object:
     """The recipe of a file, or the one that a picture tells of; what it cannot do is told."""
     suffix = Path(path).suffix.lower()
     if suffix in SETTINGS_FILES:
-        from inference.deforum.settings.settings_recipe import load_settings_recipe
+        from inference.deforum import load_settings_recipe
 
         return load_settings_recipe(path, overrides)
     if suffix in RECIPES:
         return load_recipe(find_recipe(path), draw_schema, overrides)
-    from inference.images.redraw import is_picture, load_picture
+    from inference.images import is_picture, load_picture
 
     if not is_picture(path):
         return load_recipe(find_recipe(path), draw_schema, overrides)
@@ -99,15 +95,14 @@ def told(recipe: object) -> str:
         InputError: the recipe is of a type that cannot tell.
     """
     if isinstance(recipe, ClipsRecipe):
-        from inference.clips.command import report_recipe
+        from inference.clips import report_recipe
 
         return report_recipe(recipe)
     if not isinstance(recipe, AnimationRecipe):
         raise InputError(
             f"{CHECK}: is of animations and clips; a sound recipe of images says all itself"
         )
-    from inference.deforum.check import report
-    from inference.deforum.settings.settings_recipe import recipe_settings
+    from inference.deforum import recipe_settings, report
 
     return report(recipe_settings(recipe))
 
@@ -116,16 +111,16 @@ def run(recipe: object) -> None:
     """Draws a sound recipe with what its type asks for."""
     match recipe:
         case ImagesRecipe():
-            from inference.images.command import draw_images
+            from inference.images import draw_images
 
             draw_images(recipe)
         case AnimationRecipe():
-            from inference.deforum.animation import draw_animation
+            from inference.deforum import draw_animation
 
             with warnings_told("draw"):
                 draw_animation(recipe)
         case ClipsRecipe():
-            from inference.clips.command import draw_recipe
+            from inference.clips import draw_recipe
 
             draw_recipe(recipe)
         case _:

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.recipe.command import tell, warnings_told
-from inference.runtime.errors import InputError
-from inference.runtime.warnings import quiet_libraries
+from inference.recipe import tell, warnings_told
+from inference.runtime import InputError, quiet_libraries
 
 if TYPE_CHECKING:
     import torch
 
-    from inference.artifacts.base import Artifact
+    from inference.artifacts import Artifact
 
 FORMATS = ("kohya", "diffusers", "a1111", "single-file")
 DTYPES = ("fp32", "fp16", "bf16")
@@ -135,9 +134,8 @@ def convert(request: Request) -> list[str]:
     Raises:
         InputError: IN cannot be read, or cannot be turned into this format.
     """
-    from inference.artifacts.base import load_artifact
-    from inference.artifacts.checkpoint import Checkpoint
-    from inference.models.names import is_single_file, resolve_path
+    from inference.artifacts import Checkpoint, load_artifact
+    from inference.models import is_single_file, resolve_path
 
     source = Path(resolve_path(request.input))
     if not source.exists():
@@ -160,10 +158,8 @@ def load_at(path: Path, alpha: float) -> Artifact:
     Raises:
         InputError: it says it, or is no LoRA.
     """
-    from inference.artifacts.adapters.lora import Lora
-    from inference.artifacts.adapters.lora_formats import says_alpha
-    from inference.artifacts.base import read_keys
-    from inference.files.tensors import read_tensors
+    from inference.artifacts import Lora, read_keys, says_alpha
+    from inference.files import read_tensors
 
     if alpha <= 0:
         raise InputError(f"--alpha: must be above 0, got {alpha:g}")
@@ -176,8 +172,8 @@ def load_at(path: Path, alpha: float) -> Artifact:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file holds a base model, by the names in it."""
-    from inference.artifacts.base import read_keys
-    from inference.models.stable_diffusion.detect import looks_like_checkpoint
+    from inference.artifacts import read_keys
+    from inference.models.stable_diffusion import looks_like_checkpoint
 
     return looks_like_checkpoint(read_keys(path))
 
@@ -225,17 +221,17 @@ def an(kind: str) -> str:
 
 def convert_artifact(request: Request, source: Path, artifact: Artifact) -> list[str]:
     """LoRAs, embeddings and hypernetworks."""
-    from inference.artifacts.adapters.lora import Lora
+    from inference.artifacts import Lora
 
     kind, current, dtype = describe(source, artifact)
     check_format(request, kind, current)
     dtype = number_format(request) or dtype
     if isinstance(artifact, Lora):
-        from inference.artifacts.adapters import lora_convert
+        from inference.artifacts import save_diffusers, save_kohya
 
         writers: dict[str, Callable[[Lora, Path, torch.dtype], None]] = {
-            "kohya": lora_convert.save_kohya,
-            "diffusers": lora_convert.save_diffusers,
+            "kohya": save_kohya,
+            "diffusers": save_diffusers,
         }
         writers[request.to](artifact, request.output, dtype)
     elif kind == "embedding" and request.to == "diffusers":
@@ -249,9 +245,8 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
     """Kind and format of an artifact's file, and the number format of its weights."""
     import torch
 
-    from inference.artifacts.adapters.lora_formats import format_of, is_lora
-    from inference.artifacts.base import read_keys
-    from inference.files.tensors import PICKLES, read_tensors
+    from inference.artifacts import format_of, is_lora, read_keys
+    from inference.files import PICKLES, read_tensors
 
     keys = read_keys(source)
     if artifact.kind == "hypernetwork":
@@ -281,8 +276,7 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
 
     import torch
 
-    from inference.files.atomic import write_atomically
-    from inference.files.tensors import serialize
+    from inference.files import serialize, write_atomically
 
     if len(artifact.learned.by_encoder()) > 1:
         raise InputError(
@@ -301,9 +295,9 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
 
 def convert_base_model(request: Request, current: str) -> list[str]:
     """Base models, with LoRAs merged into them."""
-    from inference.artifacts.merging import merge, write_file_of, write_folder_of
-    from inference.config.models import BaseModelConfig
-    from inference.models.families import load_model
+    from inference.artifacts import merge, write_file_of, write_folder_of
+    from inference.config import BaseModelConfig
+    from inference.models import load_model
 
     check_format(request, "base model", current)
     base = load_model(
@@ -323,14 +317,14 @@ def convert_base_model(request: Request, current: str) -> list[str]:
 
 def number_format(request: Request) -> torch.dtype | None:
     """The one asked for."""
-    from inference.models.base import DTYPES
+    from inference.models import DTYPES
 
     return DTYPES[request.dtype] if request.dtype else None
 
 
 def name_of(dtype: torch.dtype) -> str:
     """`fp16` and the like."""
-    from inference.models.base import DTYPES
+    from inference.models import DTYPES
 
     return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
 

@@ -15,11 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.files.hashes import lora_hash, read_header, sha256, weights_file
-from inference.files.tensors import EMBEDDING_PICTURES as PICTURES
-from inference.media.pictures import SUFFIXES
-from inference.runtime.errors import InputError
-from inference.runtime.warnings import quiet_libraries
+from inference.files import EMBEDDING_PICTURES as PICTURES
+from inference.files import lora_hash, read_header, sha256, weights_file
+from inference.media import SUFFIXES
+from inference.runtime import InputError, quiet_libraries
 
 USAGE = """usage: python -m inference.inspect FILE...
 
@@ -69,9 +68,8 @@ def inspect_picture(path: Path) -> Facts:
     """Size and infotext."""
     from PIL import Image, UnidentifiedImageError
 
-    from inference.artifacts import embedding_picture
-    from inference.images.infotext.other_programs import read_other_programs
-    from inference.images.infotext.reading import read_infotext
+    from inference.artifacts import read_embedding_picture
+    from inference.images import read_infotext, read_other_programs
 
     try:
         with Image.open(path) as image:
@@ -90,14 +88,14 @@ def inspect_picture(path: Path) -> Facts:
     if frames > 1:
         facts |= {"kind": "animated picture", "frames": str(frames)}
     facts["infotext"] = infotext or "none in this file"
-    if path.suffix in PICTURES and embedding_picture.read_picture(path):
+    if path.suffix in PICTURES and read_embedding_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}
     return facts
 
 
 def inspect_video(path: Path) -> Facts:
     """Size, length and infotext; of H.264's pictures none is read."""
-    from inference.media.video_writing import video_facts
+    from inference.media import video_facts
 
     facts = video_facts(path)
     infotext = facts.pop("comment", None)
@@ -127,7 +125,7 @@ def inspect_base_model(path: Path) -> Facts:
 
 def inspect_video_model(path: Path, index: Mapping[str, Any], noise: Mapping[str, Any]) -> Facts:
     """The same for the CogVideoX layout."""
-    from inference.models.cogvideox.detect import FAMILIES, family_of
+    from inference.models.cogvideox import FAMILIES, family_of
 
     transformer, vae = (read_json(path / part / "config.json") for part in ("transformer", "vae"))
     if missing := [key for key in FAMILIES["cogvideox-5b"].transformer if key not in transformer]:
@@ -181,8 +179,8 @@ def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
 
 def inspect_artifact(path: Path) -> Facts:
     """Kind, layers, metadata and hashes of something learned."""
-    from inference.artifacts.base import read_keys
-    from inference.files.tensors import read_tensors
+    from inference.artifacts import read_keys
+    from inference.files import read_tensors
 
     keys = [] if path.is_dir() else read_keys(path)
     kind = artifact_kind(path, keys)
@@ -209,9 +207,13 @@ def inspect_artifact(path: Path) -> Facts:
 
 def inspect_single_file(path: Path) -> Facts:
     """Family, prediction type, parts and hashes of a base model in one file."""
-    from inference.files.tensors import open_tensors
-    from inference.models.stable_diffusion.detect import family_of, prediction_type_of
-    from inference.models.stable_diffusion.single_file import MODEL, PARTS
+    from inference.files import open_tensors
+    from inference.models.stable_diffusion import (
+        MODEL,
+        TRAINED_PARTS,
+        family_of,
+        prediction_type_of,
+    )
 
     file = open_tensors(path)
     facts = {"kind": "base model (single file)"}
@@ -231,9 +233,9 @@ def inspect_single_file(path: Path) -> Facts:
     if any(key.startswith("model_ema.") for key in file.shapes):
         facts["averages"] = "model_ema, passed over"
     facts |= {"sha256": sha256(path), "model hash in infotext": sha256(path)[:10]}
-    if PARTS in file.metadata:
-        facts["trained"] = file.metadata[PARTS].replace(",", ", ")
-    hidden = (MODEL, PARTS)
+    if TRAINED_PARTS in file.metadata:
+        facts["trained"] = file.metadata[TRAINED_PARTS].replace(",", ", ")
+    hidden = (MODEL, TRAINED_PARTS)
     return facts | {k: v for k, v in sorted(file.metadata.items()) if k not in hidden}
 
 
@@ -243,7 +245,7 @@ def artifact_kind(path: Path, keys: Sequence[str]) -> str:
     Raises:
         InputError: none that we know.
     """
-    from inference.artifacts.base import ARTIFACTS
+    from inference.artifacts import ARTIFACTS
 
     for kind, target in ARTIFACTS.items():
         if pkgutil.resolve_name(target).recognizes(path, keys):
@@ -258,8 +260,7 @@ def artifact_kind(path: Path, keys: Sequence[str]) -> str:
 
 def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Facts:
     """Ranks, alphas and layers, and the base model that it says it was made for."""
-    from inference.artifacts.adapters.lora_formats import format_of, read_layers, says_alpha
-    from inference.artifacts.adapters.lora_keys import part_of
+    from inference.artifacts import format_of, part_of, read_layers, says_alpha
 
     layers = read_layers(tensors, metadata)
     said = "" if says_alpha(tensors, metadata) else " (not said by the file, but taken)"
@@ -276,7 +277,7 @@ def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Fa
 
 def describe_embedding(path: Path) -> Facts:
     """What prompts call it by, its size, and what else its file says."""
-    from inference.artifacts.embedding import Embedding, made_for
+    from inference.artifacts import Embedding, made_for
 
     embedding = Embedding.load(path)
     said = {key: str(value) for key, value in embedding.facts.items() if value is not None}
@@ -286,7 +287,7 @@ def describe_embedding(path: Path) -> Facts:
 
 def describe_hypernetwork(path: Path) -> Facts:
     """Its widths, its layers in A1111's words, and what else its file says."""
-    from inference.artifacts.hypernetwork_files import read_hypernetwork
+    from inference.artifacts import read_hypernetwork
 
     pairs, spec, facts = read_hypernetwork(path)
     parameters = sum(p.numel() for pair in pairs.values() for p in pair.parameters())

@@ -12,10 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import MISSING
 
-from inference.config.recipes import DRAWING_RECIPES
-from inference.recipe.schema import field_docs, fields_of, without_none
-from train.config.objectives import OBJECTIVE_CONFIGS, MemberConfig, ObjectiveConfig
-from train.config.recipe import TrainRecipe
+from inference.config import DRAWING_RECIPES
+from inference.recipe import field_docs, fields_of, without_none
+from train.config import OBJECTIVE_CONFIGS, MemberConfig, ObjectiveConfig, TrainRecipe
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "recipes.md"
 

@@ -13,8 +13,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=sys.stderr)
         return 0 if arguments else 2
-    from inference.recipe.command import tell
-    from inference.runtime.errors import InputError
+    from inference.recipe import tell
+    from inference.runtime import InputError
 
     try:
         return train(arguments[0], arguments[1:])
@@ -25,18 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(path: str, overrides: list[str]) -> int:
     """Loads the recipe, and only then the heavy libraries."""
-    from inference.recipe.command import find_recipe, is_first_process, tell, warnings_told
-    from inference.recipe.loader import load_recipe
-    from inference.runtime.warnings import quiet_libraries
-    from train.config.schema import train_schema
+    from inference.recipe import find_recipe, is_first_process, load_recipe, tell, warnings_told
+    from inference.runtime import quiet_libraries
+    from train.config import train_schema
 
     with warnings_told("train"):
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
 
-    from inference.runtime.signals import Interrupted
-    from train.common.distributed import ProcessLostError, lost_processes_told
-    from train.common.errors import NonFiniteError, SavingError
+    from inference.runtime import Interrupted
+    from train.common import NonFiniteError, ProcessLostError, SavingError, lost_processes_told
     from train.trainer import Trainer
 
     try:

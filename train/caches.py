@@ -6,15 +6,20 @@ import warnings
 
 from accelerate import Accelerator
 
-from inference.models.base import DiffusionModel
-from inference.models.cogvideox.model import VideoModel
-from inference.recipe.loader import RecipeWarning
-from train.config.recipe import TrainRecipe
-from train.data.caching.content_cache import StoredStates, text_origin
-from train.data.caching.prompt_states import PromptStates, Track
-from train.data.examples.examples import Examples
-from train.data.examples.latents import cache_latents, open_cache
-from train.objectives.base import Objective
+from inference.models import DiffusionModel
+from inference.models.cogvideox import VideoModel
+from inference.recipe import RecipeWarning
+from train.config import TrainRecipe
+from train.data import (
+    Examples,
+    PromptStates,
+    StoredStates,
+    Track,
+    cache_latents,
+    open_cache,
+    text_origin,
+)
+from train.objectives import Objective
 from train.stages import Stage
 
 

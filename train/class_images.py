@@ -7,17 +7,14 @@ from collections.abc import Callable, Sequence
 
 from accelerate import Accelerator
 
-from inference.config.images import DrawSettings, ImageConfig
-from inference.files.atomic import write_atomically
-from inference.images.drawing import Drawing, draw
-from inference.media.outputs import prepare_folder
-from inference.media.pictures import save_png
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import InputError
-from train.config.concepts import ConceptConfig
-from train.config.recipe import TrainRecipe
-from train.data.caching.prompt_states import Track
-from train.data.sources.concepts import ClassFolder, ClassPicture
+from inference.config import DrawSettings, ImageConfig
+from inference.files import write_atomically
+from inference.images import Drawing, draw
+from inference.media import prepare_folder, save_png
+from inference.models.stable_diffusion import BaseModel
+from inference.runtime import InputError
+from train.config import ConceptConfig, TrainRecipe
+from train.data import ClassFolder, ClassPicture, Track
 
 Portion = tuple[ConceptConfig, list[ClassPicture]]
 """Pictures that are drawn at once, and the concept that says how."""

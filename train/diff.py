@@ -16,12 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
         print(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", file=sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
-    from inference.recipe.command import tell
-    from inference.runtime.errors import InputError
-    from inference.runtime.warnings import quiet_libraries
+    from inference.recipe import tell
+    from inference.runtime import InputError, quiet_libraries
 
     quiet_libraries()
-    from train.runs.comparison import compare_runs, open_run
+    from train.runs import compare_runs, open_run
 
     try:
         found = compare_runs(*map(open_run, arguments))
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     if as_json:
         print(json.dumps(found.as_dict(), indent=1, default=str))
     else:
-        from train.runs.comparison import show
+        from train.runs import show
 
         show(found, *arguments)
     return 0

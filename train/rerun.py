@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from train.runs.run_directory import RunDirectory
+    from train.runs import RunDirectory
 
 USAGE = "usage: python -m train.rerun RUN [--name FOLDER]"
 HELP = """\
@@ -31,14 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"{USAGE}\n{HELP}", file=sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
-    from inference.recipe.command import is_first_process, tell
-    from inference.runtime.errors import InputError
-    from inference.runtime.warnings import quiet_libraries
+    from inference.recipe import is_first_process, tell
+    from inference.runtime import InputError, quiet_libraries
 
     quiet_libraries()
     from train.__main__ import train
-    from train.runs.comparison import open_run
-    from train.runs.run_directory import RunDirectory
+    from train.runs import RunDirectory, open_run
 
     try:
         first = open_run(arguments[0])
@@ -62,7 +60,7 @@ def place_of(run: Path, folder: str | None) -> Path:
     Raises:
         InputError: it has a run of this name already.
     """
-    from inference.runtime.errors import InputError
+    from inference.runtime import InputError
 
     beside = run.absolute().parent
     if folder is not None:
@@ -76,9 +74,8 @@ def place_of(run: Path, folder: str | None) -> Path:
 
 def tell_beforehand(run: RunDirectory) -> None:
     """Tells what is not as it was when the run was made: versions, commit, machine, data."""
-    from inference.recipe.command import tell
-    from train.runs.comparison import Comparison, compare_environments, environment_of
-    from train.runs.manifests import describe_environment
+    from inference.recipe import tell
+    from train.runs import Comparison, compare_environments, describe_environment, environment_of
 
     found = Comparison()
     before = environment_of(run)
@@ -92,10 +89,10 @@ def tell_beforehand(run: RunDirectory) -> None:
 
 def data_beforehand(run: RunDirectory) -> list[str]:
     """In what the data differ now; nothing if they do not, or if the run does not tell them."""
-    from inference.recipe.loader import load_recipe
-    from train.config.schema import train_schema
-    from train.data.sources.sources import find_sources
-    from train.runs.data_manifest import HELD_BACK, PICTURE, data_changes, first, rows_of
+    from inference.recipe import load_recipe
+    from train.config import train_schema
+    from train.data import find_sources
+    from train.runs import HELD_BACK, PICTURE, data_changes, first, rows_of
 
     recipe = load_recipe(str(run.recipe), train_schema, [])
     if not run.data.is_file():
@@ -110,7 +107,7 @@ def data_beforehand(run: RunDirectory) -> list[str]:
 
 def verdict(first: RunDirectory, second: RunDirectory) -> int:
     """Prints what is the same and what is not; returns the exit status."""
-    from train.runs.comparison import Comparison, compare_files, different_lines
+    from train.runs import Comparison, compare_files, different_lines
 
     found = Comparison()
     compare_files(first, second, found)

@@ -4,17 +4,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from inference.artifacts.adapters.lora import twin_of
-from inference.models.base import DTYPES
-from train.common.errors import RESERVE, RunDirectoryError, SavingError
-from train.config.recipe import TrainRecipe
-from train.objectives.base import Member
-from train.optimization.ema import ShownWeights
-from train.optimization.optimizers import state_bytes
-from train.optimization.training_state import TrainingState
-from train.runs.disk import megabytes, room, size_of
-from train.runs.manifests import run_metadata
-from train.runs.run_directory import RunDirectory
+from inference.artifacts import twin_of
+from inference.models import DTYPES
+from train.common import RESERVE, RunDirectoryError, SavingError
+from train.config import TrainRecipe
+from train.objectives import Member
+from train.optimization import ShownWeights, TrainingState, state_bytes
+from train.runs import RunDirectory, megabytes, room, run_metadata, size_of
 
 
 class Savings:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from train.config.recipe import named_stages, recipe_in
+from train.config import named_stages, recipe_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from train.config.recipe import TrainRecipe
-    from train.data.examples.stream import MicroBatches, Pace
+    from train.config import TrainRecipe
+    from train.data import MicroBatches, Pace
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Stage:
         self, step: int, rank: int, num_processes: int, with_class_pictures: bool
     ) -> MicroBatches:
         """This process's micro-batches from a step of the run on to the stage's last one."""
-        from train.data.examples.stream import MicroBatches
+        from train.data import MicroBatches
 
         return MicroBatches(
             batch_size=self.recipe.train_batch_size,
@@ -52,7 +52,7 @@ class Stage:
 
     def pace(self, num_processes: int) -> Pace:
         """Which step of the run the positions of its examples belong to."""
-        from train.data.examples.stream import Pace
+        from train.data import Pace
 
         size, last = step_size(self.recipe, num_processes), self.recipe.max_train_steps
         return Pace(size, last, self.first_step, self.first_position)

@@ -8,37 +8,44 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from inference.models.stable_diffusion.model import BaseModel
-from inference.recipe.loader import dump_recipe
-from inference.runtime.signals import Interrupted
+from inference.models.stable_diffusion import BaseModel
+from inference.recipe import dump_recipe
+from inference.runtime import Interrupted
 from train.caches import Caches
 from train.class_images import draw_missing
-from train.common.batch import Batch
-from train.common.distributed import StopSignals, of_first
-from train.common.errors import DataError, NonFiniteError
-from train.common.randomness import derive_seed
-from train.config.recipe import TrainRecipe
-from train.data.examples.build import build_examples
-from train.data.examples.examples import Examples
-from train.data.examples.loader import build_loader
-from train.data.sources.concepts import class_facts, class_folders, class_pictures
-from train.data.sources.sources import at_commits, find_sources
-from train.losses.prior import prior_weight, total_loss, weigh_class_pictures
-from train.monitoring.loss_log import LossLog
-from train.monitoring.previews import grid_images
-from train.monitoring.reports import Reports, build_grid
-from train.monitoring.tracking import ProgressBar, StepClock
-from train.monitoring.validation import Validation
-from train.objectives.loading import enable_gradient_checkpointing, load_objective
-from train.optimization.accelerator import build_accelerator
-from train.optimization.ema import ShownWeights
-from train.optimization.guards import Guard
-from train.optimization.optimizers import build_optimization, prepare
-from train.optimization.training_state import TrainingState
-from train.optimization.update import WeightUpdate
-from train.runs.data_manifest import CLASS_PICTURE, HELD_BACK, Row, rows_of
-from train.runs.manifests import limner_version
-from train.runs.run_directory import RunDirectory
+from train.common import Batch, DataError, NonFiniteError, StopSignals, derive_seed, of_first
+from train.config import TrainRecipe
+from train.data import (
+    Examples,
+    at_commits,
+    build_examples,
+    build_loader,
+    class_facts,
+    class_folders,
+    class_pictures,
+    find_sources,
+)
+from train.losses import prior_weight, total_loss, weigh_class_pictures
+from train.monitoring import (
+    LossLog,
+    ProgressBar,
+    Reports,
+    StepClock,
+    Validation,
+    build_grid,
+    grid_images,
+)
+from train.objectives import enable_gradient_checkpointing, load_objective
+from train.optimization import (
+    Guard,
+    ShownWeights,
+    TrainingState,
+    WeightUpdate,
+    build_accelerator,
+    build_optimization,
+    prepare,
+)
+from train.runs import CLASS_PICTURE, HELD_BACK, Row, RunDirectory, limner_version, rows_of
 from train.saving import Savings
 from train.stages import Stage, stage_at, stages_of, step_size
 

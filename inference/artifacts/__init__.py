@@ -1,6 +1,63 @@
 """What has been learned: attached to a base model, saved, and loaded."""
 
-from inference.artifacts.base import Artifact, load_artifact
-from inference.runtime.errors import ArtifactError
+from inference.artifacts.adapters import (
+    Lora,
+    format_of,
+    is_lora,
+    part_of,
+    read_layers,
+    save_diffusers,
+    save_kohya,
+    says_alpha,
+    twin_of,
+)
+from inference.artifacts.base import (
+    ARTIFACTS,
+    Artifact,
+    UsedArtifact,
+    load_artifact,
+    read_keys,
+    set_strength,
+)
+from inference.artifacts.checkpoint import Checkpoint
+from inference.artifacts.embedding import Embedding, check_suffix, made_for
+from inference.artifacts.embedding_picture import read_embedding_picture
+from inference.artifacts.hypernetwork import Hypernetwork
+from inference.artifacts.hypernetwork_files import (
+    HypernetworkSpec,
+    distance_from_identity,
+    read_hypernetwork,
+)
+from inference.artifacts.library import NetworkLibrary
+from inference.artifacts.merging import merge, write_file_of, write_folder_of
 
-__all__ = ["Artifact", "ArtifactError", "load_artifact"]
+__all__ = [
+    "ARTIFACTS",
+    "Artifact",
+    "Checkpoint",
+    "Embedding",
+    "Hypernetwork",
+    "HypernetworkSpec",
+    "Lora",
+    "NetworkLibrary",
+    "UsedArtifact",
+    "check_suffix",
+    "distance_from_identity",
+    "format_of",
+    "is_lora",
+    "load_artifact",
+    "made_for",
+    "merge",
+    "part_of",
+    "read_embedding_picture",
+    "read_hypernetwork",
+    "read_keys",
+    "read_layers",
+    "save_diffusers",
+    "save_kohya",
+    "says_alpha",
+    "set_strength",
+    "twin_of",
+    "write_file_of",
+    "write_folder_of",
+]

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from safetensors import SafetensorError, safe_open
 
-from inference.artifacts.embedding_picture import read_picture
-from inference.config.models import ArtifactConfig
-from inference.files.hashes import artifact_hash
-from inference.files.tensors import EMBEDDING_PICTURES as PICTURES
-from inference.files.tensors import PICKLES, read_pickle, unreadable
-from inference.runtime.errors import ArtifactError
+from inference.artifacts.embedding_picture import read_embedding_picture
+from inference.config import ArtifactConfig
+from inference.files import EMBEDDING_PICTURES as PICTURES
+from inference.files import PICKLES, artifact_hash, read_pickle, unreadable
+from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.models.base import DiffusionModel
-    from inference.models.stable_diffusion.model import BaseModel
+    from inference.models import DiffusionModel
+    from inference.models.stable_diffusion import BaseModel
 
 
 ARTIFACTS: dict[str, str] = {
@@ -87,7 +86,7 @@ def for_pictures(artifact: Artifact, base: DiffusionModel) -> BaseModel:
     Raises:
         ArtifactError: it is a video model.
     """
-    from inference.models.stable_diffusion.model import BaseModel
+    from inference.models.stable_diffusion import BaseModel
 
     if not isinstance(base, BaseModel):
         raise ArtifactError(
@@ -131,7 +130,7 @@ def read_keys(path: Path) -> list[str]:
     of the embedding that it carries.
     """
     if path.suffix in PICTURES:
-        return [*(read_picture(path) or {})]
+        return [*(read_embedding_picture(path) or {})]
     if path.suffix in PICKLES:
         return [str(key) for key in read_pickle(path)]
     try:

@@ -13,21 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from inference.artifacts.base import Artifact
-from inference.files.tensors import write_folder
-from inference.models.stable_diffusion.detect import looks_like_checkpoint
-from inference.models.stable_diffusion.folder import (
-    FACTS,
-    PARTS,
-    cast,
-    compact,
-    read_part,
-    weights_of,
-    write_base_model,
-)
-from inference.runtime.errors import ArtifactError
+from inference.files import write_folder
+from inference.models import FACTS, PARTS, cast, compact, read_part, weights_of, write_base_model
+from inference.models.stable_diffusion import looks_like_checkpoint
+from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.models.base import DiffusionModel
+    from inference.models import DiffusionModel
 
 BEHAVIOUR = {
     "unet": ("attention_head_dim", "num_attention_heads", "act_fn", "norm_num_groups"),
@@ -154,8 +146,7 @@ class Checkpoint(Artifact):
     def _save_single_file(
         self, path: Path, base: DiffusionModel, dtype: torch.dtype, metadata: dict[str, str]
     ) -> None:
-        from inference.models.stable_diffusion.single_file import parts_of
-        from inference.models.stable_diffusion.single_file_writer import write_model
+        from inference.models.stable_diffusion import parts_of, write_model
 
         def in_format(part: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
             return cast(weights, dtype) if part in self.parts else compact(weights, dtype)
@@ -168,7 +159,7 @@ class Checkpoint(Artifact):
         """Reads the trained parts; of a folder by another tool all parts that are there."""
         path = Path(path)
         if path.is_file():
-            from inference.models.stable_diffusion.single_file import read_model
+            from inference.models.stable_diffusion import read_model
 
             model = read_model(path, only_trained=True)
             return cls(
@@ -197,9 +188,9 @@ class Checkpoint(Artifact):
         return looks_like_checkpoint(keys)
 
     def _complete_base(self) -> DiffusionModel:
-        from inference.config.models import BaseModelConfig
-        from inference.models.families import load_model
-        from inference.runtime.errors import BaseModelError
+        from inference.config import BaseModelConfig
+        from inference.models import load_model
+        from inference.runtime import BaseModelError
 
         try:
             return load_model(BaseModelConfig(path=str(self._path)))

@@ -18,18 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from inference.artifacts.base import Artifact, for_pictures
-from inference.artifacts.embedding_picture import picture_with, read_picture
+from inference.artifacts.embedding_picture import picture_with, read_embedding_picture
 from inference.artifacts.metadata import made_upon
-from inference.files.atomic import write_atomically
-from inference.files.tensors import EMBEDDING_PICTURES as PICTURES
-from inference.files.tensors import PICKLES, read_pickle, read_tensors, serialize
-from inference.media.pictures import save_png
-from inference.prompts.chunks import LearnedVectors, token_ids
-from inference.runtime.errors import ArtifactError
+from inference.files import EMBEDDING_PICTURES as PICTURES
+from inference.files import PICKLES, read_pickle, read_tensors, serialize, write_atomically
+from inference.media import save_png
+from inference.prompts import LearnedVectors, token_ids
+from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.models.base import DiffusionModel
-    from inference.models.stable_diffusion.model import BaseModel
+    from inference.models import DiffusionModel
+    from inference.models.stable_diffusion import BaseModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 PAIR: tuple[str, ...] = ("clip_l", "clip_g")
@@ -174,7 +173,7 @@ class Embedding(Artifact):
 
     def card(self, step: int) -> Image.Image:
         """A picture of the vectors, one above the other, with name and size."""
-        from inference.media.grid import image_grid
+        from inference.media import image_grid
 
         vectors = self.learned.vectors.detach().float().cpu()
         shades = (vectors / vectors.abs().max().clamp_min(1e-9) * 127.5 + 127.5).round()
@@ -193,7 +192,7 @@ class Embedding(Artifact):
         if path.suffix in PICKLES:
             found, facts = _from_dict(path, read_pickle(path))
         elif path.suffix in PICTURES:
-            found, facts = _from_dict(path, read_picture(path) or {})
+            found, facts = _from_dict(path, read_embedding_picture(path) or {})
         else:
             found, facts = _from_safetensors(path)
         vectors = [_checked(path, tensor) for tensor in found]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from inference.runtime.errors import ArtifactError
+from inference.runtime import ArtifactError
 
 KEYWORD = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"
@@ -47,7 +47,7 @@ def picture_with(image: Image.Image, content: dict[str, Any]) -> tuple[Image.Ima
     return Image.fromarray(canvas), {KEYWORD: base64.b64encode(text).decode()}
 
 
-def read_picture(path: Path) -> dict[str, Any] | None:
+def read_embedding_picture(path: Path) -> dict[str, Any] | None:
     """The dict in a picture's keyword or stripes; None if it carries none.
 
     Raises:

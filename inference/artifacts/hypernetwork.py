@@ -23,13 +23,12 @@ from inference.artifacts.hypernetwork_files import (
     safetensors_file,
 )
 from inference.artifacts.metadata import made_upon
-from inference.files.atomic import write_atomically
-from inference.files.tensors import serialize
-from inference.runtime.errors import ArtifactError
+from inference.files import serialize, write_atomically
+from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.models.base import DiffusionModel
-    from inference.models.stable_diffusion.model import BaseModel
+    from inference.models import DiffusionModel
+    from inference.models.stable_diffusion import BaseModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 """Width of the prompt's states -> the family of base models."""

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inference.files.tensors import read_pickle, read_tensors
-from inference.runtime.errors import ArtifactError
+from inference.files import read_pickle, read_tensors
+from inference.runtime import ArtifactError
 
 UNUSABLE = ("glu", "threshold", "multiheadattention")
 """Offered by A1111's page as activations, or classes of the same module; none works as one."""

@@ -14,18 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters import Lora
 from inference.artifacts.base import Artifact, UsedArtifact, load_artifact, read_keys
 from inference.artifacts.embedding import RUN_FILE, Embedding
 from inference.artifacts.hypernetwork import Hypernetwork
-from inference.files.hashes import artifact_hash
-from inference.files.tensors import EMBEDDING_PICTURES as PICTURES
-from inference.models.names import ARTIFACTS, files_in, output_name
-from inference.prompts.network_calls import ExtraNetwork
-from inference.runtime.errors import ArtifactError, DrawWarning, InputError
+from inference.files import EMBEDDING_PICTURES as PICTURES
+from inference.files import artifact_hash
+from inference.models import ARTIFACTS, files_in, output_name
+from inference.prompts import ExtraNetwork
+from inference.runtime import ArtifactError, DrawWarning, InputError
 
 if TYPE_CHECKING:
-    from inference.models.stable_diffusion.model import BaseModel
+    from inference.models.stable_diffusion import BaseModel
 
 
 KINDS: dict[str, type[Lora] | type[Hypernetwork]] = {"lora": Lora, "hypernet": Hypernetwork}

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from inference.models.base import DiffusionModel
+    from inference.models import DiffusionModel
 
 
 def merge(base: DiffusionModel, text: str) -> str:
     """Adds `LORA` or `LORA:STRENGTH` to the base model's weights; returns its name and strength."""
-    from inference.artifacts.adapters.lora import Lora
+    from inference.artifacts.adapters import Lora
     from inference.artifacts.base import load_artifact
 
     path, _, number = text.rpartition(":")
@@ -45,10 +45,8 @@ def write_file_of(
     """
     import torch
 
-    from inference.models.base import model_name
-    from inference.models.stable_diffusion.folder import cast, compact
-    from inference.models.stable_diffusion.single_file import parts_of
-    from inference.models.stable_diffusion.single_file_writer import write_model
+    from inference.models import cast, compact, model_name
+    from inference.models.stable_diffusion import parts_of, write_model
 
     def in_format(part: str, weights: dict[str, Any]) -> dict[str, Any]:
         return cast(weights, dtype) if dtype else compact(weights, torch.float16)
@@ -66,8 +64,8 @@ def write_folder_of(
     """A diffusers folder; without a number format in the narrowest one that rounds nothing."""
     import torch
 
-    from inference.files.tensors import write_folder
-    from inference.models.stable_diffusion.folder import FACTS, write_base_model
+    from inference.files import write_folder
+    from inference.models import FACTS, write_base_model
 
     def write(folder: Path) -> None:
         write_base_model(folder, base, base.parts if dtype else (), dtype or torch.float16, {})

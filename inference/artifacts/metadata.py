@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from inference.files.tensors import serialize
-from inference.models.cogvideox.detect import FAMILIES, family_of
-from inference.models.cogvideox.model import VideoModel
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import DrawWarning
+from inference.files import serialize
+from inference.models.cogvideox import FAMILIES, VideoModel, family_of
+from inference.models.stable_diffusion import BaseModel
+from inference.runtime import DrawWarning
 
 if TYPE_CHECKING:
-    from inference.models.base import DiffusionModel
+    from inference.models import DiffusionModel
 
 VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
 """Width of the prompt states -> kohya's `ss_base_model_version`; for v-prediction `_v` is added,
@@ -76,7 +75,7 @@ def warn_of_other_family(name: str, metadata: Mapping[str, str], base: Diffusion
 
 def made_upon(base: DiffusionModel) -> dict[str, str | None]:
     """The base model in A1111's words: its short hash and its name."""
-    from inference.models.base import model_hash, model_name
+    from inference.models import model_hash, model_name
 
     known_by = model_hash(base)
     return {

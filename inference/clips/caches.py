@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from inference.config.clips import Cache, CacheConfig, ClipConfig
-from inference.models.cogvideox.model import VideoModel
+from inference.config import Cache, CacheConfig, ClipConfig
+from inference.models.cogvideox import VideoModel
 
 CONTEXT = "cond_uncond"
 """As the pipelines call the evaluation of both prompts at once."""

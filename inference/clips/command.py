@@ -7,25 +7,32 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from inference.artifacts.base import Artifact, load_artifact, set_strength
+from inference.artifacts import Artifact, load_artifact, set_strength
 from inference.clips.caches import StepCache
 from inference.clips.drawing import ClipDrawing, Way, draw_clips, steps_taken
 from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
 from inference.clips.output import contact_sheet, write_clip
 from inference.clips.requests import expand
-from inference.config.clips import ClipConfig, ClipsRecipe
-from inference.config.models import ArtifactConfig
-from inference.files.name_patterns import Naming
-from inference.images.infotext.text import parse_infotext
-from inference.media.outputs import prepare_folder, write_new
-from inference.models.cogvideox.loading import is_video_model, load_video_model
-from inference.models.cogvideox.model import VideoModel
-from inference.models.cogvideox.transformer import drop_learned_positions
-from inference.models.names import resolve_path
-from inference.recipe.command import tell
-from inference.runtime.devices import Processes, choose_device, progress_bar
-from inference.runtime.errors import DrawWarning, InputError
-from inference.runtime.text import number
+from inference.config import ArtifactConfig, ClipConfig, ClipsRecipe
+from inference.files import Naming
+from inference.images import parse_infotext
+from inference.media import prepare_folder, write_new
+from inference.models import resolve_path
+from inference.models.cogvideox import (
+    VideoModel,
+    drop_learned_positions,
+    is_video_model,
+    load_video_model,
+)
+from inference.recipe import tell
+from inference.runtime import (
+    DrawWarning,
+    InputError,
+    Processes,
+    choose_device,
+    number,
+    progress_bar,
+)
 
 Attached = list[tuple[ArtifactConfig, Artifact]]
 
@@ -140,7 +147,7 @@ class Saver:
         Raises:
             InputError: PyAV is missing.
         """
-        from inference.media.video_writing import pyav
+        from inference.media import pyav
 
         try:
             pyav()

@@ -16,18 +16,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.artifacts.base import UsedArtifact
+from inference.artifacts import UsedArtifact
 from inference.clips.caches import StepCache
 from inference.clips.guidance import guidance_scales
 from inference.clips.infotext import describe_clip
 from inference.clips.memory import Placement
 from inference.clips.requests import ClipSources, fitted, padded_frames, read_sources, window_frames
 from inference.clips.windows import blend_weights, windows
-from inference.config.clips import ClipConfig
-from inference.models.cogvideox.image_condition import LatentScale, image_latents, place
-from inference.models.cogvideox.model import VideoModel
-from inference.models.conditions import Conditions
-from inference.models.parametrization import add_noise
+from inference.config import ClipConfig
+from inference.models import Conditions, add_noise
+from inference.models.cogvideox import LatentScale, VideoModel, image_latents, place
 
 Progress = Callable[[int, int], object]
 """Called with (steps done, steps of all clips)."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import cos, pi
 from typing import Literal
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 DynamicCfg = Literal["off", "diffusers", "cosine"]
 

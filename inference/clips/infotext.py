@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from inference.artifacts.base import UsedArtifact
-from inference.config.clips import ClipConfig
-from inference.images.infotext.describe import TAGS, hash_list, tag_of, version
-from inference.images.infotext.text import write_infotext
-from inference.models.base import model_hash, model_name
-from inference.models.cogvideox.model import VideoModel
-from inference.runtime.text import number
+from inference.artifacts import UsedArtifact
+from inference.config import ClipConfig
+from inference.images import TAGS, hash_list, tag_of, version, write_infotext
+from inference.models import model_hash, model_name
+from inference.models.cogvideox import VideoModel
+from inference.runtime import number
 
 SAMPLERS = {"ddim": "CogVideoX DDIM", "dpm": "CogVideoX DPM"}
 

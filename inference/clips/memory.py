@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from inference.clips.requests import padded_frames, window_frames
-from inference.config.clips import ClipConfig, Offload
-from inference.models.cogvideox.arithmetic import video_tokens
-from inference.models.cogvideox.model import VideoModel
+from inference.config import ClipConfig, Offload
+from inference.models.cogvideox import VideoModel, video_tokens
 
 GIB = 1024**3
 RESERVE = GIB // 2

@@ -8,14 +8,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inference.files.atomic import write_atomically
-from inference.files.name_patterns import Naming, fill_in
-from inference.media.grid import image_grid
-from inference.media.outputs import DIGITS, nothing_left, prepare_folder, reserve, reserve_name
-from inference.media.pictures import encodable, user_comment
-from inference.media.video_writing import write_gif, write_mp4
-from inference.media.webp import LARGEST_SIDE, animated_webp
-from inference.runtime.errors import InputError
+from inference.files import Naming, fill_in, write_atomically
+from inference.media import (
+    DIGITS,
+    LARGEST_SIDE,
+    animated_webp,
+    encodable,
+    image_grid,
+    nothing_left,
+    prepare_folder,
+    reserve,
+    reserve_name,
+    user_comment,
+    write_gif,
+    write_mp4,
+)
+from inference.runtime import InputError
 
 SHEET_COLUMNS = 8
 """Frames of a clip on a sheet, at most."""

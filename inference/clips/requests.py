@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from inference.config.clips import ClipConfig
-from inference.images.requests import RANDOM_SEEDS
-from inference.media.video_reading import DEFAULT_FPS, ClipFacts, probe, read_frames
-from inference.models.cogvideox.arithmetic import (
+from inference.config import ClipConfig
+from inference.images import RANDOM_SEEDS
+from inference.media import DEFAULT_FPS, ClipFacts, probe, read_frames
+from inference.models.cogvideox import (
     FrameRule,
+    VideoModel,
     check_positions,
     padding,
     rounded_size,
     video_to_video_multiple,
 )
-from inference.models.cogvideox.model import VideoModel
-from inference.runtime.errors import DrawWarning, InputError
+from inference.runtime import DrawWarning, InputError
 
 BOUNDLESS = 300
 """Latents along both sides of CogVideoX 1.5's first configs: room, and no size to draw at."""

@@ -1,1 +1,59 @@
 """Typed options of drawing; imports neither torch nor diffusers."""
+
+from inference.config.clips import (
+    Cache,
+    CacheConfig,
+    ClipConfig,
+    ClipSettings,
+    ClipsRecipe,
+    Offload,
+)
+from inference.config.images import (
+    RESIZE_MODES,
+    DrawSettings,
+    HiresConfig,
+    ImageConfig,
+    ImageToImageConfig,
+    InpaintConfig,
+    check_size,
+)
+from inference.config.models import ArtifactConfig, BaseModelConfig
+from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
+from inference.config.samplers import (
+    CHURNED,
+    DEFAULT_RHOS,
+    HEED_RANGE,
+    HEED_S_NOISE,
+    SAMPLERS,
+    SCHEDULE_TYPES,
+    draws_further_noise,
+)
+
+__all__ = [
+    "CHURNED",
+    "DEFAULT_RHOS",
+    "DRAWING_RECIPES",
+    "HEED_RANGE",
+    "HEED_S_NOISE",
+    "RESIZE_MODES",
+    "SAMPLERS",
+    "SCHEDULE_TYPES",
+    "AnimationRecipe",
+    "ArtifactConfig",
+    "BaseModelConfig",
+    "Cache",
+    "CacheConfig",
+    "ClipConfig",
+    "ClipSettings",
+    "ClipsRecipe",
+    "DrawSettings",
+    "HiresConfig",
+    "ImageConfig",
+    "ImageToImageConfig",
+    "ImagesRecipe",
+    "InpaintConfig",
+    "Offload",
+    "check_size",
+    "draw_schema",
+    "draws_further_noise",
+]

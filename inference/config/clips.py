@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from inference.config.images import MOST_SEED, Faults
 from inference.config.models import ArtifactConfig, BaseModelConfig
-from inference.files.name_patterns import pattern_faults
+from inference.files import pattern_faults
 
 FORMATS = ("mp4", "gif", "webp")
 DynamicCfg = Literal["none", "diffusers", "cosine"]

@@ -22,8 +22,8 @@ from inference.config.samplers import (
     draws_further_noise,
     resolved,
 )
-from inference.prompts.composition import split_composition
-from inference.runtime.errors import InputError
+from inference.prompts import split_composition
+from inference.runtime import InputError
 
 
 def check_size(name: str, size: int, step: int) -> None:

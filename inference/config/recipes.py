@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import DrawSettings, Faults, ImageConfig
 from inference.config.models import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
-from inference.files.name_patterns import pattern_faults
-from inference.recipe.layers import RecipeError
+from inference.files import pattern_faults
+from inference.recipe import RecipeError
 
 PRESETS = (
     "ultrafast",

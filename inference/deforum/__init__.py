@@ -1,1 +1,17 @@
 """Deforum animations: a settings file in, a video out (Deforum for A1111 3.0)."""
+
+from inference.deforum.animation import Animation, draw_animation, open_generator
+from inference.deforum.check import report
+from inference.deforum.loop import IdentityGenerator, ModelGenerator
+from inference.deforum.settings import load_settings_recipe, recipe_settings
+
+__all__ = [
+    "Animation",
+    "IdentityGenerator",
+    "ModelGenerator",
+    "draw_animation",
+    "load_settings_recipe",
+    "open_generator",
+    "recipe_settings",
+    "report",
+]

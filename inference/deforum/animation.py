@@ -14,36 +14,44 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from inference.config.recipes import AnimationRecipe
-from inference.deforum.geometry.camera import Camera
-from inference.deforum.geometry.depth import DepthEstimator, open_depth
-from inference.deforum.loop.depths import Depths
-from inference.deforum.loop.feedback import Colors, Feedback
-from inference.deforum.loop.generator import FrameGenerator, PreviewGenerator
-from inference.deforum.loop.hybrid_frames import HybridVideo
-from inference.deforum.loop.loop import FeedbackLoop
-from inference.deforum.loop.masking import FrameMasks
-from inference.deforum.loop.state import State, load_state, save_state
-from inference.deforum.loop.stills import IndependentFrames
-from inference.deforum.loop.tweens import Tweens
-from inference.deforum.products.finish import check_products, finish
-from inference.deforum.products.run_folder import (
+from inference.config import AnimationRecipe
+from inference.deforum.geometry import Camera, DepthEstimator, open_depth
+from inference.deforum.loop import (
+    Colors,
+    Depths,
+    Feedback,
+    FeedbackLoop,
+    FrameGenerator,
+    FrameMasks,
+    HybridVideo,
+    IndependentFrames,
+    PreviewGenerator,
+    State,
+    Tweens,
+    load_state,
+    save_state,
+)
+from inference.deforum.products import (
     RunFolder,
+    check_products,
+    finish,
     latest_run,
     new_run,
     run_of_settings,
     run_of_timestring,
 )
-from inference.deforum.schedules.features import check, without_effect
-from inference.deforum.schedules.names import folder_name
-from inference.deforum.schedules.schedule_table import Schedules
-from inference.deforum.schedules.script import Script
-from inference.deforum.schedules.seeds import SeedSequence, draw_seed
-from inference.deforum.settings.settings import Settings
-from inference.deforum.settings.settings_recipe import recipe_settings
-from inference.recipe.loader import dump_recipe
-from inference.runtime.errors import DrawWarning, InputError
-from inference.runtime.signals import Interrupted, StopSignals
+from inference.deforum.schedules import (
+    Schedules,
+    Script,
+    SeedSequence,
+    check,
+    draw_seed,
+    folder_name,
+    without_effect,
+)
+from inference.deforum.settings import Settings, recipe_settings
+from inference.recipe import dump_recipe
+from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals
 
 NOT_OF_THE_RUN = ("seed", "resume_from_timestring", "resume_timestring")
 """Settings that a resumed run may have otherwise."""
@@ -74,7 +82,7 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
     """
     if script["motion_preview_mode"]:
         return PreviewGenerator()
-    from inference.deforum.loop.model_generator import ModelGenerator, check_words
+    from inference.deforum.loop import ModelGenerator, check_words
 
     generator = ModelGenerator(
         recipe.base_model,
@@ -193,7 +201,7 @@ class Animation:
         """What finds words in pictures, where the settings name a model for it."""
         if not self.script["word_mask_model"]:
             return None
-        from inference.deforum.pictures.word_masks import WordMasks
+        from inference.deforum.pictures import WordMasks
 
         return WordMasks(self.script["word_mask_model"], device)
 

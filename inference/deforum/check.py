@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from inference.deforum.schedules.cadence import diffused_frames
-from inference.deforum.schedules.features import (
+from inference.deforum.schedules import (
+    FORMULA,
     MOVING,
+    SCHEDULES,
+    Schedules,
+    at_frames,
+    diffused_frames,
     faults,
+    folder_name,
+    frame_names,
+    frame_prompts,
     reads_video,
     switched_on,
     without_effect,
 )
-from inference.deforum.schedules.names import folder_name
-from inference.deforum.schedules.prompts import FORMULA, at_frames, frame_prompts
-from inference.deforum.schedules.schedule_table import SCHEDULES, Schedules
-from inference.deforum.schedules.schedules import frame_names
-from inference.deforum.settings.keys import GATES, TEXT_SCHEDULES
+from inference.deforum.settings import GATES, TEXT_SCHEDULES
 
 if TYPE_CHECKING:
-    from inference.deforum.settings.settings import Settings
+    from inference.deforum.settings import Settings
 
 POINTS = 5
 """Frames that schedules are told at."""

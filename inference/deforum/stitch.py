@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.deforum.settings.settings_recipe import load_settings_recipe, recipe_settings
-from inference.recipe.command import tell, warnings_told
-from inference.runtime.errors import InputError
+from inference.deforum.settings import load_settings_recipe, recipe_settings
+from inference.recipe import tell, warnings_told
+from inference.runtime import InputError
 
 USAGE = """usage: python -m inference.deforum.stitch FOLDER|SETTINGS [key=value ...]
 
@@ -44,10 +44,9 @@ def stitch(path: Path, overrides: Sequence[str] = ()) -> None:
     Raises:
         InputError: there is no run, or it has no frames.
     """
-    from inference.deforum.loop.state import State, load_state
-    from inference.deforum.products.finish import Products, check_products
-    from inference.deforum.products.run_folder import SETTINGS, RunFolder
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.loop import State, load_state
+    from inference.deforum.products import SETTINGS, Products, RunFolder, check_products
+    from inference.deforum.schedules import Script
 
     files = sorted(path.glob("*_settings.txt")) if path.is_dir() else [path]
     named = [found for file in files if (found := SETTINGS.fullmatch(file.name))]

@@ -1,1 +1,54 @@
 """Bytes on disk: atomic writes, hashes, tensors, file name patterns."""
+
+from inference.files.atomic import remove_left_overs, sync, write_atomically
+from inference.files.hash_cache import cache_file
+from inference.files.hashes import (
+    artifact_hash,
+    lora_hash,
+    lora_legacy_hash,
+    old_hash,
+    read_header,
+    sha256,
+    weights_file,
+)
+from inference.files.name_patterns import Naming, fill_in, fitting, pattern_faults
+from inference.files.tensors import (
+    EMBEDDING_PICTURES,
+    PICKLES,
+    TensorFile,
+    open_tensors,
+    read_pickle,
+    read_tensors,
+    serialize,
+    unreadable,
+    write_folder,
+    write_tensors,
+)
+
+__all__ = [
+    "EMBEDDING_PICTURES",
+    "PICKLES",
+    "Naming",
+    "TensorFile",
+    "artifact_hash",
+    "cache_file",
+    "fill_in",
+    "fitting",
+    "lora_hash",
+    "lora_legacy_hash",
+    "old_hash",
+    "open_tensors",
+    "pattern_faults",
+    "read_header",
+    "read_pickle",
+    "read_tensors",
+    "remove_left_overs",
+    "serialize",
+    "sha256",
+    "sync",
+    "unreadable",
+    "weights_file",
+    "write_atomically",
+    "write_folder",
+    "write_tensors",
+]

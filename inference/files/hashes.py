@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.files.hash_cache import remembered
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 LONGEST_PART = 128
 """Letters that a pattern becomes at most, as in A1111."""

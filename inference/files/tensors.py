@@ -22,7 +22,7 @@ from inference.files.atomic import sync, write_atomically
 from inference.files.hashes import (
     read_header,
 )
-from inference.runtime.errors import ArtifactError
+from inference.runtime import ArtifactError
 
 EMBEDDING_PICTURES = (".png", ".webp", ".avif", ".jxl")
 """Endings of embeddings in pictures."""

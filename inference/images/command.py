@@ -11,23 +11,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from inference.artifacts.base import Artifact, load_artifact, set_strength
-from inference.artifacts.library import NetworkLibrary
-from inference.config.images import ImageConfig
-from inference.config.models import ArtifactConfig
-from inference.config.recipes import ImagesRecipe
-from inference.files.name_patterns import Naming
+from inference.artifacts import Artifact, NetworkLibrary, load_artifact, set_strength
+from inference.config import ArtifactConfig, ImageConfig, ImagesRecipe
+from inference.files import Naming
 from inference.images.drawing import Drawer, Drawing
-from inference.images.infotext.text import parse_infotext
+from inference.images.infotext import parse_infotext
 from inference.images.passes import check_prompts
 from inference.images.requests import all_calls, expand, group
-from inference.media.grid import image_grid
-from inference.media.outputs import PictureForm, prepare_folder, write_new, write_picture
-from inference.models.stable_diffusion.loading import load_base_model
-from inference.prompts.styles import apply_styles, read_styles
-from inference.runtime.devices import Processes, choose_device, progress_bar
-from inference.runtime.errors import InputError
-from inference.runtime.text import number
+from inference.media import PictureForm, image_grid, prepare_folder, write_new, write_picture
+from inference.models.stable_diffusion import load_base_model
+from inference.prompts import apply_styles, read_styles
+from inference.runtime import InputError, Processes, choose_device, number, progress_bar
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: request.prompt,

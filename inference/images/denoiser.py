@@ -9,11 +9,9 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from inference.models.conditions import Conditions
-from inference.models.stable_diffusion.model import BaseModel
-from inference.models.stable_diffusion.prompts import Part, Timeline, as_timelines
-from inference.sampling.base import Blend
-from inference.sampling.schedules import NoiseLevels
+from inference.models import Conditions
+from inference.models.stable_diffusion import BaseModel, Part, Timeline, as_timelines
+from inference.sampling import Blend, NoiseLevels
 
 
 @dataclass(frozen=True)

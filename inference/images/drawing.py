@@ -16,28 +16,30 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.artifacts.base import UsedArtifact
-from inference.artifacts.library import NetworkLibrary
-from inference.config.images import ImageConfig
-from inference.images.img2img.conditioning import circular_padding
-from inference.images.img2img.hires import HiresSize
-from inference.images.img2img.init import InitImage, Start, encode, encode_start, open_init
-from inference.images.img2img.opening import floor_to_images
-from inference.images.img2img.resize import scale_to
-from inference.images.img2img.upscalers import (
+from inference.artifacts import NetworkLibrary, UsedArtifact
+from inference.config import ImageConfig
+from inference.images.img2img import (
     CODEFORMER_WEIGHT,
+    HiresSize,
+    InitImage,
+    Start,
+    circular_padding,
+    encode,
+    encode_start,
     face_restorer,
+    floor_to_images,
     image_upscaler,
     is_latent_upscaler,
+    open_init,
+    scale_to,
     upscale_latents,
 )
-from inference.images.infotext.describe import describe_drawing
+from inference.images.infotext import describe_drawing
 from inference.images.passes import Pass, all_texts, hires_prompts, sample
 from inference.images.requests import all_calls, expand, group, networks_called, second_size
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.devices import Progress
-from inference.sampling.base import Callback
-from inference.sampling.img2img import img2img_steps
+from inference.models.stable_diffusion import BaseModel
+from inference.runtime import Progress
+from inference.sampling import Callback, img2img_steps
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ def draw_batch(
 ) -> list[Drawing]:
     """Draws requests that are alike in what batches share.
 
-    `inits` are their init images, of `inference.images.img2img.init.prepare_init`; without them those of
-    the files that the requests name. With `mixes_embeddings` prompts joined by AND become one,
-    whose states are the mean of theirs by weight.
+    `inits` are their init images, of `prepare_init`; without them those of the files that the
+    requests name. With `mixes_embeddings` prompts joined by AND become one, whose states are the
+    mean of theirs by weight.
     """
     first = requests[0]
     calls = networks_called(first)

@@ -14,26 +14,29 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from inference.config.images import ImageConfig
+from inference.config import ImageConfig
 from inference.images.denoiser import Denoiser
-from inference.images.img2img.conditioning import blend_latents, whole_picture_conditioning
-from inference.images.img2img.init import Start
-from inference.models.stable_diffusion.model import BaseModel
-from inference.models.stable_diffusion.prompts import (
+from inference.images.img2img import Start, blend_latents, whole_picture_conditioning
+from inference.models.stable_diffusion import (
+    BaseModel,
     PromptSettings,
     encode_drawing_prompts,
     mixed,
     needs_negatives,
     read_text,
 )
-from inference.prompts.composition import split_composition
-from inference.prompts.network_calls import extract_extra_networks
-from inference.runtime.errors import DrawWarning
-from inference.sampling.base import Callback
-from inference.sampling.img2img import Img2ImgRun, img2img_sigmas
-from inference.sampling.noise import NoiseSource
-from inference.sampling.registry import SAMPLERS, sampling_sigmas
-from inference.sampling.schedules import NoiseLevels, ScheduleOptions
+from inference.prompts import extract_extra_networks, split_composition
+from inference.runtime import DrawWarning
+from inference.sampling import (
+    SAMPLERS,
+    Callback,
+    Img2ImgRun,
+    NoiseLevels,
+    NoiseSource,
+    ScheduleOptions,
+    img2img_sigmas,
+    sampling_sigmas,
+)
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ def build_denoiser(
     levels: NoiseLevels | None = None,
     start: Start | None = None,
 ) -> Denoiser:
-    """What the pass's prompts say, each different text encoded once; see `inference.images.denoiser`.
+    """What the pass's prompts say, each different text encoded once; see `denoiser`.
 
     Raises:
         InputError: a prompt cannot be read; says where.

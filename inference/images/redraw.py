@@ -13,17 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inference.config.recipes import draw_schema
-from inference.images.infotext.other_programs import read_other_programs
-from inference.images.infotext.reading import read_infotext
-from inference.images.infotext.redraw_keys import as_pasted
-from inference.images.infotext.text import Infotext, parse_infotext
+from inference.config import draw_schema
+from inference.images.infotext import (
+    Infotext,
+    as_pasted,
+    parse_infotext,
+    read_infotext,
+    read_other_programs,
+)
 from inference.images.redraw_settings import settings_from
-from inference.media.pictures import SUFFIXES
-from inference.models.names import find_model, find_named
-from inference.recipe.layers import absolute, merged, override_layers, shown
-from inference.recipe.loader import load_mapping
-from inference.runtime.errors import InputError
+from inference.media import SUFFIXES
+from inference.models import find_model, find_named
+from inference.recipe import absolute, load_mapping, merged, override_layers, shown
+from inference.runtime import InputError
 
 ENTRY = "picture"
 """The name of the recipe's one image; all but its prompt stands in `settings`."""

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inference.config.samplers import SAMPLERS, SCHEDULE_TYPES
-from inference.images.infotext.redraw_keys import as_pasted, parse_version, sampler_and_schedule
-from inference.images.infotext.text import Infotext
+from inference.config import SAMPLERS, SCHEDULE_TYPES
+from inference.images.infotext import Infotext, as_pasted, parse_version, sampler_and_schedule
 
 NUMBERS: dict[str, tuple[str, type]] = {
     "Steps": ("steps", int),

@@ -8,16 +8,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.config.images import ImageConfig, check_size
-from inference.images.img2img.hires import HiresSize, hires_size
-from inference.images.img2img.opening import background_color, picture_size
-from inference.images.img2img.upscalers import check_upscaler, face_restorer
-from inference.media.pictures import pictures_in
-from inference.models.stable_diffusion.model import BaseModel
-from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
-from inference.runtime.errors import InputError
-from inference.sampling.img2img import img2img_steps
-from inference.sampling.registry import SAMPLERS
+from inference.config import ImageConfig, check_size
+from inference.images.img2img import (
+    HiresSize,
+    background_color,
+    check_upscaler,
+    face_restorer,
+    hires_size,
+    picture_size,
+)
+from inference.media import pictures_in
+from inference.models.stable_diffusion import BaseModel
+from inference.prompts import ExtraNetwork, extract_extra_networks
+from inference.runtime import InputError
+from inference.sampling import SAMPLERS, img2img_steps
 
 RANDOM_SEEDS = 2**32 - 2
 """As many random seeds as in A1111."""

@@ -1,1 +1,81 @@
 """Read and write pictures, grids and videos."""
+
+from inference.media.grid import image_grid, save_grid
+from inference.media.outputs import (
+    DIGITS,
+    PictureForm,
+    nothing_left,
+    prepare_folder,
+    reserve,
+    reserve_name,
+    write_new,
+    write_picture,
+)
+from inference.media.pictures import (
+    PICTURES,
+    SUFFIXES,
+    encodable,
+    pictures_in,
+    read_user_comment,
+    save_png,
+    user_comment,
+)
+from inference.media.video_reading import (
+    DEFAULT_FPS,
+    PICTURE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    ClipFacts,
+    is_animated,
+    probe,
+    read_clip,
+    read_frames,
+    sequence_files,
+)
+from inference.media.video_writing import (
+    has_sound,
+    iter_frames,
+    pyav,
+    read_pictures,
+    video_facts,
+    write_gif,
+    write_mp4,
+)
+from inference.media.webp import LARGEST_SIDE, animated_webp
+
+__all__ = [
+    "DEFAULT_FPS",
+    "DIGITS",
+    "LARGEST_SIDE",
+    "PICTURES",
+    "PICTURE_EXTENSIONS",
+    "SUFFIXES",
+    "VIDEO_EXTENSIONS",
+    "ClipFacts",
+    "PictureForm",
+    "animated_webp",
+    "encodable",
+    "has_sound",
+    "image_grid",
+    "is_animated",
+    "iter_frames",
+    "nothing_left",
+    "pictures_in",
+    "prepare_folder",
+    "probe",
+    "pyav",
+    "read_clip",
+    "read_frames",
+    "read_pictures",
+    "read_user_comment",
+    "reserve",
+    "reserve_name",
+    "save_grid",
+    "save_png",
+    "sequence_files",
+    "user_comment",
+    "video_facts",
+    "write_gif",
+    "write_mp4",
+    "write_new",
+    "write_picture",
+]

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from inference.files.atomic import write_atomically
-from inference.files.name_patterns import Naming, fill_in
+from inference.files import Naming, fill_in, write_atomically
 from inference.media.pictures import encodable, fitting_format, save_picture, save_png
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 DIGITS = 5
 """Of the numbers in names, at least."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.files.atomic import write_atomically
+from inference.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image

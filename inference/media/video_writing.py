@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from inference.files.atomic import write_atomically
-from inference.runtime.errors import InputError
+from inference.files import write_atomically
+from inference.runtime import InputError
 
 MILLISECONDS = Fraction(1, 1000)
 MOST_FPS = 100_000
@@ -260,7 +260,7 @@ def read_pictures(paths: Sequence[Path]) -> Iterator[np.ndarray]:
             yield np.asarray(image.convert("RGB"))
 
 
-def read_frames(
+def iter_frames(
     path: str | Path, key: str, keep: Callable[[int], bool] = lambda number: True
 ) -> Iterator[np.ndarray]:
     """The pictures of a video (or GIF) for whose number `keep` says so, uint8 RGB (h, w, 3).

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from inference.config.models import BaseModelConfig
-from inference.files.hashes import sha256, weights_file
+from inference.config import BaseModelConfig
+from inference.files import sha256, weights_file
 from inference.models.conditions import Conditions
 from inference.models.names import is_single_file, resolve_path
 
@@ -115,11 +115,32 @@ class DiffusionModel(ABC):
         """
 
     @abstractmethod
+    def model_index(self, sampler: str) -> dict[str, Any]:
+        """Return the content of model_index.json, `sampler` being the scheduler's class."""
+
+    def portable_key(self, part: str, key: str) -> str:
+        """Return the name of a part's weight that every tool knows."""
+        return key
+
+    @abstractmethod
     def use_eager_attention(self) -> None:
         """Spells attention out in all parts, in place of the fused one."""
 
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+Model = TypeVar("Model", bound=DiffusionModel)
+
+
+def made_ready(base: Model, config: BaseModelConfig) -> Model:
+    """With the attention that was asked for, frozen and in evaluation mode."""
+    base.source = config
+    if config.attention == "eager":
+        base.use_eager_attention()
+    for part in base.parts.values():
+        part.requires_grad_(False).eval()
+    return base
 
 
 def model_name(base: DiffusionModel) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inference.prompts.chunks import LearnedVectors, Tokens, put_in
+from inference.prompts import LearnedVectors, Tokens, put_in
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from inference.config.models import BaseModelConfig
+from inference.config import BaseModelConfig
 from inference.models.base import DiffusionModel
-from inference.models.cogvideox.loading import (
-    is_video_model,
-    load_video_model,
-)
-from inference.models.stable_diffusion.loading import load_base_model
+from inference.models.cogvideox import is_video_model, load_video_model
+from inference.models.stable_diffusion import load_base_model
 
 
 def load_model(

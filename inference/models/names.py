@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from inference.files.hashes import (
+from inference.files import (
+    EMBEDDING_PICTURES,
     artifact_hash,
     lora_legacy_hash,
     old_hash,
     read_header,
     weights_file,
 )
-from inference.files.tensors import EMBEDDING_PICTURES
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 """The embedded models."""

@@ -3,3 +3,39 @@
 Their order in A1111 1.10.1 (`modules/processing.py`): styles, extra networks, composition (AND),
 editing ([from:to:when]), attention ((a:1.2)).
 """
+
+from inference.prompts.attention import parse_attention
+from inference.prompts.chunks import (
+    Chunk,
+    LearnedVectors,
+    PromptChunker,
+    Tokens,
+    assemble,
+    put_in,
+    token_ids,
+    tokenize,
+)
+from inference.prompts.composition import split_composition
+from inference.prompts.editing import Entry, chosen, expand
+from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
+from inference.prompts.styles import apply_styles, read_styles
+
+__all__ = [
+    "Chunk",
+    "Entry",
+    "ExtraNetwork",
+    "LearnedVectors",
+    "PromptChunker",
+    "Tokens",
+    "apply_styles",
+    "assemble",
+    "chosen",
+    "expand",
+    "extract_extra_networks",
+    "parse_attention",
+    "put_in",
+    "read_styles",
+    "split_composition",
+    "token_ids",
+    "tokenize",
+]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 AROUND = 20
 """Characters shown on either side of a place."""

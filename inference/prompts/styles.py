@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 PLACEHOLDER = "{prompt}"
 

@@ -1,1 +1,32 @@
 """Load a YAML recipe into typed dataclasses."""
+
+from inference.recipe.command import find_recipe, is_first_process, tell, warnings_told
+from inference.recipe.imports import Imported, Reader
+from inference.recipe.layers import RecipeError, absolute, merged, override_layers, shown
+from inference.recipe.loader import RecipeWarning, dump_recipe, load_mapping, load_recipe
+from inference.recipe.schema import field_docs, fields_of, got, is_word, without_none
+from inference.recipe.yaml_nodes import cut
+
+__all__ = [
+    "Imported",
+    "Reader",
+    "RecipeError",
+    "RecipeWarning",
+    "absolute",
+    "cut",
+    "dump_recipe",
+    "field_docs",
+    "fields_of",
+    "find_recipe",
+    "got",
+    "is_first_process",
+    "is_word",
+    "load_mapping",
+    "load_recipe",
+    "merged",
+    "override_layers",
+    "shown",
+    "tell",
+    "warnings_told",
+    "without_none",
+]

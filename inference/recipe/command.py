@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.recipe.loader import RecipeWarning
-from inference.runtime.errors import DrawWarning
+from inference.runtime import DrawWarning
 
 SHIPPED = Path(__file__).parents[2] / "train" / "configs"
 """Where an installed Limner has the recipes of the clone's configs/."""

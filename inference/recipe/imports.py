@@ -10,7 +10,7 @@ import yaml
 
 from inference.recipe.layers import Layer, absolute, shown
 from inference.recipe.yaml_nodes import MAPPING_TAG, RecipeDumper, plain
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 
 @dataclass

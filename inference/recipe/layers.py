@@ -28,7 +28,7 @@ from inference.recipe.yaml_nodes import (
     scalar_value,
     unusable,
 )
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 MOST_FILES = 100
 """Files that a recipe is made of at most: its own, and all that they are based on."""

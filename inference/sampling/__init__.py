@@ -5,31 +5,20 @@ denoiser which clean latent is expected at (x, sigma), and so works with every b
 noise and their order are those of A1111 1.10.1, which takes most of them from k-diffusion 0.0.16.
 """
 
-from inference.sampling.base import (
-    Callback,
-    Denoise,
-    GuidedDenoise,
-    SamplerFunction,
-    SamplerOptions,
-)
+from inference.sampling.base import Blend, Callback
 from inference.sampling.img2img import Img2ImgRun, img2img_sigmas, img2img_steps
-from inference.sampling.registry import (
-    SAMPLERS,
-    Sampler,
-    find_sampler,
-    resolve_schedule,
-    sampling_sigmas,
-)
+from inference.sampling.noise import NoiseSource
+from inference.sampling.registry import SAMPLERS, find_sampler, resolve_schedule, sampling_sigmas
+from inference.sampling.schedules import NoiseLevels, ScheduleOptions
 
 __all__ = [
     "SAMPLERS",
+    "Blend",
     "Callback",
-    "Denoise",
-    "GuidedDenoise",
     "Img2ImgRun",
-    "Sampler",
-    "SamplerFunction",
-    "SamplerOptions",
+    "NoiseLevels",
+    "NoiseSource",
+    "ScheduleOptions",
     "find_sampler",
     "img2img_sigmas",
     "img2img_steps",

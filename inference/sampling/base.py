@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 from torch import Tensor
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 from inference.sampling.noise import NoiseSource
 
 Blend = Callable[[Tensor, float], Tensor]

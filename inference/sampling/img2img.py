@@ -9,7 +9,7 @@ from math import sqrt
 
 from torch import Tensor
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 from inference.sampling.registry import SAMPLERS, is_by_timesteps, scheduled_sigmas
 from inference.sampling.schedules import (
     USUAL,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, from_numpy
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -70,7 +70,7 @@ def box_muller(first: Words, second: Words) -> np.ndarray:
 
 RngSource = Literal["CPU", "GPU", "NV"]
 """Where noise is drawn: PyTorch's generator on the CPU, the one on the device that draws, or the
-GPU's reckoned on the CPU (`inference.sampling.noise`). The CPU's is taken for a GPU that is none (a CPU, or
+GPU's reckoned on the CPU. The CPU's is taken for a GPU that is none (a CPU, or
 Apple's, as in A1111)."""
 
 Shape = tuple[int, int, int]

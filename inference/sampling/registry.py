@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf, sqrt
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 from inference.sampling import dpm_fast, dpm_solver, euler, second_order, timesteps
 from inference.sampling.base import SamplerFunction, SamplerOptions, UniPCVariant
 from inference.sampling.euler import lcm

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 SMALLEST_ALPHA = 4.8973451890853435e-08
 """Share of signal at the last timestep of models that train down to none; as in A1111."""

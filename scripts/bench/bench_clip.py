@@ -26,18 +26,14 @@ import torch
 import yaml
 from PIL import Image
 
-from inference.clips.drawing import draw_clips
-from inference.clips.requests import expand
-from inference.config.clips import ClipConfig
-from inference.config.models import BaseModelConfig
-from inference.models.cogvideox.loading import load_video_model
-from inference.models.cogvideox.model import VideoModel
-from inference.recipe.loader import load_recipe
-from inference.runtime.warnings import quiet_libraries
+from inference.clips import draw_clips, expand
+from inference.config import BaseModelConfig, ClipConfig
+from inference.models.cogvideox import VideoModel, load_video_model
+from inference.recipe import load_recipe
+from inference.runtime import quiet_libraries
 from scripts.bench.bench_train_step import compare, now
 from scripts.picto import init_picto_motion
-from train.config.recipe import TrainRecipe
-from train.config.schema import train_schema
+from train.config import TrainRecipe, train_schema
 
 STEPS = 20
 WANTED = 1.05
@@ -172,7 +168,7 @@ def recipe_of(root: Path, path: str, options: argparse.Namespace) -> TrainRecipe
 
 def bare_loop(recipe: TrainRecipe) -> Callable[[], None]:
     """A function that takes a step: what remains when all around it is left out."""
-    from train.objectives.loading import load_objective
+    from train.objectives import load_objective
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = load_objective(recipe, device)
@@ -227,13 +223,9 @@ def step_losses(recipe: TrainRecipe, steps: int) -> list[float]:
     The micro-batches of a step are worked out at once, which changes nothing: noise and timesteps
     are drawn by position.
     """
-    from train.common.errors import DataError
-    from train.data.caching.prompt_states import PromptStates
-    from train.data.examples.build import build_examples
-    from train.data.examples.latents import cache_latents
-    from train.data.examples.loader import collate
-    from train.data.sources.sources import find_sources
-    from train.objectives.loading import load_objective
+    from train.common import DataError
+    from train.data import PromptStates, build_examples, cache_latents, collate, find_sources
+    from train.objectives import load_objective
 
     objective = load_objective(recipe, torch.device("cpu")).eval()
     examples = build_examples(recipe, find_sources(recipe), objective.base)

@@ -146,11 +146,8 @@ def measured(what: str, recipe: Path, *options: str) -> dict[str, float]:
 
 def measure_start(arguments: argparse.Namespace) -> dict[str, Any]:
     """Finding pictures and captions, memory that they take, and the way to the first batches."""
-    from train.data.examples.build import build_examples
-    from train.data.examples.loader import build_loader
-    from train.data.examples.stream import MicroBatches
-    from train.data.sources.sources import find_sources
-    from train.plan.base import skeleton
+    from train.data import MicroBatches, build_examples, build_loader, find_sources
+    from train.plan import skeleton
 
     recipe = read_recipe(arguments.recipe)
     base = skeleton(recipe.base_model, "fp32")
@@ -172,8 +169,7 @@ def measure_start(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure_digests(arguments: argparse.Namespace) -> dict[str, float]:
     """Digests of all pictures."""
-    from train.data.pictures.index import Known, picture_facts
-    from train.data.sources.sources import find_sources
+    from train.data import Known, find_sources, picture_facts
 
     sources = find_sources(read_recipe(arguments.recipe))
     paths = [picture.path for picture in sources.pictures]
@@ -184,7 +180,7 @@ def measure_digests(arguments: argparse.Namespace) -> dict[str, float]:
 
 def measure_plan(arguments: argparse.Namespace) -> dict[str, float]:
     """`python -m train.plan`, without the start of Python."""
-    from train.plan.plan import plan_run
+    from train.plan import plan_run
 
     recipe = read_recipe(arguments.recipe)
     start = time.perf_counter()
@@ -194,9 +190,9 @@ def measure_plan(arguments: argparse.Namespace) -> dict[str, float]:
 
 def read_recipe(path: Path) -> Any:
     """The recipe, without what libraries say."""
-    from inference.recipe.loader import load_recipe
-    from inference.runtime.warnings import quiet_libraries
-    from train.config.schema import train_schema
+    from inference.recipe import load_recipe
+    from inference.runtime import quiet_libraries
+    from train.config import train_schema
 
     quiet_libraries()
     return load_recipe(path, train_schema)
@@ -222,8 +218,8 @@ def _status(key: str) -> int:
 
 def show_cache(root: Path, arguments: argparse.Namespace) -> None:
     """Measures the cache of latents."""
-    from inference.config.models import BaseModelConfig
-    from inference.models.stable_diffusion.loading import load_base_model
+    from inference.config import BaseModelConfig
+    from inference.models.stable_diffusion import load_base_model
 
     base = load_base_model(BaseModelConfig(path=arguments.base))
     side = arguments.side or base.resolution
@@ -267,9 +263,7 @@ def cache_turn(recipe: Any, base: Any) -> tuple[float, float, float]:
     """
     import torch
 
-    from train.data.examples.build import build_examples
-    from train.data.examples.latents import cache_latents, open_cache
-    from train.data.sources.sources import find_sources
+    from train.data import build_examples, cache_latents, find_sources, open_cache
 
     def track(values: Any, title: str) -> Any:
         return values

@@ -25,13 +25,10 @@ from typing import Any
 
 import torch
 
-from inference.config.models import BaseModelConfig
-from inference.config.recipes import AnimationRecipe
-from inference.deforum.animation import Animation, open_generator
-from inference.deforum.loop.generator import IdentityGenerator
-from inference.deforum.loop.model_generator import ModelGenerator
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.warnings import quiet_libraries
+from inference.config import AnimationRecipe, BaseModelConfig
+from inference.deforum import Animation, IdentityGenerator, ModelGenerator, open_generator
+from inference.models.stable_diffusion import BaseModel
+from inference.runtime import quiet_libraries
 from scripts.bench.bench_train_step import now, widen
 
 SETTINGS: dict[str, Any] = {

@@ -22,12 +22,10 @@ from typing import Any
 
 import torch
 
-from inference.config.images import ImageConfig
-from inference.config.models import BaseModelConfig
-from inference.images.drawing import draw
-from inference.models.stable_diffusion.loading import load_base_model
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.warnings import quiet_libraries
+from inference.config import BaseModelConfig, ImageConfig
+from inference.images import draw
+from inference.models.stable_diffusion import BaseModel, load_base_model
+from inference.runtime import quiet_libraries
 from scripts.bench.bench_train_step import now, widen
 
 STEPS = 20
@@ -122,8 +120,7 @@ def pipeline(base: BaseModel) -> Callable[[], object]:
 
 def time_artifacts(base: BaseModel, folder: Path, turns: int) -> None:
     """Prints what loading a LoRA takes, and the switch from one to another."""
-    from inference.artifacts.adapters.lora import Lora
-    from inference.artifacts.base import load_artifact
+    from inference.artifacts import Lora, load_artifact
 
     paths = []
     for number in range(2):

@@ -25,13 +25,11 @@ import yaml
 from PIL import Image
 from torch.nn.functional import mse_loss
 
-from inference.config.models import BaseModelConfig
-from inference.models.stable_diffusion.loading import load_base_model
-from inference.models.stable_diffusion.model import BaseModel
-from inference.recipe.loader import load_recipe
-from inference.runtime.warnings import quiet_libraries
-from train.config.recipe import TrainRecipe
-from train.config.schema import train_schema
+from inference.config import BaseModelConfig
+from inference.models.stable_diffusion import BaseModel, load_base_model
+from inference.recipe import load_recipe
+from inference.runtime import quiet_libraries
+from train.config import TrainRecipe, train_schema
 
 NUM_PICTURES = 16
 
@@ -82,7 +80,7 @@ def widen(base: str, folder: Path) -> str:
     """Saves the base model with a UNet of four times the width; returns where."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    from inference.artifacts.checkpoint import Checkpoint
+    from inference.artifacts import Checkpoint
 
     model = load_base_model(BaseModelConfig(path=base))
     config = dict(model.unet.config)
@@ -161,7 +159,7 @@ def compare(
 
 def build_bare_loop(recipe: TrainRecipe) -> Callable[[], None]:
     """A function that takes a step: what remains of training when all around it is left out."""
-    from train.objectives.loading import load_objective
+    from train.objectives import load_objective
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objective = load_objective(recipe, device)

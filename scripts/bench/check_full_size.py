@@ -21,16 +21,13 @@ import torch
 import yaml
 from torch import nn
 
-from inference.models.base import DiffusionModel
-from inference.models.cogvideox.detect import FAMILIES, VideoFamily
-from inference.models.cogvideox.model import VideoModel
-from inference.models.conditions import Conditions
-from inference.recipe.loader import load_recipe
-from inference.runtime.warnings import quiet_libraries
-from train.common.batch import Batch
-from train.config.recipe import TrainRecipe
-from train.config.schema import train_schema
-from train.objectives.lora import LoraObjective
+from inference.models import Conditions, DiffusionModel
+from inference.models.cogvideox import FAMILIES, VideoFamily, VideoModel
+from inference.recipe import load_recipe
+from inference.runtime import quiet_libraries
+from train.common import Batch
+from train.config import TrainRecipe, train_schema
+from train.objectives import LoraObjective
 
 MODELS = [name for name in FAMILIES if not name.endswith("i2v")]
 """The others want first frames that a VAE with weights has encoded."""

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.media.video_reading import read_clip
+from inference.media import read_clip
 from scripts.score.evaluate_picto import read_images, read_pairs, to_pixels
 
 PICTURES = 600

@@ -29,7 +29,7 @@ from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm
 
-from train.losses.perceptual import EfficientNetLite0, load_efficientnet_lite0
+from train.losses import EfficientNetLite0, load_efficientnet_lite0
 
 REFERENCES = 50  # pictures that the true one is looked for among
 POOL_PER_STYLE = 100  # the others are drawn from a fixed pool, which keeps the embedding short
@@ -171,10 +171,9 @@ def retrieval(
 
 def our_drawer(folder: Path, precision: str) -> Draw:
     """Draw with our own sampler: DPM++ 2M Karras, STEPS steps, guidance GUIDANCE."""
-    from inference.config.images import ImageConfig
-    from inference.config.models import BaseModelConfig
-    from inference.images.drawing import draw as draw_images
-    from inference.models.stable_diffusion.loading import load_base_model
+    from inference.config import BaseModelConfig, ImageConfig
+    from inference.images import draw as draw_images
+    from inference.models.stable_diffusion import load_base_model
 
     base = load_base_model(BaseModelConfig(path=str(folder)), precision)
 

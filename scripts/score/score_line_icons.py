@@ -53,12 +53,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100)
     options = parser.parse_args()
 
-    from inference.artifacts.base import load_artifact
-    from inference.config.images import ImageConfig
-    from inference.config.models import BaseModelConfig
-    from inference.images.drawing import draw
-    from inference.media.grid import image_grid, save_grid
-    from inference.models.stable_diffusion.loading import load_base_model
+    from inference.artifacts import load_artifact
+    from inference.config import BaseModelConfig, ImageConfig
+    from inference.images import draw
+    from inference.media import image_grid, save_grid
+    from inference.models.stable_diffusion import load_base_model
 
     captions = [file.read_text().strip() for file in sorted(options.test.glob("*.txt"))]
     wanted = [Image.open(file).convert("RGB") for file in sorted(options.test.glob("*.png"))]

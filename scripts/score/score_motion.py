@@ -296,13 +296,10 @@ def drawn(options: argparse.Namespace) -> Iterator[tuple[str, Array]]:
     """The captions and the clips drawn for them, seeds 0, 1, …; also as files, to be looked at."""
     from rich.progress import track
 
-    from inference.artifacts.base import load_artifact
-    from inference.clips.drawing import draw_clips
-    from inference.clips.output import write_webp
-    from inference.clips.requests import expand
-    from inference.config.clips import ClipConfig
-    from inference.config.models import BaseModelConfig
-    from inference.models.cogvideox.loading import load_video_model
+    from inference.artifacts import load_artifact
+    from inference.clips import draw_clips, expand, write_webp
+    from inference.config import BaseModelConfig, ClipConfig
+    from inference.models.cogvideox import load_video_model
 
     base = load_video_model(BaseModelConfig(path=options.model))
     if options.artifact is not None:

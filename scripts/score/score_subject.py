@@ -21,15 +21,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from inference.artifacts.base import load_artifact
-from inference.config.images import ImageConfig
-from inference.config.models import BaseModelConfig
-from inference.images.drawing import draw
-from inference.media.grid import image_grid, save_grid
-from inference.models.stable_diffusion.loading import load_base_model
-from inference.models.stable_diffusion.model import BaseModel
+from inference.artifacts import load_artifact
+from inference.config import BaseModelConfig, ImageConfig
+from inference.images import draw
+from inference.media import image_grid, save_grid
+from inference.models.stable_diffusion import BaseModel, load_base_model
 from scripts.score.evaluate_picto import embed, read_images, read_pairs
-from train.losses.perceptual import load_efficientnet_lite0
+from train.losses import load_efficientnet_lite0
 
 REFERENCES = 400
 """Pictures whose mean embedding is subtracted."""

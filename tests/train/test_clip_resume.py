@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.runs import Straight, check_the_same, contents
+from tests.train.run_tools import Straight, check_the_same, contents
 
 OPTIONS = [
     "max_train_steps=6",

@@ -19,7 +19,7 @@ from inference.inspect import inspect
 from inference.media.grid import grid_cells
 from inference.media.video_reading import read_clip
 from inference.recipe.loader import RecipeWarning
-from tests.train.runs import largest_difference, succeed
+from tests.train.run_tools import largest_difference, succeed
 from train.config.recipe import TrainRecipe
 from train.trainer import Trainer
 

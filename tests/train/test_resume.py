@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.train.conftest import happens
-from tests.train.runs import Straight, check_the_same, contents
+from tests.train.run_tools import Straight, check_the_same, contents
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.runs import largest_difference, succeed
+from tests.train.run_tools import largest_difference, succeed
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,1 +1,41 @@
 """Batches, counter-based randomness, distributed helpers and training errors."""
+
+from train.common.batch import Batch
+from train.common.distributed import (
+    ProcessLostError,
+    StopSignals,
+    lost_processes_told,
+    of_all,
+    of_first,
+)
+from train.common.errors import (
+    RESERVE,
+    DataError,
+    FetchError,
+    NonFiniteError,
+    RunDirectoryError,
+    SavingError,
+    tell_once,
+)
+from train.common.randomness import derive_seed, generator, normal
+from train.common.weights import replaced_parameters
+
+__all__ = [
+    "RESERVE",
+    "Batch",
+    "DataError",
+    "FetchError",
+    "NonFiniteError",
+    "ProcessLostError",
+    "RunDirectoryError",
+    "SavingError",
+    "StopSignals",
+    "derive_seed",
+    "generator",
+    "lost_processes_told",
+    "normal",
+    "of_all",
+    "of_first",
+    "replaced_parameters",
+    "tell_once",
+]

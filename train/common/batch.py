@@ -4,7 +4,7 @@ from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
-from inference.models.conditions import Conditions
+from inference.models import Conditions
 
 
 class Batch(TypedDict):

@@ -9,9 +9,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from inference.runtime import signals as interruption
-from inference.runtime.errors import InputError
-from inference.runtime.signals import Interrupted
+from inference.runtime import InputError, Interrupted
+from inference.runtime import StopSignals as SignalsOfProcess
 
 T = TypeVar("T")
 
@@ -70,7 +69,7 @@ def lost_processes_told(is_one_of_several: Callable[[], bool]) -> Iterator[None]
 __all__ = ["Interrupted", "StopSignals"]
 
 
-class StopSignals(interruption.StopSignals):
+class StopSignals(SignalsOfProcess):
     """The first SIGINT or SIGTERM asks the run to end; the second ends it at once."""
 
     def of_all(self, accelerator: Accelerator) -> int:

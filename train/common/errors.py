@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from functools import cache
 
-from inference.recipe.loader import RecipeWarning
-from inference.runtime.errors import InputError
+from inference.recipe import RecipeWarning
+from inference.runtime import InputError
 
 
 @cache

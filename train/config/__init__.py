@@ -1,1 +1,85 @@
 """Typed options of training; imports neither torch nor diffusers."""
+
+from train.config.clips import Bucket, ClipDataConfig, ImageConditionConfig
+from train.config.concepts import FILEWORDS, ConceptConfig
+from train.config.containers import (
+    ColumnsConfig,
+    ContainerConfig,
+    StreamingConfig,
+    is_address,
+    is_commit,
+)
+from train.config.data import DataConfig, ExampleConfig, SubsetConfig, has_streamed
+from train.config.examples import (
+    CaptionConfig,
+    ColorJitterConfig,
+    MaskConfig,
+    PictureBucketsConfig,
+    Size,
+    parse_size,
+)
+from train.config.objectives import (
+    OBJECTIVE_CONFIGS,
+    AutoencoderConfig,
+    CombinedConfig,
+    DreamboothConfig,
+    HypernetworkConfig,
+    LoraConfig,
+    MemberConfig,
+    ObjectiveConfig,
+    TextualInversionConfig,
+    WholePartsConfig,
+)
+from train.config.optimization import (
+    GuardConfig,
+    LRSchedulerConfig,
+    OptimizerConfig,
+    parse_schedule,
+)
+from train.config.recipe import LossConfig, TrainRecipe, named_stages, recipe_in, stage_recipes
+from train.config.schema import train_schema
+from train.config.stages import ValidationConfig
+
+__all__ = [
+    "FILEWORDS",
+    "OBJECTIVE_CONFIGS",
+    "AutoencoderConfig",
+    "Bucket",
+    "CaptionConfig",
+    "ClipDataConfig",
+    "ColorJitterConfig",
+    "ColumnsConfig",
+    "CombinedConfig",
+    "ConceptConfig",
+    "ContainerConfig",
+    "DataConfig",
+    "DreamboothConfig",
+    "ExampleConfig",
+    "GuardConfig",
+    "HypernetworkConfig",
+    "ImageConditionConfig",
+    "LRSchedulerConfig",
+    "LoraConfig",
+    "LossConfig",
+    "MaskConfig",
+    "MemberConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "PictureBucketsConfig",
+    "Size",
+    "StreamingConfig",
+    "SubsetConfig",
+    "TextualInversionConfig",
+    "TrainRecipe",
+    "ValidationConfig",
+    "WholePartsConfig",
+    "has_streamed",
+    "is_address",
+    "is_commit",
+    "named_stages",
+    "parse_schedule",
+    "parse_size",
+    "recipe_in",
+    "stage_recipes",
+    "train_schema",
+]

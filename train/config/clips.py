@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from inference.models.cogvideox.arithmetic import FrameRule
-from inference.runtime.errors import InputError
+from inference.models.cogvideox import FrameRule
+from inference.runtime import InputError
 from train.config.rules import Faults, at_least, fraction
 
 BUCKET = re.compile(r"(\d+)x(\d+)x(\d+)")

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 from train.config.rules import Faults, at_least
 
 FILEWORDS = "[filewords]"

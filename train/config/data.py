@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 from train.config.clips import ClipDataConfig
 from train.config.concepts import ConceptConfig, read_concepts_list
 from train.config.containers import ContainerConfig, is_address

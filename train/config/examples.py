@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 from train.config.rules import Faults, at_least, fraction
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from omegaconf import MISSING, SI
 
-from inference.recipe.layers import RecipeError
-from inference.recipe.schema import got, is_word
+from inference.recipe import RecipeError, got, is_word
 from train.config.optimization import LRSchedulerConfig, schedule_faults
 from train.config.rules import Faults, at_least, fraction
 

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from omegaconf import MISSING
 
-from inference.config.clips import ClipConfig, ClipSettings
-from inference.config.images import DrawSettings, ImageConfig
-from inference.config.models import BaseModelConfig
-from inference.recipe.imports import Reader
+from inference.config import BaseModelConfig, ClipConfig, ClipSettings, DrawSettings, ImageConfig
+from inference.recipe import Reader
 from train.config.clips import ImageConditionConfig
 from train.config.data import DataConfig
 from train.config.objectives import (
@@ -23,7 +21,7 @@ from train.config.optimization import (
 )
 from train.config.rules import Faults, at_least, fraction
 from train.config.stages import StageConfig, ValidationConfig
-from train.kohya.config import KOHYA_SOURCES
+from train.kohya import KOHYA_SOURCES
 
 if TYPE_CHECKING:
     pass

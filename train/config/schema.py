@@ -6,9 +6,7 @@ from dataclasses import field, make_dataclass
 from functools import cache
 from typing import Any
 
-from inference.recipe.layers import cut
-from inference.recipe.loader import RecipeError
-from inference.recipe.schema import got
+from inference.recipe import RecipeError, cut, got
 from train.config.checks import recipe_faults, recipe_idle
 from train.config.objectives import OBJECTIVE_CONFIGS, ObjectiveConfig, combined_config
 from train.config.recipe import TrainRecipe
@@ -37,12 +35,13 @@ def train_schema(untyped: dict[str, Any]) -> type:
         raise RecipeError(f"objective.type: expected one of {known}; got {got(kind, *beside)}")
     if isinstance(objective, dict) and kind == "combined":
         members = objective.get("members")
-        return _recipe_with(combined_config(members if isinstance(members, dict) else {}))
-    return _recipe_with(OBJECTIVE_CONFIGS[kind])
+        return recipe_class(combined_config(members if isinstance(members, dict) else {}))
+    return recipe_class(OBJECTIVE_CONFIGS[kind])
 
 
 @cache  # one class per objective: recipes of different classes are never equal
-def _recipe_with(objective: type[ObjectiveConfig]) -> type:
+def recipe_class(objective: type[ObjectiveConfig]) -> type:
+    """Return the recipe class whose `objective` is of this config class."""
     return make_dataclass(
         "TrainRecipe",
         [("objective", objective, field(default_factory=objective))],

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from inference.recipe.imports import Imported, Reader
-from inference.runtime.errors import InputError
+from inference.recipe import Imported, Reader
+from inference.runtime import InputError
 from train.kohya.datasets import Dataset, together
 from train.kohya.keys import (
     BUCKET_KEYS,

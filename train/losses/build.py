@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from inference.models.base import DiffusionModel
-from inference.models.cogvideox.model import VideoModel
-from train.config.recipe import TrainRecipe
+from inference.models import DiffusionModel
+from inference.models.cogvideox import VideoModel
+from train.config import TrainRecipe
 from train.losses.clips import ClipDenoising
 from train.losses.denoising import Denoising
 from train.losses.packed import PackedDenoising

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inference.models.cogvideox.arithmetic import padding
-from inference.models.cogvideox.image_condition import image_latents, place, with_noise, without
-from inference.models.cogvideox.model import VideoModel
-from inference.models.conditions import Conditions
-from train.common.batch import Batch
-from train.common.randomness import generator
-from train.config.clips import ImageConditionConfig
+from inference.models import Conditions
+from inference.models.cogvideox import (
+    VideoModel,
+    image_latents,
+    padding,
+    place,
+    with_noise,
+    without,
+)
+from train.common import Batch, generator
+from train.config import ImageConditionConfig
 from train.losses.denoising import Denoising
 
 

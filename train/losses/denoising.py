@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inference.models.base import DiffusionModel
-from inference.models.conditions import Conditions
-from inference.models.parametrization import add_noise, velocity
-from train.common.batch import Batch
-from train.common.randomness import generator, normal
-from train.config.recipe import LossConfig
+from inference.models import Conditions, DiffusionModel, add_noise, velocity
+from train.common import Batch, generator, normal
+from train.config import LossConfig
 from train.losses.frozen_prior import FrozenPrior
 from train.losses.timesteps import stratified_timesteps
 

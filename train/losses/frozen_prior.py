@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from inference.models.conditions import Conditions
-from train.common.batch import Batch
-from train.common.weights import replaced_parameters
+from inference.models import Conditions
+from train.common import Batch, replaced_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from inference.artifacts.base import Artifact
+    from inference.artifacts import Artifact
 
 
 Predict = Callable[[Tensor, Tensor, Batch], Tensor]

@@ -14,12 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from inference.models.cogvideox.arithmetic import video_tokens
-from inference.models.cogvideox.image_condition import offset
-from inference.models.cogvideox.transformer import Kind, Rotary, rotary_positions
-from inference.models.conditions import Conditions
-from inference.runtime.errors import InputError
-from train.common.batch import Batch
+from inference.models import Conditions
+from inference.models.cogvideox import Kind, Rotary, offset, rotary_positions, video_tokens
+from inference.runtime import InputError
+from train.common import Batch
 from train.losses.clips import ClipDenoising
 from train.losses.timesteps import stratified_timesteps
 

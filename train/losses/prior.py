@@ -7,8 +7,8 @@ loss = mean over the subject's examples + weight of the step x mean over the cla
 import torch
 from torch import Tensor
 
-from train.common.batch import Batch
-from train.config.recipe import LossConfig
+from train.common import Batch
+from train.config import LossConfig
 
 
 def prior_weight(config: LossConfig, step: int, max_steps: int) -> float:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from train.common.randomness import derive_seed, generator
+from train.common import derive_seed, generator
 
 FINENESS = 1 << 32
 """Places within a stratum; with whole numbers none is ever rounded into the next one."""

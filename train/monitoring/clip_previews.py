@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inference.clips.drawing import ClipDrawing, Way, draw_clips
-from inference.clips.memory import Placement
-from inference.clips.output import contact_sheet, write_webp
-from inference.clips.requests import expand
-from inference.config.clips import ClipConfig
-from inference.images.infotext.reading import read_infotext
-from inference.media.grid import image_grid
-from inference.media.pictures import save_png
-from inference.media.video_reading import read_clip
-from inference.models.cogvideox.image_condition import LatentScale
-from inference.models.cogvideox.model import VideoModel
+from inference.clips import (
+    ClipDrawing,
+    Placement,
+    Way,
+    contact_sheet,
+    draw_clips,
+    expand,
+    write_webp,
+)
+from inference.config import ClipConfig
+from inference.images import read_infotext
+from inference.media import image_grid, read_clip, save_png
+from inference.models.cogvideox import LatentScale, VideoModel
 from train.monitoring.previews import Shown
 
 

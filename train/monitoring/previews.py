@@ -10,18 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.config.images import ImageConfig
-from inference.images.drawing import Drawing, draw
-from inference.images.infotext.reading import read_infotext
-from inference.media.grid import image_grid, save_grid
-from inference.media.pictures import save_png
-from inference.models.base import DiffusionModel
-from inference.models.stable_diffusion.model import BaseModel
-from train.common.randomness import derive_seed
-from train.config.concepts import FILEWORDS
-from train.config.recipe import TrainRecipe
-from train.data.sources.captions import read_lines
-from train.data.sources.concepts import Concept
+from inference.config import ImageConfig
+from inference.images import Drawing, draw, read_infotext
+from inference.media import image_grid, save_grid, save_png
+from inference.models import DiffusionModel
+from inference.models.stable_diffusion import BaseModel
+from train.common import derive_seed
+from train.config import FILEWORDS, TrainRecipe
+from train.data import Concept, read_lines
 
 
 def grid_images(recipe: TrainRecipe, concepts: Sequence[Concept]) -> dict[str, ImageConfig]:

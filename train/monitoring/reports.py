@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from inference.config.images import ImageConfig
-from inference.models.base import DiffusionModel
-from inference.models.cogvideox.model import VideoModel
-from inference.models.stable_diffusion.model import BaseModel
-from train.config.recipe import TrainRecipe
-from train.data.examples.examples import Examples
+from inference.config import ImageConfig
+from inference.models import DiffusionModel
+from inference.models.cogvideox import VideoModel
+from inference.models.stable_diffusion import BaseModel
+from train.config import TrainRecipe
+from train.data import Examples
 from train.monitoring.clip_previews import ClipGrid
 from train.monitoring.loss_log import LossLog
 from train.monitoring.previews import PromptGrid, reconstruction_grid
 from train.monitoring.tracking import Board, ProgressBar, StepClock
-from train.optimization.ema import ShownWeights
-from train.runs.run_directory import RunDirectory
+from train.optimization import ShownWeights
+from train.runs import RunDirectory
 from train.stages import Stage
 
 if TYPE_CHECKING:

@@ -15,24 +15,13 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import Tensor
 
-from inference.runtime.errors import InputError
-from train.common.batch import Batch
-from train.common.errors import DataError
-from train.common.randomness import derive_seed
-from train.config.clips import ClipDataConfig
-from train.config.data import ExampleConfig
-from train.config.recipe import TrainRecipe
-from train.config.stages import ValidationConfig
-from train.data.caching.prompt_states import Track
-from train.data.examples.build import build_examples
-from train.data.examples.examples import Examples
-from train.data.examples.latents import cache_latents
-from train.data.examples.loader import collate
-from train.data.examples.stream import InOrder
-from train.data.sources.sources import Sources
+from inference.runtime import InputError
+from train.common import Batch, DataError, derive_seed
+from train.config import ClipDataConfig, ExampleConfig, TrainRecipe, ValidationConfig
+from train.data import Examples, InOrder, Sources, Track, build_examples, cache_latents, collate
 from train.monitoring.loss_log import BANDS, band_name
-from train.objectives.base import Objective
-from train.optimization.ema import ShownWeights
+from train.objectives import Objective
+from train.optimization import ShownWeights
 from train.stages import stages_of
 
 if TYPE_CHECKING:

@@ -1,12 +1,20 @@
-"""Objectives: one file each. `build_objective` makes the one that the recipe names."""
+"""Objectives: what is trained, and into which artifact. One file each."""
 
-import pkgutil
+from train.objectives.base import Member, Objective
+from train.objectives.loading import (
+    enable_gradient_checkpointing,
+    load_objective,
+    objective_on,
+    part_dtype,
+)
+from train.objectives.lora import LoraObjective
 
-from inference.models.base import DiffusionModel
-from train.config.recipe import TrainRecipe
-from train.objectives.base import Objective
-
-
-def build_objective(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
-    """The recipe's objective, attached to the base model."""
-    return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)
+__all__ = [
+    "LoraObjective",
+    "Member",
+    "Objective",
+    "enable_gradient_checkpointing",
+    "load_objective",
+    "objective_on",
+    "part_dtype",
+]

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from inference.artifacts.checkpoint import Checkpoint
-from inference.models.base import DiffusionModel
-from train.common.batch import Batch
-from train.common.randomness import normal
-from train.config.objectives import AutoencoderConfig
-from train.config.recipe import TrainRecipe
+from inference.artifacts import Checkpoint
+from inference.models import DiffusionModel
+from train.common import Batch, normal
+from train.config import AutoencoderConfig, TrainRecipe
 from train.objectives.base import Objective
 
 if TYPE_CHECKING:
-    from train.losses.perceptual import EfficientNetLite0
+    from train.losses import EfficientNetLite0
 
 VARIANCE_MOMENTUM = 0.01
 
@@ -42,7 +40,7 @@ class AutoencoderObjective(Objective):
         # A tuple keeps the frozen feature network out of the trained modules.
         self.features: tuple[EfficientNetLite0, ...] = ()
         if self.config.perceptual_weight:
-            from train.losses.perceptual import load_efficientnet_lite0
+            from train.losses import load_efficientnet_lite0
 
             self.features = (load_efficientnet_lite0(),)
 

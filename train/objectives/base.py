@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from inference.artifacts.base import Artifact
-from inference.models.base import DiffusionModel
-from train.common.batch import Batch
-from train.losses.denoising import Denoising
+from inference.artifacts import Artifact
+from inference.models import DiffusionModel
+from train.common import Batch
+from train.losses import Denoising
 
 if TYPE_CHECKING:
-    from train.config.recipe import TrainRecipe
+    from train.config import TrainRecipe
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from inference.artifacts.base import Artifact
-from inference.models.base import DiffusionModel
-from train.common.batch import Batch
-from train.config.objectives import CombinedConfig, MemberConfig
-from train.config.recipe import TrainRecipe
-from train.losses.build import build_denoising
+from inference.artifacts import Artifact
+from inference.models import DiffusionModel
+from train.common import Batch
+from train.config import CombinedConfig, MemberConfig, TrainRecipe
+from train.losses import build_denoising
 from train.objectives.base import Member, Objective
 
 
@@ -22,7 +21,7 @@ class CombinedObjective(Objective):
     """Trains its members together; they are attached to the base model in their order."""
 
     def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
-        from train.objectives import build_objective
+        from train.objectives.loading import build_objective
 
         super().__init__(base)
         config = recipe.objective

@@ -4,15 +4,12 @@ import warnings
 
 from torch import Tensor, nn
 
-from inference.artifacts.hypernetwork import Hypernetwork
-from inference.artifacts.hypernetwork_files import HypernetworkSpec, distance_from_identity
-from inference.models.stable_diffusion.model import BaseModel
-from inference.recipe.loader import RecipeWarning
-from train.common.batch import Batch
-from train.common.randomness import derive_seed
-from train.config.objectives import HypernetworkConfig
-from train.config.recipe import TrainRecipe
-from train.losses.build import build_denoising
+from inference.artifacts import Hypernetwork, HypernetworkSpec, distance_from_identity
+from inference.models.stable_diffusion import BaseModel
+from inference.recipe import RecipeWarning
+from train.common import Batch, derive_seed
+from train.config import HypernetworkConfig, TrainRecipe
+from train.losses import build_denoising
 from train.objectives.base import Objective
 
 FAR = 0.3

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from inference.models.base import DTYPES, DiffusionModel
-from inference.models.cogvideox.loading import is_packed, quantize
-from inference.models.cogvideox.model import VideoModel
-from inference.models.cogvideox.transformer import drop_learned_positions
-from inference.models.families import load_model
-from inference.models.stable_diffusion.loading import frozen_dtype
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import InputError
-from train.config.objectives import OBJECTIVE_CONFIGS
-from train.config.recipe import TrainRecipe
-from train.losses.frozen_prior import FrozenPrior
-from train.objectives import build_objective
+from inference.models import DTYPES, DiffusionModel, load_model
+from inference.models.cogvideox import VideoModel, drop_learned_positions, is_packed, quantize
+from inference.models.stable_diffusion import BaseModel, frozen_dtype
+from inference.runtime import InputError
+from train.config import OBJECTIVE_CONFIGS, TrainRecipe
+from train.losses import FrozenPrior
 from train.objectives.base import Objective
 
 if TYPE_CHECKING:
@@ -121,3 +116,8 @@ def with_prior(recipe: TrainRecipe, objective: Objective) -> Objective:
         )
         objective.denoising = replace(objective.denoising, prior=prior)
     return objective
+
+
+def build_objective(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
+    """Return the recipe's objective, attached to the base model."""
+    return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)

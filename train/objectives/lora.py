@@ -2,14 +2,12 @@
 
 from torch import Tensor
 
-from inference.artifacts.adapters.lora import Lora
-from inference.models.base import DiffusionModel
-from inference.runtime.errors import ArtifactError
-from train.common.batch import Batch
-from train.common.randomness import derive_seed
-from train.config.objectives import LoraConfig
-from train.config.recipe import TrainRecipe
-from train.losses.build import build_denoising
+from inference.artifacts import Lora
+from inference.models import DiffusionModel
+from inference.runtime import ArtifactError
+from train.common import Batch, derive_seed
+from train.config import LoraConfig, TrainRecipe
+from train.losses import build_denoising
 from train.objectives.base import Objective
 
 

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
-from inference.artifacts.embedding import Embedding, check_suffix
-from inference.models.stable_diffusion.model import BaseModel
-from train.common.batch import Batch
-from train.config.objectives import TextualInversionConfig
-from train.config.recipe import TrainRecipe
-from train.losses.build import build_denoising
+from inference.artifacts import Embedding, check_suffix
+from inference.models.stable_diffusion import BaseModel
+from train.common import Batch
+from train.config import TextualInversionConfig, TrainRecipe
+from train.losses import build_denoising
 from train.objectives.base import Objective
 
 

@@ -5,14 +5,13 @@ from abc import ABC
 import torch
 from torch import Tensor
 
-from inference.artifacts.checkpoint import Checkpoint
-from inference.models.base import DiffusionModel
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import InputError
-from train.common.batch import Batch
-from train.config.objectives import DreamboothConfig, WholePartsConfig
-from train.config.recipe import TrainRecipe
-from train.losses.build import build_denoising
+from inference.artifacts import Checkpoint
+from inference.models import DiffusionModel
+from inference.models.stable_diffusion import BaseModel
+from inference.runtime import InputError
+from train.common import Batch
+from train.config import DreamboothConfig, TrainRecipe, WholePartsConfig
+from train.losses import build_denoising
 from train.objectives.base import Objective
 
 

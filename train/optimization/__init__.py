@@ -1,1 +1,19 @@
 """Gradients become new weights: optimizer, LR schedule, EMA, guards, training state."""
+
+from train.optimization.accelerator import build_accelerator
+from train.optimization.ema import ShownWeights
+from train.optimization.guards import Guard
+from train.optimization.optimizers import build_optimization, prepare, state_bytes
+from train.optimization.training_state import TrainingState
+from train.optimization.update import WeightUpdate
+
+__all__ = [
+    "Guard",
+    "ShownWeights",
+    "TrainingState",
+    "WeightUpdate",
+    "build_accelerator",
+    "build_optimization",
+    "prepare",
+    "state_bytes",
+]

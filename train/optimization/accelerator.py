@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inference.runtime.errors import InputError
-from train.config.recipe import TrainRecipe
+from inference.runtime import InputError
+from train.config import TrainRecipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

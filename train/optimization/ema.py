@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from inference.models.base import DTYPES
-from train.common.weights import replaced_parameters
-from train.config.recipe import TrainRecipe
-from train.objectives.base import Member, Objective
-from train.objectives.loading import part_dtype
+from inference.models import DTYPES
+from train.common import replaced_parameters
+from train.config import TrainRecipe
+from train.objectives import Member, Objective, part_dtype
 
 
 class ShownWeights:

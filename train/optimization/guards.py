@@ -6,11 +6,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from train.common.batch import Batch
-from train.common.distributed import of_all
-from train.common.errors import NonFiniteError
-from train.config.optimization import GuardConfig
-from train.data.examples.latents import shown
+from train.common import Batch, NonFiniteError, of_all
+from train.config import GuardConfig
+from train.data import shown
 
 MAX_SCALER_SKIPS = 50
 """In a row; by then fp16's loss scale has sunk from 65536 to nothing."""

@@ -10,9 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from inference.runtime.errors import InputError
-from train.config.optimization import LRSchedulerConfig, OptimizerConfig, parse_schedule
-from train.objectives.base import Member, Objective
+from inference.runtime import InputError
+from train.config import LRSchedulerConfig, OptimizerConfig, parse_schedule
+from train.objectives import Member, Objective
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

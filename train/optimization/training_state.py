@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from train.objectives.base import Objective
+from train.objectives import Objective
 from train.optimization.guards import Guard
-from train.runs.checkpoint_files import PROGRESS, CheckpointWriter, HashedFile
+from train.runs import PROGRESS, CheckpointWriter, HashedFile
 
 BYTES_AROUND = 512
 """More than a file needs for the name and place of a tensor."""

@@ -3,7 +3,7 @@
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from train.config.recipe import TrainRecipe
+from train.config import TrainRecipe
 from train.optimization.training_state import TrainingState
 
 

@@ -32,11 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stderr)
         return 0 if arguments else 2
-    from inference.recipe.command import find_recipe, tell, warnings_told
-    from inference.recipe.loader import load_recipe
-    from inference.runtime.errors import InputError
-    from inference.runtime.warnings import quiet_libraries
-    from train.config.schema import train_schema
+    from inference.recipe import find_recipe, load_recipe, tell, warnings_told
+    from inference.runtime import InputError, quiet_libraries
+    from train.config import train_schema
 
     try:
         with warnings_told("plan"):

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 
-from inference.config.models import BaseModelConfig
-from inference.models.base import DTYPES, DiffusionModel
-from inference.models.cogvideox.detect import FAMILIES, TEXT_ENCODER, VideoFamily, family_on_hub
-from inference.models.cogvideox.loading import is_video_model
-from inference.models.cogvideox.model import VideoModel
-from inference.models.names import is_single_file, resolve_path
-from inference.models.stable_diffusion.model import SIZE_CONDITIONS, BaseModel
-from inference.runtime.errors import BaseModelError
+from inference.config import BaseModelConfig
+from inference.models import DTYPES, DiffusionModel, is_single_file, resolve_path
+from inference.models.cogvideox import (
+    FAMILIES,
+    TEXT_ENCODER,
+    VideoFamily,
+    VideoModel,
+    family_on_hub,
+    is_video_model,
+)
+from inference.models.stable_diffusion import SIZE_CONDITIONS, BaseModel
+from inference.runtime import BaseModelError
 
 
 def skeleton(config: BaseModelConfig, precision: str) -> DiffusionModel:
@@ -31,13 +35,13 @@ def skeleton(config: BaseModelConfig, precision: str) -> DiffusionModel:
     Raises:
         BaseModelError: nothing is there to read, or its parts do not belong together.
     """
-    from inference.models.cogvideox import loading
-    from inference.models.stable_diffusion import loading as base_model_loading
+    from inference.models.cogvideox import check_parts as check_video_parts
+    from inference.models.stable_diffusion import check_parts
 
     path = resolve_path(config.path)
     base: DiffusionModel
     if is_single_file(path):
-        from inference.models.stable_diffusion.single_file import read_base_model
+        from inference.models.stable_diffusion import read_base_model
 
         base = read_base_model(config, DTYPES[precision], without_weights=True).to("meta")
     elif is_local_video_model(config) or family_on_hub(path):
@@ -45,9 +49,9 @@ def skeleton(config: BaseModelConfig, precision: str) -> DiffusionModel:
     else:
         base = picture_skeleton(Configs(config), DTYPES[precision])
     if isinstance(base, VideoModel):
-        loading.check_parts(base)
+        check_video_parts(base)
     elif isinstance(base, BaseModel):
-        base_model_loading.check_parts(base, config.path)
+        check_parts(base, config.path)
     for part in base.parts.values():
         part.requires_grad_(False).eval()
     base.source = config
@@ -156,7 +160,7 @@ def picture_skeleton(configs: Configs, dtype: torch.dtype) -> BaseModel:
     )
 
     if configs.is_folder or not configs.is_hub_id:
-        from inference.models.stable_diffusion.loading import check_layout
+        from inference.models.stable_diffusion import check_layout
 
         check_layout(Path(configs.path), configs.config.path)
 

@@ -6,19 +6,23 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from inference.models.base import DiffusionModel
-from inference.models.stable_diffusion.model import BaseModel
-from train.config.recipe import TrainRecipe
-from train.data.caching.content_cache import StoredStates
-from train.data.examples.clips import ClipExamples
-from train.data.examples.examples import Examples
-from train.data.examples.latents import latents_keys, open_cache
-from train.data.sources.clip_folder import Clip, short_clips
-from train.data.sources.concepts import ClassFolder
-from train.data.sources.folder import FALLBACK
-from train.data.sources.sources import Sources
-from train.monitoring.validation import still_examples, timesteps_of
-from train.objectives.base import Objective
+from inference.models import DiffusionModel
+from inference.models.stable_diffusion import BaseModel
+from train.config import TrainRecipe
+from train.data import (
+    FALLBACK,
+    ClassFolder,
+    Clip,
+    ClipExamples,
+    Examples,
+    Sources,
+    StoredStates,
+    latents_keys,
+    open_cache,
+    short_clips,
+)
+from train.monitoring import still_examples, timesteps_of
+from train.objectives import Objective
 from train.stages import Stage, stages_of, step_size
 
 

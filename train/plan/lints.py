@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from inference.config.models import BaseModelConfig
-from inference.models.base import DiffusionModel
-from inference.models.cogvideox.model import VideoModel
-from inference.models.stable_diffusion.model import BaseModel
-from train.config.concepts import FILEWORDS
-from train.config.examples import CaptionConfig
-from train.config.recipe import TrainRecipe
-from train.data.examples.examples import Examples
-from train.data.sources.captions import longest_choice, parts_of, plain_caption, split_tags
-from train.data.sources.folder import Picture
-from train.data.sources.sources import Sources
+from inference.config import BaseModelConfig
+from inference.models import DiffusionModel
+from inference.models.cogvideox import VideoModel
+from inference.models.stable_diffusion import BaseModel
+from train.config import FILEWORDS, CaptionConfig, TrainRecipe
+from train.data import (
+    Examples,
+    Picture,
+    Sources,
+    longest_choice,
+    parts_of,
+    plain_caption,
+    split_tags,
+)
 from train.plan.base import Configs
 
 MOST_NAMED = 10

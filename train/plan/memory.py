@@ -9,22 +9,15 @@ from typing import Any
 
 import torch
 
-from inference.clips.memory import decoding_bytes, needs_of
-from inference.clips.requests import expand
-from inference.config.clips import ClipConfig
-from inference.config.images import ImageConfig
-from inference.models.base import DTYPES, DiffusionModel
-from inference.models.cogvideox.arithmetic import FrameRule, video_tokens
-from inference.models.cogvideox.loading import BITS, packable_layers
-from inference.models.cogvideox.model import VideoModel
-from inference.models.stable_diffusion.model import BaseModel
-from train.config.objectives import LoraConfig, ObjectiveConfig
-from train.config.recipe import TrainRecipe
-from train.data.examples.clips import ClipExamples
-from train.data.examples.examples import Examples
-from train.data.examples.latents import PIXELS_AT_ONCE
-from train.objectives.base import Objective
-from train.optimization.optimizers import state_bytes
+from inference.clips import decoding_bytes, expand, needs_of
+from inference.config import ClipConfig, ImageConfig
+from inference.models import DTYPES, DiffusionModel
+from inference.models.cogvideox import BITS, FrameRule, VideoModel, packable_layers, video_tokens
+from inference.models.stable_diffusion import BaseModel
+from train.config import LoraConfig, ObjectiveConfig, TrainRecipe
+from train.data import PIXELS_AT_ONCE, ClipExamples, Examples
+from train.objectives import Objective
+from train.optimization import state_bytes
 from train.plan.activations import LIVE_TENSORS, Learned, traced, transformer_activations
 
 GIB = 2**30

@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from train.data.examples.examples import Examples
-from train.data.pictures.index import Facts, Known, picture_facts
-from train.data.sources.clip_folder import Clip
-from train.data.sources.folder import Picture
+from train.data import Clip, Examples, Facts, Known, Picture, picture_facts
 from train.plan.likeness import alike, equal
 
 MOST_NAMED = 10

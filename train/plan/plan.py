@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inference.models.base import DiffusionModel
-    from train.config.recipe import TrainRecipe
-    from train.data.examples.examples import Examples
-    from train.data.sources.sources import Sources
-    from train.objectives.base import Objective
+    from inference.models import DiffusionModel
+    from train.config import TrainRecipe
+    from train.data import Examples, Sources
+    from train.objectives import Objective
     from train.plan.data import (
         CachePlan,
         CaptionPlan,
@@ -110,10 +109,8 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     Raises:
         InputError: the run could not begin: data, captions, sizes or the base model.
     """
-    from train.data.examples.build import build_examples
-    from train.data.sources.concepts import class_folders, pictures_there
-    from train.data.sources.sources import find_sources
-    from train.monitoring.previews import grid_images
+    from train.data import build_examples, class_folders, find_sources, pictures_there
+    from train.monitoring import grid_images
     from train.plan.base import skeleton
     from train.plan.data import (
         plan_cache,
@@ -191,12 +188,12 @@ def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -
 
 
 def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
-    """As `train.objectives.loading.objective_on`; packed weights and feature networks are left out of it."""
+    """As `objective_on`; packed weights and feature networks are left out of it."""
     import torch
 
-    from inference.models.stable_diffusion.model import BaseModel
-    from train.config.objectives import AutoencoderConfig, LoraConfig
-    from train.objectives.loading import objective_on
+    from inference.models.stable_diffusion import BaseModel
+    from train.config import AutoencoderConfig, LoraConfig
+    from train.objectives import objective_on
 
     config = recipe.objective
     if isinstance(config, AutoencoderConfig):
@@ -217,9 +214,9 @@ def plan_disk(recipe: TrainRecipe, objective: Objective) -> DiskPlan:
     """What savings take: `train.optimization.training_state.TrainingState` and the artifacts."""
     import shutil
 
-    from inference.models.base import DTYPES
-    from train.config.objectives import LoraConfig
-    from train.optimization.optimizers import state_bytes
+    from inference.models import DTYPES
+    from train.config import LoraConfig
+    from train.optimization import state_bytes
 
     trained = [p for p in objective.parameters() if p.requires_grad]
     numbers = sum(p.numel() for p in trained)

@@ -16,14 +16,11 @@ from pathlib import Path
 
 import torch
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 from train.caches import Caches, put_aside
-from train.config.recipe import TrainRecipe
-from train.data.caching.content_cache import latents_kept
-from train.data.caching.prompt_states import Track
-from train.data.examples.examples import Examples
-from train.data.sources.folder import Picture
-from train.objectives.base import Objective
+from train.config import TrainRecipe
+from train.data import Examples, Picture, Track, latents_kept
+from train.objectives import Objective
 from train.plan.memory import CONTEXT, MemoryPlan
 from train.stages import Stage
 from train.trainer import Trainer

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train.config.recipe import TrainRecipe
-from train.data.sources.sources import Sources
-from train.data.streaming.shards import folders_of
+from train.config import TrainRecipe
+from train.data import Sources, folders_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ def plan_streams(recipe: TrainRecipe, sources: Sources) -> list[StreamPlan]:
     streaming = recipe.data.streaming
     if streaming is None:
         return []
-    from train.data.streaming.cache import kept_bytes  # not on Windows
+    from train.data import kept_bytes  # not on Windows
 
     pictures = (*sources.pictures, *sources.held_back.pictures)
     return [

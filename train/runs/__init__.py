@@ -1,1 +1,53 @@
 """The run directory: checkpoints, manifests, comparison."""
+
+from train.runs.checkpoint_files import PROGRESS, CheckpointWriter, HashedFile
+from train.runs.comparison import (
+    Comparison,
+    compare_environments,
+    compare_files,
+    compare_runs,
+    different_lines,
+    environment_of,
+    open_run,
+    show,
+)
+from train.runs.data_manifest import (
+    CLASS_PICTURE,
+    HELD_BACK,
+    PICTURE,
+    Row,
+    data_changes,
+    first,
+    rows_of,
+)
+from train.runs.disk import megabytes, room, size_of
+from train.runs.manifests import describe_environment, limner_version, run_metadata
+from train.runs.run_directory import RunDirectory
+
+__all__ = [
+    "CLASS_PICTURE",
+    "HELD_BACK",
+    "PICTURE",
+    "PROGRESS",
+    "CheckpointWriter",
+    "Comparison",
+    "HashedFile",
+    "Row",
+    "RunDirectory",
+    "compare_environments",
+    "compare_files",
+    "compare_runs",
+    "data_changes",
+    "describe_environment",
+    "different_lines",
+    "environment_of",
+    "first",
+    "limner_version",
+    "megabytes",
+    "open_run",
+    "room",
+    "rows_of",
+    "run_metadata",
+    "show",
+    "size_of",
+]

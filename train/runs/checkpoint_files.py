@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inference.files.hashes import read_header
-from inference.runtime.errors import InputError
+from inference.files import read_header
+from inference.runtime import InputError
 
 FORMAT = 2
 MANIFEST = "manifest.json"

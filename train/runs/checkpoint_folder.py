@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from inference.files.atomic import remove_left_overs, sync
-from train.common.errors import RunDirectoryError
+from inference.files import remove_left_overs, sync
+from train.common import RunDirectoryError
 from train.runs.checkpoint_files import CheckpointWriter, damage
 
 Write = Callable[[CheckpointWriter], None]

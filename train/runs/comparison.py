@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 from train.runs.data_manifest import DataChanges, changes, read_rows
 from train.runs.run_directory import RunDirectory, differences, stored_recipe
 from train.runs.tensor_comparison import TENSOR_FILES, TensorDifference, different_tensors

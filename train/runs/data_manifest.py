@@ -14,14 +14,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from inference.files.atomic import write_atomically
-from inference.runtime.errors import InputError
-from train.common.errors import RunDirectoryError
-from train.config.data import DataConfig
-from train.data.containers.files import file_state
-from train.data.pictures.index import Known, picture_facts
-from train.data.sources.folder import Picture, size_on_disk
-from train.data.streaming.shards import name_of
+from inference.files import write_atomically
+from inference.runtime import InputError
+from train.common import RunDirectoryError
+from train.config import DataConfig
+from train.data import Known, Picture, file_state, name_of, picture_facts, size_on_disk
 
 SHOWN = 3
 """Files of each kind of change that are told by name."""

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from train.common.errors import RESERVE, RunDirectoryError
+from train.common import RESERVE, RunDirectoryError
 
 
 def existing(path: Path) -> Path:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from train.config.recipe import TrainRecipe
+from train.config import TrainRecipe
 
 PACKAGES = (
     "torch", "accelerate", "diffusers", "transformers", "peft", "bitsandbytes", "omegaconf",

@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from inference.artifacts.adapters.lora import twin_of
-from inference.files.atomic import remove_left_overs, sync, write_atomically
-from inference.recipe.loader import RecipeWarning, dump_recipe, load_recipe
-from inference.runtime.errors import InputError
-from train.common.errors import RunDirectoryError, SavingError
-from train.config.schema import train_schema
+from inference.artifacts import twin_of
+from inference.files import remove_left_overs, sync, write_atomically
+from inference.recipe import RecipeWarning, dump_recipe, load_recipe
+from inference.runtime import InputError
+from train.common import RunDirectoryError, SavingError
+from train.config import train_schema
 from train.runs.checkpoint_folder import Checkpoints, Write
 from train.runs.data_manifest import (
     CLASS_PICTURE,

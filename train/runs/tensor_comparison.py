@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 TENSOR_FILES = (".safetensors", ".pt")
 

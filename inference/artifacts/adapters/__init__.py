@@ -1,1 +1,18 @@
 """Adapters: trained layers beside those of a base model, one file each."""
+
+from inference.artifacts.adapters.lora import Lora, twin_of
+from inference.artifacts.adapters.lora_convert import save_diffusers, save_kohya
+from inference.artifacts.adapters.lora_formats import format_of, is_lora, read_layers, says_alpha
+from inference.artifacts.adapters.lora_keys import part_of
+
+__all__ = [
+    "Lora",
+    "format_of",
+    "is_lora",
+    "part_of",
+    "read_layers",
+    "save_diffusers",
+    "save_kohya",
+    "says_alpha",
+    "twin_of",
+]

@@ -42,12 +42,11 @@ from inference.artifacts.adapters.low_rank import (
 )
 from inference.artifacts.base import Artifact
 from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
-from inference.files.atomic import write_atomically
-from inference.files.tensors import read_tensors, serialize
-from inference.runtime.errors import ArtifactError, DrawWarning
+from inference.files import read_tensors, serialize, write_atomically
+from inference.runtime import ArtifactError, DrawWarning
 
 if TYPE_CHECKING:
-    from inference.models.base import DiffusionModel
+    from inference.models import DiffusionModel
 
 
 def twin_of(path: Path) -> Path:

@@ -12,8 +12,7 @@ from inference.artifacts.adapters.lora import Lora
 from inference.artifacts.adapters.lora_formats import adapter_metadata, diffusers_tensors
 from inference.artifacts.adapters.lora_keys import diffusers_path, kohya_name
 from inference.artifacts.adapters.low_rank import LowRank
-from inference.files.atomic import write_atomically
-from inference.files.tensors import serialize
+from inference.files import serialize, write_atomically
 
 VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
 """Width of the prompt states -> kohya's word for the family."""

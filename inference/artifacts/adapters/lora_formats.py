@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inference.artifacts.adapters.lora_keys import diffusers_path, kohya_name, part_of
 from inference.artifacts.adapters.low_rank import LowRank
-from inference.runtime.errors import ArtifactError
+from inference.runtime import ArtifactError
 
 ADAPTERS = "lora_adapter_metadata"
 """The key of a file's metadata under which diffusers looks for alpha."""

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from torch import nn
 
-from inference.models.stable_diffusion.keys import SGM_OUTER, SGM_RESNET, sgm_path
-from inference.runtime.errors import ArtifactError
+from inference.models.stable_diffusion import SGM_OUTER, SGM_RESNET, sgm_path
+from inference.runtime import ArtifactError
 
 PREFIXES = {
     "unet": "lora_unet",

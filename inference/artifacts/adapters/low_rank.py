@@ -12,7 +12,7 @@ import torch
 from peft.tuners.lora.layer import Conv2d, Linear, LoraLayer
 from torch import Tensor, nn
 
-from inference.runtime.errors import ArtifactError
+from inference.runtime import ArtifactError
 
 
 class LowRank(nn.Module):

@@ -9,10 +9,10 @@ import numpy as np
 from inference.deforum.geometry.pixels import Pixels
 from inference.deforum.geometry.warp2d import Flip, Motion2D, warp_2d
 from inference.deforum.geometry.warp3d import Motion3D, warp_3d
-from inference.deforum.settings.compat import Compat
+from inference.deforum.settings import Compat
 
 if TYPE_CHECKING:
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 
 class Camera:

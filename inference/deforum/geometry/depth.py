@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.deforum.geometry.pixels import Bytes, Floats, Pixels, opencv, to_bytes
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 BINS = 1024
 """Of the histogram that is equalised."""

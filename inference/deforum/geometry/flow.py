@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from inference.deforum.geometry.pixels import Bytes, Floats, Pixels, alike, opencv, sample, to_bytes
-from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
-from inference.runtime.errors import InputError
+from inference.deforum.settings import DEFORUM, FIXED, Compat
+from inference.runtime import InputError
 
 FlowMethod = Literal["DIS Medium", "DIS Fine", "Farneback", "RAFT"]
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageChops, ImageEnhance, ImageOps
 
 from inference.deforum.geometry.pixels import Bytes, Pixels, alike, opencv, to_bytes
 from inference.deforum.geometry.warp2d import warp_by_matrix
-from inference.deforum.settings.compat import FIXED, Compat
-from inference.runtime.errors import InputError
+from inference.deforum.settings import FIXED, Compat
+from inference.runtime import InputError
 
 MATCHES_NEEDED = 9
 """Fewer matching points, and nothing moves."""

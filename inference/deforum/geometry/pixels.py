@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

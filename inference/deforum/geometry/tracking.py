@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from inference.deforum.geometry.pixels import Bytes, opencv, to_bytes
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 TrackMethod = Literal["Optical Flow", "MIL"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from inference.deforum.geometry.flow import FlowMethod, optical_flow, reliability, warp_by_flow
 from inference.deforum.geometry.pixels import Floats, Pixels, alike
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 
 def in_betweens(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.deforum.geometry.pixels import Border, Pixels, alike, opencv, sample
-from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
+from inference.deforum.settings import DEFORUM, FIXED, Compat
 
 Matrix = NDArray[np.float64]
 

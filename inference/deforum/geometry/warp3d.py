@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from inference.deforum.geometry.pixels import Border, Floats, Pixels, alike
 from inference.deforum.geometry.warp2d import Flip, flip_perspective
-from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
+from inference.deforum.settings import DEFORUM, FIXED, Compat
 
 if TYPE_CHECKING:
     from torch import Tensor

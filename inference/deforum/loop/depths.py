@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inference.deforum.geometry.depth import DepthEstimator, DepthPictures
-from inference.deforum.geometry.pixels import Pixels, to_bytes
-from inference.runtime.errors import DrawWarning, InputError
+from inference.deforum.geometry import DepthEstimator, DepthPictures, Pixels, to_bytes
+from inference.runtime import DrawWarning, InputError
 
 if TYPE_CHECKING:
     from inference.deforum.loop.state import State
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 RANGE = "depth_range"
 """In the state: the nearest and the farthest that maps have shown."""

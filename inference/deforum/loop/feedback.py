@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference.deforum.geometry.camera import Camera
-from inference.deforum.geometry.pixels import Pixels, to_bytes
-from inference.deforum.pictures.color import color_values, grayscale, match_colors
-from inference.deforum.pictures.noise import NoiseSettings, add_noise
-from inference.deforum.pictures.sharpen import anti_blur, contrast
-from inference.deforum.schedules.sources import open_picture
-from inference.deforum.settings.compat import DEFORUM
+from inference.deforum.geometry import Camera, Pixels, to_bytes
+from inference.deforum.pictures import (
+    NoiseSettings,
+    add_noise,
+    anti_blur,
+    color_values,
+    contrast,
+    grayscale,
+    match_colors,
+)
+from inference.deforum.schedules import open_picture
+from inference.deforum.settings import DEFORUM
 
 if TYPE_CHECKING:
     from inference.deforum.loop.depths import Depths
     from inference.deforum.loop.hybrid_frames import HybridVideo
     from inference.deforum.loop.masking import FrameMasks
     from inference.deforum.loop.state import State
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 FIXED_SAMPLES = ("Image", "Video Input")
 """Ways of colour coherence whose sample is no frame of the animation."""

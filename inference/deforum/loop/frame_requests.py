@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference.deforum.loop.generator import FrameRequest
-from inference.deforum.schedules.seeds import derived_seed
+from inference.deforum.schedules import derived_seed
 
 if TYPE_CHECKING:
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 
 def frame_request(

@@ -6,25 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inference.deforum.geometry.flow import (
+from inference.deforum.geometry import (
+    CompositeSettings,
+    Pixels,
     check_flow_method,
+    find_motion,
+    hybrid_composite,
+    move_like,
     optical_flow,
     reliability,
     warp_by_flow,
 )
-from inference.deforum.geometry.hybrid import (
-    CompositeSettings,
-    find_motion,
-    hybrid_composite,
-    move_like,
-)
-from inference.deforum.geometry.pixels import Pixels
-from inference.deforum.schedules.sources import VideoFrames
+from inference.deforum.schedules import VideoFrames
 
 if TYPE_CHECKING:
     from inference.deforum.loop.depths import Depths
     from inference.deforum.loop.state import State
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 
 class HybridVideo:

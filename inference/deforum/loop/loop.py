@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inference.deforum.geometry.flow import check_flow_method, optical_flow, warp_by_flow
-from inference.deforum.geometry.pixels import to_bytes
+from inference.deforum.geometry import check_flow_method, optical_flow, to_bytes, warp_by_flow
 from inference.deforum.loop.feedback import Colors, Feedback
 from inference.deforum.loop.frame_requests import frame_request
 from inference.deforum.loop.generator import FrameGenerator, FrameRequest
@@ -20,13 +19,12 @@ from inference.deforum.loop.hybrid_frames import HybridVideo
 from inference.deforum.loop.looper import Looper
 from inference.deforum.loop.masking import FrameMasks
 from inference.deforum.loop.tweens import Tweens
-from inference.deforum.pictures.color import grayscale
-from inference.deforum.schedules.cadence import Block
-from inference.deforum.schedules.seeds import SeedSequence, derived_seed
+from inference.deforum.pictures import grayscale
+from inference.deforum.schedules import Block, SeedSequence, derived_seed
 
 if TYPE_CHECKING:
     from inference.deforum.loop.state import State
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 Show = Callable[[int, np.ndarray], None]
 """Takes each frame that is complete, uint8 RGB (h, w, 3), in their order."""

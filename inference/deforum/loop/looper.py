@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from inference.deforum.geometry.pixels import blend
-from inference.deforum.schedules.schedules import frame_names, frame_of
-from inference.deforum.schedules.sources import open_picture
-from inference.deforum.settings.expressions import FormulaError
-from inference.images.img2img.color_correction import correct_colors
-from inference.runtime.errors import InputError
+from inference.deforum.geometry import blend
+from inference.deforum.schedules import frame_names, frame_of, open_picture
+from inference.deforum.settings import FormulaError
+from inference.images import correct_colors
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 AWAY = 0.07
 """Share of the picture outside of the tweening frames."""

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFilter
 
-from inference.deforum.geometry.pixels import Pixels, composite, to_bytes
-from inference.deforum.geometry.tracking import box_mask, track_mask
-from inference.deforum.pictures.masks import (
+from inference.deforum.geometry import Pixels, box_mask, composite, to_bytes, track_mask
+from inference.deforum.pictures import (
     MaskSources,
     alpha_mask,
     compose_mask,
@@ -19,12 +18,12 @@ from inference.deforum.pictures.masks import (
     parse_mask,
     prepare_mask,
 )
-from inference.deforum.schedules.sources import VideoFrames, open_alpha_picture
-from inference.runtime.errors import InputError
+from inference.deforum.schedules import VideoFrames, open_alpha_picture
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
-    from inference.deforum.pictures.word_masks import WordMasks
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.pictures import WordMasks
+    from inference.deforum.schedules import Script
 
 Mask = np.ndarray
 """uint8 (h, w): 255 changes, 0 stays."""

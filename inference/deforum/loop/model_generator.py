@@ -1,4 +1,4 @@
-"""Frames of an animation drawn by a base model: `FrameGenerator` over `inference.images.drawing`."""
+"""Frames of an animation drawn by a base model: `FrameGenerator` over `inference.images`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from inference.artifacts.base import Artifact, UsedArtifact, load_artifact
-from inference.artifacts.library import NetworkLibrary
-from inference.config.images import ImageConfig, ImageToImageConfig, InpaintConfig
-from inference.config.models import ArtifactConfig, BaseModelConfig
+from inference.artifacts import Artifact, NetworkLibrary, UsedArtifact, load_artifact
+from inference.config import (
+    ArtifactConfig,
+    BaseModelConfig,
+    ImageConfig,
+    ImageToImageConfig,
+    InpaintConfig,
+)
 from inference.deforum.loop.frame_requests import frame_request
 from inference.deforum.loop.generator import FrameRequest, Picture
-from inference.files.hashes import artifact_hash
-from inference.images.drawing import draw_batch, evaluation
-from inference.images.img2img.init import InitImage, prepare_init
-from inference.images.img2img.upscalers import face_restorer
-from inference.images.requests import expand, group
-from inference.models.names import file_model_name as model_name
-from inference.models.names import models_in, path_of
-from inference.models.stable_diffusion.loading import load_base_model
-from inference.models.stable_diffusion.model import BaseModel
-from inference.prompts.network_calls import extract_extra_networks
-from inference.runtime.devices import choose_device
-from inference.runtime.errors import InputError
-from inference.sampling.registry import SAMPLERS, find_sampler
+from inference.files import artifact_hash
+from inference.images import (
+    InitImage,
+    draw_batch,
+    evaluation,
+    expand,
+    face_restorer,
+    group,
+    prepare_init,
+)
+from inference.models import file_model_name as model_name
+from inference.models import models_in, path_of
+from inference.models.stable_diffusion import BaseModel, load_base_model
+from inference.prompts import extract_extra_networks
+from inference.runtime import InputError, choose_device
+from inference.sampling import SAMPLERS, find_sampler
 
 if TYPE_CHECKING:
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 FACE_RESTORER = "CodeFormer"
 """What `restore_faces` means where the file only says yes (A1111's default)."""

@@ -15,8 +15,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from inference.files.atomic import write_atomically
-from inference.runtime.errors import InputError
+from inference.files import write_atomically
+from inference.runtime import InputError
 
 VERSION = 1
 

@@ -16,12 +16,12 @@ from inference.deforum.loop.frame_requests import frame_request
 from inference.deforum.loop.generator import FrameGenerator, FrameRequest
 from inference.deforum.loop.loop import Show, draw_again
 from inference.deforum.loop.masking import FrameMasks
-from inference.deforum.pictures.color import grayscale
-from inference.deforum.schedules.seeds import SeedSequence
+from inference.deforum.pictures import grayscale
+from inference.deforum.schedules import SeedSequence
 
 if TYPE_CHECKING:
     from inference.deforum.loop.state import State
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 
 class IndependentFrames:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inference.deforum.geometry.camera import Camera
-from inference.deforum.geometry.flow import (
+from inference.deforum.geometry import (
+    Camera,
+    Floats,
+    Pixels,
+    blend,
     carry_flow,
     check_flow_method,
     optical_flow,
     warp_by_flow,
 )
-from inference.deforum.geometry.pixels import Floats, Pixels, blend
-from inference.deforum.pictures.color import grayscale
-from inference.deforum.schedules.cadence import Block
-from inference.deforum.settings.compat import DEFORUM
+from inference.deforum.pictures import grayscale
+from inference.deforum.schedules import Block
+from inference.deforum.settings import DEFORUM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from inference.deforum.loop.hybrid_frames import HybridVideo
     from inference.deforum.loop.masking import FrameMasks
     from inference.deforum.loop.state import State
-    from inference.deforum.schedules.script import Script
+    from inference.deforum.schedules import Script
 
 
 class Tweens:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.deforum.geometry.pixels import Bytes, Pixels, alike, opencv, to_bytes
-from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
-from inference.images.img2img.color_correction import TO_XYZ, WHITE, match_histogram
+from inference.deforum.geometry import Bytes, Pixels, alike, opencv, to_bytes
+from inference.deforum.settings import DEFORUM, FIXED, Compat
+from inference.images import TO_XYZ, WHITE, match_histogram
 
 ColorSpace = Literal["RGB", "HSV", "LAB"]
 

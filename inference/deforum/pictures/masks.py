@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from inference.deforum.geometry.pixels import Bytes
-from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
-from inference.images.img2img.opening import read_image
-from inference.runtime.errors import InputError
+from inference.deforum.geometry import Bytes
+from inference.deforum.settings import DEFORUM, FIXED, Compat
+from inference.images import read_image
+from inference.runtime import InputError
 
 OPERATORS = "\\^|&"
 """Binary ones, the loosest first: difference, either-or, or, and."""

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from inference.deforum.geometry.pixels import Bytes, Floats, Pixels, alike
-from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
+from inference.deforum.geometry import Bytes, Floats, Pixels, alike
+from inference.deforum.settings import DEFORUM, FIXED, Compat
 
 DEFORUM_MULTIPLE = 64
 """Deforum 3.0 draws noise at sides that are multiples of this, and resizes it."""

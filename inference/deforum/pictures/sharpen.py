@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from inference.deforum.geometry.pixels import Bytes, Pixels, alike, opencv
-from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
-from inference.runtime.errors import InputError
+from inference.deforum.geometry import Bytes, Pixels, alike, opencv
+from inference.deforum.settings import DEFORUM, FIXED, Compat
+from inference.runtime import InputError
 
 
 def contrast(image: Pixels, factor: float) -> Pixels:

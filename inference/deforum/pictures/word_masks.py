@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from inference.deforum.geometry.pixels import Bytes, Pixels, opencv, to_bytes
-from inference.runtime.errors import InputError
+from inference.deforum.geometry import Bytes, Pixels, opencv, to_bytes
+from inference.runtime import InputError
 
 
 class WordMasks:

@@ -1,1 +1,23 @@
 """What an animation leaves: run folder, videos, subtitles, contact sheets."""
+
+from inference.deforum.products.finish import Products, check_products, finish
+from inference.deforum.products.run_folder import (
+    SETTINGS,
+    RunFolder,
+    latest_run,
+    new_run,
+    run_of_settings,
+    run_of_timestring,
+)
+
+__all__ = [
+    "SETTINGS",
+    "Products",
+    "RunFolder",
+    "check_products",
+    "finish",
+    "latest_run",
+    "new_run",
+    "run_of_settings",
+    "run_of_timestring",
+]

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from inference.deforum.geometry.camera import Camera
-from inference.deforum.geometry.metrics import (
+from inference.deforum.geometry import (
+    Camera,
     Temporal,
     TemporalMeter,
     expected_by_flow,
+    smooth_frames,
     visible_2d,
     visible_3d,
+    warp_matrix,
 )
-from inference.deforum.geometry.tween import smooth_frames
-from inference.deforum.geometry.warp2d import warp_matrix
 from inference.deforum.products.run_folder import RunFolder, save_png
 from inference.deforum.products.stitching import contact_sheet
 from inference.deforum.products.subtitles import (
@@ -31,18 +31,16 @@ from inference.deforum.products.subtitles import (
     subtitle_text,
     subtitles,
 )
-from inference.deforum.settings.compat import FIXED
-from inference.files.atomic import write_atomically
-from inference.images.img2img.resize import scale_to
-from inference.images.img2img.upscalers import image_upscaler
-from inference.media.video_writing import has_sound, read_pictures, write_gif, write_mp4
-from inference.runtime.errors import DrawWarning, InputError
+from inference.deforum.settings import FIXED
+from inference.files import write_atomically
+from inference.images import image_upscaler, scale_to
+from inference.media import has_sound, read_pictures, write_gif, write_mp4
+from inference.runtime import DrawWarning, InputError
 
 if TYPE_CHECKING:
-    from inference.config.recipes import AnimationRecipe
-    from inference.deforum.loop.depths import Depths
-    from inference.deforum.loop.state import State
-    from inference.deforum.schedules.script import Script
+    from inference.config import AnimationRecipe
+    from inference.deforum.loop import Depths, State
+    from inference.deforum.schedules import Script
 
 Say = Callable[[str], None]
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inference.deforum.schedules.names import timestring
-from inference.deforum.schedules.sources import DIGITS
-from inference.files.atomic import write_atomically
-from inference.media.outputs import prepare_folder
-from inference.runtime.errors import DrawWarning, InputError
+from inference.deforum.schedules import DIGITS, timestring
+from inference.files import write_atomically
+from inference.media import prepare_folder
+from inference.runtime import DrawWarning, InputError
 
 SETTINGS = re.compile(r"(\d{14})_settings\.txt")
 
@@ -122,7 +121,7 @@ def latest_run(folder: Path, fits: str) -> RunFolder:
     Raises:
         InputError: there is none.
     """
-    from inference.deforum.loop.state import load_state
+    from inference.deforum.loop import load_state
 
     states = sorted(folder.rglob("*_state.npz"), key=lambda file: -file.stat().st_mtime_ns)
     for state in states:

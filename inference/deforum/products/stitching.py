@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from inference.media.grid import image_grid
-from inference.media.video_writing import read_pictures
+from inference.media import image_grid, read_pictures
 
 MOST = 24
 """Frames on a sheet."""

@@ -10,7 +10,7 @@ from decimal import Context, Decimal
 from difflib import get_close_matches
 from typing import Any
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 DIGITS = Context(prec=20)
 """Times are counted in decimals of 20 digits, and milliseconds cut off."""

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.deforum.settings.keys import KEYS, KOHYA
-from inference.runtime.errors import InputError
+from inference.deforum.settings import KEYS, KOHYA
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
     from inference.deforum.schedules.schedule_table import Schedules
-    from inference.deforum.settings.settings import Settings
+    from inference.deforum.settings import Settings
 
 Faults = Iterator[tuple[str, str]]
 

@@ -6,11 +6,11 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from inference.files.name_patterns import fitting
-from inference.runtime.errors import InputError
+from inference.files import fitting
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
-    from inference.deforum.settings.settings import Settings
+    from inference.deforum.settings import Settings
 
 TIME = "%Y%m%d%H%M%S"
 LONGEST_VALUE = 50

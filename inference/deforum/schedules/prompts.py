@@ -15,13 +15,11 @@ import numpy as np
 
 from inference.deforum.schedules.schedules import frame_names, frame_of
 from inference.deforum.schedules.variables import frame_variables
-from inference.deforum.settings.expressions import FormulaError, evaluated
-from inference.deforum.settings.parseq import managed_prompts
-from inference.runtime.errors import InputError
+from inference.deforum.settings import FormulaError, evaluated, managed_prompts
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
-    from inference.deforum.settings.expressions import Values
-    from inference.deforum.settings.settings import Settings
+    from inference.deforum.settings import Settings, Values
 
 FORMULA = re.compile(r"`([^`]*)`")
 

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference.deforum.schedules.schedules import evaluate, evaluate_text
-from inference.deforum.settings.coercion import sampler_name
-from inference.deforum.settings.keys import GATES, INT_SCHEDULES, KEYS, SCHEDULE, TEXT_SCHEDULES
-from inference.runtime.errors import InputError
+from inference.deforum.settings import (
+    GATES,
+    INT_SCHEDULES,
+    KEYS,
+    SCHEDULE,
+    TEXT_SCHEDULES,
+    sampler_name,
+)
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
-    from inference.deforum.settings.settings import Settings
+    from inference.deforum.settings import Settings
 
 SCHEDULES = tuple(name for name, key in KEYS.items() if key.kind == SCHEDULE)
 """The keys that hold a schedule."""
@@ -49,7 +55,7 @@ class Schedules:
                 `audio_path` or `parseq_manifest` cannot be.
         """
         from inference.deforum.schedules.variables import frame_variables
-        from inference.deforum.settings.parseq import managed_values
+        from inference.deforum.settings import managed_values
 
         schedules = cls(settings, frame_variables(settings), managed_values(settings))
         for key in SCHEDULES:

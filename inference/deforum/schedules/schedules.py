@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from inference.deforum.settings.expressions import FormulaError, compute, is_number, number_of
-from inference.runtime.errors import InputError
+from inference.deforum.settings import FormulaError, compute, is_number, number_of
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
-    from inference.deforum.settings.expressions import Values
+    from inference.deforum.settings import Values
 
 PARTNERS = {")": "(", "]": "[", "}": "{"}
 QUOTES = "\"'"

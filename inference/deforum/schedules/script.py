@@ -15,12 +15,11 @@ from inference.deforum.schedules.prompts import PromptAt, frame_prompts
 from inference.deforum.schedules.schedule_table import Schedules
 from inference.deforum.schedules.schedules import frame_names, frame_of
 from inference.deforum.schedules.sources import VideoFrames, open_picture
-from inference.deforum.settings.expressions import FormulaError
-from inference.runtime.errors import InputError
+from inference.deforum.settings import FormulaError
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
-    from inference.deforum.settings.compat import Compat
-    from inference.deforum.settings.settings import Settings
+    from inference.deforum.settings import Compat, Settings
 
 SIZE_STEP = 8
 """Widths and heights are cut down to multiples of it, as in Deforum."""

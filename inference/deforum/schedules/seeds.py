@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 BEHAVIORS = ("iter", "fixed", "random", "ladder", "alternate", "schedule")
 SEEDS = 2**32

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from inference.images.img2img.opening import open_init_image, read_image
-from inference.media.pictures import PICTURES, pictures_in
-from inference.media.video_writing import read_frames
-from inference.runtime.errors import InputError
+from inference.images import open_init_image, read_image
+from inference.media import PICTURES, iter_frames, pictures_in
+from inference.runtime import InputError
 
 DIGITS = 9
 """Of the numbers in names."""
@@ -136,7 +135,7 @@ class VideoFrames:
         """Pictures of the video, or the one of a picture file."""
         if self.source.suffix.lower() in set(PICTURES) - {".gif"}:
             return [np.array(read_image(self.source, self.key).convert("RGB"))]
-        return read_frames(self.source, self.key, keep)
+        return iter_frames(self.source, self.key, keep)
 
     def __len__(self) -> int:
         return len(self.files)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
-    from inference.deforum.settings.settings import Settings
+    from inference.deforum.settings import Settings
 
 
 RATE = 22050

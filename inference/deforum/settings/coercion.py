@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from inference.config.samplers import SAMPLERS, SCHEDULE_TYPES
+from inference.config import SAMPLERS, SCHEDULE_TYPES
 from inference.deforum.settings.expressions import is_number
 from inference.deforum.settings.keys import (
     A_SAMPLERS,

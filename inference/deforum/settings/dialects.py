@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.deforum.settings.keys import KEYS
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 RENAMED = {
     "width": "W",

@@ -12,14 +12,13 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
-if TYPE_CHECKING:
-    Values = Mapping[str, "np.ndarray | float | int"]
+Values = Mapping[str, "np.ndarray | float | int"]
 
 ARITY = {
     **dict.fromkeys(

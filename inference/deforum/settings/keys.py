@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from inference.config.samplers import SCHEDULE_TYPES
+from inference.config import SCHEDULE_TYPES
 
 INT, FLOAT, BOOL, STR, ENUM, SCHEDULE = "int", "float", "bool", "str", "enum", "schedule"
 PROMPTS, LIST, RECORD = "prompts", "list", "record"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.deforum.settings.keys import INT_SCHEDULES, KEYS, SCHEDULE, TEXT_SCHEDULES
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
     from inference.deforum.settings.settings import Settings

@@ -16,8 +16,8 @@ from typing import Any
 from inference.deforum.settings.coercion import coerce
 from inference.deforum.settings.dialects import migrate, translate
 from inference.deforum.settings.keys import KEYS, SAVED_IF_CHANGED
-from inference.files.atomic import write_atomically
-from inference.runtime.errors import InputError
+from inference.files import write_atomically
+from inference.runtime import InputError
 
 LARGEST = 64 * 2**20
 """Bytes of a settings file at most."""

@@ -8,11 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from inference.config.recipes import AnimationRecipe, draw_schema
+from inference.config import AnimationRecipe, draw_schema
 from inference.deforum.settings.parseq import with_manifest
 from inference.deforum.settings.settings import Settings, read_settings
-from inference.recipe.layers import absolute, shown
-from inference.recipe.loader import load_mapping
+from inference.recipe import absolute, load_mapping, shown
 
 
 def load_settings(

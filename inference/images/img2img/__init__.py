@@ -4,3 +4,65 @@ Pure operations, after A1111 1.10.1 (`modules/img2img.py`, `processing.py`, `mas
 `images.py`), whose option names they keep. Pictures are Pillow's; masks are of mode "L" and white
 (255) where the picture is painted anew; latent masks are 1 there.
 """
+
+from inference.images.img2img.color_correction import TO_XYZ, WHITE, correct_colors, match_histogram
+from inference.images.img2img.conditioning import (
+    blend_latents,
+    circular_padding,
+    whole_picture_conditioning,
+)
+from inference.images.img2img.hires import HiresSize, hires_size
+from inference.images.img2img.init import (
+    InitImage,
+    Start,
+    encode,
+    encode_start,
+    open_init,
+    prepare_init,
+)
+from inference.images.img2img.opening import (
+    background_color,
+    floor_to_images,
+    open_init_image,
+    picture_size,
+    read_image,
+)
+from inference.images.img2img.resize import scale_to
+from inference.images.img2img.upscalers import (
+    CODEFORMER_WEIGHT,
+    check_upscaler,
+    face_restorer,
+    image_upscaler,
+    is_latent_upscaler,
+    upscale_latents,
+)
+
+__all__ = [
+    "CODEFORMER_WEIGHT",
+    "TO_XYZ",
+    "WHITE",
+    "HiresSize",
+    "InitImage",
+    "Start",
+    "background_color",
+    "blend_latents",
+    "check_upscaler",
+    "circular_padding",
+    "correct_colors",
+    "encode",
+    "encode_start",
+    "face_restorer",
+    "floor_to_images",
+    "hires_size",
+    "image_upscaler",
+    "is_latent_upscaler",
+    "match_histogram",
+    "open_init",
+    "open_init_image",
+    "picture_size",
+    "prepare_init",
+    "read_image",
+    "scale_to",
+    "upscale_latents",
+    "whole_picture_conditioning",
+]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from inference.images.img2img.resize import cover
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 
 @dataclass(frozen=True)

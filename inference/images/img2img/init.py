@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.config.images import ImageConfig, ImageToImageConfig, InpaintConfig
+from inference.config import ImageConfig, ImageToImageConfig, InpaintConfig
 from inference.images.img2img.color_correction import correct_colors
 from inference.images.img2img.conditioning import blend_latents, inpainting_conditioning
 from inference.images.img2img.masks import (
@@ -29,9 +29,9 @@ from inference.images.img2img.masks import (
 from inference.images.img2img.opening import open_init_image, to_pixels
 from inference.images.img2img.preparation import InpaintOptions, Prepared, prepare
 from inference.images.img2img.upscalers import upscale_latents
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import DrawWarning
-from inference.sampling.base import Blend
+from inference.models.stable_diffusion import BaseModel
+from inference.runtime import DrawWarning
+from inference.sampling import Blend
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from inference.images.img2img.opening import read_image
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 FILL, ORIGINAL = "fill", "original"
 LATENT_NOISE, LATENT_NOTHING = "latent noise", "latent nothing"

@@ -10,7 +10,7 @@ import torch
 from PIL import ExifTags, Image, ImageColor, ImageOps
 from torch import Tensor
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 BACKGROUND = "#ffffff"
 """What shows through transparent places, unless told otherwise."""

@@ -33,7 +33,7 @@ from inference.images.img2img.resize import (
     resize_image,
     scale_to,
 )
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 WHOLE_PICTURE, ONLY_MASKED = "Whole picture", "Only masked"
 INPAINT_AREAS = (WHOLE_PICTURE, ONLY_MASKED)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from inference.config.images import RESIZE_MODES
-from inference.runtime.errors import InputError
+from inference.config import RESIZE_MODES
+from inference.runtime import InputError
 
 JUST_RESIZE, CROP_AND_RESIZE, RESIZE_AND_FILL, LATENT_UPSCALE = RESIZE_MODES
 

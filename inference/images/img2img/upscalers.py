@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inference.images.img2img.resize import LANCZOS, ImageUpscaler
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 LATENT_UPSCALERS: dict[str, tuple[str, bool]] = {
     "Latent": ("bilinear", False),

@@ -10,41 +10,24 @@ Format: A1111 1.10.1 (`create_infotext`, `parse_generation_parameters`)::
 drawing, `picture_files` puts it into picture files, `other_programs` translates what others write.
 """
 
-from inference.artifacts.base import UsedArtifact
-from inference.images.infotext.describe import describe_drawing
+from inference.images.infotext.describe import TAGS, describe_drawing, hash_list, tag_of, version
 from inference.images.infotext.other_programs import read_other_programs
-from inference.images.infotext.reading import find_infotext, read_infotext
-from inference.images.infotext.redraw_keys import as_pasted
-from inference.images.infotext.text import (
-    Infotext,
-    is_parameters,
-    parse_infotext,
-    quote,
-    unquote,
-    write_infotext,
-)
-from inference.media.pictures import encodable, fitting_format, save_picture, save_png
-from inference.models.base import model_hash, model_name
-from inference.runtime.text import number
+from inference.images.infotext.reading import read_infotext
+from inference.images.infotext.redraw_keys import as_pasted, parse_version, sampler_and_schedule
+from inference.images.infotext.text import Infotext, parse_infotext, write_infotext
 
 __all__ = [
+    "TAGS",
     "Infotext",
-    "UsedArtifact",
     "as_pasted",
     "describe_drawing",
-    "encodable",
-    "find_infotext",
-    "fitting_format",
-    "is_parameters",
-    "model_hash",
-    "model_name",
-    "number",
+    "hash_list",
     "parse_infotext",
-    "quote",
+    "parse_version",
     "read_infotext",
     "read_other_programs",
-    "save_picture",
-    "save_png",
-    "unquote",
+    "sampler_and_schedule",
+    "tag_of",
+    "version",
     "write_infotext",
 ]

@@ -10,21 +10,23 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from inference.artifacts.base import UsedArtifact
-from inference.config.images import HiresConfig, ImageConfig, ImageToImageConfig
-from inference.config.samplers import (
+from inference.artifacts import UsedArtifact
+from inference.config import (
     CHURNED,
     DEFAULT_RHOS,
     HEED_RANGE,
     HEED_S_NOISE,
+    HiresConfig,
+    ImageConfig,
+    ImageToImageConfig,
     draws_further_noise,
 )
 from inference.images.infotext.text import write_infotext
-from inference.models.base import model_hash, model_name
-from inference.runtime.text import number
+from inference.models import model_hash, model_name
+from inference.runtime import number
 
 if TYPE_CHECKING:
-    from inference.models.stable_diffusion.model import BaseModel
+    from inference.models.stable_diffusion import BaseModel
 
 
 TAGS = {"lora": "lora", "hypernetwork": "hypernet"}
@@ -32,7 +34,7 @@ TAGS = {"lora": "lora", "hypernetwork": "hypernet"}
 
 
 def tag_of(used: UsedArtifact) -> str:
-    """Return the tag that calls it in A1111: `<lora:name:1>`, or `<lora:name:text encoder:unet>`."""
+    """Return its tag in A1111: `<lora:name:1>`, or `<lora:name:text encoder:unet>`."""
     is_split = used.te_strength is not None and used.te_strength != used.strength
     strengths = [used.te_strength, used.strength] if is_split else [used.strength]
     return f"<{':'.join([TAGS[used.kind], used.name, *map(number, strengths)])}>"
@@ -92,7 +94,7 @@ def describe_drawing(
 
 def first_parameters(request: ImageConfig) -> Parameters:
     """From Steps to Size (that of the first pass)."""
-    from inference.sampling.registry import resolve_schedule
+    from inference.sampling import resolve_schedule
 
     return {
         "Steps": request.steps,
@@ -145,7 +147,7 @@ def passes(request: ImageConfig) -> list[tuple[str, str]]:
 
     A1111 tells what the first one heeds; ours what either does.
     """
-    from inference.sampling.registry import resolve_schedule
+    from inference.sampling import resolve_schedule
 
     found = [(request.sampler, request.schedule_type)]
     if (hires := request.hires) is not None and hires.denoising_strength > 0:
@@ -161,7 +163,7 @@ def hires_parameters(
 
     What is attached works in both passes: its tags are added to both prompts.
     """
-    from inference.sampling.registry import resolve_schedule
+    from inference.sampling import resolve_schedule
 
     def unlike(value: str | None, first: str) -> str | None:
         return value if value not in (None, first) else None
@@ -226,7 +228,7 @@ def prompt_parameters(
 
 def sampling_parameters(request: ImageConfig) -> Parameters:
     """What is unusual in schedule, sampler and guidance, in the order in which they set to work."""
-    from inference.sampling.registry import SAMPLERS
+    from inference.sampling import SAMPLERS
 
     img2img = request.img2img
     names = [name for name, _ in passes(request)]
@@ -255,7 +257,7 @@ def sampling_parameters(request: ImageConfig) -> Parameters:
 
 def schedule_parameters(request: ImageConfig) -> Parameters:
     """What was changed of the noise schedule."""
-    from inference.sampling.registry import SAMPLERS
+    from inference.sampling import SAMPLERS
 
     schedule = request.schedule
     samplers, names = zip(*passes(request), strict=True)

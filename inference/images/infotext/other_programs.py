@@ -14,7 +14,7 @@ from typing import Any
 
 from inference.images.infotext.redraw_keys import KNOWN_SAMPLERS, sampler_and_schedule
 from inference.images.infotext.text import write_infotext
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 MARKS = {
     "workflow": "ComfyUI",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.images.infotext.text import is_parameters
-from inference.media.pictures import read_user_comment
-from inference.runtime.errors import InputError
+from inference.media import read_user_comment
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
     from PIL import Image

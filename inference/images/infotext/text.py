@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from inference.runtime.text import number
+from inference.runtime import number
 
 NEGATIVE = "Negative prompt:"
 EXACT = "Exact prompt", "Exact negative prompt"

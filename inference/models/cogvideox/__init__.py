@@ -1,1 +1,75 @@
-"""CogVideoX (Yang et al. 2024, arXiv 2408.06072): detect, load, encode prompts, latents of clips."""
+"""CogVideoX (Yang et al. 2024, arXiv 2408.06072): detect, load, encode prompts, latents."""
+
+from inference.models.cogvideox.arithmetic import (
+    FrameRule,
+    check_positions,
+    check_size,
+    padding,
+    rounded_size,
+    video_to_video_multiple,
+    video_tokens,
+)
+from inference.models.cogvideox.detect import (
+    FAMILIES,
+    TEXT_ENCODER,
+    VideoFamily,
+    family_of,
+    family_on_hub,
+)
+from inference.models.cogvideox.image_condition import (
+    LatentScale,
+    image_latents,
+    offset,
+    place,
+    with_noise,
+    without,
+)
+from inference.models.cogvideox.loading import (
+    BITS,
+    check_parts,
+    is_packed,
+    is_video_model,
+    load_video_model,
+    packable_layers,
+    quantize,
+)
+from inference.models.cogvideox.model import VideoModel
+from inference.models.cogvideox.transformer import (
+    Kind,
+    Rotary,
+    drop_learned_positions,
+    rotary_positions,
+)
+
+__all__ = [
+    "BITS",
+    "FAMILIES",
+    "TEXT_ENCODER",
+    "FrameRule",
+    "Kind",
+    "LatentScale",
+    "Rotary",
+    "VideoFamily",
+    "VideoModel",
+    "check_parts",
+    "check_positions",
+    "check_size",
+    "drop_learned_positions",
+    "family_of",
+    "family_on_hub",
+    "image_latents",
+    "is_packed",
+    "is_video_model",
+    "load_video_model",
+    "offset",
+    "packable_layers",
+    "padding",
+    "place",
+    "quantize",
+    "rotary_positions",
+    "rounded_size",
+    "video_to_video_multiple",
+    "video_tokens",
+    "with_noise",
+    "without",
+]

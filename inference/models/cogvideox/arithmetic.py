@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Self
 
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inference.config.models import BaseModelConfig
-from inference.models.base import DTYPES
+from inference.config import BaseModelConfig
+from inference.models.base import DTYPES, made_ready
 from inference.models.cogvideox.model import VideoModel
 from inference.models.names import is_single_file, resolve_path
-from inference.models.stable_diffusion.loading import made_ready
-from inference.runtime.errors import BaseModelError, InputError
+from inference.runtime import BaseModelError, InputError
 
 CLASSES = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 CLASS_DEFAULTS: dict[str, object] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from inference.models.base import DiffusionModel
 from inference.models.cogvideox.image_condition import offset
 from inference.models.conditions import Conditions
+from inference.models.names import resolve_path
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
@@ -163,6 +166,24 @@ class VideoModel(DiffusionModel):
 
         frames, _, height, width = latents.shape[1:]
         return rotary_positions(self.config, height, width, frames, latents.device)
+
+    def model_index(self, sampler: str) -> dict[str, Any]:
+        """Return the source's own model_index.json, or that of CogVideoX."""
+        import diffusers
+
+        file = Path(resolve_path(self.path)) / "model_index.json"
+        if file.is_file():
+            return json.loads(file.read_text(encoding="utf-8"))
+        kind = "CogVideoXImageToVideoPipeline" if self.is_image_to_video else "CogVideoXPipeline"
+        return {
+            "_class_name": kind,
+            "_diffusers_version": diffusers.__version__,
+            "scheduler": ["diffusers", self.noise_schedule["_class_name"]],
+            "text_encoder": ["transformers", "T5EncoderModel"],
+            "tokenizer": ["transformers", type(self.tokenizer).__name__],
+            "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+            "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+        }
 
     def use_eager_attention(self) -> None:
         from inference.models.cogvideox.transformer import use_eager

@@ -1,1 +1,62 @@
 """Stable Diffusion 1.x, 2.x and XL: detect, load, write, encode prompts, key maps."""
+
+from inference.models.stable_diffusion.detect import (
+    family_of,
+    looks_like_checkpoint,
+    prediction_type_of,
+)
+from inference.models.stable_diffusion.keys import SGM_OUTER, SGM_RESNET, sgm_path
+from inference.models.stable_diffusion.loading import (
+    check_layout,
+    check_parts,
+    frozen_dtype,
+    load_base_model,
+)
+from inference.models.stable_diffusion.model import SIZE_CONDITIONS, BaseModel
+from inference.models.stable_diffusion.prompts import (
+    Part,
+    PromptSettings,
+    Timeline,
+    as_timelines,
+    encode_drawing_prompts,
+    mixed,
+    needs_negatives,
+    read_text,
+)
+from inference.models.stable_diffusion.single_file import (
+    MODEL,
+    TRAINED_PARTS,
+    parts_of,
+    read_base_model,
+    read_model,
+)
+from inference.models.stable_diffusion.single_file_writer import write_model
+
+__all__ = [
+    "MODEL",
+    "SGM_OUTER",
+    "SGM_RESNET",
+    "SIZE_CONDITIONS",
+    "TRAINED_PARTS",
+    "BaseModel",
+    "Part",
+    "PromptSettings",
+    "Timeline",
+    "as_timelines",
+    "check_layout",
+    "check_parts",
+    "encode_drawing_prompts",
+    "family_of",
+    "frozen_dtype",
+    "load_base_model",
+    "looks_like_checkpoint",
+    "mixed",
+    "needs_negatives",
+    "parts_of",
+    "prediction_type_of",
+    "read_base_model",
+    "read_model",
+    "read_text",
+    "sgm_path",
+    "write_model",
+]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.models.stable_diffusion.keys import LAYOUTS, Layout
-from inference.runtime.errors import InputError
+from inference.runtime import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name of a tensor -> its shape."""

@@ -2,7 +2,7 @@
 
 Those of CompVis' latent-diffusion (SD 1.x), Stability AI's stablediffusion (SD 2.x) and
 generative-models (SDXL), and of OpenCLIP's text encoders in the latter two. Everything here is
-about names and shapes; which model a file holds is told by `inference.models.stable_diffusion.detect`.
+about names and shapes; `detect` finds out which model a file holds.
 """
 
 from __future__ import annotations

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from inference.config.models import BaseModelConfig
-from inference.models.base import DTYPES, DiffusionModel
+from inference.config import BaseModelConfig
+from inference.models.base import DTYPES, DiffusionModel, made_ready
 from inference.models.names import ASSETS, is_single_file, resolve_path
 from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
-from inference.runtime.errors import BaseModelError
-
-Model = TypeVar("Model", bound=DiffusionModel)
+from inference.runtime import BaseModelError
 
 
 def check_layout(folder: Path, path: str) -> None:
@@ -150,16 +148,6 @@ def load_base_model(
     if base.vae.dtype != vae_dtype:
         base.vae.to(vae_dtype)
     return made_ready(base, config).to(device)
-
-
-def made_ready(base: Model, config: BaseModelConfig) -> Model:
-    """With the attention that was asked for, frozen and in evaluation mode."""
-    base.source = config
-    if config.attention == "eager":
-        base.use_eager_attention()
-    for part in base.parts.values():
-        part.requires_grad_(False).eval()
-    return base
 
 
 def read_folder(config: BaseModelConfig, path: str, dtype: torch.dtype) -> BaseModel:

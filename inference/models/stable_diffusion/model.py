@@ -6,8 +6,10 @@ prompt's pooled vector and the picture's sizes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,14 +17,8 @@ from torch import Tensor, nn
 
 from inference.models.base import DiffusionModel
 from inference.models.conditions import Conditions, Encoded, encode, final_layer_norm, whole_picture
-from inference.prompts.chunks import (
-    Chunk,
-    LearnedVectors,
-    PromptChunker,
-    Tokens,
-    assemble,
-    tokenize,
-)
+from inference.models.names import resolve_path
+from inference.prompts import Chunk, LearnedVectors, PromptChunker, Tokens, assemble, tokenize
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -105,6 +101,46 @@ class BaseModel(DiffusionModel):
     @property
     def prompt_shape(self) -> tuple[int, int]:
         return int(self.tokenizer.model_max_length), self.unet.config.cross_attention_dim
+
+    def portable_key(self, part: str, key: str) -> str:
+        """Return a text encoder's key as before transformers 5.6, which every tool knows."""
+        known = key.startswith(("text_model.", "text_projection."))
+        return key if known or part not in self.text_encoders else f"text_model.{key}"
+
+    def model_index(self, sampler: str) -> dict[str, Any]:
+        import diffusers
+
+        absent = [None, None]
+        of_layout: dict[str, Any] = {
+            "_class_name": "StableDiffusionPipeline",
+            "requires_safety_checker": False,
+            "safety_checker": absent,
+        }
+        if self.has_two_text_encoders:
+            of_layout = {
+                "_class_name": "StableDiffusionXLPipeline",
+                "add_watermarker": None,
+                "force_zeros_for_empty_prompt": self._zeros_for_empty_prompt(),
+                "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+                "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            }
+        return {
+            **of_layout,
+            "_diffusers_version": diffusers.__version__,
+            "feature_extractor": absent,
+            "image_encoder": absent,
+            "scheduler": ["diffusers", sampler],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        }
+
+    def _zeros_for_empty_prompt(self) -> bool:
+        """What the base model's own folder says; SDXL 1.0's says yes."""
+        file = Path(resolve_path(self.path)) / "model_index.json"
+        index = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return bool(index.get("force_zeros_for_empty_prompt", True))
 
     def use_eager_attention(self) -> None:
         from diffusers.models.attention_processor import AttnProcessor

@@ -14,11 +14,16 @@ from torch import Tensor
 
 from inference.models.conditions import Conditions, Encoded
 from inference.models.stable_diffusion.model import BaseModel
-from inference.prompts.attention import parse_attention
-from inference.prompts.chunks import Chunk, PromptChunker
-from inference.prompts.composition import split_composition
-from inference.prompts.editing import Entry, chosen, expand
-from inference.runtime.errors import InputError
+from inference.prompts import (
+    Chunk,
+    Entry,
+    PromptChunker,
+    chosen,
+    expand,
+    parse_attention,
+    split_composition,
+)
+from inference.runtime import InputError
 
 
 def emphasise(states: Tensor, weights: Tensor, counts: Tensor, emphasis: str) -> Tensor:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from inference.config.models import BaseModelConfig
-from inference.files.tensors import TensorFile, open_tensors
+from inference.config import BaseModelConfig
+from inference.files import TensorFile, open_tensors
 from inference.models.base import DiffusionModel
+from inference.models.folder import TOKENIZERS
 from inference.models.stable_diffusion.detect import (
     NOISE_SCHEDULE,
     Config,
@@ -26,7 +27,6 @@ from inference.models.stable_diffusion.detect import (
     family_of,
     prediction_type_of,
 )
-from inference.models.stable_diffusion.folder import TOKENIZERS
 from inference.models.stable_diffusion.keys import (
     build_tokenizer,
     clip_tokenizer,
@@ -36,14 +36,14 @@ from inference.models.stable_diffusion.keys import (
     places,
 )
 from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import ArtifactError, BaseModelError, InputError
+from inference.runtime import ArtifactError, BaseModelError, InputError
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 MODEL = "limner.model"
 """Metadata of a file whose model is not of a known family's sizes: all its settings, as JSON."""
-PARTS = "limner.parts"
+TRAINED_PARTS = "limner.parts"
 """Metadata: which parts were trained, separated by commas."""
 MOST_NAMES = 20
 """Names that an error lists, of each kind."""
@@ -94,7 +94,9 @@ def read_model(
         settings = _settings(file.metadata)
     except FamilyError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    trained = tuple(file.metadata[PARTS].split(",")) if PARTS in file.metadata else None
+    trained = (
+        tuple(file.metadata[TRAINED_PARTS].split(",")) if TRAINED_PARTS in file.metadata else None
+    )
     wanted = trained if trained and only_trained else tuple(family.layout)
     present = [part for part in wanted if _is_in(file, family.layout[part])]
     resolution = file.metadata.get("modelspec.resolution", "")

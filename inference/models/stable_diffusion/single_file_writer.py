@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from inference.files.tensors import write_tensors
+from inference.files import write_tensors
 from inference.models.stable_diffusion.detect import (
     FAMILIES,
     NOISE_SCHEDULE,
@@ -19,8 +19,8 @@ from inference.models.stable_diffusion.detect import (
     modelspec,
 )
 from inference.models.stable_diffusion.keys import is_clips, to_file, vocabulary_of
-from inference.models.stable_diffusion.single_file import MODEL, PARTS, ModelParts
-from inference.runtime.errors import InputError
+from inference.models.stable_diffusion.single_file import MODEL, TRAINED_PARTS, ModelParts
+from inference.runtime import InputError
 
 IGNORED = ("sample_size", "upcast_attention", "force_upcast")
 """Settings that differ within a family; none changes a layer."""
@@ -80,7 +80,7 @@ def write_model(
     if settings:
         said[MODEL] = json.dumps(settings, sort_keys=True, ensure_ascii=False)
     if model.trained is not None:
-        said[PARTS] = ",".join(sorted(model.trained))
+        said[TRAINED_PARTS] = ",".join(sorted(model.trained))
     write_tensors(path, tensors, {**said, **metadata})
     return not settings
 

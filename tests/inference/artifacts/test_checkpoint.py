@@ -10,7 +10,7 @@ from inference.artifacts.adapters.lora import Lora
 from inference.artifacts.base import load_artifact
 from inference.artifacts.checkpoint import Checkpoint
 from inference.config.models import BaseModelConfig
-from inference.models.stable_diffusion.folder import weights_of
+from inference.models.folder import weights_of
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.runtime.errors import ArtifactError
 
@@ -217,7 +217,7 @@ def test_interrupted_saving_leaves_the_old_folder(tuned, folder, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.models.stable_diffusion.folder._write_noise_schedule", fail)
+    monkeypatch.setattr("inference.models.folder._write_noise_schedule", fail)
     with pytest.raises(OSError, match="disk full"):
         Checkpoint.of(tuned).save(folder, torch.float32, {})
     assert sorted(folder.rglob("*")) == before

@@ -18,7 +18,7 @@ from inference.config.images import HiresConfig, ImageConfig
 from inference.files.hashes import artifact_hash
 from inference.images.drawing import Drawer, draw
 from inference.images.infotext.text import parse_infotext
-from inference.images.requests import expand, group
+from inference.images.requests import all_calls, expand, group
 from inference.runtime.errors import InputError
 
 CAT = ImageConfig(prompt="a cat", negative_prompt="dog", seed=1, steps=2)
@@ -78,7 +78,7 @@ def draw_one(tiny_base, folder):
     def draw_one(prompt="a cat", artifacts=(), **changes):
         one = dataclasses.replace(CAT, prompt=prompt, **changes)
         requests = expand(tiny_base, [one])
-        library.check(requests)
+        library.check(all_calls(requests))
         drawer = Drawer(tiny_base, requests, library, group(requests, 1), artifacts=artifacts)
         return drawer([0])[0][1]
 

@@ -29,7 +29,7 @@ from inference.config.models import BaseModelConfig
 from inference.files.tensors import read_tensors
 from inference.inspect import inspect
 from inference.models.conditions import Conditions
-from inference.models.stable_diffusion.folder import weights_of
+from inference.models.folder import weights_of
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.models.stable_diffusion.model import BaseModel
 from inference.runtime.errors import ArtifactError

@@ -24,7 +24,7 @@ from inference.images.infotext.reading import read_infotext
 from inference.inspect import inspect
 from inference.media.grid import grid_cells
 from inference.media.video_reading import read_clip
-from inference.media.video_writing import read_frames
+from inference.media.video_writing import iter_frames
 from inference.models.cogvideox.model import VideoModel
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import load_recipe
@@ -84,7 +84,7 @@ def test_from_recipe_to_files(
             opened.seek(number)
             frames.append(np.asarray(opened.convert("RGB")))
     assert len(frames) == 9
-    assert len(list(read_frames(mp4, "video"))) == 9
+    assert len(list(iter_frames(mp4, "video"))) == 9
     rows = grid_cells(sheet)
     assert [len(row) for row in rows] == [8, 8, 8]
     assert np.array_equal(np.asarray(rows[0][0]), frames[0])

@@ -9,14 +9,15 @@ from train.config.checks import stage_faults
 from train.config.clips import ClipDataConfig
 from train.config.data import DataConfig
 from train.config.objectives import OBJECTIVE_CONFIGS
-from train.config.recipe import TrainRecipe, _recipe_with
+from train.config.recipe import TrainRecipe
+from train.config.schema import recipe_class
 from train.config.stages import StageConfig
 from train.stages import stage_at, stages_of
 
 
 def recipe(stages: dict[str, StageConfig | None], steps: int = 9, **data: object) -> TrainRecipe:
     config = DataConfig(path="x", **data)  # type: ignore[arg-type]
-    return _recipe_with(OBJECTIVE_CONFIGS["lora"])(
+    return recipe_class(OBJECTIVE_CONFIGS["lora"])(
         name="run",
         data=config,
         stages=stages,

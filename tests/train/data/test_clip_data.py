@@ -24,7 +24,7 @@ from train.config.clips import Bucket, ClipDataConfig, parse_bucket
 from train.config.data import DataConfig
 from train.config.examples import CaptionConfig
 from train.config.objectives import OBJECTIVE_CONFIGS
-from train.config.recipe import _recipe_with
+from train.config.schema import recipe_class
 from train.config.stages import StageConfig
 from train.data.examples.build import build_examples
 from train.data.examples.clip_buckets import BucketRule
@@ -560,7 +560,7 @@ def tiny_model() -> VideoModel:
 
 
 def recipe_of(config: DataConfig, **options: Any) -> Any:
-    kind = _recipe_with(OBJECTIVE_CONFIGS["lora"])
+    kind = recipe_class(OBJECTIVE_CONFIGS["lora"])
     return kind(name="x", data=config, train_batch_size=2, max_train_steps=4, **options)
 
 

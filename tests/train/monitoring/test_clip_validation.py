@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.runs import largest_difference, validation_noise
+from tests.train.run_tools import largest_difference, validation_noise
 from train.config.recipe import TrainRecipe
 from train.trainer import Trainer
 

@@ -15,7 +15,7 @@ from inference.recipe.layers import RecipeError
 from inference.recipe.loader import RecipeWarning
 from inference.runtime.errors import InputError
 from tests.train.conftest import Commands
-from tests.train.runs import contents, largest_difference, succeed, validation_noise
+from tests.train.run_tools import contents, largest_difference, succeed, validation_noise
 from train.common.errors import DataError, RunDirectoryError
 from train.config.recipe import TrainRecipe
 from train.data.sources.sources import find_sources

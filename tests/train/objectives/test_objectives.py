@@ -13,10 +13,11 @@ from inference.artifacts.base import load_artifact
 from inference.config.models import BaseModelConfig
 from inference.images.drawing import draw
 from inference.media.grid import grid_cells
-from inference.models.stable_diffusion.folder import weights_of
+from inference.models.folder import weights_of
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.models.stable_diffusion.model import BaseModel
 from inference.recipe.loader import RecipeWarning
+from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig
 from train.config.recipe import TrainRecipe
 from train.data.examples.loader import collate
 from train.objectives.base import Objective
@@ -266,7 +267,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from inference.artifacts.checkpoint import Checkpoint
-from train.config.recipe import OBJECTIVE_CONFIGS, ObjectiveConfig
+from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig
 from train.losses.build import build_denoising
 from train.losses.denoising import Denoising
 from train.objectives.base import Objective
@@ -303,7 +304,7 @@ def test_a_new_objective_is_one_file(
     """With checkpoints, EMA, and grids that show what is saved."""
     (tmp_path / "only_biases.py").write_text(BIASES)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("train.config.schema.OBJECTIVE_CONFIGS", {})
+    monkeypatch.setitem(OBJECTIVE_CONFIGS, "biases", LoraConfig)  # the plug-in's takes its place
     recipe = make_recipe(
         "plugins=[only_biases]",
         "objective={type: biases}",

@@ -23,8 +23,7 @@ from train.config.examples import Size
 from train.config.recipe import TrainRecipe
 from train.data.examples.picture_buckets import Place
 from train.data.examples.transforms import cut_piece
-from train.objectives import build_objective
-from train.objectives.loading import enable_gradient_checkpointing
+from train.objectives.loading import build_objective, enable_gradient_checkpointing
 from train.optimization.accelerator import build_accelerator
 from train.optimization.optimizers import prepare
 from train.trainer import Trainer

@@ -19,7 +19,7 @@ from tests.inference.artifacts.video_base import build_video_base, predict
 from train.common.batch import Batch
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
-from train.objectives import build_objective
+from train.objectives.loading import build_objective
 from train.objectives.lora import LoraObjective
 
 LORA = {"type": "lora", "rank": 4, "alpha": 2.5}

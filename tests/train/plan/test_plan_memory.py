@@ -19,7 +19,8 @@ from train.config.clips import ClipDataConfig
 from train.config.data import DataConfig
 from train.config.objectives import LoraConfig, TextToImageConfig
 from train.config.optimization import OptimizerConfig
-from train.config.recipe import TrainRecipe, _recipe_with
+from train.config.recipe import TrainRecipe
+from train.config.schema import recipe_class
 from train.plan.activations import Learned, kept_per_token
 from train.plan.base import skeleton
 from train.plan.memory import CONTEXT, GIB, MemoryPlan, plan_memory, prompt_bytes
@@ -93,7 +94,7 @@ def plan(
 ) -> tuple[MemoryPlan, VideoModel]:
     """The memory of a run on clips of a shape, and the model without weights."""
     path = f"THUDM/{FAMILIES[name].title}"
-    recipe: TrainRecipe = _recipe_with(type(objective))(
+    recipe: TrainRecipe = recipe_class(type(objective))(
         name="a",
         objective=objective,
         base_model=BaseModelConfig(path=path, vae_precision=None),

@@ -1,1 +1,28 @@
 """Latents and prompt embeddings kept on disk by content, and prefetch threads."""
+
+from train.data.caching.content_cache import (
+    ContentCache,
+    StoredLatents,
+    StoredStates,
+    key_of,
+    latents_kept,
+    text_origin,
+    vae_origin,
+)
+from train.data.caching.prompt_states import PromptStates, Track
+from train.data.caching.threads import THREADS, ahead, behind
+
+__all__ = [
+    "THREADS",
+    "ContentCache",
+    "PromptStates",
+    "StoredLatents",
+    "StoredStates",
+    "Track",
+    "ahead",
+    "behind",
+    "key_of",
+    "latents_kept",
+    "text_origin",
+    "vae_origin",
+]

@@ -19,13 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from inference.files.atomic import write_atomically
-from inference.models.base import DiffusionModel
-from inference.models.conditions import Conditions
-from inference.models.names import resolve_path
-from inference.runtime.errors import InputError
-from train.common.errors import DataError
-from train.common.randomness import normal
+from inference.files import write_atomically
+from inference.models import Conditions, DiffusionModel, resolve_path
+from inference.runtime import InputError
+from train.common import DataError, normal
 
 FORMAT = 1
 """Part of every key: to be raised when the same origin shall give other tensors."""

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from inference.models.base import DiffusionModel
-from inference.models.conditions import Conditions
+from inference.models import Conditions, DiffusionModel
 from train.data.caching.content_cache import StoredStates
 
 PROMPT_CACHE_BYTES = 2 * 2**30

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from train.data.pictures.reading import quiet
+from train.data.pictures import quiet
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from train.common.errors import DataError
-from train.config.containers import ColumnsConfig
+from train.common import DataError
+from train.config import ColumnsConfig
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "file")
 TEXT_NAMES = ("text", "caption", "captions", "prompt", "txt", "description")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train.common.errors import DataError
+from train.common import DataError
 from train.data.containers.members import Archive, Container
 from train.data.containers.tars import Tar
 from train.data.containers.zips import Zip

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
-from train.common.errors import DataError
+from train.common import DataError
 from train.data.containers.containers import (
     TABLES,
     container_status,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.common.errors import DataError
+from train.common import DataError
 
 PICKLES = (".pyd", ".pickle", ".pkl", ".pth", ".pt", ".npy", ".npz")
 """Webdataset's endings of what only code that comes along can read."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from inference.recipe.loader import RecipeWarning
-from train.common.errors import DataError
+from inference.recipe import RecipeWarning
+from train.common import DataError
 
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 BRACES = re.compile(r"\{([^{}]*)\}")

@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from train.common.errors import DataError
-from train.config.containers import ColumnsConfig
+from train.common import DataError
+from train.config import ColumnsConfig
 from train.data.containers.columns import choice, chosen_image, chosen_text
 from train.data.containers.members import Container
 

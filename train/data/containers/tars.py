@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from train.common.errors import DataError
+from train.common import DataError
 from train.data.containers.members import Archive, plain_name
 
 BLOCK = 512

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from train.common.errors import DataError
+from train.common import DataError
 from train.data.containers.members import Archive, plain_name
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")

@@ -1,1 +1,30 @@
 """Examples: buckets, transforms, latents, and the stream of batches."""
+
+from train.data.examples.build import build_examples
+from train.data.examples.clips import ClipExamples
+from train.data.examples.examples import Examples
+from train.data.examples.latents import (
+    PIXELS_AT_ONCE,
+    cache_latents,
+    latents_keys,
+    open_cache,
+    shown,
+)
+from train.data.examples.loader import build_loader, collate
+from train.data.examples.stream import InOrder, MicroBatches, Pace
+
+__all__ = [
+    "PIXELS_AT_ONCE",
+    "ClipExamples",
+    "Examples",
+    "InOrder",
+    "MicroBatches",
+    "Pace",
+    "build_examples",
+    "build_loader",
+    "cache_latents",
+    "collate",
+    "latents_keys",
+    "open_cache",
+    "shown",
+]

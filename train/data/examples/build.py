@@ -6,21 +6,17 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from inference.config.images import check_size
-from inference.models.base import DiffusionModel
-from inference.models.cogvideox.arithmetic import FrameRule, check_positions
-from inference.models.cogvideox.model import VideoModel
-from inference.models.stable_diffusion.model import BaseModel
-from inference.recipe.loader import RecipeWarning
-from train.config.data import DataConfig
-from train.config.recipe import TrainRecipe
+from inference.config import check_size
+from inference.models import DiffusionModel
+from inference.models.cogvideox import FrameRule, VideoModel, check_positions
+from inference.models.stable_diffusion import BaseModel
+from inference.recipe import RecipeWarning
+from train.config import DataConfig, TrainRecipe
 from train.data.examples.clip_buckets import BucketRule
 from train.data.examples.clips import ClipExamples
 from train.data.examples.examples import Examples
 from train.data.examples.stream import Pace
-from train.data.sources.clip_folder import Clip
-from train.data.sources.sources import Sources
-from train.data.sources.subsets import at_resolution
+from train.data.sources import Clip, Sources, at_resolution
 
 if TYPE_CHECKING:
     pass

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inference.media.video_reading import ClipFacts
-from inference.models.cogvideox.arithmetic import FrameRule, check_size
-from train.common.errors import DataError
-from train.config.clips import Bucket, ClipDataConfig
+from inference.media import ClipFacts
+from inference.models.cogvideox import FrameRule, check_size
+from train.common import DataError
+from train.config import Bucket, ClipDataConfig
 
 
 @dataclass(frozen=True)

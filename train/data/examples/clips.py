@@ -10,17 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.media.video_reading import read_frames
-from inference.runtime.errors import InputError
-from train.common.errors import DataError
-from train.common.randomness import derive_seed
-from train.config.clips import Bucket, ClipDataConfig
-from train.config.data import DataConfig
+from inference.media import read_frames
+from inference.runtime import InputError
+from train.common import DataError, derive_seed
+from train.config import Bucket, ClipDataConfig, DataConfig
 from train.data.examples.clip_buckets import BucketRule
 from train.data.examples.examples import Examples
 from train.data.examples.stream import BucketStream
 from train.data.examples.transforms import BACKGROUNDS
-from train.data.sources.clip_folder import Clip, usable
+from train.data.sources import Clip, usable
 
 
 class ClipExamples(Examples):

@@ -10,22 +10,34 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from train.common.errors import DataError
-from train.common.randomness import derive_seed
-from train.config.concepts import FILEWORDS
-from train.config.data import DataConfig, SubsetConfig
-from train.config.examples import CaptionConfig, MaskConfig, PictureBucketsConfig, Size
-from train.data.caching.content_cache import StoredLatents
+from train.common import DataError, derive_seed
+from train.config import (
+    FILEWORDS,
+    CaptionConfig,
+    DataConfig,
+    MaskConfig,
+    PictureBucketsConfig,
+    Size,
+    SubsetConfig,
+)
+from train.data.caching import StoredLatents
 from train.data.examples.layout import Layout, Manner, companions, lay_out
 from train.data.examples.masks import mask_shares, mask_weights
 from train.data.examples.picture_buckets import Place, SizeRule
 from train.data.examples.stream import BucketStream, CompanionStream, Pace, Stream
 from train.data.examples.transforms import Piece, cut_piece
 from train.data.examples.windows import WindowStream, windows_of
-from train.data.pictures.reading import READING
-from train.data.sources.captions import Moment, all_captions, has_countless, make_caption
-from train.data.sources.folder import Picture
-from train.data.sources.subsets import Subset, slots_of, the_whole
+from train.data.pictures import READING
+from train.data.sources import (
+    Moment,
+    Picture,
+    Subset,
+    all_captions,
+    has_countless,
+    make_caption,
+    slots_of,
+    the_whole,
+)
 
 WHOLE = MaskConfig()
 """That of pictures which count everywhere, beside others with masks."""

@@ -9,21 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.models.base import DiffusionModel
-from train.common.errors import DataError
-from train.config.data import DataConfig
-from train.data.caching.content_cache import (
+from inference.models import DiffusionModel
+from train.common import DataError
+from train.config import DataConfig
+from train.data.caching import (
+    THREADS,
     ContentCache,
     StoredLatents,
+    Track,
+    ahead,
+    behind,
     key_of,
     latents_kept,
     vae_origin,
 )
-from train.data.caching.prompt_states import Track
-from train.data.caching.threads import THREADS, ahead, behind
 from train.data.examples.examples import Examples
-from train.data.pictures.index import Known, picture_facts
-from train.data.pictures.soundness import Broken
+from train.data.pictures import Broken, Known, picture_facts
 
 NAMES_SHOWN = 8
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from train.config.examples import Size
+from train.config import Size
 from train.data.examples.picture_buckets import Place, SizeRule
-from train.data.pictures.index import Known, picture_facts
-from train.data.pictures.soundness import Broken
-from train.data.sources.folder import Picture
+from train.data.pictures import Broken, Known, picture_facts
+from train.data.sources import Picture
 
 
 class Layout:

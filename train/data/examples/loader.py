@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from train.common.batch import Batch
-from train.common.errors import DataError
+from train.common import Batch, DataError
 from train.data.examples.examples import Examples
 from train.data.examples.stream import MicroBatches
 

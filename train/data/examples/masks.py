@@ -12,13 +12,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from inference.recipe.loader import RecipeWarning
-from train.common.errors import DataError
-from train.config.examples import MaskConfig
-from train.data.containers.files import open_file
+from inference.recipe import RecipeWarning
+from train.common import DataError
+from train.config import MaskConfig
+from train.data.containers import open_file
 from train.data.examples.transforms import Piece
-from train.data.pictures.reading import READING_ERRORS
-from train.data.sources.folder import Picture
+from train.data.pictures import READING_ERRORS
+from train.data.sources import Picture
 
 DEEP = ("I;16", "I;16L", "I;16B")
 """Pillow's names of 16 bits of gray."""

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from inference.config.images import check_size
-from inference.runtime.errors import InputError
-from train.common.errors import DataError
-from train.config.examples import PictureBucketsConfig, Size, parse_size
+from inference.config import check_size
+from inference.runtime import InputError
+from train.common import DataError
+from train.config import PictureBucketsConfig, Size, parse_size
 
 SDXL = """
     2048x512 1984x512 1920x512 1856x512 1792x576 1728x576 1664x576 1600x640 1536x640 1472x704

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 
-from train.common.randomness import derive_seed, generator
+from train.common import derive_seed, generator
 
 
 @dataclass(frozen=True)

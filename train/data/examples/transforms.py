@@ -9,11 +9,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from train.common.errors import DataError
-from train.config.data import ExampleConfig
-from train.config.examples import ColorJitterConfig, Size
+from train.common import DataError
+from train.config import ColorJitterConfig, ExampleConfig, Size
 from train.data.examples.picture_buckets import Place
-from train.data.pictures.reading import MAX_PIXELS, read_picture, shown
+from train.data.pictures import MAX_PIXELS, read_picture, shown
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Of red, green and blue in grey (ITU-R BT.601), as Pillow and torchvision take it."""

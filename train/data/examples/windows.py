@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from train.common.randomness import derive_seed, generator
+from train.common import derive_seed, generator
 from train.data.examples.stream import BucketStream, Stream
-from train.data.streaming.shards import find_shard
+from train.data.streaming import find_shard
 
 
 class WindowStream:

@@ -1,1 +1,29 @@
 """Read, probe and index picture files."""
+
+from train.data.pictures.index import Facts, Known, picture_facts
+from train.data.pictures.index_file import add_root
+from train.data.pictures.reading import (
+    MAX_PIXELS,
+    READING,
+    READING_ERRORS,
+    quiet,
+    read_picture,
+    shown,
+)
+from train.data.pictures.soundness import Broken, Policy, sound_paths
+
+__all__ = [
+    "MAX_PIXELS",
+    "READING",
+    "READING_ERRORS",
+    "Broken",
+    "Facts",
+    "Known",
+    "Policy",
+    "add_root",
+    "picture_facts",
+    "quiet",
+    "read_picture",
+    "shown",
+    "sound_paths",
+]

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from inference.media.video_reading import sequence_files
-from train.common.errors import DataError, FetchError, tell_once
-from train.data.containers import files
-from train.data.containers.files import open_file, read_bytes
+from inference.media import sequence_files
+from train.common import DataError, FetchError, tell_once
+from train.data.containers import file_state as member_state
+from train.data.containers import file_status, open_file, read_bytes
 from train.data.pictures.index_file import RECORD, STATE, IndexFile, root_of
 from train.data.pictures.reading import (
     NOTES,
@@ -37,7 +37,7 @@ from train.data.pictures.reading import (
     quiet,
     shown,
 )
-from train.data.streaming.shards import find_shard
+from train.data.streaming import find_shard
 
 
 class Found(NamedTuple):
@@ -333,10 +333,10 @@ def file_state(path: Path) -> tuple[int, int, int]:
         OSError: there is no such file.
     """
     try:
-        state = files.file_status(path) if find_shard(path) else path.stat()
+        state = file_status(path) if find_shard(path) else path.stat()
     except NotADirectoryError:  # within a container, which changes as a whole
         container = next(parent for parent in path.parents if parent.is_file())
-        return *files.file_state(path), container.stat().st_ctime_ns
+        return *member_state(path), container.stat().st_ctime_ns
     if not stat.S_ISDIR(state.st_mode):
         return state.st_size, state.st_mtime_ns, state.st_ctime_ns
     parts = [file.stat() for file in sequence_files(path)]

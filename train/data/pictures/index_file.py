@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.files.atomic import write_atomically
-from inference.files.hash_cache import cache_file
-from train.common.errors import tell_once
-from train.data.streaming.shards import is_shard
+from inference.files import cache_file, write_atomically
+from train.common import tell_once
+from train.data.streaming import is_shard
 
 NAME = ".limner-index"
 FORMAT = 1

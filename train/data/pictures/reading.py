@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from train.common.errors import DataError
-from train.data.containers.files import file_state, open_file
+from train.common import DataError
+from train.data.containers import file_state, open_file
 from train.data.pictures.colours import Planes, check_numbers, in_srgb, planes, profile_of
 
 FORMATS = (

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from inference.recipe.loader import RecipeWarning
-from train.common.errors import DataError, FetchError
+from inference.recipe import RecipeWarning
+from train.common import DataError, FetchError
 from train.data.pictures.index import Known, picture_facts
 from train.data.pictures.reading import NOTES, Header, shown
 

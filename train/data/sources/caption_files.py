@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from train.common.errors import DataError
-from train.config.examples import CaptionConfig
-from train.data.containers.files import container_of, members, read_text
+from train.common import DataError
+from train.config import CaptionConfig
+from train.data.containers import container_of, members, read_text
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".json", ".tags", ".cap", ".text")
 """Endings that trainers and taggers give captions; upper case counts too."""

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from math import floor, prod
 from pathlib import Path
 
-from inference.runtime.errors import InputError
-from train.config.concepts import FILEWORDS, ConceptConfig
-from train.config.examples import CaptionConfig
-from train.data.containers.files import read_text
+from inference.runtime import InputError
+from train.config import FILEWORDS, CaptionConfig, ConceptConfig
+from train.data.containers import read_text
 
 
 def parts_of(text: str) -> list[tuple[str, ...]]:

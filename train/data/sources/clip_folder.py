@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.media.video_reading import (
+from inference.media import (
     DEFAULT_FPS,
     PICTURE_EXTENSIONS,
     VIDEO_EXTENSIONS,
@@ -17,12 +17,11 @@ from inference.media.video_reading import (
     probe,
     sequence_files,
 )
-from inference.recipe.loader import RecipeWarning
-from inference.runtime.errors import InputError
-from train.common.errors import DataError
-from train.config.clips import ClipDataConfig
-from train.config.data import DataConfig
-from train.data.pictures.index_file import add_root
+from inference.recipe import RecipeWarning
+from inference.runtime import InputError
+from train.common import DataError
+from train.config import ClipDataConfig, DataConfig
+from train.data.pictures import add_root
 from train.data.sources.folder import Picture, with_captions
 from train.data.sources.metadata import read_metadata
 

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.common.errors import DataError
-from train.common.randomness import derive_seed
-from train.config.concepts import ConceptConfig
-from train.config.containers import ContainerConfig
-from train.config.data import DataConfig
-from train.config.examples import CaptionConfig
-from train.data.containers.files import file_state
-from train.data.pictures.soundness import Policy, sound_paths
+from train.common import DataError, derive_seed
+from train.config import CaptionConfig, ConceptConfig, ContainerConfig, DataConfig
+from train.data.containers import file_state
+from train.data.pictures import Policy, sound_paths
 from train.data.sources.caption_files import CaptionFiles
 from train.data.sources.captions import all_choices, class_prompt, instance_prompt, words_of_name
 from train.data.sources.folder import Picture, fingerprint, picture_files

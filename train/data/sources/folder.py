@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from inference.recipe.loader import RecipeWarning
-from train.common.errors import DataError
-from train.config.containers import ContainerConfig
-from train.config.data import DataConfig
-from train.config.examples import CaptionConfig
-from train.data.containers.containers import TABLES, is_row
-from train.data.containers.files import file_state, members, name_within, walk
-from train.data.containers.names import METADATA, PICTURE_EXTENSIONS
-from train.data.pictures.index_file import add_root
+from inference.recipe import RecipeWarning
+from train.common import DataError
+from train.config import CaptionConfig, ContainerConfig, DataConfig
+from train.data.containers import (
+    METADATA,
+    PICTURE_EXTENSIONS,
+    TABLES,
+    file_state,
+    is_row,
+    members,
+    name_within,
+    walk,
+)
+from train.data.pictures import add_root
 from train.data.sources.caption_files import CaptionFiles
 from train.data.sources.listing import containers_at, pictures_in, tell_idle
 from train.data.sources.mask_files import parted

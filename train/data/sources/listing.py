@@ -7,24 +7,27 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.recipe.loader import RecipeWarning
-from train.common.errors import DataError
-from train.config.containers import ContainerConfig, is_address
-from train.data.containers.containers import KINDS, TABLES, is_container, open_archive, open_table
-from train.data.containers.files import walk
-from train.data.containers.names import (
+from inference.recipe import RecipeWarning
+from train.common import DataError
+from train.config import ContainerConfig, is_address
+from train.data.containers import (
     BRACES,
     HUB,
+    KINDS,
     METADATA_TABLE,
     PICTURE_EXTENSIONS,
     SPLIT,
     SPLITS,
+    TABLES,
     chosen_split,
     expanded,
+    is_container,
+    open_archive,
+    open_table,
+    walk,
 )
-from train.data.pictures.index import Known, picture_facts
-from train.data.streaming.manifests import streamed_shards
-from train.data.streaming.shards import is_shard
+from train.data.pictures import Known, picture_facts
+from train.data.streaming import is_shard, streamed_shards
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
 STATE = "state.json"
@@ -106,7 +109,7 @@ def _containers_far(path: str, key: str, source: ContainerConfig) -> list[Path]:
     if source.streaming is not None:
         return streamed_shards(path, source, key)
     if path.startswith(HUB):
-        from train.data.streaming.hub import hub_files
+        from train.data.streaming import hub_files
 
         return hub_files(path.removeprefix(HUB), source, key)
     raise DataError(

@@ -4,10 +4,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.recipe.loader import RecipeWarning
-from train.common.errors import DataError
-from train.config.examples import MaskConfig
-from train.data.containers.files import name_within
+from inference.recipe import RecipeWarning
+from train.common import DataError
+from train.config import MaskConfig
+from train.data.containers import name_within
 
 MASK_EXTENSIONS = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 

@@ -8,12 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inference.recipe.loader import RecipeWarning
-from train.common.errors import DataError
-from train.config.containers import ContainerConfig
-from train.data.containers.containers import TABLES, open_table
-from train.data.containers.files import members, open_file, read_text, walk
-from train.data.containers.names import METADATA_FILES
+from inference.recipe import RecipeWarning
+from train.common import DataError
+from train.config import ContainerConfig
+from train.data.containers import (
+    METADATA_FILES,
+    TABLES,
+    members,
+    open_file,
+    open_table,
+    read_text,
+    walk,
+)
 from train.data.sources.listing import containers_at
 
 

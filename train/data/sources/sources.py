@@ -10,18 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from train.common.errors import DataError, RunDirectoryError
-from train.config.concepts import FILEWORDS
-from train.config.containers import is_commit
-from train.config.data import DataConfig, has_streamed
-from train.config.recipe import TrainRecipe, stage_recipes
-from train.data.pictures.soundness import sound_paths
+from train.common import DataError, RunDirectoryError
+from train.config import FILEWORDS, DataConfig, TrainRecipe, has_streamed, is_commit, stage_recipes
+from train.data.pictures import sound_paths
 from train.data.sources.captions import asks_for_captions, read_template
 from train.data.sources.clip_folder import find_clips, warn_of_short
 from train.data.sources.concepts import Concept, class_facts, find_concepts
 from train.data.sources.folder import Picture, find_pictures, fingerprint
 from train.data.sources.subsets import Subset, find_subsets
-from train.data.streaming.shards import commits_of, folders_of
+from train.data.streaming import commits_of, folders_of
 
 RANGE = 2**56
 """Numbers of pictures lie below."""

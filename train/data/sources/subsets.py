@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from train.common.errors import DataError
-from train.config.data import ExampleConfig, SubsetConfig
-from train.config.recipe import TrainRecipe
-from train.data.containers.files import exists, read_text
-from train.data.containers.names import METADATA, PICTURE_EXTENSIONS
-from train.data.pictures.soundness import sound_paths
+from train.common import DataError
+from train.config import ExampleConfig, SubsetConfig, TrainRecipe
+from train.data.containers import METADATA, PICTURE_EXTENSIONS, exists, read_text
+from train.data.pictures import sound_paths
 from train.data.sources.captions import asks_for_captions, read_template
 from train.data.sources.folder import Picture, fingerprint, picture_files, with_captions
 from train.data.sources.mask_files import parted

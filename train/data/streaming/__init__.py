@@ -8,7 +8,28 @@ from pathlib import Path
 
 from train.data.containers.containers import Streaming, register_streaming
 from train.data.containers.members import Container
-from train.data.streaming.shards import find_shard, shard_status
+from train.data.streaming.cache import kept_bytes
+from train.data.streaming.hub import hub_files
+from train.data.streaming.manifests import streamed_shards
+from train.data.streaming.shards import (
+    commits_of,
+    find_shard,
+    folders_of,
+    is_shard,
+    name_of,
+    shard_status,
+)
+
+__all__ = [
+    "commits_of",
+    "find_shard",
+    "folders_of",
+    "hub_files",
+    "is_shard",
+    "kept_bytes",
+    "name_of",
+    "streamed_shards",
+]
 
 
 def _shard_of(path: Path) -> Path | None:

@@ -22,13 +22,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inference.files.atomic import write_atomically
-from train.common.errors import RESERVE, DataError, FetchError, tell_once
-from train.data.containers.columns import holds_bytes, holds_texts
-from train.data.containers.members import PICKLES, Container
-from train.data.containers.names import METADATA_FILES, PICTURE_EXTENSIONS
-from train.data.containers.tables import Parquet
-from train.data.containers.tars import Tar
+from inference.files import write_atomically
+from train.common import RESERVE, DataError, FetchError, tell_once
+from train.data.containers import (
+    METADATA_FILES,
+    PICKLES,
+    PICTURE_EXTENSIONS,
+    Container,
+    Parquet,
+    Tar,
+    holds_bytes,
+    holds_texts,
+)
 from train.data.streaming.remote import REMEDY, download
 from train.data.streaming.shards import ENDING, KINDS, Place, find_shard, gib, shard_status
 

@@ -4,10 +4,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from train.common.errors import DataError, FetchError
-from train.config.containers import ContainerConfig
-from train.data.containers.containers import open_table
-from train.data.containers.names import HUB, chosen_split
+from train.common import DataError, FetchError
+from train.config import ContainerConfig
+from train.data.containers import HUB, chosen_split, open_table
 
 
 def hub_files(name: str, source: ContainerConfig, key: str) -> list[Path]:

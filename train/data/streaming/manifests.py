@@ -7,9 +7,9 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from inference.files.atomic import write_atomically
-from train.common.errors import FetchError
-from train.config.containers import ContainerConfig, StreamingConfig
+from inference.files import write_atomically
+from train.common import FetchError
+from train.config import ContainerConfig, StreamingConfig
 from train.data.streaming.shards import (
     GIB,
     MANIFEST,

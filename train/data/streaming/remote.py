@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from inference.recipe.loader import RecipeWarning
-from train.common.errors import DataError, FetchError
-from train.config.containers import ContainerConfig, is_commit
-from train.data.containers.names import HUB, expanded
+from inference.recipe import RecipeWarning
+from train.common import DataError, FetchError
+from train.config import ContainerConfig, is_commit
+from train.data.containers import HUB, expanded
 from train.data.streaming.hub import hub_urls
 from train.data.streaming.shards import KINDS, Shard
 

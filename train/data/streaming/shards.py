@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from inference.files.hash_cache import cache_file
-from train.common.errors import FetchError
-from train.config.containers import ContainerConfig, StreamingConfig
+from inference.files import cache_file
+from train.common import FetchError
+from train.config import ContainerConfig, StreamingConfig
 
 GIB = 2**30
 KINDS = (".tar", ".parquet")

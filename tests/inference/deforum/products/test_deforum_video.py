@@ -11,7 +11,7 @@ from inference.deforum.loop.generator import SeededGenerator
 from inference.media.video_writing import (
     decoded_sound,
     has_sound,
-    read_frames,
+    iter_frames,
     write_gif,
     write_mp4,
 )
@@ -49,7 +49,7 @@ def test_video_has_its_pictures_sound_and_subtitles(tmp_path, tone):
         assert track.codec_context.name == "mov_text"
         told = [bytes(packet)[2:].decode() for packet in file.demux(track) if packet.size > 2]
     assert told == texts
-    levels = [frame.mean() for frame in read_frames(path, "key")]
+    levels = [frame.mean() for frame in iter_frames(path, "key")]
     assert levels == pytest.approx([20 * n for n in range(12)], abs=2)
 
 
@@ -77,9 +77,9 @@ def test_gif_does_not_drift(tmp_path):
 def test_bad_files_are_named(tmp_path, tone):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(InputError, match=r"video_init_path: .*broken.mp4.* cannot be read"):
-        list(read_frames(tmp_path / "broken.mp4", "video_init_path"))
+        list(iter_frames(tmp_path / "broken.mp4", "video_init_path"))
     with pytest.raises(InputError, match="has no pictures"):
-        list(read_frames(tone, "key"))
+        list(iter_frames(tone, "key"))
     with pytest.raises(InputError, match="no frames"):
         write_mp4(tmp_path / "none.mp4", [], 15)
     assert not (tmp_path / "none.mp4").exists()

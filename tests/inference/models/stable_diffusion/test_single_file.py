@@ -12,6 +12,7 @@ from inference.files.hashes import read_header, sha256
 from inference.files.tensors import TensorFile
 from inference.inspect import inspect
 from inference.models.base import model_hash, model_name
+from inference.models.folder import weights_of
 from inference.models.stable_diffusion.detect import (
     FAMILIES,
     NOISE_SCHEDULE,
@@ -19,7 +20,6 @@ from inference.models.stable_diffusion.detect import (
     family_of,
     prediction_type_of,
 )
-from inference.models.stable_diffusion.folder import weights_of
 from inference.models.stable_diffusion.keys import clip_tokenizer
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.models.stable_diffusion.single_file import ModelParts, input_channels, read_model

@@ -13,10 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inference.models.base import DiffusionModel
-from inference.models.cogvideox.model import VideoModel
 from inference.models.names import resolve_path
-from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import ArtifactError
+from inference.runtime import ArtifactError
 
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
 """Parts that have weights; text_encoder_2 is only in SDXL, transformer only in CogVideoX."""
@@ -102,24 +100,15 @@ def write_base_model(
         weights = {key: value.detach().cpu() for key, value in untied(module).items()}
         weights = cast(weights, dtype) if part in trained else compact(weights, dtype)
         (folder / part).mkdir()
-        if part in base.text_encoders and isinstance(base, BaseModel):
-            weights = {_known_to_all(key): value for key, value in weights.items()}
+        weights = {base.portable_key(part, key): value for key, value in weights.items()}
         _write_json(folder / part / "config.json", _config(module, weights))
         save_file(weights, folder / part / WEIGHT_FILES[part], metadata={"format": "pt"})
     for name, tokenizer in zip(TOKENIZERS, base.tokenizers, strict=False):
         _write_tokenizer(folder / name, tokenizer, Path(resolve_path(base.path)) / name)
     sampler = _write_noise_schedule(folder / "scheduler", base)
-    index = _model_index(sampler, base) if isinstance(base, BaseModel) else _video_index(base)
-    _write_json(folder / "model_index.json", index)
+    _write_json(folder / "model_index.json", base.model_index(sampler))
     facts = {"artifact": "checkpoint", "parts": sorted(trained), "metadata": metadata}
     _write_json(folder / FACTS, facts)
-
-
-def _known_to_all(key: str) -> str:
-    """A text encoder's key as before transformers 5.6, which every tool knows."""
-    if key.startswith(("text_model.", "text_projection.")):
-        return key
-    return f"text_model.{key}"
 
 
 def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -182,63 +171,6 @@ def _write_noise_schedule(folder: Path, base: DiffusionModel) -> str:
         sampler.save_pretrained(str(folder))
     config = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))
     return config["_class_name"]
-
-
-def _video_index(base: DiffusionModel) -> dict[str, Any]:
-    """The source's own model_index.json, or that of CogVideoX."""
-    import diffusers
-
-    assert isinstance(base, VideoModel)
-    file = Path(resolve_path(base.path)) / "model_index.json"
-    if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
-    kind = "CogVideoXImageToVideoPipeline" if base.is_image_to_video else "CogVideoXPipeline"
-    return {
-        "_class_name": kind,
-        "_diffusers_version": diffusers.__version__,
-        "scheduler": ["diffusers", base.noise_schedule["_class_name"]],
-        "text_encoder": ["transformers", "T5EncoderModel"],
-        "tokenizer": ["transformers", type(base.tokenizer).__name__],
-        "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
-        "vae": ["diffusers", "AutoencoderKLCogVideoX"],
-    }
-
-
-def _model_index(sampler: str, base: BaseModel) -> dict[str, Any]:
-    import diffusers
-
-    absent = [None, None]
-    of_layout: dict[str, Any] = {
-        "_class_name": "StableDiffusionPipeline",
-        "requires_safety_checker": False,
-        "safety_checker": absent,
-    }
-    if base.has_two_text_encoders:
-        of_layout = {
-            "_class_name": "StableDiffusionXLPipeline",
-            "add_watermarker": None,
-            "force_zeros_for_empty_prompt": _zeros_for_empty_prompt(base),
-            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-            "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        }
-    return {
-        **of_layout,
-        "_diffusers_version": diffusers.__version__,
-        "feature_extractor": absent,
-        "image_encoder": absent,
-        "scheduler": ["diffusers", sampler],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-
-
-def _zeros_for_empty_prompt(base: BaseModel) -> bool:
-    """What the base model's own folder says; SDXL 1.0's says yes."""
-    file = Path(resolve_path(base.path)) / "model_index.json"
-    index = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return bool(index.get("force_zeros_for_empty_prompt", True))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
