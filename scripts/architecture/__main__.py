@@ -84,7 +84,7 @@ def graph_report(
         yield f"{title} {len(members)}, of {sum(map(len, members))} together"
         yield from (f"  {len(one)}: {' '.join(one)}" for one in members)
     yield f"imports up in a wing   {count(inner_floor_faults(tree))}"
-    yield f"imports past doors     {count(door_faults(tree))}"
+    yield f"faults of doors        {count(door_faults(tree))}"
 
 
 def count(found: Iterator[object]) -> int:

@@ -1,4 +1,4 @@
-"""What holds the code in shape, as data and as checks (decision 14).
+"""The rules of the architecture, as tables and as checks (decision 14).
 
 A *room* is a folder of `train/` or `inference/`, its *door* is its `__init__.py`. A *wing* is a
 file or a folder directly under `train/` or `inference/`. An *arrow* leads from a wing to one that
@@ -65,13 +65,16 @@ MOST_FILES = 14
 """Python files of a folder; `__init__.py` is not counted."""
 
 SMALL = 60
-"""Lines of code below which a file needs more than one importer, or a row in SMALL_FILES."""
+"""Lines of code below which a file with only one importer is merged with it."""
 SMALL_FILES = frozenset(
     {
+        "inference/artifacts/merging.py",
         "inference/clips/guidance.py",
         "inference/clips/infotext.py",
         "inference/clips/windows.py",
+        "inference/config/models.py",
         "inference/deforum/geometry/tween.py",
+        "inference/deforum/loop/depths.py",
         "inference/deforum/pictures/sharpen.py",
         "inference/deforum/pictures/word_masks.py",
         "inference/deforum/products/stitching.py",
@@ -95,6 +98,7 @@ SMALL_FILES = frozenset(
         "train/common/randomness.py",
         "train/common/weights.py",
         "train/config/rules.py",
+        "train/data/caching/prompt_states.py",
         "train/data/caching/threads.py",
         "train/data/containers/names.py",
         "train/data/containers/zips.py",
@@ -105,6 +109,8 @@ SMALL_FILES = frozenset(
         "train/diff.py",
         "train/losses/prior.py",
         "train/losses/timesteps.py",
+        "train/objectives/base.py",
+        "train/objectives/combined.py",
         "train/objectives/hypernetwork.py",
         "train/objectives/loading.py",
         "train/objectives/lora.py",
@@ -115,7 +121,7 @@ SMALL_FILES = frozenset(
         "train/runs/disk.py",
     }
 )
-"""Small files that stand for a thing of their own, though few import them."""
+"""Files that stay although they are small and have one importer: each is a thing of its own."""
 
 
 def wing_of(path: str) -> str:
@@ -134,7 +140,7 @@ def table_floors() -> dict[str, int]:
 def arrows(tree: Tree) -> dict[tuple[str, str], list[Edge]]:
     """Return the imports behind each arrow from a wing to another."""
     found = defaultdict(list)
-    for edge in tree.visits:
+    for edge in tree.direct_edges:
         start, end = wing_of(edge.path), wing_of(edge.target)
         if start != end and not is_root(edge.path) and not is_root(edge.target):
             found[start, end].append(edge)
@@ -151,7 +157,7 @@ def floor_faults(tree: Tree) -> Iterator[Finding]:
     floors = table_floors() | {"scripts/": MOST_FLOORS + 1}
     for wing in wings(tree):
         if wing not in floors:
-            yield Finding(wing, 1, "on no floor: add it to FLOORS of scripts/architecture.py")
+            yield Finding(wing, 1, "on no floor: add it to FLOORS in scripts/architecture/rules.py")
     for (start, end), edges in arrows(tree).items():
         if start in floors and end in floors and floors[start] <= floors[end]:
             why = f"{start} (floor {floors[start]}) imports {end} (floor {floors[end]})"
@@ -162,28 +168,27 @@ def floor_faults(tree: Tree) -> Iterator[Finding]:
 
 
 def inner_floor_faults(tree: Tree) -> Iterator[Finding]:
-    """Imports inside a wing that lead up from one of its rooms, by INNER_FLOORS."""
+    """Imports inside a wing that do not lead down from one of its rooms, by INNER_FLOORS."""
     for wing, table in INNER_FLOORS.items():
         floors = {room: number for number, floor in enumerate(table) for room in floor}
         for edge in tree.edges:
-            if not (edge.path.startswith(wing) and edge.target.startswith(wing)):
+            ends = edge.path, edge.target
+            if edge.path == f"{wing}__init__.py" or not all(one.startswith(wing) for one in ends):
                 continue
-            if edge.path == f"{wing}__init__.py":
-                continue
-            start, end = (
-                child(one.removeprefix(wing)).removesuffix("/") for one in (edge.path, edge.target)
-            )
-            start, end = (OWN if one.endswith(".py") else one for one in (start, end))
-            if start == end:
-                continue
-            unknown = [f"{wing}{one}/" for one in (start, end) if one not in floors]
+            start, end = (inner_room(one.removeprefix(wing)) for one in ends)
+            unknown = [one for one in (start, end) if one not in floors]
             if unknown:
-                why = f"{unknown[0]} is on no floor: add it to INNER_FLOORS"
-            elif floors[start] <= floors[end]:
+                why = f"{wing}{unknown[0]}/ is on no floor: add it to INNER_FLOORS"
+                yield Finding(edge.path, edge.line, why)
+            elif start != end and floors[start] <= floors[end]:
                 why = f"imports {edge.target}, which is not below it: imports lead down"
-            else:
-                continue
-            yield Finding(edge.path, edge.line, why)
+                yield Finding(edge.path, edge.line, why)
+
+
+def inner_room(path: str) -> str:
+    """Room of a file by its path in the wing, OWN for a file directly in it."""
+    first, inside, _ = path.partition("/")
+    return first if inside else OWN
 
 
 def child(path: str) -> str:
@@ -193,7 +198,7 @@ def child(path: str) -> str:
 
 
 def file_circles(tree: Tree) -> list[list[str]]:
-    """Return the circles between files, doors looked through."""
+    """Return the circles between files."""
     return circles((edge.path, edge.target) for edge in tree.edges)
 
 
@@ -204,8 +209,8 @@ def circle_faults(tree: Tree) -> Iterator[Finding]:
         for edge in inside:
             what = f"imports {edge.target}: a circle of {len(members)} files"
             yield Finding(edge.path, edge.line, what)
-    folders = {f"{parent}/" for path in tree.sources for parent in folders_of(path)}
-    for folder in sorted(folders):
+    rooms = {f"{room}/" for path in tree.sources for room in rooms_of(path)}
+    for folder in (*(f"{name}/" for name in PACKAGES), *sorted(rooms)):
         yield from room_circle_faults(tree, folder)
 
 
@@ -245,7 +250,7 @@ def public_names(tree: ast.Module) -> set[str] | None:
                 ast.Assign(targets=[ast.Name(id="__all__")], value=value)
                 | ast.AnnAssign(target=ast.Name(id="__all__"), value=value)
             ) if isinstance(value, ast.List | ast.Tuple):
-                return {one.value for one in value.elts if isinstance(one, ast.Constant)}
+                return {str(one.value) for one in value.elts if isinstance(one, ast.Constant)}
     return None
 
 
@@ -304,15 +309,17 @@ def lines_of_code(source: str) -> int:
 
 
 def small_file_faults(tree: Tree, allowed: Collection[str] = SMALL_FILES) -> Iterator[Finding]:
-    """Files too small for one importer; commands, doors and scripts are free."""
+    """Small files with a single importer, in the same package.
+
+    Doors do not count as importers. Commands and plug-ins have none.
+    """
     importers: dict[str, set[str]] = defaultdict(set)
     for edge in tree.edges:
         if not is_door(edge.path):
             importers[edge.target].add(edge.path)
-    for path, source in tree.sources.items():
-        lines, known = lines_of_code(source), importers[path]
-        is_free = is_door(path) or path.endswith("/__main__.py") or top_folder(path) == "scripts"
-        if is_free or path in allowed or lines >= SMALL or len(known) > 1:
-            continue
-        by = f"only {next(iter(known))} imports" if known else "nobody imports"
-        yield Finding(path, 1, f"{lines} lines of code that {by}: merge them with it")
+    for path, known in sorted(importers.items()):
+        lines = lines_of_code(tree.sources[path])
+        is_splinter = len(known) == 1 and top_folder(min(known)) == top_folder(path)
+        if is_splinter and lines < SMALL and not is_door(path) and path not in allowed:
+            why = f"{lines} lines of code that only {min(known)} imports: merge the two"
+            yield Finding(path, 1, why)

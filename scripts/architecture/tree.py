@@ -101,19 +101,19 @@ class Tree:
 
     @cached_property
     def exports(self) -> dict[str, dict[str, Import]]:
-        """Names that doors hand on: path of the door -> name -> where it comes from.
+        """Re-exports of doors: path of the door -> name -> where it comes from.
 
-        A door hands on what it imports by `from room.file import name`, wherever that stands, and
-        what a table of names to modules says that its `__getattr__` imports late.
+        A door re-exports what it imports by `from room.file import name`, wherever that stands,
+        and the names of a table of name -> module, as a lazy `__getattr__` uses one.
         """
         found: dict[str, dict[str, Import]] = defaultdict(dict)
         for path, tree in self.parsed.items():
             if is_door(path):
-                found[path] = late_exports(path, tree) | handed_on(path, tree)
+                found[path] = lazy_exports(path, tree) | re_exports(path, tree)
         return found
 
     def definer(self, one: Import) -> str | None:
-        """Return the file that defines what is imported, also where a door hands it on."""
+        """Return the file that defines what is imported, also if a door re-exports it."""
         seen = set()
         while (target := self.target(one)) is not None and one.name is not None:
             onward = self.exports.get(target, {}).get(one.name)
@@ -125,12 +125,12 @@ class Tree:
 
     @cached_property
     def edges(self) -> list[Edge]:
-        """Imports between files, doors looked through."""
+        """Imports between files; one through a door ends at the file that defines the name."""
         return self._edges(self.definer)
 
     @cached_property
-    def visits(self) -> list[Edge]:
-        """Imports between files, up to the door."""
+    def direct_edges(self) -> list[Edge]:
+        """Imports between files; one through a door ends at the door."""
         return self._edges(self.target)
 
     def _edges(self, find: Callable[[Import], str | None]) -> list[Edge]:
@@ -147,6 +147,8 @@ def read_tree(parser: argparse.ArgumentParser, arguments: list[str] | None = Non
         return Tree.of_folder(root)
     try:
         return Tree.of_revision(options.at, root)
+    except OSError as error:
+        parser.error(f"--at {options.at}: git cannot be run: {error}")
     except subprocess.CalledProcessError as error:
         said = error.stderr if isinstance(error.stderr, str) else error.stderr.decode()
         parser.error(f"--at {options.at}: git cannot read this revision: {said.strip()}")
@@ -173,7 +175,10 @@ def module_of(path: str) -> str:
 
 
 def imports_of(path: str, tree: ast.Module) -> Iterator[Import]:
-    """Every import of a file; relative ones are made absolute."""
+    """Every import of a file, with absolute module names.
+
+    Strings that name modules, as in a registry, are no imports unless `import_module` takes them.
+    """
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -181,21 +186,20 @@ def imports_of(path: str, tree: ast.Module) -> Iterator[Import]:
             case ast.ImportFrom(names=names):
                 module = absolute(path, node)
                 yield from (Import(path, node.lineno, module, one.name) for one in names)
-            case ast.Call(args=[ast.Constant(value=str(name)), *_], func=function) if ast.unparse(
-                function
-            ).split(".")[-1] in ("import_module", "__import__"):
-                yield Import(path, node.lineno, name, None)
+            case ast.Call(func=called, args=[ast.Constant(value=str(name)), *_]):
+                if ast.unparse(called).rpartition(".")[2] in ("import_module", "__import__"):
+                    yield Import(path, node.lineno, name, None)
 
 
 def absolute(path: str, node: ast.ImportFrom) -> str:
-    """Return the module that an import is from, also where it is written relative."""
+    """Return the absolute name of the module that an import is from."""
     if not node.level:
         return node.module or ""
     parts = path.split("/")[: -node.level]
     return ".".join([*parts, *([node.module] if node.module else [])])
 
 
-def handed_on(path: str, tree: ast.Module) -> dict[str, Import]:
+def re_exports(path: str, tree: ast.Module) -> dict[str, Import]:
     """Names that a door imports from modules."""
     found = {}
     for node in ast.walk(tree):
@@ -206,7 +210,7 @@ def handed_on(path: str, tree: ast.Module) -> dict[str, Import]:
     return found
 
 
-def late_exports(path: str, tree: ast.Module) -> dict[str, Import]:
+def lazy_exports(path: str, tree: ast.Module) -> dict[str, Import]:
     """Names in a door's tables of name -> module (`"room.file"`, `".file"` or `"file"`)."""
     room, found = module_of(path), {}
     for table in (node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)):
