@@ -134,6 +134,13 @@ def test_a_good_tree_keeps(rule, tree):
 
 
 FOLDER = GOOD["train/data/sources/folder.py"]
+FAMILY = {
+    "inference/models/__init__.py": "__all__ = []\n",
+    "inference/models/flux/__init__.py": (
+        "from inference.models.flux.model import Flux\n__all__ = ['Flux']\n"
+    ),
+    "inference/models/flux/model.py": "class Flux: ...\n",
+}
 VIOLATIONS = [
     (
         "a wing that no floor knows",
@@ -296,6 +303,20 @@ VIOLATIONS = [
         ["folder.py:1: imports train.data.containers.tars.Tar past the door"],
     ),
     (
+        "a family from outside",
+        door_faults,
+        {
+            **FAMILY,
+            "train/trainer.py": "from inference.models.flux import Flux\n",
+            "train/families/__init__.py": "__all__ = []\n",
+            "train/families/flux.py": "from inference.models.flux.model import Flux\n",
+        },
+        [
+            "trainer.py:1: imports inference.models.flux.Flux past the door: from inference.models",
+            "flux.py:1: imports inference.models.flux.model.Flux past the door: from inference.mod",
+        ],
+    ),
+    (
         "the door of one's own room",
         door_faults,
         {"train/data/containers/headers.py": "from train.data import Source\n"},
@@ -361,7 +382,28 @@ ALLOWED = [
         small_file_faults,
         {"train/diff.py": "x = 1\n", "scripts/bench/diff.py": "import train.diff\n"},
     ),
-    ("a small command", small_file_faults, {"train/diff.py": "x = 1\n"}),
+    (
+        "a small command",
+        small_file_faults,
+        {"train/__main__.py": "x = 1\n", "train/rerun.py": "import train.__main__\n"},
+    ),
+    (
+        "the two halves of a family",
+        door_faults,
+        {
+            **FAMILY,
+            "train/families/__init__.py": "__all__ = []\n",
+            "train/families/flux.py": (
+                "from inference.models import x\nfrom inference.models.flux import Flux\n"
+            ),
+            "inference/models/__init__.py": "x = 1\n__all__ = ['x']\n",
+        },
+    ),
+    (
+        "a door that imports a room for what it registers",
+        door_faults,
+        {"train/data/__init__.py": "import train.data.sources\n__all__ = ['Source']\n"},
+    ),
     (
         "a module named in a registry",
         floor_faults,
