@@ -1,4 +1,4 @@
-"""The size budgets and the bans that keep the design (CONTRIBUTING.md)."""
+"""The bans that keep the design, and the size of the embedded models (CONTRIBUTING.md)."""
 
 import ast
 import subprocess
@@ -13,9 +13,6 @@ FILES = sorted(
     path for name in ("train", "inference", "scripts") for path in ROOT.glob(f"{name}/**/*.py")
 )
 
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 60
-FUNCTION_BUDGETS = {("train/trainer.py", "Trainer.train"): 30}
 MAX_ASSET_BYTES = 80_000_000
 
 CONFIG_NAMES = ("cfg", "config")
@@ -38,20 +35,7 @@ GONE = {  # removed, renamed or broken in the pinned libraries -> what stands in
 }
 UNFINISHED = ("TODO", "FIXME", "XXX", "HACK")
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 Finding = tuple[int, str]  # line, what is wrong and what to do
-
-
-def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:
-    """Every function with its dotted name."""
-    for node in ast.iter_child_nodes(tree):
-        name = prefix
-        if isinstance(node, Function | ast.ClassDef):
-            name += node.name
-            if isinstance(node, Function):
-                yield name, node
-            name += "."
-        yield from functions(node, name)
 
 
 def imports(source: str) -> Iterator[tuple[int, str]]:
@@ -61,17 +45,6 @@ def imports(source: str) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.lineno, node.module
-
-
-def too_long(path: str, source: str) -> Iterator[Finding]:
-    lines = len(source.splitlines())
-    if lines > MAX_FILE_LINES:
-        yield 1, f"{lines} lines, at most {MAX_FILE_LINES}: split by meaning"
-    for name, node in functions(ast.parse(source)):
-        length = (node.end_lineno or node.lineno) - node.lineno + 1
-        budget = FUNCTION_BUDGETS.get((path, name), MAX_FUNCTION_LINES)
-        if length > budget:
-            yield node.lineno, f"{name} has {length} lines, at most {budget}: split by meaning"
 
 
 def is_config(node: ast.expr) -> bool:
@@ -146,11 +119,14 @@ def gone_words(path: str, source: str) -> Iterator[Finding]:
                 yield number, f"{word}: finish it, or file an issue"
 
 
+def is_torch_free(path: str) -> bool:
+    """Whether a module answers a wrong recipe before anything heavy is imported."""
+    folder, *rooms, name = path.removesuffix(".py").split("/")
+    return folder in ("train", "inference") and bool({"config", "recipe"} & {*rooms[:1], name})
+
+
 def heavy_imports(path: str, source: str) -> Iterator[Finding]:
-    """Modules named config or recipe answer a wrong recipe before anything heavy is imported."""
-    if not path.startswith(("train/", "inference/")) or not path.endswith(
-        ("/config.py", "/recipe.py")
-    ):
+    if not is_torch_free(path):
         return
     for line, name in imports(source):
         if name.split(".")[0] in HEAVY:
@@ -158,7 +134,6 @@ def heavy_imports(path: str, source: str) -> Iterator[Finding]:
 
 
 CHECKS = (
-    too_long,
     untyped_look_ups,
     extra_options,
     swallowed_exceptions,
@@ -177,18 +152,7 @@ def test_code_keeps(check):
     assert not found, "\n".join(["", *found])
 
 
-def test_functions_with_a_budget_of_their_own_exist():
-    for path, name in FUNCTION_BUDGETS:
-        tree = ast.parse((ROOT / path).read_text("utf-8"))
-        assert name in dict(functions(tree))
-
-
-LONG = "x = 1\n"
 VIOLATIONS = [
-    (too_long, "train/a.py", LONG * 401),
-    (too_long, "train/a.py", "def f():\n" + " x = 1\n" * 60),
-    (too_long, "train/a.py", "class A:\n def f(self):\n" + "  x = 1\n" * 60),
-    (too_long, "train/trainer.py", "class Trainer:\n def train(self):\n" + "  x = 1\n" * 30),
     (untyped_look_ups, "train/a.py", "config.get('rank', 4)"),
     (untyped_look_ups, "train/a.py", "self.config.get('rank')"),
     (untyped_look_ups, "train/a.py", "getattr(cfg, 'rank', 4)"),
@@ -208,6 +172,8 @@ VIOLATIONS = [
     (gone_words, "train/a.py", "x = 1  # TODO"),
     (heavy_imports, "train/config.py", "import torch"),
     (heavy_imports, "inference/recipe.py", "from diffusers.models import x"),
+    (heavy_imports, "train/config/data.py", "import torch"),
+    (heavy_imports, "inference/recipe/loader.py", "def f():\n import transformers"),
 ]
 
 
@@ -217,8 +183,6 @@ def test_violation_is_found(check, path, source):
 
 
 ALLOWED = [
-    (too_long, "train/a.py", LONG * 400),
-    (too_long, "train/a.py", "def f():\n" + " x = 1\n" * 59),
     (
         untyped_look_ups,
         "train/a.py",
@@ -233,6 +197,7 @@ ALLOWED = [
     (extra_options, "inference/convert.py", "parser.add_argument('--to')"),
     (bare_schedulers, "train/a.py", "Pipeline(scheduler=noise_scheduler).scheduler"),
     (heavy_imports, "train/trainer.py", "import torch"),
+    (heavy_imports, "scripts/recipe.py", "import torch"),
 ]
 
 
@@ -242,10 +207,12 @@ def test_good_code_is_left_alone(check, path, source):
 
 
 def test_config_modules_import_nothing_heavy_by_way_of_others():
-    names = [
-        f.relative_to(ROOT).with_suffix("") for f in FILES if f.name in ("config.py", "recipe.py")
+    names = [path.relative_to(ROOT) for path in FILES]
+    modules = [
+        ".".join(name.with_suffix("").parts).removesuffix(".__init__")
+        for name in names
+        if is_torch_free(name.as_posix())
     ]
-    modules = [".".join(name.parts) for name in names if name.parts[0] != "scripts"]
     code = f"import sys, {', '.join(modules)}; print(*sorted(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True

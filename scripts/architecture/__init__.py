@@ -1,0 +1,1 @@
+"""Measures of the architecture: `python -m scripts.architecture`."""
