@@ -1,5 +1,6 @@
 # Limner's commands. A bare machine needs python3 (3.11 or newer), make and git; everything else is
-# installed into .venv. ARGS="..." is passed on: make demo ARGS="max_train_steps=100", make test ARGS="-k lora".
+# installed into .venv. ARGS="..." is passed on: make demo ARGS="max_train_steps=100",
+# make test ARGS="-k lora".
 
 PYTHON ?= python3
 ARGS ?=
