@@ -1,5 +1,6 @@
-# Limner's commands. A bare machine needs python3 (3.11 or newer), make and git; all else goes into
-# .venv. ARGS="..." is handed on: make demo ARGS="max_train_steps=100", make test ARGS="-k lora".
+# Limner's commands. A bare machine needs python3 (3.11 or newer), make and git; everything else is
+# installed into .venv. ARGS="..." is passed on: make demo ARGS="max_train_steps=100",
+# make test ARGS="-k lora".
 
 PYTHON ?= python3
 ARGS ?=
@@ -13,44 +14,44 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check lint format docs install-pretrain clean
 
-help: ## this list
+help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
-demo: $(VENV)/core.stamp ## install, then train a LoRA on the embedded model and draw with it
+demo: $(VENV)/core.stamp ## install, then train a LoRA on the embedded model and generate with it
 	$(BIN)/python -m train configs/demo/line_icons_lora.yaml resume=true $(ARGS)
 
 test: $(VENV)/dev.stamp ## install, then run the tests
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/dev.stamp ## the tests that take minutes
+test-slow: $(VENV)/dev.stamp ## run the tests that take minutes
 	$(PYTEST) -m slow $(ARGS)
 
-check: lint test ## everything that must pass before a change lands
+check: lint test ## run everything that must pass before a change is merged
 
-lint: $(VENV)/dev.stamp ## ruff and pyright
+lint: $(VENV)/dev.stamp ## run ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(VENV)/dev.stamp ## sort imports, mend what can be mended, lay out the code
+format: $(VENV)/dev.stamp ## sort imports, apply automatic fixes, format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/core.stamp ## write docs/recipes.md anew from the docstrings of the recipe fields
+docs: $(VENV)/core.stamp ## regenerate docs/recipes.md from the docstrings of the recipe fields
 	$(BIN)/python -m scripts.write_recipe_reference
 
-install-pretrain: $(VENV)/pretrain.stamp ## what the scripts that build the embedded models need
+install-pretrain: $(VENV)/pretrain.stamp ## install what the scripts that build the embedded models need
 
-clean: ## remove .venv, caches and build outputs; runs/ stays
+clean: ## remove .venv, caches and build outputs, but keep runs/
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment. A stamp is older than pyproject.toml or constraints.txt: install again. pip's own
-# settings decide which build of torch comes (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS).
+# The environment. If a stamp is older than pyproject.toml or constraints.txt, packages are installed
+# again. pip's own settings select the build of torch (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS).
 
 $(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	@echo "Installing Limner and its libraries into $(VENV), some minutes the first time." \
-	  "On disk: 2 GB, or 6 GB if pip's torch is a CUDA build."
+	@echo "Installing Limner and its libraries into $(VENV); this takes some minutes the first time." \
+	  "Disk space: 2 GB, or 6 GB if pip's torch is a CUDA build."
 	$(INSTALL) --editable .
 	@touch $@
 
@@ -58,8 +59,8 @@ $(VENV)/dev.stamp: $(VENV)/core.stamp
 	$(INSTALL) --editable '.[dev,anim]'
 	@touch $@
 
-# Without its dependencies: of open-clip-torch only the vocabulary file is read, and torchvision,
-# which it asks for, is never required.
+# open-clip-torch is installed without its dependencies: only its vocabulary file is read, and its
+# dependency torchvision is not needed.
 $(VENV)/pretrain.stamp: $(VENV)/core.stamp
 	$(INSTALL) --editable '.[pretrain,eval]'
 	$(INSTALL) --no-deps open-clip-torch
@@ -68,4 +69,4 @@ $(VENV)/pretrain.stamp: $(VENV)/core.stamp
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"$(PYTHON) is Python {sys.version.split()[0]}; Limner needs 3.11 or newer. Remedy: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	  echo "$(PYTHON) cannot make a virtual environment. Remedy on Debian: apt install python3-venv"; exit 1; }
+	  echo "$(PYTHON) cannot create a virtual environment. Remedy on Debian: apt install python3-venv"; exit 1; }
