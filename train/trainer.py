@@ -10,6 +10,7 @@ from torch import Tensor
 
 from inference.base_model import BaseModel
 from inference.recipe import dump_recipe
+from inference.version import limner_version
 from train.agreement import of_first
 from train.batch import Batch
 from train.caches import Caches
@@ -22,7 +23,6 @@ from train.data.folder import DataError
 from train.data.loader import build_loader
 from train.data.sources import at_commits, find_sources
 from train.data_manifest import CLASS_PICTURE, HELD_BACK, Row, rows_of
-from train.environment import limner_version
 from train.guards import Guard, NonFiniteError
 from train.interruption import Interrupted, StopSignals
 from train.loss_log import LossLog

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from inference.sampler_facts import (
     HEED_S_NOISE,
     draws_further_noise,
 )
+from inference.version import limner_version
 
 if TYPE_CHECKING:
     from inference.base_model import BaseModel
@@ -107,7 +107,7 @@ def describe_drawing(
     parameters |= sampling_parameters(request)
     parameters |= own_parameters(request)
     parameters |= {**(extra or {})}
-    parameters.setdefault("Version", version())
+    parameters.setdefault("Version", f"limner {limner_version()}")
     return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
 
 
@@ -329,14 +329,6 @@ def hash_list(artifacts: Sequence[UsedArtifact]) -> str | None:
 def plain(name: str) -> str:
     """A name without what separates names from hashes."""
     return name.replace(":", "").replace(",", "")
-
-
-def version() -> str:
-    """`limner` and its version, where it is installed."""
-    try:
-        return f"limner {metadata.version('limner')}"
-    except metadata.PackageNotFoundError:
-        return "limner"
 
 
 def model_name(base: DiffusionModel) -> str:

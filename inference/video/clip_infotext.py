@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from inference.infotext import UsedArtifact, model_hash, model_name, number, write_infotext
-from inference.infotext.describe import TAGS, hash_list, version
+from inference.infotext.describe import TAGS, hash_list
+from inference.version import limner_version
 from inference.video.clip_config import ClipConfig
 from inference.video.model import VideoModel
 
@@ -54,7 +55,7 @@ def describe_clip(
         },
         "Lora hashes": hash_list([a for a in at_work if a.kind == "lora"]),
         **(extra or {}),
-        "Version": version(),
+        "Version": f"limner {limner_version()}",
     }
     return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
 
