@@ -15,6 +15,7 @@ from inference.errors import InputError
 from inference.interruption import Interrupted
 from inference.quiet import quiet_libraries
 from inference.recipe import load_recipe
+from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference RECIPE|PICTURE|SETTINGS [key=value ...] [--check]
 
@@ -35,6 +36,7 @@ SETTINGS_FILES = (".txt", ".json")
 """Endings of Deforum's settings files."""
 
 
+@refuse_foreign_train("draw")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

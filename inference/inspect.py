@@ -20,6 +20,7 @@ from inference.hashes import lora_hash, read_header, sha256, weights_file
 from inference.infotext.picture_files import SUFFIXES
 from inference.model_files import PICTURES
 from inference.quiet import quiet_libraries
+from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.inspect FILE...
 
@@ -31,6 +32,7 @@ Facts = dict[str, str]
 """What is told of a file, in this order."""
 
 
+@refuse_foreign_train("inspect")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tells of every file; returns the exit status: 0, or 2 if one of them is unknown."""
     files = sys.argv[1:] if arguments is None else arguments
