@@ -36,7 +36,7 @@ format: $(VENV)/dev.stamp ## sort imports, mend what can be mended, lay out the 
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/core.stamp ## write docs/recipes.md anew from the docstrings of the recipe fields
+docs: $(VENV)/core.stamp ## write docs/recipes.md and docs/schema/ anew from the recipe fields' docstrings
 	$(BIN)/python -m scripts.write_recipe_reference
 
 install-pretrain: $(VENV)/pretrain.stamp ## what the scripts that build the embedded models need
