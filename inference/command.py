@@ -5,14 +5,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from inference.errors import DrawWarning
 from inference.recipe import RecipeWarning
-
-SHIPPED = Path(__file__).parents[1] / "train" / "configs"
-"""Where an installed Limner has the recipes of the clone's configs/."""
+from inference.version import clone
 
 
 def tell(program: str, message: object) -> None:
@@ -21,9 +20,15 @@ def tell(program: str, message: object) -> None:
         print(f"{program}: {line}", file=sys.stderr)
 
 
+def shipped_recipes() -> Path:
+    """Return the folder of the shipped recipes: the clone's `configs/`, or the wheel's copy."""
+    folder = clone()
+    return folder / "configs" if folder is not None else Path(str(files("train") / "configs"))
+
+
 def find_recipe(path: str) -> str:
-    """The recipe's file: as named, or the shipped one of that name (`configs/lora.yaml`)."""
-    shipped = SHIPPED / path.removeprefix("configs/")
+    """Return the recipe's file: as named, or the shipped one of that name (`configs/lora.yaml`)."""
+    shipped = shipped_recipes() / path.removeprefix("configs/")
     own, ours = (os.path.isfile(one) for one in (path, shipped))  # noqa: PTH113 (names may be long)
     return str(shipped) if ours and not own else path
 
