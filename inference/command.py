@@ -20,6 +20,14 @@ def tell(program: str, message: object) -> None:
         print(f"{program}: {line}", file=sys.stderr)
 
 
+def print_text(text: str) -> None:
+    """Print a text; end quietly where the reader has seen enough of it (`| head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # else Python complains once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def shipped_recipes() -> Path:
     """Return the folder of the shipped recipes: the clone's `configs/`, or the wheel's copy."""
     folder = clone()

@@ -41,10 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]}?" if near and not others else ""
         print(f"list: expected one of {', '.join(KINDS)}; {found}{hint}", file=sys.stderr)
         return 2
+    from inference.command import print_text
+
     rows = KINDS[kind]()
     width = max(map(len, rows))
-    for name, sentence in rows.items():
-        print(f"{name:<{width}}  {sentence}".rstrip())
+    print_text("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in rows.items()))
     return 0
 
 

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         got = " ".join(arguments)
         print(f"schema: expected one of train, draw; got {got}", file=sys.stderr)
         return 2
-    print(schema_text(arguments[0]), end="")
+    from inference.command import print_text
+
+    print_text(schema_text(arguments[0]).rstrip("\n"))
     return 0
 
 

@@ -286,3 +286,30 @@ def test_plugins_are_listed_and_tried(
     monkeypatch.setenv(listing.PLUGIN_VARIABLE, "my_sampler")
     monkeypatch.setattr(listing, "entry_points", lambda group: ())
     assert cli.main(["plugins"]) == 0
+
+
+def test_reader_who_has_seen_enough_ends_it_quietly() -> None:
+    """As `limner schema train | head` does; the schema is larger than a pipe holds."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "train.cli", "schema", "train"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert started.stdout is not None
+    assert started.stderr is not None
+    with started:
+        assert started.stdout.readline() == b"{\n"
+        started.stdout.close()
+        assert started.stderr.read() == b""
+    assert started.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["train", "draw"])
+def test_printed_schema_is_the_committed_one(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["schema", command]) == 0
+    committed = ROOT / "docs" / "schema" / f"{command}.schema.json"
+    assert capsys.readouterr().out == committed.read_text(encoding="utf-8")
