@@ -18,6 +18,7 @@ from inference.recipe_schema import fields_of
 from inference.samplers import registry
 from inference.schedules import SCHEDULES
 from train import cli, listing
+from train.environment import describe_environment
 from train.objective_configs import OBJECTIVE_CONFIGS
 from train.optimizer_config import OptimizerConfig
 
@@ -145,6 +146,7 @@ def test_every_command_refuses_wrong_input(
 
 def test_version_comes_from_one_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.__version__ == inference.__version__ == PROJECT["version"]
+    assert describe_environment()["limner"] == PROJECT["version"]
     assert cli.main(["--version"]) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"limner {PROJECT['version']} (")
