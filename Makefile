@@ -37,7 +37,7 @@ format: $(VENV)/dev.stamp ## sort imports, apply automatic fixes, format the cod
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/core.stamp ## regenerate docs/recipes.md from the docstrings of the recipe fields
+docs: $(VENV)/core.stamp ## write docs/recipes.md and docs/schema/ from the docstrings of the recipe fields
 	$(BIN)/python -m scripts.write_recipe_reference
 
 install-pretrain: $(VENV)/pretrain.stamp ## install what the scripts that build the embedded models need

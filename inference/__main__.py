@@ -12,6 +12,7 @@ from pathlib import Path
 from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
 from inference.recipe import find_recipe, is_first_process, load_recipe, tell, warnings_told
 from inference.runtime import InputError, Interrupted, quiet_libraries
+from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference RECIPE|PICTURE|SETTINGS [key=value ...] [--check]
 
@@ -32,6 +33,7 @@ SETTINGS_FILES = (".txt", ".json")
 """Endings of Deforum's settings files."""
 
 
+@refuse_foreign_train("draw")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference.recipe import tell, warnings_told
 from inference.runtime import InputError, quiet_libraries
+from inference.shadowing import refuse_foreign_train
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,7 @@ class Request:
     alpha: float | None = None
 
 
+@refuse_foreign_train("convert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Converts; returns the exit status: 0 done, 2 wrong input."""
     options = command_line().parse_args(arguments)

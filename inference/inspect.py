@@ -19,6 +19,7 @@ from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import lora_hash, read_header, sha256, weights_file
 from inference.media import SUFFIXES
 from inference.runtime import InputError, quiet_libraries
+from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.inspect FILE...
 
@@ -30,6 +31,7 @@ Facts = dict[str, str]
 """What is told of a file, in this order."""
 
 
+@refuse_foreign_train("inspect")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tells of every file; returns the exit status: 0, or 2 if one of them is unknown."""
     files = sys.argv[1:] if arguments is None else arguments

@@ -2,7 +2,8 @@
 
     python -m scripts.write_recipe_reference
 
-A test compares the file with what this module gives, so the two cannot part.
+And docs/schema/, the same as JSON Schemas for editors. A test compares the files with what this
+module gives, so they cannot part.
 """
 
 import dataclasses
@@ -14,9 +15,11 @@ from omegaconf import MISSING
 
 from inference.config import DRAWING_RECIPES
 from inference.recipe import field_docs, fields_of, without_none
-from train.config import OBJECTIVE_CONFIGS, MemberConfig, ObjectiveConfig, TrainRecipe
+from train.config import ObjectiveConfig, TrainRecipe, choices, schema_text
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "recipes.md"
+DOCS = Path(__file__).parent.parent / "docs"
+REFERENCE = DOCS / "recipes.md"
+SCHEMAS = {name: DOCS / "schema" / f"{name}.schema.json" for name in ("train", "draw")}
 
 INTRODUCTION = """\
 # Recipes: every key
@@ -53,10 +56,13 @@ effect is warned about.
 
 
 def main() -> None:
-    """Writes the file."""
-    REFERENCE.parent.mkdir(exist_ok=True)
-    REFERENCE.write_text(reference(), encoding="utf-8")
-    print(REFERENCE)
+    """Writes the files."""
+    texts = {REFERENCE: reference()}
+    texts |= {path: schema_text(name) for name, path in SCHEMAS.items()}
+    for path, text in texts.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path)
 
 
 def reference() -> str:
@@ -104,8 +110,9 @@ def sections(
         keys = ", ".join(f"`{name}`" for name in fields_of(giver)) if giver else "every key"
         yield f"And {keys} of `{given}`, which gives what is not said here."
     for inner, path, place, owner in below:
-        for word, choice in choices(inner, kind).items():
-            yield f"### `{path}`" + (f" of `type: {word}`" if word else "")
+        for choice in choices(inner, kind):
+            word = f" of `type: {choice.type}`" if issubclass(choice, ObjectiveConfig) else ""
+            yield f"### `{path}`{word}"
             yield from sections(choice, path, written, place, owner)
 
 
@@ -115,17 +122,6 @@ def neighbour(kind: type, key: str, mapping: str) -> tuple[str, type | None]:
     if isinstance(giver, type):
         return key, giver
     return (f"{key}.{giver}".lstrip("."), None) if giver else ("", None)
-
-
-def choices(inner: type, owner: type) -> dict[str, type]:
-    """The classes that a field of type `inner` can have, by their `type`, if there are several."""
-    if inner is not ObjectiveConfig:
-        return {"": inner}
-    return {
-        word: config
-        for word, config in OBJECTIVE_CONFIGS.items()
-        if config.is_combinable or owner is not MemberConfig
-    }
 
 
 def entry_kind(hint: Any, path: str) -> tuple[Any, str]:

@@ -4,14 +4,18 @@ import os
 import signal
 import sys
 
+from train.shadowing import refuse_foreign_inference
+
 USAGE = "usage: python -m train RECIPE [key=value ...]"
 
 
+@refuse_foreign_inference("train")
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 the input is wrong, 130/143 stopped, saved."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=sys.stderr)
+        stream = sys.stdout if arguments else sys.stderr
+        print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=stream)
         return 0 if arguments else 2
     from inference.recipe import tell
     from inference.runtime import InputError

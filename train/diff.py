@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import sys
 
+from train.shadowing import refuse_foreign_inference
+
 USAGE = "usage: python -m train.diff RUN RUN [--json]"
 
 
+@refuse_foreign_inference("diff")
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 compared, 2 the input is wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
     if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
-        print(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", file=sys.stderr)
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+        asked = arguments[:1] in (["-h"], ["--help"])
+        stream = sys.stdout if asked else sys.stderr
+        print(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", file=stream)
+        return 0 if asked else 2
     from inference.recipe import tell
     from inference.runtime import InputError, quiet_libraries
 

@@ -8,6 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from train.shadowing import refuse_foreign_inference
+
 if TYPE_CHECKING:
     from train.runs import RunDirectory
 
@@ -17,6 +19,7 @@ RUN is the folder of a run, as runs/mine. It is trained once more in FOLDER/mine
 given, mine.rerun), by its recipe.yaml: the same bytes come of it if all else is the same."""
 
 
+@refuse_foreign_inference("rerun")
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status.
 
@@ -29,8 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         folder = arguments[place + 1]
         del arguments[place : place + 2]
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print(f"{USAGE}\n{HELP}", file=sys.stderr)
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+        asked = arguments[:1] in (["-h"], ["--help"])
+        print(f"{USAGE}\n{HELP}", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
     from inference.recipe import is_first_process, tell
     from inference.runtime import InputError, quiet_libraries
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.models.stable_diffusion import BaseModel
 from inference.recipe import dump_recipe
-from inference.runtime import Interrupted
+from inference.runtime import Interrupted, limner_version
 from train.caches import Caches
 from train.class_images import draw_missing
 from train.common import Batch, DataError, NonFiniteError, StopSignals, derive_seed, of_first
@@ -45,7 +45,7 @@ from train.optimization import (
     build_optimization,
     prepare,
 )
-from train.runs import CLASS_PICTURE, HELD_BACK, Row, RunDirectory, limner_version, rows_of
+from train.runs import CLASS_PICTURE, HELD_BACK, Row, RunDirectory, rows_of
 from train.saving import Savings
 from train.stages import Stage, stage_at, stages_of, step_size
 

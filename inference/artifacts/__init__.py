@@ -1,35 +1,40 @@
 """What has been learned: attached to a base model, saved, and loaded."""
 
-from inference.artifacts.adapters import (
-    Lora,
-    format_of,
-    is_lora,
-    part_of,
-    read_layers,
-    save_diffusers,
-    save_kohya,
-    says_alpha,
-    twin_of,
-)
-from inference.artifacts.base import (
-    ARTIFACTS,
-    Artifact,
-    UsedArtifact,
-    load_artifact,
-    read_keys,
-    set_strength,
-)
-from inference.artifacts.checkpoint import Checkpoint
-from inference.artifacts.embedding import Embedding, check_suffix, made_for
-from inference.artifacts.embedding_picture import read_embedding_picture
-from inference.artifacts.hypernetwork import Hypernetwork
-from inference.artifacts.hypernetwork_files import (
-    HypernetworkSpec,
-    distance_from_identity,
-    read_hypernetwork,
-)
-from inference.artifacts.library import NetworkLibrary
-from inference.artifacts.merging import merge, write_file_of, write_folder_of
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.artifacts.adapters import (
+        Lora,
+        format_of,
+        is_lora,
+        part_of,
+        read_layers,
+        save_diffusers,
+        save_kohya,
+        says_alpha,
+        twin_of,
+    )
+    from inference.artifacts.base import (
+        ARTIFACTS,
+        Artifact,
+        UsedArtifact,
+        load_artifact,
+        read_keys,
+        set_strength,
+    )
+    from inference.artifacts.checkpoint import Checkpoint
+    from inference.artifacts.embedding import Embedding, check_suffix, made_for
+    from inference.artifacts.embedding_picture import read_embedding_picture
+    from inference.artifacts.hypernetwork import Hypernetwork
+    from inference.artifacts.hypernetwork_files import (
+        HypernetworkSpec,
+        distance_from_identity,
+        read_hypernetwork,
+    )
+    from inference.artifacts.library import NetworkLibrary
+    from inference.artifacts.merging import merge, write_file_of, write_folder_of
 
 __all__ = [
     "ARTIFACTS",
@@ -61,3 +66,5 @@ __all__ = [
     "write_file_of",
     "write_folder_of",
 ]
+
+__getattr__ = lazy(__name__, __file__)

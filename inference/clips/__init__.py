@@ -1,10 +1,15 @@
 """Clips: what CogVideoX models (Yang et al. 2024, arXiv 2408.06072) need beyond pictures."""
 
-from inference.clips.command import draw_recipe, report_recipe
-from inference.clips.drawing import ClipDrawing, Way, draw_clips
-from inference.clips.memory import Placement, decoding_bytes, needs_of
-from inference.clips.output import contact_sheet, write_webp
-from inference.clips.requests import expand
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.clips.command import draw_recipe, report_recipe
+    from inference.clips.drawing import ClipDrawing, Way, draw_clips
+    from inference.clips.memory import Placement, decoding_bytes, needs_of
+    from inference.clips.output import contact_sheet, write_webp
+    from inference.clips.requests import expand
 
 __all__ = [
     "ClipDrawing",
@@ -19,3 +24,5 @@ __all__ = [
     "report_recipe",
     "write_webp",
 ]
+
+__getattr__ = lazy(__name__, __file__)

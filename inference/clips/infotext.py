@@ -7,10 +7,10 @@ from pathlib import Path
 
 from inference.artifacts import UsedArtifact
 from inference.config import ClipConfig
-from inference.images import TAGS, hash_list, tag_of, version, write_infotext
+from inference.images import TAGS, hash_list, tag_of, write_infotext
 from inference.models import model_hash, model_name
 from inference.models.cogvideox import VideoModel
-from inference.runtime import number
+from inference.runtime import limner_version, number
 
 SAMPLERS = {"ddim": "CogVideoX DDIM", "dpm": "CogVideoX DPM"}
 
@@ -56,7 +56,7 @@ def describe_clip(
         },
         "Lora hashes": hash_list([a for a in at_work if a.kind == "lora"]),
         **(extra or {}),
-        "Version": version(),
+        "Version": f"limner {limner_version()}",
     }
     return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
 

@@ -1,13 +1,17 @@
 """Deforum animations: a settings file in, a video out (Deforum for A1111 3.0)."""
 
-from inference.deforum.animation import Animation, draw_animation, open_generator
-from inference.deforum.check import report
-from inference.deforum.loop import IdentityGenerator, ModelGenerator
-from inference.deforum.settings import load_settings_recipe, recipe_settings
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.deforum.animation import Animation, draw_animation, open_generator
+    from inference.deforum.check import report
+    from inference.deforum.loop import ModelGenerator
+    from inference.deforum.settings import load_settings_recipe, recipe_settings
 
 __all__ = [
     "Animation",
-    "IdentityGenerator",
     "ModelGenerator",
     "draw_animation",
     "load_settings_recipe",
@@ -15,3 +19,5 @@ __all__ = [
     "recipe_settings",
     "report",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -12,6 +12,7 @@ from pathlib import Path
 from inference.deforum.settings import load_settings_recipe, recipe_settings
 from inference.recipe import tell, warnings_told
 from inference.runtime import InputError
+from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.deforum.stitch FOLDER|SETTINGS [key=value ...]
 
@@ -19,6 +20,7 @@ Makes the videos of an animation's frames again, as its settings say; for exampl
   python -m inference.deforum.stitch outputs/animations/cats fps=24 make_gif=true crf=12"""
 
 
+@refuse_foreign_train("stitch")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Stitches; returns the exit status: 0 done, 2 wrong input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -1,29 +1,34 @@
 """Bytes on disk: atomic writes, hashes, tensors, file name patterns."""
 
-from inference.files.atomic import remove_left_overs, sync, write_atomically
-from inference.files.hash_cache import cache_file
-from inference.files.hashes import (
-    artifact_hash,
-    lora_hash,
-    lora_legacy_hash,
-    old_hash,
-    read_header,
-    sha256,
-    weights_file,
-)
-from inference.files.name_patterns import Naming, fill_in, fitting, pattern_faults
-from inference.files.tensors import (
-    EMBEDDING_PICTURES,
-    PICKLES,
-    TensorFile,
-    open_tensors,
-    read_pickle,
-    read_tensors,
-    serialize,
-    unreadable,
-    write_folder,
-    write_tensors,
-)
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.files.atomic import remove_left_overs, sync, write_atomically
+    from inference.files.hash_cache import cache_file
+    from inference.files.hashes import (
+        artifact_hash,
+        lora_hash,
+        lora_legacy_hash,
+        old_hash,
+        read_header,
+        sha256,
+        weights_file,
+    )
+    from inference.files.name_patterns import Naming, fill_in, fitting, pattern_faults
+    from inference.files.tensors import (
+        EMBEDDING_PICTURES,
+        PICKLES,
+        TensorFile,
+        open_tensors,
+        read_pickle,
+        read_tensors,
+        serialize,
+        unreadable,
+        write_folder,
+        write_tensors,
+    )
 
 __all__ = [
     "EMBEDDING_PICTURES",
@@ -52,3 +57,5 @@ __all__ = [
     "write_folder",
     "write_tensors",
 ]
+
+__getattr__ = lazy(__name__, __file__)

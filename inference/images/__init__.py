@@ -1,32 +1,36 @@
 """Draw pictures: requests become pictures with infotext."""
 
-from inference.images.command import draw_images
-from inference.images.drawing import Drawing, draw, draw_batch, evaluation
-from inference.images.img2img import (
-    TO_XYZ,
-    WHITE,
-    InitImage,
-    correct_colors,
-    face_restorer,
-    image_upscaler,
-    match_histogram,
-    open_init_image,
-    prepare_init,
-    read_image,
-    scale_to,
-)
-from inference.images.infotext import (
-    TAGS,
-    hash_list,
-    parse_infotext,
-    read_infotext,
-    read_other_programs,
-    tag_of,
-    version,
-    write_infotext,
-)
-from inference.images.redraw import is_picture, load_picture
-from inference.images.requests import RANDOM_SEEDS, expand, group
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.images.command import draw_images
+    from inference.images.drawing import Drawing, draw, draw_batch, evaluation
+    from inference.images.img2img import (
+        TO_XYZ,
+        WHITE,
+        InitImage,
+        correct_colors,
+        face_restorer,
+        image_upscaler,
+        match_histogram,
+        open_init_image,
+        prepare_init,
+        read_image,
+        scale_to,
+    )
+    from inference.images.infotext import (
+        TAGS,
+        hash_list,
+        parse_infotext,
+        read_infotext,
+        read_other_programs,
+        tag_of,
+        write_infotext,
+    )
+    from inference.images.redraw import is_picture, load_picture
+    from inference.images.requests import RANDOM_SEEDS, expand, group
 
 __all__ = [
     "RANDOM_SEEDS",
@@ -56,6 +60,7 @@ __all__ = [
     "read_other_programs",
     "scale_to",
     "tag_of",
-    "version",
     "write_infotext",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -1,46 +1,51 @@
 """Read and write pictures, grids and videos."""
 
-from inference.media.grid import image_grid, save_grid
-from inference.media.outputs import (
-    DIGITS,
-    PictureForm,
-    nothing_left,
-    prepare_folder,
-    reserve,
-    reserve_name,
-    write_new,
-    write_picture,
-)
-from inference.media.pictures import (
-    PICTURES,
-    SUFFIXES,
-    encodable,
-    pictures_in,
-    read_user_comment,
-    save_png,
-    user_comment,
-)
-from inference.media.video_reading import (
-    DEFAULT_FPS,
-    PICTURE_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-    ClipFacts,
-    is_animated,
-    probe,
-    read_clip,
-    read_frames,
-    sequence_files,
-)
-from inference.media.video_writing import (
-    has_sound,
-    iter_frames,
-    pyav,
-    read_pictures,
-    video_facts,
-    write_gif,
-    write_mp4,
-)
-from inference.media.webp import LARGEST_SIDE, animated_webp
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.media.grid import image_grid, save_grid
+    from inference.media.outputs import (
+        DIGITS,
+        PictureForm,
+        nothing_left,
+        prepare_folder,
+        reserve,
+        reserve_name,
+        write_new,
+        write_picture,
+    )
+    from inference.media.pictures import (
+        PICTURES,
+        SUFFIXES,
+        encodable,
+        pictures_in,
+        read_user_comment,
+        save_png,
+        user_comment,
+    )
+    from inference.media.video_reading import (
+        DEFAULT_FPS,
+        PICTURE_EXTENSIONS,
+        VIDEO_EXTENSIONS,
+        ClipFacts,
+        is_animated,
+        probe,
+        read_clip,
+        read_frames,
+        sequence_files,
+    )
+    from inference.media.video_writing import (
+        has_sound,
+        iter_frames,
+        pyav,
+        read_pictures,
+        video_facts,
+        write_gif,
+        write_mp4,
+    )
+    from inference.media.webp import LARGEST_SIDE, animated_webp
 
 __all__ = [
     "DEFAULT_FPS",
@@ -79,3 +84,5 @@ __all__ = [
     "write_new",
     "write_picture",
 ]
+
+__getattr__ = lazy(__name__, __file__)

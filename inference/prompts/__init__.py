@@ -4,21 +4,26 @@ Their order in A1111 1.10.1 (`modules/processing.py`): styles, extra networks, c
 editing ([from:to:when]), attention ((a:1.2)).
 """
 
-from inference.prompts.attention import parse_attention
-from inference.prompts.chunks import (
-    Chunk,
-    LearnedVectors,
-    PromptChunker,
-    Tokens,
-    assemble,
-    put_in,
-    token_ids,
-    tokenize,
-)
-from inference.prompts.composition import split_composition
-from inference.prompts.editing import Entry, chosen, expand
-from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
-from inference.prompts.styles import apply_styles, read_styles
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.prompts.attention import parse_attention
+    from inference.prompts.chunks import (
+        Chunk,
+        LearnedVectors,
+        PromptChunker,
+        Tokens,
+        assemble,
+        put_in,
+        token_ids,
+        tokenize,
+    )
+    from inference.prompts.composition import split_composition
+    from inference.prompts.editing import Entry, chosen, expand
+    from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
+    from inference.prompts.styles import apply_styles, read_styles
 
 __all__ = [
     "Chunk",
@@ -39,3 +44,5 @@ __all__ = [
     "token_ids",
     "tokenize",
 ]
+
+__getattr__ = lazy(__name__, __file__)

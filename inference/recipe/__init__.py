@@ -1,11 +1,24 @@
 """Load a YAML recipe into typed dataclasses."""
 
-from inference.recipe.command import find_recipe, is_first_process, tell, warnings_told
-from inference.recipe.imports import Imported, Reader
-from inference.recipe.layers import RecipeError, absolute, merged, override_layers, shown
-from inference.recipe.loader import RecipeWarning, dump_recipe, load_mapping, load_recipe
-from inference.recipe.schema import field_docs, fields_of, got, is_word, without_none
-from inference.recipe.yaml_nodes import cut
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.recipe.command import (
+        find_recipe,
+        is_first_process,
+        print_text,
+        shipped_recipes,
+        tell,
+        warnings_told,
+    )
+    from inference.recipe.imports import Imported, Reader
+    from inference.recipe.json_schema import json_schema
+    from inference.recipe.layers import RecipeError, absolute, merged, override_layers, shown
+    from inference.recipe.loader import RecipeWarning, dump_recipe, load_mapping, load_recipe
+    from inference.recipe.schema import field_docs, fields_of, got, is_word, without_none
+    from inference.recipe.yaml_nodes import cut
 
 __all__ = [
     "Imported",
@@ -21,12 +34,17 @@ __all__ = [
     "got",
     "is_first_process",
     "is_word",
+    "json_schema",
     "load_mapping",
     "load_recipe",
     "merged",
     "override_layers",
+    "print_text",
+    "shipped_recipes",
     "shown",
     "tell",
     "warnings_told",
     "without_none",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -5,14 +5,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from inference.recipe.loader import RecipeWarning
-from inference.runtime import DrawWarning
-
-SHIPPED = Path(__file__).parents[2] / "train" / "configs"
-"""Where an installed Limner has the recipes of the clone's configs/."""
+from inference.runtime import DrawWarning, clone
 
 
 def tell(program: str, message: object) -> None:
@@ -21,9 +19,23 @@ def tell(program: str, message: object) -> None:
         print(f"{program}: {line}", file=sys.stderr)
 
 
+def print_text(text: str) -> None:
+    """Print a text; end quietly where the reader has seen enough of it (`| head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # else Python complains once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def shipped_recipes() -> Path:
+    """Return the folder of the shipped recipes: the clone's `configs/`, or the wheel's copy."""
+    folder = clone()
+    return folder / "configs" if folder is not None else Path(str(files("train") / "configs"))
+
+
 def find_recipe(path: str) -> str:
-    """The recipe's file: as named, or the shipped one of that name (`configs/lora.yaml`)."""
-    shipped = SHIPPED / path.removeprefix("configs/")
+    """Return the recipe's file: as named, or the shipped one of that name (`configs/lora.yaml`)."""
+    shipped = shipped_recipes() / path.removeprefix("configs/")
     own, ours = (os.path.isfile(one) for one in (path, shipped))  # noqa: PTH113 (names may be long)
     return str(shipped) if ours and not own else path
 

@@ -1,10 +1,16 @@
 """Errors, warnings, signals, devices and processes."""
 
-from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
-from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
-from inference.runtime.signals import Interrupted, StopSignals
-from inference.runtime.text import number
-from inference.runtime.warnings import quiet_libraries
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
+    from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
+    from inference.runtime.signals import Interrupted, StopSignals
+    from inference.runtime.text import number
+    from inference.runtime.version import clone, describe_version, git, limner_version
+    from inference.runtime.warnings import quiet_libraries
 
 __all__ = [
     "ArtifactError",
@@ -16,7 +22,13 @@ __all__ = [
     "Progress",
     "StopSignals",
     "choose_device",
+    "clone",
+    "describe_version",
+    "git",
+    "limner_version",
     "number",
     "progress_bar",
     "quiet_libraries",
 ]
+
+__getattr__ = lazy(__name__, __file__)

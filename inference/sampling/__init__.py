@@ -5,11 +5,21 @@ denoiser which clean latent is expected at (x, sigma), and so works with every b
 noise and their order are those of A1111 1.10.1, which takes most of them from k-diffusion 0.0.16.
 """
 
-from inference.sampling.base import Blend, Callback
-from inference.sampling.img2img import Img2ImgRun, img2img_sigmas, img2img_steps
-from inference.sampling.noise import NoiseSource
-from inference.sampling.registry import SAMPLERS, find_sampler, resolve_schedule, sampling_sigmas
-from inference.sampling.schedules import NoiseLevels, ScheduleOptions
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.sampling.base import Blend, Callback
+    from inference.sampling.img2img import Img2ImgRun, img2img_sigmas, img2img_steps
+    from inference.sampling.noise import NoiseSource
+    from inference.sampling.registry import (
+        SAMPLERS,
+        find_sampler,
+        resolve_schedule,
+        sampling_sigmas,
+    )
+    from inference.sampling.schedules import NoiseLevels, ScheduleOptions
 
 __all__ = [
     "SAMPLERS",
@@ -25,3 +35,5 @@ __all__ = [
     "resolve_schedule",
     "sampling_sigmas",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -1,24 +1,29 @@
 """Batches, counter-based randomness, distributed helpers and training errors."""
 
-from train.common.batch import Batch
-from train.common.distributed import (
-    ProcessLostError,
-    StopSignals,
-    lost_processes_told,
-    of_all,
-    of_first,
-)
-from train.common.errors import (
-    RESERVE,
-    DataError,
-    FetchError,
-    NonFiniteError,
-    RunDirectoryError,
-    SavingError,
-    tell_once,
-)
-from train.common.randomness import derive_seed, generator, normal
-from train.common.weights import replaced_parameters
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.common.batch import Batch
+    from train.common.distributed import (
+        ProcessLostError,
+        StopSignals,
+        lost_processes_told,
+        of_all,
+        of_first,
+    )
+    from train.common.errors import (
+        RESERVE,
+        DataError,
+        FetchError,
+        NonFiniteError,
+        RunDirectoryError,
+        SavingError,
+        tell_once,
+    )
+    from train.common.randomness import derive_seed, generator, normal
+    from train.common.weights import replaced_parameters
 
 __all__ = [
     "RESERVE",
@@ -39,3 +44,5 @@ __all__ = [
     "replaced_parameters",
     "tell_once",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -1,44 +1,50 @@
 """Typed options of training; imports neither torch nor diffusers."""
 
-from train.config.clips import Bucket, ClipDataConfig, ImageConditionConfig
-from train.config.concepts import FILEWORDS, ConceptConfig
-from train.config.containers import (
-    ColumnsConfig,
-    ContainerConfig,
-    StreamingConfig,
-    is_address,
-    is_commit,
-)
-from train.config.data import DataConfig, ExampleConfig, SubsetConfig, has_streamed
-from train.config.examples import (
-    CaptionConfig,
-    ColorJitterConfig,
-    MaskConfig,
-    PictureBucketsConfig,
-    Size,
-    parse_size,
-)
-from train.config.objectives import (
-    OBJECTIVE_CONFIGS,
-    AutoencoderConfig,
-    CombinedConfig,
-    DreamboothConfig,
-    HypernetworkConfig,
-    LoraConfig,
-    MemberConfig,
-    ObjectiveConfig,
-    TextualInversionConfig,
-    WholePartsConfig,
-)
-from train.config.optimization import (
-    GuardConfig,
-    LRSchedulerConfig,
-    OptimizerConfig,
-    parse_schedule,
-)
-from train.config.recipe import LossConfig, TrainRecipe, named_stages, recipe_in, stage_recipes
-from train.config.schema import train_schema
-from train.config.stages import ValidationConfig
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.config.clips import Bucket, ClipDataConfig, ImageConditionConfig
+    from train.config.concepts import FILEWORDS, ConceptConfig
+    from train.config.containers import (
+        ColumnsConfig,
+        ContainerConfig,
+        StreamingConfig,
+        is_address,
+        is_commit,
+    )
+    from train.config.data import DataConfig, ExampleConfig, SubsetConfig, has_streamed
+    from train.config.examples import (
+        CaptionConfig,
+        ColorJitterConfig,
+        MaskConfig,
+        PictureBucketsConfig,
+        Size,
+        parse_size,
+    )
+    from train.config.json_schema import choices, schema_text
+    from train.config.objectives import (
+        OBJECTIVE_CONFIGS,
+        AutoencoderConfig,
+        CombinedConfig,
+        DreamboothConfig,
+        HypernetworkConfig,
+        LoraConfig,
+        MemberConfig,
+        ObjectiveConfig,
+        TextualInversionConfig,
+        WholePartsConfig,
+    )
+    from train.config.optimization import (
+        GuardConfig,
+        LRSchedulerConfig,
+        OptimizerConfig,
+        parse_schedule,
+    )
+    from train.config.recipe import LossConfig, TrainRecipe, named_stages, recipe_in, stage_recipes
+    from train.config.schema import train_schema
+    from train.config.stages import ValidationConfig
 
 __all__ = [
     "FILEWORDS",
@@ -73,6 +79,7 @@ __all__ = [
     "TrainRecipe",
     "ValidationConfig",
     "WholePartsConfig",
+    "choices",
     "has_streamed",
     "is_address",
     "is_commit",
@@ -80,6 +87,9 @@ __all__ = [
     "parse_schedule",
     "parse_size",
     "recipe_in",
+    "schema_text",
     "stage_recipes",
     "train_schema",
 ]
+
+__getattr__ = lazy(__name__, __file__)

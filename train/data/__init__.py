@@ -1,47 +1,52 @@
-"""Pictures and captions become examples, examples become batches."""
+"""Images and captions become examples, examples become batches."""
 
-from train.data import streaming as streaming
-from train.data.caching import PromptStates, StoredStates, Track, latents_kept, text_origin
-from train.data.containers import file_state
-from train.data.examples import (
-    PIXELS_AT_ONCE,
-    ClipExamples,
-    Examples,
-    InOrder,
-    MicroBatches,
-    Pace,
-    build_examples,
-    build_loader,
-    cache_latents,
-    collate,
-    latents_keys,
-    open_cache,
-    shown,
-)
-from train.data.pictures import Facts, Known, picture_facts
-from train.data.sources import (
-    FALLBACK,
-    ClassFolder,
-    ClassPicture,
-    Clip,
-    Concept,
-    Picture,
-    Sources,
-    at_commits,
-    class_facts,
-    class_folders,
-    class_pictures,
-    find_sources,
-    longest_choice,
-    parts_of,
-    pictures_there,
-    plain_caption,
-    read_lines,
-    short_clips,
-    size_on_disk,
-    split_tags,
-)
-from train.data.streaming import folders_of, kept_bytes, name_of
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+from train.data import streaming as _streaming  # registers itself with the containers  # noqa: F401
+
+if TYPE_CHECKING:
+    from train.data.caching import PromptStates, StoredStates, Track, latents_kept, text_origin
+    from train.data.containers import file_state
+    from train.data.examples import (
+        PIXELS_AT_ONCE,
+        ClipExamples,
+        Examples,
+        InOrder,
+        MicroBatches,
+        Pace,
+        build_examples,
+        build_loader,
+        cache_latents,
+        collate,
+        latents_keys,
+        open_cache,
+        shown,
+    )
+    from train.data.pictures import Facts, Known, picture_facts
+    from train.data.sources import (
+        FALLBACK,
+        ClassFolder,
+        ClassPicture,
+        Clip,
+        Concept,
+        Picture,
+        Sources,
+        at_commits,
+        class_facts,
+        class_folders,
+        class_pictures,
+        find_sources,
+        longest_choice,
+        parts_of,
+        pictures_there,
+        plain_caption,
+        read_lines,
+        short_clips,
+        size_on_disk,
+        split_tags,
+    )
+    from train.data.streaming import folders_of, kept_bytes, name_of
 
 __all__ = [
     "FALLBACK",
@@ -90,3 +95,5 @@ __all__ = [
     "split_tags",
     "text_origin",
 ]
+
+__getattr__ = lazy(__name__, __file__)

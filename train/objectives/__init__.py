@@ -1,13 +1,18 @@
 """Objectives: what is trained, and into which artifact. One file each."""
 
-from train.objectives.base import Member, Objective
-from train.objectives.loading import (
-    enable_gradient_checkpointing,
-    load_objective,
-    objective_on,
-    part_dtype,
-)
-from train.objectives.lora import LoraObjective
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.objectives.base import Member, Objective
+    from train.objectives.loading import (
+        enable_gradient_checkpointing,
+        load_objective,
+        objective_on,
+        part_dtype,
+    )
+    from train.objectives.lora import LoraObjective
 
 __all__ = [
     "LoraObjective",
@@ -18,3 +23,5 @@ __all__ = [
     "objective_on",
     "part_dtype",
 ]
+
+__getattr__ = lazy(__name__, __file__)

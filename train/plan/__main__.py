@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from train.plan.plan import plan_run, probed
+from train.shadowing import refuse_foreign_inference
 
 if TYPE_CHECKING:
     pass
@@ -24,13 +25,14 @@ Nothing is trained, and but for --probe no weight is read.
 FLAGS = ("--json", "--check-pictures", "--probe")
 
 
+@refuse_foreign_inference("plan")
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 the input is wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags = {argument for argument in arguments if argument in FLAGS}
     arguments = [argument for argument in arguments if argument not in FLAGS]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stderr)
+        print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     from inference.recipe import find_recipe, load_recipe, tell, warnings_told
     from inference.runtime import InputError, quiet_libraries

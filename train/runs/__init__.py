@@ -1,28 +1,33 @@
 """The run directory: checkpoints, manifests, comparison."""
 
-from train.runs.checkpoint_files import PROGRESS, CheckpointWriter, HashedFile
-from train.runs.comparison import (
-    Comparison,
-    compare_environments,
-    compare_files,
-    compare_runs,
-    different_lines,
-    environment_of,
-    open_run,
-    show,
-)
-from train.runs.data_manifest import (
-    CLASS_PICTURE,
-    HELD_BACK,
-    PICTURE,
-    Row,
-    data_changes,
-    first,
-    rows_of,
-)
-from train.runs.disk import megabytes, room, size_of
-from train.runs.manifests import describe_environment, limner_version, run_metadata
-from train.runs.run_directory import RunDirectory
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.runs.checkpoint_files import PROGRESS, CheckpointWriter, HashedFile
+    from train.runs.comparison import (
+        Comparison,
+        compare_environments,
+        compare_files,
+        compare_runs,
+        different_lines,
+        environment_of,
+        open_run,
+        show,
+    )
+    from train.runs.data_manifest import (
+        CLASS_PICTURE,
+        HELD_BACK,
+        PICTURE,
+        Row,
+        data_changes,
+        first,
+        rows_of,
+    )
+    from train.runs.disk import megabytes, room, size_of
+    from train.runs.manifests import describe_environment, run_metadata
+    from train.runs.run_directory import RunDirectory
 
 __all__ = [
     "CLASS_PICTURE",
@@ -42,7 +47,6 @@ __all__ = [
     "different_lines",
     "environment_of",
     "first",
-    "limner_version",
     "megabytes",
     "open_run",
     "room",
@@ -51,3 +55,5 @@ __all__ = [
     "show",
     "size_of",
 ]
+
+__getattr__ = lazy(__name__, __file__)

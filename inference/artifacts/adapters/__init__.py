@@ -1,9 +1,19 @@
 """Adapters: trained layers beside those of a base model, one file each."""
 
-from inference.artifacts.adapters.lora import Lora, twin_of
-from inference.artifacts.adapters.lora_convert import save_diffusers, save_kohya
-from inference.artifacts.adapters.lora_formats import format_of, is_lora, read_layers, says_alpha
-from inference.artifacts.adapters.lora_keys import part_of
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.artifacts.adapters.lora import Lora, twin_of
+    from inference.artifacts.adapters.lora_convert import save_diffusers, save_kohya
+    from inference.artifacts.adapters.lora_formats import (
+        format_of,
+        is_lora,
+        read_layers,
+        says_alpha,
+    )
+    from inference.artifacts.adapters.lora_keys import part_of
 
 __all__ = [
     "Lora",
@@ -16,3 +26,5 @@ __all__ = [
     "says_alpha",
     "twin_of",
 ]
+
+__getattr__ = lazy(__name__, __file__)

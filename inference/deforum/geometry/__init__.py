@@ -1,40 +1,45 @@
 """Cameras, warps, depth and optical flow."""
 
-from inference.deforum.geometry.camera import Camera
-from inference.deforum.geometry.depth import DepthEstimator, DepthPictures, open_depth
-from inference.deforum.geometry.flow import (
-    carry_flow,
-    check_flow_method,
-    optical_flow,
-    reliability,
-    warp_by_flow,
-)
-from inference.deforum.geometry.hybrid import (
-    CompositeSettings,
-    find_motion,
-    hybrid_composite,
-    move_like,
-)
-from inference.deforum.geometry.metrics import (
-    Temporal,
-    TemporalMeter,
-    expected_by_flow,
-    visible_2d,
-    visible_3d,
-)
-from inference.deforum.geometry.pixels import (
-    Bytes,
-    Floats,
-    Pixels,
-    alike,
-    blend,
-    composite,
-    opencv,
-    to_bytes,
-)
-from inference.deforum.geometry.tracking import box_mask, track_mask
-from inference.deforum.geometry.tween import smooth_frames
-from inference.deforum.geometry.warp2d import warp_matrix
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.deforum.geometry.camera import Camera
+    from inference.deforum.geometry.depth import DepthEstimator, DepthPictures, open_depth
+    from inference.deforum.geometry.flow import (
+        carry_flow,
+        check_flow_method,
+        optical_flow,
+        reliability,
+        warp_by_flow,
+    )
+    from inference.deforum.geometry.hybrid import (
+        CompositeSettings,
+        find_motion,
+        hybrid_composite,
+        move_like,
+    )
+    from inference.deforum.geometry.metrics import (
+        Temporal,
+        TemporalMeter,
+        expected_by_flow,
+        visible_2d,
+        visible_3d,
+    )
+    from inference.deforum.geometry.pixels import (
+        Bytes,
+        Floats,
+        Pixels,
+        alike,
+        blend,
+        composite,
+        opencv,
+        to_bytes,
+    )
+    from inference.deforum.geometry.tracking import box_mask, track_mask
+    from inference.deforum.geometry.tween import smooth_frames
+    from inference.deforum.geometry.warp2d import warp_matrix
 
 __all__ = [
     "Bytes",
@@ -68,3 +73,5 @@ __all__ = [
     "warp_by_flow",
     "warp_matrix",
 ]
+
+__getattr__ = lazy(__name__, __file__)

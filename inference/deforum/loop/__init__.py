@@ -1,15 +1,20 @@
 """The frame loop: one frame after another, each from the one before."""
 
-from inference.deforum.loop.depths import Depths
-from inference.deforum.loop.feedback import Colors, Feedback
-from inference.deforum.loop.generator import FrameGenerator, IdentityGenerator, PreviewGenerator
-from inference.deforum.loop.hybrid_frames import HybridVideo
-from inference.deforum.loop.loop import FeedbackLoop
-from inference.deforum.loop.masking import FrameMasks
-from inference.deforum.loop.model_generator import ModelGenerator, check_words
-from inference.deforum.loop.state import State, load_state, save_state
-from inference.deforum.loop.stills import IndependentFrames
-from inference.deforum.loop.tweens import Tweens
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.deforum.loop.depths import Depths
+    from inference.deforum.loop.feedback import Colors, Feedback
+    from inference.deforum.loop.generator import FrameGenerator, PreviewGenerator
+    from inference.deforum.loop.hybrid_frames import HybridVideo
+    from inference.deforum.loop.loop import FeedbackLoop
+    from inference.deforum.loop.masking import FrameMasks
+    from inference.deforum.loop.model_generator import ModelGenerator, check_words
+    from inference.deforum.loop.state import State, load_state, save_state
+    from inference.deforum.loop.stills import IndependentFrames
+    from inference.deforum.loop.tweens import Tweens
 
 __all__ = [
     "Colors",
@@ -19,7 +24,6 @@ __all__ = [
     "FrameGenerator",
     "FrameMasks",
     "HybridVideo",
-    "IdentityGenerator",
     "IndependentFrames",
     "ModelGenerator",
     "PreviewGenerator",
@@ -29,3 +33,5 @@ __all__ = [
     "load_state",
     "save_state",
 ]
+
+__getattr__ = lazy(__name__, __file__)

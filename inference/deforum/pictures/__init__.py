@@ -1,17 +1,22 @@
 """Colour, masks, noise and sharpening of frames."""
 
-from inference.deforum.pictures.color import color_values, grayscale, match_colors
-from inference.deforum.pictures.masks import (
-    MaskSources,
-    alpha_mask,
-    compose_mask,
-    is_blank,
-    parse_mask,
-    prepare_mask,
-)
-from inference.deforum.pictures.noise import NoiseSettings, add_noise
-from inference.deforum.pictures.sharpen import anti_blur, contrast
-from inference.deforum.pictures.word_masks import WordMasks
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.deforum.pictures.color import color_values, grayscale, match_colors
+    from inference.deforum.pictures.masks import (
+        MaskSources,
+        alpha_mask,
+        compose_mask,
+        is_blank,
+        parse_mask,
+        prepare_mask,
+    )
+    from inference.deforum.pictures.noise import NoiseSettings, add_noise
+    from inference.deforum.pictures.sharpen import anti_blur, contrast
+    from inference.deforum.pictures.word_masks import WordMasks
 
 __all__ = [
     "MaskSources",
@@ -29,3 +34,5 @@ __all__ = [
     "parse_mask",
     "prepare_mask",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -1,14 +1,19 @@
 """What an animation leaves: run folder, videos, subtitles, contact sheets."""
 
-from inference.deforum.products.finish import Products, check_products, finish
-from inference.deforum.products.run_folder import (
-    SETTINGS,
-    RunFolder,
-    latest_run,
-    new_run,
-    run_of_settings,
-    run_of_timestring,
-)
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.deforum.products.finish import Products, check_products, finish
+    from inference.deforum.products.run_folder import (
+        SETTINGS,
+        RunFolder,
+        latest_run,
+        new_run,
+        run_of_settings,
+        run_of_timestring,
+    )
 
 __all__ = [
     "SETTINGS",
@@ -21,3 +26,5 @@ __all__ = [
     "run_of_settings",
     "run_of_timestring",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -5,37 +5,47 @@ Pure operations, after A1111 1.10.1 (`modules/img2img.py`, `processing.py`, `mas
 (255) where the picture is painted anew; latent masks are 1 there.
 """
 
-from inference.images.img2img.color_correction import TO_XYZ, WHITE, correct_colors, match_histogram
-from inference.images.img2img.conditioning import (
-    blend_latents,
-    circular_padding,
-    whole_picture_conditioning,
-)
-from inference.images.img2img.hires import HiresSize, hires_size
-from inference.images.img2img.init import (
-    InitImage,
-    Start,
-    encode,
-    encode_start,
-    open_init,
-    prepare_init,
-)
-from inference.images.img2img.opening import (
-    background_color,
-    floor_to_images,
-    open_init_image,
-    picture_size,
-    read_image,
-)
-from inference.images.img2img.resize import scale_to
-from inference.images.img2img.upscalers import (
-    CODEFORMER_WEIGHT,
-    check_upscaler,
-    face_restorer,
-    image_upscaler,
-    is_latent_upscaler,
-    upscale_latents,
-)
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.images.img2img.color_correction import (
+        TO_XYZ,
+        WHITE,
+        correct_colors,
+        match_histogram,
+    )
+    from inference.images.img2img.conditioning import (
+        blend_latents,
+        circular_padding,
+        whole_picture_conditioning,
+    )
+    from inference.images.img2img.hires import HiresSize, hires_size
+    from inference.images.img2img.init import (
+        InitImage,
+        Start,
+        encode,
+        encode_start,
+        open_init,
+        prepare_init,
+    )
+    from inference.images.img2img.opening import (
+        background_color,
+        floor_to_images,
+        open_init_image,
+        picture_size,
+        read_image,
+    )
+    from inference.images.img2img.resize import scale_to
+    from inference.images.img2img.upscalers import (
+        CODEFORMER_WEIGHT,
+        check_upscaler,
+        face_restorer,
+        image_upscaler,
+        is_latent_upscaler,
+        upscale_latents,
+    )
 
 __all__ = [
     "CODEFORMER_WEIGHT",
@@ -66,3 +76,5 @@ __all__ = [
     "upscale_latents",
     "whole_picture_conditioning",
 ]
+
+__getattr__ = lazy(__name__, __file__)

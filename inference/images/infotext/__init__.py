@@ -10,11 +10,16 @@ Format: A1111 1.10.1 (`create_infotext`, `parse_generation_parameters`)::
 drawing, `picture_files` puts it into picture files, `other_programs` translates what others write.
 """
 
-from inference.images.infotext.describe import TAGS, describe_drawing, hash_list, tag_of, version
-from inference.images.infotext.other_programs import read_other_programs
-from inference.images.infotext.reading import read_infotext
-from inference.images.infotext.redraw_keys import as_pasted, parse_version, sampler_and_schedule
-from inference.images.infotext.text import Infotext, parse_infotext, write_infotext
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.images.infotext.describe import TAGS, describe_drawing, hash_list, tag_of
+    from inference.images.infotext.other_programs import read_other_programs
+    from inference.images.infotext.reading import read_infotext
+    from inference.images.infotext.redraw_keys import as_pasted, parse_version, sampler_and_schedule
+    from inference.images.infotext.text import Infotext, parse_infotext, write_infotext
 
 __all__ = [
     "TAGS",
@@ -28,6 +33,7 @@ __all__ = [
     "read_other_programs",
     "sampler_and_schedule",
     "tag_of",
-    "version",
     "write_infotext",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -7,7 +7,6 @@ Source: A1111 1.10.1 `modules/processing.py` (`create_infotext`, and where
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from inference.artifacts import UsedArtifact
@@ -23,7 +22,7 @@ from inference.config import (
 )
 from inference.images.infotext.text import write_infotext
 from inference.models import model_hash, model_name
-from inference.runtime import number
+from inference.runtime import limner_version, number
 
 if TYPE_CHECKING:
     from inference.models.stable_diffusion import BaseModel
@@ -88,7 +87,7 @@ def describe_drawing(
     parameters |= sampling_parameters(request)
     parameters |= own_parameters(request)
     parameters |= {**(extra or {})}
-    parameters.setdefault("Version", version())
+    parameters.setdefault("Version", f"limner {limner_version()}")
     return write_infotext(" ".join([request.prompt, *tags]), request.negative_prompt, parameters)
 
 
@@ -310,11 +309,3 @@ def hash_list(artifacts: Sequence[UsedArtifact]) -> str | None:
 def plain(name: str) -> str:
     """A name without what separates names from hashes."""
     return name.replace(":", "").replace(",", "")
-
-
-def version() -> str:
-    """`limner` and its version, where it is installed."""
-    try:
-        return f"limner {metadata.version('limner')}"
-    except metadata.PackageNotFoundError:
-        return "limner"

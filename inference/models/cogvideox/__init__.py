@@ -1,45 +1,50 @@
 """CogVideoX (Yang et al. 2024, arXiv 2408.06072): detect, load, encode prompts, latents."""
 
-from inference.models.cogvideox.arithmetic import (
-    FrameRule,
-    check_positions,
-    check_size,
-    padding,
-    rounded_size,
-    video_to_video_multiple,
-    video_tokens,
-)
-from inference.models.cogvideox.detect import (
-    FAMILIES,
-    TEXT_ENCODER,
-    VideoFamily,
-    family_of,
-    family_on_hub,
-)
-from inference.models.cogvideox.image_condition import (
-    LatentScale,
-    image_latents,
-    offset,
-    place,
-    with_noise,
-    without,
-)
-from inference.models.cogvideox.loading import (
-    BITS,
-    check_parts,
-    is_packed,
-    is_video_model,
-    load_video_model,
-    packable_layers,
-    quantize,
-)
-from inference.models.cogvideox.model import VideoModel
-from inference.models.cogvideox.transformer import (
-    Kind,
-    Rotary,
-    drop_learned_positions,
-    rotary_positions,
-)
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.models.cogvideox.arithmetic import (
+        FrameRule,
+        check_positions,
+        check_size,
+        padding,
+        rounded_size,
+        video_to_video_multiple,
+        video_tokens,
+    )
+    from inference.models.cogvideox.detect import (
+        FAMILIES,
+        TEXT_ENCODER,
+        VideoFamily,
+        family_of,
+        family_on_hub,
+    )
+    from inference.models.cogvideox.image_condition import (
+        LatentScale,
+        image_latents,
+        offset,
+        place,
+        with_noise,
+        without,
+    )
+    from inference.models.cogvideox.loading import (
+        BITS,
+        check_parts,
+        is_packed,
+        is_video_model,
+        load_video_model,
+        packable_layers,
+        quantize,
+    )
+    from inference.models.cogvideox.model import VideoModel
+    from inference.models.cogvideox.transformer import (
+        Kind,
+        Rotary,
+        drop_learned_positions,
+        rotary_positions,
+    )
 
 __all__ = [
     "BITS",
@@ -73,3 +78,5 @@ __all__ = [
     "with_noise",
     "without",
 ]
+
+__getattr__ = lazy(__name__, __file__)

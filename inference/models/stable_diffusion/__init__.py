@@ -1,38 +1,45 @@
 """Stable Diffusion 1.x, 2.x and XL: detect, load, write, encode prompts, key maps."""
 
-from inference.models.stable_diffusion.detect import (
-    family_of,
-    looks_like_checkpoint,
-    prediction_type_of,
-)
-from inference.models.stable_diffusion.keys import SGM_OUTER, SGM_RESNET, sgm_path
-from inference.models.stable_diffusion.loading import (
-    check_layout,
-    check_parts,
-    frozen_dtype,
-    load_base_model,
-)
-from inference.models.stable_diffusion.model import SIZE_CONDITIONS, BaseModel
-from inference.models.stable_diffusion.prompts import (
-    Part,
-    PromptSettings,
-    Timeline,
-    as_timelines,
-    encode_drawing_prompts,
-    mixed,
-    needs_negatives,
-    read_text,
-)
-from inference.models.stable_diffusion.single_file import (
-    MODEL,
-    TRAINED_PARTS,
-    parts_of,
-    read_base_model,
-    read_model,
-)
-from inference.models.stable_diffusion.single_file_writer import write_model
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from inference.models.stable_diffusion.detect import (
+        FAMILIES,
+        family_of,
+        looks_like_checkpoint,
+        prediction_type_of,
+    )
+    from inference.models.stable_diffusion.keys import SGM_OUTER, SGM_RESNET, sgm_path
+    from inference.models.stable_diffusion.loading import (
+        check_layout,
+        check_parts,
+        frozen_dtype,
+        load_base_model,
+    )
+    from inference.models.stable_diffusion.model import SIZE_CONDITIONS, BaseModel
+    from inference.models.stable_diffusion.prompts import (
+        Part,
+        PromptSettings,
+        Timeline,
+        as_timelines,
+        encode_drawing_prompts,
+        mixed,
+        needs_negatives,
+        read_text,
+    )
+    from inference.models.stable_diffusion.single_file import (
+        MODEL,
+        TRAINED_PARTS,
+        parts_of,
+        read_base_model,
+        read_model,
+    )
+    from inference.models.stable_diffusion.single_file_writer import write_model
 
 __all__ = [
+    "FAMILIES",
     "MODEL",
     "SGM_OUTER",
     "SGM_RESNET",
@@ -60,3 +67,5 @@ __all__ = [
     "sgm_path",
     "write_model",
 ]
+
+__getattr__ = lazy(__name__, __file__)

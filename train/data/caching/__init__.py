@@ -1,16 +1,21 @@
 """Latents and prompt embeddings kept on disk by content, and prefetch threads."""
 
-from train.data.caching.content_cache import (
-    ContentCache,
-    StoredLatents,
-    StoredStates,
-    key_of,
-    latents_kept,
-    text_origin,
-    vae_origin,
-)
-from train.data.caching.prompt_states import PromptStates, Track
-from train.data.caching.threads import THREADS, ahead, behind
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.data.caching.content_cache import (
+        ContentCache,
+        StoredLatents,
+        StoredStates,
+        key_of,
+        latents_kept,
+        text_origin,
+        vae_origin,
+    )
+    from train.data.caching.prompt_states import PromptStates, Track
+    from train.data.caching.threads import THREADS, ahead, behind
 
 __all__ = [
     "THREADS",
@@ -26,3 +31,5 @@ __all__ = [
     "text_origin",
     "vae_origin",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -1,41 +1,46 @@
 """Folders, tars, zips and tables that hold examples."""
 
-from train.data.containers.columns import holds_bytes, holds_texts
-from train.data.containers.containers import (
-    KINDS,
-    TABLES,
-    is_container,
-    is_row,
-    open_archive,
-    open_table,
-)
-from train.data.containers.files import (
-    container_of,
-    exists,
-    file_state,
-    file_status,
-    members,
-    name_within,
-    open_file,
-    read_bytes,
-    read_text,
-    walk,
-)
-from train.data.containers.members import PICKLES, Container
-from train.data.containers.names import (
-    BRACES,
-    HUB,
-    METADATA,
-    METADATA_FILES,
-    METADATA_TABLE,
-    PICTURE_EXTENSIONS,
-    SPLIT,
-    SPLITS,
-    chosen_split,
-    expanded,
-)
-from train.data.containers.tables import Parquet
-from train.data.containers.tars import Tar
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.data.containers.columns import holds_bytes, holds_texts
+    from train.data.containers.containers import (
+        KINDS,
+        TABLES,
+        is_container,
+        is_row,
+        open_archive,
+        open_table,
+    )
+    from train.data.containers.files import (
+        container_of,
+        exists,
+        file_state,
+        file_status,
+        members,
+        name_within,
+        open_file,
+        read_bytes,
+        read_text,
+        walk,
+    )
+    from train.data.containers.members import PICKLES, Container
+    from train.data.containers.names import (
+        BRACES,
+        HUB,
+        METADATA,
+        METADATA_FILES,
+        METADATA_TABLE,
+        PICTURE_EXTENSIONS,
+        SPLIT,
+        SPLITS,
+        chosen_split,
+        expanded,
+    )
+    from train.data.containers.tables import Parquet
+    from train.data.containers.tars import Tar
 
 __all__ = [
     "BRACES",
@@ -71,3 +76,5 @@ __all__ = [
     "read_text",
     "walk",
 ]
+
+__getattr__ = lazy(__name__, __file__)

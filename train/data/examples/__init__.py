@@ -1,17 +1,22 @@
 """Examples: buckets, transforms, latents, and the stream of batches."""
 
-from train.data.examples.build import build_examples
-from train.data.examples.clips import ClipExamples
-from train.data.examples.examples import Examples
-from train.data.examples.latents import (
-    PIXELS_AT_ONCE,
-    cache_latents,
-    latents_keys,
-    open_cache,
-    shown,
-)
-from train.data.examples.loader import build_loader, collate
-from train.data.examples.stream import InOrder, MicroBatches, Pace
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.data.examples.build import build_examples
+    from train.data.examples.clips import ClipExamples
+    from train.data.examples.examples import Examples
+    from train.data.examples.latents import (
+        PIXELS_AT_ONCE,
+        cache_latents,
+        latents_keys,
+        open_cache,
+        shown,
+    )
+    from train.data.examples.loader import build_loader, collate
+    from train.data.examples.stream import InOrder, MicroBatches, Pace
 
 __all__ = [
     "PIXELS_AT_ONCE",
@@ -28,3 +33,5 @@ __all__ = [
     "open_cache",
     "shown",
 ]
+
+__getattr__ = lazy(__name__, __file__)

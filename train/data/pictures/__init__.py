@@ -1,16 +1,21 @@
 """Read, probe and index picture files."""
 
-from train.data.pictures.index import Facts, Known, picture_facts
-from train.data.pictures.index_file import add_root
-from train.data.pictures.reading import (
-    MAX_PIXELS,
-    READING,
-    READING_ERRORS,
-    quiet,
-    read_picture,
-    shown,
-)
-from train.data.pictures.soundness import Broken, Policy, sound_paths
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.data.pictures.index import Facts, Known, picture_facts
+    from train.data.pictures.index_file import add_root
+    from train.data.pictures.reading import (
+        MAX_PIXELS,
+        READING,
+        READING_ERRORS,
+        quiet,
+        read_picture,
+        shown,
+    )
+    from train.data.pictures.soundness import Broken, Policy, sound_paths
 
 __all__ = [
     "MAX_PIXELS",
@@ -27,3 +32,5 @@ __all__ = [
     "shown",
     "sound_paths",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -1,29 +1,34 @@
 """Find data: folders, captions, masks, concepts, subsets."""
 
-from train.data.sources.captions import (
-    Moment,
-    all_captions,
-    has_countless,
-    longest_choice,
-    make_caption,
-    parts_of,
-    plain_caption,
-    read_lines,
-    split_tags,
-)
-from train.data.sources.clip_folder import Clip, short_clips, usable
-from train.data.sources.concepts import (
-    ClassFolder,
-    ClassPicture,
-    Concept,
-    class_facts,
-    class_folders,
-    class_pictures,
-    pictures_there,
-)
-from train.data.sources.folder import FALLBACK, Picture, size_on_disk
-from train.data.sources.sources import Sources, at_commits, find_sources
-from train.data.sources.subsets import Subset, at_resolution, slots_of, the_whole
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.data.sources.captions import (
+        Moment,
+        all_captions,
+        has_countless,
+        longest_choice,
+        make_caption,
+        parts_of,
+        plain_caption,
+        read_lines,
+        split_tags,
+    )
+    from train.data.sources.clip_folder import Clip, short_clips, usable
+    from train.data.sources.concepts import (
+        ClassFolder,
+        ClassPicture,
+        Concept,
+        class_facts,
+        class_folders,
+        class_pictures,
+        pictures_there,
+    )
+    from train.data.sources.folder import FALLBACK, Picture, size_on_disk
+    from train.data.sources.sources import Sources, at_commits, find_sources
+    from train.data.sources.subsets import Subset, at_resolution, slots_of, the_whole
 
 __all__ = [
     "FALLBACK",
@@ -56,3 +61,5 @@ __all__ = [
     "the_whole",
     "usable",
 ]
+
+__getattr__ = lazy(__name__, __file__)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import inference
 from inference.artifacts.base import UsedArtifact
 from inference.config.images import (
     HiresConfig,
@@ -227,7 +228,7 @@ def test_drawing_is_told_in_a1111s_words_and_order(tiny_base, tiny_base_folder):
         f"CFG scale: 4, Seed: 7, Size: 16x24, Model hash: {model_hash}, "
         f"Model: {tiny_base_folder.name}, Clip skip: 2, RNG: CPU"
     )
-    assert version.startswith("limner")
+    assert version == f"limner {inference.__version__}"
 
 
 @pytest.mark.parametrize(

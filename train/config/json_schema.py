@@ -1,0 +1,53 @@
+"""JSON Schemas of recipes: `limner schema train|draw`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+USAGE = """usage: limner schema train|draw
+
+Prints the JSON Schema (draft 2020-12) of training or drawing recipes. Editors complete and check a
+recipe by it that begins with
+  # yaml-language-server: $schema=PATH"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a schema; return the exit status: 0 done, 2 wrong input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments not in (["train"], ["draw"]):
+        got = " ".join(arguments)
+        print(f"schema: expected one of train, draw; got {got}", file=sys.stderr)
+        return 2
+    from inference.recipe import print_text
+
+    print_text(schema_text(arguments[0]).rstrip("\n"))
+    return 0
+
+
+def schema_text(command: str) -> str:
+    """Return the schema of the recipes of `train` or `draw` as JSON."""
+    return json.dumps(recipe_schema(command), indent=1, ensure_ascii=False) + "\n"
+
+
+def recipe_schema(command: str) -> dict[str, Any]:
+    """Return the schema of the recipes of `train` or `draw`."""
+    from inference.config import DRAWING_RECIPES
+    from inference.recipe import json_schema
+    from train.config.recipe import TrainRecipe
+
+    roots = [TrainRecipe] if command == "train" else list(DRAWING_RECIPES.values())
+    return json_schema(roots, f"Recipe of `limner {command}`", choices)
+
+
+def choices(inner: type, owner: type) -> list[type]:
+    """Return the classes that a field of type `inner` can have: of objectives, the known ones."""
+    from train.config.objectives import OBJECTIVE_CONFIGS, MemberConfig, ObjectiveConfig
+
+    if inner is not ObjectiveConfig:
+        return [inner]
+    known = OBJECTIVE_CONFIGS.values()
+    return [one for one in known if one.is_combinable or owner is not MemberConfig]

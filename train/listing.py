@@ -1,0 +1,185 @@
+"""What recipes can name, and which plug-ins are there: `limner list KIND`, `limner plugins`."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import get_args
+
+PLUGIN_GROUPS = (
+    "limner.objectives",
+    "limner.model_families",
+    "limner.adapters",
+    "limner.samplers",
+    "limner.optimizers",
+)
+"""Groups of entry points that Limner's plug-ins are installed in."""
+
+PLUGIN_VARIABLE = "LIMNER_PLUGINS"
+"""Environment variable with modules, or `module:name`, separated by commas or spaces."""
+
+Rows = dict[str, str]
+"""Name -> one sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the entries of a kind; return the exit status: 0 done, 2 no such kind."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    usage = f"usage: limner list {'|'.join(KINDS)}"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage, file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    kind, *others = arguments
+    if others or kind not in KINDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(kind, KINDS, 1)
+        found = f"got {others[0]!r} besides {kind}" if others else f"got {kind!r}"
+        hint = f"; did you mean {near[0]}?" if near and not others else ""
+        print(f"list: expected one of {', '.join(KINDS)}; {found}{hint}", file=sys.stderr)
+        return 2
+    from inference.recipe import print_text
+
+    rows = KINDS[kind]()
+    width = max(map(len, rows))
+    print_text("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in rows.items()))
+    return 0
+
+
+def objectives() -> Rows:
+    """Return the values of `objective.type`."""
+    from train.config import OBJECTIVE_CONFIGS
+
+    return {name: first_line(config) for name, config in OBJECTIVE_CONFIGS.items()}
+
+
+def samplers() -> Rows:
+    """Return the samplers of images, each with the schedule that `Automatic` stands for."""
+    from inference.config import AUTOMATIC_SCHEDULES, SAMPLERS
+
+    return {name: f"schedule: {AUTOMATIC_SCHEDULES.get(name, 'Automatic')}" for name in SAMPLERS}
+
+
+def schedules() -> Rows:
+    """Return the noise schedules, each with the samplers whose `Automatic` it is."""
+    from inference.config import AUTOMATIC_SCHEDULES, SCHEDULE_TYPES
+
+    users: dict[str, list[str]] = {name: [] for name in SCHEDULE_TYPES}
+    for sampler, schedule in AUTOMATIC_SCHEDULES.items():
+        users[schedule].append(sampler)
+    return {name: f"default of {', '.join(of)}" if of else "" for name, of in users.items()}
+
+
+def optimizers() -> Rows:
+    """Return the values of `optimizer.type`."""
+    from inference.recipe import fields_of
+    from train.config import OptimizerConfig
+
+    return dict.fromkeys(get_args(fields_of(OptimizerConfig)["type"]), "")
+
+
+def families() -> Rows:
+    """Return the families of base models."""
+    from inference.models.cogvideox import FAMILIES as VIDEO_FAMILIES
+    from inference.models.stable_diffusion import FAMILIES
+
+    return {key: one.title for key, one in FAMILIES.items()} | {
+        name: one.title for name, one in VIDEO_FAMILIES.items()
+    }
+
+
+def recipes() -> Rows:
+    """Return the shipped recipes, each with the first line of its comment."""
+    from inference.recipe import shipped_recipes
+
+    folder = shipped_recipes()
+    paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    names = {path.relative_to(folder): path for path in paths}
+    return {
+        f"configs/{name.as_posix()}": opening(path)
+        for name, path in names.items()
+        if name.parts[0] != "accelerate"
+    }
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "objectives": objectives,
+    "samplers": samplers,
+    "schedules": schedules,
+    "optimizers": optimizers,
+    "families": families,
+    "recipes": recipes,
+}
+
+
+def first_line(documented: object) -> str:
+    """Return the first line of a docstring."""
+    return (documented.__doc__ or "").strip().partition("\n")[0]
+
+
+def opening(recipe: Path) -> str:
+    """Return the first comment of a recipe, without the line that is for editors."""
+    with recipe.open(encoding="utf-8") as file:
+        comments = (line[1:].strip() for line in file if line.startswith("#"))
+        return next((one for one in comments if not one.startswith("yaml-language-server:")), "")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plug-in, and why it does not load (None: it loads)."""
+
+    group: str
+    name: str
+    value: str
+    """`module:name` or `module`."""
+    distribution: str
+    error: str | None
+
+
+def list_plugins(arguments: Sequence[str] | None = None) -> int:
+    """Print the plug-ins; return the exit status: 0 all load, 1 some do not, 2 wrong input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments:
+        asked = arguments[0] in ("-h", "--help")
+        text = (
+            "usage: limner plugins\nLoads the installed entry points of the groups "
+            f"{', '.join(PLUGIN_GROUPS)}, and the modules that {PLUGIN_VARIABLE} names."
+        )
+        print(text, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    found = list(plugins())
+    for one in found:
+        print(f"{one.group}: {one.name} = {one.value} ({one.distribution}): {one.error or 'loads'}")
+    if not found:
+        print(f"no plug-ins: no entry points are installed, and {PLUGIN_VARIABLE} names none")
+    return 1 if any(one.error for one in found) else 0
+
+
+def plugins() -> Iterator[Plugin]:
+    """Try to load every installed plug-in, and every one named in the environment."""
+    for group in PLUGIN_GROUPS:
+        for point in sorted(entry_points(group=group), key=lambda point: point.name):
+            where = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+            yield Plugin(group, point.name, point.value, where, loading_error(point))
+    for value in named_plugins():
+        point = EntryPoint(value, value, PLUGIN_VARIABLE)
+        yield Plugin(PLUGIN_VARIABLE, value, value, "environment", loading_error(point))
+
+
+def named_plugins() -> list[str]:
+    """Return what LIMNER_PLUGINS names."""
+    return [name for name in re.split(r"[,\s]+", os.environ.get(PLUGIN_VARIABLE, "")) if name]
+
+
+def loading_error(point: EntryPoint) -> str | None:
+    """Load an entry point; return what went wrong, whatever it is."""
+    if not point.pattern.match(point.value):
+        return f"{point.value!r} is not of the form module or module:name"
+    try:
+        point.load()
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
