@@ -6,7 +6,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """Return `__version__`, which is read from the clone or the installed metadata when asked."""
     if name == "__version__":
-        from inference.runtime.version import limner_version
+        from inference.runtime import limner_version
 
         return limner_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

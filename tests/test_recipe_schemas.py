@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from inference.recipe import RecipeError, load_recipe
-from inference.recipe.json_schema import json_schema
+from inference.recipe.json_schema import recipe_json_schema
 from inference.recipe.yaml_nodes import parse, plain
 from scripts.write_recipe_reference import SCHEMAS
 from train.config.json_schema import recipe_schema, schema_text
@@ -221,7 +221,7 @@ UNFILLED = re.compile(r"stands for another value of the recipe")
 @pytest.mark.parametrize("line", [one.strip() for one in re.split(r"[;\n]", LINES) if one.strip()])
 def test_schema_accepts_what_the_loader_accepts(line: str, tmp_path: Path) -> None:
     """Where a `${...}` leads to is beyond a schema: what cannot be filled in is accepted."""
-    made = json_schema([Recipe], "Recipe", lambda inner, owner: [inner])
+    made = recipe_json_schema([Recipe], "Recipe", lambda inner, owner: [inner])
     path = tmp_path / "recipe.yaml"
     path.write_text(line, encoding="utf-8")
     try:
@@ -235,7 +235,7 @@ def test_schema_accepts_what_the_loader_accepts(line: str, tmp_path: Path) -> No
 
 
 def test_fields_are_described() -> None:
-    made = json_schema([Recipe], "A recipe", lambda inner, owner: [inner])
+    made = recipe_json_schema([Recipe], "A recipe", lambda inner, owner: [inner])
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert made["title"] == "A recipe"
     recipe = made["$defs"]["Recipe"]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Animation",
+    "IdentityGenerator",
     "ModelGenerator",
     "draw_animation",
     "load_settings_recipe",

@@ -22,6 +22,9 @@ class DiffusionModel(ABC):
     Latents are what the denoiser sees: already multiplied by the VAE's scaling factor.
     """
 
+    family_name: ClassVar[str]
+    """Key of its model family, in inference and in training."""
+
     denoiser_name: ClassVar[str]
     """The part that predicts, as in the diffusers layout: `unet` or `transformer`."""
 

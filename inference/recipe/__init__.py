@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         warnings_told,
     )
     from inference.recipe.imports import Imported, Reader
-    from inference.recipe.json_schema import json_schema
+    from inference.recipe.json_schema import recipe_json_schema
     from inference.recipe.layers import RecipeError, absolute, merged, override_layers, shown
     from inference.recipe.loader import RecipeWarning, dump_recipe, load_mapping, load_recipe
     from inference.recipe.schema import field_docs, fields_of, got, is_word, without_none
@@ -34,12 +34,12 @@ __all__ = [
     "got",
     "is_first_process",
     "is_word",
-    "json_schema",
     "load_mapping",
     "load_recipe",
     "merged",
     "override_layers",
     "print_text",
+    "recipe_json_schema",
     "shipped_recipes",
     "shown",
     "tell",

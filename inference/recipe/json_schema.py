@@ -42,7 +42,7 @@ BASE = {
 }
 
 
-def json_schema(roots: Sequence[type], title: str, choices: Choices) -> Schema:
+def recipe_json_schema(roots: Sequence[type], title: str, choices: Choices) -> Schema:
     """Return the schema of recipes of one of these classes.
 
     Args:

@@ -36,11 +36,11 @@ def schema_text(command: str) -> str:
 def recipe_schema(command: str) -> dict[str, Any]:
     """Return the schema of the recipes of `train` or `draw`."""
     from inference.config import DRAWING_RECIPES
-    from inference.recipe import json_schema
+    from inference.recipe import recipe_json_schema
     from train.config.recipe import TrainRecipe
 
     roots = [TrainRecipe] if command == "train" else list(DRAWING_RECIPES.values())
-    return json_schema(roots, f"Recipe of `limner {command}`", choices)
+    return recipe_json_schema(roots, f"Recipe of `limner {command}`", choices)
 
 
 def choices(inner: type, owner: type) -> list[type]:

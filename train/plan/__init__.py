@@ -1,13 +1,28 @@
-"""Dry run: what a run would cost, computed before it begins."""
+"""Dry run: what a run would cost, computed before it begins.
 
-from typing import TYPE_CHECKING
+This module imports nothing of `inference`: `python -m train.plan` imports it before it checks that
+no other package shadows ours.
+"""
 
-from inference.lazy import lazy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from train.plan.base import skeleton
+from train.plan.plan import plan_run
+
+__all__ = ["plan_run", "skeleton"]
+
 
 if TYPE_CHECKING:
     from train.plan.base import skeleton
     from train.plan.plan import plan_run
 
-__all__ = ["plan_run", "skeleton"]
 
-__getattr__ = lazy(__name__, __file__)
+_MODULES = {"plan_run": "train.plan.plan", "skeleton": "train.plan.base"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -28,6 +28,7 @@ class VideoModel(DiffusionModel):
     Clips are (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w') as the transformer sees them.
     """
 
+    family_name: ClassVar[str] = "cogvideox"
     denoiser_name: ClassVar[str] = "transformer"
 
     path: str

@@ -35,6 +35,7 @@ SIZE_CONDITIONS = "text_time"
 class BaseModel(DiffusionModel):
     """A model of pictures: pixels are (b, 3, h, w), latents (b, c, h / f, w / f)."""
 
+    family_name: ClassVar[str] = "stable_diffusion"
     denoiser_name: ClassVar[str] = "unet"
 
     path: str

@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from train.data.containers.containers import (
         KINDS,
         TABLES,
+        Streaming,
         is_container,
         is_row,
         open_archive,
         open_table,
+        register_streaming,
     )
     from train.data.containers.files import (
         container_of,
@@ -56,6 +58,7 @@ __all__ = [
     "TABLES",
     "Container",
     "Parquet",
+    "Streaming",
     "Tar",
     "chosen_split",
     "container_of",
@@ -74,6 +77,7 @@ __all__ = [
     "open_table",
     "read_bytes",
     "read_text",
+    "register_streaming",
     "walk",
 ]
 

@@ -6,8 +6,7 @@ Importing this room registers it with `train.data.containers`, which reads its s
 import os
 from pathlib import Path
 
-from train.data.containers.containers import Streaming, register_streaming
-from train.data.containers.members import Container
+from train.data.containers import Container, Streaming, register_streaming
 from train.data.streaming.cache import kept_bytes
 from train.data.streaming.hub import hub_files
 from train.data.streaming.manifests import streamed_shards
