@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint format docs install-pretrain clean
+.PHONY: help demo test test-slow test-portable check lint format docs install-pretrain clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -24,6 +24,9 @@ test: $(VENV)/dev.stamp ## install, then run the tests
 
 test-slow: $(VENV)/dev.stamp ## the tests that take minutes
 	$(PYTEST) -m slow $(ARGS)
+
+test-portable: $(VENV)/dev.stamp ## the tests as on CPUs with narrower vectors, and as a background job
+	@sh scripts/test_portable.sh $(PYTEST) -m "not slow" $(ARGS)
 
 check: lint test ## everything that must pass before a change lands
 
