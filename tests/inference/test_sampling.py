@@ -1,6 +1,7 @@
 """Drawing with a tiny base model: what a list of requests becomes."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -115,7 +116,9 @@ def test_prompt_guidance_seed_and_sampler_matter(tiny_base):
         {"sampler": "Euler a", "eta": 0.5},
     ]
     requests = [CAT, *(dataclasses.replace(CAT, **change) for change in changes)]
-    assert len(np.unique(latents(tiny_base, requests, 1).flatten(1), axis=0)) == len(requests)
+    drawn = latents(tiny_base, requests, 1)
+    for one, two in itertools.combinations(drawn, 2):
+        assert (one - two).abs().max() > 0.01
 
 
 def test_base_model_is_left_as_it_was(tiny_base):
