@@ -158,14 +158,19 @@ def test_resize_modes_differ(tiny_base, files):
         {"noise_multiplier": 0.8},
         {"extra_noise": 0.1},
         {"exact_steps": True},
-        {"color_correction": True},
         {"denoising_strength": 0.6},
         {"init": "wide.png"},
     ],
 )
 def test_settings_of_img2img_matter(tiny_base, files, change):
-    plain, changed = (pixels(draw_one(tiny_base, request(files, **each))) for each in ({}, change))
-    assert not np.array_equal(plain, changed)
+    plain, changed = drawn_latents(tiny_base, [request(files), request(files, **change)], 1)
+    assert (plain - changed).abs().max() > 0.01
+
+
+def test_color_correction_matters(tiny_base, files):
+    requests = [request(files, color_correction=switch) for switch in (False, True)]
+    plain, changed = (pixels(draw_one(tiny_base, one)) for one in requests)
+    assert abs(plain - changed).max() > 10
 
 
 def test_color_correction_brings_the_init_images_colours(tiny_base, tmp_path):
