@@ -13,6 +13,12 @@ class Interrupted(Exception):  # noqa: N818 - says what happened, as KeyboardInt
         self.number = number
 
 
+DEFAULT_HANDLERS = {
+    signal.SIGINT: signal.default_int_handler,  # raises KeyboardInterrupt
+    signal.SIGTERM: signal.SIG_DFL,
+}
+
+
 class StopSignals:
     """The first SIGINT or SIGTERM asks the work to end; the second ends it at once."""
 
@@ -22,15 +28,19 @@ class StopSignals:
 
     @contextmanager
     def noted(self, say: Callable[[str], None], unit: str = "step") -> Iterator[None]:
-        """Notes signals instead of being ended by them; tells so by `say`."""
+        """Note the first signal, and announce by `say` what it does.
+
+        From then on the default handlers stand, even where the signal was inherited as ignored, as
+        shells start background jobs. SIGHUP stays as inherited: `nohup` has it ignored.
+        """
 
         def note(number: int, _: object) -> None:
             self.number = number
-            for kind, handler in before.items():
+            for kind, handler in DEFAULT_HANDLERS.items():
                 signal.signal(kind, handler)
             say(f"stopping after this {unit}; once more stops at once")
 
-        before = {kind: signal.signal(kind, note) for kind in (signal.SIGINT, signal.SIGTERM)}
+        before = {kind: signal.signal(kind, note) for kind in DEFAULT_HANDLERS}
         try:
             yield
         finally:

@@ -5,14 +5,16 @@ base model of its argument once, and forks a process for every request on its st
 of JSON):
 
     {"module": "train", "arguments": [...], "output": folder, "environments": [{...}, ...],
+     "ignored": [2, ...],
      "stop": null or {"function": "module:Class.name", "call": 3, "after": false, "rank": 0,
-                      "what": {"signal": 9, "delay": 0.0}, "alone": false}}
+                      "what": {"signals": [9]}, "alone": false}}
 
 There is a process for each of the environments; what they print goes to `output`/NUMBER.out and
-.err. With `stop` something happens to the one of that rank, from within, in the named function's
-call of that number:
+.err. Each inherits the signals of `ignored` as ignored, as background jobs and those of `nohup` do;
+SIGHUP, SIGINT and SIGTERM otherwise have their defaults. With `stop` something happens to the one
+of that rank, from within, in the named function's call of that number:
 
-    {"signal": 9, "delay": 0.0, "times": 1}  it gets the signal, maybe so many seconds later
+    {"signals": [9, ...], "delay": 0.0}  it gets the signals, maybe so many seconds later
     {"file_size": 1000}  no file can grow beyond so many bytes any more, as on a disk that is full
     {"error": "text"}    the function raises a RuntimeError
     {"nan": 2}           what this call and the next one return is no number any more
@@ -104,16 +106,25 @@ def strike(what: dict[str, Any]) -> None:
         raise RuntimeError(what["error"])
     if "file_size" in what:
         resource.setrlimit(resource.RLIMIT_FSIZE, (what["file_size"], resource.RLIM_INFINITY))
-    for _ in range(what.get("times", 1) if "signal" in what else 0):
+    for number in what.get("signals", ()):
         if what.get("delay"):
-            threading.Timer(what["delay"], os.kill, (os.getpid(), what["signal"])).start()
+            threading.Timer(what["delay"], os.kill, (os.getpid(), number)).start()
         else:
-            os.kill(os.getpid(), what["signal"])
-            time.sleep(0.1)  # two at once would be seen as one
+            signal.raise_signal(number)  # Python's handler has run when this returns
+
+
+def inherit_signals(ignored: list[int]) -> None:
+    """Has the signals stand as if this process had been started so, whatever its parent has."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def become(request: dict[str, Any], number: int) -> None:
     """What a forked process does; it never returns."""
+    inherit_signals(request["ignored"])
     os.environ |= request["environments"][number]
     for descriptor, end in ((1, "out"), (2, "err")):
         path = Path(request["output"]) / f"{number}.{end}"

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +138,14 @@ class Commands:
         other.recipe = recipe
         return other
 
-    def train(self, *overrides: str, stop: dict[str, object] | None = None) -> Done:
-        return self.run("train", [str(self.recipe), *with_objective(overrides)], [{}], stop)[0]
+    def train(
+        self,
+        *overrides: str,
+        stop: dict[str, object] | None = None,
+        ignored: Sequence[signal.Signals] = (),
+    ) -> Done:
+        arguments = [str(self.recipe), *with_objective(overrides)]
+        return self.run("train", arguments, [{}], stop, ignored)[0]
 
     def train_on_two(self, *overrides: str, stop: dict[str, object] | None = None) -> list[Done]:
         """On two processes, with the environment that torchrun gives them."""
@@ -169,6 +175,7 @@ class Commands:
         arguments: list[str],
         environments: list[dict[str, str]],
         stop: dict[str, object] | None,
+        ignored: Sequence[signal.Signals] = (),
     ) -> list[Done]:
         request = {
             "module": module,
@@ -176,6 +183,7 @@ class Commands:
             "output": str(self.folder),
             "environments": environments,
             "stop": stop,
+            "ignored": list(ignored),
         }
         assert self.server.stdin and self.server.stdout
         if self.server.poll() is not None:
@@ -210,6 +218,11 @@ def commands(
     commands.close()
 
 
+def signals(*names: str) -> dict[str, object]:
+    """What a `stop` does: the process gets these signals, one after the other."""
+    return {"signals": [int(signal.Signals[name]) for name in names]}
+
+
 def happens(
     function: str, call: int, what: Mapping[str, object], after: bool = False, rank: int = 0
 ) -> dict[str, object]:
@@ -225,8 +238,7 @@ def stop_at() -> Callable[..., dict[str, object]]:
     def stop(
         function: str, call: int, name: str, after: bool = False, delay: float = 0, rank: int = 0
     ) -> dict[str, object]:
-        what = {"signal": int(signal.Signals[f"SIG{name}"]), "delay": delay}
-        return happens(function, call, what, after, rank)
+        return happens(function, call, {**signals(f"SIG{name}"), "delay": delay}, after, rank)
 
     return stop
 

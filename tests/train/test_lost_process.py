@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.train.conftest import happens
+from tests.train.conftest import happens, signals
 from tests.train.run_tools import Straight, check_the_same, contents, largest_difference, succeed
 
 OPTIONS = [
@@ -31,8 +31,8 @@ def straight(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Straigh
 
 FULL = {"file_size": 1000}
 LOST: dict[str, tuple[int, dict[str, object], int, str]] = {
-    "the second is killed": (1, happens(STEP, 3, {"signal": 9}), -9, ""),
-    "the first is killed": (0, happens(STEP, 3, {"signal": 9}), -9, ""),
+    "the second is killed": (1, happens(STEP, 3, signals("SIGKILL")), -9, ""),
+    "the first is killed": (0, happens(STEP, 3, signals("SIGKILL")), -9, ""),
     "the second breaks": (1, happens(STEP, 3, {"error": "broken"}), 1, "RuntimeError: broken"),
     "the first breaks": (
         0,

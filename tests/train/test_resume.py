@@ -1,17 +1,16 @@
 """A run that was stopped anywhere and goes on ends in the same bytes as one that never stopped."""
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.train.conftest import happens
+from tests.train.conftest import happens, signals
 from tests.train.run_tools import Straight, check_the_same, contents
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +47,6 @@ OBJECTIVES = {
     "text_to_image": ["objective={type: text_to_image, train_text_encoder: true}"],
     "text_to_image bf16": ["objective={type: text_to_image}", "mixed_precision=bf16"],
     "autoencoder": ["objective={type: autoencoder}"],
-    "lora, longer": ["objective={type: lora, rank: 2}", "max_train_steps=40"],
 }
 
 
@@ -219,41 +217,58 @@ def test_longer_run_is_the_beginning_of_it(commands: Any, tmp_path: Path) -> Non
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+INTERRUPTED = """
+import os, runpy, signal
+from train.trainer import Trainer
+
+step, calls = Trainer.step, 0
+
+def interrupted(trainer, batch):
+    global calls
+    calls += 1
+    if calls == 6:
+        os.killpg(0, signal.SIGINT)
+    return step(trainer, batch)
+
+Trainer.step = interrupted
+runpy.run_module("train", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_interrupted_command_saves_its_state(
     recipe_file: Path, straight: Callable[[str], Straight], commands: Any, tmp_path: Path
 ) -> None:
-    """SIGINT to the whole group of processes, as Ctrl-C does, when step 3 is seen."""
-    expected = straight("lora, longer")
+    """SIGINT to the whole group of processes, as Ctrl-C does, in step 3."""
+    expected = straight("lora")
     overrides = [f"output_dir={tmp_path}", *expected.overrides]
-    with subprocess.Popen(
-        [sys.executable, "-m", "train", str(recipe_file), *overrides, "data.num_workers=1"],
+    command = [sys.executable, "-c", INTERRUPTED, str(recipe_file), *overrides]
+    done = subprocess.run(
+        [*command, "data.num_workers=1"],
         cwd=ROOT,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         start_new_session=True,
-    ) as process:
-        assert process.stderr
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if line.startswith("step 3/"):
-                os.killpg(process.pid, signal.SIGINT)
-    assert process.returncode == 130
-    assert lines[-1].startswith("train: stopped by SIGINT; saved ")
-    assert "Traceback" not in "".join(lines)
+        check=False,
+    )
+    assert done.returncode == 130
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
+    last_line = f"train: stopped by SIGINT; saved {checkpoint}; resume=true goes on"
+    assert done.stderr.splitlines()[-1] == last_line
+    assert "Traceback" not in done.stderr
     done = commands.train(*overrides, "resume=true")
     assert done.status == 0, done.err
     check_the_same(tmp_path / "run", expected)
 
 
+@pytest.mark.parametrize("ignored", [(), (signal.SIGINT, signal.SIGTERM)], ids=["", "ignored"])
 @pytest.mark.parametrize(("signal_name", "status"), [("TERM", -15), ("INT", 130)])
 def test_a_second_signal_ends_the_run_at_once(
-    signal_name: str, status: int, commands: Any, tmp_path: Path
+    signal_name: str, status: int, ignored: Sequence[int], commands: Any, tmp_path: Path
 ) -> None:
-    """Within the step in which both come; nothing more is saved."""
-    what = {"signal": int(signal.Signals[f"SIG{signal_name}"]), "times": 2}
-    stop = happens("train.trainer:Trainer.step", 2, what)
-    done = commands.train(f"output_dir={tmp_path}", "saving.save_every_n_steps=1", stop=stop)
+    """Within the step in which both come, whatever was inherited; nothing more is saved."""
+    stop = happens("train.trainer:Trainer.step", 2, signals(*[f"SIG{signal_name}"] * 2))
+    overrides = [f"output_dir={tmp_path}", "saving.save_every_n_steps=1"]
+    done = commands.train(*overrides, stop=stop, ignored=ignored)
     assert done.status == status, done.err
     assert "stopping after this step; once more stops at once" in done.err
     assert "Traceback" not in done.err
@@ -262,3 +277,14 @@ def test_a_second_signal_ends_the_run_at_once(
     if signal_name == "INT":
         told = "train: stopped at once; resume=true goes on from the newest checkpoint"
         assert done.err.splitlines()[-1] == told
+
+
+@pytest.mark.parametrize(("ignored", "status"), [((), -1), ((signal.SIGHUP,), 143)])
+def test_a_terminal_that_closes_ends_no_run_of_nohup(
+    ignored: Sequence[int], status: int, commands: Any, tmp_path: Path
+) -> None:
+    """Ignored, SIGHUP stays so before and after the first signal; the run saves its state."""
+    stop = happens("train.trainer:Trainer.step", 2, signals("SIGHUP", "SIGTERM", "SIGHUP"))
+    done = commands.train(f"output_dir={tmp_path}", stop=stop, ignored=ignored)
+    assert done.status == status, done.err
+    assert ("train: stopped by SIGTERM; saved " in done.err) == bool(ignored)

@@ -34,6 +34,7 @@ images:
   two: {{prompt: cyan x, seed: 4, count: 2}}
   three: {{prompt: lime x, sampler: Euler a, width: 24}}
 grid: false
+batch_size: 8
 """
 
 EMBEDDING = "objective={type: textual_inversion, token: x, num_vectors_per_token: 2}"

@@ -136,22 +136,22 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(
 
 
 RUN = """
-import json, sys, time
+import json, os, sys
 from inference.config.recipes import AnimationRecipe
 from inference.deforum.animation import Animation
 from inference.deforum.loop.generator import SeededGenerator
 from inference.runtime.signals import Interrupted
 
-class Slow(SeededGenerator):
+class Struck(SeededGenerator):
     def generate(self, request):
-        print(request.frame, flush=True)
-        time.sleep(0.05)
+        if request.frame == 6:
+            os.kill(os.getpid(), int(sys.argv[2]))
         return super().generate(request)
 
 animation = Animation(AnimationRecipe(**json.loads(sys.argv[1])))
 animation.prepare()
 try:
-    animation.draw(Slow(), say=lambda text: None)
+    animation.draw(Struck(), say=lambda text: None)
 except Interrupted as stop:
     sys.exit(128 + stop.number)
 """
@@ -166,19 +166,12 @@ def test_signals_end_a_run_that_goes_on_the_same(animate, tmp_path, kind, left):
     whole = animate(SeededGenerator(), "whole", **settings)
     recipe = dataclasses.asdict(animate.last.recipe) | {"output_dir": str(tmp_path / "stopped")}
     del recipe["base_model"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, json.dumps(recipe)],
-        stdout=subprocess.PIPE,
-        text=True,
+    stopped = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(recipe), str(int(kind))],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
     )
-    assert process.stdout
-    for line in process.stdout:
-        if line.strip() == "6":
-            process.send_signal(kind)
-            break
-    process.communicate()
-    assert process.returncode == (143 if kind == signal.SIGTERM else -9)
+    assert stopped.returncode == (143 if kind == signal.SIGTERM else -9)
     generator = RecordGenerator(SeededGenerator())
     resumed = animate(generator, "stopped", recipe={"resume": True}, **settings)
     assert [request.frame for request in generator.requests] == left

@@ -1,6 +1,7 @@
 """img2img and inpainting from requests to pictures, with a tiny base model."""
 
 import dataclasses
+import itertools
 import warnings
 
 import numpy as np
@@ -145,11 +146,10 @@ def test_every_resize_mode_gives_the_size_asked_for(tiny_base, files, mode, size
 
 
 def test_resize_modes_differ(tiny_base, files):
-    drawn = [
-        pixels(draw_one(tiny_base, request(files, "wide.png", resize_mode=mode)))
-        for mode in RESIZE_MODES
-    ]
-    assert len({one.tobytes() for one in drawn}) == len(RESIZE_MODES)
+    requests = [request(files, "wide.png", resize_mode=mode) for mode in RESIZE_MODES]
+    drawn = drawn_latents(tiny_base, requests, 1)
+    for one, two in itertools.combinations(drawn, 2):
+        assert abs(one - two).max() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -158,14 +158,19 @@ def test_resize_modes_differ(tiny_base, files):
         {"noise_multiplier": 0.8},
         {"extra_noise": 0.1},
         {"exact_steps": True},
-        {"color_correction": True},
         {"denoising_strength": 0.6},
         {"init": "wide.png"},
     ],
 )
 def test_settings_of_img2img_matter(tiny_base, files, change):
-    plain, changed = (pixels(draw_one(tiny_base, request(files, **each))) for each in ({}, change))
-    assert not np.array_equal(plain, changed)
+    plain, changed = drawn_latents(tiny_base, [request(files), request(files, **change)], 1)
+    assert (plain - changed).abs().max() > 0.01
+
+
+def test_color_correction_matters(tiny_base, files):
+    requests = [request(files, color_correction=switch) for switch in (False, True)]
+    plain, changed = (pixels(draw_one(tiny_base, one)) for one in requests)
+    assert abs(plain - changed).max() > 10
 
 
 def test_color_correction_brings_the_init_images_colours(tiny_base, tmp_path):

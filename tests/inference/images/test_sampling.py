@@ -1,6 +1,7 @@
 """Drawing with a tiny base model: what a list of requests becomes."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -115,7 +116,9 @@ def test_prompt_guidance_seed_and_sampler_matter(tiny_base):
         {"sampler": "Euler a", "eta": 0.5},
     ]
     requests = [CAT, *(dataclasses.replace(CAT, **change) for change in changes)]
-    assert len(np.unique(latents(tiny_base, requests, 1).flatten(1), axis=0)) == len(requests)
+    drawn = latents(tiny_base, requests, 1)
+    for one, two in itertools.combinations(drawn, 2):
+        assert (one - two).abs().max() > 0.01
 
 
 def test_base_model_is_left_as_it_was(tiny_base):
@@ -188,7 +191,8 @@ def test_samplers_draw_with_the_model(tiny_base, sampler):
 def test_cfgpp_heeds_the_negative_prompt_at_every_scale(tiny_base):
     cat = dataclasses.replace(CAT, sampler="DDIM CFG++", cfg_scale=12.5, negative_prompt="dog")
     other = dataclasses.replace(cat, negative_prompt="tree house")
-    assert not np.array_equal(pixels(draw(tiny_base, [cat])), pixels(draw(tiny_base, [other])))
+    one, two = latents(tiny_base, [cat, other], 1)
+    assert (one - two).abs().max() > 0.01
 
 
 def test_samplers_that_couple_a_batch_draw_one_at_a_time(tiny_base):

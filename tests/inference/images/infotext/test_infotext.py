@@ -168,9 +168,9 @@ def test_any_text_is_read():
     ],
 )  # fmt: skip
 def test_reading_takes_linear_time(line):
-    started = time.perf_counter()
+    started = time.process_time()
     parse_infotext(f"p\nSteps: 1, {line};")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

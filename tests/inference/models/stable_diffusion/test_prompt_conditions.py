@@ -245,6 +245,10 @@ def pixels(base, requests, batch_size=8):
 
 
 def test_prompts_of_every_kind_share_a_batch(tiny_base):
+    """Up to rounding. Emphasis keeps the mean of the text encoder's states, and a fresh layer norm
+    makes it zero: without a bias the factor would be a quotient of two rounding errors."""
+    with torch.no_grad():
+        tiny_base.text_encoder.get_parameter("final_layer_norm.bias").fill_(0.5)
     long = letters(60, 30)
     requests = [
         dataclasses.replace(CAT, prompt=prompt, negative_prompt=negative)
@@ -266,7 +270,9 @@ def test_samplers_of_second_order_count_evaluations(tiny_base, sampler, seen):
 
     def note(_, __, named):
         states = named["encoder_hidden_states"]
-        told.extend(letter for letter, own in words.items() if torch.allclose(states, own))
+        told.extend(
+            letter for letter, own in words.items() if torch.allclose(states, own, atol=1e-4)
+        )
 
     tiny_base.unet.register_forward_pre_hook(note, with_kwargs=True)
     request = dataclasses.replace(CAT, prompt="[b:d:0.5]", sampler=sampler, cfg_scale=1)

@@ -92,6 +92,16 @@ def change_in_place(path: Path) -> None:
     assert path.stat().st_mtime_ns == before.st_mtime_ns
 
 
+def await_tick(folder: Path) -> None:
+    """Return once a change made now gets a later time than one made before, on this disk."""
+    probe = folder / "tick"
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns == before:
+        time.sleep(0.001)
+        probe.touch()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -104,7 +114,7 @@ def change_in_place(path: Path) -> None:
 def test_a_changed_picture_is_looked_at_again(tmp_path: Path, opened: list[str], change) -> None:
     paths = folder(tmp_path / "data")
     before = picture_facts(paths, Known.DIGEST)
-    time.sleep(0.02)  # a tick of the clock of the disk
+    await_tick(tmp_path)
     change(paths[0])
     after = picture_facts(paths[:1], Known.DIGEST)
     assert opened[4:] == ["0.png"]
