@@ -20,7 +20,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "run_2c1390f"
+TESTS = next(folder for folder in Path(__file__).parents if folder.name == "tests")
+GOLDEN = TESTS / "golden" / "run_2c1390f"
 RECORDED = GOLDEN / "at_step_6"
 WRITTEN = {
     "artifact.safetensors": "artifacts/last.safetensors",

@@ -1,0 +1,1 @@
+"""Programs for developers of Limner: `python -m scripts.<folder>.<name>`."""
