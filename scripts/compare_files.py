@@ -1,0 +1,332 @@
+"""Whether two folders hold the same results: tensors, pixels, texts; and where the first differs.
+
+Each file is read into plain values by its suffix (`READERS`), without what names a moment, a
+version or a commit; then the values are compared exactly, numbers by their bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image, ImageSequence
+from safetensors import safe_open
+from torch import Tensor
+
+VOLATILE_KEYS = {
+    "_diffusers_version",
+    "transformers_version",
+    "limner_version",
+    "modelspec.date",
+    "ss_sd_scripts_commit_hash",
+    "ss_session_id",
+    "ss_training_finished_at",
+    "ss_training_started_at",
+    "timestring",
+}
+"""Keys of metadata and JSON files that name a time, a version or a commit."""
+
+VOLATILE_TEXT = (
+    (re.compile(r"\b20\d{12}(?=_|\b)"), "TIMESTRING"),
+    (re.compile(r"Version: limner [^,\n]*"), "Version: limner"),
+)
+"""What is replaced in texts and file names: Deforum's timestring, the version in infotexts."""
+
+IGNORED = {
+    "environment.json": "versions, commit, command line, machine",
+    "manifest.json": "sizes and hashes of files that are compared themselves",
+    "*recipe.yaml": "keys of recipes may be added and renamed",
+    "logs": "TensorBoard: times and speed",
+}
+"""Files and folders of results that are not compared, and why."""
+
+PHOTOGRAPH = 0x8769
+"""EXIF entry that says where the sub-directory of photographs begins."""
+
+SHOWN = 3
+"""Keys that are named in a message."""
+
+RENAMED_PLAN_KEYS: dict[str, str] = {}
+"""Key of an older plan (`memory.away`, `stages.*.repeated`) -> its key now."""
+
+LEFT_OUT_OF_PLANS = ("disk.free", "probe")
+"""Keys of plans that depend on the moment."""
+
+Reader = Callable[[Path], Any]
+
+
+def compare_folders(old: Path, new: Path) -> tuple[int, list[str]]:
+    """Return the number of files in a folder, and a line for each that differs."""
+    before, after = files_of(old), files_of(new)
+    lines = [f"{name}: only in the old tree" for name in sorted(before.keys() - after.keys())]
+    lines += [f"{name}: only in the new tree" for name in sorted(after.keys() - before.keys())]
+    for name in sorted(before.keys() & after.keys()):
+        found = difference(read(before[name]), read(after[name]))
+        if found:
+            lines.append(f"{name}: {found}")
+    return len(before), lines
+
+
+def compare_plans(old: Path, new: Path) -> tuple[int, list[str]]:
+    """Return the number of keys in a plan's JSON file, and a line for what differs first."""
+    before, after = plan_of(old, RENAMED_PLAN_KEYS), plan_of(new, {})
+    found = difference(before, after)
+    return len(before), [found] if found else []
+
+
+def plan_of(path: Path, renamed: dict[str, str]) -> dict[str, Any]:
+    """Return a plan's leaves by their dotted keys of today."""
+    leaves = dict(leaves_of(json.loads(path.read_text(encoding="utf-8")), ""))
+    names = {key: new_name(key, renamed) for key in leaves}
+    return {
+        names[key]: value
+        for key, value in leaves.items()
+        if not is_below(names[key], LEFT_OUT_OF_PLANS)
+    }
+
+
+def leaves_of(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield every leaf of nested mappings and lists; empty ones are leaves."""
+    if isinstance(value, list):
+        value = dict(enumerate(value)) or value
+    if not isinstance(value, dict) or not value:
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from leaves_of(inner, joined(key, name))
+
+
+def new_name(key: str, renamed: dict[str, str]) -> str:
+    """Return a key with its front replaced if that was renamed."""
+    parts = key.split(".")
+    for old, new in renamed.items():
+        front, rest = parts[: old.count(".") + 1], parts[old.count(".") + 1 :]
+        if fnmatch(".".join(front), old):
+            stars = (part for part, sign in zip(front, old.split("."), strict=True) if sign == "*")
+            return ".".join([next(stars) if one == "*" else one for one in new.split(".")] + rest)
+    return key
+
+
+def is_below(key: str, names: Sequence[str]) -> bool:
+    """Return whether a dotted key is one of some names, or lies below one."""
+    return any(f"{key}.".startswith(f"{name}.") for name in names)
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder that are compared, by their names without a time."""
+    files = {
+        path.relative_to(folder): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() or path.is_symlink()
+    }
+    return {
+        without_volatile(place.as_posix()): path
+        for place, path in files.items()
+        if not any(fnmatch(part, pattern) for part in place.parts for pattern in IGNORED)
+    }
+
+
+def without_volatile(text: str) -> str:
+    """Return a text with placeholders for what `VOLATILE_TEXT` finds."""
+    for pattern, placeholder in VOLATILE_TEXT:
+        text = pattern.sub(placeholder, text)
+    return text
+
+
+def read(path: Path) -> Any:
+    """Return a file's content as plain values and arrays; of a link, where it points."""
+    if path.is_symlink():
+        return {"link to": without_volatile(str(path.readlink()))}
+    return READERS.get(path.suffix, read_bytes)(path)
+
+
+def read_safetensors(path: Path) -> Any:
+    """Return the tensors and the metadata."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {"metadata": stable(file.metadata() or {}), "tensors": tensors}
+
+
+def read_pickled(path: Path) -> Any:
+    """Return what `torch.save` wrote."""
+    return stable(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def read_picture(path: Path) -> Any:
+    """Return frames and texts; what Pillow says of the encoding is left out."""
+    with Image.open(path) as image:
+        texts = {k: v for k, v in image.info.items() if isinstance(v, str)}
+        exif = {f"exif {key}": value for key, value in all_exif(image).items()}
+        durations: list[Any] = []
+        frames = []
+        for frame in ImageSequence.Iterator(image):
+            frames.append(np.asarray(frame))
+            durations.append(frame.info.get("duration"))
+        content = {"mode": image.mode, "frames": frames, "durations": durations}
+    return {**content, "texts": stable(texts | exif)}
+
+
+def all_exif(image: Image.Image) -> dict[int, Any]:
+    """Return the EXIF entries of a picture, with those of the sub-directory of photographs."""
+    exif = image.getexif()
+    entries = {**exif, **exif.get_ifd(PHOTOGRAPH)}
+    return {key: plain(value) for key, value in entries.items() if key != PHOTOGRAPH}
+
+
+def plain(value: Any) -> Any:
+    """Return bytes of EXIF as text where they are one: UserComment is UTF-16 behind a mark."""
+    if isinstance(value, bytes):
+        mark, text = value[:8], value[8:]
+        coding = "utf-16-be" if mark.startswith(b"UNICODE") else "utf-8"
+        return text.decode(coding, "replace") if len(value) > 8 else repr(value)
+    return value
+
+
+def read_video(path: Path) -> Any:
+    """Return decoded frames, subtitles and metadata of an MP4; its bytes where PyAV is missing."""
+    try:
+        import av
+    except ImportError:
+        return read_bytes(path)
+    with av.open(str(path)) as container:
+        metadata = stable(dict(container.metadata))
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        kinds = [stream.type for stream in container.streams]
+        rate = str(container.streams.video[0].average_rate)
+    content: dict[str, Any] = {"rate": rate, "streams": kinds, "metadata": metadata}
+    if "subtitle" in kinds:
+        with av.open(str(path)) as container:
+            packets = [packet for packet in container.demux(subtitles=0) if packet.size]
+            texts = [bytes(packet).decode("utf-8", "replace") for packet in packets]
+            content["subtitles"] = [without_volatile(text) for text in texts]
+    return content | {"frames": frames}
+
+
+def read_arrays(path: Path) -> Any:
+    """Return the arrays of an .npz file."""
+    with np.load(path, allow_pickle=False) as file:
+        return stable({name: file[name] for name in file.files})
+
+
+def read_json(path: Path) -> Any:
+    """Return the values of a JSON file."""
+    return stable(json.loads(path.read_text(encoding="utf-8")))
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the values of a YAML file."""
+    return stable(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def read_text(path: Path) -> Any:
+    """Return the lines."""
+    return without_volatile(path.read_text(encoding="utf-8")).splitlines()
+
+
+def read_packed(path: Path) -> Any:
+    """Return the lines of a gzip file."""
+    return without_volatile(gzip.decompress(path.read_bytes()).decode()).splitlines()
+
+
+def read_bytes(path: Path) -> Any:
+    """Return the bytes as an array."""
+    return np.frombuffer(path.read_bytes(), np.uint8)
+
+
+READERS: Mapping[str, Reader] = {
+    ".safetensors": read_safetensors,
+    ".pt": read_pickled,
+    ".png": read_picture,
+    ".jpg": read_picture,
+    ".webp": read_picture,
+    ".gif": read_picture,
+    ".mp4": read_video,
+    ".npz": read_arrays,
+    ".json": read_json,
+    ".yaml": read_yaml,
+    ".txt": read_text,
+    ".srt": read_text,
+    ".gz": read_packed,
+}
+
+
+def stable(value: Any) -> Any:
+    """Return nested values without volatile keys, with placeholders in their texts."""
+    if isinstance(value, Mapping):
+        return {k: stable(v) for k, v in value.items() if k not in VOLATILE_KEYS}
+    if isinstance(value, list | tuple):
+        return [stable(one) for one in value]
+    return without_volatile(value) if isinstance(value, str) else value
+
+
+def difference(old: Any, new: Any, where: str = "") -> str:
+    """Return where two nested values differ first, and how; empty if they are the same."""
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return numbers_difference(old, new, where)
+    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+        return arrays_difference(old, new, where)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return mapping_difference(old, new, where)
+    if isinstance(old, list) and isinstance(new, list):
+        return mapping_difference(dict(enumerate(old)), dict(enumerate(new)), where)
+    if type(old) is type(new) and (old == new or repr(old) == repr(new)):
+        return ""
+    return f"{where}: {shown(old)} became {shown(new)}"
+
+
+def mapping_difference(old: dict[Any, Any], new: dict[Any, Any], where: str) -> str:
+    """Return the first value in which two mappings differ, and the first keys of only one."""
+    gone = [joined(where, key) for key in old if key not in new]
+    come = [joined(where, key) for key in new if key not in old]
+    found = (difference(old[key], new[key], joined(where, key)) for key in old if key in new)
+    said = [next((line for line in found if line), "")]
+    said += [f"{len(gone)} gone: {', '.join(gone[:SHOWN])}"] if gone else []
+    said += [f"{len(come)} added: {', '.join(come[:SHOWN])}"] if come else []
+    return "; ".join(line for line in said if line)
+
+
+def joined(where: str, key: object) -> str:
+    """Return a key below another one."""
+    return f"{where}.{key}" if where else str(key)
+
+
+def arrays_difference(old: np.ndarray, new: np.ndarray, where: str) -> str:
+    """Compare arrays; those of texts and objects by their values."""
+    if old.dtype.kind in "USO" or new.dtype.kind in "USO":
+        return difference(stable(old.tolist()), stable(new.tolist()), where)
+    if old.dtype != new.dtype:
+        return f"{where}: {old.dtype} became {new.dtype}"
+    return numbers_difference(torch.from_numpy(old.copy()), torch.from_numpy(new.copy()), where)
+
+
+def numbers_difference(old: Tensor, new: Tensor, where: str) -> str:
+    """Compare tensors by type, shape and bytes, so that NaN equals NaN and 0 differs from -0."""
+    if (old.dtype, old.shape) != (new.dtype, new.shape):
+        kinds = (f"{one.dtype} {tuple(one.shape)}" for one in (old, new))
+        return f"{where}: {' became '.join(kinds)}"
+    one, two = (value.contiguous().reshape(-1).view(torch.uint8) for value in (old, new))
+    if torch.equal(one, two):
+        return ""
+    size = old.element_size()
+    apart = (one != two).reshape(-1, size).any(1)
+    place = int(apart.nonzero()[0])
+    values = (value.reshape(-1)[place].item() for value in (old, new))
+    largest = (old.double() - new.double()).abs().reshape(-1)[apart].max().item()
+    return (
+        f"{where}: {int(apart.sum())} of {old.numel()} numbers differ, by at most {largest:.3g}; "
+        f"the first is number {place}: {' became '.join(map(str, values))}"
+    )
+
+
+def shown(value: object) -> str:
+    """Return a value for a message, short."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:119]}…"
