@@ -123,6 +123,9 @@ def line_table(tree: Tree) -> Iterator[str]:
         lines = sum(len(text.splitlines()) for text in sources)
         sums[f"{folder}/"] = len(sources), lines, sum(map(lines_of_code, sources))
     sums["together"] = tuple(map(sum, zip(*sums.values(), strict=True)))
+    doors = [text for path, text in tree.sources.items() if is_door(path)]
+    lines = sum(len(text.splitlines()) for text in doors)
+    sums["of which doors"] = len(doors), lines, sum(map(lines_of_code, doors))
     for name, (files, lines, code) in sums.items():
         yield f"{name:<22} {files} files, {lines} lines, {code} of them neither blank nor comments"
 
