@@ -10,12 +10,12 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 
 from scripts.compare_files import (
-    LossyFrame,
     compare_folders,
     compare_plans,
     difference,
     new_name,
 )
+from scripts.compare_readers import LossyFrame
 
 TENSORS = {"one": torch.arange(6.0).reshape(2, 3), "two": torch.tensor([float("nan"), 0.0])}
 INFOTEXT = "a cat\nSteps: 4, Seed: 1, Version: limner 0.1.0"
@@ -82,8 +82,8 @@ def test_the_same_results_at_another_time(tmp_path: Path) -> None:
         (
             {"infotext": "a cat\nSteps: 4, Seed: 2"},
             [
-                "a.png: texts.parameters: 'a cat\\nSteps: 4, Seed: 1, Version: limner' became "
-                "'a cat\\nSteps: 4, Seed: 2'"
+                "a.png: texts.parameters: …'cat\\nSteps: 4, Seed: 1, Version: limner' became "
+                "…'cat\\nSteps: 4, Seed: 2'"
             ],
         ),
     ],
