@@ -8,7 +8,7 @@ both trees, each with its own packages, on one CPU thread and offline, in a temp
 own that has a copy of the tree's datasets/. So relative paths are the same on both sides, and
 neither tree is written to. What comes out is compared exactly; `scripts/compare_files.py` and
 `compare_readers.py` list what is left out. Prints a row for each item; the exit status is 1 if
-anything differs or fails. All items took 13 minutes of CPU time, and 4 GB of disk with --keep.
+anything differs or fails. All items took 13 minutes of CPU time, and 3 GB of disk with --keep.
 """
 
 from __future__ import annotations
