@@ -9,7 +9,13 @@ import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import save_file
 
-from scripts.compare_files import compare_folders, compare_plans, difference, new_name
+from scripts.compare_files import (
+    compare_folders,
+    compare_plans,
+    difference,
+    new_name,
+)
+from scripts.compare_readers import LossyFrame
 
 TENSORS = {"one": torch.arange(6.0).reshape(2, 3), "two": torch.tensor([float("nan"), 0.0])}
 INFOTEXT = "a cat\nSteps: 4, Seed: 1, Version: limner 0.1.0"
@@ -76,8 +82,8 @@ def test_the_same_results_at_another_time(tmp_path: Path) -> None:
         (
             {"infotext": "a cat\nSteps: 4, Seed: 2"},
             [
-                "a.png: texts.parameters: 'a cat\\nSteps: 4, Seed: 1, Version: limner' became "
-                "'a cat\\nSteps: 4, Seed: 2'"
+                "a.png: texts.parameters: …'cat\\nSteps: 4, Seed: 1, Version: limner' became "
+                "…'cat\\nSteps: 4, Seed: 2'"
             ],
         ),
     ],
@@ -124,3 +130,14 @@ def test_kinds_of_values_are_told_apart() -> None:
         "a: torch.float32 (2,) became torch.bfloat16 (2,)"
     )
     assert difference([1, 2], [1]) == "1 gone: 1"
+
+
+def test_frames_of_an_mp4_have_a_tolerance() -> None:
+    dark = LossyFrame(np.full((2, 2, 3), 100, np.uint8))
+    near = LossyFrame(np.full((2, 2, 3), 97, np.uint8))
+    far = LossyFrame(np.full((2, 2, 3), 95, np.uint8))
+    assert difference({"frames": [dark, dark]}, {"frames": [dark, near]}) == ""
+    assert difference({"frames": [dark, dark]}, {"frames": [dark, far]}) == (
+        "frames.1: 5.0 levels apart, at most 4 allowed"
+    )
+    assert difference({"frames": [dark]}, {"frames": [dark, dark]}) == "1 added: frames.1"
