@@ -13,12 +13,13 @@ import torch
 
 from inference.images.denoiser import Denoiser
 from inference.models.conditions import Conditions
+from inference.models.parametrization import Epsilon, discrete_vp
 from inference.runtime.errors import InputError
 from inference.sampling.base import SamplerOptions
 from inference.sampling.img2img import img2img_sigmas, img2img_steps
 from inference.sampling.noise import NoiseSource
-from inference.sampling.registry import SAMPLERS, find_sampler, sampling_sigmas
-from inference.sampling.schedules import SCHEDULES, NoiseLevels, ScheduleOptions
+from inference.sampling.registry import SAMPLERS, find_sampler, samplers_of, sampling_sigmas
+from inference.sampling.schedules import SCHEDULES, ScheduleOptions
 from inference.sampling.second_order import restart_steps
 
 MEAN, SPREAD = 0.5, 0.8
@@ -26,7 +27,7 @@ SHAPE = (4, 8, 8)
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 ALPHAS = torch.cumprod(1 - BETAS, 0).float()
-LEVELS = NoiseLevels(ALPHAS)  # Stable Diffusion's
+LEVELS = Epsilon(ALPHAS)  # Stable Diffusion's
 
 
 class Expected:
@@ -53,7 +54,7 @@ def exact(x, sigma, last=0.0):
 def run(name, schedule_type, steps, shape=SHAPE, seeds=(1, 2), eta=None, denoiser=expected):
     """(result, noise that it began with, sigmas)."""
     sampler = SAMPLERS[name]
-    levels = sampler.levels(ALPHAS)
+    levels = sampler.levels(LEVELS)
     sigmas = sampling_sigmas(levels, name, schedule_type, steps)
     noise = NoiseSource(seeds, shape)
     start = noise.normal() * sampler.start_scale(sigmas[0])
@@ -77,7 +78,7 @@ def test_errors_shrink_as_the_order_promises(name, order, schedule):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
 
 
-FLOW = [name for name, sampler in SAMPLERS.items() if name not in ("Restart", "LCM")]
+FLOW = [name for name in samplers_of("pictures") if name not in ("Restart", "LCM")]
 
 
 @pytest.mark.parametrize("name", FLOW)
@@ -206,7 +207,7 @@ def test_cfgpp_puts_back_the_noise_of_the_negative_prompt():
 
 
 def test_lcm_is_its_formula():
-    levels = SAMPLERS["LCM"].levels(ALPHAS)
+    levels = SAMPLERS["LCM"].levels(LEVELS)
     sigmas = sampling_sigmas(levels, "LCM", "Automatic", 4)
     noise = NoiseSource([1], SHAPE)
     x = noise.normal() * sigmas[0]
@@ -249,7 +250,7 @@ EVALUATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "DPM adaptive"])
+@pytest.mark.parametrize("name", sorted(samplers_of("pictures").keys() - {"DPM adaptive"}))
 def test_samplers_ask_as_often_as_a1111s(name):
     asked = Expected()
     run(name, "Automatic", 20, denoiser=asked)
@@ -264,7 +265,7 @@ def test_dpm_fast_asks_once_a_step(evaluations):
     assert len(asked.asked) == evaluations
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", samplers_of("pictures"))
 def test_callback_hears_of_every_step(name):
     heard = []
     sampler = SAMPLERS[name]
@@ -283,14 +284,14 @@ def test_callback_hears_of_every_step(name):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", samplers_of("pictures"))
 def test_few_steps_are_enough(name, steps):
     for schedule in ("Automatic", "KL Optimal", "Simple"):
         result, _, _ = run(name, schedule, steps)
         assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", samplers_of("pictures"))
 def test_a_picture_does_not_depend_on_its_neighbours(name):
     together = run(name, "Automatic", 8, seeds=(7, 8, 9))[0]
     alone = run(name, "Automatic", 8, seeds=(8,))[0]
@@ -442,8 +443,7 @@ def analytic_base(prediction_type):
 
     return SimpleNamespace(
         predict=predict,
-        prediction_type=prediction_type,
-        alphas_cumprod=ALPHAS,
+        parametrization=discrete_vp(ALPHAS, prediction_type),
     )
 
 
@@ -505,7 +505,7 @@ def test_denoiser_tells_what_it_expects_for_the_negative_prompt():
 def test_denoiser_asks_at_the_samplers_timesteps():
     base, seen = analytic_base("epsilon"), []
     base.predict = lambda x, timesteps, conditions: seen.append(timesteps[0].item()) or x
-    levels = SAMPLERS["LCM"].levels(ALPHAS)
+    levels = SAMPLERS["LCM"].levels(LEVELS)
     denoiser = Denoiser(base, NEUTRAL, levels=levels)
     run("LCM", "Automatic", 4, denoiser=denoiser)
     assert seen == [999, 679, 339, 19]
