@@ -5,6 +5,8 @@ linear in x, and the way down from noise is known in closed form.
 """
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -15,7 +17,9 @@ from inference.images.denoiser import Denoiser
 from inference.models.conditions import Conditions
 from inference.models.parametrization import Epsilon, discrete_vp
 from inference.runtime.errors import InputError
-from inference.sampling.base import SamplerOptions
+from inference.sampling import entries
+from inference.sampling.base import PLAIN, SamplerOptions
+from inference.sampling.entries import sampler
 from inference.sampling.img2img import img2img_sigmas, img2img_steps
 from inference.sampling.noise import NoiseSource
 from inference.sampling.registry import SAMPLERS, find_sampler, samplers_of, sampling_sigmas
@@ -512,3 +516,34 @@ def test_denoiser_asks_at_the_samplers_timesteps():
     seen.clear()
     run("DDIM", "Automatic", 20, denoiser=Denoiser(base, NEUTRAL))
     assert seen == list(range(951, 1, -50))
+
+
+def test_a_sampler_is_entered_by_its_name(monkeypatch):
+    monkeypatch.setattr(entries, "SAMPLERS", entered := dict(SAMPLERS))
+
+    @sampler("Halfway", default_eta=0.5, media=("pictures",))
+    def halfway(denoiser, x, sigmas, noise, callback=None, options=PLAIN):
+        for _ in sigmas[:-1]:
+            x = (x + denoiser(x, sigmas[0])) / 2
+        return x
+
+    assert entered["Halfway"].options().eta == 0.5
+    assert entered["Halfway"].function is halfway
+    with pytest.raises(ValueError, match=r"'Euler' is taken by inference\.sampling\.euler\.euler;"):
+        sampler("Euler")(halfway)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'eta'"):
+        sampler("Other", eta=1.0)(halfway)
+
+
+def test_samplers_of_clips_need_a_model_with_timesteps():
+    for name in samplers_of("clips").keys() - samplers_of("pictures").keys():
+        assert SAMPLERS[name].uses_model_steps
+        with pytest.raises(TypeError, match=f"{name} needs a denoiser that is asked at timesteps"):
+            SAMPLERS[name].function(expected, torch.zeros(1), [], NoiseSource([0], SHAPE))
+
+
+def test_the_door_of_samplers_does_not_need_torch():
+    code = "import sys; from inference.sampling import SAMPLERS, SCHEDULES; print(len(SAMPLERS), "
+    code += "sorted({'torch', 'numpy', 'scipy', 'diffusers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{len(SAMPLERS)} []\n"
