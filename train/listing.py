@@ -57,19 +57,23 @@ def objectives() -> Rows:
 
 
 def samplers() -> Rows:
-    """Return the samplers of images, each with the schedule that `Automatic` stands for."""
-    from inference.config import AUTOMATIC_SCHEDULES, SAMPLERS
+    """Return the samplers, each with the schedule that `Automatic` stands for."""
+    from inference.sampling import SAMPLERS
 
-    return {name: f"schedule: {AUTOMATIC_SCHEDULES.get(name, 'Automatic')}" for name in SAMPLERS}
+    return {
+        name: f"schedule: {one.automatic}" if "pictures" in one.media else "of clips alone"
+        for name, one in SAMPLERS.items()
+    }
 
 
 def schedules() -> Rows:
     """Return the noise schedules, each with the samplers whose `Automatic` it is."""
-    from inference.config import AUTOMATIC_SCHEDULES, SCHEDULE_TYPES
+    from inference.sampling import SAMPLERS, schedule_types
 
-    users: dict[str, list[str]] = {name: [] for name in SCHEDULE_TYPES}
-    for sampler, schedule in AUTOMATIC_SCHEDULES.items():
-        users[schedule].append(sampler)
+    users: dict[str, list[str]] = {name: [] for name in schedule_types()}
+    for name, sampler in SAMPLERS.items():
+        if sampler.automatic != "Automatic":
+            users[sampler.automatic].append(name)
     return {name: f"default of {', '.join(of)}" if of else "" for name, of in users.items()}
 
 

@@ -97,7 +97,7 @@ class Trainer:
         self.examples = self._build_examples()
         self.grid = build_grid(recipe, self.base, images, self.run.samples)
         self.clock = StepClock()
-        self.losses = LossLog(self.accelerator, len(self.base.alphas_cumprod))
+        self.losses = LossLog(self.accelerator, self.base.parametrization.num_train_timesteps)
         self.savings = self._build_savings()
         self.reports = self._build_reports()
         self.validation = Validation(

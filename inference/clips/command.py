@@ -9,10 +9,11 @@ from pathlib import Path
 
 from inference.artifacts import Artifact, load_artifact, set_strength
 from inference.clips.caches import StepCache
-from inference.clips.drawing import ClipDrawing, Way, draw_clips, steps_taken
+from inference.clips.drawing import ClipDrawing, Way, draw_clips
 from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
 from inference.clips.output import contact_sheet, write_clip
 from inference.clips.requests import expand
+from inference.clips.sampling import steps_taken
 from inference.config import ArtifactConfig, ClipConfig, ClipsRecipe
 from inference.files import Naming
 from inference.images import parse_infotext

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,12 @@ from inference.clips.guidance import guidance_scales
 from inference.clips.infotext import describe_clip
 from inference.clips.memory import Placement
 from inference.clips.requests import ClipSources, fitted, padded_frames, read_sources, window_frames
+from inference.clips.sampling import ClipStart, plan_run, steps_taken
 from inference.clips.windows import blend_weights, windows
 from inference.config import ClipConfig
-from inference.models import Conditions, add_noise
+from inference.models import Conditions
 from inference.models.cogvideox import LatentScale, VideoModel, image_latents, place
+from inference.sampling import SAMPLERS
 
 Progress = Callable[[int, int], object]
 """Called with (steps done, steps of all clips)."""
@@ -77,13 +78,6 @@ def draw_clips(
     return drawings
 
 
-def steps_taken(request: ClipConfig) -> int:
-    """Of a clip that is drawn over only the last steps are taken."""
-    if request.video is None:
-        return request.steps
-    return min(int(request.steps * request.strength), request.steps)
-
-
 @torch.no_grad()
 def draw_clip(
     base: VideoModel,
@@ -103,34 +97,25 @@ def draw_clip(
     """
     device = way.placement.device or base.device
     generator = torch.Generator().manual_seed(request.seed)
-    sampler = make_sampler(base, str(request.sampler))
-    sampler.set_timesteps(request.steps, device=device)
-    timesteps = sampler.timesteps[request.steps - steps_taken(request) :]
+    run = plan_run(base, request, device)
     with way.placement.at_work(base, "text_encoder"):
         conditions = encode(base, request).to(device)
     with way.placement.at_work(base, "vae"):
-        latents, told = prepare(base, request, sources, int(timesteps[0]), generator, way)
-    with way.placement.at_work(base, "transformer"), way.cache.on(base, request, len(timesteps)):
-        loop = Loop(base, request, sampler, conditions, told, way.cache)
-        latents = loop.run(latents, timesteps, generator, report)
+        start, told = prepare(base, request, sources, generator, way)
+    steps = len(run.timesteps)
+    with way.placement.at_work(base, "transformer"), way.cache.on(base, request, steps):
+        loop = Loop.of(base, request, start.noise, conditions, told, run.timesteps, way.cache)
+        latents = run.draw(start, loop.predict, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
     with way.placement.at_work(base, "vae"):
         pixels = base.decode_latents(latents[:, extra:])
     return to_frames(pixels[0])
 
 
-def make_sampler(base: VideoModel, name: str) -> Any:
-    """diffusers' scheduler of this name with the model's noise schedule."""
-    from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
-    from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
-
-    kind = CogVideoXDPMScheduler if name == "dpm" else CogVideoXDDIMScheduler
-    return kind.from_config(base.noise_schedule)
-
-
 def encode(base: VideoModel, request: ClipConfig) -> Conditions:
     """Of the negative prompt, unless guidance is off, and of the prompt; each by itself."""
-    prompts = [request.prompt] if request.is_unguided else [request.negative_prompt, request.prompt]
+    is_alone = request.is_unguided and not SAMPLERS[str(request.sampler)].needs_uncond
+    prompts = [request.prompt] if is_alone else [request.negative_prompt, request.prompt]
     return Conditions.cat([base.encode_prompts([prompt]) for prompt in prompts])
 
 
@@ -138,13 +123,12 @@ def prepare(
     base: VideoModel,
     request: ClipConfig,
     sources: ClipSources,
-    first_timestep: int,
     generator: torch.Generator,
     way: Way,
-) -> tuple[Tensor, Tensor | None]:
-    """The noise that drawing begins with, and what the transformer is told besides.
+) -> tuple[ClipStart, Tensor | None]:
+    """What drawing begins with, and what the transformer is told besides, (1, f', c, h', w').
 
-    Both (1, f', c, h', w'); random numbers are drawn in the pipelines' order.
+    Random numbers are drawn in the pipelines' order.
     """
     from diffusers.utils.torch_utils import randn_tensor
 
@@ -159,19 +143,18 @@ def prepare(
 
     if sources.image is not None:
         told = first_frame(base, request, sources, latent_frames, generator, scale)
-        return noise(), told
+        return ClipStart(noise()), told
     if sources.control_video is not None:
         drawn = noise()
         posterior = base.vae.encode(clip_pixels(base, request, sources.control_video)).latent_dist
         control = posterior.mode() * base.vae.config.scaling_factor
-        return drawn, control.transpose(1, 2)
+        return ClipStart(drawn), control.transpose(1, 2)
     if sources.video is not None:
         posterior = base.vae.encode(clip_pixels(base, request, sources.video)).latent_dist
         latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
         latents = base.vae.config.scaling_factor * latents
-        share = base.alphas_cumprod[first_timestep].view(1)
-        return add_noise(latents, noise(), share).to(base.dtype), None
-    return noise(), None
+        return ClipStart(noise(), latents), None
+    return ClipStart(noise()), None
 
 
 def first_frame(
@@ -223,86 +206,66 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 
 @dataclass
 class Loop:
-    """The steps of one clip."""
+    """The model's predictions in the steps of one clip."""
 
     base: VideoModel
-    request: ClipConfig
-    sampler: Any
     conditions: Conditions
     """Of the negative prompt and the prompt, or of the prompt alone."""
     told: Tensor | None
     """What an image-to-video or a Fun-Control model is told, of the latents' shape."""
+    scales: list[float]
+    """The guidance scale of each step."""
+    places: list[slice]
+    """Windows of latent frames."""
+    weights: list[Tensor]
+    """How much each window counts at its frames, (1, f', 1, 1, 1)."""
     cache: StepCache = field(default_factory=StepCache)
 
-    def run(
-        self,
+    @classmethod
+    def of(
+        cls,
+        base: VideoModel,
+        request: ClipConfig,
         latents: Tensor,
-        timesteps: Tensor,
-        generator: torch.Generator,
-        report: Callable[[int], object],
-    ) -> Tensor:
-        """From noise (1, f', c, h', w') to a clip's latents."""
-        scales = self.scales([int(t) for t in timesteps])
-        places, weights = self.places(latents)
-        before: Tensor | None = None
-        for number, timestep in enumerate(timesteps):
-            self.cache.timestep = int(timestep)
-            velocity = self.velocity(latents, timestep, scales[number], places, weights)
-            if self.request.sampler == "dpm":
-                last = timesteps[number - 1] if number else None
-                latents, before = self.sampler.step(
-                    velocity, before, timestep, last, latents, generator=generator
-                )
-            elif self.request.eta:
-                latents = self.noisy_step(velocity, int(timestep), latents, generator)
-            else:
-                latents = self.sampler.step(velocity, timestep, latents).prev_sample
-            latents = latents.to(self.base.dtype)
-            report(number + 1)
-        return latents
-
-    def scales(self, timesteps: Sequence[int]) -> list[float]:
-        """The guidance scale of each step that is taken."""
-        request = self.request
-        if request.cfg_scales:
-            return request.cfg_scales[-len(timesteps) :]
-        dynamic = "off" if request.dynamic_cfg == "none" else request.dynamic_cfg
-        return guidance_scales(request.cfg_scale, timesteps, dynamic, "cfg_scale")
-
-    def places(self, latents: Tensor) -> tuple[list[slice], list[Tensor]]:
-        """Windows of latent frames, and how much each counts there, (1, f', 1, 1, 1)."""
+        conditions: Conditions,
+        told: Tensor | None,
+        timesteps: Sequence[int],
+        cache: StepCache,
+    ) -> Loop:
+        """Of a request, with latents (1, f', c, h', w') and the timesteps where steps begin."""
         total = latents.shape[1]
-        size = window_frames(self.base, self.request)
+        size = window_frames(base, request)
         length, overlap = size if size else (total, 0)
-        places = windows(total, length, overlap, self.base.latent_frame_step)
+        places = windows(total, length, overlap, base.latent_frame_step)
         weights = [
             torch.tensor(shares, device=latents.device).view(1, -1, 1, 1, 1)
             for shares in blend_weights(places)
         ]
-        return places, weights
+        scales = step_scales(request, timesteps)
+        return cls(base, conditions, told, scales, places, weights, cache)
 
-    def velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        scale: float,
-        places: Sequence[slice],
-        weights: Sequence[Tensor],
-    ) -> Tensor:
-        """The guided prediction, fp32; that of a long clip blended of its windows'."""
-        if len(places) == 1:
-            return self.predict(latents, self.told, timestep, scale)
+    def predict(self, latents: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The guided prediction and the negative prompt's, fp32; of a long clip blended.
+
+        Without guidance the latter is the prompt's.
+        """
+        self.cache.timestep = int(timestep)
+        scale = self.scales[min(step, len(self.scales) - 1)]
+        if len(self.places) == 1:
+            return self.predict_window(latents, self.told, timestep, scale)
         blended = torch.zeros_like(latents, dtype=torch.float32)
-        for place_, weight in zip(places, weights, strict=True):
+        negatives = torch.zeros_like(blended)
+        for place_, weight in zip(self.places, self.weights, strict=True):
             told = None if self.told is None else self.told[:, place_]
-            part = self.predict(latents[:, place_], told, timestep, scale)
+            part, negative = self.predict_window(latents[:, place_], told, timestep, scale)
             blended[:, place_] += weight * part
-        return blended
+            negatives[:, place_] += weight * negative
+        return blended, negatives
 
-    def predict(
+    def predict_window(
         self, latents: Tensor, told: Tensor | None, timestep: Tensor, scale: float
-    ) -> Tensor:
-        """The guided prediction of latents that the transformer sees at once, fp32."""
+    ) -> tuple[Tensor, Tensor]:
+        """The predictions of latents that the transformer sees at once, fp32."""
         rows = len(self.conditions.states)
         told = None if told is None else torch.cat([told] * rows)
         with self.cache.context(self.base):
@@ -310,30 +273,17 @@ class Loop:
                 torch.cat([latents] * rows), timestep.expand(rows), self.conditions, told
             ).float()
         if rows == 1:
-            return predicted
+            return predicted, predicted
         without, with_prompt = predicted.chunk(2)
-        return without + scale * (with_prompt - without)
+        return without + scale * (with_prompt - without), without
 
-    def noisy_step(
-        self, velocity: Tensor, timestep: int, latents: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """A step of DDIM with eta (Song et al. 2020, arXiv 2010.02502, equations 12 and 16).
 
-        diffusers' CogVideoXDDIMScheduler takes eta and does not heed it.
-        """
-        from diffusers.utils.torch_utils import randn_tensor
-
-        sampler = self.sampler
-        previous = timestep - len(sampler.alphas_cumprod) // self.request.steps
-        now = float(sampler.alphas_cumprod[timestep])
-        then = float(
-            sampler.alphas_cumprod[previous] if previous >= 0 else sampler.final_alpha_cumprod
-        )
-        clean = now**0.5 * latents - (1 - now) ** 0.5 * velocity
-        noise_there = now**0.5 * velocity + (1 - now) ** 0.5 * latents
-        sigma = self.request.eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
-        fresh = randn_tensor(
-            latents.shape, generator=generator, device=latents.device, dtype=latents.dtype
-        )
-        direction = max(1 - then - sigma**2, 0.0) ** 0.5
-        return then**0.5 * clean + direction * noise_there + sigma * fresh
+def step_scales(request: ClipConfig, timesteps: Sequence[int]) -> list[float]:
+    """The guidance scale of each step that is taken, as its sampler takes it."""
+    if request.cfg_scales:
+        scales = request.cfg_scales[-len(timesteps) :]
+    else:
+        dynamic = "off" if request.dynamic_cfg == "none" else request.dynamic_cfg
+        scales = guidance_scales(request.cfg_scale, timesteps, dynamic, "cfg_scale")
+    divisor = SAMPLERS[str(request.sampler)].cfg_divisor
+    return [scale / divisor for scale in scales]

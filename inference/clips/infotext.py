@@ -11,8 +11,7 @@ from inference.images import TAGS, hash_list, tag_of, write_infotext
 from inference.models import model_hash, model_name
 from inference.models.cogvideox import VideoModel
 from inference.runtime import limner_version, number
-
-SAMPLERS = {"ddim": "CogVideoX DDIM", "dpm": "CogVideoX DPM"}
+from inference.sampling import SAMPLERS, resolve_schedule
 
 
 def describe_clip(
@@ -35,9 +34,14 @@ def describe_clip(
     name, hash_ = models[-1] if models else (model_name(base), model_hash(base))
     scales = ";".join(map(number, request.cfg_scales))
     fps = request.fps or 0.0
+    name_of_sampler = str(request.sampler)
+    sampler = SAMPLERS[name_of_sampler]
     parameters: dict[str, object | None] = {
         "Steps": request.steps,
-        "Sampler": SAMPLERS[str(request.sampler)],
+        "Sampler": sampler.title or name_of_sampler,
+        "Schedule type": (
+            None if sampler.uses_model_steps else resolve_schedule(name_of_sampler, "Automatic")
+        ),
         "CFG scale": scales or request.cfg_scale,
         "Dynamic CFG": None if request.dynamic_cfg == "none" else request.dynamic_cfg,
         "Seed": request.seed,
@@ -47,7 +51,7 @@ def describe_clip(
         "Model hash": hash_[:10] if hash_ else None,
         "Model": name,
         "Denoising strength": request.strength if request.video else None,
-        "Eta": request.eta or None,
+        "Eta": request.eta if request.eta not in (None, sampler.default_eta) else None,
         "Window": request.window,
         "Window overlap": request.overlap if request.window else None,
         **{

@@ -24,6 +24,7 @@ from inference.models.cogvideox import (
     video_to_video_multiple,
 )
 from inference.runtime import DrawWarning, InputError
+from inference.sampling import SAMPLERS
 
 BOUNDLESS = 300
 """Latents along both sides of CogVideoX 1.5's first configs: room, and no size to draw at."""
@@ -63,7 +64,7 @@ def expand(base: VideoModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
         note = check_positions(base.config, width, height, seen, base.vae_scale_factor)
         if note:
             warnings.warn(note, DrawWarning, stacklevel=2)
-        if clip.steps and 1000 % clip.steps:
+        if SAMPLERS[str(resolved.sampler)].uses_model_steps and 1000 % clip.steps:
             told = f"steps: {clip.steps} does not divide 1000, which puts some steps a timestep off"
             warnings.warn(told, DrawWarning, stacklevel=2)
         seed = random.SystemRandom().randrange(RANDOM_SEEDS) if clip.seed == -1 else clip.seed
@@ -81,7 +82,7 @@ def default_fps(base: VideoModel) -> float:
 
 
 def sampler_of(base: VideoModel, clip: ClipConfig) -> str:
-    """`ddim` or `dpm`: as asked for, or as the model's scheduler_config.json says.
+    """As asked for; else `ddim` or `dpm`, as the model's scheduler_config.json says.
 
     Raises:
         InputError: dpm and a Fun-Control model, which diffusers' pipeline cannot draw with either.
@@ -90,7 +91,7 @@ def sampler_of(base: VideoModel, clip: ClipConfig) -> str:
     if clip.control_video is not None:
         if clip.sampler == "dpm":
             raise InputError("sampler: dpm cannot be used with control_video; take ddim")
-        return "ddim"
+        return clip.sampler or "ddim"
     sampler = clip.sampler or own
     if clip.eta and sampler == "dpm":
         raise InputError("eta: is of ddim; this model's sampler is dpm, so set sampler: ddim")

@@ -24,27 +24,10 @@ if TYPE_CHECKING:
     )
     from inference.config.models import ArtifactConfig, BaseModelConfig
     from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
-    from inference.config.samplers import (
-        AUTOMATIC_SCHEDULES,
-        CHURNED,
-        DEFAULT_RHOS,
-        HEED_RANGE,
-        HEED_S_NOISE,
-        SAMPLERS,
-        SCHEDULE_TYPES,
-        draws_further_noise,
-    )
 
 __all__ = [
-    "AUTOMATIC_SCHEDULES",
-    "CHURNED",
-    "DEFAULT_RHOS",
     "DRAWING_RECIPES",
-    "HEED_RANGE",
-    "HEED_S_NOISE",
     "RESIZE_MODES",
-    "SAMPLERS",
-    "SCHEDULE_TYPES",
     "AnimationRecipe",
     "ArtifactConfig",
     "BaseModelConfig",
@@ -62,7 +45,6 @@ __all__ = [
     "Offload",
     "check_size",
     "draw_schema",
-    "draws_further_noise",
 ]
 
 __getattr__ = lazy(__name__, __file__)

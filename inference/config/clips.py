@@ -9,10 +9,10 @@ from omegaconf import MISSING
 from inference.config.images import MOST_SEED, Faults
 from inference.config.models import ArtifactConfig, BaseModelConfig
 from inference.files import pattern_faults
+from inference.sampling import SAMPLERS, samplers_of
 
 FORMATS = ("mp4", "gif", "webp")
 DynamicCfg = Literal["none", "diffusers", "cosine"]
-Sampler = Literal["ddim", "dpm"]
 Offload = Literal["none", "model_offload", "sequential_offload"]
 Cache = Literal["none", "pab", "faster_cache", "first_block_cache", "mag_cache"]
 
@@ -36,11 +36,13 @@ class ClipSettings:
     """`cosine` lets guidance grow from 1 to 1 + cfg_scale; `diffusers` is what diffusers'
     pipelines and SAT make of it: the scale jumps from step to step (zai-org/CogVideo issue 267
     says why that is kept)."""
-    sampler: Sampler | None = None
+    sampler: str | None = None
     """`ddim` or `dpm`; null takes the one that the model's scheduler_config.json names (published:
-    ddim for 2B, dpm for the others)."""
-    eta: float = 0.0
-    """Share of fresh noise in ddim's steps: 0 none, 1 as in DDPM."""
+    ddim for 2B, dpm for the others). Or a sampler of pictures by its A1111 name, such as Euler a,
+    with the schedule type that `Automatic` stands for."""
+    eta: float | None = None
+    """Share of fresh noise: 0 none, 1 as in DDPM. Null is the sampler's own: 0 in ddim, DDIM and
+    DDIM CFG++, 1 in the others that heed it."""
     frames: int | None = None
     """Frames of the clip: 1, 8k or 8k + 1; others are rounded, which is told. Null takes as many as
     the model was made for, of a shorter `video` or `control_video` all it has, and with `window`
@@ -82,8 +84,6 @@ class ClipSettings:
             yield "cfg_scales", told
         if self.cfg_scales and self.dynamic_cfg != "none":
             yield "dynamic_cfg", "needs one cfg_scale; cfg_scales already says that of every step"
-        if not 0 <= self.eta <= 1:
-            yield "eta", f"must lie in 0 … 1, got {self.eta}"
         for name in ("frames", "height", "width", "window"):
             if (value := getattr(self, name)) is not None and value < 1:
                 yield name, f"must be at least 1, got {value}"
@@ -93,9 +93,17 @@ class ClipSettings:
             yield "strength", f"must lie in 0 … 1, got {self.strength}"
         elif self.video is not None and int(self.steps * self.strength) < 1:
             yield "strength", f"{self.strength} of {self.steps} steps is none; take more of either"
+        yield from self.wrong_sampler()
         yield from self.wrong_sources()
         if self.window is not None and not 0 <= self.overlap < self.window:
             yield "overlap", f"must lie in 0 … window - 1, got {self.overlap}"
+
+    def wrong_sampler(self) -> Faults:
+        """A sampler that does not draw clips, or takes another eta."""
+        if self.sampler is not None and self.sampler not in (known := samplers_of("clips")):
+            yield "sampler", f"expected one of {', '.join(known)}; got {self.sampler!r}"
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            yield "eta", f"must lie in 0 … 1, got {self.eta}"
 
     def wrong_sources(self) -> Faults:
         """Sources that exclude each other."""
@@ -106,8 +114,10 @@ class ClipSettings:
             yield "end_image", "needs image, the first frame"
 
     def idle(self) -> Faults:
-        if self.eta and self.sampler == "dpm":
-            yield "eta", "has no effect with sampler: dpm, which adds noise of its own"
+        if self.eta and self.sampler and SAMPLERS[self.sampler].default_eta is None:
+            draws = SAMPLERS[self.sampler].always_draws
+            why = ", which adds noise of its own" if draws else ""
+            yield "eta", f"has no effect with sampler: {self.sampler}{why}"
         if self.strength != 0.8 and self.video is None:
             yield "strength", "has no effect without video"
         if self.overlap != 8 and self.window is None:

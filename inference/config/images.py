@@ -8,22 +8,9 @@ from typing import Literal
 
 from omegaconf import MISSING
 
-from inference.config.samplers import (
-    ALWAYS_DISCARD,
-    BY_TIMESTEPS,
-    CHURNED,
-    DEFAULT_RHOS,
-    HEED_RANGE,
-    HEED_S_NOISE,
-    RANGE_ONLY,
-    SAMPLERS,
-    SAMPLERS_WITHOUT_ETA,
-    SCHEDULE_TYPES,
-    draws_further_noise,
-    resolved,
-)
 from inference.prompts import split_composition
 from inference.runtime import InputError
+from inference.sampling import SAMPLERS, SCHEDULES, resolve_schedule, samplers_of, schedule_types
 
 
 def check_size(name: str, size: int, step: int) -> None:
@@ -39,8 +26,6 @@ def check_size(name: str, size: int, step: int) -> None:
 
 Idle = Iterator[tuple[str, str]]
 """(key, why it has no effect)."""
-
-CFG_PLUS_PLUS = "DDIM CFG++"
 
 
 def idle_settings(settings: DrawSettings, prompt: str | None = None) -> Idle:
@@ -64,14 +49,17 @@ def idle_hires(hires: HiresConfig) -> Idle:
 
 def passes_of(settings: DrawSettings) -> list[tuple[str, str]]:
     """Sampler and schedule type of each pass; the type is empty where nothing heeds it."""
-    first = settings.sampler, resolved(settings.sampler, settings.schedule_type)
-    if settings.sampler in RANGE_ONLY and settings.img2img is None:
+    first = settings.sampler, resolve_schedule(settings.sampler, settings.schedule_type)
+    if SAMPLERS[settings.sampler].takes_range_only and settings.img2img is None:
         first = settings.sampler, ""
     hires = settings.hires
     if hires is None or hires.denoising_strength == 0:
         return [first]
     sampler = hires.sampler or settings.sampler
-    return [first, (sampler, resolved(sampler, hires.schedule_type or settings.schedule_type))]
+    return [
+        first,
+        (sampler, resolve_schedule(sampler, hires.schedule_type or settings.schedule_type)),
+    ]
 
 
 def idle_schedule(settings: DrawSettings, passes: Sequence[tuple[str, str]]) -> Idle:
@@ -81,8 +69,10 @@ def idle_schedule(settings: DrawSettings, passes: Sequence[tuple[str, str]]) -> 
     if types == {""} and settings.schedule_type != "Automatic":
         yield "schedule_type", f"has no effect with {settings.sampler}, but for img2img"
     schedule = settings.schedule
-    heeding = dict.fromkeys(("sigma_min", "sigma_max", "use_old_karras"), HEED_RANGE)
-    heeding |= {"rho": tuple(DEFAULT_RHOS), "beta_alpha": ("Beta",), "beta_beta": ("Beta",)}
+    of_range = tuple(name for name, one in SCHEDULES.items() if one.heeds_range)
+    with_rho = tuple(name for name, one in SCHEDULES.items() if one.default_rho is not None)
+    heeding = dict.fromkeys(("sigma_min", "sigma_max", "use_old_karras"), of_range)
+    heeding |= {"rho": with_rho, "beta_alpha": ("Beta",), "beta_beta": ("Beta",)}
     usual = type(schedule)()
     for name, heeded_by in heeding.items():
         if getattr(schedule, name) != getattr(usual, name) and types.isdisjoint(heeded_by):
@@ -90,53 +80,72 @@ def idle_schedule(settings: DrawSettings, passes: Sequence[tuple[str, str]]) -> 
             yield f"schedule.{name}", f"has no effect with {told}; it is of {names}"
     if schedule.use_old_karras and schedule.sigma_min and schedule.sigma_max:
         yield "schedule.use_old_karras", "has no effect beside sigma_min and sigma_max"
-    always_discards = all(sampler in ALWAYS_DISCARD or not kind for sampler, kind in passes)
+    always_discards = all(
+        SAMPLERS[sampler].discards_penultimate or not kind for sampler, kind in passes
+    )
     if schedule.discard_next_to_last_sigma and always_discards:
         yield "schedule.discard_next_to_last_sigma", f"has no effect with {told}"
 
 
 def idle_noise(settings: DrawSettings, samplers: Sequence[str]) -> Idle:
     """Of what is added while drawing, and at the beginning."""
-    told = " and ".join(samplers)
-    if settings.eta is not None and all(one in SAMPLERS_WITHOUT_ETA for one in samplers):
+    told, used = " and ".join(samplers), [SAMPLERS[name] for name in samplers]
+    if settings.eta is not None and all(one.default_eta is None for one in used):
         yield "eta", f"has no effect with {told}"
-    is_churned = settings.s_churn > 0 and any(one in CHURNED for one in samplers)
+    is_churned = settings.s_churn > 0 and any(one.uses_churn for one in used)
     if settings.s_churn and not is_churned:
-        yield "s_churn", f"has no effect with {told}; it is of {', '.join(CHURNED)}"
-    if not settings.s_churn:
-        for name in ("s_tmin", "s_tmax"):
-            if getattr(settings, name):
-                yield name, "has no effect without s_churn"
-    is_heeded = is_churned or any(one in HEED_S_NOISE for one in samplers)
+        churned = ", ".join(name for name, one in SAMPLERS.items() if one.uses_churn)
+        yield "s_churn", f"has no effect with {told}; it is of {churned}"
+    is_heeded = is_churned or any(one.uses_s_noise for one in used)
     if settings.s_noise != 1 and not is_heeded:
         yield "s_noise", f"has no effect with {told}"
     if settings.ensd:
         eta, s_churn = settings.eta, settings.s_churn
-        if not any(draws_further_noise(one, eta, s_churn) for one in samplers):
+        if not any(one.draws_further_noise(eta, s_churn) for one in used):
             yield "ensd", f"has no effect with {told}, which draws no further noise"
+    yield from idle_bounds(settings)
+
+
+def idle_bounds(settings: DrawSettings) -> Idle:
+    """Of the bounds of churn, and of the first noise."""
+    if not settings.s_churn:
+        for name in ("s_tmin", "s_tmax"):
+            if getattr(settings, name):
+                yield name, "has no effect without s_churn"
     if settings.variation_seed != -1 and settings.variation_strength == 0:
         yield "variation_seed", "has no effect without variation_strength"
     if settings.sgm_noise_multiplier and settings.img2img is not None:
         yield "sgm_noise_multiplier", "has no effect with img2img"
-    elif settings.sgm_noise_multiplier and settings.sampler in BY_TIMESTEPS:
+    elif settings.sgm_noise_multiplier and SAMPLERS[settings.sampler].is_scaled:
         yield "sgm_noise_multiplier", f"has no effect with {settings.sampler}"
 
 
 def idle_guidance(settings: DrawSettings, samplers: Sequence[str], prompt: str | None) -> Idle:
     """Of what the negative prompt does."""
     weights = [part.weight for part in split_composition(prompt or "")]
-    is_guided = settings.cfg_scale != 1 or weights != [1.0] or CFG_PLUS_PLUS in samplers
+    needing = [name for name in samplers if SAMPLERS[name].needs_uncond]
+    is_guided = settings.cfg_scale != 1 or weights != [1.0] or bool(needing)
     if not is_guided:
         for name in ("negative_prompt", "pad_conds", "s_min_uncond", "skip_early_cond"):
             if getattr(settings, name):
                 yield name, "has no effect with cfg_scale: 1"
-    elif set(samplers) == {CFG_PLUS_PLUS}:
+    elif needing == list(samplers):
         for name in ("s_min_uncond", "skip_early_cond"):
             if getattr(settings, name):
-                yield name, f"has no effect with {CFG_PLUS_PLUS}"
+                yield name, f"has no effect with {' and '.join(needing)}"
 
 
 Faults = Iterator[tuple[str, str]]
+
+
+def unknown_names(sampler: str | None, schedule_type: str | None) -> Faults:
+    """Of samplers and schedule types that are given."""
+    samplers, types = samplers_of("pictures"), schedule_types()
+    if sampler is not None and sampler not in samplers:
+        yield "sampler", f"expected one of {', '.join(samplers)}; got {sampler!r}"
+    if schedule_type is not None and schedule_type not in types:
+        yield "schedule_type", f"expected one of {', '.join(types)}; got {schedule_type!r}"
+
 
 RESIZE_MODES = (
     "Just resize",
@@ -214,11 +223,7 @@ class HiresConfig:
             yield "steps", f"must not be negative, got {self.steps}; 0 means as many as `steps`"
         if not 0 <= self.denoising_strength <= 1:
             yield "denoising_strength", f"must lie in 0 … 1, got {self.denoising_strength}"
-        if self.sampler is not None and self.sampler not in SAMPLERS:
-            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
-        if self.schedule_type is not None and self.schedule_type not in SCHEDULE_TYPES:
-            names = ", ".join(SCHEDULE_TYPES)
-            yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
+        yield from unknown_names(self.sampler, self.schedule_type)
 
     def idle(self) -> Faults:
         yield from idle_hires(self)
@@ -405,11 +410,7 @@ class DrawSettings:
         for name in ("variation_strength", "skip_early_cond"):
             if not 0 <= getattr(self, name) <= 1:
                 yield name, f"must lie in 0 … 1, got {getattr(self, name)}"
-        if self.sampler not in SAMPLERS:
-            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
-        if self.schedule_type not in SCHEDULE_TYPES:
-            names = ", ".join(SCHEDULE_TYPES)
-            yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
+        yield from unknown_names(self.sampler, self.schedule_type)
         if self.comma_padding_backtrack < 0:
             value = self.comma_padding_backtrack
             yield "comma_padding_backtrack", f"must not be negative, got {value}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         prepare_init,
         read_image,
         scale_to,
+        upscaler,
     )
     from inference.images.infotext import (
         TAGS,
@@ -60,6 +61,7 @@ __all__ = [
     "read_other_programs",
     "scale_to",
     "tag_of",
+    "upscaler",
     "write_infotext",
 ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import torch
 from torch import Tensor
@@ -86,7 +85,8 @@ class Denoiser:
         if skip_early_cond and not total_steps:
             raise ValueError("skip_early_cond needs total_steps")
         self.base = base
-        self.levels = levels or NoiseLevels(base.alphas_cumprod)
+        self.parametrization = base.parametrization
+        self.levels = levels or self.parametrization
         self.cfg_scale = cfg_scale
         self.is_guided = keeps_uncond or not (cfg_scale == 1 and is_plain)
         self.keeps_uncond = keeps_uncond
@@ -218,10 +218,9 @@ class Denoiser:
     def denoise_batch(self, x: Tensor, sigma: float, batch: Batch) -> Tensor:
         """One latent for each row of a batch.
 
-        The model sees x / sqrt(sigma^2 + 1), of variance 1. Velocity: Salimans & Ho 2022, arXiv
-        2202.00512.
+        The model sees x at the scale of its parametrization.
         """
-        scale = 1 / sqrt(sigma**2 + 1)
+        scale = 1 / self.levels.scale(sigma)
         pictures = batch.pictures
         timesteps = torch.full((len(pictures),), self.levels.timestep(sigma), device=x.device)
         x = x[pictures]
@@ -232,6 +231,4 @@ class Denoiser:
         output = self.base.predict(
             seen.to(batch.conditions.states.dtype), timesteps, batch.conditions
         ).float()
-        if self.base.prediction_type == "v_prediction":
-            return x * scale**2 - output * (sigma * scale)
-        return x - output * sigma
+        return self.parametrization.denoised(x, output, sigma)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Self
 
 import torch
@@ -161,15 +160,17 @@ def sample(
     """
     first = requests[0]
     sampler = SAMPLERS[way.sampler]
-    levels = sampler.levels(base.alphas_cumprod)
+    levels = sampler.levels(base.parametrization)
     options = schedule_options(base, first)
     if start is None:
         schedule = way.sampler, way.schedule_type, way.steps
         sigmas = sampling_sigmas(levels, *schedule, options)
-        run = Img2ImgRun(sigmas, sigmas[0], (min(s for s in sigmas if s > 0), max(sigmas)))
+        run = Img2ImgRun(sigmas, sigmas[0], (min(s for s in sigmas if s > 0), max(sigmas)), levels)
         noise = noise_source(base, requests, way, run)
         is_strong = first.sgm_noise_multiplier
-        scale = sqrt(1 + sigmas[0] ** 2) if is_strong else sampler.start_scale(sigmas[0])
+        scale = levels.scale(sigmas[0])
+        if not is_strong:
+            scale = sampler.start_scale(sigmas[0], levels.scale)
         x = noise.normal() * scale
     else:
         schedule = way.sampler, way.schedule_type, way.steps
@@ -187,6 +188,7 @@ def sample(
         s_tmax=first.s_tmax,
         s_noise=first.s_noise,
         timestep_of=levels.timestep,
+        scale_of=levels.scale,
     )
     x = sampler.function(denoiser, x, run.sigmas, noise, callback, own)
     if start is None or start.mask is None or start.has_soft_edges:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from inference.config import SAMPLERS, SCHEDULE_TYPES
 from inference.images.infotext import Infotext, as_pasted, parse_version, sampler_and_schedule
+from inference.sampling import samplers_of, schedule_types
 
 NUMBERS: dict[str, tuple[str, type]] = {
     "Steps": ("steps", int),
@@ -143,8 +143,8 @@ def put_samplers(
 ) -> None:
     """Samplers and schedule types of both passes, as far as they are among ours."""
 
-    def put_known(key: str, name: str, value: str | None, known: Sequence[str]) -> None:
-        if value in known:
+    def put_known(key: str, name: str, value: str | None, known: Container[str]) -> None:
+        if value is not None and value in known:
             put(image, name, value)
         elif value is not None and not value.startswith("Use same "):
             notes.append(f"{key}: {value} is not known here; the usual one draws")
@@ -154,16 +154,17 @@ def put_samplers(
     is_old = version is not None and version < SCHEDULES_APART
     if is_old and schedule == "Automatic" and pasted.get("Sampler") in ONCE_UNIFORM:
         schedule = "Uniform"
-    put_known("Sampler", "sampler", pasted.get("Sampler"), SAMPLERS)
-    put_known("Schedule type", "schedule_type", schedule, SCHEDULE_TYPES)
+    samplers, types = samplers_of("pictures"), schedule_types()
+    put_known("Sampler", "sampler", pasted.get("Sampler"), samplers)
+    put_known("Schedule type", "schedule_type", schedule, types)
     if sampler := told.get("Hires sampler"):
         is_told = "Hires schedule type" in told
         sampler, schedule = sampler_and_schedule(sampler, told.get("Hires schedule type"))
-        put_known("Hires sampler", "hires.sampler", sampler, SAMPLERS)
+        put_known("Hires sampler", "hires.sampler", sampler, samplers)
         if is_told or schedule != "Automatic":
-            put_known("Hires schedule type", "hires.schedule_type", schedule, SCHEDULE_TYPES)
+            put_known("Hires schedule type", "hires.schedule_type", schedule, types)
     elif schedule := told.get("Hires schedule type"):
-        put_known("Hires schedule type", "hires.schedule_type", schedule, SCHEDULE_TYPES)
+        put_known("Hires schedule type", "hires.schedule_type", schedule, types)
 
 
 def put_values(image: dict[str, Any], told: Mapping[str, str], notes: list[str]) -> None:

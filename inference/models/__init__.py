@@ -29,7 +29,13 @@ if TYPE_CHECKING:
         path_of,
         resolve_path,
     )
-    from inference.models.parametrization import add_noise, velocity
+    from inference.models.parametrization import (
+        DiscreteVP,
+        Epsilon,
+        Parametrization,
+        Velocity,
+        discrete_vp,
+    )
 
 __all__ = [
     "ARTIFACTS",
@@ -38,9 +44,13 @@ __all__ = [
     "PARTS",
     "Conditions",
     "DiffusionModel",
-    "add_noise",
+    "DiscreteVP",
+    "Epsilon",
+    "Parametrization",
+    "Velocity",
     "cast",
     "compact",
+    "discrete_vp",
     "file_model_name",
     "files_in",
     "find_model",
@@ -54,7 +64,6 @@ __all__ = [
     "path_of",
     "read_part",
     "resolve_path",
-    "velocity",
     "weights_of",
     "write_base_model",
 ]

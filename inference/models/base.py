@@ -14,6 +14,7 @@ from inference.config import BaseModelConfig
 from inference.files import sha256, weights_file
 from inference.models.conditions import Conditions
 from inference.models.names import is_single_file, resolve_path
+from inference.models.parametrization import Parametrization
 
 
 class DiffusionModel(ABC):
@@ -30,10 +31,8 @@ class DiffusionModel(ABC):
 
     path: str
     vae: Any
-    alphas_cumprod: Tensor
-    """Share of the signal's variance left at each timestep, (num_timesteps,), fp32 on the CPU."""
     prediction_type: str
-    """`epsilon` or `v_prediction`."""
+    """What its scheduler's config calls its prediction: `epsilon`, `v_prediction` …"""
     noise_schedule: dict[str, object]
     """The folder's scheduler_config.json."""
     dtype: torch.dtype
@@ -45,6 +44,11 @@ class DiffusionModel(ABC):
     @abstractmethod
     def denoiser(self) -> Any:
         """The network that predicts noise or velocity."""
+
+    @property
+    @abstractmethod
+    def parametrization(self) -> Parametrization:
+        """How it is noised and what it predicts: of the loss and of the samplers."""
 
     @property
     @abstractmethod

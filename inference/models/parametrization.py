@@ -1,30 +1,171 @@
-"""Latents and noise mixed, and what a model is to predict of the mixture."""
+"""How a model is noised and asked: noise levels, noising, target, clean latents and loss weight.
+
+A `Parametrization` is used by the loss and by the samplers alike, so that both mean the same by a
+timestep and by a prediction. The loss mixes latents and noise as the model sees them; samplers go
+through x = x0 + sigma * noise, which is that mixture times `scale(sigma)`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from math import sqrt
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from inference.sampling import NoiseLevels, interpolated_place, interpolated_sigma
 
-def add_noise(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
-    """Latents (b, …) with noise at signal shares `alphas` (b,), in fp32 or in fp64 if all are.
+if TYPE_CHECKING:
+    import numpy as np
 
-    The schedulers' own `add_noise` rounds the shares to the latents' format first: in bf16 those of
-    timesteps 0 and 1 become 1, which leaves the noise out.
+SMALLEST_ALPHA = 4.8973451890853435e-08
+"""Share of signal at the last timestep of models that train down to none; as in A1111."""
+
+
+class Parametrization(NoiseLevels):
+    """What a model learns and how it is noised; timesteps are 0 … `num_train_timesteps` - 1."""
+
+    @property
+    @abstractmethod
+    def num_train_timesteps(self) -> int:
+        """How many timesteps the model was trained at."""
+
+    @abstractmethod
+    def sample_timesteps(self, uniform: Tensor) -> Tensor:
+        """Return the timesteps (b,) to train at, of as many evenly distributed ones, int64."""
+
+    @abstractmethod
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what the model sees of latents (b, …) with noise at the timesteps (b,)."""
+
+    @abstractmethod
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return what the model shall predict of them."""
+
+    @abstractmethod
+    def denoised(self, x: Tensor, prediction: Tensor, sigma: float) -> Tensor:
+        """Return the clean latents of x = x0 + sigma * noise, by what was predicted of them."""
+
+    @abstractmethod
+    def loss_weight(self, timesteps: Tensor, weighting: str, snr_gamma: float) -> Tensor:
+        """Return what the prediction's squared error counts at the timesteps, (b,).
+
+        Args:
+            timesteps: (b,).
+            weighting: `loss.weighting` of recipes: uniform, min_snr or truncated_snr.
+            snr_gamma: the bound of the last two.
+        """
+
+
+class DiscreteVP(Parametrization):
+    """Diffusion that keeps the variance, at discrete timesteps: Ho et al. 2020, arXiv 2006.11239.
+
+    Args:
+        alphas_cumprod: the signal's share of the variance at each timestep, (num_timesteps,).
     """
-    signal, sigma = _factors(alphas, latents)
-    return signal * latents + sigma * noise
+
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        self.alphas_cumprod = alphas_cumprod
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    @property
+    def last_timestep(self) -> int:
+        return self.num_train_timesteps - 1
+
+    @cached_property
+    def log_sigmas(self) -> np.ndarray:
+        """log sigma of each timestep; without signal that of a share of 5e-8."""
+        import numpy as np
+
+        signal = self.alphas_cumprod.double().cpu().numpy().clip(min=SMALLEST_ALPHA)
+        return np.log((1 - signal) / signal) / 2
+
+    def sigma(self, timestep: float) -> float:
+        """Return the sigma of a timestep; between two of them linear in log sigma."""
+        return interpolated_sigma(self.log_sigmas, timestep)
+
+    def timestep(self, sigma: float) -> float:
+        return interpolated_place(self.log_sigmas, sigma)
+
+    def squared_scale(self, sigma: float) -> float:
+        return 1 + sigma**2
+
+    def sample_timesteps(self, uniform: Tensor) -> Tensor:
+        """Return them as they are: every timestep is as likely."""
+        return uniform
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return latents with noise, in fp32, or in fp64 if all are.
+
+        The schedulers' own `add_noise` rounds the shares to the latents' format first: in bf16
+        those of timesteps 0 and 1 become 1, which leaves the noise out.
+        """
+        signal, sigma = self.factors(timesteps, latents)
+        return signal * latents + sigma * noise
+
+    def factors(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what latents and noise are multiplied by, (b, 1, …) each, on their device."""
+        alphas = self.alphas_cumprod[timesteps]
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        shape = (-1, *[1] * (like.ndim - 1))
+        signal, sigma = alphas.sqrt().view(shape), (1 - alphas).sqrt().view(shape)
+        return signal.to(like.device, dtype), sigma.to(like.device, dtype)
+
+    def loss_weight(self, timesteps: Tensor, weighting: str, snr_gamma: float) -> Tensor:
+        """Return weights by the signal-to-noise ratio: Hang et al. 2023, arXiv 2303.09556."""
+        alphas = self.alphas_cumprod[timesteps]
+        if weighting == "uniform":
+            return torch.ones_like(alphas)
+        snr = alphas / (1 - alphas)
+        low = 1.0 if weighting == "truncated_snr" else 0.0
+        return snr.clamp(low, snr_gamma) / self.snr_of_prediction(snr)
+
+    @abstractmethod
+    def snr_of_prediction(self, snr: Tensor) -> Tensor:
+        """Return what an error of the prediction is divided by to be one of the clean latents."""
 
 
-def velocity(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
-    """What the model is to predict (Salimans & Ho 2022, arXiv 2202.00512), as `add_noise`.
+class Epsilon(DiscreteVP):
+    """The model predicts the noise."""
 
-    Its mean squared error is that of the clean latents, over 1 - alpha: CogVideoX' loss.
-    """
-    signal, sigma = _factors(alphas, latents)
-    return signal * noise - sigma * latents
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return noise
+
+    def denoised(self, x: Tensor, prediction: Tensor, sigma: float) -> Tensor:
+        return x - prediction * sigma
+
+    def snr_of_prediction(self, snr: Tensor) -> Tensor:
+        return snr
 
 
-def _factors(alphas: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(latents.dtype, torch.float32)
-    shape = (-1, *[1] * (latents.ndim - 1))
-    signal, sigma = alphas.sqrt().view(shape), (1 - alphas).sqrt().view(shape)
-    return signal.to(latents.device, dtype), sigma.to(latents.device, dtype)
+class Velocity(DiscreteVP):
+    """The model predicts the velocity: Salimans & Ho 2022, arXiv 2202.00512."""
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the velocity, in the format of `add_noise`.
+
+        Its mean squared error is that of the clean latents, over 1 - alpha: CogVideoX' loss.
+        """
+        signal, sigma = self.factors(timesteps, latents)
+        return signal * noise - sigma * latents
+
+    def denoised(self, x: Tensor, prediction: Tensor, sigma: float) -> Tensor:
+        scale = 1 / sqrt(sigma**2 + 1)
+        return x * scale**2 - prediction * (sigma * scale)
+
+    def snr_of_prediction(self, snr: Tensor) -> Tensor:
+        return snr + 1
+
+
+PREDICTION_TYPES: dict[str, type[DiscreteVP]] = {"epsilon": Epsilon, "v_prediction": Velocity}
+"""What schedulers' configs call a prediction -> the parametrization."""
+
+
+def discrete_vp(alphas_cumprod: Tensor, prediction_type: str) -> DiscreteVP:
+    """Return the parametrization of a model that a scheduler's config describes."""
+    return PREDICTION_TYPES[prediction_type](alphas_cumprod)

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import Literal, Protocol, get_args, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 from inference.runtime import InputError
-from inference.sampling.noise import NoiseSource
 
-Blend = Callable[[Tensor, float], Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Blend = Callable[["Tensor", float], "Tensor"]
 """(latents (b, c, h, w), sigma) -> those to go on with."""
 
 
-Denoise = Callable[[Tensor, float], Tensor]
-"""(x, sigma) -> the clean latent expected there; all of shape (b, c, h, w), fp32."""
+Denoise = Callable[["Tensor", float], "Tensor"]
+"""(x, sigma) -> the clean latent expected there; of pictures (b, c, h, w), of clips (b, f, c, h,
+w), fp32."""
 
-Callback = Callable[[int, Tensor], None]
+ScaleOf = Callable[[float], float]
+"""sigma -> the divisor of x0 + sigma * noise that gives what the model sees."""
+
+Callback = Callable[[int, "Tensor"], object]
 """Called in every step, with its number (from 0) and the clean latent expected in it."""
 
 UniPCVariant = Literal["bh1", "bh2", "vary_coeff"]
@@ -35,6 +40,41 @@ class GuidedDenoise(Protocol):
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """The clean latent expected at (x, sigma), with guidance."""
         ...
+
+
+@runtime_checkable
+class ModelSteps(Protocol):
+    """A model that is asked at its own timesteps, in its own scale, as CogVideoX' samplers are."""
+
+    noise_scheduler: Any
+    """diffusers' scheduler of the sampler, its timesteps set."""
+    steps: int
+    """Steps of the whole schedule."""
+    timesteps: Tensor
+    """Those that are taken."""
+    generator: torch.Generator
+    """Where fresh noise comes from."""
+
+    def predict(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """The model's prediction, fp32, with guidance."""
+        ...
+
+
+class FreshNoise(Protocol):
+    """Where samplers take fresh noise from: `NoiseSource` of pictures."""
+
+    def normal(self) -> Tensor:
+        """Standard normal noise of the latents' shape, fp32."""
+        ...
+
+    def brownian(self, sigma_min: float, sigma_max: float) -> Callable[[float, float], Tensor]:
+        """A Brownian path as a function (sigma, next sigma) -> noise of variance 1."""
+        ...
+
+
+def variance_preserving(sigma: float) -> float:
+    """Return the scale of latents with noise of models that keep the variance 1."""
+    return sqrt(1 + sigma**2)
 
 
 @dataclass(frozen=True)
@@ -68,6 +108,9 @@ class SamplerOptions:
     """The timestep that the model is asked at, by sigma. With it LCM keeps its boundary condition,
     without it leaves that out, which changes latents by less than 1e-5 of themselves."""
 
+    scale_of: ScaleOf = variance_preserving
+    """The scale that the model knows latents in, by sigma; of `Sampler.is_scaled` ones."""
+
     def __post_init__(self) -> None:
         for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise"):
             value = getattr(self, name)
@@ -91,7 +134,7 @@ class SamplerFunction(Protocol):
         denoiser: Denoise,
         x: Tensor,
         sigmas: Sequence[float],
-        noise: NoiseSource,
+        noise: FreshNoise,
         callback: Callback | None = None,
         options: SamplerOptions = PLAIN,
     ) -> Tensor:
@@ -116,7 +159,7 @@ def split_noise(sigma: float, next_sigma: float, eta: float) -> tuple[float, flo
 
 
 def churn(
-    x: Tensor, sigma: float, steps: int, noise: NoiseSource, options: SamplerOptions
+    x: Tensor, sigma: float, steps: int, noise: FreshNoise, options: SamplerOptions
 ) -> tuple[Tensor, float]:
     """(x, sigma) with more noise: arXiv 2206.00364, algorithm 2.
 

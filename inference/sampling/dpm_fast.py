@@ -4,15 +4,20 @@ Both heed only the highest sigma and the last one above 0 of the list, and choos
 them, by lambda = -log sigma. They end at that last one, and so leave its noise in.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import pairwise
 from math import atan, exp, expm1, log, sqrt
-
-import numpy as np
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, split_noise
-from inference.sampling.noise import NoiseSource
+from inference.sampling.entries import sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inference.sampling.base import FreshNoise
 
 FIRST, SECOND = 1 / 3, 2 / 3
 """Where in a step of order 3 the second and the third evaluation are."""
@@ -23,15 +28,24 @@ SAFETY = 0.81
 """A step is taken if the next one may be at least so long in relation to it."""
 
 
+@sampler(
+    "DPM fast",
+    default_eta=1.0,
+    uses_s_noise=True,
+    takes_range_only=True,
+    aliases=("k_dpm_fast",),
+)
 def dpm_fast(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
     """As many evaluations as steps, most of them in steps of order 3: appendix C.2."""
+    import numpy as np
+
     if len(sigmas) == 2 and sigmas[-1] == 0:
         return one_step(denoiser, x, sigmas[0], callback)
     start, end = ends(sigmas)
@@ -48,11 +62,18 @@ def dpm_fast(
     return x
 
 
+@sampler(
+    "DPM adaptive",
+    default_eta=1.0,
+    takes_range_only=True,
+    couples_batch=True,
+    aliases=("k_dpm_ad",),
+)
 def dpm_adaptive(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:

@@ -1,20 +1,42 @@
 """DPM++: Lu et al. 2022, arXiv 2211.01095, by lambda = -log sigma, as in k-diffusion."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import exp, expm1, log, sqrt
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, split_noise, towards
-from inference.sampling.noise import NoiseSource
+from inference.sampling.entries import Function, sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inference.sampling.base import FreshNoise
 
 
+def brownian(
+    name: str, alias: str, *, discards_penultimate: bool = False
+) -> Callable[[Function], Function]:
+    """Enter a multistep sampler of stochastic differential equations."""
+    return sampler(
+        name,
+        automatic="Exponential",
+        default_eta=1.0,
+        uses_s_noise=True,
+        uses_brownian=True,
+        discards_penultimate=discards_penultimate,
+        aliases=(alias,),
+    )
+
+
+@sampler("DPM++ 2M", automatic="Karras", aliases=("k_dpmpp_2m",))
 def dpmpp_2m(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -22,11 +44,12 @@ def dpmpp_2m(
     return second_order_multistep(denoiser, x, sigmas, noise, callback, PLAIN)
 
 
+@brownian("DPM++ 2M SDE", "k_dpmpp_2m_sde")
 def dpmpp_2m_sde(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -34,11 +57,12 @@ def dpmpp_2m_sde(
     return second_order_multistep(denoiser, x, sigmas, noise, callback, options)
 
 
+@brownian("DPM++ 2M SDE Heun", "k_dpmpp_2m_sde_heun")
 def dpmpp_2m_sde_heun(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -50,7 +74,7 @@ def second_order_multistep(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None,
     options: SamplerOptions,
     is_heun: bool = False,
@@ -81,7 +105,7 @@ def second_order_multistep(
 
 
 def brownian_path(
-    sigmas: Sequence[float], noise: NoiseSource, options: SamplerOptions
+    sigmas: Sequence[float], noise: FreshNoise, options: SamplerOptions
 ) -> Callable[[float, float], Tensor | float]:
     """What an SDE step adds from sigma to the next one above 0: 0 where eta is."""
     if not options.eta:
@@ -95,11 +119,12 @@ def brownian_path(
     return added
 
 
+@brownian("DPM++ 3M SDE", "k_dpmpp_3m_sde", discards_penultimate=True)
 def dpmpp_3m_sde(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -144,11 +169,19 @@ def slope_and_bend(
     return near + bend * ratio, bend
 
 
+@sampler(
+    "DPM++ 2S a",
+    automatic="Karras",
+    default_eta=1.0,
+    uses_s_noise=True,
+    is_second_order=True,
+    aliases=("k_dpmpp_2s_a",),
+)
 def dpmpp_2s_ancestral(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -167,11 +200,20 @@ def dpmpp_2s_ancestral(
     return x
 
 
+@sampler(
+    "DPM++ SDE",
+    automatic="Karras",
+    default_eta=1.0,
+    uses_s_noise=True,
+    is_second_order=True,
+    uses_brownian=True,
+    aliases=("k_dpmpp_sde",),
+)
 def dpmpp_sde(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:

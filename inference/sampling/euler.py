@@ -1,19 +1,27 @@
 """Samplers of first order: Euler and Euler a."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, churn, split_noise
-from inference.sampling.noise import NoiseSource
+from inference.sampling.entries import sampler
+from inference.sampling.levels import LcmLevels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inference.sampling.base import FreshNoise
 
 
+@sampler("Euler", uses_churn=True, aliases=("k_euler",))
 def euler(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -27,11 +35,12 @@ def euler(
     return x
 
 
+@sampler("Euler a", default_eta=1.0, aliases=("k_euler_a", "k_euler_ancestral"))
 def euler_ancestral(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -53,11 +62,12 @@ def euler_ancestral(
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
 
 
+@sampler("LCM", levels=LcmLevels, always_draws=True, aliases=("k_lcm",))
 def lcm(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:

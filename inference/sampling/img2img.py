@@ -4,21 +4,25 @@ Source: A1111 1.10.1 `setup_img2img_steps` in `modules/sd_samplers_common.py`, a
 of `modules/sd_samplers_kdiffusion.py` and `sd_samplers_timesteps.py`.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from math import sqrt
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from inference.runtime import InputError
+from inference.sampling.levels import NoiseLevels
 from inference.sampling.registry import SAMPLERS, is_by_timesteps, scheduled_sigmas
 from inference.sampling.schedules import (
     USUAL,
-    NoiseLevels,
     ScheduleOptions,
     leading_timesteps,
     unipc_grid,
     unipc_levels,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HIGHEST_STRENGTH = 0.999
 
@@ -34,6 +38,8 @@ class Img2ImgRun:
     the first of the sigmas, as in A1111."""
     brownian_range: tuple[float, float]
     """(lowest above 0, highest) of the whole schedule, for `NoiseSource`."""
+    levels: NoiseLevels
+    """Of the model, of the sampler's kind."""
 
     def start(self, latent: Tensor, noise: Tensor, extra_noise: float = 0.0) -> Tensor:
         """The latent that the sampler begins with.
@@ -43,7 +49,8 @@ class Img2ImgRun:
             noise: standard normal, of the same shape.
             extra_noise: A1111's `Extra noise`, how much more noise there is than is known of.
         """
-        scale = sqrt((1 + self.sigmas[0] ** 2) / (1 + self.noise_sigma**2))
+        squared_scale = self.levels.squared_scale
+        scale = sqrt(squared_scale(self.sigmas[0]) / squared_scale(self.noise_sigma))
         return (latent + noise * (self.noise_sigma + extra_noise)) * scale
 
 
@@ -105,7 +112,7 @@ def img2img_sigmas(
         return run_by_timesteps(levels, sampler, total, t_enc, options)
     sigmas = full[total - t_enc - 1 :]
     whole_range = min(sigma for sigma in full if sigma > 0), max(full)
-    return Img2ImgRun(sigmas, sigmas[0], whole_range)
+    return Img2ImgRun(sigmas, sigmas[0], whole_range, levels)
 
 
 def run_by_timesteps(
@@ -119,4 +126,5 @@ def run_by_timesteps(
     sigmas = [levels.sigma(timestep) for timestep in reversed(known)]
     if SAMPLERS[sampler].own_schedule is unipc_levels and t_enc:
         sigmas = unipc_grid(levels, (known[-1] + 1) / levels.count, t_enc, options.unipc_skip)
-    return Img2ImgRun(sigmas, noise_sigma, (levels.sigma(timesteps[0]), levels.sigma_max))
+    whole_range = levels.sigma(timesteps[0]), levels.sigma_max
+    return Img2ImgRun(sigmas, noise_sigma, whole_range, levels)

@@ -73,7 +73,7 @@ RngSource = Literal["CPU", "GPU", "NV"]
 GPU's reckoned on the CPU. The CPU's is taken for a GPU that is none (a CPU, or
 Apple's, as in A1111)."""
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 class Draws(Protocol):
@@ -104,7 +104,7 @@ class NoiseSource:
 
     Args:
         seeds: one for each picture.
-        shape: of one picture's latent, (c, h, w).
+        shape: of one picture's latent, (c, h, w); of clips (f, c, h, w).
         device: where the noise is needed.
         source: which generator draws.
         subseeds: variation seeds, one for each picture; with `subseed_strength`.

@@ -1,22 +1,18 @@
-"""The levels of noise that a base model knows, and the schedules that lead down through them.
+"""The noise schedules, which lead down through the levels of noise that a base model knows.
 
-sigma is the noise's standard deviation beside a clean latent of scale 1: x = x0 + sigma * noise.
 Names, formulas and levels of the schedules are those of A1111 1.10.1 (`modules/sd_schedulers.py`).
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import atan, exp, log, tan
-from typing import Literal
+from typing import Literal, TypeVar
 
-import numpy as np
-from torch import Tensor
-
-from inference.runtime import InputError
-
-SMALLEST_ALPHA = 4.8973451890853435e-08
-"""Share of signal at the last timestep of models that train down to none; as in A1111."""
+from inference.runtime import InputError, register
+from inference.sampling.levels import NoiseLevels
 
 OLD_KARRAS_RANGE = (0.1, 10.0)
 """What A1111's `use_old_karras_scheduler_sigmas` takes for the model's range of sigmas."""
@@ -26,86 +22,6 @@ ALIGN_YOUR_STEPS = {
     "SDXL": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
 }
 """Ten steps for each family of models: Sabour et al. 2024, arXiv 2404.14507."""
-
-
-class NoiseLevels:
-    """The sigmas that a base model was trained on, and what lies between them.
-
-    Args:
-        alphas_cumprod: the signal's share of the variance at each timestep, (num_timesteps,).
-        is_quantized: `timestep` gives the nearest whole timestep (A1111's `Enable quantization in
-            K samplers`), and not one with a fraction.
-    """
-
-    def __init__(self, alphas_cumprod: Tensor, is_quantized: bool = False) -> None:
-        signal = alphas_cumprod.double().cpu().numpy().clip(min=SMALLEST_ALPHA)
-        self._log_sigmas = np.log((1 - signal) / signal) / 2
-        self.is_quantized = is_quantized
-
-    @property
-    def count(self) -> int:
-        """How many levels there are."""
-        return len(self._log_sigmas)
-
-    @property
-    def last_timestep(self) -> int:
-        """The timestep of the highest sigma."""
-        return self.count - 1
-
-    @property
-    def sigma_min(self) -> float:
-        """The sigma of the first timestep."""
-        return self.level(0)
-
-    @property
-    def sigma_max(self) -> float:
-        """The sigma of the last timestep."""
-        return self.level(self.count - 1)
-
-    def level(self, index: int) -> float:
-        """The level's sigma, counted from the lowest."""
-        return exp(self._log_sigmas[index])
-
-    def sigma(self, timestep: float) -> float:
-        """The sigma of a timestep; between two of them linear in log sigma."""
-        return exp(np.interp(timestep, np.arange(self.count), self._log_sigmas))
-
-    def timestep(self, sigma: float) -> float:
-        """The timestep, with fraction, of a sigma above 0; held within the model's range."""
-        if self.is_quantized:
-            return float(np.abs(self._log_sigmas - log(sigma)).argmin())
-        return float(np.interp(log(sigma), self._log_sigmas, np.arange(self.count)))
-
-
-class LcmLevels(NoiseLevels):
-    """Fifty of the model's levels, at the timesteps 19, 39, … 999 that LCMs were distilled at.
-
-    Luo et al. 2023, arXiv 2310.04378; A1111 1.10.1 `modules/sd_samplers_lcm.py`. The model is asked
-    at the timestep of the nearest level, whatever lies between them.
-    """
-
-    ORIGINAL_STEPS = 50
-
-    def __init__(self, alphas_cumprod: Tensor, is_quantized: bool = True) -> None:
-        super().__init__(alphas_cumprod, is_quantized)
-        self.stride = max(1, self.count // self.ORIGINAL_STEPS)
-        self._model_timesteps = self.count
-        self._log_sigmas = self._log_sigmas[:: -self.stride][: self.ORIGINAL_STEPS][::-1]
-
-    @property
-    def last_timestep(self) -> int:
-        """The timestep of the highest sigma."""
-        return self._model_timesteps - 1
-
-    def sigma(self, timestep: float) -> float:
-        """The sigma of a timestep; between two levels linear in log sigma."""
-        lowest = self.last_timestep - (self.count - 1) * self.stride
-        return super().sigma((timestep - lowest) / self.stride)
-
-    def timestep(self, sigma: float) -> float:
-        """The timestep of the level that is nearest to sigma, a whole number."""
-        behind = self.count - 1 - np.abs(self._log_sigmas - log(sigma)).argmin()
-        return float(self.last_timestep - behind * self.stride)
 
 
 @dataclass(frozen=True)
@@ -169,17 +85,59 @@ USUAL = ScheduleOptions()
 Schedule = Callable[[NoiseLevels, int, ScheduleOptions], list[float]]
 """(levels, steps, options) -> steps + 1 falling sigmas, the last one 0, if not said otherwise."""
 
+Function = TypeVar("Function", bound=Schedule)
 
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A schedule, and what of `ScheduleOptions` it heeds."""
+
+    function: Schedule
+    heeds_range: bool = False
+    """Leads from a highest to a lowest sigma that can be set."""
+    default_rho: float | None = None
+    """Its exponent, unless given; None where it has none."""
+
+    def __call__(
+        self, levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
+    ) -> list[float]:
+        """Return the sigmas."""
+        return self.function(levels, steps, options)
+
+
+SCHEDULES: dict[str, NoiseSchedule] = {}
+"""The schedules by name, besides `Automatic`, which each sampler has its own meaning of."""
+
+
+def schedule(
+    name: str, *, heeds_range: bool = False, default_rho: float | None = None
+) -> Callable[[Function], Function]:
+    """Enter the decorated function as the noise schedule of a name; see `NoiseSchedule`.
+
+    Raises:
+        ValueError: the name is taken by another function.
+    """
+
+    def enter(function: Function) -> Function:
+        register(SCHEDULES, name, NoiseSchedule(function, heeds_range, default_rho))
+        return function
+
+    return enter
+
+
+@schedule("Uniform")
 def uniform(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """Evenly spaced timesteps, from the model's last to its first, whatever the options."""
     return [*evenly_timed(levels, levels.sigma_min, levels.sigma_max, steps), 0.0]
 
 
+@schedule("Normal", heeds_range=True)
 def normal(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """Evenly spaced timesteps between those of the range's ends."""
     return [*evenly_timed(levels, *options.range(levels), steps), 0.0]
 
 
+@schedule("SGM Uniform", heeds_range=True)
 def sgm_uniform(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """Evenly spaced timesteps that stop one short of the first (Stability AI generative-models)."""
     return [*evenly_timed(levels, *options.range(levels), steps + 1)[:-1], 0.0]
@@ -187,10 +145,13 @@ def sgm_uniform(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUA
 
 def evenly_timed(levels: NoiseLevels, low: float, high: float, count: int) -> list[float]:
     """`count` sigmas at evenly spaced timesteps from the one of `high` to that of `low`."""
+    import numpy as np
+
     ends = levels.timestep(high), levels.timestep(low)
     return [levels.sigma(timestep) for timestep in np.linspace(*ends, count)]
 
 
+@schedule("Karras", heeds_range=True, default_rho=7.0)
 def karras(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """Even in sigma^(1/rho): Karras et al. 2022, arXiv 2206.00364, equation 5."""
     return [*karras_sigmas(*options.range(levels), steps, options.rho or 7.0), 0.0]
@@ -198,50 +159,66 @@ def karras(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) ->
 
 def karras_sigmas(low: float, high: float, count: int, rho: float = 7.0) -> list[float]:
     """`count` sigmas from `high` to `low`, even in sigma^(1/rho)."""
+    import numpy as np
+
     roots = np.linspace(high ** (1 / rho), low ** (1 / rho), count)
     return [float(root**rho) for root in roots]
 
 
+@schedule("Exponential", heeds_range=True)
 def exponential(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """Even in log sigma."""
+    import numpy as np
+
     low, high = options.range(levels)
     return [exp(value) for value in np.linspace(log(high), log(low), steps)] + [0.0]
 
 
+@schedule("Polyexponential", heeds_range=True, default_rho=1.0)
 def polyexponential(
     levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
 ) -> list[float]:
     """A polynomial of degree rho in log sigma; Exponential where rho is 1 (k-diffusion)."""
+    import numpy as np
+
     low, high = options.range(levels)
     ramp = np.linspace(1, 0, steps) ** (options.rho or 1.0)
     return [exp(part * log(high / low) + log(low)) for part in ramp] + [0.0]
 
 
+@schedule("KL Optimal", heeds_range=True)
 def kl_optimal(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """Even in arctan sigma, and ends at the lowest sigma, not at 0.
 
     Sabour et al. 2024, arXiv 2404.14507, theorem 3.1.
     """
+    import numpy as np
+
     low, high = options.range(levels)
     return [tan(angle) for angle in np.linspace(atan(high), atan(low), steps + 1)]
 
 
+@schedule("Align Your Steps")
 def align_your_steps(
     levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
 ) -> list[float]:
     """A table for the family of models, resampled evenly in log sigma: arXiv 2404.14507."""
+    import numpy as np
+
     table = ALIGN_YOUR_STEPS[options.align_your_steps]
     places = np.linspace(0, len(table) - 1, steps)
     logs = np.interp(places, np.arange(len(table)), np.log(table))
     return [exp(value) for value in logs] + [0.0]
 
 
+@schedule("Simple")
 def simple(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """Every so manieth of the model's levels, from the highest down (ComfyUI)."""
     stride = levels.count / steps
     return [levels.level(-1 - int(step * stride)) for step in range(steps)] + [0.0]
 
 
+@schedule("DDIM")
 def ddim(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """The levels 1, 1 + n, … falling, with n = levels // steps: `steps` or more sigmas, then 0.
 
@@ -253,8 +230,10 @@ def ddim(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> l
     return [levels.level(index) for index in reversed(indexes)] + [0.0]
 
 
+@schedule("Beta", heeds_range=True)
 def beta(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
     """Quantiles of a beta distribution over the range: Lee et al. 2024, arXiv 2407.12173."""
+    import numpy as np
     from scipy.special import betaincinv
 
     low, high = options.range(levels)
@@ -262,20 +241,9 @@ def beta(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> l
     return [low + float(share) * (high - low) for share in shares] + [0.0]
 
 
-SCHEDULES: dict[str, Schedule] = {
-    "Uniform": uniform,
-    "Karras": karras,
-    "Exponential": exponential,
-    "Polyexponential": polyexponential,
-    "SGM Uniform": sgm_uniform,
-    "KL Optimal": kl_optimal,
-    "Align Your Steps": align_your_steps,
-    "Simple": simple,
-    "Normal": normal,
-    "DDIM": ddim,
-    "Beta": beta,
-}
-"""The schedules by name, besides `Automatic`, which each sampler has its own meaning of."""
+def schedule_types() -> tuple[str, ...]:
+    """Return what recipes can name: `Automatic`, and the schedules."""
+    return "Automatic", *SCHEDULES
 
 
 def find_schedule(name: str) -> str:
@@ -331,6 +299,8 @@ def unipc_grid(levels: NoiseLevels, start: float, steps: int, skip: str) -> list
 
     The time of timestep t of n is (t + 1) / n: Zhao et al. 2023, arXiv 2302.04867 (UniPC's code).
     """
+    import numpy as np
+
     end = 1 / levels.count
     if skip == "logSNR":
         high, low = levels.sigma(start * levels.count - 1), levels.sigma_min

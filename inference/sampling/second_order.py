@@ -1,24 +1,30 @@
 """Samplers of two evaluations a step: Heun, DPM2, DPM2 a and Restart."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod, sqrt
-
-import numpy as np
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, churn, split_noise
-from inference.sampling.noise import NoiseSource
+from inference.sampling.entries import sampler
 from inference.sampling.schedules import karras_sigmas
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inference.sampling.base import FreshNoise
 
 ORDER = 4
 
 
+@sampler("LMS", aliases=("k_lms",))
 def lms(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -37,6 +43,8 @@ def lms(
 
 def shares(known: Sequence[float], low: float, high: float) -> list[float]:
     """Integrals from `low` to `high` of the Lagrange polynomials of the points `known`."""
+    import numpy as np
+
     places, weights = np.polynomial.legendre.leggauss(len(known))  # exact at these degrees
     points = low + (places + 1) / 2 * (high - low)
     integrals = []
@@ -47,11 +55,12 @@ def shares(known: Sequence[float], low: float, high: float) -> list[float]:
     return integrals
 
 
+@sampler("Heun", uses_churn=True, is_second_order=True, aliases=("k_heun",))
 def heun(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -77,11 +86,19 @@ def heun_step(
     return x + (slope + next_slope) * ((next_sigma - sigma) / 2)
 
 
+@sampler(
+    "DPM2",
+    automatic="Karras",
+    uses_churn=True,
+    discards_penultimate=True,
+    is_second_order=True,
+    aliases=("k_dpm_2",),
+)
 def dpm2(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -95,11 +112,20 @@ def dpm2(
     return x
 
 
+@sampler(
+    "DPM2 a",
+    automatic="Karras",
+    default_eta=1.0,
+    uses_s_noise=True,
+    discards_penultimate=True,
+    is_second_order=True,
+    aliases=("k_dpm_2_a",),
+)
 def dpm2_ancestral(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -127,11 +153,18 @@ def midpoint_step(
     return x + (trial - denoiser(trial, middle)) * ((next_sigma - sigma) / middle)
 
 
+@sampler(
+    "Restart",
+    automatic="Karras",
+    always_draws=True,
+    is_second_order=True,
+    aliases=("restart",),
+)
 def restart(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:

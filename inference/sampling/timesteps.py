@@ -1,15 +1,15 @@
 """DDIM, DDIM CFG++ and PLMS: samplers that A1111 runs by timesteps; here by sigmas too.
 
-Their latents are of variance 1 there, and so x / sqrt(1 + sigma^2) here. Where the last sigma is
-not 0, the rest of the noise stays in, and the latent is scaled to the variance that the model
-knows it in.
+Their latents are of variance 1 there, and so x / sqrt(1 + sigma^2) here (of other parametrizations
+x / `SamplerOptions.scale_of`). Where the last sigma is not 0, the rest of the noise stays in, and
+the latent is scaled as the model knows it.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import sqrt
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from inference.sampling.base import (
     PLAIN,
@@ -19,15 +19,22 @@ from inference.sampling.base import (
     SamplerOptions,
     split_noise,
 )
+from inference.sampling.entries import sampler
 from inference.sampling.euler import euler_ancestral
-from inference.sampling.noise import NoiseSource
+from inference.sampling.schedules import ddim_levels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inference.sampling.base import FreshNoise
 
 
+@sampler("DDIM", own_schedule=ddim_levels, default_eta=0.0, is_scaled=True, aliases=("ddim",))
 def ddim(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -36,14 +43,23 @@ def ddim(
     In terms of sigma these are `euler_ancestral`'s steps.
     """
     x = euler_ancestral(denoiser, x, sigmas, noise, callback, options)
-    return x / sqrt(1 + sigmas[-1] ** 2)
+    return x / options.scale_of(sigmas[-1])
 
 
+@sampler(
+    "DDIM CFG++",
+    own_schedule=ddim_levels,
+    default_eta=0.0,
+    is_scaled=True,
+    cfg_divisor=12.5,
+    needs_uncond=True,
+    aliases=("ddim_cfgpp",),
+)
 def ddim_cfgpp(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -66,7 +82,7 @@ def ddim_cfgpp(
         x = denoised + (x - denoiser.last_uncond) * (kept / sigma)
         if next_sigma > 0:
             x = x + noise.normal() * fresh
-    return x / sqrt(1 + sigmas[-1] ** 2)
+    return x / options.scale_of(sigmas[-1])
 
 
 ADAMS_BASHFORTH = (
@@ -78,11 +94,12 @@ ADAMS_BASHFORTH = (
 """How much the newest, the one before … count, by how many there are."""
 
 
+@sampler("PLMS", own_schedule=ddim_levels, is_scaled=True, aliases=("plms",))
 def plms(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -103,7 +120,7 @@ def plms(
             trial = x + slope * (next_sigma - sigma)
             mixed = (slope + (trial - denoiser(trial, next_sigma)) / next_sigma) / 2
         x = x + mixed * (next_sigma - sigma)
-    return x / sqrt(1 + sigmas[-1] ** 2)
+    return x / options.scale_of(sigmas[-1])
 
 
 def sum_of(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

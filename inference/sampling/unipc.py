@@ -1,20 +1,28 @@
 """UniPC: Zhao et al. 2023, arXiv 2302.04867; by lambda = -log sigma, with clean latents."""
 
-from collections.abc import Sequence
-from math import expm1, factorial, log, sqrt
+from __future__ import annotations
 
-import numpy as np
-from torch import Tensor
+from collections.abc import Sequence
+from math import expm1, factorial, log
+from typing import TYPE_CHECKING
 
 from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, UniPCVariant, towards
-from inference.sampling.noise import NoiseSource
+from inference.sampling.entries import sampler
+from inference.sampling.schedules import unipc_levels
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from inference.sampling.base import FreshNoise
 
 
+@sampler("UniPC", own_schedule=unipc_levels, is_scaled=True, aliases=("unipc",))
 def unipc(
     denoiser: Denoise,
     x: Tensor,
     sigmas: Sequence[float],
-    noise: NoiseSource,
+    noise: FreshNoise,
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
@@ -26,7 +34,7 @@ def unipc(
     """
     steps = len(sigmas) - 1
     if steps < 1:
-        return x / sqrt(1 + sigmas[-1] ** 2)
+        return x / options.scale_of(sigmas[-1])
     highest = min(options.unipc_order, steps)
     seen = [(sigmas[0], denoiser(x, sigmas[0]))]  # newest first
     for step in range(1, steps + 1):
@@ -47,7 +55,7 @@ def unipc(
             seen = [(sigma, denoised), *seen[: highest - 1]]
         else:
             x = trial
-    return x / sqrt(1 + sigmas[-1] ** 2)
+    return x / options.scale_of(sigmas[-1])
 
 
 class Step:
@@ -104,6 +112,8 @@ class Step:
 
     def shares(self, places: Sequence[float]) -> list[float]:
         """What each slope counts, so that polynomials of their number's degree come out right."""
+        import numpy as np
+
         count = len(places)
         phis = phi_functions(self.length, count)
         if self.variant == "vary_coeff":
@@ -120,12 +130,16 @@ class Step:
 
 def taylor_inverse(places: Sequence[float]) -> np.ndarray:
     """Takes differences by their places to derivatives: the inverse of place^k / (k + 1)!."""
+    import numpy as np
+
     columns = [np.power(places, power) / factorial(power + 1) for power in range(len(places))]
     return np.linalg.inv(np.stack(columns, axis=1))
 
 
 def phi_functions(length: float, count: int) -> np.ndarray:
     """h phi_2(h) … h phi_{count + 1}(h), with phi_{k + 1}(h) = (phi_k(h) - 1 / k!) / h."""
+    import numpy as np
+
     value = expm1(length)
     values = []
     for power in range(1, count + 1):

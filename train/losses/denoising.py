@@ -1,7 +1,4 @@
-"""The loss of latent diffusion: noise, target and weight at a random timestep.
-
-Ho et al. 2020 (arXiv 2006.11239) for epsilon, Salimans & Ho 2022 (arXiv 2202.00512) for velocity.
-"""
+"""The loss of latent diffusion: the error at a random timestep, by the model's parametrization."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inference.models import Conditions, DiffusionModel, add_noise, velocity
+from inference.models import Conditions, DiffusionModel
 from train.common import Batch, generator, normal
 from train.config import LossConfig
 from train.losses.frozen_prior import FrozenPrior
@@ -38,17 +35,15 @@ class Denoising:
             target = self.prior.targets(self.prediction, noisy, target, timesteps, batch)
         prediction = self.prediction(noisy, timesteps.to(noisy.device), batch).float()
         errors = self.errors(prediction, target, batch.get("mask"))
-        return errors * self.weights(self.base.alphas_cumprod[timesteps]).to(errors)
+        return errors * self.weights(timesteps).to(errors)
 
     def noised(self, batch: Batch, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Noisy latents at the timesteps (b,), and what is to be predicted of them; both fp32."""
         latents = self.latents(batch)
         noise = self.noise(batch["positions"], latents)
-        alphas = self.base.alphas_cumprod[timesteps]
-        noisy = add_noise(latents, noise, alphas)
-        if self.base.prediction_type == "epsilon":
-            return noisy, noise
-        return noisy, velocity(latents, noise, alphas)
+        parametrization = self.base.parametrization
+        noisy = parametrization.add_noise(latents, noise, timesteps)
+        return noisy, parametrization.target(latents, noise, timesteps)
 
     def states(self, batch: Batch) -> Conditions:
         """What the base model is told of the prompts."""
@@ -108,30 +103,28 @@ class Denoising:
         return torch.stack(draws).to(like)
 
     def timesteps(self, batch: Batch) -> Tensor:
-        """Timesteps (b,), int64, on the CPU; every one is as likely, unless the batch says them."""
+        """Timesteps (b,), on the CPU, by the parametrization's law, unless the batch says them."""
         if "timesteps" in batch:
             return batch["timesteps"]
         low, high = self.timestep_range
         if self.config.timestep_sampling == "stratified":
             at = batch["positions"], batch["step_size"], low, high, batch["first_position"]
-            return stratified_timesteps(self.seed, *at)
-        draws = [
-            torch.randint(low, high, (), generator=generator(self.seed, "timestep", position))
-            for position in batch["positions"]
-        ]
-        return torch.stack(draws)
+            uniform = stratified_timesteps(self.seed, *at)
+        else:
+            draws = [
+                torch.randint(low, high, (), generator=generator(self.seed, "timestep", position))
+                for position in batch["positions"]
+            ]
+            uniform = torch.stack(draws)
+        return self.base.parametrization.sample_timesteps(uniform)
 
     @property
     def timestep_range(self) -> tuple[int, int]:
         """The first timestep, and the one behind the last."""
-        return self.config.min_timestep, self.config.max_timestep or len(self.base.alphas_cumprod)
+        last = self.config.max_timestep or self.base.parametrization.num_train_timesteps
+        return self.config.min_timestep, last
 
-    def weights(self, alphas: Tensor) -> Tensor:
-        """What the prediction's error counts at signal shares `alphas` (b,)."""
-        if self.config.weighting == "uniform":
-            return torch.ones_like(alphas)
-        snr = alphas / (1 - alphas)
-        low = 1.0 if self.config.weighting == "truncated_snr" else 0.0
-        of_clean_picture = snr.clamp(low, self.config.snr_gamma)
-        per_prediction = snr if self.base.prediction_type == "epsilon" else snr + 1
-        return of_clean_picture / per_prediction
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """What the prediction's error counts at the timesteps (b,)."""
+        law = self.config.weighting, self.config.snr_gamma
+        return self.base.parametrization.loss_weight(timesteps, *law)

@@ -147,7 +147,7 @@ class PackedDenoising(ClipDenoising):
                 for prediction, (_, target) in zip(predictions, pairs, strict=True)
             ]
         )
-        return errors * self.weights(self.base.alphas_cumprod[timesteps]).to(errors)
+        return errors * self.weights(timesteps).to(errors)
 
     def seen(self, noisy: Tensor, clip: Batch) -> Tensor:
         """What the transformer sees of a clip, (1, f', c, h', w'): image latents are told along."""

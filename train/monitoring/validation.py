@@ -107,7 +107,7 @@ class Validation:
 
     def by_band(self, losses: Tensor) -> dict[str, float]:
         """The means of losses (examples, timesteps) over the timesteps of each band."""
-        count = len(self.objective.base.alphas_cumprod)
+        count = self.objective.base.parametrization.num_train_timesteps
         means = losses.double().mean(0).tolist()
         bands: dict[int, list[float]] = {}
         for timestep, mean in zip(self.timesteps, means, strict=True):
@@ -251,7 +251,7 @@ def timesteps_of(config: ValidationConfig, objective: Objective) -> list[int]:
     """
     if "denoising" not in vars(objective):
         return [0]
-    count = len(objective.base.alphas_cumprod)
+    count = objective.base.parametrization.num_train_timesteps
     if above := [timestep for timestep in config.timesteps if timestep >= count]:
         raise InputError(
             f"validation.timesteps: {above[0]} is above the last of this base model, {count - 1}"

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from inference.config import SAMPLERS, SCHEDULE_TYPES
 from inference.deforum.settings.expressions import is_number
 from inference.deforum.settings.keys import (
     A_SAMPLERS,
@@ -24,6 +23,7 @@ from inference.deforum.settings.keys import (
     STR,
     Key,
 )
+from inference.sampling import SCHEDULES, samplers_of
 
 OLD_SAMPLERS = (
     "Euler a", "Euler", "LMS", "Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ 2M", "DPM++ SDE",
@@ -46,8 +46,8 @@ OTHER_SAMPLERS = {
 KNOWN_SAMPLERS = {
     name.casefold(): name
     for name in (
-        *(f"{sampler} {kind}" for sampler in SAMPLERS for kind in SCHEDULE_TYPES[1:]),
-        *SAMPLERS,
+        *(f"{sampler} {kind}" for sampler in samplers_of("pictures") for kind in SCHEDULES),
+        *samplers_of("pictures"),
         *A_SAMPLERS,
     )
 } | OTHER_SAMPLERS

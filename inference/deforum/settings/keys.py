@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from inference.config import SCHEDULE_TYPES
+from inference.sampling import schedule_types
 
 INT, FLOAT, BOOL, STR, ENUM, SCHEDULE = "int", "float", "bool", "str", "enum", "schedule"
 PROMPTS, LIST, RECORD = "prompts", "list", "record"
@@ -316,7 +316,7 @@ RECORDS: dict[str, Key] = {
 }  # fmt: skip
 
 OURS: dict[str, Key] = {
-    "schedule_type": Key(ENUM, "Automatic", SCHEDULE_TYPES),
+    "schedule_type": Key(ENUM, "Automatic", schedule_types()),
     "interpolation_blend": Key(ENUM, "composable", ("composable", "embedding")),
     "keyframe_distribution": Key(
         ENUM, "Off", ("Off", "Keyframes Only", "Additive", "Redistributed")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         image_upscaler,
         is_latent_upscaler,
         upscale_latents,
+        upscaler,
     )
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "read_image",
     "scale_to",
     "upscale_latents",
+    "upscaler",
     "whole_picture_conditioning",
 ]
 

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from inference.images.img2img.resize import LANCZOS, ImageUpscaler
-from inference.runtime import InputError
+from inference.runtime import InputError, register
 
-LATENT_UPSCALERS: dict[str, tuple[str, bool]] = {
-    "Latent": ("bilinear", False),
-    "Latent (antialiased)": ("bilinear", True),
-    "Latent (bicubic)": ("bicubic", False),
-    "Latent (bicubic antialiased)": ("bicubic", True),
-    "Latent (nearest)": ("nearest", False),
-    "Latent (nearest-exact)": ("nearest-exact", False),
-}
-"""Name -> mode and antialiasing of torch's `interpolate`."""
+LatentUpscaler = Callable[[Tensor, int, int], Tensor]
+"""(latents (b, c, h, w), width, height) -> latents (b, c, height, width)."""
 
 MODEL_UPSCALERS = (
     "DAT x2",
@@ -46,12 +41,73 @@ MODEL_UPSCALERS = (
 """A1111's own networks; each works once it is registered."""
 
 
-def _resampled(resample: Image.Resampling) -> ImageUpscaler:
+@dataclass(frozen=True)
+class Upscaler:
+    """An upscaler of pictures, or of latents."""
+
+    of_pictures: ImageUpscaler | None = None
+    of_latents: LatentUpscaler | None = None
+    is_built_in: bool = False
+    """Limner gives the name its meaning, which cannot be replaced."""
+
+    @property
+    def function(self) -> ImageUpscaler | LatentUpscaler | None:
+        """Whichever it has."""
+        return self.of_pictures or self.of_latents
+
+
+UPSCALERS: dict[str, Upscaler] = {}
+"""The upscalers by A1111's names, or their own."""
+
+OfPictures = TypeVar("OfPictures", bound=ImageUpscaler)
+
+
+def upscaler(name: str) -> Callable[[OfPictures], OfPictures]:
+    """Enter the decorated function as the upscaler of pictures of a name.
+
+    It is given an RGB picture and a scale above 1, and returns a larger RGB picture. It may come
+    out in any size, such as a network's own factor; Lanczos brings it to the exact one.
+
+    Args:
+        name: what recipes call it; one of `MODEL_UPSCALERS` or a new one.
+
+    Raises:
+        ValueError: another upscaler has the name.
+    """
+
+    def enter(function: OfPictures) -> OfPictures:
+        register(UPSCALERS, name, Upscaler(function))
+        return function
+
+    return enter
+
+
+def register_upscaler(name: str, upscale: ImageUpscaler) -> None:
+    """Make a function the upscaler of a name, in place of one registered before; see `upscaler`.
+
+    Raises:
+        ValueError: the name is one that Limner itself gives a meaning.
+    """
+    if name in UPSCALERS and UPSCALERS[name].is_built_in:
+        raise ValueError(f"{name!r} is built in; register another name")
+    UPSCALERS[name] = Upscaler(upscale)
+
+
+def _interpolated(mode: str, antialias: bool = False) -> Upscaler:
+    """By torch's `interpolate`."""
+
+    def enlarge(latents: Tensor, width: int, height: int) -> Tensor:
+        return F.interpolate(latents, size=(height, width), mode=mode, antialias=antialias)
+
+    return Upscaler(of_latents=enlarge, is_built_in=True)
+
+
+def _resampled(resample: Image.Resampling) -> Upscaler:
     def enlarge(image: Image.Image, scale: float) -> Image.Image:
         size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
         return image.resize(size, resample=resample)
 
-    return enlarge
+    return Upscaler(enlarge, is_built_in=True)
 
 
 def _unchanged(image: Image.Image, scale: float) -> Image.Image:
@@ -59,40 +115,28 @@ def _unchanged(image: Image.Image, scale: float) -> Image.Image:
     return image
 
 
-BUILT_IN: dict[str, ImageUpscaler] = {
-    "None": _unchanged,
+UPSCALERS |= {
+    "Latent": _interpolated("bilinear"),
+    "Latent (antialiased)": _interpolated("bilinear", True),
+    "Latent (bicubic)": _interpolated("bicubic"),
+    "Latent (bicubic antialiased)": _interpolated("bicubic", True),
+    "Latent (nearest)": _interpolated("nearest"),
+    "Latent (nearest-exact)": _interpolated("nearest-exact"),
+    "None": Upscaler(_unchanged, is_built_in=True),
     "Lanczos": _resampled(LANCZOS),
     "Nearest": _resampled(Image.Resampling.NEAREST),
 }
 
-_registered: dict[str, ImageUpscaler] = {}
-
-
-def register_upscaler(name: str, upscale: ImageUpscaler) -> None:
-    """Makes a network, or anything else, an upscaler for recipes.
-
-    Args:
-        name: what recipes call it; one of `MODEL_UPSCALERS` or a new one. A name registered before
-            is replaced.
-        upscale: (RGB picture, scale > 1) -> a larger RGB picture. It may come out in any size, such
-            as the network's own factor; Lanczos brings it to the exact one.
-
-    Raises:
-        ValueError: the name is one that Limner itself gives a meaning.
-    """
-    if name in LATENT_UPSCALERS or name in BUILT_IN:
-        raise ValueError(f"{name!r} is built in; register another name")
-    _registered[name] = upscale
-
 
 def upscaler_names() -> list[str]:
     """All that work now: latent, built in, registered."""
-    return [*LATENT_UPSCALERS, *BUILT_IN, *sorted(_registered)]
+    built_in = [name for name, one in UPSCALERS.items() if one.is_built_in]
+    return [*built_in, *sorted(UPSCALERS.keys() - set(built_in))]
 
 
 def is_latent_upscaler(name: str) -> bool:
     """Whether it works on latents, so that nothing is decoded and encoded between the passes."""
-    return name in LATENT_UPSCALERS
+    return name in UPSCALERS and UPSCALERS[name].of_latents is not None
 
 
 def image_upscaler(name: str, key: str = "upscaler") -> ImageUpscaler:
@@ -105,11 +149,12 @@ def image_upscaler(name: str, key: str = "upscaler") -> ImageUpscaler:
     Raises:
         InputError: it works on latents, needs weights that nobody registered, or is not known.
     """
-    if name in LATENT_UPSCALERS:
+    if is_latent_upscaler(name):
         raise InputError(f"{key}: {name!r} works on latents, not on pictures; take Lanczos")
-    if function := BUILT_IN.get(name) or _registered.get(name):
-        return function
-    raise _unusable(name, key)
+    found = UPSCALERS.get(name)
+    if found is None or found.of_pictures is None:
+        raise _unusable(name, key)
+    return found.of_pictures
 
 
 def check_upscaler(name: str, key: str = "hr_upscaler") -> None:
@@ -120,8 +165,9 @@ def check_upscaler(name: str, key: str = "hr_upscaler") -> None:
 
 def upscale_latents(latents: Tensor, width: int, height: int, name: str = "Latent") -> Tensor:
     """Latents (b, c, h, w) at (b, c, height, width), by an upscaler of the "Latent" family."""
-    mode, antialias = LATENT_UPSCALERS[name]
-    return F.interpolate(latents, size=(height, width), mode=mode, antialias=antialias)
+    enlarge = UPSCALERS[name].of_latents
+    assert enlarge is not None, f"{name} works on pictures"
+    return enlarge(latents, width, height)
 
 
 def _unusable(name: str, key: str) -> InputError:

@@ -11,18 +11,14 @@ from typing import TYPE_CHECKING
 
 from inference.artifacts import UsedArtifact
 from inference.config import (
-    CHURNED,
-    DEFAULT_RHOS,
-    HEED_RANGE,
-    HEED_S_NOISE,
     HiresConfig,
     ImageConfig,
     ImageToImageConfig,
-    draws_further_noise,
 )
 from inference.images.infotext.text import write_infotext
 from inference.models import model_hash, model_name
 from inference.runtime import limner_version, number
+from inference.sampling import SAMPLERS, SCHEDULES, resolve_schedule
 
 if TYPE_CHECKING:
     from inference.models.stable_diffusion import BaseModel
@@ -93,8 +89,6 @@ def describe_drawing(
 
 def first_parameters(request: ImageConfig) -> Parameters:
     """From Steps to Size (that of the first pass)."""
-    from inference.sampling import resolve_schedule
-
     return {
         "Steps": request.steps,
         "Sampler": request.sampler,
@@ -130,8 +124,9 @@ def uses_ensd(request: ImageConfig) -> bool:
 
     A1111 tells it of ancestral samplers only, though those with churn, LCM and Restart heed it too.
     """
-    draws = (draws_further_noise(name, request.eta, request.s_churn) for name, _ in passes(request))
-    return request.ensd != 0 and any(draws)
+    used = [SAMPLERS[name] for name, _ in passes(request)]
+    draws = any(one.draws_further_noise(request.eta, request.s_churn) for one in used)
+    return request.ensd != 0 and draws
 
 
 def noise_origin(request: ImageConfig, base: BaseModel) -> str | None:
@@ -146,8 +141,6 @@ def passes(request: ImageConfig) -> list[tuple[str, str]]:
 
     A1111 tells what the first one heeds; ours what either does.
     """
-    from inference.sampling import resolve_schedule
-
     found = [(request.sampler, request.schedule_type)]
     if (hires := request.hires) is not None and hires.denoising_strength > 0:
         later = hires.sampler or request.sampler, hires.schedule_type or request.schedule_type
@@ -162,7 +155,6 @@ def hires_parameters(
 
     What is attached works in both passes: its tags are added to both prompts.
     """
-    from inference.sampling import resolve_schedule
 
     def unlike(value: str | None, first: str) -> str | None:
         return value if value not in (None, first) else None
@@ -227,15 +219,13 @@ def prompt_parameters(
 
 def sampling_parameters(request: ImageConfig) -> Parameters:
     """What is unusual in schedule, sampler and guidance, in the order in which they set to work."""
-    from inference.sampling import SAMPLERS
-
     img2img = request.img2img
-    names = [name for name, _ in passes(request)]
-    etas = [eta for name in names if (eta := SAMPLERS[name].default_eta) is not None]
+    used = [SAMPLERS[name] for name, _ in passes(request)]
+    etas = [one.default_eta for one in used if one.default_eta is not None]
     is_usual = all(request.eta in (None, eta) for eta in etas)
-    is_churned = request.s_churn > 0 and any(name in CHURNED for name in names)
-    is_noisy = any(name in (*CHURNED, *HEED_S_NOISE) for name in names)
-    is_guided = request.cfg_scale != 1 or any(SAMPLERS[name].needs_uncond for name in names)
+    is_churned = request.s_churn > 0 and any(one.uses_churn for one in used)
+    is_noisy = any(one.uses_churn or one.uses_s_noise for one in used)
+    is_guided = request.cfg_scale != 1 or any(one.needs_uncond for one in used)
     return {
         "Noise multiplier": unless(1, img2img.noise_multiplier) if img2img else None,
         **schedule_parameters(request),
@@ -256,12 +246,11 @@ def sampling_parameters(request: ImageConfig) -> Parameters:
 
 def schedule_parameters(request: ImageConfig) -> Parameters:
     """What was changed of the noise schedule."""
-    from inference.sampling import SAMPLERS
-
     schedule = request.schedule
     samplers, names = zip(*passes(request), strict=True)
-    has_sigmas = any(name in HEED_RANGE for name in names)
-    rhos = [DEFAULT_RHOS[name] for name in names if name in DEFAULT_RHOS]
+    types = [SCHEDULES[name] for name in names if name != "Automatic"]
+    has_sigmas = any(one.heeds_range for one in types)
+    rhos = [one.default_rho for one in types if one.default_rho is not None]
     always_discards = all(SAMPLERS[sampler].discards_penultimate for sampler in samplers)
     is_discarding = schedule.discard_next_to_last_sigma and not always_discards
     is_beta = "Beta" in names

@@ -15,6 +15,7 @@ from inference.models.base import DiffusionModel
 from inference.models.cogvideox.image_condition import offset
 from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
+from inference.models.parametrization import DiscreteVP, discrete_vp
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
@@ -38,6 +39,7 @@ class VideoModel(DiffusionModel):
     """AutoencoderKLCogVideoX, which is left untyped: it infers badly."""
     transformer: CogVideoXTransformer3DModel
     alphas_cumprod: Tensor
+    """Share of the signal's variance left at each timestep, (num_timesteps,), fp32 on the CPU."""
     prediction_type: str
     noise_schedule: dict[str, object]
     dtype: torch.dtype
@@ -45,6 +47,10 @@ class VideoModel(DiffusionModel):
     @property
     def denoiser(self) -> CogVideoXTransformer3DModel:
         return self.transformer
+
+    @property
+    def parametrization(self) -> DiscreteVP:
+        return discrete_vp(self.alphas_cumprod, self.prediction_type)
 
     @property
     def tokenizers(self) -> list[Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from inference.models.base import DiffusionModel
 from inference.models.conditions import Conditions, Encoded, encode, final_layer_norm, whole_picture
 from inference.models.names import resolve_path
+from inference.models.parametrization import DiscreteVP, discrete_vp
 from inference.prompts import Chunk, LearnedVectors, PromptChunker, Tokens, assemble, tokenize
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class BaseModel(DiffusionModel):
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     alphas_cumprod: Tensor
+    """Share of the signal's variance left at each timestep, (num_timesteps,), fp32 on the CPU."""
     prediction_type: str
     noise_schedule: dict[str, object]
     dtype: torch.dtype
@@ -57,6 +59,10 @@ class BaseModel(DiffusionModel):
     @property
     def denoiser(self) -> UNet2DConditionModel:
         return self.unet
+
+    @property
+    def parametrization(self) -> DiscreteVP:
+        return discrete_vp(self.alphas_cumprod, self.prediction_type)
 
     @property
     def size_step(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from inference.clips import drawing as sampling
 from inference.clips.drawing import Way, draw_clip, draw_clips
 from inference.clips.output import write_webp
 from inference.clips.requests import ClipSources, expand, shown_frames
+from inference.clips.sampling import ClipStart, SigmaRun, TimestepModel, plan_run, steps_taken
 from inference.config.clips import ClipConfig
 from inference.models.cogvideox.model import VideoModel
 from inference.runtime.errors import DrawWarning, InputError
+from inference.sampling.model_steps import model_noise_scheduler, noisy_step
 
 Made = Callable[..., VideoModel]
 
@@ -37,7 +40,7 @@ def pipeline_of(name: str, base: VideoModel, sampler: str) -> Any:
         text_encoder=base.text_encoder,
         vae=base.vae,
         transformer=base.transformer,
-        scheduler=sampling.make_sampler(base, sampler),
+        scheduler=model_noise_scheduler(sampler, base.noise_schedule),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -122,7 +125,7 @@ def test_clip_to_clip_is_diffusers(
     path = tmp_path / "source.webp"
     write_webp(path, source, 8, "")
     request = request_of(base, video=str(path), strength=0.6, frames=None, steps=5, fps=8)
-    assert (request.frames, sampling.steps_taken(request)) == (frames, 3)
+    assert (request.frames, steps_taken(request)) == (frames, 3)
     pipeline = pipeline_of("CogVideoXVideoToVideoPipeline", base, "ddim")
     pictures = [Image.fromarray(frame) for frame in source]
     expected = reference(pipeline, request, video=pictures, strength=0.6)
@@ -170,13 +173,14 @@ def test_eta_adds_noise_and_none_adds_nothing(tiny_video_model: VideoModel) -> N
     """At eta 0 the formula of eta is the scheduler's."""
     base = tiny_video_model
     request = request_of(base)
-    loop = sampling.Loop(base, request, None, sampling.encode(base, request), None)
-    loop.sampler = sampling.make_sampler(base, "ddim")
-    loop.sampler.set_timesteps(4)
+    known = model_noise_scheduler("ddim", base.noise_schedule)
+    known.set_timesteps(4)
+    source = torch.Generator()
+    model = TimestepModel(lambda *_: (latents, latents), known, 4, known.timesteps, source)
     latents, velocity = torch.randn(2, 1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for timestep in (999, 749, 249):
-        ours = loop.noisy_step(velocity, timestep, latents, torch.Generator())
-        theirs = loop.sampler.step(velocity, timestep, latents).prev_sample
+        ours = noisy_step(model, velocity, timestep, latents, 0.0)
+        theirs = known.step(velocity, timestep, latents).prev_sample
         assert torch.allclose(ours, theirs, atol=1e-5)
     noisy = draw_clip(base, request_of(base, eta=1.0), ClipSources(), Way())
     assert not np.array_equal(noisy, draw_clip(base, request, ClipSources(), Way()))
@@ -252,3 +256,110 @@ def test_prompts_that_are_not_read_to_their_ends_are_told(tiny_video_model: Vide
     assert tiny_video_model.told_in_part([]) is tiny_video_model.told_in_part(["red"]) is None
     with pytest.warns(DrawWarning, match=f"1 of 2 prompts have more than the {room} tokens"):
         request_of(tiny_video_model, prompt="red, " * room)
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M", "DPM++ SDE", "DDIM CFG++", "UniPC"])
+def test_samplers_of_pictures_draw_clips(tiny_video_model: VideoModel, sampler: str) -> None:
+    base = tiny_video_model
+    request = request_of(base, sampler=sampler)
+    seen = []
+    drawings = [draw_clips(base, [request], Way(progress=lambda *at: seen.append(at)))[0]]
+    drawings += draw_clips(base, [request])
+    assert drawings[0].frames.shape == (9, 32, 32, 3)
+    assert drawings[0].frames.std() > 1
+    assert np.array_equal(drawings[0].frames, drawings[1].frames)
+    assert seen[0] == (1, 4) and max(seen)[0] <= 4
+    other = draw_clip(base, request_of(base, sampler=sampler, seed=6), ClipSources(), Way())
+    assert not np.array_equal(other, drawings[0].frames)
+    type_ = {"Euler a": "Automatic", "DPM++ 2M": "Karras", "DPM++ SDE": "Karras"}.get(sampler)
+    told = f"Sampler: {sampler}, Schedule type: {type_ or 'Automatic'}, CFG scale: 6, "
+    assert told in drawings[0].infotext
+    assert "Eta" not in drawings[0].infotext
+
+
+def test_eta_is_the_samplers_own_unless_given(tiny_video_model: VideoModel) -> None:
+    base = tiny_video_model
+    frames = [
+        draw_clip(base, request_of(base, sampler="Euler a", eta=eta), ClipSources(), Way())
+        for eta in (None, 1.0, 0.0)
+    ]
+    assert np.array_equal(frames[0], frames[1])
+    assert not np.array_equal(frames[0], frames[2])
+    euler = draw_clip(base, request_of(base, sampler="Euler"), ClipSources(), Way())
+    assert np.array_equal(frames[2], euler)
+    drawing = draw_clips(base, [request_of(base, sampler="Euler a", eta=0.5)])[0]
+    assert "Eta: 0.5, " in drawing.infotext
+
+
+def test_samplers_of_pictures_draw_over_clips_and_by_windows(
+    tiny_video_model: VideoModel, tmp_path: Path
+) -> None:
+    base = tiny_video_model
+    path = tmp_path / "source.webp"
+    write_webp(path, some_frames(9), 8, "")
+    settings = {"video": str(path), "frames": None, "steps": 5, "fps": 8, "sampler": "Euler"}
+    request = request_of(base, strength=0.6, **settings)
+    assert steps_taken(request) == 4  # A1111 takes one more
+    little, much = (
+        draw_clips(base, [request_of(base, strength=strength, **settings)])[0].frames
+        for strength in (0.2, 1.0)
+    )
+    decoded = draw_clips(base, [request])[0].frames
+    assert not np.array_equal(little, decoded) and not np.array_equal(much, decoded)
+    wide = request_of(base, frames=17, steps=2, window=9, overlap=4, sampler="DPM++ 2M")
+    assert draw_clip(base, wide, ClipSources(), Way()).shape == (17, 32, 32, 3)
+
+
+SPREAD = 0.6
+
+
+class LinearModel:
+    """Predicts the velocity of normal data of spread SPREAD around 0, exactly."""
+
+    def __init__(self, base: VideoModel) -> None:
+        self.known = base.parametrization
+        self.asked: list[tuple[float, int]] = []
+
+    def __call__(self, seen: torch.Tensor, timestep: torch.Tensor, step: int) -> Any:
+        self.asked.append((float(timestep), step))
+        sigma = self.known.sigma(float(timestep))
+        x = seen * self.known.scale(sigma)
+        clean = x * (SPREAD**2 / (SPREAD**2 + sigma**2))
+        noise = (x - clean) / sigma
+        velocity = (noise - clean * sigma) / self.known.scale(sigma)
+        return velocity, velocity
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Heun", "ddim"])
+def test_clips_of_a_linear_model_are_the_exact_solution(
+    tiny_video_model: VideoModel, sampler: str
+) -> None:
+    """From noise at sigma the probability flow leads to x * spread / sqrt(spread^2 + sigma^2)."""
+    base = tiny_video_model
+    request = request_of(base, sampler=sampler, steps=500, eta=0.0 if sampler == "ddim" else None)
+    run = plan_run(base, request, "cpu")
+    model, source = LinearModel(base), torch.Generator().manual_seed(1)
+    noise = torch.randn((1, 3, 4, 4, 4), generator=source)
+    steps: list[int] = []
+    result = run.draw(ClipStart(noise), model, source, steps.append)
+    assert steps == list(range(1, 501))
+    assert model.asked[0][1] == 0
+    assert max(step for _, step in model.asked) == 499
+    sigma = base.parametrization.sigma_max
+    scale = base.parametrization.scale(sigma) if sampler == "ddim" else sigma
+    exact = noise * scale * SPREAD / (SPREAD**2 + sigma**2) ** 0.5
+    assert ((result - exact).norm() / exact.norm()).item() < 0.02
+
+
+def test_euler_on_velocity_is_its_product_of_steps(tiny_video_model: VideoModel) -> None:
+    """Each Euler step on the linear model multiplies x by a known number."""
+    base = tiny_video_model
+    run = plan_run(base, request_of(base, sampler="Euler", steps=7), "cpu")
+    assert isinstance(run, SigmaRun)
+    source = torch.Generator().manual_seed(1)
+    noise = torch.randn((1, 3, 4, 4, 4), generator=source)
+    factor = run.run.sigmas[0]
+    for sigma, after in pairwise(run.run.sigmas):
+        factor *= 1 + (after - sigma) * sigma / (SPREAD**2 + sigma**2)
+    result = run.draw(ClipStart(noise), LinearModel(base), source, lambda step: None)
+    torch.testing.assert_close(result, noise * factor, rtol=1e-3, atol=1e-5)

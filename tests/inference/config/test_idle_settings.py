@@ -10,10 +10,10 @@ from inference.config.images import (
     InpaintConfig,
     ScheduleConfig,
 )
-from inference.config.samplers import draws_further_noise
+from inference.models.parametrization import Epsilon
 from inference.recipe.loader import load_mapping
 from inference.sampling.noise import NoiseSource
-from inference.sampling.registry import SAMPLERS, sampling_sigmas
+from inference.sampling.registry import SAMPLERS, samplers_of, sampling_sigmas
 
 SECOND = HiresConfig(sampler="DPM++ 2M SDE", schedule_type="Beta")
 START = ImageToImageConfig("a.png")
@@ -95,11 +95,14 @@ def test_what_cannot_be_drawn_is_refused(part, key):
     assert [name for name, _ in part.faults()] == [key]
 
 
+LEVELS = Epsilon(torch.linspace(0.999, 0.005, 1000))
+
+
 @pytest.mark.parametrize("s_churn", [0.0, 5.0])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", samplers_of("pictures"))
 def test_further_noise_is_drawn_where_ensd_counts(name, s_churn):
     sampler = SAMPLERS[name]
-    levels = sampler.levels(torch.linspace(0.999, 0.005, 1000))
+    levels = sampler.levels(LEVELS)
     sigmas = sampling_sigmas(levels, name, "Automatic", 20)
 
     def ask(x, sigma):
@@ -114,7 +117,28 @@ def test_further_noise_is_drawn_where_ensd_counts(name, s_churn):
         return sampler.function(ask, x, sigmas, noise, None, options)
 
     changes = not torch.equal(run(0), run(7))
-    assert changes == draws_further_noise(name, None, s_churn)
+    assert changes == sampler.draws_further_noise(None, s_churn)
+
+
+@pytest.mark.parametrize("name", samplers_of("pictures"))
+def test_samplers_heed_what_their_entries_say(name):
+    sampler = SAMPLERS[name]
+    levels = sampler.levels(LEVELS)
+    sigmas = sampling_sigmas(levels, name, "Automatic", 20)
+
+    def ask(x, sigma):
+        ask.last_uncond = x * 0.5
+        return x * 0.5
+
+    def run(**options):
+        noise = NoiseSource([1], (1, 2, 2))
+        ask.last_uncond = x = noise.normal() * sampler.start_scale(sigmas[0])
+        return sampler.function(ask, x, sigmas, noise, None, sampler.options(**options))
+
+    usual = run()
+    assert sampler.uses_churn != torch.equal(run(s_churn=5.0), usual)
+    assert sampler.uses_s_noise != torch.equal(run(s_noise=1.5), usual)
+    assert (sampler.default_eta is not None) != torch.equal(run(eta=0.3), usual)
 
 
 @pytest.mark.parametrize(("sampler", "warned"), [("Euler a", 0), ("Euler", 1)])

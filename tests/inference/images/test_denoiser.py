@@ -8,11 +8,11 @@ import torch
 
 from inference.images.denoiser import Denoiser
 from inference.models.conditions import Conditions
+from inference.models.parametrization import Epsilon
 from inference.models.stable_diffusion.prompts import Part, Timeline
-from inference.sampling.schedules import NoiseLevels
 
 ALPHAS = torch.linspace(0.999, 0.01, 1000)
-LEVELS = NoiseLevels(ALPHAS)
+LEVELS = Epsilon(ALPHAS)
 SIGMA = LEVELS.sigma(500)
 X = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0)) * SIGMA
 
@@ -20,8 +20,7 @@ X = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0)) * SIGMA
 class FakeBase:
     """Expects the clean latent that the mean of the prompt's first chunk is, everywhere."""
 
-    prediction_type = "epsilon"
-    alphas_cumprod = ALPHAS
+    parametrization = LEVELS
 
     def __init__(self):
         self.calls = []

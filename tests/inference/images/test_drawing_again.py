@@ -21,12 +21,12 @@ from inference.config.images import (
     ScheduleConfig,
 )
 from inference.config.recipes import draw_schema
-from inference.config.samplers import CHURNED, DEFAULT_RHOS, HEED_S_NOISE, SAMPLERS, SCHEDULE_TYPES
 from inference.images.infotext.describe import describe_drawing, passes, uses_ensd
 from inference.images.redraw import recipe_from_infotext
 from inference.recipe.loader import load_mapping
 from inference.sampling.registry import SAMPLERS as TABLE
-from inference.sampling.registry import resolve_schedule
+from inference.sampling.registry import resolve_schedule, samplers_of
+from inference.sampling.schedules import SCHEDULES, schedule_types
 
 RECIPE = """\
 base_model: {{path: "{base}"}}
@@ -138,8 +138,8 @@ def some_hires(rng):
         upscaler=some(rng, "Latent", "Lanczos", "Latent (nearest-exact)"),
         steps=some(rng, 0, 7),
         denoising_strength=number(rng, 0.1, 1),
-        sampler=some(rng, None, *SAMPLERS),
-        schedule_type=some(rng, None, *SCHEDULE_TYPES),
+        sampler=some(rng, None, *samplers_of("pictures")),
+        schedule_type=some(rng, None, *schedule_types()),
         prompt=some(rng, None, some_text(rng), ""),
         negative_prompt=some(rng, None, some_text(rng), ""),
     )
@@ -192,8 +192,8 @@ def some_request(seed):
         seed=rng.choice([0, 1, 2**63 - 1, rng.randrange(2**32)]),
         steps=rng.randrange(1, 50),
         cfg_scale=rng.choice([1.0, 7.0, number(rng, 0, 20)]),
-        sampler=rng.choice(SAMPLERS),
-        schedule_type=some(rng, "Automatic", *SCHEDULE_TYPES),
+        sampler=rng.choice([*samplers_of("pictures")]),
+        schedule_type=some(rng, "Automatic", *schedule_types()),
         schedule=some_schedule(rng),
         eta=some(rng, None, 0.0, 1.0, number(rng)),
         s_churn=some(rng, 0.0, number(rng)),
@@ -229,14 +229,15 @@ def normal(one):
     texts = one.prompt + one.negative_prompt
     if one.hires:
         texts += (one.hires.prompt or "") + (one.hires.negative_prompt or "")
-    is_churned = one.s_churn > 0 and any(name in CHURNED for name in names)
+    is_churned = one.s_churn > 0 and any(TABLE[name].uses_churn for name in names)
+    is_noisy = any(TABLE[name].uses_churn or TABLE[name].uses_s_noise for name in names)
     is_guided = one.cfg_scale != 1 or "DDIM CFG++" in names
     is_varied = one.variation_strength > 0
     changes = {
         "schedule_type": schedules[0],
         "schedule": normal_schedule(one.schedule, names, schedules),
         "eta": None if all(one.eta == eta for eta in etas) else one.eta,
-        "s_noise": one.s_noise if any(name in (*CHURNED, *HEED_S_NOISE) for name in names) else 1.0,
+        "s_noise": one.s_noise if is_noisy else 1.0,
         "ensd": one.ensd if uses_ensd(one) else 0,
         "variation_seed": one.variation_seed if is_varied else -1,
         "emphasis": one.emphasis if "(" in texts or "[" in texts else "Original",
@@ -256,7 +257,8 @@ def normal_schedule(schedule, names, schedules):
     changes = {}
     if not {"Karras", "Exponential", "Polyexponential"} & {*schedules}:
         changes |= {"sigma_min": None, "sigma_max": None}
-    if all(schedule.rho == DEFAULT_RHOS[name] for name in schedules if name in DEFAULT_RHOS):
+    rhos = {SCHEDULES[name].default_rho for name in schedules if name != "Automatic"} - {None}
+    if rhos <= {schedule.rho}:
         changes["rho"] = None
     if "Beta" not in schedules:
         changes |= {"beta_alpha": 0.6, "beta_beta": 0.6}

@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from inference.config.images import RESIZE_MODES, ImageConfig, ImageToImageConfig, InpaintConfig
-from inference.config.samplers import SAMPLERS
 from inference.images import drawing as sampling
 from inference.images.drawing import draw
 from inference.images.img2img.masks import blur_mask, whole_picture_overlay_mask
@@ -18,6 +17,7 @@ from inference.images.img2img.resize import resize_image
 from inference.images.infotext.text import parse_infotext
 from inference.runtime.errors import DrawWarning, InputError
 from inference.sampling.img2img import img2img_steps
+from inference.sampling.registry import samplers_of
 
 SIZE = 32
 
@@ -336,7 +336,7 @@ def drawn_latents(base, requests, batch_size):
     return torch.stack(kept)
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "DPM adaptive"])
+@pytest.mark.parametrize("sampler", sorted(samplers_of("pictures").keys() - {"DPM adaptive"}))
 def test_batches_equal_single_pictures(tiny_base, files, sampler):
     """Of noise and of inpainting; DPM adaptive draws one at a time anyway."""
     inpainted = [

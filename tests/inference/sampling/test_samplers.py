@@ -5,6 +5,8 @@ linear in x, and the way down from noise is known in closed form.
 """
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -13,12 +15,15 @@ import torch
 
 from inference.images.denoiser import Denoiser
 from inference.models.conditions import Conditions
+from inference.models.parametrization import Epsilon, discrete_vp
 from inference.runtime.errors import InputError
-from inference.sampling.base import SamplerOptions
+from inference.sampling import entries
+from inference.sampling.base import PLAIN, SamplerOptions
+from inference.sampling.entries import sampler
 from inference.sampling.img2img import img2img_sigmas, img2img_steps
 from inference.sampling.noise import NoiseSource
-from inference.sampling.registry import SAMPLERS, find_sampler, sampling_sigmas
-from inference.sampling.schedules import SCHEDULES, NoiseLevels, ScheduleOptions
+from inference.sampling.registry import SAMPLERS, find_sampler, samplers_of, sampling_sigmas
+from inference.sampling.schedules import SCHEDULES, ScheduleOptions
 from inference.sampling.second_order import restart_steps
 
 MEAN, SPREAD = 0.5, 0.8
@@ -26,7 +31,7 @@ SHAPE = (4, 8, 8)
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 ALPHAS = torch.cumprod(1 - BETAS, 0).float()
-LEVELS = NoiseLevels(ALPHAS)  # Stable Diffusion's
+LEVELS = Epsilon(ALPHAS)  # Stable Diffusion's
 
 
 class Expected:
@@ -53,7 +58,7 @@ def exact(x, sigma, last=0.0):
 def run(name, schedule_type, steps, shape=SHAPE, seeds=(1, 2), eta=None, denoiser=expected):
     """(result, noise that it began with, sigmas)."""
     sampler = SAMPLERS[name]
-    levels = sampler.levels(ALPHAS)
+    levels = sampler.levels(LEVELS)
     sigmas = sampling_sigmas(levels, name, schedule_type, steps)
     noise = NoiseSource(seeds, shape)
     start = noise.normal() * sampler.start_scale(sigmas[0])
@@ -77,7 +82,7 @@ def test_errors_shrink_as_the_order_promises(name, order, schedule):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
 
 
-FLOW = [name for name, sampler in SAMPLERS.items() if name not in ("Restart", "LCM")]
+FLOW = [name for name in samplers_of("pictures") if name not in ("Restart", "LCM")]
 
 
 @pytest.mark.parametrize("name", FLOW)
@@ -206,7 +211,7 @@ def test_cfgpp_puts_back_the_noise_of_the_negative_prompt():
 
 
 def test_lcm_is_its_formula():
-    levels = SAMPLERS["LCM"].levels(ALPHAS)
+    levels = SAMPLERS["LCM"].levels(LEVELS)
     sigmas = sampling_sigmas(levels, "LCM", "Automatic", 4)
     noise = NoiseSource([1], SHAPE)
     x = noise.normal() * sigmas[0]
@@ -249,7 +254,7 @@ EVALUATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "DPM adaptive"])
+@pytest.mark.parametrize("name", sorted(samplers_of("pictures").keys() - {"DPM adaptive"}))
 def test_samplers_ask_as_often_as_a1111s(name):
     asked = Expected()
     run(name, "Automatic", 20, denoiser=asked)
@@ -264,7 +269,7 @@ def test_dpm_fast_asks_once_a_step(evaluations):
     assert len(asked.asked) == evaluations
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", samplers_of("pictures"))
 def test_callback_hears_of_every_step(name):
     heard = []
     sampler = SAMPLERS[name]
@@ -283,14 +288,14 @@ def test_callback_hears_of_every_step(name):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", samplers_of("pictures"))
 def test_few_steps_are_enough(name, steps):
     for schedule in ("Automatic", "KL Optimal", "Simple"):
         result, _, _ = run(name, schedule, steps)
         assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", samplers_of("pictures"))
 def test_a_picture_does_not_depend_on_its_neighbours(name):
     together = run(name, "Automatic", 8, seeds=(7, 8, 9))[0]
     alone = run(name, "Automatic", 8, seeds=(8,))[0]
@@ -442,8 +447,7 @@ def analytic_base(prediction_type):
 
     return SimpleNamespace(
         predict=predict,
-        prediction_type=prediction_type,
-        alphas_cumprod=ALPHAS,
+        parametrization=discrete_vp(ALPHAS, prediction_type),
     )
 
 
@@ -505,10 +509,41 @@ def test_denoiser_tells_what_it_expects_for_the_negative_prompt():
 def test_denoiser_asks_at_the_samplers_timesteps():
     base, seen = analytic_base("epsilon"), []
     base.predict = lambda x, timesteps, conditions: seen.append(timesteps[0].item()) or x
-    levels = SAMPLERS["LCM"].levels(ALPHAS)
+    levels = SAMPLERS["LCM"].levels(LEVELS)
     denoiser = Denoiser(base, NEUTRAL, levels=levels)
     run("LCM", "Automatic", 4, denoiser=denoiser)
     assert seen == [999, 679, 339, 19]
     seen.clear()
     run("DDIM", "Automatic", 20, denoiser=Denoiser(base, NEUTRAL))
     assert seen == list(range(951, 1, -50))
+
+
+def test_a_sampler_is_entered_by_its_name(monkeypatch):
+    monkeypatch.setattr(entries, "SAMPLERS", entered := dict(SAMPLERS))
+
+    @sampler("Halfway", default_eta=0.5, media=("pictures",))
+    def halfway(denoiser, x, sigmas, noise, callback=None, options=PLAIN):
+        for _ in sigmas[:-1]:
+            x = (x + denoiser(x, sigmas[0])) / 2
+        return x
+
+    assert entered["Halfway"].options().eta == 0.5
+    assert entered["Halfway"].function is halfway
+    with pytest.raises(ValueError, match=r"'Euler' is taken by inference\.sampling\.euler\.euler;"):
+        sampler("Euler")(halfway)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'eta'"):
+        sampler("Other", eta=1.0)(halfway)
+
+
+def test_samplers_of_clips_need_a_model_with_timesteps():
+    for name in samplers_of("clips").keys() - samplers_of("pictures").keys():
+        assert SAMPLERS[name].uses_model_steps
+        with pytest.raises(TypeError, match=f"{name} needs a denoiser that is asked at timesteps"):
+            SAMPLERS[name].function(expected, torch.zeros(1), [], NoiseSource([0], SHAPE))
+
+
+def test_the_door_of_samplers_does_not_need_torch():
+    code = "import sys; from inference.sampling import SAMPLERS, SCHEDULES; print(len(SAMPLERS), "
+    code += "sorted({'torch', 'numpy', 'scipy', 'diffusers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{len(SAMPLERS)} []\n"

@@ -11,13 +11,14 @@ import diffusers
 import pytest
 import torch
 
+from inference.models.parametrization import Epsilon
 from inference.sampling.noise import NoiseSource
 from inference.sampling.registry import SAMPLERS, sampling_sigmas
-from inference.sampling.schedules import SCHEDULES, NoiseLevels, ScheduleOptions
+from inference.sampling.schedules import SCHEDULES, ScheduleOptions
 
 SHAPE = (4, 8, 8)
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-LEVELS = NoiseLevels(torch.cumprod(1 - BETAS, 0).float())  # Stable Diffusion's
+LEVELS = Epsilon(torch.cumprod(1 - BETAS, 0).float())  # Stable Diffusion's
 SETTINGS = {
     "beta_start": 0.00085,
     "beta_end": 0.012,

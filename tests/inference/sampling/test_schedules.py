@@ -1,52 +1,32 @@
 """Schedules against A1111's published values, their formulas, and diffusers."""
 
 import math
-from itertools import pairwise, product
+from itertools import pairwise
 
 import pytest
 import torch
 
-from inference.config import samplers as sampler_facts
+from inference.models.parametrization import Epsilon
 from inference.runtime.errors import InputError
+from inference.sampling import schedules
+from inference.sampling.levels import LcmLevels
 from inference.sampling.registry import SAMPLERS, resolve_schedule, sampling_sigmas
 from inference.sampling.schedules import (
     ALIGN_YOUR_STEPS,
     SCHEDULES,
-    LcmLevels,
-    NoiseLevels,
     ScheduleOptions,
     find_schedule,
+    schedule,
 )
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 ALPHAS = torch.cumprod(1 - BETAS, 0).float()
-LEVELS = NoiseLevels(ALPHAS)  # Stable Diffusion's
+LEVELS = Epsilon(ALPHAS)  # Stable Diffusion's
 LOW, HIGH = 0.0291675, 14.614642
 PLAIN = ScheduleOptions()
 
 
-def test_the_tables_are_the_recipes():
-    assert tuple(SAMPLERS) == sampler_facts.SAMPLERS
-    assert ("Automatic", *SCHEDULES) == sampler_facts.SCHEDULE_TYPES
-
-    def those(is_one) -> tuple[str, ...]:
-        return tuple(name for name, entry in SAMPLERS.items() if is_one(entry))
-
-    assert those(lambda one: one.default_eta is None) == sampler_facts.SAMPLERS_WITHOUT_ETA
-    assert those(lambda one: one.takes_range_only) == sampler_facts.RANGE_ONLY
-    assert those(lambda one: one.is_scaled) == sampler_facts.BY_TIMESTEPS
-    assert those(lambda one: one.discards_penultimate) == sampler_facts.ALWAYS_DISCARD
-    assert {
-        name: entry.default_eta
-        for name, entry in SAMPLERS.items()
-        if entry.default_eta is not None and not entry.uses_brownian
-    } == sampler_facts.DEFAULT_ETAS
-    for name, schedule_type in product(SAMPLERS, sampler_facts.SCHEDULE_TYPES):
-        expected = resolve_schedule(name, schedule_type)
-        assert sampler_facts.resolved(name, schedule_type) == expected
-
-
-def test_the_schedules_that_heed_a_range_are_the_recipes():
+def test_schedules_heed_what_their_entries_say():
     narrow, steep = ScheduleOptions(sigma_min=0.1, sigma_max=5.0), ScheduleOptions(rho=3.0)
 
     def those(options) -> set[str]:
@@ -56,8 +36,24 @@ def test_the_schedules_that_heed_a_range_are_the_recipes():
             if schedule(LEVELS, 9, options) != schedule(LEVELS, 9, PLAIN)
         }
 
-    assert those(narrow) == {*sampler_facts.HEED_RANGE}
-    assert those(steep) == {*sampler_facts.DEFAULT_RHOS}
+    assert those(narrow) == {name for name, one in SCHEDULES.items() if one.heeds_range}
+    assert those(steep) == {name for name, one in SCHEDULES.items() if one.default_rho}
+    for name in those(steep):
+        usual = ScheduleOptions(rho=SCHEDULES[name].default_rho)
+        assert SCHEDULES[name](LEVELS, 9, usual) == SCHEDULES[name](LEVELS, 9, PLAIN)
+
+
+def test_a_schedule_is_entered_by_its_name(monkeypatch):
+    monkeypatch.setattr(schedules, "SCHEDULES", entered := dict(SCHEDULES))
+
+    @schedule("Halves", heeds_range=True)
+    def halves(levels, steps, options=PLAIN):
+        return [options.range(levels)[1] / 2**step for step in range(steps)] + [0.0]
+
+    assert entered["Halves"].heeds_range
+    assert entered["Halves"](LEVELS, 3) == pytest.approx([HIGH, HIGH / 2, HIGH / 4, 0])
+    with pytest.raises(ValueError, match=r"'Karras' is taken by inference.*karras"):
+        schedule("Karras")(halves)
 
 
 # Published values of the web UI 1.10.1 for 20 steps: second sigma, last one above 0.
@@ -192,13 +188,8 @@ def test_whole_timesteps_come_out_whole():
     assert torch.equal(timesteps, torch.arange(1000.0))
 
 
-def test_quantized_levels_give_the_nearest_timestep():
-    levels = NoiseLevels(ALPHAS, is_quantized=True)
-    assert [levels.timestep(levels.sigma(t)) for t in (49.95, 500.2, 500.8)] == [50, 500, 501]
-
-
 def test_model_without_signal_at_its_last_timestep_has_a_finite_sigma():
-    levels = NoiseLevels(torch.linspace(0.999, 0, 1000))
+    levels = Epsilon(torch.linspace(0.999, 0, 1000))
     assert levels.sigma_max == pytest.approx(4518.8, rel=1e-3)
 
 
@@ -285,7 +276,7 @@ def test_unipc_skips():
 
 
 def test_lcm_has_fifty_levels():
-    levels = LcmLevels(ALPHAS)
+    levels = LcmLevels(LEVELS)
     assert (levels.count, levels.last_timestep) == (50, 999)
     assert levels.sigma_max == LEVELS.sigma_max
     assert levels.sigma_min == pytest.approx(LEVELS.sigma(19))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from inference.models.parametrization import discrete_vp
 from inference.models.stable_diffusion.model import BaseModel
 from train.common.randomness import generator
 from train.config.data import DataConfig
@@ -27,8 +28,7 @@ class Base:
     """A base model whose UNet is a formula and whose VAE halves every side."""
 
     def __init__(self, prediction_type: str = "epsilon") -> None:
-        self.alphas_cumprod = ALPHAS
-        self.prediction_type = prediction_type
+        self.parametrization = discrete_vp(ALPHAS, prediction_type)
         self.device = torch.device("cpu")
         self.seen: list[tuple[Tensor, Tensor, Any]] = []
         self.answer = torch.zeros(())
@@ -71,7 +71,7 @@ def batch(positions: list[int], **more: Any) -> Any:
 )
 def test_weights(prediction_type: str, weighting: str, expected: list[float]) -> None:
     loss = denoising(Base(prediction_type), weighting=weighting, snr_gamma=2.0)
-    assert loss.weights(ALPHAS).tolist() == pytest.approx(expected)
+    assert loss.weights(torch.arange(3)).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,13 @@ def test_weights_mean_the_same_clean_picture_for_both_predictions(
     prediction_type: str, weighting: str
 ) -> None:
     """An error of the clean picture counts min(SNR, gamma), whatever the model predicts."""
-    for alpha in ALPHAS:
+    for timestep, alpha in enumerate(ALPHAS):
         signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
         clean_error = torch.tensor(0.1)
         # x0 = (x - sigma eps) / signal, and x0 = signal x - sigma v
         error = clean_error * (signal / sigma if prediction_type == "epsilon" else 1 / sigma)
-        weight = denoising(Base(prediction_type), weighting=weighting, snr_gamma=2.0).weights(alpha)
+        loss = denoising(Base(prediction_type), weighting=weighting, snr_gamma=2.0)
+        weight = loss.weights(torch.tensor(timestep))
         snr = float(alpha / (1 - alpha))
         counts = min(max(snr, 1.0 if weighting == "truncated_snr" else 0.0), 2.0)
         assert float(weight * error**2) == pytest.approx(counts * 0.01, rel=1e-5)
@@ -133,7 +134,7 @@ def test_noise_offset_is_constant_over_each_channel() -> None:
 def test_timesteps_stay_in_their_bounds() -> None:
     positions = list(range(300))
     base = Base()
-    base.alphas_cumprod = torch.linspace(1, 0, 1000)
+    base.parametrization = discrete_vp(torch.linspace(1, 0, 1000), "epsilon")
     everywhere = denoising(base).timesteps(batch(positions))
     assert everywhere.min() < 20
     assert everywhere.max() > 980

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from inference.models.parametrization import Epsilon
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import RecipeWarning
 from train.common.errors import DataError
@@ -38,8 +39,7 @@ class VAE(torch.nn.Module):
 class Base:
     """A base model that predicts zeros; its VAE halves every side."""
 
-    alphas_cumprod = torch.tensor([0.8])  # a signal-to-noise ratio of 4
-    prediction_type = "epsilon"
+    parametrization = Epsilon(torch.tensor([0.8]))  # a signal-to-noise ratio of 4
     device = torch.device("cpu")
     dtype = torch.float32
     source = None

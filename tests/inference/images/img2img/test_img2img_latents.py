@@ -28,7 +28,7 @@ from inference.images.img2img.hires import hires_size
 from inference.images.img2img.masks import SoftInpainting
 from inference.images.img2img.resize import resize_image
 from inference.images.img2img.upscalers import (
-    LATENT_UPSCALERS,
+    UPSCALERS,
     check_upscaler,
     face_restorer,
     image_upscaler,
@@ -36,6 +36,7 @@ from inference.images.img2img.upscalers import (
     register_face_restorer,
     register_upscaler,
     upscale_latents,
+    upscaler,
     upscaler_names,
 )
 from inference.runtime.errors import InputError
@@ -45,7 +46,7 @@ from inference.runtime.errors import InputError
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(upscalers, "_registered", {})
+    monkeypatch.setattr(upscalers, "UPSCALERS", dict(UPSCALERS))
     monkeypatch.setattr(upscalers, "_face_restorers", {})
 
 
@@ -68,7 +69,9 @@ def test_latents_are_interpolated(name, width, expected):
 
 def test_antialiased_latents_differ_where_they_should():
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    smaller = {name: upscale_latents(latents, 4, 4, name) for name in LATENT_UPSCALERS}
+    smaller = {
+        name: upscale_latents(latents, 4, 4, name) for name in UPSCALERS if is_latent_upscaler(name)
+    }
     assert not smaller["Latent"].allclose(smaller["Latent (antialiased)"], atol=0.05)
     assert not smaller["Latent (bicubic)"].allclose(
         smaller["Latent (bicubic antialiased)"], atol=0.05
@@ -112,6 +115,18 @@ def test_registered_upscalers_work(registry):
         register_upscaler("Latent", lambda image, scale: image)
     with pytest.raises(InputError, match="works on latents"):
         image_upscaler("Latent")
+
+
+def test_an_upscaler_is_entered_by_its_name(registry):
+    @upscaler("Mirror")
+    def mirror(image, scale):
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+    assert image_upscaler("Mirror") is mirror
+    with pytest.raises(ValueError, match=r"'Lanczos' is taken by inference\.images.*; choose"):
+        upscaler("Lanczos")(mirror)
+    with pytest.raises(ValueError, match="'Mirror' is taken by .*mirror; choose another name"):
+        upscaler("Mirror")(lambda image, scale: image)
 
 
 def test_face_restorers_are_hooks(registry):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from inference.models.cogvideox.loading import CLASS_DEFAULTS, CLASSES, REQUIRED, check_schedule
-from inference.models.parametrization import add_noise, velocity
+from inference.models.parametrization import Velocity
 from inference.runtime.errors import InputError
 from tests.inference.models.cogvideox.tiny import good_schedule
 
@@ -109,8 +109,9 @@ def test_the_loss_of_clean_latents_is_that_of_velocities(shift: float, largest: 
     latents, noise, predicted = torch.randn(
         3, 1000, 2, 4, 2, 2, dtype=torch.float64, generator=source
     )
-    noisy = add_noise(latents, noise, shares)
-    target = velocity(latents, noise, shares)
+    known, timesteps = Velocity(shares), torch.arange(1000)
+    noisy = known.add_noise(latents, noise, timesteps)
+    target = known.target(latents, noise, timesteps)
     of_velocity = (predicted - target).square().flatten(1).mean(1)
     weights = 1 / (1 - shares)
     signal, sigma = (share.view(-1, 1, 1, 1, 1) ** 0.5 for share in (shares, 1 - shares))
@@ -134,6 +135,6 @@ def test_diffusers_bf16_noise_is_wrong_at_small_timesteps_and_ours_is_not():
     assert ((wrong > 0.1).sum(), (wrong > 0.02).sum()) == (5, 23)
 
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        ours = add_noise(none.to(dtype), one.to(dtype), shares)
+        ours = Velocity(shares).add_noise(none.to(dtype), one.to(dtype), torch.arange(1000))
         assert ours.dtype == torch.float32
         assert (ours.flatten() / sigmas - 1).abs().max() < 1e-6

@@ -1,0 +1,167 @@
+"""The registry of samplers: what is known of each, and the decorator that enters one.
+
+Neither this file nor the samplers import torch when they are loaded, so that recipes are checked
+against the registry before torch is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Literal, TypedDict, TypeVar, Unpack
+
+from inference.runtime import register
+from inference.sampling.base import (
+    SamplerFunction,
+    SamplerOptions,
+    ScaleOf,
+    UniPCVariant,
+    variance_preserving,
+)
+from inference.sampling.levels import NoiseLevels
+from inference.sampling.schedules import Schedule, uniform
+
+Medium = Literal["pictures", "clips"]
+Function = TypeVar("Function", bound=SamplerFunction)
+
+
+def own_levels(levels: NoiseLevels) -> NoiseLevels:
+    """Return the model's own levels."""
+    return levels
+
+
+class SamplerFacts(TypedDict, total=False):
+    """The options of `@sampler`: the fields of `Sampler` but its function."""
+
+    title: str
+    automatic: str
+    own_schedule: Schedule
+    levels: Callable[[NoiseLevels], NoiseLevels]
+    default_eta: float | None
+    uses_churn: bool
+    uses_s_noise: bool
+    always_draws: bool
+    is_scaled: bool
+    discards_penultimate: bool
+    is_second_order: bool
+    uses_brownian: bool
+    cfg_divisor: float
+    needs_uncond: bool
+    takes_range_only: bool
+    couples_batch: bool
+    uses_model_steps: bool
+    media: tuple[Medium, ...]
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler and what belongs to its name in A1111."""
+
+    function: SamplerFunction
+    title: str = ""
+    """Its name in infotext, where that is not the one in recipes."""
+    automatic: str = "Automatic"
+    """The schedule type that `Automatic` stands for, and is told as."""
+    own_schedule: Schedule = uniform
+    """The sigmas of `Automatic` where that stands for no other."""
+    levels: Callable[[NoiseLevels], NoiseLevels] = own_levels
+    """The levels of noise that the model is asked at, of the model's own; the denoiser's too."""
+    default_eta: float | None = None
+    """Share of fresh noise unless given; None where there is none, or no choice."""
+    uses_churn: bool = False
+    """`s_churn` adds noise before its steps."""
+    uses_s_noise: bool = False
+    """`s_noise` multiplies its fresh noise, besides what `s_churn` adds."""
+    always_draws: bool = False
+    """Draws fresh noise from the picture's generator whatever the options are."""
+    is_scaled: bool = False
+    """Starts from noise alone at the scale that the model knows, as if nothing else were in the
+    latent, and ends at a latent of that scale: A1111's samplers by timesteps."""
+    discards_penultimate: bool = False
+    """Asks for one sigma more, and leaves out the last one above 0."""
+    is_second_order: bool = False
+    """A1111 counts two evaluations a step, for prompt editing and for the refiner."""
+    uses_brownian: bool = False
+    """Fresh noise is a way along a Brownian path, and not the next draw of the generator."""
+    cfg_divisor: float = 1.0
+    """The CFG scale is divided by it."""
+    needs_uncond: bool = False
+    """The denoiser must be a `GuidedDenoise`, at every CFG scale."""
+    takes_range_only: bool = False
+    """Heeds only the ends of the list of sigmas."""
+    couples_batch: bool = False
+    """Its steps depend on all pictures of a batch: draw one at a time."""
+    uses_model_steps: bool = False
+    """Goes through the model's own timesteps in the model's own scale: the denoiser must be a
+    `ModelSteps`, and there are no sigmas."""
+    media: tuple[Medium, ...] = ("pictures", "clips")
+    """What it draws."""
+    aliases: tuple[str, ...] = ()
+    """A1111's inner names."""
+
+    def start_scale(self, sigma: float, scale_of: ScaleOf = variance_preserving) -> float:
+        """Return what the first noise is multiplied by, `scale_of` being the model's."""
+        return scale_of(sigma) if self.is_scaled else sigma
+
+    def draws_further_noise(self, eta: float | None, s_churn: float) -> bool:
+        """Whether noise after the first changes the picture, so that `ensd` does.
+
+        Samplers named `SDE` follow Brownian paths of the seeds themselves, to which it says
+        nothing.
+        """
+        share = (self.default_eta or 0.0) if eta is None else eta
+        is_ancestral = self.default_eta is not None and not self.uses_brownian and share > 0
+        return is_ancestral or self.always_draws or (self.uses_churn and s_churn > 0)
+
+    def options(
+        self,
+        eta: float | None = None,
+        *,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = inf,
+        s_noise: float = 1.0,
+        unipc_order: int = 3,
+        unipc_variant: UniPCVariant = "bh1",
+        unipc_lower_order_final: bool = True,
+        timestep_of: Callable[[float], float] | None = None,
+        scale_of: ScaleOf = variance_preserving,
+    ) -> SamplerOptions:
+        """`SamplerOptions` in which eta, where it is None, is the sampler's default."""
+        return SamplerOptions(
+            (self.default_eta or 0.0) if eta is None else eta,
+            s_churn,
+            s_tmin,
+            s_tmax,
+            s_noise,
+            unipc_order,
+            unipc_variant,
+            unipc_lower_order_final,
+            timestep_of,
+            scale_of,
+        )
+
+
+SAMPLERS: dict[str, Sampler] = {}
+"""The samplers by the names that recipes have for them; complete once
+`inference.sampling.registry` is loaded, which the room's door sees to."""
+
+
+def sampler(name: str, **facts: Unpack[SamplerFacts]) -> Callable[[Function], Function]:
+    """Enter the decorated function as the sampler of a name.
+
+    Args:
+        name: what recipes call it.
+        **facts: what `Sampler` says of it.
+
+    Raises:
+        ValueError: the name is taken by another function.
+    """
+
+    def enter(function: Function) -> Function:
+        register(SAMPLERS, name, Sampler(function, **facts))
+        return function
+
+    return enter

@@ -1,0 +1,123 @@
+"""CogVideoX' DDIM and DPM: samplers through a model's own timesteps, in its own scale.
+
+Byte for byte those of diffusers 0.42.1 (`CogVideoXDDIMScheduler`, `CogVideoXDPMScheduler`), which
+round latents to the model's number format after each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from inference.sampling.base import PLAIN, Callback, Denoise, ModelSteps, SamplerOptions
+from inference.sampling.entries import sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inference.sampling.base import FreshNoise
+
+
+def model_noise_scheduler(name: str, noise_schedule: Mapping[str, object]) -> Any:
+    """Return diffusers' scheduler of a sampler, `ddim` or `dpm`, with a model's noise schedule."""
+    from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
+    from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
+
+    kinds = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
+    return kinds[name].from_config(noise_schedule)
+
+
+@sampler(
+    "ddim",
+    title="CogVideoX DDIM",
+    default_eta=0.0,
+    is_scaled=True,
+    uses_model_steps=True,
+    media=("clips",),
+)
+def model_ddim(
+    denoiser: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: FreshNoise,
+    callback: Callback | None = None,
+    options: SamplerOptions = PLAIN,
+) -> Tensor:
+    """DDIM of velocity: Song et al. 2020, arXiv 2010.02502.
+
+    Raises:
+        TypeError: the denoiser is no `ModelSteps`.
+    """
+    if not isinstance(denoiser, ModelSteps):
+        raise TypeError("ddim needs a denoiser that is asked at timesteps (`ModelSteps`)")
+    dtype = x.dtype
+    for number, timestep in enumerate(denoiser.timesteps):
+        velocity = denoiser.predict(x, timestep)
+        if options.eta:
+            x = noisy_step(denoiser, velocity, int(timestep), x, options.eta)
+        else:
+            x = denoiser.noise_scheduler.step(velocity, timestep, x).prev_sample
+        x = x.to(dtype)
+        if callback:
+            callback(number, x)
+    return x
+
+
+def noisy_step(
+    model: ModelSteps, velocity: Tensor, timestep: int, latents: Tensor, eta: float
+) -> Tensor:
+    """Take a step of DDIM with eta: arXiv 2010.02502, equations 12 and 16.
+
+    diffusers' CogVideoXDDIMScheduler takes eta and does not heed it.
+    """
+    from diffusers.utils.torch_utils import randn_tensor
+
+    known = model.noise_scheduler
+    previous = timestep - len(known.alphas_cumprod) // model.steps
+    now = float(known.alphas_cumprod[timestep])
+    then = float(known.alphas_cumprod[previous] if previous >= 0 else known.final_alpha_cumprod)
+    clean = now**0.5 * latents - (1 - now) ** 0.5 * velocity
+    noise_there = now**0.5 * velocity + (1 - now) ** 0.5 * latents
+    sigma = eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
+    fresh = randn_tensor(
+        latents.shape, generator=model.generator, device=latents.device, dtype=latents.dtype
+    )
+    direction = max(1 - then - sigma**2, 0.0) ** 0.5
+    return then**0.5 * clean + direction * noise_there + sigma * fresh
+
+
+@sampler(
+    "dpm",
+    title="CogVideoX DPM",
+    always_draws=True,
+    is_scaled=True,
+    uses_model_steps=True,
+    media=("clips",),
+)
+def model_dpm(
+    denoiser: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: FreshNoise,
+    callback: Callback | None = None,
+    options: SamplerOptions = PLAIN,
+) -> Tensor:
+    """SDE-DPM-Solver++(2M) as CogVideoX has it: arXiv 2408.06072.
+
+    Raises:
+        TypeError: the denoiser is no `ModelSteps`.
+    """
+    if not isinstance(denoiser, ModelSteps):
+        raise TypeError("dpm needs a denoiser that is asked at timesteps (`ModelSteps`)")
+    dtype, timesteps = x.dtype, denoiser.timesteps
+    before: Tensor | None = None
+    for number, timestep in enumerate(timesteps):
+        velocity = denoiser.predict(x, timestep)
+        last = timesteps[number - 1] if number else None
+        x, before = denoiser.noise_scheduler.step(
+            velocity, before, timestep, last, x, generator=denoiser.generator
+        )
+        x = x.to(dtype)
+        if callback:
+            callback(number, x)
+    return x
