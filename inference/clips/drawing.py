@@ -1,13 +1,15 @@
-"""Drawing clips with CogVideoX: text, picture or clip to clip, and Fun-Control.
+"""Drawing clips: text, picture or clip to clip, and Fun-Control.
 
-In fp32 equal, byte for byte, to diffusers 0.42.1's CogVideoXPipeline, -ImageToVideoPipeline,
--VideoToVideoPipeline and -FunControlPipeline (`pipelines/cogvideo/`). Each clip is drawn by itself
-with noise from a generator of its own on the CPU, so that nothing beside it changes it.
+With CogVideoX equal, byte for byte in fp32, to diffusers 0.42.1's CogVideoXPipeline,
+-ImageToVideoPipeline, -VideoToVideoPipeline and -FunControlPipeline (`pipelines/cogvideo/`). Each
+clip is drawn by itself with noise from a generator of its own on the CPU, so that nothing beside it
+changes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +26,7 @@ from inference.clips.memory import Placement
 from inference.clips.requests import ClipSources, fitted, padded_frames, read_sources, window_frames
 from inference.clips.windows import blend_weights, windows
 from inference.config import ClipConfig
-from inference.models import Conditions, add_noise
-from inference.models.cogvideox import LatentScale, VideoModel, image_latents, place
+from inference.models import ClipModel, Conditions, LatentScale, add_noise
 
 Progress = Callable[[int, int], object]
 """Called with (steps done, steps of all clips)."""
@@ -54,7 +55,7 @@ class Way:
 
 
 def draw_clips(
-    base: VideoModel, requests: Sequence[ClipConfig], way: Way | None = None
+    base: ClipModel, requests: Sequence[ClipConfig], way: Way | None = None
 ) -> list[ClipDrawing]:
     """Draws requests that `inference.clips.requests.expand` has made, one after the other.
 
@@ -86,7 +87,7 @@ def steps_taken(request: ClipConfig) -> int:
 
 @torch.no_grad()
 def draw_clip(
-    base: VideoModel,
+    base: ClipModel,
     request: ClipConfig,
     sources: ClipSources,
     way: Way,
@@ -106,11 +107,16 @@ def draw_clip(
     sampler = make_sampler(base, str(request.sampler))
     sampler.set_timesteps(request.steps, device=device)
     timesteps = sampler.timesteps[request.steps - steps_taken(request) :]
-    with way.placement.at_work(base, "text_encoder"):
+    with ExitStack() as stack:
+        for name in base.text_encoders:
+            stack.enter_context(way.placement.at_work(base, name))
         conditions = encode(base, request).to(device)
     with way.placement.at_work(base, "vae"):
         latents, told = prepare(base, request, sources, int(timesteps[0]), generator, way)
-    with way.placement.at_work(base, "transformer"), way.cache.on(base, request, len(timesteps)):
+    with (
+        way.placement.at_work(base, base.denoiser_name),
+        way.cache.on(base, request, len(timesteps)),
+    ):
         loop = Loop(base, request, sampler, conditions, told, way.cache)
         latents = loop.run(latents, timesteps, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
@@ -119,7 +125,7 @@ def draw_clip(
     return to_frames(pixels[0])
 
 
-def make_sampler(base: VideoModel, name: str) -> Any:
+def make_sampler(base: ClipModel, name: str) -> Any:
     """diffusers' scheduler of this name with the model's noise schedule."""
     from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
     from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
@@ -128,14 +134,14 @@ def make_sampler(base: VideoModel, name: str) -> Any:
     return kind.from_config(base.noise_schedule)
 
 
-def encode(base: VideoModel, request: ClipConfig) -> Conditions:
+def encode(base: ClipModel, request: ClipConfig) -> Conditions:
     """Of the negative prompt, unless guidance is off, and of the prompt; each by itself."""
     prompts = [request.prompt] if request.is_unguided else [request.negative_prompt, request.prompt]
     return Conditions.cat([base.encode_prompts([prompt]) for prompt in prompts])
 
 
 def prepare(
-    base: VideoModel,
+    base: ClipModel,
     request: ClipConfig,
     sources: ClipSources,
     first_timestep: int,
@@ -162,53 +168,43 @@ def prepare(
         return noise(), told
     if sources.control_video is not None:
         drawn = noise()
-        posterior = base.vae.encode(clip_pixels(base, request, sources.control_video)).latent_dist
-        control = posterior.mode() * base.vae.config.scaling_factor
-        return drawn, control.transpose(1, 2)
+        return drawn, base.clip_condition(clip_pixels(base, request, sources.control_video))
     if sources.video is not None:
-        posterior = base.vae.encode(clip_pixels(base, request, sources.video)).latent_dist
-        latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
-        latents = base.vae.config.scaling_factor * latents
+        pixels = clip_pixels(base, request, sources.video)
+        latents = base.sample_latents(pixels, generator)
         share = base.alphas_cumprod[first_timestep].view(1)
         return add_noise(latents, noise(), share).to(base.dtype), None
     return noise(), None
 
 
 def first_frame(
-    base: VideoModel,
+    base: ClipModel,
     request: ClipConfig,
     sources: ClipSources,
     latent_frames: int,
     generator: torch.Generator,
     scale: LatentScale = "pipeline",
 ) -> Tensor:
-    """What an image-to-video model is told: the first frame's latents, and the last one's.
+    """The conditioning on the first frame, and on the last one if there is one."""
 
-    The last one's stand on the last latent frame, as in CogVideoX-Interpolation.
-    """
-
-    def encoded(picture: Image.Image) -> Tensor:
+    def pixels(picture: Image.Image) -> Tensor:
         frame = fitted(picture, request.width or 0, request.height or 0)
-        posterior = base.vae.encode(to_pixels(base, frame[None])).latent_dist
-        latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
-        config = base.vae.config
-        return image_latents(latents, config.scaling_factor, config.invert_scale_latents, scale)
+        return to_pixels(base, frame[None])
 
     assert sources.image is not None
-    told = place(encoded(sources.image), latent_frames)
-    if sources.end_image is not None and latent_frames > 1:
-        told[:, -1:] = encoded(sources.end_image)
-    return told
+    last = None if sources.end_image is None else pixels(sources.end_image)
+    first = pixels(sources.image)
+    return base.frame_condition(first, last, latent_frames, generator, scale)
 
 
-def clip_pixels(base: VideoModel, request: ClipConfig, frames: np.ndarray) -> Tensor:
+def clip_pixels(base: ClipModel, request: ClipConfig, frames: np.ndarray) -> Tensor:
     """The first frames of a clip, at the request's size."""
     size = request.width or 0, request.height or 0
     cut = [fitted(Image.fromarray(frame), *size) for frame in frames[: request.frames]]
     return to_pixels(base, np.stack(cut))
 
 
-def to_pixels(base: VideoModel, frames: np.ndarray) -> Tensor:
+def to_pixels(base: ClipModel, frames: np.ndarray) -> Tensor:
     """Frames (f, h, w, 3), uint8, as the VAE takes them: (1, 3, f, h, w) in -1 … 1."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
     pixels = 2.0 * (pixels.to(torch.float32) / 255.0) - 1.0
@@ -225,7 +221,7 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 class Loop:
     """The steps of one clip."""
 
-    base: VideoModel
+    base: ClipModel
     request: ClipConfig
     sampler: Any
     conditions: Conditions

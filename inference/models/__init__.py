@@ -6,17 +6,45 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.models.base import DTYPES, DiffusionModel, model_hash, model_name
+    from inference.models.clip_model import ClipModel, LatentScale
     from inference.models.conditions import Conditions
-    from inference.models.families import load_model
+    from inference.models.drawing_prompts import (
+        DrawingConditions,
+        Part,
+        PromptSettings,
+        Timeline,
+        as_timelines,
+        mixed,
+        needs_negatives,
+        read_text,
+    )
+    from inference.models.families import (
+        FAMILIES,
+        families,
+        family_named,
+        family_of,
+        folder_family,
+        load_clip_model,
+        load_image_model,
+        load_model,
+        part_layout,
+        part_names,
+        register_family,
+        single_file_format,
+        single_file_of,
+        skeleton,
+    )
+    from inference.models.family import KINDS, Match, ModelFamily, PartLayout, SingleFile
     from inference.models.folder import (
         FACTS,
-        PARTS,
         cast,
         compact,
         read_part,
         weights_of,
         write_base_model,
     )
+    from inference.models.image_model import ImageModel
+    from inference.models.model_files import ModelFiles
     from inference.models.names import (
         ARTIFACTS,
         file_model_name,
@@ -30,30 +58,64 @@ if TYPE_CHECKING:
         resolve_path,
     )
     from inference.models.parametrization import add_noise, velocity
+    from inference.models.sizes import FrameCounts, RoundedSize, check_size, rounded_size
 
 __all__ = [
     "ARTIFACTS",
     "DTYPES",
     "FACTS",
-    "PARTS",
+    "FAMILIES",
+    "KINDS",
+    "ClipModel",
     "Conditions",
     "DiffusionModel",
+    "DrawingConditions",
+    "FrameCounts",
+    "ImageModel",
+    "LatentScale",
+    "Match",
+    "ModelFamily",
+    "ModelFiles",
+    "Part",
+    "PartLayout",
+    "PromptSettings",
+    "RoundedSize",
+    "SingleFile",
+    "Timeline",
     "add_noise",
+    "as_timelines",
     "cast",
+    "check_size",
     "compact",
+    "families",
+    "family_named",
+    "family_of",
     "file_model_name",
     "files_in",
     "find_model",
     "find_named",
+    "folder_family",
     "is_single_file",
+    "load_clip_model",
+    "load_image_model",
     "load_model",
+    "mixed",
     "model_hash",
     "model_name",
     "models_in",
+    "needs_negatives",
     "output_name",
+    "part_layout",
+    "part_names",
     "path_of",
     "read_part",
+    "read_text",
+    "register_family",
     "resolve_path",
+    "rounded_size",
+    "single_file_format",
+    "single_file_of",
+    "skeleton",
     "velocity",
     "weights_of",
     "write_base_model",

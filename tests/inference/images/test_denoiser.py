@@ -8,7 +8,7 @@ import torch
 
 from inference.images.denoiser import Denoiser
 from inference.models.conditions import Conditions
-from inference.models.stable_diffusion.prompts import Part, Timeline
+from inference.models.drawing_prompts import Part, Timeline
 from inference.sampling.schedules import NoiseLevels
 
 ALPHAS = torch.linspace(0.999, 0.01, 1000)
