@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         write_base_model,
     )
     from inference.models.image_model import ImageModel
+    from inference.models.lora_layout import LoraLayout
     from inference.models.model_files import ModelFiles
     from inference.models.names import (
         ARTIFACTS,
@@ -73,6 +74,7 @@ __all__ = [
     "FrameCounts",
     "ImageModel",
     "LatentScale",
+    "LoraLayout",
     "Match",
     "ModelFamily",
     "ModelFiles",

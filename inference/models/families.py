@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -44,8 +45,9 @@ def register_family(family: ModelFamily | str, name: str | None = None) -> None:
     FAMILIES[name or key] = family
 
 
+@cache
 def register_installed() -> None:
-    """Add the families of installed plug-ins."""
+    """Add the families of installed plug-ins, once."""
     for point in entry_points(group=GROUP):
         FAMILIES.setdefault(point.name, point.value)
 

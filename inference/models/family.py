@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from inference.files import TensorFile
     from inference.models.base import DiffusionModel
+    from inference.models.lora_layout import LoraLayout
     from inference.models.model_files import ModelFiles
 
 
@@ -127,6 +128,8 @@ class ModelFamily(ABC):
     """Published models by name: their titles."""
     architectures: ClassVar[Mapping[str, str]]
     """kohya's `ss_base_model_version` -> `modelspec.architecture`."""
+    lora_layouts: ClassVar[tuple[LoraLayout, ...]]
+    """Naming of LoRA layers, one for each variant of the architecture."""
 
     @property
     def kind(self) -> str:
@@ -171,6 +174,19 @@ class ModelFamily(ABC):
 
         Raises:
             BaseModelError: the recipe asks for a format that the part cannot take.
+        """
+
+    @abstractmethod
+    def lora_layout(self, base: DiffusionModel) -> LoraLayout:
+        """Return the naming of LoRA layers in a model."""
+
+    @abstractmethod
+    def lora_variant(self, names: Mapping[str, object], width: int | None) -> LoraLayout:
+        """Return the naming of a LoRA's own variant.
+
+        Args:
+            names: kohya's names of its layers.
+            width: what the layout's `readers` among them read, if there are any.
         """
 
     @abstractmethod

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from inference.config import BaseModelConfig
 from inference.models.cogvideox.detect import FAMILIES, family_of, family_on_hub
+from inference.models.cogvideox.lora import LORA
 from inference.models.family import Match, ModelFamily, PartLayout
+from inference.models.lora_layout import LoraLayout
 from inference.runtime import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class CogVideoX(ModelFamily):
     single_file = None
     published: ClassVar = {name: one.title for name, one in FAMILIES.items()}
     architectures: ClassVar = {name: name for name in FAMILIES}
+    lora_layouts = (LORA,)
 
     def detect(self, files: ModelFiles) -> Match | None:
         if files.is_single_file:
@@ -84,6 +87,12 @@ class CogVideoX(ModelFamily):
         from inference.models.base import DTYPES
 
         return DTYPES[(config.vae_precision or precision) if part == "vae" else precision]
+
+    def lora_layout(self, base: DiffusionModel) -> LoraLayout:
+        return LORA
+
+    def lora_variant(self, names: Mapping[str, object], width: int | None) -> LoraLayout:
+        return LORA
 
     def version(self, base: DiffusionModel) -> str:
         """The published name, e.g. `cogvideox-5b-i2v`; kohya has none of video models."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from inference.config import BaseModelConfig
 from inference.models.family import CastPart, Match, ModelFamily, PartLayout, SingleFile
+from inference.models.lora_layout import LoraLayout
 from inference.models.stable_diffusion.detect import (
     FAMILIES,
     MODEL,
@@ -17,6 +18,7 @@ from inference.models.stable_diffusion.detect import (
     looks_like_checkpoint,
     prediction_type_of,
 )
+from inference.models.stable_diffusion.lora import LAYOUTS, VERSIONS, layout_for
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     from inference.models.model_files import ModelFiles
     from inference.models.stable_diffusion.model import BaseModel
 
-VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
-"""Width of the prompt states -> kohya's `ss_base_model_version`; for v-prediction `_v` is added,
-but not to SDXL's."""
 SGM = "https://github.com/Stability-AI/generative-models"
 """The implementation whose names the layers of SDXL's LoRAs have."""
 
@@ -132,6 +131,7 @@ class StableDiffusion(ModelFamily):
         "sd_v2_v": "stable-diffusion-v2-768-v",
         "sdxl_base_v1-0": "stable-diffusion-xl-v1-base",
     }
+    lora_layouts = LAYOUTS
 
     def detect(self, files: ModelFiles) -> Match | None:
         if files.is_single_file:
@@ -162,6 +162,12 @@ class StableDiffusion(ModelFamily):
         from inference.models.stable_diffusion.loading import frozen_dtype
 
         return frozen_dtype(base, config, precision, part)
+
+    def lora_layout(self, base: DiffusionModel) -> LoraLayout:
+        return LAYOUTS["text_encoder_2" in base.parts]
+
+    def lora_variant(self, names: Mapping[str, object], width: int | None) -> LoraLayout:
+        return layout_for(names, width)
 
     def version(self, base: DiffusionModel) -> str:
         """kohya's word, e.g. `sd_v1`."""
