@@ -83,12 +83,9 @@ def optimizers() -> Rows:
 
 def families() -> Rows:
     """Return the families of base models."""
-    from inference.models.cogvideox import FAMILIES as VIDEO_FAMILIES
-    from inference.models.stable_diffusion import FAMILIES
+    from inference.models import families
 
-    return {key: one.title for key, one in FAMILIES.items()} | {
-        name: one.title for name, one in VIDEO_FAMILIES.items()
-    }
+    return {name: title for one in families() for name, title in one.published.items()}
 
 
 def recipes() -> Rows:

@@ -35,6 +35,14 @@ if TYPE_CHECKING:
         skeleton,
     )
     from inference.models.family import KINDS, Match, ModelFamily, PartLayout, SingleFile
+    from inference.models.finding import (
+        ARTIFACTS,
+        files_in,
+        find_model,
+        find_named,
+        models_in,
+        output_name,
+    )
     from inference.models.folder import (
         FACTS,
         cast,
@@ -46,18 +54,7 @@ if TYPE_CHECKING:
     from inference.models.image_model import ImageModel
     from inference.models.lora_layout import LoraLayout
     from inference.models.model_files import ModelFiles
-    from inference.models.names import (
-        ARTIFACTS,
-        file_model_name,
-        files_in,
-        find_model,
-        find_named,
-        is_single_file,
-        models_in,
-        output_name,
-        path_of,
-        resolve_path,
-    )
+    from inference.models.names import file_model_name, is_single_file, path_of, resolve_path
     from inference.models.parametrization import add_noise, velocity
     from inference.models.sizes import FrameCounts, RoundedSize, check_size, rounded_size
 

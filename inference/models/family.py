@@ -66,6 +66,10 @@ class SingleFile(ABC):
         """Whether some tensor is named as in such a file."""
 
     @abstractmethod
+    def holds_denoiser(self, keys: Iterable[str]) -> bool:
+        """Whether a file with these tensors draws by itself."""
+
+    @abstractmethod
     def read_parts(self, path: Path) -> tuple[dict[str, nn.Module], str | None]:
         """Return the trained parts, all where the file names none, and the prediction type.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -22,6 +22,10 @@ class ImageModel(DiffusionModel):
     """A1111's Clip skip; 1 where the architecture has none."""
     embeddings: dict[str, LearnedVectors]
     """Learned embeddings in use, by the names that prompts call them by."""
+
+    @abstractmethod
+    def embeddings_called(self, prompts: Sequence[str]) -> set[str]:
+        """Return the names of the learned embeddings that prompts call."""
 
     @property
     @abstractmethod
@@ -44,8 +48,8 @@ class ImageModel(DiffusionModel):
 
     @property
     @abstractmethod
-    def align_your_steps(self) -> str:
-        """Table of Align Your Steps that suits the model: `SD1` or `SDXL`."""
+    def align_your_steps(self) -> Literal["SD1", "SDXL"]:
+        """Table of Align Your Steps that suits the model."""
 
     @abstractmethod
     def encode_drawing(

@@ -212,7 +212,7 @@ def prompt_parameters(
     texts = [request.prompt, request.negative_prompt]
     if request.hires is not None:
         texts += filter(None, (request.hires.prompt, request.hires.negative_prompt))
-    called = {place.name for place in base.tokenize(texts).places}
+    called = base.embeddings_called(texts)
     embeddings = [a for a in at_work if a.kind == "embedding" and a.name in called]
     signs = "".join(texts)
     has_brackets = "(" in signs or "[" in signs

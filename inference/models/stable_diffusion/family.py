@@ -14,6 +14,7 @@ from inference.models.stable_diffusion.detect import (
     FAMILIES,
     MODEL,
     TRAINED_PARTS,
+    UNET,
     family_of,
     looks_like_checkpoint,
     prediction_type_of,
@@ -38,6 +39,9 @@ class CompVisFile(SingleFile):
 
     def recognizes(self, keys: Iterable[str]) -> bool:
         return looks_like_checkpoint(keys)
+
+    def holds_denoiser(self, keys: Iterable[str]) -> bool:
+        return any(key.startswith(UNET) for key in keys)
 
     def read_parts(self, path: Path) -> tuple[dict[str, nn.Module], str | None]:
         from inference.models.stable_diffusion.single_file import read_model

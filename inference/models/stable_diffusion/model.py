@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class BaseModel(ImageModel):
         )
 
     @property
-    def align_your_steps(self) -> str:
+    def align_your_steps(self) -> Literal["SD1", "SDXL"]:
         return "SDXL" if self.has_two_text_encoders else "SD1"
 
     @property
@@ -187,6 +187,9 @@ class BaseModel(ImageModel):
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
         """Token ids in chunks of 75 tokens as in A1111, and where learned embeddings stand."""
         return tokenize(self.tokenizer, prompts, self.embeddings)
+
+    def embeddings_called(self, prompts: Sequence[str]) -> set[str]:
+        return {place.name for place in self.tokenize(prompts).places}
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """What the text encoders make of prompts; states (b, chunks x 77, dim).
