@@ -175,9 +175,9 @@ def load_at(path: Path, alpha: float) -> Artifact:
 def is_checkpoint(path: Path) -> bool:
     """Whether a file holds a base model, by the names in it."""
     from inference.artifacts import read_keys
-    from inference.models.stable_diffusion import looks_like_checkpoint
+    from inference.models import single_file_format
 
-    return looks_like_checkpoint(read_keys(path))
+    return single_file_format(read_keys(path)) is not None
 
 
 def check_format(request: Request, kind: str, current: str) -> None:

@@ -6,8 +6,6 @@ Artifacts, base models and pictures; nothing in a file is ever run.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import pkgutil
 import sys
 from collections import Counter
@@ -106,50 +104,13 @@ def inspect_video(path: Path) -> Facts:
 
 def inspect_base_model(path: Path) -> Facts:
     """Parts, sizes and prediction type of a diffusers folder; only headers are read."""
-    index = read_json(path / "model_index.json")
-    noise = read_json(path / "scheduler" / "scheduler_config.json")
-    if (path / "transformer").is_dir():
-        return inspect_video_model(path, index, noise)
-    unet, vae = (read_json(path / part / "config.json") for part in ("unet", "vae"))
-    facts = {
-        "kind": "base model (diffusers folder)",
-        "pipeline": str(index.get("_class_name", "unknown")),
-        "layout": describe_layout(path, unet),
-        "prediction type": str(noise.get("prediction_type", "epsilon")),
-        "timesteps": str(noise.get("num_train_timesteps", "unknown")),
-    }
-    if "sample_size" in unet and "block_out_channels" in vae:
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        side = unet["sample_size"] * factor
-        facts["resolution"] = f"{side}x{side} ({factor} pixels per latent)"
-    return facts | dict(count_parameters(path)) | hash_of_denoiser(path / "unet", "UNet")
+    from inference.files import read_json
+    from inference.models import folder_family
 
-
-def inspect_video_model(path: Path, index: Mapping[str, Any], noise: Mapping[str, Any]) -> Facts:
-    """The same for the CogVideoX layout."""
-    from inference.models.cogvideox import FAMILIES, family_of
-
-    transformer, vae = (read_json(path / part / "config.json") for part in ("transformer", "vae"))
-    if missing := [key for key in FAMILIES["cogvideox-5b"].transformer if key not in transformer]:
-        raise InputError(f"{path / 'transformer/config.json'}: {', '.join(missing)} missing")
-    family = family_of(transformer)
-    factor = 2 ** (len(vae.get("block_out_channels", [0] * 4)) - 1)
-    size = (transformer["sample_width"] * factor, transformer["sample_height"] * factor)
-    width, height = family.size if family else size
-    channels = transformer["in_channels"], vae.get("latent_channels")
-    learns_from = "text and an image" if channels[0] != channels[1] else "text"
-    facts = {
-        "kind": "base model of clips (diffusers folder)",
-        "pipeline": str(index.get("_class_name", "unknown")),
-        "layout": f"CogVideoX ({family.title if family else 'of sizes of its own'}): {learns_from}",
-        "prompts": f"{transformer['max_text_seq_length']} tokens of width "
-        f"{transformer['text_embed_dim']}",
-        "prediction type": str(noise.get("prediction_type", "epsilon")),
-        "timesteps": str(noise.get("num_train_timesteps", "unknown")),
-        "made for": f"{transformer['sample_frames']} frames of {width}x{height}",
-    }
+    family = folder_family(path)
+    facts = family.inspect(path, read_json(path / "model_index.json"))
     facts |= dict(count_parameters(path))
-    return facts | hash_of_denoiser(path / "transformer", "transformer")
+    return facts | hash_of_denoiser(path / family.denoiser_name)
 
 
 def count_parameters(path: Path) -> Iterator[tuple[str, str]]:
@@ -160,23 +121,14 @@ def count_parameters(path: Path) -> Iterator[tuple[str, str]]:
             yield part, describe_tensors({k: v for header in headers for k, v in header.items()})
 
 
-def hash_of_denoiser(folder: Path, name: str) -> Facts:
+def hash_of_denoiser(folder: Path) -> Facts:
     """Its hash, and the one that stands in infotext; nothing if it is in no such file."""
     file = weights_file(folder)
     if file is None:
         return {}
     digest = sha256(file)
+    name = "UNet" if folder.name == "unet" else folder.name
     return {f"sha256 of the {name}": digest, "model hash in infotext": digest[:10]}
-
-
-def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
-    """SD 1.x/2.x or SDXL, and the width of what the UNet's attention reads of prompts."""
-    width = unet.get("cross_attention_dim", "unknown")
-    if not (path / "text_encoder_2").is_dir():
-        return f"SD 1.x/2.x: one text encoder, prompts of width {width}"
-    if not (path / "text_encoder").is_dir():
-        return "SDXL refiner: only text_encoder_2; cannot be drawn with or trained here"
-    return f"SDXL: two text encoders, prompts of width {width}, pooled prompt and sizes"
 
 
 def inspect_artifact(path: Path) -> Facts:
@@ -210,35 +162,18 @@ def inspect_artifact(path: Path) -> Facts:
 def inspect_single_file(path: Path) -> Facts:
     """Family, prediction type, parts and hashes of a base model in one file."""
     from inference.files import open_tensors
-    from inference.models.stable_diffusion import (
-        MODEL,
-        TRAINED_PARTS,
-        family_of,
-        prediction_type_of,
-    )
+    from inference.models import single_file_format
 
     file = open_tensors(path)
+    form = single_file_format(file.shapes)
+    assert form is not None, path
     facts = {"kind": "base model (single file)"}
     try:
-        family = family_of(file.shapes)
+        facts |= form.inspect(file)
     except InputError as error:
         return facts | {"family": str(error), "sha256": sha256(path)}
-    sizes = ", of sizes of its own" if MODEL in file.metadata else ""
-    says = prediction_type_of(family, file.shapes, file.metadata)
-    facts |= {
-        "family": f"{family.title} ({family.architecture}){sizes}",
-        "prediction type": says or "does not say; set base_model.prediction_type",
-    }
-    for part, prefix in family.layout.items():
-        numbers = [math.prod(s) for key, s in file.shapes.items() if key.startswith(prefix)]
-        facts[part] = f"{sum(numbers):,} parameters" if numbers else "none in this file"
-    if any(key.startswith("model_ema.") for key in file.shapes):
-        facts["averages"] = "model_ema, passed over"
     facts |= {"sha256": sha256(path), "model hash in infotext": sha256(path)[:10]}
-    if TRAINED_PARTS in file.metadata:
-        facts["trained"] = file.metadata[TRAINED_PARTS].replace(",", ", ")
-    hidden = (MODEL, TRAINED_PARTS)
-    return facts | {k: v for k, v in sorted(file.metadata.items()) if k not in hidden}
+    return facts | form.inspect_metadata(file.metadata)
 
 
 def artifact_kind(path: Path, keys: Sequence[str]) -> str:
@@ -326,23 +261,6 @@ def describe_tensors(header: Mapping[str, Any]) -> str:
                 number *= length
             sizes[entry["dtype"]] += number
     return f"{sum(sizes.values()):,} parameters ({', '.join(sizes) or 'none'})"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; empty if the file is not there.
-
-    Raises:
-        InputError: it is no JSON mapping.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping, found a {type(content).__name__}")
-    return content
 
 
 def show(title: str, facts: Facts) -> None:

@@ -87,12 +87,9 @@ def optimizers() -> Rows:
 
 def families() -> Rows:
     """Return the families of base models."""
-    from inference.models.cogvideox import FAMILIES as VIDEO_FAMILIES
-    from inference.models.stable_diffusion import FAMILIES
+    from inference.models import all_families
 
-    return {key: one.title for key, one in FAMILIES.items()} | {
-        name: one.title for name, one in VIDEO_FAMILIES.items()
-    }
+    return {name: title for one in all_families() for name, title in one.published.items()}
 
 
 def recipes() -> Rows:

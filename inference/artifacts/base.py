@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,8 +19,7 @@ from inference.files import PICKLES, artifact_hash, read_pickle, unreadable
 from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.models import DiffusionModel
-    from inference.models.stable_diffusion import BaseModel
+    from inference.models import DiffusionModel, ImageModel
 
 
 ARTIFACTS: dict[str, str] = {
@@ -80,20 +79,22 @@ class Artifact(ABC):
         """Whether this is such an artifact: a folder (keys empty), or a file with these tensors."""
 
 
-def for_pictures(artifact: Artifact, base: DiffusionModel) -> BaseModel:
-    """The base model, if it is one of pictures.
+def check_kind(artifact: Artifact, base: DiffusionModel) -> ImageModel:
+    """Return the base model as one of pictures, if its family takes this kind of artifact.
 
     Raises:
-        ArtifactError: it is a video model.
+        ArtifactError: it does not.
     """
-    from inference.models.stable_diffusion import BaseModel
+    from inference.models import family_of
 
-    if not isinstance(base, BaseModel):
+    family = family_of(base)
+    if artifact.kind not in family.artifacts:
+        known = " and ".join(f"{kind}s" for kind in ARTIFACTS if kind in family.artifacts)
         raise ArtifactError(
-            f"{artifact.name}: its kind ({artifact.kind}) works in models of pictures; "
-            f"{base.path!r} is a video model, which takes LoRAs and checkpoints"
+            f"{artifact.name}: its kind ({artifact.kind}) does not work in {base.path!r}, "
+            f"{family.kind}, which takes {known}"
         )
-    return base
+    return cast("ImageModel", base)
 
 
 def load_artifact(path: Path | str) -> Artifact:

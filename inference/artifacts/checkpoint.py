@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 from weakref import WeakKeyDictionary
@@ -12,27 +11,26 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from inference.artifacts.base import Artifact
+from inference.artifacts.base import Artifact, read_keys
 from inference.files import write_folder
-from inference.models import FACTS, PARTS, cast, compact, read_part, weights_of, write_base_model
-from inference.models.stable_diffusion import looks_like_checkpoint
+from inference.models import (
+    FACTS,
+    cast,
+    compact,
+    family_of,
+    folder_family,
+    part_layout,
+    part_names,
+    read_part,
+    single_file_format,
+    single_file_of,
+    weights_of,
+    write_base_model,
+)
 from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
     from inference.models import DiffusionModel
-
-BEHAVIOUR = {
-    "unet": ("attention_head_dim", "num_attention_heads", "act_fn", "norm_num_groups"),
-    "transformer": (
-        "attention_head_dim", "patch_size", "patch_size_t", "sample_width", "sample_height",
-        "use_rotary_positional_embeddings", "spatial_interpolation_scale",
-        "temporal_interpolation_scale",
-    ),
-    "text_encoder": ("hidden_act", "num_attention_heads", "feed_forward_proj"),
-    "text_encoder_2": ("hidden_act", "num_attention_heads"),
-    "vae": ("act_fn", "norm_num_groups", "latent_channels", "temporal_compression_ratio"),
-}  # fmt: skip
-"""Settings that change what a part computes without showing in the shapes of its weights."""
 
 _holders: WeakKeyDictionary[nn.Module, Checkpoint] = WeakKeyDictionary()
 """Part of a base model -> the checkpoint whose weights are in it."""
@@ -85,10 +83,10 @@ class Checkpoint(Artifact):
             raise ArtifactError(f"{self.name}: already attached; detach it first")
         for part, module in self.parts.items():
             if part not in base.parts:
-                kinds = {"text_encoder_2": "SDXL", "transformer": "a video model"}
+                layout = part_layout(part)
                 raise ArtifactError(
-                    f"{self.name}: has a {part} ({kinds.get(part, 'a model of pictures')}), which "
-                    f"this base model ({base.path}) lacks. Name it as base_model.path instead"
+                    f"{self.name}: has a {part} ({layout.owner if layout else 'another model'}), "
+                    f"which this base model ({base.path}) lacks. Name it as base_model.path instead"
                 )
             self._check_fit(part, module, base)
         for part in self.parts:
@@ -146,30 +144,29 @@ class Checkpoint(Artifact):
     def _save_single_file(
         self, path: Path, base: DiffusionModel, dtype: torch.dtype, metadata: dict[str, str]
     ) -> None:
-        from inference.models.stable_diffusion import parts_of, write_model
-
         def in_format(part: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
             return cast(weights, dtype) if part in self.parts else compact(weights, dtype)
 
-        model = replace(parts_of(base), trained=tuple(self.parts))
-        write_model(path, model, in_format, metadata, weights_of)
+        single_file_of(base).write(path, base, in_format, metadata, self.parts, weights_of)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Reads the trained parts; of a folder by another tool all parts that are there."""
         path = Path(path)
         if path.is_file():
-            from inference.models.stable_diffusion import read_model
-
-            model = read_model(path, only_trained=True)
-            return cls(
-                model.modules, path=path, name=path.stem, prediction_type=model.prediction_type
-            )
-        found = [part for part in PARTS if (path / part / "config.json").is_file()]
+            form = single_file_format(read_keys(path))
+            if form is None:
+                raise ArtifactError(f"{path}: holds no base model that is known here")
+            modules, prediction_type = form.read_parts(path)
+            return cls(modules, path=path, name=path.stem, prediction_type=prediction_type)
+        known = folder_family(path).parts
+        found = [part for part in known if (path / part / "config.json").is_file()]
         if (path / FACTS).is_file():
             found = json.loads((path / FACTS).read_text(encoding="utf-8"))["parts"]
         if not found:
-            raise ArtifactError(f"{path}: none of {', '.join(PARTS)} with a config.json in it")
+            raise ArtifactError(
+                f"{path}: none of {', '.join(part_names())} with a config.json in it"
+            )
         file = path / "scheduler" / "scheduler_config.json"
         schedule = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         return cls(
@@ -182,10 +179,10 @@ class Checkpoint(Artifact):
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
         """A folder with model_index.json or a part of a base model; a file with their names."""
-        names = ("model_index.json", *PARTS)
+        names = ("model_index.json", *part_names())
         if path.is_dir():
             return any((path / name).exists() for name in names)
-        return looks_like_checkpoint(keys)
+        return single_file_format(keys) is not None
 
     def _complete_base(self) -> DiffusionModel:
         from inference.config import BaseModelConfig
@@ -206,7 +203,7 @@ class Checkpoint(Artifact):
                 f"{self.name}: the base model's {part} is replaced by {_holders[target].name!r} "
                 "already; detach that one first"
             )
-        for key in BEHAVIOUR[part]:
+        for key in family_of(base).parts[part].behaviour:
             theirs, ours = getattr(module.config, key, None), getattr(target.config, key, None)
             if theirs != ours:
                 raise ArtifactError(f"{self.name}: its {part} has {key} {theirs}, not {ours}")
@@ -224,10 +221,11 @@ class Checkpoint(Artifact):
             self._check_prediction_type(base)
 
     def _check_prediction_type(self, base: DiffusionModel) -> None:
-        if self.prediction_type not in (None, base.prediction_type):
+        theirs, ours = self.prediction_type, base.prediction_type
+        if theirs and theirs != ours:
             raise ArtifactError(
-                f"{self.name}: predicts {self.prediction_type}, this base model "
-                f"{base.prediction_type}. Name it as base_model.path instead"
+                f"{self.name}: predicts {theirs}, this base model {ours}. Name it as "
+                "base_model.path instead"
             )
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inference.artifacts.base import Artifact, for_pictures
+from inference.artifacts.base import Artifact, check_kind
 from inference.artifacts.embedding_picture import picture_with, read_embedding_picture
 from inference.artifacts.metadata import made_upon
 from inference.files import EMBEDDING_PICTURES as PICTURES
@@ -27,8 +27,7 @@ from inference.prompts import LearnedVectors, token_ids
 from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.models import DiffusionModel
-    from inference.models.stable_diffusion import BaseModel
+    from inference.models import DiffusionModel, ImageModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 PAIR: tuple[str, ...] = ("clip_l", "clip_g")
@@ -60,11 +59,13 @@ class Embedding(Artifact):
         self.facts = dict(facts or {})
         """What the file says about itself, by A1111's names: step, sd_checkpoint, …"""
         self.strength = 1.0
-        self._base: BaseModel | None = None
+        self._base: ImageModel | None = None
         self._shown: LearnedVectors | None = None
 
     @classmethod
-    def create(cls, base: BaseModel, name: str, initialization_text: str, num_vectors: int) -> Self:
+    def create(
+        cls, base: ImageModel, name: str, initialization_text: str, num_vectors: int
+    ) -> Self:
         """An embedding to be trained, in fp32, not attached yet.
 
         It begins as the token table's rows of a text: fewer tokens than vectors are repeated, more
@@ -95,7 +96,7 @@ class Embedding(Artifact):
         """
         if self._base is not None:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
-        base = for_pictures(self, base)
+        base = check_kind(self, base)
         count, room = len(self.learned.vectors), base.tokenizer.model_max_length - 2
         expected = [table.shape[1] for table in _token_tables(base)]
         if [vectors.shape[1] for vectors in self.learned.by_encoder()] != expected:
@@ -226,7 +227,7 @@ def check_suffix(suffix: str, learned: LearnedVectors) -> None:
         )
 
 
-def _token_tables(base: BaseModel) -> list[Tensor]:
+def _token_tables(base: ImageModel) -> list[Tensor]:
     """The weights of every text encoder's token table."""
     encoders: list[Any] = [*base.text_encoders.values()]
     return [encoder.get_input_embeddings().weight for encoder in encoders]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from inference.artifacts.base import Artifact, for_pictures
+from inference.artifacts.base import Artifact, check_kind
 from inference.artifacts.hypernetwork_files import (
     KEY,
     Facts,
@@ -27,8 +27,7 @@ from inference.files import serialize, write_atomically
 from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
-    from inference.models import DiffusionModel
-    from inference.models.stable_diffusion import BaseModel
+    from inference.models import DiffusionModel, ImageModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 """Width of the prompt's states -> the family of base models."""
@@ -63,7 +62,7 @@ class Hypernetwork(Artifact):
 
     @classmethod
     def create(
-        cls, base: BaseModel, spec: HypernetworkSpec, sizes: Sequence[int] | None, seed: int
+        cls, base: ImageModel, spec: HypernetworkSpec, sizes: Sequence[int] | None, seed: int
     ) -> Self:
         """A hypernetwork to be trained, not attached yet, in fp32.
 
@@ -102,10 +101,10 @@ class Hypernetwork(Artifact):
         """
         if self._handles:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
-        base = for_pictures(self, base)
+        base = check_kind(self, base)
         known = context_widths(base)
         if not known & self.pairs.keys():
-            own = base.unet.config.cross_attention_dim
+            own = base.denoiser.config.cross_attention_dim
             made_for = [FAMILIES[width] for width in sorted(self.pairs) if width in FAMILIES]
             raise ArtifactError(
                 f"{self.name}: changes contexts of width {', '.join(map(str, self.pairs))}"
@@ -196,14 +195,14 @@ class Hypernetwork(Artifact):
         return change
 
 
-def attention_inputs(base: BaseModel) -> list[tuple[nn.Module, int]]:
+def attention_inputs(base: ImageModel) -> list[tuple[nn.Module, int]]:
     """Every layer of the UNet that makes keys (0) or values (1) from a context.
 
     Raises:
         ArtifactError: the projections are fused.
     """
     layers: list[tuple[nn.Module, int]] = []
-    for name, module in base.unet.named_modules():
+    for name, module in base.denoiser.named_modules():
         if not name.endswith(("attn1", "attn2")):
             continue
         if getattr(module, "fused_projections", False):
@@ -215,6 +214,6 @@ def attention_inputs(base: BaseModel) -> list[tuple[nn.Module, int]]:
     return layers
 
 
-def context_widths(base: BaseModel) -> set[int]:
+def context_widths(base: ImageModel) -> set[int]:
     """Widths of what attention attends to: of prompts, and of pictures at every depth."""
     return {int(layer.in_features) for layer, _ in attention_inputs(base)}  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from inference.prompts import ExtraNetwork
 from inference.runtime import ArtifactError, DrawWarning, InputError
 
 if TYPE_CHECKING:
-    from inference.models.stable_diffusion import BaseModel
+    from inference.models import ImageModel
 
 
 KINDS: dict[str, type[Lora] | type[Hypernetwork]] = {"lora": Lora, "hypernet": Hypernetwork}
@@ -48,7 +48,7 @@ class NetworkLibrary:
         folders: where they are, with all below them.
     """
 
-    def __init__(self, base: BaseModel, folders: Sequence[Path] = ()) -> None:
+    def __init__(self, base: ImageModel, folders: Sequence[Path] = ()) -> None:
         self.base = base
         self.folders = list(folders)
         self._loaded: dict[Path, Artifact] = {}

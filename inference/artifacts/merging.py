@@ -45,17 +45,14 @@ def write_file_of(
     """
     import torch
 
-    from inference.models import cast, compact, model_name
-    from inference.models.stable_diffusion import parts_of, write_model
+    from inference.models import cast, compact, model_name, single_file_of
 
     def in_format(part: str, weights: dict[str, Any]) -> dict[str, Any]:
         return cast(weights, dtype) if dtype else compact(weights, torch.float16)
 
     sources = ", ".join([model_name(base), *merged])
     metadata = {"modelspec.merged_from": sources} if merged else {}
-    if write_model(path, parts_of(base), in_format, metadata):
-        return []
-    return ["its sizes are those of no SD 1.x, SD 2.x or SDXL: only Limner knows how to open it"]
+    return single_file_of(base).write(path, base, in_format, metadata)
 
 
 def write_folder_of(

@@ -14,46 +14,20 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from inference.files import serialize
-from inference.models.cogvideox import FAMILIES, VideoModel, family_of
-from inference.models.stable_diffusion import BaseModel
+from inference.models import all_families, family_of
 from inference.runtime import DrawWarning
 
 if TYPE_CHECKING:
     from inference.models import DiffusionModel
 
-VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
-"""Width of the prompt states -> kohya's `ss_base_model_version`; for v-prediction `_v` is added,
-but not to SDXL's."""
-
-SGM = "https://github.com/Stability-AI/generative-models"
-"""The implementation whose names the layers of SDXL's LoRAs have."""
-
-ARCHITECTURES = {
-    "sd_v1": "stable-diffusion-v1",
-    "sd_v1_v": "stable-diffusion-v1",
-    "sd_v2": "stable-diffusion-v2-512",
-    "sd_v2_v": "stable-diffusion-v2-768-v",
-    "sdxl_base_v1-0": "stable-diffusion-xl-v1-base",
-}
-
 
 def base_model_version(base: DiffusionModel) -> str:
-    """The word of kohya for the family, e.g. `sd_v1`; others: `limner_<name or context width>`.
+    """Return the word by which LoRA files name a model's kind: kohya's, e.g. `sd_v1`.
 
-    Of video models, for which kohya has none, the published name, e.g. `cogvideox-5b-i2v`.
+    Published models that kohya has no word for go by their names, e.g. `cogvideox-5b-i2v`; others
+    are `limner_<name or width>`.
     """
-    if base.denoiser_name == "transformer":
-        family = family_of(base.denoiser.config)
-        if family is not None:
-            return family.name
-        width = base.denoiser.config.num_attention_heads * base.denoiser.config.attention_head_dim
-    else:
-        width = base.denoiser.config.cross_attention_dim
-        if width in VERSIONS:
-            is_sdxl = "text_encoder_2" in base.parts
-            is_marked = base.prediction_type == "v_prediction" and not is_sdxl
-            return VERSIONS[width] + ("_v" if is_marked else "")
-    return f"limner_{base.path if base.path.isidentifier() else width}"
+    return family_of(base).version(base)
 
 
 def warn_of_other_family(name: str, metadata: Mapping[str, str], base: DiffusionModel) -> None:
@@ -63,7 +37,7 @@ def warn_of_other_family(name: str, metadata: Mapping[str, str], base: Diffusion
     Words that are not those of `base_model_version` are not understood, and say nothing.
     """
     said, own = metadata.get("ss_base_model_version"), base_model_version(base)
-    known = {*ARCHITECTURES, *FAMILIES}
+    known = {version for family in all_families() for version in family.architectures}
     if said in known and own in known and said != own:
         warnings.warn(
             f"{name}: was made for {said}, and this base model ({base.path}) is {own}. It fits by "
@@ -87,9 +61,8 @@ def made_upon(base: DiffusionModel) -> dict[str, str | None]:
 def lora_metadata(base: DiffusionModel, rank: int, alpha: float, dropout: float) -> dict[str, str]:
     """What every LoRA says about itself: kohya's minimum set and the model specification."""
     version = base_model_version(base)
-    facts = _video_facts(base) if isinstance(base, VideoModel) else _picture_facts(base)
+    architecture = family_of(base).architectures.get(version, version)
     return {
-        "ss_v2": str(version.startswith("sd_v2")),
         "ss_base_model_version": version,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
@@ -97,29 +70,8 @@ def lora_metadata(base: DiffusionModel, rank: int, alpha: float, dropout: float)
         "ss_network_args": "{}",
         "ss_network_dropout": str(dropout or None),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{ARCHITECTURES.get(version, version)}/lora",
-        "modelspec.prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon",
-        **facts,
-    }
-
-
-def _picture_facts(base: DiffusionModel) -> dict[str, str]:
-    assert isinstance(base, BaseModel)
-    return {
-        "ss_clip_skip": str(base.clip_skip if base.clip_skip > 1 else None),
-        "modelspec.implementation": SGM if base.has_two_text_encoders else "diffusers",
-        "modelspec.resolution": f"{base.resolution}x{base.resolution}",
-        "modelspec.encoder_layer": str(-base.prompt_layer),
-    }
-
-
-def _video_facts(base: VideoModel) -> dict[str, str]:
-    family, factor = family_of(base.config), base.vae_scale_factor
-    own = base.config.sample_width * factor, base.config.sample_height * factor
-    width, height = family.size if family else own
-    return {
-        "modelspec.implementation": "diffusers",
-        "modelspec.resolution": f"{width}x{height}",
+        "modelspec.architecture": f"{architecture}/lora",
+        **family_of(base).metadata(base),
     }
 
 

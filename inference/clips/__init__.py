@@ -1,4 +1,4 @@
-"""Clips: what CogVideoX models (Yang et al. 2024, arXiv 2408.06072) need beyond pictures."""
+"""Clips: drawn by models of any video family."""
 
 from typing import TYPE_CHECKING
 

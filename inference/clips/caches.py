@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from inference.config import Cache, CacheConfig, ClipConfig
-from inference.models.cogvideox import VideoModel
+from inference.models import ClipModel
 
 CONTEXT = "cond_uncond"
 """As the pipelines call the evaluation of both prompts at once."""
@@ -39,12 +39,12 @@ class StepCache:
         return None if self.kind == "none" or self.settings.calibrate else self.kind
 
     @contextmanager
-    def on(self, base: VideoModel, request: ClipConfig, steps: int) -> Iterator[None]:
+    def on(self, base: ClipModel, request: ClipConfig, steps: int) -> Iterator[None]:
         """Switches it on for one clip; afterwards the transformer is as it was before."""
         if self.kind == "none":
             yield
             return
-        transformer = base.transformer
+        transformer = base.denoiser
         with as_before(transformer), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.meshgrid")  # FasterCache's
             transformer.enable_cache(self.config(request, steps))
@@ -55,9 +55,9 @@ class StepCache:
             finally:
                 transformer.disable_cache()
 
-    def context(self, base: VideoModel) -> Any:
+    def context(self, base: ClipModel) -> Any:
         """In which the transformer is evaluated, so that the cache knows what belongs together."""
-        return nullcontext() if self.kind == "none" else base.transformer.cache_context(CONTEXT)
+        return nullcontext() if self.kind == "none" else base.denoiser.cache_context(CONTEXT)
 
     def config(self, request: ClipConfig, steps: int) -> Any:
         """diffusers' config of it."""

@@ -18,13 +18,7 @@ from inference.config import ArtifactConfig, ClipConfig, ClipsRecipe
 from inference.files import Naming
 from inference.images import parse_infotext
 from inference.media import prepare_folder, write_new
-from inference.models import resolve_path
-from inference.models.cogvideox import (
-    VideoModel,
-    drop_learned_positions,
-    is_video_model,
-    load_video_model,
-)
+from inference.models import ClipModel, load_clip_model
 from inference.recipe import tell
 from inference.runtime import (
     DrawWarning,
@@ -84,7 +78,7 @@ def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
 
 def set_up(
     recipe: ClipsRecipe, processes: Processes
-) -> tuple[Saver | None, VideoModel, Attached, list[ClipConfig], Way]:
+) -> tuple[Saver | None, ClipModel, Attached, list[ClipConfig], Way]:
     """All that a recipe needs to be drawn.
 
     Raises:
@@ -96,14 +90,8 @@ def set_up(
     device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
     configs = [config for config in recipe.artifacts.values() if config is not None]
     loaded = [(config, load_artifact(config.path)) for config in configs]
-    is_here = Path(resolve_path(recipe.base_model.path)).exists()
-    if is_here and not is_video_model(recipe.base_model):
-        raise InputError(
-            f"base_model.path: {recipe.base_model.path!r} draws no clips; give a CogVideoX model, "
-            "such as picto-motion or THUDM/CogVideoX-2b"
-        )
-    base = load_video_model(recipe.base_model, recipe.precision, "cpu")
-    if recipe.drop_learned_positions and not drop_learned_positions(base.transformer):
+    base = load_clip_model(recipe.base_model, recipe.precision, "cpu")
+    if recipe.drop_learned_positions and not base.drop_learned_positions():
         told = "drop_learned_positions: has no effect, this model has learned no positions"
         warnings.warn(told, DrawWarning, stacklevel=2)
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])

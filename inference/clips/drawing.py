@@ -1,13 +1,15 @@
-"""Drawing clips with CogVideoX: text, picture or clip to clip, and Fun-Control.
+"""Drawing clips: text, picture or clip to clip, and Fun-Control.
 
-In fp32 equal, byte for byte, to diffusers 0.42.1's CogVideoXPipeline, -ImageToVideoPipeline,
--VideoToVideoPipeline and -FunControlPipeline (`pipelines/cogvideo/`). Each clip is drawn by itself
-with noise from a generator of its own on the CPU, so that nothing beside it changes it.
+With CogVideoX equal, byte for byte in fp32, to diffusers 0.42.1's CogVideoXPipeline,
+-ImageToVideoPipeline, -VideoToVideoPipeline and -FunControlPipeline (`pipelines/cogvideo/`). Each
+clip is drawn by itself with noise from a generator of its own on the CPU, so that nothing beside it
+changes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,8 +26,7 @@ from inference.clips.requests import ClipSources, fitted, padded_frames, read_so
 from inference.clips.sampling import ClipStart, plan_run, steps_taken
 from inference.clips.windows import blend_weights, windows
 from inference.config import ClipConfig
-from inference.models import Conditions
-from inference.models.cogvideox import LatentScale, VideoModel, image_latents, place
+from inference.models import ClipModel, Conditions, LatentScale
 from inference.sampling import SAMPLERS
 
 Progress = Callable[[int, int], object]
@@ -55,7 +56,7 @@ class Way:
 
 
 def draw_clips(
-    base: VideoModel, requests: Sequence[ClipConfig], way: Way | None = None
+    base: ClipModel, requests: Sequence[ClipConfig], way: Way | None = None
 ) -> list[ClipDrawing]:
     """Draws requests that `inference.clips.requests.expand` has made, one after the other.
 
@@ -80,7 +81,7 @@ def draw_clips(
 
 @torch.no_grad()
 def draw_clip(
-    base: VideoModel,
+    base: ClipModel,
     request: ClipConfig,
     sources: ClipSources,
     way: Way,
@@ -98,12 +99,17 @@ def draw_clip(
     device = way.placement.device or base.device
     generator = torch.Generator().manual_seed(request.seed)
     run = plan_run(base, request, device)
-    with way.placement.at_work(base, "text_encoder"):
+    with ExitStack() as stack:
+        for name in base.text_encoders:
+            stack.enter_context(way.placement.at_work(base, name))
         conditions = encode(base, request).to(device)
     with way.placement.at_work(base, "vae"):
         start, told = prepare(base, request, sources, generator, way)
     steps = len(run.timesteps)
-    with way.placement.at_work(base, "transformer"), way.cache.on(base, request, steps):
+    with (
+        way.placement.at_work(base, base.denoiser_name),
+        way.cache.on(base, request, steps),
+    ):
         loop = Loop.of(base, request, start.noise, conditions, told, run.timesteps, way.cache)
         latents = run.draw(start, loop.predict, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
@@ -112,7 +118,7 @@ def draw_clip(
     return to_frames(pixels[0])
 
 
-def encode(base: VideoModel, request: ClipConfig) -> Conditions:
+def encode(base: ClipModel, request: ClipConfig) -> Conditions:
     """Of the negative prompt, unless guidance is off, and of the prompt; each by itself."""
     is_alone = request.is_unguided and not SAMPLERS[str(request.sampler)].needs_uncond
     prompts = [request.prompt] if is_alone else [request.negative_prompt, request.prompt]
@@ -120,7 +126,7 @@ def encode(base: VideoModel, request: ClipConfig) -> Conditions:
 
 
 def prepare(
-    base: VideoModel,
+    base: ClipModel,
     request: ClipConfig,
     sources: ClipSources,
     generator: torch.Generator,
@@ -146,52 +152,44 @@ def prepare(
         return ClipStart(noise()), told
     if sources.control_video is not None:
         drawn = noise()
-        posterior = base.vae.encode(clip_pixels(base, request, sources.control_video)).latent_dist
-        control = posterior.mode() * base.vae.config.scaling_factor
-        return ClipStart(drawn), control.transpose(1, 2)
+        return ClipStart(drawn), base.clip_condition(
+            clip_pixels(base, request, sources.control_video)
+        )
     if sources.video is not None:
-        posterior = base.vae.encode(clip_pixels(base, request, sources.video)).latent_dist
-        latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
-        latents = base.vae.config.scaling_factor * latents
+        pixels = clip_pixels(base, request, sources.video)
+        latents = base.sample_latents(pixels, generator)  # draws before the noise
         return ClipStart(noise(), latents), None
     return ClipStart(noise()), None
 
 
 def first_frame(
-    base: VideoModel,
+    base: ClipModel,
     request: ClipConfig,
     sources: ClipSources,
     latent_frames: int,
     generator: torch.Generator,
     scale: LatentScale = "pipeline",
 ) -> Tensor:
-    """What an image-to-video model is told: the first frame's latents, and the last one's.
+    """The conditioning on the first frame, and on the last one if there is one."""
 
-    The last one's stand on the last latent frame, as in CogVideoX-Interpolation.
-    """
-
-    def encoded(picture: Image.Image) -> Tensor:
+    def pixels(picture: Image.Image) -> Tensor:
         frame = fitted(picture, request.width or 0, request.height or 0)
-        posterior = base.vae.encode(to_pixels(base, frame[None])).latent_dist
-        latents = posterior.sample(generator).to(base.dtype).transpose(1, 2)
-        config = base.vae.config
-        return image_latents(latents, config.scaling_factor, config.invert_scale_latents, scale)
+        return to_pixels(base, frame[None])
 
     assert sources.image is not None
-    told = place(encoded(sources.image), latent_frames)
-    if sources.end_image is not None and latent_frames > 1:
-        told[:, -1:] = encoded(sources.end_image)
-    return told
+    last = None if sources.end_image is None else pixels(sources.end_image)
+    first = pixels(sources.image)
+    return base.frame_condition(first, last, latent_frames, generator, scale)
 
 
-def clip_pixels(base: VideoModel, request: ClipConfig, frames: np.ndarray) -> Tensor:
+def clip_pixels(base: ClipModel, request: ClipConfig, frames: np.ndarray) -> Tensor:
     """The first frames of a clip, at the request's size."""
     size = request.width or 0, request.height or 0
     cut = [fitted(Image.fromarray(frame), *size) for frame in frames[: request.frames]]
     return to_pixels(base, np.stack(cut))
 
 
-def to_pixels(base: VideoModel, frames: np.ndarray) -> Tensor:
+def to_pixels(base: ClipModel, frames: np.ndarray) -> Tensor:
     """Frames (f, h, w, 3), uint8, as the VAE takes them: (1, 3, f, h, w) in -1 … 1."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
     pixels = 2.0 * (pixels.to(torch.float32) / 255.0) - 1.0
@@ -208,7 +206,7 @@ def to_frames(pixels: Tensor) -> np.ndarray:
 class Loop:
     """The model's predictions in the steps of one clip."""
 
-    base: VideoModel
+    base: ClipModel
     conditions: Conditions
     """Of the negative prompt and the prompt, or of the prompt alone."""
     told: Tensor | None
@@ -224,7 +222,7 @@ class Loop:
     @classmethod
     def of(
         cls,
-        base: VideoModel,
+        base: ClipModel,
         request: ClipConfig,
         latents: Tensor,
         conditions: Conditions,

@@ -8,15 +8,14 @@ from pathlib import Path
 from inference.artifacts import UsedArtifact
 from inference.config import ClipConfig
 from inference.images import TAGS, hash_list, tag_of, write_infotext
-from inference.models import model_hash, model_name
-from inference.models.cogvideox import VideoModel
+from inference.models import ClipModel, model_hash, model_name
 from inference.runtime import limner_version, number
 from inference.sampling import SAMPLERS, resolve_schedule
 
 
 def describe_clip(
     request: ClipConfig,
-    base: VideoModel,
+    base: ClipModel,
     artifacts: Sequence[UsedArtifact] = (),
     extra: Mapping[str, object | None] | None = None,
 ) -> str:

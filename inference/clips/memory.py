@@ -12,7 +12,7 @@ from torch import nn
 
 from inference.clips.requests import padded_frames, window_frames
 from inference.config import ClipConfig, Offload
-from inference.models.cogvideox import VideoModel, video_tokens
+from inference.models import ClipModel
 
 GIB = 1024**3
 RESERVE = GIB // 2
@@ -83,10 +83,9 @@ def peak_of(needs: MemoryNeeds, offload: str, is_tiled: bool) -> int:
     return max(needs.text_encoder, needs.transformer + needs.drawing, needs.vae + decoding)
 
 
-def needs_of(base: VideoModel, requests: Sequence[ClipConfig]) -> MemoryNeeds:
+def needs_of(base: ClipModel, requests: Sequence[ClipConfig]) -> MemoryNeeds:
     """What a model and the largest of its clips take, reckoned from shapes."""
-    config, vae = base.config, base.vae
-    width = config.num_attention_heads * config.attention_head_dim
+    vae, width = base.vae, base.denoiser_width
     size = torch.finfo(base.dtype).bits // 8
     drawing = decoding = tiled = 0
     for request in requests:
@@ -95,16 +94,16 @@ def needs_of(base: VideoModel, requests: Sequence[ClipConfig]) -> MemoryNeeds:
         window = window_frames(base, request)
         frames = padded_frames(base, request.frames)[0]
         seen = min(window[0], frames) if window else frames
-        tokens = video_tokens(seen, request.height // factor, request.width // factor, config)
-        rows = 1 if request.is_unguided else 2
-        tokens = rows * (tokens + config.max_text_seq_length)
+        tokens = base.sequence_tokens(seen, request.height // factor, request.width // factor)
+        tokens *= 1 if request.is_unguided else 2
         drawing = max(drawing, TENSORS_PER_TOKEN * tokens * width * size)
         sides = request.height, request.width
         decoding = max(decoding, decoding_bytes(vae, *sides))
         tiles = vae.tile_sample_min_height, vae.tile_sample_min_width
         tiled = max(tiled, decoding_bytes(vae, *map(min, sides, tiles)))
-    weights = [weight_bytes(part) for part in (base.transformer, base.text_encoder, base.vae)]
-    return MemoryNeeds(weights[0], weights[1], weights[2], drawing, decoding, tiled)
+    text_encoders = sum(map(weight_bytes, base.text_encoders.values()))
+    weights = weight_bytes(base.denoiser), text_encoders, weight_bytes(vae)
+    return MemoryNeeds(*weights, drawing, decoding, tiled)
 
 
 def decoding_bytes(vae: Any, height: int, width: int) -> int:
@@ -132,13 +131,13 @@ class Placement:
     offload: Offload = "none"
     is_tiled: bool = False
 
-    def settle(self, base: VideoModel) -> None:
+    def settle(self, base: ClipModel) -> None:
         """Brings a model that was loaded on the CPU to where it waits."""
         if self.device is not None and self.offload == "none":
             base.to(self.device)
 
     @contextmanager
-    def at_work(self, base: VideoModel, name: str) -> Iterator[None]:
+    def at_work(self, base: ClipModel, name: str) -> Iterator[None]:
         """A part on the device while it works, and back where it was.
 
         With sequential_offload the text encoder works on the CPU, where it has to run once only,
@@ -155,7 +154,7 @@ class Placement:
                     yield
                 finally:
                     part.to(home)
-            elif name == "text_encoder":
+            elif name in base.text_encoders:
                 yield
             else:
                 with layer_by_layer(part, self.device):

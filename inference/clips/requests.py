@@ -15,19 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from inference.config import ClipConfig
 from inference.images import RANDOM_SEEDS
 from inference.media import DEFAULT_FPS, ClipFacts, probe, read_frames
-from inference.models.cogvideox import (
-    FrameRule,
-    VideoModel,
-    check_positions,
-    padding,
-    rounded_size,
-    video_to_video_multiple,
-)
+from inference.models import ClipModel, rounded_size
 from inference.runtime import DrawWarning, InputError
 from inference.sampling import SAMPLERS
-
-BOUNDLESS = 300
-"""Latents along both sides of CogVideoX 1.5's first configs: room, and no size to draw at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +32,7 @@ class ClipSources:
     """(f, h, w, 3), uint8, at the clip's frame rate."""
 
 
-def expand(base: VideoModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
+def expand(base: ClipModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
     """One request for each clip, with its own seed, size, frames, fps and sampler.
 
     Sizes and numbers of frames that the model cannot take are rounded, with a DrawWarning; another
@@ -54,14 +44,14 @@ def expand(base: VideoModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
     requests = []
     for clip in clips:
         check_sources(base, clip)
-        fps = clip.fps or default_fps(base)
+        fps = clip.fps or base.fps
         resolved = dataclasses.replace(clip, fps=fps, sampler=sampler_of(base, clip))
         frames = frames_of(base, resolved)
         width, height = size_of(base, clip)
-        seen = FrameRule.of(base.vae).latent_frames(frames)
+        seen = base.frame_counts.latent_frames(frames)
         if window := window_frames(base, clip):
             seen = min(seen, window[0])
-        note = check_positions(base.config, width, height, seen, base.vae_scale_factor)
+        note = base.check_positions(width, height, seen)
         if note:
             warnings.warn(note, DrawWarning, stacklevel=2)
         if SAMPLERS[str(resolved.sampler)].uses_model_steps and 1000 % clip.steps:
@@ -76,12 +66,7 @@ def expand(base: VideoModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
     return requests
 
 
-def default_fps(base: VideoModel) -> float:
-    """16 for CogVideoX 1.5, 8 for all others."""
-    return 16.0 if base.config.patch_size_t else 8.0
-
-
-def sampler_of(base: VideoModel, clip: ClipConfig) -> str:
+def sampler_of(base: ClipModel, clip: ClipConfig) -> str:
     """As asked for; else `ddim` or `dpm`, as the model's scheduler_config.json says.
 
     Raises:
@@ -98,32 +83,21 @@ def sampler_of(base: VideoModel, clip: ClipConfig) -> str:
     return sampler
 
 
-def check_sources(base: VideoModel, clip: ClipConfig) -> None:
+def check_sources(base: ClipModel, clip: ClipConfig) -> None:
     """Whether the model is of the kind that the sources need.
 
     Raises:
         InputError: it is not, or lacks a source.
     """
-    told = ("image", "control_video")
-    has_told = any(getattr(clip, name) is not None for name in told)
-    if base.is_image_to_video and not has_told:
-        raise InputError(
-            f"image: {base.path} draws from a picture (image-to-video) or follows a clip "
-            "(Fun-Control); give image or control_video"
-        )
-    if not base.is_image_to_video and has_told:
-        key = next(name for name in told if getattr(clip, name) is not None)
-        kind = "an image-to-video" if key == "image" else "a Fun-Control"
-        raise InputError(f"{key}: {base.path} draws from text alone; take {kind} model")
-    if base.is_image_to_video and clip.video is not None:
-        raise InputError(f"video: needs a text-to-video model, which {base.path} is not")
-    for name in ("image", "end_image", "video", "control_video"):
+    names = ("image", "end_image", "video", "control_video")
+    base.check_sources([name for name in names if getattr(clip, name) is not None])
+    for name in names:
         path = getattr(clip, name)
         if path is not None and not Path(path).exists():
             raise InputError(f"{name}: there is no {path}")
 
 
-def frames_of(base: VideoModel, clip: ClipConfig) -> int:
+def frames_of(base: ClipModel, clip: ClipConfig) -> int:
     """Frames of a clip, by the rule of the VAE and of what the model's pipeline pads.
 
     Raises:
@@ -132,58 +106,57 @@ def frames_of(base: VideoModel, clip: ClipConfig) -> int:
     source = next((name for name in ("video", "control_video") if getattr(clip, name)), None)
     wanted = clip.frames
     if source is None:
-        rule, multiple = FrameRule.of(base.vae), 1
-        wanted = wanted or int(base.config.sample_frames)
+        rule, multiple = base.frame_counts, 1
+        wanted = wanted or base.own_frames
         below, above = rule.nearest(wanted, multiple)
         fits = above if below is None or above - wanted <= wanted - below else below
     else:
-        rule, multiple = FrameRule.of(base.vae), video_to_video_multiple(base.config.patch_size_t)
+        rule, multiple = base.frame_counts, base.redrawn_frame_step
         fps = clip.fps or DEFAULT_FPS
         there = len(shown_frames(source, getattr(clip, source), fps)[1])
-        wanted = wanted or (there if clip.window else int(base.config.sample_frames))
+        wanted = wanted or (there if clip.window else base.own_frames)
         below, _ = rule.nearest(min(wanted, there), multiple)
         if below is None:
             raise InputError(f"{source}: {there} frames are too few for this model")
         fits = below
     if clip.frames not in (None, fits):
         told = f"frames: {fits} instead of {clip.frames}"
-        why = "the VAE gives back 1, 8k or 8k + 1 frames as they went in"
+        why = rule.words()
         if source:
             why += f", {source} has {there} at {clip.fps:g} fps"
         warnings.warn(f"{told} ({why})", DrawWarning, stacklevel=3)
     return fits
 
 
-def size_of(base: VideoModel, clip: ClipConfig) -> tuple[int, int]:
+def size_of(base: ClipModel, clip: ClipConfig) -> tuple[int, int]:
     """Width and height, rounded to what the model can take.
 
     Raises:
         InputError: they must be given, as the model has none of its own.
     """
-    sides = base.config.sample_width, base.config.sample_height
-    if (clip.width is None or clip.height is None) and sides == (BOUNDLESS, BOUNDLESS):
+    sides = base.own_size or (0, 0)
+    width, height = clip.width or sides[0], clip.height or sides[1]
+    if not width or not height:
         raise InputError("width, height: must be given for this model, for example 1360 and 768")
-    factor = base.vae_scale_factor
-    width, height = clip.width or sides[0] * factor, clip.height or sides[1] * factor
     size = rounded_size(width, height, base.size_step)
     for line in size.changed:
         warnings.warn(line, DrawWarning, stacklevel=3)
     return size.width, size.height
 
 
-def padded_frames(base: VideoModel, frames: int) -> tuple[int, int]:
+def padded_frames(base: ClipModel, frames: int) -> tuple[int, int]:
     """Latent frames that are drawn, and how many of them, in front, are dropped again."""
-    latent_frames = FrameRule.of(base.vae).latent_frames(frames)
-    extra = padding(latent_frames, base.config.patch_size_t)
+    latent_frames = base.frame_counts.latent_frames(frames)
+    extra = base.padding(latent_frames)
     return latent_frames + extra, extra
 
 
-def window_frames(base: VideoModel, clip: ClipConfig) -> tuple[int, int] | None:
+def window_frames(base: ClipModel, clip: ClipConfig) -> tuple[int, int] | None:
     """Latent frames of a window and of the overlap; None for the whole clip at once."""
     if clip.window is None:
         return None
     step = base.latent_frame_step
-    length = FrameRule.of(base.vae).latent_frames(clip.window)
+    length = base.frame_counts.latent_frames(clip.window)
     length = math.ceil(length / step) * step
     return length, min(max(round(clip.overlap / base.frame_ratio), 0), length - 1)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         lora_legacy_hash,
         old_hash,
         read_header,
+        read_json,
         sha256,
         weights_file,
     )
@@ -45,6 +46,7 @@ __all__ = [
     "open_tensors",
     "pattern_faults",
     "read_header",
+    "read_json",
     "read_pickle",
     "read_tensors",
     "remove_left_overs",

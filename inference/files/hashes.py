@@ -99,3 +99,20 @@ def artifact_hash(path: Path, kind: str) -> str | None:
         file = weights_file(path / "unet")
         return sha256(file) if file else None
     return lora_hash(path) if kind == "lora" else sha256(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; empty if the file is not there.
+
+    Raises:
+        InputError: it is no JSON mapping.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping, found a {type(content).__name__}")
+    return content

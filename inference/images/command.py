@@ -19,7 +19,7 @@ from inference.images.infotext import parse_infotext
 from inference.images.passes import check_prompts
 from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new, write_picture
-from inference.models.stable_diffusion import load_base_model
+from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
 from inference.runtime import InputError, Processes, choose_device, number, progress_bar
 
@@ -96,7 +96,7 @@ def set_up(
     device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
     configs = [config for config in recipe.artifacts.values() if config is not None]
     attached = [(config, load_artifact(config.path)) for config in configs]
-    base = load_base_model(recipe.base_model, recipe.precision, device)
+    base = load_image_model(recipe.base_model, recipe.precision, device)
     requests = expand(base, images)
     for config, artifact in attached:
         artifact.attach(base, config.strength)

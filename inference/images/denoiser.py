@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.models import Conditions
-from inference.models.stable_diffusion import BaseModel, Part, Timeline, as_timelines
+from inference.models import Conditions, DiffusionModel, Part, Timeline, as_timelines
 from inference.sampling import Blend, NoiseLevels
 
 
@@ -60,7 +59,7 @@ class Denoiser:
 
     def __init__(
         self,
-        base: BaseModel,
+        base: DiffusionModel,
         positive: Conditions | Sequence[Sequence[Part]],
         negative: Conditions | Sequence[Timeline] | None = None,
         cfg_scale: float = 1.0,

@@ -37,7 +37,7 @@ from inference.images.img2img import (
 from inference.images.infotext import describe_drawing
 from inference.images.passes import Pass, all_texts, hires_prompts, sample
 from inference.images.requests import all_calls, expand, group, networks_called, second_size
-from inference.models.stable_diffusion import BaseModel
+from inference.models import ImageModel
 from inference.runtime import Progress
 from inference.sampling import Callback, img2img_steps
 
@@ -53,7 +53,7 @@ class Drawing:
 
 
 def draw(
-    base: BaseModel,
+    base: ImageModel,
     images: Sequence[ImageConfig],
     batch_size: int = 8,
     progress: Progress | None = None,
@@ -86,7 +86,7 @@ def draw(
 class Drawer:
     """Draws batches of requests, and counts the steps."""
 
-    base: BaseModel
+    base: ImageModel
     requests: Sequence[ImageConfig]
     """Single pictures, of `inference.images.requests.expand`."""
     library: NetworkLibrary
@@ -129,7 +129,7 @@ class Drawer:
 
 
 def draw_batch(
-    base: BaseModel,
+    base: ImageModel,
     requests: Sequence[ImageConfig],
     library: NetworkLibrary,
     callback: Callback | None = None,
@@ -173,7 +173,7 @@ def draw_batch(
 
 
 def draw_larger(
-    base: BaseModel,
+    base: ImageModel,
     requests: Sequence[ImageConfig],
     latents: Tensor,
     callback: Callback | None = None,
@@ -195,7 +195,7 @@ def draw_larger(
     return sample(base, requests, way, start, report)
 
 
-def enlarge(base: BaseModel, latents: Tensor, size: HiresSize, upscaler: str) -> Tensor:
+def enlarge(base: ImageModel, latents: Tensor, size: HiresSize, upscaler: str) -> Tensor:
     """Latents in the size of the second pass, by way of pictures unless the upscaler is latent."""
     factor = base.vae_scale_factor
     width, height = size.upscale_width // factor, size.upscale_height // factor
@@ -231,13 +231,13 @@ def steps_of(request: ImageConfig) -> int:
     return request.steps + (second.steps or request.steps)
 
 
-def tiled(base: BaseModel, tiling: bool) -> AbstractContextManager[None]:
+def tiled(base: ImageModel, tiling: bool) -> AbstractContextManager[None]:
     """While this is open, pictures have no border if `tiling` says so."""
-    return circular_padding([base.unet, base.vae]) if tiling else nullcontext()
+    return circular_padding([base.denoiser, base.vae]) if tiling else nullcontext()
 
 
 @contextmanager
-def evaluation(base: BaseModel) -> Iterator[None]:
+def evaluation(base: ImageModel) -> Iterator[None]:
     """No gradients, no autocast, no dropout; afterwards all is as before."""
     training = [m for part in base.parts.values() for m in part.modules() if m.training]
     for module in training:
@@ -250,7 +250,7 @@ def evaluation(base: BaseModel) -> Iterator[None]:
             module.training = True
 
 
-def to_images(base: BaseModel, latents: Tensor) -> list[Image.Image]:
+def to_images(base: ImageModel, latents: Tensor) -> list[Image.Image]:
     """Pictures of 8 bits a channel, rounded; decoded one by one, which takes the least memory.
 
     Raises:
@@ -266,7 +266,7 @@ def to_images(base: BaseModel, latents: Tensor) -> list[Image.Image]:
     return pictures
 
 
-def check_finite(values: Tensor, what: str, base: BaseModel) -> None:
+def check_finite(values: Tensor, what: str, base: ImageModel) -> None:
     """Raises FloatingPointError where a value is infinite or no number."""
     if not values.isfinite().all():
         is_full = base.dtype == torch.float32

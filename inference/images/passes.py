@@ -6,20 +6,18 @@ A1111 1.10.1: `modules/processing.py`, `sd_samplers_kdiffusion.py`, `sd_samplers
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from inference.config import ImageConfig
 from inference.images.denoiser import Denoiser
 from inference.images.img2img import Start, blend_latents, whole_picture_conditioning
-from inference.models.stable_diffusion import (
-    BaseModel,
+from inference.models import (
+    ImageModel,
     PromptSettings,
-    encode_drawing_prompts,
     mixed,
     needs_negatives,
     read_text,
@@ -143,7 +141,7 @@ def all_texts(request: ImageConfig) -> list[str]:
 
 
 def sample(
-    base: BaseModel,
+    base: ImageModel,
     requests: Sequence[ImageConfig],
     way: Pass,
     start: Start | None = None,
@@ -196,7 +194,7 @@ def sample(
     return blend_latents(x, start.latents, start.mask)
 
 
-def schedule_options(base: BaseModel, request: ImageConfig) -> ScheduleOptions:
+def schedule_options(base: ImageModel, request: ImageConfig) -> ScheduleOptions:
     """What a request's `schedule` changes."""
     chosen = request.schedule
     return ScheduleOptions(
@@ -207,12 +205,12 @@ def schedule_options(base: BaseModel, request: ImageConfig) -> ScheduleOptions:
         beta_beta=chosen.beta_beta,
         old_karras=chosen.use_old_karras,
         discard_penultimate=chosen.discard_next_to_last_sigma,
-        align_your_steps="SDXL" if base.has_two_text_encoders else "SD1",
+        align_your_steps=base.align_your_steps,
     )
 
 
 def build_denoiser(
-    base: BaseModel,
+    base: ImageModel,
     first: ImageConfig,
     way: Pass,
     levels: NoiseLevels | None = None,
@@ -229,7 +227,7 @@ def build_denoiser(
     settings = prompt_settings(first, steps_total, way.base_steps)
     has_negatives = sampler.needs_uncond or needs_negatives(way.prompts, cfg_scale)
     negatives = way.negative_prompts if has_negatives else []
-    told = encode_drawing_prompts(base, way.prompts, negatives, settings)
+    told = base.encode_drawing(way.prompts, negatives, settings)
     positives = [mixed(each) for each in told.positives] if way.mixes_embeddings else told.positives
     return Denoiser(
         base,
@@ -248,24 +246,25 @@ def build_denoiser(
     )
 
 
-def told_channels(base: BaseModel, way: Pass, start: Start | None) -> Tensor | None:
+def told_channels(base: ImageModel, way: Pass, start: Start | None) -> Tensor | None:
     """What inpainting checkpoints are told beside the latents, (b or 1, 1 + c, h, w).
 
     Without an init image, and in the second pass of Hires. fix, all is masked, and grey.
     """
     if start is not None and start.concat is not None:
         return start.concat
-    if not base.is_inpainting_model:
-        return None
-    factor = base.vae_scale_factor
-    sides = (way.width, way.height), (way.width // factor, way.height // factor)
-    mask, pixels = whole_picture_conditioning(1, *sides)
-    latents, _ = base.encode_images(pixels)
-    return torch.cat([mask.to(latents), latents], dim=1)
+
+    def grey() -> Iterator[tuple[Tensor, Tensor]]:
+        factor = base.vae_scale_factor
+        sides = (way.width, way.height), (way.width // factor, way.height // factor)
+        mask, pixels = whole_picture_conditioning(1, *sides)
+        yield mask, base.encode_images(pixels)[0]
+
+    return base.masked_image_channels(grey())
 
 
 def noise_source(
-    base: BaseModel, requests: Sequence[ImageConfig], way: Pass, run: Img2ImgRun
+    base: ImageModel, requests: Sequence[ImageConfig], way: Pass, run: Img2ImgRun
 ) -> NoiseSource:
     """The noise of a batch, in the size of this pass."""
     first, factor = requests[0], base.vae_scale_factor

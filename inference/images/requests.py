@@ -18,7 +18,7 @@ from inference.images.img2img import (
     picture_size,
 )
 from inference.media import pictures_in
-from inference.models.stable_diffusion import BaseModel
+from inference.models import ImageModel
 from inference.prompts import ExtraNetwork, extract_extra_networks
 from inference.runtime import InputError
 from inference.sampling import SAMPLERS, img2img_steps
@@ -28,7 +28,7 @@ RANDOM_SEEDS = 2**32 - 2
 
 
 def expand(
-    base: BaseModel, images: Sequence[ImageConfig], has_files: bool = True
+    base: ImageModel, images: Sequence[ImageConfig], has_files: bool = True
 ) -> list[ImageConfig]:
     """One request for each picture, with its own seed, its size, and one init image.
 
@@ -70,7 +70,7 @@ def expand(
     return requests
 
 
-def check(base: BaseModel, request: ImageConfig, has_files: bool = True) -> None:
+def check(base: ImageModel, request: ImageConfig, has_files: bool = True) -> None:
     """Finds out before anything is drawn what drawing would stumble over after minutes.
 
     Raises:
@@ -100,7 +100,7 @@ def check(base: BaseModel, request: ImageConfig, has_files: bool = True) -> None
             )
 
 
-def second_size(base: BaseModel, request: ImageConfig) -> HiresSize:
+def second_size(base: ImageModel, request: ImageConfig) -> HiresSize:
     """Pixels of the second pass of Hires. fix.
 
     Raises:

@@ -6,29 +6,55 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.models.base import DTYPES, DiffusionModel, model_hash, model_name
+    from inference.models.clip_model import ClipModel, LatentScale
     from inference.models.conditions import Conditions
-    from inference.models.families import load_model
+    from inference.models.drawing_prompts import (
+        DrawingConditions,
+        Part,
+        PromptSettings,
+        Timeline,
+        as_timelines,
+        mixed,
+        needs_negatives,
+        read_text,
+    )
+    from inference.models.families import (
+        FAMILIES,
+        all_families,
+        family_named,
+        family_of,
+        folder_family,
+        load_clip_model,
+        load_image_model,
+        load_model,
+        part_layout,
+        part_names,
+        register_family,
+        single_file_format,
+        single_file_of,
+        skeleton,
+    )
+    from inference.models.family import KINDS, Match, ModelFamily, PartLayout, SingleFile
+    from inference.models.finding import (
+        ARTIFACTS,
+        files_in,
+        find_model,
+        find_named,
+        models_in,
+        output_name,
+    )
     from inference.models.folder import (
         FACTS,
-        PARTS,
         cast,
         compact,
         read_part,
         weights_of,
         write_base_model,
     )
-    from inference.models.names import (
-        ARTIFACTS,
-        file_model_name,
-        files_in,
-        find_model,
-        find_named,
-        is_single_file,
-        models_in,
-        output_name,
-        path_of,
-        resolve_path,
-    )
+    from inference.models.image_model import ImageModel
+    from inference.models.lora_layout import LoraLayout
+    from inference.models.model_files import ModelFiles
+    from inference.models.names import file_model_name, is_single_file, path_of, resolve_path
     from inference.models.parametrization import (
         DiscreteVP,
         Epsilon,
@@ -36,34 +62,71 @@ if TYPE_CHECKING:
         Velocity,
         discrete_vp,
     )
+    from inference.models.sizes import FrameCounts, RoundedSize, check_size, rounded_size
 
 __all__ = [
     "ARTIFACTS",
     "DTYPES",
     "FACTS",
-    "PARTS",
+    "FAMILIES",
+    "KINDS",
+    "ClipModel",
     "Conditions",
     "DiffusionModel",
     "DiscreteVP",
+    "DrawingConditions",
     "Epsilon",
+    "FrameCounts",
+    "ImageModel",
+    "LatentScale",
+    "LoraLayout",
+    "Match",
+    "ModelFamily",
+    "ModelFiles",
     "Parametrization",
+    "Part",
+    "PartLayout",
+    "PromptSettings",
+    "RoundedSize",
+    "SingleFile",
+    "Timeline",
     "Velocity",
+    "add_noise",
+    "all_families",
+    "as_timelines",
     "cast",
+    "check_size",
     "compact",
     "discrete_vp",
+    "family_named",
+    "family_of",
     "file_model_name",
     "files_in",
     "find_model",
     "find_named",
+    "folder_family",
     "is_single_file",
+    "load_clip_model",
+    "load_image_model",
     "load_model",
+    "mixed",
     "model_hash",
     "model_name",
     "models_in",
+    "needs_negatives",
     "output_name",
+    "part_layout",
+    "part_names",
     "path_of",
     "read_part",
+    "read_text",
+    "register_family",
     "resolve_path",
+    "rounded_size",
+    "single_file_format",
+    "single_file_of",
+    "skeleton",
+    "velocity",
     "weights_of",
     "write_base_model",
 ]

@@ -13,22 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inference.models.base import DiffusionModel
+from inference.models.families import folder_family
 from inference.models.names import resolve_path
 from inference.runtime import ArtifactError
 
-PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
-"""Parts that have weights; text_encoder_2 is only in SDXL, transformer only in CogVideoX."""
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 FACTS = "limner.json"
 """Which parts were trained, and the run's metadata. Other tools pass over it."""
-
-WEIGHT_FILES = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "transformer": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-    "text_encoder_2": "model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-}
 
 
 def weights_of(part: nn.Module) -> dict[str, Tensor]:
@@ -57,22 +48,9 @@ def read_part(folder: Path, part: str) -> nn.Module:
     Raises:
         ArtifactError: its files are missing or cannot be read.
     """
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
-    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
-
-    is_video = (folder / "transformer").is_dir()
-    classes: dict[str, Any] = {
-        "unet": UNet2DConditionModel,
-        "transformer": CogVideoXTransformer3DModel,
-        "text_encoder": T5EncoderModel if is_video else CLIPTextModel,
-        "text_encoder_2": CLIPTextModelWithProjection,
-        "vae": AutoencoderKLCogVideoX if is_video else AutoencoderKL,
-    }
+    part_class = folder_family(folder).parts[part].load_class()
     try:
-        module = classes[part].from_pretrained(
+        module = part_class.from_pretrained(
             str(folder), subfolder=part, local_files_only=True, dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -102,7 +80,7 @@ def write_base_model(
         (folder / part).mkdir()
         weights = {base.portable_key(part, key): value for key, value in weights.items()}
         _write_json(folder / part / "config.json", _config(module, weights))
-        save_file(weights, folder / part / WEIGHT_FILES[part], metadata={"format": "pt"})
+        save_file(weights, folder / part / _weight_file(module), metadata={"format": "pt"})
     for name, tokenizer in zip(TOKENIZERS, base.tokenizers, strict=False):
         _write_tokenizer(folder / name, tokenizer, Path(resolve_path(base.path)) / name)
     sampler = _write_noise_schedule(folder / "scheduler", base)
@@ -128,9 +106,20 @@ def compact(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
     return {key: value.contiguous() for key, value in weights.items()}
 
 
+def _weight_file(module: Any) -> str:
+    """Return the file name that transformers, or else diffusers, looks for."""
+    library = "model" if _is_of_transformers(module) else "diffusion_pytorch_model"
+    return f"{library}.safetensors"
+
+
+def _is_of_transformers(module: Any) -> bool:
+    """Whether transformers defines a part; diffusers defines the others."""
+    return hasattr(module.config, "to_json_string")
+
+
 def _config(module: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
     """A part's config.json, without the place that it was once loaded from."""
-    if hasattr(module.config, "to_json_string"):  # transformers
+    if _is_of_transformers(module):
         config = json.loads(module.config.to_json_string())
         config["architectures"] = [type(module).__name__]
         config["dtype"] = str(next(iter(weights.values())).dtype).removeprefix("torch.")

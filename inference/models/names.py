@@ -1,20 +1,8 @@
-"""Finds models and artifacts in folders by their hashes and names; no weights are loaded."""
+"""Names and paths of base models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
-
-from inference.files import (
-    EMBEDDING_PICTURES,
-    artifact_hash,
-    lora_legacy_hash,
-    old_hash,
-    read_header,
-    weights_file,
-)
-from inference.runtime import InputError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 """The embedded models."""
@@ -30,39 +18,6 @@ def is_single_file(path: str | Path) -> bool:
     return str(path).lower().endswith((".safetensors", ".ckpt"))
 
 
-OLD_DIGITS = 8
-"""Of hashes of before February 2023, which were taken otherwise."""
-
-OLD_START = 0x100000
-"""Bytes of a file that old hashes pass over; of shorter ones all are the same."""
-
-MODELS, ARTIFACTS = (".safetensors", ".ckpt"), (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
-
-
-def find_model(
-    name: str | None, hash_: str | None, folders: Sequence[Path]
-) -> tuple[str | None, str]:
-    """The base model that infotext names: (what `base_model.path` shall be, what there is to say).
-
-    Those of the same name are looked at first: hashing a folder of models takes minutes.
-    """
-    models = sorted(models_in(folders), key=lambda model: file_model_name(model) != name)
-    for model in models:
-        if hash_ and is_known_as(model, "checkpoint", hash_):
-            return path_of(model), ""
-    namesake = next((model for model in models if file_model_name(model) == name), None)
-    told = f"{name or 'the model'}{f' (hash {hash_})' if hash_ else ''}"
-    if namesake is not None:
-        found = (artifact_hash(namesake, "checkpoint") or "unknown")[:10]
-        remark = f"{told}: the one of this name here has the hash {found}" if hash_ else ""
-        return path_of(namesake), remark
-    where = ", ".join(map(str, folders))
-    searched = (
-        f"is not in {where}" if folders else "was looked for nowhere (give artifact_dirs=[…])"
-    )
-    return None, f"{told} {searched}: picto draws; or give base_model.path=…"
-
-
 def path_of(model: Path) -> str:
     """What recipes call a model by: the name of an embedded one, else its path."""
     return model.name if model.parent == ASSETS else str(model)
@@ -71,85 +26,3 @@ def path_of(model: Path) -> str:
 def file_model_name(model: Path) -> str:
     """As infotext has it: a folder's name, a file's without its ending."""
     return model.name if model.is_dir() else model.stem
-
-
-def models_in(folders: Sequence[Path]) -> Iterator[Path]:
-    """The embedded models, and the diffusers folders and single files of base models in folders."""
-    for folder in (ASSETS, *folders):
-        inside: set[Path] = set()
-        for index in sorted(folder.rglob("model_index.json")):
-            inside.add(index.parent)
-            if (index.parent / "unet").is_dir():
-                yield index.parent
-        for file in files_in(folder, MODELS):
-            if inside.isdisjoint(file.parents) and is_single_model(file):
-                yield file
-
-
-def is_single_model(file: Path) -> bool:
-    """Whether a file's names are those of a whole model; .ckpt files are taken for one."""
-    if file.suffix.lower() == ".ckpt":
-        return True
-    try:
-        return any(key.startswith("model.diffusion_model.") for key in read_header(file))
-    except InputError:
-        return False
-
-
-def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """All files of these endings in a folder and below, in order."""
-    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
-
-
-def is_known_as(path: Path, kind: str, hash_: str) -> bool:
-    """Whether a model or artifact has this hash, of any length and age."""
-    try:
-        whole = artifact_hash(path, kind)
-        if whole is not None and whole.startswith(hash_):
-            return True
-        file = weights_file(path / "unet") if path.is_dir() else path
-        if file is None or len(hash_) != OLD_DIGITS or file.stat().st_size <= OLD_START:
-            return False
-        return hash_ in (old_hash(file), legacy_hash(file, kind))
-    except (InputError, OSError):  # a damaged file is none that was drawn with
-        return False
-
-
-def legacy_hash(file: Path, kind: str) -> str | None:
-    """kohya's, which old infotext knows LoRAs by."""
-    return lora_legacy_hash(file) if kind == "lora" else None
-
-
-def find_named(
-    name: str, kind: str, hash_: str | None, folders: Sequence[Path]
-) -> tuple[str | None, str]:
-    """The artifact that a prompt calls: (the name that it has here, what there is to say).
-
-    Found by its name (the file's, or the one that kohya wrote into it), or else by its hash.
-    """
-    suffixes = (*ARTIFACTS, *EMBEDDING_PICTURES) if kind == "embedding" else ARTIFACTS
-    files = [file for folder in folders for file in files_in(folder, suffixes)]
-    namesakes = [file for file in files if name in (file.stem, output_name(file))]
-    for file in namesakes:
-        if not hash_ or is_known_as(file, kind, hash_):
-            return name, ""
-    if hash_:
-        for file in files:
-            if file not in namesakes and is_known_as(file, kind, hash_):
-                return file.stem, "" if file.stem == name else f"is called {file.stem} here"
-    told = f" with the hash {hash_}" if hash_ else ""
-    if namesakes:
-        return name, f"{namesakes[0]} is another file of this name, not the one{told}"
-    searched = f" in {', '.join(map(str, folders))}" if folders else ": give artifact_dirs=[…]"
-    return None, f"there is no such file{told}{searched}"
-
-
-@lru_cache(maxsize=4096)
-def output_name(file: Path) -> str | None:
-    """The name that kohya's trainer wrote into a LoRA."""
-    if file.suffix.lower() != ".safetensors":
-        return None
-    try:
-        return read_header(file).get("__metadata__", {}).get("ss_output_name")
-    except InputError:
-        return None

@@ -90,6 +90,7 @@ SMALL_FILES = frozenset(
         "inference/deforum/stitch.py",
         "inference/files/atomic.py",
         "inference/images/infotext/reading.py",
+        "inference/models/cogvideox/lora.py",
         "inference/models/families.py",
         "inference/models/parametrization.py",
         "inference/prompts/composition.py",

@@ -34,7 +34,7 @@ class LoraObjective(Objective):
             )
         except ArtifactError as error:
             raise ArtifactError(f"objective.{error}") from error
-        if config.comfyui_twin and not self.lora.is_for_video:
+        if config.comfyui_twin and self.lora.layout.file_format == "kohya":
             raise ArtifactError(
                 f"objective.comfyui_twin: goes with video models; {base.path!r} is one of "
                 "pictures, whose LoRAs ComfyUI reads as they are"

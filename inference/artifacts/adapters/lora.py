@@ -22,16 +22,7 @@ from inference.artifacts.adapters.lora_formats import (
     read_layers,
     says_alpha,
 )
-from inference.artifacts.adapters.lora_keys import (
-    USUAL_TARGETS,
-    VIDEO_TARGETS,
-    is_lora_target,
-    is_text_encoder_target,
-    known_names,
-    kohya_name,
-    layers_of,
-    part_of,
-)
+from inference.artifacts.adapters.lora_keys import family_of_names, layers_of, part_of
 from inference.artifacts.adapters.low_rank import (
     LowRank,
     hang_in,
@@ -43,6 +34,7 @@ from inference.artifacts.adapters.low_rank import (
 from inference.artifacts.base import Artifact
 from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
 from inference.files import read_tensors, serialize, write_atomically
+from inference.models import LoraLayout, family_of
 from inference.runtime import ArtifactError, DrawWarning
 
 if TYPE_CHECKING:
@@ -164,16 +156,17 @@ class Lora(Artifact):
         """
         alpha = struct.unpack("f", struct.pack("f", alpha))[0]  # fp32, as it will be read again
         layers: dict[str, LowRank] = {}
+        layout = family_of(base).lora_layout(base)
         for part, path, module in _trained_layers(base, targets, train_text_encoder):
-            name = kohya_name(part, path, has_two_text_encoders="text_encoder_2" in base.parts)
+            name = layout.kohya_name(part, path)
             generator = _generator(seed, name)
             layers[name] = initial_low_rank(module, rank, alpha, dropout, generator)
         return cls(layers, lora_metadata(base, rank, alpha, dropout))
 
     @property
-    def is_for_video(self) -> bool:
-        """Whether its layers are those of a video transformer."""
-        return any(part_of(name) == "transformer" for name in self.layers)
+    def layout(self) -> LoraLayout:
+        """The naming of its layers."""
+        return family_of_names(self.layers).lora_layouts[0]
 
     def modules_by_part(self) -> dict[str, nn.ModuleDict]:
         """lora_A, lora_B and dropout of every layer, by part: what an objective registers."""
@@ -264,7 +257,7 @@ class Lora(Artifact):
         `metadata` goes over what the LoRA says about itself.
         """
         path = Path(path)
-        if not self.is_for_video:
+        if self.layout.file_format == "kohya":
             self._write(path, kohya_tensors(self.layers, dtype), metadata)
             return
         if self.comfyui_twin:
@@ -301,11 +294,12 @@ class Lora(Artifact):
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from error
         check_effect(path, layers)
-        if not is_told and part_of(next(iter(layers))) == "transformer":
-            warn_of_alpha(path, next(iter(layers.values())))
         dropped = ("sshs_model_hash", "sshs_legacy_hash", *ALPHA_KEYS, "format")
         kept = {key: value for key, value in metadata.items() if key not in dropped}
-        return cls(layers, kept, path.stem)
+        lora = cls(layers, kept, path.stem)
+        if not is_told and lora.layout.file_format == "diffusers":
+            warn_of_alpha(path, next(iter(layers.values())))
+        return lora
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
@@ -315,9 +309,10 @@ class Lora(Artifact):
     def _places(self, base: DiffusionModel) -> dict[str, tuple[str, str, nn.Module]]:
         """Kohya name -> part, path and layer of the base model, for every layer of this LoRA."""
         known: dict[str, tuple[str, str, nn.Module]] = {}
+        layout = family_of(base).lora_layout(base)
         for part, parent in changeable_parts(base).items():
             for path, module in layers_of(parent):
-                for name in known_names(part, path):
+                for name in layout.known_names(part, path):
                     known.setdefault(name, (part, path, module))
         unmatched = [name for name in self.layers if name not in known]
         if len(unmatched) == len(self.layers):
@@ -337,24 +332,17 @@ class Lora(Artifact):
 
     def _made_for(self, base: DiffusionModel) -> str:
         """What base model it was made for, as far as its shapes and metadata tell."""
-        said = self.metadata.get("ss_base_model_version", "another model")
-        if width := self._input_width("attn1_to_q", "transformer"):
-            family = {1920: "CogVideoX-2B", 3072: "CogVideoX-5B or 1.5-5B"}.get(width, said)
-            if base.denoiser_name != "transformer":
-                return f". It was made for a video model ({family}); this is one of pictures"
-            own = base.denoiser.config.num_attention_heads * base.denoiser.config.attention_head_dim
-            return (
-                f". It was made for a video transformer of width {width} ({family}); "
-                f"this base model's has {own}"
-            )
-        width = self._input_width("attn2_to_k", "unet") or self._input_width("attn2_to_v", "unet")
-        if not width:
+        own, here = self.layout, family_of(base).lora_layout(base)
+        widths = (self._input_width(reader, own.denoiser) for reader in own.readers)
+        width = next(filter(None, widths), None)
+        if width is None:
             return ""
-        family = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}.get(width, said)
-        made_for = f". It was made for prompt states of width {width} ({family}); this base model"
-        if base.denoiser_name != "unet":
-            return f"{made_for} is one of clips"
-        return f"{made_for}'s have {base.denoiser.config.cross_attention_dim}"
+        said = self.metadata.get("ss_base_model_version", "another model")
+        words = {"width": width, "model": own.widths.get(width, said)}
+        if own.denoiser == here.denoiser:
+            return f". It was made for {own.made_for.format(**words)} {here.input_width(base)}"
+        elsewhere = own.made_for_elsewhere.format(**words)
+        return f". It was made for {elsewhere}; this base model is one of {family_of(base).draws}"
 
     def _input_width(self, layer: str, part: str) -> int | None:
         """The commonest width of what layers of this name read; None if it has none."""
@@ -367,9 +355,10 @@ class Lora(Artifact):
 
 
 def changeable_parts(base: DiffusionModel) -> dict[str, nn.Module]:
-    """Parts of the base model that a LoRA can change; of a video model the transformer alone."""
+    """Parts of the base model that a LoRA can change: the denoiser, and trained text encoders."""
     parts: dict[str, nn.Module] = {base.denoiser_name: base.denoiser}
-    return parts if base.denoiser_name == "transformer" else parts | base.text_encoders
+    keeps_text = family_of(base).lora_layout(base).text_encoder_targets is None
+    return parts if keeps_text else parts | base.text_encoders
 
 
 def _trained_layers(
@@ -380,29 +369,33 @@ def _trained_layers(
     Raises:
         ArtifactError: one of the targets is nowhere, or the text encoder cannot be trained.
     """
-    if train_text_encoder and base.denoiser_name == "transformer":
+    family, denoiser = family_of(base), base.denoiser_name
+    layout = family.lora_layout(base)
+    if train_text_encoder and layout.text_encoder_targets is None:
         raise ArtifactError(
-            f"train_text_encoder: true cannot be had upon {base.path!r}, a video model: its T5 "
-            "stays as it is in every tool, and no format has room for a LoRA of it"
+            f"train_text_encoder: true cannot be had upon {base.path!r}, {family.kind}: "
+            f"{layout.untrained_text_encoder}"
         )
-    denoiser = base.denoiser_name
-    wanted = list(targets or USUAL_TARGETS[denoiser])
+    wanted = list(targets or layout.usual_targets)
     layers: list[tuple[str, str, nn.Module]] = []
     matched: set[str] = set()
     for part, parent in changeable_parts(base).items():
         for path, module in layers_of(parent):
             if part == denoiser:
-                hits = {one for one in wanted if is_lora_target(part, path, module, one)}
+                hits = {one for one in wanted if layout.is_target(path, module, one)}
                 matched |= hits
             else:
-                hits = train_text_encoder and is_text_encoder_target(path)
+                hits = train_text_encoder and layout.is_text_encoder_target(path)
             if hits:
                 layers.append((part, path, module))
     if missing := [one for one in wanted if one not in matched]:
+        own = list(layers_of(base.denoiser))
+        there = [
+            one for one in layout.targets if any(layout.is_target(*layer, one) for layer in own)
+        ]
         raise ArtifactError(
             f"targets: the {denoiser} of {base.path!r} has no layers of the kind "
-            f"{', '.join(missing)}"
-            + (f"; it has {', '.join(VIDEO_TARGETS)}" if denoiser == "transformer" else "")
+            f"{', '.join(missing)}; it has {', '.join(there) or 'none'}"
         )
     return layers
 

@@ -10,48 +10,47 @@ import torch
 
 from inference.artifacts.adapters.lora import Lora
 from inference.artifacts.adapters.lora_formats import adapter_metadata, diffusers_tensors
-from inference.artifacts.adapters.lora_keys import diffusers_path, kohya_name
+from inference.artifacts.adapters.lora_keys import (
+    diffusers_path,
+    family_of_names,
+    kohya_name,
+    part_of,
+)
 from inference.artifacts.adapters.low_rank import LowRank
 from inference.files import serialize, write_atomically
-
-VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
-"""Width of the prompt states -> kohya's word for the family."""
+from inference.models import LoraLayout
 
 Layers = Mapping[str, LowRank]
 """By kohya's names."""
 
 
-def context_width(layers: Layers) -> int | None:
-    """Width of the prompt states that a LoRA's attention layers read; None if it has none."""
+def variant_of(layers: Layers) -> tuple[LoraLayout, int | None]:
+    """Return the layout of a LoRA's own variant, and the width by which it is known."""
+    family = family_of_names(layers)
+    width = read_width(layers, family.lora_layouts[0])
+    return family.lora_variant(layers, width), width
+
+
+def read_width(layers: Layers, layout: LoraLayout) -> int | None:
+    """Width of what a LoRA's layers read by which its model is known; None if it has none."""
     widths = Counter(
         low_rank.lora_A.weight.shape[1]
         for name, low_rank in layers.items()
-        if name.startswith("lora_unet_") and name.endswith(("attn2_to_k", "attn2_to_v"))
+        if part_of(name) == layout.denoiser and name.endswith(layout.readers)
     )
     return widths.most_common(1)[0][0] if widths else None
 
 
-def has_two_text_encoders(layers: Layers) -> bool:
-    """Whether a LoRA is one of SDXL: by what its attention reads, else by its names."""
-    width = context_width(layers)
-    if width in VERSIONS:
-        return VERSIONS[width].startswith("sdxl")
-    return any(
-        name.startswith(("lora_te1_", "lora_te2_", "lora_unet_input_", "lora_unet_output_"))
-        for name in layers
-    )
-
-
 def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     """Writes kohya's format, with the names of the layers that kohya gives them."""
-    is_sdxl = has_two_text_encoders(lora.layers)
+    layout, width = variant_of(lora.layers)
     layers = {
-        kohya_name(*diffusers_path(name), has_two_text_encoders=is_sdxl): low_rank
+        kohya_name(*diffusers_path(name), layout): low_rank
         for name, low_rank in lora.layers.items()
     }
     ranks = {low_rank.rank for low_rank in layers.values()}
     alphas = {low_rank.alpha for low_rank in layers.values()}
-    version = VERSIONS.get(context_width(layers) or 0)
+    version = layout.versions.get(width or 0)
     facts = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
@@ -65,11 +64,11 @@ def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
 
 def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     """Writes diffusers' format, which `load_lora_weights` reads at the trained strength."""
-    if lora.is_for_video:
+    layout, width = variant_of(lora.layers)
+    if layout.file_format == "diffusers":
         lora.save(path, dtype, {})
         return
-    width = context_width(lora.layers)
-    is_linear = lora.metadata.get("ss_v2") == "True" or width in (1024, 2048)
+    is_linear = lora.metadata.get("ss_v2") == "True" or width in layout.linear_widths
     tensors = diffusers_tensors(lora.layers, dtype, is_linear)
     metadata = {
         **{key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")},

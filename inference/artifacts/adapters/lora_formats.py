@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inference.artifacts.adapters.lora_keys import diffusers_path, kohya_name, part_of
 from inference.artifacts.adapters.low_rank import LowRank
+from inference.models import LoraLayout, all_families
 from inference.runtime import ArtifactError
 
 ADAPTERS = "lora_adapter_metadata"
@@ -94,11 +95,6 @@ ALPHA_KEYS = ("lora_adapter_metadata", "lora_config")
 """Keys of a file's metadata that hold alpha: diffusers' (`<part>.lora_alpha`), and finetrainers'
 (`lora_alpha`)."""
 
-SDXL_WIDTH = 2048
-"""Width of the prompts' states in SDXL."""
-SDXL_READER = re.compile(r"attn2\.(processor\.)?to_[kv].*(lora_A|down)")
-"""The half of a LoRA layer that reads them, in diffusers' naming."""
-
 ROLES = (
     ("down", (".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight",
               ".lora_linear_layer.down.weight", "_lora.down.weight", ".lora_down.weight")),
@@ -171,14 +167,14 @@ def read_layers(
             the metadata cannot be read.
     """
     found: dict[str, _Found] = {}
-    is_sdxl = has_two_text_encoders(tensors)
+    layout = layout_of_file(tensors)
     if any(SAT_KEY.fullmatch(key) for key in tensors):
         tensors = {key: value for key, value in tensors.items() if SAT_KEY.fullmatch(key)}
     adapters = read_adapters(metadata)
     if alpha is None and format_of(tensors) == "SAT":
         alpha = SAT_ALPHA
     for key, tensor in tensors.items():
-        name, path, role = parse_key(key, is_sdxl)
+        name, path, role = parse_key(key, layout)
         found.setdefault(name, _Found()).tensors[role] = tensor
         found[name].path = path
     return {name: _low_rank(name, entry, adapters, alpha) for name, entry in found.items()}
@@ -203,19 +199,17 @@ def read_adapters(metadata: Mapping[str, str]) -> dict[str, Any]:
     return {}
 
 
-def has_two_text_encoders(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file in diffusers' naming is for SDXL: by its parts, else by what attention reads.
+def layout_of_file(tensors: Mapping[str, Tensor]) -> LoraLayout | None:
+    """Return the layout of a file in diffusers' naming that shows it; None is decided by the parts.
 
     Files in kohya's naming tell by their names themselves.
     """
-    return any(
-        key.startswith("text_encoder_2.")
-        or (SDXL_READER.search(key) is not None and tensor.shape[1:] == (SDXL_WIDTH,))
-        for key, tensor in tensors.items()
-    )
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    layouts = [layout for family in all_families() for layout in family.lora_layouts]
+    return next((layout for layout in layouts if layout.recognizes(shapes)), None)
 
 
-def parse_key(key: str, is_sdxl: bool = False) -> tuple[str, str, str]:
+def parse_key(key: str, layout: LoraLayout | None = None) -> tuple[str, str, str]:
     """A key's kohya name, its path within the part ("" if unknown), and `down`, `up` or `alpha`."""
     if match := SAT_KEY.fullmatch(key):
         layer = f"to_{'qkv'[int(match['index'])]}" if match["half"] else "to_out.0"
@@ -237,7 +231,7 @@ def parse_key(key: str, is_sdxl: bool = False) -> tuple[str, str, str]:
                 if end.startswith("_lora") and path.endswith("to_out"):
                     path += ".0"
                 part = match.groupdict().get("part", "unet")
-                return kohya_name(part, path, is_sdxl), path, role
+                return kohya_name(part, path, layout), path, role
     for sign, what in OTHER_FORMATS.items():
         if sign in key:
             raise ArtifactError(f"{key}: {what} cannot be read; only plain LoRA (down and up) can")

@@ -31,9 +31,8 @@ from inference.images import (
     group,
     prepare_init,
 )
+from inference.models import ImageModel, load_image_model, models_in, path_of
 from inference.models import file_model_name as model_name
-from inference.models import models_in, path_of
-from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.prompts import extract_extra_networks
 from inference.runtime import InputError, choose_device
 from inference.sampling import SAMPLERS, find_sampler
@@ -82,9 +81,9 @@ class ModelGenerator:
         self.checkpoint: str | None = None
         self.base = self.load(base_model)
 
-    def load(self, config: BaseModelConfig) -> BaseModel:
+    def load(self, config: BaseModelConfig) -> ImageModel:
         """A base model with the artifacts attached, and a library for what prompts call."""
-        base = load_base_model(config, self.precision, self.device)
+        base = load_image_model(config, self.precision, self.device)
         for name, artifact in self.artifacts.items():
             artifact.attach(base, self.configs[name].strength)
         self.library = NetworkLibrary(base, self.folders)
@@ -169,7 +168,7 @@ class ModelGenerator:
             self.base.clip_skip = request.clip_skip
         if request.freeu is not None:
             b1, b2, s1, s2 = request.freeu
-            self.base.unet.enable_freeu(s1=s1, s2=s2, b1=b1, b2=b2)
+            self.base.denoiser.enable_freeu(s1=s1, s2=s2, b1=b1, b2=b2)
         try:
             yield [
                 self.set_strength(name, artifact, request)
@@ -178,7 +177,7 @@ class ModelGenerator:
         finally:
             self.base.clip_skip = clip_skip
             if request.freeu is not None:
-                self.base.unet.disable_freeu()
+                self.base.denoiser.disable_freeu()
 
     def set_strength(self, name: str, artifact: Artifact, request: FrameRequest) -> UsedArtifact:
         """Sets what a schedule says, or else the recipe; returns what infotext tells."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Self
@@ -29,7 +29,7 @@ from inference.images.img2img.masks import (
 from inference.images.img2img.opening import open_init_image, to_pixels
 from inference.images.img2img.preparation import InpaintOptions, Prepared, prepare
 from inference.images.img2img.upscalers import upscale_latents
-from inference.models.stable_diffusion import BaseModel
+from inference.models import ImageModel
 from inference.runtime import DrawWarning
 from inference.sampling import Blend
 
@@ -163,7 +163,7 @@ def open_masked(
 
 
 def encode_start(
-    base: BaseModel, requests: Sequence[ImageConfig], inits: Sequence[InitImage]
+    base: ImageModel, requests: Sequence[ImageConfig], inits: Sequence[InitImage]
 ) -> Start:
     """The batch's latents, masks, and what inpainting checkpoints are told besides.
 
@@ -197,7 +197,7 @@ def encode_start(
     )
 
 
-def encode(base: BaseModel, images: Sequence[Image.Image], width: int, height: int) -> Tensor:
+def encode(base: ImageModel, images: Sequence[Image.Image], width: int, height: int) -> Tensor:
     """Latents (b, c, height, width) of pictures; stretched if they come out in another size."""
     factor = base.vae_scale_factor
     images = [
@@ -211,19 +211,27 @@ def encode(base: BaseModel, images: Sequence[Image.Image], width: int, height: i
 
 
 def inpainting_channels(
-    base: BaseModel,
+    base: ImageModel,
     inits: Sequence[InitImage],
     inpaint: InpaintConfig | None,
     width: int,
     height: int,
 ) -> Tensor | None:
-    """The mask and the masked picture's latents, (b, 1 + c, h, w), for inpainting checkpoints.
+    """What an inpainting model sees of the masks and the masked pictures, (b, k, h, w).
 
-    None for a UNet that takes nothing but latents.
+    None for a model that takes nothing but latents.
     """
-    if not base.is_inpainting_model:
-        return None
-    told = []
+    return base.masked_image_channels(masked_images(base, inits, inpaint, width, height))
+
+
+def masked_images(
+    base: ImageModel,
+    inits: Sequence[InitImage],
+    inpaint: InpaintConfig | None,
+    width: int,
+    height: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the mask of each init image, and the latents of what it leaves to be seen."""
     for init in inits:
         pixels = to_pixels([init.prepared.image])
         mask = (
@@ -236,5 +244,4 @@ def inpainting_channels(
         latents, _ = base.encode_images(blanked)
         if latents.shape[2:] != (height, width):
             latents = upscale_latents(latents, width, height)
-        told.append(torch.cat([small.to(latents), latents], dim=1))
-    return torch.cat(told)
+        yield small, latents

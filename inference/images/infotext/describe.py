@@ -21,7 +21,7 @@ from inference.runtime import limner_version, number
 from inference.sampling import SAMPLERS, SCHEDULES, resolve_schedule
 
 if TYPE_CHECKING:
-    from inference.models.stable_diffusion import BaseModel
+    from inference.models import ImageModel
 
 
 TAGS = {"lora": "lora", "hypernetwork": "hypernet"}
@@ -40,7 +40,7 @@ Parameters = dict[str, object]
 
 def describe_drawing(
     request: ImageConfig,
-    base: BaseModel,
+    base: ImageModel,
     artifacts: Sequence[UsedArtifact] = (),
     extra: Mapping[str, object | None] | None = None,
 ) -> str:
@@ -111,9 +111,9 @@ def seed_parameters(request: ImageConfig) -> Parameters:
     }
 
 
-def mask_weight(request: ImageConfig, base: BaseModel) -> float | None:
+def mask_weight(request: ImageConfig, base: ImageModel) -> float | None:
     """How strictly the mask hides; only of models that see it."""
-    if not base.is_inpainting_model or request.img2img is None:
+    if not base.sees_masks or request.img2img is None:
         return None
     inpaint = request.img2img.inpaint
     return inpaint.conditioning_mask_strength if inpaint else None
@@ -129,7 +129,7 @@ def uses_ensd(request: ImageConfig) -> bool:
     return request.ensd != 0 and draws
 
 
-def noise_origin(request: ImageConfig, base: BaseModel) -> str | None:
+def noise_origin(request: ImageConfig, base: ImageModel) -> str | None:
     """Whose noise it was; None is a GPU's. A CPU told to take the GPU's takes its own."""
     if request.rng != "GPU":
         return request.rng
@@ -198,13 +198,13 @@ def img2img_parameters(img2img: ImageToImageConfig) -> Parameters:
 
 
 def prompt_parameters(
-    request: ImageConfig, base: BaseModel, at_work: Sequence[UsedArtifact]
+    request: ImageConfig, base: ImageModel, at_work: Sequence[UsedArtifact]
 ) -> Parameters:
     """How the prompts were read, and the embeddings that they call."""
     texts = [request.prompt, request.negative_prompt]
     if request.hires is not None:
         texts += filter(None, (request.hires.prompt, request.hires.negative_prompt))
-    called = {place.name for place in base.tokenize(texts).places}
+    called = base.embeddings_called(texts)
     embeddings = [a for a in at_work if a.kind == "embedding" and a.name in called]
     signs = "".join(texts)
     has_brackets = "(" in signs or "[" in signs

@@ -6,14 +6,14 @@ Read off diffusers 0.42.1: `AutoencoderKLCogVideoX._encode` and `._decode` (chun
 """
 
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Self
 
+from inference.models.sizes import FrameCounts
 from inference.runtime import InputError
 
 
 @dataclass(frozen=True)
-class FrameRule:
+class FrameRule(FrameCounts):
     """How a video VAE counts: frames, latent frames, and which clips come back as they went in.
 
     The VAE works on chunks; what is over joins the first one. Halving a chunk keeps the first frame
@@ -53,37 +53,8 @@ class FrameRule:
         of_first = self.temporal_ratio * (first - first % 2) + first % 2
         return of_first + others * self.temporal_ratio * self.latent_chunk
 
-    def fits(self, frames: int, latent_multiple: int = 1) -> bool:
-        """Whether a clip comes back as long as it went in, with a multiple of latent frames."""
-        latent_frames = self.latent_frames(frames)
-        return latent_frames % latent_multiple == 0 and self.decoded_frames(latent_frames) == frames
-
-    def nearest(self, frames: int, latent_multiple: int = 1) -> tuple[int | None, int]:
-        """The longest clip that fits and is at most so long, if any, and the shortest not below."""
-        below = (n for n in range(frames, 0, -1) if self.fits(n, latent_multiple))
-        above = (n for n in count(max(frames, 1)) if self.fits(n, latent_multiple))
-        return next(below, None), next(above)
-
-    def check(self, key: str, frames: int, latent_multiple: int = 1) -> int:
-        """Latent frames of a clip that `key` asks for.
-
-        Args:
-            key: what the user knows the number by.
-            frames: frames of the clip.
-            latent_multiple: what the number of latent frames must be a multiple of; 2 for a clip
-                that a CogVideoX 1.5 draws over, as `video_to_video_multiple` says.
-
-        Raises:
-            InputError: the clip would come back longer or shorter, or cannot be cut into patches;
-                names the nearest numbers of frames that can be used.
-        """
-        if frames > 0 and self.fits(frames, latent_multiple):
-            return self.latent_frames(frames)
-        below, above = self.nearest(frames, latent_multiple)
-        use = f"{above}" if below is None else f"{below} or {above}"
-        raise InputError(f"{key}: {frames} frames; {self._words(latent_multiple)}; use {use}")
-
-    def _words(self, latent_multiple: int) -> str:
+    def words(self, latent_multiple: int = 1) -> str:
+        """State in one clause which numbers of frames fit."""
         step = self.temporal_ratio * self.latent_chunk
         if latent_multiple == 1:
             return f"the VAE gives back 1, {step}k or {step}k + 1 frames as they went in"
@@ -132,41 +103,6 @@ def size_step(vae_scale_factor: int, patch_size: int) -> int:
     The pipelines look for 8 only; 24 fails in them on the shapes of tensors.
     """
     return vae_scale_factor * patch_size
-
-
-def check_size(key: str, pixels: int, step: int) -> None:
-    """Refuses a width or height that is no multiple of `step`.
-
-    Raises:
-        InputError: names the nearest sides that can be used.
-    """
-    if pixels > 0 and pixels % step == 0:
-        return
-    below = max(pixels, 0) // step * step
-    use = f"{below} or {below + step}" if below else f"{step}"
-    raise InputError(f"{key}: {pixels} is no multiple of {step}, as this model needs; use {use}")
-
-
-@dataclass(frozen=True)
-class RoundedSize:
-    """A size by the rule, and what that changed."""
-
-    width: int
-    height: int
-    changed: tuple[str, ...] = ()
-    """One line per side that was asked for otherwise, to be told to the user."""
-
-
-def rounded_size(width: int, height: int, step: int) -> RoundedSize:
-    """The nearest multiples of `step` (halves go up), at least one."""
-    sides = {"width": width, "height": height}
-    rounded = {key: max((pixels + step // 2) // step, 1) * step for key, pixels in sides.items()}
-    changed = tuple(
-        f"{key}: {rounded[key]} instead of {pixels}, which is no multiple of {step}"
-        for key, pixels in sides.items()
-        if rounded[key] != pixels
-    )
-    return RoundedSize(rounded["width"], rounded["height"], changed)
 
 
 def check_positions(

@@ -5,12 +5,12 @@ Latents are in the transformer's layout, (b, latent frames, c, h, w).
 
 from collections.abc import Sequence
 from math import exp
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-LatentScale = Literal["pipeline", "raw", "scaled"]
+from inference.models.clip_model import LatentScale
 
 OFS = 2.0
 """What CogVideoX1.5-5B-I2V is told as `ofs` (offset), always."""

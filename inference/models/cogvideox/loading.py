@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 
 from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, made_ready
+from inference.models.cogvideox.detect import TEXT_ENCODER, family_on_hub
 from inference.models.cogvideox.model import VideoModel
-from inference.models.names import is_single_file, resolve_path
+from inference.models.model_files import ModelFiles
+from inference.models.names import resolve_path
 from inference.runtime import BaseModelError, InputError
 
 CLASSES = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
@@ -142,40 +143,7 @@ def is_packed(weight: Tensor) -> bool:
     return not weight.is_floating_point()
 
 
-INDEX = "model_index.json"
-TRANSFORMER = "CogVideoXTransformer3DModel"
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-
-
-def is_video_model(config: BaseModelConfig) -> bool:
-    """Whether a folder, or what lies on the hub under this name, is of the CogVideoX layout.
-
-    Raises:
-        BaseModelError: its model_index.json is damaged.
-    """
-    path = resolve_path(config.path)
-    if is_single_file(path):
-        return False
-    file = Path(path) / INDEX
-    if not Path(path).is_dir() and path.count("/") == 1:
-        file = Path(on_hub(config, path) or file)
-    if not file.is_file():
-        return (Path(path) / "transformer").is_dir()
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BaseModelError(f"{file}: cannot be read as JSON: {error}") from error
-    return "transformer" in index or "CogVideoX" in str(index.get("_class_name"))
-
-
-def on_hub(config: BaseModelConfig, path: str) -> str | None:
-    """The model_index.json of a hub id on this disk; None where it is not to be had."""
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return hf_hub_download(path, INDEX, revision=config.revision)
-    except (OSError, ValueError):  # told, with what helps, when the parts are read
-        return None
 
 
 def load_video_model(
@@ -259,3 +227,44 @@ def check_parts(model: VideoModel) -> None:
             f"transformer reads {model.config.text_embed_dim}"
         )
     check_schedule(model.noise_schedule, f"base_model.path: {model.path!r}: scheduler_config.json")
+
+
+def video_skeleton(files: ModelFiles, precision: str) -> VideoModel:
+    """Build a CogVideoX on the meta device, without a tokenizer.
+
+    Raises:
+        BaseModelError: a config is missing, or the parts do not fit together.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+    from transformers import T5Config, T5EncoderModel
+
+    known = None if files.is_folder else family_on_hub(files.path)
+    published = known and {
+        "transformer": known.transformer,
+        "vae": known.vae,
+        "scheduler": known.noise_schedule,
+        "text_encoder": TEXT_ENCODER,
+    }
+
+    def read(part: str, name: str = "config.json") -> dict[str, Any]:
+        return files.read(part, name, published)
+
+    schedule = read("scheduler", "scheduler_config.json")
+    with torch.device("meta"):
+        transformer: Any = CogVideoXTransformer3DModel.from_config(read("transformer"))
+        vae: Any = AutoencoderKLCogVideoX.from_config(read("vae"))
+        text = T5EncoderModel(T5Config(**read("text_encoder")))
+    model = VideoModel(
+        path=files.config.path,
+        tokenizer=None,  # type: ignore[arg-type]
+        text_encoder=text,
+        vae=vae,
+        transformer=transformer,
+        alphas_cumprod=torch.zeros(int(schedule.get("num_train_timesteps", 1000))),
+        prediction_type=str(schedule.get("prediction_type", "epsilon")),
+        noise_schedule=dict(schedule),
+        dtype=DTYPES[precision],
+    )
+    check_parts(model)
+    return model

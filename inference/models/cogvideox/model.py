@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,19 +11,30 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from inference.models.base import DiffusionModel
-from inference.models.cogvideox.image_condition import offset
+from inference.models.clip_model import ClipModel, LatentScale
+from inference.models.cogvideox.arithmetic import (
+    FrameRule,
+    check_positions,
+    padding,
+    video_to_video_multiple,
+    video_tokens,
+)
+from inference.models.cogvideox.image_condition import image_latents, offset, place
 from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+BOUNDLESS = 300
+"""Latents along both sides of CogVideoX 1.5's first configs: room, and no size to draw at."""
+
 
 @dataclass
-class VideoModel(DiffusionModel):
+class VideoModel(ClipModel):
     """The parts of a CogVideoX model, 1.0 or 1.5, for text or for a picture as the beginning.
 
     Clips are (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w') as the transformer sees them.
@@ -86,6 +97,64 @@ class VideoModel(DiffusionModel):
         return self.config.patch_size_t or 1
 
     @property
+    def frame_counts(self) -> FrameRule:
+        return FrameRule.of(self.vae)
+
+    @property
+    def redrawn_frame_step(self) -> int:
+        return video_to_video_multiple(self.config.patch_size_t)
+
+    def padding(self, latent_frames: int) -> int:
+        return padding(latent_frames, self.config.patch_size_t)
+
+    @property
+    def fps(self) -> float:
+        """16 for CogVideoX 1.5, 8 for all others."""
+        return 16.0 if self.config.patch_size_t else 8.0
+
+    @property
+    def own_frames(self) -> int:
+        return int(self.config.sample_frames)
+
+    @property
+    def own_size(self) -> tuple[int, int] | None:
+        sides = self.config.sample_width, self.config.sample_height
+        if sides == (BOUNDLESS, BOUNDLESS):
+            return None
+        return sides[0] * self.vae_scale_factor, sides[1] * self.vae_scale_factor
+
+    def check_sources(self, given: Collection[str]) -> None:
+        conditions = [name for name in ("image", "control_video") if name in given]
+        if self.is_image_to_video and not conditions:
+            raise InputError(
+                f"image: {self.path} draws from a picture (image-to-video) or follows a clip "
+                "(Fun-Control); give image or control_video"
+            )
+        if not self.is_image_to_video and conditions:
+            kind = "an image-to-video" if conditions[0] == "image" else "a Fun-Control"
+            raise InputError(
+                f"{conditions[0]}: {self.path} draws from text alone; take {kind} model"
+            )
+        if self.is_image_to_video and "video" in given:
+            raise InputError(f"video: needs a text-to-video model, which {self.path} is not")
+
+    def check_positions(self, width: int, height: int, latent_frames: int) -> str | None:
+        return check_positions(self.config, width, height, latent_frames, self.vae_scale_factor)
+
+    def drop_learned_positions(self) -> bool:
+        from inference.models.cogvideox.transformer import drop_learned_positions
+
+        return drop_learned_positions(self.transformer)
+
+    def sequence_tokens(self, latent_frames: int, latent_height: int, latent_width: int) -> int:
+        tokens = video_tokens(latent_frames, latent_height, latent_width, self.config)
+        return tokens + self.config.max_text_seq_length
+
+    @property
+    def denoiser_width(self) -> int:
+        return self.config.num_attention_heads * self.config.attention_head_dim
+
+    @property
     def skips_last_text_layers(self) -> bool:
         return False
 
@@ -109,6 +178,40 @@ class VideoModel(DiffusionModel):
         """Clips (b, 3, f, h, w), fp32, held within -1 … 1, of latents (b, f', c, h', w')."""
         latents = 1 / self.vae.config.scaling_factor * latents.transpose(1, 2)
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    def sample_latents(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        latents = self._posterior_sample(pixels, generator)
+        return self.vae.config.scaling_factor * latents
+
+    def _posterior_sample(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        posterior = self.vae.encode(pixels).latent_dist
+        return posterior.sample(generator).to(self.dtype).transpose(1, 2)
+
+    def frame_condition(
+        self,
+        first: Tensor,
+        last: Tensor | None,
+        latent_frames: int,
+        generator: torch.Generator,
+        scale: LatentScale,
+    ) -> Tensor:
+        """Latents of the first frame on latent frame 0, zeros elsewhere.
+
+        Those of a last frame are on the last latent frame, as in CogVideoX-Interpolation.
+        """
+
+        def encoded(pixels: Tensor) -> Tensor:
+            latents, config = self._posterior_sample(pixels, generator), self.vae.config
+            return image_latents(latents, config.scaling_factor, config.invert_scale_latents, scale)
+
+        condition = place(encoded(first), latent_frames)
+        if last is not None and latent_frames > 1:
+            condition[:, -1:] = encoded(last)
+        return condition
+
+    def clip_condition(self, pixels: Tensor) -> Tensor:
+        control = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
+        return control.transpose(1, 2)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """What T5 makes of prompts, (b, tokens, dim): filled up, without a mask, cut where longer.

@@ -7,6 +7,8 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.models.stable_diffusion.detect import (
         FAMILIES,
+        MODEL,
+        TRAINED_PARTS,
         family_of,
         looks_like_checkpoint,
         prediction_type_of,
@@ -19,19 +21,8 @@ if TYPE_CHECKING:
         load_base_model,
     )
     from inference.models.stable_diffusion.model import SIZE_CONDITIONS, BaseModel
-    from inference.models.stable_diffusion.prompts import (
-        Part,
-        PromptSettings,
-        Timeline,
-        as_timelines,
-        encode_drawing_prompts,
-        mixed,
-        needs_negatives,
-        read_text,
-    )
+    from inference.models.stable_diffusion.prompts import encode_drawing_prompts
     from inference.models.stable_diffusion.single_file import (
-        MODEL,
-        TRAINED_PARTS,
         parts_of,
         read_base_model,
         read_model,
@@ -46,10 +37,6 @@ __all__ = [
     "SIZE_CONDITIONS",
     "TRAINED_PARTS",
     "BaseModel",
-    "Part",
-    "PromptSettings",
-    "Timeline",
-    "as_timelines",
     "check_layout",
     "check_parts",
     "encode_drawing_prompts",
@@ -57,13 +44,10 @@ __all__ = [
     "frozen_dtype",
     "load_base_model",
     "looks_like_checkpoint",
-    "mixed",
-    "needs_negatives",
     "parts_of",
     "prediction_type_of",
     "read_base_model",
     "read_model",
-    "read_text",
     "sgm_path",
     "write_model",
 ]

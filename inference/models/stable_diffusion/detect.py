@@ -135,6 +135,11 @@ FAMILIES = {
 }
 SD2_VELOCITY = "stable-diffusion-v2-768-v"
 
+MODEL = "limner.model"
+"""Metadata of a file whose model is not of a known family's sizes: all its settings, as JSON."""
+TRAINED_PARTS = "limner.parts"
+"""Metadata: which parts were trained, separated by commas."""
+
 UNET = "model.diffusion_model."
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
 OTHER_INPUTS = {

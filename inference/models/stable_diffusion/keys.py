@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
 from inference.models.names import ASSETS
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import CLIPTokenizer
 
 
@@ -286,6 +284,8 @@ def _open_clip_place(name: str) -> Place:
 
 def to_file(part: str, weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """A part's weights under their names in a single file, and what such files hold besides."""
+    import torch
+
     found: dict[str, Tensor] = {}
     thirds: dict[str, dict[str, Tensor]] = {}
     for name, place in places(part, weights, layout).items():
@@ -317,6 +317,8 @@ def _open_clip_extras(found: Mapping[str, Tensor], prefix: str) -> dict[str, Ten
     diffusers leaves SD 2.x's last layer and projection out, as prompts are taken before them. As
     in kohya's `model_util.py`, a copy of the layer before stands in, so that files are complete.
     """
+    import torch
+
     table = found[f"{prefix}token_embedding.weight"]
     extras = {f"{prefix}logit_scale": torch.tensor(math.log(100), dtype=table.dtype)}
     if f"{prefix}text_projection" not in found:

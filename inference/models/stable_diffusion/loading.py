@@ -10,6 +10,7 @@ import torch
 
 from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, DiffusionModel, made_ready
+from inference.models.model_files import ModelFiles
 from inference.models.names import ASSETS, is_single_file, resolve_path
 from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
 from inference.runtime import BaseModelError
@@ -112,8 +113,7 @@ def frozen_dtype(
     """
     if part != "vae":
         return DTYPES[precision]
-    is_sdxl = isinstance(base, BaseModel) and base.has_two_text_encoders
-    overflows = is_sdxl and base.vae.config.force_upcast
+    overflows = "text_encoder_2" in base.parts and base.vae.config.force_upcast
     if overflows and config.vae_precision == "fp16":
         raise BaseModelError(
             f"base_model.vae_precision: the VAE of {config.path!r} overflows in fp16, as its "
@@ -201,4 +201,66 @@ def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.
     if unet.config.addition_embed_type == SIZE_CONDITIONS:
         base.tokenizer_2 = read(CLIPTokenizer, "tokenizer_2")
         base.text_encoder_2 = read(CLIPTextModelWithProjection, "text_encoder_2", **weights)
+    return base
+
+
+def picture_skeleton(files: ModelFiles, precision: str) -> BaseModel:
+    """Build a Stable Diffusion on the meta device, with its tokenizers.
+
+    Raises:
+        BaseModelError: a config is missing, or the parts do not fit together.
+    """
+    if files.is_single_file:
+        from inference.models.stable_diffusion.single_file import read_base_model
+
+        base = read_base_model(files.config, DTYPES[precision], without_weights=True).to("meta")
+    else:
+        base = folder_skeleton(files, DTYPES[precision])
+    check_parts(base, files.config.path)
+    return base
+
+
+def folder_skeleton(files: ModelFiles, dtype: torch.dtype) -> BaseModel:
+    """Build a model on the meta device from the files of a folder or of the hub."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
+
+    if files.is_folder or not files.is_hub_id:
+        check_layout(Path(files.path), files.config.path)
+
+    def tokenizer(part: str) -> CLIPTokenizer:
+        file = files.file(part, "tokenizer_config.json")
+        if file is None:
+            files.read(part, "tokenizer_config.json")
+        assert file is not None
+        return CLIPTokenizer.from_pretrained(file.parent)
+
+    schedule = files.read("scheduler", "scheduler_config.json")
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(files.read("unet"))
+        vae: Any = AutoencoderKL.from_config(files.read("vae"))
+        text = CLIPTextModel(CLIPTextConfig(**files.read("text_encoder")))
+    base = BaseModel(
+        path=files.config.path,
+        tokenizer=tokenizer("tokenizer"),
+        text_encoder=text,
+        vae=vae,
+        unet=unet,
+        alphas_cumprod=torch.zeros(int(schedule.get("num_train_timesteps", 1000))),
+        prediction_type=str(schedule.get("prediction_type", "epsilon")),
+        noise_schedule=dict(schedule),
+        dtype=dtype,
+        clip_skip=files.config.clip_skip,
+    )
+    if unet.config.addition_embed_type == SIZE_CONDITIONS:
+        with torch.device("meta"):
+            second = CLIPTextConfig(**files.read("text_encoder_2"))
+            base.text_encoder_2 = CLIPTextModelWithProjection(second)
+        base.tokenizer_2 = tokenizer("tokenizer_2")
     return base

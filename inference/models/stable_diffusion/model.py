@@ -7,18 +7,20 @@ prompt's pooled vector and the picture's sizes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from inference.models.base import DiffusionModel
 from inference.models.conditions import Conditions, Encoded, encode, final_layer_norm, whole_picture
+from inference.models.drawing_prompts import DrawingConditions, PromptSettings
+from inference.models.image_model import ImageModel
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
+from inference.models.stable_diffusion.prompts import encode_drawing_prompts
 from inference.prompts import Chunk, LearnedVectors, PromptChunker, Tokens, assemble, tokenize
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ SIZE_CONDITIONS = "text_time"
 
 
 @dataclass
-class BaseModel(DiffusionModel):
+class BaseModel(ImageModel):
     """A model of pictures: pixels are (b, 3, h, w), latents (b, c, h / f, w / f)."""
 
     family_name: ClassVar[str] = "stable_diffusion"
@@ -95,6 +97,22 @@ class BaseModel(DiffusionModel):
     def is_inpainting_model(self) -> bool:
         """Whether the UNet is also told a mask and the latents around it: 4 + 1 + 4 channels."""
         return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
+
+    @property
+    def sees_masks(self) -> bool:
+        return self.is_inpainting_model
+
+    def masked_image_channels(self, pictures: Iterable[tuple[Tensor, Tensor]]) -> Tensor | None:
+        """Return masks and latents side by side, (b, 1 + c, h, w), for an inpainting UNet."""
+        if not self.is_inpainting_model:
+            return None
+        return torch.cat(
+            [torch.cat([mask.to(latents), latents], dim=1) for mask, latents in pictures]
+        )
+
+    @property
+    def align_your_steps(self) -> Literal["SD1", "SDXL"]:
+        return "SDXL" if self.has_two_text_encoders else "SD1"
 
     @property
     def prompt_layer(self) -> int:
@@ -176,6 +194,9 @@ class BaseModel(DiffusionModel):
         """Token ids in chunks of 75 tokens as in A1111, and where learned embeddings stand."""
         return tokenize(self.tokenizer, prompts, self.embeddings)
 
+    def embeddings_called(self, prompts: Sequence[str]) -> set[str]:
+        return {place.name for place in self.tokenize(prompts).places}
+
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """What the text encoders make of prompts; states (b, chunks x 77, dim).
 
@@ -207,6 +228,11 @@ class BaseModel(DiffusionModel):
             return encoded
         states = final_layer_norm(self.text_encoder)(encoded[0].states)
         return [replace(encoded[0], states=states)]
+
+    def encode_drawing(
+        self, prompts: Sequence[str], negatives: Sequence[str], settings: PromptSettings
+    ) -> DrawingConditions:
+        return encode_drawing_prompts(self, prompts, negatives, settings)
 
     def predict(
         self,

@@ -17,10 +17,11 @@ from torch import nn
 
 from inference.config import BaseModelConfig
 from inference.files import TensorFile, open_tensors
-from inference.models.base import DiffusionModel
 from inference.models.folder import TOKENIZERS
 from inference.models.stable_diffusion.detect import (
+    MODEL,
     NOISE_SCHEDULE,
+    TRAINED_PARTS,
     Config,
     Family,
     FamilyError,
@@ -41,10 +42,6 @@ from inference.runtime import ArtifactError, BaseModelError, InputError
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-MODEL = "limner.model"
-"""Metadata of a file whose model is not of a known family's sizes: all its settings, as JSON."""
-TRAINED_PARTS = "limner.parts"
-"""Metadata: which parts were trained, separated by commas."""
 MOST_NAMES = 20
 """Names that an error lists, of each kind."""
 
@@ -315,17 +312,8 @@ def read_base_model(
     )
 
 
-def parts_of(base: DiffusionModel) -> ModelParts:
-    """A base model's parts, to be written as a single file.
-
-    Raises:
-        ArtifactError: it is a video model.
-    """
-    if not isinstance(base, BaseModel):
-        raise ArtifactError(
-            f"{base.path}: a video model is kept as a diffusers folder; no program opens one as a "
-            "single file"
-        )
+def parts_of(base: BaseModel) -> ModelParts:
+    """A base model's parts, to be written as a single file."""
     return ModelParts(
         modules=dict(base.parts),
         tokenizers=dict(zip(TOKENIZERS, base.tokenizers, strict=False)),

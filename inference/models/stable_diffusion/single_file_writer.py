@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from inference.files import write_tensors
 from inference.models.stable_diffusion.detect import (
     FAMILIES,
+    MODEL,
     NOISE_SCHEDULE,
+    TRAINED_PARTS,
     Config,
     Family,
     modelspec,
 )
 from inference.models.stable_diffusion.keys import is_clips, to_file, vocabulary_of
-from inference.models.stable_diffusion.single_file import MODEL, TRAINED_PARTS, ModelParts
+from inference.models.stable_diffusion.single_file import ModelParts
 from inference.runtime import InputError
 
 IGNORED = ("sample_size", "upcast_attention", "force_upcast")

@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from inference.artifacts.adapters.lora import Lora, changeable_parts
-from inference.artifacts.adapters.lora_keys import (
-    is_lora_target,
-    is_text_encoder_target,
-    known_names,
-    kohya_name,
-    layers_of,
-)
+from inference.artifacts.adapters.lora_keys import known_names, layers_of
 from inference.artifacts.base import Artifact, load_artifact
 from inference.artifacts.checkpoint import Checkpoint
 from inference.artifacts.embedding import Embedding
@@ -29,6 +23,7 @@ from inference.config.models import BaseModelConfig
 from inference.files.tensors import read_tensors
 from inference.inspect import inspect
 from inference.models.conditions import Conditions
+from inference.models.families import family_of
 from inference.models.folder import weights_of
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.models.stable_diffusion.model import BaseModel
@@ -113,12 +108,13 @@ def test_a_lora_is_saved_with_exactly_kohyas_names(sdxl: BaseModel, tmp_path: Pa
 
 
 def test_without_convolutions_there_are_986(sdxl: BaseModel) -> None:
+    layout = family_of(sdxl).lora_layout(sdxl)
     names = {
-        kohya_name(part, path, sdxl.has_two_text_encoders)
+        layout.kohya_name(part, path)
         for part, parent in changeable_parts(sdxl).items()
         for path, module in layers_of(parent)
-        if is_text_encoder_target(path)
-        or (part == "unet" and any(is_lora_target(part, path, module, one) for one in LINEAR))
+        if (part != "unet" and layout.is_text_encoder_target(path))
+        or (part == "unet" and any(layout.is_target(path, module, one) for one in LINEAR))
     }
     assert len(names) == 986
     assert names == {name for name, entry in GOLDEN.items() if entry["set"] == "lora"}

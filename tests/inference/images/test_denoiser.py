@@ -8,8 +8,8 @@ import torch
 
 from inference.images.denoiser import Denoiser
 from inference.models.conditions import Conditions
+from inference.models.drawing_prompts import Part, Timeline
 from inference.models.parametrization import Epsilon
-from inference.models.stable_diffusion.prompts import Part, Timeline
 
 ALPHAS = torch.linspace(0.999, 0.01, 1000)
 LEVELS = Epsilon(ALPHAS)

@@ -22,7 +22,7 @@ from inference.images.redraw import (
     recipe_from_picture,
 )
 from inference.media.pictures import save_picture
-from inference.models.names import find_model, find_named
+from inference.models.finding import find_model, find_named
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import load_mapping
 from inference.runtime.errors import InputError

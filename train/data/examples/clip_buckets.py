@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inference.media import ClipFacts
-from inference.models.cogvideox import FrameRule, check_size
+from inference.models import check_size
+from inference.models.cogvideox import FrameRule
 from train.common import DataError
 from train.config import Bucket, ClipDataConfig
 

@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from inference.artifacts.adapters.lora import Lora
 from inference.artifacts.adapters.lora_keys import known_names, kohya_name
 from inference.files.tensors import read_tensors
+from inference.models.stable_diffusion.lora import LAYOUTS
 from inference.models.stable_diffusion.model import BaseModel
 
 GOLDEN = json.loads((Path(__file__).parents[3] / "golden/lora_key_map.json").read_text())
@@ -97,7 +98,7 @@ def test_targets_choose_layers_of_the_unet(sd15, targets, count):
 def test_every_golden_name_is_found_for_its_module(family):
     for name, entry in GOLDEN[family].items():
         part, path = entry["diffusers"].split(".", 1)
-        assert kohya_name(part, path, has_two_text_encoders=family == "sdxl") == name
+        assert kohya_name(part, path, LAYOUTS[family == "sdxl"]) == name
 
 
 def test_names_do_not_depend_on_how_transformers_calls_its_modules():

@@ -6,15 +6,13 @@ import torch
 
 from inference.models.cogvideox.arithmetic import (
     FrameRule,
-    RoundedSize,
     check_positions,
-    check_size,
     padding,
-    rounded_size,
     size_step,
     video_to_video_multiple,
     video_tokens,
 )
+from inference.models.sizes import RoundedSize, check_size, rounded_size
 from inference.runtime.errors import InputError
 from tests.inference.models.cogvideox.tiny import tiny_transformer, tiny_vae
 

@@ -9,12 +9,8 @@ import torch
 from inference.artifacts.embedding import Embedding
 from inference.config.images import ImageConfig
 from inference.images.drawing import draw
-from inference.models.stable_diffusion.prompts import (
-    PromptSettings,
-    emphasise,
-    encode_drawing_prompts,
-    needs_negatives,
-)
+from inference.models.drawing_prompts import PromptSettings, needs_negatives
+from inference.models.stable_diffusion.prompts import emphasise, encode_drawing_prompts
 from inference.prompts.attention import parse_attention
 from inference.prompts.chunks import PromptChunker, assemble
 from inference.runtime.errors import InputError

@@ -1,0 +1,121 @@
+"""What drawing clips asks of a base model beyond `DiffusionModel`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from inference.models.base import DiffusionModel
+from inference.models.sizes import FrameCounts
+
+LatentScale = Literal["pipeline", "raw", "scaled"]
+"""Scale on which a first frame's latents condition the denoiser."""
+
+
+class ClipModel(DiffusionModel):
+    """A model of clips: (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w')."""
+
+    noise_schedule: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def frame_counts(self) -> FrameCounts:
+        """How its VAE counts frames."""
+
+    @property
+    @abstractmethod
+    def frame_ratio(self) -> int:
+        """Frames per latent frame."""
+
+    @property
+    @abstractmethod
+    def latent_frame_step(self) -> int:
+        """Windows of latent frames must be multiples of this many."""
+
+    @property
+    @abstractmethod
+    def redrawn_frame_step(self) -> int:
+        """The latent frames of a clip that is drawn over must be a multiple of this many."""
+
+    @abstractmethod
+    def padding(self, latent_frames: int) -> int:
+        """Return the latent frames that are drawn in front besides, and dropped again."""
+
+    @property
+    @abstractmethod
+    def fps(self) -> float:
+        """Frames per second that it was made for."""
+
+    @property
+    @abstractmethod
+    def own_frames(self) -> int:
+        """Frames of the clips that it was made for."""
+
+    @property
+    @abstractmethod
+    def own_size(self) -> tuple[int, int] | None:
+        """Width and height in pixels of those clips; None if no size is its own."""
+
+    @abstractmethod
+    def check_sources(self, given: Collection[str]) -> None:
+        """Check that the model can draw from `image`, `end_image`, `video`, `control_video`.
+
+        Raises:
+            InputError: it cannot, or lacks one.
+        """
+
+    @abstractmethod
+    def check_positions(self, width: int, height: int, latent_frames: int) -> str | None:
+        """Return a remark on a size or length that the model was not trained at.
+
+        Raises:
+            InputError: the model has no positions for it.
+        """
+
+    @abstractmethod
+    def told_in_part(self, prompts: Sequence[str]) -> str | None:
+        """Return a remark on prompts with more tokens than the text encoder reads."""
+
+    @abstractmethod
+    def drop_learned_positions(self) -> bool:
+        """Remove positions that were learned at one size; return whether there were any."""
+
+    @abstractmethod
+    def sample_latents(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw latents of a clip from the VAE's posterior, scaled, in the model's dtype."""
+
+    @abstractmethod
+    def frame_condition(
+        self,
+        first: Tensor,
+        last: Tensor | None,
+        latent_frames: int,
+        generator: torch.Generator,
+        scale: LatentScale,
+    ) -> Tensor:
+        """Return the conditioning on a first frame, and on a last one if given.
+
+        Args:
+            first: its pixels, (1, 3, 1, h, w).
+            last: the same of the last frame.
+            latent_frames: of the clip, with padding.
+            generator: of the draw from the VAE's posterior.
+            scale: on which the latents condition.
+        """
+
+    @abstractmethod
+    def clip_condition(self, pixels: Tensor) -> Tensor:
+        """Return the conditioning on a clip that is followed, (1, f', c, h', w')."""
+
+    @abstractmethod
+    def sequence_tokens(self, latent_frames: int, latent_height: int, latent_width: int) -> int:
+        """Return the tokens that the denoiser attends to at once, with those of a prompt."""
+
+    @property
+    @abstractmethod
+    def denoiser_width(self) -> int:
+        """Numbers per token in the denoiser."""

@@ -1,0 +1,213 @@
+"""What every model family answers: the seam between one architecture and everything else.
+
+A family is asked by its key, `DiffusionModel.family_name`, through `inference.models.families`.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from inference.config import BaseModelConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from inference.files import TensorFile
+    from inference.models.base import DiffusionModel
+    from inference.models.lora_layout import LoraLayout
+    from inference.models.model_files import ModelFiles
+
+
+Draws = Literal["pictures", "clips"]
+KINDS: dict[Draws, str] = {"pictures": "a model of pictures", "clips": "a video model"}
+"""What models of a family draw -> what messages call such a model."""
+
+CastPart = Callable[[str, "dict[str, Tensor]"], "dict[str, Tensor]"]
+"""Part and its weights -> the weights in the number format that they are written in."""
+
+
+class Match(IntEnum):
+    """How well the files of a base model fit a family."""
+
+    LAYOUT = 1
+    """They have the layout; other families may share it."""
+    NAMED = 2
+    """They name the family."""
+
+
+@dataclass(frozen=True)
+class PartLayout:
+    """A part that has weights, as in the diffusers layout."""
+
+    target: str
+    """Its class, `module:Class`."""
+    behaviour: tuple[str, ...]
+    """Settings that change what it computes without showing in the shapes of its weights."""
+    owner: str
+    """What has such a part, for messages."""
+
+    def load_class(self) -> Any:
+        """Import its class."""
+        return pkgutil.resolve_name(self.target)
+
+
+class SingleFile(ABC):
+    """The format of single files of a family's base models."""
+
+    @abstractmethod
+    def recognizes(self, keys: Iterable[str]) -> bool:
+        """Whether some tensor is named as in such a file."""
+
+    @abstractmethod
+    def holds_denoiser(self, keys: Iterable[str]) -> bool:
+        """Whether a file with these tensors draws by itself."""
+
+    @abstractmethod
+    def read_parts(self, path: Path) -> tuple[dict[str, nn.Module], str | None]:
+        """Return the trained parts, all where the file names none, and the prediction type.
+
+        Raises:
+            ArtifactError: the file cannot be read, or its weights do not fit.
+        """
+
+    @abstractmethod
+    def write(
+        self,
+        path: Path,
+        base: DiffusionModel,
+        cast_part: CastPart,
+        metadata: Mapping[str, str],
+        trained: Collection[str] | None = None,
+        weights_of: Callable[[nn.Module], dict[str, Tensor]] | None = None,
+    ) -> list[str]:
+        """Write all parts of a base model.
+
+        Args:
+            path: the file.
+            base: the model.
+            cast_part: casts the weights of a part.
+            metadata: goes over what the model says about itself.
+            trained: names of the parts that a run has trained.
+            weights_of: the weights of a module by name; None is its state dict.
+
+        Returns:
+            Remarks for the user.
+        """
+
+    @abstractmethod
+    def inspect(self, file: TensorFile) -> dict[str, str]:
+        """Describe a file: family, prediction type, parts.
+
+        Raises:
+            InputError: it holds a model of another family.
+        """
+
+    @abstractmethod
+    def inspect_metadata(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """Return the metadata that are for people, in words where they need it."""
+
+
+class ModelFamily(ABC):
+    """An architecture of base models: how its files are found, read, written and described."""
+
+    name: ClassVar[str]
+    """Its key, in inference and in training."""
+    title: ClassVar[str]
+    draws: ClassVar[Draws]
+    artifacts: ClassVar[frozenset[str]]
+    """Kinds of artifact that work in its models."""
+    parts: ClassVar[Mapping[str, PartLayout]]
+    """The parts that have weights, by their names in the diffusers layout; the denoiser first."""
+    denoiser_name: ClassVar[str]
+    single_file: ClassVar[SingleFile | None]
+    """Format of single files; None if its models are diffusers folders only."""
+    published: ClassVar[Mapping[str, str]]
+    """Published models by name: their titles."""
+    architectures: ClassVar[Mapping[str, str]]
+    """kohya's `ss_base_model_version` -> `modelspec.architecture`."""
+    lora_layouts: ClassVar[tuple[LoraLayout, ...]]
+    """Naming of LoRA layers, one for each variant of the architecture."""
+
+    @property
+    def kind(self) -> str:
+        """What messages call its models."""
+        return KINDS[self.draws]
+
+    @abstractmethod
+    def detect(self, files: ModelFiles) -> Match | None:
+        """Tell whether a base model's files are of this family; no weights are read.
+
+        Raises:
+            BaseModelError: a file is damaged.
+        """
+
+    @abstractmethod
+    def load(
+        self, config: BaseModelConfig, precision: str, device: torch.device | str
+    ) -> DiffusionModel:
+        """Load every part, frozen and in evaluation mode.
+
+        Raises:
+            BaseModelError: a part is missing or cannot be read, or the parts do not fit together.
+        """
+
+    @abstractmethod
+    def skeleton(self, files: ModelFiles, precision: str) -> DiffusionModel:
+        """Build the model on the meta device, from configs alone.
+
+        Raises:
+            BaseModelError: a config is missing, or the parts do not fit together.
+        """
+
+    @abstractmethod
+    def known_offline(self) -> tuple[str, ...]:
+        """Titles of the published models whose skeletons need no files."""
+
+    @abstractmethod
+    def part_dtype(
+        self, base: DiffusionModel, config: BaseModelConfig, precision: str, part: str
+    ) -> torch.dtype:
+        """Return the number format of a frozen part in a run of some precision.
+
+        Raises:
+            BaseModelError: the recipe asks for a format that the part cannot take.
+        """
+
+    @abstractmethod
+    def lora_layout(self, base: DiffusionModel) -> LoraLayout:
+        """Return the naming of LoRA layers in a model."""
+
+    @abstractmethod
+    def lora_variant(self, names: Mapping[str, object], width: int | None) -> LoraLayout:
+        """Return the naming of a LoRA's own variant.
+
+        Args:
+            names: kohya's names of its layers.
+            width: what the layout's `readers` among them read, if there are any.
+        """
+
+    @abstractmethod
+    def version(self, base: DiffusionModel) -> str:
+        """Return kohya's `ss_base_model_version` of a model.
+
+        A model that is not published is `limner_<name or width>`.
+        """
+
+    @abstractmethod
+    def metadata(self, base: DiffusionModel) -> dict[str, str]:
+        """Return what a LoRA says of the model that it was trained upon."""
+
+    @abstractmethod
+    def inspect(self, folder: Path, index: Mapping[str, Any]) -> dict[str, str]:
+        """Describe the model of a diffusers folder by its JSON files.
+
+        Raises:
+            InputError: a config lacks something.
+        """
