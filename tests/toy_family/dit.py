@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,33 +49,35 @@ class Block(nn.Module):
         return tokens + ff_gate * self.ff(normed(tokens) * (1 + ff_scale) + ff_shift)
 
 
-class ToyDiT(nn.Module):
+class ToyDiT(ModelMixin, ConfigMixin):
     """Predicts noise - x0 of latents (b, c, h, w) at timesteps, by patches of 2 x 2."""
 
     PATCH = 2
 
+    @register_to_config
     def __init__(
-        self, channels: int = 4, width: int = 32, heads: int = 2, blocks: int = 2, text: int = 16
+        self,
+        channels: int = 4,
+        width: int = 32,
+        heads: int = 2,
+        depth: int = 2,
+        text_width: int = 16,
     ) -> None:
         super().__init__()
-        self.settings = {
-            "channels": channels, "width": width, "heads": heads, "blocks": blocks, "text": text,
-        }  # fmt: skip
-        self.width = width
         self.patches = nn.Linear(channels * self.PATCH**2, width)
         self.time = nn.Linear(width, width)
-        self.text = nn.Linear(text, width)
-        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(blocks)])
+        self.text = nn.Linear(text_width, width)
+        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
         self.out = nn.Linear(width, channels * self.PATCH**2)
 
     def forward(self, latents: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        """Latents (b, c, h, w), timesteps (b,) and prompt states (b, n, text) -> (b, c, h, w)."""
+        """Latents (b, c, h, w), timesteps (b,), prompt states (b, n, t) -> (b, c, h, w)."""
         height, width = latents.shape[-2:]
         tokens = F.pixel_unshuffle(latents, self.PATCH).flatten(2).transpose(1, 2)
         tokens = self.patches(tokens)
-        places = waves(torch.arange(tokens.shape[1], device=tokens.device), self.width)
+        places = waves(torch.arange(tokens.shape[1], device=tokens.device), self.config.width)
         tokens = tokens + places.to(tokens)
-        condition = self.time(waves(timesteps, self.width).to(tokens))
+        condition = self.time(waves(timesteps, self.config.width).to(tokens))
         condition = condition + self.text(states.to(tokens).mean(1))
         for block in self.blocks:
             tokens = block(tokens, condition)

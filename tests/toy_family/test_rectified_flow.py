@@ -187,7 +187,7 @@ def test_the_loss_is_the_parametrizations():
 def test_a_transformer_learns_one_picture_and_draws_it():
     """150 steps of the loss, then Euler: closer to the picture than any noise is."""
     torch.manual_seed(0)
-    dit = ToyDiT(text=3)
+    dit = ToyDiT(text_width=3)
     optimizer = torch.optim.Adam(dit.parameters(), 3e-3)
     source = torch.Generator().manual_seed(1)
     clean = CLEAN.expand(16, *SHAPE)
