@@ -114,9 +114,9 @@ class ClipSettings:
             yield "end_image", "needs image, the first frame"
 
     def idle(self) -> Faults:
-        if self.eta and self.sampler and SAMPLERS[self.sampler].default_eta is None:
-            draws = SAMPLERS[self.sampler].always_draws
-            why = ", which adds noise of its own" if draws else ""
+        used = SAMPLERS.get(self.sampler or "")
+        if self.eta and used is not None and used.default_eta is None:
+            why = ", which adds noise of its own" if used.always_draws else ""
             yield "eta", f"has no effect with sampler: {self.sampler}{why}"
         if self.strength != 0.8 and self.video is None:
             yield "strength", "has no effect without video"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from inference.config.clips import ClipConfig
 from inference.config.images import (
     HiresConfig,
     ImageConfig,
@@ -71,6 +72,30 @@ SCHEDULE = {
 )  # fmt: skip
 def test_settings_without_effect(changes, idle):
     assert [key for key, _ in ImageConfig(**{"prompt": "a", **changes}).idle()] == idle
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampler": "Eular", "eta": 0.5},
+        {"schedule_type": "Karas", "schedule": SCHEDULE["rho"]},
+        {"hires": HiresConfig(sampler="ddim"), "eta": 0.5},
+    ],
+)
+def test_unknown_names_are_faults_alone(changes):
+    image = ImageConfig(**{"prompt": "a", **changes})
+    assert not list(image.idle())
+    parts = (image, image.hires) if image.hires else (image,)
+    assert [message[:15] for part in parts for _, message in part.faults()] == ["expected one of"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "idle"), [("dpm", ["eta"]), ("Euler", ["eta"]), ("ddim", []), ("euler", [])]
+)
+def test_eta_of_clips(sampler, idle):
+    clip = ClipConfig(prompt="a", sampler=sampler, eta=0.5)
+    assert [key for key, _ in clip.idle()] == idle
+    assert [key for key, _ in clip.faults()] == ["sampler"] * (sampler == "euler")
 
 
 def test_groups_without_effect():

@@ -125,7 +125,7 @@ def test_an_upscaler_is_entered_by_its_name(registry):
     assert image_upscaler("Mirror") is mirror
     with pytest.raises(ValueError, match=r"'Lanczos' is taken by inference\.images.*; choose"):
         upscaler("Lanczos")(mirror)
-    with pytest.raises(ValueError, match="'Mirror' is taken by .*mirror; choose another name"):
+    with pytest.raises(ValueError, match=r"'Mirror' is taken by .*mirror; choose"):
         upscaler("Mirror")(lambda image, scale: image)
 
 
