@@ -56,7 +56,13 @@ if TYPE_CHECKING:
     from inference.models.model_files import ModelFiles
     from inference.models.names import file_model_name, is_single_file, path_of, resolve_path
     from inference.models.parametrization import add_noise, velocity
-    from inference.models.sizes import FrameCounts, RoundedSize, check_size, rounded_size
+    from inference.models.size_rules import (
+        FrameArithmetic,
+        RoundedSize,
+        SizeRules,
+        check_size,
+        rounded_size,
+    )
 
 __all__ = [
     "ARTIFACTS",
@@ -68,7 +74,7 @@ __all__ = [
     "Conditions",
     "DiffusionModel",
     "DrawingConditions",
-    "FrameCounts",
+    "FrameArithmetic",
     "ImageModel",
     "LatentScale",
     "LoraLayout",
@@ -80,6 +86,7 @@ __all__ = [
     "PromptSettings",
     "RoundedSize",
     "SingleFile",
+    "SizeRules",
     "Timeline",
     "add_noise",
     "as_timelines",

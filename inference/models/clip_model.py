@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.models.base import DiffusionModel
-from inference.models.sizes import FrameCounts
+from inference.models.size_rules import FrameArithmetic
 
 LatentScale = Literal["pipeline", "raw", "scaled"]
 """Scale on which a first frame's latents condition the denoiser."""
@@ -23,7 +23,7 @@ class ClipModel(DiffusionModel):
 
     @property
     @abstractmethod
-    def frame_counts(self) -> FrameCounts:
+    def frame_counts(self) -> FrameArithmetic:
         """How its VAE counts frames."""
 
     @property
