@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ class ClipModel(DiffusionModel):
     """A model of clips: (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w')."""
 
     noise_schedule: dict[str, Any]
+    block_lists: ClassVar[tuple[str, ...]]
+    """Names of the lists of blocks in the denoiser."""
+    tensor_format: ClassVar[str]
+    """Order of the dimensions of its latents, as diffusers' FasterCache names it."""
 
     @property
     @abstractmethod

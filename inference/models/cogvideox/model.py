@@ -42,6 +42,8 @@ class VideoModel(ClipModel):
 
     family_name: ClassVar[str] = "cogvideox"
     denoiser_name: ClassVar[str] = "transformer"
+    block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
+    tensor_format: ClassVar[str] = "BFCHW"
 
     path: str
     tokenizer: PreTrainedTokenizerBase
