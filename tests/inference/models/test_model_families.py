@@ -91,6 +91,16 @@ def test_a_damaged_index_is_one_message(tmp_path):
         load_model(BaseModelConfig(path=str(tmp_path)))
 
 
+@pytest.mark.parametrize("path", ["./x", "../y", "no such/folder", "nothing"])
+@pytest.mark.parametrize(
+    "load", [load_model, load_clip_model, lambda config: skeleton(config, "fp32")]
+)
+def test_a_path_that_leads_nowhere_is_one_message(path, load, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(BaseModelError, match=f"base_model.path: '{path}'"):
+        load(BaseModelConfig(path=path))
+
+
 def test_models_of_the_other_kind_are_refused():
     with pytest.raises(BaseModelError, match=r"'picto' draws no clips; give a CogVideoX model"):
         load_clip_model(BaseModelConfig(path="picto"))
