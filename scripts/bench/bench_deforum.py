@@ -27,7 +27,7 @@ import torch
 
 from inference.config import AnimationRecipe, BaseModelConfig
 from inference.deforum import Animation, IdentityGenerator, ModelGenerator, open_generator
-from inference.models.stable_diffusion import BaseModel
+from inference.models import ImageModel
 from inference.runtime import quiet_libraries
 from scripts.bench.bench_train_step import now, widen
 
@@ -80,7 +80,7 @@ def main() -> None:
 class Counted:
     """What a base model was asked for since it was last looked at."""
 
-    base: BaseModel
+    base: ImageModel
     calls: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = field(
         default_factory=list
     )
