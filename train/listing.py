@@ -85,7 +85,7 @@ def optimizers() -> Rows:
     return dict.fromkeys(get_args(fields_of(OptimizerConfig)["type"]), "")
 
 
-def families() -> Rows:
+def all_families() -> Rows:
     """Return the families of base models."""
     from inference.models import all_families
 

@@ -69,9 +69,13 @@ class Checkpoint(Artifact):
         self._scaling_factor = 1.0
 
     @classmethod
-    def of(cls, base: DiffusionModel, parts: Sequence[str] = ("unet",)) -> Self:
-        """The parts that are being trained within a base model; shares their weights."""
-        return cls({part: base.parts[part] for part in parts}, base=base)
+    def of(cls, base: DiffusionModel, parts: Sequence[str] | None = None) -> Self:
+        """Return the parts that are trained within a base model, its denoiser if none are named.
+
+        The weights are shared.
+        """
+        names = (base.denoiser_name,) if parts is None else parts
+        return cls({part: base.parts[part] for part in names}, base=base)
 
     def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Writes the weights over the base model's, of which a copy is kept.

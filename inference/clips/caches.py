@@ -47,7 +47,7 @@ class StepCache:
         transformer = base.denoiser
         with as_before(transformer), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.meshgrid")  # FasterCache's
-            transformer.enable_cache(self.config(request, steps))
+            transformer.enable_cache(self.config(base, request, steps))
             try:
                 yield
                 if self.settings.calibrate:
@@ -59,7 +59,7 @@ class StepCache:
         """In which the transformer is evaluated, so that the cache knows what belongs together."""
         return nullcontext() if self.kind == "none" else base.denoiser.cache_context(CONTEXT)
 
-    def config(self, request: ClipConfig, steps: int) -> Any:
+    def config(self, base: ClipModel, request: ClipConfig, steps: int) -> Any:
         """diffusers' config of it."""
         from diffusers.hooks.faster_cache import FasterCacheConfig
         from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
@@ -78,9 +78,9 @@ class StepCache:
             case "faster_cache":
                 return FasterCacheConfig(
                     **attention,
-                    spatial_attention_block_identifiers=("transformer_blocks",),
+                    spatial_attention_block_identifiers=base.block_lists,
                     attention_weight_callback=lambda _: 0.3,
-                    tensor_format="BFCHW",
+                    tensor_format=base.tensor_format,
                     is_guidance_distilled=request.is_unguided,
                 )
             case "first_block_cache":

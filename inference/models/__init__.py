@@ -62,7 +62,13 @@ if TYPE_CHECKING:
         Velocity,
         discrete_vp,
     )
-    from inference.models.sizes import FrameCounts, RoundedSize, check_size, rounded_size
+    from inference.models.size_rules import (
+        FrameArithmetic,
+        RoundedSize,
+        SizeRules,
+        check_size,
+        rounded_size,
+    )
 
 __all__ = [
     "ARTIFACTS",
@@ -76,7 +82,7 @@ __all__ = [
     "DiscreteVP",
     "DrawingConditions",
     "Epsilon",
-    "FrameCounts",
+    "FrameArithmetic",
     "ImageModel",
     "LatentScale",
     "LoraLayout",
@@ -89,6 +95,7 @@ __all__ = [
     "PromptSettings",
     "RoundedSize",
     "SingleFile",
+    "SizeRules",
     "Timeline",
     "Velocity",
     "add_noise",

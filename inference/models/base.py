@@ -15,6 +15,7 @@ from inference.files import sha256, weights_file
 from inference.models.conditions import Conditions
 from inference.models.names import is_single_file, resolve_path
 from inference.models.parametrization import Parametrization
+from inference.models.size_rules import SizeRules
 
 
 class DiffusionModel(ABC):
@@ -78,6 +79,11 @@ class DiffusionModel(ABC):
     @abstractmethod
     def size_step(self) -> int:
         """Widths and heights must be multiples of this many pixels."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> SizeRules:
+        """Sizes of training examples."""
 
     @property
     @abstractmethod

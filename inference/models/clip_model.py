@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from inference.models.base import DiffusionModel
-from inference.models.sizes import FrameCounts
+from inference.models.size_rules import FrameArithmetic
 
 LatentScale = Literal["pipeline", "raw", "scaled"]
 """Scale on which a first frame's latents condition the denoiser."""
@@ -20,10 +20,14 @@ class ClipModel(DiffusionModel):
     """A model of clips: (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w')."""
 
     noise_schedule: dict[str, Any]
+    block_lists: ClassVar[tuple[str, ...]]
+    """Names of the lists of blocks in the denoiser."""
+    tensor_format: ClassVar[str]
+    """Order of the dimensions of its latents, as diffusers' FasterCache names it."""
 
     @property
     @abstractmethod
-    def frame_counts(self) -> FrameCounts:
+    def frame_counts(self) -> FrameArithmetic:
         """How its VAE counts frames."""
 
     @property

@@ -37,7 +37,7 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What the UNet is told of one text that may change from step to step."""
+    """Conditions of one text that may change from step to step."""
 
     ends: tuple[int, ...]
     """The last step of each entry, rising."""
@@ -61,7 +61,7 @@ class Part:
 
 @dataclass(frozen=True)
 class DrawingConditions:
-    """What the UNet is told of the prompts of b pictures."""
+    """Conditions of the prompts of b pictures."""
 
     positives: list[list[Part]]
     negatives: list[Timeline]
@@ -71,7 +71,7 @@ class DrawingConditions:
 
 
 def mixed(parts: Sequence[Part]) -> list[Part]:
-    """The prompts joined by AND as one, whose states are their mean by weight.
+    """Return the prompts joined by AND as one, whose states are their mean by weight.
 
     Raises:
         InputError: one of them changes from step to step.
@@ -80,14 +80,14 @@ def mixed(parts: Sequence[Part]) -> list[Part]:
         return [Part(1.0, parts[0].timeline)]
     if any(len(part.timeline.rows) > 1 for part in parts):
         raise InputError("prompts that are mixed by embeddings cannot change from step to step")
-    told = [part.timeline.conditions for part in parts]
-    longest = max(one.states.shape[1] for one in told)
+    conditions = [part.timeline.conditions for part in parts]
+    longest = max(one.states.shape[1] for one in conditions)
     total = sum(part.weight for part in parts)
     shares = [part.weight / total for part in parts]
     states = sum(
-        share * one.stretched(longest).states for share, one in zip(shares, told, strict=True)
+        share * one.stretched(longest).states for share, one in zip(shares, conditions, strict=True)
     )
-    pooled = [one.pooled for one in told]
+    pooled = [one.pooled for one in conditions]
     together = (
         sum(share * one for share, one in zip(shares, pooled, strict=True) if one is not None)
         if pooled[0] is not None
@@ -104,17 +104,21 @@ def needs_negatives(prompts: Sequence[str], cfg_scale: float) -> bool:
 
 
 def as_timelines(conditions: Conditions) -> list[Timeline]:
-    """Conditions that hold from the first step to the last, one for each row."""
+    """Return conditions that hold from the first step to the last, one for each row."""
     return [Timeline((0,), (0,), conditions[n : n + 1]) for n in range(len(conditions.states))]
 
 
 def over_steps(text: str, settings: PromptSettings) -> list[Entry]:
-    """What a text says in each evaluation."""
+    """Return what a text says in each evaluation."""
     steps, base_steps = settings.steps_total, settings.hires_base_steps
     return expand(text, steps, base_steps, settings.old_prompt_editing)
 
 
 def read_text(text: str, settings: PromptSettings) -> None:
-    """Raises InputError where a text cannot be read in some evaluation; says where."""
+    """Check that a text can be read in every evaluation.
+
+    Raises:
+        InputError: it cannot; says where.
+    """
     for entry in over_steps(text, settings):
         parse_attention(entry.text, settings.emphasis)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import warnings
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,7 +13,7 @@ from inference.config import BaseModelConfig
 from inference.models.family import KINDS, Draws, ModelFamily, PartLayout, SingleFile
 from inference.models.model_files import ModelFiles
 from inference.models.names import resolve_path
-from inference.runtime import ArtifactError, BaseModelError
+from inference.runtime import ArtifactError, BaseModelError, DrawWarning
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -69,9 +70,20 @@ def family_named(name: str) -> ModelFamily:
 
 
 def all_families() -> list[ModelFamily]:
-    """Return all families: Limner's own, then those of plug-ins."""
+    """Return all families: Limner's own, then those of plug-ins.
+
+    An installed one that does not load is a warning: what is asked may not need it.
+    """
     register_installed()
-    return [family_named(name) for name in FAMILIES]
+    found = []
+    for name in list(FAMILIES):
+        try:
+            found.append(family_named(name))
+        except (ImportError, AttributeError, ValueError) as error:
+            del FAMILIES[name]
+            what = f"model family {name!r} does not load and is left out: {error}"
+            warnings.warn(what, DrawWarning, stacklevel=2)
+    return found
 
 
 def family_of(base: DiffusionModel) -> ModelFamily:

@@ -78,7 +78,11 @@ class ModelFiles:
             return None
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.path, f"{part}/{name}", revision=self.config.revision)
+        try:
+            revision = self.config.revision
+            found = try_to_load_from_cache(self.path, f"{part}/{name}", revision=revision)
+        except ValueError:  # no name that a repository can have
+            return None
         return Path(found) if isinstance(found, str) else None
 
     def has(self, part: str) -> bool:

@@ -8,12 +8,12 @@ Read off diffusers 0.42.1: `AutoencoderKLCogVideoX._encode` and `._decode` (chun
 from dataclasses import dataclass
 from typing import Any, Self
 
-from inference.models.sizes import FrameCounts
+from inference.models.size_rules import FrameArithmetic
 from inference.runtime import InputError
 
 
 @dataclass(frozen=True)
-class FrameRule(FrameCounts):
+class FrameRule(FrameArithmetic):
     """How a video VAE counts: frames, latent frames, and which clips come back as they went in.
 
     The VAE works on chunks; what is over joins the first one. Halving a chunk keeps the first frame

@@ -23,6 +23,7 @@ from inference.models.cogvideox.image_condition import image_latents, offset, pl
 from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
+from inference.models.size_rules import SizeRules
 from inference.runtime import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class VideoModel(ClipModel):
 
     family_name: ClassVar[str] = "cogvideox"
     denoiser_name: ClassVar[str] = "transformer"
+    block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
+    tensor_format: ClassVar[str] = "BFCHW"
 
     path: str
     tokenizer: PreTrainedTokenizerBase
@@ -75,6 +78,18 @@ class VideoModel(ClipModel):
     def size_step(self) -> int:
         """The VAE's factor times the transformer's patches."""
         return self.vae_scale_factor * self.config.patch_size
+
+    @property
+    def sizes(self) -> SizeRules:
+        config, factor = self.config, self.vae_scale_factor
+        return SizeRules(
+            self.size_step,
+            config.sample_width * factor,
+            config.sample_height * factor,
+            FrameRule.of(self.vae),
+            self.is_image_to_video,
+            lambda width, height, frames: check_positions(config, width, height, frames, factor),
+        )
 
     @property
     def frame_ratio(self) -> int:

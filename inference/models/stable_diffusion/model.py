@@ -20,6 +20,7 @@ from inference.models.drawing_prompts import DrawingConditions, PromptSettings
 from inference.models.image_model import ImageModel
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
+from inference.models.size_rules import SizeRules
 from inference.models.stable_diffusion.prompts import encode_drawing_prompts
 from inference.prompts import Chunk, LearnedVectors, PromptChunker, Tokens, assemble, tokenize
 
@@ -69,6 +70,10 @@ class BaseModel(ImageModel):
     @property
     def size_step(self) -> int:
         return self.vae_scale_factor
+
+    @property
+    def sizes(self) -> SizeRules:
+        return SizeRules(self.size_step, self.resolution, self.resolution)
 
     @property
     def resolution(self) -> int:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -33,7 +32,7 @@ from inference.models.families import (
 )
 from inference.models.family import Match
 from inference.models.model_files import ModelFiles
-from inference.runtime.errors import ArtifactError, BaseModelError
+from inference.runtime import ArtifactError, BaseModelError, DrawWarning
 from tests.inference.models.toy_family import ToyFamily, new_toy
 
 
@@ -91,6 +90,16 @@ def test_a_damaged_index_is_one_message(tmp_path):
         load_model(BaseModelConfig(path=str(tmp_path)))
 
 
+@pytest.mark.parametrize("path", ["./x", "../y", "no such/folder", "nothing"])
+@pytest.mark.parametrize(
+    "load", [load_model, load_clip_model, lambda config: skeleton(config, "fp32")]
+)
+def test_a_path_that_leads_nowhere_is_one_message(path, load, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(BaseModelError, match=f"base_model.path: '{path}'"):
+        load(BaseModelConfig(path=path))
+
+
 def test_models_of_the_other_kind_are_refused():
     with pytest.raises(BaseModelError, match=r"'picto' draws no clips; give a CogVideoX model"):
         load_clip_model(BaseModelConfig(path="picto"))
@@ -105,15 +114,22 @@ def test_a_family_that_names_itself_goes_before_a_layout(tmp_path, toy_family):
     assert "toy_transformer" in part_names()
 
 
+def test_a_plug_in_that_does_not_load_is_left_out():
+    register_family("no_such_module:FAMILY", "flux")
+    with pytest.warns(DrawWarning, match="'flux' does not load and is left out: No module named"):
+        assert [family.name for family in all_families()] == ["stable_diffusion", "cogvideox"]
+    assert "flux" not in FAMILIES
+
+
 def test_a_third_family_draws(toy_family):
     image = ImageConfig(prompt="a house", seed=1, steps=3, sampler="Euler", width=16, height=16)
     base = new_toy()
     [first], [second] = draw(base, [image]), draw(base, [image])
     assert first.image.size == (16, 16)
     assert "Sampler: Euler" in first.infotext and "Model: toy" in first.infotext
-    assert np.array_equal(first.image, second.image)
+    assert first.image.tobytes() == second.image.tobytes()
     other = ImageConfig(prompt="a tree", seed=1, steps=3, sampler="Euler", width=16, height=16)
-    assert not np.array_equal(first.image, draw(base, [other])[0].image)
+    assert first.image.tobytes() != draw(base, [other])[0].image.tobytes()
 
 
 def test_a_third_family_is_saved_and_read(tmp_path, toy_family):

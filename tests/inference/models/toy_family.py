@@ -22,6 +22,7 @@ from inference.models.family import Match, ModelFamily, PartLayout
 from inference.models.image_model import ImageModel
 from inference.models.lora_layout import LoraLayout
 from inference.models.model_files import ModelFiles
+from inference.models.size_rules import SizeRules
 from inference.prompts import LearnedVectors, split_composition
 
 TOKENS, WIDTH = 8, 16
@@ -104,6 +105,10 @@ class ToyModel(ImageModel):
     @property
     def size_step(self) -> int:
         return self.vae_scale_factor
+
+    @property
+    def sizes(self) -> SizeRules:
+        return SizeRules(self.size_step, self.resolution, self.resolution)
 
     @property
     def resolution(self) -> int:

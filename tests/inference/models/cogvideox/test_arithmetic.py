@@ -12,7 +12,7 @@ from inference.models.cogvideox.arithmetic import (
     video_to_video_multiple,
     video_tokens,
 )
-from inference.models.sizes import RoundedSize, check_size, rounded_size
+from inference.models.size_rules import RoundedSize, check_size, rounded_size
 from inference.runtime.errors import InputError
 from tests.inference.models.cogvideox.tiny import tiny_transformer, tiny_vae
 

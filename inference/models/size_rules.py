@@ -1,16 +1,20 @@
-"""Which numbers of frames and which sizes a base model can take, and what is nearest to them."""
+"""The sizes and lengths that a base model accepts, and the nearest to those that it does not."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
 from inference.runtime import InputError
 
 
-class FrameCounts(ABC):
+class FrameArithmetic(ABC):
     """How a video VAE counts: frames, latent frames, and which clips keep their length."""
+
+    frame_chunk: int
+    """Frames that are encoded at a time."""
 
     @abstractmethod
     def latent_frames(self, frames: int) -> int:
@@ -53,6 +57,29 @@ class FrameCounts(ABC):
         below, above = self.nearest(frames, latent_multiple)
         use = f"{above}" if below is None else f"{below} or {above}"
         raise InputError(f"{key}: {frames} frames; {self.words(latent_multiple)}; use {use}")
+
+
+def accept(width: int, height: int, latent_frames: int) -> str | None:
+    """Accept every size."""
+    return None
+
+
+@dataclass(frozen=True)
+class SizeRules:
+    """Sizes in pixels, and of clips frames."""
+
+    step: int
+    """Widths and heights are multiples of it."""
+    width: int
+    """Of the examples that the model was made for."""
+    height: int
+    frames: FrameArithmetic | None = None
+    """None of a model of images."""
+    takes_first_frames: bool = False
+    """Whether the model is conditioned on the first frame of a clip."""
+    check: Callable[[int, int, int], str | None] = accept
+    """Width, height and latent frames -> a warning, if the model was not trained at this size.
+    Raises InputError if it has no positions for it."""
 
 
 def check_size(key: str, pixels: int, step: int) -> None:
