@@ -6,6 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.models.base import DTYPES, DiffusionModel, model_hash, model_name
+    from inference.models.cogvideox import FrameRule, check_size
     from inference.models.conditions import Conditions
     from inference.models.families import load_model
     from inference.models.folder import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         resolve_path,
     )
     from inference.models.parametrization import add_noise, velocity
+    from inference.models.size_rules import FrameArithmetic, SizeRules
 
 __all__ = [
     "ARTIFACTS",
@@ -38,8 +40,12 @@ __all__ = [
     "PARTS",
     "Conditions",
     "DiffusionModel",
+    "FrameArithmetic",
+    "FrameRule",
+    "SizeRules",
     "add_noise",
     "cast",
+    "check_size",
     "compact",
     "file_model_name",
     "files_in",

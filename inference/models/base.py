@@ -14,6 +14,7 @@ from inference.config import BaseModelConfig
 from inference.files import sha256, weights_file
 from inference.models.conditions import Conditions
 from inference.models.names import is_single_file, resolve_path
+from inference.models.size_rules import SizeRules
 
 
 class DiffusionModel(ABC):
@@ -74,6 +75,11 @@ class DiffusionModel(ABC):
     @abstractmethod
     def size_step(self) -> int:
         """Widths and heights must be multiples of this many pixels."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> SizeRules:
+        """Sizes of training examples."""
 
     @property
     @abstractmethod

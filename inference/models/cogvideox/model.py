@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from inference.models.base import DiffusionModel
+from inference.models.cogvideox.arithmetic import FrameRule, check_positions
 from inference.models.cogvideox.image_condition import offset
 from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
+from inference.models.size_rules import SizeRules
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
@@ -58,6 +60,18 @@ class VideoModel(DiffusionModel):
     def size_step(self) -> int:
         """The VAE's factor times the transformer's patches."""
         return self.vae_scale_factor * self.config.patch_size
+
+    @property
+    def sizes(self) -> SizeRules:
+        config, factor = self.config, self.vae_scale_factor
+        return SizeRules(
+            self.size_step,
+            config.sample_width * factor,
+            config.sample_height * factor,
+            FrameRule.of(self.vae),
+            self.is_image_to_video,
+            lambda width, height, frames: check_positions(config, width, height, frames, factor),
+        )
 
     @property
     def frame_ratio(self) -> int:
@@ -121,8 +135,11 @@ class VideoModel(DiffusionModel):
         return Conditions(self.text_encoder(ids)[0].to(self.device, self.dtype))
 
     def told_in_part(self, prompts: Sequence[str]) -> str | None:
-        """What to say of prompts that have more tokens than T5 reads, which cuts off their ends."""
-        if not prompts:
+        """What to say of prompts that have more tokens than T5 reads, which cuts off their ends.
+
+        None for a model without a tokenizer, as a plan builds it.
+        """
+        if not prompts or self.tokenizer is None:
             return None
         room = self.config.max_text_seq_length
         lengths = [len(ids) for ids in self.tokenizer(list(prompts), verbose=False).input_ids]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from inference.models.base import DiffusionModel
 from inference.models.conditions import Conditions, Encoded, encode, final_layer_norm, whole_picture
 from inference.models.names import resolve_path
+from inference.models.size_rules import SizeRules
 from inference.prompts import Chunk, LearnedVectors, PromptChunker, Tokens, assemble, tokenize
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class BaseModel(DiffusionModel):
     @property
     def size_step(self) -> int:
         return self.vae_scale_factor
+
+    @property
+    def sizes(self) -> SizeRules:
+        return SizeRules(self.size_step, self.resolution, self.resolution)
 
     @property
     def resolution(self) -> int:
