@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         FamilyTraining,
         check_clips_are_given,
         check_no_clips_are_given,
+        plain_denoising,
     )
     from train.families.registry import TRAINING, build_denoising, register_training, training_of
     from train.families.tracing import LIVE_TENSORS, Traced, traced
@@ -23,6 +24,7 @@ __all__ = [
     "build_denoising",
     "check_clips_are_given",
     "check_no_clips_are_given",
+    "plain_denoising",
     "register_training",
     "traced",
     "training_of",

@@ -152,3 +152,14 @@ def check_no_clips_are_given(recipe: TrainRecipe) -> None:
     if recipe.data.clips is not None:
         path = recipe.base_model.path
         raise InputError(f"data.clips: are for video models; {path!r} is a model of pictures")
+
+
+def plain_denoising(recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
+    """Return the loss of a family that adds nothing to `Denoising`."""
+    return Denoising(
+        base,
+        recipe.loss,
+        recipe.data.latent_sampling,
+        recipe.seed,
+        recipe.data.captions.dropout_mode == "zero_embedding",
+    )

@@ -13,7 +13,12 @@ from inference.models import DTYPES
 from inference.models.stable_diffusion import BaseModel, frozen_dtype
 from inference.runtime import ArtifactError, InputError
 from train.config import LoraConfig, ObjectiveConfig, TrainRecipe
-from train.families.base import ExampleKind, FamilyTraining, check_no_clips_are_given
+from train.families.base import (
+    ExampleKind,
+    FamilyTraining,
+    check_no_clips_are_given,
+    plain_denoising,
+)
 from train.families.tracing import LIVE_TENSORS, traced
 from train.losses import Denoising
 
@@ -47,13 +52,7 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         return frozen_dtype(base, recipe.base_model, recipe.mixed_precision, part)
 
     def loss(self, recipe: TrainRecipe, base: BaseModel) -> Denoising:
-        return Denoising(
-            base,
-            recipe.loss,
-            recipe.data.latent_sampling,
-            recipe.seed,
-            recipe.data.captions.dropout_mode == "zero_embedding",
-        )
+        return plain_denoising(recipe, base)
 
     def idle_parts(self, base: BaseModel, has_latents: bool) -> list[str]:
         """Return none: the parts are small."""
