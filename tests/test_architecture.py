@@ -32,7 +32,7 @@ from scripts.architecture.type_switches import type_switches
 ROOT = Path(__file__).parents[1]
 TREE = Tree.of_folder(ROOT)
 
-TYPE_SWITCHES = 93
+TYPE_SWITCHES = 42
 """Lines that ask for the type of a model: only ever fewer, until none is left."""
 
 RULES = (
@@ -152,7 +152,7 @@ VIOLATIONS = [
         "an import upwards",
         floor_faults,
         {"train/data/sources/folder.py": f"{FOLDER}import train.trainer\n"},
-        [f"folder.py:{SMALL + 3}: train/data/ (floor 6) imports train/trainer.py (floor 10)"],
+        [f"folder.py:{SMALL + 3}: train/data/ (floor 6) imports train/trainer.py (floor 11)"],
     ),
     (
         "a lazy import upwards",
@@ -189,7 +189,7 @@ VIOLATIONS = [
         "an import of scripts",
         floor_faults,
         {"train/trainer.py": "import scripts.bench.step\n"},
-        ["trainer.py:1: train/trainer.py (floor 10) imports scripts/ (floor 13)"],
+        ["trainer.py:1: train/trainer.py (floor 11) imports scripts/ (floor 13)"],
     ),
     (
         "an import by a package's own __init__",

@@ -7,7 +7,6 @@ import warnings
 from accelerate import Accelerator
 
 from inference.models import DiffusionModel
-from inference.models.cogvideox import VideoModel
 from inference.recipe import RecipeWarning
 from train.config import TrainRecipe
 from train.data import (
@@ -19,20 +18,18 @@ from train.data import (
     open_cache,
     text_origin,
 )
+from train.families import training_of
 from train.objectives import Objective
 from train.stages import Stage
 
 
 def put_aside(base: DiffusionModel, examples: Examples) -> None:
-    """Takes what of a video model has no more to do in the steps off the GPU: T5, and the VAE.
+    """Offload to the CPU what steps do not use: call it when captions are encoded.
 
-    Captions are encoded by now. (T5-XXL alone takes 9.5 GB. Drawing takes them back for a while.)
+    Generating previews takes it back for a while.
     """
-    if not isinstance(base, VideoModel):
-        return
-    base.text_encoder.to("cpu")
-    if examples.latents is not None and not base.is_image_to_video:
-        base.vae.to("cpu")
+    for part in training_of(base).idle_parts(base, examples.latents is not None):
+        base.parts[part].to("cpu")
 
 
 class Caches:
@@ -64,10 +61,10 @@ class Caches:
         self.accelerator.wait_for_everyone()
 
     def tell_cut_prompts(self, examples: Examples) -> None:
-        """Warns of captions whose ends a video model's text encoder does not read."""
-        base = self.base
-        if not isinstance(base, VideoModel) or examples.changes_words:
+        """Warn about captions whose ends the text encoder does not read."""
+        training = training_of(self.base)
+        if not training.truncates_prompts or examples.changes_words:
             return
-        note = base.told_in_part(examples.all_prompts())
+        note = training.describe_truncation(self.base, examples.all_prompts())
         if note and self.accelerator.is_main_process:
             warnings.warn(note, RecipeWarning, stacklevel=2)

@@ -4,6 +4,7 @@ As diffusers' train_dreambooth.py and A1111's DreamBooth extension (`image_build
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -11,7 +12,6 @@ from inference.config import DrawSettings, ImageConfig
 from inference.files import write_atomically
 from inference.images import Drawing, draw
 from inference.media import prepare_folder, save_png
-from inference.models.stable_diffusion import BaseModel
 from inference.runtime import InputError
 from train.config import ConceptConfig, TrainRecipe
 from train.data import ClassFolder, ClassPicture, Track
@@ -42,7 +42,7 @@ def share_of(found: Sequence[Portion], rank: int, num_processes: int) -> list[Po
 
 
 def draw_missing(
-    base: BaseModel,
+    base: Any,
     folders: Sequence[ClassFolder],
     recipe: TrainRecipe,
     resolution: int,

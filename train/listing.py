@@ -85,7 +85,7 @@ def optimizers() -> Rows:
     return dict.fromkeys(get_args(fields_of(OptimizerConfig)["type"]), "")
 
 
-def all_families() -> Rows:
+def families() -> Rows:
     """Return the families of base models."""
     from inference.models import all_families
 

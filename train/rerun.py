@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     from inference.runtime import InputError, quiet_libraries
 
     quiet_libraries()
-    from train.__main__ import train
+    from train.cli import COMMANDS, run
     from train.runs import RunDirectory, open_run
 
     try:
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             tell_beforehand(first)
         output = f"output_dir={second.path.parent}"
         overrides = [f"name={first.path.name}", output, "resume=false", "overwrite=false"]
-        status = train(str(first.recipe), overrides)
+        status = run(COMMANDS["train"], [str(first.recipe), *overrides])
         if status or not is_first_process():
             return status
         return verdict(first, second)

@@ -30,7 +30,7 @@ Idle = Iterator[tuple[str, str]]
 
 def idle_settings(settings: DrawSettings, prompt: str | None = None) -> Idle:
     """What has no effect; without a prompt it is taken for one that does not weigh its parts."""
-    chosen = [(settings.sampler, settings.schedule_type)]
+    chosen: list[tuple[str | None, str | None]] = [(settings.sampler, settings.schedule_type)]
     if settings.hires is not None:
         chosen.append((settings.hires.sampler, settings.hires.schedule_type))
     if any(fault for names in chosen for fault in unknown_names(*names)):

@@ -7,6 +7,7 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.models.base import DTYPES, DiffusionModel, model_hash, model_name
     from inference.models.clip_model import ClipModel, LatentScale
+    from inference.models.cogvideox import FrameRule
     from inference.models.conditions import Conditions
     from inference.models.drawing_prompts import (
         DrawingConditions,
@@ -83,6 +84,7 @@ __all__ = [
     "DrawingConditions",
     "Epsilon",
     "FrameArithmetic",
+    "FrameRule",
     "ImageModel",
     "LatentScale",
     "LoraLayout",

@@ -33,14 +33,14 @@ FLOORS = (
     ("train/config/", "train/common/", "inference/artifacts/"),
     ("train/data/", "train/losses/", "inference/images/", "inference/convert.py"),
     (
-        "train/objectives/", "train/families/", "train/runs/", "train/stages.py",
-        "train/class_images.py", "inference/clips/", "inference/deforum/", "inference/inspect.py",
+        "train/families/", "train/runs/", "train/stages.py", "train/class_images.py",
+        "inference/clips/", "inference/deforum/", "inference/inspect.py",
     ),
-    ("train/optimization/", "train/caches.py", "train/diff.py", "inference/__main__.py"),
+    ("train/objectives/", "train/diff.py", "inference/__main__.py"),
+    ("train/optimization/", "train/caches.py"),
     ("train/monitoring/", "train/saving.py"),
-    ("train/trainer.py",),
-    ("train/__main__.py", "train/plan/"),
-    ("train/rerun.py", "train/cli.py", "train/listing.py"),
+    ("train/trainer.py", "train/cli.py"),
+    ("train/__main__.py", "train/plan/", "train/rerun.py", "train/listing.py"),
 )  # fmt: skip
 """The wings, lowest floor first. `scripts/` stands above them all."""
 MOST_FLOORS = 12
@@ -93,6 +93,7 @@ SMALL_FILES = frozenset(
         "inference/models/cogvideox/lora.py",
         "inference/models/families.py",
         "inference/models/parametrization.py",
+        "inference/models/size_rules.py",
         "inference/prompts/composition.py",
         "inference/recipe/command.py",
         "inference/runtime/errors.py",

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from inference.models.cogvideox import FrameRule
+from inference.models import FrameRule
 from inference.runtime import InputError
 from train.config.rules import Faults, at_least, fraction
 

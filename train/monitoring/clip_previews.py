@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,6 @@ from inference.clips import (
 from inference.config import ClipConfig
 from inference.images import read_infotext
 from inference.media import image_grid, read_clip, save_png
-from inference.models.cogvideox import LatentScale, VideoModel
 from train.monitoring.previews import Shown
 
 
@@ -29,10 +29,10 @@ class ClipGrid:
 
     def __init__(
         self,
-        base: VideoModel,
+        base: Any,
         clips: Sequence[ClipConfig],
         folder: Path,
-        image_latent_scale: LatentScale = "pipeline",
+        image_latent_scale: Literal["pipeline", "raw", "scaled"] = "pipeline",
     ) -> None:
         self.base = base
         placement = Placement(base.device, "model_offload")  # T5 and the VAE may lie aside

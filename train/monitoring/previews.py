@@ -14,7 +14,6 @@ from inference.config import ImageConfig
 from inference.images import Drawing, draw, read_infotext
 from inference.media import image_grid, save_grid, save_png
 from inference.models import DiffusionModel
-from inference.models.stable_diffusion import BaseModel
 from train.common import derive_seed
 from train.config import FILEWORDS, TrainRecipe
 from train.data import Concept, read_lines
@@ -76,7 +75,7 @@ class PromptGrid:
     """Draws the recipe's images; the base model's are drawn once, before the first step."""
 
     def __init__(
-        self, base: BaseModel, images: dict[str, ImageConfig], batch_size: int, folder: Path
+        self, base: Any, images: dict[str, ImageConfig], batch_size: int, folder: Path
     ) -> None:
         self.base = base
         self.images = list(images.values())

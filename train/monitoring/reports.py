@@ -10,10 +10,9 @@ from torch import Tensor
 
 from inference.config import ImageConfig
 from inference.models import DiffusionModel
-from inference.models.cogvideox import VideoModel
-from inference.models.stable_diffusion import BaseModel
 from train.config import TrainRecipe
 from train.data import Examples
+from train.families import training_of
 from train.monitoring.clip_previews import ClipGrid
 from train.monitoring.loss_log import LossLog
 from train.monitoring.previews import PromptGrid, reconstruction_grid
@@ -35,10 +34,9 @@ def build_grid(
         InputError: a video model cannot draw one of the clips.
     """
     config = recipe.sampling
-    if isinstance(base, VideoModel):
+    if training_of(base).examples == "clips":
         clips = [clip for clip in config.clips.values() if clip is not None]
         return ClipGrid(base, clips, folder, recipe.image_condition.latent_scale)
-    assert isinstance(base, BaseModel)
     return PromptGrid(base, images, config.batch_size, folder)
 
 

@@ -13,7 +13,7 @@ from inference.artifacts import Artifact
 from inference.models import DiffusionModel
 from train.common import Batch
 from train.config import CombinedConfig, MemberConfig, TrainRecipe
-from train.losses import build_denoising
+from train.families import build_denoising
 from train.objectives.base import Member, Objective
 
 

@@ -1,15 +1,15 @@
 """Hypernetworks as A1111 trains them (`modules/hypernetworks/hypernetwork.py`, 1.10.1)."""
 
 import warnings
+from typing import Any
 
 from torch import Tensor, nn
 
 from inference.artifacts import Hypernetwork, HypernetworkSpec, distance_from_identity
-from inference.models.stable_diffusion import BaseModel
 from inference.recipe import RecipeWarning
 from train.common import Batch, derive_seed
 from train.config import HypernetworkConfig, TrainRecipe
-from train.losses import build_denoising
+from train.families import build_denoising
 from train.objectives.base import Objective
 
 FAR = 0.3
@@ -19,7 +19,7 @@ FAR = 0.3
 class HypernetworkObjective(Objective):
     """Trains networks before the keys and values of the UNet's attention."""
 
-    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+    def __init__(self, recipe: TrainRecipe, base: Any) -> None:
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, HypernetworkConfig)

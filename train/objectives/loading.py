@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import pkgutil
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from inference.models import DTYPES, DiffusionModel, load_model
-from inference.models.cogvideox import VideoModel, drop_learned_positions, is_packed, quantize
-from inference.models.stable_diffusion import BaseModel, frozen_dtype
-from inference.runtime import InputError
-from train.config import OBJECTIVE_CONFIGS, TrainRecipe
+from train.config import TrainRecipe
+from train.families import training_of
 from train.losses import FrozenPrior
 from train.objectives.base import Objective
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
@@ -40,57 +34,21 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     Raises:
         InputError: the base model cannot be trained upon so.
     """
-    check_trainable(recipe, base)
-    if recipe.drop_learned_positions:
-        assert isinstance(base, VideoModel)
-        take_positions(base)
-    if recipe.base_model.quantization is not None:
-        assert isinstance(base, VideoModel)
-        quantize(base, recipe.base_model.quantization, DTYPES[recipe.mixed_precision])
+    training = training_of(base)
+    training.check(recipe, base)
+    training.prepare(recipe, base)
     objective = build_objective(recipe, base)
     base.dtype = DTYPES[recipe.mixed_precision]
     for name, part in base.parts.items():
         for parameter in part.parameters():
-            if not (parameter.requires_grad or is_packed(parameter)):
+            if parameter.is_floating_point() and not parameter.requires_grad:  # else quantized
                 parameter.data = parameter.data.to(part_dtype(recipe, base, name))
     return objective
 
 
-def take_positions(base: VideoModel) -> None:
-    """Takes away what a model has learned of one size; InputError where there is nothing."""
-    if not drop_learned_positions(base.transformer):
-        raise InputError(f"drop_learned_positions: {base.path!r} has learned none; leave it out")
-
-
-def check_trainable(recipe: TrainRecipe, base: DiffusionModel) -> None:
-    """Raises InputError if the recipe's objective or data do not go with the base model."""
-    path, kind = recipe.base_model.path, recipe.objective
-    if isinstance(base, VideoModel):
-        if not kind.learns_clips:
-            known = ", ".join(name for name, one in OBJECTIVE_CONFIGS.items() if one.learns_clips)
-            raise InputError(
-                f"objective.type: {kind.type} cannot be trained upon {path!r}, a video model; "
-                f"{known} can"
-            )
-        if recipe.data.clips is None:
-            raise InputError(
-                f"data.clips: must be given, as data.clips.frames=49: {path!r} is a video model"
-            )
-        return
-    assert isinstance(base, BaseModel)
-    if recipe.data.clips is not None:
-        raise InputError(f"data.clips: are for video models; {path!r} is a model of pictures")
-    if base.is_inpainting_model and kind.type != "autoencoder":
-        raise InputError(
-            f"base_model.path: {path!r} is an inpainting model, which also looks "
-            "at a mask: it is drawn with, and not trained upon. Train upon the plain model; what "
-            "is learned works with both"
-        )
-
-
 def part_dtype(recipe: TrainRecipe, base: DiffusionModel, part: str) -> torch.dtype:
     """The number format in which a part of the base model is frozen, and drawn with."""
-    return frozen_dtype(base, recipe.base_model, recipe.mixed_precision, part)
+    return training_of(base).frozen_dtype(recipe, base, part)
 
 
 def enable_gradient_checkpointing(objective: Objective) -> None:
@@ -120,4 +78,5 @@ def with_prior(recipe: TrainRecipe, objective: Objective) -> Objective:
 
 def build_objective(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     """Return the recipe's objective, attached to the base model."""
+    training_of(base).check_objective(recipe.objective, base)
     return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)

@@ -7,7 +7,7 @@ from inference.models import DiffusionModel
 from inference.runtime import ArtifactError
 from train.common import Batch, derive_seed
 from train.config import LoraConfig, TrainRecipe
-from train.losses import build_denoising
+from train.families import build_denoising
 from train.objectives.base import Objective
 
 
@@ -34,11 +34,6 @@ class LoraObjective(Objective):
             )
         except ArtifactError as error:
             raise ArtifactError(f"objective.{error}") from error
-        if config.comfyui_twin and self.lora.layout.file_format == "kohya":
-            raise ArtifactError(
-                f"objective.comfyui_twin: goes with video models; {base.path!r} is one of "
-                "pictures, whose LoRAs ComfyUI reads as they are"
-            )
         self.lora.comfyui_twin = config.comfyui_twin
         self.lora.attach(base)
         for part, modules in self.lora.modules_by_part().items():

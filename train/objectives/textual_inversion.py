@@ -1,20 +1,21 @@
 """Textual inversion (Gal et al. 2022, arXiv 2208.01618)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from inference.artifacts import Embedding, check_suffix
-from inference.models.stable_diffusion import BaseModel
 from train.common import Batch
 from train.config import TextualInversionConfig, TrainRecipe
-from train.losses import build_denoising
+from train.families import build_denoising
 from train.objectives.base import Objective
 
 
 class TextualInversionObjective(Objective):
     """Trains the vectors of one name; everything else stays as it is."""
 
-    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+    def __init__(self, recipe: TrainRecipe, base: Any) -> None:
         super().__init__(base)
         config = recipe.objective
         assert isinstance(config, TextualInversionConfig)

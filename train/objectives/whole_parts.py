@@ -7,11 +7,9 @@ from torch import Tensor
 
 from inference.artifacts import Checkpoint
 from inference.models import DiffusionModel
-from inference.models.stable_diffusion import BaseModel
-from inference.runtime import InputError
 from train.common import Batch
 from train.config import DreamboothConfig, TrainRecipe, WholePartsConfig
-from train.losses import build_denoising
+from train.families import build_denoising
 from train.objectives.base import Objective
 
 
@@ -21,7 +19,6 @@ class WholeParts(Objective, ABC):
     def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         super().__init__(base)
         assert isinstance(recipe.objective, WholePartsConfig)
-        check_video(recipe.objective, base)
         self.denoising = build_denoising(recipe, base)
         self.add_module(base.denoiser_name, base.denoiser.float().requires_grad_(True))
         self.suffix = "" if recipe.objective.save_as == "diffusers" else ".safetensors"
@@ -36,21 +33,10 @@ class WholeParts(Objective, ABC):
         return checkpoint
 
 
-def check_video(config: WholePartsConfig, base: DiffusionModel) -> None:
-    """Raises InputError for what is asked of a video model and cannot be had."""
-    if base.denoiser_name != "transformer":
-        return
-    if config.save_as != "diffusers":
-        raise InputError(
-            f"objective.save_as: {base.path!r} is a video model, which no program opens as a "
-            "single file; set it to diffusers"
-        )
-
-
 class DreamboothObjective(WholeParts):
     """Trains the UNet throughout, and the text encoder for the first part of the run."""
 
-    def __init__(self, recipe: TrainRecipe, base: BaseModel) -> None:
+    def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         super().__init__(recipe, base)
         config = recipe.objective
         assert isinstance(config, DreamboothConfig)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from inference.models import DiffusionModel
-from inference.models.stable_diffusion import BaseModel
 from train.config import TrainRecipe
 from train.data import (
     FALLBACK,
@@ -125,9 +124,9 @@ def plan_captions(
 
 def too_long(base: DiffusionModel, prompts: Sequence[str]) -> int | None:
     """How many prompts have more tokens than the text encoder reads at once."""
-    if not isinstance(base, BaseModel):
+    tokenizer, room = base.tokenizers[0], base.prompt_shape[0]
+    if tokenizer is None:
         return None
-    tokenizer, room = base.tokenizer, base.prompt_shape[0]
     lengths = [len(tokenizer(text, truncation=False).input_ids) for text in prompts]
     return sum(length > room for length in lengths)
 

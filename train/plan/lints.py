@@ -11,8 +11,6 @@ from typing import Any
 
 from inference.config import BaseModelConfig
 from inference.models import DiffusionModel
-from inference.models.cogvideox import VideoModel
-from inference.models.stable_diffusion import BaseModel
 from train.config import FILEWORDS, CaptionConfig, TrainRecipe
 from train.data import (
     Examples,
@@ -23,11 +21,14 @@ from train.data import (
     plain_caption,
     split_tags,
 )
+from train.families import training_of
 from train.plan.base import Configs
 
 MOST_NAMED = 10
 """So many pictures are named of each thing."""
 TAGS_TOLD = 10
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+"""Names in the diffusers layout."""
 
 
 @dataclass(frozen=True)
@@ -222,22 +223,22 @@ def token_lint(
                 if (known := found.get(one.picture)) is None or known.tokens < one.tokens:
                     found[one.picture] = one
     longest = sorted(found.values(), key=lambda one: (-one.tokens, one.picture))
-    is_cut = isinstance(base, VideoModel)
+    is_cut = training_of(base).truncates_prompts
     return TokenLint(limits, is_cut, len(found), longest[:MOST_NAMED])
 
 
 def tokenizers_of(base: DiffusionModel, config: BaseModelConfig) -> dict[str, tuple[Any, int]]:
     """The tokenizers of a model without weights, and what their encoders read at once, by name."""
-    if isinstance(base, BaseModel):
-        names = ("tokenizer", "tokenizer_2")
-        pairs = zip(names, base.tokenizers, strict=False)
-        return {name: (one, int(one.model_max_length)) for name, one in pairs}
+    limits, known = training_of(base).prompt_limits(base), base.tokenizers
+    if None not in known:
+        pairs = zip(known, limits, strict=True)
+        return dict(zip(TOKENIZERS, pairs, strict=False))
     file = Configs(config).file("tokenizer", "tokenizer_config.json")
     if file is None:
         return {}
     from transformers import AutoTokenizer
 
-    return {"tokenizer": (AutoTokenizer.from_pretrained(file.parent), base.prompt_shape[0])}
+    return {"tokenizer": (AutoTokenizer.from_pretrained(file.parent), limits[0])}
 
 
 def _is_open(caption: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import torch
@@ -12,13 +11,11 @@ import torch
 from inference.clips import decoding_bytes, expand, needs_of
 from inference.config import ClipConfig, ImageConfig
 from inference.models import DTYPES, DiffusionModel
-from inference.models.cogvideox import BITS, FrameRule, VideoModel, packable_layers, video_tokens
-from inference.models.stable_diffusion import BaseModel
-from train.config import LoraConfig, ObjectiveConfig, TrainRecipe
+from train.config import TrainRecipe
 from train.data import PIXELS_AT_ONCE, ClipExamples, Examples
+from train.families import LIVE_TENSORS, traced, training_of
 from train.objectives import Objective
 from train.optimization import state_bytes
-from train.plan.activations import LIVE_TENSORS, Learned, traced, transformer_activations
 
 GIB = 2**30
 CONTEXT = GIB // 2
@@ -144,9 +141,9 @@ def parts_put_aside(
     base, data = objective.base, recipe.data
     changes = objective.changes_prompts or data.cache == "off"
     changes = changes or any(examples.changes_words for _, examples in stages)
-    if not isinstance(base, VideoModel) or changes or not recipe.objective.learns_from_captions:
+    if changes or not recipe.objective.learns_from_captions:
         return []
-    return ["text_encoder", *(["vae"] if is_cached(recipe) and not base.is_image_to_video else [])]
+    return training_of(base).idle_parts(base, is_cached(recipe))
 
 
 def is_cached(recipe: TrainRecipe) -> bool:
@@ -162,9 +159,7 @@ def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMem
     kind = names[max((p.dtype for _, p in weights), key=lambda dtype: dtype.itemsize)]
     packing = recipe.base_model.quantization
     if packing is not None and name == base.denoiser_name:
-        for _, layer in packable_layers(base.denoiser):
-            size -= layer.weight.nbytes
-            size += round(layer.weight.numel() * BITS[packing] / 8)
+        size -= training_of(base).quantization_savings(base, packing)
         kind = packing
     return PartMemory(count, kind, size)
 
@@ -182,20 +177,9 @@ def activation_bytes(
     rows = recipe.train_batch_size * (2 if recipe.data.has_prior else 1)
     if not recipe.objective.learns_from_captions:
         return max(_vae_activations(base, examples, rows, size, is_checkpointing))
-    if isinstance(base, VideoModel):
-        tokens = max(tokens_of(base, shape) for shape in shapes_of(examples))
-        kind, is_eager = learned(recipe.objective), recipe.base_model.attention == "eager"
-        needed = transformer_activations(
-            base.config, rows, tokens, kind, size, is_checkpointing, is_eager
-        )
-        if recipe.data.packs_clips:  # the mask of a row, which diffusers repeats for every head
-            needed += base.config.num_attention_heads * (rows * tokens) ** 2 * size
-        return needed + text_kept(objective, rows, is_checkpointing) * size
-    assert isinstance(base, BaseModel)
-    shape = max(shapes_of(examples), key=prod)
-    height, width = (side // base.vae_scale_factor for side in shape)
-    kept = traced(base.unet, lambda: run_unet(base, rows, height, width)).kept(is_checkpointing)
-    return (kept + text_kept(objective, rows, is_checkpointing)) * size
+    shapes = shapes_of(examples)
+    needed = training_of(base).activation_bytes(recipe, base, rows, shapes, is_checkpointing)
+    return needed + text_kept(objective, rows, is_checkpointing) * size
 
 
 def text_kept(objective: Objective, rows: int, is_checkpointing: bool) -> int:
@@ -208,37 +192,9 @@ def text_kept(objective: Objective, rows: int, is_checkpointing: bool) -> int:
     return kept
 
 
-def learned(config: ObjectiveConfig) -> Learned:
-    """What of a video transformer an objective trains."""
-    if not isinstance(config, LoraConfig):
-        return Learned(whole=True)
-    targets = config.targets or ["attention"]
-    return Learned(attention="attention" in targets, feed_forward="feed_forward" in targets)
-
-
 def shapes_of(examples: Examples) -> set[tuple[int, ...]]:
     """The shapes that examples have."""
     return {examples.shape(index) for index in range(len(examples))}
-
-
-def tokens_of(base: VideoModel, shape: tuple[int, ...]) -> int:
-    """Tokens of a clip (frames, height, width) in the transformer, prompt and padding included."""
-    frames = FrameRule.of(base.vae).latent_frames(shape[0])  # video_tokens pads them
-    height, width = (side // base.vae_scale_factor for side in shape[1:])
-    return video_tokens(frames, height, width, base.config) + base.config.max_text_seq_length
-
-
-def run_unet(base: BaseModel, rows: int, height: int, width: int) -> object:
-    """One evaluation on the meta device, of latents (rows, c, height, width)."""
-    config: Any = base.unet.config
-    told = None
-    with torch.device("meta"):
-        if base.text_encoder_2 is not None:
-            pooled = base.text_encoder_2.config.projection_dim
-            told = {"text_embeds": torch.zeros(rows, pooled), "time_ids": torch.zeros(rows, 6)}
-        latents = torch.zeros(rows, config.in_channels, height, width)
-        states = torch.zeros(rows, *base.prompt_shape)
-        return base.unet(latents, torch.zeros(rows), states, added_cond_kwargs=told)
 
 
 def _vae_activations(
@@ -287,21 +243,21 @@ def prompt_bytes(base: DiffusionModel, rows: int) -> int:
 def drawing_bytes(
     recipe: TrainRecipe, base: DiffusionModel, images: Sequence[ImageConfig], plan: MemoryPlan
 ) -> int:
-    """Drawing the previews, with weights that come back for it; 0 where none are drawn."""
-    if isinstance(base, VideoModel):
-        clips: list[ClipConfig] = [one for one in recipe.sampling.clips.values() if one is not None]
-        if not clips:
-            return 0
-        needs = needs_of(base, expand(base, clips))
-        back = {name: plan.parts[name].bytes for name in plan.aside}
-        decoding = needs.decoding + back.get("vae", 0)
-        return max(needs.drawing, decoding, back.get("text_encoder", 0))
+    """Generating the previews, with weights that come back for it; 0 where there are none."""
+    if training_of(base).examples == "clips":
+        return clip_drawing_bytes(recipe, base, plan)
     if not images:
         return 0
-    assert isinstance(base, BaseModel)
-    side = max(max(one.width or base.resolution, one.height or base.resolution) for one in images)
     rows = min(recipe.sampling.batch_size, len(images))
-    latents = side // base.vae_scale_factor
-    seen = traced(base.unet, lambda: run_unet(base, 2 * rows, latents, latents))
-    decoded = rows * base.vae.config.block_out_channels[0] * side**2 * base.vae.dtype.itemsize
-    return LIVE_TENSORS * max(seen.largest * base.dtype.itemsize, decoded)
+    return training_of(base).image_drawing_bytes(base, images, rows)
+
+
+def clip_drawing_bytes(recipe: TrainRecipe, base: Any, plan: MemoryPlan) -> int:
+    """Generating preview clips of a model that generates clips."""
+    clips: list[ClipConfig] = [one for one in recipe.sampling.clips.values() if one is not None]
+    if not clips:
+        return 0
+    needs = needs_of(base, expand(base, clips))
+    back = {name: plan.parts[name].bytes for name in plan.aside}
+    decoding = needs.decoding + back.get("vae", 0)
+    return max(needs.drawing, decoding, back.get("text_encoder", 0))

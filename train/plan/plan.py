@@ -191,18 +191,16 @@ def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Obje
     """As `objective_on`; packed weights and feature networks are left out of it."""
     import torch
 
-    from inference.models.stable_diffusion import BaseModel
     from train.config import AutoencoderConfig, LoraConfig
+    from train.families import training_of
     from train.objectives import objective_on
 
     config = recipe.objective
     if isinstance(config, AutoencoderConfig):
         config = replace(config, perceptual_weight=0.0, l1_weight=config.l1_weight or 1.0)
     unpacked = replace(recipe.base_model, quantization=None)
-    if isinstance(base, BaseModel) and not isinstance(config, LoraConfig):
-        # New words begin as known ones, of any values here.
-        for encoder in base.text_encoders.values():
-            encoder.get_input_embeddings().to_empty(device="cpu")  # type: ignore[operator]
+    if not isinstance(config, LoraConfig):
+        training_of(base).fill_skeleton(base)
     # What others begin with is worked out from values; a LoRA's is as large as it is random.
     with torch.device("meta" if isinstance(config, LoraConfig) else "cpu"):
         objective = objective_on(replace(recipe, objective=config, base_model=unpacked), base)

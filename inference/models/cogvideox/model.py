@@ -245,8 +245,11 @@ class VideoModel(ClipModel):
         return Conditions(self.text_encoder(ids)[0].to(self.device, self.dtype))
 
     def told_in_part(self, prompts: Sequence[str]) -> str | None:
-        """What to say of prompts that have more tokens than T5 reads, which cuts off their ends."""
-        if not prompts:
+        """What to say of prompts that have more tokens than T5 reads, which cuts off their ends.
+
+        None for a model without a tokenizer, as a plan builds it.
+        """
+        if not prompts or self.tokenizer is None:
             return None
         room = self.config.max_text_seq_length
         lengths = [len(ids) for ids in self.tokenizer(list(prompts), verbose=False).input_ids]

@@ -17,6 +17,7 @@ from inference.images.drawing import draw
 from inference.inspect import inspect
 from inference.models.families import (
     FAMILIES,
+    all_families,
     family_named,
     family_of,
     find_family,

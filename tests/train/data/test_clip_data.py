@@ -35,7 +35,7 @@ from train.data.examples.stream import BucketStream, MicroBatches
 from train.data.sources.clip_folder import Clip, find_clips, timeline, usable, warn_of_short
 from train.data.sources.folder import fingerprint
 from train.data.sources.sources import find_sources
-from train.objectives.loading import take_positions
+from train.families.cogvideox.training import drop_positions
 
 
 def facts(frames: int, width: int = 720, height: int = 480, fps: float = 8) -> ClipFacts:
@@ -600,10 +600,10 @@ def test_learned_positions_are_for_one_size_unless_they_are_dropped(tmp_path: Pa
     recipe.data.clips.width = 16
     with pytest.raises(InputError, match="drop_learned_positions: true in training and drawing"):
         build_examples(recipe, sources, base)
-    take_positions(base)
+    drop_positions(base)
     assert build_examples(recipe, sources, base)
     with pytest.raises(InputError, match="has learned none; leave it out"):
-        take_positions(base)
+        drop_positions(base)
 
 
 def test_every_stage_is_asked_whether_clips_are_long_enough(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ from torch import nn
 
 from inference.artifacts.checkpoint import Checkpoint
 from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig
-from train.losses.build import build_denoising
+from train.families import build_denoising
 from train.losses.denoising import Denoising
 from train.objectives.base import Objective
 

@@ -106,7 +106,7 @@ def test_what_cannot_be_had_of_a_video_model_is_refused(said, tmp_path):
 
 def test_a_twin_is_for_video_models_only(tiny_base: BaseModel, tmp_path):
     with pytest.raises(InputError, match=r"objective.comfyui_twin: goes with video models"):
-        LoraObjective(recipe(tmp_path, LORA | {"comfyui_twin": True}), tiny_base)
+        build_objective(recipe(tmp_path, LORA | {"comfyui_twin": True}), tiny_base)
 
 
 def test_a_step_at_the_width_of_cogvideox_2b(monkeypatch, capsys):

@@ -178,3 +178,10 @@ def test_the_command(recipe_file, tmp_path, capsys):
         assert main([*common, override]) == 2
         assert message in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_preview_clips_are_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They take the text encoder back, and work of the transformer and the VAE."""
+    assert main(["configs/demo/circling_lora.yaml", f"output_dir={tmp_path}", "--json"]) == 0
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    assert memory["drawing"] > 0 and memory["previews"] > memory["drawing"]

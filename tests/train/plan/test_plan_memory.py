@@ -21,7 +21,7 @@ from train.config.objectives import LoraConfig, TextToImageConfig
 from train.config.optimization import OptimizerConfig
 from train.config.recipe import TrainRecipe
 from train.config.schema import recipe_class
-from train.plan.activations import Learned, kept_per_token
+from train.families.cogvideox.memory import Learned, kept_per_token
 from train.plan.base import skeleton
 from train.plan.memory import CONTEXT, GIB, MemoryPlan, plan_memory, prompt_bytes
 from train.plan.plan import objective_without_weights

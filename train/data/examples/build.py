@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from inference.config import check_size
-from inference.models import DiffusionModel
-from inference.models.cogvideox import FrameRule, VideoModel, check_positions
-from inference.models.stable_diffusion import BaseModel
+from inference.models import DiffusionModel, SizeRules
 from inference.recipe import RecipeWarning
 from train.config import DataConfig, TrainRecipe
 from train.data.examples.clip_buckets import BucketRule
@@ -17,9 +14,6 @@ from train.data.examples.clips import ClipExamples
 from train.data.examples.examples import Examples
 from train.data.examples.stream import Pace
 from train.data.sources import Clip, Sources, at_resolution
-
-if TYPE_CHECKING:
-    pass
 
 
 def build_examples(
@@ -39,58 +33,61 @@ def build_examples(
     # Concepts change how captions are read, a stage the sizes.
     config = replace(recipe.data, captions=sources.config.captions)
     pace = pace or Pace()
-    if isinstance(base, VideoModel):
-        found = [one for one in sources.pictures if isinstance(one, Clip)]
-        examples = ClipExamples(
-            found,
-            config,
-            bucket_rule(config, base),
-            recipe.seed,
-            sources.template,
-            recipe.train_batch_size,
-            pace.first_position,
-            base.is_image_to_video,
-        )
-        examples.pace = pace
-        check_buckets(examples, base)
-        return examples
-    assert isinstance(base, BaseModel)
-    resolution = config.resolution or base.resolution
-    check_size("data.resolution", resolution, base.size_step)
+    if config.clips is not None:
+        return build_clip_examples(config, recipe, sources, base.sizes, pace)
+    sizes = base.sizes
+    resolution = config.resolution or sizes.width
+    check_size("data.resolution", resolution, sizes.step)
     subsets = [at_resolution(one, sources.config, config) for one in sources.subsets]
     examples = Examples(
         sources.pictures, config, resolution, recipe.seed, sources.template, subsets
     )
     examples.pace = pace
     examples.latent_factor = base.vae_scale_factor
-    examples.lay_out(base.size_step, recipe.train_batch_size, pace.first_position)
+    examples.lay_out(sizes.step, recipe.train_batch_size, pace.first_position)
     return examples
 
 
-def check_buckets(examples: ClipExamples, base: VideoModel) -> None:
-    """Tells where a model was not trained; see `check_positions`.
+def build_clip_examples(
+    config: DataConfig, recipe: TrainRecipe, sources: Sources, sizes: SizeRules, pace: Pace
+) -> ClipExamples:
+    """Build the examples that are made of clips; see `build_examples`."""
+    examples = ClipExamples(
+        [one for one in sources.pictures if isinstance(one, Clip)],
+        config,
+        bucket_rule(config, sizes),
+        recipe.seed,
+        sources.template,
+        recipe.train_batch_size,
+        pace.first_position,
+        sizes.takes_first_frames,
+    )
+    examples.pace = pace
+    check_buckets(examples, sizes)
+    return examples
+
+
+def check_buckets(examples: ClipExamples, sizes: SizeRules) -> None:
+    """Warn about sizes at which the model was not trained.
 
     Raises:
-        InputError: it has learned positions, for another size than that of some clips.
+        InputError: the model has learned positions for another size than that of some clips.
     """
-    rule, factor = FrameRule.of(base.vae), base.vae_scale_factor
+    assert sizes.frames is not None
     for frames, height, width in sorted(set(examples.buckets)):
-        latent_frames = rule.latent_frames(frames)
-        if note := check_positions(base.config, width, height, latent_frames, factor):
+        if note := sizes.check(width, height, sizes.frames.latent_frames(frames)):
             warnings.warn(note, RecipeWarning, stacklevel=2)
 
 
-def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:
-    """What sizes the examples of clips may have.
+def bucket_rule(config: DataConfig, sizes: SizeRules) -> BucketRule:
+    """Return the sizes that the examples of clips may have.
 
     Raises:
-        InputError: the base model cannot take a size or a length that the recipe asks for.
+        InputError: the base model does not support a size or a length that the recipe asks for.
     """
     clips = config.clips
-    assert clips is not None
-    factor = base.vae_scale_factor
-    height = clips.height or base.config.sample_height * factor
-    width = clips.width or base.config.sample_width * factor
-    rule = BucketRule(clips, height, width, base.size_step, FrameRule.of(base.vae))
+    assert clips is not None and sizes.frames is not None
+    height, width = clips.height or sizes.height, clips.width or sizes.width
+    rule = BucketRule(clips, height, width, sizes.step, sizes.frames)
     rule.check()
     return rule

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inference.media import ClipFacts
-from inference.models import check_size
-from inference.models.cogvideox import FrameRule
+from inference.models import FrameArithmetic, check_size
 from train.common import DataError
 from train.config import Bucket, ClipDataConfig
 
@@ -25,7 +24,7 @@ class BucketRule:
     width: int
     size_step: int
     """Pixels that heights and widths are multiples of, and sides of a token."""
-    frame_rule: FrameRule
+    frame_rule: FrameArithmetic
 
     def check(self) -> None:
         """Refuses what the base model cannot take.

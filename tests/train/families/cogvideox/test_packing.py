@@ -9,7 +9,7 @@ from inference.models.cogvideox.arithmetic import video_tokens
 from inference.models.cogvideox.transformer import rotary_positions
 from inference.runtime.errors import InputError
 from tests.inference.models.cogvideox.tiny import tiny_transformer
-from train.losses.packed import check_packing, pack
+from train.families.cogvideox.packed import check_packing, pack
 
 FRAMES = {None: (3, 1, 5, 1), 2: (4, 2, 6, 2)}
 

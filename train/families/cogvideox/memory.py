@@ -1,19 +1,15 @@
-"""What a network's forward and backward pass keep in memory, reckoned from shapes."""
+"""What CogVideoX's transformer keeps in memory for training, computed from shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from inference.models import DTYPES
+from inference.models.cogvideox import BITS, FrameRule, VideoModel, packable_layers, video_tokens
+from train.config import LoraConfig, ObjectiveConfig, TrainRecipe
 
-LIVE_TENSORS = 6
-"""Of the largest layer's output, without gradients: a ResNet block's input, norm, activation and
-convolution, the sum, and room for the convolution to work in."""
 FF_WIDTH = 4
 """Width of a transformer block's feed-forward part, in widths of the transformer."""
 IN_FLIGHT = 10
@@ -98,83 +94,43 @@ def transformer_activations(
     return rows * (kept + IN_FLIGHT * one)
 
 
-@dataclass
-class Traced:
-    """Numbers of values, from one pass on the meta device."""
-
-    leaves: int = 0
-    """Outputs of all layers, about what a pass with gradients keeps."""
-    largest: int = 0
-    """The largest output."""
-    outlines: int = 0
-    """Outputs of the blocks that gradient checkpointing works upon."""
-    largest_block: int = 0
-    """Outputs of all layers of the largest of these blocks."""
-
-    def kept(self, is_checkpointing: bool) -> int:
-        """Values that a pass with gradients keeps."""
-        if is_checkpointing and self.outlines:
-            return self.outlines + self.largest_block
-        return self.leaves
-
-
-BLOCKS = (
-    "ResnetBlock2D",
-    "BasicTransformerBlock",
-    "CLIPEncoderLayer",
-    "T5Block",
-    "CogVideoXResnetBlock3D",
-)
-"""Classes that gradient checkpointing works upon, in diffusers and transformers."""
+def activation_bytes(
+    recipe: TrainRecipe,
+    base: VideoModel,
+    rows: int,
+    shapes: Collection[tuple[int, ...]],
+    is_checkpointing: bool,
+) -> int:
+    """Bytes that a micro-batch keeps of the transformer; see `FamilyTraining.activation_bytes`."""
+    size = DTYPES[recipe.mixed_precision].itemsize
+    tokens = max(tokens_of(base, shape) for shape in shapes)
+    kind, is_eager = learned(recipe.objective), recipe.base_model.attention == "eager"
+    needed = transformer_activations(
+        base.config, rows, tokens, kind, size, is_checkpointing, is_eager
+    )
+    if recipe.data.packs_clips:  # the mask of a row, which diffusers repeats for every head
+        needed += base.config.num_attention_heads * (rows * tokens) ** 2 * size
+    return needed
 
 
-def traced(network: nn.Module, run: Callable[[], object]) -> Traced:
-    """What the layers of a network on the meta device put out when `run` calls it, in fp32.
-
-    Every layer's output is some other layer's input, and that is what autograd keeps of it; what
-    is kept beside them (masks, attention's row sums) is left out.
-    """
-    found, handles, open_blocks = Traced(), [], [0]
-
-    def leaf(module: nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            count = prod(output.shape)
-            found.leaves += count
-            found.largest = max(found.largest, count)
-            open_blocks[-1] += count
-
-    def begin(module: nn.Module, inputs: object) -> None:
-        open_blocks.append(0)
-
-    def end(module: nn.Module, inputs: object, output: Any) -> None:
-        inside = open_blocks.pop()
-        open_blocks[-1] += inside
-        first = output[0] if isinstance(output, tuple) else output
-        found.outlines += prod(first.shape)
-        found.largest_block = max(found.largest_block, inside)
-
-    for module in network.modules():
-        if type(module).__name__ in BLOCKS:
-            handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
-        elif not any(module.children()):
-            handles.append(module.register_forward_hook(leaf))
-    try:
-        with torch.no_grad(), in_fp32(network):
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+def learned(config: ObjectiveConfig) -> Learned:
+    """Return what an objective trains of the transformer."""
+    if not isinstance(config, LoraConfig):
+        return Learned(whole=True)
+    targets = config.targets or ["attention"]
+    return Learned(attention="attention" in targets, feed_forward="feed_forward" in targets)
 
 
-@contextmanager
-def in_fp32(network: nn.Module) -> Iterator[None]:
-    """A network on the meta device in one number format; afterwards as before."""
-    kept = [(one, one.data) for one in (*network.parameters(), *network.buffers())]
-    for one, data in kept:
-        one.data = data.float() if data.is_floating_point() else data
-    try:
-        yield
-    finally:
-        for one, data in kept:
-            one.data = data
+def tokens_of(base: VideoModel, shape: tuple[int, ...]) -> int:
+    """Tokens of a clip (frames, height, width) in the transformer, prompt and padding included."""
+    frames = FrameRule.of(base.vae).latent_frames(shape[0])  # video_tokens pads them
+    height, width = (side // base.vae_scale_factor for side in shape[1:])
+    return video_tokens(frames, height, width, base.config) + base.config.max_text_seq_length
+
+
+def quantization_savings(base: VideoModel, quantization: str) -> int:
+    """Return the bytes that the transformer's weights lose by quantization."""
+    saved = 0
+    for _, layer in packable_layers(base.denoiser):
+        saved += layer.weight.nbytes - round(layer.weight.numel() * BITS[quantization] / 8)
+    return saved

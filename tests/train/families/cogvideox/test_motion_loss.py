@@ -1,7 +1,7 @@
 import torch
 from torch.nn.functional import mse_loss
 
-from train.losses.clips import loss_with_motion
+from train.families.cogvideox.clips import loss_with_motion
 
 
 def test_each_example_is_that_of_x_fun():

@@ -17,8 +17,8 @@ from train.config.clips import ClipDataConfig, ImageConditionConfig
 from train.config.recipe import LossConfig, TrainRecipe
 from train.config.stages import StageConfig
 from train.data.examples.loader import build_loader, collate
-from train.losses.clips import ClipDenoising
-from train.losses.packed import PackedDenoising, single
+from train.families.cogvideox.clips import ClipDenoising
+from train.families.cogvideox.packed import PackedDenoising, single
 from train.trainer import Trainer
 
 FRAMES = (9, 1, 17)

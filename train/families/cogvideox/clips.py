@@ -22,7 +22,7 @@ from inference.models.cogvideox import (
 )
 from train.common import Batch, generator
 from train.config import ImageConditionConfig
-from train.losses.denoising import Denoising
+from train.losses import Denoising
 
 
 def loss_with_motion(prediction: Tensor, target: Tensor, ratio: float = 0.25) -> Tensor:

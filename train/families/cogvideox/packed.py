@@ -18,8 +18,8 @@ from inference.models import Conditions
 from inference.models.cogvideox import Kind, Rotary, offset, rotary_positions, video_tokens
 from inference.runtime import InputError
 from train.common import Batch
-from train.losses.clips import ClipDenoising
-from train.losses.timesteps import stratified_timesteps
+from train.families.cogvideox.clips import ClipDenoising
+from train.losses import stratified_timesteps
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,33 @@
+"""The training halves of the model families: nobody else in `train/` asks for a model's family."""
+
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.families.base import (
+        ExampleKind,
+        FamilyTraining,
+        check_clips_are_given,
+        check_no_clips_are_given,
+        plain_denoising,
+    )
+    from train.families.registry import TRAINING, build_denoising, register_training, training_of
+    from train.families.tracing import LIVE_TENSORS, Traced, traced
+
+__all__ = [
+    "LIVE_TENSORS",
+    "TRAINING",
+    "ExampleKind",
+    "FamilyTraining",
+    "Traced",
+    "build_denoising",
+    "check_clips_are_given",
+    "check_no_clips_are_given",
+    "plain_denoising",
+    "register_training",
+    "traced",
+    "training_of",
+]
+
+__getattr__ = lazy(__name__, __file__)

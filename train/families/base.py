@@ -1,0 +1,165 @@
+"""What training asks of a model family. The other half, `inference.models`, never imports this."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import ClassVar, Generic, Literal, TypeVar
+
+import torch
+
+from inference.config import ImageConfig
+from inference.models import DiffusionModel
+from inference.runtime import InputError
+from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig, TrainRecipe
+from train.losses import Denoising
+
+ExampleKind = Literal["pictures", "clips"]
+"""What a family learns from: it decides on the examples and on the previews."""
+
+Model = TypeVar("Model", bound=DiffusionModel)
+
+
+class FamilyTraining(ABC, Generic[Model]):
+    """The training half of a model family. It has no state: one object serves all models."""
+
+    examples: ClassVar[ExampleKind]
+    truncates_prompts: ClassVar[bool]
+    """Whether the end of a long prompt is lost; otherwise it is encoded in chunks."""
+
+    # What may be trained, and how
+
+    @abstractmethod
+    def check(self, recipe: TrainRecipe, base: Model) -> None:
+        """Check that the model can be trained with the recipe's objective and data.
+
+        Raises:
+            InputError: it cannot.
+        """
+
+    @abstractmethod
+    def check_objective(self, config: ObjectiveConfig, base: Model) -> None:
+        """Check the options of an objective, or of a member of a combined one.
+
+        Raises:
+            InputError: the model does not support one of them.
+        """
+
+    @abstractmethod
+    def prepare(self, recipe: TrainRecipe, base: Model) -> None:
+        """Change the loaded model, still in fp32, as the recipe asks: quantize it, for example.
+
+        Raises:
+            InputError: the model does not support that.
+        """
+
+    @abstractmethod
+    def frozen_dtype(self, recipe: TrainRecipe, base: Model, part: str) -> torch.dtype:
+        """Return the number format of a part that is not trained.
+
+        Raises:
+            InputError: the recipe asks for a format that the part does not support.
+        """
+
+    @abstractmethod
+    def loss(self, recipe: TrainRecipe, base: Model) -> Denoising:
+        """Return the loss of a recipe."""
+
+    # Caches
+
+    @abstractmethod
+    def idle_parts(self, base: Model, has_latents: bool) -> list[str]:
+        """Return the parts that a step does not use, once prompt embeddings are cached.
+
+        Args:
+            base: the model.
+            has_latents: whether latents are cached too.
+        """
+
+    @abstractmethod
+    def describe_truncation(self, base: Model, prompts: Sequence[str]) -> str | None:
+        """Return a warning about prompts that are longer than the text encoder reads, if any."""
+
+    # The plan. The model is on the meta device.
+
+    @abstractmethod
+    def prompt_limits(self, base: Model) -> list[int]:
+        """Return the tokens that each text encoder reads at once, in the tokenizers' order."""
+
+    @abstractmethod
+    def fill_skeleton(self, base: Model) -> None:
+        """Give values to the weights that objectives read when they are built."""
+
+    @abstractmethod
+    def quantization_savings(self, base: Model, quantization: str) -> int:
+        """Return the bytes by which quantization makes the denoiser's weights smaller."""
+
+    @abstractmethod
+    def activation_bytes(
+        self,
+        recipe: TrainRecipe,
+        base: Model,
+        rows: int,
+        shapes: Collection[tuple[int, ...]],
+        is_checkpointing: bool,
+    ) -> int:
+        """Return what a forward and backward pass of the denoiser keeps, for the largest shape.
+
+        Args:
+            recipe: of the stage.
+            base: the model.
+            rows: examples of a micro-batch.
+            shapes: (height, width), of clips (frames, height, width), in pixels.
+            is_checkpointing: whether gradient checkpointing is on.
+        """
+
+    @abstractmethod
+    def image_drawing_bytes(self, base: Model, images: Sequence[ImageConfig], rows: int) -> int:
+        """Return what generating images takes besides weights; 0 if the family generates none.
+
+        Args:
+            base: the model.
+            images: what is generated, at least one.
+            rows: images at once.
+        """
+
+
+def check_clips_are_given(recipe: TrainRecipe) -> None:
+    """Check that objective and data are those of a family that learns from clips.
+
+    Raises:
+        InputError: they are not.
+    """
+    path, kind = recipe.base_model.path, recipe.objective
+    if not kind.learns_clips:
+        known = ", ".join(name for name, one in OBJECTIVE_CONFIGS.items() if one.learns_clips)
+        raise InputError(
+            f"objective.type: {kind.type} cannot be trained upon {path!r}, a video model; "
+            f"{known} can"
+        )
+    if recipe.data.clips is None:
+        raise InputError(
+            f"data.clips: must be given, as data.clips.frames=49: {path!r} is a video model"
+        )
+
+
+def check_no_clips_are_given(recipe: TrainRecipe) -> None:
+    """Check that the data are those of a family that learns from images.
+
+    Raises:
+        InputError: they are not.
+    """
+    if recipe.data.clips is not None:
+        path = recipe.base_model.path
+        raise InputError(f"data.clips: are for video models; {path!r} is a model of pictures")
+
+
+def plain_denoising(recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
+    """Return the loss of a family that adds nothing to `Denoising`."""
+    return Denoising(
+        base,
+        recipe.loss,
+        recipe.data.latent_sampling,
+        recipe.seed,
+        recipe.data.captions.dropout_mode == "zero_embedding",
+    )
