@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from inference.models import DiffusionModel
 from inference.models.cogvideox import VideoModel
 from inference.recipe import RecipeWarning
+from train.common import Batch
 from train.config import TrainRecipe
 from train.data import (
     Examples,
@@ -62,6 +63,11 @@ class Caches:
         if states and stay and states.fill(examples.all_prompts(), track, share=share):
             put_aside(self.base, examples)
         self.accelerator.wait_for_everyone()
+
+    def add_prompts(self, batch: Batch) -> None:
+        """Add the encoded captions to a batch, unless captions mean nothing or change meaning."""
+        if self.prompt_states is not None:
+            batch["prompt_states"] = self.prompt_states(batch["prompts"])
 
     def tell_cut_prompts(self, examples: Examples) -> None:
         """Warns of captions whose ends a video model's text encoder does not read."""

@@ -36,7 +36,10 @@ FLOORS = (
         "train/objectives/", "train/families/", "train/runs/", "train/stages.py",
         "train/class_images.py", "inference/clips/", "inference/deforum/", "inference/inspect.py",
     ),
-    ("train/optimization/", "train/caches.py", "train/diff.py", "inference/__main__.py"),
+    (
+        "train/optimization/", "train/run_data.py", "train/caches.py", "train/diff.py",
+        "inference/__main__.py",
+    ),
     ("train/monitoring/", "train/saving.py"),
     ("train/trainer.py",),
     ("train/__main__.py", "train/plan/"),
@@ -123,7 +126,6 @@ SMALL_FILES = frozenset(
         "train/objectives/lora.py",
         "train/objectives/textual_inversion.py",
         "train/optimization/accelerator.py",
-        "train/optimization/update.py",
         "train/plan/streams.py",
         "train/runs/disk.py",
     }

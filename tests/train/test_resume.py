@@ -93,9 +93,13 @@ STOPS = {
         2,
         True,
     ),
-    "between two micro-batches": ("train.trainer:Trainer.step", 10, False),
+    "between two micro-batches": ("train.trainer:Trainer.forward_backward", 10, False),
     "in the last step": ("torch.optim:AdamW.step", 6, True),
-    "between the last checkpoint and its grid": ("train.monitoring.reports:Reports.draw", 2, False),
+    "between the last checkpoint and its grid": (
+        "train.monitoring.reports:Previews.draw",
+        2,
+        False,
+    ),
 }
 LESS_TELLING = (
     "before anything was saved",
@@ -172,7 +176,7 @@ def test_stopped_run_saves_its_state_and_goes_on(
 ) -> None:
     expected = straight(name)
     overrides = [f"output_dir={tmp_path}", *expected.overrides]
-    stop = stop_at("train.trainer:Trainer.step", 6, signal_name)
+    stop = stop_at("train.trainer:Trainer.forward_backward", 6, signal_name)
     done = commands.train(*overrides, stop=stop)
     assert done.status == status, done.err
     checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
@@ -252,7 +256,7 @@ def test_a_second_signal_ends_the_run_at_once(
 ) -> None:
     """Within the step in which both come; nothing more is saved."""
     what = {"signal": int(signal.Signals[f"SIG{signal_name}"]), "times": 2}
-    stop = happens("train.trainer:Trainer.step", 2, what)
+    stop = happens("train.trainer:Trainer.forward_backward", 2, what)
     done = commands.train(f"output_dir={tmp_path}", "saving.save_every_n_steps=1", stop=stop)
     assert done.status == status, done.err
     assert "stopping after this step; once more stops at once" in done.err
