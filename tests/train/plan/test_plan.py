@@ -151,9 +151,7 @@ def test_what_is_trained_is_what_was_planned(objective, make_recipe):
             sum(p.nbytes for p in own),
         )
         assert DTYPES[told.format] in {p.dtype for p in own}
-    beside = (
-        sum(p.nbytes for p in made.optimization.parameters()) if "type: lora" in objective else None
-    )
+    beside = sum(p.nbytes for p in made.parameters()) if "type: lora" in objective else None
     assert plan.memory.trained == beside or beside is None
     assert plan.memory.activations > 0 and plan.memory.peak > plan.memory.weights
 

@@ -170,7 +170,7 @@ def test_what_makes_a_run_smaller():
 
     numbers = made.trained // 4
     assert numbers == 8 * 2 * 1920 * 4 * 30
-    assert (made.gradients, made.optimizer, made.optimization.ema) == (4 * numbers, 8 * numbers, 0)
+    assert (made.gradients, made.optimizer, made.ema) == (4 * numbers, 8 * numbers, 0)
     assert made.other_activations > 5 * made.activations  # without gradient checkpointing
 
 
