@@ -32,7 +32,7 @@ from scripts.architecture.type_switches import type_switches
 ROOT = Path(__file__).parents[1]
 TREE = Tree.of_folder(ROOT)
 
-TYPE_SWITCHES = 42
+TYPE_SWITCHES = 0
 """Lines that ask for the type of a model: only ever fewer, until none is left."""
 
 RULES = (

@@ -38,7 +38,7 @@ def train(path: str, overrides: list[str]) -> int:
     quiet_libraries()
 
     from inference.runtime import Interrupted
-    from train.common import NonFiniteError, ProcessLostError, SavingError, lost_processes_told
+    from train.common import RunEndedError, lost_processes_told
     from train.trainer import Trainer
 
     try:
@@ -48,22 +48,16 @@ def train(path: str, overrides: list[str]) -> int:
     except Interrupted as stop:
         tell("train", f"{stop}; resume=true goes on")
         return 128 + stop.number
-    except NonFiniteError as error:
-        if is_first_process():  # all find it out together
+    except RunEndedError as error:
+        if is_first_process() or not error.of_all_processes:
             tell("train", error)
-        return 1
-    except ProcessLostError as error:
-        tell("train", f"{error}; resume=true goes on from the newest checkpoint")
-        return 1
-    except SavingError as error:
-        tell("train", error)
         return 1
     except KeyboardInterrupt:  # the second Ctrl-C, or one before the first step
         tell("train", "stopped at once; resume=true goes on from the newest checkpoint")
         return 128 + signal.SIGINT
     if trainer.is_main:
         print(f"artifact: {artifact}")
-        grid = trainer.run.grid(trainer.step_number)
+        grid = trainer.run.folder.grid(trainer.step_number)
         if grid.is_file():
             print(f"grid:     {grid}")
         print(f"watch:    tensorboard --logdir {recipe.output_dir}")

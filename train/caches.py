@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from inference.models import DiffusionModel
 from inference.recipe import RecipeWarning
+from train.common import Batch
 from train.config import TrainRecipe
 from train.data import (
     Examples,
@@ -59,6 +60,11 @@ class Caches:
         if states and stay and states.fill(examples.all_prompts(), track, share=share):
             put_aside(self.base, examples)
         self.accelerator.wait_for_everyone()
+
+    def add_prompts(self, batch: Batch) -> None:
+        """Add the encoded captions to a batch, unless captions mean nothing or change meaning."""
+        if self.prompt_states is not None:
+            batch["prompt_states"] = self.prompt_states(batch["prompts"])
 
     def tell_cut_prompts(self, examples: Examples) -> None:
         """Warn about captions whose ends the text encoder does not read."""

@@ -1,15 +1,16 @@
 """What a run writes to go on with and to draw with: checkpoints and artifacts."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from inference.artifacts import twin_of
 from inference.models import DTYPES
+from inference.runtime import limner_version
 from train.common import RESERVE, RunDirectoryError, SavingError
 from train.config import TrainRecipe
-from train.objectives import Member
-from train.optimization import ShownWeights, TrainingState, state_bytes
+from train.optimization import Optimization, state_bytes
+from train.run_data import Data
 from train.runs import RunDirectory, megabytes, room, run_metadata, size_of
 
 
@@ -19,21 +20,20 @@ class Savings:
     def __init__(
         self,
         recipe: TrainRecipe,
+        data: Data,
+        optimization: Optimization,
         run: RunDirectory,
-        members: Mapping[str, Member],
-        weights: ShownWeights,
-        state: TrainingState,
         say: Callable[[str], None],
-        facts: Mapping[str, object],
     ) -> None:
         self.recipe = recipe
+        self.data = data
+        self.members = optimization.members
+        self.weights = optimization.weights
+        self.state = optimization.state
         self.run = run
-        self.members = members
-        self.weights = weights
-        self.state = state
         self.say = say
-        self.facts = facts
-        """What a checkpoint's manifest tells of the run."""
+        self.facts = data.facts | {"limner": limner_version(), "name": recipe.name}
+        """What a checkpoint's manifest records of the run."""
 
     def check_room(self) -> None:
         """Raises RunDirectoryError if the disk has no room for the first saving of a run."""
@@ -44,7 +44,7 @@ class Savings:
                 "room on this disk, or give another output_dir=…"
             )
 
-    def save(self, step: int, pictures: int, class_pictures: int) -> None:
+    def save(self, step: int) -> None:
         """Artifacts, then the checkpoint: no artifact is missing where a run goes on.
 
         If the disk has room for the checkpoint alone, this is saved, and the run ends; it makes
@@ -55,7 +55,7 @@ class Savings:
         """
         state, artifacts = self.checkpoint_bytes(), self.artifact_bytes()
         if self.run.checkpoint(step).exists() or state + artifacts <= room(self.run.path):
-            self.artifacts(step, pictures, class_pictures)
+            self.artifacts(step)
             self.checkpoint(step)
             self.tell_of_next(step)
             return
@@ -129,11 +129,12 @@ class Savings:
         free = shutil.disk_usage(self.run.path).free
         return f"{megabytes(free)} are free, of which {megabytes(RESERVE)} are left free"
 
-    def artifacts(self, step: int, pictures: int, class_pictures: int) -> None:
+    def artifacts(self, step: int) -> None:
         """Each member's to a file of its own; it tells how many pictures it was learned from."""
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
             path.parent.mkdir(exist_ok=True)
-            metadata = run_metadata(member.recipe, step, pictures, class_pictures)
+            pictures, others = self.data.facts["pictures"], len(self.data.class_pictures)
+            metadata = run_metadata(member.recipe, step, pictures, others)
             with self.run.saving(path), self.weights.as_saved():
                 artifact = member.objective.artifact()
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)

@@ -67,6 +67,10 @@ class Stage:
         within = (turn - self.first_turn) // self.recipe.gradient_accumulation_steps
         return self.first_step + within
 
+    def completes_step(self, turn: int) -> bool:
+        """Whether a micro-batch is the last one of its optimizer step."""
+        return self.step_of(turn + 1) > self.step_of(turn)
+
 
 def stages_of(recipe: TrainRecipe, num_processes: int) -> list[Stage]:
     """The stages of a sound recipe, in order."""

@@ -1,392 +1,279 @@
 """The one loop: every objective is trained here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from diffusers.training_utils import EMAModel
+from accelerate import Accelerator
 from torch import Tensor
 
-from inference.models.stable_diffusion import BaseModel
+from inference.models import DiffusionModel
 from inference.recipe import dump_recipe
-from inference.runtime import Interrupted, limner_version
+from inference.runtime import Interrupted
 from train.caches import Caches
-from train.class_images import draw_missing
-from train.common import Batch, DataError, NonFiniteError, StopSignals, derive_seed, of_first
+from train.common import Batch, NonFiniteError, StopSignals, of_first, seeded
 from train.config import TrainRecipe
-from train.data import (
-    Examples,
-    at_commits,
-    build_examples,
-    build_loader,
-    class_facts,
-    class_folders,
-    class_pictures,
-    find_sources,
-)
-from train.losses import prior_weight, total_loss, weigh_class_pictures
-from train.monitoring import (
-    LossLog,
-    ProgressBar,
-    Reports,
-    StepClock,
-    Validation,
-    build_grid,
-    grid_images,
-)
-from train.objectives import enable_gradient_checkpointing, load_objective
-from train.optimization import (
-    Guard,
-    ShownWeights,
-    TrainingState,
-    WeightUpdate,
-    build_accelerator,
-    build_optimization,
-    prepare,
-)
-from train.runs import CLASS_PICTURE, HELD_BACK, Row, RunDirectory, rows_of
+from train.data import Examples
+from train.losses import total_loss
+from train.monitoring import Previews, Run, Validation, grid_images, open_folder
+from train.objectives import Objective, enable_gradient_checkpointing, load_objective
+from train.optimization import Optimization, build_accelerator
+from train.run_data import Data
+from train.runs import RunDirectory
 from train.saving import Savings
-from train.stages import Stage, stage_at, stages_of, step_size
+from train.stages import Stage, stage_at, stages_of
+
+DataFactory = Callable[[TrainRecipe], Data]
+RunFactory = Callable[[TrainRecipe, RunDirectory, Accelerator, int], Run]
+CacheFactory = Callable[[TrainRecipe, Objective, Accelerator], Caches]
 
 
 class Trainer:
     """A run, from its recipe to its artifact."""
 
-    def __init__(self, recipe: TrainRecipe) -> None:
-        sources = find_sources(recipe)
-        recipe = at_commits(recipe, sources.commits)
-        images = grid_images(recipe, sources.concepts)
-        self.recipe = recipe
-        self.run = RunDirectory(Path(recipe.output_dir) / recipe.name)
-        self.class_folders = class_folders(sources.concepts, self.run.path)
-        self.facts = sources.facts
-        self.sources = sources
-        self.class_pictures = sources.class_pictures
-        text, rows = dump_recipe(recipe), self.data_rows()
-        self.run.open(text, self.facts, recipe.resume, recipe.overwrite, rows)
-        self.accelerator = build_accelerator(recipe)
-        self.is_main = self.accelerator.is_main_process
-        self.step_number = 0
-        self.signals = StopSignals()
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        data: DataFactory = Data,
+        run: RunFactory = Run,
+        caches: CacheFactory = Caches,
+    ) -> None:
+        """Check files and folder, then load the weights; nothing is written yet.
 
-        self.objective = load_objective(recipe, self.accelerator.device)
-        self.base = self.objective.base
+        Args:
+            recipe: the run's.
+            data: makes what it learns from.
+            run: makes what shows and records it.
+            caches: makes what is encoded once.
+
+        Raises:
+            InputError: the run cannot begin.
+        """
+        self.data = data(recipe)
+        self.recipe = recipe = self.data.recipe
+        images = grid_images(recipe, self.data.sources.concepts)
+        folder = open_folder(self.data)
+        self.accelerator = build_accelerator(recipe)
+        objective = load_objective(recipe, self.accelerator.device)
         if recipe.gradient_checkpointing:
-            enable_gradient_checkpointing(self.objective)
-        self.members = self.objective.members(recipe)
-        self.parameters = list(self.objective.parameters())
-        self.optimizer, self.lr_scheduler = build_optimization(recipe.optimizer, self.members)
-        self.ema = self._build_ema()
-        self.weights = ShownWeights(recipe, self.objective, self.members.values(), self.ema)
-        self.prepared, self.optimizer = prepare(self.accelerator, self.objective, self.optimizer)
-        self.progress = ProgressBar(recipe.max_train_steps, self.is_main)
-        self.guard = Guard(recipe.guards, self.accelerator, self.progress.say)
-        self.state = TrainingState(
-            self.accelerator,
-            self.objective,
-            self.optimizer,
-            self.lr_scheduler,
-            self.ema,
-            self.guard,
+            enable_gradient_checkpointing(objective)
+        self.run = run(
+            recipe, folder, self.accelerator, objective.base.parametrization.num_train_timesteps
         )
-        self.update = WeightUpdate(recipe, self.state)
+        say = self.run.progress.say
+        self.optimization = Optimization(recipe, objective, self.accelerator, say)
+        self.caches = caches(recipe, objective, self.accelerator)
+        self.previews = Previews(recipe, images, self.optimization, self.run)
+        self.savings = Savings(recipe, self.data, self.optimization, folder, say)
+        self.validation = Validation(recipe, self.data, self.optimization, self.caches, self.run)
+        self.signals = StopSignals()
+        self.share = self.accelerator.process_index, self.accelerator.num_processes
         self.stages = stages_of(recipe, self.accelerator.num_processes)
         self.stage = self.stages[0]
-        self.caches = Caches(recipe, self.objective, self.accelerator)
-        self.examples = self._build_examples()
-        self.grid = build_grid(recipe, self.base, images, self.run.samples)
-        self.clock = StepClock()
-        self.losses = LossLog(self.accelerator, self.base.parametrization.num_train_timesteps)
-        self.savings = self._build_savings()
-        self.reports = self._build_reports()
-        self.validation = Validation(
-            recipe,
-            sources,
-            self.objective,
-            self.accelerator,
-            self.weights,
-            self.caches,
-            self.reports,
-        )
+        self.examples = self.examples_of(self.stage)
+        self.step_number = 0
+
+    @property
+    def objective(self) -> Objective:
+        """What is trained."""
+        return self.optimization.objective
+
+    @property
+    def base(self) -> DiffusionModel:
+        """The model that the objective changes."""
+        return self.optimization.objective.base
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files, and draws."""
+        return self.accelerator.is_main_process
 
     def train(self) -> Path:
-        """Trains to the last step; returns the artifact's path.
+        """Train to the last step; return the artifact's path.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
             NonFiniteError: losses or gradients are not finite; the state before is saved.
         """
-        with self.progress, self.signals.noted(self.progress.say):
-            self.begin()
-            try:
-                for batch in self.batches():
-                    grad_norm = self.step(batch)
-                    if self.accelerator.sync_gradients:
-                        self.end_step(grad_norm)
-            except NonFiniteError as error:
-                fault = str(error)
-            else:
-                return self.end()
-            raise NonFiniteError(f"{fault}. {self.rescue()}")
-
-    def end_step(self, grad_norm: Tensor | None) -> None:
-        """What follows after the weights have changed."""
         recipe = self.recipe
-        self.step_number += 1
-        self.stop_members()
-        self.progress.advance(self.step_number)
-        if self.due(recipe.log_every_n_steps) or self.step_number == self.stage.last_step:
-            self.log(grad_norm)
-        self.validation.after(self.step_number)
-        if self.due(recipe.saving.save_every_n_steps):
-            self.save()
-        if self.due(recipe.sampling.sample_every_n_steps):
-            self.sample()
-        self.stop_if_asked()
+        with self.run.progress, self.signals.noted(self.run.progress.say):
+            self.begin()
+            for stage in [one for one in self.stages if self.step_number < one.last_step]:
+                self.enter(stage)
+                if self.step_number == 0:
+                    self.validation.show(0)
+                for batch in self.data.batches(self.examples, stage, self.step_number, self.share):
+                    self.forward_backward(batch)
+                    if not batch["completes_step"]:
+                        continue
+                    grad_norm = self.update_weights()
+                    if self.due(recipe.log_every_n_steps) or self.step_number == stage.last_step:
+                        self.log(grad_norm)
+                    if recipe.validation and self.due(recipe.validation.every_n_steps):
+                        self.validation.show(self.step_number)
+                    if self.due(recipe.saving.save_every_n_steps):
+                        self.save()
+                    if self.due(recipe.sampling.sample_every_n_steps):
+                        self.draw()
+                    self.stop_if_asked()
+            self.close()
+        return self.savings.last()
 
     def begin(self) -> None:
-        """Draws class pictures, resumes if asked, makes the folder ready, fills the caches."""
-        if self.class_folders:
-            self.add_class_pictures()
-        checkpoint = None
+        """Complete the class pictures, resume if asked, and open the run's folder."""
+        if self.data.class_folders:
+            self.draw_class_pictures()
         if self.recipe.resume:
-            checkpoint = of_first(self.accelerator, self.find_checkpoint)
-        if checkpoint is not None:
-            self.step_number = self.state.read(checkpoint)
-            self.stage = stage_at(self.stages, self.step_number)
-            self.examples = self._build_examples()
-            self.progress.say(f"resuming {checkpoint} at step {self.step_number}")
-            self.stop_members()
+            self.resume()
         if self.is_main:
-            self.open_folder()
-        self.progress.advance(self.step_number)
+            self.open()
+            if self.step_number > 0:
+                self.catch_up()
+        self.run.progress.advance(self.step_number)
         self.objective.train()
-        self.clock.go_on()
+        self.run.clock.go_on()
 
-    def find_checkpoint(self) -> Path | None:
-        """The newest sound one; damaged ones are told.
-
-        Raises:
-            RunDirectoryError: all are damaged, or the pictures have changed.
-        """
-        if self.class_folders and self.run.newest_checkpoint() is not None:
-            rows = rows_of(self.class_pictures, self.recipe.data, CLASS_PICTURE)
-            self.run.refuse_other_pictures(class_facts(self.class_pictures), rows)
-        self.run.tell_touched(self.progress.say)
-        return self.run.saved.newest_sound(self.progress.say)
-
-    def add_class_pictures(self) -> None:
-        """Draws those that are missing with the base model, then has all of them learned along.
+    def draw_class_pictures(self) -> None:
+        """Have all processes draw those that are missing, then learn from all of them.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; what is drawn is saved.
         """
-        folders, stop = self.class_folders, lambda: self.signals.number
-        assert isinstance(self.base, BaseModel)
-        with self.weights.of_base():
-            size, track = self.examples.resolution, self.progress.track
-            draw_missing(self.base, folders, self.recipe, size, self.accelerator, track, stop)
+        resolution, track = self.examples.resolution, self.run.progress.track
+        with self.optimization.weights.of_base():
+            self.data.draw_class_pictures(
+                self.base, resolution, self.accelerator, track, lambda: self.signals.number
+            )
         if asked := self.signals.of_all(self.accelerator):
             self.close()
             raise Interrupted(asked, "the class pictures that are drawn")
         self.accelerator.wait_for_everyone()
-        data = self.recipe.data
-        self.class_pictures = class_pictures(
-            folders, data.captions.extensions, data.broken_pictures
-        )
-        self.facts |= class_facts(self.class_pictures)
+        self.data.find_class_pictures()
 
-    def open_folder(self) -> None:
-        """Recipe, environment, TensorBoard, the base model's row.
+    def resume(self) -> None:
+        """Put the state of the newest intact checkpoint back, if there is one."""
+        find = self.run.find_checkpoint
+        checkpoint = of_first(self.accelerator, lambda: find(self.data))
+        if checkpoint is None:
+            return
+        self.step_number = self.optimization.state.read(checkpoint)
+        self.stage = stage_at(self.stages, self.step_number)
+        self.examples = self.examples_of(self.stage)
+        self.run.progress.say(f"resuming {checkpoint} at step {self.step_number}")
+        self.optimization.stop_members(self.step_number)
 
-        Also the artifacts and the grid that a run still owes which was cut before it made them.
-        """
-        if self.step_number < self.recipe.max_train_steps:
+    def open(self) -> None:
+        """Write recipe and manifests, and at the beginning of a run the base model's row."""
+        step = self.step_number
+        if step < self.recipe.max_train_steps:
             self.savings.check_room()
         text = dump_recipe(replace(self.recipe, resume=False, overwrite=False))
-        kept = self.step_number and self.run.data.is_file()
-        self.run.write_start(text, self.facts, None if kept else self.data_rows())
-        self.reports.open(self.step_number, text)
-        owed = self.step_number and self.due(self.recipe.saving.save_every_n_steps)
-        if owed and not self.savings.are_made(self.step_number):
-            self.save_artifacts()
-        owed = self.step_number and self.due(self.recipe.sampling.sample_every_n_steps)
-        if owed and not self.run.grid(self.step_number).is_file():
-            self.reports.draw(self.step_number, self.examples)
+        kept = step and self.run.folder.data.is_file()
+        self.run.open(step, text, self.data.facts, None if kept else self.data.rows())
+        if step == 0:
+            self.previews.keep_base_row()
 
-    def data_rows(self) -> Iterator[Row]:
-        """What the run's folder tells of its pictures, of those held back and of class pictures."""
-        yield from rows_of(self.sources.pictures, self.recipe.data)
-        yield from rows_of(self.sources.held_back.pictures, self.recipe.data, HELD_BACK)
-        yield from rows_of(self.class_pictures, self.recipe.data, CLASS_PICTURE)
+    def catch_up(self) -> None:
+        """Make the artifacts and the grid that a run still owes which was cut before it did."""
+        step = self.step_number
+        is_saved = self.due(self.recipe.saving.save_every_n_steps)
+        is_last = step >= self.recipe.max_train_steps
+        if (is_saved or is_last) and not self.savings.are_made(step):
+            self.savings.artifacts(step)
+        is_drawn = self.due(self.recipe.sampling.sample_every_n_steps)
+        if is_drawn and not self.run.folder.grid(step).is_file():
+            self.previews.draw(step, self.examples)
 
     def enter(self, stage: Stage) -> None:
-        """Makes the examples of a stage, and encodes them as far as they stay what they are."""
+        """Make the examples of a stage, and encode them as far as they stay what they are."""
+        progress = self.run.progress
         if stage.name:
-            self.progress.say(f"stage {stage.name}: steps {stage.first_step} to {stage.last_step}")
-        self.stage = stage
+            progress.say(f"stage {stage.name}: steps {stage.first_step} to {stage.last_step}")
+        self.stage, self.examples = stage, self.examples_of(stage)
         self.accelerator.gradient_accumulation_steps = stage.recipe.gradient_accumulation_steps
-        self.accelerator.step = 0
-        self.examples = self._build_examples()
-        with self.clock.paused():
-            self.validation.fill(self.progress.track)
-            self.caches.fill(self.examples, stage, self.progress.track)
-        self.validation.before(self.step_number)
+        with self.run.clock.paused():
+            self.validation.fill(progress.track)
+            self.caches.fill(self.examples, stage, progress.track)
 
-    def batches(self) -> Iterator[Batch]:
-        """This process's micro-batches from the current step on, stage by stage."""
-        for stage in self.stages:
-            if self.step_number < stage.last_step:
-                self.enter(stage)
-                yield from self.batches_of(stage)
+    def examples_of(self, stage: Stage) -> Examples:
+        """Return those of a stage, for the base model, with the class pictures that are there."""
+        return self.data.examples(stage, self.base, self.accelerator.num_processes)
 
-    def batches_of(self, stage: Stage) -> Iterator[Batch]:
-        """Those of a stage, each with its own random seed."""
-        recipe, step = stage.recipe, self.step_number
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        micro_batches = stage.micro_batches(step, rank, processes, bool(self.class_pictures))
-        loader = build_loader(self.examples, micro_batches)
-        for turn, batch in enumerate(loader, stage.turn(step)):
-            if isinstance(batch, DataError):
-                raise batch
-            batch["step"] = stage.step_of(turn)
-            batch["step_size"] = step_size(recipe, processes)
-            batch["first_position"] = stage.first_position
-            weight = prior_weight(recipe.loss, batch["step"], recipe.max_train_steps)
-            weigh_class_pictures(batch, weight)
-            torch.manual_seed(derive_seed(recipe.seed, "dropout", turn * processes + rank))
-            if (states := self.caches.prompt_states) is not None:
-                batch["prompt_states"] = states(batch["prompts"])
-            yield batch
-
-    def step(self, batch: Batch) -> Tensor | None:
-        """One micro-batch; at the last of an optimizer step the weights change.
-
-        Returns:
-            The gradients' norm before clipping, at the last micro-batch of a step.
-        """
-        grad_norm = None
-        with self.accelerator.accumulate(self.prepared):
-            losses = self.prepared(batch)
-            self.guard.watch(losses, batch)
+    def forward_backward(self, batch: Batch) -> None:
+        """Add the gradients of a micro-batch; dropout draws from the batch's own seed."""
+        optimization = self.optimization
+        self.caches.add_prompts(batch)
+        random = seeded(batch["seed"], self.accelerator.device)
+        with random, optimization.accumulating(batch["completes_step"]):
+            losses = optimization.model(batch)
+            optimization.guard.watch(losses, batch)
             loss, parts = total_loss(losses, batch)
-            parts = {"loss": loss} | {f"loss/{name}": value for name, value in parts.items()}
-            self.losses.add(parts, losses, self.objective.timesteps(batch))
             self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients:
-                grad_norm = self.update.step(self.step_number + 1)
-        return grad_norm
+        parts = {"loss": loss} | {f"loss/{name}": value for name, value in parts.items()}
+        self.run.losses.add(parts, losses, self.objective.timesteps(batch))
 
-    def stop_members(self) -> None:
-        """Members that have had their steps are kept as they are; they get no gradients."""
-        for member in self.members.values():
-            if member.stop_step is not None and self.step_number >= member.stop_step:
-                member.objective.requires_grad_(False)
+    def update_weights(self) -> Tensor:
+        """Take an optimizer step; return the gradients' norm before clipping.
+
+        Raises:
+            NonFiniteError: losses or gradients are not finite; the state before is saved.
+        """
+        try:
+            grad_norm = self.optimization.step(self.step_number + 1)
+        except NonFiniteError as error:
+            fault = str(error)
+        else:
+            self.step_number += 1
+            self.run.progress.advance(self.step_number)
+            return grad_norm
+        raise NonFiniteError(f"{fault}. {self.rescue()}")
 
     def rescue(self) -> str:
-        """Saves the state before a faulty step, if it is sound; says what was done."""
+        """Save the state before a faulty step, if it is sound; say what was done."""
         done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
         self.close()
         return done
 
     def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps happens now; at the last step, yes."""
+        """Whether what happens every so many steps happens now; at the last step, yes."""
         return self.step_number % every == 0 or self.step_number == self.recipe.max_train_steps
 
-    def log(self, grad_norm: Tensor | None) -> None:
-        """Mean losses over micro-batches and processes since the last entry, rates, speed."""
-        assert grad_norm is not None
-        self.reports.log(
-            self.step_number,
-            self.stage,
-            grad_norm,
-            self.accelerator.num_processes,
-            self.update.rates,
-            self.guard.counts,
-        )
+    def log(self, grad_norm: Tensor) -> None:
+        """Show losses, rates and pace since the last entry."""
+        rates, skips = self.optimization.rates, self.optimization.guard.counts
+        self.run.log(self.step_number, self.stage, grad_norm, rates, skips)
 
     def save(self) -> None:
-        """An artifact to draw with, and a checkpoint to resume; the other processes wait."""
-        with self.clock.paused():
+        """Save an artifact to draw with and a checkpoint to resume; other processes wait."""
+        with self.run.clock.paused():
             if self.is_main:
-                pictures, others = self.facts["pictures"], len(self.class_pictures)
-                self.savings.save(self.step_number, pictures, others)
+                self.savings.save(self.step_number)
             self.accelerator.wait_for_everyone()
 
-    def save_checkpoint(self) -> Path:
-        if self.is_main:
-            self.savings.checkpoint(self.step_number)
-        return self.run.checkpoint(self.step_number)
-
-    def save_artifacts(self) -> None:
-        pictures, others = self.facts["pictures"], len(self.class_pictures)
-        self.savings.artifacts(self.step_number, pictures, others)
-
-    def sample(self) -> None:
-        """Draws the grid; the other processes wait."""
-        with self.clock.paused():
+    def draw(self) -> None:
+        """Draw the grid; other processes wait."""
+        with self.run.clock.paused():
             if self.is_main:
-                self.reports.draw(self.step_number, self.examples)
+                self.previews.draw(self.step_number, self.examples)
             self.accelerator.wait_for_everyone()
 
     def stop_if_asked(self) -> None:
-        """Saves and stops on all processes together once one of them has had a signal."""
+        """Save and stop, on all processes together, once one of them has had a signal.
+
+        Raises:
+            Interrupted: one has.
+        """
         asked = self.signals.of_all(self.accelerator)
         if asked and self.step_number < self.recipe.max_train_steps:
-            checkpoint = self.save_checkpoint()
+            if self.is_main:
+                self.savings.checkpoint(self.step_number)
             self.close()
-            raise Interrupted(asked, checkpoint)
-
-    def end(self) -> Path:
-        """The artifact's path, or the folder of several; makes what a resumed run still owes."""
-        if self.is_main and not self.savings.are_made(self.step_number):
-            self.save_artifacts()
-        self.close()
-        return self.savings.last()
+            raise Interrupted(asked, self.run.folder.checkpoint(self.step_number))
 
     def close(self) -> None:
-        """Ends TensorBoard and the connection to the other processes."""
-        self.reports.close()
+        """End TensorBoard and the connection to the other processes."""
+        self.run.close()
         self.accelerator.wait_for_everyone()
-        # DDP goes before the process group: as its last owner it would wait, holding Python's
-        # lock, for a thread of the group that may need this lock to end.
-        del self.prepared
+        self.optimization.release()
         self.accelerator.free_memory()
         self.accelerator.end_training()
-
-    def _build_examples(self) -> Examples:
-        """Those of the current stage, with the class pictures that are there."""
-        stage, pace = self.stage, self.stage.pace(self.accelerator.num_processes)
-        examples = build_examples(stage.recipe, self.sources, self.base, pace)
-        if self.class_pictures:
-            examples.add_class_pictures(self.class_pictures)
-        return examples
-
-    def _build_ema(self) -> EMAModel | None:
-        if self.recipe.ema is None:
-            return None
-        return EMAModel(self.parameters, decay=self.recipe.ema.decay, foreach=True)
-
-    def _build_savings(self) -> Savings:
-        return Savings(
-            self.recipe,
-            self.run,
-            self.members,
-            self.weights,
-            self.state,
-            self.progress.say,
-            self.facts | {"limner": limner_version(), "name": self.recipe.name},
-        )
-
-    def _build_reports(self) -> Reports:
-        return Reports(
-            self.recipe,
-            self.run,
-            self.base,
-            self.grid,
-            self.weights,
-            self.losses,
-            self.progress,
-            self.clock,
-        )

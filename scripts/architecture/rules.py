@@ -37,7 +37,7 @@ FLOORS = (
         "inference/clips/", "inference/deforum/", "inference/inspect.py",
     ),
     ("train/objectives/", "train/diff.py", "inference/__main__.py"),
-    ("train/optimization/", "train/caches.py"),
+    ("train/optimization/", "train/run_data.py", "train/caches.py"),
     ("train/monitoring/", "train/saving.py"),
     ("train/trainer.py", "train/cli.py"),
     ("train/__main__.py", "train/plan/", "train/rerun.py", "train/listing.py"),
@@ -125,7 +125,6 @@ SMALL_FILES = frozenset(
         "train/objectives/lora.py",
         "train/objectives/textual_inversion.py",
         "train/optimization/accelerator.py",
-        "train/optimization/update.py",
         "train/plan/streams.py",
         "train/runs/disk.py",
     }

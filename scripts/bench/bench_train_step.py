@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -29,6 +30,7 @@ from inference.config import BaseModelConfig
 from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.recipe import load_recipe
 from inference.runtime import quiet_libraries
+from train.common import Batch
 from train.config import TrainRecipe, train_schema
 
 NUM_PICTURES = 16
@@ -131,25 +133,26 @@ def compare(
     The first turn warms up, and the last one holds the saving: neither counts. `build` makes
     another bare loop than that of pictures.
     """
+    from train.run_data import Data
     from train.trainer import Trainer
 
-    trainer, bare_step = Trainer(recipe), (build or build_bare_loop)(recipe)
-    stop_if_asked = trainer.stop_if_asked
     times: list[tuple[float, float]] = []
-    start = time.perf_counter()
 
-    def at_the_end_of_a_step() -> None:
-        nonlocal start
-        stop_if_asked()
-        if trainer.step_number % steps == 0:
-            ours = now() - start
-            before = now()
-            for _ in range(steps):
-                bare_step()
-            times.append((ours / steps, (now() - before) / steps))
+    class TimedData(Data):
+        """Data between whose batches the bare loop has its turns."""
+
+        def batches(self, *arguments: Any) -> Iterator[Batch]:
             start = now()
+            for batch in super().batches(*arguments):
+                yield batch
+                if (batch["step"] + 1) % steps == 0:
+                    ours, before = now() - start, now()
+                    for _ in range(steps):
+                        bare_step()
+                    times.append((ours / steps, (now() - before) / steps))
+                    start = now()
 
-    trainer.stop_if_asked = at_the_end_of_a_step
+    trainer, bare_step = Trainer(recipe, TimedData), (build or build_bare_loop)(recipe)
     trainer.train()
     times = times[1 : turns + 1]
     ours, bare = zip(*times, strict=True)

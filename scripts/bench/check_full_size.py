@@ -150,6 +150,8 @@ def example(base: VideoModel, options: argparse.Namespace, step: int) -> Batch:
     batch: Batch = {
         "step": step,
         "step_size": 1,
+        "seed": step,
+        "completes_step": True,
         "first_position": 0,
         "positions": [step],
         "indices": [0],

@@ -1,6 +1,7 @@
 """What runs leave, and whether that of two is the same."""
 
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from train.common.randomness import derive_seed, generator
+from train.config.recipe import TrainRecipe
+from train.data.examples.examples import Examples
+from train.run_data import Data
+from train.stages import Stage
 
 
 def contents(run: Path) -> dict[str, str]:
@@ -58,3 +63,17 @@ def validation_noise(numbers: list[int], timestep: int, like: torch.Tensor) -> t
     seeds = [derive_seed(0, "validation", one, timestep) for one in numbers]
     sources = [generator(0, "noise", seed) for seed in seeds]
     return torch.stack([torch.randn(like.shape[1:], generator=source) for source in sources])
+
+
+def watched(watch: Callable[[Any, Stage, Examples], object]) -> Callable[[TrainRecipe], Data]:
+    """Data of which `watch` sees every micro-batch with its stage, before it is learned from."""
+
+    class WatchedData(Data):
+        def batches(
+            self, examples: Examples, stage: Stage, step: int, share: tuple[int, int]
+        ) -> Iterator[Any]:
+            for batch in super().batches(examples, stage, step, share):
+                watch(batch, stage, examples)
+                yield batch
+
+    return WatchedData

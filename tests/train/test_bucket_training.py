@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.train.plan.test_plan_and_training import check, fill, trained
+from tests.train.run_tools import watched
 from train.config.recipe import TrainRecipe
 from train.plan.plan import plan_run
 from train.trainer import Trainer
@@ -44,15 +45,12 @@ class PowerCutError(Exception):
 
 def train_up_to(step: int, recipe: TrainRecipe) -> None:
     """A run that is cut in the step after so many."""
-    trainer = Trainer(recipe)
-    take = trainer.step
 
-    def cut(batch: Any) -> Any:
+    def cut(batch: Any, *_: object) -> None:
         if batch["step"] == step:
             raise PowerCutError
-        return take(batch)
 
-    trainer.step = cut  # type: ignore[method-assign]
+    trainer = Trainer(recipe, watched(cut))
     with pytest.raises(PowerCutError):
         trainer.train()
     trainer.close()

@@ -107,9 +107,9 @@ STOPS = {
     ),
     "between the twins": ("lora", "inference.artifacts.adapters.lora:Lora._write", 3, True),
     "while a grid is written": ("lora", "pathlib:Path.write_bytes", 5, True),
-    "in the first stage": ("stages", "train.trainer:Trainer.step", 3, False),
+    "in the first stage": ("stages", "train.trainer:Trainer.forward_backward", 3, False),
     "between the stages": ("stages", "train.trainer:Trainer.enter", 2, False),
-    "in the last stage": ("stages", "train.trainer:Trainer.step", 3 + 3, False),
+    "in the last stage": ("stages", "train.trainer:Trainer.forward_backward", 3 + 3, False),
 }
 
 
@@ -153,7 +153,7 @@ def test_stopped_run_saves_its_state_and_goes_on(
 ) -> None:
     expected = straight(name)
     overrides = [f"output_dir={tmp_path}", *expected.overrides]
-    stop = stop_at("train.trainer:Trainer.step", 6, signal_name)
+    stop = stop_at("train.trainer:Trainer.forward_backward", 6, signal_name)
     done = clip_commands.train(*overrides, stop=stop)
     assert done.status == status, done.err
     assert (tmp_path / "run" / "checkpoints" / "step-000003").is_dir()

@@ -21,6 +21,8 @@ from inference.media.video_reading import read_clip
 from inference.recipe.loader import RecipeWarning
 from tests.train.run_tools import largest_difference, succeed
 from train.config.recipe import TrainRecipe
+from train.monitoring.run import Run
+from train.monitoring.tracking import StepClock
 from train.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +132,7 @@ def test_clips_of_the_real_command(
     )
     assert done.returncode == 0
     found = [read_clip(Path(path)).frames for path in done.stdout.split()]
-    assert same(found, grid_clips(trainer.run.samples / "step-000004"))
+    assert same(found, grid_clips(trainer.run.folder.samples / "step-000004"))
 
 
 # Two processes
@@ -166,9 +168,20 @@ def test_two_processes_equal_twice_the_accumulation(
 # What a person sees
 
 
-def test_board_of_clips(
-    make_clip_recipe: Callable[..., TrainRecipe], monkeypatch: pytest.MonkeyPatch
-) -> None:
+class SteadyClock(StepClock):
+    def take(self) -> float:
+        return 2.0
+
+
+class SteadyRun(Run):
+    """Two seconds between any two entries."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.clock = SteadyClock()
+
+
+def test_board_of_clips(make_clip_recipe: Callable[..., TrainRecipe]) -> None:
     recipe = make_clip_recipe(
         LORA,
         *CLIPS,
@@ -179,10 +192,9 @@ def test_board_of_clips(
         "sampling.sample_every_n_steps=2",
         "optimizer.learning_rates.transformer=1e-3",
     )
-    trainer = Trainer(recipe)
-    monkeypatch.setattr(trainer.clock, "take", lambda: 2.0)
+    trainer = Trainer(recipe, run=SteadyRun)
     artifact = trainer.train()
-    events = EventAccumulator(str(trainer.run.logs))
+    events = EventAccumulator(str(trainer.run.folder.logs))
     events.Reload()
     bands = {f"loss_by_timestep/{band}" for band in ("000-249", "250-499", "500-749", "750-999")}
     named = {"loss", "gradient_norm", "images_per_second", "learning_rate/transformer"}
@@ -197,7 +209,7 @@ def test_board_of_clips(
     shown = events.Images("clips")
     assert [image.step for image in shown] == [2, 4]
     gif = Image.open(io.BytesIO(shown[1].encoded_image_string))
-    animation = read_clip(trainer.run.samples / "step-000004.webp").frames
+    animation = read_clip(trainer.run.folder.samples / "step-000004.webp").frames
     assert gif.format == "GIF"
     assert (gif.n_frames, gif.height, gif.width) == animation.shape[:3]  # type: ignore[attr-defined]
     assert len(animation) == 17

@@ -83,7 +83,7 @@ PLACES = (
     ("PIL.Image:Image.save", 2),
     ("os:unlink", 3),
     ("os:rmdir", 1),
-    ("train.monitoring.reports:Reports.draw", 1),
+    ("train.monitoring.reports:Previews.draw", 1),
     ("train.caches:Caches.fill", 1),
 )
 """Functions that write, and in how many of their first calls a run may be killed."""
@@ -95,7 +95,7 @@ def places(name: str) -> Iterator[dict[str, Any]]:
     for number in range(2 * KILLS):
         if number % 2:  # some time after a micro-batch began
             call = rng.randint(1, 4)
-            stop = {"function": "train.trainer:Trainer.step", "call": call}
+            stop = {"function": "train.trainer:Trainer.forward_backward", "call": call}
             stop |= {"after": True, "delay": rng.uniform(0.001, 0.2)}
         else:
             function, most = rng.choice(PLACES)

@@ -18,7 +18,7 @@ OPTIONS = [
     "ema={decay: 0.8}",
     "optimizer.epsilon=1e-4",
 ]
-STEP = "train.trainer:Trainer.step"
+STEP = "train.trainer:Trainer.forward_backward"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ LOST: dict[str, tuple[int, dict[str, object], int, str]] = {
     "the second breaks": (1, happens(STEP, 3, {"error": "broken"}), 1, "RuntimeError: broken"),
     "the first breaks": (
         0,
-        happens("train.monitoring.reports:Reports.draw", 2, {"error": "broken"}),
+        happens("train.monitoring.reports:Previews.draw", 2, {"error": "broken"}),
         1,
         "RuntimeError: broken",
     ),

@@ -91,9 +91,13 @@ STOPS = {
         2,
         True,
     ),
-    "between two micro-batches": ("train.trainer:Trainer.step", 10, False),
+    "between two micro-batches": ("train.trainer:Trainer.forward_backward", 10, False),
     "in the last step": ("torch.optim:AdamW.step", 6, True),
-    "between the last checkpoint and its grid": ("train.monitoring.reports:Reports.draw", 2, False),
+    "between the last checkpoint and its grid": (
+        "train.monitoring.reports:Previews.draw",
+        2,
+        False,
+    ),
 }
 LESS_TELLING = (
     "before anything was saved",
@@ -170,7 +174,7 @@ def test_stopped_run_saves_its_state_and_goes_on(
 ) -> None:
     expected = straight(name)
     overrides = [f"output_dir={tmp_path}", *expected.overrides]
-    stop = stop_at("train.trainer:Trainer.step", 6, signal_name)
+    stop = stop_at("train.trainer:Trainer.forward_backward", 6, signal_name)
     done = commands.train(*overrides, stop=stop)
     assert done.status == status, done.err
     checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
@@ -221,7 +225,7 @@ INTERRUPTED = """
 import os, runpy, signal
 from train.trainer import Trainer
 
-step, calls = Trainer.step, 0
+step, calls = Trainer.forward_backward, 0
 
 def interrupted(trainer, batch):
     global calls
@@ -230,7 +234,7 @@ def interrupted(trainer, batch):
         os.killpg(0, signal.SIGINT)
     return step(trainer, batch)
 
-Trainer.step = interrupted
+Trainer.forward_backward = interrupted
 runpy.run_module("train", run_name="__main__", alter_sys=True)
 """
 
@@ -266,7 +270,7 @@ def test_a_second_signal_ends_the_run_at_once(
     signal_name: str, status: int, ignored: Sequence[int], commands: Any, tmp_path: Path
 ) -> None:
     """Within the step in which both come, whatever was inherited; nothing more is saved."""
-    stop = happens("train.trainer:Trainer.step", 2, signals(*[f"SIG{signal_name}"] * 2))
+    stop = happens("train.trainer:Trainer.forward_backward", 2, signals(*[f"SIG{signal_name}"] * 2))
     overrides = [f"output_dir={tmp_path}", "saving.save_every_n_steps=1"]
     done = commands.train(*overrides, stop=stop, ignored=ignored)
     assert done.status == status, done.err
@@ -284,7 +288,9 @@ def test_a_terminal_that_closes_ends_no_run_of_nohup(
     ignored: Sequence[int], status: int, commands: Any, tmp_path: Path
 ) -> None:
     """Ignored, SIGHUP stays so before and after the first signal; the run saves its state."""
-    stop = happens("train.trainer:Trainer.step", 2, signals("SIGHUP", "SIGTERM", "SIGHUP"))
+    stop = happens(
+        "train.trainer:Trainer.forward_backward", 2, signals("SIGHUP", "SIGTERM", "SIGHUP")
+    )
     done = commands.train(f"output_dir={tmp_path}", stop=stop, ignored=ignored)
     assert done.status == status, done.err
     assert ("train: stopped by SIGTERM; saved " in done.err) == bool(ignored)

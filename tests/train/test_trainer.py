@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from inference.media.grid import grid_cells
+from train.common.randomness import seeded
 from train.config.recipe import TrainRecipe
 from train.trainer import Trainer
 
@@ -229,7 +230,7 @@ def test_an_autoencoder_asks_no_text_encoder(make_recipe: MakeRecipe) -> None:
     trainer = Trainer(make_recipe("objective={type: autoencoder}"))
     trainer.base.encode_prompts = None  # type: ignore[method-assign, assignment]
     trainer.train()
-    assert trainer.run.grid(4).is_file()
+    assert trainer.run.folder.grid(4).is_file()
 
 
 def test_snapshot_trains_again(make_recipe: MakeRecipe, commands: Any, tmp_path: Path) -> None:
@@ -253,12 +254,14 @@ def test_snapshot_trains_again(make_recipe: MakeRecipe, commands: Any, tmp_path:
 )
 def test_clipping(make_recipe: MakeRecipe, options: list[str], norm_after: Any) -> None:
     trainer = Trainer(make_recipe(*options))
-    for parameter in trainer.parameters:
+    for parameter in trainer.optimization.parameters:
         parameter.grad = torch.full_like(parameter, -0.5)
-    count = sum(parameter.numel() for parameter in trainer.parameters)
+    count = sum(parameter.numel() for parameter in trainer.optimization.parameters)
     before = 0.5 * count**0.5
-    assert float(trainer.update.clip_gradients()) == pytest.approx(before, rel=1e-4)
-    gradients = torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
+    assert float(trainer.optimization.clip_gradients()) == pytest.approx(before, rel=1e-4)
+    gradients = torch.cat(
+        [p.grad.flatten() for p in trainer.optimization.parameters if p.grad is not None]
+    )
     if norm_after == "values":
         assert gradients.unique().tolist() == pytest.approx([-0.01])
     else:
@@ -270,7 +273,7 @@ def test_base_row_is_left_out_when_other_pictures_are_asked_for(make_recipe: Mak
         recipe = make_recipe("sampling.settings.steps=1", *overrides)
         trainer = Trainer(recipe)
         trainer.train()
-        return len(grid_cells(Image.open(trainer.run.grid(recipe.max_train_steps))))
+        return len(grid_cells(Image.open(trainer.run.folder.grid(recipe.max_train_steps))))
 
     assert rows("max_train_steps=1", "sampling.images.a.prompt=red") == 2
     more = ["resume=true", "max_train_steps=2"]
@@ -346,3 +349,31 @@ def test_loss_that_explodes_is_a_failure(commands: Any, tmp_path: Path) -> None:
     assert done.status == 1
     assert "train: loss is not finite at step 2: " in done.err
     assert "Traceback" not in done.err
+
+
+def test_dropout_leaves_the_global_generator_alone(
+    make_recipe: Callable[..., TrainRecipe],
+) -> None:
+    """It draws from the seeds of micro-batches; nothing else sees them."""
+    recipe = make_recipe(
+        "objective={type: lora, rank: 2, dropout: 0.5}",
+        "max_train_steps=2",
+        "gradient_checkpointing=true",
+    )
+    trainer = Trainer(recipe)
+    before = torch.get_rng_state()
+    trainer.train()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_draws_are_those_of_the_seed() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(6)
+    outside = torch.rand(2)
+    torch.manual_seed(6)
+    found = [torch.rand(1)]
+    with seeded(5, torch.device("cpu")):
+        assert torch.equal(torch.rand(3), expected)
+    found.append(torch.rand(1))
+    assert torch.equal(torch.cat(found), outside)

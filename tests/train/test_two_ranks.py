@@ -89,7 +89,7 @@ def test_both_processes_keep_equal_weights(
     """
     straight = [f"output_dir={tmp_path}", LORA, *OPTIONS]
     succeed(commands.train_on_two(*straight, "name=straight"))
-    stop = stop_at("train.trainer:Trainer.step", 3, "TERM")
+    stop = stop_at("train.trainer:Trainer.forward_backward", 3, "TERM")
     stopped = commands.train_on_two(*straight, "name=stopped", stop=stop)
     assert [rank.status for rank in stopped] == [143, 143], stopped
     assert (tmp_path / "stopped" / "checkpoints" / "step-000003").is_dir()

@@ -6,23 +6,18 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from train.common.batch import Batch
-    from train.common.distributed import (
-        ProcessLostError,
-        StopSignals,
-        lost_processes_told,
-        of_all,
-        of_first,
-    )
+    from train.common.distributed import StopSignals, lost_processes_told, of_all, of_first
     from train.common.errors import (
         RESERVE,
         DataError,
         FetchError,
         NonFiniteError,
         RunDirectoryError,
+        RunEndedError,
         SavingError,
         tell_once,
     )
-    from train.common.randomness import derive_seed, generator, normal
+    from train.common.randomness import derive_seed, generator, normal, seeded
     from train.common.weights import replaced_parameters
 
 __all__ = [
@@ -31,8 +26,8 @@ __all__ = [
     "DataError",
     "FetchError",
     "NonFiniteError",
-    "ProcessLostError",
     "RunDirectoryError",
+    "RunEndedError",
     "SavingError",
     "StopSignals",
     "derive_seed",
@@ -42,6 +37,7 @@ __all__ = [
     "of_all",
     "of_first",
     "replaced_parameters",
+    "seeded",
     "tell_once",
 ]
 

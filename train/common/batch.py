@@ -17,6 +17,10 @@ class Batch(TypedDict):
     """Optimizer steps before this one."""
     step_size: int
     """Examples of an optimizer step: of all processes and micro-batches."""
+    seed: int
+    """Of the global generators in its forward and backward pass (dropout), while training."""
+    completes_step: bool
+    """Whether it is the last micro-batch of its optimizer step, while training."""
     first_position: int
     """Place in the stream where steps of this size begin: that of the run's stage."""
     positions: list[int]

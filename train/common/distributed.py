@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from inference.runtime import InputError, Interrupted
 from inference.runtime import StopSignals as SignalsOfProcess
+from train.common.errors import RunEndedError
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ def of_all(accelerator: Accelerator, values: list[T]) -> list[T]:
     return gather_object(values)
 
 
-class ProcessLostError(RuntimeError):
+class ProcessLostError(RunEndedError, RuntimeError):
     """Another process of the run has ended, so that this one cannot go on."""
 
 
@@ -62,7 +63,8 @@ def lost_processes_told(is_one_of_several: Callable[[], bool]) -> Iterator[None]
             raise
         first_line = str(error).strip().splitlines()[0]
         raise ProcessLostError(
-            f"another process of this run has ended (see what it said): {first_line}"
+            f"another process of this run has ended (see what it said): {first_line}; resume=true "
+            "goes on from the newest checkpoint"
         ) from error
 
 

@@ -19,7 +19,14 @@ class RunDirectoryError(InputError):
     """The run's folder does not allow what is asked."""
 
 
-class SavingError(RuntimeError):
+class RunEndedError(Exception):
+    """The run has ended before its last step; the message says what is saved."""
+
+    of_all_processes = False
+    """Whether all processes raise it together, so that one of them says it."""
+
+
+class SavingError(RunEndedError, RuntimeError):
     """A checkpoint or artifact could not be written; nothing saved before is lost."""
 
 
@@ -35,5 +42,7 @@ class FetchError(DataError):
     """A shard cannot be fetched: of the pictures in it nothing is known."""
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(RunEndedError, FloatingPointError):
     """Losses or gradients of a step are not finite; no weight was changed by it."""
+
+    of_all_processes = True

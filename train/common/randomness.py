@@ -6,7 +6,8 @@ number of processes therefore see the same draws.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -22,6 +23,19 @@ def derive_seed(seed: int, purpose: str, *counters: int) -> int:
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
     """A CPU generator at the beginning of the stream of these counters."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *counters))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, from which dropout draws; restore their states afterwards.
+
+    Args:
+        seed: of the generators inside the block.
+        device: the accelerator that the block computes on, or the CPU.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def normal(like: Tensor, seed: int, purpose: str, counters: Sequence[int]) -> Tensor:

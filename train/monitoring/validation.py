@@ -21,14 +21,13 @@ from train.config import ClipDataConfig, ExampleConfig, TrainRecipe, ValidationC
 from train.data import Examples, InOrder, Sources, Track, build_examples, cache_latents, collate
 from train.monitoring.loss_log import BANDS, band_name
 from train.objectives import Objective
-from train.optimization import ShownWeights
+from train.optimization import Optimization
 from train.stages import stages_of
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from train.caches import Caches
-    from train.monitoring.reports import Reports
+    from train.monitoring.run import Run
+    from train.run_data import Data
 
 Config = TypeVar("Config", bound=ExampleConfig)
 
@@ -39,12 +38,10 @@ class Validation:
     def __init__(
         self,
         recipe: TrainRecipe,
-        sources: Sources,
-        objective: Objective,
-        accelerator: Accelerator,
-        weights: ShownWeights,
+        data: Data,
+        optimization: Optimization,
         caches: Caches,
-        reports: Reports,
+        run: Run,
     ) -> None:
         """Makes the examples, of the size that pictures have at the end of the run.
 
@@ -53,19 +50,19 @@ class Validation:
         """
         self.recipe = recipe
         self.config = recipe.validation
-        self.objective = objective
-        self.accelerator = accelerator
-        self.weights = weights
+        self.objective = optimization.objective
+        self.accelerator = optimization.accelerator
+        self.weights = optimization.weights
         self.caches = caches
-        self.reports = reports
+        self.run = run
         if self.config is None:
             return
-        last = stages_of(recipe, accelerator.num_processes)[-1].recipe
+        last = stages_of(recipe, self.accelerator.num_processes)[-1].recipe
         self.batch_size = 1 if recipe.data.packs_clips else last.train_batch_size
         """A row of clips that are packed has one timestep."""
-        self.examples = still_examples(last, sources, objective)
-        self.numbers = [sources.held_back.numbers[one.path] for one in self.examples.pictures]
-        self.timesteps = timesteps_of(self.config, objective)
+        self.examples = still_examples(last, data.sources, self.objective)
+        self.numbers = [data.sources.held_back.numbers[one.path] for one in self.examples.pictures]
+        self.timesteps = timesteps_of(self.config, self.objective)
 
     def fill(self, track: Track) -> None:
         """Encodes what is held back once; before parts of the base model are put aside."""
@@ -80,30 +77,23 @@ class Validation:
         if caches.prompt_states and self.recipe.data.cache != "off" and not changes:
             caches.prompt_states.fill(self.examples.all_prompts(), track, share=share)
 
-    def before(self, step: int) -> None:
-        """Tells what the base model loses, before the first step."""
-        if self.config is not None and step == 0:
-            self.tell(step)
+    def show(self, step: int) -> None:
+        """Show the loss in TensorBoard, also by timestep, and in the terminal.
 
-    def after(self, step: int) -> None:
-        """Measures and tells where it is time to; all processes together."""
+        All processes call this together.
+        """
         if self.config is None:
             return
-        if step % self.config.every_n_steps == 0 or step == self.recipe.max_train_steps:
-            self.tell(step)
-
-    def tell(self, step: int) -> None:
-        """The loss in TensorBoard, also by timestep, and in the terminal."""
-        with self.reports.clock.paused():
+        with self.run.clock.paused():
             losses = self.measure(step)
-        if self.reports.board is not None:
+        if self.run.board is not None:
             scalars = {"validation/loss": losses.double().mean().item()}
             if "denoising" in vars(self.objective):
                 scalars |= self.by_band(losses)
-            self.reports.board.scalars(scalars, step)
+            self.run.board.scalars(scalars, step)
         mean = losses.double().mean().item()
         of = f"{len(losses)} {self.examples.kind} at {losses.shape[1]} timesteps"
-        self.reports.progress.say(f"validation at step {step}: loss {mean:.4f} of {of}")
+        self.run.progress.say(f"validation at step {step}: loss {mean:.4f} of {of}")
 
     def by_band(self, losses: Tensor) -> dict[str, float]:
         """The means of losses (examples, timesteps) over the timesteps of each band."""
@@ -147,8 +137,7 @@ class Validation:
                 examples = collate(self.examples.__getitems__(chunk))
                 if isinstance(examples, DataError):
                     raise examples
-                if (states := self.caches.prompt_states) is not None:
-                    examples["prompt_states"] = states(examples["prompts"])
+                self.caches.add_prompts(examples)
                 for column, timestep in enumerate(self.timesteps):
                     batch = self.at(examples, chunk, timestep, step)
                     losses[chunk, column] = self.objective(batch).float().cpu()

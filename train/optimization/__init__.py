@@ -6,20 +6,12 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from train.optimization.accelerator import build_accelerator
-    from train.optimization.ema import ShownWeights
-    from train.optimization.guards import Guard
-    from train.optimization.optimizers import build_optimization, prepare, state_bytes
-    from train.optimization.training_state import TrainingState
-    from train.optimization.update import WeightUpdate
+    from train.optimization.optimization import Optimization
+    from train.optimization.optimizers import state_bytes
 
 __all__ = [
-    "Guard",
-    "ShownWeights",
-    "TrainingState",
-    "WeightUpdate",
+    "Optimization",
     "build_accelerator",
-    "build_optimization",
-    "prepare",
     "state_bytes",
 ]
 

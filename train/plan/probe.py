@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from inference.runtime import InputError
 from train.caches import Caches, put_aside
@@ -22,6 +23,7 @@ from train.config import TrainRecipe
 from train.data import Examples, Picture, Track, latents_kept
 from train.objectives import Objective
 from train.plan.memory import CONTEXT, MemoryPlan
+from train.run_data import Data
 from train.stages import Stage
 from train.trainer import Trainer
 
@@ -57,14 +59,21 @@ class Probe:
     """What the plan reckons of it, CUDA's own share left out."""
 
 
+class StandInData(Data):
+    """Takes other pictures in the place of class pictures, which are not drawn for a probe."""
+
+    def __init__(self, recipe: TrainRecipe) -> None:
+        super().__init__(recipe)
+        if self.class_folders and not self.class_pictures:
+            pictures = self.sources.pictures
+            self.class_pictures = [Picture(one.path, one.captions) for one in pictures]
+
+
 class FewCaches(Caches):
     """Encodes what the first steps of a stage ask for, in memory."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        objective = trainer.objective
-        assert isinstance(objective, Objective)
-        super().__init__(trainer.recipe, objective, trainer.accelerator)
-        self.trainer = trainer
+    def __init__(self, recipe: TrainRecipe, objective: Objective, accelerator: Accelerator) -> None:
+        super().__init__(recipe, objective, accelerator)
         self.encoding = 0.0
         """Seconds of a picture."""
 
@@ -73,7 +82,7 @@ class FewCaches(Caches):
         data, self.encoding = self.recipe.data, 0.0
         if not self.recipe.objective.learns_from_captions or data.cache == "off":
             return
-        with_classes = bool(self.trainer.class_pictures)
+        with_classes = examples.class_stream is not None
         batches = stage.micro_batches(stage.first_step, 0, 1, with_classes)
         few = islice(batches, STEPS * stage.recipe.gradient_accumulation_steps)
         positions = [position for batch in few for position in batch]
@@ -120,7 +129,7 @@ def probe_run(recipe: TrainRecipe, memory: MemoryPlan, processes: int, to_encode
         if data.cache == "disk":
             data = replace(data, cache="auto", cache_dir=None)
         options = {"output_dir": folder, "resume": False, "overwrite": False, "data": data}
-        trainer = Trainer(replace(recipe, **options))
+        trainer = Trainer(replace(recipe, **options), StandInData, caches=FewCaches)
         try:
             return _probed(trainer, memory, to_encode, before)
         finally:
@@ -128,15 +137,14 @@ def probe_run(recipe: TrainRecipe, memory: MemoryPlan, processes: int, to_encode
 
 
 def _probed(trainer: Trainer, memory: MemoryPlan, to_encode: int, before: int) -> Probe:
-    if trainer.class_folders and not trainer.class_pictures:  # not drawn yet: others in their place
-        trainer.class_pictures = [Picture(p.path, p.captions) for p in trainer.sources.pictures]
-    trainer.caches = caches = FewCaches(trainer)
+    caches = trainer.caches
+    assert isinstance(caches, FewCaches)
     trainer.objective.train()
     device, stages, peak = trainer.accelerator.device, [], 0
     for stage in trainer.stages:
         trainer.step_number = stage.first_step
         trainer.enter(stage)
-        trainer.stop_members()
+        trainer.optimization.stop_members(stage.first_step)
         start_measuring(device)
         seconds = _seconds(trainer, stage)
         peak = max(peak, measured(device, before))
@@ -151,13 +159,13 @@ def _probed(trainer: Trainer, memory: MemoryPlan, to_encode: int, before: int) -
 def _seconds(trainer: Trainer, stage: Stage) -> float:
     """Of the last step that is taken."""
     seconds, taken, start = 0.0, 0, now()
-    for batch in trainer.batches_of(stage):
-        trainer.step(batch)
-        if not trainer.accelerator.sync_gradients:
+    for batch in trainer.data.batches(trainer.examples, stage, stage.first_step, trainer.share):
+        trainer.forward_backward(batch)
+        if not batch["completes_step"]:
             continue
-        seconds, start = now() - start, now()
         taken += 1
-        trainer.step_number += 1
+        trainer.optimization.step(stage.first_step + taken)
+        seconds, start = now() - start, now()
         if taken == STEPS:
             break
     return seconds

@@ -42,6 +42,8 @@ def test_numbers_of_stages() -> None:
     assert [(s.first_step, s.last_step) for s in (one, two, three)] == [(0, 2), (2, 5), (5, 9)]
     assert [s.first_turn for s in (one, two, three)] == [0, 6, 9]
     assert [s.first_position for s in (one, two, three)] == [0, 60, 72]
+    assert [turn for turn in range(6) if one.completes_step(turn)] == [2, 5]
+    assert [turn for turn in range(6, 9) if two.completes_step(turn)] == [6, 7, 8]
     clips = [s.recipe.data.clips for s in (one, two, three)]
     assert [(c.frames, c.height, c.width) for c in clips if c] == [
         (9, 256, 384),

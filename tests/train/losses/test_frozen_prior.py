@@ -149,7 +149,7 @@ def test_a_stopped_text_encoder_does_not_tell_the_base_model(
 def test_a_run(recipe: MakeRecipe) -> None:
     trainer = Trainer(recipe("max_train_steps=2", "data.cache=auto"))
     trainer.train()
-    board = EventAccumulator(str(trainer.run.logs)).Reload()
+    board = EventAccumulator(str(trainer.run.folder.logs)).Reload()
     first, second = (event.value for event in board.Scalars("loss/prior"))
     assert first < 1e-9 < second
     assert board.Scalars("loss/instance")[0].value > 0.1

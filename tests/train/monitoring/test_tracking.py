@@ -37,7 +37,7 @@ def test_board_of_a_run(make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[s
     )
     trainer = Trainer(recipe)
     trainer.train()
-    events = read(trainer.run.logs)
+    events = read(trainer.run.folder.logs)
     assert set(events.Tags()["scalars"]) == {
         "loss",
         "gradient_norm",

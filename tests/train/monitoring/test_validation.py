@@ -181,8 +181,10 @@ def test_with_ema_the_average_is_measured(trainer: Callable[..., Trainer]) -> No
     before = made.validation.measure(0)
     change(made)
     assert torch.equal(made.validation.measure(1), before)
-    assert made.ema is not None
-    for average, parameter in zip(made.ema.shadow_params, made.parameters, strict=True):
+    assert made.optimization.ema is not None
+    for average, parameter in zip(
+        made.optimization.ema.shadow_params, made.optimization.parameters, strict=True
+    ):
         average.copy_(parameter.detach())
     assert not torch.equal(made.validation.measure(1), before)
 
@@ -326,7 +328,7 @@ def test_subsets_lose_what_is_held_back(make_recipe: MakeRecipe, pictures: Path)
     )
     usual = find_sources(make_recipe("validation.split=0.4"))
     made = Trainer(make_recipe(subsets, "validation.split=0.4"))
-    assert names(made.sources.held_back.pictures) == names(usual.held_back.pictures)
+    assert names(made.data.sources.held_back.pictures) == names(usual.held_back.pictures)
     assert len(made.examples.slots) == 2 * len(usual.pictures) + 8
     made.validation.fill(lambda sequence, _: sequence)
     assert isinstance(made.validation.examples.latents, list)  # nothing random

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from inference.runtime.signals import Interrupted
+from tests.train.run_tools import watched
 from train.common.errors import RunDirectoryError
 from train.config.recipe import TrainRecipe
+from train.run_data import Data
 from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]
@@ -57,7 +60,7 @@ def options(pictures: Path, class_folder: Path) -> Options:
 
 
 def scalars(trainer: Trainer) -> dict[str, list[float]]:
-    board = EventAccumulator(str(trainer.run.logs)).Reload()
+    board = EventAccumulator(str(trainer.run.folder.logs)).Reload()
     return {
         name: [event.value for event in board.Scalars(name)]
         for name in board.Tags()["scalars"]
@@ -102,24 +105,19 @@ def test_text_encoder_stops_bit_for_bit(
 ) -> None:
     """After two of four steps: no gradient, no weight decay, nothing computed for one."""
     more = ["optimizer.weight_decay=0.5", f"gradient_checkpointing={checkpointing}"]
-    trainer = Trainer(make_recipe(*options("dreambooth", *more)))
-    seen, states = [text_encoder(trainer)], []
-    step = trainer.step
-
-    def watched(batch: Any) -> Any:
-        norm = step(batch)
-        seen.append(text_encoder(trainer))
-        return norm
-
+    seen: list[dict[str, torch.Tensor]] = []
+    states: list[Any] = []
+    recipe = make_recipe(*options("dreambooth", *more))
+    trainer = Trainer(recipe, watched(lambda *_: seen.append(text_encoder(trainer))))
     encode = trainer.base.encode_prompts
 
     def watched_encode(prompts: Any) -> Any:
         states.append(encode(prompts))
         return states[-1]
 
-    trainer.step = watched  # type: ignore[method-assign]
     trainer.base.encode_prompts = watched_encode  # type: ignore[method-assign]
     trainer.train()
+    seen.append(text_encoder(trainer))
     changed = [
         any(not torch.equal(one[key], two[key]) for key in one)
         for one, two in itertools.pairwise(seen)
@@ -151,8 +149,7 @@ def test_resume_is_exact(
     straight = state("straight")
     for cut in cuts:
         run = f"name=cut{cut}"
-        stopped = Trainer(make_recipe(*options(name, *more, run)))
-        stopped.stop_if_asked = stops_at(stopped, cut)  # type: ignore[method-assign]
+        stopped = Trainer(make_recipe(*options(name, *more, run)), stops_in(cut))
         with pytest.raises(Interrupted):
             stopped.train()
         Trainer(make_recipe(*options(name, *more, run, "resume=true"))).train()
@@ -161,14 +158,14 @@ def test_resume_is_exact(
         assert [key for key in resumed if not torch.equal(resumed[key], straight[key])] == []
 
 
-def stops_at(trainer: Trainer, step: int) -> Callable[[], None]:
-    stop = trainer.stop_if_asked
+def stops_in(step: int) -> Callable[[TrainRecipe], Data]:
+    """Data with which SIGTERM comes in the last micro-batch of a step."""
 
-    def stop_if_asked() -> None:
-        trainer.signals.number = 15 if trainer.step_number == step else 0
-        stop()
+    def stop(batch: Any, *_: object) -> None:
+        if batch["step"] == step - 1 and batch["completes_step"]:
+            signal.raise_signal(signal.SIGTERM)
 
-    return stop_if_asked
+    return watched(stop)
 
 
 def test_other_class_pictures_are_refused_when_resuming(

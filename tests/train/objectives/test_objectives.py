@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from inference.artifacts.base import load_artifact
 from inference.config.models import BaseModelConfig
@@ -17,6 +18,7 @@ from inference.models.folder import weights_of
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.models.stable_diffusion.model import BaseModel
 from inference.recipe.loader import RecipeWarning
+from tests.train.run_tools import watched
 from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig
 from train.config.recipe import TrainRecipe
 from train.data.examples.loader import collate
@@ -56,14 +58,10 @@ OBJECTIVES = {  # overrides, and how the names of those tensors begin that are t
 
 def train(recipe: TrainRecipe) -> tuple[Trainer, list[float]]:
     """The trainer after its run, and the loss of every step."""
-    trainer, losses = Trainer(recipe), []
-
-    def report(step: int, loss: float, pace: float) -> None:
-        losses.append(loss)
-
-    trainer.progress.report = report  # type: ignore[method-assign]
+    trainer = Trainer(recipe)
     trainer.train()
-    return trainer, losses
+    board = EventAccumulator(str(trainer.run.folder.logs)).Reload()
+    return trainer, [event.value for event in board.Scalars("loss")]
 
 
 def moved(base: BaseModel, before: BaseModel) -> set[str]:
@@ -164,22 +162,19 @@ def test_loss_that_is_not_finite_ends_the_run(
 ) -> None:
     """Naming the step and the pictures; what was saved before is left alone."""
     recipe = make_recipe(*OBJECTIVES[name][0], "saving.save_every_n_steps=2", "data.num_workers=0")
-    trainer = Trainer(recipe)
-    step = trainer.step
 
-    def poisoned(batch: Any) -> Any:
-        if trainer.step_number == 2:
+    def poison(batch: Any, *_: object) -> None:
+        if batch["step"] == 2:
             next(trainer.objective.parameters()).data.fill_(float("nan"))
-        return step(batch)
 
-    trainer.step = poisoned  # type: ignore[method-assign]
+    trainer = Trainer(recipe, watched(poison))
     with pytest.raises(FloatingPointError) as error:
         trainer.train()
     pictures = [trainer.examples[position]["names"] for position in (4, 5)]
     assert "not finite at step 3" in str(error.value)
     assert all(f"{picture} (nan)" in str(error.value) for picture in pictures)
-    assert trainer.run.newest_checkpoint() == trainer.run.checkpoint(2)
-    assert trainer.run.artifact(2, trainer.objective.artifact().suffix).exists()
+    assert trainer.run.folder.newest_checkpoint() == trainer.run.folder.checkpoint(2)
+    assert trainer.run.folder.artifact(2, trainer.objective.artifact().suffix).exists()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +213,7 @@ def test_autoencoder_measures_the_scale_of_its_latents(make_recipe: MakeRecipe) 
     recipe = make_recipe("objective={type: autoencoder}", "max_train_steps=3")
     trainer, _ = train(recipe)
     objective: Any = trainer.objective
-    saved = load_base_model(BaseModelConfig(path=str(trainer.run.artifact(3, ""))))
+    saved = load_base_model(BaseModelConfig(path=str(trainer.run.folder.artifact(3, ""))))
     factor = saved.vae.config.scaling_factor
     assert factor == pytest.approx(float(objective.latent_variance) ** -0.5)
     assert factor != 0.5
@@ -229,7 +224,7 @@ def test_decoder_leaves_the_scale_of_the_latents(make_recipe: MakeRecipe) -> Non
     trainer = Trainer(recipe)
     trainer.base.vae.register_to_config(scaling_factor=0.18215)
     trainer.train()
-    saved = load_base_model(BaseModelConfig(path=str(trainer.run.artifact(2, ""))))
+    saved = load_base_model(BaseModelConfig(path=str(trainer.run.folder.artifact(2, ""))))
     assert saved.vae.config.scaling_factor == 0.18215
 
 
@@ -317,9 +312,9 @@ def test_a_new_objective_is_one_file(
     trainer, _ = train(recipe)
     names = [f"unet.{name}" for name in untouched.unet.state_dict() if name.endswith("bias")]
     assert moved(trainer.base, untouched) == set(names)
-    saved = load_base_model(BaseModelConfig(path=str(trainer.run.artifact(4, ""))))
-    (drawing,) = draw(saved, trainer.grid.images)
-    _, (shown,) = grid_cells(Image.open(trainer.run.grid(4)))
+    saved = load_base_model(BaseModelConfig(path=str(trainer.run.folder.artifact(4, ""))))
+    (drawing,) = draw(saved, trainer.previews.grid.images)
+    _, (shown,) = grid_cells(Image.open(trainer.run.folder.grid(4)))
     assert drawing.image.tobytes() == shown.tobytes()
 
 
@@ -357,25 +352,28 @@ def test_each_member_has_its_own_rate_end_and_file(ema: str, make_recipe: MakeRe
         "saving.save_every_n_steps=2",
     )
     trainer, _ = train(recipe)
-    groups = {group["name"]: group for group in trainer.optimizer.param_groups}
+    groups = {group["name"]: group for group in trainer.optimization.optimizer.param_groups}
     assert {name: group["initial_lr"] for name, group in groups.items()} == {
         "word.embedding": 0.5,
         "look.unet": 0.01,
         "look.text_encoder": 0.03,
     }
     assert [groups[name]["weight_decay"] for name in groups] == [0, 0.01, 0.01]
-    assert trainer.update.rates == {  # of the fourth step of four
+    assert trainer.optimization.rates == {  # of the fourth step of four
         "word.embedding": 0.5,
         "look.unet": pytest.approx(0.0025),
         "look.text_encoder": pytest.approx(0.0075),
     }
     saved = {
-        name: [load_artifact(trainer.run.artifact(step, ".safetensors", name)) for step in (2, 4)]
+        name: [
+            load_artifact(trainer.run.folder.artifact(step, ".safetensors", name))
+            for step in (2, 4)
+        ]
         for name in ("word", "look")
     }
     words = [embedding.learned.vectors for embedding in saved["word"]]  # type: ignore[attr-defined]
     assert torch.equal(*words)
-    assert trainer.members["word"].objective.embedding.vectors.grad is None  # type: ignore[union-attr]
+    assert trainer.optimization.members["word"].objective.embedding.vectors.grad is None  # type: ignore[union-attr]
     loras = [lora.modules_by_part()["unet"].state_dict() for lora in saved["look"]]  # type: ignore[attr-defined]
     assert not any(
         torch.equal(one, two) for one, two in zip(*(x.values() for x in loras), strict=True)

@@ -81,7 +81,7 @@ def test_last_grid_is_what_the_artifact_draws(
         if not torch.equal(value, before[name])
     }
     assert moved == trained
-    base_row, last_row = grid_cells(Image.open(trainer.run.grid(2)))
+    base_row, last_row = grid_cells(Image.open(trainer.run.folder.grid(2)))
     base = load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)), precision)
     assert bytes_of([drawing.image for drawing in draw(base, REQUESTS)]) == bytes_of(base_row)
     load_artifact(path).attach(base)
@@ -95,7 +95,7 @@ def test_a_run_over_both_text_encoders_goes_on_exactly(recipe: MakeRecipe) -> No
 
     def run(name: str, *overrides: str) -> tuple[Trainer, Path]:
         trainer = Trainer(recipe(TEXT_TO_IMAGE, rates, f"name={name}", *overrides))
-        assert {g["name"]: g["lr"] for g in trainer.optimizer.param_groups} == {
+        assert {g["name"]: g["lr"] for g in trainer.optimization.optimizer.param_groups} == {
             "unet": 1e-2, "text_encoder": 1e-3, "text_encoder_2": 2e-3,
         }  # fmt: skip
         before = trainer.base.text_encoder.state_dict()

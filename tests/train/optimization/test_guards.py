@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.training_utils import EMAModel
-from torch import nn
 
+from tests.train.run_tools import watched
 from train.common.errors import DataError, NonFiniteError
 from train.config.optimization import GuardConfig
 from train.config.recipe import TrainRecipe
 from train.data.examples.latents import check_latents, shown
+from train.objectives.loading import load_objective
+from train.optimization.accelerator import build_accelerator
 from train.optimization.guards import Guard
-from train.optimization.training_state import TrainingState
-from train.optimization.update import WeightUpdate
+from train.optimization.optimization import Optimization
 from train.trainer import Trainer
 
 INF, NAN = float("inf"), float("nan")
@@ -122,44 +122,41 @@ def test_latents_name_their_pictures() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_skipped_step_leaves_weights_and_moments() -> None:
+def test_a_skipped_step_leaves_weights_and_moments(
+    make_recipe: Callable[..., TrainRecipe],
+) -> None:
     """Also the first one; the learning rate goes on, the average towards the weights."""
-    network: Any = nn.Linear(3, 2)
-    network.after_step = lambda: None
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
-    optimizer.param_groups[0]["name"] = "all"
-    course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-    ema = EMAModel(list(network.parameters()), decay=0.5)
+    schedule = "lr_scheduler={type: schedule, schedule: '0.1:1, 0.05'}"
+    recipe = make_recipe(
+        "objective={type: lora, rank: 2}", "guards.non_finite=skip", "ema.decay=0.5", schedule
+    )
+    accelerator = build_accelerator(recipe)
+    objective = load_objective(recipe, accelerator.device)
+    told: list[str] = []
+    optimization = Optimization(recipe, objective, accelerator, told.append)
+    parameters, ema = optimization.parameters, optimization.ema
+    before = [one.detach().clone() for one in parameters]
 
-    def clip(parameters: Any, limit: float) -> torch.Tensor:
-        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+    def take_step(number: int, factor: float) -> None:
+        with optimization.accumulating(completes_step=True):
+            accelerator.backward(sum((one.sum() for one in parameters), FINE * 0) * factor)
+        optimization.step(number)
 
-    accelerator: Any = SimpleNamespace(num_processes=1, scaler=None, clip_grad_norm_=clip)
-    recipe: Any = SimpleNamespace(max_grad_norm=1.0, max_grad_value=None)
-    one, _ = guard(accelerator=accelerator)
-    update = WeightUpdate(recipe, TrainingState(accelerator, network, optimizer, course, ema, one))
-    before = [p.detach().clone() for p in network.parameters()]
-    (network(torch.ones(1, 3)).sum() * NAN).backward()
-    update.step(1)
-    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-    assert not optimizer.state and all(p.grad is None for p in network.parameters())
-    assert update.rates == {"all": 0.1} and course.get_last_lr() == [0.05]
-    assert ema.optimization_step == 1
-    network(torch.ones(1, 3)).sum().backward()
-    update.step(2)
-    assert not torch.equal(before[0], network.weight)
+    take_step(1, NAN)
+    assert len(told) == 1 and told[0].startswith("warning: skipped, 1 so far: gradients are not")
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
+    assert not optimization.optimizer.state and all(one.grad is None for one in parameters)
+    assert optimization.rates == {"unet": pytest.approx(0.1)}
+    assert optimization.lr_scheduler.get_last_lr() == [pytest.approx(0.05)]
+    assert ema is not None and ema.optimization_step == 1
+    take_step(2, 1.0)
+    assert not any(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
 
 
-def poison(trainer: Trainer, step_number: int) -> None:
-    """Makes one example of a step count infinitely: its loss is finite, its gradient is not."""
-    step = trainer.step
-
-    def poisoned(batch: Any) -> Any:
-        if trainer.step_number == step_number:
-            batch["weight"] = batch["weight"] * INF
-        return step(batch)
-
-    trainer.step = poisoned  # type: ignore[method-assign]
+def poison(batch: Any, *_: object) -> None:
+    """Make an example of step 2 count infinitely: its loss is finite, its gradient is not."""
+    if batch["step"] == 1:
+        batch["weight"] = batch["weight"] * INF
 
 
 def test_run_stops_with_the_state_before_and_goes_on_with_skip(
@@ -167,21 +164,19 @@ def test_run_stops_with_the_state_before_and_goes_on_with_skip(
 ) -> None:
     """It ends in the bytes of a run that skipped the step at once; resumed after it as well."""
     options = ["objective={type: lora, rank: 2}", "max_train_steps=3", "train_batch_size=1"]
-    stopped = Trainer(make_recipe(*options, "name=stopped"))
-    poison(stopped, 1)
+    stopped = Trainer(make_recipe(*options, "name=stopped"), watched(poison))
     with pytest.raises(NonFiniteError, match=r"gradients are not finite at step 2, .*\.png"):
         stopped.train()
-    assert stopped.run.newest_checkpoint() == stopped.run.checkpoint(1)
+    assert stopped.run.folder.newest_checkpoint() == stopped.run.folder.checkpoint(1)
     skipping = [*options, "guards.non_finite=skip"]
     ends = []
     for more in (["name=stopped", "resume=true"], ["name=straight"]):
-        trainer = Trainer(make_recipe(*skipping, *more))
-        poison(trainer, 1)
+        trainer = Trainer(make_recipe(*skipping, *more), watched(poison))
         trainer.train()
-        assert trainer.guard.counts["skipped"] == 1
-        ends.append(trainer.run.checkpoint(3))
+        assert trainer.optimization.guard.counts["skipped"] == 1
+        ends.append(trainer.run.folder.checkpoint(3))
     for name in ("trained.safetensors", "optimizer.pt", "progress.json"):
         one, two = ((end / name).read_bytes() for end in ends)
         assert one == two, name
-    before = stopped.run.checkpoint(1) / "trained.safetensors"
+    before = stopped.run.folder.checkpoint(1) / "trained.safetensors"
     assert before.read_bytes() != (ends[0] / "trained.safetensors").read_bytes()

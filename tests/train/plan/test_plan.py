@@ -15,12 +15,15 @@ from PIL import Image
 from inference.models.base import DTYPES
 from inference.recipe.loader import load_recipe
 from tests.inference.artifacts.video_base import build_video_base, save_folder
+from tests.train.run_tools import watched
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
 from train.data.examples.clips import ClipExamples
+from train.data.examples.examples import Examples
 from train.objectives.loading import load_objective
 from train.plan.__main__ import main
 from train.plan.plan import plan_run
+from train.stages import Stage
 from train.trainer import Trainer
 
 
@@ -75,18 +78,15 @@ def test_training_does_what_was_planned(tmp_path):
     recipe = clip_recipe(tmp_path)
     plan = plan_run(recipe)
     assert (plan.cache.latents_found, plan.cache.prompts_found) == (0, 0)
-    trainer = Trainer(recipe)
     seen: dict[str, list[Any]] = {"small": [], "long": []}
     examples: dict[str, ClipExamples] = {}
-    take = trainer.step
 
-    def step(batch: Any) -> Any:
-        seen[trainer.stage.name].append(batch)
-        assert isinstance(trainer.examples, ClipExamples)
-        examples[trainer.stage.name] = trainer.examples
-        return take(batch)
+    def watch(batch: Any, stage: Stage, used: Examples) -> None:
+        seen[stage.name].append(batch)
+        assert isinstance(used, ClipExamples)
+        examples[stage.name] = used
 
-    trainer.step = step  # type: ignore[method-assign]
+    trainer = Trainer(recipe, watched(watch))
     trainer.train()
     for stage in plan.stages:
         batches, used = seen[stage.name], examples[stage.name]
@@ -106,10 +106,10 @@ def test_training_does_what_was_planned(tmp_path):
     prompts = {text for batch in batches for text in batch["prompts"]}
     assert (plan.captions.with_caption, plan.captions.by_fallback) == (9, 1)
     assert plan.captions.different == 5 and prompts <= {*examples["long"].all_prompts()}
-    trained = sum(parameter.numel() for parameter in trainer.parameters)
+    trained = sum(parameter.numel() for parameter in trainer.optimization.parameters)
     assert sum(plan.trained.values()) == trained
 
-    disk, run = plan.disk, trainer.run
+    disk, run = plan.disk, trainer.run.folder
     kept = sorted(run.checkpoints.iterdir())
     artifacts = [path for path in run.artifacts.iterdir() if not path.is_symlink()]
     assert (disk.checkpoints_kept, disk.artifacts) == (len(kept), len(artifacts)) == (2, 3)

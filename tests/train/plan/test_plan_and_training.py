@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from tests.train.run_tools import watched
 from train.config.recipe import TrainRecipe
 from train.data.examples.examples import Examples
 from train.plan.plan import Plan, plan_run
+from train.stages import Stage
 from train.trainer import Trainer
 
 Make = Callable[..., TrainRecipe]
@@ -42,18 +44,15 @@ class Met:
 
 def trained(recipe: TrainRecipe) -> tuple[Trainer, dict[str, Met]]:
     """Trains, and keeps what each stage has met."""
-    trainer = Trainer(recipe)
-    met = {stage.name: Met() for stage in trainer.stages}
-    take = trainer.step
+    met: dict[str, Met] = defaultdict(Met)
 
-    def step(batch: Any) -> Any:
-        stage = met[trainer.stage.name]
-        stage.examples = trainer.examples
-        stage.batches.append(batch)
-        return take(batch)
+    def watch(batch: Any, stage: Stage, examples: Examples) -> None:
+        met[stage.name].examples = examples
+        met[stage.name].batches.append(batch)
 
-    trainer.step = step  # type: ignore[method-assign]
+    trainer = Trainer(recipe, watched(watch))
     trainer.train()
+    assert [*met] == [stage.name for stage in trainer.stages]
     return trainer, met
 
 
@@ -108,10 +107,10 @@ def check_balance(told: dict[str, Any], used: Examples, indices: Counter[int]) -
 
 
 def check_captions(told: dict[str, Any], trainer: Trainer, met: dict[str, Met]) -> None:
-    pictures = trainer.sources.pictures
+    pictures = trainer.data.sources.pictures
     captions, lint = told["captions"], told["checks"]["captions"]
     assert captions["pictures"] == len(pictures)
-    assert lint["told_by"] == trainer.facts["captions_from"]
+    assert lint["told_by"] == trainer.data.facts["captions_from"]
     assert captions["with_caption"] == sum(bool(one.captions) for one in pictures)
     states = trainer.caches.prompt_states
     assert states is not None

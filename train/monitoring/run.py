@@ -1,0 +1,114 @@
+"""A run as a person follows it: its folder, its progress, its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from inference.recipe import dump_recipe
+from train.config import TrainRecipe
+from train.data import class_facts
+from train.monitoring.loss_log import LossLog
+from train.monitoring.tracking import Board, ProgressBar, StepClock
+from train.run_data import Data
+from train.runs import Row, RunDirectory
+from train.stages import Stage
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def open_folder(data: Data) -> RunDirectory:
+    """Return the folder of a run, which is free or holds this very run.
+
+    Raises:
+        RunDirectoryError: another run lies there, recipe or pictures have changed, or nothing can
+            be written there.
+    """
+    recipe, folder = data.recipe, RunDirectory(data.folder)
+    text = dump_recipe(recipe)
+    folder.open(text, data.facts, recipe.resume, recipe.overwrite, data.rows())
+    return folder
+
+
+class Run:
+    """The folder of a run with its manifests, TensorBoard, the progress bar, and the clock."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        folder: RunDirectory,
+        accelerator: Accelerator,
+        num_timesteps: int,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.num_processes = accelerator.num_processes
+        self.progress = ProgressBar(recipe.max_train_steps, accelerator.is_main_process)
+        self.clock = StepClock()
+        self.losses = LossLog(accelerator, num_timesteps)
+        self.board: Board | None = None
+        """Only in the first process, from `open` on."""
+
+    def open(
+        self, step: int, recipe_yaml: str, facts: dict[str, Any], rows: Iterable[Row] | None
+    ) -> None:
+        """Write recipe and manifests, and begin or continue TensorBoard's curves.
+
+        Args:
+            step: optimizer steps that are done.
+            recipe_yaml: the resolved recipe.
+            facts: what environment.json records of the pictures.
+            rows: of all pictures; None keeps the manifest that is there.
+
+        Raises:
+            SavingError: they cannot be written.
+        """
+        self.folder.write_start(recipe_yaml, facts, rows)
+        self.board = Board(self.folder.logs, step, recipe_yaml, self.progress.say)
+
+    def find_checkpoint(self, data: Data) -> Path | None:
+        """Return the newest intact checkpoint, if there is one; warn of damaged ones.
+
+        Raises:
+            RunDirectoryError: all are damaged, or the pictures have changed.
+        """
+        if data.class_folders and self.folder.newest_checkpoint() is not None:
+            facts = class_facts(data.class_pictures)
+            self.folder.refuse_other_pictures(facts, data.class_rows())
+        self.folder.tell_touched(self.progress.say)
+        return self.folder.saved.newest_sound(self.progress.say)
+
+    def log(
+        self,
+        step: int,
+        stage: Stage,
+        grad_norm: Tensor,
+        rates: Mapping[str, float],
+        skips: Mapping[str, int],
+    ) -> None:
+        """Show mean losses over micro-batches and processes since the last entry, rates, speed.
+
+        Also how many steps were skipped so far, if any.
+        """
+        micro_batches, seconds = len(self.losses), self.clock.take()
+        losses = self.losses.take()
+        images = micro_batches * stage.recipe.train_batch_size * self.num_processes
+        if self.board is not None:
+            scalars = losses | {"gradient_norm": float(grad_norm)}
+            scalars["images_per_second"] = images / seconds
+            for name in ("skipped", "scaler_skipped"):
+                if skips[name]:
+                    scalars[f"steps/{name}"] = skips[name]
+            scalars |= {f"learning_rate/{part}": rate for part, rate in rates.items()}
+            self.board.scalars(scalars, step)
+        pace = seconds * stage.recipe.gradient_accumulation_steps / micro_batches
+        self.progress.report(step, losses["loss"], pace)
+
+    def close(self) -> None:
+        """End TensorBoard."""
+        if self.board is not None:
+            self.board.close()

@@ -1,0 +1,138 @@
+"""How gradients change what is learned: clipped, by the optimizer, at its rates, averaged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, cast
+
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from train.config import TrainRecipe
+from train.objectives import Objective
+from train.optimization.ema import ShownWeights
+from train.optimization.guards import Guard
+from train.optimization.optimizers import build_optimization, prepare
+from train.optimization.training_state import TrainingState
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+
+class Optimization:
+    """The optimizer, its learning rates, the average of the weights, and what guards them."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        objective: Objective,
+        accelerator: Accelerator,
+        say: Callable[[str], None],
+    ) -> None:
+        """Build them, and wrap the objective for mixed precision and several processes.
+
+        Args:
+            recipe: the run's.
+            objective: what is trained; on its device.
+            accelerator: of this process.
+            say: shows a line, for warnings of skipped steps.
+
+        Raises:
+            InputError: a learning rate names no part of the objective.
+        """
+        self.recipe = recipe
+        self.objective = objective
+        self.accelerator = accelerator
+        self.members = objective.members(recipe)
+        self.parameters = list(objective.parameters())
+        optimizer, self.lr_scheduler = build_optimization(recipe.optimizer, self.members)
+        self.ema = None
+        if recipe.ema is not None:
+            self.ema = EMAModel(self.parameters, decay=recipe.ema.decay, foreach=True)
+        self.weights = ShownWeights(recipe, objective, self.members.values(), self.ema)
+        self.model, prepared = prepare(accelerator, objective, optimizer)
+        self.optimizer = cast("AcceleratedOptimizer", prepared)
+        self.guard = Guard(recipe.guards, accelerator, say)
+        self.state = TrainingState(
+            accelerator, objective, self.optimizer, self.lr_scheduler, self.ema, self.guard
+        )
+        self.rates: dict[str, float] = {}
+        """The learning rate of each part in the last step."""
+
+    @contextmanager
+    def accumulating(self, completes_step: bool) -> Iterator[None]:
+        """Add up gradients inside the block; only the last block of a step syncs the processes."""
+        self.accelerator.sync_gradients = completes_step
+        if completes_step:
+            yield
+            return
+        with self.accelerator.no_sync(self.model):
+            yield
+
+    def step(self, number: int) -> Tensor:
+        """Change the weights if the guard allows it; advance learning rates and average.
+
+        Args:
+            number: of the optimizer step, from 1.
+
+        Returns:
+            The gradients' norm before clipping.
+
+        Raises:
+            NonFiniteError: the guard ends the run; nothing has changed.
+        """
+        grad_norm = self.clip_gradients()
+        allowed = self.guard.allows(grad_norm, number)
+        if allowed:
+            self.optimizer.step()
+            self.objective.after_step()
+        elif self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()
+        self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        self._advance_rates(was_skipped=not allowed or self.optimizer.step_was_skipped)
+        if self.ema is not None:
+            self.ema.step(self._averaged(self.ema))
+        self.optimizer.zero_grad()
+        self.stop_members(number)
+        return grad_norm
+
+    def clip_gradients(self) -> Tensor:
+        """Clip by norm and by value as the recipe says; return the norm before."""
+        limit = self.recipe.max_grad_norm or float("inf")
+        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+        if self.recipe.max_grad_value is not None:
+            self.accelerator.clip_grad_value_(self.parameters, self.recipe.max_grad_value)
+        assert norm is not None
+        return norm
+
+    def stop_members(self, step: int) -> None:
+        """Freeze the members that have had their steps: they get no more gradients."""
+        for member in self.members.values():
+            if member.stop_step is not None and step >= member.stop_step:
+                member.objective.requires_grad_(False)
+
+    def release(self) -> None:
+        """Let go of the wrapped model; no step can be taken afterwards.
+
+        DDP must go before the process group: as its last owner it would wait, holding Python's
+        lock, for a thread of the group that may need this lock to end.
+        """
+        del self.model
+
+    def _advance_rates(self, was_skipped: bool) -> None:
+        """Step the LR schedule, also after a skipped step.
+
+        Where the first step is skipped, PyTorch takes this for an error in the order of calls.
+        """
+        with warnings.catch_warnings() if was_skipped else nullcontext():
+            if was_skipped:
+                warnings.filterwarnings("ignore", r"Detected call of .lr_scheduler\.step")
+            self.lr_scheduler.step()
+
+    def _averaged(self, ema: EMAModel) -> list[Tensor]:
+        """What the average takes in: of what has stopped itself, so that it stays what it was."""
+        pairs = zip(self.parameters, ema.shadow_params, strict=True)
+        return [trained if trained.requires_grad else average for trained, average in pairs]

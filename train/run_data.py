@@ -1,0 +1,138 @@
+"""What a run learns from: its pictures, those held out, those of classes, and its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from inference.models import DiffusionModel
+from train.class_images import draw_missing
+from train.common import Batch, DataError, derive_seed
+from train.config import TrainRecipe
+from train.data import (
+    Examples,
+    Track,
+    at_commits,
+    build_examples,
+    build_loader,
+    class_facts,
+    class_folders,
+    class_pictures,
+    find_sources,
+)
+from train.losses import prior_weight, weigh_class_pictures
+from train.runs import CLASS_PICTURE, HELD_BACK, Row, rows_of
+from train.stages import Stage, step_size
+
+
+class Data:
+    """The files of a run, and how they become batches."""
+
+    def __init__(self, recipe: TrainRecipe) -> None:
+        """Find the files; no weights are needed for that.
+
+        Raises:
+            DataError: pictures or captions cannot be used.
+        """
+        self.sources = find_sources(recipe)
+        self.recipe = at_commits(recipe, self.sources.commits)
+        """The recipe, with the commits of streamed datasets in the place of branches."""
+        self.folder = Path(recipe.output_dir) / recipe.name
+        """The run's."""
+        self.class_folders = class_folders(self.sources.concepts, self.folder)
+        self.class_pictures = self.sources.class_pictures
+        """Those that come along with examples; of concepts, only once they have been drawn."""
+        self.facts: dict[str, Any] = self.sources.facts
+        """What environment.json records of the pictures."""
+
+    def rows(self) -> Iterator[Row]:
+        """Yield what data.jsonl.gz records of pictures, held-out pictures and class pictures."""
+        yield from rows_of(self.sources.pictures, self.recipe.data)
+        yield from rows_of(self.sources.held_back.pictures, self.recipe.data, HELD_BACK)
+        yield from self.class_rows()
+
+    def class_rows(self) -> Iterator[Row]:
+        """Yield those of class pictures."""
+        yield from rows_of(self.class_pictures, self.recipe.data, CLASS_PICTURE)
+
+    def draw_class_pictures(
+        self,
+        base: DiffusionModel,
+        resolution: int,
+        accelerator: Accelerator,
+        track: Track,
+        stop: Callable[[], object],
+    ) -> None:
+        """Draw this process's share of the class pictures that are missing.
+
+        Args:
+            base: the model to draw with, as it was before training.
+            resolution: of the pictures.
+            accelerator: of this process.
+            track: shows the progress.
+            stop: drawing ends early once this returns something true.
+        """
+        draw_missing(
+            base,  # pyright: ignore[reportArgumentType]  # only its family has concepts
+            self.class_folders,
+            self.recipe,
+            resolution,
+            accelerator,
+            track,
+            stop,
+        )
+
+    def find_class_pictures(self) -> None:
+        """Take the class pictures of concepts in, once all of them are drawn.
+
+        Raises:
+            DataError: a folder has none, or some are broken and the recipe does not skip them.
+        """
+        data = self.recipe.data
+        self.class_pictures = class_pictures(
+            self.class_folders, data.captions.extensions, data.broken_pictures
+        )
+        self.facts |= class_facts(self.class_pictures)
+
+    def examples(self, stage: Stage, base: DiffusionModel, processes: int) -> Examples:
+        """Return the examples of a stage, with the class pictures that are there.
+
+        Raises:
+            InputError: the base model cannot take pictures or clips of this size or length.
+        """
+        examples = build_examples(stage.recipe, self.sources, base, stage.pace(processes))
+        if self.class_pictures:
+            examples.add_class_pictures(self.class_pictures)
+        return examples
+
+    def batches(
+        self, examples: Examples, stage: Stage, step: int, share: tuple[int, int]
+    ) -> Iterator[Batch]:
+        """Yield a process's micro-batches of a stage; each knows its step and its random seed.
+
+        Args:
+            examples: of the stage.
+            stage: where the run is.
+            step: optimizer steps that are done.
+            share: the process's number, and how many there are.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        rank, processes = share
+        recipe, size = stage.recipe, step_size(stage.recipe, processes)
+        micro_batches = stage.micro_batches(step, rank, processes, bool(self.class_pictures))
+        for turn, batch in enumerate(build_loader(examples, micro_batches), stage.turn(step)):
+            if isinstance(batch, DataError):
+                raise batch
+            batch["step"] = stage.step_of(turn)
+            batch["step_size"] = size
+            batch["first_position"] = stage.first_position
+            batch["seed"] = derive_seed(recipe.seed, "dropout", turn * processes + rank)
+            batch["completes_step"] = stage.completes_step(turn)
+            weight = prior_weight(recipe.loss, batch["step"], recipe.max_train_steps)
+            weigh_class_pictures(batch, weight)
+            yield batch
