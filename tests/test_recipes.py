@@ -84,8 +84,9 @@ WRONG = {
     "objective: null": f"objective.type: expected one of {', '.join(OBJECTIVE_CONFIGS)}; "
     "got nothing",
     "plugins: mine": "plugins: expected a list of any length ([a, b]), each text, got 'mine'",
-    "plugins: [no_such_module]": "plugins: 'no_such_module' cannot be imported: "
-    "No module named 'no_such_module'",
+    "plugins: [no_such_module]": "plugins: no_such_module: code outside Limner is not loaded "
+    "because a recipe names it; if you trust it, add plugins=[no_such_module] to the command line, "
+    "or set LIMNER_PLUGINS=no_such_module",
     "objective: {rank: 0, alpha: 1}": "objective.rank: must be at least 1, got 0",
     "objective: {alpha: 0}": "objective.alpha: must be above 0, got 0.0: "
     "0 would switch the LoRA off",

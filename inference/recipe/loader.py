@@ -34,6 +34,7 @@ from inference.recipe.imports import take_in
 from inference.recipe.layers import (
     Layer,
     RecipeError,
+    RecipeWarning,
     absolute,
     begun_anew,
     dotted,
@@ -44,6 +45,7 @@ from inference.recipe.layers import (
     shown,
     source_of,
 )
+from inference.recipe.plugins import consent_to
 from inference.recipe.schema import (
     describe,
     field_docs,
@@ -57,10 +59,6 @@ from inference.recipe.schema import (
 from inference.recipe.yaml_nodes import RecipeDumper, cut, plain, readable
 
 __all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_recipe"]
-
-
-class RecipeWarning(UserWarning):
-    """Something that the user wrote has no effect."""
 
 
 def load_recipe(
@@ -108,7 +106,9 @@ def _load(
     overrides: Sequence[str],
 ) -> Any:
     misspelt: list[str] = []
-    layers = layers + override_layers(overrides, misspelt)
+    own = override_layers(overrides, misspelt)
+    consent_to(own)
+    layers = layers + own
     sources = key_sources(layers, file)
     try:
         kind = schema(merged(layers))

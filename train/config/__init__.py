@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Size,
         parse_size,
     )
-    from train.config.json_schema import choices, schema_text
+    from train.config.json_schema import choices, plugin_options, schema_text, with_plugins
     from train.config.objectives import (
         OBJECTIVE_CONFIGS,
         AutoencoderConfig,
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
         parse_schedule,
     )
     from train.config.recipe import LossConfig, TrainRecipe, named_stages, recipe_in, stage_recipes
-    from train.config.schema import train_schema
+    from train.config.schema import MOVED, train_schema
     from train.config.stages import ValidationConfig
 
 __all__ = [
     "FILEWORDS",
+    "MOVED",
     "OBJECTIVE_CONFIGS",
     "AutoencoderConfig",
     "Bucket",
@@ -86,10 +87,12 @@ __all__ = [
     "named_stages",
     "parse_schedule",
     "parse_size",
+    "plugin_options",
     "recipe_in",
     "schema_text",
     "stage_recipes",
     "train_schema",
+    "with_plugins",
 ]
 
 __getattr__ = lazy(__name__, __file__)

@@ -402,4 +402,4 @@ OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {
     "autoencoder": AutoencoderConfig,
     "combined": CombinedConfig,
 }
-"""The known objectives. A plug-in named in `plugins` adds its config class here."""
+"""The known objectives. A plug-in adds its config class here."""

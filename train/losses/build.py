@@ -18,3 +18,12 @@ def build_denoising(recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
         kind = PackedDenoising if recipe.data.packs_clips else ClipDenoising
         return kind(base, *usual, zeroed, recipe.image_condition)
     return Denoising(base, *usual, zeroed)
+
+
+class OldDenoising(Denoising):
+    """`Denoising` as plug-ins of older versions import it, with the loss of a recipe as `of`."""
+
+    @staticmethod
+    def of(recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
+        """Return what `build_denoising` returns."""
+        return build_denoising(recipe, base)

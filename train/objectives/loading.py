@@ -11,8 +11,9 @@ import torch
 from inference.models import DTYPES, DiffusionModel, load_model
 from inference.models.cogvideox import VideoModel, drop_learned_positions, is_packed, quantize
 from inference.models.stable_diffusion import BaseModel, frozen_dtype
+from inference.recipe import old_names
 from inference.runtime import InputError
-from train.config import OBJECTIVE_CONFIGS, TrainRecipe
+from train.config import MOVED, OBJECTIVE_CONFIGS, TrainRecipe
 from train.losses import FrozenPrior
 from train.objectives.base import Objective
 
@@ -120,4 +121,5 @@ def with_prior(recipe: TrainRecipe, objective: Objective) -> Objective:
 
 def build_objective(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     """Return the recipe's objective, attached to the base model."""
-    return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)
+    with old_names(MOVED):
+        return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)
