@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import get_args
 
 from train.config import plugin_options, with_plugins
 
@@ -66,10 +65,9 @@ def schedules() -> Rows:
 
 def optimizers() -> Rows:
     """Return the values of `optimizer.type`."""
-    from inference.recipe import fields_of
-    from train.config import OptimizerConfig
+    from train.config import OPTIMIZERS, function_of
 
-    return dict.fromkeys(get_args(fields_of(OptimizerConfig)["type"]), "")
+    return {name: first_line(function_of(name, OPTIMIZERS)) for name in OPTIMIZERS}
 
 
 def families() -> Rows:

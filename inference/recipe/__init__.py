@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         shown,
     )
     from inference.recipe.loader import dump_recipe, load_mapping, load_recipe
+    from inference.recipe.options import option_faults, takes, typed_options
     from inference.recipe.plugins import (
         DRAWING_GROUPS,
         PLUGIN_GROUPS,
@@ -67,13 +68,16 @@ __all__ = [
     "merged",
     "named_plugins",
     "old_names",
+    "option_faults",
     "override_layers",
     "print_text",
     "recipe_json_schema",
     "resolve",
     "shipped_recipes",
     "shown",
+    "takes",
     "tell",
+    "typed_options",
     "warnings_told",
     "without_none",
 ]

@@ -12,6 +12,7 @@ the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass m
   nothing is taken from what the earlier ones say in it;
 - `imports: ClassVar = {"data.kohya_config": read}`: what the file says that this key names stands
   in the key's place, as if the recipe were based on it (`inference.recipe.imports`);
+- `registries: ClassVar = {"type": NAMES}`: the names that a text can be, besides `module:name`;
 - entries of a `dict[str, X | None]` are dropped by `null`.
 """
 

@@ -37,9 +37,13 @@ if TYPE_CHECKING:
         WholePartsConfig,
     )
     from train.config.optimization import (
+        LR_SCHEDULES,
+        OPTIMIZERS,
         GuardConfig,
         LRSchedulerConfig,
         OptimizerConfig,
+        Registry,
+        function_of,
         parse_schedule,
     )
     from train.config.recipe import LossConfig, TrainRecipe, named_stages, recipe_in, stage_recipes
@@ -48,8 +52,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILEWORDS",
+    "LR_SCHEDULES",
     "MOVED",
     "OBJECTIVE_CONFIGS",
+    "OPTIMIZERS",
     "AutoencoderConfig",
     "Bucket",
     "CaptionConfig",
@@ -73,6 +79,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimizerConfig",
     "PictureBucketsConfig",
+    "Registry",
     "Size",
     "StreamingConfig",
     "SubsetConfig",
@@ -81,6 +88,7 @@ __all__ = [
     "ValidationConfig",
     "WholePartsConfig",
     "choices",
+    "function_of",
     "has_streamed",
     "is_address",
     "is_commit",

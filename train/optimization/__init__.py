@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from train.optimization.accelerator import build_accelerator
     from train.optimization.ema import ShownWeights
     from train.optimization.guards import Guard
-    from train.optimization.optimizers import build_optimization, prepare, state_bytes
+    from train.optimization.optimizers import build_optimization, prepare
+    from train.optimization.registry import lr_schedule, optimizer, state_bytes
     from train.optimization.training_state import TrainingState
     from train.optimization.update import WeightUpdate
 
@@ -19,6 +20,8 @@ __all__ = [
     "WeightUpdate",
     "build_accelerator",
     "build_optimization",
+    "lr_schedule",
+    "optimizer",
     "prepare",
     "state_bytes",
 ]
