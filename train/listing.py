@@ -48,9 +48,10 @@ def objectives() -> Rows:
 
 def samplers() -> Rows:
     """Return the samplers of images, each with the schedule that `Automatic` stands for."""
-    from inference.config import AUTOMATIC_SCHEDULES, SAMPLERS
+    from inference.config import AUTOMATIC_SCHEDULES, known_samplers
 
-    return {name: f"schedule: {AUTOMATIC_SCHEDULES.get(name, 'Automatic')}" for name in SAMPLERS}
+    names = known_samplers()
+    return {name: f"schedule: {AUTOMATIC_SCHEDULES.get(name, 'Automatic')}" for name in names}
 
 
 def schedules() -> Rows:

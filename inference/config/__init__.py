@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         InpaintConfig,
         check_size,
     )
-    from inference.config.models import ArtifactConfig, BaseModelConfig
+    from inference.config.models import ADAPTERS, ArtifactConfig, BaseModelConfig
     from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
     from inference.config.samplers import (
         AUTOMATIC_SCHEDULES,
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
         SAMPLERS,
         SCHEDULE_TYPES,
         draws_further_noise,
+        known_samplers,
     )
 
 __all__ = [
+    "ADAPTERS",
     "AUTOMATIC_SCHEDULES",
     "CHURNED",
     "DEFAULT_RHOS",
@@ -63,6 +65,7 @@ __all__ = [
     "check_size",
     "draw_schema",
     "draws_further_noise",
+    "known_samplers",
 ]
 
 __getattr__ = lazy(__name__, __file__)

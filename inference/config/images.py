@@ -16,10 +16,10 @@ from inference.config.samplers import (
     HEED_RANGE,
     HEED_S_NOISE,
     RANGE_ONLY,
-    SAMPLERS,
     SAMPLERS_WITHOUT_ETA,
     SCHEDULE_TYPES,
     draws_further_noise,
+    known_samplers,
     resolved,
 )
 from inference.prompts import split_composition
@@ -214,8 +214,8 @@ class HiresConfig:
             yield "steps", f"must not be negative, got {self.steps}; 0 means as many as `steps`"
         if not 0 <= self.denoising_strength <= 1:
             yield "denoising_strength", f"must lie in 0 … 1, got {self.denoising_strength}"
-        if self.sampler is not None and self.sampler not in SAMPLERS:
-            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
+        if self.sampler is not None and self.sampler not in known_samplers():
+            yield "sampler", f"expected one of {', '.join(known_samplers())}; got {self.sampler!r}"
         if self.schedule_type is not None and self.schedule_type not in SCHEDULE_TYPES:
             names = ", ".join(SCHEDULE_TYPES)
             yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"
@@ -405,8 +405,8 @@ class DrawSettings:
         for name in ("variation_strength", "skip_early_cond"):
             if not 0 <= getattr(self, name) <= 1:
                 yield name, f"must lie in 0 … 1, got {getattr(self, name)}"
-        if self.sampler not in SAMPLERS:
-            yield "sampler", f"expected one of {', '.join(SAMPLERS)}; got {self.sampler!r}"
+        if self.sampler not in known_samplers():
+            yield "sampler", f"expected one of {', '.join(known_samplers())}; got {self.sampler!r}"
         if self.schedule_type not in SCHEDULE_TYPES:
             names = ", ".join(SCHEDULE_TYPES)
             yield "schedule_type", f"expected one of {names}; got {self.schedule_type!r}"

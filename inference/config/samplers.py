@@ -3,6 +3,8 @@
 `inference.sampling` and `inference.sampling.schedules` draw with them; tests hold the two together.
 """
 
+import sys
+
 SAMPLERS = (
     "Euler",
     "Euler a",
@@ -26,6 +28,13 @@ SAMPLERS = (
     "LCM",
 )
 """The samplers of `inference.sampling`, by their A1111 names."""
+
+
+def known_samplers() -> list[str]:
+    """Return the samplers by name, with those that a plug-in has entered into the registry."""
+    registry = sys.modules.get("inference.sampling.registry")
+    return list(dict.fromkeys([*SAMPLERS, *(registry.SAMPLERS if registry else ())]))
+
 
 SAMPLERS_WITHOUT_ETA = (
     "Euler",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         SAMPLERS,
         find_sampler,
         resolve_schedule,
+        sampler,
         sampling_sigmas,
     )
     from inference.sampling.schedules import NoiseLevels, ScheduleOptions
@@ -33,6 +34,7 @@ __all__ = [
     "img2img_sigmas",
     "img2img_steps",
     "resolve_schedule",
+    "sampler",
     "sampling_sigmas",
 ]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf, sqrt
+from typing import Any
 
 from inference.runtime import InputError
 from inference.sampling import dpm_fast, dpm_solver, euler, second_order, timesteps
@@ -183,6 +184,21 @@ SAMPLERS: dict[str, Sampler] = {
     "LCM": Sampler(lcm, levels=LcmLevels, aliases=("k_lcm",)),
 }
 """The samplers by name."""
+
+
+def sampler(name: str, **facts: Any) -> Callable[[SamplerFunction], SamplerFunction]:
+    """Return the decorator that enters a function as the sampler of a name.
+
+    Args:
+        name: what recipes call it.
+        **facts: the other fields of `Sampler`.
+    """
+
+    def enter(function: SamplerFunction) -> SamplerFunction:
+        SAMPLERS[name] = Sampler(function, **facts)
+        return function
+
+    return enter
 
 
 def find_sampler(name: str) -> tuple[str, str | None]:
