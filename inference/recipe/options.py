@@ -35,10 +35,10 @@ def option_faults(
         near = difflib.get_close_matches(name, names, 1)
         if near or not _takes_any(function):
             hint = f"did you mean {near[0]}?" if near else f"its options are {_listed(names)}"
-            yield name, f"{function.__name__} takes no such option; {hint}"
+            yield name, f"{_name_of(function)} takes no such option; {hint}"
     for name in names:
         if parameters[name][1] and name not in options:
-            yield name, f"must be given: {function.__name__} has no default for it"
+            yield name, f"must be given: {_name_of(function)} has no default for it"
 
 
 def typed_options(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +89,11 @@ def _parameters(function: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
         guess = guess if guess in (*SCALARS, list, tuple) else Any
         found[name] = hints.get(name, float if guess is int else guess), not has_default
     return found
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return the name of a function, and of a method that makes objects that of its class."""
+    return getattr(function, "__self__", function).__name__
 
 
 def _takes_any(function: Callable[..., Any]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from inference.config import ADAPTERS
 from inference.recipe import plugins
 from inference.sampling import SAMPLERS
 from tests.train.conftest import make_recipe, no_accelerator_left, pictures, recipe_file
@@ -25,7 +26,7 @@ FILES = {
 """Module -> source, as the page shows it."""
 
 MODULES = ("my_objective", "my_sampler", "my_optimizer", "my_adapter")
-REGISTRIES = (OBJECTIVE_CONFIGS, OPTIMIZERS, LR_SCHEDULES, SAMPLERS)
+REGISTRIES = (OBJECTIVE_CONFIGS, OPTIMIZERS, LR_SCHEDULES, SAMPLERS, ADAPTERS)
 
 
 @pytest.fixture
