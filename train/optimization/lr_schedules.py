@@ -30,8 +30,8 @@ def rate_course(config: LRSchedulerConfig, rate: float, steps: int) -> Course:
         course = _scheduler_course(config.type, function, options, rate or 1.0, steps)
         return _warmed_up(course, config.warmup_steps)
     if isinstance(LR_SCHEDULES.get(config.type), str):
-        keys = ("num_cycles", "power", "schedule")
-        options = {key: getattr(config, key) for key in keys if takes(function, key)}
+        keys = {"num_cycles": config.num_cycles, "power": config.power, "schedule": config.schedule}
+        options = {key: value for key, value in keys.items() if takes(function, key)}
     else:
         options = typed_options(function, config.options)
     facts = {"steps": steps, "warmup_steps": config.warmup_steps, "rate": rate}
@@ -55,11 +55,11 @@ def _scheduler_course(
     before = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
     factors: list[float] = []
     try:
-        scheduler = create(optimizer, **options)
+        lr_scheduler = create(optimizer, **options)
         while len(factors) <= steps:
             factors.append(float(optimizer.param_groups[0]["lr"]) / rate)
             optimizer.step()
-            scheduler.step()
+            lr_scheduler.step()
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         if len(factors) < steps:
             raise InputError(f"lr_scheduler.options: {kind} refuses them: {error}") from error
@@ -82,15 +82,15 @@ def _usual(name: str, steps: int, warmup_steps: int, rate: float = 1.0, **option
     """Return a course of the transformers library."""
     from transformers.optimization import get_scheduler
 
-    scheduler = get_scheduler(
+    lr_scheduler = get_scheduler(
         name,
         _any_optimizer(rate),
         num_warmup_steps=warmup_steps,
         num_training_steps=steps,
         scheduler_specific_kwargs=options,
     )
-    assert isinstance(scheduler, LambdaLR)
-    return scheduler.lr_lambdas[0]
+    assert isinstance(lr_scheduler, LambdaLR)
+    return lr_scheduler.lr_lambdas[0]
 
 
 @lr_schedule("constant")
