@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.recipe import tell, warnings_told
+from inference.recipe import DRAWING_GROUPS, load_plugins, tell, warnings_told
 from inference.runtime import InputError, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_output(request, options.overwrite)
         with warnings_told("convert"):
+            load_plugins({}, DRAWING_GROUPS)
             lines = convert(request)
         for line in lines:
             print(line)

@@ -16,6 +16,7 @@ from typing import Any
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import lora_hash, read_header, sha256, weights_file
 from inference.media import SUFFIXES
+from inference.recipe import DRAWING_GROUPS, load_plugins, tell, warnings_told
 from inference.runtime import InputError, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
@@ -37,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, file=sys.stdout if files else sys.stderr)
         return 0 if files else 2
     quiet_libraries()
+    try:
+        with warnings_told("inspect"):
+            load_plugins({}, DRAWING_GROUPS)
+    except InputError as error:
+        tell("inspect", error)
+        return 2
     status = 0
     for file in files:
         try:

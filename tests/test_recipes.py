@@ -79,13 +79,14 @@ WRONG = {
     f"{', '.join(OBJECTIVE_CONFIGS)}; got 'lorra'",
     "objective: {type: [lora]}": "objective.type: expected one of "
     f"{', '.join(OBJECTIVE_CONFIGS)}; got ['lora']",
-    "objective: lora": "objective: expected a mapping with keys of LoraConfig (type, rank, alpha, "
-    "dropout, targets, train_text_encoder, comfyui_twin), got 'lora'",
+    "objective: lora": "objective: expected a mapping with keys of LoraConfig (type, algorithm, "
+    "options, rank, alpha, dropout, targets, train_text_encoder, comfyui_twin), got 'lora'",
     "objective: null": f"objective.type: expected one of {', '.join(OBJECTIVE_CONFIGS)}; "
     "got nothing",
     "plugins: mine": "plugins: expected a list of any length ([a, b]), each text, got 'mine'",
-    "plugins: [no_such_module]": "plugins: 'no_such_module' cannot be imported: "
-    "No module named 'no_such_module'",
+    "plugins: [no_such_module]": "plugins: no_such_module: code outside Limner is not loaded "
+    "because a recipe names it; if you trust it, add plugins=[no_such_module] to the command line, "
+    "or set LIMNER_PLUGINS=no_such_module",
     "objective: {rank: 0, alpha: 1}": "objective.rank: must be at least 1, got 0",
     "objective: {alpha: 0}": "objective.alpha: must be above 0, got 0.0: "
     "0 would switch the LoRA off",
@@ -103,8 +104,35 @@ WRONG = {
     "train_batch_size: 0": "train_batch_size: must be at least 1, got 0",
     "lr_scheduler: {warmup_steps: 1000}": "lr_scheduler.warmup_steps: must be below "
     "max_train_steps (1000)",
-    "lr_scheduler: {type: cosin}": "lr_scheduler.type: Invalid value 'cosin', expected one of "
-    "['constant', 'linear', 'cosine', 'cosine_with_restarts', 'polynomial', 'schedule']",
+    "lr_scheduler: {type: cosin}": "lr_scheduler.type: expected one of constant, linear, cosine, "
+    "cosine_with_restarts, polynomial, schedule or module:Class, got 'cosin'; did you mean cosine?",
+    "optimizer: {type: adam}": "optimizer.type: expected one of adamw, adamw8bit or module:Class, "
+    "got 'adam'; did you mean adamw?",
+    "optimizer: {options: {amsgrad: true}}": "optimizer.options.amsgrad: type: adamw takes no "
+    "options but the keys beside them",
+    "optimizer: {type: 'torch.optim:Adagrd'}": "optimizer.type: 'torch.optim:Adagrd' cannot be "
+    "loaded: AttributeError: module 'torch.optim' has no attribute 'Adagrd'",
+    "optimizer: {type: 'torch.optim:Adagrad', options: {lr_dekay: 1}}": "optimizer.options."
+    "lr_dekay: Adagrad takes no such option; did you mean lr_decay?",
+    "optimizer: {type: 'torch.optim:Adagrad', options: {lr_decay: much}}": "optimizer.options."
+    "lr_decay: expected a number, got 'much'",
+    "optimizer: {type: 'torch.optim:Adagrad', options: {foreach: 3}}": "optimizer.options."
+    "foreach: expected true or false or null, got 3",
+    "optimizer: {type: 'torch.optim:LBFGS'}": "optimizer.type: torch.optim:LBFGS needs a closure "
+    "in each step, which this trainer does not give",
+    "optimizer: {type: 'torch.optim.lr_scheduler:StepLR'}": "optimizer.type: "
+    "torch.optim.lr_scheduler:StepLR is no torch.optim.Optimizer",
+    "optimizer: {type: 'os:system'}": "optimizer.type: os: code outside Limner is not loaded "
+    "because a recipe names it; if you trust it, add plugins=[os] to the command line, or set "
+    "LIMNER_PLUGINS=os",
+    "optimizer: {type: '${output_dir}'}\noutput_dir: os:system": "optimizer.type: os: "
+    "code outside Limner is not loaded because a recipe names it; if you trust it, add "
+    "plugins=[os] to the command line, or set LIMNER_PLUGINS=os",
+    "lr_scheduler: {type: 'torch.optim.lr_scheduler:StepLR'}": "lr_scheduler.options.step_size: "
+    "must be given: StepLR has no default for it",
+    "lr_scheduler: {type: 'torch.optim.lr_scheduler:ReduceLROnPlateau'}": "lr_scheduler.type: "
+    "torch.optim.lr_scheduler:ReduceLROnPlateau needs a metric in each step, which this trainer "
+    "does not give",
     "lr_scheduler: {schedule: '1e-3'}": "lr_scheduler.schedule: goes with type: schedule, "
     "and that with it",
     "lr_scheduler: {type: schedule, schedule: '1e-3:x'}": "lr_scheduler.schedule: cannot read "

@@ -1,25 +1,12 @@
 """What recipes can name, and which plug-ins are there: `limner list KIND`, `limner plugins`."""
 
-import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import get_args
 
-PLUGIN_GROUPS = (
-    "limner.objectives",
-    "limner.model_families",
-    "limner.adapters",
-    "limner.samplers",
-    "limner.optimizers",
-)
-"""Groups of entry points that Limner's plug-ins are installed in."""
-
-PLUGIN_VARIABLE = "LIMNER_PLUGINS"
-"""Environment variable with modules, or `module:name`, separated by commas or spaces."""
+from train.config import plugin_options, with_plugins
 
 Rows = dict[str, str]
 """Name -> one sentence."""
@@ -28,11 +15,12 @@ Rows = dict[str, str]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the entries of a kind; return the exit status: 0 done, 2 no such kind."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    usage = f"usage: limner list {'|'.join(KINDS)}"
+    usage = f"usage: limner list {'|'.join(KINDS)} [plugins=[MODULE]]"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    kind, *others = arguments
+    named, arguments = plugin_options(arguments)
+    kind, *others = arguments or [""]
     if others or kind not in KINDS:
         from difflib import get_close_matches
 
@@ -43,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     from inference.recipe import print_text
 
+    if status := with_plugins("list", named):
+        return status
     rows = KINDS[kind]()
     width = max(map(len, rows))
     print_text("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in rows.items()))
@@ -79,10 +69,9 @@ def schedules() -> Rows:
 
 def optimizers() -> Rows:
     """Return the values of `optimizer.type`."""
-    from inference.recipe import fields_of
-    from train.config import OptimizerConfig
+    from train.config import OPTIMIZERS, function_of
 
-    return dict.fromkeys(get_args(fields_of(OptimizerConfig)["type"]), "")
+    return {name: first_line(function_of(name, OPTIMIZERS)) for name in OPTIMIZERS}
 
 
 def families() -> Rows:
@@ -142,6 +131,8 @@ class Plugin:
 
 def list_plugins(arguments: Sequence[str] | None = None) -> int:
     """Print the plug-ins; return the exit status: 0 all load, 1 some do not, 2 wrong input."""
+    from inference.recipe import PLUGIN_GROUPS, PLUGIN_VARIABLE
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments:
         asked = arguments[0] in ("-h", "--help")
@@ -161,26 +152,20 @@ def list_plugins(arguments: Sequence[str] | None = None) -> int:
 
 def plugins() -> Iterator[Plugin]:
     """Try to load every installed plug-in, and every one named in the environment."""
-    for group in PLUGIN_GROUPS:
-        for point in sorted(entry_points(group=group), key=lambda point: point.name):
+    from inference.recipe import (
+        PLUGIN_VARIABLE,
+        installed_plugins,
+        loading_error,
+        named_plugins,
+        old_names,
+        warnings_told,
+    )
+    from train.config import MOVED
+
+    with old_names(MOVED), warnings_told("plugins"):
+        for point in installed_plugins():
             where = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-            yield Plugin(group, point.name, point.value, where, loading_error(point))
-    for value in named_plugins():
-        point = EntryPoint(value, value, PLUGIN_VARIABLE)
-        yield Plugin(PLUGIN_VARIABLE, value, value, "environment", loading_error(point))
-
-
-def named_plugins() -> list[str]:
-    """Return what LIMNER_PLUGINS names."""
-    return [name for name in re.split(r"[,\s]+", os.environ.get(PLUGIN_VARIABLE, "")) if name]
-
-
-def loading_error(point: EntryPoint) -> str | None:
-    """Load an entry point; return what went wrong, whatever it is."""
-    if not point.pattern.match(point.value):
-        return f"{point.value!r} is not of the form module or module:name"
-    try:
-        point.load()
-    except (Exception, SystemExit) as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return None
+            yield Plugin(point.group, point.name, point.value, where, loading_error(point))
+        for value in named_plugins():
+            point = EntryPoint(value, value, PLUGIN_VARIABLE)
+            yield Plugin(PLUGIN_VARIABLE, value, value, "environment", loading_error(point))

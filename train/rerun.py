@@ -13,10 +13,11 @@ from train.shadowing import refuse_foreign_inference
 if TYPE_CHECKING:
     from train.runs import RunDirectory
 
-USAGE = "usage: python -m train.rerun RUN [--name FOLDER]"
+USAGE = "usage: python -m train.rerun RUN [--name FOLDER] [plugins=[MODULE]]"
 HELP = """\
 RUN is the folder of a run, as runs/mine. It is trained once more in FOLDER/mine beside it (if not
-given, mine.rerun), by its recipe.yaml: the same bytes come of it if all else is the same."""
+given, mine.rerun), by its recipe.yaml: the same bytes come of it if all else is the same. Plug-ins
+that recipe.yaml names are loaded only if plugins=[...] or LIMNER_PLUGINS names them too."""
 
 
 @refuse_foreign_inference("rerun")
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         place = arguments.index("--name")
         folder = arguments[place + 1]
         del arguments[place : place + 2]
+    plugins = [argument for argument in arguments if argument.startswith("plugins=")]
+    arguments = [argument for argument in arguments if argument not in plugins]
     if len(arguments) != 1 or arguments[0].startswith("-"):
         asked = arguments[:1] in (["-h"], ["--help"])
         print(f"{USAGE}\n{HELP}", file=sys.stdout if asked else sys.stderr)
@@ -46,10 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         first = open_run(arguments[0])
         second = RunDirectory(place_of(first.path, folder) / first.path.name)
         if is_first_process():
-            tell_beforehand(first)
+            tell_beforehand(first, plugins)
         output = f"output_dir={second.path.parent}"
         overrides = [f"name={first.path.name}", output, "resume=false", "overwrite=false"]
-        status = run(COMMANDS["train"], [str(first.recipe), *overrides])
+        status = run(COMMANDS["train"], [str(first.recipe), *overrides, *plugins])
         if status or not is_first_process():
             return status
         return verdict(first, second)
@@ -76,7 +79,7 @@ def place_of(run: Path, folder: str | None) -> Path:
     return next(place for name in names if not (place := beside / name).exists())
 
 
-def tell_beforehand(run: RunDirectory) -> None:
+def tell_beforehand(run: RunDirectory, plugins: list[str]) -> None:
     """Tells what is not as it was when the run was made: versions, commit, machine, data."""
     from inference.recipe import tell
     from train.runs import Comparison, compare_environments, describe_environment, environment_of
@@ -87,18 +90,18 @@ def tell_beforehand(run: RunDirectory) -> None:
     for key, old, new in found.environment:
         if key in before or key.split(".")[0] in ("packages",):
             tell("rerun", f"{key}: {old!r} became {new!r}")
-    for line in data_beforehand(run):
+    for line in data_beforehand(run, plugins):
         tell("rerun", f"data: {line}")
 
 
-def data_beforehand(run: RunDirectory) -> list[str]:
+def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:
     """In what the data differ now; nothing if they do not, or if the run does not tell them."""
     from inference.recipe import load_recipe
     from train.config import train_schema
     from train.data import find_sources
     from train.runs import HELD_BACK, PICTURE, data_changes, first, rows_of
 
-    recipe = load_recipe(str(run.recipe), train_schema, [])
+    recipe = load_recipe(str(run.recipe), train_schema, plugins)
     if not run.data.is_file():
         return [f"{run.path} does not tell its data in detail (an older run)"]
     sources = find_sources(recipe)

@@ -113,7 +113,7 @@ class Savings:
         if optimizer.state_dict()["state"]:
             return size
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        return size + sum(state_bytes(self.recipe.optimizer.type, p.numel()) for p in trained)
+        return size + state_bytes(self.recipe.optimizer, trained)
 
     def artifact_bytes(self) -> int:
         """Of the members' artifacts: as large as the last ones, at first as what is trained."""

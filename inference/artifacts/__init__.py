@@ -6,7 +6,10 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.artifacts.adapters import (
+        Adapter,
         Lora,
+        adapter,
+        adapter_of,
         format_of,
         is_lora,
         part_of,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARTIFACTS",
+    "Adapter",
     "Artifact",
     "Checkpoint",
     "Embedding",
@@ -46,6 +50,8 @@ __all__ = [
     "Lora",
     "NetworkLibrary",
     "UsedArtifact",
+    "adapter",
+    "adapter_of",
     "check_suffix",
     "distance_from_identity",
     "format_of",

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
         InpaintConfig,
         check_size,
     )
-    from inference.config.models import ArtifactConfig, BaseModelConfig
+    from inference.config.models import ADAPTERS, ArtifactConfig, BaseModelConfig
     from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
 
 __all__ = [
+    "ADAPTERS",
     "DRAWING_RECIPES",
     "RESIZE_MODES",
     "AnimationRecipe",

@@ -229,6 +229,9 @@ class ClipsRecipe:
     """Number format of the weights while drawing: fp16 for 2B, bf16 for the others on a GPU."""
     device: str = "auto"
     """`auto` takes the first GPU, else the CPU; or a torch device such as `cuda:1`."""
+    plugins: list[str] = field(default_factory=list)
+    """Python modules with extensions of your own (docs/extending.md); loaded only if the command
+    line or LIMNER_PLUGINS names them too."""
 
     def faults(self) -> Faults:
         if not self.clips:

@@ -58,6 +58,10 @@ class BaseModelConfig:
             yield "prediction_type", "has no effect: the folder's scheduler_config.json says it"
 
 
+ADAPTERS: dict[str, str | type] = {"lora": "inference.artifacts.adapters.low_rank:LowRank"}
+"""The known adapters: classes, or `module:Class`; `inference.artifacts.adapter` adds others."""
+
+
 def pictures_are_not_quantized(config: BaseModelConfig) -> Faults:
     """The fault of a recipe that wants a quantized model of pictures."""
     if config.quantization is not None:

@@ -7,7 +7,7 @@ from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import DrawSettings, Faults, ImageConfig
 from inference.config.models import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
 from inference.files import pattern_faults
-from inference.recipe import RecipeError
+from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
 
 PRESETS = (
     "ultrafast",
@@ -66,6 +66,9 @@ class ImagesRecipe:
     """`auto` takes the first GPU, else the CPU; or a torch device such as `cuda:1`."""
     grid: bool = True
     """Also save all pictures as one grid."""
+    plugins: list[str] = field(default_factory=list)
+    """Python modules with samplers or upscalers of your own (docs/extending.md); loaded only if the
+    command line or LIMNER_PLUGINS names them too."""
 
     def faults(self) -> Faults:
         if not self.images:
@@ -136,6 +139,9 @@ class AnimationRecipe:
     """Number format of the weights while drawing."""
     device: str = "auto"
     """`auto` takes the first GPU, else the CPU; or a torch device such as `cuda:1`."""
+    plugins: list[str] = field(default_factory=list)
+    """Python modules with samplers or upscalers of your own (docs/extending.md); loaded only if the
+    command line or LIMNER_PLUGINS names them too."""
 
     def faults(self) -> Faults:
         if self.settings_file is None and not self.settings:
@@ -175,11 +181,13 @@ DRAWING_RECIPES: dict[str, type] = {
 
 
 def draw_schema(untyped: dict[str, Any]) -> type:
-    """The dataclass of a drawing recipe, chosen by its `type`.
+    """Return the dataclass of a drawing recipe, chosen by its `type`.
 
     Raises:
-        RecipeError: `type` is none of the known ones.
+        RecipeError: `type` is none of the known ones; a plug-in is not found, or named without
+            consent.
     """
+    load_plugins(untyped, DRAWING_GROUPS)
     kind = untyped.get("type", "images")
     if not isinstance(kind, str) or kind not in DRAWING_RECIPES:
         raise RecipeError(f"type: expected one of {', '.join(DRAWING_RECIPES)}; got {kind!r}")

@@ -15,13 +15,38 @@ if TYPE_CHECKING:
     )
     from inference.recipe.imports import Imported, Reader
     from inference.recipe.json_schema import recipe_json_schema
-    from inference.recipe.layers import RecipeError, absolute, merged, override_layers, shown
-    from inference.recipe.loader import RecipeWarning, dump_recipe, load_mapping, load_recipe
+    from inference.recipe.layers import (
+        RecipeError,
+        RecipeWarning,
+        absolute,
+        merged,
+        override_layers,
+        shown,
+    )
+    from inference.recipe.loader import dump_recipe, load_mapping, load_recipe
+    from inference.recipe.options import option_faults, takes, typed_options
+    from inference.recipe.plugins import (
+        DRAWING_GROUPS,
+        PLUGIN_GROUPS,
+        PLUGIN_VARIABLE,
+        Moved,
+        installed_plugins,
+        load_consented,
+        load_plugins,
+        loading_error,
+        named_plugins,
+        old_names,
+        resolve,
+    )
     from inference.recipe.schema import field_docs, fields_of, got, is_word, without_none
     from inference.recipe.yaml_nodes import cut
 
 __all__ = [
+    "DRAWING_GROUPS",
+    "PLUGIN_GROUPS",
+    "PLUGIN_VARIABLE",
     "Imported",
+    "Moved",
     "Reader",
     "RecipeError",
     "RecipeWarning",
@@ -32,17 +57,27 @@ __all__ = [
     "fields_of",
     "find_recipe",
     "got",
+    "installed_plugins",
     "is_first_process",
     "is_word",
+    "load_consented",
     "load_mapping",
+    "load_plugins",
     "load_recipe",
+    "loading_error",
     "merged",
+    "named_plugins",
+    "old_names",
+    "option_faults",
     "override_layers",
     "print_text",
     "recipe_json_schema",
+    "resolve",
     "shipped_recipes",
     "shown",
+    "takes",
     "tell",
+    "typed_options",
     "warnings_told",
     "without_none",
 ]

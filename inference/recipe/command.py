@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from inference.recipe.loader import RecipeWarning
+from inference.recipe.layers import RecipeWarning
 from inference.runtime import DrawWarning, clone
 
 

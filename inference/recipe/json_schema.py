@@ -35,6 +35,9 @@ PRIMITIVES: dict[type, tuple[str, str]] = {
 }
 """Type -> its name in JSON Schema, and how OmegaConf reads it from text in quotes."""
 
+OBJECT_PATTERN = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*"
+"""`module:name`, where a registry lists the names that need no module."""
+
 BASE = {
     "description": "Recipes that this one is based on, relative to this file; keys below win.",
     "type": ["string", "array", "null"],
@@ -104,6 +107,10 @@ class _Definitions:
             schema["description"] += " Must be given, here or in a base."
         elif isinstance(default, str | int | float | list | tuple) or default is None:
             schema["default"] = list(default) if isinstance(default, tuple) else default
+        registry = getattr(owner, "registries", {}).get(field.name)
+        if registry is not None:
+            code = {"type": "string", "pattern": f"^{OBJECT_PATTERN}$"}
+            return schema | {"anyOf": [{"enum": list(registry)}, code, _ref("reference")]}
         return schema | self.value(hint, owner)
 
     def value(self, hint: Any, owner: type) -> Schema:

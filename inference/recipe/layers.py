@@ -50,6 +50,10 @@ class RecipeError(InputError):
         return cls("\n".join(lines))
 
 
+class RecipeWarning(UserWarning):
+    """Something that the user wrote has no effect."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One source of values. Of an override also its key, its text, and why that is not YAML."""

@@ -12,6 +12,7 @@ the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass m
   nothing is taken from what the earlier ones say in it;
 - `imports: ClassVar = {"data.kohya_config": read}`: what the file says that this key names stands
   in the key's place, as if the recipe were based on it (`inference.recipe.imports`);
+- `registries: ClassVar = {"type": NAMES}`: the names that a text can be, besides `module:name`;
 - entries of a `dict[str, X | None]` are dropped by `null`.
 """
 
@@ -34,6 +35,7 @@ from inference.recipe.imports import take_in
 from inference.recipe.layers import (
     Layer,
     RecipeError,
+    RecipeWarning,
     absolute,
     begun_anew,
     dotted,
@@ -44,6 +46,7 @@ from inference.recipe.layers import (
     shown,
     source_of,
 )
+from inference.recipe.plugins import consent_to
 from inference.recipe.schema import (
     describe,
     field_docs,
@@ -57,10 +60,6 @@ from inference.recipe.schema import (
 from inference.recipe.yaml_nodes import RecipeDumper, cut, plain, readable
 
 __all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_recipe"]
-
-
-class RecipeWarning(UserWarning):
-    """Something that the user wrote has no effect."""
 
 
 def load_recipe(
@@ -108,7 +107,9 @@ def _load(
     overrides: Sequence[str],
 ) -> Any:
     misspelt: list[str] = []
-    layers = layers + override_layers(overrides, misspelt)
+    own = override_layers(overrides, misspelt)
+    consent_to(own)
+    layers = layers + own
     sources = key_sources(layers, file)
     try:
         kind = schema(merged(layers))

@@ -126,7 +126,9 @@ def time_artifacts(base: BaseModel, folder: Path, turns: int) -> None:
     for number in range(2):
         lora = Lora.create(base, 16, 16, 0, ["attention", "feed_forward"], False, number)
         for layer in lora.layers.values():
-            torch.nn.init.normal_(layer.lora_B.weight, std=0.01)
+            for name, weight in layer.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(weight, std=0.01)
         paths.append(folder / f"{number}.safetensors")
         lora.save(paths[-1], torch.float16, {})
     loading, switching = [], []

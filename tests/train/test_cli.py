@@ -13,13 +13,12 @@ import pytest
 
 import inference
 import train
-from inference.recipe import command
-from inference.recipe.schema import fields_of
+from inference.recipe import command, plugins
 from inference.runtime import version
 from inference.sampling import registry
 from inference.sampling.schedules import SCHEDULES
-from train import cli, listing
-from train.config import OBJECTIVE_CONFIGS, OptimizerConfig
+from train import cli
+from train.config import OBJECTIVE_CONFIGS, OPTIMIZERS
 from train.runs import describe_environment
 
 ROOT = Path(__file__).parents[2]
@@ -216,9 +215,7 @@ def test_lists_are_the_registries(capsys: pytest.CaptureFixture[str]) -> None:
     schedules = names_listed("schedules", capsys)
     assert set(schedules) == {"Automatic", *SCHEDULES}
     assert "DPM++ 2M SDE" in schedules["Exponential"]
-    assert list(names_listed("optimizers", capsys)) == list(
-        fields_of(OptimizerConfig)["type"].__args__
-    )
+    assert list(names_listed("optimizers", capsys)) == list(OPTIMIZERS)
     families = names_listed("families", capsys)
     assert families["sdxl"] == "SDXL"
     assert families["cogvideox-5b"] == "CogVideoX-5B"
@@ -247,8 +244,8 @@ def test_recipes_are_listed_with_their_first_line(capsys: pytest.CaptureFixture[
 
 
 def test_no_plugins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "entry_points", lambda group: ())
-    monkeypatch.delenv(listing.PLUGIN_VARIABLE, raising=False)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
+    monkeypatch.delenv(plugins.PLUGIN_VARIABLE, raising=False)
     assert cli.main(["plugins"]) == 0
     assert capsys.readouterr().out.startswith("no plug-ins: ")
 
@@ -268,7 +265,7 @@ def test_plugins_are_listed_and_tried(
         "[limner.objectives]\nsyntax = my_syntax\n[limner.other]\nnone = my_sampler\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv(listing.PLUGIN_VARIABLE, "my_sampler, my_exit my_sampler:walk,no-name")
+    monkeypatch.setenv(plugins.PLUGIN_VARIABLE, "my_sampler, my_exit my_sampler:walk,no-name")
     assert cli.main(["plugins"]) == 1
     lines = capsys.readouterr().out.splitlines()
     ours = [line for line in lines if "my-plugins 1.2" in line or "environment" in line]
@@ -286,8 +283,8 @@ def test_plugins_are_listed_and_tried(
         "loads",
         "'no-name' is not of the form module or module:name",
     ]
-    monkeypatch.setenv(listing.PLUGIN_VARIABLE, "my_sampler")
-    monkeypatch.setattr(listing, "entry_points", lambda group: ())
+    monkeypatch.setenv(plugins.PLUGIN_VARIABLE, "my_sampler")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
     assert cli.main(["plugins"]) == 0
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Size,
         parse_size,
     )
-    from train.config.json_schema import choices, schema_text
+    from train.config.json_schema import choices, plugin_options, schema_text, with_plugins
     from train.config.objectives import (
         OBJECTIVE_CONFIGS,
         AutoencoderConfig,
@@ -37,18 +37,25 @@ if TYPE_CHECKING:
         WholePartsConfig,
     )
     from train.config.optimization import (
+        LR_SCHEDULES,
+        OPTIMIZERS,
         GuardConfig,
         LRSchedulerConfig,
         OptimizerConfig,
+        Registry,
+        function_of,
         parse_schedule,
     )
     from train.config.recipe import LossConfig, TrainRecipe, named_stages, recipe_in, stage_recipes
-    from train.config.schema import train_schema
+    from train.config.schema import MOVED, train_schema
     from train.config.stages import ValidationConfig
 
 __all__ = [
     "FILEWORDS",
+    "LR_SCHEDULES",
+    "MOVED",
     "OBJECTIVE_CONFIGS",
+    "OPTIMIZERS",
     "AutoencoderConfig",
     "Bucket",
     "CaptionConfig",
@@ -72,6 +79,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimizerConfig",
     "PictureBucketsConfig",
+    "Registry",
     "Size",
     "StreamingConfig",
     "SubsetConfig",
@@ -80,16 +88,19 @@ __all__ = [
     "ValidationConfig",
     "WholePartsConfig",
     "choices",
+    "function_of",
     "has_streamed",
     "is_address",
     "is_commit",
     "named_stages",
     "parse_schedule",
     "parse_size",
+    "plugin_options",
     "recipe_in",
     "schema_text",
     "stage_recipes",
     "train_schema",
+    "with_plugins",
 ]
 
 __getattr__ = lazy(__name__, __file__)

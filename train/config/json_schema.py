@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-USAGE = """usage: limner schema train|draw
+USAGE = """usage: limner schema train|draw [plugins=[MODULE]]
 
 Prints the JSON Schema (draft 2020-12) of training or drawing recipes. Editors complete and check a
 recipe by it that begins with
@@ -18,13 +18,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
+    named, arguments = plugin_options(arguments)
     if arguments not in (["train"], ["draw"]):
         got = " ".join(arguments)
         print(f"schema: expected one of train, draw; got {got}", file=sys.stderr)
         return 2
     from inference.recipe import print_text
 
+    if status := with_plugins("schema", named):
+        return status
     print_text(schema_text(arguments[0]).rstrip("\n"))
+    return 0
+
+
+def plugin_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the options `plugins=[...]` among arguments, and the other arguments."""
+    named = [one for one in arguments if one.startswith("plugins=")]
+    return named, [one for one in arguments if one not in named]
+
+
+def with_plugins(program: str, options: Sequence[str]) -> int:
+    """Load the plug-ins that have consent, those of options `plugins=[...]` included.
+
+    Returns:
+        The exit status: 0 done, 2 one is not found.
+    """
+    from inference.recipe import load_consented, tell, warnings_told
+    from inference.runtime import InputError
+    from train.config.schema import MOVED
+
+    try:
+        with warnings_told(program):
+            load_consented(options, MOVED)
+    except InputError as error:
+        tell(program, error)
+        return 2
     return 0
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from omegaconf import MISSING, SI
 
-from inference.recipe import RecipeError, got, is_word
+from inference.config import ADAPTERS
+from inference.recipe import RecipeError, got, is_word, option_faults
 from train.config.optimization import LRSchedulerConfig, schedule_faults
 from train.config.rules import Faults, at_least, fraction
 
@@ -58,6 +59,10 @@ class ObjectiveConfig:
         return None
 
 
+ADAPTER_GIVEN = ("target", "rank", "alpha", "dropout", "generator")
+"""Parameters of an adapter's `create` that are not among its options."""
+
+
 @dataclass
 class LoraConfig(ObjectiveConfig):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet, transformer, text encoder."""
@@ -66,7 +71,14 @@ class LoraConfig(ObjectiveConfig):
     learns_clips: ClassVar[bool] = True
     is_combinable: ClassVar[bool] = True
 
+    registries: ClassVar[dict[str, Mapping[str, Any]]] = {"algorithm": ADAPTERS}
+
     type: Literal["lora"] = "lora"
+    algorithm: str = "lora"
+    """What each layer learns: `lora`, or an adapter that a plug-in registers
+    (docs/extending.md)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of an algorithm other than lora, by their names."""
     rank: int = 16
     """Width of the low-rank layers (kohya: network_dim)."""
     alpha: float = SI("${.rank}")
@@ -87,6 +99,7 @@ class LoraConfig(ObjectiveConfig):
     NAME.comfyui.safetensors, in the format that ComfyUI-CogVideoXWrapper reads alpha from."""
 
     def faults(self) -> Faults:
+        yield from self._algorithm_faults()
         yield from at_least(1, rank=self.rank)
         if self.alpha <= 0:
             yield "alpha", f"must be above 0, got {self.alpha}: 0 would switch the LoRA off"
@@ -96,6 +109,19 @@ class LoraConfig(ObjectiveConfig):
         wrong = [name for name in self.targets or () if name not in known]
         if wrong or self.targets == []:
             yield "targets", f"expected some of {', '.join(known)}; got {self.targets}"
+
+    def _algorithm_faults(self) -> Faults:
+        kind = ADAPTERS.get(self.algorithm)
+        if kind is None:
+            known = ", ".join(ADAPTERS)
+            yield "algorithm", f"expected one of {known}; got {self.algorithm!r}"
+        elif isinstance(kind, str):
+            for name in self.options:
+                yield f"options.{name}", f"algorithm: {self.algorithm} takes no options"
+        else:
+            create: Any = kind.create  # type: ignore[attr-defined]
+            for name, message in option_faults(create, self.options, ADAPTER_GIVEN):
+                yield f"options.{name}", message
 
 
 @dataclass
@@ -402,4 +428,4 @@ OBJECTIVE_CONFIGS: dict[str, type[ObjectiveConfig]] = {
     "autoencoder": AutoencoderConfig,
     "combined": CombinedConfig,
 }
-"""The known objectives. A plug-in named in `plugins` adds its config class here."""
+"""The known objectives. A plug-in adds its config class here."""

@@ -1,9 +1,126 @@
 """The typed recipe of optimization: the optimizer, and how its learning rate goes."""
 
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+from inference.recipe import option_faults, resolve, takes
+from inference.runtime import InputError
 from train.config.rules import Faults, at_least
+
+Registry = dict[str, str | Callable[..., Any]]
+"""Name -> function or class, or `module:name` of where it is."""
+
+OPTIMIZERS: Registry = {
+    name: f"train.optimization.optimizers:{name}" for name in ("adamw", "adamw8bit")
+}
+"""The known optimizers; `train.optimization.optimizer` adds others."""
+
+LR_SCHEDULES: Registry = {
+    name: f"train.optimization.lr_schedules:{name}"
+    for name in (
+        "constant",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "schedule",
+    )
+}
+"""The known LR schedules; `train.optimization.lr_schedule` adds others."""
+
+OPTIMIZER_GIVEN = ("params", "groups", "lr")
+"""Parameters of an optimizer that are not among its options."""
+
+SCHEDULE_GIVEN = ("steps", "warmup_steps", "rate", "optimizer", "last_epoch", "verbose")
+"""Parameters of an LR schedule that are not among its options."""
+
+
+def named_faults(
+    kind: str,
+    registry: Registry,
+    options: Mapping[str, Any],
+    refusal: Callable[[Any], str | None],
+    given: Collection[str],
+) -> Faults:
+    """Yield what is wrong with `type` and `options`.
+
+    Args:
+        kind: a name of the registry, or `module:name`.
+        registry: of the known ones.
+        options: of what `kind` names.
+        refusal: why what `module:name` means cannot be used; None if it can.
+        given: parameters that are not among the options.
+    """
+    target = registry.get(kind)
+    if isinstance(target, str):  # ours, whose options are keys of their own
+        for name in options:
+            yield f"options.{name}", f"type: {kind} takes no options but the keys beside them"
+        return
+    if target is None and ":" not in kind:
+        near = difflib.get_close_matches(kind, registry, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        known = ", ".join(registry)
+        yield "type", f"expected one of {known} or module:Class, got {kind!r}{hint}"
+        return
+    if target is None:
+        try:
+            target = resolve(kind)
+        except InputError as error:
+            yield "type", str(error)
+            return
+    if why := refusal(target):
+        yield "type", f"{kind} {why}"
+        return
+    for name, message in option_faults(target, options, given):
+        yield f"options.{name}", message
+
+
+def function_of(kind: str, registry: Registry) -> Callable[..., Any]:
+    """Return what a sound `type` names."""
+    target = registry.get(kind, kind)
+    return resolve(target) if isinstance(target, str) else target
+
+
+def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a function."""
+    return inspect.signature(function).parameters
+
+
+def is_kind_of(target: Any, name: str) -> bool:
+    """Return whether a class is derived from torch's of this name; torch is not imported."""
+    bases = target.__mro__ if isinstance(target, type) else ()
+    return any(one.__name__ == name and one.__module__.startswith("torch.optim") for one in bases)
+
+
+def optimizer_refusal(target: Any) -> str | None:
+    """Return why something cannot be an optimizer."""
+    if not callable(target):
+        return "is no class"
+    if not isinstance(target, type):  # a function that a plug-in has registered
+        return None
+    if not is_kind_of(target, "Optimizer"):
+        return "is no torch.optim.Optimizer"
+    if not takes(target, "lr"):
+        return "has no parameter lr, so that no learning rate could be set"
+    closure = parameters_of(target.step).get("closure")  # type: ignore[attr-defined]
+    if closure is not None and closure.default is closure.empty:
+        return "needs a closure in each step, which this trainer does not give"
+    return None
+
+
+def schedule_refusal(target: Any) -> str | None:
+    """Return why something cannot be an LR schedule."""
+    if not callable(target):
+        return "is no class or function"
+    if isinstance(target, type) and not is_kind_of(target, "LRScheduler"):
+        return "is no torch.optim.lr_scheduler.LRScheduler"
+    if isinstance(target, type) and "metrics" in parameters_of(target.step):  # type: ignore[attr-defined]
+        return "needs a metric in each step, which this trainer does not give"
+    return None
+
 
 MAX_SKIPS_IN_A_ROW = 10
 
@@ -32,8 +149,15 @@ class GuardConfig:
 class OptimizerConfig:
     """How gradients change the weights."""
 
-    type: Literal["adamw", "adamw8bit"] = "adamw"
-    """AdamW of torch, or bitsandbytes' with 8-bit state."""
+    registries: ClassVar[dict[str, Registry]] = {"type": OPTIMIZERS}
+
+    type: str = "adamw"
+    """`adamw` of torch, `adamw8bit` of bitsandbytes with 8-bit state, or `module:Class`, as in
+    `torch.optim:Adagrad`, with the defaults of the class and `options`. Of the keys below it gets
+    learning_rate, and betas, weight_decay and epsilon where they are not at their defaults. A
+    module other than torch.optim needs consent (docs/extending.md)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `module:Class` by their names."""
     learning_rate: float = 1.0e-4
     """Learning rate of everything that has none of its own."""
     learning_rates: dict[str, float] = field(default_factory=dict)
@@ -45,11 +169,54 @@ class OptimizerConfig:
     epsilon: float = 1.0e-8
     """Added to the denominator."""
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is built in, and so takes all keys."""
+        return isinstance(OPTIMIZERS.get(self.type), str)
+
+    def changed(self) -> dict[str, Any]:
+        """Return the keys that are passed on if they are not at their defaults, by argument."""
+        usual = OptimizerConfig()
+        keys = {"betas": "betas", "weight_decay": "weight_decay", "epsilon": "eps"}
+        return {
+            argument: getattr(self, key)
+            for key, argument in keys.items()
+            if tuple_of(getattr(self, key)) != tuple_of(getattr(usual, key))
+        }
+
+    def passed(self) -> dict[str, Any]:
+        """Return those of them that the optimizer takes and `options` leaves out."""
+        target = function_of(self.type, OPTIMIZERS)
+        return {
+            name: value
+            for name, value in self.changed().items()
+            if takes(target, name) and name not in self.options
+        }
+
+    def idle(self) -> Faults:
+        if self.is_ours or next(self.type_faults(), None):
+            return
+        for name in self.changed().keys() - self.passed():
+            key = "epsilon" if name == "eps" else name
+            yield key, f"has no effect with type: {self.type}, or beside options.{name}"
+
+    def type_faults(self) -> Faults:
+        """Yield what is wrong with `type` and `options`."""
+        yield from named_faults(
+            self.type, OPTIMIZERS, self.options, optimizer_refusal, OPTIMIZER_GIVEN
+        )
+
     def faults(self) -> Faults:
+        yield from self.type_faults()
         yield from at_least(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         for part, rate in self.learning_rates.items():
             if rate < 0:
                 yield f"learning_rates.{part}", f"must not be negative, got {rate}"
+
+
+def tuple_of(value: Any) -> Any:
+    """Return a value, of a list the tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def parse_schedule(text: str) -> list[tuple[float, int | None]]:
@@ -83,10 +250,15 @@ def parse_schedule(text: str) -> list[tuple[float, int | None]]:
 class LRSchedulerConfig:
     """How the learning rate goes over the run. Counted in optimizer steps."""
 
-    type: Literal[
-        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "schedule"
-    ] = "constant"
-    """Shape after the warm-up; `schedule` follows the key of that name."""
+    registries: ClassVar[dict[str, Registry]] = {"type": LR_SCHEDULES}
+
+    type: str = "constant"
+    """Shape after the warm-up: constant, linear, cosine, cosine_with_restarts, polynomial, or
+    `schedule`, which follows the key of that name; or `module:Class` with `options`, for example
+    `torch.optim.lr_scheduler:StepLR`. A module other than torch's needs consent
+    (docs/extending.md)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `module:Class` by their names."""
     schedule: str | None = None
     """A1111's learning rates by step, as in `0.005:100, 1e-3:1000, 1e-5`: 0.005 before step 100,
     0.001 before step 1000, then 1e-5. Where a part has a rate of its own, it is changed in the same
@@ -99,6 +271,9 @@ class LRSchedulerConfig:
     """Exponent of polynomial."""
 
     def faults(self) -> Faults:
+        yield from named_faults(
+            self.type, LR_SCHEDULES, self.options, schedule_refusal, SCHEDULE_GIVEN
+        )
         yield from at_least(0, warmup_steps=self.warmup_steps)
         yield from at_least(1, num_cycles=self.num_cycles)
         if (self.type == "schedule") != (self.schedule is not None):

@@ -207,7 +207,8 @@ class TrainRecipe:
     overwrite: bool = False
     """Begin anew where a run of this name lies already; its folder is kept beside it, as NAME.1."""
     plugins: list[str] = field(default_factory=list)
-    """Python modules that add objectives to OBJECTIVE_CONFIGS."""
+    """Python modules with objectives, optimizers, samplers, … of your own (docs/extending.md);
+    loaded only if the command line or LIMNER_PLUGINS names them too."""
 
 
 def named_stages(recipe: TrainRecipe) -> dict[str, StageConfig]:

@@ -6,28 +6,43 @@ from dataclasses import field, make_dataclass
 from functools import cache
 from typing import Any
 
-from inference.recipe import RecipeError, cut, got
+from inference.recipe import Moved, RecipeError, got, load_plugins
 from train.config.checks import recipe_faults, recipe_idle
 from train.config.objectives import OBJECTIVE_CONFIGS, ObjectiveConfig, combined_config
 from train.config.recipe import TrainRecipe
 
+MOVED: Moved = {
+    "inference.artifacts.lora": {"Lora": "inference.artifacts:Lora"},
+    "inference.base_model": {"BaseModel": "inference.models.stable_diffusion:BaseModel"},
+    "inference.diffusion_model": {"DiffusionModel": "inference.models:DiffusionModel"},
+    "inference.errors": {"InputError": "inference.runtime:InputError"},
+    "train.batch": {"Batch": "train.common:Batch"},
+    "train.denoising": {"Denoising": "train.objectives.loading:OldDenoising"},
+    "train.faults": {
+        name: f"train.config.rules:{name}" for name in ("Faults", "at_least", "fraction")
+    },
+    "train.objective_configs": {
+        name: f"train.config:{name}" for name in ("OBJECTIVE_CONFIGS", "ObjectiveConfig")
+    },
+    "train.optimizer_config": {
+        name: f"train.config:{name}" for name in ("LRSchedulerConfig", "OptimizerConfig")
+    },
+    "train.randomness": {
+        name: f"train.common:{name}" for name in ("derive_seed", "generator", "normal")
+    },
+}
+"""What plug-ins for older versions import, and where it is now."""
+
 
 def train_schema(untyped: dict[str, Any]) -> type:
-    """The dataclass of a training recipe whose `objective` is what the recipe asks for.
+    """Return the dataclass of a training recipe whose `objective` is what the recipe asks for.
 
     Raises:
-        RecipeError: `objective.type` is missing or none of the known ones; a plug-in is not found.
+        RecipeError: `objective.type` is missing or none of the known ones; a plug-in is not found,
+            or named without consent.
     """
-    import importlib
-
-    plugins, objective = untyped.get("plugins"), untyped.get("objective")
-    for name in plugins if isinstance(plugins, list) else []:  # anything else is refused later
-        if not all(map(str.isidentifier, str(name).split("."))):
-            raise RecipeError(f"plugins: {cut(repr(name))} is no name of a module")
-        try:
-            importlib.import_module(str(name))
-        except ImportError as error:
-            raise RecipeError(f"plugins: {name!r} cannot be imported: {error}") from error
+    load_plugins(untyped, moved=MOVED)
+    objective = untyped.get("objective")
     kind = objective.get("type") if isinstance(objective, dict) else objective
     if not isinstance(kind, str) or kind not in OBJECTIVE_CONFIGS:
         beside = ("objective", untyped) if objective is None else ("type", objective)

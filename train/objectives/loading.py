@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 
 from inference.models import DTYPES, DiffusionModel, load_model
-from train.config import TrainRecipe
-from train.families import training_of
-from train.losses import FrozenPrior
+from inference.recipe import old_names
+from train.config import MOVED, TrainRecipe
+from train.families import build_denoising, training_of
+from train.losses import Denoising, FrozenPrior
 from train.objectives.base import Objective
 
 
@@ -79,4 +80,14 @@ def with_prior(recipe: TrainRecipe, objective: Objective) -> Objective:
 def build_objective(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     """Return the recipe's objective, attached to the base model."""
     training_of(base).check_objective(recipe.objective, base)
-    return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)
+    with old_names(MOVED):
+        return pkgutil.resolve_name(type(recipe.objective).target)(recipe, base)
+
+
+class OldDenoising(Denoising):
+    """`Denoising` as plug-ins of older versions import it, with the loss of a recipe as `of`."""
+
+    @staticmethod
+    def of(recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
+        """Return what `build_denoising` returns."""
+        return build_denoising(recipe, base)

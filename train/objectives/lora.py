@@ -31,6 +31,8 @@ class LoraObjective(Objective):
                 targets=config.targets,
                 train_text_encoder=config.train_text_encoder,
                 seed=derive_seed(recipe.seed, "lora"),
+                algorithm=config.algorithm,
+                options=config.options,
             )
         except ArtifactError as error:
             raise ArtifactError(f"objective.{error}") from error

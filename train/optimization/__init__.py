@@ -7,11 +7,13 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from train.optimization.accelerator import build_accelerator
     from train.optimization.optimization import Optimization
-    from train.optimization.optimizers import state_bytes
+    from train.optimization.registry import lr_schedule, optimizer, state_bytes
 
 __all__ = [
     "Optimization",
     "build_accelerator",
+    "lr_schedule",
+    "optimizer",
     "state_bytes",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,22 +11,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from inference.runtime import InputError
-from train.config import LRSchedulerConfig, OptimizerConfig, parse_schedule
+from train.config import OptimizerConfig
 from train.objectives import Member, Objective
+from train.optimization.lr_schedules import rate_course
+from train.optimization.registry import Groups, create_optimizer, optimizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-SMALL = 4096
-"""bitsandbytes keeps the state of tensors below this size in 32 bits."""
-
-
-def state_bytes(optimizer: str, numbers: int) -> int:
-    """What an optimizer keeps of a tensor: two means in fp32, or in 8 bits with block scales."""
-    if optimizer == "adamw8bit" and numbers >= SMALL:
-        return 2 * numbers + 2 * 4 * -(-numbers // 256)
-    return 8 * numbers
 
 
 def prepare(
@@ -55,7 +46,7 @@ def build_optimization(
         for name, member in members.items()
         for group in parameter_groups(member.recipe.optimizer, member.objective, name)
     ]
-    optimizer = build_optimizer(config, groups)
+    optimizer = create_optimizer(config, groups)
     courses = {
         name: rate_course(
             member.recipe.lr_scheduler,
@@ -67,19 +58,25 @@ def build_optimization(
     return optimizer, build_lr_scheduler(optimizer, courses)
 
 
-def build_optimizer(config: OptimizerConfig, groups: Sequence[Mapping[str, object]]) -> Optimizer:
-    """The optimizer of all groups; see `parameter_groups`."""
-    options = {
-        "lr": config.learning_rate,
-        "betas": tuple(config.betas),
-        "weight_decay": config.weight_decay,
-        "eps": config.epsilon,
-    }
-    if config.type == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
+@optimizer("adamw")
+def adamw(
+    groups: Groups, lr: float, betas: tuple[float, float], weight_decay: float, eps: float
+) -> Optimizer:
+    """Return torch's AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
+    copies = map(dict, groups)
+    return torch.optim.AdamW(
+        copies, fused=True, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps
+    )
 
-        return AdamW8bit(groups, **options)
-    return torch.optim.AdamW(map(dict, groups), fused=True, **options)
+
+@optimizer("adamw8bit")
+def adamw8bit(
+    groups: Groups, lr: float, betas: tuple[float, float], weight_decay: float, eps: float
+) -> Optimizer:
+    """Return bitsandbytes' AdamW with 8-bit state (Dettmers et al. 2021, arXiv 2110.02861)."""
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(groups, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps)
 
 
 def parameter_groups(
@@ -101,12 +98,15 @@ def parameter_groups(
             f"{where}.learning_rates: {', '.join(unknown)} is not trained; this objective trains "
             f"{', '.join(parts)}"
         )
+    own: dict[str, object] = {}
+    if config.is_ours or "weight_decay" in config.passed():
+        own["weight_decay"] = config.weight_decay
     return [
         {
             "name": f"{member}.{name}" if member else name,
             "params": parameters,
             "lr": config.learning_rates.get(name, config.learning_rate),
-            "weight_decay": config.weight_decay,
+            **own,
         }
         for name, parameters in parts.items()
     ]
@@ -123,35 +123,3 @@ def build_lr_scheduler(
     """
     names = [group["name"].rpartition(".")[0] for group in optimizer.param_groups]
     return LambdaLR(optimizer, [courses[name] for name in names])
-
-
-def rate_course(config: LRSchedulerConfig, rate: float, steps: int) -> Callable[[int], float]:
-    """What the usual learning rate `rate` is multiplied by at each of so many steps."""
-    if config.schedule is not None:
-        return schedule_course(config.schedule, config.warmup_steps, rate)
-    from transformers.optimization import get_scheduler
-
-    options = {"polynomial": {"power": config.power}}.get(config.type, {})
-    if config.type == "cosine_with_restarts":
-        options = {"num_cycles": config.num_cycles}
-    lr_scheduler = get_scheduler(
-        "constant_with_warmup" if config.type == "constant" else config.type,
-        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate or 1.0),
-        num_warmup_steps=config.warmup_steps,
-        num_training_steps=steps,
-        scheduler_specific_kwargs=options,
-    )
-    assert isinstance(lr_scheduler, LambdaLR)
-    return lr_scheduler.lr_lambdas[0]
-
-
-def schedule_course(schedule: str, warmup_steps: int, rate: float) -> Callable[[int], float]:
-    """A1111's rates by step, warmed up if asked; the first step is step 0."""
-    entries = parse_schedule(schedule)
-
-    def factor(step: int) -> float:
-        value = next((value for value, until in entries if until is None or step < until), 0.0)
-        warmth = min(1.0, step / warmup_steps) if warmup_steps else 1.0
-        return value / rate * warmth
-
-    return factor

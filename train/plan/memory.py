@@ -115,7 +115,7 @@ def plan_memory(
     plan.trained = sum(4 * p.numel() for p in objective.parameters() if id(p) not in inside)
     plan.trained += 4 * numbers if recipe.loss.prior_copy else 0
     plan.gradients = 4 * numbers
-    plan.optimizer = sum(state_bytes(recipe.optimizer.type, p.numel()) for p in trained)
+    plan.optimizer = state_bytes(recipe.optimizer, trained)
     plan.ema = 4 * numbers if recipe.ema is not None else 0
     plan.casts = size * numbers if size < 4 else 0
     plan.casts += 4 * numbers if processes > 1 else 0

@@ -18,7 +18,7 @@ from train.runs.data_manifest import DataChanges, changes, read_rows
 from train.runs.run_directory import RunDirectory, differences, stored_recipe
 from train.runs.tensor_comparison import TENSOR_FILES, TensorDifference, different_tensors
 
-NOT_COMPARED = ("name", "output_dir", "resume", "overwrite")
+NOT_COMPARED = ("name", "output_dir", "resume", "overwrite", "plugins")
 """Keys of recipes in which runs may differ and be the same."""
 
 MACHINE = ("command", "pictures", "class_pictures", "dataset_fingerprint", "class_fingerprint")

@@ -47,6 +47,7 @@ SAFE_TO_CHANGE = (
     "output_dir",
     "resume",
     "overwrite",
+    "plugins",
 )
 """Keys that a resumed run may give anew."""
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
+    from inference.artifacts.adapters.base import Adapter, adapter, adapter_of
     from inference.artifacts.adapters.lora import Lora, twin_of
     from inference.artifacts.adapters.lora_convert import save_diffusers, save_kohya
     from inference.artifacts.adapters.lora_formats import (
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from inference.artifacts.adapters.lora_keys import part_of
 
 __all__ = [
+    "Adapter",
     "Lora",
+    "adapter",
+    "adapter_of",
     "format_of",
     "is_lora",
     "part_of",

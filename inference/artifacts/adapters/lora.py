@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import struct
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
 
+from inference.artifacts.adapters.base import Adapter, adapter_of
 from inference.artifacts.adapters.lora_formats import (
     ALPHA_KEYS,
     adapter_metadata,
@@ -26,7 +28,6 @@ from inference.artifacts.adapters.lora_keys import family_of_names, layers_of, p
 from inference.artifacts.adapters.low_rank import (
     LowRank,
     hang_in,
-    initial_low_rank,
     refuse_packed,
     scale,
     take_out,
@@ -35,6 +36,7 @@ from inference.artifacts.base import Artifact
 from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
 from inference.files import read_tensors, serialize, write_atomically
 from inference.models import LoraLayout, family_of
+from inference.recipe import typed_options
 from inference.runtime import ArtifactError, DrawWarning
 
 if TYPE_CHECKING:
@@ -46,16 +48,15 @@ def twin_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.comfyui{path.suffix}")
 
 
-def kohya_tensors(layers: Mapping[str, LowRank], dtype: torch.dtype) -> dict[str, Tensor]:
+def kohya_tensors(layers: Mapping[str, Adapter], dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of a file in kohya's format."""
     tensors: dict[str, Tensor] = {}
-    for name, low_rank in layers.items():
-        down, up = low_rank.lora_A.weight.detach(), low_rank.lora_B.weight.detach()
-        if is_convolution_in_kohya(name) and down.dim() == 2:
-            down, up = down[..., None, None], up[..., None, None]
-        tensors[f"{name}.lora_down.weight"] = down.to("cpu", dtype).contiguous()
-        tensors[f"{name}.lora_up.weight"] = up.to("cpu", dtype).contiguous()
-        tensors[f"{name}.alpha"] = torch.tensor(low_rank.alpha, dtype=torch.float32)
+    for name, layer in layers.items():
+        for suffix, value in layer.tensors().items():
+            if is_convolution_in_kohya(name) and isinstance(layer, LowRank) and value.dim() == 2:
+                value = value[..., None, None]
+            tensors[f"{name}.{suffix}"] = value.detach().to("cpu", dtype).contiguous()
+        tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
     return tensors
 
 
@@ -69,16 +70,16 @@ def is_convolution_in_kohya(name: str) -> bool:
     )
 
 
-def check_effect(path: Path, layers: dict[str, LowRank]) -> None:
+def check_effect(path: Path, layers: Mapping[str, Adapter]) -> None:
     """Raises ArtifactError for a LoRA that changes nothing or breaks everything."""
-    ups = [low_rank.lora_B.weight * low_rank.scaling for low_rank in layers.values()]
-    if not all(bool(up.isfinite().all()) for up in ups):
+    parts = [part for layer in layers.values() for part in layer.effect()]
+    if not all(bool(part.isfinite().all()) for part in parts):
         raise ArtifactError(f"{path}: holds numbers that are not finite; its training went wrong")
-    if not any(bool(up.any()) for up in ups):
+    if not any(bool(part.any()) for part in parts):
         raise ArtifactError(f"{path}: changes nothing: every up half or alpha is zero")
 
 
-def warn_of_alpha(path: Path, low_rank: LowRank) -> None:
+def warn_of_alpha(path: Path, low_rank: Adapter) -> None:
     """Tells what is taken for an alpha that a file does not say."""
     rank, alpha = low_rank.rank, low_rank.alpha
     taken = f"1 is taken, as SAT does, and so 1/{rank} of the product of its halves works"
@@ -109,10 +110,10 @@ class Lora(Artifact):
     suffix = ".safetensors"
 
     def __init__(
-        self, layers: dict[str, LowRank], metadata: dict[str, str], name: str = "lora"
+        self, layers: Mapping[str, Adapter], metadata: dict[str, str], name: str = "lora"
     ) -> None:
         self.name = name
-        self.layers = layers
+        self.layers = dict(layers)
         """Kohya name -> layer, e.g. `lora_unet_mid_block_attentions_0_proj_in`, and in a video
         transformer `lora_unet__transformer_blocks_0_attn1_to_q`."""
         self.metadata = metadata
@@ -135,6 +136,8 @@ class Lora(Artifact):
         targets: Sequence[str] | None,
         train_text_encoder: bool,
         seed: int,
+        algorithm: str = "lora",
+        options: Mapping[str, Any] | None = None,
     ) -> Self:
         """A LoRA to be trained: it changes nothing yet, and is not attached yet. In fp32.
 
@@ -149,19 +152,26 @@ class Lora(Artifact):
                 base model.
             train_text_encoder: layers in the text encoders as well.
             seed: of the beginning.
+            algorithm: a name of `inference.config.ADAPTERS`.
+            options: of the algorithm.
 
         Raises:
             ArtifactError: the base model has no layers of one of the kinds asked for, or its text
                 encoder is not trained.
         """
         alpha = struct.unpack("f", struct.pack("f", alpha))[0]  # fp32, as it will be read again
-        layers: dict[str, LowRank] = {}
+        kind, layers = adapter_of(algorithm), {}
+        own = typed_options(kind.create, options or {})
         layout = family_of(base).lora_layout(base)
         for part, path, module in _trained_layers(base, targets, train_text_encoder):
             name = layout.kohya_name(part, path)
             generator = _generator(seed, name)
-            layers[name] = initial_low_rank(module, rank, alpha, dropout, generator)
-        return cls(layers, lora_metadata(base, rank, alpha, dropout))
+            layers[name] = kind.create(module, rank, alpha, dropout, generator, **own)
+        metadata = lora_metadata(base, rank, alpha, dropout)
+        if kind is not LowRank:
+            facts = json.dumps({"algo": algorithm, **own}, sort_keys=True)
+            metadata |= {"ss_network_module": kind.network_module, "ss_network_args": facts}
+        return cls(layers, metadata)
 
     @property
     def layout(self) -> LoraLayout:
@@ -215,14 +225,7 @@ class Lora(Artifact):
 
     def limited(self, rank: int) -> Self:
         """A copy of which only the first ranks work, at the scale of all (A1111's `dyn`)."""
-        layers = {
-            name: LowRank(
-                low_rank.lora_A.weight[:rank].detach(),
-                low_rank.lora_B.weight[:, :rank].detach(),
-                low_rank.alpha * min(rank, low_rank.rank) / low_rank.rank,
-            )
-            for name, low_rank in self.layers.items()
-        }
+        layers = {name: layer.limited(rank) for name, layer in self.layers.items()}
         return type(self)(layers, self.metadata, self.name)
 
     def detach(self) -> None:
@@ -246,9 +249,10 @@ class Lora(Artifact):
             refuse_packed(module, base.path)
         for name, (_, _, module) in places.items():
             own, weight = self.layers[name], module.weight
-            down, up = own.lora_A.weight.detach().float(), own.lora_B.weight.detach().float()
-            change = (up.flatten(1) @ down.flatten(1)) * (strength * own.scaling)
-            change = change.reshape(weight.shape).to(weight.device)  # type: ignore[arg-type]
+            with torch.no_grad():
+                device = next(own.parameters()).device
+                change = own.delta(weight.to(device, torch.float32), strength)  # type: ignore
+            change = change.to(weight.device)  # type: ignore[arg-type]
             weight.data = (weight.float() + change).to(weight.dtype)  # type: ignore
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
@@ -257,13 +261,14 @@ class Lora(Artifact):
         `metadata` goes over what the LoRA says about itself.
         """
         path = Path(path)
-        if self.layout.file_format == "kohya":
+        low_rank = {n: one for n, one in self.layers.items() if isinstance(one, LowRank)}
+        if self.layout.file_format == "kohya" or len(low_rank) < len(self.layers):
             self._write(path, kohya_tensors(self.layers, dtype), metadata)
             return
         if self.comfyui_twin:
             self._write(twin_of(path), kohya_tensors(self.layers, dtype), metadata)
-        tensors = diffusers_tensors(self.layers, dtype)
-        self._write(path, tensors, {**metadata, **adapter_metadata(self.layers)})
+        tensors = diffusers_tensors(low_rank, dtype)
+        self._write(path, tensors, {**metadata, **adapter_metadata(low_rank)})
 
     def save_kohya(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
         """Writes kohya's format, of a video model's LoRA as well."""
@@ -347,9 +352,9 @@ class Lora(Artifact):
     def _input_width(self, layer: str, part: str) -> int | None:
         """The commonest width of what layers of this name read; None if it has none."""
         widths = Counter(
-            low_rank.lora_A.weight.shape[1]
-            for name, low_rank in self.layers.items()
-            if part_of(name) == part and name.endswith(layer)
+            width
+            for name, one in self.layers.items()
+            if part_of(name) == part and name.endswith(layer) and (width := one.input_width)
         )
         return widths.most_common(1)[0][0] if widths else None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from inference.artifacts.adapters.base import Adapter
 from inference.artifacts.adapters.lora import Lora
 from inference.artifacts.adapters.lora_formats import adapter_metadata, diffusers_tensors
 from inference.artifacts.adapters.lora_keys import (
@@ -19,8 +20,9 @@ from inference.artifacts.adapters.lora_keys import (
 from inference.artifacts.adapters.low_rank import LowRank
 from inference.files import serialize, write_atomically
 from inference.models import LoraLayout
+from inference.runtime import ArtifactError
 
-Layers = Mapping[str, LowRank]
+Layers = Mapping[str, Adapter]
 """By kohya's names."""
 
 
@@ -34,9 +36,11 @@ def variant_of(layers: Layers) -> tuple[LoraLayout, int | None]:
 def read_width(layers: Layers, layout: LoraLayout) -> int | None:
     """Width of what a LoRA's layers read by which its model is known; None if it has none."""
     widths = Counter(
-        low_rank.lora_A.weight.shape[1]
-        for name, low_rank in layers.items()
-        if part_of(name) == layout.denoiser and name.endswith(layout.readers)
+        width
+        for name, layer in layers.items()
+        if part_of(name) == layout.denoiser
+        and name.endswith(layout.readers)
+        and (width := layer.input_width)
     )
     return widths.most_common(1)[0][0] if widths else None
 
@@ -51,8 +55,9 @@ def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     ranks = {low_rank.rank for low_rank in layers.values()}
     alphas = {low_rank.alpha for low_rank in layers.values()}
     version = layout.versions.get(width or 0)
+    modules = {layer.network_module for layer in layers.values()}
     facts = {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": modules.pop() if len(modules) == 1 else "networks.lora",
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": str(alphas.pop()) if len(alphas) == 1 else "Dynamic",
         "ss_network_args": "{}",
@@ -64,15 +69,19 @@ def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
 
 def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     """Writes diffusers' format, which `load_lora_weights` reads at the trained strength."""
+    low_rank = {name: one for name, one in lora.layers.items() if isinstance(one, LowRank)}
+    if len(low_rank) < len(lora.layers):
+        kinds = ", ".join(sorted({one.kind for one in lora.layers.values()}))
+        raise ArtifactError(f"{lora.name}: diffusers' format holds plain LoRA only, not {kinds}")
     layout, width = variant_of(lora.layers)
     if layout.file_format == "diffusers":
         lora.save(path, dtype, {})
         return
     is_linear = lora.metadata.get("ss_v2") == "True" or width in layout.linear_widths
-    tensors = diffusers_tensors(lora.layers, dtype, is_linear)
+    tensors = diffusers_tensors(low_rank, dtype, is_linear)
     metadata = {
         **{key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")},
-        **adapter_metadata(lora.layers),
+        **adapter_metadata(low_rank),
     }
     content = serialize(tensors, metadata)
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference.artifacts.adapters.base import Adapter, adapter_with
 from inference.artifacts.adapters.lora_keys import diffusers_path, kohya_name, part_of
 from inference.artifacts.adapters.low_rank import LowRank
 from inference.models import LoraLayout, all_families
@@ -153,8 +154,8 @@ def says_alpha(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
 
 def read_layers(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], alpha: float | None = None
-) -> dict[str, LowRank]:
-    """The layers of a LoRA file by their kohya names.
+) -> dict[str, Adapter]:
+    """The layers of a LoRA file by their kohya names, those of other adapters included.
 
     Args:
         tensors: the file's content.
@@ -166,6 +167,7 @@ def read_layers(
         ArtifactError: a tensor is of an unknown kind, belongs to a layer that is incomplete, or
             the metadata cannot be read.
     """
+    others, tensors = split_adapters(tensors)
     found: dict[str, _Found] = {}
     layout = layout_of_file(tensors)
     if any(SAT_KEY.fullmatch(key) for key in tensors):
@@ -177,7 +179,35 @@ def read_layers(
         name, path, role = parse_key(key, layout)
         found.setdefault(name, _Found()).tensors[role] = tensor
         found[name].path = path
-    return {name: _low_rank(name, entry, adapters, alpha) for name, entry in found.items()}
+    return others | {name: _low_rank(name, entry, adapters, alpha) for name, entry in found.items()}
+
+
+def split_adapters(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, Adapter], dict[str, Tensor]]:
+    """The layers of registered adapters other than LoRA, and the tensors that are none of theirs.
+
+    Raises:
+        ArtifactError: a layer lacks tensors, or their shapes do not agree.
+    """
+    by_layer: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if match := KOHYA_KEY.fullmatch(key):
+            by_layer.setdefault(match["name"], {})[match["what"]] = tensor
+    layers: dict[str, Adapter] = {}
+    for name, own in by_layer.items():
+        kinds = {kind for suffix in own if (kind := adapter_with(suffix)) is not None}
+        kind = next(iter(kinds), LowRank)
+        if len(kinds) > 1 or kind is LowRank:
+            continue
+        alpha = own.pop("alpha", None)
+        try:
+            layers[name] = kind.from_tensors(own, None if alpha is None else alpha.float().item())
+        except ArtifactError as error:
+            raise ArtifactError(f"{name}: {error}") from error
+        layers[name].requires_grad_(False)
+    taken = tuple(f"{name}." for name in layers)
+    return layers, {key: one for key, one in tensors.items() if not key.startswith(taken)}
 
 
 def read_adapters(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -244,22 +274,16 @@ def parse_key(key: str, layout: LoraLayout | None = None) -> tuple[str, str, str
 def _low_rank(
     name: str, found: _Found, adapters: Mapping[str, object], fallback: float | None
 ) -> LowRank:
-    down, up = found.tensors.get("down"), found.tensors.get("up")
-    if down is None or up is None:
-        raise ArtifactError(f"{name}: the {'down' if down is None else 'up'} half is missing")
-    if down.shape[0] != up.shape[1]:
-        raise ArtifactError(
-            f"{name}: rank {down.shape[0]} in the down half, {up.shape[1]} in the up half"
-        )
-    rank = down.shape[0]
+    halves = {f"lora_{role}.weight": one for role, one in found.tensors.items() if role != "alpha"}
+    alpha = fallback
     if "alpha" in found.tensors:
         alpha = found.tensors["alpha"].float().item()
-    else:
-        alpha = _adapter_alpha(part_of(name), found.path, rank, adapters)
-    if alpha is None:
-        alpha = float(rank) if fallback is None else fallback
+    elif "down" in found.tensors:
+        rank = found.tensors["down"].shape[0]
+        known = _adapter_alpha(part_of(name), found.path, rank, adapters)
+        alpha = fallback if known is None else known
     try:
-        return LowRank(down, up, alpha)
+        return LowRank.from_tensors(halves, alpha)
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error
 

@@ -6,28 +6,81 @@ A layer's output becomes `W x + sum over LoRAs of strength * alpha / rank * B A 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Conv2d, Linear, LoraLayer
 from torch import Tensor, nn
 
+from inference.artifacts.adapters.base import Adapter, adapter, working_dtype
 from inference.runtime import ArtifactError
 
 
-class LowRank(nn.Module):
+@adapter("lora")
+class LowRank(Adapter):
     """What one layer learns: `lora_A` (rank, in), `lora_B` (out, rank), the dropout before them.
 
     For convolutions (rank, in, kh, kw) and (out, rank, 1, 1).
     """
 
+    suffixes = ("lora_down.weight", "lora_up.weight")
+    network_module = "networks.lora"
+
     def __init__(self, down: Tensor, up: Tensor, alpha: float, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        super().__init__(alpha, dropout)
         self.lora_A = _layer(down)
         self.lora_B = _layer(up)
         self.requires_grad_(False)
+
+    @classmethod
+    def create(
+        cls, target: nn.Module, rank: int, alpha: float, dropout: float, generator: torch.Generator
+    ) -> LowRank:
+        """Return `initial_low_rank`."""
+        return initial_low_rank(target, rank, alpha, dropout, generator)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], alpha: float | None) -> LowRank:
+        """Return the one of both halves; without alpha it works at the scale 1."""
+        halves = [tensors.get(suffix) for suffix in cls.suffixes]
+        for half, word in zip(halves, ("down", "up"), strict=True):
+            if half is None:
+                raise ArtifactError(f"the {word} half is missing")
+        down, up = (half for half in halves if half is not None)
+        if down.shape[0] != up.shape[1]:
+            raise ArtifactError(
+                f"rank {down.shape[0]} in the down half, {up.shape[1]} in the up half"
+            )
+        return cls(down, up, float(down.shape[0]) if alpha is None else alpha)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return both halves."""
+        weights = (self.lora_A.weight, self.lora_B.weight)
+        return dict(zip(self.suffixes, weights, strict=True))
+
+    def effect(self) -> Iterator[Tensor]:
+        """Yield the scaled up half."""
+        yield self.lora_B.weight * self.scaling
+
+    def delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
+        """Return strength * alpha / rank * B A, in fp32."""
+        down, up = self.lora_A.weight.float(), self.lora_B.weight.float()
+        change = (up.flatten(1) @ down.flatten(1)) * (strength * self.scaling)
+        return change.reshape(weight.shape)
+
+    def limited(self, rank: int) -> LowRank:
+        """Return a copy of the first ranks."""
+        return LowRank(
+            self.lora_A.weight[:rank].detach(),
+            self.lora_B.weight[:, :rank].detach(),
+            self.alpha * min(rank, self.rank) / self.rank,
+        )
+
+    @property
+    def input_width(self) -> int:
+        """Width of what the layer reads."""
+        return self.lora_A.weight.shape[1]
 
     @property
     def rank(self) -> int:
@@ -38,11 +91,6 @@ class LowRank(nn.Module):
     def scaling(self) -> float:
         """Factor of the learned change at strength 1."""
         return self.alpha / self.rank
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether its weights get gradients."""
-        return self.lora_A.weight.requires_grad
 
     def check_fit(self, target: nn.Module, name: str) -> None:
         """Raises ArtifactError with `name` and both shapes if they are those of another layer."""
@@ -91,12 +139,6 @@ def factor_shapes(target: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[
     return (rank, in_, *kernel), (out, rank, *(1 for _ in kernel))
 
 
-def working_dtype(target: nn.Module) -> torch.dtype:
-    """The number format of a layer's weights; of packed ones that which it computes in."""
-    weight: Tensor = target.weight  # type: ignore[assignment]
-    return weight.dtype if weight.is_floating_point() else target.compute_dtype  # type: ignore
-
-
 def refuse_packed(target: nn.Module, path: str) -> None:
     """Raises ArtifactError if a layer's weights are quantized: nothing can be added to them."""
     weight: Tensor = target.weight  # type: ignore[assignment]
@@ -141,11 +183,31 @@ class _Stack(LoraLayer):
     trained, hence this property in their place.
     """
 
+    lora_others: nn.ModuleDict
+    """Adapters other than LoRA, which peft's arithmetic knows nothing of."""
+    strengths: dict[str, float]
+    """Theirs."""
+
     @property
     def active_adapters(self) -> list[str]:
         return [name for name, scaling in self.scaling.items() if scaling]
 
-    def insert(self, name: str, low_rank: LowRank) -> None:
+    @property
+    def is_empty(self) -> bool:
+        return not self.lora_A and not self.lora_others
+
+    def with_others(self, output: Tensor, x: Tensor) -> Tensor:
+        """Return a layer's output and what the other adapters add to it."""
+        for name, strength in self.strengths.items():
+            if strength:
+                change = self.lora_others[name](x, self.get_base_layer(), strength)
+                output = output + change
+        return output
+
+    def insert(self, name: str, low_rank: Adapter) -> None:
+        if not isinstance(low_rank, LowRank):
+            self.lora_others[name], self.strengths[name] = low_rank, 1.0
+            return
         self.lora_A[name] = low_rank.lora_A
         self.lora_B[name] = low_rank.lora_B
         self.lora_dropout[name] = low_rank.dropout
@@ -153,7 +215,16 @@ class _Stack(LoraLayer):
         self.scaling[name] = low_rank.scaling
         self.lora_bias[name] = self.use_rslora[name] = self.use_dora[name] = False
 
+    def set_strength(self, name: str, strength: float) -> None:
+        if name in self.strengths:
+            self.strengths[name] = strength
+        else:
+            self.set_scale(name, strength)
+
     def drop(self, name: str) -> None:
+        if name in self.strengths:
+            del self.lora_others[name], self.strengths[name]
+            return
         for entries in (self.lora_A, self.lora_B, self.lora_dropout, self.r, self.lora_alpha):
             del entries[name]
         for entries in (self.scaling, self.lora_bias, self.use_rslora, self.use_dora):
@@ -164,28 +235,32 @@ class _LinearStack(_Stack, Linear):
     def __init__(self, base_layer: nn.Linear) -> None:
         nn.Module.__init__(self)
         LoraLayer.__init__(self, base_layer)
+        self.lora_others, self.strengths = nn.ModuleDict(), {}
         self.fan_in_fan_out = False
         self.is_target_conv_1d_layer = False
         self.cast_input_dtype_enabled = False  # autocast does it, or formats are equal
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return Linear.forward(self, x, *args, **kwargs)
+        output = Linear.forward(self, x, *args, **kwargs)
+        return self.with_others(output, x)
 
 
 class _ConvStack(_Stack, Conv2d):
     def __init__(self, base_layer: nn.Conv2d) -> None:
         nn.Module.__init__(self)
         LoraLayer.__init__(self, base_layer)
+        self.lora_others, self.strengths = nn.ModuleDict(), {}
         self._kernel_dim = 4
         self.conv_fn = torch.nn.functional.conv2d
         self.cast_input_dtype_enabled = False
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return Conv2d.forward(self, x, *args, **kwargs)
+        output = Conv2d.forward(self, x, *args, **kwargs)
+        return self.with_others(output, x)
 
 
-def hang_in(part: nn.Module, path: str, name: str, low_rank: LowRank) -> None:
-    """Adds a LoRA to the layer at `path`; the layer itself stays the same object underneath."""
+def hang_in(part: nn.Module, path: str, name: str, low_rank: Adapter) -> None:
+    """Adds an adapter to the layer at `path`; the layer itself stays the same object underneath."""
     layer = part.get_submodule(path)
     if not isinstance(layer, _Stack):
         layer = (_LinearStack if isinstance(layer, nn.Linear) else _ConvStack)(layer)  # type: ignore
@@ -198,7 +273,7 @@ def take_out(part: nn.Module, path: str, name: str) -> None:
     layer = part.get_submodule(path)
     assert isinstance(layer, _Stack)
     layer.drop(name)
-    if not layer.lora_A:
+    if layer.is_empty:
         _replace(part, path, layer.get_base_layer())
 
 
@@ -206,7 +281,7 @@ def scale(part: nn.Module, path: str, name: str, strength: float) -> None:
     """Sets how strongly a LoRA works on the layer at `path`."""
     layer = part.get_submodule(path)
     assert isinstance(layer, _Stack)
-    layer.set_scale(name, strength)
+    layer.set_strength(name, strength)
 
 
 def _replace(part: nn.Module, path: str, layer: nn.Module) -> None:

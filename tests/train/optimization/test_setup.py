@@ -18,7 +18,7 @@ from train.objectives.loading import enable_gradient_checkpointing, load_objecti
 from train.optimization.accelerator import build_accelerator
 from train.optimization.optimizers import (
     build_lr_scheduler,
-    build_optimizer,
+    create_optimizer,
     parameter_groups,
     rate_course,
 )
@@ -41,7 +41,7 @@ def test_one_group_for_each_part() -> None:
         weight_decay=0.3,
         epsilon=1e-5,
     )
-    groups = build_optimizer(config, parameter_groups(config, module)).param_groups
+    groups = create_optimizer(config, parameter_groups(config, module)).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [
         ("unet", 0.1),
         ("text_encoder", 0.01),
@@ -64,14 +64,14 @@ def test_adamw_is_the_published_one() -> None:
     weight.data.fill_(2.0)
     weight.grad = torch.full((1, 1), 7.0)
     config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5)
-    build_optimizer(config, parameter_groups(config, module)).step()
+    create_optimizer(config, parameter_groups(config, module)).step()
     assert weight.item() == pytest.approx(2 - 0.1 * 0.5 * 2 - 0.1, abs=1e-6)
 
 
 def test_adamw8bit_keeps_its_state_in_eight_bits() -> None:
     module = nn.ModuleDict({"unet": nn.Linear(64, 64)})
     config = OptimizerConfig(type="adamw8bit", learning_rate=0.1)
-    optimizer = build_optimizer(config, parameter_groups(config, module))
+    optimizer = create_optimizer(config, parameter_groups(config, module))
     before = module["unet"].weight.clone()  # type: ignore[union-attr]
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -102,7 +102,7 @@ def test_learning_rate_at_each_of_ten_steps(
     options: dict[str, Any], expected: dict[int, float]
 ) -> None:
     config = OptimizerConfig(learning_rate=1.0, learning_rates={"text_encoder": 0.5})
-    optimizer = build_optimizer(config, parameter_groups(config, two_parts()))
+    optimizer = create_optimizer(config, parameter_groups(config, two_parts()))
     course = rate_course(LRSchedulerConfig(**options), 1.0, 10)
     scheduler = build_lr_scheduler(optimizer, {"": course})
     rates = []

@@ -1,0 +1,164 @@
+"""Optimizers and LR schedules by name: decorators that add one, and what a recipe gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import product
+from math import prod
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from inference.recipe import typed_options
+from inference.runtime import InputError
+from train.config import LR_SCHEDULES, OPTIMIZERS, OptimizerConfig, Registry, function_of
+
+SMALL = 4096
+"""bitsandbytes keeps the state of tensors below this size in 32 bits."""
+
+TINY = 16
+"""Longest side of a tensor on which an optimizer is tried that cannot work without values."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Groups = Sequence[Mapping[str, object]]
+"""Parameter groups, as torch's optimizers take them."""
+
+
+def optimizer(name: str) -> Callable[[F], F]:
+    """Return the decorator that makes an optimizer known as `optimizer.type: name`.
+
+    The function or class takes the parameter groups, `lr`, and options: parameters with types and
+    defaults, which `optimizer.options` sets.
+    """
+
+    def add(function: F) -> F:
+        return _added(OPTIMIZERS, name, function)
+
+    return add
+
+
+def lr_schedule(name: str) -> Callable[[F], F]:
+    """Return the decorator that makes an LR schedule known as `lr_scheduler.type: name`.
+
+    The function returns the factor of the learning rate by step. It may take `steps` (of the run),
+    `warmup_steps` (else Limner warms up linearly), `rate` (the usual learning rate), and options,
+    which `lr_scheduler.options` sets.
+    """
+
+    def add(function: F) -> F:
+        return _added(LR_SCHEDULES, name, function)
+
+    return add
+
+
+def _added(registry: Registry, name: str, function: F) -> F:
+    """Add a function to a registry that does not list it already; return it.
+
+    Raises:
+        ValueError: the name is that of one of ours.
+    """
+    place = registry.get(name)
+    if not isinstance(place, str):
+        registry[name] = function
+    elif place != f"{function.__module__}:{function.__name__}":
+        raise ValueError(f"{name!r} is built in; choose another name")
+    return function
+
+
+def create_optimizer(config: OptimizerConfig, groups: Groups) -> Optimizer:
+    """Return the optimizer of a sound config."""
+    create = function_of(config.type, OPTIMIZERS)
+    if config.is_ours:
+        usual = {"betas": tuple(config.betas), "weight_decay": config.weight_decay}
+        return create(groups, lr=config.learning_rate, **usual, eps=config.epsilon)
+    options = typed_options(create, {**config.passed(), **config.options})
+    return create([dict(group) for group in groups], lr=config.learning_rate, **options)
+
+
+def state_bytes(config: OptimizerConfig, parameters: Iterable[Tensor]) -> int:
+    """Return the size of what an optimizer keeps of tensors.
+
+    AdamW keeps two means in fp32, or in 8 bits with block scales; others are tried.
+
+    Raises:
+        InputError: the optimizer cannot take a step.
+    """
+    if config.is_ours:
+        return sum(_adamw_bytes(config.type, one.numel()) for one in parameters)
+    text = json.dumps(config.options, sort_keys=True, default=str)
+    return sum(_tried_bytes(_Hashed(config, text), tuple(one.shape)) for one in parameters)
+
+
+def _adamw_bytes(kind: str, numbers: int) -> int:
+    if kind == "adamw8bit" and numbers >= SMALL:
+        return 2 * numbers + 2 * 4 * -(-numbers // 256)
+    return 8 * numbers
+
+
+class _Hashed:
+    """A config as the key of a cache."""
+
+    def __init__(self, config: OptimizerConfig, options: str) -> None:
+        self.config = config
+        self.key = config.type, options, str(config.changed())
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.key == other.key
+
+
+@cache
+def _tried_bytes(hashed: _Hashed, shape: tuple[int, ...]) -> int:
+    """Return the size of the state after one step on a tensor without values, or a tiny one."""
+    try:
+        return _bytes_after_step(hashed.config, torch.ones(shape, device="meta"))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):  # it needs values
+        return _extrapolated_bytes(hashed.config, shape)
+
+
+def _extrapolated_bytes(config: OptimizerConfig, shape: tuple[int, ...]) -> int:
+    """Return the size of the state, from those of tiny tensors.
+
+    It is taken to be linear in each side: of a matrix in both (a mean as large as the matrix), or
+    in one of them (means of rows, means of columns).
+    """
+    sides = [[(side, 1.0)] if side <= TINY else _weights(side) for side in shape]
+    size = 0.0
+    for corner in product(*sides):
+        tiny = torch.ones([side for side, _ in corner])
+        try:
+            with torch.random.fork_rng(devices=[]):
+                size += prod(weight for _, weight in corner) * _bytes_after_step(config, tiny)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise InputError(f"optimizer.type: {config.type} cannot take a step: {why}") from error
+    return round(size)
+
+
+def _weights(side: int) -> list[tuple[int, float]]:
+    """Return two tiny sides, and what each counts towards a longer one."""
+    beyond = (side - TINY) / (TINY // 2)
+    return [(TINY // 2, -beyond), (TINY, 1 + beyond)]
+
+
+def _bytes_after_step(config: OptimizerConfig, value: Tensor) -> int:
+    parameter = nn.Parameter(value)
+    parameter.grad = torch.ones_like(value)
+    tried = create_optimizer(config, [{"params": [parameter]}])
+    tried.step()
+    return sum(one.nbytes for one in _tensors_in(tried.state[parameter]))
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    inner = value.values() if isinstance(value, dict) else value
+    for one in inner if isinstance(value, dict | list | tuple) else ():
+        yield from _tensors_in(one)
