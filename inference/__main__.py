@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
-from inference.recipe import find_recipe, is_first_process, load_recipe, tell, warnings_told
+from inference.recipe import find_recipe, is_first_process, load_recipe, report, warnings_reported
 from inference.runtime import InputError, Interrupted, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_check = CHECK in arguments
     arguments = [argument for argument in arguments if argument != CHECK]
     try:
-        with warnings_told("draw", is_silent=not is_first_process()):
+        with warnings_reported("draw", is_silent=not is_first_process()):
             recipe = load(arguments[0], arguments[1:])
             if is_check:
                 print(told(recipe))
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def say(message: object) -> None:
     """Tells what every process finds out, once."""
     if is_first_process():
-        tell("draw", message)
+        report("draw", message)
 
 
 def load(path: str, overrides: Sequence[str]) -> object:
@@ -104,9 +104,9 @@ def told(recipe: object) -> str:
         raise InputError(
             f"{CHECK}: is of animations and clips; a sound recipe of images says all itself"
         )
-    from inference.deforum import recipe_settings, report
+    from inference.deforum import recipe_settings, settings_report
 
-    return report(recipe_settings(recipe))
+    return settings_report(recipe_settings(recipe))
 
 
 def run(recipe: object) -> None:
@@ -119,7 +119,7 @@ def run(recipe: object) -> None:
         case AnimationRecipe():
             from inference.deforum import draw_animation
 
-            with warnings_told("draw"):
+            with warnings_reported("draw"):
                 draw_animation(recipe)
         case ClipsRecipe():
             from inference.clips import draw_recipe

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.recipe import tell, warnings_told
+from inference.recipe import report, warnings_reported
 from inference.runtime import InputError, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
@@ -72,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         check_output(request, options.overwrite)
-        with warnings_told("convert"):
+        with warnings_reported("convert"):
             lines = convert(request)
         for line in lines:
             print(line)
     except InputError as error:
-        tell("convert", error)
+        report("convert", error)
         return 2
     return 0
 

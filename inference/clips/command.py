@@ -24,7 +24,7 @@ from inference.models.cogvideox import (
     is_video_model,
     load_video_model,
 )
-from inference.recipe import tell
+from inference.recipe import report
 from inference.runtime import (
     DrawWarning,
     InputError,
@@ -60,13 +60,13 @@ def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
     own = requests[processes.rank :: processes.count]
     total, done = sum(map(steps_taken, own)) * len(factors), 0
     drawings: list[ClipDrawing] = []
-    with progress_bar() as report:
+    with progress_bar() as show_progress:
 
         def draw(request: ClipConfig) -> list[ClipDrawing]:
             nonlocal done
             before = done
             if processes.is_first:
-                way.progress = lambda step, _: report(before + step, total)
+                way.progress = lambda step, _: show_progress(before + step, total)
             drawn = draw_clips(base, [request], way)
             done += steps_taken(request)
             return drawn
@@ -115,7 +115,7 @@ def set_up(
             "packed weights; leave out base_model.quantization, or draw fewer or smaller frames"
         )
     if plan.reason and processes.is_first:
-        tell("draw", f"memory: {plan.reason}")
+        report("draw", f"memory: {plan.reason}")
     if not plan.reason and recipe.memory not in ("auto", "none"):
         told = f"memory: {recipe.memory} has no effect on {device.type}"
         warnings.warn(told, DrawWarning, stacklevel=2)

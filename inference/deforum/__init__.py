@@ -6,7 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.deforum.animation import Animation, draw_animation, open_generator
-    from inference.deforum.check import report
+    from inference.deforum.check import settings_report
     from inference.deforum.loop import ModelGenerator
     from inference.deforum.settings import load_settings_recipe, recipe_settings
 
@@ -18,7 +18,7 @@ __all__ = [
     "load_settings_recipe",
     "open_generator",
     "recipe_settings",
-    "report",
+    "settings_report",
 ]
 
 __getattr__ = lazy(__name__, __file__)

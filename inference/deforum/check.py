@@ -48,7 +48,7 @@ LONGEST = 70
 """Letters of a prompt that are told."""
 
 
-def report(settings: Settings) -> str:
+def settings_report(settings: Settings) -> str:
     """What the settings will draw, for people: frames, features, schedules, prompts, notes.
 
     A seed of -1 is told as such, and stands for 0 in schedules here.

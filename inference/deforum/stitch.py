@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.deforum.settings import load_settings_recipe, recipe_settings
-from inference.recipe import tell, warnings_told
+from inference.recipe import report, warnings_reported
 from inference.runtime import InputError
 from inference.shadowing import refuse_foreign_train
 
@@ -28,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     try:
-        with warnings_told("stitch"):
+        with warnings_reported("stitch"):
             stitch(Path(arguments[0]), arguments[1:])
     except InputError as error:
-        tell("stitch", error)
+        report("stitch", error)
         return 2
     return 0
 

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
         find_recipe,
         is_first_process,
         print_text,
+        report,
         shipped_recipes,
-        tell,
-        warnings_told,
+        warnings_reported,
     )
     from inference.recipe.imports import Imported, Reader
     from inference.recipe.json_schema import recipe_json_schema
@@ -40,10 +40,10 @@ __all__ = [
     "override_layers",
     "print_text",
     "recipe_json_schema",
+    "report",
     "shipped_recipes",
     "shown",
-    "tell",
-    "warnings_told",
+    "warnings_reported",
     "without_none",
 ]
 

@@ -13,7 +13,7 @@ from inference.recipe.loader import RecipeWarning
 from inference.runtime import DrawWarning, clone
 
 
-def tell(program: str, message: object) -> None:
+def report(program: str, message: object) -> None:
     """Every line of the message, with the program's name before it, on standard error."""
     for line in str(message).splitlines():
         print(f"{program}: {line}", file=sys.stderr)
@@ -46,7 +46,7 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def warnings_told(program: str, is_silent: bool = False) -> Iterator[None]:
+def warnings_reported(program: str, is_silent: bool = False) -> Iterator[None]:
     """Warnings to the user are told in one line each, without a place in the program.
 
     Others are shown as they were. `is_silent`: another process tells the same.
@@ -57,7 +57,7 @@ def warnings_told(program: str, is_silent: bool = False) -> Iterator[None]:
         if not issubclass(category, RecipeWarning | DrawWarning):
             usual(message, category, *where)
         elif not is_silent:
-            tell(program, message)
+            report(program, message)
 
     with warnings.catch_warnings():
         for category in (RecipeWarning, DrawWarning):

@@ -7,7 +7,7 @@ import wave
 import numpy as np
 import pytest
 
-from inference.deforum.check import problems, report
+from inference.deforum.check import problems, settings_report
 from inference.deforum.schedules.features import check, switched_on, without_effect
 from inference.deforum.schedules.prompts import frame_prompts
 from inference.deforum.schedules.schedule_table import Schedules
@@ -144,7 +144,7 @@ def test_report():
         },
         origin="a.txt",
     )  # fmt: skip
-    text = report(settings)
+    text = settings_report(settings)
     for line in (
         "a.txt: 2D, 128 × 512",
         "24 frames, 2.0 s at 12 fps",
@@ -164,7 +164,7 @@ def test_report():
         assert line in text.splitlines()
     assert "rotation_3d_x" not in text and "translation_z" not in text
     with pytest.raises(InputError, match="prompts, frame 0, column 2"):
-        report(load_settings({"prompts": "`x`"}))
+        settings_report(load_settings({"prompts": "`x`"}))
 
 
 MANIFEST = {

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from inference.deforum.check import problems, report
+from inference.deforum.check import problems, settings_report
 from inference.deforum.schedules.prompts import frame_prompts
 from inference.deforum.schedules.schedule_table import Schedules
 from inference.deforum.settings.dialects import RENAMED, joined
@@ -304,7 +304,7 @@ def test_mutated_files_are_drawn_or_told_what_is_wrong(loaded):
             settings = settings.replace(seed=max(settings["seed"], 0))
             schedules = Schedules.of(settings)
             prompts = frame_prompts(settings, schedules.variables)
-            report(settings)
+            settings_report(settings)
         except InputError as error:
             told = str(error)
             today = [RENAMED.get(key, key.replace("_video_", "_")) for key in changed]

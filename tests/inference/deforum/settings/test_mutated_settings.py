@@ -11,7 +11,7 @@ from PIL import Image
 
 from inference.config.recipes import AnimationRecipe
 from inference.deforum.animation import Animation
-from inference.deforum.check import report
+from inference.deforum.check import settings_report
 from inference.deforum.loop.generator import SeededGenerator, random_picture
 from inference.deforum.settings.keys import KEYS
 from inference.deforum.settings.settings_recipe import recipe_settings
@@ -141,7 +141,7 @@ def outcome(recipe):
     except InputError as error:
         return str(error)
     assert animation.run.frames()
-    assert "Problems:" not in report(recipe_settings(recipe))
+    assert "Problems:" not in settings_report(recipe_settings(recipe))
     return "drawn"
 
 
