@@ -55,7 +55,7 @@ def draw_recipe(recipe: ClipsRecipe) -> None:
 def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
     """Draws a recipe together with the other processes."""
     saver, base, attached, requests, way = processes.together(lambda: set_up(recipe, processes))
-    requests = processes.of_first(requests)  # random seeds are in them
+    requests = processes.broadcast_from_main(requests)  # random seeds are in them
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = requests[processes.rank :: processes.count]
     total, done = sum(map(steps_taken, own)) * len(factors), 0

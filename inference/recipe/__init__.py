@@ -1,4 +1,4 @@
-"""Load a YAML recipe into typed dataclasses."""
+"""Load YAML recipes into typed dataclasses."""
 
 from typing import TYPE_CHECKING
 
