@@ -1,6 +1,7 @@
-"""What is known of samplers and schedules without torch, for recipes and infotext.
+"""What recipes and infotexts need to know about samplers and schedules, without torch.
 
-`inference.sampling` and `inference.sampling.schedules` draw with them; tests hold the two together.
+`inference.sampling` and `inference.sampling.schedules` implement them; tests keep the two
+consistent.
 """
 
 SAMPLERS = (
@@ -38,7 +39,7 @@ SAMPLERS_WITHOUT_ETA = (
     "UniPC",
     "LCM",
 )
-"""Those that add no fresh noise, or leave no choice how much."""
+"""Samplers that add no fresh noise, or a fixed amount of it."""
 
 SCHEDULE_TYPES = (
     "Automatic",
@@ -67,7 +68,7 @@ AUTOMATIC_SCHEDULES = {
     "DPM++ 3M SDE": "Exponential",
     "Restart": "Karras",
 }
-"""What `Automatic` stands for; with the other samplers for no other schedule type."""
+"""What `Automatic` stands for; with the other samplers it is no other schedule type."""
 
 HEED_RANGE = (
     "Karras",
@@ -78,22 +79,22 @@ HEED_RANGE = (
     "Normal",
     "Beta",
 )
-"""Schedule types that lead from a highest to a lowest sigma that can be set."""
+"""Schedule types whose highest and lowest sigma can be set."""
 
 DEFAULT_RHOS = {"Karras": 7.0, "Polyexponential": 1.0}
-"""Schedule types with an exponent, and which it is unless told otherwise."""
+"""Schedule types with an exponent, and its default."""
 
 RANGE_ONLY = ("DPM fast", "DPM adaptive")
-"""Samplers that choose their own sigmas between the model's ends, but for img2img."""
+"""Samplers that choose their own sigmas between the model's limits, except in img2img."""
 
 BY_TIMESTEPS = ("DDIM", "DDIM CFG++", "PLMS", "UniPC")
-"""Samplers that go by timesteps of their own as `Automatic`, and begin with noise of variance 1."""
+"""Samplers that use timesteps of their own with `Automatic`, and start from noise of variance 1."""
 
 ALWAYS_DISCARD = ("DPM2", "DPM2 a", "DPM++ 3M SDE")
-"""Samplers that leave out the last sigma but one in any case."""
+"""Samplers that always skip the next-to-last sigma."""
 
 CHURNED = ("Euler", "Heun", "DPM2")
-"""Samplers that `s_churn` says something to."""
+"""Samplers that `s_churn` affects."""
 
 HEED_S_NOISE = (
     "DPM2 a",
@@ -104,7 +105,7 @@ HEED_S_NOISE = (
     "DPM++ 2S a",
     "DPM++ 3M SDE",
 )
-"""Samplers whose fresh noise `s_noise` multiplies, besides what `s_churn` adds."""
+"""Samplers whose fresh noise `s_noise` multiplies, besides the noise of `s_churn`."""
 
 DEFAULT_ETAS = {
     "Euler a": 1.0,
@@ -115,16 +116,17 @@ DEFAULT_ETAS = {
     "DDIM": 0.0,
     "DDIM CFG++": 0.0,
 }
-"""Samplers whose fresh noise comes from the picture's generator, in the share eta."""
+"""Samplers whose fresh noise comes from the image's generator, and its default fraction eta."""
 
 ALWAYS_FRESH = ("LCM", "Restart")
-"""Samplers that draw from it without being asked."""
+"""Samplers that always draw noise from the image's generator."""
 
 
 def draws_further_noise(sampler: str, eta: float | None, s_churn: float) -> bool:
-    """Whether noise after the first changes the picture, so that `ensd` does.
+    """Return whether noise after the first affects the image, so that `ensd` has an effect.
 
-    Samplers named `SDE` follow Brownian paths of the seeds themselves, to which it says nothing.
+    Samplers named `SDE` use Brownian paths seeded by the seeds themselves, which `ensd` does not
+    change.
     """
     share = DEFAULT_ETAS.get(sampler, 0.0) if eta is None else eta
     is_ancestral = sampler in DEFAULT_ETAS and share > 0
@@ -132,7 +134,7 @@ def draws_further_noise(sampler: str, eta: float | None, s_churn: float) -> bool
 
 
 def resolved(sampler: str, schedule_type: str) -> str:
-    """What `Automatic` stands for with this sampler; else the type itself."""
+    """Return the schedule type that `Automatic` stands for with this sampler; others unchanged."""
     if schedule_type != "Automatic":
         return schedule_type
     return AUTOMATIC_SCHEDULES.get(sampler, "Automatic")
