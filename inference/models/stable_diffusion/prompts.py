@@ -19,9 +19,9 @@ from inference.prompts import (
     Entry,
     PromptChunker,
     chosen,
-    expand,
     parse_attention,
     split_composition,
+    timeline,
 )
 from inference.runtime import InputError
 
@@ -185,7 +185,7 @@ def encode_drawing_prompts(
 def over_steps(text: str, settings: PromptSettings) -> list[Entry]:
     """What a text says in each evaluation."""
     steps, base_steps = settings.steps_total, settings.hires_base_steps
-    return expand(text, steps, base_steps, settings.old_prompt_editing)
+    return timeline(text, steps, base_steps, settings.old_prompt_editing)
 
 
 def read_text(text: str, settings: PromptSettings) -> None:

@@ -75,7 +75,7 @@ def test_legacy_hash_of_loras_is_kohyas_word_if_there_is_one(tmp_path):
 def large(tmp_path, monkeypatch):
     """A file worth keeping the hash of, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    hash_cache.tell_once.cache_clear()
+    hash_cache.warn_once.cache_clear()
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\0" * SMALLEST)
     return path

@@ -7,7 +7,7 @@ import pytest
 
 from inference.prompts.attention import EMPHASIS_MODES, parse_attention
 from inference.prompts.composition import split_composition
-from inference.prompts.editing import chosen, expand
+from inference.prompts.editing import chosen, timeline
 from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
 from inference.prompts.styles import apply_styles, read_styles
 from inference.runtime.errors import InputError
@@ -131,7 +131,7 @@ def test_malformed_attention_says_where(text, message):
     ],
 )
 def test_editing(text, entries):
-    assert expand(text, 20) == entries
+    assert timeline(text, 20) == entries
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_editing(text, entries):
     ],
 )
 def test_alternation(text, texts):
-    assert expand(text, 4) == list(enumerate(texts, 1))
+    assert timeline(text, 4) == list(enumerate(texts, 1))
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_alternation(text, texts):
     ],
 )
 def test_hires_pass_and_old_rule(text, settings, entries):
-    assert expand(text, 10, **settings) == entries
+    assert timeline(text, 10, **settings) == entries
 
 
 def test_the_first_text_has_one_evaluation_more():
     """20 steps of [a:b:0.5]: a 11 times, b 9 times; [a|b]: a, a, b, a, b, …"""
-    ends = [entry.end_at_step for entry in expand("[a:b:0.5]", 20)]
+    ends = [entry.end_at_step for entry in timeline("[a:b:0.5]", 20)]
     assert [chosen(ends, n) for n in range(20)] == [0] * 11 + [1] * 9
-    entries = expand("[a|b]", 20)
+    entries = timeline("[a|b]", 20)
     ends = [entry.end_at_step for entry in entries]
     assert "".join(entries[chosen(ends, n)].text for n in range(6)) == "aababa"
     assert chosen([5, 10], 99) == 1
@@ -303,7 +303,7 @@ def read_all(text):
     for read in (
         extract_extra_networks,
         split_composition,
-        lambda text: [parse_attention(one.text) for one in expand(text, 20)],
+        lambda text: [parse_attention(one.text) for one in timeline(text, 20)],
         lambda text: [parse_attention(text, mode) for mode in EMPHASIS_MODES],
     ):
         try:
