@@ -1,4 +1,4 @@
-"""What will happen, told without a model: `--check`."""
+"""The report of `--check`: what an animation will contain, without a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inference.deforum.settings import Settings
 
 POINTS = 5
-"""Frames that schedules are told at."""
+"""Number of frames at which schedules are shown."""
 
 MODES = {
     "2D": ("angle", "zoom", "translation_x", "translation_y", "transform_center"),
@@ -33,28 +33,28 @@ MODES = {
         "translation", "rotation_3d", "fov_schedule", "aspect_ratio_schedule",
     ),
 }  # fmt: skip
-"""Mode -> beginnings of the schedules that only it reads (some are shared)."""
+"""Mode -> prefixes of the schedules that only it reads (some are shared)."""
 
 FEEDBACK = (
     "noise_schedule", "strength_schedule", "contrast_schedule", "amount_schedule",
     "kernel_schedule", "sigma_schedule", "threshold_schedule",
 )  # fmt: skip
-"""Schedules that are read only where frames begin with the one before."""
+"""Schedules that are read only if frames start from the previous one."""
 
 UNUSED = ("pix2pix_img_cfg_scale_schedule", "near_schedule", "far_schedule")
-"""Schedules that change nothing, or nothing without a model of their own."""
+"""Schedules that have no effect, or none without a model of their own."""
 
 LONGEST = 70
-"""Letters of a prompt that are told."""
+"""Maximum number of characters shown of a prompt."""
 
 
 def settings_report(settings: Settings) -> str:
-    """What the settings will draw, for people: frames, features, schedules, prompts, notes.
+    """Describe what the settings will generate: frames, features, schedules, prompts, notes.
 
-    A seed of -1 is told as such, and stands for 0 in schedules here.
+    A seed of -1 is reported as such, and stands for 0 in schedules here.
 
     Raises:
-        InputError: a schedule or a prompt cannot be read; other problems are told in the report.
+        InputError: a schedule or a prompt is invalid; other problems are part of the report.
     """
     drawn = settings if settings["seed"] >= 0 else settings.replace(seed=0)
     schedules = Schedules.of(drawn)
@@ -77,12 +77,12 @@ def settings_report(settings: Settings) -> str:
 
 
 def problems(settings: Settings, schedules: Schedules) -> list[str]:
-    """Everything that keeps the settings from being drawn; nothing if they can be."""
+    """Return everything that prevents the settings from being generated."""
     return [f"{key}: {message}" for key, message in faults(settings, schedules)]
 
 
 def outline(settings: Settings, schedules: Schedules) -> list[str]:
-    """Mode, size, frames, sampler and folder."""
+    """Return lines with mode, size, frames, sampler and folder."""
     frames, fps, mode = settings["max_frames"], settings["fps"], settings["animation_mode"]
     seed = "by chance" if settings["seed"] < 0 else settings["seed"]
     from_video = " (or as many as the video has)" if reads_video(settings) else ""
@@ -98,7 +98,7 @@ def outline(settings: Settings, schedules: Schedules) -> list[str]:
 
 
 def diffused(settings: Settings, schedules: Schedules) -> list[int]:
-    """The frames that the model draws."""
+    """Return the frames that the model generates."""
     count = settings["max_frames"]
     if settings["animation_mode"] not in MOVING:
         return list(range(count))
@@ -109,13 +109,13 @@ def diffused(settings: Settings, schedules: Schedules) -> list[int]:
 
 
 def points(settings: Settings) -> list[int]:
-    """The frames that schedules are told at: first, last, and even steps between."""
+    """Return the frames at which schedules are shown: first, last, and evenly between."""
     last = settings["max_frames"] - 1
     return sorted({round(last * point / (POINTS - 1)) for point in range(POINTS)})
 
 
 def is_read(key: str, settings: Settings) -> bool:
-    """Whether the settings' mode and switches make anything of a schedule."""
+    """Return whether the settings' mode and switches use a schedule."""
     mode = settings["animation_mode"]
     if key in GATES and not settings[GATES[key]]:
         return False
@@ -134,29 +134,29 @@ def is_read(key: str, settings: Settings) -> bool:
 
 
 def flows(key: str, settings: Settings) -> bool:
-    """Whether the flow that a factor belongs to is on."""
+    """Return whether the flow that a factor belongs to is on."""
     owner = "optical_flow_cadence" if key.startswith("cad") else "optical_flow_redo_generation"
     return settings[owner] != "None"
 
 
 def schedule_lines(schedules: Schedules) -> list[str]:
-    """The schedules that are read, at some frames; those that stay, in one value."""
+    """Return the schedules that are read, at some frames; constant ones as a single value."""
     settings, lines = schedules.settings, []
     chosen = points(settings)
     rows = [(key, schedules[key]) for key in SCHEDULES if is_read(key, settings)]
     rows += [(f"network {name}", values) for name, values in schedules.networks.items()]
     for key, values in rows:
-        told = [values[frame] for frame in chosen]
+        shown_values = [values[frame] for frame in chosen]
         if len(set(values)) == 1:
-            told = told[:1]
+            shown_values = shown_values[:1]
         is_text = key in TEXT_SCHEDULES
-        shown = (str(value) if is_text else f"{value:.6g}" for value in told)
+        shown = (str(value) if is_text else f"{value:.6g}" for value in shown_values)
         lines.append(f"{key}: {', '.join(shown)}")
     return lines
 
 
 def prompt_lines(settings: Settings, schedules: Schedules) -> list[str]:
-    """The prompts with the frame that each begins at."""
+    """Return the prompts with the frame at which each starts."""
     names = frame_names(settings["max_frames"], settings["seed"], schedules.variables)
     texts = at_frames(settings["prompts"], names)
     lines = []

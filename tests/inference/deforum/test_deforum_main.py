@@ -151,7 +151,7 @@ class Struck(SeededGenerator):
 animation = Animation(AnimationRecipe(**json.loads(sys.argv[1])))
 animation.prepare()
 try:
-    animation.draw(Struck(), say=lambda text: None)
+    animation.draw(Struck(), log=lambda text: None)
 except Interrupted as stop:
     sys.exit(128 + stop.number)
 """

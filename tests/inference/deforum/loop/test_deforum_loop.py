@@ -209,7 +209,7 @@ def test_written_settings_draw_the_same_again(animate, tmp_path):
     )
     again = Animation(recipe)
     again.prepare()
-    again.draw(SeededGenerator(), say=lambda text: None)
+    again.draw(SeededGenerator(), log=lambda text: None)
     redrawn = np.stack([np.asarray(Image.open(path)) for path in again.run.frames()])
     assert np.array_equal(redrawn, first)
     assert again.run.settings.read_bytes() == written.read_bytes()

@@ -12,7 +12,7 @@ from inference.deforum.loop.generator import (
     SeededGenerator,
     random_picture,
 )
-from inference.media.video_writing import write_mp4
+from inference.media.video_writing import Mp4Options, write_mp4
 from inference.runtime.errors import InputError
 
 
@@ -88,7 +88,7 @@ def test_video_input_draws_over_every_frame(animate, clip):
 
 def test_video_files_are_read(animate, tmp_path):
     grey = [np.full((64, 64, 3), 20 * number, np.uint8) for number in range(10)]
-    write_mp4(tmp_path / "in.mp4", grey, 10, preset="ultrafast")
+    write_mp4(tmp_path / "in.mp4", grey, 10, Mp4Options(preset="ultrafast"))
     frames = animate(
         animation_mode="Video Input",
         video_init_path=str(tmp_path / "in.mp4"),

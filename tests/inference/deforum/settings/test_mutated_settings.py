@@ -137,7 +137,7 @@ def outcome(recipe):
     animation = Animation(recipe)
     try:
         animation.prepare()
-        animation.draw(SeededGenerator(), say=lambda text: None)
+        animation.draw(SeededGenerator(), log=lambda text: None)
     except InputError as error:
         return str(error)
     assert animation.run.frames()
