@@ -1,6 +1,6 @@
-"""The same thing in another format: `python -m inference.convert IN OUT --to FORMAT`.
+"""Convert models and artifacts to another format: `python -m inference.convert IN OUT --to FORMAT`.
 
-Only the command line is read here; torch comes once it is known to be sound.
+Only the command line is parsed here; torch is imported once it is valid.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ POSSIBLE: dict[str, dict[str, tuple[str, ...]]] = {
     "hypernetwork": {"a1111": (".pt",), "single-file": (".safetensors",)},
     "base model": {"single-file": (".safetensors",), "diffusers": ("",)},
 }
-"""Kind -> what it can be turned into, and how such a file's name ends (a folder's does not)."""
+"""Kind -> the formats it can be converted to, with the suffixes of such files (a folder has none).
+"""
 
 EXAMPLES = """examples:
   python -m inference.convert icons.safetensors icons_diffusers.safetensors --to diffusers
@@ -45,7 +46,7 @@ EXAMPLES = """examples:
 
 @dataclass
 class Request:
-    """What is asked for."""
+    """The options of a conversion."""
 
     input: str
     output: Path
@@ -58,7 +59,7 @@ class Request:
 
 @refuse_foreign_train("convert")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Converts; returns the exit status: 0 done, 2 wrong input."""
+    """Run the command; return the exit status: 0 done, 2 wrong input."""
     options = command_line().parse_args(arguments)
     request = Request(
         input=options.input,
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """IN OUT --to FORMAT, and what goes with it."""
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m inference.convert",
         description="Writes a LoRA, an embedding, a hypernetwork or a base model in another "
@@ -91,10 +92,12 @@ def command_line() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", metavar="IN", help="file or folder; what it is is found out")
+    parser.add_argument("input", metavar="IN", help="input file or folder (type is detected)")
     parser.add_argument("output", metavar="OUT", help="file or folder to write")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUT")
-    parser.add_argument("--dtype", choices=DTYPES, help="number format; else nothing is rounded")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="data type of the weights; by default unchanged"
+    )
     parser.add_argument(
         "--merge",
         metavar="LORA[:STRENGTH]",
@@ -106,19 +109,19 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prediction-type",
         choices=("epsilon", "v_prediction"),
-        help="what a single file's model predicts, if it does not say",
+        help="prediction type of a single file, if the file does not specify it",
     )
     parser.add_argument(
         "--alpha",
         type=float,
-        help="what a LoRA was trained with, if its file does not say it",
+        help="alpha of a LoRA, if the file does not specify it",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
 
 
 def check_output(request: Request, overwrite: bool) -> None:
-    """Raises InputError if something is in OUT's place that must not be replaced."""
+    """Raise InputError if OUT exists and must not be replaced."""
     output = request.output
     if not output.exists():
         return
@@ -131,10 +134,10 @@ def check_output(request: Request, overwrite: bool) -> None:
 
 
 def convert(request: Request) -> list[str]:
-    """Writes OUT, and returns what there is to say.
+    """Write OUT, and return the lines to print.
 
     Raises:
-        InputError: IN cannot be read, or cannot be turned into this format.
+        InputError: IN cannot be read, or cannot be converted to this format.
     """
     from inference.artifacts import Checkpoint, load_artifact
     from inference.models import is_single_file, resolve_path
@@ -155,10 +158,10 @@ def convert(request: Request) -> list[str]:
 
 
 def load_at(path: Path, alpha: float) -> Artifact:
-    """A LoRA whose file does not say its alpha.
+    """Load a LoRA whose file does not specify its alpha.
 
     Raises:
-        InputError: it says it, or is no LoRA.
+        InputError: it specifies its alpha, or is not a LoRA.
     """
     from inference.artifacts import Lora, read_keys, says_alpha
     from inference.files import read_tensors
@@ -173,7 +176,7 @@ def load_at(path: Path, alpha: float) -> Artifact:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file holds a base model, by the names in it."""
+    """Return whether a file contains a base model, by the names in it."""
     from inference.artifacts import read_keys
     from inference.models.stable_diffusion import looks_like_checkpoint
 
@@ -181,7 +184,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def check_format(request: Request, kind: str, current: str) -> None:
-    """Raises InputError unless this kind can be turned into the format under OUT's name."""
+    """Raise InputError unless this kind can be converted to the format with OUT's suffix."""
     possible = POSSIBLE[kind]
     if request.to not in possible:
         raise InputError(
@@ -217,12 +220,12 @@ def check_format(request: Request, kind: str, current: str) -> None:
 
 
 def an(kind: str) -> str:
-    """With its article."""
+    """Return a kind with its article."""
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def convert_artifact(request: Request, source: Path, artifact: Artifact) -> list[str]:
-    """LoRAs, embeddings and hypernetworks."""
+    """Convert a LoRA, an embedding or a hypernetwork."""
     from inference.artifacts import Lora
 
     kind, current, dtype = describe(source, artifact)
@@ -244,7 +247,7 @@ def convert_artifact(request: Request, source: Path, artifact: Artifact) -> list
 
 
 def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
-    """Kind and format of an artifact's file, and the number format of its weights."""
+    """Return kind and format of an artifact's file, and the data type of its weights."""
     import torch
 
     from inference.artifacts import format_of, is_lora, read_keys
@@ -273,7 +276,7 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
 
 
 def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> None:
-    """A single tensor, whose key is the token, as diffusers' training script writes it."""
+    """Save a single tensor, whose key is the token, as diffusers' training script does."""
     import io
 
     import torch
@@ -296,7 +299,7 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
 
 
 def convert_base_model(request: Request, current: str) -> list[str]:
-    """Base models, with LoRAs merged into them."""
+    """Convert a base model, and merge LoRAs into it."""
     from inference.artifacts import merge, write_file_of, write_folder_of
     from inference.config import BaseModelConfig
     from inference.models import load_model
@@ -318,14 +321,14 @@ def convert_base_model(request: Request, current: str) -> list[str]:
 
 
 def number_format(request: Request) -> torch.dtype | None:
-    """The one asked for."""
+    """Return the requested data type; None leaves it unchanged."""
     from inference.models import DTYPES
 
     return DTYPES[request.dtype] if request.dtype else None
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`fp16` and the like."""
+    """Return the name of a data type, such as `fp16`."""
     from inference.models import DTYPES
 
     return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
