@@ -128,7 +128,7 @@ def check_output(request: Request, overwrite: bool) -> None:
     if Path(request.input).exists() and output.samefile(request.input):
         raise InputError(f"{output}: is IN itself; name another OUT")
     if not overwrite:
-        raise InputError(f"{output}: is there already; --overwrite replaces it")
+        raise InputError(f"{output}: exists; --overwrite replaces it")
     if output.is_dir() and not (output / "model_index.json").is_file():
         raise InputError(f"{output}: a folder that is no base model is not replaced; remove it")
 
@@ -169,9 +169,9 @@ def load_at(path: Path, alpha: float) -> Artifact:
     if alpha <= 0:
         raise InputError(f"--alpha: must be above 0, got {alpha:g}")
     if not Lora.recognizes(path, [] if path.is_dir() else read_keys(path)):
-        raise InputError(f"--alpha: is for LoRAs; {path} is none")
+        raise InputError(f"--alpha: is for LoRAs; {path} is not one")
     if says_alpha(*read_tensors(path)):
-        raise InputError(f"--alpha: {path} says its alpha itself")
+        raise InputError(f"--alpha: {path} specifies its alpha")
     return Lora.load(path, alpha)
 
 
@@ -188,7 +188,7 @@ def check_format(request: Request, kind: str, current: str) -> None:
     possible = POSSIBLE[kind]
     if request.to not in possible:
         raise InputError(
-            f"{request.input}: {an(kind)} cannot be turned into {request.to}; possible are "
+            f"{request.input}: {an(kind)} cannot be converted to {request.to}; possible are "
             f"{' and '.join(possible)}"
         )
     suffix, expected = request.output.suffix.lower(), possible[request.to]
@@ -204,7 +204,7 @@ def check_format(request: Request, kind: str, current: str) -> None:
     is_same = request.to == current and Path(request.input).suffix.lower() == suffix
     if is_same and request.dtype is None and request.alpha is None and not request.merge:
         raise InputError(
-            f"{request.input}: is in {current}'s format already; copy it, or say in which --dtype "
+            f"{request.input}: is in {current}'s format already; copy it, or give the --dtype "
             "to write it"
         )
     if request.merge and kind != "base model":
@@ -215,7 +215,7 @@ def check_format(request: Request, kind: str, current: str) -> None:
         raise InputError(f"--alpha: is for LoRAs; {request.input} is {an(kind)}")
     if request.prediction_type and current != "single-file":
         raise InputError(
-            f"--prediction-type: is for base models in single files; {request.input} is none"
+            f"--prediction-type: is for base models in single files; {request.input} is not one"
         )
 
 

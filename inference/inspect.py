@@ -177,7 +177,7 @@ def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
     if not (path / "text_encoder_2").is_dir():
         return f"SD 1.x/2.x: one text encoder, prompts of width {width}"
     if not (path / "text_encoder").is_dir():
-        return "SDXL refiner: only text_encoder_2; cannot be drawn with or trained here"
+        return "SDXL refiner: only text_encoder_2; not supported for generation or training"
     return f"SDXL: two text encoders, prompts of width {width}, pooled prompt and sizes"
 
 
@@ -229,7 +229,7 @@ def inspect_single_file(path: Path) -> Description:
     says = prediction_type_of(family, file.shapes, file.metadata)
     facts |= {
         "family": f"{family.title} ({family.architecture}){sizes}",
-        "prediction type": says or "does not say; set base_model.prediction_type",
+        "prediction type": says or "not specified; set base_model.prediction_type",
     }
     for part, prefix in family.layout.items():
         numbers = [math.prod(s) for key, s in file.shapes.items() if key.startswith(prefix)]
@@ -267,7 +267,7 @@ def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> De
     from inference.artifacts import format_of, part_of, read_layers, says_alpha
 
     layers = read_layers(tensors, metadata)
-    said = "" if says_alpha(tensors, metadata) else " (not said by the file, but taken)"
+    said = "" if says_alpha(tensors, metadata) else " (assumed; the file does not specify it)"
     parts = Counter(part_of(name) for name in layers)
     architecture = metadata.get("modelspec.architecture")
     return {

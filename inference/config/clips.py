@@ -83,7 +83,10 @@ class ClipSettings:
         if not 0 <= self.strength <= 1:
             yield "strength", f"must lie in 0 … 1, got {self.strength}"
         elif self.video is not None and int(self.steps * self.strength) < 1:
-            yield "strength", f"{self.strength} of {self.steps} steps is none; take more of either"
+            yield (
+                "strength",
+                f"{self.strength} of {self.steps} steps is less than one; increase either",
+            )
         yield from self.wrong_sources()
         if self.window is not None and not 0 <= self.overlap < self.window:
             yield "overlap", f"must lie in 0 … window - 1, got {self.overlap}"
@@ -97,7 +100,7 @@ class ClipSettings:
             counts = f"{len(self.cfg_scales)} numbers for {self.steps} steps"
             yield "cfg_scales", f"{counts}; give one per step"
         if self.cfg_scales and self.dynamic_cfg != "none":
-            yield "dynamic_cfg", "needs one cfg_scale; cfg_scales already says that of every step"
+            yield "dynamic_cfg", "needs one cfg_scale; cfg_scales already sets that of every step"
 
     def wrong_sizes(self) -> Faults:
         """Yield the errors in frame counts, sizes and the frame rate."""
@@ -105,7 +108,7 @@ class ClipSettings:
             if (value := getattr(self, name)) is not None and value < 1:
                 yield name, f"must be at least 1, got {value}"
         if self.fps is not None and not 0 < self.fps <= 240:
-            yield "fps", f"must lie above 0 and be 240 at most, got {self.fps}"
+            yield "fps", f"must be above 0 and at most 240, got {self.fps}"
 
     def wrong_sources(self) -> Faults:
         """Yield an error for sources that exclude each other."""
@@ -260,7 +263,7 @@ class ClipsRecipe:
             yield "cache_settings.mag_ratios", f"{problem}true finds them"
         for name, clip in self.clips.items():
             if self.cache != "none" and clip is not None and clip.window is not None:
-                problem = "cannot be used with a cache, which remembers one window only"
+                problem = "cannot be used with a cache, which stores only one window"
                 yield f"clips.{name}.window", problem
 
     def idle(self) -> Faults:

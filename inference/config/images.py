@@ -79,7 +79,7 @@ def idle_schedule(settings: DrawSettings, passes: Sequence[tuple[str, str]]) -> 
     types = {schedule for _, schedule in passes}
     names = " and ".join(f"{sampler}, {schedule or 'any type'}" for sampler, schedule in passes)
     if types == {""} and settings.schedule_type != "Automatic":
-        yield "schedule_type", f"has no effect with {settings.sampler}, but for img2img"
+        yield "schedule_type", f"has no effect with {settings.sampler}, except in img2img"
     schedule = settings.schedule
     heeding = dict.fromkeys(("sigma_min", "sigma_max", "use_old_karras"), HEED_RANGE)
     heeding |= {"rho": tuple(DEFAULT_RHOS), "beta_alpha": ("Beta",), "beta_beta": ("Beta",)}
@@ -87,7 +87,7 @@ def idle_schedule(settings: DrawSettings, passes: Sequence[tuple[str, str]]) -> 
     for name, heeded_by in heeding.items():
         if getattr(schedule, name) != getattr(usual, name) and types.isdisjoint(heeded_by):
             others = ", ".join(heeded_by)
-            yield f"schedule.{name}", f"has no effect with {names}; it is of {others}"
+            yield f"schedule.{name}", f"has no effect with {names}; it is for {others}"
     if schedule.use_old_karras and schedule.sigma_min and schedule.sigma_max:
         yield "schedule.use_old_karras", "has no effect beside sigma_min and sigma_max"
     always_discards = all(sampler in ALWAYS_DISCARD or not kind for sampler, kind in passes)
@@ -118,7 +118,7 @@ def idle_churn(settings: DrawSettings, samplers: Sequence[str]) -> Idle:
     names = " and ".join(samplers)
     is_churned = settings.s_churn > 0 and any(one in CHURNED for one in samplers)
     if settings.s_churn and not is_churned:
-        yield "s_churn", f"has no effect with {names}; it is of {', '.join(CHURNED)}"
+        yield "s_churn", f"has no effect with {names}; it is for {', '.join(CHURNED)}"
     if not settings.s_churn:
         for name in ("s_tmin", "s_tmax"):
             if getattr(settings, name):
@@ -260,7 +260,10 @@ class InpaintConfig:
 
     def faults(self) -> Faults:
         if self.mask is None and self.sketch is None:
-            yield "mask", "must be given (a picture, white where it shall be drawn anew), or sketch"
+            yield (
+                "mask",
+                "must be given (a mask image, white where content is generated), or sketch",
+            )
         if self.mask is not None and self.sketch is not None:
             yield "sketch", "and mask exclude each other; give one of them"
         if not 0 <= self.mask_blur <= 64:
@@ -414,7 +417,7 @@ class DrawSettings:
             yield "comma_padding_backtrack", f"must not be negative, got {value}"
         yield from self.wrong_sizes()
         if self.hires is not None and self.img2img is not None:
-            yield "hires", "begins with nothing, img2img with a picture; give one of them"
+            yield "hires", "starts from noise, img2img from an image; give one of them"
 
     def wrong_numbers(self) -> Faults:
         """Yield the seeds, scales and fractions that are out of range."""

@@ -56,13 +56,16 @@ class BaseModelConfig:
         if self.variant is not None and is_single_file:
             yield "variant", "has no effect: a single file is read as it is"
         if self.prediction_type is not None and not is_single_file:
-            yield "prediction_type", "has no effect: the folder's scheduler_config.json says it"
+            yield (
+                "prediction_type",
+                "has no effect: the folder's scheduler_config.json specifies it",
+            )
 
 
 def pictures_are_not_quantized(config: BaseModelConfig) -> Faults:
     """Yield an error if a recipe for images asks for a quantized model."""
     if config.quantization is not None:
-        why = f"{config.quantization} is of video models, which `type: clip` draws with"
+        why = f"{config.quantization} is for video models, which `type: clip` uses"
         yield "base_model.quantization", why
 
 

@@ -34,8 +34,8 @@ from inference.deforum.loop import (
 from inference.deforum.products import (
     RunFolder,
     check_products,
+    finish,
     latest_run,
-    make_products,
     new_run,
     run_of_settings,
     run_of_timestring,
@@ -153,11 +153,11 @@ class Animation:
             run = new_run(lambda time: output / folder_name(settings, time))
             return run, State(), settings
         if not found.state.is_file():
-            raise InputError(f"resume: {found.state} is missing; nothing can be gone on with")
+            raise InputError(f"resume: {found.state} is missing; the run cannot be resumed")
         state, known = load_state(found.state)
         if known != self.print:
             warnings.warn(
-                f"{found.state}: was written with other settings; what is left is drawn with the "
+                f"{found.state}: was written with other settings; the remaining frames use the "
                 "new ones",
                 DrawWarning,
                 stacklevel=3,
@@ -176,14 +176,14 @@ class Animation:
                 if image.size != (script.width, script.height):
                     sizes = [f"{w}x{h}" for w, h in (image.size, (script.width, script.height))]
                     raise InputError(
-                        f"W, H: the run was begun with frames of {sizes[0]} and cannot go on with "
-                        f"{sizes[1]}; set them back, or begin a new run"
+                        f"W, H: the run has frames of {sizes[0]} and cannot continue with "
+                        f"{sizes[1]}; restore them, or start a new run"
                     )
         starts = [block.start for block in script.blocks]
         if script.has_feedback and 0 < frame < script.max_frames and frame not in starts:
             raise InputError(
-                f"diffusion_cadence: the run goes on at frame {frame}, which is none of those that "
-                "are diffused now; set the cadence back, or begin a new run"
+                f"diffusion_cadence: the run continues at frame {frame}, which this cadence does "
+                "not diffuse; restore the cadence, or start a new run"
             )
 
     def found(self, settings: Settings) -> RunFolder | None:
@@ -226,7 +226,7 @@ class Animation:
 
         with signals.noted(log, "frame"):
             self.loop(generator).run(self.state, saved)
-        make_products(self.script, self.run, self.recipe, self.state, log, self.depths)
+        finish(self.script, self.run, self.recipe, self.state, log, self.depths)
 
     def loop(self, generator: FrameGenerator) -> FeedbackLoop | IndependentFrames:
         """Return the frame loop of the animation mode."""

@@ -72,7 +72,7 @@ def read_cache(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        warn_once(f"{file}: the cache of hashes cannot be read ({error}) and is begun anew")
+        warn_once(f"{file}: the cache of hashes cannot be read ({error}) and is rebuilt")
         return {}
 
 

@@ -26,7 +26,7 @@ def read_header(path: Path) -> dict[str, Any]:
                 raise ValueError(f"its header cannot have {length} bytes")
             header = json.loads(file.read(length))
             if not isinstance(header, dict):
-                raise ValueError("its header is no mapping")
+                raise ValueError("its header is not a mapping")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
     return header

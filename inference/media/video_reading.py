@@ -138,7 +138,7 @@ def read_frames(
     missing = [number for number in wanted if number not in found]
     if missing:
         raise InputError(
-            f"{path}: frame {missing[0] + 1} of {facts.frames} cannot be decoded; mend the file "
+            f"{path}: frame {missing[0] + 1} of {facts.frames} cannot be decoded; repair the file "
             "(ffmpeg -i OLD NEW) or remove it"
         )
     return np.stack([found[number] for number in indices])
@@ -177,7 +177,7 @@ def _probe_folder(folder: Path, fps: float) -> ClipFacts:
             (width, height), (first_width, first_height) = size, sizes[0]
             raise InputError(
                 f"{file}: {width}x{height}, while {files[0].name} is {first_width}x{first_height}: "
-                "the pictures of a clip must have one size"
+                "the images of a clip must have one size"
             )
     return ClipFacts(len(files), fps, *sizes[0], np.arange(len(files)), 1 / fps)
 
@@ -209,7 +209,7 @@ def _opened_picture(path: Path) -> Iterator[Any]:
     except PILLOW_ERRORS as error:
         reason = str(error).replace(str(path), path.name) or type(error).__name__
         raise InputError(
-            f"{path}: cannot be read as a picture or an animation: {reason}; mend or remove it"
+            f"{path}: cannot be read as an image or an animation: {reason}; repair or remove it"
         ) from None
 
 
@@ -292,13 +292,14 @@ def _opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise InputError(
-                    f"{path}: has no pictures in it (or was cut off); replace or remove it"
+                    f"{path}: contains no images (or was cut off); replace or remove it"
                 )
             yield container, container.streams.video[0]
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path}: cannot be read as a video: {reason}; mend it (ffmpeg -i OLD NEW) or remove it"
+            f"{path}: cannot be read as a video: {reason}; repair it (ffmpeg -i OLD NEW) or "
+            "remove it"
         ) from None
 
 

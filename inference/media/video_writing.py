@@ -240,7 +240,7 @@ def video_facts(path: str | Path) -> dict[str, str]:
     try:
         with av.open(str(path)) as source:
             if not source.streams.video:
-                raise InputError(f"{path}: has no pictures in it")
+                raise InputError(f"{path}: contains no images")
             video, comment = source.streams.video[0], source.metadata.get("comment")
             facts = {"size": f"{video.width}x{video.height}", "frames": str(video.frames)}
             if video.average_rate:
@@ -273,7 +273,7 @@ def iter_frames(
     try:
         with av.open(str(path)) as source:
             if not source.streams.video:
-                raise InputError(f"{key}: {str(path)!r} has no pictures in it")
+                raise InputError(f"{key}: {str(path)!r} contains no images")
             for number, frame in enumerate(source.decode(source.streams.video[0])):
                 if keep(number):
                     yield frame.to_ndarray(format="rgb24")

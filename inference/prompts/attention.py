@@ -131,7 +131,7 @@ class _Reader:
         try:
             return float(match["number"])
         except ValueError:
-            problem = f"{match['number']} is no number; a weight is written as in (word:1.3)"
+            problem = f"{match['number']} is not a number; a weight is written as in (word:1.3)"
             raise fault(self.text, match.start("number"), problem) from None
 
     def multiply(self, start: int, factor: float, position: int) -> None:

@@ -66,7 +66,7 @@ def read_tag(prompt: str, match: re.Match[str]) -> ExtraNetwork:
     word = match[1]
     if word not in KINDS:
         near = get_close_matches(word, KINDS, 1)
-        problem = f"<{word}:…> is no kind of network; known: {', '.join(KINDS)}"
+        problem = f"<{word}:…> is not a kind of network; known: {', '.join(KINDS)}"
         raise fault(prompt, match.start(), problem + (f"; did you mean {near[0]}?" if near else ""))
     kind = KINDS[word]
     name, said = read_arguments(prompt, match, kind)

@@ -51,7 +51,7 @@ def read_styles(path: str | Path) -> dict[str, Style]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start}: not UTF-8; save it as UTF-8") from error
     except csv.Error as error:
-        raise InputError(f"{path}: line {rows.line_num + 1}: no CSV: {error}") from error
+        raise InputError(f"{path}: line {rows.line_num + 1}: not CSV: {error}") from error
     return styles
 
 

@@ -239,7 +239,7 @@ def override_layers(overrides: Sequence[str], faults: list[str]) -> list[Layer]:
             faults.append(f"{cut(override)!r}: an override is written key=value")
             continue
         if unusable(override) or len(key) > DEEPEST:
-            problem = f"holds the character {unusable(override)}, which no text has"
+            problem = f"contains the character {unusable(override)}, which text cannot contain"
             problem = problem if unusable(override) else f"has more than {DEEPEST} levels"
             faults.append(f"command line: {cut(dotted)}: {problem}")
             continue

@@ -224,7 +224,9 @@ class _Draft:
                 if name in entries:
                     entries.pop(name)
                 else:
-                    message = f"null drops nothing; the entries are {', '.join(entries) or 'none'}"
+                    message = (
+                        f"null removes nothing; the entries are {', '.join(entries) or 'none'}"
+                    )
                     line = self.line(".".join((*key, name)), message, layer.source)
                     self.idle[line] = None
             else:

@@ -40,7 +40,7 @@ class RecipeLoader(yaml.SafeLoader):
         """Compose a node as PyYAML does, up to a maximum depth."""
         self.depth += 1
         if self.depth > DEEPEST:
-            raise fault(f"more than {DEEPEST} levels within each other", self.peek_event())
+            raise fault(f"more than {DEEPEST} nested levels", self.peek_event())
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -122,7 +122,7 @@ def parse(text: str) -> yaml.Node | None:
         loader = RecipeLoader(text)
     except yaml.reader.ReaderError as error:
         place = yaml.Mark("", error.position, *_line_and_column(text, error.position), None, 0)
-        problem = f"holds the character U+{error.character:04X}, which no text has"
+        problem = f"contains the character U+{error.character:04X}, which text cannot contain"
         raise yaml.MarkedYAMLError(None, None, problem, place) from error
     node = loader.get_single_node()
     if node is not None:
@@ -139,11 +139,11 @@ def _check(loader: RecipeLoader, node: yaml.Node, above: tuple[int, ...], count:
     """Reject content that recipes cannot have in a node and below it; resolve merges."""
     count[0] += 1
     if count[0] > MOST_VALUES:
-        raise fault(f"more than {MOST_VALUES} values, with all that aliases stand for", node)
+        raise fault(f"more than {MOST_VALUES} values, with aliases expanded", node)
     if id(node) in above:
         raise fault("an alias within itself", node)
     if len(above) >= DEEPEST:
-        raise fault(f"more than {DEEPEST} levels within each other", node)
+        raise fault(f"more than {DEEPEST} nested levels", node)
     above = (*above, id(node))
     if isinstance(node, yaml.MappingNode) and node.tag == MAPPING_TAG:
         loader.flatten_mapping(node)
@@ -178,7 +178,7 @@ def check_scalar(node: yaml.Node) -> None:
         raise fault(f"{number} is too large for a number{remedy}", node)
     value = scalar_value(node)
     if math.isnan(value) or ".inf" in node.value.lower():
-        raise fault(f"{number} is no finite number{remedy}", node)
+        raise fault(f"{number} is not a finite number{remedy}", node)
     if math.isinf(value) or (node.tag == INTEGER_TAG and abs(value) > LARGEST_NUMBER):
         raise fault(f"{number} is too large for a number{remedy}", node)
     if value == 0 and re.search("[1-9]", re.split("[eE]", node.value)[0]):
@@ -193,7 +193,9 @@ def check_text(node: yaml.ScalarNode) -> None:
         yaml.MarkedYAMLError: the text is one of these.
     """
     if unusable(node.value):
-        raise fault(f"holds the character {unusable(node.value)}, which no text has", node)
+        raise fault(
+            f"contains the character {unusable(node.value)}, which text cannot contain", node
+        )
 
 
 def unusable(text: str) -> str:
@@ -211,7 +213,7 @@ def explain(error: yaml.YAMLError) -> str:
     if begin is not None and begin.line != mark.line:
         text += f" ({error.context} that begins at line {begin.line + 1})"
     if "\\t" in str(error.problem):
-        return f"{text}; indent by spaces, not tabs"
+        return f"{text}; indent with spaces, not tabs"
     return text if type(error) is yaml.MarkedYAMLError else f"{text}; {QUOTING_HINT}"
 
 
@@ -234,4 +236,4 @@ def read(path: Path, is_base: bool) -> str:
     except UnicodeDecodeError as error:
         is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         remedy = "save this UTF-16 as UTF-8" if is_utf16 else "a recipe is a YAML file"
-        raise ValueError(f"is no text in UTF-8 (byte {error.start}); {remedy}") from error
+        raise ValueError(f"is not UTF-8 text (byte {error.start}); {remedy}") from error

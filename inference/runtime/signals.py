@@ -38,7 +38,7 @@ class StopSignals:
             self.number = number
             for kind, handler in DEFAULT_HANDLERS.items():
                 signal.signal(kind, handler)
-            log(f"stopping after this {unit}; once more stops at once")
+            log(f"stopping after this {unit}; a second signal stops at once")
 
         before = {kind: signal.signal(kind, note) for kind in DEFAULT_HANDLERS}
         try:

@@ -65,7 +65,7 @@ def check_flow_method(method: str, key: str = "flow method") -> None:
     """
     if method == "RAFT":
         raise InputError(
-            f'{key}: "RAFT" needs torchvision\'s weights, which Limner does without; take '
+            f'{key}: "RAFT" needs torchvision\'s weights, which Limner does not use; take '
             '"DIS Fine", or "DIS Medium" where it must be quick'
         )
     if method not in FLOW_METHODS:

@@ -71,7 +71,9 @@ def box_mask(box: Sequence[float], width: int, height: int) -> Bytes:
         InputError: the box does not have four numbers, or has no area within the frame.
     """
     if len(box) != 4:
-        raise InputError(f"tracked_box: {list(box)} has no four numbers: left, top, right, bottom")
+        raise InputError(
+            f"tracked_box: {list(box)} does not have four numbers: left, top, right, bottom"
+        )
     scale = (width, height, width, height) if max(box) <= 1 else (1, 1, 1, 1)
     left, top, right, bottom = (round(v * s) for v, s in zip(box, scale, strict=True))
     mask = np.zeros((height, width), dtype=np.uint8)
@@ -87,7 +89,7 @@ def box_mask(box: Sequence[float], width: int, height: int) -> Bytes:
 def _check(frames: Sequence[Bytes], mask: Bytes, start: int) -> None:
     if not 0 <= start < len(frames):
         raise InputError(
-            f"tracked_frame: {start} is outside of the video of {len(frames)} frames, from 0 on"
+            f"tracked_frame: {start} is outside the video of {len(frames)} frames, from 0 on"
         )
     if mask.shape != frames[start].shape[:2]:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames[start].shape)]

@@ -41,8 +41,8 @@ class Depths:
         if self.warps and estimator is None and script["depth_model"].lower() != "none":
             warnings.warn(
                 f"depth_algorithm: {script['depth_algorithm']} needs weights that Limner does not "
-                "have; all is drawn at one depth. depth_model names a depth model of transformers, "
-                "or cues (no model), or none",
+                "have; everything is at one depth. depth_model names a depth model of "
+                "transformers, or cues (no model), or none",
                 DrawWarning,
                 stacklevel=2,
             )

@@ -110,5 +110,5 @@ def keyed_files(value: Any, max_frames: int, seed: int) -> dict[int, str]:
             raise InputError(f"init_images: the frame {key!r} {error}") from None
         files[max(frame, 0)] = str(path)
     if not files:
-        raise InputError("init_images: names no picture; use_looper needs at least one")
+        raise InputError("init_images: names no image; use_looper needs at least one")
     return files

@@ -39,7 +39,9 @@ def anti_blur(
         InputError: the kernel is less than 1.
     """
     if kernel < 1:
-        raise InputError(f"kernel_schedule: {kernel} is no size of a blur; take 1, 3, 5 … pixels")
+        raise InputError(
+            f"kernel_schedule: {kernel} is not a valid blur size; take 1, 3, 5 … pixels"
+        )
     if amount == 0:
         return image.copy()
     size = kernel + (kernel + 1) % 2

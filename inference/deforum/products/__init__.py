@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from inference.deforum.products.finish import Products, check_products, make_products
+    from inference.deforum.products.finishing import Products, check_products, finish
     from inference.deforum.products.run_folder import (
         SETTINGS,
         RunFolder,
@@ -20,8 +20,8 @@ __all__ = [
     "Products",
     "RunFolder",
     "check_products",
+    "finish",
     "latest_run",
-    "make_products",
     "new_run",
     "run_of_settings",
     "run_of_timestring",

@@ -106,7 +106,7 @@ def run_of_timestring(folder: Path, timestring: str) -> RunFolder:
     if not states:
         raise InputError(
             f"resume_timestring: there is no {timestring}_state.npz in {folder} or below it;"
-            " nothing of such a run can be gone on with"
+            " such a run cannot be resumed"
         )
     return RunFolder(states[-1].parent, timestring)
 
@@ -128,7 +128,7 @@ def latest_run(folder: Path, fits: str) -> RunFolder:
         try:
             written_with = load_state(state)[1]
         except InputError as error:
-            warnings.warn(f"resume: passed over: {error}", DrawWarning, stacklevel=2)
+            warnings.warn(f"resume: skipped: {error}", DrawWarning, stacklevel=2)
             continue
         if written_with == fits:
             return RunFolder(state.parent, state.name.removesuffix("_state.npz"))

@@ -145,14 +145,17 @@ def anti_blur_faults(schedules: Schedules) -> Faults:
     bad = next((frame for frame, (size, on) in enumerate(sizes) if on and size < 1), None)
     if bad is not None:
         size = schedules["kernel_schedule"][bad]
-        yield f"kernel_schedule, frame {bad}", f"{size} is no size of a blur; take 1, 3, 5 … pixels"
+        yield (
+            f"kernel_schedule, frame {bad}",
+            f"{size} is not a valid blur size; take 1, 3, 5 … pixels",
+        )
 
 
 def unsupported(settings: Settings) -> Faults:
     """Yield what Limner does not support."""
     for unit in range(1, 6):
         if settings[f"cn_{unit}_enabled"]:
-            yield f"cn_{unit}_enabled", "ControlNet units cannot be drawn with yet; set it to false"
+            yield f"cn_{unit}_enabled", "ControlNet units are not supported yet; set it to false"
     flows = {
         "optical_flow_cadence": uses_flow_cadence(settings),
         "optical_flow_redo_generation": settings["animation_mode"] in MOVING,
@@ -160,12 +163,15 @@ def unsupported(settings: Settings) -> Faults:
     }
     for key, is_used in flows.items():
         if is_used and settings[key] == "RAFT":
-            yield key, "RAFT needs torchvision, which Limner does without; take DIS Fine"
+            yield key, "RAFT needs torchvision, which Limner does not use; take DIS Fine"
     if settings["hybrid_generate_human_masks"] != "None" and reads_video(settings):
-        yield "hybrid_generate_human_masks", "cannot be done; give a mask video, or set it to None"
+        yield (
+            "hybrid_generate_human_masks",
+            "is not supported; give a mask video, or set it to None",
+        )
     if settings["kohya_hrfix_enabled"]:
         named = ", ".join(KOHYA)
-        yield "kohya_hrfix_enabled", f"cannot be done; set it to false (with it go {named})"
+        yield "kohya_hrfix_enabled", f"is not supported; set it to false (with it go {named})"
 
 
 def file_faults(key: str, path: str) -> Faults:
@@ -173,7 +179,7 @@ def file_faults(key: str, path: str) -> Faults:
     if not path:
         yield key, "is empty; give the path of a file"
     elif path.startswith(("http://", "https://")):
-        yield key, f"{path} is not fetched; save it and give the file's path"
+        yield key, f"{path} is not downloaded; save it and give the file's path"
     elif "\0" in path or not Path(path).exists():
         yield key, f"there is no file {path!r}"
 
@@ -270,8 +276,8 @@ def _output_notes(settings: Settings) -> Iterator[str]:
     """Yield the output settings without effect."""
     if settings["r_upscale_video"] and not settings["skip_video_creation"]:
         yield (
-            f"r_upscale_model: {settings['r_upscale_model']} is not carried; the recipe's upscaler "
-            "takes its place"
+            f"r_upscale_model: {settings['r_upscale_model']} is not available; the recipe's "
+            "upscaler is used instead"
         )
     if settings["hybrid_comp_save_extra_frames"]:
         yield "hybrid_comp_save_extra_frames: the composites' parts are not saved"

@@ -44,12 +44,12 @@ def folder_name(settings: Settings, time: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1].strip().casefold()
         if name not in known:
-            raise InputError(f"batch_name: {match[0]} is no setting; for example {{timestring}}")
+            raise InputError(f"batch_name: {match[0]} is not a setting; for example {{timestring}}")
         return str(known[name]).lower()[:LONGEST_VALUE]
 
     name = fitting(SPECIAL.sub("_", PLACEHOLDER.sub(value, settings["batch_name"])))
     if not name.strip("_"):
-        raise InputError(f"batch_name: {settings['batch_name']!r} leaves no name for the folder")
+        raise InputError(f"batch_name: {settings['batch_name']!r} leaves the folder without a name")
     return name
 
 

@@ -170,7 +170,7 @@ def keyframes(key: str, text: str) -> Iterator[Keyframe]:
         if not text[start:colon].strip():
             raise mistake(key, f"expected a frame before ':', {EXAMPLE}", colon)
         if not text[colon + 1 : end].strip():
-            raise mistake(key, f"expected a value behind ':', {EXAMPLE}", colon)
+            raise mistake(key, f"expected a value after ':', {EXAMPLE}", colon)
         found = True
         yield Keyframe(text[start:colon], start, text[colon + 1 : end], colon + 1)
 
@@ -193,7 +193,7 @@ def split(key: str, text: str) -> Iterator[tuple[int, int, int | None]]:
             open_brackets.append(place)
         elif letter in PARTNERS:
             if not open_brackets or text[open_brackets.pop()] != PARTNERS[letter]:
-                raise mistake(key, f"{letter!r} closes no bracket", place)
+                raise mistake(key, f"{letter!r} has no matching bracket", place)
         elif not open_brackets and letter == ":" and colon is None:
             colon = place
         elif not open_brackets and letter == ",":

@@ -248,7 +248,7 @@ class Script:
                 known = ", ".join(self.artifact_names) or "none"
                 raise InputError(
                     f"network_schedules.{name}: neither an artifact of the recipe (there are: "
-                    f"{known}) nor called by a prompt, <lora:{name}:1>"
+                    f"{known}) nor named in a prompt, <lora:{name}:1>"
                 )
 
 

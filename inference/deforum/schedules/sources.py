@@ -32,7 +32,7 @@ def local(path: object, key: str) -> Path:
     if not text or text == "None":
         raise InputError(f"{key}: must name a file; its feature is switched on")
     if "://" in text:
-        raise InputError(f"{key}: {text} is not fetched from the net; save it and give its path")
+        raise InputError(f"{key}: {text} is not downloaded; save it and give its path")
     if not Path(text).exists():
         raise InputError(
             f"{key}: there is no file {text!r}; give the path of one, or switch it off"

@@ -133,7 +133,7 @@ def writable(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the sign at place {error.start + 1} is not valid Unicode") from None
+        raise ValueError(f"character {error.start + 1} is not valid Unicode") from None
     return value
 
 

@@ -99,7 +99,7 @@ def rename(settings: dict[str, Any], notes: list[str]) -> None:
             continue
         value = settings.pop(old)
         if new in settings:
-            notes.append(f"{old}: ignored, as {new} stands beside it")
+            notes.append(f"{old}: ignored, as {new} is also set")
             continue
         settings[new] = value
         notes.append(f"{old} is read as {new}")
@@ -112,7 +112,7 @@ def interpolation(settings: dict[str, Any], notes: list[str]) -> None:
     if by_keys is None or settings.get("animation_mode") != "Interpolation":
         return
     settings.setdefault("interpolation_blend", "embedding")
-    notes.append("interpolate_key_frames: embeddings are blended, as the notebook does it")
+    notes.append("interpolate_key_frames: embeddings are blended, as in the notebook")
     prompts = settings.get("prompts")
     if by_keys or not isinstance(prompts, Mapping) or isinstance(distance, bool):
         return
@@ -263,4 +263,4 @@ def migrate(settings: dict[str, Any], notes: list[str], is_file: bool) -> None:
         notes.append(f"use_zoe_depth: {value!r} is now called depth_algorithm {algorithm!r}")
     if is_file and "legacy_colormatch" not in settings:
         settings["legacy_colormatch"] = True
-        notes.append("legacy_colormatch: on, as in all files from before it could be chosen")
+        notes.append("legacy_colormatch: on, as in all files older than this setting")

@@ -130,7 +130,7 @@ def parsed(text: str) -> tuple[ast.Expression, int]:
     if not bare:
         raise FormulaError("is empty; expected a number or a formula", start)
     if len(bare) > LONGEST:
-        raise FormulaError(f"is longer than {LONGEST} letters", start)
+        raise FormulaError(f"is longer than {LONGEST} characters", start)
     # One line, so that a mistake's column counts from the start.
     line = re.sub(r"\s", " ", bare)
     if "#" in line:
@@ -141,9 +141,11 @@ def parsed(text: str) -> tuple[ast.Expression, int]:
             return ast.parse(line, mode="eval"), start
     except SyntaxError as error:
         column = start + max(0, min((error.offset or 1) - 1, len(line)))
-        raise FormulaError(f"is no formula: {error.msg}", column) from None
+        raise FormulaError(f"is not a formula: {error.msg}", column) from None
     except (ValueError, MemoryError, RecursionError) as error:
-        raise FormulaError(f"is no formula: {error or 'it is nested too deeply'}", start) from None
+        raise FormulaError(
+            f"is not a formula: {error or 'it is nested too deeply'}", start
+        ) from None
 
 
 class _Checker(ast.NodeTransformer):

@@ -149,7 +149,7 @@ def open_manifest(settings: Settings) -> dict[str, Any] | None:
         return None
     if given.startswith(("http://", "https://")):
         raise InputError(
-            f"parseq_manifest: {given[:80]} is not fetched; save it and give the file's path"
+            f"parseq_manifest: {given[:80]} is not downloaded; save it and give the file's path"
         )
     text = given
     if not given.startswith("{"):

@@ -99,7 +99,7 @@ def read_settings(
         for key, default in DEFAULTS.items()
     }
     if "prompts" not in settings:
-        notes.append("has no prompts: every frame is drawn without words")
+        notes.append("has no prompts: every frame has an empty prompt")
     notes += unknown(settings)
     return Settings(values, notes, name)
 
@@ -192,8 +192,8 @@ def unknown(settings: Mapping[str, Any]) -> list[str]:
 
 
 OF_FORKS = {
-    "shake_": "as the camera shake of Deforum's Forge fork is not carried",
-    "wan_": "as the video model Wan is not carried",
+    "shake_": "as the camera shake of Deforum's Forge fork is not available",
+    "wan_": "as the video model Wan is not available",
 }
 """Prefix of a key that only a fork has -> why it has no effect."""
 

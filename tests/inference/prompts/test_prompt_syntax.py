@@ -77,8 +77,8 @@ def test_attention_modes():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a cat (a:1.2.3)", r"character 10, at “a cat \(a:1.2.3\)”: 1.2.3 is no number"),
-        ("(a:.)", r"character 4, .*: \. is no number; a weight is written as in \(word:1.3\)"),
+        ("a cat (a:1.2.3)", r"character 10, at “a cat \(a:1.2.3\)”: 1.2.3 is not a number"),
+        ("(a:.)", r"character 4, .*: \. is not a number; a weight is written as in \(word:1.3\)"),
         ("((a:99999):99999)", r"character 12, .*a weight of 1e\+10; at most 1e\+09 is possible"),
         ("x" * 50 + "(" * 201, r"character 251, at “…\({21}”: more than 200 brackets are open"),
     ],
@@ -234,7 +234,7 @@ def test_extra_networks_keep_their_order():
     [
         (
             "<lroa:a>",
-            "character 3, .*<lroa:…> is no kind.*known: lora, lyco, hypernet; .*mean lora",
+            "character 3, .*<lroa:…> is not a kind.*known: lora, lyco, hypernet; .*mean lora",
         ),
         ("<lora::1>", "character 3, .*names no file; write <lora:name>"),
         ("<lora:te=1>", "character 3, .*names no file"),
@@ -281,7 +281,7 @@ def test_styles(tmp_path):
         (b"", "line 1: expected the columns name,prompt,negative_prompt; got nothing"),
         (b"title,prompt\n", "line 1: .*got title, prompt"),
         (b"name,prompt\na,\xff\n", "byte 14: not UTF-8"),
-        (b'name,prompt\na,"b" c\n', "line 2: no CSV"),
+        (b'name,prompt\na,"b" c\n', "line 2: not CSV"),
     ],
 )
 def test_malformed_styles(tmp_path, content, message):

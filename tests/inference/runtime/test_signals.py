@@ -22,7 +22,7 @@ with signals.noted(print):
         print(signals.number)
 print([signal.getsignal(number) == signal.SIG_IGN for number in (1, 2, 15)])
 """
-TOLD = "stopping after this step; once more stops at once"
+TOLD = "stopping after this step; a second signal stops at once"
 
 
 @contextmanager

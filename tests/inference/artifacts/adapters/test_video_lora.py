@@ -240,7 +240,7 @@ def test_alpha_is_written_into_a_file_that_does_not_say_it(source, tmp_path, cap
     capsys.readouterr()
     again = tmp_path / "again.safetensors"
     assert convert([str(out), str(again), "--to", "diffusers", "--alpha", "3"]) == 2
-    assert "says its alpha itself" in capsys.readouterr().err
+    assert "specifies its alpha" in capsys.readouterr().err
 
 
 def test_converting_tells_which_alpha_is_taken(tmp_path, capsys):

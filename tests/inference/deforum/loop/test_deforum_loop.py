@@ -17,7 +17,7 @@ from inference.deforum.loop.generator import (
     SeededGenerator,
     random_picture,
 )
-from inference.deforum.products.finish import figures
+from inference.deforum.products.finishing import figures
 from inference.deforum.schedules.cadence import blocks, diffused_frames
 from inference.runtime.errors import DrawWarning, InputError
 
@@ -224,8 +224,8 @@ def test_nothing_to_resume_is_told(animate):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"W": 32}, "begun with frames of 64x64 and cannot go on with 32x64"),
-        ({"diffusion_cadence": 4}, "goes on at frame 2, which is none of those"),
+        ({"W": 32}, "the run has frames of 64x64 and cannot continue with 32x64"),
+        ({"diffusion_cadence": 4}, "continues at frame 2, which this cadence does not diffuse"),
         ({"resume_timestring": "*"}, "resume_timestring: expected 14 digits"),
     ],
 )

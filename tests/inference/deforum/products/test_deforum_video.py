@@ -48,8 +48,8 @@ def test_video_has_its_pictures_sound_and_subtitles(tmp_path, tone):
         assert float(audio.duration * audio.time_base) == pytest.approx(0.8, abs=0.05)
         track = file.streams.subtitles[0]
         assert track.codec_context.name == "mov_text"
-        told = [bytes(packet)[2:].decode() for packet in file.demux(track) if packet.size > 2]
-    assert told == texts
+        read = [bytes(packet)[2:].decode() for packet in file.demux(track) if packet.size > 2]
+    assert read == texts
     levels = [frame.mean() for frame in iter_frames(path, "key")]
     assert levels == pytest.approx([20 * n for n in range(12)], abs=2)
 
@@ -79,7 +79,7 @@ def test_bad_files_are_named(tmp_path, tone):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(InputError, match=r"video_init_path: .*broken.mp4.* cannot be read"):
         list(iter_frames(tmp_path / "broken.mp4", "video_init_path"))
-    with pytest.raises(InputError, match="has no pictures"):
+    with pytest.raises(InputError, match="contains no images"):
         list(iter_frames(tone, "key"))
     with pytest.raises(InputError, match="no frames"):
         write_mp4(tmp_path / "none.mp4", [], 15)

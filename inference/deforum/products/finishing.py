@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Log = Callable[[str], None]
 
 
-def make_products(
+def finish(
     script: Script,
     run: RunFolder,
     recipe: AnimationRecipe,
