@@ -248,7 +248,7 @@ def test_converting_tells_which_alpha_is_taken(tmp_path, capsys):
     foreign_file("SAT exported", path)
     assert convert([str(path), str(out), "--to", "diffusers"]) == 0
     assert "1 is taken, as SAT does" in capsys.readouterr().err
-    assert "not said by the file" in inspect(path)["alpha"]
+    assert "does not specify" in inspect(path)["alpha"]
     assert inspect(path)["naming"] == "SAT"
     options = json.loads(read_header(out)["__metadata__"]["lora_adapter_metadata"])
     assert options["transformer.lora_alpha"] == 1.0

@@ -1,6 +1,7 @@
 """Video files: what other programs find in them."""
 
 import wave
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from inference.media.video_writing import (
 )
 from inference.runtime.errors import InputError
 
-FAST = {"preset": "ultrafast"}
+FAST = Mp4Options(preset="ultrafast")
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def greys(count, height=64, width=64):
 def test_video_has_its_pictures_sound_and_subtitles(tmp_path, tone):
     texts = [f"F#: {n}; Seed: {n}" for n in range(12)]
     path = tmp_path / "a.mp4"
-    assert write_mp4(path, greys(12), 15, Mp4Options(sound=tone, subtitles=texts, **FAST)) == 12
+    assert write_mp4(path, greys(12), 15, replace(FAST, sound=tone, subtitles=texts)) == 12
     with av.open(str(path)) as file:
         video, audio = file.streams.video[0], file.streams.audio[0]
         assert (video.frames, video.average_rate, video.codec_context.name) == (12, 15, "h264")
@@ -56,7 +57,7 @@ def test_video_has_its_pictures_sound_and_subtitles(tmp_path, tone):
 
 @pytest.mark.parametrize(("height", "width"), [(63, 65), (64, 33), (8, 8)])
 def test_odd_sizes_get_one_more_row_or_column(tmp_path, height, width):
-    write_mp4(tmp_path / "a.mp4", greys(3, height, width), 23.976, Mp4Options(**FAST))
+    write_mp4(tmp_path / "a.mp4", greys(3, height, width), 23.976, FAST)
     with av.open(str(tmp_path / "a.mp4")) as file:
         stream = file.streams.video[0]
         assert (stream.height, stream.width) == (height + height % 2, width + width % 2)
