@@ -1,4 +1,4 @@
-"""Inference: from an artifact and a recipe to pictures."""
+"""Inference: from an artifact and a recipe to images, clips and animations."""
 
 from typing import Any
 

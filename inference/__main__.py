@@ -1,6 +1,6 @@
-"""The drawing command: `python -m inference RECIPE|PICTURE [key=value ...]`.
+"""The command `python -m inference RECIPE|PICTURE [key=value ...]`: generate images.
 
-Only what recipes need is imported here; torch comes once the recipe is known to be sound.
+Only what recipes need is imported here; torch is imported once the recipe is valid.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
-from inference.recipe import find_recipe, is_first_process, load_recipe, tell, warnings_told
+from inference.recipe import find_recipe, is_first_process, load_recipe, report, warnings_reported
 from inference.runtime import InputError, Interrupted, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference RECIPE|PICTURE|SETTINGS [key=value ...] [--check]
 
-Draws what a recipe says, for example
+Generates what a recipe describes, for example
   python -m inference configs/inference/images.yaml images.cat.seed=7 settings.steps=30
-A picture is drawn once more, as its infotext says, with what lies in the folders of artifact_dirs:
+An image is generated again from its infotext, with the artifacts in the folders of artifact_dirs:
   python -m inference outputs/00000-7.png 'artifact_dirs=[models]' images.picture.count=4
-A settings file of Deforum (.txt, .json) is drawn as an animation, with its keys or the recipe's:
+A settings file of Deforum (.txt, .json) becomes an animation; its keys and the recipe's can be set:
   python -m inference settings.txt max_frames=60 base_model.path=model.safetensors
-With --check nothing is drawn: what would happen is printed.
+With --check nothing is generated; a report of what would happen is printed.
 Every key is described in docs/recipes.md."""
 
 
@@ -30,12 +30,16 @@ CHECK = "--check"
 
 RECIPES = ("", ".yaml", ".yml")
 SETTINGS_FILES = (".txt", ".json")
-"""Endings of Deforum's settings files."""
+"""Suffixes of Deforum's settings files."""
 
 
 @refuse_foreign_train("draw")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted."""
+    """Run the command.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
@@ -43,36 +47,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_check = CHECK in arguments
     arguments = [argument for argument in arguments if argument != CHECK]
     try:
-        with warnings_told("draw", is_silent=not is_first_process()):
+        with warnings_reported("draw", is_silent=not is_first_process()):
             recipe = load(arguments[0], arguments[1:])
             if is_check:
-                print(told(recipe))
+                print(check(recipe))
                 return 0
             quiet_libraries()
             run(recipe)
     except InputError as error:
-        say(error)
+        log(error)
         return 2
     except FloatingPointError as error:
-        say(error)
+        log(error)
         return 1
     except Interrupted as stop:
-        say(f"{stop}; resume=true goes on")
+        log(f"{stop}. Continue with resume=true")
         return 128 + stop.number
     except KeyboardInterrupt:
-        say("interrupted; what was saved before is complete")
+        log("interrupted; what was saved before is complete")
         return 130
     return 0
 
 
-def say(message: object) -> None:
-    """Tells what every process finds out, once."""
+def log(message: object) -> None:
+    """Print a message of which every process has a copy, once."""
     if is_first_process():
-        tell("draw", message)
+        report("draw", message)
 
 
 def load(path: str, overrides: Sequence[str]) -> object:
-    """The recipe of a file, or the one that a picture tells of; what it cannot do is told."""
+    """Load the recipe of a file, or of an image's infotext, whose unsupported parts are logged."""
     suffix = Path(path).suffix.lower()
     if suffix in SETTINGS_FILES:
         from inference.deforum import load_settings_recipe
@@ -86,15 +90,15 @@ def load(path: str, overrides: Sequence[str]) -> object:
         return load_recipe(find_recipe(path), draw_schema, overrides)
     recipe, notes = load_picture(path, overrides)
     for note in notes:
-        say(f"{path}: {note}")
+        log(f"{path}: {note}")
     return recipe
 
 
-def told(recipe: object) -> str:
-    """What would be drawn, without a model.
+def check(recipe: object) -> str:
+    """Describe what would be generated, without a model.
 
     Raises:
-        InputError: the recipe is of a type that cannot tell.
+        InputError: the recipe is of a type without a check.
     """
     if isinstance(recipe, ClipsRecipe):
         from inference.clips import report_recipe
@@ -102,15 +106,15 @@ def told(recipe: object) -> str:
         return report_recipe(recipe)
     if not isinstance(recipe, AnimationRecipe):
         raise InputError(
-            f"{CHECK}: is of animations and clips; a sound recipe of images says all itself"
+            f"{CHECK}: is for animations and clips; a valid recipe of images needs no report"
         )
-    from inference.deforum import recipe_settings, report
+    from inference.deforum import recipe_settings, settings_report
 
-    return report(recipe_settings(recipe))
+    return settings_report(recipe_settings(recipe))
 
 
 def run(recipe: object) -> None:
-    """Draws a sound recipe with what its type asks for."""
+    """Generate what a valid recipe describes."""
     match recipe:
         case ImagesRecipe():
             from inference.images import draw_images
@@ -119,7 +123,7 @@ def run(recipe: object) -> None:
         case AnimationRecipe():
             from inference.deforum import draw_animation
 
-            with warnings_told("draw"):
+            with warnings_reported("draw"):
                 draw_animation(recipe)
         case ClipsRecipe():
             from inference.clips import draw_recipe

@@ -1,6 +1,6 @@
-"""The same thing in another format: `python -m inference.convert IN OUT --to FORMAT`.
+"""Convert models and artifacts to another format: `python -m inference.convert IN OUT --to FORMAT`.
 
-Only the command line is read here; torch comes once it is known to be sound.
+Only the command line is parsed here; torch is imported once it is valid.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.recipe import DRAWING_GROUPS, load_plugins, tell, warnings_told
+from inference.recipe import DRAWING_GROUPS, load_plugins, report, warnings_reported
 from inference.runtime import InputError, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
@@ -34,7 +34,8 @@ POSSIBLE: dict[str, dict[str, tuple[str, ...]]] = {
     "hypernetwork": {"a1111": (".pt",), "single-file": (".safetensors",)},
     "base model": {"single-file": (".safetensors",), "diffusers": ("",)},
 }
-"""Kind -> what it can be turned into, and how such a file's name ends (a folder's does not)."""
+"""Kind -> the formats it can be converted to, with the suffixes of such files (a folder has none).
+"""
 
 EXAMPLES = """examples:
   python -m inference.convert icons.safetensors icons_diffusers.safetensors --to diffusers
@@ -45,7 +46,7 @@ EXAMPLES = """examples:
 
 @dataclass
 class Request:
-    """What is asked for."""
+    """The options of a conversion."""
 
     input: str
     output: Path
@@ -58,7 +59,7 @@ class Request:
 
 @refuse_foreign_train("convert")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Converts; returns the exit status: 0 done, 2 wrong input."""
+    """Run the command; return the exit status: 0 done, 2 wrong input."""
     options = command_line().parse_args(arguments)
     request = Request(
         input=options.input,
@@ -72,19 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         check_output(request, options.overwrite)
-        with warnings_told("convert"):
+        with warnings_reported("convert"):
             load_plugins({}, DRAWING_GROUPS)
             lines = convert(request)
         for line in lines:
             print(line)
     except InputError as error:
-        tell("convert", error)
+        report("convert", error)
         return 2
     return 0
 
 
 def command_line() -> argparse.ArgumentParser:
-    """IN OUT --to FORMAT, and what goes with it."""
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m inference.convert",
         description="Writes a LoRA, an embedding, a hypernetwork or a base model in another "
@@ -92,10 +93,12 @@ def command_line() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("input", metavar="IN", help="file or folder; what it is is found out")
+    parser.add_argument("input", metavar="IN", help="input file or folder (type is detected)")
     parser.add_argument("output", metavar="OUT", help="file or folder to write")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format of OUT")
-    parser.add_argument("--dtype", choices=DTYPES, help="number format; else nothing is rounded")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="data type of the weights; by default unchanged"
+    )
     parser.add_argument(
         "--merge",
         metavar="LORA[:STRENGTH]",
@@ -107,35 +110,35 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prediction-type",
         choices=("epsilon", "v_prediction"),
-        help="what a single file's model predicts, if it does not say",
+        help="prediction type of a single file, if the file does not specify it",
     )
     parser.add_argument(
         "--alpha",
         type=float,
-        help="what a LoRA was trained with, if its file does not say it",
+        help="alpha of a LoRA, if the file does not specify it",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
 
 
 def check_output(request: Request, overwrite: bool) -> None:
-    """Raises InputError if something is in OUT's place that must not be replaced."""
+    """Raise InputError if OUT exists and must not be replaced."""
     output = request.output
     if not output.exists():
         return
     if Path(request.input).exists() and output.samefile(request.input):
         raise InputError(f"{output}: is IN itself; name another OUT")
     if not overwrite:
-        raise InputError(f"{output}: is there already; --overwrite replaces it")
+        raise InputError(f"{output}: exists; --overwrite replaces it")
     if output.is_dir() and not (output / "model_index.json").is_file():
         raise InputError(f"{output}: a folder that is no base model is not replaced; remove it")
 
 
 def convert(request: Request) -> list[str]:
-    """Writes OUT, and returns what there is to say.
+    """Write OUT, and return the lines to print.
 
     Raises:
-        InputError: IN cannot be read, or cannot be turned into this format.
+        InputError: IN cannot be read, or cannot be converted to this format.
     """
     from inference.artifacts import Checkpoint, load_artifact
     from inference.models import is_single_file, resolve_path
@@ -156,10 +159,10 @@ def convert(request: Request) -> list[str]:
 
 
 def load_at(path: Path, alpha: float) -> Artifact:
-    """A LoRA whose file does not say its alpha.
+    """Load a LoRA whose file does not specify its alpha.
 
     Raises:
-        InputError: it says it, or is no LoRA.
+        InputError: it specifies its alpha, or is not a LoRA.
     """
     from inference.artifacts import Lora, read_keys, says_alpha
     from inference.files import read_tensors
@@ -167,14 +170,14 @@ def load_at(path: Path, alpha: float) -> Artifact:
     if alpha <= 0:
         raise InputError(f"--alpha: must be above 0, got {alpha:g}")
     if not Lora.recognizes(path, [] if path.is_dir() else read_keys(path)):
-        raise InputError(f"--alpha: is for LoRAs; {path} is none")
+        raise InputError(f"--alpha: is for LoRAs; {path} is not one")
     if says_alpha(*read_tensors(path)):
-        raise InputError(f"--alpha: {path} says its alpha itself")
+        raise InputError(f"--alpha: {path} specifies its alpha")
     return Lora.load(path, alpha)
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file holds a base model, by the names in it."""
+    """Return whether a file contains a base model, by the names in it."""
     from inference.artifacts import read_keys
     from inference.models import single_file_format
 
@@ -182,11 +185,11 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def check_format(request: Request, kind: str, current: str) -> None:
-    """Raises InputError unless this kind can be turned into the format under OUT's name."""
+    """Raise InputError unless this kind can be converted to the format with OUT's suffix."""
     possible = POSSIBLE[kind]
     if request.to not in possible:
         raise InputError(
-            f"{request.input}: {an(kind)} cannot be turned into {request.to}; possible are "
+            f"{request.input}: {an(kind)} cannot be converted to {request.to}; possible are "
             f"{' and '.join(possible)}"
         )
     suffix, expected = request.output.suffix.lower(), possible[request.to]
@@ -202,7 +205,7 @@ def check_format(request: Request, kind: str, current: str) -> None:
     is_same = request.to == current and Path(request.input).suffix.lower() == suffix
     if is_same and request.dtype is None and request.alpha is None and not request.merge:
         raise InputError(
-            f"{request.input}: is in {current}'s format already; copy it, or say in which --dtype "
+            f"{request.input}: is in {current}'s format already; copy it, or give the --dtype "
             "to write it"
         )
     if request.merge and kind != "base model":
@@ -213,17 +216,17 @@ def check_format(request: Request, kind: str, current: str) -> None:
         raise InputError(f"--alpha: is for LoRAs; {request.input} is {an(kind)}")
     if request.prediction_type and current != "single-file":
         raise InputError(
-            f"--prediction-type: is for base models in single files; {request.input} is none"
+            f"--prediction-type: is for base models in single files; {request.input} is not one"
         )
 
 
 def an(kind: str) -> str:
-    """With its article."""
+    """Return a kind with its article."""
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def convert_artifact(request: Request, source: Path, artifact: Artifact) -> list[str]:
-    """LoRAs, embeddings and hypernetworks."""
+    """Convert a LoRA, an embedding or a hypernetwork."""
     from inference.artifacts import Lora
 
     kind, current, dtype = describe(source, artifact)
@@ -245,7 +248,7 @@ def convert_artifact(request: Request, source: Path, artifact: Artifact) -> list
 
 
 def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
-    """Kind and format of an artifact's file, and the number format of its weights."""
+    """Return kind and format of an artifact's file, and the data type of its weights."""
     import torch
 
     from inference.artifacts import format_of, is_lora, read_keys
@@ -274,7 +277,7 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
 
 
 def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> None:
-    """A single tensor, whose key is the token, as diffusers' training script writes it."""
+    """Save a single tensor, whose key is the token, as diffusers' training script does."""
     import io
 
     import torch
@@ -297,7 +300,7 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
 
 
 def convert_base_model(request: Request, current: str) -> list[str]:
-    """Base models, with LoRAs merged into them."""
+    """Convert a base model, and merge LoRAs into it."""
     from inference.artifacts import merge, write_file_of, write_folder_of
     from inference.config import BaseModelConfig
     from inference.models import load_model
@@ -319,14 +322,14 @@ def convert_base_model(request: Request, current: str) -> list[str]:
 
 
 def number_format(request: Request) -> torch.dtype | None:
-    """The one asked for."""
+    """Return the requested data type; None leaves it unchanged."""
     from inference.models import DTYPES
 
     return DTYPES[request.dtype] if request.dtype else None
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`fp16` and the like."""
+    """Return the name of a data type, such as `fp16`."""
     from inference.models import DTYPES
 
     return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))

@@ -1,6 +1,6 @@
-"""What a file is: `python -m inference.inspect FILE...`.
+"""Describe files: `python -m inference.inspect FILE...`.
 
-Artifacts, base models and pictures; nothing in a file is ever run.
+Artifacts, base models, images and videos; no code in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from typing import Any
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import lora_hash, read_header, sha256, weights_file
 from inference.media import SUFFIXES
-from inference.recipe import DRAWING_GROUPS, load_plugins, tell, warnings_told
+from inference.recipe import DRAWING_GROUPS, load_plugins, report, warnings_reported
 from inference.runtime import InputError, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.inspect FILE...
 
-Says what artifacts, base models and pictures are, and what they say about themselves."""
+Describes artifacts, base models, images and videos, with the metadata that they contain."""
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
-Facts = dict[str, str]
-"""What is told of a file, in this order."""
+Description = dict[str, str]
+"""The description of a file, in this order."""
 
 
 @refuse_foreign_train("inspect")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tells of every file; returns the exit status: 0, or 2 if one of them is unknown."""
+    """Describe every file; return the exit status: 0, or 2 if one of them is unknown."""
     files = sys.argv[1:] if arguments is None else arguments
     if not files or files[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if files else sys.stderr)
         return 0 if files else 2
     quiet_libraries()
     try:
-        with warnings_told("inspect"):
+        with warnings_reported("inspect"):
             load_plugins({}, DRAWING_GROUPS)
     except InputError as error:
-        tell("inspect", error)
+        report("inspect", error)
         return 2
     status = 0
     for file in files:
@@ -54,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def inspect(path: Path) -> Facts:
-    """What is known of a file or folder.
+def inspect(path: Path) -> Description:
+    """Describe a file or folder.
 
     Raises:
-        InputError: it is not there, cannot be read, or is nothing we know.
+        InputError: it does not exist, cannot be read, or is of an unknown type.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
@@ -71,8 +71,8 @@ def inspect(path: Path) -> Facts:
     return inspect_artifact(path)
 
 
-def inspect_picture(path: Path) -> Facts:
-    """Size and infotext."""
+def inspect_picture(path: Path) -> Description:
+    """Return size and infotext."""
     from PIL import Image, UnidentifiedImageError
 
     from inference.artifacts import read_embedding_picture
@@ -89,7 +89,7 @@ def inspect_picture(path: Path) -> Facts:
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
     try:
         infotext = infotext or read_other_programs(path)
-    except InputError as error:  # another program's, which is not understood
+    except InputError as error:  # it was written by another program and cannot be parsed
         infotext = str(error)
     facts = {"kind": "picture", "size": size}
     if frames > 1:
@@ -100,8 +100,8 @@ def inspect_picture(path: Path) -> Facts:
     return facts
 
 
-def inspect_video(path: Path) -> Facts:
-    """Size, length and infotext; of H.264's pictures none is read."""
+def inspect_video(path: Path) -> Description:
+    """Return size, length and infotext; no frame is decoded."""
     from inference.media import video_facts
 
     facts = video_facts(path)
@@ -109,8 +109,8 @@ def inspect_video(path: Path) -> Facts:
     return {"kind": "video", **facts, "infotext": infotext or "none in this file"}
 
 
-def inspect_base_model(path: Path) -> Facts:
-    """Parts, sizes and prediction type of a diffusers folder; only headers are read."""
+def inspect_base_model(path: Path) -> Description:
+    """Return parts, sizes and prediction type of a diffusers folder; only headers are read."""
     from inference.files import read_json
     from inference.models import folder_family
 
@@ -121,15 +121,15 @@ def inspect_base_model(path: Path) -> Facts:
 
 
 def count_parameters(path: Path) -> Iterator[tuple[str, str]]:
-    """Parameters and formats of each part of a base model in a folder."""
+    """Yield parameters and data types of each part of a base model in a folder."""
     for part in sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
         headers = [read_header(file) for file in sorted((path / part).glob("*.safetensors"))]
         if headers:
             yield part, describe_tensors({k: v for header in headers for k, v in header.items()})
 
 
-def hash_of_denoiser(folder: Path) -> Facts:
-    """Its hash, and the one that stands in infotext; nothing if it is in no such file."""
+def hash_of_denoiser(folder: Path) -> Description:
+    """Return the denoiser's hash, and the one in infotexts; nothing without a weight file."""
     file = weights_file(folder)
     if file is None:
         return {}
@@ -138,8 +138,8 @@ def hash_of_denoiser(folder: Path) -> Facts:
     return {f"sha256 of the {name}": digest, "model hash in infotext": digest[:10]}
 
 
-def inspect_artifact(path: Path) -> Facts:
-    """Kind, layers, metadata and hashes of something learned."""
+def inspect_artifact(path: Path) -> Description:
+    """Return kind, layers, metadata and hashes of an artifact."""
     from inference.artifacts import read_keys
     from inference.files import read_tensors
 
@@ -166,8 +166,8 @@ def inspect_artifact(path: Path) -> Facts:
     return facts | {key: metadata[key] for key in sorted(metadata)}
 
 
-def inspect_single_file(path: Path) -> Facts:
-    """Family, prediction type, parts and hashes of a base model in one file."""
+def inspect_single_file(path: Path) -> Description:
+    """Return family, prediction type, parts and hashes of a base model in one file."""
     from inference.files import open_tensors
     from inference.models import single_file_format
 
@@ -184,10 +184,10 @@ def inspect_single_file(path: Path) -> Facts:
 
 
 def artifact_kind(path: Path, keys: Sequence[str]) -> str:
-    """The kind of artifact that a folder, or a file with these tensors, is.
+    """Return the kind of artifact that a folder, or a file with these tensors, is.
 
     Raises:
-        InputError: none that we know.
+        InputError: it is of no known kind.
     """
     from inference.artifacts import ARTIFACTS
 
@@ -202,12 +202,12 @@ def artifact_kind(path: Path, keys: Sequence[str]) -> str:
     )
 
 
-def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Facts:
-    """Ranks, alphas and layers, and the base model that it says it was made for."""
+def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Description:
+    """Return ranks, alphas and layers, and the base model that the metadata name."""
     from inference.artifacts import format_of, part_of, read_layers, says_alpha
 
     layers = read_layers(tensors, metadata)
-    said = "" if says_alpha(tensors, metadata) else " (not said by the file, but taken)"
+    said = "" if says_alpha(tensors, metadata) else " (assumed; the file does not specify it)"
     parts = Counter(part_of(name) for name in layers)
     architecture = metadata.get("modelspec.architecture")
     return {
@@ -219,8 +219,8 @@ def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Fa
     }
 
 
-def describe_embedding(path: Path) -> Facts:
-    """What prompts call it by, its size, and what else its file says."""
+def describe_embedding(path: Path) -> Description:
+    """Return its name in prompts, its size, and its metadata."""
     from inference.artifacts import Embedding, made_for
 
     embedding = Embedding.load(path)
@@ -229,8 +229,8 @@ def describe_embedding(path: Path) -> Facts:
     return {"called": embedding.name, "vectors": vectors, **said}
 
 
-def describe_hypernetwork(path: Path) -> Facts:
-    """Its widths, its layers in A1111's words, and what else its file says."""
+def describe_hypernetwork(path: Path) -> Description:
+    """Return its widths, its layers in A1111's terms, and its metadata."""
     from inference.artifacts import read_hypernetwork
 
     pairs, spec, facts = read_hypernetwork(path)
@@ -243,7 +243,7 @@ def describe_hypernetwork(path: Path) -> Facts:
 
 
 def count(values: Iterator[float]) -> str:
-    """The values that occur: one as it is, several with how often each does."""
+    """Return the values that occur; if there are several, with the number of layers."""
     found = Counter(values)
     if len(found) == 1:
         return f"{next(iter(found)):g}"
@@ -251,7 +251,7 @@ def count(values: Iterator[float]) -> str:
 
 
 def describe_parts(path: Path) -> Iterator[tuple[str, str]]:
-    """Each part of a model in a folder: (name, size and hash)."""
+    """Yield (name, size and hash) of each part of a model in a folder."""
     for part in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         file = weights_file(part)
         if file and file.suffix == ".safetensors":
@@ -259,7 +259,7 @@ def describe_parts(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def describe_tensors(header: Mapping[str, Any]) -> str:
-    """Number of parameters and their formats, from safetensors headers."""
+    """Return the number of parameters and their data types, from safetensors headers."""
     sizes: Counter[str] = Counter()
     for key, entry in header.items():
         if key != "__metadata__":
@@ -270,8 +270,8 @@ def describe_tensors(header: Mapping[str, Any]) -> str:
     return f"{sum(sizes.values()):,} parameters ({', '.join(sizes) or 'none'})"
 
 
-def show(title: str, facts: Facts) -> None:
-    """Prints a table."""
+def show(title: str, facts: Description) -> None:
+    """Print the description as a table."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

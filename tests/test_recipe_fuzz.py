@@ -1,8 +1,8 @@
-"""Thousands of mutated recipes: each is taken as it stands, or refused in a message with a place.
+"""Thousands of mutated recipes: each is accepted unchanged, or rejected with a message and place.
 
-What is taken says the same once it is written and read again, and holds every value of its file;
-what is refused is told line by line, with the file or the command line before it, and no mutation
-that puts a key in which no recipe has goes without a word.
+An accepted recipe is the same after it is written and read again, and has every value of its file.
+A rejected one causes messages line by line, with the file or the command line first. A mutation
+that adds an unknown key never goes unnoticed.
 """
 
 import os
@@ -168,7 +168,7 @@ def fault_of(path: Path, case: Case, schema: Any) -> str | None:
             recipe = load_recipe(path, schema, case.overrides)
         except InputError as error:
             return fault_of_refusal(str(error), path, case)
-    told = [str(one.message) for one in caught]
+    messages = [str(one.message) for one in caught]
     if others := [one for one in caught if not issubclass(one.category, RecipeWarning)]:
         return f"a warning of another kind: {others[0].message}"
     if not is_plain(recipe):
@@ -177,10 +177,12 @@ def fault_of(path: Path, case: Case, schema: Any) -> str | None:
     new_keys = [
         key for key in case.new_keys if key in there
     ]  # another mutation may have dropped it
-    if unheard := [key for key in new_keys if not any(key in line for line in told)]:
+    if unheard := [key for key in new_keys if not any(key in line for line in messages)]:
         return f"nothing said of {unheard}"
     if left := [
-        one for one in ignored(case, recipe) if not any(one.partition(":")[0] in t for t in told)
+        one
+        for one in ignored(case, recipe)
+        if not any(one.partition(":")[0] in t for t in messages)
     ]:
         return f"ignored: {left[:3]}"
     return fault_of_snapshot(path, recipe, schema)

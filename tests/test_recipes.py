@@ -146,7 +146,7 @@ WRONG = {
     "data: {path: 007}": 'data.path: YAML reads 007 as 7; write "007"',
     "name: a/b": "name: must be the name of a folder, got 'a/b'",
     "sampling: {images: {a: {seed: 1}}}": "sampling.images.a.prompt: "
-    "must be given (What the picture shall show)",
+    "must be given (What the image should show)",
     "sampling: {images: [a cat]}": "sampling.images: expected a mapping of names of your choice "
     "(`name: ...`, not `- ...`), got ['a cat']",
     "sampling: {images: {a: {prompt: [cat:dog:0.5]}}}": "sampling.images.a.prompt: "

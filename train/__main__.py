@@ -17,23 +17,29 @@ def main(arguments: list[str] | None = None) -> int:
         stream = sys.stdout if arguments else sys.stderr
         print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=stream)
         return 0 if arguments else 2
-    from inference.recipe import tell
+    from inference.recipe import report
     from inference.runtime import InputError
 
     try:
         return train(arguments[0], arguments[1:])
     except InputError as error:
-        tell("train", error)
+        report("train", error)
         return 2
 
 
 def train(path: str, overrides: list[str]) -> int:
     """Loads the recipe, and only then the heavy libraries."""
-    from inference.recipe import find_recipe, is_first_process, load_recipe, tell, warnings_told
+    from inference.recipe import (
+        find_recipe,
+        is_first_process,
+        load_recipe,
+        report,
+        warnings_reported,
+    )
     from inference.runtime import quiet_libraries
     from train.config import train_schema
 
-    with warnings_told("train"):
+    with warnings_reported("train"):
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
 
@@ -46,14 +52,14 @@ def train(path: str, overrides: list[str]) -> int:
             trainer = Trainer(recipe)
             artifact = trainer.train()
     except Interrupted as stop:
-        tell("train", f"{stop}; resume=true goes on")
+        report("train", f"{stop}; resume=true goes on")
         return 128 + stop.number
     except RunEndedError as error:
         if is_first_process() or not error.of_all_processes:
-            tell("train", error)
+            report("train", error)
         return 1
     except KeyboardInterrupt:  # the second Ctrl-C, or one before the first step
-        tell("train", "stopped at once; resume=true goes on from the newest checkpoint")
+        report("train", "stopped at once; resume=true goes on from the newest checkpoint")
         return 128 + signal.SIGINT
     if trainer.is_main:
         print(f"artifact: {artifact}")

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
         stream = sys.stdout if asked else sys.stderr
         print(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", file=stream)
         return 0 if asked else 2
-    from inference.recipe import tell
+    from inference.recipe import report
     from inference.runtime import InputError, quiet_libraries
 
     quiet_libraries()
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = compare_runs(*map(open_run, arguments))
     except InputError as error:
-        tell("diff", error)
+        report("diff", error)
         return 2
     if as_json:
         print(json.dumps(found.as_dict(), indent=1, default=str))

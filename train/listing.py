@@ -158,11 +158,11 @@ def plugins() -> Iterator[Plugin]:
         loading_error,
         named_plugins,
         old_names,
-        warnings_told,
+        warnings_reported,
     )
     from train.config import MOVED
 
-    with old_names(MOVED), warnings_told("plugins"):
+    with old_names(MOVED), warnings_reported("plugins"):
         for point in installed_plugins():
             where = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
             yield Plugin(point.group, point.name, point.value, where, loading_error(point))

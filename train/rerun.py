@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         asked = arguments[:1] in (["-h"], ["--help"])
         print(f"{USAGE}\n{HELP}", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    from inference.recipe import is_first_process, tell
+    from inference.recipe import is_first_process, report
     from inference.runtime import InputError, quiet_libraries
 
     quiet_libraries()
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             return status
         return verdict(first, second)
     except InputError as error:
-        tell("rerun", error)
+        report("rerun", error)
         return 2
 
 
@@ -81,7 +81,7 @@ def place_of(run: Path, folder: str | None) -> Path:
 
 def tell_beforehand(run: RunDirectory, plugins: list[str]) -> None:
     """Tells what is not as it was when the run was made: versions, commit, machine, data."""
-    from inference.recipe import tell
+    from inference.recipe import report
     from train.runs import Comparison, compare_environments, describe_environment, environment_of
 
     found = Comparison()
@@ -89,9 +89,9 @@ def tell_beforehand(run: RunDirectory, plugins: list[str]) -> None:
     compare_environments(before, describe_environment(), found)
     for key, old, new in found.environment:
         if key in before or key.split(".")[0] in ("packages",):
-            tell("rerun", f"{key}: {old!r} became {new!r}")
+            report("rerun", f"{key}: {old!r} became {new!r}")
     for line in data_beforehand(run, plugins):
-        tell("rerun", f"data: {line}")
+        report("rerun", f"data: {line}")
 
 
 def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:

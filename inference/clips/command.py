@@ -19,7 +19,7 @@ from inference.files import Naming
 from inference.images import parse_infotext
 from inference.media import prepare_folder, write_new
 from inference.models import ClipModel, load_clip_model
-from inference.recipe import tell
+from inference.recipe import report
 from inference.runtime import (
     DrawWarning,
     InputError,
@@ -50,18 +50,18 @@ def draw_recipe(recipe: ClipsRecipe) -> None:
 def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
     """Draws a recipe together with the other processes."""
     saver, base, attached, requests, way = processes.together(lambda: set_up(recipe, processes))
-    requests = processes.of_first(requests)  # random seeds are in them
+    requests = processes.broadcast_from_main(requests)  # random seeds are in them
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = requests[processes.rank :: processes.count]
     total, done = sum(map(steps_taken, own)) * len(factors), 0
     drawings: list[ClipDrawing] = []
-    with progress_bar() as report:
+    with progress_bar() as show_progress:
 
         def draw(request: ClipConfig) -> list[ClipDrawing]:
             nonlocal done
             before = done
             if processes.is_first:
-                way.progress = lambda step, _: report(before + step, total)
+                way.progress = lambda step, _: show_progress(before + step, total)
             drawn = draw_clips(base, [request], way)
             done += steps_taken(request)
             return drawn
@@ -104,7 +104,7 @@ def set_up(
             "packed weights; leave out base_model.quantization, or draw fewer or smaller frames"
         )
     if plan.reason and processes.is_first:
-        tell("draw", f"memory: {plan.reason}")
+        report("draw", f"memory: {plan.reason}")
     if not plan.reason and recipe.memory not in ("auto", "none"):
         told = f"memory: {recipe.memory} has no effect on {device.type}"
         warnings.warn(told, DrawWarning, stacklevel=2)

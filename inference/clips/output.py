@@ -12,6 +12,7 @@ from inference.files import Naming, fill_in, write_atomically
 from inference.media import (
     DIGITS,
     LARGEST_SIDE,
+    Mp4Options,
     animated_webp,
     encodable,
     image_grid,
@@ -79,7 +80,7 @@ def write_file(path: Path, frames: np.ndarray, fps: float, infotext: str, crf: i
     text = encodable(infotext)
     match path.suffix:
         case ".mp4":
-            write_mp4(path, frames, fps, crf=crf, comment=text)
+            write_mp4(path, frames, fps, Mp4Options(crf=crf, comment=text))
         case ".gif":
             write_gif(path, frames, fps, comment=text)
         case ".webp":

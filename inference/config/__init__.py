@@ -1,4 +1,4 @@
-"""Typed options of drawing; imports neither torch nor diffusers."""
+"""Typed recipes of image, clip and animation generation; imports neither torch nor diffusers."""
 
 from typing import TYPE_CHECKING
 

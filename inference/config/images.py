@@ -1,4 +1,4 @@
-"""How one picture is drawn: the settings of recipes, in A1111's words."""
+"""Settings of a generated image: the recipe, in A1111's terms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inference.sampling import SAMPLERS, SCHEDULES, resolve_schedule, samplers_o
 
 
 def check_size(name: str, size: int, step: int) -> None:
-    """Raises InputError unless the size is a multiple of the step; names the nearest ones."""
+    """Raise InputError unless the size is a multiple of the step; name the nearest ones."""
     if size % step or size < step:
         lower = size // step * step
         nearest = f"{lower} or {lower + step}" if lower else str(step)
@@ -29,12 +29,12 @@ Idle = Iterator[tuple[str, str]]
 
 
 def idle_settings(settings: DrawSettings, prompt: str | None = None) -> Idle:
-    """What has no effect; without a prompt it is taken for one that does not weigh its parts."""
+    """Yield settings without effect; without a prompt, assume one whose parts have no weights."""
     chosen: list[tuple[str | None, str | None]] = [(settings.sampler, settings.schedule_type)]
     if settings.hires is not None:
         chosen.append((settings.hires.sampler, settings.hires.schedule_type))
     if any(fault for names in chosen for fault in unknown_names(*names)):
-        return  # which `faults` says
+        return  # an error, which `faults` reports
     passes = passes_of(settings)
     samplers = list(dict.fromkeys(sampler for sampler, _ in passes))
     yield from idle_schedule(settings, passes)
@@ -43,7 +43,7 @@ def idle_settings(settings: DrawSettings, prompt: str | None = None) -> Idle:
 
 
 def idle_hires(hires: HiresConfig) -> Idle:
-    """What has no effect in the second pass."""
+    """Yield settings of the second pass that have no effect."""
     if hires.upscale != 2 and (hires.resize_x or hires.resize_y):
         yield "upscale", "has no effect beside resize_x and resize_y"
     if hires.denoising_strength == 0:
@@ -53,7 +53,7 @@ def idle_hires(hires: HiresConfig) -> Idle:
 
 
 def passes_of(settings: DrawSettings) -> list[tuple[str, str]]:
-    """Sampler and schedule type of each pass; the type is empty where nothing heeds it."""
+    """Return sampler and schedule type of each pass; the type is empty if the sampler has none."""
     first = settings.sampler, resolve_schedule(settings.sampler, settings.schedule_type)
     if SAMPLERS[settings.sampler].takes_range_only and settings.img2img is None:
         first = settings.sampler, ""
@@ -68,11 +68,11 @@ def passes_of(settings: DrawSettings) -> list[tuple[str, str]]:
 
 
 def idle_schedule(settings: DrawSettings, passes: Sequence[tuple[str, str]]) -> Idle:
-    """Of `schedule_type` and `schedule`."""
+    """Yield what has no effect of `schedule_type` and `schedule`."""
     types = {schedule for _, schedule in passes}
-    told = " and ".join(f"{sampler}, {schedule or 'any type'}" for sampler, schedule in passes)
+    names = " and ".join(f"{sampler}, {schedule or 'any type'}" for sampler, schedule in passes)
     if types == {""} and settings.schedule_type != "Automatic":
-        yield "schedule_type", f"has no effect with {settings.sampler}, but for img2img"
+        yield "schedule_type", f"has no effect with {settings.sampler}, except in img2img"
     schedule = settings.schedule
     of_range = tuple(name for name, one in SCHEDULES.items() if one.heeds_range)
     with_rho = tuple(name for name, one in SCHEDULES.items() if one.default_rho is not None)
@@ -81,38 +81,38 @@ def idle_schedule(settings: DrawSettings, passes: Sequence[tuple[str, str]]) -> 
     usual = type(schedule)()
     for name, heeded_by in heeding.items():
         if getattr(schedule, name) != getattr(usual, name) and types.isdisjoint(heeded_by):
-            names = ", ".join(heeded_by)
-            yield f"schedule.{name}", f"has no effect with {told}; it is of {names}"
+            others = ", ".join(heeded_by)
+            yield f"schedule.{name}", f"has no effect with {names}; it is for {others}"
     if schedule.use_old_karras and schedule.sigma_min and schedule.sigma_max:
         yield "schedule.use_old_karras", "has no effect beside sigma_min and sigma_max"
     always_discards = all(
         SAMPLERS[sampler].discards_penultimate or not kind for sampler, kind in passes
     )
     if schedule.discard_next_to_last_sigma and always_discards:
-        yield "schedule.discard_next_to_last_sigma", f"has no effect with {told}"
+        yield "schedule.discard_next_to_last_sigma", f"has no effect with {names}"
 
 
 def idle_noise(settings: DrawSettings, samplers: Sequence[str]) -> Idle:
-    """Of what is added while drawing, and at the beginning."""
-    told, used = " and ".join(samplers), [SAMPLERS[name] for name in samplers]
+    """Yield the noise settings that have no effect."""
+    names, used = " and ".join(samplers), [SAMPLERS[name] for name in samplers]
     if settings.eta is not None and all(one.default_eta is None for one in used):
-        yield "eta", f"has no effect with {told}"
+        yield "eta", f"has no effect with {names}"
     is_churned = settings.s_churn > 0 and any(one.uses_churn for one in used)
     if settings.s_churn and not is_churned:
         churned = ", ".join(name for name, one in SAMPLERS.items() if one.uses_churn)
-        yield "s_churn", f"has no effect with {told}; it is of {churned}"
+        yield "s_churn", f"has no effect with {names}; it is for {churned}"
     is_heeded = is_churned or any(one.uses_s_noise for one in used)
     if settings.s_noise != 1 and not is_heeded:
-        yield "s_noise", f"has no effect with {told}"
+        yield "s_noise", f"has no effect with {names}"
     if settings.ensd:
         eta, s_churn = settings.eta, settings.s_churn
         if not any(one.draws_further_noise(eta, s_churn) for one in used):
-            yield "ensd", f"has no effect with {told}, which draws no further noise"
+            yield "ensd", f"has no effect with {names}, which draws no further noise"
     yield from idle_bounds(settings)
 
 
 def idle_bounds(settings: DrawSettings) -> Idle:
-    """Of the bounds of churn, and of the first noise."""
+    """Yield the limits of churn, and the settings of the first noise, that have no effect."""
     if not settings.s_churn:
         for name in ("s_tmin", "s_tmax"):
             if getattr(settings, name):
@@ -126,7 +126,7 @@ def idle_bounds(settings: DrawSettings) -> Idle:
 
 
 def idle_guidance(settings: DrawSettings, samplers: Sequence[str], prompt: str | None) -> Idle:
-    """Of what the negative prompt does."""
+    """Yield the settings of the negative prompt that have no effect."""
     weights = [part.weight for part in split_composition(prompt or "")]
     needing = [name for name in samplers if SAMPLERS[name].needs_uncond]
     is_guided = settings.cfg_scale != 1 or weights != [1.0] or bool(needing)
@@ -144,7 +144,7 @@ Faults = Iterator[tuple[str, str]]
 
 
 def unknown_names(sampler: str | None, schedule_type: str | None) -> Faults:
-    """Of samplers and schedule types that are given."""
+    """Yield errors for unknown samplers and schedule types."""
     samplers, types = samplers_of("pictures"), schedule_types()
     if sampler is not None and sampler not in samplers:
         yield "sampler", f"expected one of {', '.join(samplers)}; got {sampler!r}"
@@ -164,13 +164,13 @@ MOST_SEED = 2**63
 
 @dataclass
 class ScheduleConfig:
-    """Changes the noise schedule, as A1111's settings do. What is not given stays the sampler's."""
+    """Changes to the noise schedule, like A1111's settings. Null keeps the sampler's default."""
 
     sigma_min: float | None = None
-    """Lowest noise level, of Karras, Exponential, Polyexponential, SGM Uniform, KL Optimal, Normal,
-    Beta."""
+    """Lowest noise level, for Karras, Exponential, Polyexponential, SGM Uniform, KL Optimal,
+    Normal, Beta."""
     sigma_max: float | None = None
-    """Highest noise level, of the same schedule types."""
+    """Highest noise level, for the same schedule types."""
     rho: float | None = None
     """Exponent of Karras (default 7) and Polyexponential (default 1)."""
     beta_alpha: float = 0.6
@@ -178,9 +178,9 @@ class ScheduleConfig:
     beta_beta: float = 0.6
     """Second parameter of schedule type Beta."""
     discard_next_to_last_sigma: bool = False
-    """Leave out the last level but one, as DPM2, DPM2 a and DPM++ 3M SDE always do."""
+    """Skip the next-to-last noise level, as DPM2, DPM2 a and DPM++ 3M SDE always do."""
     use_old_karras: bool = False
-    """The same schedule types between 0.1 and 10, as A1111 drew Karras long ago."""
+    """The same schedule types between 0.1 and 10, as in old versions of A1111."""
 
     def faults(self) -> Faults:
         for name in ("sigma_min", "sigma_max", "rho", "beta_alpha", "beta_beta"):
@@ -194,29 +194,29 @@ class ScheduleConfig:
 
 @dataclass
 class HiresConfig:
-    """A1111's Hires. fix: drawn small, enlarged, and drawn again over it."""
+    """A1111's Hires. fix: generate small, upscale, and denoise again."""
 
     upscale: float = 2.0
-    """Factor of both sides; has no effect beside resize_x and resize_y."""
+    """Factor of both sides; has no effect with resize_x and resize_y."""
     resize_x: int = 0
-    """Width of the enlarged picture in pixels; 0 follows from the height, or from `upscale`."""
+    """Width of the upscaled image in pixels; 0 derives it from the height, or from `upscale`."""
     resize_y: int = 0
-    """Height of the enlarged picture in pixels; 0 follows from the width, or from `upscale`."""
+    """Height of the upscaled image in pixels; 0 derives it from the width, or from `upscale`."""
     upscaler: str = "Latent"
     """Latent, Latent (antialiased), Latent (bicubic), Latent (bicubic antialiased), Latent
     (nearest), Latent (nearest-exact), None, Lanczos, Nearest, or one that a plug-in registers."""
     steps: int = 0
-    """Steps of the second pass; 0 takes as many as in the first."""
+    """Steps of the second pass; 0 uses as many as in the first."""
     denoising_strength: float = 0.7
-    """How much of the second pass is drawn anew: 0 nothing, 1 all."""
+    """How much the second pass changes: 0 nothing, 1 everything."""
     sampler: str | None = None
-    """Sampler of the second pass; without it the first one's."""
+    """Sampler of the second pass; null uses that of the first."""
     schedule_type: str | None = None
-    """Schedule type of the second pass; without it the first one's."""
+    """Schedule type of the second pass; null uses that of the first."""
     prompt: str | None = None
-    """Prompt of the second pass; without it the first one's."""
+    """Prompt of the second pass; null uses that of the first."""
     negative_prompt: str | None = None
-    """Negative prompt of the second pass; without it the first one's."""
+    """Negative prompt of the second pass; null uses that of the first."""
 
     def faults(self) -> Faults:
         if self.upscale <= 0:
@@ -236,33 +236,38 @@ class HiresConfig:
 
 @dataclass
 class InpaintConfig:
-    """Draws only where a mask says so, as A1111's Inpaint tabs do."""
+    """Generates only inside a mask, like A1111's Inpaint tabs."""
 
     mask: str | None = None
-    """The mask's file: white is drawn anew (where a picture is transparent, its alpha counts). A
-    folder of masks named as the init images, or one mask for all."""
+    """Mask file: white is generated anew (in an image with transparency, its alpha channel is the
+    mask). A folder of masks with the names of the init images, or one mask for all."""
     sketch: str | None = None
-    """Inpaint sketch: the init image painted over. What differs is drawn anew, from the paint."""
+    """Inpaint sketch: the init image with paint on it. Pixels that differ are generated anew,
+    starting from the paint."""
     mask_transparency: float = 0.0
     """Inpaint sketch: 0 … 100, how much of the original shines through the paint."""
     mask_blur: int = 4
-    """Pixels by which the mask's border is softened."""
+    """Blur of the mask's edge in pixels."""
     mask_mode: Literal["Inpaint masked", "Inpaint not masked"] = "Inpaint masked"
-    """Which side of the mask is drawn."""
+    """Which side of the mask is generated."""
     masked_content: Literal["fill", "original", "latent noise", "latent nothing"] = "original"
-    """What drawing begins with inside the mask."""
+    """Initial content of the masked area."""
     area: Literal["Whole picture", "Only masked"] = "Whole picture"
-    """`Only masked` draws the mask's surroundings alone, in full size, and puts them back."""
+    """`Only masked` generates the mask's surroundings alone, at full resolution, and pastes them
+    back."""
     padding: int = 32
-    """Pixels around the mask that `Only masked` takes in."""
+    """Pixels around the mask that `Only masked` includes."""
     soft_edges: bool = False
-    """Keep the mask's shades between drawn and kept in the latents, in place of a hard border."""
+    """Keep the mask's grey values when blending in the latents, instead of a hard edge."""
     conditioning_mask_strength: float = 1.0
-    """Of inpainting checkpoints (9 channels): how strictly the masked part is hidden, 0 … 1."""
+    """For inpainting models (9 channels): how strictly the masked part is hidden, 0 … 1."""
 
     def faults(self) -> Faults:
         if self.mask is None and self.sketch is None:
-            yield "mask", "must be given (a picture, white where it shall be drawn anew), or sketch"
+            yield (
+                "mask",
+                "must be given (a mask image, white where content is generated), or sketch",
+            )
         if self.mask is not None and self.sketch is not None:
             yield "sketch", "and mask exclude each other; give one of them"
         if not 0 <= self.mask_blur <= 64:
@@ -284,26 +289,26 @@ class InpaintConfig:
 
 @dataclass
 class ImageToImageConfig:
-    """Draws over a picture, as A1111's img2img does."""
+    """A1111's img2img: generates from an init image."""
 
     init_image: str = MISSING
-    """The picture that drawing begins with; of a folder every picture of it (A1111's Batch)."""
+    """The init image; for a folder, every image in it (A1111's Batch)."""
     denoising_strength: float = 0.75
-    """How much of it is drawn anew: 0 nothing, 1 all."""
+    """How much of it changes: 0 nothing, 1 everything."""
     resize_mode: str = "Just resize"
     """Just resize, Crop and resize, Resize and fill, or Just resize (latent upscale)."""
     noise_multiplier: float = 1.0
-    """Factor of the noise that is laid over it (A1111's initial_noise_multiplier)."""
+    """Factor of the noise added to it (A1111's initial_noise_multiplier)."""
     extra_noise: float = 0.0
-    """Noise added besides, as a share of the noise level."""
+    """Additional noise, as a fraction of the noise level."""
     exact_steps: bool = False
-    """Take exactly `steps` steps; otherwise only their part that denoising_strength leaves."""
+    """Run exactly `steps` steps; otherwise only the fraction given by denoising_strength."""
     color_correction: bool = False
-    """Give the result the colours of the init image."""
+    """Match the colours of the result to those of the init image."""
     background_color: str = "#ffffff"
-    """What shows where the init image is transparent."""
+    """Background for transparent parts of the init image."""
     inpaint: InpaintConfig | None = None
-    """Draw only where a mask says so."""
+    """Generate only inside a mask."""
 
     def faults(self) -> Faults:
         if not 0 <= self.denoising_strength <= 1:
@@ -325,14 +330,14 @@ class ImageToImageConfig:
 
 @dataclass
 class DrawSettings:
-    """How a picture is drawn. The words and meanings are A1111's."""
+    """Settings of a generated image. Names and meanings are A1111's."""
 
     negative_prompt: str = ""
-    """What the picture shall not show."""
+    """What the image should not show."""
     styles: list[str] = field(default_factory=list)
-    """Names of styles of the styles file, put around (or behind) the prompts."""
+    """Names of styles in the styles file, which are added to the prompts."""
     seed: int = 0
-    """Picture i of a batch is drawn from seed + i; -1 takes a random one."""
+    """Image i of a batch uses seed + i; -1 picks a random seed."""
     steps: int = 20
     """Sampling steps."""
     cfg_scale: float = 7.0
@@ -342,68 +347,80 @@ class DrawSettings:
     DPM++ 2M SDE, DPM++ 2M SDE Heun, DPM++ 2S a, DPM++ 3M SDE, DPM fast, DPM adaptive, Restart,
     DDIM, DDIM CFG++, PLMS, UniPC, LCM."""
     schedule_type: str = "Automatic"
-    """A1111 name of the noise schedule: Automatic (the sampler's own), Uniform, Karras,
+    """A1111 name of the noise schedule: Automatic (the sampler's default), Uniform, Karras,
     Exponential, Polyexponential, SGM Uniform, KL Optimal, Align Your Steps, Simple, Normal, DDIM,
     Beta."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     eta: float | None = None
-    """Share of fresh noise of samplers named `a` or `SDE`, DPM fast and DPM adaptive (default 1),
-    and of DDIM and DDIM CFG++ (default 0)."""
+    """Fraction of fresh noise in samplers named `a` or `SDE`, DPM fast and DPM adaptive (default
+    1), and in DDIM and DDIM CFG++ (default 0)."""
     s_churn: float = 0.0
-    """Noise added and removed again in every step, of Euler, Heun and DPM2 (A1111's Sigma
+    """Noise that is added and removed again in every step, for Euler, Heun and DPM2 (A1111's Sigma
     churn)."""
     s_tmin: float = 0.0
     """Noise level below which s_churn adds nothing."""
     s_tmax: float = 0.0
-    """Noise level above which s_churn adds nothing; 0 means there is none."""
+    """Noise level above which s_churn adds nothing; 0 means no limit."""
     s_noise: float = 1.0
-    """Factor of the noise that is added while drawing."""
+    """Factor of the noise added while sampling."""
     width: int | None = None
-    """Width in pixels; without it the base model's own size."""
+    """Width in pixels; null uses the base model's default."""
     height: int | None = None
-    """Height in pixels; without it the base model's own size."""
+    """Height in pixels; null uses the base model's default."""
     rng: Literal["CPU", "GPU", "NV"] = "CPU"
-    """Where noise comes from: CPU is the same on every machine, NV what an NVIDIA GPU would give,
-    GPU the device's own generator."""
+    """Source of noise: CPU is the same on every machine, NV emulates an NVIDIA GPU, GPU uses the
+    device's own generator."""
     ensd: int = 0
-    """Eta noise seed delta: added to the seed for the noise that samplers add while drawing (but
-    those named `SDE`)."""
+    """Eta noise seed delta: added to the seed for the noise that samplers add while sampling
+    (except those named `SDE`)."""
     variation_seed: int = -1
-    """Seed of the noise that is mixed in; -1 takes a random one."""
+    """Seed of the noise that is mixed in; -1 picks a random seed."""
     variation_strength: float = 0.0
-    """How much of it is mixed in: 0 nothing, 1 all."""
+    """How much of it is mixed in: 0 nothing, 1 everything."""
     seed_resize_from_width: int = 0
-    """Width of the picture whose seed shall give a similar one here; 0 is off."""
+    """Width of the image whose seed is to give a similar image here; 0 is off."""
     seed_resize_from_height: int = 0
-    """Height of the picture whose seed shall give a similar one here; 0 is off."""
+    """Height of the image whose seed is to give a similar image here; 0 is off."""
     emphasis: Literal["Original", "No norm", "Ignore", "None"] = "Original"
-    """What `(word:1.2)` does. `No norm` leaves out A1111's levelling, `Ignore` reads the brackets
-    and does nothing, `None` takes them for text."""
+    """What `(word:1.2)` does. `No norm` omits A1111's normalisation, `Ignore` parses the brackets
+    without weighting, `None` treats them as text."""
     comma_padding_backtrack: int = 20
-    """At the end of 75 tokens, what follows a comma at most so many tokens back begins anew."""
+    """At the end of a chunk of 75 tokens, text after a comma that is at most this many tokens back
+    moves to the next chunk."""
     pad_conds: bool = False
-    """Fill the shorter of prompt and negative prompt up, so that both run at once."""
+    """Pad the shorter of prompt and negative prompt, so that both run in one batch."""
     old_prompt_editing: bool = False
-    """`[a:b:N]` as before A1111 1.6: N below 1 is a fraction, else a step."""
+    """`[a:b:N]` as before A1111 1.6: N below 1 is a fraction, otherwise a step."""
     s_min_uncond: float = 0.0
-    """Noise level below which every second step leaves the negative prompt out (A1111's NGMS)."""
+    """Noise level below which every second step omits the negative prompt (A1111's NGMS)."""
     skip_early_cond: float = 0.0
-    """Fraction of the steps, from the first, that are drawn without the negative prompt."""
+    """Fraction of the steps, from the first, that run without the negative prompt."""
     sgm_noise_multiplier: bool = False
-    """Begin with noise as Stability's own code does, a little stronger. DDIM, DDIM CFG++, PLMS and
-    UniPC do in any case; img2img does not."""
+    """Start from noise as Stability's own code does, a little stronger. DDIM, DDIM CFG++, PLMS and
+    UniPC always do; img2img does not."""
     tiling: bool = False
-    """Draw what can be laid side by side without a seam."""
+    """Generate an image that tiles without a seam."""
     restore_faces: str | None = None
     """Face restoration: CodeFormer or GFPGAN, once a plug-in registers it."""
     hires: HiresConfig | None = None
-    """Enlarge and draw again (Hires. fix)."""
+    """Upscale and denoise again (Hires. fix)."""
     img2img: ImageToImageConfig | None = None
-    """Begin with a picture."""
+    """Start from an image."""
 
     def faults(self) -> Faults:
         if self.steps < 1:
             yield "steps", f"must be at least 1, got {self.steps}"
+        yield from self.wrong_numbers()
+        yield from unknown_names(self.sampler, self.schedule_type)
+        if self.comma_padding_backtrack < 0:
+            value = self.comma_padding_backtrack
+            yield "comma_padding_backtrack", f"must not be negative, got {value}"
+        yield from self.wrong_sizes()
+        if self.hires is not None and self.img2img is not None:
+            yield "hires", "starts from noise, img2img from an image; give one of them"
+
+    def wrong_numbers(self) -> Faults:
+        """Yield the seeds, scales and fractions that are out of range."""
         for name in ("seed", "variation_seed"):
             if not -1 <= getattr(self, name) < MOST_SEED:
                 yield name, f"must lie in 0 … 2^63-1, or be -1, got {getattr(self, name)}"
@@ -415,17 +432,10 @@ class DrawSettings:
         for name in ("variation_strength", "skip_early_cond"):
             if not 0 <= getattr(self, name) <= 1:
                 yield name, f"must lie in 0 … 1, got {getattr(self, name)}"
-        yield from unknown_names(self.sampler, self.schedule_type)
-        if self.comma_padding_backtrack < 0:
-            value = self.comma_padding_backtrack
-            yield "comma_padding_backtrack", f"must not be negative, got {value}"
-        yield from self.wrong_sizes()
-        if self.hires is not None and self.img2img is not None:
-            yield "hires", "begins with nothing, img2img with a picture; give one of them"
 
     @property
     def has_random_seed(self) -> bool:
-        """Whether two drawings differ."""
+        """Return whether two generations with these settings differ."""
         return self.seed == -1 or (self.variation_strength > 0 and self.variation_seed == -1)
 
     def wrong_sizes(self) -> Faults:
@@ -434,8 +444,8 @@ class DrawSettings:
                 yield name, f"must be at least 8 pixels, got {size}"
         resize_from = self.seed_resize_from_width, self.seed_resize_from_height
         if max(resize_from) != 0 and min(resize_from) < 8:
-            told = "and seed_resize_from_height must both be 8 pixels at least, or both 0"
-            yield "seed_resize_from_width", told
+            rule = "and seed_resize_from_height must both be 8 pixels at least, or both 0"
+            yield "seed_resize_from_width", rule
 
     def idle(self) -> Faults:
         yield from idle_settings(self)
@@ -443,12 +453,12 @@ class DrawSettings:
 
 @dataclass
 class ImageConfig(DrawSettings):
-    """One picture (or `count` of them). What it leaves out it takes from `settings`."""
+    """One image (or `count` of them). Fields that are not set are taken from `settings`."""
 
     prompt: str = MISSING
-    """What the picture shall show."""
+    """What the image should show."""
     count: int = 1
-    """How many pictures: seeds seed, seed + 1, …"""
+    """Number of images, with the seeds seed, seed + 1, …"""
 
     def faults(self) -> Faults:
         yield from super().faults()

@@ -1,4 +1,4 @@
-"""The typed recipes of drawing, and the pieces that training recipes share with them."""
+"""The typed recipes of generation, and the parts that training recipes share with them."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -20,52 +20,53 @@ PRESETS = (
     "slower",
     "veryslow",
 )
-"""Of x264."""
+"""Presets of x264."""
 
 
 @dataclass
 class ImagesRecipe:
-    """`type: images`: draws every entry of `images` with the base model and the artifacts."""
+    """`type: images`: generates every entry of `images` with the base model and the artifacts."""
 
     inherits: ClassVar[dict[str, str]] = {"images": "settings"}
 
     type: Literal["images"] = "images"
-    """What is drawn."""
+    """What is generated."""
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     artifacts: dict[str, ArtifactConfig | None] = field(default_factory=dict)
-    """What the pictures are drawn with, by names of your choice; attached in this order."""
+    """Artifacts to generate with, under names of your choice; attached in this order."""
     artifact_dirs: list[str] = field(default_factory=list)
-    """Folders, with all below them, where prompts find what they call: `<lora:name:1>`,
+    """Folders (searched recursively) with the artifacts that prompts name: `<lora:name:1>`,
     `<hypernet:name:1>`, and embeddings by their names."""
     styles_file: str | None = None
-    """The file of the styles, A1111's styles.csv."""
+    """The styles file, A1111's styles.csv."""
     settings: DrawSettings = field(default_factory=DrawSettings)
-    """What the entries of `images` do not say themselves."""
+    """Settings for the fields that entries of `images` do not set."""
     images: dict[str, ImageConfig | None] = field(default_factory=dict)
-    """The pictures, by names of your choice, for example `images.front.prompt=…`."""
+    """The images, under names of your choice, for example `images.front.prompt=…`."""
     compare_strengths: list[float] = field(default_factory=list)
-    """Draws everything once per number, the artifacts' strengths multiplied by it: one row of the
-    grid each. `[0, 1]` shows the base model above the artifacts."""
+    """Generate everything once per number, with the artifacts' strengths multiplied by it: one row
+    of the grid each. `[0, 1]` shows the base model above the artifacts."""
     output_dir: str = "outputs"
-    """Folder of the pictures. Nothing in it is ever overwritten."""
+    """Output folder. Nothing in it is ever overwritten."""
     file_name: str = "[number]-[seed]"
-    """The pictures' names, in A1111's patterns: [seed], [steps], [cfg], [prompt_words], [date], …;
-    [number] counts on. A / makes folders."""
+    """File name pattern, with A1111's patterns: [seed], [steps], [cfg], [prompt_words], [date], …;
+    [number] counts up. A / creates folders."""
     file_format: Literal["png", "jpg", "webp", "avif"] = "png"
-    """Format of the pictures; each carries its infotext."""
+    """Format of the images; each contains its infotext."""
     quality: int = 80
-    """Of jpg, webp and avif, 1 … 100."""
+    """Quality of jpg, webp and avif, 1 … 100."""
     save_text: bool = False
-    """Also write each picture's infotext into a .txt beside it."""
+    """Also write each image's infotext to a .txt beside it."""
     batch_size: int = 1
-    """Pictures drawn at once. More are faster, and change pictures by rounding (a shade of a pixel
-    here and there); with 1 each is drawn again from its infotext byte for byte."""
+    """Images generated at once. Larger batches are faster, but change images by rounding (a pixel
+    here and there by one grey level); with 1, each image is reproduced byte for byte from its
+    infotext."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Number format of the weights while drawing."""
+    """Data type of the weights."""
     device: str = "auto"
-    """`auto` takes the first GPU, else the CPU; or a torch device such as `cuda:1`."""
+    """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
     grid: bool = True
-    """Also save all pictures as one grid."""
+    """Also save all images as one image grid."""
     plugins: list[str] = field(default_factory=list)
     """Python modules with samplers or upscalers of your own (docs/extending.md); loaded only if the
     command line or LIMNER_PLUGINS names them too."""
@@ -96,49 +97,51 @@ class AnimationRecipe:
     """`type: animation`: a Deforum animation, from a settings file, or from `settings`, or both."""
 
     type: Literal["animation"] = "animation"
-    """What is drawn."""
+    """What is generated."""
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     artifacts: dict[str, ArtifactConfig | None] = field(default_factory=dict)
-    """What the frames are drawn with, by names of your choice; attached in this order."""
+    """Artifacts to generate with, under names of your choice; attached in this order."""
     artifact_dirs: list[str] = field(default_factory=list)
-    """Folders, with all below them, where prompts find what they call, and `checkpoint_schedule`
-    its base models."""
+    """Folders (searched recursively) with the artifacts that prompts name and the base models of
+    `checkpoint_schedule`."""
     settings_file: str | None = None
-    """A settings file of Deforum (.txt, .json), of A1111's extension, Forge's, or the notebook."""
+    """A settings file (.txt, .json) of Deforum: of A1111's extension, Forge's, or the notebook."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Deforum's settings by their names, and ours beside them (`depth_model`,
-    `network_schedules`, …: docs/deforum.md); they win over the file's. `prompts.30: a cat` changes
-    one prompt of the file's."""
+    """Deforum's settings by name, and additional ones (`depth_model`, `network_schedules`, …:
+    docs/deforum.md); they override those in the file. `prompts.30: a cat` changes one prompt of the
+    file."""
     compat: Literal["fixed", "deforum-3.0"] = "fixed"
-    """`deforum-3.0` keeps the errors of Deforum for A1111 3.0 that show in pictures."""
+    """`deforum-3.0` reproduces the bugs of Deforum for A1111 3.0 that affect images."""
     cadence_blend: bool = True
-    """Between diffused frames each new one comes in slowly, as in Deforum; false shows it at once,
-    moved by the camera alone."""
+    """Fade in each new frame between diffused frames, as in Deforum; false shows it at once, moved
+    by the camera alone."""
     output_dir: str = "outputs/animations"
-    """Folder in which each animation gets one of its own, named by `batch_name`."""
+    """Folder in which each animation gets its own folder, named by `batch_name`."""
     resume: bool = False
-    """Go on with the animation that was stopped: that of the settings file's folder, else the last
-    one in the folder of `batch_name`."""
+    """Continue an animation that was stopped: the one in the settings file's folder, otherwise the
+    last one in the folder of `batch_name`."""
     subtitles: bool = True
-    """Write an .srt of what each frame was drawn with."""
+    """Write an .srt with the settings of each frame."""
     subtitle_fields: list[str] = field(default_factory=list)
-    """What it tells besides frame, seed and prompt, for example `Zoom`; empty is what moves."""
+    """What it shows besides frame, seed and prompt, for example `Zoom`; if empty, everything that
+    changes."""
     embed_subtitles: bool = True
-    """Put them into the video too."""
+    """Also embed them in the video."""
     crf: int = 17
     """Quality of the video: 0 (best) … 51."""
     preset: str = "slow"
     """x264's preset, ultrafast … veryslow."""
     contact_sheet: bool = True
-    """Also save a picture of frames from beginning to end, with a table of what changes."""
+    """Also save a contact sheet: frames from beginning to end, with a table of the values that
+    change."""
     upscaler: str = "Lanczos"
-    """Of `r_upscale_video`: Lanczos, Nearest, or one that a plug-in registers."""
+    """Upscaler of `r_upscale_video`: Lanczos, Nearest, or one that a plug-in registers."""
     batch_size: int = 4
-    """Frames drawn at once where none depends on another (Interpolation, Video Input)."""
+    """Frames generated at once where none depends on another (Interpolation, Video Input)."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Number format of the weights while drawing."""
+    """Data type of the weights."""
     device: str = "auto"
-    """`auto` takes the first GPU, else the CPU; or a torch device such as `cuda:1`."""
+    """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
     plugins: list[str] = field(default_factory=list)
     """Python modules with samplers or upscalers of your own (docs/extending.md); loaded only if the
     command line or LIMNER_PLUGINS names them too."""
@@ -181,11 +184,10 @@ DRAWING_RECIPES: dict[str, type] = {
 
 
 def draw_schema(untyped: dict[str, Any]) -> type:
-    """Return the dataclass of a drawing recipe, chosen by its `type`.
+    """Return the dataclass of a recipe for `python -m inference`, chosen by its `type`.
 
     Raises:
-        RecipeError: `type` is none of the known ones; a plug-in is not found, or named without
-            consent.
+        RecipeError: `type` is unknown; a plug-in is not found, or named without consent.
     """
     load_plugins(untyped, DRAWING_GROUPS)
     kind = untyped.get("type", "images")

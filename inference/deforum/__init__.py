@@ -1,4 +1,4 @@
-"""Deforum animations: a settings file in, a video out (Deforum for A1111 3.0)."""
+"""Deforum animations: from a settings file to a video (Deforum for A1111 3.0)."""
 
 from typing import TYPE_CHECKING
 
@@ -6,8 +6,8 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.deforum.animation import Animation, draw_animation, open_generator
-    from inference.deforum.check import report
-    from inference.deforum.loop import ModelGenerator
+    from inference.deforum.check import settings_report
+    from inference.deforum.loop import IdentityGenerator, ModelGenerator
     from inference.deforum.settings import load_settings_recipe, recipe_settings
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "load_settings_recipe",
     "open_generator",
     "recipe_settings",
-    "report",
+    "settings_report",
 ]
 
 __getattr__ = lazy(__name__, __file__)

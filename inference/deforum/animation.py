@@ -1,4 +1,4 @@
-"""Recipes of `type: animation`: from settings to frames, and what is made of them."""
+"""Recipes of `type: animation`: from settings to frames, videos and subtitles."""
 
 from __future__ import annotations
 
@@ -54,31 +54,30 @@ from inference.recipe import dump_recipe
 from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals
 
 NOT_OF_THE_RUN = ("seed", "resume_from_timestring", "resume_timestring")
-"""Settings that a resumed run may have otherwise."""
+"""Settings that may differ when a run is resumed."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def draw_animation(recipe: AnimationRecipe, say: Say = print) -> None:
-    """Draws an animation, and prints the paths of what came of it.
+def draw_animation(recipe: AnimationRecipe, log: Log = print) -> None:
+    """Generate an animation, and log the paths of the files written.
 
     Raises:
-        InputError: anything that the settings ask for cannot be had; told before frame 0 wherever
-            it can be known.
-        Interrupted: a signal ended it after a frame; what was saved is complete.
-        FloatingPointError: a picture is not finite, or blank where that shall not be.
+        InputError: a setting cannot be satisfied; raised before frame 0 wherever that can be known.
+        Interrupted: a signal ended it after a frame; everything saved is complete.
+        FloatingPointError: an image is not finite, or blank although the settings forbid that.
     """
     animation = Animation(recipe)
     animation.prepare()
-    animation.draw(open_generator(recipe, animation.script), say)
+    animation.draw(open_generator(recipe, animation.script), log)
 
 
 def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
-    """The base model with its artifacts; or what shows the camera's way without one.
+    """Open the base model with its artifacts, or the generator that previews the camera's motion.
 
     Raises:
-        InputError: device, base model or an artifact cannot be used; or a frame's sampler, prompt
-            or checkpoint.
+        InputError: device, base model or an artifact cannot be used; or the sampler, prompt or
+            checkpoint of a frame.
     """
     if script["motion_preview_mode"]:
         return PreviewGenerator()
@@ -98,12 +97,12 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
 
 @dataclass
 class Animation:
-    """An animation on its way: `prepare` finds out what is to be done, `draw` does it.
+    """An animation: `prepare` reads and checks its settings, `draw` generates it.
 
     Args:
-        recipe: says what.
-        settings: those of the recipe, unless given.
-        estimator: tells distances; `depth_model`'s unless given.
+        recipe: the recipe.
+        settings: the recipe's settings, unless given.
+        estimator: estimates distances; that of `depth_model` unless given.
     """
 
     recipe: AnimationRecipe
@@ -111,10 +110,10 @@ class Animation:
     estimator: DepthEstimator | None = None
 
     def prepare(self) -> None:
-        """Reads and checks all that can be known without a model, and saves the settings.
+        """Read and check everything that needs no model, and save the settings.
 
         Raises:
-            InputError: something is wrong with it.
+            InputError: a setting is wrong.
         """
         recipe = self.recipe
         settings = self.settings or recipe_settings(recipe)
@@ -146,7 +145,7 @@ class Animation:
         self.save_recipe()
 
     def begin(self, settings: Settings) -> tuple[RunFolder, State, Settings]:
-        """Where the run lies, how far it is, and the settings with its seed."""
+        """Return the folder and state of the run, and the settings with its seed."""
         found = self.found(settings)
         if found is None:
             seed = draw_seed() if settings["seed"] == -1 else settings["seed"]
@@ -154,11 +153,11 @@ class Animation:
             run = new_run(lambda time: output / folder_name(settings, time))
             return run, State(), settings
         if not found.state.is_file():
-            raise InputError(f"resume: {found.state} is missing; nothing can be gone on with")
+            raise InputError(f"resume: {found.state} is missing; the run cannot be resumed")
         state, known = load_state(found.state)
         if known != self.print:
             warnings.warn(
-                f"{found.state}: was written with other settings; what is left is drawn with the "
+                f"{found.state}: was written with other settings; the remaining frames use the "
                 "new ones",
                 DrawWarning,
                 stacklevel=3,
@@ -166,10 +165,10 @@ class Animation:
         return found, state, settings.replace(seed=state.seeds["run_seed"])
 
     def check_resumed(self) -> None:
-        """Refuses settings that a run cannot go on with, where they were changed in between.
+        """Reject changes of settings with which a run cannot be resumed.
 
         Raises:
-            InputError: frames would have two sizes, or some would be left out.
+            InputError: frames would have two sizes, or some would be skipped.
         """
         script, frame = self.script, self.state.frame
         for path in self.run.frames()[:1]:
@@ -177,18 +176,18 @@ class Animation:
                 if image.size != (script.width, script.height):
                     sizes = [f"{w}x{h}" for w, h in (image.size, (script.width, script.height))]
                     raise InputError(
-                        f"W, H: the run was begun with frames of {sizes[0]} and cannot go on with "
-                        f"{sizes[1]}; set them back, or begin a new run"
+                        f"W, H: the run has frames of {sizes[0]} and cannot continue with "
+                        f"{sizes[1]}; restore them, or start a new run"
                     )
         starts = [block.start for block in script.blocks]
         if script.has_feedback and 0 < frame < script.max_frames and frame not in starts:
             raise InputError(
-                f"diffusion_cadence: the run goes on at frame {frame}, which is none of those that "
-                "are diffused now; set the cadence back, or begin a new run"
+                f"diffusion_cadence: the run continues at frame {frame}, which this cadence does "
+                "not diffuse; restore the cadence, or start a new run"
             )
 
     def found(self, settings: Settings) -> RunFolder | None:
-        """The run to go on with, if one is asked for."""
+        """Return the run to resume, if that is requested."""
         folder = Path(self.recipe.output_dir)
         if settings["resume_from_timestring"]:
             return run_of_timestring(folder, settings["resume_timestring"])
@@ -198,7 +197,7 @@ class Animation:
         return saved or latest_run(folder, self.print)
 
     def words(self, device: str) -> Any:
-        """What finds words in pictures, where the settings name a model for it."""
+        """Return the model for word masks, if the settings name one."""
         if not self.script["word_mask_model"]:
             return None
         from inference.deforum.pictures import WordMasks
@@ -206,14 +205,14 @@ class Animation:
         return WordMasks(self.script["word_mask_model"], device)
 
     def save_recipe(self) -> None:
-        """The recipe that draws the same animation again."""
+        """Save the recipe that generates the same animation again."""
         recipe = dataclasses.replace(
             self.recipe, settings_file=str(self.run.settings), settings={}, resume=False
         )
         self.run.file("_recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
 
-    def draw(self, generator: FrameGenerator, say: Say = print) -> None:
-        """Draws what is left of the frames, then makes videos of them.
+    def draw(self, generator: FrameGenerator, log: Log = print) -> None:
+        """Generate the remaining frames, then write the videos.
 
         Raises:
             Interrupted: a signal ended it after a frame.
@@ -225,12 +224,12 @@ class Animation:
             if signals.number and state.frame < self.script.max_frames:
                 raise Interrupted(signals.number, self.run.state)
 
-        with signals.noted(say, "frame"):
+        with signals.noted(log, "frame"):
             self.loop(generator).run(self.state, saved)
-        finish(self.script, self.run, self.recipe, self.state, say, self.depths)
+        finish(self.script, self.run, self.recipe, self.state, log, self.depths)
 
     def loop(self, generator: FrameGenerator) -> FeedbackLoop | IndependentFrames:
-        """What draws the frames, as the mode asks for it."""
+        """Return the frame loop of the animation mode."""
         script = self.script
         seeds = seed_sequence(script)
         if self.state.seeds:
@@ -252,23 +251,21 @@ class Animation:
             generator,
             Feedback(script, camera, self.depths, colors, self.masks, hybrid),
             Tweens(script, camera, self.depths, self.masks, hybrid),
-            self.masks,
-            hybrid,
             seeds,
             self.show,
         )
 
     def keep(self, state: State) -> None:
-        """Saves what a resumed run goes on from."""
+        """Save the state from which a run is resumed."""
         save_state(self.run.state, state, self.print)
 
     def show(self, frame: int, picture: np.ndarray) -> None:
-        """Saves a frame."""
+        """Save a frame."""
         self.run.save_frame(frame, picture)
 
 
 def seed_sequence(script: Script) -> SeedSequence:
-    """The seeds of the frames; guided images follow `seed_schedule`, as in Deforum."""
+    """Return the seeds of the frames; guided images use `seed_schedule`, as in Deforum."""
     behavior = script["seed_behavior"]
     if script["use_looper"] and script.has_feedback:
         behavior = "schedule"
@@ -277,11 +274,11 @@ def seed_sequence(script: Script) -> SeedSequence:
 
 
 def fingerprint(settings: Settings, recipe: AnimationRecipe) -> str:
-    """What a state must fit to: settings without seed, artifacts, base model."""
-    told = {key: value for key, value in settings.values.items() if key not in NOT_OF_THE_RUN}
+    """Return a hash that a state must match: settings without seed, artifacts, base model."""
+    relevant = {key: value for key, value in settings.values.items() if key not in NOT_OF_THE_RUN}
     artifacts = {
         name: [one.path, one.strength] for name, one in recipe.artifacts.items() if one is not None
     }
     others = recipe.compat, recipe.cadence_blend, recipe.base_model.path, artifacts
-    text = json.dumps([told, others], sort_keys=True, default=str)
+    text = json.dumps([relevant, others], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

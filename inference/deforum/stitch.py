@@ -1,6 +1,6 @@
-"""`python -m inference.deforum.stitch FOLDER [key=value ...]`: videos of frames that are there.
+"""`python -m inference.deforum.stitch FOLDER [key=value ...]`: videos from existing frames.
 
-For a run that was stopped, or whose video shall be another: frame rate, sound, GIF, quality.
+For a run that was stopped, or for another video: frame rate, sound, GIF, quality.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.deforum.settings import load_settings_recipe, recipe_settings
-from inference.recipe import tell, warnings_told
+from inference.recipe import report, warnings_reported
 from inference.runtime import InputError
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.deforum.stitch FOLDER|SETTINGS [key=value ...]
 
-Makes the videos of an animation's frames again, as its settings say; for example
+Writes the videos of an animation's frames again, with its settings; for example
   python -m inference.deforum.stitch outputs/animations/cats fps=24 make_gif=true crf=12"""
 
 
 @refuse_foreign_train("stitch")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Stitches; returns the exit status: 0 done, 2 wrong input."""
+    """Run the command; return the exit status: 0 done, 2 wrong input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     try:
-        with warnings_told("stitch"):
+        with warnings_reported("stitch"):
             stitch(Path(arguments[0]), arguments[1:])
     except InputError as error:
-        tell("stitch", error)
+        report("stitch", error)
         return 2
     return 0
 
 
 def stitch(path: Path, overrides: Sequence[str] = ()) -> None:
-    """Makes the videos of a run again.
+    """Write the videos of a run again.
 
     Args:
         path: the run's folder, or the settings file in it.

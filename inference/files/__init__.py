@@ -1,4 +1,4 @@
-"""Bytes on disk: atomic writes, hashes, tensors, file name patterns."""
+"""Files on disk: atomic writes, hashes, tensors, file name patterns."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is complete or does not exist."""
 
 import os
 import shutil
@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes to a temporary name in the same folder, makes it durable, and renames it.
+    """Write to a temporary name in the same folder, flush to disk, and rename.
 
     Args:
         target: the file's final path; its folder is created.
-        write: writes the file at the path that it is given.
+        write: writes the file at the path that it receives.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -24,7 +24,7 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Makes a file's or folder's content survive a power cut."""
+    """Flush a file's or folder's content to disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -33,7 +33,7 @@ def sync(path: Path) -> None:
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Removes what was being written, under a name with a dot before it, when a run was cut."""
+    """Remove files with temporary names, which an interrupted run left in a folder."""
     for left_over in folder.glob(".*"):
         if left_over.is_dir() and not left_over.is_symlink():
             shutil.rmtree(left_over)

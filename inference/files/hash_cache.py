@@ -1,9 +1,9 @@
-"""Hashes of large files, kept on disk: a model is read through once, and not at every start.
+"""On-disk cache of the hashes of large files, so that a model is not hashed again at every start.
 
-The file is `limner/hashes.json` in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`). A
-hash counts as long as its file has the size and the time of change that it had. Several processes
-may use it at once: it is replaced as a whole, so that at worst a hash is taken again. A cache that
-cannot be read is begun anew, one that cannot be written is done without; either is told once.
+The file is `limner/hashes.json` in the user's cache folder (`$XDG_CACHE_HOME`, otherwise
+`~/.cache`). A hash is valid while its file keeps its size and modification time. Several processes
+may use the cache at once: the file is replaced as a whole, so at worst a hash is computed again. An
+unreadable cache is rebuilt, an unwritable one is not used; either causes one warning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from inference.files.atomic import write_atomically
 
 SMALLEST = 1 << 20
-"""Bytes of the files worth keeping; smaller ones are hashed in less time than the cache is read."""
+"""Minimum size in bytes of a file in the cache; smaller ones are hashed faster than it is read."""
 
 FORMAT = 1
 
@@ -28,19 +28,19 @@ _lock = threading.Lock()
 
 
 def cache_file() -> Path:
-    """Where hashes are kept."""
+    """Return the path of the cache."""
     folder = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(folder) if Path(folder).is_absolute() else Path.home() / ".cache"
     return base / "limner" / "hashes.json"
 
 
 def remembered(path: Path, kind: str, take: Callable[[Path], str]) -> str:
-    """The hash of a file, from the cache or by `take`.
+    """Return the hash of a file, from the cache or by `take`.
 
     Args:
         path: the file.
-        kind: how it is taken, for example `sha256`.
-        take: takes it.
+        kind: name of the hash, for example `sha256`.
+        take: computes the hash.
     """
     path = path.resolve()
     status = path.stat()
@@ -49,7 +49,7 @@ def remembered(path: Path, kind: str, take: Callable[[Path], str]) -> str:
     try:
         file = cache_file()
     except RuntimeError:  # there is no home folder
-        tell_once("there is no folder for a cache of hashes; set XDG_CACHE_HOME")
+        warn_once("there is no folder for a cache of hashes; set XDG_CACHE_HOME")
         return take(path)
     key = f"{kind} {path}"
     state = [status.st_size, status.st_mtime_ns]
@@ -63,7 +63,7 @@ def remembered(path: Path, kind: str, take: Callable[[Path], str]) -> str:
 
 
 def read_cache(file: Path) -> dict[str, Any]:
-    """What is kept; nothing if the file is not there or damaged."""
+    """Return the cached hashes; an empty dict if the file does not exist or is damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -72,20 +72,20 @@ def read_cache(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        tell_once(f"{file}: the cache of hashes cannot be read ({error}) and is begun anew")
+        warn_once(f"{file}: the cache of hashes cannot be read ({error}) and is rebuilt")
         return {}
 
 
 def write_cache(file: Path, hashes: dict[str, Any]) -> None:
-    """Replaces the file."""
+    """Replace the cache file."""
     text = json.dumps({"format": FORMAT, "hashes": hashes}, indent=0, ensure_ascii=True)
     try:
         write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
-        tell_once(f"{file}: the cache of hashes cannot be written ({error.strerror})")
+        warn_once(f"{file}: the cache of hashes cannot be written ({error.strerror})")
 
 
 @cache
-def tell_once(message: str) -> None:
-    """Warns, the first time that this is told."""
+def warn_once(message: str) -> None:
+    """Emit a warning the first time that it is given."""
     warnings.warn(message, stacklevel=3)

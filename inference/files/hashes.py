@@ -1,4 +1,4 @@
-"""The hashes by which models and artifacts are known: A1111's and kohya's rules."""
+"""Hashes that identify models and artifacts, by A1111's and kohya's rules."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ from inference.files.hash_cache import remembered
 from inference.runtime import InputError
 
 LARGEST_HEADER = 100_000_000
-"""Bytes; the limit of the safetensors format."""
+"""Maximum header size in bytes; the limit of the safetensors format."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: `__metadata__`, and dtype and shape of every tensor.
+    """Return the header of a safetensors file: `__metadata__`, dtype and shape of every tensor.
 
     Raises:
-        InputError: it is no safetensors file.
+        InputError: it is not a safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -26,19 +26,19 @@ def read_header(path: Path) -> dict[str, Any]:
                 raise ValueError(f"its header cannot have {length} bytes")
             header = json.loads(file.read(length))
             if not isinstance(header, dict):
-                raise ValueError("its header is no mapping")
+                raise ValueError("its header is not a mapping")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
     return header
 
 
 def sha256(path: Path, after_header: bool = False) -> str:
-    """SHA-256 of a file, remembered as long as the file stays as it is; of large ones also on disk.
+    """Return the SHA-256 of a file, cached while it is unchanged; for large files also on disk.
 
     Args:
         path: the file.
-        after_header: of a safetensors file, only of what stands behind the header: the same
-            weights with other metadata have the same hash.
+        after_header: of a safetensors file, hash only what follows the header: the same weights
+            with other metadata have the same hash.
     """
     status = path.stat()
     return _sha256(path.resolve(), after_header, status.st_size, status.st_mtime_ns)
@@ -62,9 +62,9 @@ def _take_after_header(path: Path) -> str:
 
 
 def old_hash(path: Path) -> str:
-    """What A1111 knew a model by until January 2023: 8 digits, of 64 KiB from the second MiB on.
+    """Return A1111's model hash until January 2023: 8 digits, of 64 KiB from the second MiB on.
 
-    Of a file that ends before, that of nothing: `e3b0c442`.
+    A file that ends before has the hash of empty data: `e3b0c442`.
     """
     with path.open("rb") as file:
         file.seek(0x100000)
@@ -72,14 +72,14 @@ def old_hash(path: Path) -> str:
 
 
 def lora_legacy_hash(path: Path) -> str:
-    """What kohya's `sshs_legacy_hash` says, or else the file's own `old_hash`."""
+    """Return kohya's `sshs_legacy_hash` from the metadata, otherwise the file's `old_hash`."""
     if path.suffix != ".safetensors":
         return old_hash(path)
     return read_header(path).get("__metadata__", {}).get("sshs_legacy_hash") or old_hash(path)
 
 
 def lora_hash(path: Path) -> str:
-    """What A1111 knows a LoRA file by (it shows 12 digits): its own word, or its weights' hash."""
+    """Return A1111's hash of a LoRA (it shows 12 digits): from the metadata, or of its weights."""
     if path.suffix != ".safetensors":
         return sha256(path)
     metadata = read_header(path).get("__metadata__", {})
@@ -87,14 +87,14 @@ def lora_hash(path: Path) -> str:
 
 
 def weights_file(folder: Path) -> Path | None:
-    """The file of a model part's weights, the first of several; None if there is none."""
+    """Return the weight file of a model part, the first of several; None if there is none."""
     usual = folder / "diffusion_pytorch_model.safetensors"
     found = [usual, *sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*.bin"))]
     return next((file for file in found if file.is_file()), None)
 
 
 def artifact_hash(path: Path, kind: str) -> str | None:
-    """What A1111 knows an artifact by; of a folder the hash of its UNet's weights."""
+    """Return A1111's hash of an artifact; for a folder, the hash of its UNet's weights."""
     if path.is_dir():
         file = weights_file(path / "unet")
         return sha256(file) if file else None
@@ -102,7 +102,7 @@ def artifact_hash(path: Path, kind: str) -> str | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; empty if the file is not there.
+    """Return a JSON file's mapping; empty if the file does not exist.
 
     Raises:
         InputError: it is no JSON mapping.

@@ -1,9 +1,9 @@
-"""Names of pictures by A1111's patterns: `[date]/[number]-[seed]-[prompt_words]`.
+"""File names by A1111's patterns: `[date]/[number]-[seed]-[prompt_words]`.
 
-Patterns and their rules: A1111 1.10.1 `modules/images.py` (`FilenameGenerator`); `[number]`, which
-counts on and may stand anywhere in the name, is ours (A1111 puts its number before every name).
-Nothing leads out of the output folder: signs that are special in any file system become `_` in
-whatever is filled in, and no folder is called `..`.
+Patterns and rules: A1111 1.10.1 `modules/images.py` (`FilenameGenerator`); `[number]`, which counts
+up and can be anywhere in the name, is ours (A1111 puts its number before every name). Paths never
+leave the output folder: characters that are special in any file system become `_` in every
+substituted text, and no folder is named `..`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from inference.runtime import InputError
 
 LONGEST_PART = 128
-"""Letters that a pattern becomes at most, as in A1111."""
+"""Maximum characters that a pattern expands to, as in A1111."""
 
 LONGEST_NAME = 200
-"""Bytes of a file's or folder's name; file systems take 255, and number and ending come behind."""
+"""Maximum bytes of a file or folder name; file systems allow 255, and number and suffix follow."""
 
 MOST_WORDS = 8
-"""Words of `[prompt_words]`."""
+"""Number of words in `[prompt_words]`."""
 
 DEFAULT_TIME = "%Y%m%d%H%M%S"
 SPECIAL = re.compile(r'[#<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')
@@ -33,15 +33,15 @@ NOT_WORDS = re.compile(rf"[\s{re.escape(string.punctuation)}]+")
 TOKEN = re.compile(r"\[([^\[\]]+)\]|([^\[\]]+|[\[\]])")
 ARGUMENTS = re.compile(r"<([^<>]*)>")
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for itself."""
+"""Reserved names on Windows."""
 
 NUMBER, MARK = "number", "\0"
-"""The pattern that is filled in last, and what holds its place."""
+"""The pattern that is expanded last, and its placeholder."""
 
 
 @dataclass(frozen=True)
 class Naming:
-    """What names tell of a picture."""
+    """The values of an image that names can contain."""
 
     seed: int
     steps: int
@@ -50,11 +50,11 @@ class Naming:
     height: int
     sampler: str
     schedule_type: str
-    """What `Automatic` stands for, where it stands for another one."""
+    """The schedule type, with `Automatic` resolved if it stands for another one."""
     prompt: str
     negative_prompt: str = ""
     plain_prompt: str | None = None
-    """The prompt without its styles; None where it has none."""
+    """The prompt without its styles; None if it has none."""
     styles: tuple[str, ...] = ()
     model_name: str = ""
     model_hash: str = ""
@@ -64,20 +64,20 @@ class Naming:
     denoising_strength: float | None = None
     user: str = ""
     batch_index: int = 0
-    """Place among the pictures that are drawn together, from 0."""
+    """Index among the images that are generated at once, from 0."""
     batch_size: int = 1
     generation_index: int = 0
-    """Place among all pictures of the job, from 0."""
+    """Index among all images of the job, from 0."""
     num_generations: int = 1
     pixels: bytes = b""
-    """The picture's bytes, for `[image_hash]`."""
+    """The image's bytes, for `[image_hash]`."""
     started: datetime = field(default_factory=datetime.now)
-    """When the job began."""
+    """Start of the job."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name that may still want its number."""
+    """A name that may still need its number."""
 
     folders: tuple[str, ...]
     before: str
@@ -86,25 +86,25 @@ class Name:
 
 
 def clean(text: object, replace_spaces: bool = False) -> str:
-    """A text as a part of a name: special signs become `_`, at most 128 letters."""
+    """Return a text as part of a name: special characters become `_`, at most 128 characters."""
     words = str(text).replace(" ", "_") if replace_spaces else str(text)
     return SPECIAL.sub("_", words).lstrip(" ")[:LONGEST_PART].rstrip(" .")
 
 
 def text_hash(text: str | bytes, length: str = "8") -> str:
-    """The first digits of a text's SHA-256."""
+    """Return the first digits of a text's SHA-256."""
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()[: int(length or 8)]
 
 
 def words_of(prompt: str) -> str:
-    """The first words of a prompt, or `empty`."""
+    """Return the first words of a prompt, or `empty`."""
     words = [word for word in NOT_WORDS.split(prompt) if word]
     return clean(" ".join(words[:MOST_WORDS] or ["empty"]))
 
 
 def has_prompt(naming: Naming, *arguments: str) -> str:
-    """Of each `<word|otherwise>` the word if the prompt has it, and else what stands behind it."""
+    """Return, of each `<word|otherwise>`, the word if the prompt has it, else the other text."""
     prompt, found = naming.prompt.lower(), ""
     for argument in arguments:
         word, _, otherwise = argument.partition("|")
@@ -114,12 +114,12 @@ def has_prompt(naming: Naming, *arguments: str) -> str:
 
 
 def time_of(text_format: str = "", zone: str = "") -> str:
-    """Now, in a format of strftime and a time zone such as Europe/Vienna."""
+    """Return the current time, in a strftime format and a time zone such as Europe/Vienna."""
     return clean(datetime.now(zone_of(zone)).strftime(text_format or DEFAULT_TIME))
 
 
 def zone_of(name: str) -> tzinfo | None:
-    """A time zone by name; None, which is that of the machine, for none.
+    """Return a time zone by name; None, which is the local time zone, for an empty name.
 
     Raises:
         ValueError: there is no such time zone.
@@ -164,7 +164,7 @@ PATTERNS: dict[str, Fill] = {
     "none": lambda n: "",
     "image_hash": lambda n, length="64": text_hash(n.pixels, length or "64"),
 }
-"""Pattern -> what it becomes; None takes out the text before it as well."""
+"""Pattern -> its value; None also removes the text before it."""
 
 MOST_ARGUMENTS = {
     "datetime": 2, "prompt_hash": 1, "negative_prompt_hash": 1, "full_prompt_hash": 1,
@@ -173,7 +173,7 @@ MOST_ARGUMENTS = {
 
 
 def tokens_of(pattern: str) -> Iterator[tuple[str, str, list[str]]]:
-    """(text, "", []) for text and ("", name, arguments) for each `[name<argument>…]`."""
+    """Yield (text, "", []) for text and ("", name, arguments) for each `[name<argument>…]`."""
     for match in TOKEN.finditer(pattern):
         if match[1] is None:
             yield match[2], "", []
@@ -183,7 +183,7 @@ def tokens_of(pattern: str) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def pattern_faults(pattern: str) -> Iterator[str]:
-    """What is wrong with a pattern, one sentence each; nothing if it can be used."""
+    """Yield the errors in a pattern, one sentence each."""
     parts = [""]
     for text, name, arguments in tokens_of(pattern):
         if not name:
@@ -208,7 +208,7 @@ def pattern_faults(pattern: str) -> Iterator[str]:
 
 
 def argument_faults(name: str, arguments: list[str]) -> Iterator[str]:
-    """What is wrong with the arguments of a pattern."""
+    """Yield the errors in the arguments of a pattern."""
     if name.endswith("_hash"):
         if any(a and not re.fullmatch(r"[1-9]\d?", a) for a in arguments):
             yield f"[{name}<digits>] takes a number of digits, 1 … 99; got {arguments[0]!r}"
@@ -220,10 +220,10 @@ def argument_faults(name: str, arguments: list[str]) -> Iterator[str]:
 
 
 def fill_in(pattern: str, naming: Naming) -> Name:
-    """The folders and the name that a pattern becomes, without the file's ending.
+    """Expand a pattern into folders and a name, without the file's suffix.
 
     Raises:
-        InputError: the pattern cannot be used.
+        InputError: the pattern is invalid.
     """
     for fault in pattern_faults(pattern):
         raise InputError(f"file_name: {fault}")
@@ -251,16 +251,16 @@ def fill_in(pattern: str, naming: Naming) -> Name:
 
 
 def fitting(name: str) -> str:
-    """A name that every file system takes; empty for one of dots and spaces alone."""
+    """Return a name that every file system accepts; empty for a name of only dots and spaces."""
     name = visible(shorten(name.strip(" ").rstrip(" ."), LONGEST_NAME).rstrip(" ."))
     return f"_{name}" if DEVICES.fullmatch(name) else name
 
 
 def visible(name: str) -> str:
-    """The name without a dot at its beginning, which would hide the file."""
+    """Return the name with a leading dot, which would hide the file, replaced."""
     return f"_{name[1:]}" if name.startswith(".") else name
 
 
 def shorten(name: str, most_bytes: int) -> str:
-    """The name, cut between letters."""
+    """Truncate the name to a number of bytes, between characters."""
     return name.encode()[:most_bytes].decode("utf-8", "ignore")

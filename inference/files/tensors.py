@@ -1,4 +1,4 @@
-"""Files of tensors: read without running what is in them, written whole and byte for byte equal."""
+"""Tensor files: read without executing code in them, written atomically and reproducibly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from inference.files.hashes import (
 from inference.runtime import ArtifactError
 
 EMBEDDING_PICTURES = (".png", ".webp", ".avif", ".jxl")
-"""Endings of embeddings in pictures."""
+"""Suffixes of images that can contain an embedding."""
 
 
 PICKLES = (".pt", ".ckpt", ".pth", ".bin")
@@ -35,28 +35,28 @@ FORMATS = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-"""Number formats by their names in safetensors headers."""
+"""Data types by their names in safetensors headers."""
 
 
 class _Callback:
-    """Stands for a class of pytorch-lightning, by whose name old checkpoints keep their state."""
+    """Stands in for a class of pytorch-lightning that old checkpoints name in their state."""
 
 
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError,
     AttributeError,
 )  # fmt: skip
-"""What reading damaged or harmful pickles ends in."""
+"""Errors that reading damaged or malicious pickles can raise."""
 
 SAFE_CLASSES: list[Any] = [
     torch.nn.ParameterDict,  # old embeddings
     (_Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),  # SD 1.4's .ckpt
 ]
-"""What pickles may name beside tensors and plain data; none of it does anything."""
+"""Classes that pickles may name besides tensors and plain data; none of them has side effects."""
 
 
 class TensorFile(NamedTuple):
-    """A file of tensors, each read when it is asked for."""
+    """A tensor file that reads each tensor on access."""
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
@@ -64,9 +64,9 @@ class TensorFile(NamedTuple):
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, on the CPU, and its metadata (none in pickles).
+    """Return the tensors of a file, on the CPU, and its metadata (empty for pickles).
 
-    Pickles are read with `weights_only`, so nothing in them is run.
+    Pickles are read with `weights_only`, so no code in them is executed.
 
     Raises:
         ArtifactError: not a safetensors file or a pickle of tensors.
@@ -83,7 +83,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """The same, without holding all tensors in memory at once where the file allows it.
+    """Open a tensor file without loading all tensors at once, where the format allows it.
 
     Raises:
         ArtifactError: not a safetensors file or a pickle of tensors.
@@ -103,10 +103,10 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def read_pickle(path: Path) -> dict[Any, Any]:
-    """The dict in a pickle, or under its `state_dict` or `module` (SAT's); nothing in it is run.
+    """Return the dict in a pickle, or under its `state_dict` or `module` (SAT); executes no code.
 
     Raises:
-        ArtifactError: it is no pickle, holds more than data, or no dict.
+        ArtifactError: it is not a pickle, contains more than data, or has no dict.
     """
     try:
         with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():
@@ -125,7 +125,7 @@ def read_pickle(path: Path) -> dict[Any, Any]:
 
 
 def unreadable(path: Path, error: Exception) -> ArtifactError:
-    """The error for a file that its reader refused."""
+    """Return the error for a file that cannot be read."""
     size = path.stat().st_size
     asked_for = re.search(r"GLOBAL (\S+)", str(error))
     if asked_for:
@@ -140,7 +140,7 @@ def unreadable(path: Path, error: Exception) -> ArtifactError:
 
 
 def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The bytes of a safetensors file; equal for equal input.
+    """Return the bytes of a safetensors file; equal for equal input.
 
     safetensors itself writes metadata in an order that differs from process to process.
     """
@@ -155,7 +155,7 @@ def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes what `serialize` makes, one tensor after another: no second copy is held in memory."""
+    """Write what `serialize` returns, one tensor at a time, without a second copy in memory."""
     assert sys.byteorder == "little", "safetensors files are little-endian"
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     order = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
@@ -180,16 +180,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a folder of another name, makes it durable, then puts it in place.
+    """Let `write` fill a folder with a temporary name, flush it to disk, then rename it.
 
     Args:
-        target: the folder's final path; what is there is replaced.
-        write: fills the new, empty folder that it is given.
+        target: the folder's final path; an existing one is replaced.
+        write: fills the new, empty folder that it receives.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
     replaced = target.with_name(f".{target.name}.replaced")
-    for left_over in (unfinished, replaced):  # by a process that was killed
+    for left_over in (unfinished, replaced):  # left by a process that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     try:
         unfinished.mkdir()

@@ -56,7 +56,7 @@ def draw_images(recipe: ImagesRecipe) -> None:
 def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
     """Draws a recipe together with the other processes."""
     saver, attached, library, requests = processes.together(lambda: set_up(recipe, processes))
-    requests = processes.of_first(requests)  # random seeds are in them
+    requests = processes.broadcast_from_main(requests)  # random seeds are in them
     batches = group(requests, recipe.batch_size)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = batches[processes.rank :: processes.count] * len(factors)

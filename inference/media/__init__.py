@@ -1,4 +1,4 @@
-"""Read and write pictures, grids and videos."""
+"""Read and write images, image grids and videos."""
 
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         sequence_files,
     )
     from inference.media.video_writing import (
+        Mp4Options,
         has_sound,
         iter_frames,
         pyav,
@@ -56,6 +57,7 @@ __all__ = [
     "SUFFIXES",
     "VIDEO_EXTENSIONS",
     "ClipFacts",
+    "Mp4Options",
     "PictureForm",
     "animated_webp",
     "encodable",

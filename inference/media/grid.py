@@ -1,4 +1,4 @@
-"""Grids: pictures in rows and columns with labels, from which each picture can be cut out again."""
+"""Image grids: images in rows and columns with labels, which can be cut out again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GAP = 6
 """Pixels between cells, and around labels."""
 
 SMALLEST_CELL = 128
-"""Pixels that the longer side of a cell has at least, unless told otherwise."""
+"""Minimum length of a cell's longer side in pixels, by default."""
 
 MOST_LINES = 4
-"""Longer column labels are shortened; row labels may fill their row."""
+"""Maximum lines of a column label; longer ones are shortened. Row labels may fill their row."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[int, int, int, int]
@@ -29,17 +29,17 @@ def image_grid(
     column_labels: Sequence[str] | Sequence[Sequence[str]] = (),
     scale: int | None = None,
 ) -> Image.Image:
-    """Pictures in rows; labels to the left and above. A row may be shorter than others.
+    """Arrange images in rows, with labels to the left and above. Rows may differ in length.
 
     Args:
-        rows: the pictures, RGB.
+        rows: the images, RGB.
         row_labels: one for each row, or none.
-        column_labels: one for each column, above the first row; or for each row a list of its own.
-        scale: each pixel becomes scale x scale equal pixels; without it as much as the pictures
-            need to be seen well.
+        column_labels: one for each column, above the first row; or a list of labels for each row.
+        scale: each pixel becomes scale x scale equal pixels; by default, as large as needed to see
+            the images well.
 
     Returns:
-        The grid. `grid_cells` cuts the pictures out again, also after saving by `save_grid`.
+        The grid. `grid_cells` cuts the images out again, also after `save_grid`.
     """
     cells = [cell for row in rows for cell in row]
     if not cells:
@@ -78,7 +78,7 @@ def image_grid(
 def headers_of(
     labels: Sequence[str] | Sequence[Sequence[str]], num_rows: int
 ) -> list[Sequence[str]]:
-    """The labels above each row."""
+    """Return the labels above each row."""
     first: list[Sequence[str]] = []
     if labels and all(isinstance(label, str) for label in labels):
         first = [[str(label) for label in labels]]
@@ -88,17 +88,17 @@ def headers_of(
 
 
 def paste(grid: Image.Image, cell: Image.Image, corner: tuple[int, int], scale: int) -> Box:
-    """Puts a picture in, enlarged by whole pixels; returns where."""
+    """Paste an image, enlarged by an integer factor; return its box."""
     size = cell.width * scale, cell.height * scale
     grid.paste(cell.convert("RGB").resize(size, Image.Resampling.NEAREST), corner)
     return (*corner, corner[0] + size[0], corner[1] + size[1])
 
 
 def grid_cells(grid: Image.Image) -> list[list[Image.Image]]:
-    """The pictures of a grid, pixel for pixel as they were put in.
+    """Cut the images out of a grid, pixel for pixel as they were.
 
     Raises:
-        ValueError: it is no grid of ours.
+        ValueError: the image is not a grid by `image_grid`.
     """
     if "grid" not in grid.info:
         raise ValueError("not a grid drawn by Limner: its layout is not in the file")
@@ -113,7 +113,7 @@ def grid_cells(grid: Image.Image) -> list[list[Image.Image]]:
 
 
 def save_grid(path: Path, grid: Image.Image, infotexts: Sequence[str] = ()) -> None:
-    """Write a grid as PNG, with its layout and the infotexts of its pictures."""
+    """Write a grid as PNG, with its layout and the infotexts of its images."""
     infotext = "\n\n".join(infotexts)
     texts = {"parameters": infotext, "grid": grid.info["grid"]}
     save_png(path, grid, {keyword: text for keyword, text in texts.items() if text})
@@ -122,12 +122,12 @@ def save_grid(path: Path, grid: Image.Image, infotexts: Sequence[str] = ()) -> N
 def wrap_all(
     labels: Sequence[str], font: Font, width: int, most_lines: int = MOST_LINES
 ) -> list[str]:
-    """Labels in lines of at most `width` pixels."""
+    """Wrap labels into lines of at most `width` pixels."""
     return [wrap(label, font, width, most_lines) for label in labels]
 
 
 def wrap(label: str, font: Font, width: int, most_lines: int) -> str:
-    """Breaks a label between words, and within words that are too long; ends in … if shortened."""
+    """Wrap a label between words, and within words that are too long; end in … if shortened."""
     lines = [""]
     for word in label.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -149,19 +149,19 @@ def wrap(label: str, font: Font, width: int, most_lines: int) -> str:
 
 
 def line_height(font: Font) -> int:
-    """Pixels from line to line, as Pillow sets them."""
+    """Return the distance between lines in pixels, as Pillow sets them."""
     one, two = (ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox(
         (0, 0), text, font) for text in ("Ag", "Ag\nAg"))  # fmt: skip
     return round(two[3] - one[3])
 
 
 def text_width(label: str, font: Font) -> int:
-    """Pixels from the left to the right end of the longest line."""
+    """Return the width of the longest line in pixels."""
     return round(max(font.getlength(line) for line in label.split("\n")))
 
 
 def header_height(labels: Sequence[str], font: Font) -> int:
-    """Pixels that a row's labels take, with the gap below them."""
+    """Return the height of a row's labels in pixels, with the gap below them."""
     if not labels:
         return 0
     return max(label.count("\n") + 1 for label in labels) * line_height(font) + GAP

@@ -1,4 +1,4 @@
-"""New files in a folder of results: numbered on, never overwriting, whole or not there."""
+"""New files in an output folder: numbered, written atomically, never overwriting."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ from inference.media.pictures import encodable, fitting_format, save_picture, sa
 from inference.runtime import InputError
 
 DIGITS = 5
-"""Of the numbers in names, at least."""
+"""Minimum number of digits of the numbers in names."""
 
 
 @dataclass(frozen=True)
 class PictureForm:
-    """How pictures are saved; as in recipes of `type: images`."""
+    """How images are saved; as in recipes of `type: images`."""
 
     file_name: str = "[number]-[seed]"
     file_format: str = "png"
@@ -28,10 +28,10 @@ class PictureForm:
 
 
 def prepare_folder(path: str, key: str = "output_dir") -> Path:
-    """The folder, made if it is not there.
+    """Create the folder unless it exists; return its path.
 
     Raises:
-        InputError: it cannot be one; `key` is what the recipe calls it.
+        InputError: it cannot be a folder; `key` is its key in the recipe.
     """
     folder = Path(path)
     try:
@@ -42,10 +42,10 @@ def prepare_folder(path: str, key: str = "output_dir") -> Path:
 
 
 def reserve(folder: Path, before: str, digits: int, after: str, beside: Sequence[str] = ()) -> Path:
-    """An empty new file `before`NUMBER`after`; its number is above all of this kind, from 0 on.
+    """Create an empty file `before`NUMBER`after`, with a number above all existing ones, from 0.
 
-    As A1111 counts: files of the same `before` count, whatever comes after their number. `beside`
-    are the endings of further files to make, such as `.txt`.
+    Counts as A1111 does: all files with the same `before` count, whatever follows their number.
+    `beside` are the suffixes of further files to create, such as `.txt`.
     """
     form = re.compile(rf"{re.escape(before)}(\d{{{digits},}})(?!\d)")
     taken = [int(match[1]) for file in folder.iterdir() if (match := form.match(file.name))]
@@ -54,13 +54,13 @@ def reserve(folder: Path, before: str, digits: int, after: str, beside: Sequence
 
 
 def reserve_name(folder: Path, name: str, suffix: str, beside: Sequence[str] = ()) -> Path:
-    """An empty new file `name``suffix`; if that is taken `name`-1, `name`-2 and so on."""
+    """Create an empty file `name``suffix`, or, if it exists, `name`-1, `name`-2 and so on."""
     names = (f"{name}{f'-{number}' if number else ''}{suffix}" for number in count())
     return first_free(folder, names, beside)
 
 
 def first_free(folder: Path, names: Iterator[str], beside: Sequence[str] = ()) -> Path:
-    """The first of the names that no file has yet, made as an empty file."""
+    """Create the first of the files that does not exist yet, empty; return its path."""
     for name in names:
         path = folder / name
         made: list[Path] = []
@@ -69,7 +69,7 @@ def first_free(folder: Path, names: Iterator[str], beside: Sequence[str] = ()) -
                 file.touch(exist_ok=False)
                 made.append(file)
             return path
-        except FileExistsError:  # there before, or another process was faster
+        except FileExistsError:  # it existed, or another process was faster
             for file in made:
                 file.unlink()
     raise AssertionError("names never end")
@@ -83,7 +83,7 @@ def write_new(
     digits: int = DIGITS,
     after: str = "",
 ) -> Path:
-    """Saves a picture as PNG with texts under the next free number; returns its path."""
+    """Save an image as PNG with texts under the next free number; return its path."""
     path = reserve(folder, before, digits, f"{after}.png")
     with nothing_left(path):
         save_png(path, image, texts)
@@ -93,12 +93,12 @@ def write_new(
 def write_picture(
     folder: Path, image: Image.Image, infotext: str, naming: Naming, form: PictureForm
 ) -> Path:
-    """Saves a picture with its infotext under a name that its pattern makes; returns its path.
+    """Save an image with its infotext under the name that its pattern gives; return its path.
 
-    What is too large for the format is saved as PNG, with a warning.
+    An image or infotext that is too large for the format is saved as PNG, with a warning.
 
     Raises:
-        InputError: the pattern cannot be used, or a folder that it names cannot be made.
+        InputError: the pattern is invalid, or a folder that it names cannot be created.
     """
     name = fill_in(form.file_name, naming)
     folder = prepare_folder(str(folder.joinpath(*name.folders)), "file_name")
@@ -119,7 +119,7 @@ def write_picture(
 
 @contextmanager
 def nothing_left(*files: Path) -> Iterator[None]:
-    """Takes the files away where what should fill them fails."""
+    """Delete the files if the block that writes them fails."""
     try:
         yield
     except BaseException:

@@ -1,8 +1,8 @@
-"""Infotext in picture files, where A1111 puts it.
+"""Infotext in image files, where A1111 stores it.
 
 Source: A1111 1.10.1 `modules/images.py` (`save_image_with_geninfo`, `read_info_from_image`). PNG: a
-text chunk `parameters` (tEXt where Latin-1 holds it, else iTXt). JPEG, WebP and AVIF: the Exif tag
-UserComment, as the library piexif writes it. GIF: the comment.
+text chunk `parameters` (tEXt if Latin-1 can encode it, otherwise iTXt). JPEG, WebP and AVIF: the
+Exif tag UserComment, as the library piexif writes it. GIF: the comment.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", "
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder, in their names' order."""
+    """Return the image files of a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
 
 
 EXIF_IFD, USER_COMMENT, UNDEFINED, LONG = 0x8769, 0x9286, 7, 4
-"""Exif: the tags of the Exif directory and of the comment in it, and the kinds of their values."""
+"""Exif: the tags of the Exif directory and of the comment in it, and the types of their values."""
 
 ENCODINGS = {
     b"UNICODE\0": "utf-16-be",
@@ -39,16 +39,16 @@ ENCODINGS = {
 """The first 8 bytes of a UserComment -> how the rest is encoded."""
 
 LARGEST_SIDES = {"jpg": 65535, "jpeg": 65535, "webp": 16383, "avif": 65535}
-"""Pixels."""
+"""Maximum side in pixels."""
 
 LARGEST_JPEG_COMMENT = 65533 - 6 - 40
-"""Bytes of a comment that still fit into JPEG's segment beside the directories."""
+"""Maximum bytes of a comment that fit into JPEG's segment beside the directories."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif")
 
 
 def save_png(path: Path, image: Image.Image, texts: Mapping[str, str]) -> None:
-    """Writes a PNG with texts by keyword, whole or not at all; A1111's keyword is `parameters`."""
+    """Write a PNG atomically, with texts by keyword; A1111's keyword is `parameters`."""
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
@@ -58,17 +58,17 @@ def save_png(path: Path, image: Image.Image, texts: Mapping[str, str]) -> None:
 
 
 def save_picture(path: Path, image: Image.Image, infotext: str, quality: int = 80) -> None:
-    """Writes a picture with its infotext, whole or not at all; its format is that of its ending.
+    """Write an image with its infotext atomically; the suffix decides the format.
 
     Args:
         path: ends in .png, .jpg, .jpeg, .webp, .avif or .gif.
-        image: RGB; what is transparent becomes opaque in JPEG.
-        infotext: how it was drawn.
+        image: RGB; transparent pixels become opaque in JPEG.
+        infotext: A1111's text of settings.
         quality: of JPEG, WebP and AVIF, 1 … 100.
 
     Raises:
-        ValueError: another ending, or a picture or infotext too large for the format
-            (`fitting_format` knows).
+        ValueError: another suffix, or an image or infotext too large for the format
+            (`fitting_format` checks this).
     """
     infotext, suffix = encodable(infotext), path.suffix.lower()
     options: dict[str, Any] = {"quality": quality, "exif": user_comment(infotext)}
@@ -86,9 +86,9 @@ def save_picture(path: Path, image: Image.Image, infotext: str, quality: int = 8
 
 
 def fitting_format(size: tuple[int, int], infotext: str, wanted: str) -> str:
-    """The wanted file format (`jpg`, …), or `png` if picture or infotext is too large for it.
+    """Return the wanted format (`jpg`, …), or `png` if image or infotext is too large for it.
 
-    Warns where it is not the wanted one.
+    Warns if it returns another format than wanted.
     """
     reason = ""
     if max(size) > LARGEST_SIDES.get(wanted, max(size)):
@@ -103,9 +103,9 @@ def fitting_format(size: tuple[int, int], infotext: str, wanted: str) -> str:
 
 
 def user_comment(text: str) -> bytes:
-    """Exif data with the text as its UserComment, byte for byte as piexif writes it.
+    """Return Exif data with the text as its UserComment, byte for byte as piexif writes it.
 
-    Two directories, the second of one tag: 40 bytes from the head to the comment.
+    There are two directories, the second with one tag: 40 bytes from the header to the comment.
     """
     comment = b"UNICODE\0" + text.encode("utf-16-be")
     return b"".join(
@@ -119,23 +119,23 @@ def user_comment(text: str) -> bytes:
 
 
 def encodable(text: str) -> str:
-    """The text without halves of surrogate pairs, which no encoding holds."""
+    """Return the text with lone surrogates replaced, which no encoding can represent."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_user_comment(image: Image.Image) -> str | None:
-    """The text of the Exif tag UserComment, in whichever encoding it is."""
+    """Return the text of the Exif tag UserComment, in any of its encodings."""
     try:
         comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
     except (ValueError, KeyError, OSError, SyntaxError, TypeError, struct.error):
-        return None  # damaged Exif data, with which the picture can still be seen
+        return None  # the Exif data is damaged, but the image is readable
     if isinstance(comment, str):
         return comment
     return decode_comment(comment) if isinstance(comment, bytes) else None
 
 
 def decode_comment(comment: bytes) -> str:
-    """A UserComment; UTF-16 of either order, as some programs write the wrong one."""
+    """Decode a UserComment; accept both byte orders of UTF-16, since some programs mix them up."""
     encoding = ENCODINGS.get(comment[:8])
     if encoding is None:
         return comment.decode("utf-8", "ignore")

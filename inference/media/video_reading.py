@@ -1,7 +1,7 @@
-"""Clips from files: videos, animated pictures, folders of pictures, and single pictures.
+"""Clips from files: videos, animated images, folders of images, and single images.
 
-Videos are read with PyAV, everything else with Pillow. A frame's place in time is what the file
-says of it, so that videos of a variable rate are what a player shows.
+Videos are read with PyAV, everything else with Pillow. Frames have the timestamps of the file, so
+that videos with a variable frame rate look as in a player.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from PIL import Image, ImageOps
 from inference.runtime import InputError
 
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-"""Read with PyAV."""
+"""Suffixes of files that are read with PyAV."""
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
 DEFAULT_FPS = 8.0
-"""Of folders of pictures, which do not say: CogVideoX's own rate."""
+"""Frame rate of folders of images, which do not specify one: CogVideoX's."""
 UNSAID_MILLISECONDS = 100
-"""What browsers show a frame for whose duration is 0."""
+"""Duration of a frame whose duration is 0, as in browsers."""
 PILLOW_ERRORS = (
     Image.UnidentifiedImageError,
     Image.DecompressionBombError,
@@ -38,7 +38,7 @@ PILLOW_ERRORS = (
     struct.error,
 )
 STAMPED_FORMATS = {"mov", "mp4", "matroska", "webm"}
-"""FFmpeg's names of containers that say when each frame is shown; AVI does not."""
+"""FFmpeg's names of containers with a timestamp for each frame; AVI has none."""
 Colour = tuple[int, int, int]
 
 
@@ -53,20 +53,20 @@ class Footage:
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What is known of a clip before its frames are decoded."""
+    """Metadata of a clip, before its frames are decoded."""
 
     frames: int
     fps: float
-    """Frames per second, on the average of the whole clip."""
+    """Frames per second, averaged over the whole clip."""
     width: int
-    """Of the upright picture, in square pixels."""
+    """Width of the upright image, in square pixels."""
     height: int
     stamps: np.ndarray = field(compare=False, repr=False)
     """(f,), int64, ascending: when each frame is first shown, in ticks."""
     tick: float = field(compare=False, repr=False)
-    """Seconds."""
+    """Length of a tick in seconds."""
     keys: np.ndarray | None = field(default=None, compare=False, repr=False)
-    """Stamps from which a video can be decoded; None where frames do not come with stamps."""
+    """Timestamps from which a video can be decoded; None if frames have no timestamps."""
 
     @property
     def times(self) -> np.ndarray:
@@ -75,22 +75,22 @@ class ClipFacts:
 
     @property
     def seconds(self) -> float:
-        """How long the clip is; the last frame is shown as long as the average one."""
+        """Return the length of the clip; the last frame has the average duration."""
         return float(self.times[-1]) + 1 / self.fps
 
 
 def probe(path: Path, fps: float = DEFAULT_FPS) -> ClipFacts:
-    """Number, rate and size of a clip's frames.
+    """Return number, rate and size of a clip's frames.
 
-    Of a video only the first frame is decoded; of a folder only the headers are read. Animations
-    are decoded, since their frames' durations stand among the data.
+    Of a video, only the first frame is decoded; of a folder, only the headers are read. Animations
+    are decoded, since the durations of their frames are stored between the image data.
 
     Args:
-        path: a video, an animated or single picture, or a folder of pictures.
-        fps: the rate of folders of pictures and of single pictures.
+        path: a video, an animated or single image, or a folder of images.
+        fps: frame rate for folders of images and single images.
 
     Raises:
-        InputError: the file is missing, broken or cut off, or PyAV is not installed.
+        InputError: the file is missing, corrupt or truncated, or PyAV is not installed.
     """
     path = Path(path)
     if path.is_dir():
@@ -106,15 +106,15 @@ def read_frames(
     facts: ClipFacts | None = None,
     background: Colour = (255, 255, 255),
 ) -> np.ndarray:
-    """Frames of a clip in the order asked for, (len(indices), h, w, 3), uint8, upright.
+    """Return the requested frames of a clip, (len(indices), h, w, 3), uint8, upright.
 
-    No other frame is kept in memory. A video is decoded from the last key frame before them.
+    Only these frames are kept in memory. A video is decoded from the last key frame before them.
 
     Args:
         path: as for `probe`.
-        indices: numbers of frames, 0 … frames - 1; any order, repeated at will.
-        facts: what `probe` says of the clip; asked for where not given.
-        background: what transparent pictures are laid on.
+        indices: frame numbers, 0 … frames - 1; in any order, repetitions allowed.
+        facts: the result of `probe`, which is called if it is None.
+        background: colour behind transparent images.
 
     Raises:
         InputError: as `probe`; or a frame cannot be decoded.
@@ -130,7 +130,7 @@ def read_frames(
         read = ((number, _picture(files[number], background)) for number in wanted)
     elif path.suffix.lower() in VIDEO_EXTENSIONS:
         found = dict(_video_frames(path, wanted, facts))
-        # Where a container's index is off, the decoder begins too late.
+        # If the container's index is wrong, the decoder starts too late.
         read = found.items() if len(found) == len(wanted) else _all_along(path, wanted, facts)
     else:
         read = _animation_frames(path, wanted, background)
@@ -138,29 +138,29 @@ def read_frames(
     missing = [number for number in wanted if number not in found]
     if missing:
         raise InputError(
-            f"{path}: frame {missing[0] + 1} of {facts.frames} cannot be decoded; mend the file "
+            f"{path}: frame {missing[0] + 1} of {facts.frames} cannot be decoded; repair the file "
             "(ffmpeg -i OLD NEW) or remove it"
         )
     return np.stack([found[number] for number in indices])
 
 
 def read_clip(path: Path, fps: float = DEFAULT_FPS) -> Footage:
-    """All frames of a clip; see `probe` and `read_frames` for what is read and raised."""
+    """Return all frames of a clip; see `probe` and `read_frames` for errors."""
     facts = probe(path, fps)
     return Footage(read_frames(path, range(facts.frames), facts), facts.fps)
 
 
-# Folders of pictures
+# Folders of images
 
 
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
-    """A key that sorts frame2 before frame10."""
+    """Return a key that sorts frame2 before frame10."""
     words = re.split(r"(\d+)", path.name)
     return [(0, int(word)) if word.isdecimal() else (1, word.lower()) for word in words]
 
 
 def sequence_files(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of their numbers."""
+    """Return the images of a folder in the order of their numbers."""
     files = (file for file in folder.iterdir() if file.suffix.lower() in PICTURE_EXTENSIONS)
     return sorted(files, key=lambda file: (natural_order(file), file.name))
 
@@ -177,7 +177,7 @@ def _probe_folder(folder: Path, fps: float) -> ClipFacts:
             (width, height), (first_width, first_height) = size, sizes[0]
             raise InputError(
                 f"{file}: {width}x{height}, while {files[0].name} is {first_width}x{first_height}: "
-                "the pictures of a clip must have one size"
+                "the images of a clip must have one size"
             )
     return ClipFacts(len(files), fps, *sizes[0], np.arange(len(files)), 1 / fps)
 
@@ -193,12 +193,12 @@ def _picture(file: Path, background: Colour) -> np.ndarray:
         return _laid_on(ImageOps.exif_transpose(image), background)
 
 
-# Animated pictures
+# Animated images
 
 
 @contextmanager
 def _opened_picture(path: Path) -> Iterator[Any]:
-    """The picture, and whatever is wrong with it as InputError."""
+    """Open an image; raise InputError for anything wrong with it."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
@@ -209,18 +209,18 @@ def _opened_picture(path: Path) -> Iterator[Any]:
     except PILLOW_ERRORS as error:
         reason = str(error).replace(str(path), path.name) or type(error).__name__
         raise InputError(
-            f"{path}: cannot be read as a picture or an animation: {reason}; mend or remove it"
+            f"{path}: cannot be read as an image or an animation: {reason}; repair or remove it"
         ) from None
 
 
 def _shown(opened: Any) -> range:
-    """Frames of an animation as Pillow counts them; an APNG's fallback picture is none."""
+    """Return an animation's frame numbers as Pillow counts them, without an APNG's fallback."""
     count = getattr(opened, "n_frames", 1)
     return range(int(count > 1 and getattr(opened, "default_image", False)), count)
 
 
 def is_animated(path: Path) -> bool:
-    """Whether a picture file says that it holds several frames.
+    """Return whether an image file contains several frames.
 
     Raises:
         InputError: it cannot be read.
@@ -257,7 +257,7 @@ def _animation_frames(
 
 
 def _laid_on(image: Image.Image, background: Colour) -> np.ndarray:
-    """RGB (h, w, 3), uint8: a transparent picture on a plain colour, others as they are."""
+    """Return RGB (h, w, 3), uint8; a transparent image is composited on a plain colour."""
     if image.has_transparency_data:
         whole = image.convert("RGBA")
         below = Image.new("RGBA", whole.size, (*background, 255))
@@ -269,7 +269,7 @@ def _laid_on(image: Image.Image, background: Colour) -> np.ndarray:
 
 
 def pyav() -> Any:
-    """PyAV's module.
+    """Import PyAV.
 
     Raises:
         InputError: it is not installed.
@@ -284,7 +284,7 @@ def pyav() -> Any:
 
 @contextmanager
 def _opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Container and video stream, closed afterwards; what is wrong with them as InputError."""
+    """Yield container and video stream, and close them; raise InputError for errors in them."""
     av = pyav()
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
@@ -292,29 +292,21 @@ def _opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise InputError(
-                    f"{path}: has no pictures in it (or was cut off); replace or remove it"
+                    f"{path}: contains no images (or was cut off); replace or remove it"
                 )
             yield container, container.streams.video[0]
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path}: cannot be read as a video: {reason}; mend it (ffmpeg -i OLD NEW) or remove it"
+            f"{path}: cannot be read as a video: {reason}; repair it (ffmpeg -i OLD NEW) or "
+            "remove it"
         ) from None
 
 
 def _probe_video(path: Path) -> ClipFacts:
-    """Reads all packets, and decodes the first frame."""
+    """Read all packets, and decode the first frame."""
     with _opened_video(path) as (container, stream):
-        first, packets, shown = None, 0, []
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise InputError(f"{path}: damaged or cut off after {packets} frames; replace it")
-            if packet.size:
-                packets += 1
-                if not packet.is_discard:
-                    shown.append((packet.pts, packet.dts, packet.is_keyframe))
-            if first is None:
-                first = next(iter(packet.decode()), None)
+        first, packets, shown = _read_packets(path, container, stream)
         is_stamped = bool(STAMPED_FORMATS & set(container.format.name.split(",")))
         if is_stamped and stream.frames > packets:
             raise InputError(
@@ -326,22 +318,47 @@ def _probe_video(path: Path) -> ClipFacts:
         width, height = max(1, round(first.width * aspect)), first.height
         if first.rotation % 180:
             width, height = height, width
-        told = [pts for pts, _, _ in shown if pts is not None]
+        known = [pts for pts, _ in shown if pts is not None]
         rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-        if not is_stamped or len(set(told)) < len(shown):
+        if not is_stamped or len(set(known)) < len(shown):
             return ClipFacts(len(shown), rate, width, height, np.arange(len(shown)), 1 / rate)
         tick = float(stream.time_base)
-    stamps = np.sort(np.array(told, np.int64))
-    keys = np.sort(np.array([pts for pts, _, is_key in shown if is_key], np.int64))
+    stamps = np.sort(np.array(known, np.int64))
+    keys = np.sort(np.array([pts for pts, is_key in shown if is_key], np.int64))
     if len(stamps) > 1:
         rate = (len(stamps) - 1) / (float(stamps[-1] - stamps[0]) * tick)
     return ClipFacts(len(stamps), rate, width, height, stamps, tick, keys)
 
 
+def _read_packets(
+    path: Path, container: Any, stream: Any
+) -> tuple[Any, int, list[tuple[int | None, bool]]]:
+    """Read all packets of a video.
+
+    Returns:
+        The first frame (None if none can be decoded), the number of packets with content, and
+        (stamp, whether it is a key frame) of those that are shown.
+
+    Raises:
+        InputError: a packet is corrupt.
+    """
+    first, packets, shown = None, 0, []
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise InputError(f"{path}: damaged or cut off after {packets} frames; replace it")
+        if packet.size:
+            packets += 1
+            if not packet.is_discard:
+                shown.append((packet.pts, packet.is_keyframe))
+        if first is None:
+            first = next(iter(packet.decode()), None)
+    return first, packets, shown
+
+
 def _video_frames(
     path: Path, wanted: Sequence[int], facts: ClipFacts
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The wanted frames, ascending; decoding begins at the last key frame before them."""
+    """Yield the wanted frames, ascending, decoding from the last key frame before them."""
     if facts.keys is None:
         yield from _all_along(path, wanted, facts)
         return
@@ -356,7 +373,7 @@ def _video_frames(
 def _all_along(
     path: Path, wanted: Sequence[int], facts: ClipFacts
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The wanted frames, ascending; decoding begins with the video."""
+    """Yield the wanted frames, ascending, decoding from the start of the video."""
     pick = _counted if facts.keys is None else _stamped
     with _opened_video(path) as (container, stream):
         stream.thread_type = "AUTO"
@@ -386,7 +403,7 @@ def _counted(
 
 
 def _upright(frame: Any, facts: ClipFacts) -> np.ndarray:
-    """RGB (h, w, 3), uint8, in square pixels, turned as the file says."""
+    """Return RGB (h, w, 3), uint8, in square pixels, rotated as the file says."""
     width, height = facts.width, facts.height
     if frame.rotation % 180:
         width, height = height, width

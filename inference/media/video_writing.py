@@ -1,8 +1,8 @@
 """Video files: MP4 with sound and subtitles by PyAV, GIF by Pillow.
 
-H.264 as Deforum for A1111 3.0 asks ffmpeg for it: yuv420p, CRF 17, preset slow; sound ends with the
-picture; subtitles are a `mov_text` track. Sides that are odd, which yuv420p cannot hold, get one
-more column or row by repeating the last.
+H.264 with the settings that Deforum for A1111 3.0 passes to ffmpeg: yuv420p, CRF 17, preset slow;
+sound ends with the images; subtitles are a `mov_text` track. yuv420p needs even sides, so odd ones
+are extended by repeating the last column or row.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from inference.runtime import InputError
 
 MILLISECONDS = Fraction(1, 1000)
 MOST_FPS = 100_000
-"""Denominator to which a rate such as 23.976 is held."""
+"""Maximum denominator of a frame rate such as 23.976."""
 
 SUBTITLE_STYLE = b"""[Script Info]
 ScriptType: v4.00+
@@ -36,11 +37,11 @@ Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10
 [Events]
 Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
-"""What a subtitle encoder is told before it begins (ASS)."""
+"""Header that a subtitle encoder needs before it starts (ASS)."""
 
 
 def pyav() -> Any:
-    """PyAV's module.
+    """Import PyAV.
 
     Raises:
         InputError: it is not installed.
@@ -53,58 +54,56 @@ def pyav() -> Any:
         ) from error
 
 
+@dataclass(frozen=True)
+class Mp4Options:
+    """Encoding of an MP4, and what it contains besides the images."""
+
+    crf: int = 17
+    """Quality, 0 (best) … 51."""
+    preset: str = "slow"
+    """Preset of x264, `ultrafast` … `veryslow`."""
+    sound: str | Path | None = None
+    """A file whose first audio track is included, up to the end of the images."""
+    subtitles: Sequence[str] = ()
+    """One text for each image."""
+    comment: str = ""
+    """Comment in the file's metadata."""
+
+
 def write_mp4(
-    path: Path,
-    pictures: Iterable[np.ndarray],
-    fps: float,
-    *,
-    crf: int = 17,
-    preset: str = "slow",
-    sound: str | Path | None = None,
-    subtitles: Sequence[str] = (),
-    comment: str = "",
+    path: Path, pictures: Iterable[np.ndarray], fps: float, options: Mp4Options | None = None
 ) -> int:
-    """Writes a video, whole or not at all; returns how many pictures it has.
+    """Write a video atomically; return its number of images.
 
     Args:
         path: ends in `.mp4`.
         pictures: uint8 RGB (h, w, 3), of one size.
-        fps: pictures in a second.
-        crf: quality, 0 (best) … 51.
-        preset: x264's, `ultrafast` … `veryslow`.
-        sound: a file whose first audio track goes along, to the end of the pictures.
-        subtitles: one text for each picture.
-        comment: goes into the file's metadata.
+        fps: images per second.
+        options: encoding, sound, subtitles and comment; the defaults if None.
 
     Raises:
-        InputError: there are no pictures, or the sound cannot be read.
+        InputError: there are no images, or the sound cannot be read.
     """
+    options = options or Mp4Options()
     counts: list[int] = []
 
     def write(unfinished: Path) -> None:
         with pyav().open(str(unfinished), "w", format="mp4") as container:
-            if comment:
-                container.metadata["comment"] = comment
-            counts.append(fill(container, pictures, fps, crf, preset, sound, subtitles))
+            if options.comment:
+                container.metadata["comment"] = options.comment
+            counts.append(fill(container, pictures, fps, options))
 
     write_atomically(path, write)
     return counts[0]
 
 
-def fill(
-    container: Any,
-    pictures: Iterable[np.ndarray],
-    fps: float,
-    crf: int,
-    preset: str,
-    sound: str | Path | None,
-    subtitles: Sequence[str],
-) -> int:
-    """Puts all tracks into a container that is open; returns how many pictures there were."""
+def fill(container: Any, pictures: Iterable[np.ndarray], fps: float, options: Mp4Options) -> int:
+    """Write all tracks to an open container; return the number of images."""
+    sound, subtitles = options.sound, options.subtitles
     rate = Fraction(fps).limit_denominator(MOST_FPS)
     video = container.add_stream("libx264", rate=rate)
     video.pix_fmt = "yuv420p"
-    video.options = {"crf": str(crf), "preset": preset}
+    video.options = {"crf": str(options.crf), "preset": options.preset}
     heard = container.add_stream("aac", rate=44100, layout="stereo") if sound else None
     written = subtitle_track(container) if subtitles else None
     count = 0
@@ -127,14 +126,14 @@ def fill(
 
 
 def even(picture: np.ndarray) -> np.ndarray:
-    """With the last column and row repeated where their number is odd."""
+    """Repeat the last column and row of an image if their number is odd."""
     height, width = picture.shape[:2]
     padded = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return np.ascontiguousarray(padded)
 
 
 def subtitle_track(container: Any) -> Any:
-    """A new track for subtitles in a container that is open."""
+    """Add a subtitle track to an open container."""
     track = container.add_stream("mov_text")
     track.time_base = MILLISECONDS
     track.codec_context.subtitle_header = SUBTITLE_STYLE
@@ -142,7 +141,7 @@ def subtitle_track(container: Any) -> Any:
 
 
 def put_subtitles(container: Any, track: Any, texts: Sequence[str], rate: Fraction) -> None:
-    """One after the other, each as long as its picture; in mov_text a length goes before a text."""
+    """Write one subtitle per image; in mov_text a length precedes each text."""
     for number, text in enumerate(texts):
         data = text.encode()[: 2**16 - 1]
         packet = pyav().Packet(len(data).to_bytes(2, "big") + data)
@@ -154,7 +153,7 @@ def put_subtitles(container: Any, track: Any, texts: Sequence[str], rate: Fracti
 
 
 def put_sound(container: Any, track: Any, path: str | Path, seconds: Fraction) -> None:
-    """The first audio track of a file, cut off after so many seconds."""
+    """Write the first audio track of a file, cut to this many seconds."""
     left = int(seconds * 44100)
     resampler = pyav().AudioResampler(format="fltp", layout="stereo", rate=44100)
     for frame in decoded_sound(path):
@@ -174,7 +173,7 @@ def put_sound(container: Any, track: Any, path: str | Path, seconds: Fraction) -
 
 
 def decoded_sound(path: str | Path) -> Iterator[Any]:
-    """Frames of the first audio track.
+    """Yield the decoded frames of the first audio track.
 
     Raises:
         InputError: the file cannot be read, or has no sound.
@@ -192,7 +191,7 @@ def decoded_sound(path: str | Path) -> Iterator[Any]:
 
 
 def has_sound(path: str | Path) -> bool:
-    """Whether a file is there, can be read and has an audio track."""
+    """Return whether a file exists, can be read and has an audio track."""
     av = pyav()
     if not Path(path).is_file():  # FFmpeg would fetch addresses on the net
         return False
@@ -204,10 +203,10 @@ def has_sound(path: str | Path) -> bool:
 
 
 def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: float, comment: str = "") -> None:
-    """An animated GIF that repeats for ever; its times are held to 1/100 s without drifting.
+    """Write an animated GIF that loops; frame times are rounded to 1/100 s without drift.
 
     Raises:
-        InputError: there are no pictures.
+        InputError: there are no images.
     """
     frames = [
         Image.fromarray(picture).quantize(256, Image.Quantize.MEDIANCUT) for picture in pictures
@@ -232,7 +231,7 @@ def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: float, comment: s
 
 
 def video_facts(path: str | Path) -> dict[str, str]:
-    """Size, frames, fps and seconds of a video, and the comment in its metadata if there is one.
+    """Return size, frames, fps and seconds of a video, and the comment in its metadata, if any.
 
     Raises:
         InputError: the file cannot be read as a video.
@@ -241,7 +240,7 @@ def video_facts(path: str | Path) -> dict[str, str]:
     try:
         with av.open(str(path)) as source:
             if not source.streams.video:
-                raise InputError(f"{path}: has no pictures in it")
+                raise InputError(f"{path}: contains no images")
             video, comment = source.streams.video[0], source.metadata.get("comment")
             facts = {"size": f"{video.width}x{video.height}", "frames": str(video.frames)}
             if video.average_rate:
@@ -254,7 +253,7 @@ def video_facts(path: str | Path) -> dict[str, str]:
 
 
 def read_pictures(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-    """Picture files, one at a time, as uint8 RGB (h, w, 3)."""
+    """Yield image files, one at a time, as uint8 RGB (h, w, 3)."""
     for path in paths:
         with Image.open(path) as image:
             yield np.asarray(image.convert("RGB"))
@@ -263,10 +262,10 @@ def read_pictures(paths: Sequence[Path]) -> Iterator[np.ndarray]:
 def iter_frames(
     path: str | Path, key: str, keep: Callable[[int], bool] = lambda number: True
 ) -> Iterator[np.ndarray]:
-    """The pictures of a video (or GIF) for whose number `keep` says so, uint8 RGB (h, w, 3).
+    """Yield the images of a video (or GIF) whose number `keep` accepts, uint8 RGB (h, w, 3).
 
     Raises:
-        InputError: the file is not there or cannot be read; `key` is what the settings call it.
+        InputError: the file is missing or cannot be read; `key` is its key in the settings.
     """
     av = pyav()
     if not Path(path).is_file():
@@ -274,7 +273,7 @@ def iter_frames(
     try:
         with av.open(str(path)) as source:
             if not source.streams.video:
-                raise InputError(f"{key}: {str(path)!r} has no pictures in it")
+                raise InputError(f"{key}: {str(path)!r} contains no images")
             for number, frame in enumerate(source.decode(source.streams.video[0])):
                 if keep(number):
                     yield frame.to_ndarray(format="rgb24")

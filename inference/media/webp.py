@@ -1,8 +1,8 @@
-"""Animated WebP without loss, frame for frame.
+"""Lossless animated WebP, frame for frame.
 
-Pillow's writer (libwebp's `WebPAnimEncoder`) joins frames that are equal, so that fewer come back,
-and a clip that stands still becomes a picture. Here every frame stays one: Pillow encodes what
-changed, and the container is put together by its description, "WebP Container Specification"
+Pillow's writer (libwebp's `WebPAnimEncoder`) merges equal frames, so that a file has fewer frames
+than were written, and a still clip becomes a single image. Here every frame is kept: Pillow encodes
+the changed region, and the container is assembled according to "WebP Container Specification"
 (developers.google.com/speed/webp/docs/riff_container).
 """
 
@@ -16,19 +16,19 @@ import numpy as np
 from PIL import Image
 
 LARGEST_SIDE = 2**14 - 1
-"""Pixels of what VP8L holds."""
+"""Maximum side of a VP8L image in pixels."""
 EXIF, ANIMATION = 0x08, 0x02
 """Flags of the VP8X chunk."""
 DO_NOT_BLEND = 0x02
-"""Flag of an ANMF chunk: its pixels take the place of those before."""
+"""Flag of an ANMF chunk: its pixels replace those before."""
 
 
 def animated_webp(frames: np.ndarray, fps: float, exif: bytes = b"") -> bytes:
-    """A whole file, which repeats for ever; the same frames give the same bytes.
+    """Return the bytes of a file, which loops; the same frames give the same bytes.
 
     Args:
         frames: (f, h, w, 3), uint8; sides of at most `LARGEST_SIDE`.
-        fps: frames in a second; times are held to 1/1000 s without drifting.
+        fps: frames per second; frame times are rounded to 1/1000 s without drift.
         exif: Exif data, from the TIFF header on.
     """
     height, width = frames.shape[1:3]
@@ -48,9 +48,9 @@ def animated_webp(frames: np.ndarray, fps: float, exif: bytes = b"") -> bytes:
 
 
 def _changes(frames: np.ndarray) -> Iterator[tuple[int, int, int, int, int]]:
-    """Of each frame the number, and top, left, bottom and right of what differs from the last.
+    """Yield each frame's number, and top, left, bottom and right of its changed region.
 
-    Top and left are even, as the container wants them; where nothing differs it is one pixel.
+    Top and left are even, as the container requires; if nothing differs, the region is one pixel.
     """
     yield 0, 0, 0, frames.shape[1], frames.shape[2]
     for number in range(1, len(frames)):
@@ -64,7 +64,7 @@ def _changes(frames: np.ndarray) -> Iterator[tuple[int, int, int, int, int]]:
 
 
 def _lossless(pixels: np.ndarray) -> bytes:
-    """Pixels (h, w, 3) as a VP8L chunk, cut out of a file of their own."""
+    """Return pixels (h, w, 3) as a VP8L chunk, taken from a complete file."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="WEBP", lossless=True)
     data = file.getvalue()
@@ -73,7 +73,7 @@ def _lossless(pixels: np.ndarray) -> bytes:
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
-    """Name, length, content, and a byte more where the length is odd."""
+    """Return name, length, content, and a padding byte if the length is odd."""
     return name + len(content).to_bytes(4, "little") + content + bytes(len(content) % 2)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from inference.models.conditions import Conditions
-from inference.prompts import Entry, chosen, expand, parse_attention, split_composition
+from inference.prompts import Entry, chosen, parse_attention, split_composition, timeline
 from inference.runtime import InputError
 
 
@@ -111,7 +111,7 @@ def as_timelines(conditions: Conditions) -> list[Timeline]:
 def over_steps(text: str, settings: PromptSettings) -> list[Entry]:
     """Return what a text says in each evaluation."""
     steps, base_steps = settings.steps_total, settings.hires_base_steps
-    return expand(text, steps, base_steps, settings.old_prompt_editing)
+    return timeline(text, steps, base_steps, settings.old_prompt_editing)
 
 
 def read_text(text: str, settings: PromptSettings) -> None:

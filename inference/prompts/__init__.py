@@ -1,4 +1,4 @@
-"""A1111's prompt language: pure text, without a model. Each module is one part of it.
+"""A1111's prompt syntax, as text, without a model. Each module is one part of it.
 
 Their order in A1111 1.10.1 (`modules/processing.py`): styles, extra networks, composition (AND),
 editing ([from:to:when]), attention ((a:1.2)).
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         tokenize,
     )
     from inference.prompts.composition import split_composition
-    from inference.prompts.editing import Entry, chosen, expand
+    from inference.prompts.editing import Entry, chosen, timeline
     from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
     from inference.prompts.styles import apply_styles, read_styles
 
@@ -35,12 +35,12 @@ __all__ = [
     "apply_styles",
     "assemble",
     "chosen",
-    "expand",
     "extract_extra_networks",
     "parse_attention",
     "put_in",
     "read_styles",
     "split_composition",
+    "timeline",
     "token_ids",
     "tokenize",
 ]

@@ -1,8 +1,8 @@
-"""How much each piece of a prompt counts: `(a)`, `[a]`, `(a:1.3)`, and BREAK.
+"""Weights of parts of a prompt: `(a)`, `[a]`, `(a:1.3)`, and BREAK.
 
-As in A1111 1.10.1 (`modules/prompt_parser.py`, `modules/sd_emphasis.py`). Two things differ: BREAK
-within brackets is a BREAK (there it becomes the word), and a malformed number or weight is an
-`InputError` that says where (there it ends the drawing or gives a black picture).
+As in A1111 1.10.1 (`modules/prompt_parser.py`, `modules/sd_emphasis.py`), with two differences:
+BREAK inside brackets is a BREAK (in A1111 it becomes the word), and a malformed number or weight is
+an `InputError` with its position (A1111 aborts or gives a black image).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 from inference.runtime import InputError
 
 AROUND = 20
-"""Characters shown on either side of a place."""
+"""Characters of context shown on either side of a position."""
 
 
 def place(text: str, position: int) -> str:
-    """`character 12, at "…text around it…"`; characters are counted from 1."""
+    """Return `character 12, at "…text around it…"`; characters are counted from 1."""
     start, end = max(0, position - AROUND), min(len(text), position + AROUND)
     around = " ".join(text[start:end].split())
     before, after = "…" if start else "", "…" if end < len(text) else ""
@@ -26,22 +26,22 @@ def place(text: str, position: int) -> str:
 
 
 def fault(text: str, position: int, problem: str) -> InputError:
-    """The error to raise for a place (from 0) in a prompt."""
+    """Return the error for a position (from 0) in a prompt."""
     return InputError(f"prompt, {place(text, position)}: {problem}")
 
 
 EMPHASIS_MODES = ("Original", "No norm", "Ignore", "None")
-"""Original: weights, then each chunk is brought back to its mean. No norm: weights alone. Ignore:
-the syntax is read, but nothing weighted. None: brackets and BREAK are text like any other."""
+"""Original: weights, then each chunk is rescaled to its original mean. No norm: weights alone.
+Ignore: the syntax is parsed, but has no effect. None: brackets and BREAK are plain text."""
 
 MORE = 1.1
-"""What `(a)` multiplies by; `[a]` divides by it."""
+"""Factor of `(a)`; `[a]` divides by it."""
 
 MAX_DEPTH = 200
-"""Brackets open at once; A1111 has no limit, but a weight of 1.1^200 is far beyond any use."""
+"""Maximum nesting of brackets; A1111 has no limit, but a weight of 1.1^200 is of no use."""
 
 MAX_WEIGHT = 1e9
-"""Weights beyond it are refused: products with them overflow."""
+"""Maximum weight: products with larger ones overflow."""
 
 TOKENS = re.compile(
     r"""
@@ -56,8 +56,8 @@ TOKENS = re.compile(
 BREAK = re.compile(r"\bBREAK\b")
 
 
-class Piece(NamedTuple):
-    """A piece of a prompt, and what its tokens are multiplied by."""
+class WeightedText(NamedTuple):
+    """A part of a prompt, and the weight of its tokens."""
 
     text: str
     weight: float
@@ -65,28 +65,28 @@ class Piece(NamedTuple):
     """The chunk ends here; weight -1, as A1111 marks it."""
 
 
-BREAK_PIECE = Piece("BREAK", -1.0, True)
+BREAK_PIECE = WeightedText("BREAK", -1.0, True)
 
 
-def parse_attention(text: str, emphasis: str = "Original") -> list[Piece]:
-    r"""The pieces of a prompt; at least one, neighbours of equal weight joined.
+def parse_attention(text: str, emphasis: str = "Original") -> list[WeightedText]:
+    r"""Parse a prompt into weighted parts, at least one; neighbours of equal weight are joined.
 
     `(a)` multiplies by 1.1, `[a]` divides by it, `(a:1.3)` multiplies by 1.3; nested factors
-    multiply. Brackets left open close at the end. `\(`, `\)`, `\[`, `\]` and `\\` are characters;
-    any other backslash vanishes.
+    multiply. Unclosed brackets close at the end. `\(`, `\)`, `\[`, `\]` and `\\` are literal
+    characters; any other backslash is removed.
 
     Args:
         text: the prompt, or a part of it.
         emphasis: one of `EMPHASIS_MODES`.
 
     Raises:
-        InputError: a weight is no number (`(a:1.2.3)`) or too large, brackets are nested more than
-            200 deep, or there is no such mode.
+        InputError: a weight is not a number (`(a:1.2.3)`) or too large, brackets are nested more
+            than 200 deep, or the mode is unknown.
     """
     if emphasis not in EMPHASIS_MODES:
         raise InputError(f"emphasis: expected {', '.join(EMPHASIS_MODES)}; got {emphasis!r}")
     if emphasis == "None":
-        return [Piece(text, 1.0)]
+        return [WeightedText(text, 1.0)]
     pieces = joined(_Reader(text).read())
     if emphasis == "Ignore":
         return [piece if piece.is_break else piece._replace(weight=1.0) for piece in pieces]
@@ -94,14 +94,14 @@ def parse_attention(text: str, emphasis: str = "Original") -> list[Piece]:
 
 
 class _Reader:
-    """The state of reading: pieces so far, and where the brackets still open began."""
+    """The state of the parser: parts so far, and the positions of unclosed brackets."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.pieces: list[Piece] = []
+        self.pieces: list[WeightedText] = []
         self.open: dict[str, list[int]] = {"(": [], "[": []}
 
-    def read(self) -> list[Piece]:
+    def read(self) -> list[WeightedText]:
         for match in TOKENS.finditer(self.text):
             self.take(match)
         for bracket in "([":
@@ -112,7 +112,7 @@ class _Reader:
     def take(self, match: re.Match[str]) -> None:
         token, round_ones, square_ones = match[0], self.open["("], self.open["["]
         if match["escaped"] is not None:
-            self.pieces.append(Piece(match["escaped"], 1.0))
+            self.pieces.append(WeightedText(match["escaped"], 1.0))
         elif match["open"]:
             self.open[token].append(len(self.pieces))
             if len(round_ones) + len(square_ones) > MAX_DEPTH:
@@ -131,11 +131,11 @@ class _Reader:
         try:
             return float(match["number"])
         except ValueError:
-            problem = f"{match['number']} is no number; a weight is written as in (word:1.3)"
+            problem = f"{match['number']} is not a number; a weight is written as in (word:1.3)"
             raise fault(self.text, match.start("number"), problem) from None
 
     def multiply(self, start: int, factor: float, position: int) -> None:
-        """What the brackets that end at a position hold, the pieces from `start` on."""
+        """Multiply the weights of the parts from `start` on, whose bracket ends at a position."""
         for number in range(start, len(self.pieces)):
             text, weight, is_break = self.pieces[number]
             if is_break:
@@ -144,25 +144,25 @@ class _Reader:
             if not abs(weight) <= MAX_WEIGHT:
                 problem = f"a weight of {weight:.3g}; at most {MAX_WEIGHT:.0e} is possible"
                 raise fault(self.text, position, problem)
-            self.pieces[number] = Piece(text, weight)
+            self.pieces[number] = WeightedText(text, weight)
 
 
-def with_breaks(text: str) -> Iterator[Piece]:
-    """Text without brackets: pieces of weight 1, with breaks between them, and no space there."""
+def with_breaks(text: str) -> Iterator[WeightedText]:
+    """Yield text without brackets as parts of weight 1, split at breaks, which are stripped."""
     parts = BREAK.split(text)
     for number, part in enumerate(parts):
         if number:
             yield BREAK_PIECE
             part = part.lstrip()
-        yield Piece(part.rstrip() if number < len(parts) - 1 else part, 1.0)
+        yield WeightedText(part.rstrip() if number < len(parts) - 1 else part, 1.0)
 
 
-def joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbours of equal weight as one piece; of nothing, one empty piece."""
-    runs: list[tuple[list[str], Piece]] = []
+def joined(pieces: list[WeightedText]) -> list[WeightedText]:
+    """Join neighbours of equal weight; return one empty part for an empty list."""
+    runs: list[tuple[list[str], WeightedText]] = []
     for piece in pieces:
         if runs and not piece.is_break and runs[-1][1][1:] == piece[1:]:
             runs[-1][0].append(piece.text)
         else:
             runs.append(([piece.text], piece))
-    return [piece._replace(text="".join(texts)) for texts, piece in runs] or [Piece("", 1.0)]
+    return [piece._replace(text="".join(texts)) for texts, piece in runs] or [WeightedText("", 1.0)]

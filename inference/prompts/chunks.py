@@ -1,11 +1,11 @@
-"""From prompts to tokens, with learned embeddings in the places of their names.
+"""Tokenize prompts, and put learned embeddings in the positions of their names.
 
 As in A1111 1.10.1 (`modules/sd_hijack_clip.py`): chunks of 75 tokens; where a prompt's tokens spell
-the name of an embedding, the longest such name wins, and its vectors take as many places. Vectors
-that do not fit into the rest of a chunk begin the next one.
+the name of an embedding, the longest such name wins, and its vectors take as many positions.
+Vectors that do not fit into the rest of a chunk start the next one.
 
-Captions are taken as they stand (`tokenize`); the prompts that are drawn come as pieces with
-weights (`PromptChunker.pieces`).
+Captions are tokenized literally (`tokenize`); prompts for generation come as weighted parts
+(`PromptChunker.pieces`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inference.prompts.attention import Piece
+from inference.prompts.attention import WeightedText
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -34,16 +34,16 @@ class LearnedVectors(nn.Module):
         self.strength = 1.0
 
     def by_encoder(self) -> list[nn.Parameter]:
-        """The vectors for each text encoder."""
+        """Return the vectors for each text encoder."""
         return [self.vectors] if self.vectors_2 is None else [self.vectors, self.vectors_2]
 
     def forward(self, number: int = 0) -> Tensor:
-        """The vectors for a text encoder, counted from 0, as they are put into prompts."""
+        """Return the vectors for a text encoder (numbered from 0), as they are put into prompts."""
         vectors = self.by_encoder()[number]
         return vectors if self.strength == 1 else vectors * self.strength
 
 
-class Place(NamedTuple):
+class EmbeddingPosition(NamedTuple):
     """Where an embedding's vectors begin."""
 
     prompt: int
@@ -54,27 +54,27 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids (b, chunks, 77 or the model's length), and where embeddings stand in them."""
+    """Token ids (b, chunks, 77 or the model's length), and the positions of embeddings in them."""
 
     ids: Tensor
-    places: list[Place]
+    places: list[EmbeddingPosition]
     weights: Tensor | None = None
-    """What the states of each token are multiplied by, of the ids' shape, fp32; None is 1."""
+    """Factors of the embeddings of each token, with the shape of the ids, fp32; None means 1."""
 
 
 @dataclass
 class Chunk:
-    """At most 75 tokens of a prompt, without start, end and filler."""
+    """At most 75 tokens of a prompt, without start, end and padding."""
 
     ids: list[int] = field(default_factory=list)
-    """The places of an embedding hold the id 0 until its vectors take them."""
+    """Token ids; positions of an embedding hold 0 until its vectors replace them."""
     weights: list[float] = field(default_factory=list)
     found: list[tuple[int, str]] = field(default_factory=list)
-    """Embeddings: where in `ids` they begin, and their names."""
+    """The embeddings: their first index in `ids`, and their names."""
 
 
 def token_ids(tokenizer: CLIPTokenizer, text: str) -> list[int]:
-    """The ids of a text alone, without start and end."""
+    """Return the ids of a text alone, without start and end."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
@@ -84,22 +84,22 @@ def tokenize(
     embeddings: Mapping[str, LearnedVectors],
     filler: int | None = None,
 ) -> Tokens:
-    """Every chunk has its own start and end token; shorter prompts are filled with empty chunks.
+    """Tokenize prompts into chunks with start and end tokens; pad with empty chunks.
 
-    `filler` is the id behind an end token, in the place of the tokenizer's own.
+    `filler` is the padding id after an end token, instead of the tokenizer's own.
     """
     chunker = PromptChunker(tokenizer, embeddings)
     return assemble(tokenizer, [chunker.whole(prompt) for prompt in prompts], filler)
 
 
 class PromptChunker:
-    """Cuts prompts into chunks.
+    """Splits prompts into chunks.
 
     Args:
         tokenizer: the base model's.
-        embeddings: whose vectors take the places of their names.
-        comma_padding_backtrack: where a chunk is full and its last comma at most so many tokens
-            back, what follows the comma begins the next chunk; 0 switches that off.
+        embeddings: vectors that replace their names.
+        comma_padding_backtrack: if a chunk is full and its last comma is at most this many tokens
+            back, the text after the comma starts the next chunk; 0 switches that off.
     """
 
     def __init__(
@@ -116,13 +116,14 @@ class PromptChunker:
         self.comma = None if comma == tokenizer.unk_token_id else comma
 
     def whole(self, prompt: str) -> list[Chunk]:
-        """The chunks of a prompt as it stands."""
-        return self.pieces([Piece(prompt, 1.0)])
+        """Return the chunks of a literal prompt."""
+        return self.pieces([WeightedText(prompt, 1.0)])
 
-    def pieces(self, pieces: Sequence[Piece]) -> list[Chunk]:
-        """The chunks of `parse_attention`'s pieces, at least one.
+    def pieces(self, pieces: Sequence[WeightedText]) -> list[Chunk]:
+        """Return the chunks of the parts of `parse_attention`, at least one.
 
-        Each piece is tokenised by itself. A break begins a new chunk, however empty the last is.
+        Each part is tokenized separately. A break starts a new chunk, even if the last one is
+        empty.
         """
         chunks = _Chunks(self.tokenizer.model_max_length - 2, self.backtrack)
         for piece in pieces:
@@ -132,7 +133,7 @@ class PromptChunker:
                 self.put(piece, chunks)
         return chunks.finished()
 
-    def put(self, piece: Piece, chunks: _Chunks) -> None:
+    def put(self, piece: WeightedText, chunks: _Chunks) -> None:
         ids = token_ids(self.tokenizer, piece.text)
         position = 0
         while position < len(ids):
@@ -150,7 +151,7 @@ class PromptChunker:
 def spellings(
     tokenizer: CLIPTokenizer, embeddings: Mapping[str, LearnedVectors]
 ) -> list[tuple[list[int], str]]:
-    """The tokens that spell each name, the longest first."""
+    """Return the tokens that spell each name, the longest first."""
     names = [(token_ids(tokenizer, name), name) for name in embeddings]
     return sorted(names, key=lambda entry: -len(entry[0]))
 
@@ -158,7 +159,7 @@ def spellings(
 def spelled_at(
     ids: Sequence[int], position: int, names: Sequence[tuple[list[int], str]]
 ) -> tuple[int, str] | None:
-    """The name that tokens spell from a position on, and how many they are."""
+    """Return how many tokens from a position on spell a name, and the name; None if none do."""
     for tokens, name in names:
         if list(ids[position : position + len(tokens)]) == tokens:
             return len(tokens), name
@@ -166,10 +167,10 @@ def spelled_at(
 
 
 class _Chunks:
-    """Puts tokens into chunks of at most `room`.
+    """Collects tokens in chunks of at most `room`.
 
-    Where tokens behind a comma move on, embeddings among them move along (A1111 leaves their
-    vectors behind, in the filler).
+    When the tokens after a comma move to the next chunk, embeddings among them move too (A1111
+    leaves their vectors behind, in the padding).
     """
 
     def __init__(self, room: int, comma_padding_backtrack: int) -> None:
@@ -181,7 +182,7 @@ class _Chunks:
     def add(
         self, ids: list[int], weight: float, name: str | None = None, is_comma: bool = False
     ) -> None:
-        """One token, or the places of the embedding named."""
+        """Add one token, or the positions of the named embedding."""
         filled = len(self.chunks[-1].ids)
         if is_comma:
             self.last_comma = filled
@@ -196,17 +197,17 @@ class _Chunks:
         chunk.weights += [weight] * len(ids)
 
     def near_comma(self, filled: int) -> int | None:
-        """Where the last comma is, unless it is too far back."""
+        """Return the position of the last comma; None if it is too far back."""
         is_near = self.last_comma is not None and filled - self.last_comma <= self.backtrack
         return self.last_comma if is_near else None
 
     def begin(self) -> None:
-        """A new chunk."""
+        """Start a new chunk."""
         self.chunks.append(Chunk())
         self.last_comma = None
 
     def move_on(self, start: int) -> None:
-        """Takes what the last chunk holds from `start` on into a new one."""
+        """Move the content of the last chunk from `start` on to a new one."""
         old = self.chunks[-1]
         moved = [(place - start, name) for place, name in old.found if place >= start]
         self.begin()
@@ -215,7 +216,7 @@ class _Chunks:
         old.found = [(place, name) for place, name in old.found if place < start]
 
     def finished(self) -> list[Chunk]:
-        """The chunks; an empty last one only where it is the only one."""
+        """Return the chunks, without an empty last one unless it is the only one."""
         if len(self.chunks) > 1 and not self.chunks[-1].ids:
             self.chunks.pop()
         return self.chunks
@@ -224,7 +225,7 @@ class _Chunks:
 def assemble(
     tokenizer: CLIPTokenizer, prompts: Sequence[Sequence[Chunk]], filler: int | None = None
 ) -> Tokens:
-    """The chunks of several prompts, with start, end and filler, as many for each."""
+    """Return the chunks of several prompts, with start, end and padding, as many for each."""
     filler = int(tokenizer.pad_token_id) if filler is None else filler
     num_chunks = max([1, *(len(chunks) for chunks in prompts)])
     ids = torch.full((len(prompts), num_chunks, tokenizer.model_max_length), filler)
@@ -236,7 +237,9 @@ def assemble(
             tokens = torch.tensor([*chunk.ids, int(tokenizer.eos_token_id)])
             ids[row, number, 1 : 1 + len(tokens)] = tokens
             weights[row, number, 1 : len(tokens)] = torch.tensor(chunk.weights)
-            places += [Place(row, number, 1 + place, name) for place, name in chunk.found]
+            places += [
+                EmbeddingPosition(row, number, 1 + place, name) for place, name in chunk.found
+            ]
     return Tokens(ids, places, None if bool((weights == 1).all()) else weights)
 
 
@@ -244,9 +247,9 @@ def assemble(
 def put_in(
     table: nn.Module, tokens: Tokens, embeddings: Mapping[str, LearnedVectors], number: int = 0
 ) -> Iterator[None]:
-    """Has a text encoder's token table answer with the embeddings' vectors in their places.
+    """Replace embeddings' positions in the output of a text encoder's token table by their vectors.
 
-    `number` says which of the base model's encoders it is.
+    `number` is the number of the text encoder in the base model.
     """
     if not tokens.places:
         yield

@@ -1,8 +1,8 @@
-"""Prompts that change while a picture is drawn: `[from:to:when]` and `[a|b]`.
+"""Prompts that change while sampling: `[from:to:when]` and `[a|b]`.
 
-The grammar and its meaning are those of A1111 1.10.1 (`modules/prompt_parser.py`), read here in one
-pass. A1111's parser leaves open what a `[a:b:3]` is that a bracket or colon without partner follows
-at once (`[a:b:3]]`), and answers differently from start to start; here it is always an edit.
+Grammar and meaning are those of A1111 1.10.1 (`modules/prompt_parser.py`), parsed here in one pass.
+A1111's grammar is ambiguous for `[a:b:3]` directly followed by an unmatched bracket or colon
+(`[a:b:3]]`), and its result differs from start to start; here it is always an edit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PARTNERS = {"(": ")", "[": "]"}
 
 
 class Edit(NamedTuple):
-    """`[from:to:when]`: `before` in steps up to `when`, counted from 1; `after` behind it."""
+    """`[from:to:when]`: `before` in steps up to `when`, counted from 1; `after` in later steps."""
 
     before: Node
     after: Node
@@ -25,7 +25,7 @@ class Edit(NamedTuple):
 
 
 class Alternation(NamedTuple):
-    """`[a|b]`: the options in turn, one a step."""
+    """`[a|b]`: the options in turn, one per step."""
 
     options: Sequence[Node]
 
@@ -34,27 +34,27 @@ Node: TypeAlias = "str | list[Node] | Edit | Alternation"
 
 
 class Entry(NamedTuple):
-    """A text of the prompt, and the last step (from 1) that it is meant for."""
+    """A text of the prompt, and the last step (from 1) that uses it."""
 
     end_at_step: int
     text: str
 
 
-def expand(
+def timeline(
     prompt: str, steps: int, hires_base_steps: int | None = None, old_rule: bool = False
 ) -> list[Entry]:
-    r"""The texts of a prompt over the steps, in their order; at least one.
+    r"""Return the texts of a prompt over the steps, in order; at least one.
 
-    Edits: `[from:to:when]`, `[to:when]` (from nothing), `[from::when]` (to nothing), and
-    `[a|b|c]`. A `when` with a point is a fraction of the steps, any other a step's number. What
-    cannot be read (a lone `|`, a backslash at the end) makes the whole prompt literal. Backslashes
-    stay: attention's syntax reads them.
+    Edits: `[from:to:when]`, `[to:when]` (from nothing), `[from::when]` (to nothing), and `[a|b|c]`.
+    A `when` with a decimal point is a fraction of the steps, any other one a step number. A syntax
+    error (a lone `|`, a backslash at the end) makes the whole prompt literal. Backslashes are kept
+    for the attention syntax.
 
     Args:
-        prompt: the prompt, or a part of it; never empties brackets that hold no edit.
-        steps: how many evaluations of the model this pass has.
+        prompt: the prompt, or a part of it; brackets without an edit are kept.
+        steps: number of model evaluations of this pass.
         hires_base_steps: in the second pass of a hires fix, the evaluations of the first one:
-            numbers go on from them, and fractions from 1.0.
+            step numbers continue from them, and fractions from 1.0.
         old_rule: "Old prompt editing timelines": numbers below 1 are fractions, all others steps,
             and a hires pass repeats the timeline of the first one.
     """
@@ -86,17 +86,17 @@ def expand(
 
 
 def chosen(ends: Sequence[int], evaluation: int) -> int:
-    """Which entry an evaluation of the model, counted from 0, takes.
+    """Return the index of the entry for a model evaluation, counted from 0.
 
-    The first whose end is not below the number (A1111 compares steps counted from 1 with
-    evaluations counted from 0, so that the first text has one evaluation more than its share).
-    Past the last end it stays the last entry.
+    It is the first entry whose end is not below the number (A1111 compares steps counted from 1
+    with evaluations counted from 0, so the first text gets one evaluation more than its share).
+    After the last end it stays the last entry.
     """
     return next((n for n, end in enumerate(ends) if evaluation <= end), len(ends) - 1)
 
 
 def text_at(nodes: list[Node], step: int) -> str:
-    """The text of a step, counted from 1."""
+    """Return the text of a step, counted from 1."""
     texts: list[str] = []
     waiting: list[Node] = [nodes]
     while waiting:
@@ -118,7 +118,7 @@ class _Tree(NamedTuple):
 
 
 class _Frame:
-    """A bracket still open: what stands between its separators so far."""
+    """An unclosed bracket: the content between its separators so far."""
 
     def __init__(self, bracket: str) -> None:
         self.bracket = bracket
@@ -127,10 +127,10 @@ class _Frame:
 
 
 class _Parser:
-    """Reads a prompt from left to right, with the brackets still open on a stack.
+    """Parses a prompt from left to right, with the unclosed brackets on a stack.
 
-    What is no edit, alternation or pair of brackets is text, and so are then all brackets open
-    around it: an edit holds nothing that is unbalanced.
+    What is not an edit, an alternation or a pair of brackets is text, and then so are all unclosed
+    brackets around it: an edit contains nothing unbalanced.
     """
 
     def __init__(self, when: Callable[[str], int]) -> None:
@@ -140,7 +140,7 @@ class _Parser:
         self.constructs: list[Edit | Alternation] = []
 
     def parse(self, prompt: str) -> _Tree | None:
-        """None where the whole prompt is literal."""
+        """Return the tree of a prompt; None if the whole prompt is literal."""
         position = 0
         for match in TOKENS.finditer(prompt):
             if match.start() != position or not self.take(match[0]):
@@ -155,7 +155,7 @@ class _Parser:
         return self.frames[-1].parts[-1] if self.frames else self.nodes
 
     def take(self, token: str) -> bool:
-        """Whether the prompt can still be read."""
+        """Parse a token; return False if the prompt is literal."""
         if token in PARTNERS:
             self.frames.append(_Frame(token))
         elif token in PARTNERS.values():
@@ -177,7 +177,7 @@ class _Parser:
         return True
 
     def close(self, token: str) -> Node | None:
-        """What the innermost bracket becomes; None where nothing is."""
+        """Return the node that the innermost bracket becomes; None if it becomes no node."""
         if not self.frames or PARTNERS[self.frames[-1].bracket] != token:
             return None
         frame = self.frames[-1]
@@ -196,7 +196,7 @@ class _Parser:
         return construct
 
     def loosen(self) -> bool:
-        """Makes text of the brackets still open; False where a `|` stands in them."""
+        """Turn the unclosed brackets into text; return False if one contains a `|`."""
         frames, self.frames = self.frames, []
         for frame in frames:
             if "|" in frame.separators:
@@ -206,7 +206,7 @@ class _Parser:
 
 
 def between(parts: list[list[Node]], separator: str) -> list[Node]:
-    """The parts with a separator between each two."""
+    """Join the parts with a separator between them."""
     nodes: list[Node] = [parts[0]]
     for part in parts[1:]:
         nodes += [separator, part]
@@ -214,7 +214,7 @@ def between(parts: list[list[Node]], separator: str) -> list[Node]:
 
 
 def as_number(part: list[Node]) -> str:
-    """The number that is all of a part; empty if it is none."""
+    """Return the number that a part consists of; empty if it is something else."""
     text = part[0] if len(part) == 1 and isinstance(part[0], str) else ""
     match = NUMBER.fullmatch(text)
     return match[1] if match else ""

@@ -1,8 +1,8 @@
-"""Networks that a prompt calls by name: `<lora:name:0.8>`.
+"""Networks that a prompt names: `<lora:name:0.8>`.
 
 As in A1111 1.10.1 (`modules/extra_networks.py`, `extensions-builtin/Lora/extra_networks_lora.py`,
-`modules/extra_networks_hypernet.py`). What A1111 passes over in silence or skips with a line on the
-console (unknown kinds and arguments) is an error here: it would have no effect.
+`modules/extra_networks_hypernet.py`). What A1111 ignores silently or skips with a line on the
+console (unknown kinds and arguments) is an error here, since it would have no effect.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from inference.prompts.attention import fault
 
 TAG = re.compile(r"<(\w+):([^>]+)>")
 KINDS = {"lora": "lora", "lyco": "lora", "hypernet": "hypernet"}
-"""The kinds of tags, and what each of them is."""
+"""Tag names, and the kind of network that each of them is."""
 
 ARGUMENTS = {"lora": ("te", "unet", "dyn"), "hypernet": ("strength",)}
-"""What may follow the name, in this order; those of a LoRA also as `te=0.5`."""
+"""Arguments after the name, in this order; those of a LoRA also as `te=0.5`."""
 
 
 @dataclass(frozen=True)
 class ExtraNetwork:
-    """What a tag asks for."""
+    """A network that a tag names, with its strengths."""
 
     kind: str
     """`lora` or `hypernet`."""
@@ -32,25 +32,26 @@ class ExtraNetwork:
     te: float
     """Strength in the text encoders."""
     unet: float
-    """Strength in the UNet; a hypernetwork's only one, which `te` equals."""
+    """Strength in the UNet; for a hypernetwork the only one, equal to `te`."""
     dyn: int | None
     """A LoRA's "dyn" dimension: how much of its rank is used."""
     position: int
-    """Where its tag begins in the prompt, from 0."""
+    """Position of its tag in the prompt, from 0."""
 
     def __str__(self) -> str:
         return f"<{self.kind}:{self.name}>"
 
 
 def extract_extra_networks(prompt: str) -> tuple[str, list[ExtraNetwork]]:
-    """The prompt without its tags, and what they ask for, in their order.
+    """Return the prompt without its tags, and the networks they name, in order.
 
     `<lora:NAME>`, `<lora:NAME:te>` (UNet as text encoder), `<lora:NAME:te:unet>`,
-    `<lora:NAME:te:unet:dyn>`; `te=`, `unet=` and `dyn=` say the same by name and win; `lyco` is
-    another word for `lora`. `<hypernet:NAME:strength>`. Strengths are 1 unless told otherwise.
+    `<lora:NAME:te:unet:dyn>`; the named forms `te=`, `unet=` and `dyn=` win; `lyco` is an alias of
+    `lora`. `<hypernet:NAME:strength>`. Strengths default to 1.
 
     Raises:
-        InputError: an unknown kind of tag or argument, no name, or a malformed number; says where.
+        InputError: an unknown kind of tag or argument, no name, or a malformed number; with its
+            position.
     """
     networks, texts, position = [], [], 0
     for match in TAG.finditer(prompt, 0, prompt.rfind(">") + 1):
@@ -61,11 +62,11 @@ def extract_extra_networks(prompt: str) -> tuple[str, list[ExtraNetwork]]:
 
 
 def read_tag(prompt: str, match: re.Match[str]) -> ExtraNetwork:
-    """What one tag asks for."""
+    """Parse one tag."""
     word = match[1]
     if word not in KINDS:
         near = get_close_matches(word, KINDS, 1)
-        problem = f"<{word}:…> is no kind of network; known: {', '.join(KINDS)}"
+        problem = f"<{word}:…> is not a kind of network; known: {', '.join(KINDS)}"
         raise fault(prompt, match.start(), problem + (f"; did you mean {near[0]}?" if near else ""))
     kind = KINDS[word]
     name, said = read_arguments(prompt, match, kind)
@@ -79,7 +80,7 @@ def read_tag(prompt: str, match: re.Match[str]) -> ExtraNetwork:
 
 
 def read_arguments(prompt: str, match: re.Match[str], kind: str) -> tuple[str, dict[str, float]]:
-    """The name, and what is said of the other arguments; what is said by name wins."""
+    """Return the name and the other arguments; named arguments win."""
     known = ARGUMENTS[kind]
     positional: list[tuple[str, int]] = []
     named: dict[str, float] = {}
@@ -107,7 +108,7 @@ def read_arguments(prompt: str, match: re.Match[str], kind: str) -> tuple[str, d
 
 
 def read_number(prompt: str, position: int, name: str, text: str) -> float:
-    """A strength, or the whole number that `dyn` is."""
+    """Parse a strength, or the integer `dyn`."""
     try:
         value = float(int(text)) if name == "dyn" else float(text)
     except (ValueError, OverflowError):

@@ -1,8 +1,8 @@
-"""Styles: pieces of prompts kept by name in a `styles.csv`.
+"""Styles: named parts of prompts in a `styles.csv`.
 
 As in A1111 1.10.1 (`modules/styles.py`): columns name, prompt, negative_prompt (in old files text
-for prompt); UTF-8 with or without a byte order mark; quoted fields may hold commas and line ends;
-rows whose name is empty or begins with "#" are passed over.
+instead of prompt); UTF-8 with or without a byte order mark; quoted fields may contain commas and
+line breaks; rows whose name is empty or begins with "#" are skipped.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ PLACEHOLDER = "{prompt}"
 
 
 class Style(NamedTuple):
-    """What a style adds to a prompt and to a negative prompt."""
+    """The text that a style adds to a prompt and to a negative prompt."""
 
     prompt: str
     negative_prompt: str
 
 
 def read_styles(path: str | Path) -> dict[str, Style]:
-    """The styles of a file by their names; of two with one name the later one.
+    """Return the styles of a file by name; of two with the same name, the later one.
 
     Raises:
-        InputError: the file cannot be read, is no UTF-8 or no CSV, or has not the columns.
+        InputError: the file cannot be read, is not UTF-8 or not CSV, or lacks a column.
     """
     styles: dict[str, Style] = {}
     try:
@@ -51,20 +51,19 @@ def read_styles(path: str | Path) -> dict[str, Style]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start}: not UTF-8; save it as UTF-8") from error
     except csv.Error as error:
-        raise InputError(f"{path}: line {rows.line_num + 1}: no CSV: {error}") from error
+        raise InputError(f"{path}: line {rows.line_num + 1}: not CSV: {error}") from error
     return styles
 
 
 def apply_styles(
     prompt: str, negative_prompt: str, names: Sequence[str], styles: Mapping[str, Style]
 ) -> tuple[str, str]:
-    """Prompt and negative prompt with the styles, in their order.
+    """Return prompt and negative prompt with the styles applied, in order.
 
-    A style's text takes the prompt in where it says `{prompt}`; another one stands behind it after
-    a comma.
+    A style's `{prompt}` is replaced by the prompt; a style without it is appended after a comma.
 
     Raises:
-        InputError: there is no style of a name; names the nearest ones.
+        InputError: there is no style of a name; the message suggests similar names.
     """
     for name in names:
         if name not in styles:
@@ -77,7 +76,7 @@ def apply_styles(
 
 
 def merged(style: str, prompt: str) -> str:
-    """One text of a style with one prompt."""
+    """Combine one text of a style with one prompt."""
     if PLACEHOLDER in style:
         return style.replace(PLACEHOLDER, prompt)
     return ", ".join(text for text in (prompt.strip(), style.strip()) if text)

@@ -1,4 +1,4 @@
-"""Load a YAML recipe into typed dataclasses."""
+"""Load YAML recipes into typed dataclasses."""
 
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
         find_recipe,
         is_first_process,
         print_text,
+        report,
         shipped_recipes,
-        tell,
-        warnings_told,
+        warnings_reported,
     )
     from inference.recipe.imports import Imported, Reader
     from inference.recipe.json_schema import recipe_json_schema
@@ -72,13 +72,13 @@ __all__ = [
     "override_layers",
     "print_text",
     "recipe_json_schema",
+    "report",
     "resolve",
     "shipped_recipes",
     "shown",
     "takes",
-    "tell",
     "typed_options",
-    "warnings_told",
+    "warnings_reported",
     "without_none",
 ]
 

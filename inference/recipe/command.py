@@ -1,4 +1,4 @@
-"""What both commands have in common: how they speak to the person in front of them."""
+"""Helpers of the commands: find a recipe, print messages and warnings."""
 
 import os
 import sys
@@ -13,17 +13,17 @@ from inference.recipe.layers import RecipeWarning
 from inference.runtime import DrawWarning, clone
 
 
-def tell(program: str, message: object) -> None:
-    """Every line of the message, with the program's name before it, on standard error."""
+def report(program: str, message: object) -> None:
+    """Print every line of the message to standard error, prefixed with the program's name."""
     for line in str(message).splitlines():
         print(f"{program}: {line}", file=sys.stderr)
 
 
 def print_text(text: str) -> None:
-    """Print a text; end quietly where the reader has seen enough of it (`| head`)."""
+    """Print a text; exit quietly if the reader closes the pipe (`| head`)."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # else Python complains once more when it ends
+    except BrokenPipeError:  # else Python reports it again on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -41,15 +41,16 @@ def find_recipe(path: str) -> str:
 
 
 def is_first_process() -> bool:
-    """Of several that accelerate (or torchrun) started the first says what all find out."""
+    """Return whether this is the process (of those accelerate or torchrun started) that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def warnings_told(program: str, is_silent: bool = False) -> Iterator[None]:
-    """Warnings to the user are told in one line each, without a place in the program.
+def warnings_reported(program: str, is_silent: bool = False) -> Iterator[None]:
+    """Print warnings meant for the user as one line each, without a source location.
 
-    Others are shown as they were. `is_silent`: another process tells the same.
+    Other warnings are shown as usual. `is_silent`: print nothing, since another process prints the
+    same warnings.
     """
     usual = warnings.showwarning
 
@@ -57,7 +58,7 @@ def warnings_told(program: str, is_silent: bool = False) -> Iterator[None]:
         if not issubclass(category, RecipeWarning | DrawWarning):
             usual(message, category, *where)
         elif not is_silent:
-            tell(program, message)
+            report(program, message)
 
     with warnings.catch_warnings():
         for category in (RecipeWarning, DrawWarning):

@@ -1,4 +1,4 @@
-"""Files of other programs that a recipe takes in, as if it were based on them."""
+"""Files of other programs that a recipe imports, as if it were based on them."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -15,19 +15,18 @@ from inference.runtime import InputError
 
 @dataclass
 class Imported:
-    """What a file says, as keys of a recipe."""
+    """The content of an imported file, as keys of a recipe."""
 
     mapping: dict[str, Any]
-    told: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     """What of it has no effect here, a line each."""
 
 
 Reader = Callable[[str], Imported]
-"""Takes what a recipe says and gives what stands in its place.
+"""Reads the file that a recipe names, and returns the keys that replace the reference.
 
 Raises:
-    InputError: the file cannot be used, in one line for each fault.
-"""
+    InputError: the file cannot be used; one line per error."""
 
 
 def take_in(
@@ -36,19 +35,19 @@ def take_in(
     escaped: Callable[[Any], Any],
     faults: list[str],
 ) -> tuple[list[Layer], list[str]]:
-    """Puts what files say in the place of the keys that name them.
+    """Replace the keys that name imported files by the content of those files.
 
     Args:
-        layers: of a recipe; the last of those that name a file decides, and what the file says
-            stands before it, as the recipe's bases do.
-        readers: by the dotted key that names the file.
-        escaped: makes text that is text for OmegaConf too.
-        faults: gets what is wrong.
+        layers: layers of a recipe. The last one that names a file wins; the file's content is
+            inserted before it, like a base of the recipe.
+        readers: reader of each dotted key that names a file.
+        escaped: escapes text so that OmegaConf takes it literally.
+        faults: list that errors are appended to.
 
     Returns:
-        The layers, without these keys; and what has no effect, in words.
+        The layers without these keys, and the messages about content without effect.
     """
-    kept, told = list(layers), []
+    kept, unused = list(layers), []
     for key, read in readers.items():
         names = tuple(key.split("."))
         places = [place for place, layer in enumerate(kept) if _value(layer, names) is not None]
@@ -58,7 +57,7 @@ def take_in(
         assert node is not None
         value = kept[places[-1]].text if kept[places[-1]].key == names else plain(node)
         if not isinstance(value, str) or not value or plain(node) is None:
-            continue  # the schema says what is wrong with it
+            continue  # the schema reports the error
         try:
             found = read(value)
         except InputError as error:
@@ -66,7 +65,7 @@ def take_in(
                 f"{kept[places[-1]].source}: {key}: {line}" for line in str(error).split("\n")
             ]
             continue
-        told += [f"{value}: {line}" for line in found.told]
+        unused += [f"{value}: {line}" for line in found.unused]
         for place in places:
             kept[place] = replace(kept[place], node=_without(kept[place].node, names))
         content = RecipeDumper(io.StringIO(), sort_keys=False).represent_data(
@@ -74,11 +73,11 @@ def take_in(
         )
         assert isinstance(content, yaml.MappingNode)
         kept.insert(places[-1], Layer(shown(absolute(Path(value))), content))
-    return kept, told
+    return kept, unused
 
 
 def _value(layer: Layer, names: Sequence[str]) -> yaml.Node | None:
-    """What a layer says of a key; None where it says nothing."""
+    """Return the node of a key in a layer; None if the layer does not set it."""
     node: yaml.Node | None = layer.node
     for name in names:
         if not isinstance(node, yaml.MappingNode):
@@ -88,7 +87,7 @@ def _value(layer: Layer, names: Sequence[str]) -> yaml.Node | None:
 
 
 def _without(node: yaml.MappingNode, names: Sequence[str]) -> yaml.MappingNode:
-    """A mapping without one of its keys. The node itself stays: it may be used elsewhere too."""
+    """Return a mapping without one of its keys. The node is not modified: others may use it."""
     first, *rest = names
     entries = []
     for key, value in node.value:

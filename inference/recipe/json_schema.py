@@ -50,8 +50,8 @@ def recipe_json_schema(roots: Sequence[type], title: str, choices: Choices) -> S
 
     Args:
         roots: dataclasses of whole recipes; the first is that of recipes without `type`.
-        title: of the schema.
-        choices: which classes a field of an abstract class can have.
+        title: title of the schema.
+        choices: returns the classes that a field of an abstract class can have.
     """
     definitions = _Definitions(choices)
     names = [definitions.add(kind) for kind in roots]
@@ -64,7 +64,7 @@ def recipe_json_schema(roots: Sequence[type], title: str, choices: Choices) -> S
 
 
 class _Definitions:
-    """The schemas of dataclasses by their names, as far as they are needed."""
+    """The schemas of the dataclasses that are needed, by name."""
 
     def __init__(self, choices: Choices) -> None:
         self.choices = choices
@@ -75,11 +75,11 @@ class _Definitions:
             self.schemas[name] = {"anyOf": [{"type": name}, texts, _ref("reference")]}
 
     def add(self, kind: type) -> str:
-        """Make the schema of a dataclass, unless it is there; return its name."""
+        """Add the schema of a dataclass unless it exists; return its name."""
         if kind in self.names:
             return self.names[kind]
         name = kind.__name__
-        if name in self.schemas:  # a plug-in's class is called as one of ours
+        if name in self.schemas:  # a plug-in's class has the name of one of ours
             name = f"{kind.__module__}.{name}"
         self.names[kind] = name
         properties: Schema = {}
@@ -124,7 +124,7 @@ class _Definitions:
         return options[0] if len(options) == 1 else {"anyOf": options}
 
     def options(self, kind: Any, owner: type) -> list[Schema]:
-        """Return the schemas of which one has to hold, of a type without None."""
+        """Return the alternative schemas of a type without None, of which one must match."""
         origin, arguments = get_origin(kind), get_args(kind)
         if origin in (Union, types.UnionType):
             return [option for one in arguments for option in self.options(one, owner)]
@@ -132,7 +132,7 @@ class _Definitions:
             return [_ref(self.add(one)) for one in self.choices(kind, owner)]
         if origin is dict:
             return [{"type": "object", "additionalProperties": self.value(arguments[1], owner)}]
-        if origin is Literal and len(arguments) == 1:  # what tells classes apart is spelled out
+        if origin is Literal and len(arguments) == 1:  # the tag that distinguishes classes
             return [{"const": arguments[0]}]
         if origin is Literal:
             return [{"enum": list(arguments)}, _ref("reference")]

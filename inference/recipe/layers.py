@@ -1,7 +1,6 @@
-"""What a recipe is read from: its file, the files it is based on, and the command line.
+"""The sources of a recipe: its file, the files it is based on, and the command line.
 
-Everything is kept as YAML nodes, so that the text as it was written is still known when a value
-turns out not to fit.
+Values stay YAML nodes, so that error messages can quote the text as the user wrote it.
 """
 
 import difflib
@@ -31,19 +30,19 @@ from inference.recipe.yaml_nodes import (
 from inference.runtime import InputError
 
 MOST_FILES = 100
-"""Files that a recipe is made of at most: its own, and all that they are based on."""
+"""Maximum number of files of a recipe: its own and all its bases."""
 
 
 MOST_FAULTS = 100
-"""Lines of a message at most."""
+"""Maximum number of lines of an error message."""
 
 
 class RecipeError(InputError):
-    """What the user wrote is wrong. Its text is the complete message, one line per fault."""
+    """An error in what the user wrote. Its text is the complete message, one line per error."""
 
     @classmethod
     def of(cls, faults: Iterable[str]) -> "RecipeError":
-        """One line for each fault, whatever the recipe holds; of very many, the first ones."""
+        """Return an error with one printable line per fault; if there are many, the first ones."""
         lines = [readable(line) for line in faults]
         if len(lines) > MOST_FAULTS:
             lines[MOST_FAULTS - 1 :] = [f"... and {len(lines) - MOST_FAULTS + 1} more"]
@@ -56,7 +55,7 @@ class RecipeWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Layer:
-    """One source of values. Of an override also its key, its text, and why that is not YAML."""
+    """One source of values; an override also has its key, its text, and its YAML error, if any."""
 
     source: str
     node: yaml.MappingNode
@@ -65,10 +64,10 @@ class Layer:
     problem: str | None = None
 
     def value_node(self, node: yaml.Node, is_text: bool, is_optional: bool) -> yaml.Node:
-        """The node of an override's value: for a text field as typed, unless it is in quotes.
+        """Return the node of an override's value; a text field gets the unquoted text as typed.
 
         Raises:
-            ValueError: the text is not YAML, and the field is no text.
+            ValueError: the text is not YAML, and the field is not a text field.
         """
         if self.problem is not None and not is_text:
             raise ValueError(self.problem)
@@ -78,7 +77,7 @@ class Layer:
 
 
 def merged(layers: Sequence[Layer]) -> dict[str, Any]:
-    """What all layers say together, later ones winning, before any of it is checked."""
+    """Return the values of all layers, unchecked; later layers win."""
 
     def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
         both = dict(lower)
@@ -96,16 +95,16 @@ def merged(layers: Sequence[Layer]) -> dict[str, Any]:
 
 
 def begun_anew(layers: Sequence[Layer], key: str) -> list[Layer]:
-    """The layers without what they say of a mapping that a later one gives another `type`.
+    """Return the layers without their values for a mapping that a later one gives another `type`.
 
-    Each type has keys of its own, so that a recipe based on one of another type takes none of them.
-    The command line counts as one layer.
+    Each type has its own keys, so a recipe based on one of another type inherits none of them. The
+    command line counts as one layer.
     """
     kept: list[Layer] = []
     kind: Any = None
     for layer in layers:
-        told = plain(layer.node).get(key)
-        new = told.get("type") if isinstance(told, dict) else None
+        value = plain(layer.node).get(key)
+        new = value.get("type") if isinstance(value, dict) else None
         if new is not None and kind not in (None, new):
             kept = [other if other.key else _without(other, key) for other in kept]
         kind = kind if new is None else new
@@ -119,9 +118,9 @@ def _without(layer: Layer, key: str) -> Layer:
 
 
 def key_sources(layers: Sequence[Layer], file: str) -> dict[str, str]:
-    """For every key that is set, dotted, the layer that set it last; the file for the whole ("").
+    """Return the layer that last set each (dotted) key; the key "" maps to the file.
 
-    A `null` unsets what was set below its key.
+    A `null` unsets everything set below its key.
     """
     sources: dict[str, str] = {}
     mappings: set[str] = set()
@@ -143,19 +142,19 @@ def key_sources(layers: Sequence[Layer], file: str) -> dict[str, str]:
 
 
 def source_of(key: str, sources: dict[str, str]) -> str:
-    """The layer that set a key last, or else the nearest key above it."""
+    """Return the layer that last set a key, or its nearest parent that was set."""
     while key not in sources:
         key = key.rpartition(".")[0]
     return sources[key]
 
 
 def dotted(*names: str) -> str:
-    """Names on the way to a key, as one word."""
+    """Join the non-empty names of a key with dots."""
     return ".".join(name for name in names if name)
 
 
 def shown(path: Path) -> str:
-    """The path as it is told: relative to the working folder if it lies below it."""
+    """Return the path for messages: relative to the working directory if it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -163,10 +162,10 @@ def shown(path: Path) -> str:
 def file_layers(
     path: Path, faults: list[str], asking: tuple[Path, ...] = (), files: list[Path] | None = None
 ) -> list[Layer]:
-    """The layers of a recipe file: those of its bases in their order, then its own.
+    """Return the layers of a recipe file: those of its bases in order, then its own.
 
     `path` is absolute; `asking` are the files that led to it, `files` all that were read before.
-    What is wrong is added to `faults`.
+    Errors are appended to `faults`.
 
     Raises:
         RecipeError: there are too many files.
@@ -204,12 +203,12 @@ def file_layers(
 
 
 def absolute(path: str | Path) -> Path:
-    """The path from the root, without `..`."""
+    """Return the absolute path without `..`; symbolic links are kept."""
     return Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would also follow links)
 
 
 def take_bases(node: yaml.MappingNode) -> list[str]:
-    """Takes the key `base` out of a recipe and returns the file names it gives."""
+    """Remove the key `base` from a recipe and return the file names it lists."""
     found = [value for key, value in node.value if key.value == "base"]
     node.value = [(key, value) for key, value in node.value if key.value != "base"]
     bases = plain(found[0]) if found else []
@@ -221,7 +220,7 @@ def take_bases(node: yaml.MappingNode) -> list[str]:
 
 
 def explain_absence(path: Path, error: OSError) -> str:
-    """Why a file cannot be read, and which recipes beside it have a similar name."""
+    """Explain why a file cannot be read, and name recipes beside it with similar names."""
     if os.path.isdir(path):  # noqa: PTH112 (is_dir() fails for names that are too long)
         return "is a folder, not a recipe"
     if not isinstance(error, FileNotFoundError):
@@ -235,7 +234,7 @@ def explain_absence(path: Path, error: OSError) -> str:
 
 
 def override_layers(overrides: Sequence[str], faults: list[str]) -> list[Layer]:
-    """A layer for each `key=value` of the command line, in their order."""
+    """Return one layer per `key=value` of the command line, in order."""
     layers: list[Layer] = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
@@ -244,7 +243,7 @@ def override_layers(overrides: Sequence[str], faults: list[str]) -> list[Layer]:
             faults.append(f"{cut(override)!r}: an override is written key=value")
             continue
         if unusable(override) or len(key) > DEEPEST:
-            problem = f"holds the character {unusable(override)}, which no text has"
+            problem = f"contains the character {unusable(override)}, which text cannot contain"
             problem = problem if unusable(override) else f"has more than {DEEPEST} levels"
             faults.append(f"command line: {cut(dotted)}: {problem}")
             continue

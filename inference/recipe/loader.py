@@ -1,19 +1,20 @@
-"""Recipes: YAML files and overrides -> plain dataclasses, or one error that tells every fault.
+"""Load recipes: YAML files and overrides -> plain dataclasses, or one error that lists every fault.
 
-The schema is a dataclass; OmegaConf's structured configs check values, fill in `${...}` and build
-the objects, and nothing of OmegaConf is left after `load_recipe`. A dataclass may say more:
+The schema is a dataclass. OmegaConf's structured configs check values, resolve `${...}` and build
+the objects; nothing of OmegaConf is left after `load_recipe`. A dataclass can define more:
 
-- `faults(self)` yields (field, message) for values that cannot be, `idle(self)` for fields that are
-  set without effect; both may name a field further down (`lr_scheduler.warmup_steps`);
-- `inherits: ClassVar = {"images": "settings"}`: what an entry of the named mapping `images` leaves
-  out, it takes from the field `settings` beside it; a dataclass in the place of "settings", which
-  the entries and the owner of the mapping both are, has them take its fields from the owner;
-- `begins_anew: ClassVar = ("objective",)`: where a later source gives this mapping another `type`,
-  nothing is taken from what the earlier ones say in it;
-- `imports: ClassVar = {"data.kohya_config": read}`: what the file says that this key names stands
-  in the key's place, as if the recipe were based on it (`inference.recipe.imports`);
+- `faults(self)` yields (field, message) for invalid values, `idle(self)` for fields that are set
+  but have no effect; both may name a nested field (`lr_scheduler.warmup_steps`);
+- `inherits: ClassVar = {"images": "settings"}`: entries of the mapping `images` take the values
+  they do not set from the field `settings` beside it. With a dataclass instead of "settings",
+  which both the entries and the owner of the mapping subclass, entries take its fields from the
+  owner;
+- `begins_anew: ClassVar = ("objective",)`: if a later source gives this mapping another `type`,
+  the values of earlier sources in it are discarded;
+- `imports: ClassVar = {"data.kohya_config": read}`: the content of the file that this key names
+  replaces the key, as if the recipe were based on it (`inference.recipe.imports`);
 - `registries: ClassVar = {"type": NAMES}`: the names that a text can be, besides `module:name`;
-- entries of a `dict[str, X | None]` are dropped by `null`.
+- `null` removes an entry of a `dict[str, X | None]`.
 """
 
 import dataclasses
@@ -51,9 +52,9 @@ from inference.recipe.schema import (
     describe,
     field_docs,
     fields_of,
+    in_yaml,
     is_mapping,
     leaf,
-    told,
     unknown_key,
     without_none,
 )
@@ -65,13 +66,13 @@ __all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_
 def load_recipe(
     path: str | Path, schema: Callable[[dict[str, Any]], type], overrides: Sequence[str] = ()
 ) -> Any:
-    """The recipe of a file, of the files it is based on, and of `key=value` overrides.
+    """Load the recipe of a file, of the files it is based on, and of `key=value` overrides.
 
-    Each wins over those before it: bases, file, overrides. `schema` chooses the dataclass from what
-    they say together; the lines of its RecipeError begin with a key (`type: expected ...`).
+    Later ones win: bases, file, overrides. `schema` chooses the dataclass from the merged values;
+    the lines of its RecipeError begin with a key (`type: expected ...`).
 
     Raises:
-        RecipeError: one line per fault, each with the file (or command line) and key at fault.
+        RecipeError: one line per error, each with the file (or command line) and the key.
     """
     unread: list[str] = []
     file = absolute(path)
@@ -88,12 +89,12 @@ def load_mapping(
     schema: Callable[[dict[str, Any]], type],
     overrides: Sequence[str] = (),
 ) -> Any:
-    """The recipe of a mapping such as a file would hold, and of overrides, which win.
+    """Load a recipe from a mapping, such as a file would contain, and from overrides, which win.
 
-    `source` is what the mapping is called in messages. Text stays text: `${` in it means nothing.
+    `source` names the mapping in messages. Text is literal: `${` in it has no meaning.
 
     Raises:
-        RecipeError: as of `load_recipe`.
+        RecipeError: as `load_recipe`.
     """
     node = RecipeDumper(io.StringIO()).represent_data(_escaped(mapping))
     assert isinstance(node, yaml.MappingNode)
@@ -119,10 +120,10 @@ def _load(
         raise RecipeError.of(lines + misspelt) from error
     for key in getattr(kind, "begins_anew", ()):
         layers = begun_anew(layers, key)
-    layers, told = take_in(layers, getattr(kind, "imports", {}), _escaped, misspelt)
+    layers, unused = take_in(layers, getattr(kind, "imports", {}), _escaped, misspelt)
     draft = _Draft(kind, key_sources(layers, file))
     draft.faults.update(dict.fromkeys(misspelt))
-    draft.idle.update(dict.fromkeys(told))
+    draft.idle.update(dict.fromkeys(unused))
     for layer in layers:
         draft.put(layer, layer.node, (), kind)
     draft.complete(draft.config, "")
@@ -135,12 +136,12 @@ def _load(
 
 
 def dump_recipe(recipe: Any) -> str:
-    """The YAML of a recipe with every field spelled out; it loads back to an equal object."""
+    """Return the YAML of a recipe with every field; it loads back to an equal object."""
     return yaml.dump(_escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
 
 
 def _escaped(value: Any) -> Any:
-    """Plain mappings, lists and scalars, in whose text `${` and `???` mean nothing."""
+    """Return plain mappings, lists and scalars, with `${` and `???` in text escaped."""
     if dataclasses.is_dataclass(value):
         return {f.name: _escaped(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -154,13 +155,13 @@ def _escaped(value: Any) -> Any:
 
 
 class _Draft:
-    """A recipe on its way to its dataclass, and what has been found wrong with it so far."""
+    """A recipe that is being built, and the errors found so far."""
 
     def __init__(self, kind: type, sources: dict[str, str]) -> None:
         self.kind = kind
         self.sources = sources
         self.config = deepcopy(_structured(kind))
-        self.faults: dict[str, None] = {}  # lines in order, none twice
+        self.faults: dict[str, None] = {}  # lines in order, without duplicates
         self.idle: dict[str, None] = {}
         self.bad: list[str] = []
         self.inherited: dict[str, str] = {}
@@ -172,7 +173,7 @@ class _Draft:
         return f"{source or source_of(key, self.sources)}: {cut(key, 300)}: {message}"
 
     def giver_of(self, key: str) -> str:
-        """Where an entry's key was set, if the entry has it from elsewhere."""
+        """Return the key from which an entry inherited a key; the key itself if it did not."""
         above = key
         while above and above not in self.inherited:
             above = above.rpartition(".")[0]
@@ -183,7 +184,7 @@ class _Draft:
         self.faults[self.line(key, message, source)] = None
 
     def put(self, layer: Layer, node: yaml.Node, key: tuple[str, ...], hint: Any) -> None:
-        """Sets `key`, which is of type `hint`, to what the layer says: leaf by leaf."""
+        """Set `key`, which is of type `hint`, to the value in the layer, leaf by leaf."""
         kind, is_optional = without_none(hint)
         value = None
         try:
@@ -195,7 +196,7 @@ class _Draft:
             if is_mapping(kind) and isinstance(node, yaml.MappingNode):
                 return self.put_members(layer, node, key, kind)
             if is_mapping(kind) and not is_null:
-                raise ValueError(f"expected {describe(kind)}, got {told(plain(node))}")
+                raise ValueError(f"expected {describe(kind)}, got {in_yaml(plain(node))}")
             value = leaf(kind, node, typed=bool(layer.key))
             OmegaConf.update(self.config, _path(key), value)
         except OmegaConfBaseException as error:
@@ -206,7 +207,7 @@ class _Draft:
     def put_members(
         self, layer: Layer, node: yaml.MappingNode, key: tuple[str, ...], kind: Any
     ) -> None:
-        """Sets the members of a dataclass or of a named mapping."""
+        """Set the members of a dataclass or of a named mapping."""
         is_named = get_origin(kind) is dict
         if key and OmegaConf.select(self.config, _path(key)) is None:
             OmegaConf.update(self.config, _path(key), {} if is_named else _structured(kind))
@@ -224,14 +225,16 @@ class _Draft:
                 if name in entries:
                     entries.pop(name)
                 else:
-                    message = f"null drops nothing; the entries are {', '.join(entries) or 'none'}"
+                    message = (
+                        f"null removes nothing; the entries are {', '.join(entries) or 'none'}"
+                    )
                     line = self.line(".".join((*key, name)), message, layer.source)
                     self.idle[line] = None
             else:
                 self.put(layer, value, (*key, name), hint)
 
     def complete(self, node: Any, prefix: str) -> None:
-        """Lets entries inherit; finds what is missing and what cannot be filled in."""
+        """Let entries inherit; find missing values and references that cannot be resolved."""
         self.inherit(node, prefix)
         names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
         for name in names:
@@ -251,7 +254,7 @@ class _Draft:
                 self.complete(child, key)
 
     def inherit(self, node: Any, prefix: str) -> None:
-        """What an entry does not set, it takes from the field that its mapping `inherits`."""
+        """Fill the fields that an entry does not set from the field that its mapping `inherits`."""
         kind = OmegaConf.get_type(node)
         for mapping, giver in getattr(kind, "inherits", {}).items():
             for name, entry in node[mapping].items():
@@ -264,23 +267,23 @@ class _Draft:
     def take(
         self, entry: Any, key: str, giver: Any, giver_key: str, kind: type | None = None
     ) -> None:
-        """Takes from the giver what an entry does not set, down through groups that it sets.
+        """Copy what an entry does not set from the giver, also within groups that it sets.
 
-        Of all fields that both have, or of those of a dataclass that both are.
+        Copies all fields that both have, or those of a dataclass that both subclass.
         """
         kinds = OmegaConf.get_type(entry), kind or OmegaConf.get_type(giver)
         for field in fields_of(kinds[0]).keys() & fields_of(kinds[1]):
             own, given = dotted(key, field), dotted(giver_key, field)
-            with suppress(OmegaConfBaseException):  # told where it was given
+            with suppress(OmegaConfBaseException):  # reported at the giver's key
                 if own not in self.sources:
                     self.inherited[own] = given
-                    value = giver[field]  # filled in: what is left of `${` in it is text
+                    value = giver[field]  # resolved: any `${` left in it is text
                     entry[field] = _escaped(value) if isinstance(value, str) else value
                 elif all(_is_group(each[field]) for each in (entry, giver)):
                     self.take(entry[field], own, giver[field], given)
 
     def finish(self) -> Any:
-        """The recipe, once the dataclasses had their say about every part that is sound so far."""
+        """Build the recipe, after the dataclasses have checked every part without errors so far."""
         parts = list(self.sound_parts(self.config, ""))
         for prefix, sound in parts:
             givers = _givers(sound, prefix)
@@ -288,13 +291,13 @@ class _Draft:
                 for field, message in getattr(part, "faults", tuple)():
                     self.fault(dotted(key, field), message)
                 if any(f"{key}.".startswith(f"{giver}.") for giver in givers):
-                    continue  # what has no effect is for those to say that take it from there
+                    continue  # the entries that inherit these fields report what has no effect
                 for field, message in getattr(part, "idle", tuple)():
                     self.idle[self.line(dotted(key, field), message)] = None
         return None if self.faults else parts[0][1]
 
     def sound_parts(self, node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
-        """The largest parts of the config without a fault, as objects."""
+        """Yield the largest parts of the config without errors, as objects."""
         if not any(bad.startswith(f"{prefix}.") or not prefix for bad in self.bad):
             yield prefix, OmegaConf.to_object(node)
             return
@@ -307,17 +310,17 @@ class _Draft:
 
 @cache
 def _structured(kind: type) -> DictConfig:
-    """The config of a dataclass, which takes long to make; to be copied."""
+    """Return the config of a dataclass; copy it before use. Cached, since building it is slow."""
     return OmegaConf.structured(kind)
 
 
 def _is_group(value: Any) -> bool:
-    """Whether a value of a config is a dataclass."""
+    """Return whether a value of a config is a dataclass."""
     return isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value))
 
 
 def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """All dataclass instances in a value, itself included, with their dotted keys."""
+    """Yield all dataclass instances in a value, including itself, with their dotted keys."""
     if dataclasses.is_dataclass(value):
         yield key, value
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -329,7 +332,7 @@ def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _givers(value: Any, key: str) -> list[str]:
-    """The dotted keys of what entries inherit from, where there are entries."""
+    """Return the dotted keys that entries inherit from, for mappings with entries."""
     return [
         dotted(name, field)
         for name, part in _dataclasses(value, key)
@@ -340,12 +343,12 @@ def _givers(value: Any, key: str) -> list[str]:
 
 
 def _path(key: tuple[str, ...]) -> str:
-    """A key as OmegaConf writes it."""
+    """Return a key in OmegaConf's syntax."""
     return ".".join(re.sub(r"([.\[\]=])", r"\\\1", name) for name in key)
 
 
 def _refusal(error: OmegaConfBaseException, kind: Any, value: Any) -> str:
-    """Why OmegaConf does not take a value, in a recipe's words."""
+    """Explain why OmegaConf rejects a value, in terms of the recipe."""
     first = str(error).partition("\n")[0]
     if isinstance(error, GrammarParseError):
         return _unfilled(value, error)
@@ -353,11 +356,11 @@ def _refusal(error: OmegaConfBaseException, kind: Any, value: Any) -> str:
         return first
     whole = kind is int and isinstance(value, float) and value.is_integer()
     remedy = f"; write {value:.0f}" if whole else ""
-    return f"expected {describe(kind)}, got {told(value)}{remedy}"
+    return f"expected {describe(kind)}, got {in_yaml(value)}{remedy}"
 
 
 def _unfilled(value: Any, error: OmegaConfBaseException) -> str:
-    """Why a `${...}` cannot be filled in."""
+    """Explain why a `${...}` cannot be resolved."""
     found = re.search(r"\$\{[^}]*\}?", str(value))
     what = cut(found[0] if found else str(value))
     first = str(error).partition("\n")[0]

@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from inference.recipe.schema import PLAIN_NUMBER, told
+from inference.recipe.schema import PLAIN_NUMBER, in_yaml
 
 LISTS = (list, tuple, Sequence, Iterable, Collection)
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -30,7 +30,7 @@ def option_faults(
         if name in names:
             if _fitted(value, parameters[name][0]) is _UNFIT:
                 what = describe_hint(parameters[name][0])
-                yield name, f"expected {what}, got {told(value)}"
+                yield name, f"expected {what}, got {in_yaml(value)}"
             continue
         near = difflib.get_close_matches(name, names, 1)
         if near or not _takes_any(function):

@@ -1,4 +1,4 @@
-"""What a recipe's dataclasses say about its keys: names, types, docstrings, values."""
+"""What a recipe's dataclasses define: key names, types, docstrings, values."""
 
 import dataclasses
 import difflib
@@ -16,24 +16,24 @@ import yaml
 from inference.recipe.yaml_nodes import cut, plain
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
-"""Numbers that YAML 1.1 reads as octal (0123 is 83) or to the base of 60 (12:30 is 750)."""
+"""Numbers that YAML 1.1 reads as octal (0123 is 83) or in base 60 (12:30 is 750)."""
 
 PLAIN_NUMBER = re.compile(r"[-+]?([0-9]{1,400}(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 
 REFERENCE = re.compile(r"(?<!\\)(\\\\)*\$\{")
-"""Where a text stands for another value of the recipe."""
+"""An unescaped `${`: a reference to another value of the recipe."""
 
 
 @cache
 def fields_of(kind: type) -> dict[str, Any]:
-    """The fields of a dataclass and their types."""
+    """Return the fields of a dataclass and their types."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 @cache
 def field_docs(kind: type) -> dict[str, str]:
-    """The docstrings that stand under the fields of a dataclass and its bases, by field name."""
+    """Return the docstrings under the fields of a dataclass and its bases, by field name."""
     import ast
     import inspect
     import textwrap
@@ -56,7 +56,7 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def without_none(hint: Any) -> tuple[Any, bool]:
-    """A type without its `| None`, and whether None fits it."""
+    """Return a type without its `| None`, and whether it accepts None."""
     if get_origin(hint) not in (Union, types.UnionType):
         return hint, hint is Any
     kinds = tuple(kind for kind in get_args(hint) if kind is not types.NoneType)
@@ -64,12 +64,12 @@ def without_none(hint: Any) -> tuple[Any, bool]:
 
 
 def is_mapping(kind: Any) -> bool:
-    """Whether values of this type are mappings of known types (and not just anything)."""
+    """Return whether values of this type are mappings with known types."""
     return dataclasses.is_dataclass(kind) or get_origin(kind) is dict
 
 
 def describe(kind: Any) -> str:
-    """A type in the words of someone who writes a recipe."""
+    """Describe a type in words for the author of a recipe."""
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return f"a mapping with keys of {kind.__name__} ({', '.join(fields_of(kind))})"
@@ -87,15 +87,15 @@ def describe(kind: Any) -> str:
     return words.get(kind, "a value")
 
 
-def told(value: Any) -> str:
-    """A value as a recipe has it."""
+def in_yaml(value: Any) -> str:
+    """Return a value as it is written in a recipe."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return cut(repr(value), 200)
 
 
 def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
-    """Every key that a recipe can have, dotted, with `<name>` for names of the user's choice."""
+    """Yield every dotted key that a recipe can have, with `<name>` for names chosen by the user."""
     kind, _ = without_none(kind)
     if get_origin(kind) is dict:
         yield from all_keys(get_args(kind)[1], f"{prefix}<name>.")
@@ -106,7 +106,7 @@ def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_key(name: str, kind: type, root: type) -> str:
-    """The message for a key that `kind` does not have, with what may have been meant."""
+    """Return the message for a key that `kind` does not have, with similar keys."""
     message = f"Key {cut(name)!r} not in {kind.__name__!r}"
     if len(name) > 100:
         return message
@@ -132,12 +132,12 @@ def unknown_key(name: str, kind: type, root: type) -> str:
 
 
 def is_word(name: str) -> bool:
-    """Whether a field of a dataclass can have this name."""
+    """Return whether a field of a dataclass can have this name."""
     return name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
 
 
 def got(value: Any, name: str, beside: Any) -> str:
-    """What was found as a key's value; where there is none, which key beside it may be meant."""
+    """Describe the value found for a key; if it is missing, suggest a similar key beside it."""
     if value is not None:
         return cut(repr(value))
     others = beside if isinstance(beside, dict) and name not in beside else []
@@ -147,16 +147,18 @@ def got(value: Any, name: str, beside: Any) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text in quotes is a number, or refers to one."""
+    """Return whether a quoted text is a finite number, or contains a reference."""
     finite = PLAIN_NUMBER.fullmatch(text) and math.isfinite(float(text))
     return bool(finite or REFERENCE.search(text))
 
 
 def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
-    """The value of a leaf of this type. `typed`: on the command line, where 7 can well be a text.
+    """Return the value of a leaf of this type.
+
+    `typed`: the value was typed on the command line, where 7 may well be meant as text.
 
     Raises:
-        ValueError: YAML reads something else than it looks like.
+        ValueError: YAML reads something else than the text looks like.
     """
     origin, value = get_origin(kind), plain(node)
     if not isinstance(node, yaml.ScalarNode):
@@ -170,7 +172,7 @@ def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
     text = node.value
     refers = isinstance(value, str) and REFERENCE.search(value)
     if origin in (list, tuple) and value is not None and not refers:
-        raise ValueError(f"expected {describe(kind)}, got {told(value)}")
+        raise ValueError(f"expected {describe(kind)}, got {in_yaml(value)}")
     as_text = (kind is str and isinstance(value, bool | int | float)) or (
         origin is Literal and isinstance(value, bool)
     )
@@ -179,11 +181,11 @@ def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
     if as_text:
         fits = kind is str or text in get_args(kind)
         remedy = f'write "{text}"' if fits else f"expected {describe(kind)}"
-        raise ValueError(f"YAML reads {text} as {told(value)}; {remedy}")
+        raise ValueError(f"YAML reads {text} as {in_yaml(value)}; {remedy}")
     if isinstance(value, int | float) and ODD_NUMBER.fullmatch(text):
         raise ValueError(f"YAML reads {text} as {value}; write {value} if that is meant")
     if kind in (int, float) and isinstance(value, str) and not is_number(value):
-        raise ValueError(f"expected {describe(kind)}, got {told(value)}")
+        raise ValueError(f"expected {describe(kind)}, got {in_yaml(value)}")
     if kind is bool and isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"expected true or false, got {text}")
     return value

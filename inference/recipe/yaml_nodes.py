@@ -1,8 +1,8 @@
-"""The YAML of recipes: how it is read, and what is refused of all that YAML allows.
+"""Read and write the YAML of recipes; reject YAML features that recipes do not need.
 
-Values keep the text in which they were written (they stay nodes), since what YAML 1.1 makes of it
-is often not what was meant. A recipe is small: a file, or aliases, that make a large one of it are
-refused before they take time or memory.
+Values keep the text as it was written (they stay nodes), since YAML 1.1 often reads it as something
+else than was meant. Recipes are small: large files, and aliases that expand to large ones, are
+rejected before they take time or memory.
 """
 
 import math
@@ -23,11 +23,11 @@ QUOTING_HINT = (
 )
 
 LARGEST = 2**20
-"""Bytes of a recipe at most."""
+"""Maximum size of a recipe in bytes."""
 DEEPEST = 32
-"""Mappings and lists within each other at most."""
+"""Maximum nesting depth of mappings and lists."""
 MOST_VALUES = 100_000
-"""Keys and values of a recipe at most, with all that aliases stand for."""
+"""Maximum number of keys and values of a recipe, with aliases expanded."""
 LARGEST_NUMBER = 2**64
 
 
@@ -37,16 +37,16 @@ class RecipeLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """As in yaml, to a certain depth."""
+        """Compose a node as PyYAML does, up to a maximum depth."""
         self.depth += 1
         if self.depth > DEEPEST:
-            raise fault(f"more than {DEEPEST} levels within each other", self.peek_event())
+            raise fault(f"more than {DEEPEST} nested levels", self.peek_event())
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Takes in what `<<` names; of each key what the mapping itself says is left."""
+        """Merge the mappings that `<<` names; the mapping's own keys win."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or not key.tag.startswith("tag:yaml.org,"):
@@ -62,14 +62,14 @@ class RecipeLoader(yaml.SafeLoader):
 
 
 class RecipeDumper(yaml.SafeDumper):
-    """Writes what RecipeLoader reads, lists on one line."""
+    """Writes YAML that RecipeLoader reads, with lists on one line."""
 
     def represent_list(self, data: list[Any]) -> yaml.SequenceNode:
-        """A list as `[a, b]`."""
+        """Represent a list as `[a, b]`."""
         return self.represent_sequence(LIST_TAG, data, flow_style=True)
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Always: every value is spelled out where it stands."""
+        """Return True: every value is written out in full."""
         return True
 
 
@@ -87,23 +87,23 @@ scalar_value = _reader.construct_document
 
 
 def fault(problem: str, place: Any) -> yaml.MarkedYAMLError:
-    """What is wrong with a node, at its place."""
+    """Return an error about a node, with its position."""
     return yaml.MarkedYAMLError(None, None, problem, place.start_mark)
 
 
 def cut(text: str, length: int = 100) -> str:
-    """The text, or its beginning."""
+    """Return the text, truncated to a length."""
     return text if len(text) <= length else f"{text[:length]}…"
 
 
 def readable(line: str) -> str:
-    """A line of a message, whatever was in the recipe: escapes for what cannot be printed."""
+    """Return a line of a message with unprintable characters escaped, truncated if very long."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return cut(line, 3000)
 
 
 def plain(node: yaml.Node) -> Any:
-    """The dicts, lists and scalars that a node stands for. Keys are the text as it was written."""
+    """Return the dicts, lists and scalars of a node. Keys are the text as it was written."""
     if isinstance(node, yaml.MappingNode):
         return {key.value: plain(value) for key, value in node.value}
     if isinstance(node, yaml.SequenceNode):
@@ -112,17 +112,17 @@ def plain(node: yaml.Node) -> Any:
 
 
 def parse(text: str) -> yaml.Node | None:
-    """The node of a YAML document, None if it is empty.
+    """Return the root node of a YAML document; None if it is empty.
 
     Raises:
-        yaml.YAMLError: a syntax error, a key given twice, a tag, a number that is none, an alias
-            within itself, or too much of anything.
+        yaml.YAMLError: a syntax error, a duplicate key, a tag, an invalid number, a recursive
+            alias, or a size over one of the limits.
     """
     try:
         loader = RecipeLoader(text)
     except yaml.reader.ReaderError as error:
         place = yaml.Mark("", error.position, *_line_and_column(text, error.position), None, 0)
-        problem = f"holds the character U+{error.character:04X}, which no text has"
+        problem = f"contains the character U+{error.character:04X}, which text cannot contain"
         raise yaml.MarkedYAMLError(None, None, problem, place) from error
     node = loader.get_single_node()
     if node is not None:
@@ -136,14 +136,14 @@ def _line_and_column(text: str, position: int) -> tuple[int, int]:
 
 
 def _check(loader: RecipeLoader, node: yaml.Node, above: tuple[int, ...], count: list[int]) -> None:
-    """Refuses what recipes cannot hold, in a node and all below it; takes merges in."""
+    """Reject content that recipes cannot have in a node and below it; resolve merges."""
     count[0] += 1
     if count[0] > MOST_VALUES:
-        raise fault(f"more than {MOST_VALUES} values, with all that aliases stand for", node)
+        raise fault(f"more than {MOST_VALUES} values, with aliases expanded", node)
     if id(node) in above:
         raise fault("an alias within itself", node)
     if len(above) >= DEEPEST:
-        raise fault(f"more than {DEEPEST} levels within each other", node)
+        raise fault(f"more than {DEEPEST} nested levels", node)
     above = (*above, id(node))
     if isinstance(node, yaml.MappingNode) and node.tag == MAPPING_TAG:
         loader.flatten_mapping(node)
@@ -157,12 +157,12 @@ def _check(loader: RecipeLoader, node: yaml.Node, above: tuple[int, ...], count:
 
 
 def check_scalar(node: yaml.Node) -> None:
-    """Refuses tags, numbers that are none, and text that no file can hold.
+    """Reject tags, invalid numbers, and text that no file can contain.
 
     Raises:
-        yaml.MarkedYAMLError: as said.
+        yaml.MarkedYAMLError: the scalar is one of these.
     """
-    if node.tag == MERGE_TAG:  # means something as a key only
+    if node.tag == MERGE_TAG:  # has a meaning only as a key
         node.tag = TEXT_TAG
     is_scalar = isinstance(node, yaml.ScalarNode)
     written = _reader.resolve(yaml.ScalarNode, node.value, (True, False)) if is_scalar else ""
@@ -178,7 +178,7 @@ def check_scalar(node: yaml.Node) -> None:
         raise fault(f"{number} is too large for a number{remedy}", node)
     value = scalar_value(node)
     if math.isnan(value) or ".inf" in node.value.lower():
-        raise fault(f"{number} is no finite number{remedy}", node)
+        raise fault(f"{number} is not a finite number{remedy}", node)
     if math.isinf(value) or (node.tag == INTEGER_TAG and abs(value) > LARGEST_NUMBER):
         raise fault(f"{number} is too large for a number{remedy}", node)
     if value == 0 and re.search("[1-9]", re.split("[eE]", node.value)[0]):
@@ -187,23 +187,25 @@ def check_scalar(node: yaml.Node) -> None:
 
 
 def check_text(node: yaml.ScalarNode) -> None:
-    """Refuses text that cannot be written to a file, or be the name of one.
+    """Reject text that cannot be written to a file or be a file name.
 
     Raises:
-        yaml.MarkedYAMLError: as said.
+        yaml.MarkedYAMLError: the text is one of these.
     """
     if unusable(node.value):
-        raise fault(f"holds the character {unusable(node.value)}, which no text has", node)
+        raise fault(
+            f"contains the character {unusable(node.value)}, which text cannot contain", node
+        )
 
 
 def unusable(text: str) -> str:
-    """The first character that no text has (NUL, half of a pair), in words; else nothing."""
+    """Return the code point of the first invalid character (NUL, lone surrogate), or ""."""
     found = re.search("[\0\ud800-\udfff]", text)
     return f"U+{ord(found[0]):04X}" if found else ""
 
 
 def explain(error: yaml.YAMLError) -> str:
-    """A YAML error on one line: where, what, and what helps in most cases."""
+    """Return a YAML error as one line: where, what, and the most likely remedy."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return str(error).partition("\n")[0]
     mark, begin = error.problem_mark, error.context_mark
@@ -211,16 +213,16 @@ def explain(error: yaml.YAMLError) -> str:
     if begin is not None and begin.line != mark.line:
         text += f" ({error.context} that begins at line {begin.line + 1})"
     if "\\t" in str(error.problem):
-        return f"{text}; indent by spaces, not tabs"
+        return f"{text}; indent with spaces, not tabs"
     return text if type(error) is yaml.MarkedYAMLError else f"{text}; {QUOTING_HINT}"
 
 
 def read(path: Path, is_base: bool) -> str:
-    """The text of a recipe. A base is a file; what the user names may be a pipe, too.
+    """Read the text of a recipe. A base must be a regular file; the recipe itself may be a pipe.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no text in UTF-8, no file, or too large.
+        ValueError: it is not UTF-8 text, not a file, or too large.
     """
     kind = path.stat().st_mode
     if is_base and not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
@@ -234,4 +236,4 @@ def read(path: Path, is_base: bool) -> str:
     except UnicodeDecodeError as error:
         is_utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         remedy = "save this UTF-16 as UTF-8" if is_utf16 else "a recipe is a YAML file"
-        raise ValueError(f"is no text in UTF-8 (byte {error.start}); {remedy}") from error
+        raise ValueError(f"is not UTF-8 text (byte {error.start}); {remedy}") from error

@@ -1,4 +1,4 @@
-"""Several processes that share one job: `accelerate launch -m inference …`."""
+"""Devices, progress bars, and several processes that share one job."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from inference.runtime.errors import InputError
 
 LONGEST_WAIT = timedelta(days=7)
-"""For another's picture. A process that has ended is noticed at once."""
+"""Maximum wait for another process's image. A process that has ended is noticed at once."""
 
 T = TypeVar("T")
 Result = TypeVar("Result")
 
 
 class Processes:
-    """This process among those that accelerate (or torchrun) has started; alone without them."""
+    """This process among those started by accelerate or torchrun; without them, the only one."""
 
     def __init__(self) -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -29,23 +29,23 @@ class Processes:
         if self.count > 1:
             from accelerate import PartialState
 
-            # What is exchanged is small and lies on the CPU, whatever draws.
+            # What is exchanged is small and on the CPU, whatever device generates.
             PartialState(cpu=True, timeout=LONGEST_WAIT)
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that writes and speaks."""
+        """Return whether this is the process that writes and prints."""
         return self.rank == 0
 
     def together(self, work: Callable[[], T]) -> T:
-        """What this process makes of it, once all have done it. Where one fails, all do."""
+        """Return the result of `work` once all processes have finished; if one fails, all fail."""
         if self.count == 1:
             return work()
         results: list[T] = []
         failed: list[Exception] = []
         try:
             results.append(work())
-        except Exception as error:  # the others wait for an answer
+        except Exception as error:  # the others wait for a result
             failed.append(error)
         from accelerate.utils import gather_object
 
@@ -53,8 +53,8 @@ class Processes:
             raise error
         return results[0]
 
-    def of_first(self, value: T) -> T:
-        """The first process's value, in every process."""
+    def broadcast_from_main(self, value: T) -> T:
+        """Return the first process's value in every process."""
         if self.count == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -64,9 +64,9 @@ class Processes:
     def share(
         self, jobs: Sequence[T], work: Callable[[T], Sequence[Result]]
     ) -> Iterator[Sequence[Result]]:
-        """Each job's results, in the jobs' order, in every process; each job is done by one.
+        """Yield each job's results in the jobs' order, in every process; each job is done by one.
 
-        The processes take a job each, exchange the results, and go on. Where one fails, all do.
+        The processes take a job each, exchange the results, and continue. If one fails, all fail.
         """
         if self.count == 1:
             yield from map(work, jobs)
@@ -78,7 +78,7 @@ class Processes:
             outcome: list[tuple[Sequence[Result], Exception | None]] = []
             try:
                 outcome = [(work(jobs[own]), None)] if own < len(jobs) else []
-            except Exception as error:  # the others wait for an answer
+            except Exception as error:  # the others wait for a result
                 outcome = [((), error)]
             everyones = gather_object(outcome)
             for _, error in everyones:
@@ -87,7 +87,7 @@ class Processes:
             yield from (results for results, _ in everyones)
 
     def close(self) -> None:
-        """Takes leave of the others."""
+        """Destroy the process group."""
         if self.count > 1:
             from accelerate import PartialState
 
@@ -95,14 +95,16 @@ class Processes:
 
 
 Progress = Callable[[int, int], None]
-"""Called after every step with (done, total); both count pictures times steps."""
+"""Called after every step with (done, total); both count images times steps."""
 
 
 def choose_device(name: str, number: int | None = None) -> torch.device:
-    """The device of a recipe's `device`; `number` says which GPU `auto` takes, if not the first.
+    """Return the torch device of a recipe's `device`.
+
+    `number` selects the GPU that `auto` takes, if not the first.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: the device is not available on this machine.
     """
     if name == "auto":
         known = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -118,7 +120,7 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar on standard error, where that is a terminal; gives a function (done, total)."""
+    """Show a progress bar if standard error is a terminal; yield a function (done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -1,4 +1,4 @@
-"""What users are told: errors that they can mend (exit status 2, no traceback), and warnings."""
+"""Errors that users can fix (exit status 2, no traceback), and warnings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says where, what, expected, remedy."""
+    """Invalid input by the user; the message says where, what, expected, remedy."""
 
 
 class DrawWarning(UserWarning):
-    """Something is drawn otherwise than asked for."""
+    """Something is generated differently than requested."""
 
 
 class BaseModelError(InputError):
-    """The base model named in the recipe cannot be used; says what was found and what helps."""
+    """The base model of the recipe cannot be used; says what was found, and the remedy."""
 
 
 class ArtifactError(InputError):
-    """An artifact cannot be read or does not fit; says what was found, expected, and what helps."""
+    """An artifact cannot be read or does not fit; says what was found, expected, and the remedy."""

@@ -1,11 +1,11 @@
-"""How work is stopped from outside: SIGINT and SIGTERM."""
+"""Stop work from outside: SIGINT and SIGTERM."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Interrupted(Exception):  # noqa: N818 - says what happened, as KeyboardInterrupt does
+class Interrupted(Exception):  # noqa: N818 - named like KeyboardInterrupt
     """A signal stopped the work after its state was saved."""
 
     def __init__(self, number: int, saved: object) -> None:
@@ -20,15 +20,15 @@ DEFAULT_HANDLERS = {
 
 
 class StopSignals:
-    """The first SIGINT or SIGTERM asks the work to end; the second ends it at once."""
+    """The first SIGINT or SIGTERM requests the work to end; the second ends it at once."""
 
     def __init__(self) -> None:
         self.number = 0
-        """Of the signal that this process has had; 0 for none."""
+        """Number of the signal that this process received; 0 for none."""
 
     @contextmanager
-    def noted(self, say: Callable[[str], None], unit: str = "step") -> Iterator[None]:
-        """Note the first signal, and announce by `say` what it does.
+    def noted(self, log: Callable[[str], None], unit: str = "step") -> Iterator[None]:
+        """Note the first signal, and log its effect.
 
         From then on the default handlers stand, even where the signal was inherited as ignored, as
         shells start background jobs. SIGHUP stays as inherited: `nohup` has it ignored.
@@ -38,7 +38,7 @@ class StopSignals:
             self.number = number
             for kind, handler in DEFAULT_HANDLERS.items():
                 signal.signal(kind, handler)
-            say(f"stopping after this {unit}; once more stops at once")
+            log(f"stopping after this {unit}; a second signal stops at once")
 
         before = {kind: signal.signal(kind, note) for kind in DEFAULT_HANDLERS}
         try:

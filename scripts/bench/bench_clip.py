@@ -1,14 +1,15 @@
-"""What clips cost: drawing, a training step, and how much stratified timesteps steady the loss.
+"""Cost of clips: generation, a training step, and the effect of stratified timesteps on the loss.
 
     python -m scripts.bench.bench_clip
     python -m scripts.bench.bench_clip --base picto-motion
 
-Without `--base` upon a model of picto-motion's shape with random weights. In turns the drawing
-command's own function and the transformer's bare evaluations (20 of 2 rows) with one decoding draw
-the same clip; likewise a few steps of the trainer and of a bare loop over a second copy of the
-model. Ratios are medians over the turns, and shall be at most 1.05. Then the variance of a step's
-mean loss, of one network that stays as it is, with timesteps drawn one by one and stratified over
-4 and 8 micro-batches (CogVideoX's explicit uniform sampling, arXiv 2408.06072, section 3.3).
+Without `--base`, uses a model of picto-motion's shape with random weights. Alternately, the
+command's own function and the transformer's bare evaluations (20 of 2 rows) with one decoding
+generate the same clip; likewise a few steps of the trainer and of a bare loop over a second copy of
+the model. Ratios are medians over the turns, and should be at most 1.05. Then the variance of a
+step's mean loss, for a network that does not change, with independent timesteps and with timesteps
+stratified over 4 and 8 micro-batches (CogVideoX's explicit uniform sampling, arXiv 2408.06072,
+section 3.3).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from inference.config import BaseModelConfig, ClipConfig
 from inference.models.cogvideox import VideoModel, load_video_model
 from inference.recipe import load_recipe
 from inference.runtime import quiet_libraries
-from scripts.bench.bench_train_step import compare, now
+from scripts.bench.common import compare_trainer, now
 from scripts.picto import init_picto_motion
 from train.config import TrainRecipe, train_schema
 
@@ -42,7 +43,7 @@ ACCUMULATIONS = 4, 8
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Run the benchmark and print the results."""
     options = read_arguments()
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +53,7 @@ def main() -> None:
         make_clips(root / "clips", base)
         bench_drawing(base, options.turns)
         recipe = recipe_of(root, path, options)
-        ours, bare, ratio = compare(recipe, options.turns, options.steps, bare_loop)
+        ours, bare, ratio = compare_trainer(recipe, options.turns, options.steps, bare_loop)
         print(
             f"step: trainer {ours * 1000:.1f} ms, bare loop {bare * 1000:.1f} ms; "
             f"ratio {ratio:.3f}, at most {WANTED} wanted",
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Times clips against what they are made of.")
     parser.add_argument("--base", help="a base model, in place of random weights")
     parser.add_argument("--attention", default="eager", choices=["sdpa", "eager"])
@@ -75,7 +76,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def random_model(folder: Path) -> Path:
-    """Saves a model of picto-motion's shape, untrained, and returns the folder."""
+    """Save an untrained model of picto-motion's shape, and return its folder."""
     from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 
     vocabulary = init_picto_motion.write_tokenizer(map(caption, range(99)), folder / "tokenizer")
@@ -89,12 +90,12 @@ def random_model(folder: Path) -> Path:
 
 
 def caption(number: int) -> str:
-    """Of a made clip."""
+    """Return the caption of a generated clip."""
     return f"square number {number}, moving right"
 
 
 def make_clips(folder: Path, base: VideoModel) -> None:
-    """Clips of a square that moves to the right, of the frames and size that the model has."""
+    """Write clips of a square that moves to the right, with the model's frames and size."""
     folder.mkdir()
     side = base.config.sample_width * base.vae_scale_factor
     for number in range(NUM_CLIPS):
@@ -108,7 +109,7 @@ def make_clips(folder: Path, base: VideoModel) -> None:
 
 
 def bench_drawing(base: VideoModel, turns: int) -> None:
-    """Prints what drawing takes over bare evaluations and decoding."""
+    """Print the time of generation relative to bare evaluations and decoding."""
     clip = ClipConfig(prompt=caption(1), steps=STEPS, cfg_scale=4.0, seed=1)
     requests = expand(base, [clip])
     runs = {"ours": lambda: draw_clips(base, requests), "bare": bare_drawing(base)}
@@ -117,16 +118,16 @@ def bench_drawing(base: VideoModel, turns: int) -> None:
         for name, run in runs.items():
             start = now()
             run()
-            if turn:  # the first one warms up
+            if turn:  # the first turn warms up
                 times[name].append(now() - start)
     ratios = [one / other for one, other in zip(times["ours"], times["bare"], strict=True)]
-    told = ", ".join(f"{k} {statistics.median(v) * 1000:.0f} ms" for k, v in times.items())
+    medians = ", ".join(f"{k} {statistics.median(v) * 1000:.0f} ms" for k, v in times.items())
     ratio = statistics.median(ratios)
-    print(f"drawing: {told}; ratio {ratio:.3f}, at most {WANTED} wanted", flush=True)
+    print(f"drawing: {medians}; ratio {ratio:.3f}, at most {WANTED} wanted", flush=True)
 
 
 def latent_shape(base: VideoModel) -> tuple[int, int, int, int]:
-    """Latents of a clip of the model's own size: (f', c, h', w')."""
+    """Return the shape of the latents of a clip of the model's default size: (f', c, h', w')."""
     config = base.config
     frames = (config.sample_frames - 1) // base.frame_ratio + 1
     channels = base.vae.config.latent_channels
@@ -134,7 +135,7 @@ def latent_shape(base: VideoModel) -> tuple[int, int, int, int]:
 
 
 def bare_drawing(base: VideoModel) -> Callable[[], object]:
-    """The evaluations of the transformer and the decoding, with nothing around them."""
+    """Return a function with only the transformer's evaluations and the decoding."""
     with torch.inference_mode():
         conditions = base.encode_prompts([caption(1), ""])
     latents = torch.randn(2, *latent_shape(base))
@@ -150,7 +151,7 @@ def bare_drawing(base: VideoModel) -> Callable[[], object]:
 
 
 def recipe_of(root: Path, path: str, options: argparse.Namespace) -> TrainRecipe:
-    """A LoRA on the clips, without previews, saved only after the last step."""
+    """Return a recipe for a LoRA on the clips, without previews, saved only after the last step."""
     content = {
         "name": "bench",
         "output_dir": str(root / "runs"),
@@ -167,7 +168,7 @@ def recipe_of(root: Path, path: str, options: argparse.Namespace) -> TrainRecipe
 
 
 def bare_loop(recipe: TrainRecipe) -> Callable[[], None]:
-    """A function that takes a step: what remains when all around it is left out."""
+    """Return a function that takes a training step without anything around it."""
     from train.objectives import load_objective
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -200,7 +201,7 @@ def bare_loop(recipe: TrainRecipe) -> Callable[[], None]:
 
 @torch.no_grad()
 def bench_variance(recipe: TrainRecipe, accumulation: int, steps: int) -> None:
-    """Prints the variance of a step's mean loss over micro-batches of one clip."""
+    """Print the variance of a step's mean loss over micro-batches of one clip."""
     variances = {}
     for sampling in ("uniform", "stratified"):
         loss = replace(recipe.loss, timestep_sampling=sampling)
@@ -218,10 +219,10 @@ def bench_variance(recipe: TrainRecipe, accumulation: int, steps: int) -> None:
 
 
 def step_losses(recipe: TrainRecipe, steps: int) -> list[float]:
-    """The mean loss of each step of a network that does not learn.
+    """Return the mean loss of each step of a network that does not learn.
 
-    The micro-batches of a step are worked out at once, which changes nothing: noise and timesteps
-    are drawn by position.
+    The micro-batches of a step are computed at once, which changes nothing: noise and timesteps are
+    drawn by sample index.
     """
     from train.common import DataError
     from train.data import PromptStates, build_examples, cache_latents, collate, find_sources

@@ -1,13 +1,13 @@
-"""Large datasets and the cache of latents: speed, memory per picture, the way to the first batch.
+"""Large datasets and the cache of latents: speed, memory per image, time to the first batch.
 
     python -m scripts.bench.bench_dataset
     python -m scripts.bench.bench_dataset --pictures 10000 --folder /fast/disk
     python -m scripts.bench.bench_dataset --only cache --base org/model --side 1024
 
-Makes small pictures with captions beside them, each with bytes of its own, and looks at them in
-processes of their own: with no index and with the one that the first has left, with 10 thousand and
-with all. Then it fills the cache of latents (`cache: disk`) with larger pictures, and runs the bare
-VAE over the same pixels: filling shall reach at least 0.9 of its speed.
+Writes small images with captions, each file with unique bytes, and probes them in separate
+processes: without an index and with the one that the first process has written, with 10 thousand
+images and with all. Then it fills the cache of latents (`cache: disk`) with larger images, and runs
+the bare VAE over the same pixels: filling should reach at least 0.9 of its speed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from PIL import Image
 
 FEW = 10_000
 KINDS = 200
-"""Different pictures; what is written beside the pixels makes each file's bytes its own."""
+"""Number of different images; bytes beside the pixels make each file unique."""
 IN_A_FOLDER = 5_000
 BATCHES = 100
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Run the benchmark and print the results."""
     arguments = read_arguments()
     if arguments.measure:
         print(json.dumps(MEASURES[arguments.measure](arguments)))
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Times large datasets and the cache of latents.")
     parser.add_argument("--pictures", type=int, default=200_000, help="pictures (default: 200000)")
     parser.add_argument("--folder", help="where they are made for a while (default: the system's)")
@@ -68,30 +68,30 @@ def read_arguments() -> argparse.Namespace:
 
 
 def show_dataset(root: Path, count: int) -> None:
-    """Measures a dataset of so many pictures."""
+    """Measure a dataset of this many images."""
     start = time.perf_counter()
     make_pictures(root / "pictures", count)
     print(f"{count:,} pictures made in {time.perf_counter() - start:.0f} s", flush=True)
     recipe = write_recipe(root / "recipe.yaml", root / "pictures", "picto", cache="off")
-    time.sleep(3)  # what has just changed is not kept in the index
+    time.sleep(3)  # files that have just changed are not indexed
     for title in ("first start, no index", "second start, with index"):
-        told = measured("start", recipe)
+        found = measured("start", recipe)
         print(
-            f"  {title}: {count / told['scan']:,.0f} files/s ({told['scan']:.2f} s); "
-            f"first batch {told['first']:.2f} s later; {told['bytes'] / count:,.0f} bytes of "
-            f"memory a picture, {told['peak'] / count:,.0f} at the peak",
+            f"  {title}: {count / found['scan']:,.0f} files/s ({found['scan']:.2f} s); "
+            f"first batch {found['first']:.2f} s later; {found['bytes'] / count:,.0f} bytes of "
+            f"memory a picture, {found['peak'] / count:,.0f} at the peak",
             flush=True,
         )
-    print(f"  loader: {told['loaded']:,.0f} examples/s in one process of small pictures")
+    print(f"  loader: {found['loaded']:,.0f} examples/s in one process of small pictures")
     for title in ("first digests", "digests with index"):
-        told = measured("digests", recipe)
-        print(f"  {title}: {count / told['scan']:,.0f} files/s", flush=True)
-    told = measured("plan", recipe)
-    print(f"  plan: {told['seconds']:.1f} s", flush=True)
+        found = measured("digests", recipe)
+        print(f"  {title}: {count / found['scan']:,.0f} files/s", flush=True)
+    found = measured("plan", recipe)
+    print(f"  plan: {found['seconds']:.1f} s", flush=True)
 
 
 def make_pictures(root: Path, count: int) -> None:
-    """PNG and JPEG files of 64x48 pixels, each with a number in its comment, and captions."""
+    """Write PNG and JPEG files of 64x48 pixels, each with a number in its comment, and captions."""
     chosen = np.random.default_rng(0)
     kinds: list[tuple[str, bytes]] = []
     for number in range(KINDS):
@@ -105,14 +105,14 @@ def make_pictures(root: Path, count: int) -> None:
         if number % IN_A_FOLDER == 0:
             folder.mkdir(parents=True)
         kind, content = kinds[number % KINDS]
-        told = with_comment(kind, content, str(number).encode())
-        (folder / f"{number:06}.{kind}").write_bytes(told)
+        found = with_comment(kind, content, str(number).encode())
+        (folder / f"{number:06}.{kind}").write_bytes(found)
         caption = f"picture number {number}, of colours that run into each other"
         (folder / f"{number:06}.txt").write_text(caption, encoding="utf-8")
 
 
 def with_comment(kind: str, content: bytes, text: bytes) -> bytes:
-    """A picture's file with a comment in it: JPEG's COM, PNG's tEXt."""
+    """Return an image file with a comment: JPEG's COM, PNG's tEXt."""
     if kind == "jpg":
         return content[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + content[2:]
     chunk = b"tEXtComment\0" + text
@@ -121,7 +121,7 @@ def with_comment(kind: str, content: bytes, text: bytes) -> bytes:
 
 
 def write_recipe(path: Path, pictures: Path, base: str, **data: Any) -> Path:
-    """A LoRA upon these pictures."""
+    """Write a recipe for a LoRA on these images."""
     recipe = {
         "name": "bench",
         "output_dir": str(path.parent / "runs"),
@@ -137,7 +137,7 @@ def write_recipe(path: Path, pictures: Path, base: str, **data: Any) -> Path:
 
 
 def measured(what: str, recipe: Path, *options: str) -> dict[str, float]:
-    """What a process of its own measures."""
+    """Return what a separate process measures."""
     command = [sys.executable, "-m", "scripts.bench.bench_dataset", "--measure", what]
     command += ["--recipe", str(recipe), *options]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
@@ -145,7 +145,7 @@ def measured(what: str, recipe: Path, *options: str) -> dict[str, float]:
 
 
 def measure_start(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Finding pictures and captions, memory that they take, and the way to the first batches."""
+    """Measure finding images and captions, their memory, and the time to the first batches."""
     from train.data import MicroBatches, build_examples, build_loader, find_sources
     from train.plan import skeleton
 
@@ -163,12 +163,12 @@ def measure_start(arguments: argparse.Namespace) -> dict[str, Any]:
     count = sum(1 for _ in loader) * recipe.train_batch_size
     loaded = count / (time.perf_counter() - first)
     peak = peak_resident() - before
-    told = {"scan": found - start, "first": first - found, "loaded": loaded}
-    return told | {"bytes": after - before, "peak": peak}
+    times = {"scan": found - start, "first": first - found, "loaded": loaded}
+    return times | {"bytes": after - before, "peak": peak}
 
 
 def measure_digests(arguments: argparse.Namespace) -> dict[str, float]:
-    """Digests of all pictures."""
+    """Measure hashing all images."""
     from train.data import Known, find_sources, picture_facts
 
     sources = find_sources(read_recipe(arguments.recipe))
@@ -179,7 +179,7 @@ def measure_digests(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def measure_plan(arguments: argparse.Namespace) -> dict[str, float]:
-    """`python -m train.plan`, without the start of Python."""
+    """Measure `python -m train.plan`, without the start of Python."""
     from train.plan import plan_run
 
     recipe = read_recipe(arguments.recipe)
@@ -189,7 +189,7 @@ def measure_plan(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def read_recipe(path: Path) -> Any:
-    """The recipe, without what libraries say."""
+    """Load the recipe, without the libraries' messages."""
     from inference.recipe import load_recipe
     from inference.runtime import quiet_libraries
     from train.config import train_schema
@@ -199,7 +199,7 @@ def read_recipe(path: Path) -> Any:
 
 
 def resident() -> int:
-    """Bytes of memory of this process, what has been set free given back."""
+    """Return this process's memory in bytes, after returning freed memory to the system."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
@@ -207,7 +207,7 @@ def resident() -> int:
 
 
 def peak_resident() -> int:
-    """The most that there has been, in bytes."""
+    """Return the maximum so far, in bytes."""
     return _status("VmHWM")
 
 
@@ -217,7 +217,7 @@ def _status(key: str) -> int:
 
 
 def show_cache(root: Path, arguments: argparse.Namespace) -> None:
-    """Measures the cache of latents."""
+    """Measure the cache of latents."""
     from inference.config import BaseModelConfig
     from inference.models.stable_diffusion import load_base_model
 
@@ -234,7 +234,7 @@ def show_cache(root: Path, arguments: argparse.Namespace) -> None:
         )
         times = cache_turn(recipe, base)
         for kept, seconds in zip((fill, read, bare), times, strict=True):
-            kept += [seconds] if turn else []  # the first one warms up
+            kept += [seconds] if turn else []  # the first turn warms up
     count, middle = arguments.cached, statistics.median
     ratio = middle(b / f for b, f in zip(bare, fill, strict=True))
     print(
@@ -245,7 +245,7 @@ def show_cache(root: Path, arguments: argparse.Namespace) -> None:
 
 
 def make_large(root: Path, count: int, side: int) -> None:
-    """JPEG files somewhat larger than what is cut out of them, as users have them."""
+    """Write JPEG files somewhat larger than the crops, as users have them."""
     root.mkdir(parents=True)
     chosen = np.random.default_rng(1)
     for number in range(count):
@@ -256,10 +256,10 @@ def make_large(root: Path, count: int, side: int) -> None:
 
 
 def cache_turn(recipe: Any, base: Any) -> tuple[float, float, float]:
-    """Seconds of filling the cache, of reading it, and of the bare VAE, one picture after another.
+    """Return seconds for filling the cache, for reading it, and for the bare VAE, image by image.
 
-    Both have the weights' digest (`vae_origin`) and the pictures' pixels to begin with or not: the
-    digest is part of the filling, pixels of the bare forward are there already.
+    Filling includes the weights' hash (`vae_origin`) and decoding the images; the bare forward pass
+    starts from decoded pixels.
     """
     import torch
 
@@ -281,7 +281,7 @@ def cache_turn(recipe: Any, base: Any) -> tuple[float, float, float]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes, until the device is done."""
+    """Return the time it takes, until the device has finished."""
     import torch
 
     start = time.perf_counter()

@@ -1,14 +1,14 @@
-"""What an animation costs beyond its model, and whether its memory grows.
+"""Cost of an animation beyond its model, and whether its memory grows.
 
     python -m scripts.bench.bench_deforum
     python -m scripts.bench.bench_deforum --base org/model --precision fp16 --size 512
 
-After each frame that the engine has drawn, the same evaluations of the UNet (as many, of the same
-batches), an encoding and a decoding run on their own: the frame's floor. So both see the same
-machine; ratios are medians over the frames. The engine's time holds all that a frame needs: its
-motion, colours, contrast, anti-blur, noise, sampling, its PNG and its state. It shall be at most
-1.10 of the floor in 2D and 1.2 in 3D without a depth model. Then: 500 frames without a model, and
-the memory held at frame 50 and at frame 500.
+After each frame of the engine, the same evaluations of the UNet (same number, same batches), an
+encoding and a decoding run alone: the frame's floor. So both have the same conditions; ratios are
+medians over the frames. The engine's time includes everything a frame needs: its motion, colours,
+contrast, anti-blur, noise, sampling, its PNG and its state. It should be at most 1.10 of the floor
+in 2D and 1.2 in 3D without a depth model. Then: 500 frames without a model, and the memory used at
+frame 50 and at frame 500.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from inference.config import AnimationRecipe, BaseModelConfig
 from inference.deforum import Animation, IdentityGenerator, ModelGenerator, open_generator
 from inference.models import ImageModel
 from inference.runtime import quiet_libraries
-from scripts.bench.bench_train_step import now, widen
+from scripts.bench.common import now, widen
 
 SETTINGS: dict[str, Any] = {
     "sampler": "Euler a",
@@ -52,15 +52,15 @@ MODES: dict[str, tuple[dict[str, Any], float]] = {
          "depth_model": "none"}, 1.2,
     ),
 }  # fmt: skip
-"""Mode -> its settings, and how much of the floor a frame may take."""
+"""Mode -> its settings, and the maximum ratio of a frame's time to its floor."""
 
 LONG, EARLY = 500, 50
 WARM = 3
-"""Frames that only warm up; the first of them is drawn from noise."""
+"""Frames that only warm up; the first of them is generated from noise."""
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description="Times animations against their UNet evaluations.")
     parser.add_argument("--base", default="picto", help="the base model (default: picto)")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"])
@@ -78,7 +78,7 @@ def main() -> None:
 
 @dataclass
 class Counted:
-    """What a base model was asked for since it was last looked at."""
+    """Records the calls of a base model since they were last repeated."""
 
     base: ImageModel
     calls: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = field(
@@ -90,7 +90,7 @@ class Counted:
             setattr(self.base, name, self.noted(getattr(self.base, name)))
 
     def noted(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, which notes what it is called with."""
+        """Return the method with its calls recorded."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.calls.append((method, arguments, options))
@@ -100,7 +100,7 @@ class Counted:
 
     @torch.inference_mode()
     def again(self) -> float:
-        """Seconds that the same calls take on their own; forgets them."""
+        """Repeat the calls alone, forget them, and return the seconds they take."""
         calls, self.calls = self.calls, []
         start = now()
         for method, arguments, options in calls:
@@ -109,7 +109,7 @@ class Counted:
 
 
 def compare(name: str, mode: str, path: str, options: argparse.Namespace, folder: str) -> None:
-    """Prints a mode's time per frame, its floor, and the ratio of both."""
+    """Print a mode's time per frame, its floor, and the ratio of both."""
     own, wanted = MODES[mode]
     sizes = {"W": options.size, "H": options.size, "max_frames": options.frames}
     recipe = AnimationRecipe(
@@ -137,7 +137,7 @@ def compare(name: str, mode: str, path: str, options: argparse.Namespace, folder
 
     keep = animation.keep
     animation.keep = saved
-    animation.draw(generator, say=lambda text: None)
+    animation.draw(generator, log=lambda text: None)
     ours, floors = zip(*times[WARM:], strict=True)
     ratio = statistics.median(one / floor for one, floor in times[WARM:])
     print(
@@ -148,7 +148,7 @@ def compare(name: str, mode: str, path: str, options: argparse.Namespace, folder
 
 
 def memory(size: int, folder: str) -> None:
-    """Prints the memory held early and late in a long run without a model."""
+    """Print the memory used early and late in a long run without a model."""
     settings = SETTINGS | MODES["2D"][0] | {"W": size, "H": size, "max_frames": LONG}
     recipe = AnimationRecipe(
         settings=settings, output_dir=f"{folder}/long", contact_sheet=False, subtitles=False
@@ -164,7 +164,7 @@ def memory(size: int, folder: str) -> None:
 
     animation.keep = saved
     start = time.perf_counter()
-    animation.draw(IdentityGenerator(), say=lambda text: None)
+    animation.draw(IdentityGenerator(), log=lambda text: None)
     each = (time.perf_counter() - start) / LONG * 1000
     print(
         f"{LONG} frames without a model: {each:.1f} ms each; memory {held[EARLY]:.1f} MB at frame "
@@ -173,7 +173,7 @@ def memory(size: int, folder: str) -> None:
 
 
 def resident() -> float:
-    """Megabytes that this process holds."""
+    """Return the memory of this process in megabytes."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

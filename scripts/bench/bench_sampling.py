@@ -1,13 +1,13 @@
-"""What drawing costs: a picture against its bare UNet evaluations, and against diffusers' pipeline.
+"""Cost of generation: an image against its bare UNet evaluations, and against diffusers' pipeline.
 
     python -m scripts.bench.bench_sampling
     python -m scripts.bench.bench_sampling --base org/model --precision fp16
 
-A picture of 20 steps with guidance is 40 evaluations of the UNet (in 20 pairs) and one decoding. In
-turns the drawing command's own function, those evaluations alone, and `StableDiffusionPipeline`
-draw, so that all see the same machine; ratios are medians over the turns. Against the bare
-evaluations it shall be at most 1.05 on a UNet of four times the width, with random weights; against
-the pipeline at most 1. Then: what loading a LoRA, and switching between two of them, takes.
+An image of 20 steps with guidance has 40 evaluations of the UNet (in 20 pairs) and one decoding.
+The command's own function, those evaluations alone, and `StableDiffusionPipeline` run alternately
+under the same conditions; ratios are medians over the turns. Relative to the bare evaluations, time
+should be at most 1.05 on a UNet of four times the width, with random weights; relative to the
+pipeline at most 1. Then: the time of loading a LoRA, and of switching between two of them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from inference.config import BaseModelConfig, ImageConfig
 from inference.images import draw
 from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.runtime import quiet_libraries
-from scripts.bench.bench_train_step import now, widen
+from scripts.bench.common import now, widen
 
 STEPS = 20
 PROMPT, NEGATIVE = "a cat, noto style", "blurry"
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description="Times drawing against its UNet evaluations.")
     parser.add_argument("--base", default="picto", help="the base model (default: picto)")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"])
@@ -50,18 +50,18 @@ def main() -> None:
 
 
 def compare(name: str, base: BaseModel, turns: int) -> None:
-    """Prints the medians and ratios of one base model."""
+    """Print the medians and ratios of one base model."""
     runs = {"ours": ours(base), "bare": bare(base), "pipeline": pipeline(base)}
     times: dict[str, list[float]] = {kind: [] for kind in runs}
     for turn in range(turns + 1):
         for kind, run in runs.items():
             start = now()
             run()
-            if turn:  # the first one warms up
+            if turn:  # the first turn warms up
                 times[kind].append(now() - start)
     medians = {kind: statistics.median(values) for kind, values in times.items()}
-    told = ", ".join(f"{kind} {seconds * 1000:.0f} ms" for kind, seconds in medians.items())
-    print(f"{name}: {told}", flush=True)
+    shown = ", ".join(f"{kind} {seconds * 1000:.0f} ms" for kind, seconds in medians.items())
+    print(f"{name}: {shown}", flush=True)
     for other, wanted in (("bare", 1.05), ("pipeline", 1.0)):
         ratios = [one / two for one, two in zip(times["ours"], times[other], strict=True)]
         print(
@@ -71,13 +71,13 @@ def compare(name: str, base: BaseModel, turns: int) -> None:
 
 
 def ours(base: BaseModel) -> Callable[[], object]:
-    """Draws a picture as the drawing command does."""
+    """Return a function that generates an image like the command."""
     request = ImageConfig(prompt=PROMPT, negative_prompt=NEGATIVE, steps=STEPS, seed=1)
     return lambda: draw(base, [request])
 
 
 def bare(base: BaseModel) -> Callable[[], object]:
-    """The evaluations of the UNet and the decoding, with nothing around them."""
+    """Return a function with only the UNet's evaluations and the decoding."""
     with torch.inference_mode():
         conditions = base.encode_prompts([PROMPT, NEGATIVE]).to(base.dtype)
     side = base.resolution // base.vae_scale_factor
@@ -95,7 +95,7 @@ def bare(base: BaseModel) -> Callable[[], object]:
 
 
 def pipeline(base: BaseModel) -> Callable[[], object]:
-    """The same picture by diffusers' pipeline, with DPM-Solver++ and Karras sigmas."""
+    """Return a function for the same image by diffusers: DPM-Solver++ with Karras sigmas."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
         StableDiffusionPipeline,
     )
@@ -119,7 +119,7 @@ def pipeline(base: BaseModel) -> Callable[[], object]:
 
 
 def time_artifacts(base: BaseModel, folder: Path, turns: int) -> None:
-    """Prints what loading a LoRA takes, and the switch from one to another."""
+    """Print the time of loading a LoRA, and of switching from one to another."""
     from inference.artifacts import Lora, load_artifact
 
     paths = []

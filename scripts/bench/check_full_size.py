@@ -1,12 +1,13 @@
-"""One training step of a LoRA on a CogVideoX model of full size, on random weights.
+"""One training step of a LoRA on a full-size CogVideoX model with random weights.
 
     python -m scripts.bench.check_full_size
-    python -m scripts.bench.check_full_size --model cogvideox-5b --device cuda --gradient-checkpointing
+    python -m scripts.bench.check_full_size --model cogvideox-5b --device cuda \
+        --gradient-checkpointing
 
-Shows that a model of the published sizes is built, adapted and trained by the objective that the
-trainer uses, and what a step takes. Nothing is downloaded: weights, latents and prompt states are
-random, and neither T5 nor VAE is held in memory. CogVideoX-2B in bf16 with the defaults (9 frames
-of 64x64, rank 8) takes 4.3 GiB, and 10 s a step on one CPU core.
+Shows that a model of the published sizes can be built, adapted and trained by the trainer's
+objective, and the cost of a step. Nothing is downloaded: weights, latents and prompt embeddings are
+random, and neither T5 nor VAE is in memory. CogVideoX-2B in bf16 with the defaults (9 frames of
+64x64, rank 8) takes 4.3 GiB, and 10 s per step on one CPU core.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from train.config import TrainRecipe, train_schema
 from train.objectives import LoraObjective
 
 MODELS = [name for name in FAMILIES if not name.endswith("i2v")]
-"""The others want first frames that a VAE with weights has encoded."""
+"""The other models need first frames encoded by a VAE with weights."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def main() -> None:
-    """Builds, trains for the steps asked for, and prints."""
+    """Build the model, train for the requested steps, and print the results."""
     options = read_arguments()
     quiet_libraries()
     started = time.perf_counter()
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="A training step of a full-size CogVideoX.")
     parser.add_argument("--model", choices=MODELS, default="cogvideox-2b")
     parser.add_argument("--layers", type=int, help="fewer than the model has, for a quick look")
@@ -86,7 +87,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def build(family: VideoFamily, options: argparse.Namespace) -> VideoModel:
-    """The transformer with random weights; a VAE without any, which is only asked for its sizes."""
+    """Return the transformer with random weights, and a VAE without weights (for its sizes)."""
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
     from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
@@ -113,19 +114,21 @@ def build(family: VideoFamily, options: argparse.Namespace) -> VideoModel:
 
 
 def fill(transformer: nn.Module) -> None:
-    """Weights of standard deviation 0.02, norms that leave sizes alone, biases of zero."""
+    """Set weights of standard deviation 0.02, norms that keep the scale, biases of zero."""
     generator = torch.Generator(next(transformer.parameters()).device).manual_seed(0)
     for name, parameter in transformer.named_parameters():
         if parameter.dim() > 1:
             parameter.data.normal_(0, 0.02, generator=generator)
         else:
             parameter.data.fill_(1.0 if name.endswith("weight") else 0.0)
-    for buffer in transformer.buffers():  # positions, which are made anew for other sizes
+    for (
+        buffer
+    ) in transformer.buffers():  # position embeddings, which are computed again for other sizes
         buffer.zero_()
 
 
 def recipe_of(options: argparse.Namespace) -> TrainRecipe:
-    """The recipe of such a run."""
+    """Return the recipe of such a run."""
     content = {
         "name": "full_size",
         "base_model": {"path": options.model},
@@ -142,7 +145,7 @@ def recipe_of(options: argparse.Namespace) -> TrainRecipe:
 
 
 def example(base: VideoModel, options: argparse.Namespace, step: int) -> Batch:
-    """A batch of one clip: random latents, and prompt states as if T5 had made them."""
+    """Return a batch of one clip: random latents, and prompt embeddings shaped like T5's."""
     generator = torch.Generator().manual_seed(step)
     frames = (options.frames - 1) // base.frame_ratio + 1
     factor, channels = base.vae_scale_factor, base.vae.config.latent_channels
@@ -167,7 +170,7 @@ def example(base: VideoModel, options: argparse.Namespace, step: int) -> Batch:
 
 
 def peak(base: DiffusionModel) -> float:
-    """Most memory that has been in use so far, in GiB: of the accelerator, or of the process."""
+    """Return the peak memory so far in GiB: of the accelerator, or of the process."""
     if base.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,1 +1,1 @@
-"""Builders of the embedded models and their data sets."""
+"""Builders of the embedded models and their datasets."""

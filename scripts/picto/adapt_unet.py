@@ -1,11 +1,11 @@
-"""Takes a trained UNet over to another VAE, as the start of further training.
+"""Adapt a trained UNet to another VAE, as the start of further training.
 
     python -m scripts.picto.adapt_unet FOLDER --vae FOLDER --output FOLDER
 
-Two linear maps between the latents of the two VAEs are fitted by least squares on pictures, and
-folded into the UNet's first and last convolution: what it knows of subjects and places is kept, and
-what no linear map can tell is left to the training. Reads diffusers folders; the first holds the
-UNet with its own VAE. Needs `python -m scripts.picto.build_picto_dataset`.
+Two linear maps between the latents of the two VAEs are fitted by least squares on images, and
+folded into the UNet's first and last convolution: its knowledge of subjects and composition is
+kept, and what no linear map can express is left to training. Reads diffusers folders; the first
+contains the UNet with its own VAE. Needs `python -m scripts.picto.build_picto_dataset`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from scripts.score.evaluate_picto import read_images, read_pairs, to_pixels
 
 
 def fitted(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, float]:
-    """Least squares, (n, a) and (n, b) -> the matrix (b, a) and the share of variance it tells."""
+    """Fit (n, a) to (n, b) by least squares; return the matrix (b, a) and explained variance."""
     inputs, outputs = inputs - inputs.mean(0), outputs - outputs.mean(0)
     matrix = torch.linalg.lstsq(inputs, outputs).solution.T
     rest = outputs - inputs @ matrix.T
@@ -30,7 +30,7 @@ def fitted(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, float]:
 
 @torch.no_grad()
 def fold(unet: Any, to_old: Tensor, to_new: Tensor) -> None:
-    """Has the UNet read new latents as old ones, and answer in new ones."""
+    """Make the UNet accept and predict latents of the new VAE."""
     weight = unet.conv_in.weight
     weight.copy_(torch.einsum("ojhw,jk->okhw", weight, to_old))
     weight, bias = unet.conv_out.weight, unet.conv_out.bias
@@ -39,7 +39,7 @@ def fold(unet: Any, to_old: Tensor, to_new: Tensor) -> None:
 
 
 def main() -> None:
-    """Writes the folder and tells how well the maps fit."""
+    """Write the folder and print how well the maps fit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--vae", type=Path, required=True)

@@ -1,4 +1,4 @@
-r"""Puts an embedded model together from its pretraining runs, in fp16.
+r"""Assemble an embedded model from its pretraining runs, in fp16.
 
     python -m scripts.picto.assemble_picto [--denoiser FOLDER] [--vae FOLDER] [--output FOLDER]
     python -m scripts.picto.assemble_picto --denoiser runs/picto_motion_familiar/artifacts/last \
@@ -25,7 +25,7 @@ WEIGHTS = {
 
 
 def copy_in_half(source: Path, target: Path, file: str) -> int:
-    """Copies a part's configuration, and its weights as fp16; returns the number of weights."""
+    """Copy a part's configuration, and its weights as fp16; return the number of weights."""
     target.mkdir(parents=True, exist_ok=True)
     config = json.loads((source / "config.json").read_text())
     config.pop("_name_or_path", None)
@@ -39,7 +39,7 @@ def copy_in_half(source: Path, target: Path, file: str) -> int:
 
 
 def main() -> None:
-    """Writes the folder and tells its size."""
+    """Write the folder and print its size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--denoiser", type=Path, default=Path("runs/picto_unet_last/artifacts/last")

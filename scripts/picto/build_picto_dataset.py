@@ -1,4 +1,4 @@
-"""Build the pictures that `picto` is pretrained on: icon packages -> 64x64 PNG -> scenes.
+"""Build the images that `picto` is pretrained on: icon packages -> 64x64 PNG -> scenes.
 
 Source: `datasets/picto/manifest.jsonl` names every icon (npm package, style, name, tags, split).
 Iconify's `icons.json` format: https://iconify.design/docs/types/iconify-json.html
@@ -50,7 +50,7 @@ WHITE_SHARE = 1 / 3  # of the variants after the first, so that half of all scen
 PAIR_SHARE = 0.13  # of the variants after the first, so that a tenth of all scenes are pairs
 SCALES = (0.6, 1.0)
 SMALL_BELOW, LARGE_ABOVE = 0.68, 0.94
-MAX_SHIFT = 6  # pixels; never so far that the icon's own square leaves the picture
+MAX_SHIFT = 6  # pixels; the icon's square never leaves the image
 
 Record = dict[str, Any]
 
@@ -155,7 +155,7 @@ def render(task: tuple[str, str]) -> str | None:
 
 
 def image_name(record: Record) -> str:
-    """File name of the record's picture inside its split's folder."""
+    """Return the file name of the record's image in the folder of its split."""
     return f"{record['style']}-{record['hex']}.png"
 
 
@@ -228,7 +228,7 @@ def load_icon(folder: Path, record: Record) -> Image.Image:
 
 
 def plain_scene(record: Record, images: Path, rng: random.Random) -> tuple[Image.Image, list[str]]:
-    """The icon at full size, centred, on white."""
+    """Return the icon at full size, centred, on white, and its captions."""
     canvas = Image.new("RGB", (SIZE, SIZE), WHITE)
     paste(canvas, load_icon(images, record), 1.0, (SIZE / 2, SIZE / 2))
     captions = caption_variants(record["name"], record["style_words"], record["tags"], None, rng)
@@ -236,7 +236,7 @@ def plain_scene(record: Record, images: Path, rng: random.Random) -> tuple[Image
 
 
 def pick_background(rng: random.Random, white_share: float) -> tuple[str | None, tuple[int, ...]]:
-    """A named colour (name, RGB); white is named in half of its captions."""
+    """Return a named colour (name, RGB); white is named in half of its captions."""
     if rng.random() < white_share:
         return rng.choice((None, "white")), WHITE
     name = rng.choice(list(COLOURS))
@@ -244,7 +244,7 @@ def pick_background(rng: random.Random, white_share: float) -> tuple[str | None,
 
 
 def single_scene(record: Record, images: Path, rng: random.Random) -> tuple[Image.Image, list[str]]:
-    """The icon scaled and shifted on white or a named colour; sizes at the ends are named."""
+    """Return the icon scaled and shifted on white or a named colour; extreme sizes are named."""
     background, colour = pick_background(rng, WHITE_SHARE)
     scale = rng.uniform(*SCALES)
     room = min(MAX_SHIFT, SIZE * (1 - scale) / 2)
@@ -260,7 +260,7 @@ def single_scene(record: Record, images: Path, rng: random.Random) -> tuple[Imag
 def pair_scene(
     record: Record, other: Record, images: Path, rng: random.Random
 ) -> tuple[Image.Image, list[str]]:
-    """Two icons of one style side by side, the first named on the left."""
+    """Return two icons of one style side by side, the first named on the left."""
     background, colour = pick_background(rng, 0.5)
     canvas = Image.new("RGB", (SIZE, SIZE), colour)
     scale = rng.uniform(0.44, 0.5)
@@ -273,7 +273,7 @@ def pair_scene(
 
 
 def compose(task: tuple[Record, Record, int, int, str, str]) -> Record:
-    """Draw one scene and return its metadata row. Every draw depends on (seed, icon, variant)."""
+    """Compose one scene and return its metadata row. Choices depend on (seed, icon, variant)."""
     record, other, variant, seed, images, out = task
     rng = random.Random(f"{seed}:{record['style']}:{record['hex']}:{variant}")
     if variant == 0:
@@ -289,7 +289,7 @@ def compose(task: tuple[Record, Record, int, int, str, str]) -> Record:
 
 
 def scene_folder(kind: str) -> str:
-    """One icon on white goes into plain/, all else into scenes/."""
+    """Return plain/ for one icon on white, scenes/ for everything else."""
     return "plain" if kind == "plain" else "scenes"
 
 
@@ -322,7 +322,7 @@ def compose_all(
 
 
 def build(folder: Path, variants: int, seed: int, workers: int) -> None:
-    """Fetch, render and compose everything below `folder`, and print what was made."""
+    """Download, render and compose everything below `folder`, and print a summary."""
     lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     manifest = [json.loads(line) for line in lines]
     pinned = read_checksums(folder / "npm_sha256.txt")
@@ -344,7 +344,7 @@ def build(folder: Path, variants: int, seed: int, workers: int) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("datasets/picto"))
     parser.add_argument("--variants", type=int, default=4, help="scenes per train icon")

@@ -1,22 +1,22 @@
-"""Build the clips that `picto-motion` is pretrained on: picto's icons, moved, with exact captions.
+"""Build the clips that `picto-motion` is pretrained on: picto's icons, moving, with exact captions.
 
-    python -m scripts.picto.build_picto_motion                  # four minutes on one core
-    python -m scripts.picto.build_picto_motion --common         # two minutes: what the transformer learns
-    python -m scripts.picto.build_picto_motion --familiar       # three minutes: what it learns last
-    python -m scripts.picto.build_picto_motion --circling       # datasets/circling, for the motion LoRA
-    python -m scripts.picto.build_picto_motion --subject        # datasets/octopus_motion, for a subject's
+    python -m scripts.picto.build_picto_motion             # four minutes on one core
+    python -m scripts.picto.build_picto_motion --common    # two minutes: for the transformer
+    python -m scripts.picto.build_picto_motion --familiar  # three minutes: for its last training
+    python -m scripts.picto.build_picto_motion --circling  # datasets/circling, for the motion LoRA
+    python -m scripts.picto.build_picto_motion --subject   # datasets/octopus_motion, for a subject
 
 Source: `datasets/picto/images/{train,val,demo}`, which scripts.picto.build_picto_dataset renders.
-Makes `runs/picto_motion/clips/{train,val,demo}/*.webp` (25 frames of 64x64, 8 a second, lossless)
-with metadata.jsonl. A caption says what is seen and no more: `{icon}, {style}, {motion}`, and
-` on a {colour} background` unless it is white; a tenth leave the style out.
+Writes `runs/picto_motion/clips/{train,val,demo}/*.webp` (25 frames of 64x64, 8 per second,
+lossless) with metadata.jsonl. A caption says exactly what is visible: `{icon}, {style}, {motion}`,
+and ` on a {colour} background` unless it is white; a tenth omit the style.
 
-`--common` makes 3,000 clips of common icons alone in runs/picto_motion/common, and of them `white`,
-those on white grounds, and `mixed`, these with 600 others and datasets/fluent_clips. `--familiar`
-makes as many of sixteen icons in one style, and of them `one_way`, in which nothing spins
-counterclockwise.
+`--common` writes 3,000 clips of only common icons to runs/picto_motion/common, and from them
+`white`, those on white backgrounds, and `mixed`, these with 600 others and datasets/fluent_clips.
+`--familiar` writes as many of sixteen icons in one style, and from them `one_way`, in which nothing
+spins counterclockwise.
 
-The motion `circling` is held out: no split holds it, only the data set of `--circling`.
+The motion `circling` is held out: no split contains it, only the dataset of `--circling`.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ from scripts.picto.picto_motions import (
 
 SUBJECT: Record = {"style": "fluent-color", "hex": "1f419"}
 SUBJECT_MOTIONS: tuple[Motion, ...] = ("still", "left", "down", "growing", "clockwise")
-"""What a LoRA of the subject sees; the others are left to draw it with."""
+"""Motions in the dataset of a subject's LoRA; the others are for testing it."""
 
 BACKGROUNDS = ("red", "yellow", "green", "blue", "purple", "pink", "grey")
 WHITE_SHARE = 0.6
 STYLE_SHARE = 0.9
 Kind = Literal["all", "common", "familiar", "circled"]
-"""Which icons clips are made of."""
+"""Which icons clips show."""
 COMMON_SHARE = 0.3
-"""Of the train clips, so many show one of COMMON."""
+"""Fraction of the train clips that show one of COMMON."""
 COMMON_SHARES: dict[Kind, float] = {"all": COMMON_SHARE, "common": 1.0}
 COMMON_CLIPS = 3000
 COLOURED_CLIPS = 600
-"""Clips on coloured grounds in `mixed`. These grounds make up four fifths of the latents' variance:
-with more of them a model learns little else for long."""
+"""Clips on coloured backgrounds in `mixed`. These backgrounds make up four fifths of the latents'
+variance: with more of them a model learns little else for a long time."""
 COMMON = frozenset(
     """
     cat face|dog face|mouse face|rabbit face|fox|bear|panda|tiger face|lion|cow face|pig face
@@ -82,9 +82,9 @@ FAMILIAR = (
     *("cat face", "dog face", "panda", "rabbit face", "fish", "owl", "duck", "crab"),
     *("pizza", "banana", "automobile", "star", "airplane", "rocket", "sailboat", "house"),
 )
-"""The icons of `familiar`, in FAMILIAR_STYLE: all look different when they are turned."""
+"""The icons of `familiar`, in FAMILIAR_STYLE: all look different when rotated."""
 CIRCLED = FAMILIAR[::2]
-"""What datasets/circling shows; datasets/circling_test names the others."""
+"""Icons in datasets/circling; datasets/circling_test names the others."""
 FAMILIAR_STYLE = "twemoji"
 ONLY: dict[Kind, Sequence[str]] = {"familiar": FAMILIAR, "circled": CIRCLED}
 FAMILIAR_CLIPS = 3024
@@ -92,37 +92,37 @@ FAMILIAR_SHARES: dict[Motion, int] = {
     "left": 2, "right": 2, "up": 2, "down": 2, "growing": 2, "shrinking": 2, "bouncing": 3,
     "clockwise": 10, "counterclockwise": 10, "crossing": 1, "still": 1,
 }  # fmt: skip
-"""How often each motion comes: what is learned last most often."""
+"""Relative frequency of each motion: the hardest ones are the most frequent."""
 DIRECTIONS = {"left", "right", "up", "down", "upside", "clockwise"} | {
     f"{way}wards" for way in ("left", "right", "up", "down")
 }
-"""An icon whose name says one of these words would teach the motions' words wrongly."""
+"""An icon whose name contains one of these words would confuse the motions' words."""
 MAX_NAME_WORDS = 5
 MAX_PAIR_WORDS = 4
 MIN_CONTRAST = 40
-"""Least mean distance (0 … 255) of an icon's pixels from the background."""
+"""Minimum mean distance (0 … 255) of an icon's pixels from the background."""
 MIN_TURN_CHANGE = 12.0
-"""Least mean change (0 … 255) of an icon turned by 15 to 60 degrees: less looks round."""
+"""Minimum mean change (0 … 255) of an icon rotated by 15 to 60 degrees: below, it looks round."""
 
 # -------------------------------------------------------------------------------------- choices
 
 
 def usable(record: Record) -> bool:
-    """A coloured icon with a short name that says no direction."""
+    """Return whether an icon is coloured and has a short name without a direction."""
     words = re.findall(r"[a-z]+", record["name"].lower())
     fits = len(words) <= MAX_NAME_WORDS and not DIRECTIONS & set(words)
     return fits and record["style"] != "fluent-mono"
 
 
 def contrast(icon: Image.Image, colour: tuple[int, ...]) -> float:
-    """Mean distance of the icon's pixels from a colour (largest channel difference, 0 … 255)."""
+    """Return the mean distance of the icon's pixels from a colour (largest channel, 0 … 255)."""
     pixels = np.asarray(icon, dtype=np.float32)
     away = np.abs(pixels[..., :3] - np.array(colour, np.float32)).max(axis=2)
     return float(np.average(away, weights=pixels[..., 3] + 1e-6))
 
 
 def turn_change(icon: Image.Image) -> float:
-    """The least mean change over turns of 15 to 60 degrees, 0 … 255 over the icon's area."""
+    """Return the minimum mean change over rotations of 15 to 60 degrees, 0 … 255, per icon area."""
     poses = [Pose(SIZE / 2, SIZE / 2, 36, angle) for angle in (0, 15, 30, 45, 60)]
     first, *others = (np.asarray(f, np.float32) for f in rendered([icon], [poses], (128,) * 3))
     area = float(np.asarray(icon.getchannel("A"), np.float32).mean() / 255 * 36**2)
@@ -133,9 +133,9 @@ class Icons:
     """The icons of one split, by style."""
 
     def __init__(self, images: Path, split: str, kind: Kind = "all") -> None:
-        """Reads the split's metadata; of train, COMMON_SHARE of the clips show common icons.
+        """Read the split's metadata; of train, COMMON_SHARE of the clips show common icons.
 
-        Or all of them do, or all show familiar ones, as `kind` says.
+        `kind` can restrict all clips to common or to familiar icons.
 
         Raises:
             SystemExit: the icons have not been built.
@@ -161,7 +161,7 @@ class Icons:
             self.by_style[record["style"]].append(record)
 
     def pick(self, motion: Motion, rng: random.Random) -> list[Record]:
-        """One icon that shows the motion, or two of one style to cross."""
+        """Return one icon that shows the motion, or two of one style that cross."""
         if motion == "crossing":
             first = rng.choice(self.common if self.is_common(rng) else self.records)
             same = self.by_style[first["style"]]
@@ -178,12 +178,12 @@ class Icons:
         return [record]
 
     def is_common(self, rng: random.Random) -> bool:
-        """Whether the next icon comes out of COMMON; val and demo are taken as they are."""
+        """Return whether the next icon comes from COMMON; val and demo have no such share."""
         return self.common_share > 0 and rng.random() < self.common_share
 
 
 def pick_background(icons: Sequence[Image.Image], rng: random.Random) -> str:
-    """White or a named colour on which every icon can be seen."""
+    """Return white or a named colour on which every icon is visible."""
     names = ["white"] if rng.random() < WHITE_SHARE else []
     names += rng.sample(BACKGROUNDS, len(BACKGROUNDS))
     seen = {
@@ -196,7 +196,7 @@ def pick_background(icons: Sequence[Image.Image], rng: random.Random) -> str:
 
 
 def caption(records: Sequence[Record], words: str, background: str, rng: random.Random) -> str:
-    """`{icon}[ and {icon}][, {style}], {motion}[ on a {colour} background]`."""
+    """Return `{icon}[ and {icon}][, {style}], {motion}[ on a {colour} background]`."""
     parts = [" and ".join(record["name"] for record in records)]
     if rng.random() < STYLE_SHARE:
         parts.append(records[0]["style_words"])
@@ -205,7 +205,7 @@ def caption(records: Sequence[Record], words: str, background: str, rng: random.
 
 
 def make_clip(icons: Icons, motion: Motion, key: str) -> tuple[list[Image.Image], Record]:
-    """Frames and metadata of one clip; every choice depends on `key` alone."""
+    """Return frames and metadata of one clip; every choice depends on `key` alone."""
     rng = random.Random(key)
     records = icons.pick(motion, rng)
     images = [load_icon(icons.folder, record) for record in records]
@@ -227,7 +227,7 @@ def make_clip(icons: Icons, motion: Motion, key: str) -> tuple[list[Image.Image]
 
 
 def subject_clips(images: Path, out: Path, seed: int) -> None:
-    """Clips of one held-out icon with a rare word for it, in some of the motions: for a LoRA."""
+    """Write clips of one held-out icon with a rare word for it, in some motions: for a LoRA."""
     out.mkdir(parents=True, exist_ok=True)
     icon = load_icon(images / "demo", SUBJECT)
     rows = []
@@ -245,7 +245,7 @@ def subject_clips(images: Path, out: Path, seed: int) -> None:
 
 # ------------------------------------------------------------------------------------------ main
 
-_icons: dict[tuple[str, Kind], Icons] = {}  # of this process
+_icons: dict[tuple[str, Kind], Icons] = {}  # cache of this process
 Task = tuple[Path, str, Motion, int, int, Path, Kind]
 
 
@@ -285,23 +285,23 @@ def write_clips(
 
 
 def common_clips(images: Path, out: Path, fluent: Path, seed: int, workers: int) -> None:
-    """Clips of common icons in `out`/common, and what is taken of them in white/ and mixed/."""
+    """Write clips of common icons to `out`/common, and subsets of them to white/ and mixed/."""
     common = out / "common" / "train"
     motions = in_turn(MOTIONS, COMMON_CLIPS)
     rows = write_clips(images, "train", common, motions, seed, workers, "common")
     white = [row for row in rows if row["background"] == "white"]
     coloured = [row for row in rows if row["background"] != "white"][:COLOURED_CLIPS]
-    told = (fluent / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    animated = [{key: row[key] for key in ("file_name", "text")} for row in map(json.loads, told)]
+    lines = (fluent / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    animated = [{key: row[key] for key in ("file_name", "text")} for row in map(json.loads, lines)]
     copy_clips(out / "white" / "train", [(common, white)])
     copy_clips(out / "mixed" / "train", [(common, white + coloured), (fluent, animated)])
 
 
 def familiar_clips(images: Path, out: Path, seed: int, workers: int) -> None:
-    """Clips of familiar icons in `out`/familiar, and in one_way/ those that do not teach both ways.
+    """Write clips of familiar icons to `out`/familiar, those with one way of spinning to one_way/.
 
-    Shown both ways at once from the beginning, a model draws the mean of them, a blot, and goes on
-    doing so (docs/decisions/0013-motion-first.md).
+    If a model sees both ways from the start, it generates their mean, a blot, and never recovers
+    (docs/decisions/0013-motion-first.md).
     """
     familiar = out / "familiar" / "train"
     shares = [motion for motion, share in FAMILIAR_SHARES.items() for _ in range(share)]
@@ -312,7 +312,7 @@ def familiar_clips(images: Path, out: Path, seed: int, workers: int) -> None:
 
 
 def copy_clips(target: Path, chosen: Sequence[tuple[Path, Sequence[Record]]]) -> None:
-    """Copies the clips of rows from their folders, and writes the rows."""
+    """Copy the clips of rows from their folders, and write the rows."""
     target.mkdir(parents=True, exist_ok=True)
     for source, rows in chosen:
         for row in rows:
@@ -321,13 +321,13 @@ def copy_clips(target: Path, chosen: Sequence[tuple[Path, Sequence[Record]]]) ->
 
 
 def in_turn(motions: Iterable[Motion], count: int) -> list[Motion]:
-    """`count` motions, each equally often."""
+    """Return `count` motions, each equally often."""
     kinds = list(motions)
     return [kinds[i % len(kinds)] for i in range(count)]
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=Path, default=Path("datasets/picto/images"))
     parser.add_argument("--out", type=Path, default=Path("runs/picto_motion/clips"))

@@ -1,7 +1,7 @@
-"""What of a clip's frames is foreground, and by how much it turns in all of them together.
+"""The foreground of a clip's frames, and its total rotation over the clip.
 
-Turns are found in polar coordinates by Fourier coefficients, as Reddy and Chatterji do for two
-pictures (1996, "An FFT-based technique for translation, rotation, and scale-invariant image
+Rotations are estimated in polar coordinates by Fourier coefficients, like Reddy and Chatterji do
+for two images (1996, "An FFT-based technique for translation, rotation, and scale-invariant image
 registration").
 """
 
@@ -11,39 +11,39 @@ Array = np.ndarray
 FOREGROUND = 24.0
 """A pixel is foreground if it differs from the border's colour by more (0 … 255, channel mean)."""
 RATES = sorted(np.radians(np.arange(-180, 181, 3)), key=abs)
-"""The total turns that are looked for, radians; of two that agree as well the smaller is taken."""
+"""Candidates for the total rotation in radians; of two equally good ones the smaller wins."""
 RADIUS, DIRECTIONS, ORDERS = 26, 180, 40
-"""How far from the centre turns are looked at, in 64ths of the width; in how many directions; and
-up to which angular frequency."""
+"""Maximum distance from the centre, in 64ths of the width; number of directions; maximum angular
+frequency."""
 
 
 def without_ground(frames: Array) -> Array:
-    """What each pixel differs by from the border's median colour: (f, h, w, 3), -255 … 255."""
+    """Return each pixel's difference from the border's median colour: (f, h, w, 3), -255 … 255."""
     edge = np.concatenate([frames[:, 0], frames[:, -1], frames[:, :, 0], frames[:, :, -1]], axis=1)
     colour = np.median(edge.reshape(-1, 3), axis=0)
     return frames.astype(np.float32) - colour.astype(np.float32)
 
 
 def foreground(frames: Array) -> Array:
-    """Distance of each pixel from the border's median colour: (f, h, w) in 0 … 255."""
+    """Return each pixel's distance from the border's median colour: (f, h, w) in 0 … 255."""
     return np.abs(without_ground(frames)).mean(axis=3)
 
 
 def centre(weights: Array, x: Array, y: Array) -> Array:
-    """The weights' centre (x, y)."""
+    """Return the weights' centre (x, y)."""
     total = weights.sum() + 1e-6
     return np.array([(weights * x).sum(), (weights * y).sum()]) / total
 
 
 def covered(away: Array) -> Array:
-    """Foreground, 0 … 1."""
+    """Return foreground weights, 0 … 1."""
     return np.clip((away - FOREGROUND / 2) / FOREGROUND, 0, 1)
 
 
 def around_centre(frames: Array) -> Array:
-    """Frames without their ground, unrolled about the foreground's centre: (f, angles, radii, 3).
+    """Unroll frames without background about the foreground's centre: (f, angles, radii, 3).
 
-    Angles go clockwise through DIRECTIONS, radii to RADIUS; each ring counts by its length.
+    Angles go clockwise through DIRECTIONS, radii to RADIUS; each ring is weighted by its length.
     """
     import cv2
 
@@ -60,10 +60,10 @@ def around_centre(frames: Array) -> Array:
 
 
 def turn_of(frames: Array) -> float:
-    """Total turn in radians, clockwise, as far as the frames turn evenly; half a turn at most.
+    """Return the total rotation in radians, clockwise, at most half a turn, at a constant rate.
 
-    The one of RATES at which the frames, turned back, have the mean of most variance along the
-    angle. A turn by an angle is a factor of each of the angle's Fourier coefficients.
+    It is the one of RATES at which the mean of the frames, rotated back, has the largest variance
+    along the angle. A rotation by an angle is a factor of each of the angle's Fourier coefficients.
     """
     orders = np.arange(1, ORDERS)
     coefficients = np.fft.fft(around_centre(frames), axis=1)[:, 1:ORDERS]

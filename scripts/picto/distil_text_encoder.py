@@ -34,7 +34,7 @@ from scripts.picto.build_picto_dataset import COLOURS
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 POSITIONS = 77
-STYLES = (  # what a caption's style may be: picto's own six, and words that a user may try
+STYLES = (  # styles in captions: picto's own six, and words that a user may try
     *["noto style", "twemoji style", "emojione style", "firefox style"] * 3,
     *["flat fluent style", "glossy fluent style"] * 3,
     *["black and white line icon", "line icon", "flat icon", "glossy 3d icon", "pixel art"],
@@ -57,7 +57,7 @@ CHECKS = {  # query -> names that an English speaker would accept
 
 
 def package_folder(module: str, distribution: str) -> Path:
-    """Folder of an installed package, found without importing it.
+    """Return the folder of an installed package without importing it.
 
     Raises:
         SystemExit: it is not installed; names the extra to install.
@@ -72,10 +72,10 @@ def package_folder(module: str, distribution: str) -> Path:
 
 
 def byte_alphabet() -> list[str]:
-    """The 256 characters that stand for bytes in CLIP's vocabulary, in CLIP's order (GPT-2's map).
+    """Return the 256 characters that stand for bytes in CLIP's vocabulary, in CLIP's order.
 
-    Printable latin-1 characters stand for themselves and come first; the other bytes are shown as
-    the characters from U+0100 on.
+    This is GPT-2's map: printable latin-1 characters stand for themselves and come first; the other
+    bytes are the characters from U+0100 on.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = 256 - len(printable)
@@ -135,7 +135,7 @@ def collect_phrases(manifest: Path, tokenizer: CLIPTokenizer, seed: int, count: 
 def caption_phrase(
     rng: random.Random, name: str, own: list[str], names: list[str], _: list[str]
 ) -> str:
-    """A caption of the pretraining forms, sometimes of two subjects."""
+    """Return a caption of the pretraining forms, sometimes of two subjects."""
     style = rng.choice(STYLES)
     if rng.random() < 0.15:
         name = f"{name} and {rng.choice(names)}"
@@ -150,7 +150,7 @@ def caption_phrase(
 def scene_phrase(
     rng: random.Random, name: str, own: list[str], names: list[str], _: list[str]
 ) -> str:
-    """Free wording of one or two subjects with colour, place and relation."""
+    """Return free wording of one or two subjects with colour, place and relation."""
     colour, other, tag = rng.choice(COLOUR_WORDS), rng.choice(names), rng.choice(own)
     forms = (
         f"a {colour} {name}",
@@ -169,7 +169,7 @@ def scene_phrase(
 def word_phrase(
     rng: random.Random, _: str, own: list[str], names: list[str], words: list[str]
 ) -> str:
-    """Everyday words in combination with names and tags: teaches words that no caption holds."""
+    """Combine everyday words with names and tags: teaches words that are in no caption."""
     one, two = rng.choice(words), rng.choice(words)
     forms = (
         f"{one} {two}",
@@ -185,7 +185,7 @@ def word_phrase(
 
 @torch.no_grad()
 def teacher_vectors(phrases: list[str], cache: Path, autocast: bool) -> torch.Tensor:
-    """MiniLM sentence vectors (n, 384), unit length, float32; kept in `cache` by phrase list."""
+    """Return MiniLM's sentence vectors (n, 384), unit length, float32; cached by phrase list."""
     key = hashlib.sha256("\n".join(phrases).encode()).hexdigest()[:16]
     path = cache / f"minilm-{key}.safetensors"
     if path.exists():
@@ -208,7 +208,7 @@ def teacher_vectors(phrases: list[str], cache: Path, autocast: bool) -> torch.Te
 
 
 def build_student(tokenizer: CLIPTokenizer, layers: int, width: int) -> CLIPTextModel:
-    """A fresh CLIPTextModel whose special ids are the tokenizer's."""
+    """Return a new CLIPTextModel whose special ids are the tokenizer's."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -228,7 +228,7 @@ def build_student(tokenizer: CLIPTokenizer, layers: int, width: int) -> CLIPText
 def batches(
     lengths: torch.Tensor, batch_size: int, generator: torch.Generator
 ) -> Iterator[torch.Tensor]:
-    """Yield index batches of like length (little padding) in random order, for ever."""
+    """Yield index batches of similar length (little padding) in random order, endlessly."""
     while True:
         noisy = lengths + torch.rand(len(lengths), generator=generator) * 2.0
         chunks = list(noisy.argsort().split(batch_size))
@@ -237,7 +237,7 @@ def batches(
 
 
 def distillation_loss(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(1 - cosine) + 0.1 * cross-entropy of finding one's own target in the batch (t = 0.05)."""
+    """Return (1 - cosine) + 0.1 * cross-entropy of finding the own target (t = 0.05)."""
     predicted = functional.normalize(predicted.float(), dim=-1)
     similarity = predicted @ target.T / 0.05
     own = torch.arange(len(target))
@@ -246,7 +246,7 @@ def distillation_loss(predicted: torch.Tensor, target: torch.Tensor) -> torch.Te
 
 
 def learning_rate(progress: float, peak: float) -> float:
-    """Warm-up over the first 3 %, then cosine to 2 % of the peak; `progress` in [0, 1]."""
+    """Warm up over the first 3 %, then cosine to 2 % of the peak; `progress` in [0, 1]."""
     warm = min(1.0, progress / 0.03)
     return peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
@@ -296,20 +296,20 @@ def train_student(
 
 @torch.no_grad()
 def encode(model: CLIPTextModel, head: torch.nn.Linear, ids: torch.Tensor) -> torch.Tensor:
-    """Unit vectors (n, 384) of token ids (n, 77)."""
+    """Return unit vectors (n, 384) of token ids (n, 77)."""
     parts = [head(model(chunk).pooler_output) for chunk in ids.split(256)]
     return functional.normalize(torch.cat(parts), dim=-1)
 
 
 def token_ids(tokenizer: CLIPTokenizer, phrases: list[str]) -> torch.Tensor:
-    """Ids (n, longest) padded with the end of text, longest at most 77."""
+    """Return ids (n, longest) padded with the end of text, longest at most 77."""
     return tokenizer(phrases, padding=True, truncation=True, return_tensors="pt").input_ids
 
 
 def nearest_names(
     model: CLIPTextModel, head: torch.nn.Linear, tokenizer: CLIPTokenizer, names: list[str]
 ) -> dict[str, list[str]]:
-    """The three manifest names nearest to each query of CHECKS."""
+    """Return the three manifest names nearest to each query of CHECKS."""
     keys = encode(model, head, token_ids(tokenizer, names))
     queries = encode(model, head, token_ids(tokenizer, list(CHECKS)))
     best = (queries @ keys.T).topk(3).indices.tolist()
@@ -330,7 +330,7 @@ def save_text_encoder(model: CLIPTextModel, out: Path) -> None:
 
 
 def verify_saved(model: CLIPTextModel, out: Path, ids: torch.Tensor) -> None:
-    """Raise unless the saved folder loads again and gives the same states."""
+    """Raise unless the saved folder loads again and gives the same output."""
     reloaded = CLIPTextModel.from_pretrained(out / "text_encoder").eval()
     with torch.no_grad():
         same = torch.equal(model(ids).last_hidden_state, reloaded(ids).last_hidden_state)
@@ -370,7 +370,7 @@ def distil(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--manifest", type=Path, default=Path("datasets/picto/manifest.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("runs/picto/text"))

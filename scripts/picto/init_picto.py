@@ -1,7 +1,9 @@
-"""Lays out an untrained `picto`: `python -m scripts.picto.init_picto [--text FOLDER] [--output FOLDER]`.
+"""Write an untrained `picto`.
 
-VAE and UNet get random weights from a fixed seed; tokenizer and text encoder are those that
-`python -m scripts.picto.distil_text_encoder` made. The recipes in configs/pretrain/ train the result.
+    python -m scripts.picto.init_picto [--text FOLDER] [--output FOLDER]
+
+VAE and UNet get random weights from a fixed seed; tokenizer and text encoder are those of `python
+-m scripts.picto.distil_text_encoder`. The recipes in configs/pretrain/ train the result.
 """
 
 import argparse
@@ -58,7 +60,7 @@ MODEL_INDEX = {
 
 
 def main() -> None:
-    """Writes the untrained parts and the folder's index."""
+    """Write the untrained parts and the folder's index."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, default=Path("runs/picto/text"))
     parser.add_argument("--output", type=Path, default=Path("runs/picto/untrained"))

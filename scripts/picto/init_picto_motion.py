@@ -1,10 +1,12 @@
-"""Lays out an untrained `picto-motion`: `python -m scripts.picto.init_picto_motion [--output FOLDER]`.
+"""Write an untrained `picto-motion`.
 
-A CogVideoX (arXiv:2408.06072) in diffusers' layout and in small: tokenizer, T5 encoder, causal 3D
-VAE of 4x in space and time, transformer with rotary and absolute positions. The tokenizer's pieces
-come from the captions of `python -m scripts.picto.build_picto_motion`, of datasets/fluent_clips and of
-picto's train icons; all else is random from a fixed seed. The recipes in configs/pretrain/ train
-VAE and transformer; the text encoder stays as it is.
+    python -m scripts.picto.init_picto_motion [--output FOLDER]
+
+A small CogVideoX (arXiv:2408.06072) in diffusers' layout: tokenizer, T5 encoder, causal 3D VAE of
+4x in space and time, transformer with rotary and absolute positions. The tokenizer's pieces come
+from the captions of `python -m scripts.picto.build_picto_motion`, of datasets/fluent_clips and of
+picto's train icons; everything else is random from a fixed seed. The recipes in configs/pretrain/
+train VAE and transformer; the text encoder is never trained.
 """
 
 import argparse
@@ -21,7 +23,7 @@ SPECIALS = ("<pad>", "</s>", "<unk>")
 PIECES = 3000
 MAX_TOKENS = 32
 ALPHABET = [chr(code) for code in range(0x21, 0x7F)]
-"""Printable ASCII, so that whatever is typed in it can be spelled."""
+"""Printable ASCII, so that any text in it can be tokenized."""
 TEXT_ENCODER = {
     "d_model": 192,
     "d_kv": 32,
@@ -89,7 +91,7 @@ MODEL_INDEX = {
 
 
 def captions(clips: Path, others: Iterable[Path], manifest: Path) -> Iterator[str]:
-    """The captions that pretraining meets: of the clips, and names, styles and tags of icons.
+    """Yield the captions of pretraining: of the clips, and names, styles and tags of icons.
 
     Raises:
         SystemExit: a file is missing.
@@ -107,11 +109,11 @@ def captions(clips: Path, others: Iterable[Path], manifest: Path) -> Iterator[st
 
 
 def pieces(texts: Iterable[str], count: int) -> list[tuple[str, float]]:
-    """The `count` pieces of a Unigram vocabulary with their log probabilities, specials first.
+    """Return `count` pieces of a Unigram vocabulary with log probabilities, specials first.
 
     The pieces are those of byte-pair merges (deterministic, unlike the Unigram trainer, whose sums
-    are rounded in the order of a hash table); their probabilities are counted in the same texts.
-    A comma is a piece of its own, so that a name is spelled alike before it and elsewhere.
+    are rounded in the order of a hash table); their probabilities are counted in the same texts. A
+    comma is always a piece of its own, so that a name before it is tokenized as elsewhere.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -140,7 +142,7 @@ def pieces(texts: Iterable[str], count: int) -> list[tuple[str, float]]:
 
 
 def write_tokenizer(texts: Iterable[str], folder: Path) -> int:
-    """Save a T5 tokenizer (Unigram, without SentencePiece's file); return its vocabulary's size."""
+    """Save a T5 tokenizer (Unigram, without SentencePiece's file); return its vocabulary size."""
     from transformers import T5TokenizerFast
 
     tokenizer = T5TokenizerFast(
@@ -154,7 +156,7 @@ def write_tokenizer(texts: Iterable[str], folder: Path) -> int:
 
 
 def build_parts(vocabulary: int, seed: int) -> dict[str, nn.Module]:
-    """The networks with random weights: {"text_encoder", "vae", "transformer"}."""
+    """Return the networks with random weights: {"text_encoder", "vae", "transformer"}."""
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
     from transformers import T5Config, T5EncoderModel
@@ -168,7 +170,7 @@ def build_parts(vocabulary: int, seed: int) -> dict[str, nn.Module]:
 
 
 def main() -> None:
-    """Writes the untrained parts and the folder's index."""
+    """Write the untrained parts and the folder's index."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--clips", type=Path, default=Path("runs/picto_motion/clips/train/metadata.jsonl")

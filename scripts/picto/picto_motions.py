@@ -1,4 +1,4 @@
-"""The motions of `picto-motion`: where icons are in each frame, drawn, and written as WebP."""
+"""The motions of `picto-motion`: icon positions in each frame, rendered, and written as WebP."""
 
 import io
 import math
@@ -32,7 +32,7 @@ Motion = str
 
 @dataclass(frozen=True)
 class Pose:
-    """Where an icon is in one frame: its centre and side in pixels, its angle in degrees."""
+    """Position of an icon in one frame: centre and side in pixels, angle in degrees."""
 
     x: float
     y: float
@@ -45,7 +45,7 @@ class Pose:
 
 
 def pace(rng: random.Random) -> tuple[str, list[float]]:
-    """The share of the motion that is done in each frame, 0 … 1: constant or eased."""
+    """Return the fraction of the motion that is done in each frame, 0 … 1: constant or eased."""
     even = [i / (FRAMES - 1) for i in range(FRAMES)]
     if rng.random() < 0.5:
         return "constant", even
@@ -53,7 +53,7 @@ def pace(rng: random.Random) -> tuple[str, list[float]]:
 
 
 def moving(dx: int, dy: int, done: Sequence[float], rng: random.Random) -> list[Pose]:
-    """Through the middle, 28 pixels or as far as the picture has room."""
+    """Move through the middle, by 28 pixels or as far as the image allows."""
     side = rng.uniform(28, 36)
     travel = rng.uniform(28, max(28, SIZE - side))
     aside = rng.uniform(-5, 5)
@@ -71,15 +71,16 @@ def moving(dx: int, dy: int, done: Sequence[float], rng: random.Random) -> list[
 
 
 def in_place(rng: random.Random, room: float = 4) -> tuple[float, float]:
-    """A centre near the picture's."""
+    """Return a centre near the image's."""
     return SIZE / 2 + rng.uniform(-room, room), SIZE / 2 + rng.uniform(-room, room)
 
 
 def spinning(sign: int, rng: random.Random) -> list[Pose]:
-    """A quarter turn at an even pace, large and in the middle; `sign` 1 is clockwise.
+    """Rotate by a quarter turn at a constant rate, large and in the middle; `sign` 1 is clockwise.
 
-    Four frames share a latent one: a whole turn would be 60 degrees of each, and more where eased.
-    Only details tell that a round thing turns, and what lies anywhere gets none for long.
+    Four frames share a latent frame: a whole turn would be 60 degrees in each, and more if eased.
+    Only details show that a round thing rotates, and at random positions a model learns no details
+    for a long time.
     """
     x, y = in_place(rng, 0.5)
     side = rng.uniform(43, 46)
@@ -87,14 +88,14 @@ def spinning(sign: int, rng: random.Random) -> list[Pose]:
 
 
 def scaling(start: float, end: float, done: Sequence[float], rng: random.Random) -> list[Pose]:
-    """From `start` to `end` times the icon's usual side."""
+    """Scale from `start` to `end` times the icon's usual side."""
     x, y = in_place(rng)
     side = rng.uniform(30, 38)
     return [Pose(x, y, side * (start + (end - start) * t)) for t in done]
 
 
 def bouncing(rng: random.Random) -> list[Pose]:
-    """Twice up from the ground and back, as a ball under gravity."""
+    """Bounce twice from the floor, like a ball under gravity."""
     side = rng.uniform(28, 34)
     ground = SIZE - side / 2 - rng.uniform(1, 3)
     height = rng.uniform(22, SIZE - side - 4)
@@ -104,7 +105,7 @@ def bouncing(rng: random.Random) -> list[Pose]:
 
 
 def crossing(done: Sequence[float], rng: random.Random) -> list[list[Pose]]:
-    """The first icon goes from left to right, the second from right to left."""
+    """Move the first icon from left to right, the second from right to left."""
     side = rng.uniform(26, 30)
     travel = SIZE - side
     apart = rng.choice((-1, 1)) * rng.uniform(7, 10)
@@ -114,7 +115,7 @@ def crossing(done: Sequence[float], rng: random.Random) -> list[list[Pose]]:
 
 
 def circling(rng: random.Random) -> list[Pose]:
-    """One round, clockwise and evenly, from the top; the icon stays upright."""
+    """Move once around, clockwise at a constant rate, from the top; the icon stays upright."""
     side = rng.uniform(26, 30)
     radius = (SIZE - side) / 2 - rng.uniform(0, 1)
     angles = [2 * math.pi * i / (FRAMES - 1) for i in range(FRAMES)]
@@ -125,7 +126,7 @@ def circling(rng: random.Random) -> list[Pose]:
 
 
 def plan(motion: Motion, rng: random.Random) -> tuple[str, list[list[Pose]]]:
-    """The pace's name, and a pose a frame for each icon of the clip.
+    """Return the pace's name, and one pose per frame for each icon of the clip.
 
     Raises:
         KeyError: no such motion.
@@ -159,9 +160,9 @@ def plan(motion: Motion, rng: random.Random) -> tuple[str, list[list[Pose]]]:
 
 
 def placed(icon: Image.Image, pose: Pose) -> Image.Image:
-    """The icon (RGBA) at the pose on a clear canvas, with subpixel precision.
+    """Return the icon (RGBA) at the pose on a transparent canvas, with subpixel precision.
 
-    It is scaled down with Lanczos to whole pixels first, since a transform alone would alias.
+    It is first scaled down with Lanczos to whole pixels, since a transform alone would alias.
     """
     whole = math.ceil(pose.side)
     small = Image.new("RGBA", (whole + 4, whole + 4))
@@ -179,7 +180,7 @@ def placed(icon: Image.Image, pose: Pose) -> Image.Image:
 def rendered(
     icons: Sequence[Image.Image], paths: Sequence[Sequence[Pose]], colour: tuple[int, ...]
 ) -> list[Image.Image]:
-    """The frames (RGB) of icons that follow their paths over a plain colour."""
+    """Return the frames (RGB) of icons that follow their paths over a plain colour."""
     frames = []
     for poses in zip(*paths, strict=True):
         frame = Image.new("RGBA", (SIZE, SIZE), (*colour, 255))
@@ -190,15 +191,15 @@ def rendered(
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    """A RIFF chunk, padded to an even length."""
+    """Return a RIFF chunk, padded to an even length."""
     return name + len(data).to_bytes(4, "little") + data + b"\0" * (len(data) % 2)
 
 
 def webp_bytes(frames: Sequence[Image.Image], fps: int = FPS) -> bytes:
-    """A lossless animated WebP that keeps every frame.
+    """Return a lossless animated WebP that keeps every frame.
 
-    Pillow's own writer joins equal neighbours into one longer frame, so a clip that stands still
-    would come back with one. Layout: WebP container specification, "Animation".
+    Pillow's own writer merges equal neighbours into one longer frame, so a still clip would be read
+    back as one frame. Layout: WebP container specification, "Animation".
     """
     width, height = (side - 1 for side in frames[0].size)
     size = width.to_bytes(3, "little") + height.to_bytes(3, "little")

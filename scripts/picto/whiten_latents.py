@@ -1,19 +1,20 @@
-"""Turns a VAE's latents so that no channel repeats another, without changing its pictures.
+"""Whiten a VAE's latents so that no channel repeats another, without changing its images.
 
-    python -m scripts.picto.whiten_latents FOLDER --output FOLDER [--variances even|visible] [--clips F]
+    python -m scripts.picto.whiten_latents FOLDER --output FOLDER \
+        [--variances even|visible] [--clips F]
 
 Reads a diffusers folder and writes it with another VAE. An autoencoder may leave channels of its
-latents nearly unused: two that move together, their small difference forgotten. The latents are put
-on their principal axes, and the variances of these are made `even`, so that further training can
-use all of them, or `visible`: in proportion to the error (RMS of the pixels) that leaving the axis
-out would make, so that a UNet decides first, at high noise, what shows most.
-Both the turn and its inverse are folded into the 1x1 convolutions `quant_conv` and
-`post_quant_conv`, so that what the VAE restores from a latent's mode stays the same up to rounding.
-CogVideoX's VAE has none: there they go into the encoder's last convolution, and into the decoder's
-first one and those of its norms, which all read the latents. The first one's
-zeros beyond the borders then stand for the latents' mean: train the decoder a little more.
-The standard deviations that the encoder predicts start anew, at one tenth of the latents'.
-Needs `python -m scripts.picto.build_picto_dataset`, or the clips of `scripts.picto.build_picto_motion`.
+latents nearly unused: two that move together, with only a small difference. The latents are rotated
+to their principal axes, and the variances of these are made `even`, so that further training can
+use all of them, or `visible`: proportional to the error (RMS of the pixels) without the axis, so
+that a UNet decides first, at high noise, what is most visible. The matrix and its inverse are
+folded into the 1x1 convolutions `quant_conv` and `post_quant_conv`, so that the VAE decodes a
+latent's mode to the same image up to rounding. CogVideoX's VAE has none: there they are folded into
+the encoder's last convolution, and into the decoder's first one and those of its norms, which all
+read the latents. The zero padding of the first one then stands for the latents' mean: train the
+decoder a little more. The standard deviations that the encoder predicts are reset to one tenth of
+the latents'. Needs `python -m scripts.picto.build_picto_dataset`, or the clips of
+`scripts.picto.build_picto_motion`.
 """
 
 import argparse
@@ -36,13 +37,13 @@ RELATIVE_STD = 0.1
 
 
 def batch_of(pixels: Tensor) -> int:
-    """So many at once; clips one by one."""
+    """Return the batch size; clips are processed one by one."""
     return BATCH if pixels.dim() == 4 else 1
 
 
 @torch.no_grad()
 def modes(vae: Any, pixels: Tensor) -> Tensor:
-    """Pictures (b, 3, h, w) in [-1, 1] -> latents' modes, one row for each place, (n, channels)."""
+    """Encode images (b, 3, h, w), -1 … 1, to latent modes, one row per position, (n, channels)."""
     latents = torch.cat(
         [vae.encode(part).latent_dist.mode() for part in pixels.split(batch_of(pixels))]
     )
@@ -50,7 +51,7 @@ def modes(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def principal_axes(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents (n, channels) -> their mean (channels,) and a row for each axis, variance 1."""
+    """Return the mean (channels,) of latents (n, channels), and a row for each axis, variance 1."""
     mean = latents.mean(0)
     variances, axes = torch.linalg.eigh(torch.cov((latents - mean).T))
     return mean, variances.rsqrt()[:, None] * axes.T
@@ -58,7 +59,7 @@ def principal_axes(latents: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def visibility(vae: Any, pixels: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
-    """RMS error of the pixels without each of the axes, (channels,)."""
+    """Return the RMS error of the pixels without each of the axes, (channels,)."""
     errors = []
     latents = torch.cat(
         [vae.encode(part).latent_dist.mode() for part in pixels.split(batch_of(pixels))]
@@ -74,7 +75,7 @@ def visibility(vae: Any, pixels: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fold(vae: Any, mean: Tensor, turn: Tensor, std: float) -> None:
-    """Has the VAE give `turn @ (latent - mean)` as its latents' means and `std` beside them."""
+    """Make the VAE return `turn @ (latent - mean)` as its latents' means, with deviation `std`."""
     channels, last = len(mean), last_convolution(vae)
     weight, bias = last.weight, last.bias
     weight[:channels] = torch.einsum("ij,jk...->ik...", turn, weight[:channels])
@@ -88,12 +89,12 @@ def fold(vae: Any, mean: Tensor, turn: Tensor, std: float) -> None:
 
 
 def last_convolution(vae: Any) -> Any:
-    """The one that gives the latents."""
+    """Return the convolution that outputs the latents."""
     return vae.encoder.conv_out.conv if vae.quant_conv is None else vae.quant_conv
 
 
 def readers(vae: Any) -> list[Any]:
-    """The convolutions that read latents: in CogVideoX's decoder every norm does, too."""
+    """Return the convolutions that read latents: in CogVideoX's decoder also its norms'."""
     if vae.post_quant_conv is not None:
         return [vae.post_quant_conv]
     norms = [part for part in vae.decoder.modules() if type(part).__name__ == SPATIAL_NORM]
@@ -102,7 +103,7 @@ def readers(vae: Any) -> list[Any]:
 
 
 def read_clips(folder: Path) -> Tensor:
-    """Some clips of a folder, (b, 3, f, h, w) in -1 … 1."""
+    """Return some clips of a folder, (b, 3, f, h, w) in -1 … 1."""
     files = sorted(folder.glob("*.webp"))
     files = files[:: max(1, len(files) // CLIPS)]
     frames = torch.stack([torch.from_numpy(read_clip(file).frames) for file in files])
@@ -110,7 +111,7 @@ def read_clips(folder: Path) -> Tensor:
 
 
 def main() -> None:
-    """Writes the folder and tells the channels' variances."""
+    """Write the folder and print the channels' variances."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, required=True)

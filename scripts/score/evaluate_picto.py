@@ -1,13 +1,13 @@
-"""Measure a `picto` base model: VAE fidelity, and whether what it draws is what was asked for.
+"""Measure a `picto` base model: VAE fidelity, and whether its images match their prompts.
 
     python -m scripts.score.evaluate_picto inference/assets/picto --pairs 200
 
-Needs `python -m scripts.picto.build_picto_dataset` and `make install-pretrain`. Three things:
+Needs `python -m scripts.picto.build_picto_dataset` and `make install-pretrain`. Three measurements:
   VAE        mean PSNR in dB over split val (64x64 on white, values in [0, 1]), latent mode
-  retrieval  the prompt `{name}, {style words}` is drawn; is the true picture the nearest (top-1),
-             or among the nearest five (top-5), of 50 pictures of the same style? EfficientNet-Lite0
+  retrieval  generate the prompt `{name}, {style words}`; is the true image the nearest (top-1),
+             or among the nearest five (top-5), of 50 images of the same style? EfficientNet-Lite0
              embeddings centred on the mean of the references, cosine; chance is 2 % and 10 %
-  grid       10 x 10 drawings, rows 1-5 of split train, rows 6-10 of split val
+  grid       10 x 10 images, rows 1-5 of split train, rows 6-10 of split val
 Prints a table and writes report.json and grid.png to --out.
 """
 
@@ -31,17 +31,17 @@ from tqdm import tqdm
 
 from train.losses import EfficientNetLite0, load_efficientnet_lite0
 
-REFERENCES = 50  # pictures that the true one is looked for among
-POOL_PER_STYLE = 100  # the others are drawn from a fixed pool, which keeps the embedding short
+REFERENCES = 50  # number of images, one of which is the true one
+POOL_PER_STYLE = 100  # the others come from a fixed pool, to limit the number of embeddings
 STEPS, GUIDANCE, BATCH = 20, 4.0, 50
 
 Draw = Callable[[list[str], list[int]], list[Image.Image]]
-"""(prompts, seeds) -> pictures; picture i depends on prompt i and seed i only."""
+"""(prompts, seeds) -> images; image i depends only on prompt i and seed i."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture of the corpus: a subject drawn in a style."""
+    """One image of the corpus: a subject in a style."""
 
     name: str
     style: str
@@ -50,7 +50,7 @@ class Pair:
 
     @property
     def prompt(self) -> str:
-        """The commonest caption form of pretraining."""
+        """Return the most frequent caption form of pretraining."""
         return f"{self.name}, {self.style_words}"
 
 
@@ -74,7 +74,7 @@ def read_pairs(folder: Path) -> list[Pair]:
 
 
 def to_pixels(images: list[Image.Image]) -> torch.Tensor:
-    """Pictures -> (b, 3, h, w) float32 in [-1, 1]; transparency is put on white."""
+    """Return images as (b, 3, h, w) float32 in [-1, 1], composited on white."""
     arrays = []
     for image in images:
         rgba = image.convert("RGBA")
@@ -84,7 +84,7 @@ def to_pixels(images: list[Image.Image]) -> torch.Tensor:
 
 
 def read_images(pairs: list[Pair]) -> list[Image.Image]:
-    """Open the pairs' pictures."""
+    """Open the pairs' images."""
     images = []
     for pair in pairs:
         with Image.open(pair.path) as opened:
@@ -96,14 +96,14 @@ def read_images(pairs: list[Pair]) -> list[Image.Image]:
 
 
 def psnr(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB per picture: two (b, 3, h, w) in [-1, 1] -> (b,)."""
+    """Return the peak signal-to-noise ratio in dB: two (b, 3, h, w) in [-1, 1] -> (b,)."""
     error = ((first - second) / 2).pow(2).mean((1, 2, 3))
     return -10 * error.clamp_min(1e-10).log10()
 
 
 @torch.no_grad()
 def vae_psnr(vae: Any, pairs: list[Pair]) -> float:
-    """Mean PSNR in dB of the autoencoder over the pictures on white."""
+    """Return the mean PSNR in dB of the autoencoder over the images on white."""
     values = []
     for start in tqdm(range(0, len(pairs), BATCH), "VAE", unit="batch"):
         pixels = to_pixels(read_images(pairs[start : start + BATCH]))
@@ -117,14 +117,14 @@ def vae_psnr(vae: Any, pairs: list[Pair]) -> float:
 
 @torch.no_grad()
 def embed(judge: EfficientNetLite0, images: list[Image.Image], title: str) -> torch.Tensor:
-    """Embeddings (n, d) of pictures."""
+    """Return embeddings (n, d) of images."""
     starts = range(0, len(images), BATCH)
     parts = (judge.embed(to_pixels(images[s : s + BATCH])) for s in tqdm(starts, title))
     return torch.cat(list(parts))
 
 
 def rank_of_truth(drawn: torch.Tensor, truth: torch.Tensor, others: torch.Tensor) -> int:
-    """Rank (0 is best) of the truth by cosine: drawn (d,), truth (d,), others (n, d); centred."""
+    """Return the truth's rank (0 is best) by cosine: drawn (d,), truth (d,), others (n, d)."""
     candidates = torch.cat([truth[None], others])
     similarity = functional.cosine_similarity(drawn[None], candidates)
     return int((similarity[1:] >= similarity[0]).sum())
@@ -137,9 +137,9 @@ def retrieval(
     judge: EfficientNetLite0,
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    """Top-1 and top-5 share per split, of each asked pair among REFERENCES of its own style.
+    """Return top-1 and top-5 accuracy per split, of each pair among REFERENCES of its own style.
 
-    `pool` holds the other references by style. All embeddings are centred on the pool's mean.
+    `pool` contains the other references by style. All embeddings are centred on the pool's mean.
     """
     vectors, names = {}, {}
     for style, members in pool.items():
@@ -170,7 +170,7 @@ def retrieval(
 
 
 def our_drawer(folder: Path, precision: str) -> Draw:
-    """Draw with our own sampler: DPM++ 2M Karras, STEPS steps, guidance GUIDANCE."""
+    """Return a function that generates with our sampler: DPM++ 2M Karras, STEPS, GUIDANCE."""
     from inference.config import BaseModelConfig, ImageConfig
     from inference.images import draw as draw_images
     from inference.models.stable_diffusion import load_base_model
@@ -188,7 +188,7 @@ def our_drawer(folder: Path, precision: str) -> Draw:
 
 
 def draw_all(draw: Draw, pairs: list[Pair], title: str) -> list[Image.Image]:
-    """Draw every pair's prompt, seed = its index, in batches."""
+    """Generate every pair's prompt, seed = its index, in batches."""
     images = []
     for start in tqdm(range(0, len(pairs), BATCH), title, unit="batch"):
         prompts = [pair.prompt for pair in pairs[start : start + BATCH]]
@@ -197,7 +197,7 @@ def draw_all(draw: Draw, pairs: list[Pair], title: str) -> list[Image.Image]:
 
 
 def save_grid(images: list[Image.Image], columns: int, path: Path) -> None:
-    """Write pictures of one size row by row, two pixels apart, on white."""
+    """Write images of one size row by row, two pixels apart, on white."""
     width, height = (side + 2 for side in images[0].size)
     rows = -(-len(images) // columns)
     grid = Image.new("RGB", (columns * width, rows * height), "white")
@@ -248,7 +248,7 @@ def print_table(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("base", type=Path, help="folder in diffusers layout")
     parser.add_argument("--data", type=Path, default=Path("datasets/picto/images"))

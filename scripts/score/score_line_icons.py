@@ -1,9 +1,10 @@
-"""Scores the demo's LoRA on subjects it has never seen.
+"""Score the demo's LoRA on subjects it was not trained on.
 
     python -m scripts.score.score_line_icons runs/line_icons_lora/artifacts/last.safetensors
 
-Draws every caption of datasets/line_icons_test with the base model and with the LoRA at strength 0,
-0.5 and 1, and tells for each the share of strongly coloured pixels and the share that is drawn on.
+Generates every caption of datasets/line_icons_test with the base model and with the LoRA at
+strength 0, 0.5 and 1, and prints for each the fraction of strongly coloured pixels and of pixels
+with ink.
 """
 
 import argparse
@@ -14,25 +15,25 @@ import numpy as np
 from PIL import Image
 
 CHROMA = 0.15
-"""A pixel is strongly coloured if its largest and smallest channel are further apart (0 … 1)."""
+"""A pixel is strongly coloured if its largest and smallest channel differ by more (0 … 1)."""
 INK = 0.25
-"""A pixel is drawn on if its darkest channel is further than this from white (0 … 1)."""
+"""A pixel has ink if its darkest channel differs from white by more (0 … 1)."""
 
 
 def chroma_share(image: Image.Image) -> float:
-    """Share of strongly coloured pixels, 0 … 1."""
+    """Return the fraction of strongly coloured pixels, 0 … 1."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     return float((pixels.max(axis=2) - pixels.min(axis=2) > CHROMA).mean())
 
 
 def ink_share(image: Image.Image) -> float:
-    """Share of pixels that are not (nearly) white, 0 … 1."""
+    """Return the fraction of pixels that are not (nearly) white, 0 … 1."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     return float((1 - pixels.min(axis=2) > INK).mean())
 
 
 def report(name: str, images: Sequence[Image.Image]) -> float:
-    """Prints one line of the table; returns the mean share of coloured pixels."""
+    """Print one line of the table; return the mean fraction of coloured pixels."""
     chroma = float(np.mean([chroma_share(image) for image in images]))
     ink = [ink_share(image) for image in images]
     inside = sum(0.05 <= share <= 0.60 for share in ink)
@@ -44,7 +45,7 @@ def report(name: str, images: Sequence[Image.Image]) -> float:
 
 
 def main() -> None:
-    """Draws, scores and saves the grid."""
+    """Generate the images, score them and save the grid."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lora", type=Path)
     parser.add_argument("--base", default="picto")

@@ -1,19 +1,19 @@
-"""Tells by optical flow which motion a clip shows.
+"""Recognise the motion of a clip by optical flow.
 
     python -m scripts.score.score_motion runs/picto_motion/clips/val
     python -m scripts.score.score_motion --draw seen [--model picto-motion] [--artifact FILE]
     python -m scripts.score.score_motion --draw circling [--artifact FILE]
 
-Labels the clips of a folder with metadata.jsonl, or 32 clips that are drawn for it, and prints the
-confusion with what their captions ask for. `motion_of` does it for one clip; `report` for any clips
-in memory. The captions are those of datasets/circling_test, with the base model's own motions in
-turn where `seen` is drawn.
+Labels the clips of a folder with metadata.jsonl, or 32 generated clips, and prints the confusion
+matrix with the motions in their captions. `motion_of` labels one clip; `report` any clips in
+memory. The captions are those of datasets/circling_test, with the base model's own motions in turn
+for `seen`.
 
 Flow is Farneback's (2003, "Two-frame motion estimation based on polynomial expansion") between
-neighbouring frames, of the outline of the foreground: what differs from the colour of the clip's
-border. Turns are those of what is seen within it. That flickers in drawn clips, and local flow
-follows the flicker; so of all even rates that one is taken at which the frames, turned back, agree
-best.
+neighbouring frames, of the foreground's outline: pixels that differ from the colour of the clip's
+border. Rotations are estimated from the content inside. It flickers in generated clips, and local
+flow follows the flicker; so of all constant rates, the one is chosen at which the frames, rotated
+back, agree best.
 """
 
 import argparse
@@ -33,70 +33,71 @@ from scripts.picto.picto_motions import HELD_OUT, MOTIONS
 
 UNCLEAR = "unclear"
 SILHOUETTE, SOFTENED = 200.0, 2.5
-"""Height (0 … 255) and softness (pixels) of the outlines that ways are taken of."""
+"""Height (0 … 255) and softness (pixels) of the outlines whose motion is measured."""
 LEAST_SEEN = 16.0
-"""Pixels of foreground that a frame must have for its centre to say anything."""
+"""Minimum foreground pixels of a frame for its centre to be used."""
 ENLARGED = 2
-"""Flow is computed on frames enlarged so much."""
+"""Factor by which frames are enlarged for the flow."""
 STILL_BELOW = 3.0
-"""Pixels of a 64-pixel picture that foreground travels in a whole clip."""
+"""Maximum path of the foreground of a still clip, in pixels of a 64-pixel image."""
 TREMBLING = 16.0
-"""What noise may add to the way of a thing that stays where it is."""
+"""What noise may add to the path of a thing that does not move."""
 TRAVEL = 9.0
-"""Least way of a moving thing from its first to its last place, in 64ths of the picture."""
+"""Minimum distance of a moving thing from its first to its last position, in 64ths of the image."""
 BOUNCE = 6.0
-"""Least height between two turning points, in 64ths of the picture."""
+"""Minimum height between two turning points, in 64ths of the image."""
 CIRCLE = 14.0
-"""Least width and height of a circle; less is a lopsided thing that spins."""
+"""Minimum width and height of a circle; smaller ones come from spinning asymmetric things."""
 TURN, SCALE = 0.4, 0.3
-"""Least total turn (radians) and least total change of size (natural logarithm): a quarter of what
-the motions turn and grow."""
+"""Minimum total rotation (radians) and minimum total change of size (natural logarithm): a quarter
+of those of the motions."""
 LOPSIDED = np.radians(45)
-"""The outline of a lopsided thing that turns by so much moves on an arc, which is no travel."""
+"""The outline of an asymmetric thing that rotates by this much moves on an arc, which is not
+travel."""
 ROUND = np.radians(240)
-"""Least total turn of the direction of travel; the ends are lost to smoothing."""
+"""Minimum total rotation of the direction of travel; smoothing shortens the ends."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What a clip shows: the label, and the figures it was taken from.
+    """The motion of a clip: the label, and the measurements it is based on.
 
-    Lengths are in 64ths of the picture's width.
+    Lengths are in 64ths of the image's width.
     """
 
     label: str
     """A key of `MOTIONS` or `HELD_OUT`, or "unclear"."""
     amount: float
-    """Mean length of the foreground's way over the whole clip."""
+    """Mean path length of the foreground over the whole clip."""
     travel: tuple[float, float]
-    """From the first to the last place, to the right and down."""
+    """From the first to the last position, to the right and down."""
     turn: float
-    """Total turn about the foreground's own centre, radians, clockwise; half a turn at most."""
+    """Total rotation about the foreground's own centre, radians, clockwise; half a turn at most."""
     scale: float
-    """The natural logarithm of the total change in size."""
+    """Natural logarithm of the total change in size."""
     reversals: int
     """Vertical turning points."""
     heading_turn: float
-    """How far the direction of travel turns, radians, clockwise; 0 unless it turns steadily."""
+    """Total rotation of the direction of travel, radians, clockwise; 0 unless it is steady."""
     opposed: float
-    """Share of the frames in which parts go left and right at once."""
+    """Fraction of the frames in which parts move left and right at once."""
 
 
 # ----------------------------------------------------------------------------------------- flow
 
 
 def silhouette(away: Array) -> Array:
-    """What is looked at for ways and sizes: the foreground's outline, softened, 0 … SILHOUETTE."""
+    """Return the foreground's outline, softened, 0 … SILHOUETTE, to measure paths and sizes."""
     import cv2
 
     return cv2.GaussianBlur(covered(away) * SILHOUETTE, (0, 0), SOFTENED)
 
 
 def flows(frames: Array) -> Iterator[tuple[Array, Array]]:
-    """Of each pair of neighbours: foreground weights (h, w), 0 … 1, and flow (h, w, 2) in pixels.
+    """Yield for neighbouring frames foreground weights (h, w), 0 … 1, and flow (h, w, 2), pixels.
 
-    The flow is that of the foreground's outline: the way of its centre, and what is left to find
-    once that is taken back, so that fast things are found too.
+    The flow is that of the foreground's outline: the motion of its centre, plus the remaining
+    motion after compensating it, so that fast things are found too.
     """
     import cv2
 
@@ -131,9 +132,9 @@ class Step:
 
 
 def step(weights: Array, flow: Array) -> Step:
-    """The similarity nearest to the flow, about the foreground's centre, by least squares.
+    """Fit a similarity to the flow, about the foreground's centre, by least squares.
 
-    Size is read off it as a whole: the chords of a pure turn point inwards.
+    The size comes from the whole: the chords of a pure rotation point inwards.
     """
     unit = 64 / weights.shape[1]
     total = weights.sum()
@@ -146,7 +147,7 @@ def step(weights: Array, flow: Array) -> Step:
     radius = (weights * (x * x + y * y)).sum() + 1e-6
     curl = (weights * (x * (v - mean[1]) - y * (u - mean[0]))).sum() / radius
     divergence = (weights * (x * (u - mean[0]) + y * (v - mean[1]))).sum() / radius
-    similar = complex(1 + divergence, curl)  # what the frame is multiplied by
+    similar = complex(1 + divergence, curl)  # factor of the frame
     length = (weights * np.hypot(u, v)).sum() / total
     shares = [(weights * (side * u * unit > 0.4)).sum() / total for side in (-1, 1)]
     level = (weights * np.abs(v)).sum() < 0.4 * (weights * np.abs(u)).sum()
@@ -159,7 +160,7 @@ def step(weights: Array, flow: Array) -> Step:
 
 
 def turning_points(places: Array, least: float) -> int:
-    """How often a coordinate turns back by at least `least`."""
+    """Return how often a coordinate turns back by at least `least`."""
     count, sign, extreme = 0, 0, places[0]
     for place in places[1:]:
         if sign == 0 and abs(place - extreme) >= least:
@@ -172,7 +173,7 @@ def turning_points(places: Array, least: float) -> int:
 
 
 def heading_turn(ways: Array) -> float:
-    """Total turn of the direction of travel in radians, if nearly all of it goes one way round."""
+    """Return how far the direction of travel rotates in radians, if nearly all in one sense."""
     smooth = (ways[:-2] + ways[1:-1] + ways[2:]) / 3 if len(ways) > 4 else ways
     speed = np.hypot(*smooth.T)
     moving = smooth[speed > max(0.3, 0.25 * float(np.median(speed)))]
@@ -186,7 +187,7 @@ def heading_turn(ways: Array) -> float:
 
 
 def label_of(motion: Motion, places: Array) -> str:
-    """The label that the figures and the places (f, 2) speak for."""
+    """Return the label for the measurements and the positions (f, 2)."""
     wide, high = np.ptp(places, axis=0)
     x, y = motion.travel
     if motion.amount < STILL_BELOW:
@@ -213,7 +214,7 @@ def label_of(motion: Motion, places: Array) -> str:
 
 
 def motion_of(frames: Array) -> Motion:
-    """The motion of a clip of plain background: uint8 (f, h, w, 3), at least two frames.
+    """Return the motion of a clip with a plain background: uint8 (f, h, w, 3), at least two frames.
 
     Raises:
         ValueError: another shape or type.
@@ -240,14 +241,14 @@ def motion_of(frames: Array) -> Motion:
 
 
 def asked_for(caption: str) -> str | None:
-    """The motion that a caption of `picto-motion` asks for, or None."""
+    """Return the motion in a caption of `picto-motion`, or None."""
     words = (MOTIONS | HELD_OUT).items()
     found = [key for key, text in words if re.search(rf"\b{text}\b( on a |$)", caption)]
     return found[0] if len(found) == 1 else None
 
 
 def read_frames(path: Path) -> Array:
-    """The frames of an animated picture as RGB: uint8 (f, h, w, 3)."""
+    """Return the frames of an animated image as RGB: uint8 (f, h, w, 3)."""
     with Image.open(path) as clip:
         frames = []
         for i in range(getattr(clip, "n_frames", 1)):
@@ -257,9 +258,9 @@ def read_frames(path: Path) -> Array:
 
 
 def report(clips: Iterable[tuple[str, Array]]) -> float:
-    """Prints what captioned clips show against what they ask for; returns the share that agrees.
+    """Print the motions of captioned clips against those in the captions; return the accuracy.
 
-    Clips whose caption asks for no known motion are left out.
+    Clips whose caption has no known motion are skipped.
 
     Raises:
         ValueError: none is left.
@@ -282,7 +283,7 @@ def report(clips: Iterable[tuple[str, Array]]) -> float:
 
 
 def prompts(kind: str) -> list[str]:
-    """The 32 captions of datasets/circling_test, with a seen motion of one thing each if asked."""
+    """Return the 32 captions of datasets/circling_test, on request with one seen motion each."""
     text = Path("datasets/circling_test/prompts.txt").read_text(encoding="utf-8")
     captions = text.splitlines()
     if kind == "circling":
@@ -293,7 +294,7 @@ def prompts(kind: str) -> list[str]:
 
 
 def drawn(options: argparse.Namespace) -> Iterator[tuple[str, Array]]:
-    """The captions and the clips drawn for them, seeds 0, 1, …; also as files, to be looked at."""
+    """Yield captions and clips generated for them, seeds 0, 1, …; also save them as files."""
     from rich.progress import track
 
     from inference.artifacts import load_artifact
@@ -316,7 +317,7 @@ def drawn(options: argparse.Namespace) -> Iterator[tuple[str, Array]]:
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("clips", type=Path, nargs="?", help="a folder with metadata.jsonl")
     parser.add_argument("--draw", choices=("seen", "circling"), help="draw 32 clips")

@@ -1,12 +1,12 @@
-"""Scores what was learned of a subject: is it drawn, and does its class stay what it was?
+"""Score a trained subject: is it generated, and does its class stay unchanged?
 
     python -m scripts.score.score_subject runs/octopus_dreambooth/artifacts/last \
         --prompt "sks octopus" --pictures datasets/octopus_test --class-prompt octopus
 
-Draws every prompt with several seeds by the base model and with the artifacts. Similarity is the
-mean cosine of EfficientNet-Lite0 embeddings, centred on the mean of pictures of all kinds:
-  subject  drawings of --prompt with the pictures in --pictures, which nothing was trained on
-  class    drawings of --class-prompt before with those after, seed by seed: 1 is no drift
+Generates every prompt with several seeds, with the base model and with the artifacts. Similarity is
+the mean cosine of EfficientNet-Lite0 embeddings, centred on the mean of images of all kinds:
+  subject  images of --prompt with the images in --pictures, which nothing was trained on
+  class    images of --class-prompt before with those after, seed by seed: 1 is no drift
 Needs `python -m scripts.picto.build_picto_dataset` (for that mean) and `make install-pretrain`.
 """
 
@@ -30,18 +30,18 @@ from scripts.score.evaluate_picto import embed, read_images, read_pairs
 from train.losses import load_efficientnet_lite0
 
 REFERENCES = 400
-"""Pictures whose mean embedding is subtracted."""
+"""Number of images whose mean embedding is subtracted."""
 
 
 def similarity(first: Tensor, second: Tensor) -> Tensor:
-    """Cosines (n, m) of embeddings (n, d) and (m, d)."""
+    """Return cosines (n, m) of embeddings (n, d) and (m, d)."""
     return functional.normalize(first, dim=-1) @ functional.normalize(second, dim=-1).T
 
 
 def draw_prompts(
     base: BaseModel, prompts: list[str], options: argparse.Namespace
 ) -> list[Image.Image]:
-    """Every prompt with each seed, DPM++ 2M Karras, 20 steps."""
+    """Generate every prompt with each seed, DPM++ 2M Karras, 20 steps."""
     requests = [
         ImageConfig(
             prompt=prompt,
@@ -56,7 +56,7 @@ def draw_prompts(
 
 
 def draw_both(options: argparse.Namespace) -> dict[str, list[Image.Image]]:
-    """Subject and class, before and after the artifacts are attached."""
+    """Return images of subject and class, before and after the artifacts are attached."""
     base = load_base_model(BaseModelConfig(path=options.base))
     asked = {"subject": options.prompt, "class": options.class_prompt}
     rows = {f"{k} before": draw_prompts(base, v, options) for k, v in asked.items() if v}
@@ -66,13 +66,13 @@ def draw_both(options: argparse.Namespace) -> dict[str, list[Image.Image]]:
 
 
 def centre(judge: torch.nn.Module, data: Path) -> Tensor:
-    """The mean embedding (d,) of pictures of all kinds."""
+    """Return the mean embedding (d,) of images of all kinds."""
     pairs = random.Random(0).sample(read_pairs(data), REFERENCES)
     return embed(judge, read_images(pairs), "references").mean(0)  # type: ignore[arg-type]
 
 
 def score(options: argparse.Namespace, rows: dict[str, list[Image.Image]]) -> dict[str, float]:
-    """The similarities, by name."""
+    """Return the similarities, by name."""
     judge = load_efficientnet_lite0()
     mean = centre(judge, options.data)
     vectors = {name: embed(judge, images, name) - mean for name, images in rows.items()}
@@ -92,13 +92,13 @@ def score(options: argparse.Namespace, rows: dict[str, list[Image.Image]]) -> di
 
 
 def off_diagonal(cosines: Tensor) -> float:
-    """Mean of a square matrix (n, n) without its diagonal; not a number if n is 1."""
+    """Return the mean of a square matrix (n, n) without its diagonal; NaN if n is 1."""
     n = len(cosines)
     return ((cosines.sum() - cosines.diagonal().sum()) / (n * n - n)).item()
 
 
 def main() -> None:
-    """Draws, scores and saves the grid."""
+    """Generate the images, score them and save the grid."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("artifacts", type=Path, nargs="+")
     parser.add_argument("--prompt", action="append", required=True)

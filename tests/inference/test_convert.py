@@ -247,7 +247,7 @@ def test_what_cannot_be_is_refused_in_words(lora_file, tiny_base_folder, tmp_pat
 
     assert "no such file or folder" in said(tmp_path / "nothing", out, "--to", "kohya")
     message = said(lora_file, out, "--to", "a1111")
-    assert "a LoRA cannot be turned into a1111; possible are kohya and diffusers" in message
+    assert "a LoRA cannot be converted to a1111; possible are kohya and diffusers" in message
     message = said(lora_file, tmp_path / "out.pt", "--to", "diffusers")
     assert "is written under a name that ends in .safetensors" in message
     message = said(lora_file, out, "--to", "kohya")
@@ -269,7 +269,7 @@ def test_nothing_is_overwritten_unasked(lora_file, tmp_path, capsys):
     out = tmp_path / "out.safetensors"
     out.write_text("mine")
     message = refusal(capsys, lora_file, out, "--to", "diffusers")
-    assert "is there already; --overwrite replaces it" in message
+    assert "exists; --overwrite replaces it" in message
     assert out.read_text() == "mine"
     message = refusal(capsys, lora_file, lora_file, "--to", "diffusers", "--overwrite")
     assert "is IN itself" in message

@@ -61,9 +61,9 @@ def test_draws_and_says_where(recipe, capsys):
     paths = capsys.readouterr().out.split()
     assert paths == ["out/00000-5.png", "out/00001-7.png", "out/grid-0000.png"]
     assert sorted(map(str, Path("out").iterdir())) == sorted(paths)
-    told = parse_infotext(read_infotext(Path(paths[1])))
-    assert told.prompt == "a dog"
-    assert told.parameters["Seed"] == "7"
+    infotext = parse_infotext(read_infotext(Path(paths[1])))
+    assert infotext.prompt == "a dog"
+    assert infotext.parameters["Seed"] == "7"
     (row,) = grid_cells(Image.open(paths[2]))
     assert np.array_equal(np.asarray(row[0]), pixels(paths[0]))
 
@@ -100,15 +100,15 @@ def test_strengths_are_compared(recipe, lora, capsys):
     for plain, at_zero, at_one in zip(paths[:2], paths[3:5], paths[7:9], strict=True):
         assert np.array_equal(pixels(plain), pixels(at_zero))  # the base model's, bit for bit
         assert not np.array_equal(pixels(plain), pixels(at_one))
-    told = [parse_infotext(read_infotext(Path(path))) for path in paths[3:9:2]]
-    assert [one.prompt for one in told] == [
+    infotexts = [parse_infotext(read_infotext(Path(path))) for path in paths[3:9:2]]
+    assert [one.prompt for one in infotexts] == [
         "a cat",
         "a cat <lora:icons:0.5>",
         "a cat <lora:icons:1>",
     ]
-    assert "Lora hashes" not in told[0].parameters
-    assert told[1].parameters["Lora hashes"].startswith("icons: ")
-    assert len(told[1].parameters["Lora hashes"]) == len("icons: ") + 12
+    assert "Lora hashes" not in infotexts[0].parameters
+    assert infotexts[1].parameters["Lora hashes"].startswith("icons: ")
+    assert len(infotexts[1].parameters["Lora hashes"]) == len("icons: ") + 12
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_strengths_are_compared(recipe, lora, capsys):
 )
 def test_wrong_input_is_told_in_one_line(recipe, capsys, overrides, message):
     assert main([*recipe, *overrides]) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith(message)
-    assert told.out == ""
+    output = capsys.readouterr()
+    assert output.err.startswith(message)
+    assert output.out == ""
     assert not list(Path("out").glob("*"))
 
 
@@ -147,9 +147,9 @@ def test_several_faults_are_told_together(recipe, capsys):
 
 def test_what_has_no_effect_is_warned_about(recipe, capsys):
     assert main([*recipe, "compare_strengths=[0, 1]"]) == 0
-    told = capsys.readouterr()
-    assert "compare_strengths: has no effect without `artifacts`" in told.err
-    assert len(told.out.split()) == 3
+    output = capsys.readouterr()
+    assert "compare_strengths: has no effect without `artifacts`" in output.err
+    assert len(output.out.split()) == 3
 
 
 def test_without_arguments_tells_how(capsys):
@@ -203,16 +203,16 @@ def test_wrong_recipe_is_told_before_torch_is_imported(recipe):
     assert done.stderr == "draw: command line: settings.steps: must be at least 1, got 0\n"
 
 
-def tell(capsys, *files):
+def inspect_files(capsys, *files):
     status = inspect.main([str(file) for file in files])
-    told = capsys.readouterr()
-    return status, " ".join(told.out.split()), told.err
+    output = capsys.readouterr()
+    return status, " ".join(output.out.split()), output.err
 
 
 def test_inspects_pictures(recipe, capsys):
     main(recipe)
     capsys.readouterr()
-    status, out, _ = tell(capsys, "out/00000-5.png")
+    status, out, _ = inspect_files(capsys, "out/00000-5.png")
     assert status == 0
     assert "kind │ picture" in out
     assert "16x16" in out
@@ -229,7 +229,7 @@ def test_inspects_loras(lora, capsys):
     assert facts["AutoV2 hash"] == facts["sha256"][:10]
     assert facts["hash in infotext"] == facts["sshs hash"][:12]
     assert facts["ss_steps"] == "3"
-    status, out, _ = tell(capsys, lora)
+    status, out, _ = inspect_files(capsys, lora)
     assert status == 0
     assert "artifact: lora" in out
 
@@ -251,14 +251,14 @@ def test_unknown_files_are_told(tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     Image.new("RGB", (3, 2)).save(tmp_path / "good.png")
     names = ("notes.txt", "broken.png", "other.pt", "unsafe.pt", "folder", "none", "good.png")
-    status, out, err = tell(capsys, *(tmp_path / name for name in names))
+    status, out, err = inspect_files(capsys, *(tmp_path / name for name in names))
     assert status == 2
     lines = err.splitlines()
     assert len(lines) == 6
     for line, name in zip(lines, names, strict=False):
         assert line.startswith(f"inspect: {tmp_path / name}: ")
     assert "no such file" in lines[-1]
-    assert "picture" in out  # what is known is told all the same
+    assert "picture" in out  # the known files are described all the same
     assert not (tmp_path / "ran").exists()
 
 

@@ -274,7 +274,7 @@ def test_a_second_signal_ends_the_run_at_once(
     overrides = [f"output_dir={tmp_path}", "saving.save_every_n_steps=1"]
     done = commands.train(*overrides, stop=stop, ignored=ignored)
     assert done.status == status, done.err
-    assert "stopping after this step; once more stops at once" in done.err
+    assert "stopping after this step; a second signal stops at once" in done.err
     assert "Traceback" not in done.err
     names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert names == ["step-000001"]

@@ -43,15 +43,15 @@ def with_plugins(program: str, options: Sequence[str]) -> int:
     Returns:
         The exit status: 0 done, 2 one is not found.
     """
-    from inference.recipe import load_consented, tell, warnings_told
+    from inference.recipe import load_consented, report, warnings_reported
     from inference.runtime import InputError
     from train.config.schema import MOVED
 
     try:
-        with warnings_told(program):
+        with warnings_reported(program):
             load_consented(options, MOVED)
     except InputError as error:
-        tell(program, error)
+        report(program, error)
         return 2
     return 0
 

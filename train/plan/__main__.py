@@ -34,12 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    from inference.recipe import find_recipe, load_recipe, tell, warnings_told
+    from inference.recipe import find_recipe, load_recipe, report, warnings_reported
     from inference.runtime import InputError, quiet_libraries
     from train.config import train_schema
 
     try:
-        with warnings_told("plan"):
+        with warnings_reported("plan"):
             recipe = load_recipe(find_recipe(arguments[0]), train_schema, arguments[1:])
             quiet_libraries()
             processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             if "--probe" in flags:
                 plan = probed(plan)
     except InputError as error:
-        tell("plan", error)
+        report("plan", error)
         return 2
     if "--json" in flags:
         print(json.dumps(plan.as_dict(), indent=1))

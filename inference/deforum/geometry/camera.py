@@ -1,4 +1,4 @@
-"""How the camera moves from one frame to the next, as the schedules say."""
+"""Camera motion from one frame to the next, according to the schedules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from inference.deforum.geometry.pixels import Pixels
 from inference.deforum.geometry.warp2d import Flip, Motion2D, warp_2d
-from inference.deforum.geometry.warp3d import Motion3D, warp_3d
+from inference.deforum.geometry.warp3d import Motion3D, Sampling3D, warp_3d
 from inference.deforum.settings import Compat
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class Camera:
-    """Moves pictures as frame `f` asks for: in 2D, or in 3D over a map of depths.
+    """Moves images as frame `f` requires: in 2D, or in 3D over a depth map.
 
     Args:
         script: the animation.
-        compat: how exactly; as the animation says, unless given. The bicubic sampling of 3D is the
-            animation's own in any case.
+        compat: which bugs are kept; the animation's unless given. The bicubic sampling of 3D is
+            always the animation's.
     """
 
     def __init__(self, script: Script, compat: Compat | None = None) -> None:
@@ -31,28 +31,25 @@ class Camera:
         self.border: Any = script["border"]
 
     def move(self, picture: Pixels, frame: int, z: np.ndarray | None = None) -> Pixels:
-        """The picture of frame - 1 as frame sees it; the same kind (bytes or floats) as given.
+        """Return the image of frame - 1 as seen from frame, of the same dtype (bytes or floats).
 
-        `z` are the depths of its places, 1 near … 2 far, for 3D; without them all are 1.
+        `z` is the depth of each pixel for 3D, 1 near … 2 far; without it all are 1.
         """
         flip = self.flip(frame)
         if not self.is_3d:
             motion = self.motion_2d(frame)
             return warp_2d(picture, motion, self.border, flip, self.compat)
-        return warp_3d(
-            picture,
-            self.motion_3d(frame),
-            z,
+        sampling = Sampling3D(
             self.script["padding_mode"],
             self.script["sampling_mode"],
-            flip,
             self.border,
             self.compat,
             self.script.compat,
         )
+        return warp_3d(picture, self.motion_3d(frame), z, flip, sampling)
 
     def flip(self, frame: int) -> Flip | None:
-        """The perspective flip, where it is on."""
+        """Return the perspective flip, if it is on."""
         if not self.script["enable_perspective_flip"]:
             return None
         names = "theta", "phi", "gamma", "fv"

@@ -1,7 +1,7 @@
-"""Distances for 3D motion: a user's depth model, or cues of the picture itself.
+"""Depth for 3D motion: from a user's depth model, or from cues in the image.
 
-Deforum 3.0 (`deforum_helpers/depth.py` and its models) turns whatever a model says into distances
-of 1 (near) to 2 (far), spread evenly over the pixels.
+Deforum 3.0 (`deforum_helpers/depth.py` and its models) converts the output of any model to
+distances of 1 (near) to 2 (far), spread evenly over the pixels.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from inference.deforum.geometry.pixels import Bytes, Floats, Pixels, opencv, to_
 from inference.runtime import InputError
 
 BINS = 1024
-"""Of the histogram that is equalised."""
+"""Number of bins of the histogram that is equalised."""
 
 METRIC_MODELS = ("chmv2", "depth_pro", "glpn", "zoedepth")
 """Model types of transformers that predict distances; the others predict their inverse."""
 
 
 class DepthEstimator(Protocol):
-    """Tells how far away each pixel is."""
+    """Estimates the distance of each pixel."""
 
     def distances(self, image: Pixels) -> Floats:
-        """(h, w), 1 near to 2 far, of a picture (h, w, 3)."""
+        """Return distances (h, w), 1 near to 2 far, of an image (h, w, 3)."""
         ...
 
 
 def open_depth(name: str, device: str = "cpu") -> DepthEstimator | None:
-    """The depth estimator of a recipe's `depth_model`.
+    """Return the depth estimator of a recipe's `depth_model`.
 
     Args:
-        name: "none"; "cues", the embedded method; or the folder, or the id on the Hugging Face Hub
-            if it has been fetched before, of a depth model of transformers.
-        device: what the model runs on.
+        name: "none"; "cues", the embedded method; or a depth model of transformers: its folder, or
+            its id on the Hugging Face Hub if it was downloaded before.
+        device: device of the model.
 
     Raises:
         InputError: there is no such model, or it cannot be loaded.
@@ -48,10 +48,10 @@ def open_depth(name: str, device: str = "cpu") -> DepthEstimator | None:
 
 
 def depth_to_z(depth: NDArray[np.floating], near_is_high: bool) -> Floats:
-    """Distances of 1 to 2, with as many pixels at each: (h, w), float32.
+    """Return distances of 1 to 2, uniformly distributed over the pixels: (h, w), float32.
 
-    Stretched to 0 … 1, histogram-equalised, then 2 − d or 1 + d. Depth that is the same everywhere,
-    or not finite, is 1.
+    Scaled to 0 … 1, histogram-equalised, then 2 − d or 1 + d. Depth that is constant or not finite
+    becomes 1.
 
     Args:
         depth: (h, w), in any unit.
@@ -68,18 +68,18 @@ def depth_to_z(depth: NDArray[np.floating], near_is_high: bool) -> Floats:
 
 
 class DepthPictures:
-    """Depth maps as pictures, all on the scale of the nearest and farthest of the run so far.
+    """Depth maps as images, all on the scale of the nearest and farthest of the run so far.
 
     Attributes:
-        low: the least distance seen.
-        high: the greatest.
+        low: the smallest distance so far.
+        high: the largest.
     """
 
     def __init__(self, low: float = 1000, high: float = -1000) -> None:
         self.low, self.high = low, high
 
     def picture(self, distances: Floats) -> Bytes:
-        """(h, w), 0 near to 255 far; widens the scale."""
+        """Return a depth map as an image (h, w), 0 near to 255 far; extend the scale."""
         self.low = min(self.low, float(distances.min()))
         self.high = max(self.high, float(distances.max()))
         spread = max(self.high - self.low, 1e-8)
@@ -87,14 +87,14 @@ class DepthPictures:
 
 
 class CueDepth:
-    """The embedded method: what stands low in the picture, and what is sharp, is near.
+    """The embedded method: pixels that are low in the image, and sharp ones, are near.
 
-    No network. A guided filter (He et al. 2010) lays both cues along the picture's own edges.
-    Of scenes with a ground it gives a passable order, of anything else a plausible relief.
+    No network. A guided filter (He et al. 2010) aligns both cues with the image's own edges. For
+    scenes with a floor the order is passable, for others the relief is plausible.
     """
 
     GROUND = 0.6
-    """Share of the height in the picture; sharpness has the rest."""
+    """Weight of the height in the image; the rest is the weight of sharpness."""
 
     def distances(self, image: Pixels) -> Floats:
         cv2 = opencv()
@@ -113,11 +113,11 @@ class TransformersDepth:
     """A depth model of transformers (DPT, Depth Anything, ZoeDepth, GLPN, Depth Pro …)."""
 
     def __init__(self, source: str, device: str = "cpu") -> None:
-        """Loads the model, from this machine only.
+        """Load the model from this machine.
 
         Args:
-            source: a folder, or an id on the Hugging Face Hub that has been fetched before.
-            device: what it runs on.
+            source: a folder, or an id on the Hugging Face Hub that was downloaded before.
+            device: device of the model.
 
         Raises:
             InputError: it cannot be loaded.
@@ -159,7 +159,7 @@ def _guided(
     radius: int,
     smoothness: float = 1e-3,
 ) -> NDArray[np.floating]:
-    """The guided filter: `values` as a locally linear function of `guide`, both (h, w)."""
+    """Return `values` as a locally linear function of `guide` (guided filter), both (h, w)."""
     cv2 = opencv()
 
     def mean(of: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -1,7 +1,7 @@
-"""Optical flow, found and applied (Deforum 3.0 `hybrid_video.py`, `consistency_check.py`).
+"""Optical flow: estimate and apply it (Deforum 3.0 `hybrid_video.py`, `consistency_check.py`).
 
-A flow is (h, w, 2), float32, in pixels, x right and y down: what stands at p in the first frame
-stands at p + flow(p) in the second.
+A flow is (h, w, 2), float32, in pixels, x right and y down: the content at p in the first frame is
+at p + flow(p) in the second.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from inference.runtime import InputError
 FlowMethod = Literal["DIS Medium", "DIS Fine", "Farneback", "RAFT"]
 
 FLOW_METHODS: tuple[FlowMethod, ...] = ("DIS Medium", "DIS Fine", "Farneback")
-"""What can be computed here."""
+"""Methods that are available here."""
 
 SMALLEST_SIDE = 32
-"""Pixels; smaller frames are mirrored beyond their edges up to this, or DIS fails."""
+"""Pixels; smaller frames are mirrored at their edges up to this size, since DIS fails on them."""
 
 UNRELIABLE = -0.75
-"""What a place counts whose flow does not lead back; below 0, so that blurring spreads it."""
+"""Reliability of a pixel whose flow does not lead back; below 0, so that blurring spreads it."""
 
 
 def optical_flow(
     first: Pixels, second: Pixels, method: FlowMethod = "DIS Fine", initial: Floats | None = None
 ) -> Floats:
-    """The flow from the first frame to the second, of their luminosity.
+    """Return the flow from the first frame to the second, of their luminosity.
 
     Args:
         first: (h, w, 3).
         second: of the same shape.
         method: "DIS Medium" and "DIS Fine" (Kroeger et al. 2016, arXiv 1603.03590; the latter at
             full resolution with 192 iterations), or "Farneback" (2003).
-        initial: a flow that DIS starts from, such as that of the frames before.
+        initial: a flow that DIS starts from, such as that of the previous frames.
 
     Raises:
         InputError: the method is RAFT or unknown.
@@ -54,18 +54,18 @@ def optical_flow(
 
 
 def check_flow_method(method: str, key: str = "flow method") -> None:
-    """Refuses a method that cannot be computed here.
+    """Reject a method that is not available here.
 
     Args:
-        method: a choice of Deforum's.
-        key: the setting that asked for it.
+        method: one of Deforum's choices.
+        key: the setting with this value.
 
     Raises:
         InputError: the method is RAFT or unknown.
     """
     if method == "RAFT":
         raise InputError(
-            f'{key}: "RAFT" needs torchvision\'s weights, which Limner does without; take '
+            f'{key}: "RAFT" needs torchvision\'s weights, which Limner does not use; take '
             '"DIS Fine", or "DIS Medium" where it must be quick'
         )
     if method not in FLOW_METHODS:
@@ -73,15 +73,15 @@ def check_flow_method(method: str, key: str = "flow method") -> None:
 
 
 def warp_by_flow(image: Pixels, flow: Floats, factor: float = 1, compat: Compat = FIXED) -> Pixels:
-    """The first frame moved along the flow: each pixel is fetched from p − factor · flow(p).
+    """Move the first frame along the flow: pixel p is fetched from p − factor · flow(p).
 
-    Mirrored beyond the edge. A uniform flow of whole pixels moves whole pixels exactly.
+    Mirrored at the edges. A uniform flow of whole pixels moves whole pixels exactly.
 
     Args:
         image: (h, w, 3).
         flow: (h, w, 2).
         factor: multiplies the flow.
-        compat: "deforum-3.0" rounds places to 1/32 pixel (OpenCV's `remap`).
+        compat: "deforum-3.0" rounds coordinates to 1/32 pixel (OpenCV's `remap`).
     """
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float64)
@@ -94,12 +94,12 @@ def warp_by_flow(image: Pixels, flow: Floats, factor: float = 1, compat: Compat 
 
 
 def carry_flow(flow: Floats, warp: Callable[[Floats], Any], compat: Compat = FIXED) -> Floats:
-    """A flow carried along by the camera's motion, as flow cadence does at each tween.
+    """Warp a flow by the camera's motion, as flow cadence does at each tween.
 
     Args:
         flow: (h, w, 2).
-        warp: the camera's motion, of float32 pictures (h, w, 3).
-        compat: in Deforum 3.0 the flow comes back with a length of at most one pixel.
+        warp: the camera's motion, for float32 images (h, w, 3).
+        compat: in Deforum 3.0 the result has a length of at most one pixel.
     """
     longest = float(np.abs(flow).max())
     scale = longest if compat == DEFORUM and longest > 0 else 1.0
@@ -108,7 +108,7 @@ def carry_flow(flow: Floats, warp: Callable[[Floats], Any], compat: Compat = FIX
 
 
 def reliability(forward: Floats, backward: Floats, blur: float = 0) -> Floats:
-    """How far the forward flow can be trusted, (h, w), 0 … 1; it is multiplied by this.
+    """Return the reliability of the forward flow, (h, w), 0 … 1, by which it is multiplied.
 
     Args:
         forward: from the first frame to the second.
@@ -122,7 +122,7 @@ def reliability(forward: Floats, backward: Floats, blur: float = 0) -> Floats:
 
 
 def leads_back(forward: Floats, backward: Floats) -> np.ndarray:
-    """Whether the backward flow leads back from where the forward flow leads, (h, w), bool.
+    """Return whether the backward flow undoes the forward flow at each pixel, (h, w), bool.
 
     |f + b|² < 0.01 (|f|² + |b|²) + 0.5, with b taken at p + f(p) (Ruder et al. 2016, arXiv
     1604.08610, equation 5).
@@ -136,7 +136,7 @@ def leads_back(forward: Floats, backward: Floats) -> np.ndarray:
 
 
 def motion_edges(flow: Floats) -> np.ndarray:
-    """Where the flow changes much from pixel to pixel, (h, w), bool (equation 6 there)."""
+    """Return where the flow changes abruptly between pixels, (h, w), bool (equation 6 there)."""
     across = np.diff(flow, axis=1, append=flow[:, -1:])
     down = np.diff(flow, axis=0, append=flow[-1:])
     change = np.square(across).sum(axis=-1) + np.square(down).sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Hybrid video: frames mixed with, and moved like, a video's (Deforum 3.0 `hybrid_video.py`)."""
+"""Hybrid video: mix frames with a video's, or move them like it (Deforum 3.0 `hybrid_video.py`)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from inference.deforum.settings import FIXED, Compat
 from inference.runtime import InputError
 
 MATCHES_NEEDED = 9
-"""Fewer matching points, and nothing moves."""
+"""Minimum number of matching points; with fewer, there is no motion."""
 
 MATCH_RATIO = 0.75
-"""A match counts if it is this much nearer than the second best (Lowe 2004)."""
+"""A match counts if its distance is below this fraction of the second best (Lowe 2004)."""
 
 MaskType = Literal["None", "Depth", "Video Depth", "Blend", "Difference"]
 
@@ -28,13 +28,13 @@ class CompositeSettings:
     """How a frame of the video is mixed in; Deforum's keys start with `hybrid_comp_`.
 
     Attributes:
-        alpha: share of the mixture in the result, 0 … 1.
-        mask_type: where the previous frame shows in the mixture (white) and where the video.
-        mask_blend_alpha: share of the video in a "Blend" mask.
+        alpha: weight of the mixture in the result, 0 … 1.
+        mask_type: source of the mask: white shows the previous frame, black the video.
+        mask_blend_alpha: weight of the video in a "Blend" mask.
         mask_inverse: swaps the two.
         mask_equalize: equalises the mask's histogram "Before" the contrast, "After" it, or "Both".
         mask_contrast: factor of the mask's contrast; 1 changes nothing.
-        mask_auto_contrast: spreads the mask between two percentiles.
+        mask_auto_contrast: stretches the mask between two percentiles.
         cutoff_low: the percentile that becomes black, 0 … 100.
         cutoff_high: the one that becomes white, 0 … 100.
     """
@@ -53,13 +53,13 @@ class CompositeSettings:
 def hybrid_composite(
     previous: Pixels, video: Bytes, settings: CompositeSettings, depth: Bytes | None = None
 ) -> Pixels:
-    """The previous frame with the video's mixed in.
+    """Return the previous frame with the video's frame mixed in.
 
     Args:
         previous: (h, w, 3).
         video: of the same shape.
-        settings: how.
-        depth: (h, w), the depth map as a picture, for the mask types "Depth" (of the previous
+        settings: how they are mixed.
+        depth: (h, w), the depth map as an image, for the mask types "Depth" (of the previous
             frame) and "Video Depth" (of the video's).
 
     Raises:
@@ -77,7 +77,7 @@ def hybrid_composite(
 def composite_mask(
     previous: Pixels, video: Bytes, settings: CompositeSettings, depth: Bytes | None = None
 ) -> Bytes | None:
-    """The mask of the mixture, (h, w): 255 where the previous frame shows; None without one.
+    """Return the mask of the mixture, (h, w): 255 shows the previous frame; None without a mask.
 
     Raises:
         InputError: the mask type needs depth and there is none.
@@ -100,7 +100,7 @@ def composite_mask(
 
 
 def auto_contrast(mask: Bytes, cutoff_low: float, cutoff_high: float) -> Bytes:
-    """Spreads the levels between two percentiles over 0 … 255; a plain mask stays as it is."""
+    """Stretch the levels between two percentiles to 0 … 255; leave a uniform mask unchanged."""
     low, high = np.percentile(mask, [cutoff_low, cutoff_high])
     return mask if high <= low else to_bytes(255 * (mask - low) / (high - low))
 
@@ -108,15 +108,15 @@ def auto_contrast(mask: Bytes, cutoff_low: float, cutoff_high: float) -> Bytes:
 def find_motion(
     first: Pixels, second: Pixels, kind: Literal["Affine", "Perspective"]
 ) -> NDArray[np.float64]:
-    """The camera's motion from one frame to the next, (3, 3), pixels to pixels.
+    """Estimate the camera's motion from one frame to the next, (3, 3), pixels to pixels.
 
     SIFT points (Lowe 2004), matched by the ratio of distances, and RANSAC: "Affine" finds shift,
-    turn and scale, "Perspective" a homography. No motion where fewer than 9 points match.
+    rotation and scale, "Perspective" a homography. No motion if fewer than 9 points match.
 
     Args:
         first: (h, w, 3).
         second: of the same shape.
-        kind: what is looked for.
+        kind: the type of transformation.
     """
     cv2 = opencv()
     finder = cv2.SIFT_create()
@@ -139,7 +139,7 @@ def find_motion(
 
 
 def move_like(image: Pixels, motion: NDArray[np.float64], compat: Compat = FIXED) -> Pixels:
-    """The picture moved by what `find_motion` found, mirrored beyond its edge."""
+    """Move an image by the result of `find_motion`, mirrored at the edges."""
     return warp_by_matrix(image, motion, "reflect", compat)
 
 

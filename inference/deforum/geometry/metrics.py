@@ -1,7 +1,7 @@
 """How steady an animation is: warp error, and drift of brightness, contrast and sharpness.
 
-The warp error is that of Lai et al. 2018 (arXiv 1808.00449, equation 11): how far a frame is from
-the one before, moved as the camera (or, where that is not known, the optical flow) says.
+The warp error is that of Lai et al. 2018 (arXiv 1808.00449, equation 11): the difference between a
+frame and the previous one, moved like the camera (or, if its motion is unknown, by optical flow).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Look:
-    """What drifts, of one frame in levels 0 … 255.
+    """Statistics of one frame that can drift, in levels 0 … 255.
 
     Attributes:
         mean: of all values.
@@ -42,14 +42,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Temporal:
-    """The figures of a run.
+    """The metrics of a run.
 
     Attributes:
-        frames: how many were measured.
+        frames: number of frames measured.
         warp_error: mean of the pairs' squared difference, values in 0 … 1; None without a pair.
-        first: the look of frame 0.
-        last: the look of the last frame.
-        largest_drift: the largest distance from frame 0 of any frame, of each figure.
+        first: statistics of frame 0.
+        last: statistics of the last frame.
+        largest_drift: largest difference of any frame from frame 0, for each statistic.
     """
 
     frames: int
@@ -59,7 +59,7 @@ class Temporal:
     largest_drift: Look
 
     def summary(self) -> str:
-        """One line for the log."""
+        """Return one line for the log."""
         error = "none" if self.warp_error is None else f"{self.warp_error:.6f}"
         parts = [
             f"{name} {getattr(self.first, name):.2f} -> {getattr(self.last, name):.2f} "
@@ -79,13 +79,14 @@ class TemporalMeter:
     def add(
         self, frame: Pixels, expected: Pixels | None = None, visible: Mask | None = None
     ) -> None:
-        """Takes in the next frame.
+        """Add the next frame.
 
         Args:
             frame: (h, w, 3).
-            expected: the frame before, moved to this one; None where the two do not belong
-                together, as at the first.
-            visible: (h, w), where `expected` shows what the frame before showed; all without it.
+            expected: the previous frame, moved to this one; None if the two are unrelated, as at
+                the first.
+            visible: (h, w), where `expected` shows content of the previous frame; None means
+                everywhere.
         """
         self._looks.append(look(frame))
         if expected is not None:
@@ -94,7 +95,7 @@ class TemporalMeter:
                 self._errors.append(error)
 
     def figures(self) -> Temporal:
-        """What has been measured; at least one frame is needed."""
+        """Return the metrics; needs at least one frame."""
         values = np.array([[of.mean, of.deviation, of.sharpness] for of in self._looks])
         drift = np.abs(values - values[0]).max(axis=0)
         return Temporal(
@@ -107,7 +108,7 @@ class TemporalMeter:
 
 
 def look(frame: Pixels) -> Look:
-    """Mean, deviation and sharpness of a frame (h, w, 3)."""
+    """Return mean, deviation and sharpness of a frame (h, w, 3)."""
     cv2 = opencv()
     values = frame.astype(np.float32)
     grey = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
@@ -118,7 +119,7 @@ def look(frame: Pixels) -> Look:
 
 
 def warp_error(frame: Pixels, expected: Pixels, visible: Mask | None = None) -> float | None:
-    """Mean squared difference of values in 0 … 1, where visible; None where nothing is."""
+    """Return the mean squared difference, values in 0 … 1, where visible; None if nothing is."""
     squared = np.square((frame.astype(np.float64) - expected) / 255).mean(axis=-1)
     if visible is None:
         return float(squared.mean())
@@ -128,9 +129,9 @@ def warp_error(frame: Pixels, expected: Pixels, visible: Mask | None = None) -> 
 def expected_by_flow(
     before: Pixels, frame: Pixels, method: FlowMethod = "DIS Fine"
 ) -> tuple[Pixels, Mask]:
-    """The frame before, moved by the flow found between the two, and where it can be trusted.
+    """Return the previous frame, moved by optical flow, and where the flow is reliable.
 
-    The flow is taken from `frame` back to `before`, so that nothing is guessed where it lands.
+    The flow is computed from `frame` back to `before`, so that every target pixel has a source.
     """
     back = optical_flow(frame, before, method)
     forward = optical_flow(before, frame, method)
@@ -141,20 +142,20 @@ def expected_by_flow(
 
 
 def visible_2d(matrix: Matrix, width: int, height: int) -> Mask:
-    """Where `warp_by_matrix` shows the picture and not what lies beyond its edge, (h, w)."""
+    """Return where `warp_by_matrix` shows the image and not what is beyond its edge, (h, w)."""
     return _inside(*source_places(matrix, width, height), width, height)
 
 
 def visible_3d(
     motion: Motion3D, width: int, height: int, z: NDArray[np.floating] | None = None
 ) -> Mask:
-    """The same of `warp_3d`, (h, w)."""
+    """Return where `warp_3d` shows the image and not what is beyond its edge, (h, w)."""
     offset = projected_motion(motion, width, height, z)
     y, x = np.mgrid[:height, :width]
     return _inside(x - offset[..., 0] * width / 2, y - offset[..., 1] * height / 2, width, height)
 
 
 def _inside(x: NDArray[np.floating], y: NDArray[np.floating], width: int, height: int) -> Mask:
-    slack = 1e-3  # pixels: whole shifts are not quite whole in floats
+    slack = 1e-3  # pixels: integer shifts are not exact in floats
     columns = (x >= -slack) & (x <= width - 1 + slack)
     return columns & (y >= -slack) & (y <= height - 1 + slack)

@@ -1,8 +1,8 @@
-"""What all image operations of animations share: rounding, sampling between pixels, OpenCV.
+"""Shared by all image operations of animations: rounding, subpixel sampling, OpenCV.
 
-Images are RGB (h, w, 3), uint8, or float32 of the same range 0 … 255. Operations give back the kind
-that they are given: bytes are rounded once at the end, floats not at all, so that a chain of
-operations can be computed in floats and rounded a single time.
+Images are RGB (h, w, 3), uint8, or float32 of the same range 0 … 255. Operations return the dtype
+of their input: bytes are rounded once at the end, floats not at all, so that a chain of operations
+can be computed in floats and rounded once.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Floats = NDArray[np.float32]
 Pixels = Bytes | Floats
 
 Border = Literal["replicate", "wrap", "reflect"]
-"""Beyond the edge: the outermost pixel; the opposite edge; the picture mirrored at the outermost
-pixel, which is not repeated (OpenCV's BORDER_REFLECT_101)."""
+"""Content beyond the edge: the outermost pixel; the opposite edge; the image mirrored at the
+outermost pixel, which is not repeated (OpenCV's BORDER_REFLECT_101)."""
 
 
 def opencv() -> Any:
-    """OpenCV's module.
+    """Import OpenCV.
 
     Raises:
         InputError: it is not installed.
@@ -39,28 +39,28 @@ def opencv() -> Any:
 
 
 def to_bytes(values: NDArray[Any]) -> Bytes:
-    """Rounded to the nearest level and cut off at 0 and 255."""
+    """Round to the nearest level and clip to 0 … 255."""
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
 def alike(values: NDArray[Any], image: Pixels) -> Pixels:
-    """`values` in the kind of `image`: bytes, rounded, or float32 as they are."""
+    """Return `values` in the dtype of `image`: rounded bytes, or float32."""
     return to_bytes(values) if image.dtype == np.uint8 else values.astype(np.float32, copy=False)
 
 
 def blend(first: Pixels, second: Pixels, share: float) -> Pixels:
-    """`first` · (1 − share) + `second` · share, in the kind of `first`."""
+    """Return `first` · (1 − share) + `second` · share, in the dtype of `first`."""
     return alike(first.astype(np.float32) * (1 - share) + second.astype(np.float32) * share, first)
 
 
 def composite(inside: Pixels, outside: Pixels, mask: Bytes) -> Pixels:
-    """`inside` where the mask is 255, `outside` where it is 0, shares of both between.
+    """Return `inside` where the mask is 255, `outside` where it is 0, and a blend between.
 
-    Where the mask is 0 or 255 the values are the same bytes as those they come from.
+    Where the mask is 0 or 255 the bytes are unchanged.
 
     Args:
         inside: (h, w, 3).
-        outside: of the same shape; its kind is the result's.
+        outside: of the same shape; the result has its dtype.
         mask: (h, w).
     """
     share = (mask / np.float32(255))[..., None]
@@ -68,16 +68,16 @@ def composite(inside: Pixels, outside: Pixels, mask: Bytes) -> Pixels:
 
 
 def sample(image: Pixels, x: NDArray[Any], y: NDArray[Any], border: Border) -> Floats:
-    """The picture at places between pixels, bilinear and without OpenCV's rounding to 1/32 pixel.
+    """Sample the image at subpixel positions, bilinear and without OpenCV's rounding to 1/32 pixel.
 
     Args:
         image: (h, w, c).
         x: (h', w'), columns; 0 is the centre of the first.
         y: (h', w'), rows.
-        border: what lies beyond the edge.
+        border: content beyond the edge.
 
     Returns:
-        (h', w', c), float32. At whole places exactly the pixels' values.
+        (h', w', c), float32. At integer positions exactly the pixels' values.
     """
     import torch
     from torch.nn import functional as F

@@ -1,6 +1,6 @@
 """A mask that follows an object through a video: `{tracked}` in mask schedules.
 
-An addition of Limner's; Deforum has no object tracking.
+An addition of Limner; Deforum has no object tracking.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from inference.runtime import InputError
 TrackMethod = Literal["Optical Flow", "MIL"]
 
 MOST_POINTS = 200
-"""Points of the object that are followed from frame to frame."""
+"""Maximum number of points of the object that are tracked."""
 
 LEAST_POINTS = 4
-"""Fewer points, and the mask stays where it is."""
+"""Minimum number of points; with fewer, the mask does not move."""
 
 TOLERANCE = 0.5
-"""Pixels that a followed point may be off."""
+"""Maximum error of a tracked point in pixels."""
 
 SMALLEST_BOX = 4
-"""Pixels a side; less gives a tracker nothing to hold on to."""
+"""Minimum side in pixels; a tracker cannot follow anything smaller."""
 
 
 def track_mask(
     frames: Sequence[Bytes], mask: Bytes, start: int = 0, method: TrackMethod = "Optical Flow"
 ) -> list[Bytes]:
-    """The mask at each frame, forwards and backwards from the one that it is given on.
+    """Track the mask from its frame, forwards and backwards, and return one for each frame.
 
-    Optical flow of the object's corners (Lucas and Kanade 1981, in pyramids) gives its shift, turn
-    and scale from frame to frame; the mask that was given is moved by them, so that it never blurs.
-    OpenCV's tracker "MIL" (Babenko et al. 2009) only shifts the mask, and finds its way better
-    through quick motion.
+    Optical flow of the object's corners (Lucas and Kanade 1981, in pyramids) gives its shift,
+    rotation and scale from frame to frame; the given mask is moved by their product, so that it
+    never blurs. OpenCV's tracker "MIL" (Babenko et al. 2009) only shifts the mask, and copes better
+    with fast motion.
 
     Args:
         frames: each (h, w, 3).
@@ -49,7 +49,7 @@ def track_mask(
         One (h, w) mask of 0 and 255 for each frame.
 
     Raises:
-        InputError: the start is outside of the video, the mask is blank, too small or of another
+        InputError: the start is outside the video, or the mask is blank, too small or of another
             size.
     """
     _check(frames, mask, start)
@@ -60,18 +60,20 @@ def track_mask(
 
 
 def box_mask(box: Sequence[float], width: int, height: int) -> Bytes:
-    """A mask from a box.
+    """Return a mask of a box.
 
     Args:
-        box: left, top, right, bottom: pixels, or shares of the picture if none exceeds 1.
+        box: left, top, right, bottom: pixels, or fractions of the image if none exceeds 1.
         width: of the frame.
         height: of the frame.
 
     Raises:
-        InputError: the box has no four numbers, or no area within the frame.
+        InputError: the box does not have four numbers, or has no area within the frame.
     """
     if len(box) != 4:
-        raise InputError(f"tracked_box: {list(box)} has no four numbers: left, top, right, bottom")
+        raise InputError(
+            f"tracked_box: {list(box)} does not have four numbers: left, top, right, bottom"
+        )
     scale = (width, height, width, height) if max(box) <= 1 else (1, 1, 1, 1)
     left, top, right, bottom = (round(v * s) for v, s in zip(box, scale, strict=True))
     mask = np.zeros((height, width), dtype=np.uint8)
@@ -87,7 +89,7 @@ def box_mask(box: Sequence[float], width: int, height: int) -> Bytes:
 def _check(frames: Sequence[Bytes], mask: Bytes, start: int) -> None:
     if not 0 <= start < len(frames):
         raise InputError(
-            f"tracked_frame: {start} is outside of the video of {len(frames)} frames, from 0 on"
+            f"tracked_frame: {start} is outside the video of {len(frames)} frames, from 0 on"
         )
     if mask.shape != frames[start].shape[:2]:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames[start].shape)]
@@ -114,10 +116,10 @@ def _follow_flow(frames: Sequence[Bytes], mask: Bytes) -> list[Bytes]:
 
 
 def _way_back(before: Bytes, now: Bytes, mask: Bytes) -> np.ndarray:
-    """Where the object's points were in the frame before: (3, 3), shift, turn and scale in pixels.
+    """Return the object's motion to the previous frame: (3, 3), shift, rotation, scale in pixels.
 
-    Points within the mask are followed forwards and back again; those that come home decide by
-    RANSAC. Nothing moves where too few are left.
+    Points within the mask are tracked forwards and back again; RANSAC uses those that return to
+    their start. No motion if too few are left.
     """
     cv2 = opencv()
     inside = cv2.erode(mask, np.ones((3, 3), np.uint8))
@@ -136,7 +138,7 @@ def _way_back(before: Bytes, now: Bytes, mask: Bytes) -> np.ndarray:
 
 
 def _window(mask: Bytes) -> tuple[int, int]:
-    """What is compared about a point: a third of the object, odd, so that little ground is in."""
+    """Return the tracking window: a third of the object, odd, so that it has little background."""
     _, _, width, height = opencv().boundingRect(mask)
     side = int(np.clip(min(width, height) // 3, 7, 21)) | 1
     return side, side

@@ -1,6 +1,6 @@
-"""Frames between frames, by optical flow: smoother motion without a network.
+"""Frame interpolation by optical flow: smoother motion without a network.
 
-An addition of Limner's, beside Deforum's FILM and RIFE, which need weights.
+An addition of Limner, beside Deforum's FILM and RIFE, which need weights.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from inference.runtime import InputError
 def in_betweens(
     first: Pixels, second: Pixels, count: int, method: FlowMethod = "DIS Fine"
 ) -> list[Pixels]:
-    """`count` frames, evenly spaced between two.
+    """Return `count` frames, evenly spaced between two.
 
-    Each frame is both neighbours moved along their flows to its time and blended; where the flow
-    there and back disagrees (something is covered), the neighbour that can be trusted counts more.
+    Each is a blend of both neighbours, moved along their flows to its time; where the flows forth
+    and back disagree (occlusion), the more reliable neighbour gets more weight.
 
     Args:
         first: (h, w, 3).
         second: of the same shape.
         count: 0 or more.
-        method: how the flow is found.
+        method: of the optical flow.
     """
     if count < 1:
         return []
@@ -39,7 +39,7 @@ def in_betweens(
 def smooth_frames(
     frames: Iterable[Pixels], factor: int, method: FlowMethod = "DIS Fine"
 ) -> Iterator[Pixels]:
-    """All frames, with `factor` − 1 frames between each two: n become (n − 1) · factor + 1.
+    """Yield all frames, with `factor` − 1 frames between two: n become (n − 1) · factor + 1.
 
     Raises:
         InputError: the factor is less than 1.
@@ -61,7 +61,7 @@ def _between(
     trust: tuple[Floats, Floats],
     time: float,
 ) -> Pixels:
-    """The frame at `time`, 0 … 1."""
+    """Return the frame at `time`, 0 … 1."""
     images = [
         warp_by_flow(image.astype(np.float32), flow, share)
         for image, flow, share in zip((first, second), flows, (time, 1 - time), strict=True)

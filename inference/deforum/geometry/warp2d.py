@@ -17,17 +17,17 @@ Matrix = NDArray[np.float64]
 class Motion2D:
     """The motion of one frame in 2D mode.
 
-    The picture is shifted first, then turned and enlarged about the centre: with zoom 2, a
-    translation of 5 shows as 10 pixels.
+    The image is shifted first, then rotated and scaled about the centre: with zoom 2, a translation
+    of 5 shows as 10 pixels.
 
     Attributes:
         zoom: above 1 enlarges.
         angle: degrees, counter-clockwise.
         translation_x: pixels to the right.
         translation_y: pixels down.
-        center_x: the point that stays, as a share of the width; 0.5 is the line between the two
+        center_x: the fixed point, as a fraction of the width; 0.5 is the line between the two
             middle columns plus half a pixel (W / 2, counted from the first pixel's centre).
-        center_y: the same of the height.
+        center_y: the same for the height.
     """
 
     zoom: float = 1.0
@@ -40,7 +40,7 @@ class Motion2D:
 
 @dataclass(frozen=True)
 class Flip:
-    """The perspective flip of one frame: the picture as a card turned before a camera, in degrees.
+    """The perspective flip of one frame: the image as a card rotated before a camera, in degrees.
 
     Attributes:
         theta: about the axis towards the camera.
@@ -62,17 +62,17 @@ def warp_2d(
     flip: Flip | None = None,
     compat: Compat = FIXED,
 ) -> Pixels:
-    """The picture after one frame's 2D motion, bilinear.
+    """Return the image after one frame's 2D motion, bilinear.
 
-    Deforum 3.0 loses the translation when the flip is on, and rounds places to 1/32 pixel, so that
-    motions slower than 1/64 pixel stand still; both are mended unless `compat` keeps them.
+    Deforum 3.0 loses the translation when the flip is on, and rounds coordinates to 1/32 pixel, so
+    that motions slower than 1/64 pixel have no effect; both are fixed unless `compat` keeps them.
 
     Args:
         image: (h, w, 3).
-        motion: what the schedules say at this frame.
-        border: what comes in from beyond the edge.
-        flip: the perspective flip, or None where it is off.
-        compat: which pictures are wanted.
+        motion: the schedules' values at this frame.
+        border: content beyond the edge.
+        flip: the perspective flip, or None if it is off.
+        compat: which bugs of Deforum are kept.
     """
     matrix = warp_matrix(motion, image.shape[1], image.shape[0], flip, compat)
     return warp_by_matrix(image, matrix, border, compat)
@@ -81,7 +81,7 @@ def warp_2d(
 def warp_matrix(
     motion: Motion2D, width: int, height: int, flip: Flip | None = None, compat: Compat = FIXED
 ) -> Matrix:
-    """(3, 3): what `warp_2d` does to a point (x, y, 1), in pixels."""
+    """Return the matrix (3, 3) by which `warp_2d` moves a point (x, y, 1), in pixels."""
     if flip is None:
         return motion_matrix(motion, width, height)
     moved = motion_matrix(motion, width, height, with_translation=compat != DEFORUM)
@@ -91,7 +91,7 @@ def warp_matrix(
 def flip_perspective(
     image: Pixels, flip: Flip, border: Border = "replicate", compat: Compat = FIXED
 ) -> Pixels:
-    """The perspective flip alone, as 3D mode applies it before its own motion."""
+    """Apply the perspective flip alone, as 3D mode does before its own motion."""
     height, width = image.shape[:2]
     return warp_by_matrix(image, flip_matrix(flip, width, height, compat), border, compat)
 
@@ -99,13 +99,13 @@ def flip_perspective(
 def warp_by_matrix(
     image: Pixels, matrix: Matrix, border: Border = "replicate", compat: Compat = FIXED
 ) -> Pixels:
-    """Moves each point (x, y, 1) of the picture to `matrix` @ (x, y, 1), bilinear.
+    """Move each point (x, y, 1) of the image to `matrix` @ (x, y, 1), bilinear.
 
     Args:
         image: (h, w, 3).
         matrix: (3, 3), pixels to pixels.
-        border: what comes in from beyond the edge.
-        compat: "deforum-3.0" takes OpenCV's `warpPerspective`, "fixed" exact places.
+        border: content beyond the edge.
+        compat: "deforum-3.0" uses OpenCV's `warpPerspective`, "fixed" exact coordinates.
     """
     height, width = image.shape[:2]
     if compat == DEFORUM:
@@ -123,7 +123,7 @@ def warp_by_matrix(
 
 
 def source_places(matrix: Matrix, width: int, height: int) -> tuple[Matrix, Matrix]:
-    """Where each pixel of the warped picture comes from: columns and rows, both (h, w)."""
+    """Return where each pixel of the warped image comes from: columns and rows, both (h, w)."""
     inverse = np.linalg.inv(matrix)
     y, x = np.mgrid[:height, :width].astype(np.float64)
     across, down, depth = (row[0] * x + row[1] * y + row[2] for row in inverse)
@@ -134,7 +134,7 @@ def source_places(matrix: Matrix, width: int, height: int) -> tuple[Matrix, Matr
 def motion_matrix(
     motion: Motion2D, width: int, height: int, with_translation: bool = True
 ) -> Matrix:
-    """(3, 3): turning and enlarging about the centre, after the translation. x right, y down."""
+    """Return (3, 3): rotation and scale about the centre, after the translation; y is down."""
     center = np.array([width * motion.center_x, height * motion.center_y])
     turn = np.deg2rad(motion.angle)
     cosine, sine = motion.zoom * np.cos(turn), motion.zoom * np.sin(turn)
@@ -148,18 +148,18 @@ def motion_matrix(
 
 
 def flip_matrix(flip: Flip, width: int, height: int, compat: Compat = FIXED) -> Matrix:
-    """(3, 3): the picture turned in space and seen by a camera that it fills when not turned.
+    """Return (3, 3): the image rotated in space, seen by a camera that it fills if not rotated.
 
-    In Deforum 3.0 a last element of the projection stays 1, so that angles of zero shrink the
-    picture, and the shift that recentres the result comes before the projection, so that it turns
-    about a point far right and below of the centre.
+    In Deforum 3.0 the last element of the projection stays 1, so that angles of zero shrink the
+    image, and the shift that recentres the result comes before the projection, so that it rotates
+    about a point far to the right and below the centre.
     """
     half = np.deg2rad(flip.fov / 2)
     diagonal = np.hypot(width, height)
     side = diagonal / np.cos(half)
     distance = diagonal / (2 * np.sin(half))
     turned = _rotation(flip)
-    # A point (X, Y, 0) of the card, turned, stands at depth `distance` − z before the camera.
+    # A point (X, Y, 0) of the card, rotated, is at depth `distance` − z before the camera.
     to_card = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
     scale = 1 / np.tan(half)
     project = np.array(
@@ -177,7 +177,7 @@ def flip_matrix(flip: Flip, width: int, height: int, compat: Compat = FIXED) -> 
 
 
 def _rotation(flip: Flip) -> Matrix:
-    """(3, 3): about x by phi, times about y by gamma, times about z by theta."""
+    """Return (3, 3): about x by phi, times about y by gamma, times about z by theta."""
     phi, gamma, theta = np.deg2rad([flip.phi, flip.gamma, flip.theta])
     cosine, sine = np.cos(phi), np.sin(phi)
     about_x = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PER_UNIT = 200
-"""Translation of the schedules to one unit of space; the picture is 2 units wide and 1 away."""
+"""Translation of the schedules per unit of space; the image is 2 units wide and 1 away."""
 
 NEAREST_DEPTH = 1e-3
-"""Units; what comes closer to the camera, or behind it, counts as this close."""
+"""Minimum depth in units; points closer to the camera, or behind it, get this depth."""
 
 CUBIC = {DEFORUM: -0.75, FIXED: -0.5}
 """Parameter a of the cubic kernel of R. Keys 1981, "Cubic Convolution Interpolation for Digital
-Image Processing". With -0.75, which Deforum 3.0 has from PyTorch, every warp makes details of about
-6 pixels up to 2.9 % stronger along each axis, so that contrast grows from frame to frame; with
--0.5, Keys' own choice, no detail ever grows."""
+Image Processing". With -0.75, which Deforum 3.0 has from PyTorch, every warp amplifies details of
+about 6 pixels by up to 2.9 % along each axis, so that contrast grows from frame to frame; with
+-0.5, Keys' own choice, no detail is ever amplified."""
 
 PaddingMode = Literal["border", "reflection", "zeros"]
 SamplingMode = Literal["bicubic", "bilinear", "nearest"]
@@ -36,18 +36,18 @@ SamplingMode = Literal["bicubic", "bilinear", "nearest"]
 class Motion3D:
     """The motion of one frame in 3D mode, and its camera.
 
+    The near and far planes (`near_schedule`, `far_schedule`) cancel out of the formula.
+
     Attributes:
-        translation_x: content goes left (against 2D mode), in units of 1/200.
-        translation_y: content goes down.
+        translation_x: content moves left (unlike 2D mode), in units of 1/200.
+        translation_y: content moves down.
         translation_z: content comes nearer.
-        rotation_x: degrees; content goes down.
-        rotation_y: degrees; content goes left.
+        rotation_x: degrees; content moves down.
+        rotation_y: degrees; content moves left.
         rotation_z: degrees, counter-clockwise.
         fov: vertical field of view in degrees, between 0 and 180.
-        aspect_ratio: width / height of the camera's picture (1, or that of the frame where
+        aspect_ratio: width / height of the camera's image (1, or that of the frame if
             `aspect_ratio_use_old_formula` is on).
-
-    The near and far planes (`near_schedule`, `far_schedule`) cancel out of the formula.
     """
 
     translation_x: float = 0.0
@@ -61,7 +61,7 @@ class Motion3D:
 
     @property
     def is_still(self) -> bool:
-        """Whether nothing moves."""
+        """Return whether nothing moves."""
         return not any(
             (
                 self.translation_x,
@@ -74,41 +74,54 @@ class Motion3D:
         )
 
 
+@dataclass(frozen=True)
+class Sampling3D:
+    """How `warp_3d` samples.
+
+    Attributes:
+        padding_mode: content beyond the edge: its pixels, the mirrored image, black.
+        sampling_mode: interpolation between the pixels.
+        border: content beyond the edge at the perspective flip.
+        compat: "deforum-3.0" truncates instead of rounding: a loss of up to one level per frame.
+        kernel: whose bicubic sampling (`CUBIC`); that of `compat` if None.
+    """
+
+    padding_mode: PaddingMode = "border"
+    sampling_mode: SamplingMode = "bicubic"
+    border: Border = "replicate"
+    compat: Compat = FIXED
+    kernel: Compat | None = None
+
+
 def warp_3d(
     image: Pixels,
     motion: Motion3D,
     z: NDArray[np.floating] | None = None,
-    padding_mode: PaddingMode = "border",
-    sampling_mode: SamplingMode = "bicubic",
     flip: Flip | None = None,
-    border: Border = "replicate",
-    compat: Compat = FIXED,
-    kernel: Compat | None = None,
+    sampling: Sampling3D | None = None,
 ) -> Pixels:
-    """The picture after one frame's 3D motion.
+    """Return the image after one frame's 3D motion.
 
     Each pixel is fetched from where the camera's motion would have brought it, to first order: this
     is not the homography of a pinhole camera, even at one depth.
 
     Args:
         image: (h, w, 3).
-        motion: what the schedules say at this frame.
+        motion: the schedules' values at this frame.
         z: (h, w), distances, 1 near to 2 far, as `depth.depth_to_z` gives; None is 1 everywhere.
-        padding_mode: what comes in from beyond the edge: its pixels, the mirrored picture, black.
-        sampling_mode: between the pixels.
-        flip: the perspective flip, applied first, or None where it is off.
-        border: what comes in from beyond the edge at the flip.
-        compat: "deforum-3.0" cuts decimals off instead of rounding: a loss of up to one level in
-            each frame.
-        kernel: whose bicubic sampling (`CUBIC`); that of `compat` unless given.
+        flip: the perspective flip, applied first, or None if it is off.
+        sampling: how to sample; `Sampling3D()` if None.
     """
+    sampling = sampling or Sampling3D()
+    compat = sampling.compat
     if flip is not None:
-        image = flip_perspective(image, flip, border, compat)
+        image = flip_perspective(image, flip, sampling.border, compat)
     if motion.is_still and compat != DEFORUM:
         return image.copy()
     height, width = image.shape[:2]
     offset = projected_motion(motion, width, height, z)
-    values = _sample(image, offset, padding_mode, sampling_mode, CUBIC[kernel or compat])
+    cubic = CUBIC[sampling.kernel or compat]
+    values = _sample(image, offset, sampling.padding_mode, sampling.sampling_mode, cubic)
     if compat == DEFORUM and image.dtype == np.uint8:
         return values.clip(0, 255).astype(np.uint8)
     return alike(values, image)
@@ -117,7 +130,7 @@ def warp_3d(
 def projected_motion(
     motion: Motion3D, width: int, height: int, z: NDArray[np.floating] | None = None
 ) -> NDArray[np.float64]:
-    """How far the projection of each point moves, (h, w, 2): x, y in halves of the picture."""
+    """Return how far each point's projection moves, (h, w, 2): x, y in halves of the image."""
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     depth = np.ones_like(x) if z is None else z.astype(np.float64)
     points = np.stack([x, y, depth], axis=-1)
@@ -127,7 +140,7 @@ def projected_motion(
 
 
 def rotation_matrix(motion: Motion3D) -> NDArray[np.float64]:
-    """(3, 3), for row vectors: about x, times about y, times about z."""
+    """Return (3, 3), for row vectors: about x, times about y, times about z."""
     angles = np.deg2rad([motion.rotation_x, motion.rotation_y, motion.rotation_z])
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -149,7 +162,7 @@ def _sample(
     sampling_mode: SamplingMode,
     cubic: float,
 ) -> Floats:
-    """The picture at each pixel's place minus its offset: (h, w, 3), not cut off, float32."""
+    """Sample the image at each pixel minus its offset: (h, w, 3), float32, not clipped."""
     import torch
     from torch.nn import functional as F
 
@@ -168,10 +181,10 @@ def _sample(
 
 
 def _keys(values: Tensor, grid: Tensor, padding_mode: PaddingMode) -> Tensor:
-    """Bicubic sampling with a = -0.5: values (1, c, h, w) at grid (h', w', 2), -1 … 1.
+    """Sample bicubically with a = -0.5: values (1, c, h, w) at grid (h', w', 2), -1 … 1.
 
-    PyTorch's has a = -0.75 and no choice. The two inner taps of the kernel are never negative, so
-    they are one bilinear tap between their pixels, and the sixteen taps are nine.
+    PyTorch's a is always -0.75. The two inner taps of the kernel are never negative, so they are
+    one bilinear tap between their pixels, and the sixteen taps become nine.
     """
     import torch
     from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""Depth in the loop: which picture's depth is looked at when, and maps of it as files."""
+"""Depth in the frame loop: which image's depth is estimated when, and depth maps as files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from inference.deforum.schedules import Script
 
 RANGE = "depth_range"
-"""In the state: the nearest and the farthest that maps have shown."""
+"""Key in the state: the nearest and farthest distance that maps have shown."""
 
 
 class Depths:
-    """Distances of the places of pictures, where the settings ask for them.
+    """Distances of the pixels of images, if the settings need them.
 
     Args:
         script: the animation.
-        estimator: what tells distances; None where there is none.
+        estimator: estimates distances; None if there is none.
         save: writes the map (h, w) of a frame.
     """
 
@@ -41,8 +41,8 @@ class Depths:
         if self.warps and estimator is None and script["depth_model"].lower() != "none":
             warnings.warn(
                 f"depth_algorithm: {script['depth_algorithm']} needs weights that Limner does not "
-                "have; all is drawn at one depth. depth_model names a depth model of transformers, "
-                "or cues (no model), or none",
+                "have; everything is at one depth. depth_model names a depth model of "
+                "transformers, or cues (no model), or none",
                 DrawWarning,
                 stacklevel=2,
             )
@@ -54,7 +54,7 @@ class Depths:
             )
 
     def of(self, picture: Pixels, frame: int, state: State) -> np.ndarray | None:
-        """The distances (h, w), 1 … 2, over which the camera of 3D moves; None is flat."""
+        """Return the distances (h, w), 1 … 2, for the 3D camera; None means flat."""
         if not self.warps or self.estimator is None:
             return None
         z = self.estimator.distances(to_bytes(picture))
@@ -65,10 +65,10 @@ class Depths:
         return z
 
     def picture(self, picture: Pixels) -> np.ndarray:
-        """A map of distances as a picture (h, w), for hybrid masks.
+        """Return a depth map as an image (h, w), for hybrid masks.
 
         Raises:
-            InputError: there is nothing that tells distances.
+            InputError: there is no depth estimator.
         """
         if self.estimator is None:
             kind = self.script["hybrid_comp_mask_type"]

@@ -1,4 +1,4 @@
-"""From the frame before to the picture that the next one is drawn over.
+"""From the previous frame to the init image of the next one.
 
 The order is that of Deforum for A1111 3.0 (`render.py`): camera, hybrid video, colours, grey,
 contrast, anti-blur, noise.
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from inference.deforum.schedules import Script
 
 FIXED_SAMPLES = ("Image", "Video Input")
-"""Ways of colour coherence whose sample is no frame of the animation."""
+"""Modes of colour coherence whose sample is not a frame of the animation."""
 
 
 class Colors:
-    """Colour coherence: which picture's colours frames take on, and when.
+    """Colour coherence: which image's colours frames match, and when.
 
     Args:
         script: the animation.
@@ -52,13 +52,13 @@ class Colors:
         self.image = None
         self.space: Any = "LAB" if self.mode in FIXED_SAMPLES else self.mode
         self.known: tuple[np.ndarray, Any] | None = None
-        """The last sample and its values, which most frames share."""
+        """The last sample and its values; most frames use the same sample."""
         if self.mode == "Image":
             path, key = script["color_coherence_image_path"], "color_coherence_image_path"
             self.image = open_picture(path, key, script.width, script.height)
 
     def begin(self, frame: int, state: State) -> None:
-        """Takes the sample that comes from elsewhere."""
+        """Set a sample that is not a frame of the animation."""
         if self.image is not None:
             state.color_sample = self.image
         every = max(1, self.script["color_coherence_video_every_N_frames"])
@@ -67,7 +67,7 @@ class Colors:
             state.color_sample = np.array(self.script.video[frame])
 
     def before(self, picture: Pixels, state: State) -> Pixels:
-        """The init image in the sample's colours; without a sample it becomes the sample."""
+        """Return the init image in the sample's colours; if there is no sample, set it."""
         if not self.is_on:
             return picture
         if state.color_sample is None:
@@ -76,7 +76,7 @@ class Colors:
         return self.matched(picture, state.color_sample)
 
     def after(self, picture: np.ndarray, frame: int, state: State) -> np.ndarray:
-        """What was drawn in the sample's colours."""
+        """Return the generated image in the sample's colours."""
         if not self.is_on or state.color_sample is None:
             return picture
         is_first = frame == 0 and self.mode in FIXED_SAMPLES
@@ -85,7 +85,7 @@ class Colors:
         return self.matched(picture, state.color_sample)
 
     def end(self, picture: np.ndarray, had_init: bool, strength: float, state: State) -> None:
-        """Takes a new sample where a frame was drawn from nothing."""
+        """Set a new sample if a frame was generated from nothing."""
         if not self.is_on or self.mode in FIXED_SAMPLES:
             return
         if (not self.is_legacy and not had_init) or (self.is_legacy and strength == 0):
@@ -105,11 +105,11 @@ class Feedback:
 
     Args:
         script: the animation.
-        camera: moves the frame before.
+        camera: moves the previous frame.
         depths: for 3D.
         colors: colour coherence.
-        masks: where noise falls and where sharpening works.
-        hybrid: the input video, where there is one.
+        masks: where noise is added and sharpening applied.
+        hybrid: the input video, if there is one.
     """
 
     def __init__(
@@ -136,11 +136,11 @@ class Feedback:
         )
 
     def working(self, picture: np.ndarray) -> Pixels:
-        """The kind that pictures are worked on in: floats, but bytes in Deforum 3.0."""
+        """Return the image in the dtype used for processing: floats, but bytes in Deforum 3.0."""
         return picture if self.script.compat == DEFORUM else picture.astype(np.float32)
 
     def init(self, frame: int, seed: int, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """The init image of a frame, from `state.feedback`, and the same before it is roughened.
+        """Return the init image of a frame, from `state.feedback`, with and without its noise.
 
         Both are uint8 RGB.
         """
@@ -156,7 +156,7 @@ class Feedback:
         return to_bytes(self.roughened(picture, frame, seed)), to_bytes(picture)
 
     def roughened(self, picture: Pixels, frame: int, seed: int) -> Pixels:
-        """Grey, contrast, anti-blur and noise."""
+        """Apply grey, contrast, anti-blur and noise."""
         script, number = self.script, self.script.number
         if script["color_force_grayscale"]:
             picture = grayscale(picture)

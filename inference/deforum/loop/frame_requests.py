@@ -1,4 +1,4 @@
-"""What the model is asked for at a frame, from the schedules and switches of the settings."""
+"""The request to the model for each frame, from the schedules and switches of the settings."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def frame_request(
     strength: float = 0.0,
     mask: np.ndarray | None = None,
 ) -> FrameRequest:
-    """The request of a frame.
+    """Return the request of a frame.
 
     Args:
         script: the animation.
-        frame: which one.
-        seed: of this picture.
-        init: uint8 RGB, what is drawn over; without it there is only noise, and strength and mask
-            mean nothing.
-        strength: how much of it stays; held to 0 … 1.
-        mask: uint8 (h, w), 255 is drawn.
+        frame: its number.
+        seed: of this image.
+        init: init image, uint8 RGB; without it there is only noise, and strength and mask are
+            ignored.
+        strength: how much of it stays; clipped to 0 … 1.
+        mask: uint8 (h, w), 255 is generated.
     """
     prompt = script.prompt(frame)
     request = FrameRequest(
@@ -64,7 +64,7 @@ def frame_request(
 
 
 def switched(script: Script, frame: int) -> dict[str, Any]:
-    """What has a switch of its own, where that is on."""
+    """Return the values of the schedules that have their own switch, if it is on."""
     number = script.number
     given: dict[str, Any] = {}
     if script["enable_subseed_scheduling"]:
@@ -90,7 +90,7 @@ def switched(script: Script, frame: int) -> dict[str, Any]:
 
 
 def masked(script: Script, mask: np.ndarray | None) -> dict[str, Any]:
-    """How a mask is drawn in."""
+    """Return the settings of inpainting."""
     if mask is None:
         return {}
     return {
@@ -103,6 +103,6 @@ def masked(script: Script, mask: np.ndarray | None) -> dict[str, Any]:
 
 
 def with_strength(prompt: str, name: str, strength: float) -> str:
-    """The prompt with another strength in the tag that calls a network."""
+    """Return the prompt with another strength in the tag of a network."""
     pattern = rf"<(lora|lyco|hypernet):{re.escape(name)}(:[^>]*)?>"
     return re.sub(pattern, lambda tag: f"<{tag[1]}:{name}:{strength:g}>", prompt)

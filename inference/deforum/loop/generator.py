@@ -1,7 +1,7 @@
-"""How the animation asks for a picture, and generators that need no model.
+"""The interface through which an animation requests images, and generators without a model.
 
-The engine speaks to a base model through `FrameGenerator` only, so that all it does can be tested
-with pictures whose pixels are known beforehand.
+The engine uses a base model only through `FrameGenerator`, so that everything else can be tested
+with images whose pixels are known in advance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Picture = np.ndarray
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """One picture of an animation. The words are those of the settings file."""
+    """A request for one image of an animation. Names are those of the settings file."""
 
     frame: int
     prompt: str
@@ -30,54 +30,54 @@ class FrameRequest:
     cfg_scale: float = 7.0
     sampler: str = "Euler a"
     mixes_embeddings: bool = False
-    """Prompts joined by AND are mixed into one by their embeddings; else each of them leads."""
+    """Mix the embeddings of prompts joined by AND; otherwise each guides by itself."""
     init: Picture | None = None
-    """What is drawn over; None draws from noise alone."""
+    """Init image; None generates from noise alone."""
     strength: float = 0.0
     """How much of `init` stays, 0 … 1; A1111's denoising strength is 1 - strength."""
     mask: np.ndarray | None = None
-    """uint8 (height, width): 255 is drawn, 0 stays. Only with `init`."""
+    """uint8 (height, width): 255 is generated, 0 stays. Only with `init`."""
     masked_content: str = "original"
     """`fill`, `original`, `latent noise` or `latent nothing`."""
     mask_blur: int = 4
     full_res_mask: bool = False
-    """Draw the mask's surroundings alone, in full size (A1111's `Only masked`)."""
+    """Generate only the mask's surroundings, at full resolution (A1111's `Only masked`)."""
     full_res_mask_padding: int = 4
     subseed: int = 0
     subseed_strength: float = 0.0
     seed_resize_from: tuple[int, int] = (0, 0)
     """Width and height; 0 is off."""
     noise_multiplier: float = 1.0
-    """Factor of the noise laid over `init`."""
+    """Factor of the noise added to `init`."""
     eta: float | None = None
-    """Share of fresh noise of ancestral samplers; None is the sampler's own."""
+    """Fraction of fresh noise in ancestral samplers; None is the sampler's default."""
     ddim_eta: float | None = None
     clip_skip: int | None = None
-    """None is the base model's own."""
+    """None is the base model's."""
     checkpoint: str | None = None
-    """Another base model's name; None is the recipe's."""
+    """Name of another base model; None is the recipe's."""
     tiling: bool = False
     restore_faces: bool = False
     artifact_strengths: Mapping[str, float] = field(default_factory=dict)
-    """Strengths of attached artifacts by the recipe's names for them, where a schedule says so."""
+    """Strengths of attached artifacts, by their names in the recipe, if a schedule sets them."""
     freeu: tuple[float, float, float, float] | None = None
     """b1, b2, s1, s2 of FreeU (Si et al. 2023, arXiv 2309.11497)."""
 
 
 class FrameGenerator(Protocol):
-    """Draws what it is asked for. The same request always gives the same picture."""
+    """Generates requested images. The same request always gives the same image."""
 
     def generate(self, request: FrameRequest) -> Picture:
-        """One picture of the request's size."""
+        """Return one image of the request's size."""
         ...
 
     def generate_batch(self, requests: Sequence[FrameRequest]) -> list[Picture]:
-        """Pictures that do not depend on one another, in the requests' order."""
+        """Return images that do not depend on each other, in the requests' order."""
         ...
 
 
 class OneByOne:
-    """For generators that gain nothing by batches."""
+    """For generators that do not benefit from batches."""
 
     def generate(self, request: FrameRequest) -> Picture:
         raise NotImplementedError
@@ -87,7 +87,7 @@ class OneByOne:
 
 
 class IdentityGenerator(OneByOne):
-    """Gives back the init image; without one a given first picture, or one of random pixels."""
+    """Returns the init image; without one, a given first image, or random pixels."""
 
     def __init__(self, first: Picture | None = None) -> None:
         self.first = first
@@ -101,7 +101,7 @@ class IdentityGenerator(OneByOne):
 
 
 class ConstantGenerator(OneByOne):
-    """Every picture has one colour (r, g, b), 0 … 255."""
+    """Returns images of one colour (r, g, b), 0 … 255."""
 
     def __init__(self, color: tuple[int, int, int] = (0, 0, 0)) -> None:
         self.color = color
@@ -112,7 +112,7 @@ class ConstantGenerator(OneByOne):
 
 
 class AffineGenerator(OneByOne):
-    """factor x init + offset, rounded and held within 0 … 255; begins from random pixels."""
+    """Returns factor x init + offset, rounded and clipped to 0 … 255; starts from random pixels."""
 
     def __init__(self, factor: float = 1.0, offset: float = 0.0) -> None:
         self.factor = factor
@@ -127,9 +127,9 @@ class AffineGenerator(OneByOne):
 
 
 class SeededGenerator(OneByOne):
-    """Random pixels of the request's seed, mixed with the init image as its strength says.
+    """Returns random pixels of the request's seed, mixed with the init image by its strength.
 
-    So every picture depends on every seed and every picture before it, as with a model.
+    So every image depends on every seed and every previous image, as with a model.
     """
 
     def generate(self, request: FrameRequest) -> Picture:
@@ -142,13 +142,13 @@ class SeededGenerator(OneByOne):
 
 
 class RecordGenerator:
-    """Notes every request, and lets another generator answer it."""
+    """Records every request, and passes it to another generator."""
 
     def __init__(self, inner: FrameGenerator) -> None:
         self.inner = inner
         self.requests: list[FrameRequest] = []
         self.batches: list[int] = []
-        """How many pictures were asked for at once."""
+        """Number of images of each request."""
 
     def generate(self, request: FrameRequest) -> Picture:
         return self.generate_batch([request])[0]
@@ -160,10 +160,11 @@ class RecordGenerator:
 
 
 class PreviewGenerator(OneByOne):
-    """`motion_preview_mode`: shows how the camera moves, without a model.
+    """`motion_preview_mode`: shows the camera's motion, without a model.
 
-    The first picture is a grid of lines; each later one is its init image with a frame in its
-    middle laid over at weight 1 - strength, so that what is drawn anew can be told from what moves.
+    The first image is a grid of lines; each later one is its init image with a rectangle in the
+    middle, blended at weight 1 - strength, which distinguishes generated content from moved
+    content.
     """
 
     def generate(self, request: FrameRequest) -> Picture:
@@ -179,7 +180,7 @@ class PreviewGenerator(OneByOne):
 
 
 def random_picture(width: int, height: int, seed: int) -> Picture:
-    """Random pixels, smooth over 8 pixels so that flow and warps find something to hold on to."""
+    """Return random pixels, smooth over 8 pixels so that flow and warps have some texture."""
     generator = np.random.default_rng(seed)
     small = generator.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3)).astype(np.float64)
     rows, columns = np.arange(height) / 8, np.arange(width) / 8
@@ -191,7 +192,7 @@ def random_picture(width: int, height: int, seed: int) -> Picture:
 
 
 def lines(width: int, height: int) -> Picture:
-    """White lines on blue, sixteen to a side."""
+    """Return white lines on blue, sixteen per side."""
     picture = np.full((height, width, 3), (30, 60, 120), np.uint8)
     picture[:: max(1, height // 16)] = 255
     picture[:, :: max(1, width // 16)] = 255

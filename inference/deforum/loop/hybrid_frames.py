@@ -1,4 +1,4 @@
-"""Hybrid video in the loop: when the video is mixed in, and how it moves the frames."""
+"""Hybrid video in the frame loop: when the video is mixed in, and how it moves the frames."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class HybridVideo:
-    """The input video beside the animation.
+    """The input video of an animation.
 
     Args:
         script: the animation.
         video: its frames.
-        depths: for masks by depth.
+        depths: for depth masks.
 
     Raises:
-        InputError: the flow method cannot be computed here.
+        InputError: the flow method is not available here.
     """
 
     def __init__(self, script: Script, video: VideoFrames, depths: Depths) -> None:
@@ -47,9 +47,9 @@ class HybridVideo:
             check_flow_method(script["hybrid_flow_method"], "hybrid_flow_method")
 
     def composite(self, picture: Pixels, frame: int, when: str, before: Pixels) -> Pixels:
-        """The picture with the video's frame mixed in, if `hybrid_composite` says now.
+        """Return the image with the video's frame mixed in, if `hybrid_composite` is `when`.
 
-        `before` is the frame before, whose depth masks of the type Depth are.
+        `before` is the previous frame, which masks of the type Depth use.
         """
         if self.script["hybrid_composite"] != when:
             return picture
@@ -75,10 +75,10 @@ class HybridVideo:
         )
 
     def movement(self, frame: int, before: Pixels, state: State) -> np.ndarray | None:
-        """How the video moves from frame - 1 to frame: a matrix (3, 3), or a flow (h, w, 2).
+        """Return the video's motion from frame - 1 to frame: a matrix (3, 3), or a flow (h, w, 2).
 
-        With `hybrid_motion_use_prev_img` it is what leads from the animation's frame before. A flow
-        is kept in the state, since the next one is looked for from there.
+        With `hybrid_motion_use_prev_img` it is the motion from the animation's previous frame. A
+        flow is kept in the state, since the next estimate starts from it.
         """
         if self.motion == "None" or frame < 1:
             return None
@@ -96,7 +96,7 @@ class HybridVideo:
         return flow
 
     def move(self, picture: Pixels, movement: np.ndarray | None, frame: int) -> Pixels:
-        """The picture moved as the video does."""
+        """Move the image like the video."""
         if movement is None:
             return picture
         compat = self.script.compat

@@ -1,6 +1,6 @@
-"""The frame loop of the modes 2D and 3D: every frame begins with the one before.
+"""The frame loop of the modes 2D and 3D: every frame starts from the previous one.
 
-Deforum for A1111 3.0 (`render.py`); what happens in which order is spelt out in `diffuse`.
+Deforum for A1111 3.0 (`render.py`); `diffuse` shows the order of the steps.
 """
 
 from __future__ import annotations
@@ -27,31 +27,29 @@ if TYPE_CHECKING:
     from inference.deforum.schedules import Script
 
 Show = Callable[[int, np.ndarray], None]
-"""Takes each frame that is complete, uint8 RGB (h, w, 3), in their order."""
+"""Receives each complete frame, uint8 RGB (h, w, 3), in order."""
 
 
 @dataclass
 class Start:
-    """What a frame is drawn over."""
+    """The init image of a frame."""
 
     init: np.ndarray | None
     strength: float
     moved: np.ndarray | None = None
-    """The frame before, moved, without noise; None for the first frame."""
+    """The previous frame, moved, without noise; None for the first frame."""
 
 
 class FeedbackLoop:
-    """Draws frame after frame.
+    """Generates frame after frame.
 
     Args:
         script: the animation.
-        generator: draws.
-        feedback: makes init images.
-        tweens: shows what lies between diffused frames.
-        masks: which parts change.
-        hybrid: the input video, where there is one.
+        generator: generates frames.
+        feedback: makes init images; has the masks and the hybrid video.
+        tweens: makes the frames between diffused ones.
         seeds: of the frames.
-        show: is given every frame.
+        show: receives every frame.
 
     Raises:
         InputError: a picture that the settings name cannot be opened.
@@ -63,8 +61,6 @@ class FeedbackLoop:
         generator: FrameGenerator,
         feedback: Feedback,
         tweens: Tweens,
-        masks: FrameMasks,
-        hybrid: HybridVideo | None,
         seeds: SeedSequence,
         show: Show,
     ) -> None:
@@ -73,8 +69,8 @@ class FeedbackLoop:
         self.feedback = feedback
         self.colors: Colors = feedback.colors
         self.tweens = tweens
-        self.masks = masks
-        self.hybrid = hybrid
+        self.masks: FrameMasks = feedback.masks
+        self.hybrid: HybridVideo | None = feedback.hybrid
         self.seeds = seeds
         self.show = show
         self.looper = Looper(script) if script["use_looper"] else None
@@ -85,7 +81,7 @@ class FeedbackLoop:
             )
 
     def run(self, state: State, saved: Callable[[State], None]) -> None:
-        """Draws what is left; `saved` is called when a diffused frame and its block are done."""
+        """Generate the remaining frames; call `saved` after each diffused frame and its block."""
         for block, following in zip(
             self.script.blocks, [*self.script.blocks[1:], None], strict=True
         ):
@@ -97,7 +93,7 @@ class FeedbackLoop:
             saved(state)
 
     def draw(self, block: Block, state: State) -> None:
-        """Diffuses the first frame of a block, and shows all of them."""
+        """Diffuse the first frame of a block, and show all of its frames."""
         picture = self.diffuse(block.start, state)
         state.previous, state.previous_index = state.next, state.next_index
         state.next, state.next_index = self.feedback.working(picture), block.start
@@ -107,7 +103,7 @@ class FeedbackLoop:
             state.emitted = frame + 1
 
     def diffuse(self, frame: int, state: State) -> np.ndarray:
-        """Draws a frame: uint8 RGB."""
+        """Generate a frame: uint8 RGB."""
         seed = self.seeds.at(frame)
         self.colors.begin(frame, state)
         start = self.start(frame, seed, state)
@@ -134,7 +130,7 @@ class FeedbackLoop:
         return picture
 
     def start(self, frame: int, seed: int, state: State) -> Start:
-        """What a frame is drawn over, and how much of it stays."""
+        """Return the init image of a frame, and how much of it stays."""
         strength = self.script.strength(frame)
         if self.looper is not None:
             strength = self.script.number("image_strength_schedule", frame)
@@ -150,7 +146,7 @@ class FeedbackLoop:
     def redone(
         self, start: Start, frame: int, seed: int, mask: np.ndarray | None
     ) -> np.ndarray | None:
-        """The init image after `optical_flow_redo_generation` and `diffusion_redo`."""
+        """Return the init image after `optical_flow_redo_generation` and `diffusion_redo`."""
         init, script = start.init, self.script
         if init is None or start.moved is None or start.strength <= 0:
             return init
@@ -174,11 +170,11 @@ class FeedbackLoop:
 
 
 def draw_again(generator: FrameGenerator, request: FrameRequest, script: Script) -> np.ndarray:
-    """A picture that is not blank, as far as `reroll_blank_frames` asks for it.
+    """Generate an image that is not blank, as far as `reroll_blank_frames` demands it.
 
     Raises:
-        FloatingPointError: it is blank and the settings say so, or after all attempts; or a value
-            is not finite and they say to pass over blank frames.
+        FloatingPointError: it is blank and the settings forbid that, or it is blank after all
+            attempts; or a value is not finite although blank frames are skipped.
     """
     choice = script["reroll_blank_frames"]
     attempts = 1 + (max(0, int(script["reroll_patience"])) if choice == "reroll" else 0)

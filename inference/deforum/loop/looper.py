@@ -1,7 +1,7 @@
-"""Guided images: init images are drawn towards given pictures (Deforum 3.0's looper).
+"""Guided images: init images are blended towards given images (Deforum 3.0's looper).
 
-`generate.py` of Deforum for A1111 3.0: picture k is the one of the last keyframe, the init image is
-blended with it, and the result takes on the colours of a weaker blend.
+`generate.py` of Deforum for A1111 3.0: image k is that of the last keyframe, the init image is
+blended with it, and the result takes the colours of a weaker blend.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from inference.deforum.schedules import Script
 
 AWAY = 0.07
-"""Share of the picture outside of the tweening frames."""
+"""Weight of the image outside the tweening frames."""
 
 LONE_GAP = 25
-"""Frames between keyframes where there is but one."""
+"""Frames between keyframes if there is only one."""
 
 
 class Looper:
-    """The guiding pictures and their shares.
+    """The guiding images and their weights.
 
     Args:
         script: the animation, with `use_looper` on.
 
     Raises:
-        InputError: `init_images` is no JSON object of frames and files, or a file is not there.
+        InputError: `init_images` is not a JSON object of frames and files, or a file is missing.
     """
 
     def __init__(self, script: Script) -> None:
@@ -49,15 +49,15 @@ class Looper:
         }
 
     def first(self) -> np.ndarray:
-        """What the animation begins with."""
+        """Return the first image of the animation."""
         return self.pictures[self.frames[0]]
 
     def picture(self, frame: int) -> np.ndarray:
-        """The guiding picture of a frame, uint8 RGB."""
+        """Return the guiding image of a frame, uint8 RGB."""
         return self.pictures[max((f for f in self.frames if f <= frame), default=self.frames[0])]
 
     def share(self, frame: int) -> float:
-        """The guiding picture's share in the init image, 0 … 1.
+        """Return the guiding image's weight in the init image, 0 … 1.
 
         `blendFactorMax` - `blendFactorSlope` cos((f mod T) / (T / 2)) while f mod gap <= T, with T
         tweening frames; else 0.07.
@@ -71,7 +71,7 @@ class Looper:
         return min(max(most - slope * cos((frame % tween) / (tween / 2)), 0.0), 1.0)
 
     def gap(self, frame: int) -> int:
-        """Frames between the keyframes before and after; of two gaps at a keyframe the later."""
+        """Return the frames between the keyframes around a frame; at a keyframe, the later gap."""
         gaps = [
             after - before
             for before, after in zip(self.frames, self.frames[1:], strict=False)
@@ -80,24 +80,24 @@ class Looper:
         return gaps[-1] if gaps else LONE_GAP
 
     def guide(self, init: np.ndarray, frame: int) -> np.ndarray:
-        """The init image with the guiding picture in it, uint8."""
+        """Return the init image blended with the guiding image, uint8."""
         return blend(init, self.picture(frame), self.share(frame))
 
     def color(self, result: np.ndarray, guided: np.ndarray, frame: int) -> np.ndarray:
-        """What was drawn, in the colours of the guided init image; uint8."""
+        """Return the generated image in the colours of the guided init image; uint8."""
         factor = min(max(self.script.number("color_correction_factor", frame), 0.0), 1.0)
         target = blend(guided, self.picture(frame), factor)
         return np.asarray(correct_colors(Image.fromarray(result), Image.fromarray(target)))
 
 
-def keyed_files(told: Any, max_frames: int, seed: int) -> dict[int, str]:
-    """Frame -> file of `init_images`, which is JSON in a text; frames may be formulas.
+def keyed_files(value: Any, max_frames: int, seed: int) -> dict[int, str]:
+    """Return frame -> file of `init_images`, which is JSON in a text; frames may be formulas.
 
     Raises:
-        InputError: it is none.
+        InputError: the text is something else.
     """
     try:
-        pairs = json.loads(told) if isinstance(told, str) else told
+        pairs = json.loads(value) if isinstance(value, str) else value
         items = dict(pairs).items()
     except (ValueError, TypeError) as error:
         example = '{"0": "first.png", "max_f/2": "second.png"}'
@@ -110,5 +110,5 @@ def keyed_files(told: Any, max_frames: int, seed: int) -> dict[int, str]:
             raise InputError(f"init_images: the frame {key!r} {error}") from None
         files[max(frame, 0)] = str(path)
     if not files:
-        raise InputError("init_images: names no picture; use_looper needs at least one")
+        raise InputError("init_images: names no image; use_looper needs at least one")
     return files

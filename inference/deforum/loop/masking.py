@@ -1,4 +1,4 @@
-"""Which parts of a frame change: masks of files, alpha, videos, expressions, and tracked ones."""
+"""Which parts of a frame change: masks from files, alpha, videos, expressions, and tracking."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class FrameMasks:
 
     Args:
         script: the animation.
-        video: the frames of the input video, where there is one.
-        words: finds what words name, where there is a model for it.
+        video: the frames of the input video, if there is one.
+        words: finds what words name, if there is a model for it.
 
     Raises:
-        InputError: a mask cannot be opened, or an expression cannot be read.
+        InputError: a mask cannot be opened, or an expression is invalid.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FrameMasks:
         self.init = script.init_picture()
 
     def uses(self, name: str) -> bool:
-        """Whether an expression that is switched on names a mask."""
+        """Return whether an expression that is switched on refers to a named mask."""
         return any(
             leaf.operator == "name" and leaf.text.strip() == name
             for key in self.switched_on
@@ -67,7 +67,7 @@ class FrameMasks:
         )
 
     def check(self) -> None:
-        """Refuses what an expression names and is not there, before frame 0."""
+        """Reject missing files and names in expressions, before frame 0."""
         blank = np.zeros(self.size[::-1], np.uint8)
         names = ["video_mask"] if self.file is not None or self.mask_video is not None else []
         names += ["tracked"] if self.tracked else []
@@ -84,12 +84,12 @@ class FrameMasks:
 
     @property
     def switched_on(self) -> list[str]:
-        """The mask schedules that are heeded."""
+        """Return the mask schedules that are used."""
         keys = ["mask_schedule"] if self.is_on else []
         return keys + (["noise_mask_schedule"] if self.script["use_noise_mask"] else [])
 
     def open_file(self) -> Mask:
-        """The mask of `mask_file`, or of the init image's transparency."""
+        """Return the mask of `mask_file`, or of the init image's transparency."""
         script = self.script
         if script["use_alpha_as_mask"]:
             image = open_alpha_picture(script["init_image"], "init_image")
@@ -102,7 +102,7 @@ class FrameMasks:
         return self.prepared(open_alpha_picture(script["mask_file"], "mask_file"))
 
     def prepared(self, image: Image.Image) -> Mask:
-        """A mask with the brightness, contrast and sense that the settings say."""
+        """Return a mask with the brightness, contrast and inversion of the settings."""
         script = self.script
         return prepare_mask(
             image,
@@ -113,7 +113,7 @@ class FrameMasks:
         )
 
     def track(self) -> list[Mask]:
-        """The masks of what `tracked_box` or `tracked_mask` marks, through the input video."""
+        """Return the masks of `tracked_box` or `tracked_mask`, tracked through the input video."""
         script = self.script
         if self.video is None:
             raise InputError(
@@ -132,26 +132,26 @@ class FrameMasks:
         return track_mask(frames, mask, script["tracked_frame"])
 
     def base(self, frame: int) -> Mask | None:
-        """What `{video_mask}` stands for."""
+        """Return the mask that `{video_mask}` stands for."""
         if self.mask_video is not None:
             return self.prepared(Image.fromarray(self.mask_video[frame]))
         return self.file
 
     def at(self, frame: int, picture: Pixels | None) -> Mask | None:
-        """The mask that a frame is drawn with; None is all of it.
+        """Return the mask of a frame; None means all of it.
 
-        `picture` is what words are looked for in.
+        `picture` is the image that words are searched in.
         """
         return self.composed("mask_schedule", frame, picture) if self.is_on else None
 
     def noise(self, frame: int, picture: Pixels | None) -> Mask | None:
-        """Where noise is added; None is everywhere."""
+        """Return where noise is added; None means everywhere."""
         if not self.script["use_noise_mask"]:
             return None
         return self.composed("noise_mask_schedule", frame, picture)
 
     def composed(self, key: str, frame: int, picture: Pixels | None) -> Mask | None:
-        """The mask of an expression; None where it marks nothing, as in Deforum."""
+        """Return the mask of an expression; None if it is empty, as in Deforum."""
         named: dict[str, Mask] = {}
         base = self.base(frame)
         if base is not None:
@@ -168,7 +168,7 @@ class FrameMasks:
         return None if is_blank(mask) else mask
 
     def original(self, frame: int) -> np.ndarray | None:
-        """What shows outside of the mask: the video's frame, or the init image."""
+        """Return what is shown outside the mask: the video's frame, or the init image."""
         if self.video is not None and (
             self.mask_video is not None or self.script["animation_mode"] == "Video Input"
         ):
@@ -176,7 +176,7 @@ class FrameMasks:
         return self.init
 
     def overlay(self, picture: Pixels, frame: int, mask: Mask | None) -> Pixels:
-        """The picture with the original's own pixels outside of the mask (`overlay_mask`)."""
+        """Return the image with the original's pixels outside the mask (`overlay_mask`)."""
         original = self.original(frame)
         if mask is None or original is None or not self.script["overlay_mask"]:
             return picture

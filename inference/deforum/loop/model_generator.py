@@ -1,4 +1,4 @@
-"""Frames of an animation drawn by a base model: `FrameGenerator` over `inference.images`."""
+"""Frames of an animation by a base model: `FrameGenerator` on top of `inference.images`."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ if TYPE_CHECKING:
     from inference.deforum.schedules import Script
 
 FACE_RESTORER = "CodeFormer"
-"""What `restore_faces` means where the file only says yes (A1111's default)."""
+"""Meaning of `restore_faces` if the file only says yes (A1111's default)."""
 
 HANDED_IN = "(frame)"
-"""What init images are called that are no files."""
+"""Name of init images that are not files."""
 
 
 class ModelGenerator:
-    """Draws frames with a base model and artifacts.
+    """Generates frames with a base model and artifacts.
 
     Args:
         base_model: the recipe's.
-        artifacts: by the recipe's names for them.
-        folders: where prompts and `checkpoint_schedule` find what they call.
+        artifacts: by their names in the recipe.
+        folders: with the networks that prompts name and the base models of `checkpoint_schedule`.
         precision: fp32, fp16 or bf16.
         device: as in recipes.
-        batch_size: frames drawn at once where they do not depend on one another.
+        batch_size: frames generated at once if they do not depend on each other.
 
     Raises:
         InputError: device, base model or an artifact cannot be used.
@@ -82,7 +82,7 @@ class ModelGenerator:
         self.base = self.load(base_model)
 
     def load(self, config: BaseModelConfig) -> ImageModel:
-        """A base model with the artifacts attached, and a library for what prompts call."""
+        """Load a base model, attach the artifacts, and open a library for networks in prompts."""
         base = load_image_model(config, self.precision, self.device)
         for name, artifact in self.artifacts.items():
             artifact.attach(base, self.configs[name].strength)
@@ -90,10 +90,10 @@ class ModelGenerator:
         return base
 
     def use_checkpoint(self, name: str | None) -> None:
-        """Changes the base model, where another one is asked for; None is the recipe's.
+        """Switch to another base model, if one is requested; None is the recipe's.
 
         Raises:
-            InputError: there is none of the name.
+            InputError: there is none of that name.
         """
         if name == self.checkpoint:
             return
@@ -109,7 +109,7 @@ class ModelGenerator:
         self.checkpoint = name
 
     def find(self, name: str) -> str:
-        """The path of a base model by its file's name with or without ending, or by its path."""
+        """Return the path of a base model, given its path, or its file name (suffix optional)."""
         plain = name.partition(" [")[0].strip()  # A1111 shows `model.ckpt [hash]`
         if Path(plain).exists():
             return plain
@@ -124,15 +124,15 @@ class ModelGenerator:
         )
 
     def generate(self, request: FrameRequest) -> Picture:
-        """One picture of the request's size."""
+        """Return one image of the request's size."""
         return self.generate_batch([request])[0]
 
     def generate_batch(self, requests: Sequence[FrameRequest]) -> list[Picture]:
-        """Pictures that do not depend on one another, in the requests' order.
+        """Return images that do not depend on each other, in the requests' order.
 
         Raises:
             InputError: a prompt, a sampler, a size or a checkpoint cannot be used.
-            FloatingPointError: a picture is not finite.
+            FloatingPointError: an image is not finite.
         """
         pictures: dict[int, Picture] = {}
         for numbers in alike(requests):
@@ -162,7 +162,7 @@ class ModelGenerator:
 
     @contextmanager
     def set_up(self, request: FrameRequest) -> Iterator[list[UsedArtifact]]:
-        """The base model with the request's clip skip, strengths and FreeU, while it is open."""
+        """Apply the request's clip skip, strengths and FreeU to the base model temporarily."""
         clip_skip = self.base.clip_skip
         if request.clip_skip is not None:
             self.base.clip_skip = request.clip_skip
@@ -180,7 +180,7 @@ class ModelGenerator:
                 self.base.denoiser.disable_freeu()
 
     def set_strength(self, name: str, artifact: Artifact, request: FrameRequest) -> UsedArtifact:
-        """Sets what a schedule says, or else the recipe; returns what infotext tells."""
+        """Set the strength of the schedule, or of the recipe; return what the infotext reports."""
         config = self.configs[name]
         strength = request.artifact_strengths.get(name, config.strength)
         artifact.set_strength(strength)
@@ -189,10 +189,10 @@ class ModelGenerator:
 
 
 def check_words(script: Script, generator: ModelGenerator) -> None:
-    """Refuses before frame 0 what some later frame could not be drawn with.
+    """Reject before frame 0 what a later frame could not be generated with.
 
     Raises:
-        InputError: a sampler, checkpoint, network or prompt cannot be used; says at which frame.
+        InputError: a sampler, checkpoint, network or prompt cannot be used; names the frame.
     """
     if script["restore_faces"]:
         face_restorer(FACE_RESTORER, "restore_faces")
@@ -215,7 +215,7 @@ def check_words(script: Script, generator: ModelGenerator) -> None:
 
 
 def alike(requests: Sequence[FrameRequest]) -> list[list[int]]:
-    """Positions of the requests that share what is set on the whole base model."""
+    """Group the indices of requests that share the settings of the whole base model."""
     groups: dict[str, list[int]] = {}
     for number, one in enumerate(requests):
         strengths = sorted(one.artifact_strengths.items())
@@ -225,10 +225,10 @@ def alike(requests: Sequence[FrameRequest]) -> list[list[int]]:
 
 
 def as_image(request: FrameRequest) -> ImageConfig:
-    """The request in the words of drawing recipes.
+    """Convert the request to the settings of an image recipe.
 
     Raises:
-        InputError: the sampler is not known, or a value is out of range.
+        InputError: the sampler is unknown, or a value is out of range.
     """
     sampler, schedule_type = find_sampler(request.sampler)
     eta = request.ddim_eta if sampler.startswith("DDIM") else request.eta
@@ -262,7 +262,7 @@ def as_image(request: FrameRequest) -> ImageConfig:
 
 
 def over_init(request: FrameRequest) -> ImageToImageConfig | None:
-    """How the init image is drawn over."""
+    """Return the img2img settings of a request with an init image."""
     if request.init is None:
         return None
     inpaint = None
@@ -283,7 +283,7 @@ def over_init(request: FrameRequest) -> ImageToImageConfig | None:
 
 
 def init_of(image: ImageConfig, request: FrameRequest) -> InitImage:
-    """The request's init image and mask, made ready."""
+    """Return the request's init image and mask, prepared."""
     assert request.init is not None
     mask = None if request.mask is None else Image.fromarray(request.mask)
     return prepare_init(image, Image.fromarray(request.init), mask)

@@ -1,8 +1,8 @@
-"""What a stopped animation needs to go on as if it had never been stopped.
+"""The state from which a stopped animation continues as if it had never been stopped.
 
-After every diffused frame one file is written whole or not at all; it holds all that later frames
-depend on. (A resumed run of Deforum for A1111 3.0 begins its seeds anew, takes its colours from the
-last picture, and so differs.)
+After every diffused frame one file is written atomically; it contains everything that later frames
+depend on. (In Deforum for A1111 3.0 a resumed run restarts its seeds, takes its colours from the
+last image, and so differs.)
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ VERSION = 1
 
 @dataclass
 class State:
-    """Where an animation is. Pictures are (h, w, 3) arrays; None where there is none yet."""
+    """Progress of an animation. Images are (h, w, 3) arrays; None if there is none yet."""
 
     frame: int = 0
-    """The next frame to draw."""
+    """The next frame to generate."""
     emitted: int = 0
-    """Frames that are complete: 0 … emitted - 1."""
+    """Number of complete frames: 0 … emitted - 1."""
     feedback: np.ndarray | None = None
-    """What the next frame begins with, before it is moved."""
+    """The image that the next frame starts from, before it is moved."""
     color_sample: np.ndarray | None = None
     previous: np.ndarray | None = None
-    """The older one of the cadence pair."""
+    """The older image of the cadence pair."""
     previous_index: int = -1
-    """The frame to which the camera has taken it."""
+    """The frame that the camera has moved it to."""
     next: np.ndarray | None = None
     next_index: int = -1
     flow: np.ndarray | None = None
     """The last hybrid flow, (h, w, 2)."""
     seeds: dict[str, Any] = field(default_factory=dict)
-    """Of `inference.deforum.schedules.seeds.SeedSequence`."""
+    """State of `inference.deforum.schedules.seeds.SeedSequence`."""
     drawn: dict[str, int] = field(default_factory=dict)
     """Diffused frames and their seeds."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else later frames depend on: numbers, texts, lists."""
+    """Other values that later frames depend on: numbers, texts, lists."""
 
 
 def save_state(path: Path, state: State, fingerprint: str) -> None:
-    """Writes a state; `fingerprint` says which settings it belongs to."""
+    """Write a state; `fingerprint` identifies its settings."""
     arrays, plain = {}, {}
     for name, value in vars(state).items():
         if isinstance(value, np.ndarray):
@@ -67,7 +67,7 @@ def save_state(path: Path, state: State, fingerprint: str) -> None:
 
 
 def load_state(path: Path) -> tuple[State, str]:
-    """The state of a file, and the fingerprint of the settings it belongs to.
+    """Return the state in a file, and the fingerprint of its settings.
 
     Raises:
         InputError: it cannot be read, or is of another version.
@@ -75,11 +75,11 @@ def load_state(path: Path) -> tuple[State, str]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        told = json.loads(arrays.pop("json").tobytes())
-        if (version := told["version"]) != VERSION:
+        content = json.loads(arrays.pop("json").tobytes())
+        if (version := content["version"]) != VERSION:
             raise InputError(
                 f"{path}: written by another version ({version}; this one is {VERSION})"
             )
-        return State(**told["state"], **arrays), told["fingerprint"]
+        return State(**content["state"], **arrays), content["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as a state to resume from: {error}") from error

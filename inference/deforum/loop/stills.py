@@ -1,7 +1,7 @@
-"""Modes whose frames do not depend on one another: Interpolation, Video Input, None.
+"""Modes whose frames do not depend on each other: Interpolation, Video Input, None.
 
-They are drawn in batches, whose bounds depend on the frames' numbers alone, so that a resumed run
-draws the same ones. Deforum for A1111 3.0: `render_modes.py`, `render.py`.
+Frames are generated in batches whose limits depend on the frame numbers alone, so that a resumed
+run generates the same ones. Deforum for A1111 3.0: `render_modes.py`, `render.py`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 
 class IndependentFrames:
-    """Draws frames in batches.
+    """Generates frames in batches.
 
     Args:
         script: the animation.
-        generator: draws.
+        generator: generates frames.
         masks: which parts change.
-        colors: colour coherence; only with an image, as nothing is carried from frame to frame.
+        colors: colour coherence; only with an image, as no frame is passed on to the next.
         seeds: of the frames.
-        show: is given every frame.
-        batch_size: frames that are asked for at once.
+        show: receives every frame.
+        batch_size: frames requested at once.
 
     Raises:
         InputError: the init image cannot be opened.
@@ -61,7 +61,7 @@ class IndependentFrames:
         self.first = None if self.is_video else script.init_picture()
 
     def run(self, state: State, saved: Callable[[State], None]) -> None:
-        """Draws what is left; `saved` is called after each batch."""
+        """Generate the remaining frames; call `saved` after each batch."""
         while state.frame < self.script.max_frames:
             end = (state.frame // self.batch_size + 1) * self.batch_size
             frames = range(state.frame, min(end, self.script.max_frames))
@@ -78,7 +78,7 @@ class IndependentFrames:
             saved(state)
 
     def request(self, frame: int, seed: int) -> FrameRequest:
-        """What is asked for at a frame."""
+        """Return the request of a frame."""
         init, strength = self.first, self.script["strength"]
         if self.is_video:
             assert self.script.video is not None
@@ -87,13 +87,13 @@ class IndependentFrames:
         return frame_request(self.script, frame, seed, init, strength, mask)
 
     def drawn(self, requests: list[FrameRequest]) -> list[np.ndarray]:
-        """The pictures; those that are blank are drawn again if the settings say so."""
+        """Return the images; generate blank ones again if the settings say so."""
         if self.script["reroll_blank_frames"] == "ignore":
             return self.generator.generate_batch(requests)
         return [draw_again(self.generator, request, self.script) for request in requests]
 
     def finished(self, picture: np.ndarray, frame: int, state: State) -> np.ndarray:
-        """Colours, grey, and the original outside of the mask."""
+        """Apply colours and grey, and restore the original outside the mask."""
         if self.is_video:
             self.colors.begin(frame, state)
             picture = self.colors.after(picture, frame, state)

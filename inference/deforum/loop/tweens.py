@@ -1,9 +1,9 @@
-"""The frames of a block: the cadence pair moved along, blended, and shown.
+"""The frames of a block: the cadence pair is moved, blended, and shown.
 
-Deforum for A1111 3.0 (`render.py`). With flow cadence, the pair is also brought together along the
-optical flow between them: at tween w the older picture goes w of the way, the newer one comes back
-1 - w of it. (Deforum's own way adds shares of half the flow up, after it has lost the flow's
-length; `deforum-3.0` keeps that.)
+Deforum for A1111 3.0 (`render.py`). With flow cadence, the pair is also aligned along the optical
+flow between them: at tween w the older image is moved by w of the flow, the newer one back by 1 - w
+of it. (Deforum's own method sums fractions of half the flow, after losing the flow's length;
+`deforum-3.0` keeps that.)
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 
 class Tweens:
-    """Shows what lies between diffused frames.
+    """Makes the frames between diffused frames.
 
     Args:
         script: the animation.
         camera: moves the pair.
         depths: for 3D.
         masks: for `overlay_mask`.
-        hybrid: the input video, where there is one.
+        hybrid: the input video, if there is one.
 
     Raises:
-        InputError: the flow method cannot be computed here.
+        InputError: the flow method is not available here.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Tweens:
         self.is_deforum = script.compat == DEFORUM
 
     def pictures(self, block: Block, state: State) -> Iterator[tuple[int, Pixels]]:
-        """Each frame of the block with its picture; the state moves along.
+        """Yield each frame of the block with its image, and advance the state.
 
-        When a frame is given out, `state.feedback` is its picture.
+        When a frame is yielded, `state.feedback` is its image.
         """
         flow = self.deforum_flow(block, state) if self.is_deforum else None
         for frame in block.frames:
@@ -87,7 +87,7 @@ class Tweens:
             yield frame, picture
 
     def advance(self, frame: int, state: State, has_previous: bool) -> tuple[bool, bool]:
-        """Moves the pair to a frame, if it is not there yet; which of both were moved."""
+        """Move the pair to a frame, unless it is there; return which of both were moved."""
         assert state.next is not None
         moves_previous = has_previous and frame > state.previous_index
         moves_next = frame > state.next_index
@@ -111,7 +111,7 @@ class Tweens:
         return moves_previous, moves_next
 
     def mixed(self, block: Block, frame: int, state: State, has_previous: bool) -> Pixels:
-        """The pair in the shares that the frame asks for."""
+        """Return the pair, blended by the frame's weights."""
         previous, newest = state.previous, state.next
         assert newest is not None
         if not has_previous or previous is None:
@@ -126,7 +126,7 @@ class Tweens:
         return blend(older, newer, tween)
 
     def deforum_flow(self, block: Block, state: State) -> Floats | None:
-        """Half the flow of the pair, by which the newer one is moved back first."""
+        """Return half the flow of the pair, by which the newer image is moved back first."""
         is_on = self.method != "None" and self.script.strength(block.start) > 0
         if not is_on or state.previous is None or state.next is None or not self.script.cadence > 1:
             return None
@@ -138,7 +138,7 @@ class Tweens:
     def add_deforum_flow(
         self, flow: Floats, frame: int, tween: float, moved: tuple[bool, bool], state: State
     ) -> Floats:
-        """Moves what the camera has moved along its share of the flow, too."""
+        """Move what the camera has moved by its fraction of the flow, too."""
         z = self.depths.of(state.next, frame, state) if state.next is not None else None
         carried = carry_flow(
             flow, lambda picture: self.camera.move(picture, frame, z), self.script.compat
@@ -151,7 +151,7 @@ class Tweens:
         return carried
 
     def finished(self, picture: Pixels, frame: int) -> Pixels:
-        """Grey where that is asked for, and the original outside of the mask."""
+        """Convert to grey if requested, and restore the original outside the mask."""
         if self.script["color_force_grayscale"]:
             picture = grayscale(picture)
         if not self.masks.is_on:

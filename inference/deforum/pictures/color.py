@@ -1,6 +1,6 @@
 """Colour coherence: frames keep the colours of a sample (Deforum 3.0 `deforum_helpers/colors.py`).
 
-Per channel, values take on the sample's cumulative histogram (as scikit-image's
+Per channel, values are mapped to the sample's cumulative histogram (like scikit-image's
 `match_histograms`), in RGB, HSV or L*a*b*.
 """
 
@@ -25,7 +25,7 @@ LINEAR = np.where(
 """Linear light of each level of sRGB, 0 … 1."""
 
 FINENESS = {"RGB": (1, 1, 1), "HSV": (64, 16384, 16384), "LAB": (256, 256, 256)}
-"""Steps per unit in which channels are held for matching: so fine that no byte is lost."""
+"""Steps per unit to which channels are rounded for matching: fine enough to keep every byte."""
 
 
 def match_colors(
@@ -35,17 +35,17 @@ def match_colors(
     compat: Compat = FIXED,
     target: NDArray[np.floating] | None = None,
 ) -> Pixels:
-    """The picture with the reference's histograms.
+    """Return the image with the reference's histograms.
 
-    A picture matched to itself stays as it is. With "deforum-3.0" it does not: HSV and L*a*b* are
-    held in bytes there, computed of channels in the wrong order, and matches are rounded down.
+    An image matched to itself does not change. With "deforum-3.0" it does: HSV and L*a*b* are
+    stored as bytes, computed from channels in the wrong order, and matches are rounded down.
 
     Args:
         image: (h, w, 3); floats are rounded to bytes first.
         reference: (h', w', 3), the colour sample.
-        space: whose channels are matched. `color_coherence` "Image" and "Video Input" take "LAB".
-        compat: which pictures are wanted.
-        target: `color_values(reference, space)`, where it is known already; "fixed" needs it.
+        space: whose channels are matched. `color_coherence` "Image" and "Video Input" use "LAB".
+        compat: which bugs of Deforum are kept.
+        target: `color_values(reference, space)`, if it is known already; "fixed" needs it.
     """
     pixels = to_bytes(image)
     if compat == DEFORUM:
@@ -57,7 +57,7 @@ def match_colors(
 
 
 def grayscale(image: Pixels) -> Pixels:
-    """The luminosity in all three channels (ITU-R BT.601), as `color_force_grayscale` asks."""
+    """Return the luminosity in all three channels (ITU-R BT.601), for `color_force_grayscale`."""
     luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return alike(np.repeat(luma[..., None], 3, axis=-1), image)
 
@@ -68,7 +68,7 @@ def _match_as_deforum(image: Pixels, reference: Bytes, space: ColorSpace) -> Byt
     cv2 = opencv()
     there = {"HSV": cv2.COLOR_BGR2HSV, "LAB": cv2.COLOR_BGR2LAB}[space]
     back = {"HSV": cv2.COLOR_HSV2BGR, "LAB": cv2.COLOR_LAB2BGR}[space]
-    # RGB is told to be BGR, as Deforum tells BGR to be RGB.
+    # Swap RGB and BGR, as Deforum does.
     return cv2.cvtColor(
         _match_bytes(cv2.cvtColor(image, there), cv2.cvtColor(reference, there)), back
     )
@@ -82,7 +82,7 @@ def _match_bytes(source: Any, reference: Bytes) -> Bytes:
 def _match_floats(
     source: NDArray[np.floating], reference: NDArray[np.floating], fineness: int
 ) -> NDArray[np.float64]:
-    """Values at the reference's same quantiles, interpolated; held on a grid of 1 / fineness."""
+    """Map values to the reference's same quantiles, interpolated, on a grid of 1 / fineness."""
     lowest = min(source.min(), reference.min())
     places, others = (
         np.rint((values - lowest) * fineness).astype(np.int64).ravel()
@@ -98,7 +98,7 @@ def _match_floats(
 
 
 def color_values(image: Bytes, space: ColorSpace) -> NDArray[np.floating]:
-    """A picture's channels in a colour space, (h, w, 3); HSV in degrees and 0 … 1."""
+    """Return an image's channels in a colour space, (h, w, 3); HSV in degrees and 0 … 1."""
     if space == "RGB":
         return image.astype(np.float64)
     if space == "HSV":

@@ -1,6 +1,6 @@
 """Masks of animations: files, alpha, and expressions (Deforum 3.0 `load_images.py`, `masks.py`).
 
-A mask is (h, w), uint8: 255 where the picture changes, 0 where it stays.
+A mask is (h, w), uint8: 255 where the image changes, 0 where it stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inference.images import read_image
 from inference.runtime import InputError
 
 OPERATORS = "\\^|&"
-"""Binary ones, the loosest first: difference, either-or, or, and."""
+"""Binary operators, in ascending precedence: difference, xor, or, and."""
 
 KINDS = {"{": ("name", "}"), "[": ("file", "]"), "<": ("words", ">")}
 
@@ -32,10 +32,10 @@ def prepare_mask(
     contrast: float = 1,
     invert: bool = False,
 ) -> Bytes:
-    """A mask at the frame's size: resized (Lanczos), made lighter, given contrast, then grey.
+    """Return a mask at the frame's size: resized (Lanczos), brightness, contrast, then grey.
 
     Args:
-        mask: of any mode; its brightness counts.
+        mask: of any mode; its brightness is used.
         width: of the frame.
         height: of the frame.
         brightness: `mask_brightness_adjust`; 1 changes nothing.
@@ -52,16 +52,16 @@ def prepare_mask(
 
 
 def read_mask(path: str | Path, width: int, height: int) -> Bytes:
-    """A mask file at the frame's size, by its brightness.
+    """Return a mask file at the frame's size, by its brightness.
 
     Raises:
-        InputError: there is no such file, or it is broken or no picture.
+        InputError: there is no such file, or it is corrupt or not an image.
     """
     return prepare_mask(read_image(path, "mask"), width, height)
 
 
 def alpha_mask(image: Image.Image, width: int, height: int) -> Bytes | None:
-    """The alpha channel as a mask (`use_alpha_as_mask`), or None where it is the same all over."""
+    """Return the alpha channel as a mask (`use_alpha_as_mask`); None if it is uniform."""
     if not image.has_transparency_data:
         return None
     alpha = image.convert("RGBA").getchannel("A")
@@ -72,7 +72,7 @@ def alpha_mask(image: Image.Image, width: int, height: int) -> Bytes | None:
 
 
 def is_blank(mask: Bytes) -> bool:
-    """Whether nothing is masked; Deforum then goes on without a mask."""
+    """Return whether nothing is masked; Deforum then continues without a mask."""
     return not mask.any()
 
 
@@ -82,7 +82,7 @@ class MaskTerm:
 
     Attributes:
         operator: "!", one of `OPERATORS`, or "name", "file", "words" for a leaf.
-        text: of a leaf, what stands in the brackets.
+        text: of a leaf, the text in the brackets.
         parts: the operands.
     """
 
@@ -91,7 +91,7 @@ class MaskTerm:
     parts: tuple[MaskTerm, ...] = ()
 
     def leaves(self) -> list[MaskTerm]:
-        """All names, files and words of the expression, in order."""
+        """Return all names, files and words of the expression, in order."""
         if not self.parts:
             return [self]
         return [leaf for part in self.parts for leaf in part.leaves()]
@@ -99,14 +99,14 @@ class MaskTerm:
 
 @dataclass(frozen=True)
 class MaskSources:
-    """Where the parts of an expression come from.
+    """Sources of the leaves of an expression.
 
     Attributes:
         width: of the frame.
         height: of the frame.
-        named: (h, w) masks by name, for `{name}`; `everywhere` is known already.
-        words: (text) -> (h, w) mask for `<text>`, or None where no model is there.
-        folder: what relative paths of `[file]` start from.
+        named: (h, w) masks by name, for `{name}`; `everywhere` is predefined.
+        words: (text) -> (h, w) mask for `<text>`, or None without a model.
+        folder: base of relative paths in `[file]`.
     """
 
     width: int
@@ -117,17 +117,17 @@ class MaskSources:
 
 
 def parse_mask(text: str, key: str = "mask_schedule") -> MaskTerm:
-    r"""Reads an expression such as `<cat> & !({video_mask} | [edges.png])`.
+    r"""Parse an expression such as `<cat> & !({video_mask} | [edges.png])`.
 
-    Leaves: `{name}`, `[file]`, `<words>`. Operators, the tightest first: `!` not, `&` and, `|` or,
-    `^` either-or, `\` without. Parentheses group. Nothing at all is `{everywhere}`.
+    Leaves: `{name}`, `[file]`, `<words>`. Operators, in descending precedence: `!` not, `&` and,
+    `|` or, `^` xor, `\` without. Parentheses group. An empty text is `{everywhere}`.
 
     Args:
         text: the expression.
-        key: the setting that it stands in, for messages.
+        key: its setting, for messages.
 
     Raises:
-        InputError: it cannot be read; the message names the column, counted from 1.
+        InputError: it is invalid; the message names the column, counted from 1.
     """
     if not text.strip():
         return MaskTerm("name", "everywhere")
@@ -139,13 +139,13 @@ def parse_mask(text: str, key: str = "mask_schedule") -> MaskTerm:
 
 
 def compose_mask(term: MaskTerm, sources: MaskSources, compat: Compat = FIXED) -> Bytes:
-    """The mask that an expression stands for, (h, w).
+    """Return the mask of an expression, (h, w).
 
-    Greys are kept: not is 255 − a, and the lesser, or the greater, either-or the difference.
+    Grey values are kept: not is 255 − a, and the minimum, or the maximum, xor the difference.
     Deforum 3.0 has only black and white, dithered.
 
     Raises:
-        InputError: a name is unknown, a file missing, or words are asked for without a model.
+        InputError: a name is unknown, a file missing, or words are used without a model.
     """
     if term.operator in {"name", "file", "words"}:
         mask = _leaf(term, sources)
@@ -188,13 +188,13 @@ def _leaf(term: MaskTerm, sources: MaskSources) -> Bytes:
 
 
 class _Reader:
-    """Reads an expression from left to right."""
+    """Parses an expression from left to right."""
 
     def __init__(self, text: str, key: str) -> None:
         self.text, self.key, self.place = text, key, 0
 
     def peek(self) -> str:
-        """The next character that is no blank, or nothing at the end."""
+        """Return the next character that is not a space, or "" at the end."""
         found = re.compile(r"\S").search(self.text, self.place)
         self.place = found.start() if found else len(self.text)
         return self.text[self.place : self.place + 1]

@@ -1,4 +1,4 @@
-"""Noise that each frame gets before it is drawn anew (Deforum 3.0 `deforum_helpers/noise.py`).
+"""Noise that is added to each frame before diffusion (Deforum 3.0 `deforum_helpers/noise.py`).
 
 White noise, or white noise within clouds of Perlin noise (K. Perlin, "Improving Noise", 2002: fade
 6t⁵ − 15t⁴ + 10t³, gradients of unit length at random angles).
@@ -24,14 +24,14 @@ DEFORUM_MULTIPLE = 64
 
 @dataclass(frozen=True)
 class NoiseSettings:
-    """What noise looks like.
+    """Type and structure of the noise.
 
     Attributes:
         kind: "perlin" or "uniform" (`noise_type`); the latter is white noise.
         cells_x: cells of the coarsest octave along the width (`perlin_w`), 1 or more.
         cells_y: along the height (`perlin_h`).
         octaves: each doubles the cells, 1 … 7.
-        persistence: strength of an octave over that of the one before, 0 … 1.
+        persistence: amplitude of an octave relative to the previous one, 0 … 1.
     """
 
     kind: Literal["perlin", "uniform"] = "perlin"
@@ -49,15 +49,16 @@ def add_noise(
     mask: Bytes | None = None,
     compat: Compat = FIXED,
 ) -> Pixels:
-    """The picture · (1 − amount) + noise · amount. The mean is drawn towards 127.5 by `amount`.
+    """Return the image · (1 − amount) + noise · amount. The mean moves towards 127.5 by `amount`.
 
     Args:
         image: (h, w, 3), of any size.
         amount: 0 … 1; 0 changes nothing.
         seed: of the noise.
-        settings: its look; `NoiseSettings()` without it.
-        mask: (h, w); noise falls where it is 128 or more. In Deforum 3.0 mid-grey falls elsewhere.
-        compat: "deforum-3.0" draws at multiples of 64, cuts decimals of the noise off and has its
+        settings: type of noise; `NoiseSettings()` if None.
+        mask: (h, w); noise is added where it is 128 or more. In Deforum 3.0 mid-grey is added
+            elsewhere.
+        compat: "deforum-3.0" draws at multiples of 64, truncates the noise to integers and has its
             channels in the order BGR.
     """
     if amount == 0:
@@ -74,9 +75,9 @@ def add_noise(
 
 
 def draw_noise(width: int, height: int, seed: int, settings: NoiseSettings) -> Floats:
-    """Noise of mean 0: (height, width, 3), float32. Drawn on the CPU, the same everywhere.
+    """Return noise of mean 0: (height, width, 3), float32. Drawn on the CPU, the same everywhere.
 
-    At multiples of 64 (and no more than 4 octaves) the same values as Deforum 3.0 draws.
+    At multiples of 64 (and at most 4 octaves) the values are those of Deforum 3.0.
     """
     generator = Generator().manual_seed(seed)
     noise = torch.randn((3, height, width), generator=generator)
@@ -86,7 +87,7 @@ def draw_noise(width: int, height: int, seed: int, settings: NoiseSettings) -> F
 
 
 def _levels(noise: Floats) -> Floats:
-    """−1 … 1 to 0 … 255, cut off."""
+    """Map −1 … 1 to 0 … 255, clipped."""
     return (noise / 2 + 0.5).clip(0, 1) * 255
 
 
@@ -97,7 +98,7 @@ def _deforum_noise(
     settings: NoiseSettings,
     painted: NDArray[np.bool_] | None,
 ) -> Bytes:
-    """Deforum's noise picture, (height, width, 3), RGB; sides below 64 are drawn at their size."""
+    """Return Deforum's noise image, (height, width, 3), RGB; sides below 64 are not resized."""
     drawn = [side // DEFORUM_MULTIPLE * DEFORUM_MULTIPLE or side for side in (width, height)]
     noise = draw_noise(drawn[0], drawn[1], seed, settings)[..., ::-1]
     rows = np.arange(height) * drawn[1] // height
@@ -107,9 +108,9 @@ def _deforum_noise(
 
 
 def _clouds(width: int, height: int, settings: NoiseSettings, generator: Generator) -> Tensor:
-    """Octaves of Perlin noise, (height, width), about −1 … 1.
+    """Return octaves of Perlin noise, (height, width), about −1 … 1.
 
-    Drawn at the next size that all octaves' cells divide, then cut to size.
+    Drawn at the next size that the cells of all octaves divide, then cropped.
     """
     finest = 2 ** (settings.octaves - 1)
     cells = settings.cells_y, settings.cells_x
@@ -126,7 +127,7 @@ def _clouds(width: int, height: int, settings: NoiseSettings, generator: Generat
 
 
 def _perlin(shape: list[int], cells: list[int], generator: Generator) -> Tensor:
-    """One octave of gradient noise: `shape` (rows, columns) over `cells` (rows, columns)."""
+    """Return one octave of gradient noise: `shape` (rows, columns) over `cells` (rows, columns)."""
     angles = 2 * math.pi * torch.rand(cells[0] + 1, cells[1] + 1, generator=generator)
     steps = [side // count for side, count in zip(shape, cells, strict=True)]
     rows, columns = (torch.arange(side) for side in shape)

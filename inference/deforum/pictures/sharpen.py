@@ -10,7 +10,7 @@ from inference.runtime import InputError
 
 
 def contrast(image: Pixels, factor: float) -> Pixels:
-    """The picture · factor, cut off at 255 (`contrast_schedule`); 1 changes nothing."""
+    """Return the image · factor, clipped at 255 (`contrast_schedule`); 1 changes nothing."""
     return alike((image.astype(np.float32) * np.float32(factor)).clip(0, 255), image)
 
 
@@ -23,23 +23,25 @@ def anti_blur(
     mask: Bytes | None = None,
     compat: Compat = FIXED,
 ) -> Pixels:
-    """An unsharp mask: (1 + amount) · picture − amount · its blur.
+    """Apply an unsharp mask: (1 + amount) · image − amount · its blur.
 
     Args:
         image: (h, w, 3).
         amount: 0 changes nothing.
-        kernel: side of the Gaussian in pixels (`kernel_schedule`), 1 or more; an even one counts as
-            the next odd one, since schedules pass even numbers on their way.
+        kernel: side of the Gaussian in pixels (`kernel_schedule`), 1 or more; an even one is
+            increased by one, since schedules pass through even numbers.
         sigma: of the Gaussian in pixels; 0 derives it from the kernel.
-        threshold: values that differ from the blur by less stay as they are, in levels.
-        mask: (h, w); where it is below 128 the picture stays.
-        compat: "deforum-3.0" rounds the blur, and has differences below zero wrap round to 255.
+        threshold: values that differ from the blur by less are unchanged, in levels.
+        mask: (h, w); the image is unchanged where it is below 128.
+        compat: "deforum-3.0" rounds the blur, and differences below zero wrap around to 255.
 
     Raises:
         InputError: the kernel is less than 1.
     """
     if kernel < 1:
-        raise InputError(f"kernel_schedule: {kernel} is no size of a blur; take 1, 3, 5 … pixels")
+        raise InputError(
+            f"kernel_schedule: {kernel} is not a valid blur size; take 1, 3, 5 … pixels"
+        )
     if amount == 0:
         return image.copy()
     size = kernel + (kernel + 1) % 2

@@ -1,4 +1,4 @@
-"""Word masks, `<cat>`: by a user's CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003)."""
+"""Word masks, `<cat>`, by a user's CLIPSeg (Lüddecke and Ecker 2022, arXiv 2112.10003)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class WordMasks:
     """Finds what words name (Deforum 3.0 `deforum_helpers/word_masking.py`)."""
 
     def __init__(self, source: str, device: str = "cpu") -> None:
-        """Loads the model, from this machine only.
+        """Load the model from this machine.
 
         Args:
-            source: a folder, or an id on the Hugging Face Hub that has been fetched before, of a
+            source: a folder, or an id on the Hugging Face Hub that was downloaded before, of a
                 CLIPSeg of transformers, such as `CIDAS/clipseg-rd64-refined`.
-            device: what it runs on.
+            device: device of the model.
 
         Raises:
             InputError: it cannot be loaded.
@@ -46,7 +46,7 @@ class WordMasks:
         self.model.to(device).eval()
 
     def likelihood(self, image: Pixels, words: str) -> np.ndarray:
-        """How likely each pixel is what the words name: (h, w), float32, 0 … 1."""
+        """Return how likely each pixel shows what the words name: (h, w), float32, 0 … 1."""
         import torch
         from torch.nn import functional as F
 
@@ -63,7 +63,7 @@ class WordMasks:
         return likely[0, 0].clamp(0, 1).cpu().numpy()
 
     def mask(self, image: Pixels, words: str) -> Bytes:
-        """(h, w), 255 where the words are, 0 elsewhere; parted by Otsu's threshold (1979)."""
+        """Return (h, w), 255 on what the words name, else 0; split by Otsu's threshold (1979)."""
         cv2 = opencv()
         levels = to_bytes(self.likelihood(image, words) * 255)
         return cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[1]

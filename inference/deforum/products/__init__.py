@@ -1,4 +1,4 @@
-"""What an animation leaves: run folder, videos, subtitles, contact sheets."""
+"""Output files of an animation: run folder, videos, subtitles, contact sheets."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What is made of an animation's frames: video, GIF, subtitles, contact sheet, figures."""
+"""Files made from an animation's frames: video, GIF, subtitles, contact sheet, metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from inference.deforum.products.subtitles import (
 from inference.deforum.settings import FIXED
 from inference.files import write_atomically
 from inference.images import image_upscaler, scale_to
-from inference.media import has_sound, read_pictures, write_gif, write_mp4
+from inference.media import Mp4Options, has_sound, read_pictures, write_gif, write_mp4
 from inference.runtime import DrawWarning, InputError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from inference.deforum.loop import Depths, State
     from inference.deforum.schedules import Script
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def finish(
@@ -50,47 +50,47 @@ def finish(
     run: RunFolder,
     recipe: AnimationRecipe,
     state: State,
-    say: Say,
+    log: Log,
     depths: Depths | None = None,
 ) -> None:
-    """Makes what the settings ask for of the frames in a folder, and tells the paths.
+    """Write the files that the settings request, and log their paths.
 
     Raises:
         InputError: sound cannot be read.
     """
-    Products(script, run, recipe, say, state).make()
+    Products(script, run, recipe, log, state).make()
     if script["animation_mode"] != "None" and len(run.frames()) > 1:
-        say(figures(script, run, depths).summary())
+        log(figures(script, run, depths).summary())
     clean_up(script, run)
 
 
 @dataclass
 class Products:
-    """The files made of a run's frames."""
+    """The files made from a run's frames."""
 
     script: Script
     run: RunFolder
     recipe: AnimationRecipe
-    say: Say
+    log: Log
     state: State
 
     def make(self) -> None:
-        """Makes all of them."""
+        """Write all of them."""
         frames = self.run.frames()[: self.script.max_frames]
-        self.say(f"frames: {len(frames)} in {self.run.path}")
+        self.log(f"frames: {len(frames)} in {self.run.path}")
         texts = self.texts(len(frames)) if self.recipe.subtitles else []
         if texts:
             path = self.run.file(".srt")
-            told = subtitles(texts, self.script["fps"])
-            write_atomically(path, lambda file: file.write_text(told, encoding="utf-8"))
+            content = subtitles(texts, self.script["fps"])
+            write_atomically(path, lambda file: file.write_text(content, encoding="utf-8"))
         if self.recipe.contact_sheet and frames:
             path = self.run.file("_sheet.png")
             save_png(path, np.asarray(contact_sheet(frames)))
-            self.say(f"sheet:  {path}")
+            self.log(f"sheet:  {path}")
         if self.script["make_gif"]:
             path = self.run.file(".gif")
             write_gif(path, read_pictures(frames), self.script["fps"])
-            self.say(f"gif:    {path}")
+            self.log(f"gif:    {path}")
         if self.script["skip_video_creation"] or self.script["animation_mode"] == "None":
             return
         embedded = texts if self.recipe.embed_subtitles else []
@@ -105,20 +105,22 @@ class Products:
         fps: float | None = None,
         is_heard: bool = True,
     ) -> None:
-        """Writes a video, with sound where that is asked for."""
+        """Write a video, with sound if that is requested."""
         write_mp4(
             path,
             pictures,
             fps or self.script["fps"],
-            crf=self.recipe.crf,
-            preset=self.recipe.preset,
-            sound=self.sound() if is_heard else None,
-            subtitles=texts,
+            Mp4Options(
+                crf=self.recipe.crf,
+                preset=self.recipe.preset,
+                sound=self.sound() if is_heard else None,
+                subtitles=texts,
+            ),
         )
-        self.say(f"video:  {path}")
+        self.log(f"video:  {path}")
 
     def sound(self) -> str | None:
-        """The file whose sound goes along."""
+        """Return the file of the soundtrack."""
         choice = self.script["add_soundtrack"]
         if choice == "None":
             return None
@@ -133,20 +135,20 @@ class Products:
         return path
 
     def texts(self, count: int) -> list[str]:
-        """What stands under each frame."""
+        """Return the subtitle of each frame."""
         script = self.script
         names = self.recipe.subtitle_fields or [*moving_fields(script), PROMPT]
-        fields, seed, told = chosen_fields([*names, PROMPT]), script.seed, []
+        fields, seed, texts = chosen_fields([*names, PROMPT]), script.seed, []
         for frame in range(count):
             drawn = str(frame) in self.state.drawn
             seed = self.state.drawn.get(str(frame), seed)
             prompt = script.prompt(frame).prompt
             values = script.schedules.at(frame)
-            told.append(subtitle_text(frame, seed, values, prompt, not drawn, fields))  # type: ignore[arg-type]
-        return told
+            texts.append(subtitle_text(frame, seed, values, prompt, not drawn, fields))  # type: ignore[arg-type]
+        return texts
 
     def further(self, frames: list[Path]) -> None:
-        """Larger ones, and ones with frames between the frames."""
+        """Write the upscaled videos, and those with interpolated frames."""
         script, larger = self.script, frames
         if script["r_upscale_video"]:
             larger = self.upscaled(frames)
@@ -173,7 +175,7 @@ class Products:
         self.video(self.run.file(f"{name}.mp4"), pictures, [], fps, slow == 1)
 
     def upscaled(self, frames: list[Path]) -> list[Path]:
-        """The frames enlarged, in a folder of their own, and the video of them."""
+        """Write the upscaled frames to a folder of their own, and their video."""
         script = self.script
         factor = int(str(script["r_upscale_factor"]).lstrip("x"))
         enlarge = image_upscaler(self.recipe.upscaler, "upscaler")
@@ -194,10 +196,10 @@ class Products:
 
 
 def check_products(script: Script, recipe: AnimationRecipe) -> None:
-    """Refuses before frame 0 what could not be made after the last one.
+    """Reject before frame 0 what could not be written after the last one.
 
     Raises:
-        InputError: an upscaler or a field of subtitles is not known, or there is no sound.
+        InputError: an upscaler or a subtitle field is unknown, or there is no sound.
     """
     chosen_fields(recipe.subtitle_fields)
     if script["r_upscale_video"] and not script["skip_video_creation"]:
@@ -209,24 +211,24 @@ def check_products(script: Script, recipe: AnimationRecipe) -> None:
 
 
 def moving_fields(script: Script) -> list[str]:
-    """The schedules that change, of those that subtitles can tell, and are read."""
+    """Return the schedules that change, are read, and can be shown in subtitles."""
     unread = {"near_schedule", "far_schedule", "seed_schedule", "pix2pix_img_cfg_scale_schedule"}
     names = [name for name in script.schedules.computed if name in FIELDS and name not in unread]
     return [name for name in names if len(set(script.schedules[name])) > 1]
 
 
 def kept(pictures: Iterator[np.ndarray], folder: Path) -> Iterator[np.ndarray]:
-    """The pictures, each saved as it goes by."""
+    """Yield the images, and save each of them."""
     for number, picture in enumerate(pictures):
         save_png(folder / f"{number:09}.png", picture)
         yield picture
 
 
 def figures(script: Script, run: RunFolder, depths: Depths | None = None) -> Temporal:
-    """How steady the frames are (see `metrics`).
+    """Measure how steady the frames are (see `metrics`).
 
-    They are held against the camera's exact way, also where Deforum 3.0 strays from it, sampled as
-    the run samples; where a video moves them too, against the optical flow.
+    They are compared with the camera's exact motion, also where Deforum 3.0 deviates from it,
+    sampled like the run; where a video moves them too, with the optical flow.
     """
     meter, camera, before = TemporalMeter(), Camera(script, FIXED), None
     is_known = script.has_feedback and (not script.is_hybrid or script["hybrid_motion"] == "None")
@@ -254,7 +256,7 @@ def figures(script: Script, run: RunFolder, depths: Depths | None = None) -> Tem
 
 
 def clean_up(script: Script, run: RunFolder) -> None:
-    """Takes away what the settings do not want to keep."""
+    """Delete the files that the settings do not keep."""
     if script["delete_imgs"] and not script["skip_video_creation"]:
         for path in run.frames():
             path.unlink()

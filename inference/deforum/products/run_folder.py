@@ -1,4 +1,4 @@
-"""The files of a run, under the names that Deforum for A1111 3.0 gives them."""
+"""The files of a run, named as in Deforum for A1111 3.0."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SETTINGS = re.compile(r"(\d{14})_settings\.txt")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder and what its files begin with."""
+    """A folder and the prefix of its files."""
 
     path: Path
     timestring: str
 
     def file(self, rest: str) -> Path:
-        """`TIMESTRINGrest`."""
+        """Return the path of `TIMESTRINGrest`."""
         return self.path / f"{self.timestring}{rest}"
 
     @property
@@ -43,37 +43,37 @@ class RunFolder:
         return self.file(f"_{number:0{DIGITS}}.png")
 
     def frames(self) -> list[Path]:
-        """The frames that are there, in their order."""
+        """Return the existing frames, in order."""
         return sorted(self.path.glob(f"{self.timestring}_{'[0-9]' * DIGITS}.png"))
 
     def save_frame(self, number: int, picture: np.ndarray) -> None:
-        """Writes a frame, whole or not at all."""
+        """Write a frame atomically."""
         save_png(self.frame(number), picture)
 
     def save_depth(self, number: int, depth: np.ndarray) -> None:
-        """Writes a frame's map of depths, (h, w)."""
+        """Write a frame's depth map, (h, w)."""
         save_png(self.file(f"_depth_{number:0{DIGITS}}.png"), depth)
 
     def make(self) -> None:
-        """Makes the folder.
+        """Create the folder.
 
         Raises:
-            InputError: it cannot be one.
+            InputError: it cannot be created.
         """
         prepare_folder(str(self.path), "batch_name")
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """Writes a picture, (h, w) or (h, w, 3), whole or not at all."""
+    """Write an image, (h, w) or (h, w, 3), atomically."""
     image = Image.fromarray(picture)
     write_atomically(path, lambda file: image.save(file, format="PNG", compress_level=4))
 
 
 def new_run(folder_at: Callable[[str], Path]) -> RunFolder:
-    """A run of its own, named by the time; by the next second that is free, if need be.
+    """Return a new run, named by the time, or by the next second that is free.
 
     Args:
-        folder_at: the folder of a timestring.
+        folder_at: returns the folder of a timestring.
     """
     now = datetime.now()
     while True:
@@ -85,7 +85,7 @@ def new_run(folder_at: Callable[[str], Path]) -> RunFolder:
 
 
 def run_of_settings(path: str | Path) -> RunFolder | None:
-    """The run that a settings file was saved by, if it lies in its folder still."""
+    """Return the run that saved a settings file, if its files are still beside it."""
     path = Path(path)
     named = SETTINGS.fullmatch(path.name)
     if named is None:
@@ -95,7 +95,7 @@ def run_of_settings(path: str | Path) -> RunFolder | None:
 
 
 def run_of_timestring(folder: Path, timestring: str) -> RunFolder:
-    """The run of a timestring, in a folder or anywhere below it.
+    """Return the run of a timestring, in a folder or anywhere below it.
 
     Raises:
         InputError: there is none that can be resumed.
@@ -106,16 +106,16 @@ def run_of_timestring(folder: Path, timestring: str) -> RunFolder:
     if not states:
         raise InputError(
             f"resume_timestring: there is no {timestring}_state.npz in {folder} or below it;"
-            " nothing of such a run can be gone on with"
+            " such a run cannot be resumed"
         )
     return RunFolder(states[-1].parent, timestring)
 
 
 def latest_run(folder: Path, fits: str) -> RunFolder:
-    """The run whose state was written last, among those of the same settings.
+    """Return the run with the newest state, among those with the same settings.
 
     Args:
-        folder: where runs have their folders.
+        folder: contains the folders of runs.
         fits: the fingerprint of the settings.
 
     Raises:
@@ -128,7 +128,7 @@ def latest_run(folder: Path, fits: str) -> RunFolder:
         try:
             written_with = load_state(state)[1]
         except InputError as error:
-            warnings.warn(f"resume: passed over: {error}", DrawWarning, stacklevel=2)
+            warnings.warn(f"resume: skipped: {error}", DrawWarning, stacklevel=2)
             continue
         if written_with == fits:
             return RunFolder(state.parent, state.name.removesuffix("_state.npz"))

@@ -1,4 +1,4 @@
-"""A picture of an animation: frames from the first to the last, with their numbers and prompts."""
+"""Contact sheet of an animation: frames from first to last, with their numbers and prompts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from PIL import Image
 from inference.media import image_grid, read_pictures
 
 MOST = 24
-"""Frames on a sheet."""
+"""Maximum number of frames on a sheet."""
 
 COLUMNS = 6
 WIDEST = 256
-"""Pixels of a frame on the sheet."""
+"""Maximum width of a frame on the sheet in pixels."""
 
 
 def contact_sheet(frames: Sequence[Path]) -> Image.Image:
-    """Evenly chosen frames in rows of six; at most 24, none wider than 256 pixels."""
+    """Return evenly spaced frames in rows of six; at most 24, none wider than 256 pixels."""
     count = min(MOST, len(frames))
     numbers = [round(n * (len(frames) - 1) / max(1, count - 1)) for n in range(count)]
     pictures = [
@@ -31,7 +31,7 @@ def contact_sheet(frames: Sequence[Path]) -> Image.Image:
 
 
 def smaller(image: Image.Image) -> Image.Image:
-    """A picture at most as wide as one may be on the sheet."""
+    """Return an image, scaled down to the maximum width on the sheet."""
     if image.width <= WIDEST:
         return image
     height = max(1, round(image.height * WIDEST / image.width))

@@ -1,4 +1,4 @@
-"""Values by frame: keyframes, prompts, seeds, cadence."""
+"""Values per frame: keyframes, prompts, seeds, cadence."""
 
 from typing import TYPE_CHECKING
 

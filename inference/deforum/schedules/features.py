@@ -1,4 +1,4 @@
-"""What is switched on in settings, and what of it cannot be done; known before the first frame."""
+"""Features that the settings switch on, and unsupported ones; known before the first frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Faults = Iterator[tuple[str, str]]
 
 MOVING = ("2D", "3D")
-"""Modes in which each frame begins with the one before."""
+"""Modes in which each frame starts from the previous one."""
 
 FEATURES: dict[str, Callable[[Settings], bool]] = {
     "init image": lambda s: s["use_init"],
@@ -57,7 +57,7 @@ FEATURES: dict[str, Callable[[Settings], bool]] = {
     "GIF": lambda s: s["make_gif"],
     "video": lambda s: not s["skip_video_creation"],
 }
-"""Feature -> whether it is switched on and has something to do."""
+"""Feature -> whether it is switched on and has an effect."""
 
 POSITIVE = "must be above 0"
 ANGLE = "must lie between 0 and 180"
@@ -88,7 +88,7 @@ BOUNDS: dict[str, tuple[Callable[[Settings], bool], Callable[[float], bool], str
         lambda s: s["enable_noise_multiplier_scheduling"], lambda v: v >= 0, "must be from 0",
     ),
 }  # fmt: skip
-"""Schedule -> when it is read, what its values have to be, and how to say so."""
+"""Schedule -> when it is read, the condition on its values, and how to describe it."""
 
 FILES: dict[str, Callable[[Settings], bool]] = {
     "init_image": lambda s: s["use_init"] and not is_guided(s),
@@ -106,11 +106,11 @@ FILES: dict[str, Callable[[Settings], bool]] = {
 
 
 def check(settings: Settings, schedules: Schedules) -> None:
-    """Refuses settings that cannot be drawn; all that is wrong is told at once.
+    """Reject settings that cannot be generated, with all errors at once.
 
     Raises:
-        InputError: something is switched on that cannot be done, a file that is needed is not
-            there, or a schedule leaves what makes sense.
+        InputError: a feature that is on is not supported, a file is missing, or a schedule's value
+            is out of range.
     """
     found = [f"{key}: {message}" for key, message in faults(settings, schedules)]
     if found:
@@ -119,7 +119,7 @@ def check(settings: Settings, schedules: Schedules) -> None:
 
 
 def faults(settings: Settings, schedules: Schedules) -> Faults:
-    """(key, what is wrong), for everything that is switched on and cannot be done."""
+    """Yield (key, message) for everything that is switched on and not possible."""
     yield from unsupported(settings)
     for key, is_read in FILES.items():
         if is_read(settings):
@@ -140,19 +140,22 @@ def faults(settings: Settings, schedules: Schedules) -> Faults:
 
 
 def anti_blur_faults(schedules: Schedules) -> Faults:
-    """Frames at which the anti-blur is on and its blur has no size."""
+    """Yield the frames at which the anti-blur is on and its kernel has no size."""
     sizes = zip(schedules["kernel_schedule"], schedules["amount_schedule"], strict=True)
     bad = next((frame for frame, (size, on) in enumerate(sizes) if on and size < 1), None)
     if bad is not None:
         size = schedules["kernel_schedule"][bad]
-        yield f"kernel_schedule, frame {bad}", f"{size} is no size of a blur; take 1, 3, 5 … pixels"
+        yield (
+            f"kernel_schedule, frame {bad}",
+            f"{size} is not a valid blur size; take 1, 3, 5 … pixels",
+        )
 
 
 def unsupported(settings: Settings) -> Faults:
-    """What Limner does not do."""
+    """Yield what Limner does not support."""
     for unit in range(1, 6):
         if settings[f"cn_{unit}_enabled"]:
-            yield f"cn_{unit}_enabled", "ControlNet units cannot be drawn with yet; set it to false"
+            yield f"cn_{unit}_enabled", "ControlNet units are not supported yet; set it to false"
     flows = {
         "optical_flow_cadence": uses_flow_cadence(settings),
         "optical_flow_redo_generation": settings["animation_mode"] in MOVING,
@@ -160,26 +163,29 @@ def unsupported(settings: Settings) -> Faults:
     }
     for key, is_used in flows.items():
         if is_used and settings[key] == "RAFT":
-            yield key, "RAFT needs torchvision, which Limner does without; take DIS Fine"
+            yield key, "RAFT needs torchvision, which Limner does not use; take DIS Fine"
     if settings["hybrid_generate_human_masks"] != "None" and reads_video(settings):
-        yield "hybrid_generate_human_masks", "cannot be done; give a mask video, or set it to None"
+        yield (
+            "hybrid_generate_human_masks",
+            "is not supported; give a mask video, or set it to None",
+        )
     if settings["kohya_hrfix_enabled"]:
         named = ", ".join(KOHYA)
-        yield "kohya_hrfix_enabled", f"cannot be done; set it to false (with it go {named})"
+        yield "kohya_hrfix_enabled", f"is not supported; set it to false (with it go {named})"
 
 
 def file_faults(key: str, path: str) -> Faults:
-    """What is wrong with the path of a file that is read."""
+    """Yield the error in the path of a file that is read."""
     if not path:
         yield key, "is empty; give the path of a file"
     elif path.startswith(("http://", "https://")):
-        yield key, f"{path} is not fetched; save it and give the file's path"
+        yield key, f"{path} is not downloaded; save it and give the file's path"
     elif "\0" in path or not Path(path).exists():
         yield key, f"there is no file {path!r}"
 
 
 def looper_faults(text: str) -> Faults:
-    """What is wrong with the pictures of guided images."""
+    """Yield the errors in the images of guided images."""
     try:
         pictures = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -193,12 +199,12 @@ def looper_faults(text: str) -> Faults:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a text."""
+    """Return whether a value is a text."""
     return isinstance(value, str)
 
 
 def uses_flow_cadence(settings: Settings) -> bool:
-    """Whether frames between diffused ones follow an optical flow."""
+    """Return whether frames between diffused ones follow an optical flow."""
     return (
         settings["optical_flow_cadence"] != "None"
         and settings["diffusion_cadence"] > 1
@@ -207,18 +213,18 @@ def uses_flow_cadence(settings: Settings) -> bool:
 
 
 def is_guided(settings: Settings) -> bool:
-    """Whether guided images are on."""
+    """Return whether guided images are on."""
     return settings["use_looper"] and settings["animation_mode"] in MOVING
 
 
 def follows_something(settings: Settings) -> bool:
-    """Whether a mask that is on says `{tracked}`."""
+    """Return whether a mask that is on contains `{tracked}`."""
     masks = {"use_mask": "mask_schedule", "use_noise_mask": "noise_mask_schedule"}
     return any(settings[on] and "{tracked}" in settings[key] for on, key in masks.items())
 
 
 def reads_video(settings: Settings) -> bool:
-    """Whether the frames of `video_init_path` are needed."""
+    """Return whether the frames of `video_init_path` are needed."""
     moving = settings["animation_mode"] in MOVING
     is_hybrid = settings["hybrid_composite"] != "None" or settings["hybrid_motion"] != "None"
     takes_sound = settings["add_soundtrack"] == "Init Video" and not settings["skip_video_creation"]
@@ -231,12 +237,12 @@ def reads_video(settings: Settings) -> bool:
 
 
 def switched_on(settings: Settings) -> list[str]:
-    """The features that are on."""
+    """Return the features that are on."""
     return [name for name, is_on in FEATURES.items() if is_on(settings)]
 
 
 def only_moving(settings: Settings) -> list[str]:
-    """The keys that are set and heeded only where frames begin with the one before."""
+    """Return the keys that are set, but used only if frames start from the previous one."""
     methods = "hybrid_composite", "hybrid_motion", "optical_flow_redo_generation"
     switches = "enable_perspective_flip", "diffusion_redo", "use_looper"
     named = [key for key in methods if settings[key] != "None"]
@@ -244,31 +250,8 @@ def only_moving(settings: Settings) -> list[str]:
 
 
 def without_effect(settings: Settings) -> list[str]:
-    """What is set and does nothing, with the reason."""
-    mode, found = settings["animation_mode"], []
-    if mode not in MOVING:
-        found += [f"{key}: has no effect in mode {mode}" for key in only_moving(settings)]
-        if settings["diffusion_cadence"] > 1 and mode == "Video Input":
-            found.append("diffusion_cadence: is 1 in mode Video Input")
-    if settings["r_upscale_video"] and not settings["skip_video_creation"]:
-        found.append(
-            f"r_upscale_model: {settings['r_upscale_model']} is not carried; the recipe's upscaler "
-            "takes its place"
-        )
-    if settings["hybrid_comp_save_extra_frames"]:
-        found.append("hybrid_comp_save_extra_frames: the composites' parts are not saved")
-    if settings["store_frames_in_ram"]:
-        found.append("store_frames_in_ram: every frame is saved as it is drawn")
-    if settings["optical_flow_cadence"] != "None" and not uses_flow_cadence(settings):
-        found.append("optical_flow_cadence: has no effect without cadence")
-    if (
-        settings["color_coherence"] == "Video Input"
-        and mode in MOVING
-        and not reads_video(settings)
-    ):
-        found.append("color_coherence: Video Input has no effect without hybrid video")
-    if mode == "3D" and settings["use_depth_warping"] and not settings["depth_model"]:
-        found.append("use_depth_warping: has no effect without a depth_model")
+    """Return a line for each setting that has no effect, with the reason."""
+    found = [*_mode_notes(settings), *_output_notes(settings), *_motion_notes(settings)]
     for key in ("near_schedule", "far_schedule"):
         if settings[key] != KEYS[key].default:
             found.append(f"{key}: has no effect, as in Deforum")
@@ -276,3 +259,42 @@ def without_effect(settings: Settings) -> list[str]:
         if settings[key] % 8:
             found.append(f"{key}: {settings[key]} is drawn as {settings[key] // 8 * 8}")
     return found
+
+
+def _mode_notes(settings: Settings) -> Iterator[str]:
+    """Yield the settings without effect in the animation mode."""
+    mode = settings["animation_mode"]
+    if mode in MOVING:
+        return
+    for key in only_moving(settings):
+        yield f"{key}: has no effect in mode {mode}"
+    if settings["diffusion_cadence"] > 1 and mode == "Video Input":
+        yield "diffusion_cadence: is 1 in mode Video Input"
+
+
+def _output_notes(settings: Settings) -> Iterator[str]:
+    """Yield the output settings without effect."""
+    if settings["r_upscale_video"] and not settings["skip_video_creation"]:
+        yield (
+            f"r_upscale_model: {settings['r_upscale_model']} is not available; the recipe's "
+            "upscaler is used instead"
+        )
+    if settings["hybrid_comp_save_extra_frames"]:
+        yield "hybrid_comp_save_extra_frames: the composites' parts are not saved"
+    if settings["store_frames_in_ram"]:
+        yield "store_frames_in_ram: every frame is saved as it is drawn"
+
+
+def _motion_notes(settings: Settings) -> Iterator[str]:
+    """Yield the settings of motion and colour without effect."""
+    mode = settings["animation_mode"]
+    if settings["optical_flow_cadence"] != "None" and not uses_flow_cadence(settings):
+        yield "optical_flow_cadence: has no effect without cadence"
+    if (
+        settings["color_coherence"] == "Video Input"
+        and mode in MOVING
+        and not reads_video(settings)
+    ):
+        yield "color_coherence: Video Input has no effect without hybrid video"
+    if mode == "3D" and settings["use_depth_warping"] and not settings["depth_model"]:
+        yield "use_depth_warping: has no effect without a depth_model"

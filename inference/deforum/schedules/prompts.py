@@ -1,8 +1,8 @@
 """The prompt of each frame.
 
-Deforum for A1111 3.0 (`prompt.py`, `render_modes.py`): prompts stand at keyframes and hold until
-the next, `` `formula` `` inside is computed for the frame, and what follows `--neg` is negative. In
-mode Interpolation two prompts with weights that sum to 1 stand between keyframes.
+Deforum for A1111 3.0 (`prompt.py`, `render_modes.py`): prompts are set at keyframes and hold until
+the next, `` `formula` `` inside is computed for the frame, and text after `--neg` is negative. In
+mode Interpolation there are two prompts with weights that sum to 1 between keyframes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMULA = re.compile(r"`([^`]*)`")
 
 
 class Part(NamedTuple):
-    """One of the prompts that a frame lies between; weights sum to 1."""
+    """One of the prompts around a frame; weights sum to 1."""
 
     prompt: str
     negative: str
@@ -33,23 +33,23 @@ class Part(NamedTuple):
 
 
 class PromptAt(NamedTuple):
-    """What is drawn at a frame."""
+    """The prompt of a frame."""
 
     prompt: str
     negative: str
     parts: tuple[Part, ...] = ()
-    """In mode Interpolation the prompts on both sides, for those who blend embeddings; one on a
-    keyframe. `prompt` is the composable form, `(a):0.7 AND (b):0.3`."""
+    """In mode Interpolation, the prompts on both sides, for blending embeddings; one on a keyframe.
+    `prompt` is the composable form, `(a):0.7 AND (b):0.3`."""
 
 
 def frame_prompts(
     settings: Settings, variables: Mapping[str, np.ndarray] | None = None
 ) -> list[PromptAt]:
-    """The prompts of all frames.
+    """Return the prompts of all frames.
 
     Args:
-        settings: with the run's seed drawn, where formulas use `s`.
-        variables: names in formulas besides `t`, `s`, `max_f` -> one value a frame; None takes
+        settings: with the run's seed drawn, if formulas use `s`.
+        variables: names in formulas besides `t`, `s`, `max_f` -> one value per frame; None uses
             those of the settings.
 
     Raises:
@@ -62,7 +62,7 @@ def frame_prompts(
 
 
 def prompts_of(settings: Settings, variables: Mapping[str, np.ndarray] | None) -> list[PromptAt]:
-    """The prompts of all frames, with messages that do not name the file."""
+    """Return the prompts of all frames; error messages do not name the file."""
     num_frames = settings["max_frames"]
     variables = frame_variables(settings) if variables is None else variables
     names = frame_names(num_frames, settings["seed"], variables)
@@ -94,7 +94,7 @@ def prompts_of(settings: Settings, variables: Mapping[str, np.ndarray] | None) -
 
 
 def at_frames(prompts: Mapping[str, str], names: Values) -> dict[int, str]:
-    """The prompts by the frame that their key comes to.
+    """Return the prompts by the frame of their key.
 
     Raises:
         InputError: a key is neither a number nor a formula.
@@ -112,7 +112,7 @@ def at_frames(prompts: Mapping[str, str], names: Values) -> dict[int, str]:
 
 
 def filled(text: str, start: int, end: int, names: Values) -> list[tuple[str, str]]:
-    """(prompt, negative prompt) of a keyframe's text at each of the frames from start to end."""
+    """Return (prompt, negative prompt) of a keyframe's text at each frame from start to end."""
     values: list[list[str]] = []
     for match in FORMULA.finditer(text):
         part = {k: v[start:end] if isinstance(v, np.ndarray) else v for k, v in names.items()}
@@ -138,18 +138,18 @@ def filled(text: str, start: int, end: int, names: Values) -> list[tuple[str, st
 
 
 def divided(text: str) -> tuple[str, str]:
-    """The prompt before the first `--neg`, and what follows all of them."""
+    """Return the prompt before the first `--neg`, and the text after all of them."""
     prompt, *negatives = text.split("--neg")
     return prompt.strip(), " ".join(part.strip() for part in negatives if part.strip())
 
 
 def alone(one: tuple[str, str]) -> PromptAt:
-    """A frame on a keyframe of mode Interpolation."""
+    """Return the prompt on a keyframe of mode Interpolation."""
     return PromptAt(*one, (Part(*one, 1.0),))
 
 
 def between(one: tuple[str, str], other: tuple[str, str], weight: float) -> PromptAt:
-    """A frame between two keyframes, `weight` of the way to the second one."""
+    """Return the prompt between two keyframes, `weight` of the way to the second one."""
     weights = 1 - weight, weight
     prompt, negative = (
         " AND ".join(f"({text}):{share}" for text, share in zip(pair, weights, strict=True) if text)

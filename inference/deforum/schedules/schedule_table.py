@@ -23,36 +23,36 @@ if TYPE_CHECKING:
     from inference.deforum.settings import Settings
 
 SCHEDULES = tuple(name for name, key in KEYS.items() if key.kind == SCHEDULE)
-"""The keys that hold a schedule."""
+"""The keys whose value is a schedule."""
 
 
 @dataclass
 class Schedules:
     """The values of all schedules at all frames, by key: `schedules.zoom[frame]`.
 
-    Numbers are floats, those of `INT_SCHEDULES` whole; `TEXT_SCHEDULES` are texts. Schedules of
-    what is switched off are computed when they are asked for, so that nobody has to mend them.
+    Numbers are floats, those of `INT_SCHEDULES` integers; `TEXT_SCHEDULES` are texts. Schedules of
+    features that are off are computed only on access, so that errors in them do not matter.
     """
 
     settings: Settings
     variables: Mapping[str, np.ndarray]
-    """What formulas may name besides `t`, `s`, `max_f`: one value a frame."""
+    """Names in formulas besides `t`, `s`, `max_f`: one value per frame."""
     given: Mapping[str, list[Any]]
-    """Values that stand instead of a schedule's (Parseq's)."""
+    """Values that replace a schedule (Parseq's)."""
     computed: dict[str, list[Any]] = field(default_factory=dict)
     networks: dict[str, list[float]] = field(default_factory=dict)
     """Strengths of networks, by name."""
 
     @classmethod
     def of(cls, settings: Settings) -> Schedules:
-        """Computes the schedules of an animation.
+        """Compute the schedules of an animation.
 
         Args:
-            settings: with the run's seed drawn, where schedules use `s`.
+            settings: with the run's seed drawn, if schedules use `s`.
 
         Raises:
-            InputError: a schedule that is switched on cannot be read or computed; or the file of
-                `audio_path` or `parseq_manifest` cannot be.
+            InputError: a schedule that is on, or the file of `audio_path` or `parseq_manifest`, is
+                invalid.
         """
         from inference.deforum.schedules.variables import frame_variables
         from inference.deforum.settings import managed_values
@@ -78,21 +78,21 @@ class Schedules:
         return self[key]
 
     def at(self, frame: int) -> At:
-        """The values at one frame, as attributes or by key."""
+        """Return the values at one frame, as attributes or by key."""
         return At(self, frame)
 
     def compute(self, key: str) -> list[Any]:
-        """The values of one schedule."""
+        """Return the values of one schedule."""
         values = self.given.get(key) or self.evaluated(key, self.settings[key])
         if key == "sampler_schedule" and self.settings[GATES[key]]:
             return self.samplers(values)
         return [int(value) for value in values] if key in INT_SCHEDULES else values
 
     def evaluated(self, key: str, text: str) -> list[Any]:
-        """The values of a schedule's text.
+        """Return the values of a schedule's text.
 
         Raises:
-            InputError: it cannot be read; with the settings' file before the message.
+            InputError: it is invalid; the message starts with the settings' file.
         """
         frames, seed = self.settings["max_frames"], self.settings["seed"]
         read = evaluate_text if key in TEXT_SCHEDULES else evaluate
@@ -102,10 +102,10 @@ class Schedules:
             raise self.settings.error(str(error)) from None
 
     def samplers(self, names: list[str]) -> list[str]:
-        """Samplers by the names that A1111 or Limner has for them.
+        """Return samplers by their names in A1111 or Limner.
 
         Raises:
-            InputError: there is none of a name.
+            InputError: a name is unknown.
         """
         found: dict[str, str] = {}
         for frame, name in enumerate(names):

@@ -1,9 +1,9 @@
 """Schedules: values over the frames, written `0:(1), 30:(1+sin(t/5)), "max_f-1":(0)`.
 
-What they mean is Deforum for A1111 3.0's (`animation_key_frames.py`): numbers are joined by
-straight lines; a formula is computed at every frame from its own to the next one; before the first
-and after the last value it stays. Ours reads what Deforum fails at: commas inside
-of formulas, a comma at the end, no frame 0.
+Their meaning is that of Deforum for A1111 3.0 (`animation_key_frames.py`): numbers are interpolated
+linearly; a formula is computed at every frame from its own to the next one; before the first and
+after the last value the schedule is constant. Ours also accepts what Deforum fails on: commas
+inside formulas, a trailing comma, no frame 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXAMPLE = "for example 0:(1), 30:(1.5)"
 
 
 class Keyframe(NamedTuple):
-    """One `frame:(value)`; columns count letters before it."""
+    """One `frame:(value)`; columns are the numbers of characters before it."""
 
     frame: str
     frame_column: int
@@ -40,17 +40,17 @@ def evaluate(
     seed: int = -1,
     variables: Mapping[str, np.ndarray] | None = None,
 ) -> list[float]:
-    """The values of a schedule of numbers, one a frame.
+    """Return the values of a numeric schedule, one per frame.
 
     Args:
         key: the schedule's name, for messages.
         text: the schedule.
-        num_frames: how many frames there are.
+        num_frames: number of frames.
         seed: the run's first seed, `s` in formulas.
-        variables: further names -> one value a frame.
+        variables: further names -> one value per frame.
 
     Raises:
-        InputError: the schedule cannot be read or has no number at a frame; the message names key,
+        InputError: the schedule is invalid or has no number at a frame; the message names key,
             frame and column (from 1).
     """
     names = frame_names(num_frames, seed, variables)
@@ -74,10 +74,10 @@ def evaluate(
             series[frame:end] = compute(formula, part)
         except FormulaError as error:
             at = frame + (error.place or 0)
-            raise told(key, str(error), column + error.column, at) from None
+            raise mistake(key, str(error), column + error.column, at) from None
     known = np.flatnonzero(~np.isnan(series))
     if not len(known):
-        raise told(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
+        raise mistake(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
     return np.interp(np.arange(num_frames), known, series[known]).tolist()
 
 
@@ -88,10 +88,10 @@ def evaluate_text(
     seed: int = -1,
     variables: Mapping[str, np.ndarray] | None = None,
 ) -> list[str]:
-    """The values of a schedule of texts (samplers, checkpoints, masks), one a frame.
+    """Return the values of a schedule of texts (samplers, checkpoints, masks), one per frame.
 
-    Each holds until the next; the first holds before it, too. Quotes and parentheses around a whole
-    value are taken off, and those inside stay (Deforum takes them all, and with them the order of a
+    Each holds until the next; the first also holds before it. Quotes and parentheses around a whole
+    value are removed, and those inside are kept (Deforum removes all, and with them the order of a
     composed mask).
 
     Raises:
@@ -100,7 +100,7 @@ def evaluate_text(
     points = placed(key, text, num_frames, frame_names(num_frames, seed, variables))
     inside = {frame: one for frame, one in points.items() if 0 <= frame < num_frames}
     if not inside:
-        raise told(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
+        raise mistake(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
     values: list[str] = []
     ordered = sorted(inside)
     for frame, following in zip(ordered, [*ordered[1:], num_frames], strict=True):
@@ -112,16 +112,16 @@ def evaluate_text(
 def frame_names(
     num_frames: int, seed: int, variables: Mapping[str, np.ndarray] | None = None
 ) -> Values:
-    """What formulas may name: the frame `t`, the seed `s`, the last frame `max_f`, and others."""
+    """Return the names in formulas: frame `t`, seed `s`, last frame `max_f`, and others."""
     names: dict[str, np.ndarray | float | int] = {"t": np.arange(num_frames, dtype=np.int64)}
     return names | {"s": seed, "max_f": num_frames - 1} | dict(variables or {})
 
 
 def placed(key: str, text: str, num_frames: int, names: Values) -> dict[int, Keyframe]:
-    """The keyframes of a schedule by frame; of two at one frame the later one.
+    """Return the keyframes of a schedule by frame; of two at one frame, the later one.
 
     Raises:
-        InputError: the text is no schedule.
+        InputError: the text is not a schedule.
     """
     points: dict[int, Keyframe] = {}
     for keyframe in keyframes(key, text):
@@ -129,15 +129,15 @@ def placed(key: str, text: str, num_frames: int, names: Values) -> dict[int, Key
             points[frame_of(keyframe.frame, names)] = keyframe
         except FormulaError as error:
             column = keyframe.frame_column + error.column
-            raise told(key, f"the frame {keyframe.frame.strip()!r} {error}", column) from None
+            raise mistake(key, f"the frame {keyframe.frame.strip()!r} {error}", column) from None
     return points
 
 
 def frame_of(text: str, names: Values) -> int:
-    """The frame that a keyframe stands at; fractions are cut off.
+    """Return the frame of a keyframe, truncated to an integer.
 
     Raises:
-        FormulaError: it is neither a number nor a formula of what is the same at all frames.
+        FormulaError: it is neither a number nor a formula that is constant over the frames.
     """
     if is_number(text):
         return int(number_of(text))
@@ -150,36 +150,36 @@ def frame_of(text: str, names: Values) -> int:
 
 
 def keyframes(key: str, text: str) -> Iterator[Keyframe]:
-    """The parts of a schedule in their order.
+    """Yield the parts of a schedule in order.
 
     Raises:
-        InputError: brackets or quotes without partner, a part without its frame or its value.
+        InputError: unbalanced brackets or quotes, or a part without its frame or value.
     """
     found = False
     parts = list(split(key, text))
     for start, end, colon in parts:
         part = text[start:end]
         if not part.strip() and found and end == len(text):
-            return  # a comma at the end
+            return  # a trailing comma
         column = start + len(part) - len(part.lstrip())
         if not part.strip():
-            raise told(key, f"expected frame:(value), {EXAMPLE}; got nothing", column)
+            raise mistake(key, f"expected frame:(value), {EXAMPLE}; got nothing", column)
         if colon is None:
             message = f"expected frame:(value), {EXAMPLE}; got {part.strip()!r} without a frame"
-            raise told(key, message, column)
+            raise mistake(key, message, column)
         if not text[start:colon].strip():
-            raise told(key, f"expected a frame before ':', {EXAMPLE}", colon)
+            raise mistake(key, f"expected a frame before ':', {EXAMPLE}", colon)
         if not text[colon + 1 : end].strip():
-            raise told(key, f"expected a value behind ':', {EXAMPLE}", colon)
+            raise mistake(key, f"expected a value after ':', {EXAMPLE}", colon)
         found = True
         yield Keyframe(text[start:colon], start, text[colon + 1 : end], colon + 1)
 
 
 def split(key: str, text: str) -> Iterator[tuple[int, int, int | None]]:
-    """(start, end, first colon) of what stands between the commas outside of brackets and quotes.
+    """Yield (start, end, first colon) of the parts between commas outside brackets and quotes.
 
     Raises:
-        InputError: a bracket or quote has no partner.
+        InputError: brackets or quotes are unbalanced.
     """
     start, colon, before = 0, None, ","
     open_brackets: list[int] = []
@@ -193,7 +193,7 @@ def split(key: str, text: str) -> Iterator[tuple[int, int, int | None]]:
             open_brackets.append(place)
         elif letter in PARTNERS:
             if not open_brackets or text[open_brackets.pop()] != PARTNERS[letter]:
-                raise told(key, f"{letter!r} closes no bracket", place)
+                raise mistake(key, f"{letter!r} has no matching bracket", place)
         elif not open_brackets and letter == ":" and colon is None:
             colon = place
         elif not open_brackets and letter == ",":
@@ -201,12 +201,12 @@ def split(key: str, text: str) -> Iterator[tuple[int, int, int | None]]:
             start, colon = place + 1, None
         before = before if letter.isspace() else letter
     for place in [quote] if quote is not None else open_brackets[-1:]:
-        raise told(key, f"{text[place]!r} is not closed", place)
+        raise mistake(key, f"{text[place]!r} is not closed", place)
     yield start, len(text), colon
 
 
 def unwrapped(text: str, column: int) -> tuple[str, int]:
-    """A value without the quotes and parentheses that stand around all of it, and its column."""
+    """Return a value without quotes and parentheses around all of it, and its column."""
     while True:
         column += len(text) - len(text.lstrip())
         text = text.strip()
@@ -217,7 +217,7 @@ def unwrapped(text: str, column: int) -> tuple[str, int]:
 
 
 def encloses(text: str) -> bool:
-    """Whether the parenthesis that opens a text is the one that closes it."""
+    """Return whether a text's first parenthesis is closed by its last character."""
     if len(text) < 2 or text[0] != "(" or text[-1] != ")":
         return False
     depth, quote = 0, ""
@@ -233,8 +233,8 @@ def encloses(text: str) -> bool:
     return False
 
 
-def told(key: str, message: str, column: int, frame: int | None = None) -> InputError:
-    """The message for a mistake in a schedule; `column` counts letters before it."""
+def mistake(key: str, message: str, column: int, frame: int | None = None) -> InputError:
+    """Return the error for a mistake in a schedule; `column` counts the characters before it."""
     place = (
         f"{key}, column {column + 1}"
         if frame is None

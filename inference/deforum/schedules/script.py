@@ -1,4 +1,4 @@
-"""All that is known of an animation before its first frame."""
+"""Everything that is known about an animation before its first frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inference.deforum.schedules.cadence import Block, blocks, diffused_frames
 from inference.deforum.schedules.prompts import PromptAt, frame_prompts
 from inference.deforum.schedules.schedule_table import Schedules
 from inference.deforum.schedules.schedules import frame_names, frame_of
-from inference.deforum.schedules.sources import VideoFrames, open_picture
+from inference.deforum.schedules.sources import Extraction, VideoFrames, open_picture
 from inference.deforum.settings import FormulaError
 from inference.runtime import InputError
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from inference.deforum.settings import Compat, Settings
 
 SIZE_STEP = 8
-"""Widths and heights are cut down to multiples of it, as in Deforum."""
+"""Widths and heights are rounded down to multiples of it, as in Deforum."""
 
 FEEDBACK_MODES = ("2D", "3D")
-"""Each frame begins with the one before; in all other modes frames do not depend on one another."""
+"""Modes in which each frame starts from the previous one; in others frames are independent."""
 
 
 class Script:
-    """Settings with what follows from them: schedules, prompts, sizes, what is drawn when.
+    """Settings and the values derived from them: schedules, prompts, sizes, diffused frames.
 
     Args:
         settings: with the run's seed drawn.
         compat: `fixed` or `deforum-3.0`.
-        folder: of the run; frames of videos are written into it.
+        folder: of the run; extracted video frames are written to it.
         artifact_names: the recipe's names of artifacts.
-        timestring: what the run's files begin with.
-        cadence_blend: whether diffused frames come in slowly.
+        timestring: prefix of the run's files.
+        cadence_blend: whether diffused frames fade in.
 
     Raises:
         InputError: a schedule, a prompt or a video cannot be used.
@@ -77,40 +77,40 @@ class Script:
             )
 
     def __getitem__(self, key: str) -> Any:
-        """A setting."""
+        """Return a setting."""
         return self.settings[key]
 
     def number(self, key: str, frame: int) -> float:
-        """What a schedule of numbers says at a frame."""
+        """Return the value of a numeric schedule at a frame."""
         return self.schedules[key][frame]
 
     def text(self, key: str, frame: int) -> str:
-        """What a schedule of texts says at a frame."""
+        """Return the value of a text schedule at a frame."""
         return self.schedules[key][frame]
 
     def texts(self, key: str) -> list[str]:
-        """What a schedule of texts says, frame by frame."""
+        """Return the values of a text schedule, frame by frame."""
         return self.schedules[key]
 
     def prompt(self, frame: int) -> PromptAt:
-        """Prompt and negative prompt of a frame.
+        """Return prompt and negative prompt of a frame.
 
-        Where the prompts on both sides of a frame of mode Interpolation have the same negative
-        prompt, that one is taken as it is; Deforum 3.0 writes it twice, with weights that negative
-        prompts do not heed.
+        If the prompts on both sides of a frame of mode Interpolation have the same negative prompt,
+        it is used unchanged; Deforum 3.0 writes it twice, with weights that negative prompts
+        ignore.
         """
-        told = self.prompts[frame]
-        if self.mixes_embeddings and len(told.parts) > 1:
-            parts = " AND ".join(f"{part.prompt} :{part.weight}" for part in told.parts)
-            told = told._replace(prompt=parts)
-        negatives = {part.negative for part in told.parts}
+        found = self.prompts[frame]
+        if self.mixes_embeddings and len(found.parts) > 1:
+            parts = " AND ".join(f"{part.prompt} :{part.weight}" for part in found.parts)
+            found = found._replace(prompt=parts)
+        negatives = {part.negative for part in found.parts}
         if self.compat == "fixed" and len(negatives) == 1:
-            return told._replace(negative=negatives.pop())
-        return told
+            return found._replace(negative=negatives.pop())
+        return found
 
     @property
     def mixes_embeddings(self) -> bool:
-        """Whether mode Interpolation mixes prompts by their embeddings."""
+        """Return whether mode Interpolation mixes prompts by their embeddings."""
         is_mixed = self["interpolation_blend"] == "embedding"
         return is_mixed and self["animation_mode"] == "Interpolation"
 
@@ -120,18 +120,18 @@ class Script:
         return self["steps"]
 
     def sampler(self, frame: int) -> str:
-        """The sampler with its schedule type, as A1111 named them before 1.9."""
+        """Return the sampler with its schedule type, in A1111's names before 1.9."""
         if self["enable_sampler_scheduling"]:
             return self.text("sampler_schedule", frame)
         kind = self["schedule_type"]
         return self["sampler"] if kind == "Automatic" else f"{self['sampler']} {kind}"
 
     def network_strengths(self, frame: int) -> dict[str, float]:
-        """Strengths of networks by name, where `network_schedules` says so."""
+        """Return the strengths of networks by name, if `network_schedules` sets them."""
         return {name: values[frame] for name, values in self.schedules.networks.items()}
 
     def strength(self, frame: int) -> float:
-        """How much of the frame before stays, 0 … 1."""
+        """Return how much of the previous frame stays, 0 … 1."""
         key = "strength_schedule"
         if self["keyframe_distribution"] != "Off" and frame in self.keyframes:
             key = "keyframe_strength_schedule"
@@ -143,13 +143,13 @@ class Script:
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether a video is mixed in, or moves the frames."""
+        """Return whether a video is mixed in, or moves the frames."""
         on = self["hybrid_composite"] != "None" or self["hybrid_motion"] != "None"
         return self.has_feedback and on
 
     @property
     def colors_of_video(self) -> bool:
-        """Whether the video's frames are the colour samples."""
+        """Return whether the video's frames are the colour samples."""
         return self["color_coherence"] == "Video Input" and self.is_hybrid
 
     @property
@@ -166,13 +166,13 @@ class Script:
 
     @property
     def follows_video(self) -> bool:
-        """Whether the animation has as many frames as the video."""
+        """Return whether the animation has as many frames as the video."""
         if self["animation_mode"] == "Video Input":
             return True
         return self.is_hybrid and not self["hybrid_use_init_image"]
 
     def open_video(self, key: str, folder: str) -> VideoFrames:
-        """The frames of a video that the settings name, extracted as they say.
+        """Extract the frames of a video that the settings name.
 
         Raises:
             InputError: it cannot be read.
@@ -182,14 +182,16 @@ class Script:
             key,
             self.folder / folder,
             (self.width, self.height),
-            self["extract_from_frame"],
-            self["extract_to_frame"],
-            max(1, self["extract_nth_frame"]),
-            self["overwrite_extracted_frames"],
+            Extraction(
+                self["extract_from_frame"],
+                self["extract_to_frame"],
+                max(1, self["extract_nth_frame"]),
+                self["overwrite_extracted_frames"],
+            ),
         )
 
     def init_picture(self) -> np.ndarray | None:
-        """The picture that the animation begins with: the init image, or the video's first frame.
+        """Return the first image of the animation: the init image, or the video's first frame.
 
         Raises:
             InputError: it cannot be opened.
@@ -204,7 +206,7 @@ class Script:
 
     @cached_property
     def keyframes(self) -> list[int]:
-        """The frames at which prompts change."""
+        """Return the frames at which prompts change."""
         names = frame_names(self["max_frames"], self["seed"], self.schedules.variables)
         found = []
         for key in self["prompts"]:
@@ -216,12 +218,12 @@ class Script:
 
     @cached_property
     def cadence(self) -> int:
-        """Every how many frames one is diffused."""
+        """Return n if every n-th frame is diffused."""
         return max(1, self["diffusion_cadence"]) if self.has_feedback else 1
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """The diffused frames, each with the frames that it is shown in."""
+        """Return the diffused frames, each with the frames that it is shown in."""
         distribution = self["keyframe_distribution"] if self.has_feedback else "Off"
         diffused = diffused_frames(self.max_frames, self.cadence, self.keyframes, distribution)
         drops_last = self.compat == "deforum-3.0"
@@ -229,14 +231,15 @@ class Script:
 
     @property
     def shown_frames(self) -> int:
-        """How many frames come out."""
+        """Return the number of output frames."""
         return sum(len(block.frames) for block in self.blocks)
 
     def check_networks(self) -> None:
-        """Refuses strengths of networks that are nowhere.
+        """Reject strengths of unknown networks.
 
         Raises:
-            InputError: `network_schedules` names what is neither an artifact nor in a prompt.
+            InputError: `network_schedules` names a network that is neither an artifact nor in a
+                prompt.
         """
         for name in self.schedules.networks:
             pattern = rf"<(lora|lyco|hypernet):{re.escape(name)}[:>]"
@@ -245,18 +248,18 @@ class Script:
                 known = ", ".join(self.artifact_names) or "none"
                 raise InputError(
                     f"network_schedules.{name}: neither an artifact of the recipe (there are: "
-                    f"{known}) nor called by a prompt, <lora:{name}:1>"
+                    f"{known}) nor named in a prompt, <lora:{name}:1>"
                 )
 
 
 def one_frame_each(settings: Settings) -> Settings:
-    """Mode None: as many frames as prompts, each with its own, in the order of their keyframes."""
+    """Return settings of mode None: one frame per prompt, in the order of their keyframes."""
     texts = [text for _, text in sorted(settings["prompts"].items(), key=by_frame)]
     prompts = {str(number): text for number, text in enumerate(texts)}
     return settings.replace(max_frames=len(texts), prompts=prompts)
 
 
 def by_frame(pair: tuple[str, str]) -> tuple[float, str]:
-    """Keyframes that are numbers in their order, then formulas."""
+    """Return a sort key: numeric keyframes in order, then formulas."""
     key, _ = pair
     return (float(key), "") if key.strip().isdigit() else (float("inf"), key)

@@ -1,8 +1,8 @@
-"""Seeds over the frames: Deforum's behaviours, and seeds that follow from the run's own.
+"""Seeds over the frames: Deforum's behaviours, and seeds derived from the run's seed.
 
-The behaviours are those of Deforum for A1111 3.0 (`seed.py`). Whatever Deforum draws by chance on
-the way (`random`, -1 in a schedule, redone generations) follows here from the run's seed, the frame
-and the purpose, so that a run can be repeated and resumed.
+The behaviours are those of Deforum for A1111 3.0 (`seed.py`). Whatever Deforum draws at random
+(`random`, -1 in a schedule, redone generations) is derived here from the run's seed, the frame and
+the purpose, so that a run can be repeated and resumed.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from inference.runtime import InputError
 
 BEHAVIORS = ("iter", "fixed", "random", "ladder", "alternate", "schedule")
 SEEDS = 2**32
-"""Seeds that are drawn lie below this."""
+"""Exclusive upper limit of random seeds."""
 
 
 def draw_seed() -> int:
-    """A seed by chance, for a run whose settings say -1."""
+    """Return a random seed, for a run whose settings say -1."""
     return random.SystemRandom().randrange(SEEDS)
 
 
 def derived_seed(run_seed: int, frame: int, purpose: str) -> int:
-    """A seed below 2^32 that follows from the run's seed, the frame and what it is for."""
+    """Return a seed below 2^32 derived from the run's seed, the frame and its purpose."""
     digest = hashlib.sha256(f"{run_seed}:{frame}:{purpose}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
 class SeedSequence:
-    """The seed of each frame that is generated.
+    """The seed of each generated frame.
 
-    `at(frame)` is what a frame is generated with; after it `advance(frame)` goes on.
+    `at(frame)` is the frame's seed; `advance(frame)` moves on to the next one.
     """
 
     def __init__(
@@ -42,16 +42,18 @@ class SeedSequence:
         iter_n: int = 1,
         schedule: Sequence[float] | None = None,
     ) -> None:
-        """The sequence before its first frame.
+        """Start a sequence before its first frame.
 
         Args:
             behavior: one of `BEHAVIORS`.
-            seed: the run's seed, from 0; the first frame's (with `schedule`, if that says so).
-            iter_n: with `iter`, after how many frames the seed goes up.
-            schedule: with `schedule`, a seed a frame; below 0 stands for one by chance.
+            seed: the run's seed, from 0; that of the first frame (with `schedule`, if that says
+                so).
+            iter_n: with `iter`, the number of frames after which the seed is incremented.
+            schedule: with `schedule`, one seed per frame; below 0 means a random one.
 
         Raises:
-            InputError: no such behaviour; the seed is not drawn yet; a schedule is missing.
+            InputError: the behaviour is unknown, the seed is not drawn yet, or the schedule is
+                missing.
         """
         if behavior not in BEHAVIORS:
             raise InputError(
@@ -71,14 +73,14 @@ class SeedSequence:
         self.counter = 0
 
     def at(self, frame: int) -> int:
-        """The seed of a frame, from 0."""
+        """Return the seed of a frame, from 0."""
         if self.behavior != "schedule" or self.schedule is None:
             return self.seed
         planned = int(self.schedule[frame])
         return derived_seed(self.run_seed, frame, "schedule") if planned < 0 else planned
 
     def advance(self, frame: int) -> None:
-        """Goes on to the next generated frame; `frame` is the one just done."""
+        """Move on to the next generated frame; `frame` is the one just finished."""
         match self.behavior:
             case "iter":
                 self.seed += self.counter % self.iter_n == 0
@@ -93,16 +95,16 @@ class SeedSequence:
                 self.seed = derived_seed(self.run_seed, frame, "random")
 
     def next(self, frame: int) -> int:
-        """The seed of a frame, after which the sequence has gone on."""
+        """Return the seed of a frame, and advance."""
         seed = self.at(frame)
         self.advance(frame)
         return seed
 
     def state(self) -> dict[str, int]:
-        """What `restore` needs to go on from here."""
+        """Return the state for `restore`."""
         return {"run_seed": self.run_seed, "seed": self.seed, "counter": self.counter}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Goes on from where `state()` was taken."""
+        """Continue from a `state()`."""
         self.run_seed, self.seed = state["run_seed"], state["seed"]
         self.counter = state["counter"]

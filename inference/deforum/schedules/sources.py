@@ -1,11 +1,13 @@
-"""Pictures that an animation begins with or goes along with: files, videos, folders.
+"""Images that an animation starts from or follows: files, videos, folders.
 
-Nothing is opened whose feature is off, and nothing is fetched from the net.
+Nothing is opened for a feature that is off, and nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,20 +19,20 @@ from inference.media import PICTURES, iter_frames, pictures_in
 from inference.runtime import InputError
 
 DIGITS = 9
-"""Of the numbers in names."""
+"""Number of digits in names."""
 
 
 def local(path: object, key: str) -> Path:
-    """The file or folder that a setting names.
+    """Return the file or folder that a setting names.
 
     Raises:
-        InputError: it names none, or an address on the net.
+        InputError: it names none, or is a web address.
     """
     text = str(path or "").strip().strip('"')
     if not text or text == "None":
         raise InputError(f"{key}: must name a file; its feature is switched on")
     if "://" in text:
-        raise InputError(f"{key}: {text} is not fetched from the net; save it and give its path")
+        raise InputError(f"{key}: {text} is not downloaded; save it and give its path")
     if not Path(text).exists():
         raise InputError(
             f"{key}: there is no file {text!r}; give the path of one, or switch it off"
@@ -39,46 +41,65 @@ def local(path: object, key: str) -> Path:
 
 
 def open_picture(path: object, key: str, width: int, height: int) -> np.ndarray:
-    """A picture file, stretched (Lanczos) to the frame's size: uint8 RGB (height, width, 3).
+    """Open an image file, stretched (Lanczos) to the frame's size: uint8 RGB (height, width, 3).
 
     Raises:
-        InputError: there is no such file, or it is no picture.
+        InputError: there is no such file, or it is not an image.
     """
     return fitted(open_init_image(local(path, key), key=key), width, height)
 
 
 def open_alpha_picture(path: object, key: str) -> Image.Image:
-    """A picture file as it is, with its transparency.
+    """Open an image file as it is, with its transparency.
 
     Raises:
-        InputError: there is no such file, or it is no picture.
+        InputError: there is no such file, or it is not an image.
     """
     return read_image(local(path, key), key)
 
 
 def fitted(image: Image.Image, width: int, height: int) -> np.ndarray:
-    """A picture in the frame's size, uint8 RGB (height, width, 3)."""
+    """Return an image in the frame's size, uint8 RGB (height, width, 3)."""
     image = image.convert("RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     return np.array(image)
 
 
-class VideoFrames:
-    """The frames of a video, or the pictures of a folder, that an animation uses.
+@dataclass(frozen=True)
+class Extraction:
+    """Which frames of a video are extracted.
 
-    A video's are written once, as PNG files, into a folder (Deforum writes JPEG files there), so
+    Attributes:
+        first: first frame, counted from 0.
+        last: last frame, inclusive; -1 is the end.
+        step: take every n-th frame, counted from the video's first.
+        anew: write them again even if they exist.
+    """
+
+    first: int = 0
+    last: int = -1
+    step: int = 1
+    anew: bool = False
+
+    def keeps(self, number: int) -> bool:
+        """Return whether a frame is extracted."""
+        is_before_end = self.last == -1 or number <= self.last
+        return number % self.step == 0 and self.first <= number and is_before_end
+
+
+class VideoFrames:
+    """The frames of a video, or the images of a folder, that an animation uses.
+
+    A video's frames are written once, as PNG files, to a folder (Deforum writes JPEG files), so
     that memory does not grow and a resumed run finds them.
 
     Args:
-        path: the video (any that FFmpeg reads, GIFs too) or a folder of pictures.
-        key: what the settings call it, for messages.
-        folder: where its frames are written.
-        size: (width, height) in which they are given out.
-        first: of the video's frames, counted from 0.
-        last: of the video's frames, itself included; -1 is the end.
-        step: every how many frames one is taken, counted from the video's first.
-        anew: write them again if they are there already.
+        path: the video (any that FFmpeg reads, also GIF) or a folder of images.
+        key: its key in the settings, for messages.
+        folder: folder for its frames.
+        size: (width, height) of the frames returned.
+        extraction: which frames are taken; all of them if None.
 
     Raises:
         InputError: it cannot be read, or no frames are left.
@@ -90,52 +111,48 @@ class VideoFrames:
         key: str,
         folder: Path,
         size: tuple[int, int],
-        first: int = 0,
-        last: int = -1,
-        step: int = 1,
-        anew: bool = False,
+        extraction: Extraction | None = None,
     ) -> None:
         self.source = local(path, key)
         self.key = key
         self.folder = folder
         self.size = size
-
-        def keep(number: int) -> bool:
-            return number % step == 0 and first <= number and (last == -1 or number <= last)
-
-        self.files = self.extracted(keep, f"{first}-{last}-{step}", anew)
+        extraction = extraction or Extraction()
+        self.files = self.extracted(extraction)
         if not self.files:
+            first, last, step = extraction.first, extraction.last, extraction.step
             raise InputError(
                 f"{key}: no frames of {self.source} are left with extract_from_frame={first}, "
                 f"extract_to_frame={last}, extract_nth_frame={step}"
             )
         self.read = lru_cache(maxsize=8)(self._read)
 
-    def extracted(self, keep, what: str, anew: bool) -> list[Path]:
-        """The files of the frames, written now unless they are there."""
+    def extracted(self, extraction: Extraction) -> list[Path]:
+        """Return the files of the frames; write them unless they exist."""
         if self.source.is_dir():
-            return [file for n, file in enumerate(pictures_in(self.source)) if keep(n)]
+            return [file for n, file in enumerate(pictures_in(self.source)) if extraction.keeps(n)]
         stat = self.source.stat()
-        told = f"{self.source.resolve()} {what} {stat.st_size} {stat.st_mtime_ns}"
+        which = f"{extraction.first}-{extraction.last}-{extraction.step}"
+        origin = f"{self.source.resolve()} {which} {stat.st_size} {stat.st_mtime_ns}"
         stamp = self.folder / f"{self.source.stem}.txt"
         stem = self.source.stem
-        if not anew and stamp.is_file() and stamp.read_text("utf-8") == told:
+        if not extraction.anew and stamp.is_file() and stamp.read_text("utf-8") == origin:
             return sorted(self.folder.glob(f"{glob_safe(stem)}{'[0-9]' * DIGITS}.png"))
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.glob(f"{glob_safe(stem)}{'[0-9]' * DIGITS}.png"):
             old.unlink()
         files = []
-        for number, picture in enumerate(self.decoded(keep)):
+        for number, picture in enumerate(self.decoded(extraction)):
             files.append(self.folder / f"{stem}{number:0{DIGITS}}.png")
             Image.fromarray(picture).save(files[-1], compress_level=1)
-        stamp.write_text(told, "utf-8")
+        stamp.write_text(origin, "utf-8")
         return files
 
-    def decoded(self, keep):
-        """Pictures of the video, or the one of a picture file."""
+    def decoded(self, extraction: Extraction) -> Iterable[np.ndarray]:
+        """Return the images of the video, or the one of an image file."""
         if self.source.suffix.lower() in set(PICTURES) - {".gif"}:
             return [np.array(read_image(self.source, self.key).convert("RGB"))]
-        return iter_frames(self.source, self.key, keep)
+        return iter_frames(self.source, self.key, extraction.keeps)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -144,19 +161,19 @@ class VideoFrames:
         return fitted(open_init_image(self.files[number], key=self.key), *self.size)
 
     def __getitem__(self, frame: int) -> np.ndarray:
-        """The picture for a frame of the animation; behind the end the last one, at -1 the first.
+        """Return the image for a frame; after the end the last one, at -1 the first.
 
         Returns:
-            uint8 RGB (height, width, 3), not to be written to.
+            uint8 RGB (height, width, 3), read-only.
         """
         return self.read(min(max(frame, 0), len(self.files) - 1))
 
     def remove(self) -> None:
-        """Takes away what was written."""
+        """Delete the files written."""
         if not self.source.is_dir():
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def glob_safe(text: str) -> str:
-    """With the signs that mean something in patterns as themselves."""
+    """Escape the characters that have a meaning in glob patterns."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)

@@ -1,4 +1,4 @@
-"""Loudness of a sound file over the frames of an animation, for use in schedules. Ours.
+"""Loudness of a sound file over the frames of an animation, for use in schedules. Our addition.
 
 `zoom: 0:(1 + 0.05*bass)` zooms with the bass. A file is decoded with PyAV (any format that FFmpeg
 reads, also the sound of a video).
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 RATE = 22050
-"""Samples a second that everything is measured at."""
+"""Sample rate of all measurements, per second."""
 
 BANDS = {"bass": (20.0, 250.0), "mid": (250.0, 2000.0), "treble": (2000.0, 10000.0)}
-"""Band -> its lower and upper end in Hz."""
+"""Band -> its lower and upper limit in Hz."""
 
 WINDOW = 2048
-"""Samples that a frame's bands are measured in, around its middle: 93 ms."""
+"""Samples around a frame's middle in which its bands are measured: 93 ms."""
 
 BLOCK = 1024
-"""Frames measured at once, so that long pieces take no more memory."""
+"""Frames measured at once, to limit memory for long files."""
 
 
 def audio_variables(path: str, fps: float, num_frames: int) -> dict[str, np.ndarray]:
-    """Loudness of a file at each frame.
+    """Return the loudness of a file at each frame.
 
     Args:
         path: the file.
-        fps: frames a second.
-        num_frames: how many frames; behind the sound's end it is silent.
+        fps: frames per second.
+        num_frames: number of frames; after the sound's end there is silence.
 
     Returns:
         `rms` and each of `BANDS` -> (num_frames,) from 0 (silence) to 1 (the loudest frame).
@@ -49,7 +49,7 @@ def audio_variables(path: str, fps: float, num_frames: int) -> dict[str, np.ndar
 
 
 def measure(samples: np.ndarray, rate: float, fps: float, num_frames: int) -> dict[str, np.ndarray]:
-    """Loudness of samples (n,) in -1 … 1 at each frame, each divided by its maximum.
+    """Return the loudness of samples (n,) in -1 … 1 at each frame, each divided by its maximum.
 
     `rms` is the root mean square over the frame's time; bands are the magnitudes of a Fourier
     transform with a Hann window, as root mean square over the band.
@@ -68,7 +68,7 @@ def measure(samples: np.ndarray, rate: float, fps: float, num_frames: int) -> di
 
 
 def band_levels(padded: np.ndarray, middles: np.ndarray, rate: float) -> dict[str, np.ndarray]:
-    """Level of each band around samples; `padded` starts half a window early."""
+    """Return the level of each band around samples; `padded` starts half a window early."""
     window = np.hanning(WINDOW)
     frequencies = np.fft.rfftfreq(WINDOW, 1 / rate)
     chosen = {
@@ -85,7 +85,7 @@ def band_levels(padded: np.ndarray, middles: np.ndarray, rate: float) -> dict[st
 
 
 def decode(path: str, seconds: float) -> np.ndarray:
-    """The first seconds of a file's sound as one channel at `RATE`, in -1 … 1.
+    """Return the first seconds of a file's sound as one channel at `RATE`, in -1 … 1.
 
     Raises:
         InputError: there is no such file, or no sound in it; or PyAV is not installed.
@@ -107,7 +107,7 @@ def decode(path: str, seconds: float) -> np.ndarray:
 
 
 def joined_samples(av: Any, container: Any, most: int) -> np.ndarray:
-    """Samples of an open file, as many as are needed."""
+    """Return samples of an open file, as many as needed."""
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
     parts: list[np.ndarray] = []
     count = 0
@@ -123,15 +123,15 @@ def joined_samples(av: Any, container: Any, most: int) -> np.ndarray:
 
 
 def frame_variables(settings: Settings) -> dict[str, np.ndarray]:
-    """Name -> one value a frame.
+    """Return name -> one value per frame.
 
     - `f` the frame, `sec` its time, `fps`, `bpm`, `unique` the run's seed;
-    - `beat` beats since the first one (`beat_offset` beats after the beginning), `whole_beat` the
-      last full one, `progress_until_beat` the part of a beat since, `frames_until_beat` frames to
+    - `beat` beats since the first one (`beat_offset` beats after the start), `whole_beat` the last
+      whole one, `progress_until_beat` the fraction of a beat since, `frames_until_beat` frames to
       the next one, 0 on it;
-    - `events_passed` how many of `schedule_events` have come, `frames_until_next_event` (0 on it;
-      to the last frame where none follows), `frames_since_prev_event` (since the one before this
-      frame, or the beginning);
+    - `events_passed` how many of `schedule_events` have occurred, `frames_until_next_event` (0 on
+      it; to the last frame if there is none), `frames_since_prev_event` (since the one before this
+      frame, or the start);
     - with `audio_path`: `rms`, `bass`, `mid`, `treble`, from 0 to 1.
 
     Raises:
@@ -161,7 +161,7 @@ def frame_variables(settings: Settings) -> dict[str, np.ndarray]:
 
 
 def event_counts(seconds: list[float], fps: float, count: int) -> dict[str, np.ndarray]:
-    """How far the frames are from the events; an event falls on the frame that shows its time."""
+    """Return the distances in frames to the events; an event's frame is the one at its time."""
     frames = np.arange(count)
     events = np.unique(np.floor(np.asarray(seconds, np.float64) * fps + 1e-9))
     passed = np.searchsorted(events, frames, side="right")

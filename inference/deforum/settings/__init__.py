@@ -1,4 +1,4 @@
-"""Settings files of Deforum and its relatives become typed settings."""
+"""Convert settings files of Deforum and its relatives to typed settings."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Values of a settings file as what their keys hold, however a file of some age wrote them."""
+"""Convert values of a settings file of any age to the types of their keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OLD_SAMPLERS = (
     "DPM fast", "DPM adaptive", "LMS Karras", "DPM2 Karras", "DPM2 a Karras", "DPM++ 2S a Karras",
     "DPM++ 2M Karras", "DPM++ SDE Karras", "DDIM", "PLMS", "UniPC",
 )  # fmt: skip
-"""A1111's samplers in early 2023, when settings files told them by number."""
+"""A1111's samplers in early 2023, when settings files stored their numbers."""
 
 OTHER_SAMPLERS = {
     "klms": "LMS", "lms": "LMS", "heun": "Heun", "euler": "Euler", "ddim": "DDIM", "plms": "PLMS",
@@ -41,7 +41,7 @@ OTHER_SAMPLERS = {
     "dpmpp_2m_sde_gpu": "DPM++ 2M SDE", "dpmpp_3m_sde": "DPM++ 3M SDE",
     "dpmpp_3m_sde_gpu": "DPM++ 3M SDE", "uni_pc": "UniPC", "lcm": "LCM", "restart": "Restart",
 }  # fmt: skip
-"""What the notebook and ComfyUI call the samplers."""
+"""Names of samplers in the notebook and ComfyUI."""
 
 KNOWN_SAMPLERS = {
     name.casefold(): name
@@ -58,10 +58,10 @@ TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
 
 def coerce(name: str, key: Key, value: Any) -> Any:
-    """A value as its key holds it.
+    """Convert a value to the type of its key.
 
     Raises:
-        ValueError: it cannot be one; the message says what is expected.
+        ValueError: that is not possible; the message says what is expected.
     """
     if value is None and key.kind not in (STR, RECORD):
         return COERCIONS[key.kind](name, key, key.default)
@@ -73,7 +73,7 @@ def coerce(name: str, key: Key, value: Any) -> Any:
 
 
 def whole(name: str, key: Key, value: Any) -> int:
-    """A whole number, also of `25.0` and `"25"`."""
+    """Convert to an integer, also from `25.0` and `"25"`."""
     if isinstance(value, str) and WHOLE.fullmatch(value.strip()):
         return int(value.strip().partition(".")[0])
     if isinstance(value, float) and value.is_integer():
@@ -84,7 +84,7 @@ def whole(name: str, key: Key, value: Any) -> int:
 
 
 def number(name: str, key: Key, value: Any) -> float:
-    """A number, also of `"0.5"`; whole numbers stay whole."""
+    """Convert to a number, also from `"0.5"`; integers stay integers."""
     if isinstance(value, str):
         try:
             value = whole(name, key, value) if WHOLE.fullmatch(value.strip()) else float(value)
@@ -96,7 +96,7 @@ def number(name: str, key: Key, value: Any) -> float:
 
 
 def finite(value: float) -> bool:
-    """Whether a number is one that a float can hold."""
+    """Return whether a number is finite as a float."""
     try:
         return math.isfinite(value)
     except OverflowError:
@@ -104,7 +104,7 @@ def finite(value: float) -> bool:
 
 
 def switch(name: str, key: Key, value: Any) -> bool:
-    """On or off, also of 0, 1, `"true"`, `"False"`."""
+    """Convert to a bool, also from 0, 1, `"true"`, `"False"`."""
     if isinstance(value, bool) or (isinstance(value, int | float) and value in (0, 1)):
         return bool(value)
     word = value.strip().casefold() if isinstance(value, str) else None
@@ -114,7 +114,7 @@ def switch(name: str, key: Key, value: Any) -> bool:
 
 
 def text(name: str, key: Key, value: Any) -> str | None:
-    """A text, also of a number; None stands for none."""
+    """Convert to a text, also from a number; None stays None."""
     if isinstance(value, Mapping | list) and name in ("init_images", "parseq_manifest"):
         value = json.dumps(value, ensure_ascii=False)
     if value is None or (name == "init_image" and str(value).casefold() in NOTHING):
@@ -125,20 +125,20 @@ def text(name: str, key: Key, value: Any) -> str | None:
 
 
 def writable(value: str) -> str:
-    """The text, which UTF-8 can hold.
+    """Return the text if UTF-8 can encode it.
 
     Raises:
-        ValueError: it has half a pair of surrogates.
+        ValueError: it has a lone surrogate.
     """
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the sign at place {error.start + 1} is not valid Unicode") from None
+        raise ValueError(f"character {error.start + 1} is not valid Unicode") from None
     return value
 
 
 def choice(name: str, key: Key, value: Any) -> str:
-    """One of the key's values, in any case; of `fill` also its number, of samplers any name."""
+    """Return one of the key's values in any case; `fill` also by number, samplers by any name."""
     if name == "sampler":
         return sampler_name(value)
     if isinstance(value, float) and value.is_integer():
@@ -155,7 +155,7 @@ def choice(name: str, key: Key, value: Any) -> str:
 
 
 def sampler_name(value: Any) -> str:
-    """A sampler by the name that A1111 or Limner has for it, or by its number of old.
+    """Return a sampler's name in A1111 or Limner, given any name or its old number.
 
     Raises:
         ValueError: there is no such sampler.
@@ -175,7 +175,7 @@ def sampler_name(value: Any) -> str:
 
 
 def schedule(name: str, key: Key, value: Any) -> str:
-    """A schedule; of a number one that stays at it, of a mapping frame -> value its text."""
+    """Return a schedule; a number becomes a constant one, a mapping frame -> value its text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{frame}:({writable(str(one))})" for frame, one in value.items())
     if isinstance(value, int | float) and not isinstance(value, bool) and finite(value):
@@ -188,7 +188,7 @@ def schedule(name: str, key: Key, value: Any) -> str:
 
 
 def plain_number(value: float) -> str:
-    """A number without an exponent where that is short, so that it stays a number in schedules."""
+    """Return a number without exponent if that is short, so that schedules read it as a number."""
     written = repr(value)
     if "e" not in written:
         return written
@@ -197,7 +197,7 @@ def plain_number(value: float) -> str:
 
 
 def texts(name: str, key: Key, value: Any) -> dict[str, str]:
-    """Frame -> text: of a mapping, a list (one a frame from 0), a text, or JSON in a text."""
+    """Return frame -> text of a mapping, a list (one per frame from 0), a text, or JSON text."""
     if isinstance(value, str):
         try:
             parsed = json.loads(value) if value.lstrip().startswith(("{", "[")) else value
@@ -219,7 +219,7 @@ def texts(name: str, key: Key, value: Any) -> dict[str, str]:
 
 
 def numbers(name: str, key: Key, value: Any) -> list[float]:
-    """A list of numbers; events also as mappings with `time`, texts with commas between."""
+    """Return a list of numbers; also from events with `time`, and from comma-separated text."""
     if isinstance(value, str):
         value = [part for part in value.strip("[] ").split(",") if part.strip()]
     if not isinstance(value, list | tuple):
@@ -229,7 +229,7 @@ def numbers(name: str, key: Key, value: Any) -> list[float]:
 
 
 def record(name: str, key: Key, value: Any) -> Any:
-    """Whatever JSON can hold."""
+    """Return any value that JSON can represent."""
     try:
         writable(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
@@ -238,7 +238,7 @@ def record(name: str, key: Key, value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value in a message, cut where it is long."""
+    """Return a value for a message, truncated if long."""
     try:
         written = json.dumps(value, ensure_ascii=True)
     except (TypeError, ValueError, RecursionError):

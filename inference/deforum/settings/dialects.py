@@ -1,8 +1,8 @@
-"""Settings files by others than Deforum 3.0: the notebook's, deforum-studio's, wrapped ones.
+"""Settings files by other programs: the notebook's, deforum-studio's, wrapped ones.
 
-Whatever the file is, what comes out has Deforum 3.0's keys and its prompts joined. Sources: Deforum
-for A1111 3.0 (`settings.py`), the notebook 0.7.1 (`helpers/prompts.py`, `helpers/settings.py`),
-deforum-studio's settings.
+The result always has Deforum 3.0's keys, with prompts joined. Sources: Deforum for A1111 3.0
+(`settings.py`), the notebook 0.7.1 (`helpers/prompts.py`, `helpers/settings.py`), deforum-studio's
+settings.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ SCHEDULERS = {
     "normal": "Normal", "sgm_uniform": "SGM Uniform", "ddim_uniform": "DDIM",
     "kl_optimal": "KL Optimal", "ays": "Align Your Steps",
 }  # fmt: skip
-"""ComfyUI's names of schedule types, where they differ by more than capitals."""
+"""ComfyUI's names of schedule types that differ by more than capitals."""
 
 WRAPPERS = ("input", "settings", "deforum_settings")
 BORDERS = {"warp": "wrap"}
-"""A slip of the pen that went from file to file."""
+"""A typo that was copied from file to file."""
 
 TEXT_FRAMES = 20
-"""`interpolate_x_frames` of the notebook, where a file leaves it out."""
+"""Default of the notebook's `interpolate_x_frames`."""
 
 
 def translate(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The settings of any dialect in Deforum 3.0's keys; what was changed is added to `notes`.
+    """Return the settings of any dialect in Deforum 3.0's keys; add the changes to `notes`.
 
     Raises:
-        InputError: several settings in one file; prompts that are none.
+        InputError: several settings in one file; invalid prompts.
     """
     settings = unwrap(raw)
     rename(settings, notes)
@@ -63,7 +63,7 @@ def translate(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def unwrap(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings inside of `{"input": {"settings": …}}` and the API's `deforum_settings`.
+    """Return the settings inside `{"input": {"settings": …}}` and the API's `deforum_settings`.
 
     Raises:
         InputError: there are several.
@@ -84,9 +84,9 @@ def unwrap(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rename(settings: dict[str, Any], notes: list[str]) -> None:
-    """Gives keys of other dialects their names; where both stand, Deforum 3.0's counts."""
+    """Rename keys of other dialects; if both exist, Deforum 3.0's wins."""
     if isinstance(settings.get("prompts"), list) and "animation_prompts" in settings:
-        # The notebook's `prompts` are its stills'.
+        # In the notebook, `prompts` are those of still images.
         unused = "animation_prompts" if settings.get("animation_mode") == "None" else "prompts"
         del settings[unused]
     names = dict(RENAMED)
@@ -99,20 +99,20 @@ def rename(settings: dict[str, Any], notes: list[str]) -> None:
             continue
         value = settings.pop(old)
         if new in settings:
-            notes.append(f"{old}: ignored, as {new} stands beside it")
+            notes.append(f"{old}: ignored, as {new} is also set")
             continue
         settings[new] = value
         notes.append(f"{old} is read as {new}")
 
 
 def interpolation(settings: dict[str, Any], notes: list[str]) -> None:
-    """The notebook's interpolation: of embeddings, between keyframes or at even distances."""
+    """Convert the notebook's interpolation: of embeddings, between keyframes or evenly spaced."""
     by_keys = settings.pop("interpolate_key_frames", None)
     distance = settings.pop("interpolate_x_frames", TEXT_FRAMES)
     if by_keys is None or settings.get("animation_mode") != "Interpolation":
         return
     settings.setdefault("interpolation_blend", "embedding")
-    notes.append("interpolate_key_frames: embeddings are blended, as the notebook does it")
+    notes.append("interpolate_key_frames: embeddings are blended, as in the notebook")
     prompts = settings.get("prompts")
     if by_keys or not isinstance(prompts, Mapping) or isinstance(distance, bool):
         return
@@ -125,13 +125,13 @@ def interpolation(settings: dict[str, Any], notes: list[str]) -> None:
 
 
 def join_prompts(settings: dict[str, Any], notes: list[str]) -> None:
-    """Joins what stands in all prompts, and separate negative ones, to each prompt.
+    """Join the texts for all prompts, and separate negative prompts, to each prompt.
 
-    Files that a run has saved hold prompts that are joined already; they are told by the key that
-    they lack, `animation_prompts_positive`.
+    Files saved by a run contain prompts that are already joined; they lack the key
+    `animation_prompts_positive`.
 
     Raises:
-        InputError: a text is none.
+        InputError: a value is not a text.
     """
     names = ("animation_prompts_positive", "animation_prompts_negative")
     if any(name in settings for name in names):
@@ -152,10 +152,10 @@ def join_prompts(settings: dict[str, Any], notes: list[str]) -> None:
 
 
 def in_all(name: str, value: Any) -> str:
-    """The text for all prompts; null is none.
+    """Return the text for all prompts; null is an empty text.
 
     Raises:
-        InputError: it is no text.
+        InputError: it is not a text.
     """
     if value is None:
         return ""
@@ -165,16 +165,16 @@ def in_all(name: str, value: Any) -> str:
 
 
 def joined(positive: str, text: str, negative: str) -> str:
-    """A prompt between what stands before and behind all, as Deforum joins them."""
+    """Return a prompt between the texts for all prompts, as Deforum joins them."""
     mark = "" if "--neg" in text else "--neg"
     return f"{positive} {text} {mark} {negative.replace('--neg', '')}"
 
 
 def as_texts(name: str, value: Any) -> dict[str, str]:
-    """Prompts in any form by frame.
+    """Return prompts in any form by frame.
 
     Raises:
-        InputError: they are none.
+        InputError: they are not prompts.
     """
     from inference.deforum.settings.coercion import coerce
 
@@ -185,9 +185,9 @@ def as_texts(name: str, value: Any) -> dict[str, str]:
 
 
 def with_negatives(prompts: dict[str, str], negatives: dict[str, str]) -> dict[str, str]:
-    """Prompts with the negative ones of their frame; each holds until the next.
+    """Append the negative prompts of the same frame; each holds until the next.
 
-    Frames of either are keyframes of both; a frame that is no number pairs with the same one only.
+    Frames of either are keyframes of both; a frame that is not a number matches only itself.
     """
     frames = [*prompts, *(frame for frame in negatives if frame not in prompts)]
     numbered = all(frame.strip().isdecimal() for frame in frames)
@@ -225,19 +225,19 @@ VALUES: dict[str, dict[str, str]] = {
     "add_soundtrack": {"false": "None", "true": "File"},
     **{f"cn_{unit}_resize_mode": FITS for unit in range(1, 6)},
 }
-"""Key -> value of old, in small letters -> value of today."""
+"""Key -> old value in lower case -> current value."""
 
 DEPTHS = {True: "Zoe+AdaBins (old)", False: "Midas+AdaBins (old)"}
 
 
 def migrate(settings: dict[str, Any], notes: list[str], is_file: bool) -> None:
-    """Gives old keys and values their new names, in place; what was changed is added to `notes`.
+    """Rename old keys and values in place; add the changes to `notes`.
 
     Args:
         settings: the settings, in Deforum's dialect.
-        notes: is added to.
-        is_file: a file that Deforum wrote; without `legacy_colormatch` it comes from a time when
-            that was the only way.
+        notes: list that the changes are added to.
+        is_file: a file that Deforum wrote; without `legacy_colormatch` it dates from a time when
+            that was the only method.
     """
     for old, new in RENAMED_TODAY.items():
         if old in settings:
@@ -263,4 +263,4 @@ def migrate(settings: dict[str, Any], notes: list[str], is_file: bool) -> None:
         notes.append(f"use_zoe_depth: {value!r} is now called depth_algorithm {algorithm!r}")
     if is_file and "legacy_colormatch" not in settings:
         settings["legacy_colormatch"] = True
-        notes.append("legacy_colormatch: on, as in all files from before it could be chosen")
+        notes.append("legacy_colormatch: on, as in all files older than this setting")

@@ -1,8 +1,8 @@
-"""Formulas of schedules and prompts: read by Python's grammar, computed by numexpr.
+"""Formulas of schedules and prompts: parsed by Python's grammar, computed by numexpr.
 
-numexpr is what Deforum computes with (`animation_key_frames.py`). Before a formula reaches it, its
-syntax tree is checked name by name, so that a mistake has a column, and no text can do anything but
-count. Beyond numexpr: `pi`, `e`, `max(a, b)`, `min(a, b)` and `a < b < c`.
+numexpr is what Deforum uses (`animation_key_frames.py`). Before it evaluates a formula, the syntax
+tree is checked name by name, so that a mistake has a column, and no text can do anything but
+compute. Beyond numexpr: `pi`, `e`, `max(a, b)`, `min(a, b)` and `a < b < c`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ARITY = {
         ("arctan2", "copysign", "fmod", "hypot", "maximum", "minimum"), 2),
     "where": 3,
 }  # fmt: skip
-"""Function -> how many values it takes."""
+"""Function -> number of arguments."""
 
 REDUCED = {"max": "maximum", "min": "minimum"}
 CONSTANTS = {"pi": math.pi, "e": math.e}
 LONGEST = 4000
-"""Letters of a formula at most."""
+"""Maximum number of characters of a formula."""
 
 OPERATORS = (
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.LShift, ast.RShift,
@@ -44,43 +44,43 @@ OPERATORS = (
 MOST_SHIFT = 62
 
 NUMBER = re.compile(r"(?=.)([+-]?([0-9]*)(\.([0-9]+))?)")
-"""Numbers as Deforum tells them from formulas: neither `5.` nor `1e-3` is one."""
+"""Numbers as Deforum distinguishes them from formulas: neither `5.` nor `1e-3` is one."""
 
 AROUND = re.compile(r"[\"'()]")
-"""What Deforum takes off before it looks; spaces inside stay, and make a formula of `( 5 )`."""
+"""Characters that Deforum removes first; spaces inside stay, so that `( 5 )` is a formula."""
 
 
 class FormulaError(ValueError):
-    """A formula cannot be computed."""
+    """A formula that cannot be computed."""
 
     def __init__(self, message: str, column: int = 0, place: int | None = None) -> None:
         super().__init__(message)
         self.column = column
-        """Letters before the place of the mistake."""
+        """Number of characters before the mistake."""
         self.place = place
-        """Index of the value that is not a number, where that is what is wrong."""
+        """Index of the value that is not a number, if that is the error."""
 
 
 def is_number(text: str) -> bool:
-    """Whether Deforum reads a value as a number, which is drawn a line to, and not as a formula."""
+    """Return whether Deforum reads a value as a number (interpolated), not as a formula."""
     bare = AROUND.sub("", text.strip())
     return NUMBER.fullmatch(bare) is not None and bare not in "+-"
 
 
 def number_of(text: str) -> float:
-    """The number that `is_number` has found."""
+    """Return the number that `is_number` has recognised."""
     return float(AROUND.sub("", text.strip()))
 
 
 def compute(text: str, values: Values) -> np.ndarray:
-    """What a formula comes to, as floats.
+    """Return the value of a formula, as floats.
 
     Args:
         text: the formula.
-        values: name -> number, or numbers of the frames; all arrays are of one length.
+        values: name -> number, or one number per frame; all arrays have the same length.
 
     Raises:
-        FormulaError: the formula cannot be read, or its value is not a number.
+        FormulaError: the formula is invalid, or its value is not a number.
         InputError: numexpr is not installed.
     """
     result = np.asarray(evaluated(text, values))
@@ -95,10 +95,10 @@ def compute(text: str, values: Values) -> np.ndarray:
 
 
 def evaluated(text: str, values: Values) -> Any:
-    """What numexpr makes of a formula, in its own type.
+    """Return numexpr's value of a formula, in its own type.
 
     Raises:
-        FormulaError: the formula cannot be read or computed.
+        FormulaError: the formula cannot be parsed or computed.
     """
     tree, start = parsed(text)
     names: set[str] = set()
@@ -120,18 +120,18 @@ def evaluated(text: str, values: Values) -> Any:
 
 
 def parsed(text: str) -> tuple[ast.Expression, int]:
-    """The syntax tree of a formula, and how many letters stand before it.
+    """Return the syntax tree of a formula, and the number of characters before it.
 
     Raises:
-        FormulaError: it is no formula.
+        FormulaError: it is not a formula.
     """
     bare = text.strip()
     start = len(text) - len(text.lstrip())
     if not bare:
         raise FormulaError("is empty; expected a number or a formula", start)
     if len(bare) > LONGEST:
-        raise FormulaError(f"is longer than {LONGEST} letters", start)
-    # One line, so that a mistake's column counts from the beginning.
+        raise FormulaError(f"is longer than {LONGEST} characters", start)
+    # One line, so that a mistake's column counts from the start.
     line = re.sub(r"\s", " ", bare)
     if "#" in line:
         raise FormulaError("'#' has no meaning in a formula", start + line.index("#"))
@@ -141,13 +141,15 @@ def parsed(text: str) -> tuple[ast.Expression, int]:
             return ast.parse(line, mode="eval"), start
     except SyntaxError as error:
         column = start + max(0, min((error.offset or 1) - 1, len(line)))
-        raise FormulaError(f"is no formula: {error.msg}", column) from None
+        raise FormulaError(f"is not a formula: {error.msg}", column) from None
     except (ValueError, MemoryError, RecursionError) as error:
-        raise FormulaError(f"is no formula: {error or 'it is nested too deeply'}", start) from None
+        raise FormulaError(
+            f"is not a formula: {error or 'it is nested too deeply'}", start
+        ) from None
 
 
 class _Checker(ast.NodeTransformer):
-    """Lets through what counts, and writes it so that numexpr takes it."""
+    """Accepts only arithmetic, and rewrites it for numexpr."""
 
     def __init__(self, values: Values, used: set[str]) -> None:
         self.values = values
@@ -189,7 +191,7 @@ class _Checker(ast.NodeTransformer):
                 raise fault(f"<< and >> take a whole number from 0 to {MOST_SHIFT}", node.right)
         left, right = self.visit(node.left), self.visit(node.right)
         if isinstance(node.op, ast.Pow):
-            # As floats: whole numbers have no negative powers here, and no end in Python.
+            # As floats: integers have no negative powers in numexpr, and no upper limit in Python.
             left = ast.BinOp(left, ast.Mult(), ast.Constant(1.0))
         node.left, node.right = left, right
         return node
@@ -226,7 +228,7 @@ class _Checker(ast.NodeTransformer):
 
 
 def float_of(number: int, node: ast.Constant) -> float:
-    """A whole number that is too large for numexpr, as a float."""
+    """Return an integer that is too large for numexpr, as a float."""
     try:
         return float(number)
     except OverflowError:
@@ -234,12 +236,12 @@ def float_of(number: int, node: ast.Constant) -> float:
 
 
 def fault(message: str, node: ast.AST) -> FormulaError:
-    """The mistake at a node."""
+    """Return the error at a node."""
     return FormulaError(message, getattr(node, "col_offset", 0))
 
 
 def numexpr() -> Any:
-    """The library.
+    """Import numexpr.
 
     Raises:
         InputError: it is not installed.

@@ -1,4 +1,4 @@
-"""The keys of Deforum's settings files: what each holds, its default, the values it takes.
+"""The keys of Deforum's settings files: type, default, possible values.
 
 Names, defaults and ranges are those of Deforum for A1111 3.0 (`args.py`,
 `deforum_controlnet_gradio.py`); FreeU and Kohya's HR-fix come from sd-forge-deforum.
@@ -14,23 +14,23 @@ from inference.sampling import schedule_types
 
 INT, FLOAT, BOOL, STR, ENUM, SCHEDULE = "int", "float", "bool", "str", "enum", "schedule"
 PROMPTS, LIST, RECORD = "prompts", "list", "record"
-"""`prompts`: frame -> text; `list`: of numbers or mappings; `record`: told, never read."""
+"""`prompts`: frame -> text; `list`: of numbers or mappings; `record`: kept, never used."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a key holds."""
+    """Type, default and range of a key."""
 
     kind: str
     default: Any
     choices: tuple[str, ...] = ()
     low: float | None = None
-    """Lowest value that Deforum's page offers; files may go below."""
+    """Lowest value in Deforum's user interface; files may go below."""
     high: float | None = None
 
 
 SAMPLES = "https://deforum.github.io/a1/"
-"""Where Deforum's defaults point. Nothing is ever fetched from there."""
+"""Target of Deforum's defaults. Nothing is ever downloaded from there."""
 
 INIT_IMAGES = json.dumps(
     {
@@ -54,7 +54,7 @@ A_SAMPLERS = (
     "DPM++ 2M SDE Heun Exponential", "DPM++ 3M SDE", "DPM++ 3M SDE Karras",
     "DPM++ 3M SDE Exponential", "DDIM", "PLMS", "UniPC", "Restart",
 )  # fmt: skip
-"""Deforum's samplers, which are A1111's of version 1.6: names with their schedule type."""
+"""Deforum's samplers, which are those of A1111 1.6: names with their schedule type."""
 
 RUN: dict[str, Key] = {
     "W": Key(INT, 512, low=64, high=2048),
@@ -305,7 +305,7 @@ PROMPT_KEYS: dict[str, Key] = {
     "positive_prompts": Key(RECORD, ""),
     "negative_prompts": Key(RECORD, ""),
 }
-"""The two records were joined into every prompt already."""
+"""The two records are already joined into every prompt."""
 
 RECORDS: dict[str, Key] = {
     name: Key(RECORD, None)
@@ -333,17 +333,16 @@ OURS: dict[str, Key] = {
     "tracked_box": Key(LIST, []),
     "tracked_mask": Key(STR, ""),
 }
-"""Saved where they differ from their defaults.
+"""Keys of Limner, saved if they differ from their defaults.
 
 - `network_schedules`: name of a network in the prompt, or of a recipe's artifact -> schedule of
   its strength.
-- `bpm`, `beat_offset`, `schedule_events` (seconds): what `beat`, `events_passed` and the like
-  count in schedules (as deforum-studio has them).
+- `bpm`, `beat_offset`, `schedule_events` (seconds): the basis of `beat`, `events_passed` and so on
+  in schedules (as in deforum-studio).
 - `audio_path`: a file whose loudness schedules can use: `rms`, `bass`, `mid`, `treble`.
-- `depth_model`, `word_mask_model`: folders of a depth and a CLIPSeg model in transformers' form.
-- `tracked_*`: what `{tracked}` in masks follows: a box [left, top, width, height] or a mask file,
-  on a frame of the video.
-"""
+- `depth_model`, `word_mask_model`: folders of a depth and a CLIPSeg model in transformers' format.
+- `tracked_*`: the object that `{tracked}` in masks follows: a box [left, top, width, height] or a
+  mask file, on a frame of the video."""
 
 KEYS: dict[str, Key] = {
     **RUN, **ANIMATION, **PROMPT_KEYS, **LOOPER, **PARSEQ, **CONTROLNET, **OUTPUT,
@@ -355,7 +354,7 @@ SAVED_IF_CHANGED = frozenset(
     (*OURS, *RECORDS, *FREEU, *KOHYA, "perlin_w", "perlin_h", "image_path", "init_image_box",
      "positive_prompts", "negative_prompts")
 )  # fmt: skip
-"""Keys that Deforum 3.0 does not write, so that ours stay out of files that do without."""
+"""Keys that Deforum 3.0 does not write; ours are omitted from files that do not use them."""
 
 LIMITS: dict[str, tuple[float, float]] = {
     "W": (8, 16384), "H": (8, 16384), "max_frames": (1, 100_000), "steps": (1, 10_000),
@@ -371,7 +370,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "frame_interpolation_x_amount": (2, 100), "frame_interpolation_slow_mo_amount": (2, 100),
     "bpm": (0.01, 10_000), "beat_offset": (-1e6, 1e6), "tracked_frame": (0, 10**9),
 }  # fmt: skip
-"""What cannot work outside of these bounds. The page's own ranges (`low`, `high`) are advice."""
+"""Limits outside of which nothing works. The ranges of Deforum's page (`low`, `high`) are advice.
+"""
 
 TEXT_SCHEDULES = ("sampler_schedule", "checkpoint_schedule", "mask_schedule", "noise_mask_schedule")
 """Schedules of texts, each of which holds until the next."""
@@ -381,7 +381,7 @@ INT_SCHEDULES = (
     "hybrid_comp_mask_auto_contrast_cutoff_high_schedule",
     "hybrid_comp_mask_auto_contrast_cutoff_low_schedule",
 )  # fmt: skip
-"""Schedules whose values are cut to whole numbers where they are used."""
+"""Schedules whose values are truncated to integers where they are used."""
 
 GATES: dict[str, str] = {
     "steps_schedule": "enable_steps_scheduling",
@@ -401,4 +401,4 @@ GATES: dict[str, str] = {
     **{name: "kohya_hrfix_enabled" for name, key in KOHYA.items() if key.kind == SCHEDULE},
     **{name: f"{name[:4]}_enabled" for name, key in CONTROLNET.items() if key.kind == SCHEDULE},
 }
-"""Schedule -> the switch without which it is not read."""
+"""Schedule -> the switch that must be on for it to be read."""

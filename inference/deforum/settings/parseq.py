@@ -1,7 +1,7 @@
-"""Parseq: every frame's values from a manifest, in the place of schedules.
+"""Parseq: every frame's values from a manifest, instead of schedules.
 
 The manifest is that of sd-parseq, `{"options": {…}, "rendered_frames": [{"frame": 0, "zoom": 1, …},
-…]}`, read as Deforum for A1111 3.0 does it (`parseq_adapter.py`). A field is the manifest's if its
+…]}`, read like Deforum for A1111 3.0 (`parseq_adapter.py`). A field comes from the manifest if its
 first frame has it. Manifests are read from the setting or from a file, never from the network.
 """
 
@@ -24,7 +24,7 @@ MOTION = (
     "rotation_3d_y", "rotation_3d_z", "perspective_flip_theta", "perspective_flip_phi",
     "perspective_flip_gamma",
 )  # fmt: skip
-"""Keys whose field ends in `_delta` with `parseq_use_deltas`: Parseq counts from the beginning."""
+"""Keys whose field ends in `_delta` with `parseq_use_deltas`: Parseq's values are cumulative."""
 
 FIELDS = {
     "cfg_scale_schedule": ("scale", "cfg_scale"),
@@ -38,20 +38,20 @@ FIELDS = {
     "tweening_frames_schedule": ("guided_tweening_frames",),
     "color_correction_factor": ("guided_color_correction_factor",),
 }
-"""Key -> its fields, where they are not the key without `_schedule`."""
+"""Key -> its fields, if they are not the key without `_schedule`."""
 
 PROMPT = "deforum_prompt"
 
 
 def field_names(key: str, use_deltas: bool) -> tuple[str, ...]:
-    """The fields of a manifest that a key can come from, the first one first."""
+    """Return the fields of a manifest that a key can come from, in order of priority."""
     if key in MOTION:
         return (f"{key}_delta",) if use_deltas else (key,)
     return *FIELDS.get(key, ()), key.removesuffix("_schedule"), key
 
 
 def with_manifest(settings: Settings) -> Settings:
-    """The settings with what a manifest decides: frames, fps, cadence, and what it switches on.
+    """Return the settings with those that a manifest sets: frames, fps, cadence, switches.
 
     Raises:
         InputError: the manifest cannot be read.
@@ -82,10 +82,10 @@ def with_manifest(settings: Settings) -> Settings:
 
 
 def managed_values(settings: Settings) -> dict[str, list[Any]]:
-    """Schedule's key -> its value at each frame, for what the manifest gives.
+    """Return schedule key -> its value at each frame, for the fields in the manifest.
 
     Raises:
-        InputError: the manifest cannot be read, or a value is no number.
+        InputError: the manifest cannot be read, or a value is not a number.
     """
     manifest = open_manifest(settings)
     if manifest is None:
@@ -104,10 +104,10 @@ def managed_values(settings: Settings) -> dict[str, list[Any]]:
 
 
 def managed_prompts(settings: Settings) -> list[str] | None:
-    """The prompt of each frame with `--neg` inside; None if the manifest has none.
+    """Return the prompt of each frame, including `--neg`; None if the manifest has none.
 
     Raises:
-        InputError: the manifest cannot be read, or a prompt is no text.
+        InputError: the manifest cannot be read, or a prompt is not a text.
     """
     manifest = open_manifest(settings)
     if manifest is None or frames_of(manifest)[0].get(PROMPT) is None:
@@ -116,7 +116,7 @@ def managed_prompts(settings: Settings) -> list[str] | None:
 
 
 def series(frames: list[dict[str, Any]], name: str, count: int, kind: str) -> list[Any]:
-    """A field at each frame; what a frame lacks stays as before, the last value to the end."""
+    """Return a field at each frame; missing values repeat the previous one."""
     values: list[Any] = [None] * count
     for frame in frames:
         value = frame.get(name)
@@ -139,17 +139,17 @@ def series(frames: list[dict[str, Any]], name: str, count: int, kind: str) -> li
 
 
 def open_manifest(settings: Settings) -> dict[str, Any] | None:
-    """The manifest; None where there is none.
+    """Return the manifest; None if there is none.
 
     Raises:
-        InputError: it stands in the network, cannot be read or is none.
+        InputError: it is on the network, cannot be read or is not a manifest.
     """
     given = (settings["parseq_manifest"] or "").strip()
     if not given:
         return None
     if given.startswith(("http://", "https://")):
         raise InputError(
-            f"parseq_manifest: {given[:80]} is not fetched; save it and give the file's path"
+            f"parseq_manifest: {given[:80]} is not downloaded; save it and give the file's path"
         )
     text = given
     if not given.startswith("{"):
@@ -171,10 +171,10 @@ def open_manifest(settings: Settings) -> dict[str, Any] | None:
 
 
 def frames_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The manifest's frames, the first one first.
+    """Return the manifest's frames, in order.
 
     Raises:
-        InputError: there are none, or one does not say which it is.
+        InputError: there are none, or one has no number.
     """
     frames = manifest.get("rendered_frames")
     if not isinstance(frames, list) or not frames:

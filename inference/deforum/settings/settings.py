@@ -1,6 +1,7 @@
 """Settings of an animation: loaded from files of any age, and saved so that they load again.
 
-The file is Deforum for A1111 3.0's (`settings.py`): a flat JSON object in UTF-8, indented by 4.
+The file is that of Deforum for A1111 3.0 (`settings.py`): a flat JSON object in UTF-8, indented by
+4.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from inference.files import write_atomically
 from inference.runtime import InputError
 
 LARGEST = 64 * 2**20
-"""Bytes of a settings file at most."""
+"""Maximum size of a settings file in bytes."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Settings:
     """All settings of an animation, by Deforum's names."""
 
     values: Mapping[str, Any]
-    """Every key of `KEYS`, with a value as the key holds it."""
+    """Every key of `KEYS`, with a value of the key's type."""
     notes: list[str] = field(default_factory=list)
-    """What was read otherwise than it stood, and what was ignored."""
+    """What was read differently than written, and what was ignored."""
     source: str = ""
     """The file, for messages."""
 
@@ -38,29 +39,29 @@ class Settings:
         return self.values[key]
 
     def replace(self, **changes: Any) -> Settings:
-        """The settings with some of them changed.
+        """Return the settings with some of them changed.
 
         Raises:
-            InputError: no such key, or no such value.
+            InputError: an unknown key, or an invalid value.
         """
         values = {key: coerced(key, value, self.source) for key, value in changes.items()}
         return Settings({**self.values, **values}, list(self.notes), self.source)
 
     def error(self, message: str) -> InputError:
-        """An error with the settings' file before its message."""
+        """Return an error whose message starts with the settings' file."""
         return InputError(f"{self.source}: {message}" if self.source else message)
 
     def text(self) -> str:
-        """The settings file."""
-        told = {
+        """Return the content of the settings file."""
+        saved = {
             key: value
             for key, value in self.values.items()
             if key not in SAVED_IF_CHANGED or value != DEFAULTS[key]
         }
-        return json.dumps(told, ensure_ascii=False, indent=4, allow_nan=False)
+        return json.dumps(saved, ensure_ascii=False, indent=4, allow_nan=False)
 
     def save(self, path: str | Path) -> None:
-        """Writes the settings file; loaded again, it is the same in every byte."""
+        """Write the settings file; loaded and saved again, it has the same bytes."""
         write_atomically(Path(path), lambda file: file.write_text(self.text(), "utf-8"))
 
 
@@ -69,18 +70,18 @@ def read_settings(
     overrides: Sequence[str] = (),
     origin: str = "",
 ) -> Settings:
-    """Settings of a file, or of a mapping as a recipe has it.
+    """Read settings from a file, or from a mapping in a recipe.
 
     Nothing that the settings point to is opened; `load_settings` applies a Parseq manifest.
 
     Args:
         source: path of a settings file in any dialect, or settings by key.
-        overrides: `key=value` each; the value is JSON, or else a text. `prompts.30=a cat` changes
+        overrides: `key=value` each; the value is JSON, otherwise a text. `prompts.30=a cat` changes
             one prompt.
-        origin: what to call a mapping in messages.
+        origin: name of a mapping in messages.
 
     Raises:
-        InputError: the file cannot be read, or a value is not what its key holds.
+        InputError: the file cannot be read, or a value does not fit its key.
     """
     is_file = not isinstance(source, Mapping)
     name = str(source) if is_file else origin
@@ -98,16 +99,16 @@ def read_settings(
         for key, default in DEFAULTS.items()
     }
     if "prompts" not in settings:
-        notes.append("has no prompts: every frame is drawn without words")
+        notes.append("has no prompts: every frame has an empty prompt")
     notes += unknown(settings)
     return Settings(values, notes, name)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Return the JSON object in a file.
 
     Raises:
-        InputError: there is no such file, or it is something else.
+        InputError: there is no such file, or it contains something else.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -131,15 +132,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def refuse(word: str) -> float:
-    """NaN and Infinity, which Python's JSON has and no setting can be."""
+    """Reject NaN and Infinity, which Python's JSON accepts and no setting can be."""
     raise ValueError(f"{word} is not a number")
 
 
 def coerced(key: str, value: Any, source: str = "") -> Any:
-    """A value as its key holds it.
+    """Convert a value to the type of its key.
 
     Raises:
-        InputError: no such key, or no such value.
+        InputError: an unknown key, or an invalid value.
     """
     if key not in KEYS:
         near = get_close_matches(key, KEYS, 1)
@@ -152,7 +153,7 @@ def coerced(key: str, value: Any, source: str = "") -> Any:
 
 
 def apply(settings: dict[str, Any], override: str) -> None:
-    """Changes one setting by `key=value`.
+    """Change one setting by `key=value`.
 
     Raises:
         InputError: there is no `=`, or no such key.
@@ -161,7 +162,7 @@ def apply(settings: dict[str, Any], override: str) -> None:
     if not equals:
         raise InputError(f"{override}: expected key=value")
     main, dot, frame = key.strip().partition(".")
-    coerced(main, None)  # refuses unknown keys
+    coerced(main, None)  # rejects unknown keys
     try:
         value = json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError):
@@ -176,7 +177,7 @@ def apply(settings: dict[str, Any], override: str) -> None:
 
 
 def unknown(settings: Mapping[str, Any]) -> list[str]:
-    """Notes on the keys that no setting has; where one is nearly right, it is named."""
+    """Return notes on unknown keys; they suggest similar known ones."""
     names, notes = [], []
     for start, what in OF_FORKS.items():
         found = [key for key in settings if key.startswith(start) and key not in KEYS]
@@ -191,10 +192,10 @@ def unknown(settings: Mapping[str, Any]) -> list[str]:
 
 
 OF_FORKS = {
-    "shake_": "as the camera shake of Deforum's Forge fork is not carried",
-    "wan_": "as the video model Wan is not carried",
+    "shake_": "as the camera shake of Deforum's Forge fork is not available",
+    "wan_": "as the video model Wan is not available",
 }
-"""Beginning of a key that only a fork has -> why it does nothing."""
+"""Prefix of a key that only a fork has -> why it has no effect."""
 
 DEFAULTS: dict[str, Any] = {key: coerced(key, one.default) for key, one in KEYS.items()}
-"""Every key's value in a file that does not have it."""
+"""Value of every key that a file does not set."""

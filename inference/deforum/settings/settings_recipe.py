@@ -25,7 +25,7 @@ def load_settings(
         source: path of a settings file in any dialect, or settings by key.
         overrides: `key=value` each; the value is JSON, or else a text. `prompts.30=a cat` changes
             one prompt.
-        origin: what to call a mapping in messages.
+        origin: name of a mapping in messages.
 
     Raises:
         InputError: the file or its manifest cannot be read, or a value does not fit its key.
@@ -34,15 +34,15 @@ def load_settings(
 
 
 def load_settings_recipe(path: str, overrides: Sequence[str] = ()) -> AnimationRecipe:
-    """The recipe that draws a settings file with the embedded model.
+    """Return the recipe that generates a settings file with the embedded model.
 
     Args:
         path: the file.
-        overrides: `key=value` with keys of the recipe, or of Deforum, whose values are taken as
-            they are typed.
+        overrides: `key=value` with keys of the recipe, or of Deforum, whose values are taken
+            literally.
 
     Raises:
-        RecipeError: an override of the recipe's cannot be used.
+        RecipeError: an override of a recipe key is invalid.
     """
     known = {field.name for field in fields(AnimationRecipe)}
     own, deforum = [], {}
@@ -57,10 +57,10 @@ def load_settings_recipe(path: str, overrides: Sequence[str] = ()) -> AnimationR
 
 
 def recipe_settings(recipe: AnimationRecipe) -> Settings:
-    """The settings of a recipe: its file's, then its own.
+    """Return the settings of a recipe: those of its file, then its own.
 
     Raises:
-        InputError: the file cannot be read, or a value is not what its key holds.
+        InputError: the file cannot be read, or a value does not fit its key.
     """
     own = [
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"

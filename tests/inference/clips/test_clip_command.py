@@ -143,7 +143,7 @@ class Second(Processes):
     def together(self, work: Callable[[], Any]) -> Any:
         return work()
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast_from_main(self, value: Any) -> Any:
         return value
 
     def share(self, jobs: Sequence[Any], work: Callable[[Any], Any]) -> Iterator[Any]:

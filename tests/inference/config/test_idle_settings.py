@@ -172,5 +172,5 @@ def test_settings_are_judged_by_those_that_take_them(recwarn, sampler, warned):
 
     image = {"prompt": "a", "sampler": sampler}
     load_mapping({"settings": {"eta": 0.5}, "images": {"a": image}}, "r.yaml", draw_schema)
-    told = [str(one.message) for one in recwarn.list]
-    assert told == ["r.yaml: settings.eta: has no effect with Euler"] * warned
+    messages = [str(one.message) for one in recwarn.list]
+    assert messages == ["r.yaml: settings.eta: has no effect with Euler"] * warned

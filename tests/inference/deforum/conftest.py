@@ -47,7 +47,7 @@ def animate(tmp_path):
         if show is not None:
             kept = animation.show
             animation.show = lambda frame, picture: (show(frame), kept(frame, picture))
-        animation.draw(generator or IdentityGenerator(), say=lambda text: None)
+        animation.draw(generator or IdentityGenerator(), log=lambda text: None)
         draw.last = animation
         return pictures(animation.run)
 

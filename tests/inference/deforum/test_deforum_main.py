@@ -61,9 +61,9 @@ def frames(folder):
 def test_settings_file_becomes_a_video(command, tmp_path, capsys):
     assert main(command) == 0
     out = tmp_path / "out" / "run_5"
-    told = capsys.readouterr().out
-    assert "warp error" in told
-    video = Path(re.search(r"video: +(.*)", told)[1])
+    output = capsys.readouterr().out
+    assert "warp error" in output
+    video = Path(re.search(r"video: +(.*)", output)[1])
     with av.open(str(video)) as file:
         assert file.streams.video[0].frames == 4
         assert file.streams.subtitles
@@ -109,8 +109,8 @@ def test_each_mode_draws_with_a_model(command, tmp_path, capsys):
 
 def test_check_draws_nothing(command, tmp_path, capsys):
     assert main([*command, "--check"]) == 0
-    told = capsys.readouterr().out
-    assert "4 frames" in told
+    output = capsys.readouterr().out
+    assert "4 frames" in output
     assert not (tmp_path / "out").exists()
 
 
@@ -122,7 +122,7 @@ def test_check_draws_nothing(command, tmp_path, capsys):
         ("optical_flow_cadence=RAFT", "optical_flow_cadence: RAFT"),
         ("sampler=Eulr", "sampler"),
         ("zooom=0:(1)", "zooom: no such setting; the nearest is zoom"),
-        ("use_init=true", "init_image: https://.* is not fetched"),
+        ("use_init=true", "init_image: https://.* is not downloaded"),
         ("base_model.pth=x", "base_model.pth"),
         ('network_schedules={"x": "0:(1)"}', "network_schedules.x"),
     ],
@@ -151,7 +151,7 @@ class Struck(SeededGenerator):
 animation = Animation(AnimationRecipe(**json.loads(sys.argv[1])))
 animation.prepare()
 try:
-    animation.draw(Struck(), say=lambda text: None)
+    animation.draw(Struck(), log=lambda text: None)
 except Interrupted as stop:
     sys.exit(128 + stop.number)
 """

@@ -117,7 +117,7 @@ def test_times():
     ],
 )
 def test_faults_are_told_at_the_door(pattern, fault):
-    assert any(re.search(fault, told) for told in pattern_faults(pattern))
+    assert any(re.search(fault, message) for message in pattern_faults(pattern))
     with pytest.raises(InputError, match=r"^file_name: "):
         fill_in(pattern, NAMING)
     recipe = ImagesRecipe(images={"a": ImageConfig(prompt="a")}, file_name=pattern)

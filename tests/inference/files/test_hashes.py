@@ -30,12 +30,12 @@ def safetensors(path, metadata, content=b"\0\0\0\0"):
 def test_lora_hash_is_that_of_the_weights(tmp_path):
     weights = hashlib.sha256(b"\0\0\0\0").hexdigest()
     plain = safetensors(tmp_path / "a.safetensors", {})
-    told = safetensors(tmp_path / "b.safetensors", {"ss_steps": "3"})
+    labelled = safetensors(tmp_path / "b.safetensors", {"ss_steps": "3"})
     own_word = safetensors(tmp_path / "c.safetensors", {"sshs_model_hash": "ab" * 32})
-    assert lora_hash(plain) == lora_hash(told) == artifact_hash(told, "lora") == weights
+    assert lora_hash(plain) == lora_hash(labelled) == artifact_hash(labelled, "lora") == weights
     assert lora_hash(own_word) == "ab" * 32
-    assert sha256(plain) != sha256(told)
-    assert read_header(told)["__metadata__"] == {"ss_steps": "3"}
+    assert sha256(plain) != sha256(labelled)
+    assert read_header(labelled)["__metadata__"] == {"ss_steps": "3"}
     pickle = tmp_path / "d.pt"
     pickle.write_bytes(b"x")
     assert lora_hash(pickle) == hashlib.sha256(b"x").hexdigest()
@@ -66,16 +66,16 @@ def test_old_hash_is_of_64_kib_after_the_first_mib(tmp_path):
 
 def test_legacy_hash_of_loras_is_kohyas_word_if_there_is_one(tmp_path):
     plain = safetensors(tmp_path / "a.safetensors", {"ss_steps": "1"})
-    told = safetensors(tmp_path / "b.safetensors", {"sshs_legacy_hash": "12345678"})
+    labelled = safetensors(tmp_path / "b.safetensors", {"sshs_legacy_hash": "12345678"})
     assert lora_legacy_hash(plain) == "e3b0c442"
-    assert lora_legacy_hash(told) == "12345678"
+    assert lora_legacy_hash(labelled) == "12345678"
 
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
     """A file worth keeping the hash of, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    hash_cache.tell_once.cache_clear()
+    hash_cache.warn_once.cache_clear()
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\0" * SMALLEST)
     return path
@@ -121,9 +121,9 @@ def test_broken_cache_is_begun_anew_and_told_once(large, content):
     cache_file().parent.mkdir(parents=True)
     cache_file().write_bytes(content)
     take = Counting()
-    with pytest.warns(UserWarning, match="cannot be read .* begun anew") as told:
+    with pytest.warns(UserWarning, match="cannot be read .* is rebuilt") as caught:
         assert remembered(large, "sha256", take) == "hash 1"
-    assert len(told) == 1
+    assert len(caught) == 1
     assert remembered(large, "sha256", take) == "hash 1"
     assert take.times == 1
 
@@ -139,12 +139,14 @@ def test_odd_entries_do_not_count(large, entry):
 def test_cache_that_cannot_be_written_is_done_without(large):
     cache_file().parent.parent.write_text("a file where a folder should be")
     take = Counting()
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
             remembered(large, "sha256", take)
     assert take.times == 3
-    assert len(told) == len({str(warning.message) for warning in told}) == 2  # read, and written
+    assert (
+        len(caught) == len({str(warning.message) for warning in caught}) == 2
+    )  # read, and written
 
 
 def test_hashes_go_through_the_cache(large):

@@ -263,19 +263,19 @@ def broken(tmp_path: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("text.mp4", "text.mp4: cannot be read as a video: Invalid data .*; mend it"),
+        ("text.mp4", "text.mp4: cannot be read as a video: Invalid data .*; repair it"),
         ("empty.mp4", "empty.mp4: cannot be read as a video: Invalid data"),
         ("cut.mp4", r"cut.mp4: .*cut off.* after \d frames|cut.mp4: cut off: it ends after"),
         (
             "headless.mp4",  # by how much x264 has written, FFmpeg finds some of it or nothing
-            r"headless.mp4: (has no pictures in it \(or was cut off\); replace"
+            r"headless.mp4: (contains no images \(or was cut off\); replace"
             "|cannot be read as a video: Invalid data)",
         ),
-        ("cut.webp", "cut.webp: cannot be read as a picture or an animation: .*; mend or remove"),
-        ("cut.gif", "cut.gif: cannot be read as a picture or an animation"),
-        ("sizes", "f2.png: 8x4, while f0.png is 16x16: the pictures of a clip must have one size"),
+        ("cut.webp", "cut.webp: cannot be read as an image or an animation: .*; repair or remove"),
+        ("cut.gif", "cut.gif: cannot be read as an image or an animation"),
+        ("sizes", "f2.png: 8x4, while f0.png is 16x16: the images of a clip must have one size"),
         ("empty", "empty: no pictures in this folder"),
-        ("sound.mkv", "sound.mkv: has no pictures in it"),
+        ("sound.mkv", "sound.mkv: contains no images"),
         ("missing.mp4", "missing.mp4: there is no such file"),
         ("missing.gif", "missing.gif: there is no such file"),
     ],
@@ -295,7 +295,9 @@ def test_a_frame_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     facts = probe(path)
     short = video(tmp_path / "b.mp4", grays(6, 64, 64), gop=1)
     short.replace(path)
-    with pytest.raises(InputError, match=r"a\.mp4: frame 7 of 8 cannot be decoded; mend the file"):
+    with pytest.raises(
+        InputError, match=r"a\.mp4: frame 7 of 8 cannot be decoded; repair the file"
+    ):
         read_frames(path, [2, 6, 7], facts)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from inference.prompts.attention import EMPHASIS_MODES, parse_attention
 from inference.prompts.composition import split_composition
-from inference.prompts.editing import chosen, expand
+from inference.prompts.editing import chosen, timeline
 from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
 from inference.prompts.styles import apply_styles, read_styles
 from inference.runtime.errors import InputError
@@ -77,8 +77,8 @@ def test_attention_modes():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a cat (a:1.2.3)", r"character 10, at “a cat \(a:1.2.3\)”: 1.2.3 is no number"),
-        ("(a:.)", r"character 4, .*: \. is no number; a weight is written as in \(word:1.3\)"),
+        ("a cat (a:1.2.3)", r"character 10, at “a cat \(a:1.2.3\)”: 1.2.3 is not a number"),
+        ("(a:.)", r"character 4, .*: \. is not a number; a weight is written as in \(word:1.3\)"),
         ("((a:99999):99999)", r"character 12, .*a weight of 1e\+10; at most 1e\+09 is possible"),
         ("x" * 50 + "(" * 201, r"character 251, at “…\({21}”: more than 200 brackets are open"),
     ],
@@ -131,7 +131,7 @@ def test_malformed_attention_says_where(text, message):
     ],
 )
 def test_editing(text, entries):
-    assert expand(text, 20) == entries
+    assert timeline(text, 20) == entries
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_editing(text, entries):
     ],
 )
 def test_alternation(text, texts):
-    assert expand(text, 4) == list(enumerate(texts, 1))
+    assert timeline(text, 4) == list(enumerate(texts, 1))
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_alternation(text, texts):
     ],
 )
 def test_hires_pass_and_old_rule(text, settings, entries):
-    assert expand(text, 10, **settings) == entries
+    assert timeline(text, 10, **settings) == entries
 
 
 def test_the_first_text_has_one_evaluation_more():
     """20 steps of [a:b:0.5]: a 11 times, b 9 times; [a|b]: a, a, b, a, b, …"""
-    ends = [entry.end_at_step for entry in expand("[a:b:0.5]", 20)]
+    ends = [entry.end_at_step for entry in timeline("[a:b:0.5]", 20)]
     assert [chosen(ends, n) for n in range(20)] == [0] * 11 + [1] * 9
-    entries = expand("[a|b]", 20)
+    entries = timeline("[a|b]", 20)
     ends = [entry.end_at_step for entry in entries]
     assert "".join(entries[chosen(ends, n)].text for n in range(6)) == "aababa"
     assert chosen([5, 10], 99) == 1
@@ -234,7 +234,7 @@ def test_extra_networks_keep_their_order():
     [
         (
             "<lroa:a>",
-            "character 3, .*<lroa:…> is no kind.*known: lora, lyco, hypernet; .*mean lora",
+            "character 3, .*<lroa:…> is not a kind.*known: lora, lyco, hypernet; .*mean lora",
         ),
         ("<lora::1>", "character 3, .*names no file; write <lora:name>"),
         ("<lora:te=1>", "character 3, .*names no file"),
@@ -281,7 +281,7 @@ def test_styles(tmp_path):
         (b"", "line 1: expected the columns name,prompt,negative_prompt; got nothing"),
         (b"title,prompt\n", "line 1: .*got title, prompt"),
         (b"name,prompt\na,\xff\n", "byte 14: not UTF-8"),
-        (b'name,prompt\na,"b" c\n', "line 2: no CSV"),
+        (b'name,prompt\na,"b" c\n', "line 2: not CSV"),
     ],
 )
 def test_malformed_styles(tmp_path, content, message):
@@ -303,7 +303,7 @@ def read_all(text):
     for read in (
         extract_extra_networks,
         split_composition,
-        lambda text: [parse_attention(one.text) for one in expand(text, 20)],
+        lambda text: [parse_attention(one.text) for one in timeline(text, 20)],
         lambda text: [parse_attention(text, mode) for mode in EMPHASIS_MODES],
     ):
         try:

@@ -1,4 +1,4 @@
-"""Recipes: what is read, what wins, and what every wrong recipe is told."""
+"""Recipes: what is read, what wins, and the errors of every wrong recipe."""
 
 import os
 import random
@@ -274,7 +274,7 @@ WRONG = {
     "tab": (
         "objective:\n\trank: 3",
         "r.yaml: line 2, column 1: found character '\\t' that cannot start any token; "
-        "indent by spaces, not tabs",
+        "indent with spaces, not tabs",
     ),
     "key given twice": (
         "objective:\n  rank: 3\n  rank: 4",
@@ -371,7 +371,7 @@ def test_a_fault_of_a_key_nobody_set_goes_to_the_nearest_layer_above_or_the_file
         ("configs/q.yaml", "no such file"),
         ("conf/lora.yaml", "no such file: there is no folder conf"),
         ("configs", "is a folder, not a recipe"),
-        ("configs/p.png", "is no text in UTF-8 (byte 0); a recipe is a YAML file"),
+        ("configs/p.png", "is not UTF-8 text (byte 0); a recipe is a YAML file"),
     ],
 )
 def test_unreadable_recipe_is_told(name: str, message: str) -> None:
@@ -482,7 +482,7 @@ def test_null_that_drops_nothing_is_warned_about() -> None:
     with pytest.warns(RecipeWarning) as caught:
         load("name: x\nsampling: {images: {a: {prompt: a}, aa: null}}")
     assert [str(one.message) for one in caught] == [
-        "r.yaml: sampling.images.aa: null drops nothing; the entries are a"
+        "r.yaml: sampling.images.aa: null removes nothing; the entries are a"
     ]
 
 

@@ -52,8 +52,8 @@ def bomb(levels: int) -> str:
 
 PLACE = "r.yaml: line 1, column "
 WRONG = {
-    "number: .inf": PLACE + "9: .inf is no finite number; text needs quotes",
-    "number: .nan": PLACE + "9: .nan is no finite number; text needs quotes",
+    "number: .inf": PLACE + "9: .inf is not a finite number; text needs quotes",
+    "number: .nan": PLACE + "9: .nan is not a finite number; text needs quotes",
     "number: 1e400": PLACE + "9: 1e400 is too large for a number; text needs quotes",
     "number: 1e-400": PLACE + "9: 1e-400 is too small for a number; text needs quotes",
     "count: " + "9" * 5000: PLACE + f"8: {'9' * 30}… is too large for a number; text needs quotes",
@@ -73,14 +73,14 @@ WRONG = {
     "rates: !!set {a}": PLACE + f"8: the tag !!set cannot be used here; {HINT}",
     "rates: {'': 1}": PLACE + "9: a key is empty",
     "rates: {a: 1, <<: {b: 1, b: 2}}": PLACE + "26: key 'b' is given twice",
-    'name: "a\\0b"': PLACE + "7: holds the character U+0000, which no text has",
-    'name: "\\ud800"': PLACE + "7: holds the character U+D800, which no text has",
-    "name: a\x07b": PLACE + "8: holds the character U+0007, which no text has",
+    'name: "a\\0b"': PLACE + "7: contains the character U+0000, which text cannot contain",
+    'name: "\\ud800"': PLACE + "7: contains the character U+D800, which text cannot contain",
+    "name: a\x07b": PLACE + "8: contains the character U+0007, which text cannot contain",
     "words: '\\${x}'": "r.yaml: words: expected a list of any length ([a, b]), each text, "
     "got '\\\\${x}'",
-    "anything: " + "[" * 100000: PLACE + "42: more than 32 levels within each other",
+    "anything: " + "[" * 100000: PLACE + "42: more than 32 nested levels",
     f"anything: {{a: {bomb(12)}}}": "r.yaml: line 1, column 77: more than 100000 values, "
-    "with all that aliases stand for",
+    "with aliases expanded",
     "a\u00a0b: 1": "r.yaml: a\\xa0b: Key 'a\\xa0b' not in 'Run'; its keys are name, number, "
     "count, words, rates, anything",
 }
@@ -114,15 +114,15 @@ def test_the_same_object_twice_is_written_out_twice() -> None:
     ("override", "message"),
     [
         ("a." * 40 + "a=1", "has more than 32 levels"),
-        ("name=\udc80", "name: holds the character U+DC80, which no text has"),
+        ("name=\udc80", "name: contains the character U+DC80, which text cannot contain"),
         ("number=1e400", "number: '1e400' is not YAML: line 1, column 1: 1e400 is too large for a "
          "number; text needs quotes"),
     ],
 )  # fmt: skip
 def test_overrides_that_cannot_be(override: str, message: str) -> None:
-    told = complaint("", override)
-    assert told.startswith("command line: ")
-    assert told.endswith(message)
+    message_shown = complaint("", override)
+    assert message_shown.startswith("command line: ")
+    assert message_shown.endswith(message)
 
 
 def test_text_on_the_command_line_may_be_no_number() -> None:
@@ -132,7 +132,7 @@ def test_text_on_the_command_line_may_be_no_number() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("name: x".encode("utf-16"), "is no text in UTF-8 (byte 0); save this UTF-16 as UTF-8"),
+        ("name: x".encode("utf-16"), "is not UTF-8 text (byte 0); save this UTF-16 as UTF-8"),
         (b"#" * (2**20 + 1), "is larger than 1 MiB; a recipe is a small YAML file"),
     ],
 )

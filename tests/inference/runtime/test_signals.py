@@ -22,7 +22,7 @@ with signals.noted(print):
         print(signals.number)
 print([signal.getsignal(number) == signal.SIG_IGN for number in (1, 2, 15)])
 """
-TOLD = "stopping after this step; once more stops at once"
+MESSAGE = "stopping after this step; a second signal stops at once"
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def work(*numbers: int, ignored: bool) -> subprocess.CompletedProcess[str]:
 def test_the_first_signal_is_noted_and_handlers_are_put_back(first: int, ignored: bool) -> None:
     done = work(first, ignored=ignored)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [TOLD, str(int(first)), str([ignored] * 3)]
+    assert done.stdout.splitlines() == [MESSAGE, str(int(first)), str([ignored] * 3)]
 
 
 @pytest.mark.parametrize("ignored", [False, True])

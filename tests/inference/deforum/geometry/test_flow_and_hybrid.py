@@ -257,7 +257,7 @@ def test_a_mask_on_a_still_video_stays():
 def test_boxes():
     assert box_mask([0.25, 0, 0.5, 1], 8, 4).sum() / 255 == 8
     assert box_mask([-5, 2, 3, 90], 8, 4).sum() / 255 == 6
-    for box, message in (([1, 2, 3], "no four numbers"), ([9, 9, 20, 20], "holds nothing")):
+    for box, message in (([1, 2, 3], "not have four numbers"), ([9, 9, 20, 20], "holds nothing")):
         with pytest.raises(InputError, match=message):
             box_mask(box, 8, 4)
 
@@ -265,7 +265,7 @@ def test_boxes():
 @pytest.mark.parametrize(
     ("mask", "start", "message"),
     [
-        (np.full((96, 96), 255, np.uint8), 2, "tracked_frame: 2 is outside of the video of 2"),
+        (np.full((96, 96), 255, np.uint8), 2, "tracked_frame: 2 is outside the video of 2"),
         (np.full((9, 8), 255, np.uint8), 0, "8x9 differs from the video's 96x96"),
         (box_mask([3, 3, 5, 9], 96, 96), 0, r"2x6 pixels at \(3, 3\) are too few"),
     ],

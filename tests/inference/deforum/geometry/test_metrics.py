@@ -13,7 +13,7 @@ from inference.deforum.geometry.metrics import (
     warp_error,
 )
 from inference.deforum.geometry.warp2d import Motion2D, warp_2d, warp_matrix
-from inference.deforum.geometry.warp3d import Motion3D, warp_3d
+from inference.deforum.geometry.warp3d import Motion3D, Sampling3D, warp_3d
 from inference.deforum.settings.compat import DEFORUM, FIXED
 
 
@@ -92,7 +92,9 @@ def test_the_fixed_mode_drifts_less_than_deforum():
         meter, frame = TemporalMeter(), blobs().astype(np.float32 if compat == FIXED else np.uint8)
         for _ in range(40):
             meter.add(frame)
-            frame = warp_3d(frame, motion, padding_mode="reflection", compat=compat)
+            frame = warp_3d(
+                frame, motion, sampling=Sampling3D(padding_mode="reflection", compat=compat)
+            )
         drift[compat] = meter.figures().largest_drift.mean
     assert drift[DEFORUM] > 10
     assert drift[FIXED] < drift[DEFORUM] / 4

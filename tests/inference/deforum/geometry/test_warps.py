@@ -6,7 +6,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from inference.deforum.geometry.warp2d import Flip, Motion2D, flip_matrix, flip_perspective, warp_2d
-from inference.deforum.geometry.warp3d import Motion3D, projected_motion, warp_3d
+from inference.deforum.geometry.warp3d import Motion3D, Sampling3D, projected_motion, warp_3d
 from inference.deforum.settings.compat import DEFORUM, FIXED
 
 BOTH = pytest.mark.parametrize("compat", [DEFORUM, FIXED])
@@ -145,7 +145,7 @@ def test_standing_still_in_3d_stays_equal_for_ever():
     tiny = Motion3D(translation_x=1e-9)  # as good as still, but computed
     for _ in range(100):
         frame = warp_3d(frame, tiny)
-        lost = warp_3d(lost, Motion3D(), compat=DEFORUM)
+        lost = warp_3d(lost, Motion3D(), sampling=Sampling3D(compat=DEFORUM))
     assert np.array_equal(frame, image)
     assert lost.mean(dtype=float) <= image.mean(dtype=float)
 
@@ -154,9 +154,9 @@ def test_deforum_cuts_decimals_off():
     image = np.full((16, 16, 3), 100, dtype=np.uint8)
     image[:, 8:] = 103
     motion = Motion3D(translation_x=22)
-    exact = warp_3d(image.astype(np.float32), motion, sampling_mode="bilinear")
+    exact = warp_3d(image.astype(np.float32), motion, sampling=Sampling3D(sampling_mode="bilinear"))
     for compat, expected in ((DEFORUM, np.floor(exact)), (FIXED, np.rint(exact))):
-        moved = warp_3d(image, motion, sampling_mode="bilinear", compat=compat)
+        moved = warp_3d(image, motion, sampling=Sampling3D(sampling_mode="bilinear", compat=compat))
         assert np.array_equal(moved, expected)
     assert not np.array_equal(np.floor(exact), np.rint(exact))
 
@@ -234,7 +234,7 @@ def test_3d_is_its_closed_form(seed, compat):
         aspect_ratio=rng.uniform(0.6, 1.6),
     )
     z = rng.uniform(1, 2, image.shape[:2])
-    moved = warp_3d(image, motion, z, sampling_mode="bilinear", compat=compat)
+    moved = warp_3d(image, motion, z, sampling=Sampling3D(sampling_mode="bilinear", compat=compat))
     assert np.abs(moved - closed_form(image, motion, z)).max() <= 1.001
 
 
@@ -248,7 +248,9 @@ def test_what_is_nearer_moves_further():
     y, x = np.mgrid[:64, :64]
     image = np.repeat((x * 3.0)[..., None], 3, axis=-1).astype(np.float32)
     z = np.where(y < 32, 1.0, 2.0)
-    moved = image - warp_3d(image, Motion3D(translation_x=10), z, sampling_mode="bilinear")
+    moved = image - warp_3d(
+        image, Motion3D(translation_x=10), z, sampling=Sampling3D(sampling_mode="bilinear")
+    )
     near, far = np.abs(moved[10, 32, 0]), np.abs(moved[50, 32, 0])
     assert near == pytest.approx(2 * far, rel=0.01)
     assert far > 1
@@ -288,7 +290,9 @@ def test_bicubic_of_fixed_is_keys_own(padding):
         down = keys(y - offset[y, x, 1] * 10 - rows)
         across = keys(x - offset[y, x, 0] * 14 - columns)
         expected[y, x] = np.einsum("y,x,yxc->c", down, across, padded)
-    np.testing.assert_allclose(warp_3d(image, motion, padding_mode=padding), expected, atol=0.02)
+    np.testing.assert_allclose(
+        warp_3d(image, motion, sampling=Sampling3D(padding_mode=padding)), expected, atol=0.02
+    )
 
 
 @pytest.mark.parametrize(("compat", "grows"), [("fixed", False), ("deforum-3.0", True)])
@@ -297,5 +301,5 @@ def test_details_grow_only_as_in_deforum(compat, grows):
     image = np.repeat(np.broadcast_to(wave, (8, 64))[..., None], 3, axis=-1).astype(np.float32)
     half = Motion3D(translation_x=400 * np.tan(np.deg2rad(35)) / 64 / 2)
     for _ in range(20):
-        image = warp_3d(image, half, padding_mode="reflection", compat=compat)
+        image = warp_3d(image, half, sampling=Sampling3D(padding_mode="reflection", compat=compat))
     assert (image[:, 16:40].max() > 130 + 20) == grows

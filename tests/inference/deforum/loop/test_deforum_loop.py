@@ -209,7 +209,7 @@ def test_written_settings_draw_the_same_again(animate, tmp_path):
     )
     again = Animation(recipe)
     again.prepare()
-    again.draw(SeededGenerator(), say=lambda text: None)
+    again.draw(SeededGenerator(), log=lambda text: None)
     redrawn = np.stack([np.asarray(Image.open(path)) for path in again.run.frames()])
     assert np.array_equal(redrawn, first)
     assert again.run.settings.read_bytes() == written.read_bytes()
@@ -224,8 +224,8 @@ def test_nothing_to_resume_is_told(animate):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"W": 32}, "begun with frames of 64x64 and cannot go on with 32x64"),
-        ({"diffusion_cadence": 4}, "goes on at frame 2, which is none of those"),
+        ({"W": 32}, "the run has frames of 64x64 and cannot continue with 32x64"),
+        ({"diffusion_cadence": 4}, "continues at frame 2, which this cadence does not diffuse"),
         ({"resume_timestring": "*"}, "resume_timestring: expected 14 digits"),
     ],
 )

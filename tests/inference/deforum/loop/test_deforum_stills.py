@@ -12,7 +12,7 @@ from inference.deforum.loop.generator import (
     SeededGenerator,
     random_picture,
 )
-from inference.media.video_writing import write_mp4
+from inference.media.video_writing import Mp4Options, write_mp4
 from inference.runtime.errors import InputError
 
 
@@ -40,11 +40,11 @@ def test_interpolation_mixes_prompts_in_batches(animate):
         recipe={"batch_size": 4},
     )
     assert generator.batches == [4, 4, 1]
-    told = [(request.prompt, request.negative_prompt) for request in generator.requests]
-    assert told[0] == ("cat", "dark")
-    assert told[1] == ("(cat):0.75 AND (dog):0.25", "dark")
-    assert told[4] == ("dog", "dark")
-    assert told[6] == ("(dog):0.5 AND (fox):0.5", "(dark):0.5 AND (blue):0.5")
+    prompts = [(request.prompt, request.negative_prompt) for request in generator.requests]
+    assert prompts[0] == ("cat", "dark")
+    assert prompts[1] == ("(cat):0.75 AND (dog):0.25", "dark")
+    assert prompts[4] == ("dog", "dark")
+    assert prompts[6] == ("(dog):0.5 AND (fox):0.5", "(dark):0.5 AND (blue):0.5")
     assert all(request.init is None for request in generator.requests)
     assert len(frames) == 9
 
@@ -88,7 +88,7 @@ def test_video_input_draws_over_every_frame(animate, clip):
 
 def test_video_files_are_read(animate, tmp_path):
     grey = [np.full((64, 64, 3), 20 * number, np.uint8) for number in range(10)]
-    write_mp4(tmp_path / "in.mp4", grey, 10, preset="ultrafast")
+    write_mp4(tmp_path / "in.mp4", grey, 10, Mp4Options(preset="ultrafast"))
     frames = animate(
         animation_mode="Video Input",
         video_init_path=str(tmp_path / "in.mp4"),
@@ -102,7 +102,7 @@ def test_video_files_are_read(animate, tmp_path):
 def test_video_that_is_not_there_is_named(animate):
     with pytest.raises(InputError, match=r"video_init_path: there is no file 'gone.mp4'"):
         animate(animation_mode="Video Input", video_init_path="gone.mp4")
-    with pytest.raises(InputError, match="is not fetched"):
+    with pytest.raises(InputError, match="is not downloaded"):
         animate(animation_mode="Video Input")
 
 

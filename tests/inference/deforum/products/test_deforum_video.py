@@ -1,6 +1,7 @@
 """Video files: what other programs find in them."""
 
 import wave
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from inference.deforum.loop.generator import SeededGenerator
 from inference.media.video_writing import (
+    Mp4Options,
     decoded_sound,
     has_sound,
     iter_frames,
@@ -17,7 +19,7 @@ from inference.media.video_writing import (
 )
 from inference.runtime.errors import InputError
 
-FAST = {"preset": "ultrafast"}
+FAST = Mp4Options(preset="ultrafast")
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def greys(count, height=64, width=64):
 def test_video_has_its_pictures_sound_and_subtitles(tmp_path, tone):
     texts = [f"F#: {n}; Seed: {n}" for n in range(12)]
     path = tmp_path / "a.mp4"
-    assert write_mp4(path, greys(12), 15, sound=tone, subtitles=texts, **FAST) == 12
+    assert write_mp4(path, greys(12), 15, replace(FAST, sound=tone, subtitles=texts)) == 12
     with av.open(str(path)) as file:
         video, audio = file.streams.video[0], file.streams.audio[0]
         assert (video.frames, video.average_rate, video.codec_context.name) == (12, 15, "h264")
@@ -47,15 +49,15 @@ def test_video_has_its_pictures_sound_and_subtitles(tmp_path, tone):
         assert float(audio.duration * audio.time_base) == pytest.approx(0.8, abs=0.05)
         track = file.streams.subtitles[0]
         assert track.codec_context.name == "mov_text"
-        told = [bytes(packet)[2:].decode() for packet in file.demux(track) if packet.size > 2]
-    assert told == texts
+        read = [bytes(packet)[2:].decode() for packet in file.demux(track) if packet.size > 2]
+    assert read == texts
     levels = [frame.mean() for frame in iter_frames(path, "key")]
     assert levels == pytest.approx([20 * n for n in range(12)], abs=2)
 
 
 @pytest.mark.parametrize(("height", "width"), [(63, 65), (64, 33), (8, 8)])
 def test_odd_sizes_get_one_more_row_or_column(tmp_path, height, width):
-    write_mp4(tmp_path / "a.mp4", greys(3, height, width), 23.976, **FAST)
+    write_mp4(tmp_path / "a.mp4", greys(3, height, width), 23.976, FAST)
     with av.open(str(tmp_path / "a.mp4")) as file:
         stream = file.streams.video[0]
         assert (stream.height, stream.width) == (height + height % 2, width + width % 2)
@@ -78,7 +80,7 @@ def test_bad_files_are_named(tmp_path, tone):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(InputError, match=r"video_init_path: .*broken.mp4.* cannot be read"):
         list(iter_frames(tmp_path / "broken.mp4", "video_init_path"))
-    with pytest.raises(InputError, match="has no pictures"):
+    with pytest.raises(InputError, match="contains no images"):
         list(iter_frames(tone, "key"))
     with pytest.raises(InputError, match="no frames"):
         write_mp4(tmp_path / "none.mp4", [], 15)

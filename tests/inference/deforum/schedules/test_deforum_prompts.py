@@ -78,7 +78,7 @@ def test_interpolation_has_two_prompts_whose_weights_sum_to_one():
         ({"t": "a"}, "prompts, frame 't', column 1: unknown name"),
         ({"": "a"}, "prompts, frame '', column 1: is empty"),
         ({"0": "a `foo`"}, "prompts, frame 0, column 4: `foo` unknown name 'foo'"),
-        ({"0": "a", "3": "b (`2 *`)"}, "prompts, frame 3, column 5: `2 \\*` is no formula"),
+        ({"0": "a", "3": "b (`2 *`)"}, "prompts, frame 3, column 5: `2 \\*` is not a formula"),
         ({"0": "`1/t`"}, "prompts, frame 0, column 2: `1/t` does not come to a number"),
         ({"0": "``"}, "prompts, frame 0, column 2: `` is empty"),
     ],
@@ -166,7 +166,10 @@ def test_names():
     assert frame_name("20260102030405", 7) == "20260102030405_000000007.png"
     assert settings_name("20260102030405") == "20260102030405_settings.txt"
     assert re.fullmatch(r"\d{14}", timestring())
-    for batch_name, message in [("{nothing}", "'?{nothing}'? is no setting"), (" ", "no name")]:
+    for batch_name, message in [
+        ("{nothing}", "'?{nothing}'? is not a setting"),
+        (" ", "without a name"),
+    ]:
         with pytest.raises(InputError, match=f"batch_name: .*{message}"):
             folder_name(load_settings({"batch_name": batch_name}), "1")
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from inference.deforum.check import problems, report
+from inference.deforum.check import problems, settings_report
 from inference.deforum.schedules.prompts import frame_prompts
 from inference.deforum.schedules.schedule_table import Schedules
 from inference.deforum.settings.dialects import RENAMED, joined
@@ -259,7 +259,7 @@ def test_overrides(loaded):
         ({"prompts": 5}, "prompts: expected frames and texts"),
         ({"prompts": {}}, "prompts: has no prompt"),
         ({"prompts": {"0": None}}, "prompts: at '0' expected a text, got null"),
-        ({"prompts": {"0": "\ud800"}}, "prompts: the sign at place 1 is not valid Unicode"),
+        ({"prompts": {"0": "\ud800"}}, "prompts: character 1 is not valid Unicode"),
         ({"animation_prompts_positive": 5}, "animation_prompts_positive: expected a text"),
         ({"schedule_events": [{"when": 1}]}, "schedule_events: expected a number, got null"),
     ],
@@ -282,7 +282,7 @@ def test_files_that_are_none(tmp_path):
 
 
 def test_mutated_files_are_drawn_or_told_what_is_wrong(loaded):
-    """200 files with up to two values exchanged: each is read, or told what is wrong by key."""
+    """200 files with up to two values exchanged: each is read, or its errors name the key."""
     rng = random.Random(2)
     values = [
         None, True, 0, -1, 3, 2.5, 1e300, "", "x", "0", "-5", "0:(t)", "0:(1), 5:(2", "0:(1/t)",
@@ -304,11 +304,11 @@ def test_mutated_files_are_drawn_or_told_what_is_wrong(loaded):
             settings = settings.replace(seed=max(settings["seed"], 0))
             schedules = Schedules.of(settings)
             prompts = frame_prompts(settings, schedules.variables)
-            report(settings)
+            settings_report(settings)
         except InputError as error:
-            told = str(error)
+            message = str(error)
             today = [RENAMED.get(key, key.replace("_video_", "_")) for key in changed]
-            assert any(key in told for key in (*changed, *today)), (changed, told)
+            assert any(key in message for key in (*changed, *today)), (changed, message)
             counts["refused"] += 1
             continue
         assert len(prompts) == settings["max_frames"] == len(schedules.zoom)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from inference.config.recipes import AnimationRecipe
 from inference.deforum.animation import Animation
-from inference.deforum.check import report
+from inference.deforum.check import settings_report
 from inference.deforum.loop.generator import SeededGenerator, random_picture
 from inference.deforum.settings.keys import KEYS
 from inference.deforum.settings.settings_recipe import recipe_settings
@@ -137,11 +137,11 @@ def outcome(recipe):
     animation = Animation(recipe)
     try:
         animation.prepare()
-        animation.draw(SeededGenerator(), say=lambda text: None)
+        animation.draw(SeededGenerator(), log=lambda text: None)
     except InputError as error:
         return str(error)
     assert animation.run.frames()
-    assert "Problems:" not in report(recipe_settings(recipe))
+    assert "Problems:" not in settings_report(recipe_settings(recipe))
     return "drawn"
 
 
@@ -163,12 +163,12 @@ def test_mutated_settings_are_drawn_or_told(files, tmp_path, chunk):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DrawWarning)
             try:
-                told = outcome(recipe)
+                message = outcome(recipe)
             except Exception as error:
                 error.add_note(f"chunk {chunk}, file {number}: {changed}")
                 raise
-        drawn += told == "drawn"
-        where = f"chunk {chunk}, file {number}: {told!r} does not tell what of {changed}"
-        names_key = any(re.search(rf"\b{re.escape(key)}\b", told) for key in (*KEYS, *changed))
-        assert told == "drawn" or names_key or re.search(r"line \d+, column \d+", told), where
+        drawn += message == "drawn"
+        where = f"chunk {chunk}, file {number}: {message!r} does not name what of {changed}"
+        names_key = any(re.search(rf"\b{re.escape(key)}\b", message) for key in (*KEYS, *changed))
+        assert message == "drawn" or names_key or re.search(r"line \d+, column \d+", message), where
     assert IN_CHUNK // 5 <= drawn <= IN_CHUNK - 2, f"{drawn} of {IN_CHUNK} were drawn"
