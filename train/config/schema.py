@@ -1,4 +1,4 @@
-"""The dataclass of a training recipe, made for the objective that the recipe names."""
+"""Build the dataclass of a training recipe for the objective that the recipe names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.config.recipe import TrainRecipe
 
 
 def train_schema(untyped: dict[str, Any]) -> type:
-    """The dataclass of a training recipe whose `objective` is what the recipe asks for.
+    """Return the dataclass of a training recipe with the `objective` that the recipe names.
 
     Raises:
         RecipeError: `objective.type` is missing or none of the known ones; a plug-in is not found.
@@ -21,7 +21,7 @@ def train_schema(untyped: dict[str, Any]) -> type:
     import importlib
 
     plugins, objective = untyped.get("plugins"), untyped.get("objective")
-    for name in plugins if isinstance(plugins, list) else []:  # anything else is refused later
+    for name in plugins if isinstance(plugins, list) else []:  # anything else is rejected later
         if not all(map(str.isidentifier, str(name).split("."))):
             raise RecipeError(f"plugins: {cut(repr(name))} is no name of a module")
         try:

@@ -539,7 +539,8 @@ def test_first_frames_come_along_where_they_are_asked_for(tmp_path: Path) -> Non
     config = data(tmp_path, {"frames": 9})
     assert config.clips is not None
     buckets = BucketRule(config.clips, 16, 16, 8, FrameRule())
-    made = ClipExamples(find_clips(config, False), config, buckets, 0, ("",), 1, 0, True)
+    made = ClipExamples(find_clips(config, False), config, buckets, 0, ("",), 1)
+    made.with_first_frames = True
     content = made.content(0)
     assert torch.equal(content["first_frames"], content["pixels"][:, 0])
 

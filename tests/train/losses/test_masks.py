@@ -328,7 +328,7 @@ def test_an_empty_mask_is_told_by_name(tmp_path: Path) -> None:
         (["data.masks={suffix: ''}"], "data.masks.suffix: must not be empty"),
         (["data.masks={suffix: _m.png}"], "data.masks.suffix: stands before the file's ending"),
         (["data.masks={unmasked_weight: 2}"], "unmasked_weight: must lie between 0 and 1"),
-        (["data.masks={}", "data.clips={frames: 9}"], "data.masks: are of pictures; clips"),
+        (["data.masks={}", "data.clips={frames: 9}"], "data.masks: are for images; clips"),
         (["data.masks={}", "objective={type: autoencoder}"], "data.masks: weigh the error of"),
     ],
 )

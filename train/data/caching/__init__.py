@@ -1,4 +1,4 @@
-"""Latents and prompt embeddings kept on disk by content, and prefetch threads."""
+"""Latents and prompt embeddings on disk, addressed by content, and prefetch threads."""
 
 from typing import TYPE_CHECKING
 

@@ -1,10 +1,9 @@
-"""Build the examples of a recipe: pictures or clips, with their buckets."""
+"""Build the examples of a recipe: images or clips, with their buckets."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from inference.config import check_size
 from inference.models import DiffusionModel
@@ -18,25 +17,22 @@ from train.data.examples.examples import Examples
 from train.data.examples.stream import Pace
 from train.data.sources import Clip, Sources, at_resolution
 
-if TYPE_CHECKING:
-    pass
-
 
 def build_examples(
     recipe: TrainRecipe, sources: Sources, base: DiffusionModel, pace: Pace | None = None
 ) -> Examples:
-    """The examples of a run.
+    """Build the examples of a run.
 
     Args:
-        recipe: as it is in a stage.
-        sources: what the run learns from.
-        base: says what sizes are possible.
-        pace: where the stage begins in the run's stream, and which steps its positions belong to.
+        recipe: with the settings of the stage.
+        sources: the images or clips of the run.
+        base: determines which sizes are possible.
+        pace: where the stage starts in the run's stream, and the steps of its sample indices.
 
     Raises:
-        InputError: the base model cannot take pictures or clips of this size or length.
+        InputError: the base model cannot take images or clips of this size or length.
     """
-    # Concepts change how captions are read, a stage the sizes.
+    # Concepts change how captions are read, stages change sizes.
     config = replace(recipe.data, captions=sources.config.captions)
     pace = pace or Pace()
     if isinstance(base, VideoModel):
@@ -49,8 +45,8 @@ def build_examples(
             sources.template,
             recipe.train_batch_size,
             pace.first_position,
-            base.is_image_to_video,
         )
+        examples.with_first_frames = base.is_image_to_video
         examples.pace = pace
         check_buckets(examples, base)
         return examples
@@ -68,10 +64,10 @@ def build_examples(
 
 
 def check_buckets(examples: ClipExamples, base: VideoModel) -> None:
-    """Tells where a model was not trained; see `check_positions`.
+    """Warn about sizes that a model was not trained for; see `check_positions`.
 
     Raises:
-        InputError: it has learned positions, for another size than that of some clips.
+        InputError: its learned positions do not fit the size of some clips.
     """
     rule, factor = FrameRule.of(base.vae), base.vae_scale_factor
     for frames, height, width in sorted(set(examples.buckets)):
@@ -81,10 +77,10 @@ def check_buckets(examples: ClipExamples, base: VideoModel) -> None:
 
 
 def bucket_rule(config: DataConfig, base: VideoModel) -> BucketRule:
-    """What sizes the examples of clips may have.
+    """Return the rule for the sizes of clip examples.
 
     Raises:
-        InputError: the base model cannot take a size or a length that the recipe asks for.
+        InputError: the base model cannot take a size or a length of the recipe.
     """
     clips = config.clips
     assert clips is not None

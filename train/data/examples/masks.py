@@ -1,7 +1,7 @@
-"""Masks of pictures: cut with their picture, brought to the size of latents, made into weights.
+"""Masks: cropped with their image, scaled to the size of latents, converted to loss weights.
 
-OneTrainer's `modules/util/loss/masked_loss.py` for weights and areas, A1111 1.10.1's
-`modules/textual_inversion/dataset.py` for the formula of opacity.
+Weights and areas follow OneTrainer's `modules/util/loss/masked_loss.py`, the formula of opacity
+A1111 1.10.1's `modules/textual_inversion/dataset.py`.
 """
 
 import warnings
@@ -21,25 +21,25 @@ from train.data.pictures import READING_ERRORS
 from train.data.sources import Picture
 
 DEEP = ("I;16", "I;16L", "I;16B")
-"""Pillow's names of 16 bits of gray."""
+"""Pillow's modes for 16 bits of grey."""
 TOLERANCE = 0.02
-"""Share by which a mask's shape may differ from its picture's, for rounding of small sizes."""
+"""Fraction by which the aspect ratio of a mask may differ from its image's, for rounding."""
 
 
 def mask_shares(picture: Picture, piece: Piece, config: MaskConfig, factor: int) -> Tensor:
-    """How white the mask is at each place of the latents, (1, h / factor, w / factor) in 0 … 1.
+    """Return the mask at the size of latents, (1, h / factor, w / factor) in 0 … 1.
 
-    It goes the way of the picture: scaled, cut and mirrored as that was, then averaged over the
-    pixels of each place. A picture without a mask is 1 everywhere.
+    It is transformed like the image: scaled, cropped and mirrored, then averaged over the pixels of
+    each latent. An image without a mask is 1 everywhere.
 
     Args:
-        picture: whose mask it is.
-        piece: what was cut out of the picture.
+        picture: the image of the mask.
+        piece: the crop of the image.
         config: where masks come from.
         factor: pixels per latent along each side.
 
     Raises:
-        DataError: the mask cannot be read, or is of another shape than the picture.
+        DataError: the mask cannot be read, or has another aspect ratio than the image.
     """
     height, width = piece.pixels.shape[1:]
     mask = piece.alpha if config.source == "alpha" else None
@@ -62,9 +62,9 @@ def mask_shares(picture: Picture, piece: Piece, config: MaskConfig, factor: int)
 
 
 def mask_weights(shares: Tensor, config: MaskConfig) -> Tensor:
-    """What each place counts, of what `mask_shares` gives; the same shape.
+    """Convert the result of `mask_shares` to loss weights of the same shape.
 
-    A mask that is 0 in the whole cut stays so: its example has a loss of 0.
+    A mask that is 0 in the whole crop stays 0: its example has a loss of 0.
     """
     if config.formula == "a1111":
         weights = shares - shares.min()
@@ -76,7 +76,7 @@ def mask_weights(shares: Tensor, config: MaskConfig) -> Tensor:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask upright, in shades of gray (mode L); what is transparent in it is black.
+    """Return an upright mask in grey (mode L); its transparent parts are black.
 
     Raises:
         DataError: the file cannot be decoded.
@@ -97,7 +97,7 @@ def read_mask(path: Path) -> Image.Image:
 
 
 def check_shape(mask: Image.Image, picture: Picture, piece: Piece) -> None:
-    """Raises DataError unless the mask is as wide to its height as its picture is."""
+    """Raise DataError unless the mask has the aspect ratio of its image."""
     height, width = (int(side) for side in piece.sizes[:2])
     if abs(mask.width * height / (mask.height * width) - 1) > TOLERANCE:
         raise DataError(

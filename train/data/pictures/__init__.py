@@ -1,4 +1,4 @@
-"""Read, probe and index picture files."""
+"""Read, probe and index image files."""
 
 from typing import TYPE_CHECKING
 

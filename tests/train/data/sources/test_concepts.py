@@ -231,8 +231,8 @@ WRONG = {
     "exclude each other; give one of them",
     "objective: {type: dreambooth}\ndata: {path: x}": "data.concepts: objective.type: dreambooth "
     "learns concepts: give data.concepts (or data.concepts_list), or take objective.type: "
-    "text_to_image for a folder of pictures with captions",
-    "objective: {type: autoencoder}\ndata: {" + SOUND + "}}}": "data.concepts: go with prompts, "
+    "text_to_image for a folder of images with captions",
+    "objective: {type: autoencoder}\ndata: {" + SOUND + "}}}": "data.concepts: need prompts, "
     "which objective.type: autoencoder has none of",
     "objective: {type: lora}\ndata: {" + SOUND + ", class_data_dir: a/b}}}": "data.concepts.a."
     "class_data_dir: 'a/b' and instance_data_dir 'a' lie within each other, so that pictures would "
@@ -269,9 +269,9 @@ IDLE = {
     "data: {captions: {template: none}, " + SOUND + "}}}": "data.captions.template: has no effect: "
     "concepts have instance_prompt",
     "data: {path: x}\nloss: {prior_weight: 0.5}": "loss.prior_weight: has no effect: no concept "
-    "has class pictures (num_class_images_per)",
+    "has class images (num_class_images_per)",
     "loss: {prior_weight: 0}\ndata: {" + SOUND + ", num_class_images_per: 1}}}": "loss.prior_weight"
-    ": 0 makes class pictures count nothing, while each costs as much as a subject's; "
+    ": 0 gives class images no effect, while each costs as much as an instance image; "
     "num_class_images_per: 0 (or no subset with is_reg) leaves them out",
     "data: {path: x}\nsampling: {sanity_seed: 1}": "sampling.sanity_seed: has no effect without "
     "sanity_prompt",
