@@ -179,7 +179,7 @@ WRONG_OBJECTIVES = {
     ),
     "combined, members: {a: {objective: {type: textual_inversion, token: x}}, b: {objective: "
     "{type: textual_inversion, token: x}}}": (
-        "objective.members.b.objective.token: 'x' is learned by another already"
+        "objective.members.b.objective.token: 'x' is trained by another already"
     ),
 }
 

@@ -53,13 +53,13 @@ def train(path: str, overrides: list[str]) -> int:
             tell("train", error)
         return 1
     except ProcessLostError as error:
-        tell("train", f"{error}; resume=true goes on from the newest checkpoint")
+        tell("train", f"{error}; resume=true continues from the newest checkpoint")
         return 1
     except SavingError as error:
         tell("train", error)
         return 1
     except KeyboardInterrupt:  # the second Ctrl-C, or one before the first step
-        tell("train", "stopped at once; resume=true goes on from the newest checkpoint")
+        tell("train", "stopped at once; resume=true continues from the newest checkpoint")
         return 128 + signal.SIGINT
     if trainer.is_main:
         print(f"artifact: {artifact}")

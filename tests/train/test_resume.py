@@ -275,7 +275,7 @@ def test_a_second_signal_ends_the_run_at_once(
     names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert names == ["step-000001"]
     if signal_name == "INT":
-        told = "train: stopped at once; resume=true goes on from the newest checkpoint"
+        told = "train: stopped at once; resume=true continues from the newest checkpoint"
         assert done.err.splitlines()[-1] == told
 
 

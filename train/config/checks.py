@@ -75,7 +75,7 @@ def _size_faults(name: str, resolution: int | None, data: DataConfig) -> Faults:
         return
     parts = [one for one in data.named_subsets.values() if not one.is_reg] or [data]
     if any(one.buckets is not None and not one.buckets.follow_resolution for one in parts):
-        yield f"stages.{name}.resolution", "has no effect: data.buckets says the sizes itself"
+        yield f"stages.{name}.resolution", "has no effect: data.buckets sets the sizes"
     for subset, one in data.named_subsets.items():
         if not one.is_reg and one.resolution != data.resolution:
             yield (
@@ -105,12 +105,15 @@ def stage_faults(recipe: TrainRecipe) -> Faults:
         clips = recipe.data.clips
         for key in stage.clip_size:
             if clips is None:
-                yield f"stages.{name}.{key}", "is of clips, which need data.clips"
+                yield f"stages.{name}.{key}", "is for clips, which need data.clips"
             elif clips.buckets:
-                yield f"stages.{name}.{key}", "cannot go with data.clips.buckets: they say sizes"
+                yield (
+                    f"stages.{name}.{key}",
+                    "cannot go with data.clips.buckets: these set the sizes",
+                )
         yield from _size_faults(name, stage.resolution, recipe.data)
         if stage.resolution is not None and clips is not None:
-            yield f"stages.{name}.resolution", "is of pictures; of clips say height and width"
+            yield f"stages.{name}.resolution", "is for images; clips have height and width"
 
 
 def streaming_faults(recipe: TrainRecipe) -> Faults:
@@ -120,20 +123,21 @@ def streaming_faults(recipe: TrainRecipe) -> Faults:
         if one.streaming not in (None, data.streaming):
             yield (
                 f"data.subsets.{name}.streaming",
-                "is one for the run: say it in data.streaming; null fetches a subset as a whole",
+                "is the same for the whole run: set data.streaming; null downloads a subset "
+                "completely",
             )
     if not has_streamed(data):
         return
     if data.cache == "auto":
         yield (
             "data.cache",
-            "auto would keep the latents of all streamed pictures in memory; say disk, which "
-            "encodes each once and then fetches nothing any more, or off",
+            "auto would keep the latents of all streamed images in memory; set disk, which "
+            "encodes each once and then downloads nothing more, or off",
         )
     for name in (name for name, one in data.named_subsets.items() if one.is_reg):
         yield (
             f"data.subsets.{name}.is_reg",
-            "class pictures come in an order of their own, in which streamed pictures cannot: "
+            "class images have their own order, which streamed images cannot follow: "
             "leave data.streaming out, or take them from another run",
         )
     if validation is not None and is_address(validation.path):
@@ -142,8 +146,8 @@ def streaming_faults(recipe: TrainRecipe) -> Faults:
     if validation is not None and validation.split is not None and not is_cached:
         yield (
             "validation.split",
-            "would fetch all shards at each validation, as nothing is cached (data.cache: disk "
-            "does so, but not of objective.type: autoencoder); say validation.path",
+            "would download all shards at each validation, as nothing is cached (data.cache: disk "
+            "does so, but not for objective.type: autoencoder); set validation.path",
         )
 
 
@@ -152,7 +156,7 @@ REFUSALS: tuple[Check, ...] = (
     Rule(
         "overwrite",
         lambda recipe: recipe.overwrite and recipe.resume,
-        "cannot go with resume: one begins anew, the other continues",
+        "cannot go with resume: one starts anew, the other continues",
     ),
     _name_faults,
     _schedule_faults,

@@ -108,9 +108,9 @@ class ClipDataConfig:
         if self.buckets:
             for name, value in (("height", self.height), ("width", self.width)):
                 if value is not None:
-                    yield name, "has no effect: buckets say the sizes"
+                    yield name, "has no effect: buckets set the sizes"
             if self.frames != 49:
-                yield "frames", "has no effect: buckets say how many"
+                yield "frames", "has no effect: buckets set it"
         one_length = not self.buckets and self.token_budget is None and not self.pictures
         if self.pack and one_length:
             yield "pack", "has no effect: without buckets, token_budget or pictures all are as long"
@@ -146,7 +146,7 @@ def parse_bucket(text: str) -> Bucket:
     """
     found = BUCKET.fullmatch(text.strip().lower())
     if found is None or 0 in (numbers := tuple(map(int, found.groups()))):
-        raise InputError(f"{text!r} is no bucket: frames x height x width, such as 49x480x720")
+        raise InputError(f"{text!r} is not a bucket: frames x height x width, such as 49x480x720")
     return Bucket(*numbers)
 
 

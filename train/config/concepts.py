@@ -106,8 +106,8 @@ class ConceptConfig:
         if self.has_prior and not has_token and self.class_prompt == self.instance_prompt:
             yield (
                 "class_prompt",
-                "says the same as instance_prompt, so that the class would be learned as the "
-                "subject; set instance_token and class_token, or say what the class is",
+                "is the same as instance_prompt, so that the class would be trained as the "
+                "subject; set instance_token and class_token, or describe the class",
             )
 
     def idle(self) -> Faults:
@@ -165,7 +165,7 @@ def read_concepts_list(path: str) -> ConceptsFile:
     except OSError as error:
         raise InputError(f"{path!r} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path!r} is no JSON: {error}") from error
+        raise InputError(f"{path!r} is not JSON: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(
             f"{path!r}: expected a list of concepts, [{{…}}, {{…}}], as A1111 writes it"

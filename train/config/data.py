@@ -153,7 +153,7 @@ class SourceConfig:
                 yield f"concepts.{name}", "names a folder of class pictures: no / and no . in front"
         yield from self._nested()
         if self.subsets and all(one.is_reg for one in self.named_subsets.values()):
-            yield "subsets", "all are is_reg; at least one must hold what is learned"
+            yield "subsets", "all are is_reg; at least one must have training images"
         if self.concepts_list is not None:
             try:
                 read_concepts_list(self.concepts_list)
@@ -172,8 +172,8 @@ class SourceConfig:
                 if root != outer and root.is_relative_to(outer):
                     yield (
                         f"subsets.{name}.path",
-                        f"lies within that of {other}, which is searched too, so that its pictures "
-                        "would come twice; take folders side by side",
+                        f"lies within that of {other}, which is searched too, so that its images "
+                        "would occur twice; use separate folders",
                     )
 
     def source_idle(self) -> Faults:
@@ -252,7 +252,7 @@ class DataConfig(ExampleConfig, SourceConfig):
             if subset.captions.dropout_mode != self.captions.dropout_mode:
                 yield (
                     f"subsets.{name}.captions.dropout_mode",
-                    "is one for all subsets: say it in data.captions",
+                    "is the same for all subsets: set data.captions",
                 )
         yield from self._size_faults()
         yield from at_least(0, num_workers=self.num_workers)
@@ -261,15 +261,15 @@ class DataConfig(ExampleConfig, SourceConfig):
         parts = {"": self} | {f"subsets.{name}.": one for name, one in self.named_subsets.items()}
         for key, one in parts.items():
             if self.clips is not None and one.resize not in ("cover", "none"):
-                yield f"{key}resize", f"{one.resize} is of pictures; clips take cover or none"
+                yield f"{key}resize", f"{one.resize} is for images; clips need cover or none"
             if self.clips is not None and one.color_jitter is not None:
-                yield f"{key}color_jitter", "is of pictures, not of clips"
+                yield f"{key}color_jitter", "is for images, not for clips"
             if self.clips is not None and one.resize_interpolation != "lanczos":
-                yield f"{key}resize_interpolation", "is of pictures; clips take lanczos"
+                yield f"{key}resize_interpolation", "is for images; clips need lanczos"
             if one.buckets is not None and one.resize in ("none", "own_size"):
-                yield f"{key}resize", f"{one.resize} excludes buckets, which say the sizes"
+                yield f"{key}resize", f"{one.resize} excludes buckets, which set the sizes"
         if self.buckets is not None and self.clips is not None:
-            yield "buckets", "are of pictures; of clips say data.clips.buckets"
+            yield "buckets", "are for images; for clips set data.clips.buckets"
 
     def idle(self) -> Faults:
         yield from super().idle()

@@ -323,5 +323,5 @@ def parse_size(text: str) -> Size:
     """
     found = SIZE.fullmatch(text.strip().lower())
     if found is None or 0 in (numbers := tuple(map(int, found.groups()))):
-        raise InputError(f"{text!r} is no size: height x width, such as 768x512")
+        raise InputError(f"{text!r} is not a size: height x width, such as 768x512")
     return Size(*numbers)

@@ -30,7 +30,7 @@ ACTIVATIONS = (
 UNUSABLE_ACTIVATIONS = {
     "glu": "it halves the width",
     "threshold": "A1111 gives it no threshold",
-    "multiheadattention": "it is no activation",
+    "multiheadattention": "it is not an activation",
     **dict.fromkeys(
         ("softmax", "softmin", "logsoftmax", "softmax2d"),
         "in A1111 it runs along the batch, so that pictures change each other",
@@ -244,7 +244,7 @@ class DreamboothConfig(WholePartsConfig):
         if self.train_text_encoder and self.stop_text_encoder_training == 0:
             yield (
                 "stop_text_encoder_training",
-                "0 would never train it; train_text_encoder: false says that",
+                "0 would never train it; use train_text_encoder: false",
             )
 
     def idle(self) -> Faults:
@@ -347,7 +347,7 @@ class CombinedConfig(ObjectiveConfig):
                 key = f"members.{name}.objective.type"
                 yield key, f"{kind.type} cannot be trained together with others; {known} can"
             if word in words:
-                yield f"members.{name}.objective.token", f"{word!r} is learned by another already"
+                yield f"members.{name}.objective.token", f"{word!r} is trained by another already"
             words |= {word} if word is not None else set()
 
     def faults_within(self, name: str, steps: int) -> Faults:

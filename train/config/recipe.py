@@ -53,8 +53,8 @@ class LossConfig:
     """Exclusive upper limit of timesteps; default: the base model's number of timesteps."""
     prior: Literal["class_images", "prediction"] = "class_images"
     """Target for class images: the images themselves, or `prediction`, what the base model predicts
-    for them without what is trained (OneTrainer: prior prediction). It takes another forward pass
-    of each, and prior_copy for objectives that train the base model's own weights."""
+    for them without the trained weights (OneTrainer: prior prediction). It takes another forward
+    pass of each, and prior_copy for objectives that train the base model's own weights."""
     prior_copy: bool = False
     """Keep an fp32 copy of the base model's weights that are trained, for prior: prediction."""
     prior_weight: float = 1.0
@@ -152,7 +152,7 @@ class SamplingConfig:
             if image is not None and image.has_random_seed:
                 yield f"images.{name}.seed", "-1 is random; grids are compared, so give a number"
             if image is not None and image.styles:
-                yield f"images.{name}.styles", "are of drawing recipes; write their words here"
+                yield f"images.{name}.styles", "are for drawing recipes; write their text here"
 
 
 @dataclass

@@ -23,7 +23,7 @@ def train_schema(untyped: dict[str, Any]) -> type:
     plugins, objective = untyped.get("plugins"), untyped.get("objective")
     for name in plugins if isinstance(plugins, list) else []:  # anything else is rejected later
         if not all(map(str.isidentifier, str(name).split("."))):
-            raise RecipeError(f"plugins: {cut(repr(name))} is no name of a module")
+            raise RecipeError(f"plugins: {cut(repr(name))} is not a module name")
         try:
             importlib.import_module(str(name))
         except ImportError as error:

@@ -176,7 +176,7 @@ def test_masks_of_buckets_and_of_room_that_edges_fill(tmp_path: Path) -> None:
     picture(tmp_path, np.kron(checks((8, 4), 1), np.ones((2, 2), np.uint8)), "high")
     sizes = PictureBucketsConfig(sizes=["8x16", "16x8"])
     bucketed, filled = made(tmp_path, 8, buckets=sizes, flip=0.5), made(tmp_path, 16, resize="fill")
-    bucketed.lay_out(2, 1)
+    bucketed.assign_buckets(2, 1)
     for examples, shapes in ((bucketed, {(4, 8), (8, 4)}), (filled, {(8, 8)})):
         found = [examples.content(index) for index in (0, 1)]
         assert {tuple(content["mask"].shape[1:]) for content in found} == shapes

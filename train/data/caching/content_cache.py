@@ -141,7 +141,7 @@ def _unwritable(path: Path, error: Exception) -> InputError:
 
 
 def _damaged(path: Path, why: str) -> str:
-    return f"{path}: damaged ({why}); delete this file, and it is made anew when the run goes on"
+    return f"{path}: damaged ({why}); delete this file, and it is rebuilt when the run is resumed"
 
 
 def vae_origin(base: DiffusionModel) -> dict[str, Any]:

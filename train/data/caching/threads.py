@@ -18,7 +18,7 @@ THREADS = 4
 
 
 @contextmanager
-def ahead(
+def prefetch(
     work: Callable[[Value], Result], values: Iterable[Value], depth: int = 2 * THREADS
 ) -> Iterator[Iterator[Future[Result]]]:
     """Do work on values in threads while the block lasts.
@@ -51,7 +51,9 @@ def ahead(
 
 
 @contextmanager
-def behind(work: Callable[..., object], depth: int = 4 * THREADS) -> Iterator[Callable[..., None]]:
+def write_behind(
+    work: Callable[..., object], depth: int = 4 * THREADS
+) -> Iterator[Callable[..., None]]:
     """Yield a function that queues work for threads; all of it is done when the block ends.
 
     An exception of the work is raised by a later call, or at the end.

@@ -30,13 +30,12 @@ def chosen_image(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str:
         return found
     if possible:
         raise DataError(
-            f"{path}: pictures can be in the columns {', '.join(possible)}; data.columns.image "
-            "says in which"
+            f"{path}: images can be in the columns {', '.join(possible)}; set data.columns.image"
         )
     raise DataError(
-        f"{path}: no column of pictures among {_listed(schema)}: expected bytes, or bytes with "
-        "their path as Hugging Face datasets has them; what an address leads to must be fetched "
-        "beforehand (img2dataset does so)"
+        f"{path}: no column of images among {_listed(schema)}: expected bytes, or bytes with "
+        "their path as in Hugging Face datasets; images at web addresses must be downloaded in "
+        "advance (img2dataset does so)"
     )
 
 
@@ -56,8 +55,7 @@ def chosen_text(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | 
     if found := _best(likely, TEXT_NAMES):
         return found
     raise DataError(
-        f"{path}: captions can be in the columns {', '.join(likely)}; data.columns.text says in "
-        "which"
+        f"{path}: captions can be in the columns {', '.join(likely)}; set data.columns.text"
     )
 
 
@@ -74,7 +72,7 @@ def choice(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | None:
         return None
     captions = f" and captions from {text!r}" if text else ""
     return (
-        f"{path}: pictures are taken from column {image!r}{captions}, not from {', '.join(others)} "
+        f"{path}: images are taken from column {image!r}{captions}, not from {', '.join(others)} "
         "(data.columns)"
     )
 

@@ -42,7 +42,7 @@ class Container(ABC):
         """Return the error for a missing member."""
         return DataError(
             f"{self.path}: there is no {member!r} in it; it is not the container that the run "
-            "began with: put that one in its place, or begin anew"
+            "started with: restore that one, or start anew"
         )
 
     def damaged(self, member: str, why: str) -> DataError:
@@ -95,7 +95,7 @@ class MemberIndex:
         if twice:
             shown = ", ".join(map(_name, twice[:3])) + (", …" if len(twice) > 3 else "")
             raise DataError(
-                f"{path}: names that come twice in it: {shown}; which of them is meant cannot be "
+                f"{path}: duplicate names in it: {shown}; which of them is meant cannot be "
                 "known: pack it again with a name of its own for each"
             )
         ends = np.cumsum([0, *(len(key) for key, _ in rows)], dtype=np.int64)

@@ -35,7 +35,7 @@ def chosen_split(splits: Sequence[str], asked: str | None, folder: Path, key: st
     if len(splits) == 1:
         return splits[0]
     if "train" not in splits:
-        raise DataError(f"{key}: {str(folder)!r} has the splits {known}; data.split says which")
+        raise DataError(f"{key}: {str(folder)!r} has the splits {known}; set data.split")
     message = f"{key}: of the splits {known} in {str(folder)!r} train is taken (data.split)"
     warnings.warn(message, RecipeWarning, stacklevel=2)
     return "train"

@@ -59,7 +59,7 @@ def build_examples(
     )
     examples.pace = pace
     examples.latent_factor = base.vae_scale_factor
-    examples.lay_out(base.size_step, recipe.train_batch_size, pace.first_position)
+    examples.assign_buckets(base.size_step, recipe.train_batch_size, pace.first_position)
     return examples
 
 

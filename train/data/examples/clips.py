@@ -80,7 +80,7 @@ class ClipExamples(Examples):
         stream = self.stream
         text = f"clips by frames x height x width: {held}"
         if isinstance(stream, BucketStream) and stream.repeated:
-            text += f"; {stream.repeated} come twice in an epoch, to fill the last micro-batches"
+            text += f"; {stream.repeated} occur twice in an epoch, to fill the last micro-batches"
         return text
 
     def shape(self, index: int) -> tuple[int, ...]:

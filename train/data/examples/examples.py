@@ -21,22 +21,22 @@ from train.config import (
     SubsetConfig,
 )
 from train.data.caching import StoredLatents
-from train.data.examples.layout import Layout, Manner, companions, lay_out
+from train.data.examples.layout import Layout, ResizeRule, assign_buckets, paired_class_images
 from train.data.examples.masks import mask_shares, mask_weights
 from train.data.examples.picture_buckets import Place, SizeRule
-from train.data.examples.stream import BucketStream, CompanionStream, Pace, Stream
-from train.data.examples.transforms import Piece, cut_piece
+from train.data.examples.stream import BucketStream, Pace, PairedStream, Stream
+from train.data.examples.transforms import Crop, crop_image
 from train.data.examples.windows import WindowStream, windows_of
 from train.data.pictures import READING
 from train.data.sources import (
-    Moment,
     Picture,
+    StepInfo,
     Subset,
     all_captions,
+    default_subset,
     has_countless,
     make_caption,
     slots_of,
-    the_whole,
 )
 
 WHOLE = MaskConfig()
@@ -64,7 +64,7 @@ class Examples(Dataset[dict[str, Any]]):
         self.config = config
         self.resolution = resolution
         self.seed = seed
-        whole = the_whole(config, template)
+        whole = default_subset(config, template)
         self.subsets = {subset.name: subset for subset in (whole, *subsets)}
         self.slots = slots_of(pictures, self.subsets, 0)
         """Index of the image in each slot of an epoch, int32."""
@@ -73,7 +73,7 @@ class Examples(Dataset[dict[str, Any]]):
         self.stream: Stream | BucketStream | WindowStream = Stream(seed, len(self.slots))
         self.pace = Pace()
         """The steps of sample indices, for captions that depend on the step."""
-        self.class_stream: Stream | CompanionStream | None = None
+        self.class_stream: Stream | PairedStream | None = None
         self.layout: Layout | None = None
         """Sizes of the images; None if all are square."""
         self.latents: list[dict[str, Tensor]] | StoredLatents | None = None
@@ -84,18 +84,18 @@ class Examples(Dataset[dict[str, Any]]):
     def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
         """Add class images, one of which is paired with every example."""
         if self.layout is not None:
-            pictures, layout = companions(pictures, self._size_groups())
+            pictures, layout = paired_class_images(pictures, self._size_groups())
             self.layout += layout
         own = slots_of(pictures, self.subsets, len(self.pictures))
         self.pictures += pictures
         self.slots = np.concatenate([self.slots, own])
         if isinstance(self.stream, BucketStream):
             assert self.layout is not None
-            self.class_stream = CompanionStream(self.seed, self.stream, self.layout.numbers[own])
+            self.class_stream = PairedStream(self.seed, self.stream, self.layout.numbers[own])
         else:
             self.class_stream = Stream(derive_seed(self.seed, "class order"), len(own))
 
-    def lay_out(self, size_step: int, batch_size: int, first_position: int = 0) -> None:
+    def assign_buckets(self, size_step: int, batch_size: int, first_position: int = 0) -> None:
         """Assign a size to every image if the recipe has several; to be called before class images.
 
         A micro-batch then has one size.
@@ -109,14 +109,14 @@ class Examples(Dataset[dict[str, Any]]):
             InputError: the base model cannot take the recipe's sizes, or images are too small.
         """
         names = [picture.subset for picture in self.pictures]
-        manners = {name: self._manner(name, size_step) for name in dict.fromkeys(names)}
+        rules = {name: self._resize_rule(name, size_step) for name in dict.fromkeys(names)}
         square = SizeRule(None, self.resolution, size_step)
         paths, numbers = [picture.path for picture in self.pictures], None
         if not all(
             rule == replace(square, key=rule.key) and resize != "own_size"
-            for rule, resize in manners.values()
+            for rule, resize in rules.values()
         ):
-            self.layout = lay_out(paths, names, manners)
+            self.layout = assign_buckets(paths, names, rules)
             if len(self.layout.sizes) > 1:
                 numbers = self.layout.numbers[self.slots]
                 self.stream = BucketStream(self.seed, numbers, batch_size, first_position)
@@ -126,7 +126,7 @@ class Examples(Dataset[dict[str, Any]]):
                 places = windows[self.slots], numbers, batch_size, first_position
                 self.stream = WindowStream(self.seed, *places)
 
-    def _manner(self, name: str, size_step: int) -> Manner:
+    def _resize_rule(self, name: str, size_step: int) -> ResizeRule:
         """Return how images of a subset are assigned to sizes."""
         own, whole = self.subsets[name].config, self.subsets[""].config
         is_own = (own.resolution, own.buckets) != (whole.resolution, whole.buckets)
@@ -161,12 +161,12 @@ class Examples(Dataset[dict[str, Any]]):
         """Return the settings by which an image becomes an example."""
         return self.subset(index).config
 
-    def piece(self, index: int, epoch: int = 0, slot: int | None = None) -> Piece:
+    def crop(self, index: int, epoch: int = 0, slot: int | None = None) -> Crop:
         """Return the crop of an image in an epoch, in one of its slots."""
         slot = index if slot is None else slot
         draw = random.Random(derive_seed(self.seed, "augmentation", epoch, slot))
         path, settings = self.pictures[index].path, self.settings(index)
-        return cut_piece(path, settings, self.size(index), draw)
+        return crop_image(path, settings, self.size(index), draw)
 
     def size(self, index: int) -> Place:
         """Return the size of an image's example, and of the scaled image."""
@@ -210,11 +210,11 @@ class Examples(Dataset[dict[str, Any]]):
 
         With masks also `mask`, before loss weights are computed.
         """
-        piece = self.piece(index, epoch, slot)
-        content = {"pixels": piece.pixels, "sizes": piece.sizes}
+        crop = self.crop(index, epoch, slot)
+        content = {"pixels": crop.pixels, "sizes": crop.sizes}
         if self.has_masks:
             picture, factor = self.pictures[index], self.latent_factor
-            content["mask"] = mask_shares(picture, piece, self.masks(index), factor)
+            content["mask"] = mask_shares(picture, crop, self.masks(index), factor)
         return content
 
     @property
@@ -235,7 +235,7 @@ class Examples(Dataset[dict[str, Any]]):
         captions = self.pictures[index].captions or ("",)
         slot = index if slot is None else slot
         draw = random.Random(derive_seed(self.seed, "caption", epoch, slot))
-        moment = Moment(epoch, step, self.pace.max_steps)
+        moment = StepInfo(epoch, step, self.pace.max_steps)
         subset = self.subset(index)
         return make_caption(captions, subset.config.captions, draw, subset.template, moment)
 

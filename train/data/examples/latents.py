@@ -17,14 +17,14 @@ from train.data.caching import (
     ContentCache,
     StoredLatents,
     Track,
-    ahead,
-    behind,
     key_of,
     latents_kept,
+    prefetch,
     vae_origin,
+    write_behind,
 )
 from train.data.examples.examples import Examples
-from train.data.pictures import Broken, Known, picture_facts
+from train.data.pictures import CorruptImages, Known, picture_facts
 
 NAMES_SHOWN = 8
 
@@ -48,8 +48,8 @@ def check_latents(mean: Tensor, std: Tensor, paths: Sequence[Path]) -> None:
         return
     faulty = [str(path) for path, good in zip(paths, finite.tolist(), strict=True) if not good]
     raise DataError(
-        f"latents are not finite: {shown(faulty)}. The VAE cannot encode this: see whether the "
-        "picture is sound; base_model.vae_precision=fp32 if the VAE is in half precision"
+        f"latents are not finite: {shown(faulty)}. The VAE cannot encode this: check whether the "
+        "image is intact; base_model.vae_precision=fp32 if the VAE is in half precision"
     )
 
 
@@ -97,16 +97,16 @@ def _latents_in_memory(
     examples: Examples, base: DiffusionModel, batch_size: int, track: Track
 ) -> list[dict[str, Tensor]]:
     kept: dict[int, dict[str, Tensor]] = {}
-    broken = Broken(len(examples), what=examples.kind)
+    corrupt = CorruptImages(len(examples), what=examples.kind)
     chunks = list(_alike(examples, batch_size))
     order = [index for chunk in chunks for index in chunk]
-    with ahead(examples.content, order, _depth(examples)) as prepared:
+    with prefetch(examples.content, order, _depth(examples)) as prepared:
         for chunk in track(chunks, "encoding pictures"):
             contents = []
             for _ in chunk:
-                with broken.gathered():
+                with corrupt.gathered():
                     contents.append(next(prepared).result())
-            if broken.messages:  # only searches for more corrupt files
+            if corrupt.messages:  # only searches for more corrupt files
                 continue
             mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
             check_latents(mean, std, [examples.pictures[index].path for index in chunk])
@@ -114,7 +114,7 @@ def _latents_in_memory(
             encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
             for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
                 kept[index] = content | {name: value[row] for name, value in encoded.items()}
-    broken.refuse()
+    corrupt.refuse()
     return [kept[index] for index in range(len(examples))]
 
 
@@ -151,22 +151,25 @@ def _latents_on_disk(
     keys = latents_keys(examples, vae)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
-    broken = Broken(len(missing), what=examples.kind)
+    corrupt = CorruptImages(len(missing), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
         return None if cache.has(key) else examples.content(first[key])
 
-    with ahead(prepare, missing, _depth(examples)) as prepared, behind(cache.write) as write:
+    with (
+        prefetch(prepare, missing, _depth(examples)) as prepared,
+        write_behind(cache.write) as write,
+    ):
         for key in track(missing, "encoding pictures"):
             content = None
-            with broken.gathered():
+            with corrupt.gathered():
                 content = next(prepared).result()
-            if content is None or broken.messages:  # after a corrupt file it only searches for more
+            if content is None or corrupt.messages:  # then only search for more
                 continue
             mean, std = base.encode_images(content.pop("pixels")[None])
             check_latents(mean, std, [examples.pictures[first[key]].path])
             write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
-    broken.refuse()
+    corrupt.refuse()
     return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from train.config import Size
 from train.data.examples.picture_buckets import Place, SizeRule
-from train.data.pictures import Broken, Known, picture_facts
+from train.data.pictures import CorruptImages, Known, picture_facts
 from train.data.sources import Picture
 
 
@@ -44,38 +44,40 @@ class Layout:
         return np.unique(self.sides[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
 
 
-Manner = tuple[SizeRule, str]
+ResizeRule = tuple[SizeRule, str]
 """The size rule of a subset's images, and its `resize`."""
 
 
-def lay_out(paths: Sequence[Path], subsets: Sequence[str], manners: Mapping[str, Manner]) -> Layout:
+def assign_buckets(
+    paths: Sequence[Path], subsets: Sequence[str], rules: Mapping[str, ResizeRule]
+) -> Layout:
     """Return the places of images.
 
     Args:
         paths: the files of the images.
         subsets: the name of each image's subset.
-        manners: rules of the subsets, by name. With `resize: own_size` images keep their sizes.
+        rules: rules of the subsets, by name. With `resize: own_size` images keep their sizes.
 
     Raises:
         InputError: the base model does not accept the sizes of the recipe.
         DataError: images cannot be read, or are too small; all are listed.
     """
-    for rule, _ in manners.values():
+    for rule, _ in rules.values():
         rule.check()
     facts = picture_facts(paths, Known.SIZE).check()
-    broken = Broken(len(paths), remedy="")
+    corrupt = CorruptImages(len(paths), remedy="")
     known: dict[tuple[int, int, str], Place] = {}
     places: list[Place] = []
     for index, (path, subset) in enumerate(zip(paths, subsets, strict=True)):
         width, height = facts.size(index)
         place = known.get((width, height, subset))
         if place is None:
-            with broken.gathered(path):
-                place = _place(width, height, *manners[subset])
+            with corrupt.gathered(path):
+                place = _place(width, height, *rules[subset])
                 known[width, height, subset] = place
         if place is not None:
             places.append(place)
-    broken.refuse()
+    corrupt.refuse()
     return Layout(places)
 
 
@@ -88,7 +90,7 @@ def _place(width: int, height: int, rule: SizeRule, resize: str) -> Place:
     return place if resize == "cover" else Place(place.size)
 
 
-def companions(
+def paired_class_images(
     pictures: Sequence[Picture], groups: Sequence[Sequence[Size]]
 ) -> tuple[list[Picture], Layout]:
     """Return class images at the sizes of the images that they are paired with.

@@ -16,7 +16,7 @@ from inference.recipe import RecipeWarning
 from train.common import DataError
 from train.config import MaskConfig
 from train.data.containers import open_file
-from train.data.examples.transforms import Piece
+from train.data.examples.transforms import Crop
 from train.data.pictures import READING_ERRORS
 from train.data.sources import Picture
 
@@ -26,7 +26,7 @@ TOLERANCE = 0.02
 """Fraction by which the aspect ratio of a mask may differ from its image's, for rounding."""
 
 
-def mask_shares(picture: Picture, piece: Piece, config: MaskConfig, factor: int) -> Tensor:
+def mask_shares(picture: Picture, crop: Crop, config: MaskConfig, factor: int) -> Tensor:
     """Return the mask at the size of latents, (1, h / factor, w / factor) in 0 … 1.
 
     It is transformed like the image: scaled, cropped and mirrored, then averaged over the pixels of
@@ -34,28 +34,29 @@ def mask_shares(picture: Picture, piece: Piece, config: MaskConfig, factor: int)
 
     Args:
         picture: the image of the mask.
-        piece: the crop of the image.
+        crop: the crop of the image.
         config: where masks come from.
         factor: pixels per latent along each side.
 
     Raises:
         DataError: the mask cannot be read, or has another aspect ratio than the image.
     """
-    height, width = piece.pixels.shape[1:]
-    mask = piece.alpha if config.source == "alpha" else None
+    height, width = crop.pixels.shape[1:]
+    mask = crop.alpha if config.source == "alpha" else None
     if picture.mask is not None:
         mask = read_mask(picture.mask)
-        check_shape(mask, picture, piece)
+        check_shape(mask, picture, crop)
     if mask is None:
         return torch.ones(1, height // factor, width // factor)
     if not (mask.getbbox() or config.unmasked_weight or config.formula == "a1111"):
         warnings.warn(
-            f"{picture.mask or picture.path}: the mask is empty everywhere, so that nothing of "
-            "the picture is learned; remove the picture, or give data.masks.unmasked_weight",
+            f"{picture.mask or picture.path}: the mask is empty everywhere, so that "
+            "nothing of the image is trained on; remove the image, or set "
+            "data.masks.unmasked_weight",
             RecipeWarning,
             stacklevel=2,
         )
-    cut = np.asarray(piece.cut.of(mask.convert("F"), Image.Resampling.BOX), np.float32)
+    cut = np.asarray(crop.cut.of(mask.convert("F"), Image.Resampling.BOX), np.float32)
     shares = torch.from_numpy(cut.copy()).div_(255)
     places = shares.view(height // factor, factor, width // factor, factor)
     return places.mean((1, 3))[None]
@@ -96,9 +97,9 @@ def read_mask(path: Path) -> Image.Image:
         raise DataError(f"{path}: cannot be read as a mask: {error}; mend or remove it") from None
 
 
-def check_shape(mask: Image.Image, picture: Picture, piece: Piece) -> None:
+def check_shape(mask: Image.Image, picture: Picture, crop: Crop) -> None:
     """Raise DataError unless the mask has the aspect ratio of its image."""
-    height, width = (int(side) for side in piece.sizes[:2])
+    height, width = (int(side) for side in crop.sizes[:2])
     if abs(mask.width * height / (mask.height * width) - 1) > TOLERANCE:
         raise DataError(
             f"{picture.mask}: is {mask.width}x{mask.height}, and its picture {picture.path} is "

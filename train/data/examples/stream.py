@@ -179,7 +179,7 @@ class MicroBatches:
             yield positions + [~p for p in positions] if self.with_class_pictures else positions
 
 
-class CompanionStream:
+class PairedStream:
     """The class image that is paired with each index of a `BucketStream`, of the same size.
 
     The class images of each size are shuffled in their own epochs, one after the other, without
@@ -203,12 +203,12 @@ class CompanionStream:
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         """Return (epoch of its size's class images, number of the class image)."""
-        kind, turn = turn_of(self.stream, position)
+        kind, turn = bucket_rank(self.stream, position)
         epoch, place = self.orders[kind][turn]
         return epoch, int(self.members[kind][place])
 
 
-def turn_of(stream: BucketStream, position: int) -> tuple[int, int]:
+def bucket_rank(stream: BucketStream, position: int) -> tuple[int, int]:
     """Return the bucket at a sample index, and its earlier occurrences in all epochs."""
     epoch, place = stream.find(position)
     kinds, ranks, counts = _ranks(stream, epoch)

@@ -92,7 +92,7 @@ class Cut(NamedTuple):
         return ImageOps.mirror(image) if self.is_mirrored else image
 
 
-class Piece(NamedTuple):
+class Crop(NamedTuple):
     """The crop of an image in an example, and SDXL's size conditioning (arXiv 2307.01952, 2.2)."""
 
     pixels: Tensor
@@ -105,7 +105,7 @@ class Piece(NamedTuple):
     """Opacity of the whole upright image, mode L; None if it is opaque."""
 
 
-def cut_piece(path: Path, config: ExampleConfig, place: Place, draw: random.Random) -> Piece:
+def crop_image(path: Path, config: ExampleConfig, place: Place, draw: random.Random) -> Crop:
     """Return the crop of an image for an example.
 
     Args:
@@ -141,7 +141,7 @@ def cut_piece(path: Path, config: ExampleConfig, place: Place, draw: random.Rand
     pixels = torch.from_numpy(array.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1)
     offsets = (max(top, 0), max(room_x - left if cut.is_mirrored else left, 0))
     alpha = opened.getchannel("A") if opened.mode == "RGBA" else None
-    return Piece(pixels, torch.tensor([*own, *offsets, *size]), cut, alpha)
+    return Crop(pixels, torch.tensor([*own, *offsets, *size]), cut, alpha)
 
 
 def scaled_size(path: Path, own: Size, size: Size, resize: str) -> Size:

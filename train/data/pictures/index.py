@@ -47,7 +47,7 @@ class Found(NamedTuple):
     digest: bytes | None
     """20 bytes."""
     likeness: tuple[int, int] | None
-    """See `likeness_of`."""
+    """See `perceptual_hash`."""
 
 
 def look(path: Path, header: bool, digest: bool, likeness: bool, sound: bool) -> Found:
@@ -73,7 +73,7 @@ def look(path: Path, header: bool, digest: bool, likeness: bool, sound: bool) ->
         if not sound:
             image.draft(None, (72, 72))
         whole = decoded(image)
-        return Found(head, digested, likeness_of(whole) if likeness else None)
+        return Found(head, digested, perceptual_hash(whole) if likeness else None)
 
 
 def digest_of(path: Path) -> bytes:
@@ -89,7 +89,7 @@ def _joined(digests: list[bytes]) -> bytes:
     return hashlib.blake2b(b"".join(digests), digest_size=20).digest()
 
 
-def likeness_of(image: Image.Image) -> tuple[int, int]:
+def perceptual_hash(image: Image.Image) -> tuple[int, int]:
     """Return two hashes of 64 bits: which horizontal, and which vertical, neighbours are brighter.
 
     This is dHash. Of near-duplicates (scaled, compressed again, slightly changed in colour) few

@@ -86,7 +86,7 @@ class IndexFile:
                 continue
             except (OSError, ValueError, KeyError, TypeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
-                tell_once(f"{place}: this index of pictures is damaged ({reason}) and made anew")
+                tell_once(f"{place}: this index of images is damaged ({reason}) and is rebuilt")
         return [], np.zeros(0, RECORD)
 
     def write(self, names: Sequence[bytes], records: np.ndarray) -> None:
@@ -108,7 +108,7 @@ class IndexFile:
                 faults.append(f"{place}: {error.strerror}")
                 continue
             return
-        tell_once(f"no index of pictures is kept, so they are opened at each start: {faults}")
+        tell_once(f"no index of images can be written, so they are read at each start: {faults}")
 
     @contextmanager
     def alone(self, wait: Callable[[], object]) -> Iterator[None]:

@@ -69,11 +69,11 @@ class Header(NamedTuple):
 
 
 NOTES = {
-    "animated": "are animated: their first frame is taken",
-    "pages": "have several pages: the first is taken",
-    "profile": "have a colour profile that is broken or of another kind of picture: they are "
-    "taken for sRGB",
-    "exif": "have broken EXIF data: they are taken to stand upright",
+    "animated": "are animated: their first frame is used",
+    "pages": "have several pages: the first is used",
+    "profile": "have a colour profile that is corrupt or of another colour space: they are "
+    "read as sRGB",
+    "exif": "have corrupt EXIF data: they are read as upright",
 }
 """Warnings about usable images."""
 
@@ -169,7 +169,7 @@ def opened(path: Path, content: BytesIO | None = None) -> Iterator[Any]:
     """
     try:
         if content is None and not is_plain(path):
-            raise DataError(f"{shown(path)}: is no file; remove it, or give it another name")
+            raise DataError(f"{shown(path)}: is not a file; remove it, or rename it")
         with content or open_file(path) as file, Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -197,7 +197,7 @@ def _reason(path: Path, error: BaseException) -> str:
         known = ", ".join(sorted({*FORMATS} - {"MPO", "DIB"}))
         return f"its content is none of {known}" if file_state(path)[0] else "the file is empty"
     if isinstance(error, Image.DecompressionBombError):
-        return f"it says that it has more than {MAX_PIXELS} pixels"
+        return f"its header declares more than {MAX_PIXELS} pixels"
     if isinstance(error, OSError) and error.errno is not None:
         return "its links go in a circle" if error.errno == ELOOP else str(error.strerror)
     return str(error).replace(str(path), path.name) or type(error).__name__

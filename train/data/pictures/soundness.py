@@ -36,20 +36,20 @@ def sound_paths(paths: Sequence[Path], policy: Policy, digests: bool = False) ->
     """
     wanted = Known.SIZE | (Known.SOUND if policy == "skip" else Known(0))
     facts = picture_facts(paths, wanted | (Known.DIGEST if digests else Known(0)))
-    broken = Broken(len(paths), [str(fault) for fault in facts.faults.values()])
+    corrupt = CorruptImages(len(paths), [str(fault) for fault in facts.faults.values()])
     if policy == "refuse":
-        broken.refuse()
+        corrupt.refuse()
     if paths and len(facts.faults) == len(paths):
-        raise DataError(f"data.broken_pictures: skip leaves nothing: {broken}")
-    if broken.messages:
-        warnings.warn(f"data.broken_pictures: left out: {broken}", RecipeWarning, stacklevel=2)
+        raise DataError(f"data.broken_pictures: skip leaves nothing: {corrupt}")
+    if corrupt.messages:
+        warnings.warn(f"data.broken_pictures: left out: {corrupt}", RecipeWarning, stacklevel=2)
     noted = np.flatnonzero(facts.records["notes"]).tolist()
     left = [path for row, path in enumerate(paths) if row not in facts.faults]
-    tell_notes([(paths[row], facts.header(row)) for row in noted], len(left))
+    warn_of_notes([(paths[row], facts.header(row)) for row in noted], len(left))
     return left
 
 
-def tell_notes(seen: Sequence[tuple[Path, Header]], count: int) -> None:
+def warn_of_notes(seen: Sequence[tuple[Path, Header]], count: int) -> None:
     """Report what is done with those of `count` images that have notes."""
     for key, note in NOTES.items():
         named = [shown(path) for path, one in seen if key in one.notes]
@@ -59,7 +59,7 @@ def tell_notes(seen: Sequence[tuple[Path, Header]], count: int) -> None:
             warnings.warn(message, RecipeWarning, stacklevel=3)
 
 
-class Broken:
+class CorruptImages:
     """Collects corrupt images or clips, to report all of them at once."""
 
     def __init__(

@@ -110,7 +110,7 @@ def asks_for_captions(template: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepInfo:
     """Time in a run at which a caption is used."""
 
     epoch: int = 0
@@ -125,7 +125,7 @@ def make_caption(
     config: CaptionConfig,
     draw: random.Random,
     template: Sequence[str] = (FILEWORDS,),
-    moment: Moment = Moment(),
+    moment: StepInfo = StepInfo(),
 ) -> str:
     """Return one of the captions, its tags dropped and shuffled, in a line of the template.
 
@@ -178,7 +178,7 @@ def split_tags(caption: str, config: CaptionConfig) -> tuple[list[str], list[str
     return tags[: config.keep_tokens], tags[config.keep_tokens :], []
 
 
-def _rearranged(caption: str, config: CaptionConfig, draw: random.Random, moment: Moment) -> str:
+def _rearranged(caption: str, config: CaptionConfig, draw: random.Random, moment: StepInfo) -> str:
     """Return the tags that are present at this time, shuffled and dropped."""
     front, loose, back = split_tags(caption, config)
     loose = loose[: warm_tags(len(loose), config, moment)]
@@ -189,7 +189,7 @@ def _rearranged(caption: str, config: CaptionConfig, draw: random.Random, moment
     return ", ".join([*front, *loose, *back])
 
 
-def warm_tags(count: int, config: CaptionConfig, moment: Moment) -> int:
+def warm_tags(count: int, config: CaptionConfig, moment: StepInfo) -> int:
     """Return how many of `count` loose tags are present at a step of the token warm-up.
 
     kohya's `process_caption`: min + floor(step x (count - min) / warm-up steps).

@@ -21,7 +21,7 @@ from train.data.containers import (
 )
 from train.data.pictures import add_root
 from train.data.sources.caption_files import CaptionFiles
-from train.data.sources.listing import containers_at, pictures_in, tell_idle
+from train.data.sources.listing import containers_at, pictures_in, warn_unused
 from train.data.sources.mask_files import parted
 from train.data.sources.metadata import read_metadata
 
@@ -79,7 +79,7 @@ def picture_files(folder: str, key: str, source: ContainerConfig | None = None) 
     """
     source = source or ContainerConfig()
     containers = containers_at(folder, key, source)
-    tell_idle(containers, folder, key, source)
+    warn_unused(containers, folder, key, source)
     if not containers:
         return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
     for place in [Path(folder)] if Path(folder).is_dir() else containers:

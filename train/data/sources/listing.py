@@ -122,12 +122,12 @@ def _containers_far(path: str, key: str, source: ContainerConfig) -> list[Path]:
 
         return hub_files(path.removeprefix(HUB), source, key)
     raise DataError(
-        f"{key}: {path!r} is not on this disk; data.streaming={{}} fetches its shards as they are "
+        f"{key}: {path!r} is not on the disk; data.streaming={{}} downloads its shards as they are "
         "needed"
     )
 
 
-def tell_idle(containers: Sequence[Path], path: str, key: str, source: ContainerConfig) -> None:
+def warn_unused(containers: Sequence[Path], path: str, key: str, source: ContainerConfig) -> None:
     """Warn about options of tables or splits that have no effect."""
     has_tables = any(one.suffix.lower() in TABLES for one in containers)
     given = {

@@ -51,11 +51,11 @@ def parted(
     }
     bare = [picture for picture in pictures if picture not in found]
     if bare:
-        tell_missing(bare, len(pictures), config)
+        report_missing(bare, len(pictures), config)
     return pictures, found
 
 
-def tell_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None:
+def report_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None:
     """Report images without a mask.
 
     Raises:

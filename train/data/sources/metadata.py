@@ -51,28 +51,28 @@ def read_metadata(
             files += [path for path in files_within(container) if path.name in METADATA_FILES]
     column = source.columns.text if source else None
     for file in files:
-        if file.suffix != ".jsonl" and column is None and not tells_captions(file):
+        if file.suffix != ".jsonl" and column is None and not has_captions(file):
             continue
         for where, row in _rows(file):
-            name, texts = _told(row, column, f"{file}: {where}")
+            name, texts = _parsed(row, column, f"{file}: {where}")
             captions[file.parent / name] = texts
     return captions
 
 
-def tells_captions(file: Path) -> bool:
+def has_captions(file: Path) -> bool:
     """Return whether a table beside images has captions; if not, warn."""
     _, row = next(_rows(file), ("", {}))
     if not row or {"file_name", "text"} <= row.keys():
         return True
     message = (
-        f"{file}: tells no captions: its columns are {', '.join(map(str, row))}, where "
+        f"{file}: has no captions: its columns are {', '.join(map(str, row))}, where "
         "file_name and text are needed (data.columns.text names another than text)"
     )
     warnings.warn(message, RecipeWarning, stacklevel=3)
     return False
 
 
-def _told(row: Any, column: str | None, where: str) -> tuple[str, tuple[str, ...]]:
+def _parsed(row: Any, column: str | None, where: str) -> tuple[str, tuple[str, ...]]:
     """Return the image and the captions of a row."""
     try:
         name, text = row["file_name"], row[column or "text"]

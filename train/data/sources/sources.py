@@ -25,7 +25,7 @@ RANGE = 2**56
 
 
 @dataclass(frozen=True)
-class HeldBack:
+class ValidationSplit:
     """The validation split."""
 
     pictures: list[Picture] = field(default_factory=list)
@@ -36,7 +36,7 @@ class HeldBack:
     """Metadata of another folder in environment.json, which a resumed run must match."""
 
 
-def hold_back(
+def split_off_validation(
     recipe: TrainRecipe, sources: Sources, find: Callable[[TrainRecipe], Sources]
 ) -> Sources:
     """Return the sources with the validation split, which is removed from the training images.
@@ -54,7 +54,7 @@ def hold_back(
         return sources
     if config.path is not None:
         source = {"path": config.path, "subsets": {}, "concepts": {}, "concepts_list": None}
-        if recipe.data.streaming is not None:  # is the run's own
+        if recipe.data.streaming is not None:  # a setting of the whole run
             source |= {"streaming": None, "revision": None}
         other = replace(recipe.data, **source)
         found = find(replace(recipe, data=other)).pictures
@@ -82,18 +82,18 @@ def hold_back(
 
 def chosen(
     numbers: dict[Path, int], pictures: Sequence[Picture], limit: int | None, facts: dict[str, Any]
-) -> HeldBack:
+) -> ValidationSplit:
     """Return those with the lowest numbers."""
     ordered = sorted(pictures, key=lambda one: (numbers[one.path], one.path))[:limit]
-    return HeldBack(ordered, {one.path: numbers[one.path] for one in ordered}, facts)
+    return ValidationSplit(ordered, {one.path: numbers[one.path] for one in ordered}, facts)
 
 
 def number_of(picture: Picture, roots: Sequence[Path], seed: int) -> int:
-    """Return a number in 0 … 2^56-1, uniform in the image's relative name and the seed."""
+    """Derive a uniform number in 0 … 2^56-1 from the image's relative name and the seed."""
     root = next((root for root in roots if picture.path.is_relative_to(root)), None)
     name = picture.path.relative_to(root) if root is not None else picture.path
-    said = f"{seed}\n{name.as_posix()}".encode()
-    digest = hashlib.blake2b(said, digest_size=7, person=b"validation").digest()
+    text = f"{seed}\n{name.as_posix()}".encode()
+    digest = hashlib.blake2b(text, digest_size=7, person=b"validation").digest()
     return int.from_bytes(digest)
 
 
@@ -118,7 +118,7 @@ class Sources:
     subsets: list[Subset] = field(default_factory=list)
     class_pictures: list[Picture] = field(default_factory=list)
     """Those of subsets, which exist."""
-    held_back: HeldBack = field(default_factory=HeldBack)
+    held_back: ValidationSplit = field(default_factory=ValidationSplit)
     """The validation split; none of it is among `pictures` (except for `validation.path`)."""
 
     @property
@@ -150,7 +150,7 @@ def find_sources(recipe: TrainRecipe) -> Sources:
         DataError: images or captions cannot be used.
     """
     recipe = pinned(recipe)
-    return hold_back(recipe, _all_sources(recipe), _all_sources)
+    return split_off_validation(recipe, _all_sources(recipe), _all_sources)
 
 
 def pinned(recipe: TrainRecipe) -> TrainRecipe:

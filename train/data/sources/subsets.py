@@ -34,7 +34,7 @@ class Subset:
         return fingerprint(self.pictures, Path(self.config.path or ""), said)
 
 
-def the_whole(config: ExampleConfig, template: Sequence[str]) -> Subset:
+def default_subset(config: ExampleConfig, template: Sequence[str]) -> Subset:
     """Return all images as one subset, with the settings of a recipe without subsets."""
     own = {one.name: vars(config)[one.name] for one in fields(ExampleConfig)}
     return Subset("", SubsetConfig(**own), tuple(template))
@@ -112,7 +112,7 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
     except OSError as error:
         raise DataError(f"{key}: {str(file)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{key}: {str(file)!r} is no JSON: {error}") from error
+        raise DataError(f"{key}: {str(file)!r} is not JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise DataError(f'{key}: {str(file)!r}: expected {{"picture": {{"caption": …}}, …}}')
     found: dict[Path, tuple[str, ...]] = {}

@@ -151,7 +151,7 @@ def test_a_file_as_a1111_writes_it(tmp_path: Path) -> None:
         num_class_images_per=5,
     )
     assert read.concepts == {"concept-1": expected}
-    assert read.told == []
+    assert read.notes == []
 
 
 def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: P
     assert numbers == (5, 30, 7.0)
     assert [type(number) for number in numbers] == [int, int, float]
     assert (found.save_guidance_scale, found.class_prompt) == (7.5, "[filewords]")
-    assert read.told == [
+    assert read.notes == [
         "concept-1 has no instance_data_dir and is left out",
         "concept-2.class_promt: no field of a concept, has no effect; did you mean class_prompt?",
         "concept-2.max_steps: no field of a concept, has no effect",
@@ -187,7 +187,7 @@ def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON: "),
+        ("{", "is not JSON: "),
         ("{}", r"expected a list of concepts, \[\{…\}, \{…\}\], as A1111 writes it"),
         ("[]", "no concept with an instance_data_dir"),
         (
@@ -238,14 +238,14 @@ WRONG = {
     "class_data_dir: 'a/b' and instance_data_dir 'a' lie within each other, so that pictures would "
     "be subject and class at once; take folders side by side",
     "objective: {type: lora}\ndata: {concepts: {a: {instance_data_dir: a, num_class_images_per: 1"
-    "}}}": "data.concepts.a.class_prompt: says the same as instance_prompt, so that the class "
-    "would be learned as the subject; set instance_token and class_token, or say what the class is",
+    "}}}": "data.concepts.a.class_prompt: is the same as instance_prompt, so that the class "
+    "would be trained as the subject; set instance_token and class_token, or describe the class",
     "objective: {type: lora}\ndata: {" + SOUND + ", clas_prompt: b}}}": "data.concepts.a."
     "clas_prompt: Key 'clas_prompt' not in 'ConceptConfig'. Did you mean one of: 'class_prompt', "
     "'class_negative_prompt', 'instance_prompt'?",
     "objective: {type: dreambooth, train_text_encoder: true, stop_text_encoder_training: 0}\n"
     "data: {" + SOUND + "}}}": "objective.stop_text_encoder_training: 0 would never train it; "
-    "train_text_encoder: false says that",
+    "use train_text_encoder: false",
     "objective: {type: lora}\ndata: {concepts: {a/b: {instance_data_dir: a}}}": "data.concepts.a/b"
     ": names a folder of class pictures: no / and no . in front",
     "objective: {type: lora}\ndata: {concepts_list: no.json}": "data.concepts_list: 'no.json' "
