@@ -142,7 +142,7 @@ def test_wrong_training_recipe_is_told(
 
 
 WRONG_OBJECTIVES = {
-    "textual_inversion": "objective.token: must be given (The new word)",
+    "textual_inversion": "objective.token: must be given (The new token)",
     "textual_inversion, token: ' a'": "objective.token: must be a word without spaces around it, "
     "got ' a'",
     "textual_inversion, token: a, max_norm: 0": "objective.max_norm: must be above 0, got 0.0",

@@ -166,7 +166,7 @@ def test_refused(recipe: MakeRecipe) -> None:
     ("overrides", "told"),
     [
         (["loss.prior_copy=true"], "loss.prior_copy: has no effect but with"),
-        (["objective={type: textual_inversion, token: sks}"], "do not call the new word"),
+        (["objective={type: textual_inversion, token: sks}"], "do not contain the new token"),
         (["data.path=x", "data.concepts.it=null"], "loss.prior: has no effect: there are no class"),
     ],
 )

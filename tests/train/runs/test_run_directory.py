@@ -83,7 +83,7 @@ def test_what_changes_no_weights_may_change(run: RunDirectory) -> None:
 
 
 def test_changed_pictures_are_refused(run: RunDirectory) -> None:
-    with pytest.raises(RunDirectoryError, match="began with 8 pictures, now there are 9"):
+    with pytest.raises(RunDirectoryError, match="started with 8 pictures, now there are 9"):
         run.open(RECIPE, {"pictures": 9, "dataset_fingerprint": "bb"}, resume=True)
 
 
