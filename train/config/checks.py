@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from train.config.clips import ImageConditionConfig
@@ -11,13 +12,28 @@ from train.config.data import has_streamed
 from train.config.objectives import CombinedConfig, TextualInversionConfig, WholePartsConfig
 from train.config.optimization import schedule_faults
 from train.config.recipe import TrainRecipe, largest_batch, named_stages
-from train.config.rules import Faults, Rule, at_least
+from train.config.rules import Faults, at_least
 
 if TYPE_CHECKING:
     from train.config.data import DataConfig
 
 
 Check = Callable[[TrainRecipe], Faults]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on several keys of a recipe, and the message that is reported if it holds."""
+
+    key: str
+    applies: Callable[[TrainRecipe], bool]
+    message: str
+    """May contain values of the recipe: `{recipe.max_train_steps}`."""
+
+    def __call__(self, recipe: TrainRecipe) -> Faults:
+        """Yield the key and message if the rule applies."""
+        if self.applies(recipe):
+            yield self.key, self.message.format(recipe=recipe)
 
 
 def _trains_vae(recipe: TrainRecipe) -> bool:
