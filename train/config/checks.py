@@ -171,7 +171,7 @@ REFUSALS: tuple[Check, ...] = (
     _number_faults,
     Rule(
         "overwrite",
-        lambda recipe: recipe.overwrite and recipe.resume,
+        lambda r: r.overwrite and r.resume,
         "cannot go with resume: one starts anew, the other continues",
     ),
     _name_faults,
@@ -179,41 +179,35 @@ REFUSALS: tuple[Check, ...] = (
     stage_faults,
     Rule(
         "base_model.quantization",
-        lambda recipe: bool(recipe.base_model.quantization) and recipe.objective.type != "lora",
+        lambda r: bool(r.base_model.quantization) and r.objective.type != "lora",
         "{recipe.base_model.quantization} goes with objective.type: lora; quantized weights are "
         "not trained",
     ),
     Rule(
         "base_model.quantization",
-        lambda recipe: (
-            bool(recipe.base_model.quantization)
-            and recipe.objective.type == "lora"
-            and recipe.data.clips is None
+        lambda r: (
+            bool(r.base_model.quantization) and r.objective.type == "lora" and r.data.clips is None
         ),
         "{recipe.base_model.quantization} is for video models, which are trained on data.clips",
     ),
     Rule(
         "data.masks",
-        lambda recipe: recipe.data.has_masks and recipe.data.clips is not None,
+        lambda r: r.data.has_masks and r.data.clips is not None,
         "are for images; clips (data.clips) count as a whole",
     ),
     Rule(
         "data.masks",
-        lambda recipe: recipe.data.has_masks and _trains_vae(recipe),
+        lambda r: r.data.has_masks and _trains_vae(r),
         "weigh the error of latents, which objective.type: {recipe.objective.type} has none of",
     ),
     Rule(
         "loss.prior",
-        lambda recipe: _has_prior_prediction(recipe) and recipe.data.clips is not None,
+        lambda r: _has_prior_prediction(r) and r.data.clips is not None,
         "prediction is for images; clips (data.clips) have no class images",
     ),
     Rule(
         "loss.prior",
-        lambda recipe: (
-            _has_prior_prediction(recipe)
-            and _trains_base_weights(recipe)
-            and not recipe.loss.prior_copy
-        ),
+        lambda r: _has_prior_prediction(r) and _trains_base_weights(r) and not r.loss.prior_copy,
         "prediction needs the original base model, and objective.type: {recipe.objective.type} "
         "changes its weights: loss.prior_copy=true keeps a second copy of them, 4 bytes for each "
         "that is trained (3.4 GB for the UNet of SD 1.5, 10 GB for SDXL's); a lora needs none",
@@ -221,25 +215,22 @@ REFUSALS: tuple[Check, ...] = (
     streaming_faults,
     Rule(
         "data.clips.pack",
-        lambda recipe: recipe.data.packs_clips and _trains_vae(recipe),
+        lambda r: r.data.packs_clips and _trains_vae(r),
         "is for the transformer; objective.type: {recipe.objective.type} trains the VAE",
     ),
     Rule(
         "data.concepts",
-        lambda recipe: recipe.data.has_concepts and _trains_vae(recipe),
+        lambda r: r.data.has_concepts and _trains_vae(r),
         "need prompts, which objective.type: {recipe.objective.type} has none of",
     ),
     Rule(
         "data.subsets",
-        lambda recipe: recipe.data.has_prior and bool(recipe.data.subsets) and _trains_vae(recipe),
+        lambda r: r.data.has_prior and bool(r.data.subsets) and _trains_vae(r),
         "with is_reg need prompts, which objective.type: {recipe.objective.type} has none of",
     ),
     Rule(
         "data.concepts",
-        lambda recipe: (
-            recipe.objective.needs_concepts
-            and not (recipe.data.has_concepts or recipe.data.subsets)
-        ),
+        lambda r: r.objective.needs_concepts and not (r.data.has_concepts or r.data.subsets),
         "objective.type: {recipe.objective.type} learns concepts: give data.concepts (or "
         "data.concepts_list), or take objective.type: text_to_image for a folder of images with "
         "captions",
@@ -270,54 +261,48 @@ def _unused_prior_weight(recipe: TrainRecipe) -> Faults:
 UNUSED: tuple[Check, ...] = (
     Rule(
         "loss.motion_ratio",
-        lambda recipe: recipe.data.clips is None and bool(recipe.loss.motion_ratio),
+        lambda r: r.data.clips is None and bool(r.loss.motion_ratio),
         FOR_CLIPS,
     ),
     Rule(
         "image_condition",
-        lambda recipe: (
-            recipe.data.clips is None and recipe.image_condition != ImageConditionConfig()
-        ),
+        lambda r: r.data.clips is None and r.image_condition != ImageConditionConfig(),
         FOR_CLIPS,
     ),
     Rule(
         "sampling.clips",
-        lambda recipe: recipe.data.clips is None and bool(recipe.sampling.clips),
+        lambda r: r.data.clips is None and bool(r.sampling.clips),
         FOR_CLIPS,
     ),
     Rule(
         "drop_learned_positions",
-        lambda recipe: recipe.data.clips is None and recipe.drop_learned_positions,
+        lambda r: r.data.clips is None and r.drop_learned_positions,
         FOR_CLIPS,
     ),
     Rule(
         "sampling.images",
-        lambda recipe: recipe.data.clips is not None and bool(recipe.sampling.images),
+        lambda r: r.data.clips is not None and bool(r.sampling.images),
         "has no effect: a video model draws sampling.clips",
     ),
     Rule(
         "data.clips.pack",
-        lambda recipe: recipe.data.packs_clips and largest_batch(recipe) == 1,
+        lambda r: r.data.packs_clips and largest_batch(r) == 1,
         "has no effect with train_batch_size: 1, the clips of a row",
     ),
     Rule(
         "sampling.images",
-        lambda recipe: _trains_vae(recipe) and bool(recipe.sampling.images),
+        lambda r: _trains_vae(r) and bool(r.sampling.images),
         SHOWS_RECONSTRUCTIONS,
     ),
     Rule(
         "sampling.sanity_prompt",
-        lambda recipe: _trains_vae(recipe) and recipe.sampling.sanity_prompt is not None,
+        lambda r: _trains_vae(r) and r.sampling.sanity_prompt is not None,
         SHOWS_RECONSTRUCTIONS,
     ),
     _unused_prior_weight,
     Rule(
         "loss.prior_weight",
-        lambda recipe: (
-            recipe.data.has_prior
-            and recipe.loss.prior_weight == 0
-            and not recipe.loss.prior_weight_min
-        ),
+        lambda r: r.data.has_prior and r.loss.prior_weight == 0 and not r.loss.prior_weight_min,
         "0 gives class images no effect, while each costs as much as an instance image; "
         "num_class_images_per: 0 (or no subset with is_reg) leaves them out",
     ),
@@ -329,34 +314,27 @@ UNUSED: tuple[Check, ...] = (
     ),
     Rule(
         "loss.prior_copy",
-        lambda recipe: (
-            recipe.loss.prior_copy
-            and not (_trains_base_weights(recipe) and _has_prior_prediction(recipe))
-        ),
+        lambda r: r.loss.prior_copy and not (_trains_base_weights(r) and _has_prior_prediction(r)),
         "has no effect but with loss.prior: prediction of an objective that trains the base "
         "model's own weights",
     ),
     Rule(
         "loss.prior",
-        lambda recipe: _has_prior_prediction(recipe) and not recipe.data.has_prior,
+        lambda r: _has_prior_prediction(r) and not r.data.has_prior,
         "has no effect: there are no class images",
     ),
     Rule(
         "loss.prior",
-        lambda recipe: (
-            _has_prior_prediction(recipe)
-            and recipe.data.has_prior
-            and isinstance(recipe.objective, TextualInversionConfig)
+        lambda r: (
+            _has_prior_prediction(r)
+            and r.data.has_prior
+            and isinstance(r.objective, TextualInversionConfig)
         ),
         "has no effect: prompts of class images do not contain the new token",
     ),
     Rule(
         "validation.timesteps",
-        lambda recipe: (
-            recipe.validation is not None
-            and bool(recipe.validation.timesteps)
-            and _trains_vae(recipe)
-        ),
+        lambda r: r.validation is not None and bool(r.validation.timesteps) and _trains_vae(r),
         "has no effect: objective.type: {recipe.objective.type} has none",
     ),
 )
