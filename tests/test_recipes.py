@@ -170,7 +170,7 @@ def test_wrong_training_recipe_is_told(
 
 
 WRONG_OBJECTIVES = {
-    "textual_inversion": "objective.token: must be given (The new word)",
+    "textual_inversion": "objective.token: must be given (The new token)",
     "textual_inversion, token: ' a'": "objective.token: must be a word without spaces around it, "
     "got ' a'",
     "textual_inversion, token: a, max_norm: 0": "objective.max_norm: must be above 0, got 0.0",
@@ -207,7 +207,7 @@ WRONG_OBJECTIVES = {
     ),
     "combined, members: {a: {objective: {type: textual_inversion, token: x}}, b: {objective: "
     "{type: textual_inversion, token: x}}}": (
-        "objective.members.b.objective.token: 'x' is learned by another already"
+        "objective.members.b.objective.token: 'x' is trained by another already"
     ),
 }
 

@@ -52,14 +52,14 @@ def train(path: str, overrides: list[str]) -> int:
             trainer = Trainer(recipe)
             artifact = trainer.train()
     except Interrupted as stop:
-        report("train", f"{stop}; resume=true goes on")
+        report("train", f"{stop}; resume=true continues")
         return 128 + stop.number
     except RunEndedError as error:
         if is_first_process() or not error.of_all_processes:
             report("train", error)
         return 1
     except KeyboardInterrupt:  # the second Ctrl-C, or one before the first step
-        report("train", "stopped at once; resume=true goes on from the newest checkpoint")
+        report("train", "stopped at once; resume=true continues from the newest checkpoint")
         return 128 + signal.SIGINT
     if trainer.is_main:
         print(f"artifact: {artifact}")

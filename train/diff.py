@@ -1,4 +1,4 @@
-"""`python -m train.diff A B [--json]`: what differs between two runs."""
+"""`python -m train.diff A B [--json]`: the differences between two runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USAGE = "usage: python -m train.diff RUN RUN [--json]"
 
 @refuse_foreign_inference("diff")
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 compared, 2 the input is wrong."""
+    """Compare two runs; return the exit status: 0 compared, 2 the input is wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]

@@ -1,4 +1,4 @@
-"""`python -m train.rerun RUN [--name FOLDER]`: repeats a run, and compares byte by byte."""
+"""`python -m train.rerun RUN [--name FOLDER]`: repeat a run, and compare byte by byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ that recipe.yaml names are loaded only if plugins=[...] or LIMNER_PLUGINS names 
 
 @refuse_foreign_inference("rerun")
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status.
+    """Repeat a run and return the exit status.
 
     0 the same bytes, 1 they differ or training failed, 2 the input is wrong, 130/143 stopped.
     """
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         first = open_run(arguments[0])
         second = RunDirectory(place_of(first.path, folder) / first.path.name)
         if is_first_process():
-            tell_beforehand(first, plugins)
+            report_changes(first, plugins)
         output = f"output_dir={second.path.parent}"
         overrides = [f"name={first.path.name}", output, "resume=false", "overwrite=false"]
         status = run(COMMANDS["train"], [str(first.recipe), *overrides, *plugins])
@@ -62,10 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def place_of(run: Path, folder: str | None) -> Path:
-    """The folder that the new run's folder lies in; the first free one, if none is given.
+    """Return the parent folder of the new run; by default the first free one.
 
     Raises:
-        InputError: it has a run of this name already.
+        InputError: it contains a run of this name.
     """
     from inference.runtime import InputError
 
@@ -79,8 +79,8 @@ def place_of(run: Path, folder: str | None) -> Path:
     return next(place for name in names if not (place := beside / name).exists())
 
 
-def tell_beforehand(run: RunDirectory, plugins: list[str]) -> None:
-    """Tells what is not as it was when the run was made: versions, commit, machine, data."""
+def report_changes(run: RunDirectory, plugins: list[str]) -> None:
+    """Report what has changed since the run was made: versions, commit, machine, data."""
     from inference.recipe import report
     from train.runs import Comparison, compare_environments, describe_environment, environment_of
 
@@ -95,7 +95,7 @@ def tell_beforehand(run: RunDirectory, plugins: list[str]) -> None:
 
 
 def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:
-    """In what the data differ now; nothing if they do not, or if the run does not tell them."""
+    """Return the changes of the data; nothing if there are none, or if the run lists no data."""
     from inference.recipe import load_recipe
     from train.config import train_schema
     from train.data import find_sources
@@ -103,7 +103,7 @@ def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:
 
     recipe = load_recipe(str(run.recipe), train_schema, plugins)
     if not run.data.is_file():
-        return [f"{run.path} does not tell its data in detail (an older run)"]
+        return [f"{run.path} does not list its data in detail (an older run)"]
     sources = find_sources(recipe)
     rows = rows_of(sources.pictures, recipe.data)
     held = rows_of(sources.held_back.pictures, recipe.data, HELD_BACK)
@@ -113,7 +113,7 @@ def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:
 
 
 def verdict(first: RunDirectory, second: RunDirectory) -> int:
-    """Prints what is the same and what is not; returns the exit status."""
+    """Print what is the same and what is not; return the exit status."""
     from train.runs import Comparison, compare_files, different_lines
 
     found = Comparison()

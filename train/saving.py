@@ -1,4 +1,4 @@
-"""What a run writes to go on with and to draw with: checkpoints and artifacts."""
+"""Checkpoints and artifacts of a run."""
 
 import shutil
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from train.runs import RunDirectory, megabytes, room, run_metadata, size_of
 
 
 class Savings:
-    """Saves the state of a run, and each member's artifact; for the first process only."""
+    """Saves the state of a run, and each member's artifact; for the main process only."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Savings:
         """What a checkpoint's manifest records of the run."""
 
     def check_room(self) -> None:
-        """Raises RunDirectoryError if the disk has no room for the first saving of a run."""
+        """Raise RunDirectoryError if the disk has no room for the first save of a run."""
         needed = self.checkpoint_bytes() + self.artifact_bytes()
         if needed > room(self.run.path):
             raise RunDirectoryError(
@@ -45,10 +45,10 @@ class Savings:
             )
 
     def save(self, step: int) -> None:
-        """Artifacts, then the checkpoint: no artifact is missing where a run goes on.
+        """Write artifacts, then the checkpoint: a resumed run lacks no artifact.
 
-        If the disk has room for the checkpoint alone, this is saved, and the run ends; it makes
-        the artifacts when it goes on.
+        If the disk has room for the checkpoint alone, it is written, and the run ends; the run
+        writes the artifacts when it is resumed.
 
         Raises:
             SavingError: there was no room, or writing failed.
@@ -62,12 +62,12 @@ class Savings:
         self.checkpoint(step)
         raise SavingError(
             f"the disk has no room for the artifact of step {step}, {megabytes(artifacts)}: "
-            f"{self._free()}. The state of this step is saved: resume=true makes the artifact and "
-            "goes on, once there is room"
+            f"{self._free()}. The state of this step is saved: resume=true writes the artifact and "
+            "continues, once there is room"
         )
 
     def checkpoint(self, step: int) -> None:
-        """The state to resume from; the oldest ones go.
+        """Write the state to resume from; the oldest checkpoints are deleted.
 
         Raises:
             SavingError: the disk has no room for it, and nothing was written; or writing failed.
@@ -75,14 +75,16 @@ class Savings:
         target, needed = self.run.checkpoint(step), self.checkpoint_bytes()
         if needed > room(self.run.path) and not target.exists():
             what = f"{target} was not written, since the disk has no room for it"
-            raise SavingError(self.run.told(what, f"it takes {megabytes(needed)}; {self._free()}"))
+            raise SavingError(
+                self.run.failure(what, f"it takes {megabytes(needed)}; {self._free()}")
+            )
         keep = self.recipe.saving.keep_last_n_checkpoints
         self.run.write_checkpoint(
             step, lambda writer: self.state.write(writer, step), keep, self.facts
         )
 
     def rescue(self, step: int) -> str:
-        """Saves the state before a faulty step, if it is sound; says what was done."""
+        """Save the state before a faulty step, if it is intact; return a description."""
         if step == 0 or not self.state.is_finite():
             return (
                 "The last checkpoint is untouched; a lower learning rate or mixed_precision=bf16 "
@@ -99,7 +101,7 @@ class Savings:
         )
 
     def tell_of_next(self, step: int) -> None:
-        """Warns while there is time to make room: the old goes only after the new is there."""
+        """Warn while there is time to make room: the old is deleted after the new is written."""
         needed = self.checkpoint_bytes() + self.artifact_bytes()
         if step < self.recipe.max_train_steps and needed > room(self.run.path):
             self.say(
@@ -108,7 +110,7 @@ class Savings:
             )
 
     def checkpoint_bytes(self) -> int:
-        """Of a checkpoint, and a little more; before the first step as the optimizer will be."""
+        """Return the size of a checkpoint, rounded up; before the first step an estimate."""
         size, optimizer = self.state.size(), self.state.optimizer
         if optimizer.state_dict()["state"]:
             return size
@@ -116,7 +118,7 @@ class Savings:
         return size + state_bytes(self.recipe.optimizer, trained)
 
     def artifact_bytes(self) -> int:
-        """Of the members' artifacts: as large as the last ones, at first as what is trained."""
+        """Return the size of the members' artifacts: that of the last ones, at first estimated."""
         total = 0
         itemsize = DTYPES[self.recipe.saving.save_precision].itemsize
         for path, member in zip(self.paths(0), self.members.values(), strict=True):
@@ -130,7 +132,7 @@ class Savings:
         return f"{megabytes(free)} are free, of which {megabytes(RESERVE)} are left free"
 
     def artifacts(self, step: int) -> None:
-        """Each member's to a file of its own; it tells how many pictures it was learned from."""
+        """Write each member's artifact to its own file, with the number of training images."""
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
             path.parent.mkdir(exist_ok=True)
             pictures, others = self.data.facts["pictures"], len(self.data.class_pictures)
@@ -142,17 +144,17 @@ class Savings:
             self.say(f"saved {path}")
 
     def are_made(self, step: int) -> bool:
-        """Whether the artifacts of a step are there."""
+        """Return whether the artifacts of a step exist."""
         return all(path.exists() for path in self.paths(step))
 
     def paths(self, step: int) -> list[Path]:
-        """Where the members' artifacts of a step lie."""
+        """Return the paths of the members' artifacts of a step."""
         return [
             self.run.artifact(step, member.objective.artifact().suffix, name)
             for name, member in self.members.items()
         ]
 
     def last(self) -> Path:
-        """The newest artifact, or the folder of several."""
+        """Return the newest artifact, or the folder of several."""
         first, *others = self.paths(0)
         return self.run.artifacts if others else first.with_name(f"last{first.suffix}")

@@ -59,7 +59,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     assert last.startswith(f"train: {tmp_path / 'run' / target} could not be written")
     assert "File too large" in last
     newest = tmp_path / "run" / "checkpoints" / "step-000001"
-    assert last.endswith(f"resume=true goes on from {newest}")
+    assert last.endswith(f"resume=true continues from {newest}")
     done = commands.train(*arguments)
     assert done.status == 0, done.err
     check_the_same(tmp_path / "run", straight)

@@ -44,7 +44,7 @@ LOST: dict[str, tuple[int, dict[str, object], int, str]] = {
         0,
         happens("train.optimization.training_state:TrainingState.write", 3, FULL),
         1,
-        "resume=true goes on from",
+        "resume=true continues from",
     ),
 }
 
@@ -64,7 +64,7 @@ def test_a_process_that_is_alone_ends_and_says_so(
     assert message in gone.err
     told = [line for line in other.err.splitlines() if line.startswith("train: ")]
     assert len(told) == 1 and "another process of this run has ended" in told[0], other.err
-    assert told[0].endswith("resume=true goes on from the newest checkpoint")
+    assert told[0].endswith("resume=true continues from the newest checkpoint")
     assert "Traceback" not in other.err
     succeed(commands.train_on_two(*arguments))
     check_the_same(tmp_path / "run", straight)

@@ -178,7 +178,7 @@ def test_stopped_run_saves_its_state_and_goes_on(
     done = commands.train(*overrides, stop=stop)
     assert done.status == status, done.err
     checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
-    last_line = f"train: stopped by SIG{signal_name}; saved {checkpoint}; resume=true goes on"
+    last_line = f"train: stopped by SIG{signal_name}; saved {checkpoint}; resume=true continues"
     assert done.err.splitlines()[-1] == last_line
     assert checkpoint.is_dir()
     done = commands.train(*overrides, "resume=true")
@@ -256,7 +256,7 @@ def test_interrupted_command_saves_its_state(
     )
     assert done.returncode == 130
     checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
-    last_line = f"train: stopped by SIGINT; saved {checkpoint}; resume=true goes on"
+    last_line = f"train: stopped by SIGINT; saved {checkpoint}; resume=true continues"
     assert done.stderr.splitlines()[-1] == last_line
     assert "Traceback" not in done.stderr
     done = commands.train(*overrides, "resume=true")
@@ -279,7 +279,7 @@ def test_a_second_signal_ends_the_run_at_once(
     names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert names == ["step-000001"]
     if signal_name == "INT":
-        told = "train: stopped at once; resume=true goes on from the newest checkpoint"
+        told = "train: stopped at once; resume=true continues from the newest checkpoint"
         assert done.err.splitlines()[-1] == told
 
 

@@ -291,8 +291,8 @@ def test_used_folder_is_refused(commands: Any, tmp_path: Path) -> None:
     again = commands.train(to, "max_train_steps=1")
     assert (again.status, again.out) == (2, "")
     assert again.err == (
-        f"train: {tmp_path}/run holds a run already: resume=true goes on with it, another name=… "
-        "starts a new one, overwrite=true puts it aside\n"
+        f"train: {tmp_path}/run contains a run already: resume=true continues it, another name=… "
+        "starts a new one, overwrite=true renames it\n"
     )
     changed = commands.train(to, "max_train_steps=2", "resume=true", "optimizer.learning_rate=0.5")
     assert changed.status == 2

@@ -1,4 +1,4 @@
-"""What the processes of a run decide together."""
+"""Decisions that the processes of a run share."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def of_first(accelerator: Accelerator, decide: Callable[[], T]) -> T:
-    """What the first process finds, in all of them; an InputError of its too."""
+    """Broadcast the result of the main process to all; an InputError of it too."""
     if accelerator.num_processes == 1:
         return decide()
     found: list[T | InputError | None] = [None]
@@ -33,28 +33,28 @@ def of_first(accelerator: Accelerator, decide: Callable[[], T]) -> T:
 
 
 def of_all(accelerator: Accelerator, values: list[T]) -> list[T]:
-    """The values of all processes, one after the other."""
+    """Gather the values of all processes in one list."""
     if accelerator.num_processes == 1:
         return values
     return gather_object(values)
 
 
 class ProcessLostError(RunEndedError, RuntimeError):
-    """Another process of the run has ended, so that this one cannot go on."""
+    """Another process of the run has ended, so that this one cannot continue."""
 
 
 LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|gloo|NCCL|Socket Timeout|process group", re.I
 )
-"""What libraries say of a process that is gone; gloo does so by a plain RuntimeError."""
+"""Error messages of libraries about a lost process; gloo raises a plain RuntimeError."""
 
 
 @contextmanager
 def lost_processes_told(is_one_of_several: Callable[[], bool]) -> Iterator[None]:
-    """Tells in plain words that another process has ended.
+    """Report in plain words that another process has ended.
 
     Raises:
-        ProcessLostError: it has.
+        ProcessLostError: another process has ended.
     """
     try:
         yield
@@ -72,10 +72,10 @@ __all__ = ["Interrupted", "StopSignals"]
 
 
 class StopSignals(SignalsOfProcess):
-    """The first SIGINT or SIGTERM asks the run to end; the second ends it at once."""
+    """The first SIGINT or SIGTERM requests the end of the run; the second ends it at once."""
 
     def of_all(self, accelerator: Accelerator) -> int:
-        """The signal that one of the processes has had, known to all of them; 0 for none."""
+        """Return the signal that one of the processes received, or 0; the same in all of them."""
         if accelerator.num_processes == 1:
             return self.number
         flags = accelerator.gather(torch.tensor([self.number], device=accelerator.device))

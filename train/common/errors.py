@@ -1,4 +1,4 @@
-"""What can be wrong with the folder of a run."""
+"""Errors of training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from inference.runtime import InputError
 
 @cache
 def tell_once(message: str) -> None:
-    """Warns, the first time that this is told."""
+    """Warn the first time that this message occurs."""
     warnings.warn(message, RecipeWarning, stacklevel=3)
 
 
 class RunDirectoryError(InputError):
-    """The run's folder does not allow what is asked."""
+    """The run's folder does not allow the requested operation."""
 
 
 class RunEndedError(Exception):
@@ -27,19 +27,19 @@ class RunEndedError(Exception):
 
 
 class SavingError(RunEndedError, RuntimeError):
-    """A checkpoint or artifact could not be written; nothing saved before is lost."""
+    """A checkpoint or artifact could not be written; earlier ones are intact."""
 
 
 RESERVE = 16 * 2**20
-"""Bytes that are left free: for logs, grids, and what else is on the disk."""
+"""Bytes that are left free: for logs, preview grids, and other data on the disk."""
 
 
 class DataError(InputError):
-    """The pictures or captions cannot be used."""
+    """The images or captions cannot be used."""
 
 
 class FetchError(DataError):
-    """A shard cannot be fetched: of the pictures in it nothing is known."""
+    """A shard cannot be downloaded: nothing is known about its images."""
 
 
 class NonFiniteError(RunEndedError, FloatingPointError):

@@ -1,8 +1,8 @@
-"""Random draws as functions of counters, so that no draw depends on what was drawn before.
+"""Random numbers as functions of counters, so that none depends on earlier ones.
 
-Every draw of a run comes from (seed, purpose, counters): counter-based, as in Salmon et al. 2011,
-"Parallel random numbers: as easy as 1, 2, 3". A resumed run, any number of loader workers and any
-number of processes therefore see the same draws.
+Every random number of a run is derived from (seed, purpose, counters): counter-based, as in Salmon
+et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". A resumed run, any number of loader
+workers and any number of processes therefore see the same numbers.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
-    """A number in 0 … 2^63-1 that depends on all arguments."""
+    """Return a number in 0 … 2^63-1 that depends on all arguments."""
     words = b"".join(value.to_bytes(8, "little", signed=True) for value in (seed, *counters))
     digest = hashlib.blake2b(words, digest_size=8, person=purpose.encode()[:16]).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
-    """A CPU generator at the beginning of the stream of these counters."""
+    """Return a CPU generator at the start of the stream of these counters."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *counters))
 
 
@@ -39,7 +39,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def normal(like: Tensor, seed: int, purpose: str, counters: Sequence[int]) -> Tensor:
-    """Standard normal noise of the shape of `like` (b, ...), drawn on the CPU by counter."""
+    """Return standard normal noise of the shape of `like` (b, ...), drawn on the CPU by counter."""
     shape = like.shape[1:]
     draws = [torch.randn(shape, generator=generator(seed, purpose, i)) for i in counters]
     return torch.stack(draws).to(like)

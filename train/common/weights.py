@@ -1,4 +1,4 @@
-"""Other weights in a model for a while."""
+"""Temporary replacement of weights in a model."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 def replaced_parameters(
     modules: Iterable[nn.Module], parameters: Sequence[nn.Parameter], values: Iterable[Tensor]
 ) -> Iterator[None]:
-    """Puts values, of any number format, in the place of parameters, wherever modules hold them.
+    """Replace parameters by values, of any dtype, wherever modules hold them.
 
-    Afterwards the parameters themselves are back, untouched. To set their `.data` instead would be
-    shorter, but a change of its format cuts a parameter off from the hooks by which DDP sums
-    gradients, and each process would then go its own way.
+    Afterwards the parameters themselves are back, unchanged. Setting their `.data` would be
+    shorter, but a change of its dtype detaches a parameter from the hooks by which DDP sums
+    gradients, and the processes would diverge.
     """
     owners: dict[nn.Parameter, set[tuple[nn.Module, str]]] = {p: set() for p in parameters}
     for module in modules:

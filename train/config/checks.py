@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from train.config.clips import ImageConditionConfig
@@ -16,8 +18,43 @@ if TYPE_CHECKING:
     from train.config.data import DataConfig
 
 
-def recipe_faults(recipe: TrainRecipe) -> Faults:
-    """Yield every combination of keys that is refused."""
+Check = Callable[[TrainRecipe], Faults]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on several keys of a recipe, and the message that is reported if it holds."""
+
+    key: str
+    applies: Callable[[TrainRecipe], bool]
+    message: str
+    """May contain values of the recipe: `{recipe.max_train_steps}`."""
+
+    def __call__(self, recipe: TrainRecipe) -> Faults:
+        """Yield the key and message if the rule applies."""
+        if self.applies(recipe):
+            yield self.key, self.message.format(recipe=recipe)
+
+
+def _trains_vae(recipe: TrainRecipe) -> bool:
+    return not recipe.objective.learns_from_captions
+
+
+def _trains_base_weights(recipe: TrainRecipe) -> bool:
+    return isinstance(recipe.objective, WholePartsConfig)
+
+
+def _has_prior_prediction(recipe: TrainRecipe) -> bool:
+    return recipe.loss.prior == "prediction"
+
+
+def _misses_prior_target(recipe: TrainRecipe) -> bool:
+    target = recipe.loss.prior_weight_target
+    return target is not None and target > recipe.max_train_steps
+
+
+def _number_faults(recipe: TrainRecipe) -> Faults:
+    """Yield numbers that are out of range."""
     yield from at_least(
         1,
         max_train_steps=recipe.max_train_steps,
@@ -30,150 +67,31 @@ def recipe_faults(recipe: TrainRecipe) -> Faults:
     for name, limit in (("norm", recipe.max_grad_norm), ("value", recipe.max_grad_value)):
         if limit is not None and limit <= 0:
             yield f"max_grad_{name}", f"must be above 0, got {limit}; null switches it off"
-    if recipe.overwrite and recipe.resume:
-        yield "overwrite", "cannot go with resume: one begins anew, the other goes on"
+
+
+def _name_faults(recipe: TrainRecipe) -> Faults:
+    """Yield a name that no folder can have."""
     if not recipe.name.strip() or "/" in recipe.name or recipe.name.startswith("."):
         yield "name", f"must be the name of a folder, got {recipe.name!r}"
+
+
+def _schedule_faults(recipe: TrainRecipe) -> Faults:
+    """Yield the errors of the LR schedule."""
     steps = "max_train_steps", recipe.max_train_steps
     yield from schedule_faults(recipe.lr_scheduler, "lr_scheduler", *steps)
     if recipe.lr_scheduler.schedule and not recipe.optimizer.learning_rate:
-        yield "optimizer.learning_rate", "must be above 0: the schedule is measured by it"
+        yield "optimizer.learning_rate", "must be above 0: the schedule is relative to it"
     if isinstance(recipe.objective, CombinedConfig):
         yield from recipe.objective.faults_within(*steps)
-    yield from stage_faults(recipe)
-    yield from _quantization_faults(recipe)
-    yield from mask_faults(recipe)
-    yield from prediction_faults(recipe)
-    yield from streaming_faults(recipe)
-    if recipe.data.packs_clips and not recipe.objective.learns_from_captions:
-        kind = recipe.objective.type
-        yield "data.clips.pack", f"is of the transformer; objective.type: {kind} trains the VAE"
-    if recipe.data.has_concepts and not recipe.objective.learns_from_captions:
-        kind = recipe.objective.type
-        yield "data.concepts", f"go with prompts, which objective.type: {kind} has none of"
-    if recipe.data.has_prior and recipe.data.subsets and not recipe.objective.learns_from_captions:
-        kind = recipe.objective.type
-        yield "data.subsets", f"with is_reg are of prompts, which objective.type: {kind} lacks"
-    if recipe.objective.needs_concepts and not (recipe.data.has_concepts or recipe.data.subsets):
-        yield (
-            "data.concepts",
-            f"objective.type: {recipe.objective.type} learns concepts: give data.concepts (or "
-            "data.concepts_list), or take objective.type: text_to_image for a "
-            "folder of pictures with captions",
-        )
-
-
-def _quantization_faults(recipe: TrainRecipe) -> Faults:
-    kind, key = recipe.base_model.quantization, "base_model.quantization"
-    if kind is not None and recipe.objective.type != "lora":
-        yield key, f"{kind} goes with objective.type: lora; packed weights are not trained"
-    elif kind is not None and recipe.data.clips is None:
-        yield key, f"{kind} is of video models, which learn data.clips"
-
-
-def recipe_idle(recipe: TrainRecipe) -> Faults:
-    """Yield every key that has no effect, given the others."""
-    if recipe.data.clips is None:
-        why = "has no effect: it is of clips (data.clips)"
-        if recipe.loss.motion_ratio:
-            yield "loss.motion_ratio", why
-        if recipe.image_condition != ImageConditionConfig():
-            yield "image_condition", why
-        if recipe.sampling.clips:
-            yield "sampling.clips", why
-        if recipe.drop_learned_positions:
-            yield "drop_learned_positions", why
-    elif recipe.sampling.images:
-        yield "sampling.images", "has no effect: a video model draws sampling.clips"
-    if recipe.data.packs_clips and largest_batch(recipe) == 1:
-        yield "data.clips.pack", "has no effect with train_batch_size: 1, the clips of a row"
-    if not recipe.objective.learns_from_captions:
-        what = f"objective.type: {recipe.objective.type} shows reconstructions instead"
-        if recipe.sampling.images:
-            yield "sampling.images", f"has no effect: {what}"
-        if recipe.sampling.sanity_prompt is not None:
-            yield "sampling.sanity_prompt", f"has no effect: {what}"
-    yield from _idle_prior(recipe)
-    yield from idle_prediction(recipe)
-    yield from idle_validation(recipe)
-
-
-def _idle_prior(recipe: TrainRecipe) -> Faults:
-    loss = recipe.loss
-    if not recipe.data.has_prior:
-        why = "has no effect: no concept has class pictures (num_class_images_per)"
-        if recipe.data.subsets:
-            why = "has no effect: no subset is_reg"
-        if loss.prior_weight != 1.0:
-            yield "loss.prior_weight", why
-        if loss.prior_weight_min is not None:
-            yield "loss.prior_weight_min", why
-    elif loss.prior_weight == 0 and not loss.prior_weight_min:
-        yield (
-            "loss.prior_weight",
-            "0 makes class pictures count nothing, while each costs as much as a subject's; "
-            "num_class_images_per: 0 (or no subset with is_reg) leaves them out",
-        )
-    target = loss.prior_weight_target
-    if target is not None and target > recipe.max_train_steps:
-        yield (
-            "loss.prior_weight_target",
-            f"{target} is not reached: max_train_steps is {recipe.max_train_steps}",
-        )
-
-
-def mask_faults(recipe: TrainRecipe) -> Faults:
-    """What masks cannot go with."""
-    if not recipe.data.has_masks:
-        return
-    if recipe.data.clips is not None:
-        yield "data.masks", "are of pictures; clips (data.clips) count as a whole"
-    if not recipe.objective.learns_from_captions:
-        kind = recipe.objective.type
-        yield "data.masks", f"weigh the error of latents, which objective.type: {kind} has none of"
-
-
-def prediction_faults(recipe: TrainRecipe) -> Faults:
-    """What `loss.prior: prediction` cannot go with."""
-    if recipe.loss.prior != "prediction":
-        return
-    if recipe.data.clips is not None:
-        yield "loss.prior", "prediction is of pictures; clips (data.clips) have no class pictures"
-    if isinstance(recipe.objective, WholePartsConfig) and not recipe.loss.prior_copy:
-        kind = recipe.objective.type
-        yield (
-            "loss.prior",
-            f"prediction needs the base model as it was, and objective.type: {kind} changes its "
-            "weights: loss.prior_copy=true keeps a second copy of them, 4 bytes for each that is "
-            "trained (3.4 GB for the UNet of SD 1.5, 10 GB for SDXL's); a lora needs none",
-        )
-
-
-def idle_prediction(recipe: TrainRecipe) -> Faults:
-    """What of it has no effect."""
-    loss = recipe.loss
-    is_whole = isinstance(recipe.objective, WholePartsConfig)
-    if loss.prior_copy and not (is_whole and loss.prior == "prediction"):
-        yield (
-            "loss.prior_copy",
-            "has no effect but with loss.prior: prediction of an objective that trains the base "
-            "model's own weights",
-        )
-    if loss.prior != "prediction":
-        return
-    if not recipe.data.has_prior:
-        yield "loss.prior", "has no effect: there are no class pictures"
-    elif isinstance(recipe.objective, TextualInversionConfig):
-        yield "loss.prior", "has no effect: prompts of class pictures do not call the new word"
 
 
 def _size_faults(name: str, resolution: int | None, data: DataConfig) -> Faults:
-    """Sizes that do not follow a stage's resolution."""
+    """Yield sizes that do not follow the resolution of a stage."""
     if resolution is None:
         return
     parts = [one for one in data.named_subsets.values() if not one.is_reg] or [data]
     if any(one.buckets is not None and not one.buckets.follow_resolution for one in parts):
-        yield f"stages.{name}.resolution", "has no effect: data.buckets says the sizes itself"
+        yield f"stages.{name}.resolution", "has no effect: data.buckets sets the sizes"
     for subset, one in data.named_subsets.items():
         if not one.is_reg and one.resolution != data.resolution:
             yield (
@@ -183,7 +101,7 @@ def _size_faults(name: str, resolution: int | None, data: DataConfig) -> Faults:
 
 
 def stage_faults(recipe: TrainRecipe) -> Faults:
-    """What is wrong with a recipe's stages, taken together."""
+    """Yield the errors of a recipe's stages, taken together."""
     named = named_stages(recipe)
     if not named:
         return
@@ -203,35 +121,39 @@ def stage_faults(recipe: TrainRecipe) -> Faults:
         clips = recipe.data.clips
         for key in stage.clip_size:
             if clips is None:
-                yield f"stages.{name}.{key}", "is of clips, which need data.clips"
+                yield f"stages.{name}.{key}", "is for clips, which need data.clips"
             elif clips.buckets:
-                yield f"stages.{name}.{key}", "cannot go with data.clips.buckets: they say sizes"
+                yield (
+                    f"stages.{name}.{key}",
+                    "cannot go with data.clips.buckets: these set the sizes",
+                )
         yield from _size_faults(name, stage.resolution, recipe.data)
         if stage.resolution is not None and clips is not None:
-            yield f"stages.{name}.resolution", "is of pictures; of clips say height and width"
+            yield f"stages.{name}.resolution", "is for images; clips have height and width"
 
 
 def streaming_faults(recipe: TrainRecipe) -> Faults:
-    """What does not go with streaming."""
+    """Yield settings that cannot go with streaming."""
     data, validation = recipe.data, recipe.validation
     for name, one in data.named_subsets.items():
         if one.streaming not in (None, data.streaming):
             yield (
                 f"data.subsets.{name}.streaming",
-                "is one for the run: say it in data.streaming; null fetches a subset as a whole",
+                "is the same for the whole run: set data.streaming; null downloads a subset "
+                "completely",
             )
     if not has_streamed(data):
         return
     if data.cache == "auto":
         yield (
             "data.cache",
-            "auto would keep the latents of all streamed pictures in memory; say disk, which "
-            "encodes each once and then fetches nothing any more, or off",
+            "auto would keep the latents of all streamed images in memory; set disk, which "
+            "encodes each once and then downloads nothing more, or off",
         )
     for name in (name for name, one in data.named_subsets.items() if one.is_reg):
         yield (
             f"data.subsets.{name}.is_reg",
-            "class pictures come in an order of their own, in which streamed pictures cannot: "
+            "class images have their own order, which streamed images cannot follow: "
             "leave data.streaming out, or take them from another run",
         )
     if validation is not None and is_address(validation.path):
@@ -240,16 +162,192 @@ def streaming_faults(recipe: TrainRecipe) -> Faults:
     if validation is not None and validation.split is not None and not is_cached:
         yield (
             "validation.split",
-            "would fetch all shards at each validation, as nothing is cached (data.cache: disk "
-            "does so, but not of objective.type: autoencoder); say validation.path",
+            "would download all shards at each validation, as nothing is cached (data.cache: disk "
+            "does so, but not for objective.type: autoencoder); set validation.path",
         )
 
 
-def idle_validation(recipe: TrainRecipe) -> Faults:
-    """What of it has no effect."""
-    validation = recipe.validation
-    if validation is None:
+REFUSALS: tuple[Check, ...] = (
+    _number_faults,
+    Rule(
+        "overwrite",
+        lambda r: r.overwrite and r.resume,
+        "cannot go with resume: one starts anew, the other continues",
+    ),
+    _name_faults,
+    _schedule_faults,
+    stage_faults,
+    Rule(
+        "base_model.quantization",
+        lambda r: bool(r.base_model.quantization) and r.objective.type != "lora",
+        "{recipe.base_model.quantization} goes with objective.type: lora; quantized weights are "
+        "not trained",
+    ),
+    Rule(
+        "base_model.quantization",
+        lambda r: (
+            bool(r.base_model.quantization) and r.objective.type == "lora" and r.data.clips is None
+        ),
+        "{recipe.base_model.quantization} is for video models, which are trained on data.clips",
+    ),
+    Rule(
+        "data.masks",
+        lambda r: r.data.has_masks and r.data.clips is not None,
+        "are for images; clips (data.clips) count as a whole",
+    ),
+    Rule(
+        "data.masks",
+        lambda r: r.data.has_masks and _trains_vae(r),
+        "weigh the error of latents, which objective.type: {recipe.objective.type} has none of",
+    ),
+    Rule(
+        "loss.prior",
+        lambda r: _has_prior_prediction(r) and r.data.clips is not None,
+        "prediction is for images; clips (data.clips) have no class images",
+    ),
+    Rule(
+        "loss.prior",
+        lambda r: _has_prior_prediction(r) and _trains_base_weights(r) and not r.loss.prior_copy,
+        "prediction needs the original base model, and objective.type: {recipe.objective.type} "
+        "changes its weights: loss.prior_copy=true keeps a second copy of them, 4 bytes for each "
+        "that is trained (3.4 GB for the UNet of SD 1.5, 10 GB for SDXL's); a lora needs none",
+    ),
+    streaming_faults,
+    Rule(
+        "data.clips.pack",
+        lambda r: r.data.packs_clips and _trains_vae(r),
+        "is for the transformer; objective.type: {recipe.objective.type} trains the VAE",
+    ),
+    Rule(
+        "data.concepts",
+        lambda r: r.data.has_concepts and _trains_vae(r),
+        "need prompts, which objective.type: {recipe.objective.type} has none of",
+    ),
+    Rule(
+        "data.subsets",
+        lambda r: r.data.has_prior and bool(r.data.subsets) and _trains_vae(r),
+        "with is_reg need prompts, which objective.type: {recipe.objective.type} has none of",
+    ),
+    Rule(
+        "data.concepts",
+        lambda r: r.objective.needs_concepts and not (r.data.has_concepts or r.data.subsets),
+        "objective.type: {recipe.objective.type} learns concepts: give data.concepts (or "
+        "data.concepts_list), or take objective.type: text_to_image for a folder of images with "
+        "captions",
+    ),
+)
+"""Combinations of keys that are rejected, in the order in which they are reported."""
+
+
+FOR_CLIPS = "has no effect: it is for clips (data.clips)"
+SHOWS_RECONSTRUCTIONS = (
+    "has no effect: objective.type: {recipe.objective.type} shows reconstructions instead"
+)
+
+
+def _unused_prior_weight(recipe: TrainRecipe) -> Faults:
+    """Yield weights of class images that do nothing without any."""
+    if recipe.data.has_prior:
         return
-    if validation.timesteps and not recipe.objective.learns_from_captions:
-        kind = recipe.objective.type
-        yield "validation.timesteps", f"has no effect: objective.type: {kind} has none"
+    why = "has no effect: no concept has class images (num_class_images_per)"
+    if recipe.data.subsets:
+        why = "has no effect: no subset is_reg"
+    if recipe.loss.prior_weight != 1.0:
+        yield "loss.prior_weight", why
+    if recipe.loss.prior_weight_min is not None:
+        yield "loss.prior_weight_min", why
+
+
+UNUSED: tuple[Check, ...] = (
+    Rule(
+        "loss.motion_ratio",
+        lambda r: r.data.clips is None and bool(r.loss.motion_ratio),
+        FOR_CLIPS,
+    ),
+    Rule(
+        "image_condition",
+        lambda r: r.data.clips is None and r.image_condition != ImageConditionConfig(),
+        FOR_CLIPS,
+    ),
+    Rule(
+        "sampling.clips",
+        lambda r: r.data.clips is None and bool(r.sampling.clips),
+        FOR_CLIPS,
+    ),
+    Rule(
+        "drop_learned_positions",
+        lambda r: r.data.clips is None and r.drop_learned_positions,
+        FOR_CLIPS,
+    ),
+    Rule(
+        "sampling.images",
+        lambda r: r.data.clips is not None and bool(r.sampling.images),
+        "has no effect: a video model draws sampling.clips",
+    ),
+    Rule(
+        "data.clips.pack",
+        lambda r: r.data.packs_clips and largest_batch(r) == 1,
+        "has no effect with train_batch_size: 1, the clips of a row",
+    ),
+    Rule(
+        "sampling.images",
+        lambda r: _trains_vae(r) and bool(r.sampling.images),
+        SHOWS_RECONSTRUCTIONS,
+    ),
+    Rule(
+        "sampling.sanity_prompt",
+        lambda r: _trains_vae(r) and r.sampling.sanity_prompt is not None,
+        SHOWS_RECONSTRUCTIONS,
+    ),
+    _unused_prior_weight,
+    Rule(
+        "loss.prior_weight",
+        lambda r: r.data.has_prior and r.loss.prior_weight == 0 and not r.loss.prior_weight_min,
+        "0 gives class images no effect, while each costs as much as an instance image; "
+        "num_class_images_per: 0 (or no subset with is_reg) leaves them out",
+    ),
+    Rule(
+        "loss.prior_weight_target",
+        _misses_prior_target,
+        "{recipe.loss.prior_weight_target} is not reached: max_train_steps is "
+        "{recipe.max_train_steps}",
+    ),
+    Rule(
+        "loss.prior_copy",
+        lambda r: r.loss.prior_copy and not (_trains_base_weights(r) and _has_prior_prediction(r)),
+        "has no effect but with loss.prior: prediction of an objective that trains the base "
+        "model's own weights",
+    ),
+    Rule(
+        "loss.prior",
+        lambda r: _has_prior_prediction(r) and not r.data.has_prior,
+        "has no effect: there are no class images",
+    ),
+    Rule(
+        "loss.prior",
+        lambda r: (
+            _has_prior_prediction(r)
+            and r.data.has_prior
+            and isinstance(r.objective, TextualInversionConfig)
+        ),
+        "has no effect: prompts of class images do not contain the new token",
+    ),
+    Rule(
+        "validation.timesteps",
+        lambda r: r.validation is not None and bool(r.validation.timesteps) and _trains_vae(r),
+        "has no effect: objective.type: {recipe.objective.type} has none",
+    ),
+)
+"""Keys that have no effect, given the others; each causes a warning."""
+
+
+def recipe_faults(recipe: TrainRecipe) -> Faults:
+    """Yield every combination of keys that is rejected."""
+    for check in REFUSALS:
+        yield from check(recipe)
+
+
+def recipe_idle(recipe: TrainRecipe) -> Faults:
+    """Yield every key that has no effect, given the others."""
+    for check in UNUSED:
+        yield from check(recipe)

@@ -1,4 +1,4 @@
-"""The typed recipe of clips: how videos become examples."""
+"""Typed options of clips: how videos become examples."""
 
 import re
 from contextlib import suppress
@@ -11,11 +11,11 @@ from train.config.rules import Faults, at_least, fraction
 
 BUCKET = re.compile(r"(\d+)x(\d+)x(\d+)")
 RULE = FrameRule()
-"""That of the published VAEs; a base model's own is asked once it is read."""
+"""Rule of the published VAEs. That of the base model is checked once the model is loaded."""
 
 
 class Bucket(NamedTuple):
-    """Frames and size that examples have in common."""
+    """Number of frames and size of an example."""
 
     frames: int
     height: int
@@ -27,49 +27,51 @@ class Bucket(NamedTuple):
 
 @dataclass
 class ClipDataConfig:
-    """How videos become examples of a video model; given, videos are learned from."""
+    """How videos become examples of a video model; if set, training uses videos."""
 
     frames: int = 49
     """Frames of an example: 1, 8k or 8k + 1 (9, 17, 25, 33, 41, 49, …, and 81 or 161 for CogVideoX
-    1.5). With token_budget, the most of them."""
+    1.5). With token_budget, the maximum."""
     height: int | None = None
-    """Of the examples in pixels; without it the base model's own. With token_budget, height x width
-    is the largest area."""
+    """Height of the examples in pixels; default: that of the base model. With token_budget, height
+    x width is the largest area."""
     width: int | None = None
-    """Of the examples in pixels; without it the base model's own."""
+    """Width of the examples in pixels; default: that of the base model."""
     fps: float | None = None
-    """Frames per second of the examples: CogVideoX was made with 8, 1.5 with 16. Clips of another
-    rate are brought to it by taking the nearest frames. Without it every frame is taken. Folders of
-    pictures (sequences) are taken to have this rate, without it 8."""
+    """Frame rate of the examples: CogVideoX was trained at 8 frames per second, 1.5 at 16. Clips
+    with another rate are resampled to the nearest frames. Default: take every frame. Image
+    sequences are assumed to have this rate, by default 8."""
     stride: int = 1
-    """Every so many frames is taken, after fps."""
+    """Take every n-th frame, after resampling to fps."""
     trim_start: float = 0.0
-    """Seconds left out at the beginning of every clip."""
+    """Seconds to skip at the start of every clip."""
     trim_end: float = 0.0
-    """Seconds left out at the end of every clip."""
+    """Seconds to skip at the end of every clip."""
     part: Literal["start", "center", "random"] = "start"
-    """Which part of longer clips is taken."""
+    """Which part of longer clips to use."""
     short_clips: Literal["error", "skip", "loop", "hold"] = "error"
-    """What becomes of clips with too few frames: refused, left out, begun again from their first
-    frame, or their last frame held (as CogVideoX's own trainer does)."""
+    """What to do with clips that have too few frames: reject them, skip them, loop them from their
+    first frame, or hold their last frame (as CogVideoX's own trainer does)."""
     sequences: bool = False
-    """Folders within the folder that hold pictures, and no video or animation, are clips; their
-    pictures are the frames in natural order. Captions: `name.txt` beside the folder `name`, or
+    """Treat folders within the folder that hold images, and no video or animation, as clips; their
+    images are the frames in natural order. Captions: `name.txt` beside the folder `name`, or
     metadata.jsonl with its name."""
     pictures: bool = False
-    """Single pictures are learned from too, as clips of one frame."""
+    """Also train on single images, as clips of one frame."""
     buckets: list[str] = field(default_factory=list)
-    """Several sizes, each frames x height x width such as 49x480x720: a clip goes to those with the
-    most frames that it has, of them to the nearest aspect ratio. A micro-batch is of one bucket."""
+    """Several sizes, each frames x height x width such as 49x480x720. A clip is assigned to the
+    buckets with the most frames that it can fill, and among these to the nearest aspect ratio. A
+    micro-batch has one bucket."""
     token_budget: int | None = None
-    """Each clip keeps its aspect ratio: as many frames as it has (8k + 1, at most `frames`), then
-    the largest size, never above its own, with at most so many tokens (latent frames x height/16 x
-    width/16 in CogVideoX; 49 frames of 480x720 are 17550. X-Fun:
+    """Keep the aspect ratio of each clip: use as many frames as it has (8k + 1, at most `frames`),
+    then the largest size, never above its own, within this number of tokens (latent frames x
+    height/16 x width/16 in CogVideoX; 49 frames of 480x720 are 17550. X-Fun:
     training_with_video_token_length)."""
     pack: bool = False
-    """Experimental, for models with rotary positions (not 2B): the clips of a micro-batch, of
-    several lengths and one height x width, become one row of the transformer, each blind to the
-    others. They share a timestep; the attention mask grows with the square of the row's tokens."""
+    """Experimental, for models with rotary positions (not 2B): concatenate the clips of a
+    micro-batch, of several lengths and one height x width, to one row of the transformer, in which
+    no clip attends to another. They share a timestep; the attention mask grows with the square of
+    the row's tokens."""
 
     def faults(self) -> Faults:
         yield from at_least(
@@ -90,7 +92,7 @@ class ClipDataConfig:
                 yield "buckets", str(error)
             else:
                 yield from self._frame_faults("buckets", bucket.frames, f"{text}: ")
-        with suppress(InputError):  # a bucket that cannot be read is told above
+        with suppress(InputError):  # `faults` reports a bucket with invalid syntax
             if self.pack and len({bucket[1:] for bucket in self.sizes}) > 1:
                 yield "pack", "needs buckets of one height x width: a row has one"
         if len({*self.buckets}) < len(self.buckets):
@@ -106,24 +108,24 @@ class ClipDataConfig:
         if self.buckets:
             for name, value in (("height", self.height), ("width", self.width)):
                 if value is not None:
-                    yield name, "has no effect: buckets say the sizes"
+                    yield name, "has no effect: buckets set the sizes"
             if self.frames != 49:
-                yield "frames", "has no effect: buckets say how many"
+                yield "frames", "has no effect: buckets set it"
         one_length = not self.buckets and self.token_budget is None and not self.pictures
         if self.pack and one_length:
             yield "pack", "has no effect: without buckets, token_budget or pictures all are as long"
-        with suppress(InputError):  # a bucket that cannot be read is told above
+        with suppress(InputError):  # `faults` reports a bucket with invalid syntax
             if self.shortest == 1 and self.short_clips != "error":
                 yield "short_clips", "has no effect: no clip has fewer frames than 1"
 
     @property
     def sizes(self) -> list[Bucket]:
-        """The buckets that the recipe lists."""
+        """Return the buckets that the recipe lists."""
         return [parse_bucket(text) for text in self.buckets]
 
     @property
     def shortest(self) -> int:
-        """Frames that a clip must have, after trimming, fps and stride."""
+        """Return the minimum number of frames of a clip after trimming, fps and stride."""
         if self.buckets:
             return min(bucket.frames for bucket in self.sizes)
         if self.token_budget is not None:
@@ -132,38 +134,39 @@ class ClipDataConfig:
 
     @property
     def is_random(self) -> bool:
-        """Whether one clip can give different frames."""
+        """Return whether the same clip can give different frames."""
         return self.part == "random"
 
 
 def parse_bucket(text: str) -> Bucket:
-    """The bucket that is written as frames x height x width.
+    """Parse a bucket that is written as frames x height x width.
 
     Raises:
-        InputError: it is written otherwise.
+        InputError: invalid syntax.
     """
     found = BUCKET.fullmatch(text.strip().lower())
     if found is None or 0 in (numbers := tuple(map(int, found.groups()))):
-        raise InputError(f"{text!r} is no bucket: frames x height x width, such as 49x480x720")
+        raise InputError(f"{text!r} is not a bucket: frames x height x width, such as 49x480x720")
     return Bucket(*numbers)
 
 
 @dataclass
 class ImageConditionConfig:
-    """The first frame as a condition (CogVideoX's image-to-video models only)."""
+    """Conditioning on the first frame (CogVideoX's image-to-video models only)."""
 
     noise_mean: float = -3.0
-    """The frame is told with noise of strength exp(N(noise_mean, noise_std^2)), about 0.05, so that
-    drawing forgives a picture's flaws (Yang et al. 2024, arXiv 2408.06072, appendix D)."""
+    """Noise is added to the first frame; its strength exp(N(noise_mean, noise_std^2)) is
+    log-normal, about 0.05, which makes generation robust to flaws of the image (Yang et al. 2024,
+    arXiv 2408.06072, appendix D)."""
     noise_std: float = 0.5
     """See noise_mean."""
     noise: bool = True
-    """Whether there is noise on it."""
+    """Add this noise to the first frame."""
     dropout_rate: float = 0.05
-    """Share of examples that are told no frame (zeros)."""
+    """Fraction of examples whose first-frame conditioning is dropped (zeros)."""
     latent_scale: Literal["pipeline", "raw", "scaled"] = "pipeline"
-    """On which scale the frame's latents are told. `pipeline` is what diffusers draws with; SAT's
-    trainer has `scaled` and its drawing `raw` for CogVideoX 1.5, where the three differ."""
+    """Scale of the first frame's latents. `pipeline` is what diffusers generates with; SAT trains
+    with `scaled` and generates with `raw` for CogVideoX 1.5, where the three differ."""
 
     def faults(self) -> Faults:
         yield from fraction(dropout_rate=self.dropout_rate)

@@ -1,4 +1,4 @@
-"""The typed recipe of a concept, in the words of A1111's DreamBooth extension (`db_concept.py`)."""
+"""Typed options of a concept, named as in A1111's DreamBooth extension (`db_concept.py`)."""
 
 import dataclasses
 import difflib
@@ -14,58 +14,58 @@ from inference.runtime import InputError
 from train.config.rules import Faults, at_least
 
 FILEWORDS = "[filewords]"
-"""What a picture's caption takes the place of."""
+"""Placeholder for the caption of an image."""
 
 
 @dataclass
 class ConceptConfig:
-    """A subject to learn: its pictures, and pictures of the class it belongs to."""
+    """A subject to learn: images of it, and class images."""
 
     instance_data_dir: str = MISSING
-    """Folder with pictures of the subject; folders within it are searched too."""
+    """Folder with images of the subject, searched recursively."""
     class_data_dir: str | None = None
-    """Folder with pictures of the class. What is in it is used, what is missing is drawn into it;
-    without it that is class_images/<name> in the run's folder."""
+    """Folder with class images. Those in it are used, missing ones are generated into it; default:
+    class_images/<name> in the run's folder."""
     instance_prompt: str = FILEWORDS
-    """What the subject's pictures show. `[filewords]` becomes the caption beside the picture, or
-    the file's name without digits at its front."""
+    """Prompt of the instance images. `[filewords]` becomes the caption of the image, or its file
+    name without leading digits."""
     class_prompt: str = FILEWORDS
-    """What the class's pictures shall show. `[filewords]` becomes the captions of the subject's
-    pictures, without the subject."""
+    """Prompt of the class images. `[filewords]` becomes the captions of the instance images,
+    without the subject."""
     instance_token: str = ""
-    """The subject's name: a rare word. Where a prompt says the class instead (`a dog`), it takes
-    its place; where it says neither, it is written before the prompt. Without class_token it is
-    written before every instance prompt."""
+    """Name of the subject: a rare word. Where a prompt has the class instead (`a dog`), the token
+    replaces it; a prompt with neither is prefixed with it. Without class_token every instance
+    prompt is prefixed with it."""
     class_token: str = ""
-    """The class's name, such as dog. In class prompts it takes the subject's place, and is written
-    before those without it. Without instance_token it is written before every class prompt."""
+    """Name of the class, such as dog. In class prompts it replaces the subject; a prompt with
+    neither is prefixed with it. Without instance_token every class prompt is prefixed with it."""
     num_class_images_per: int = 0
-    """Class pictures for each picture of the subject; 0 learns without prior preservation."""
+    """Class images per instance image; 0 trains without prior preservation."""
     class_negative_prompt: str = ""
-    """What drawn class pictures shall not show."""
+    """Negative prompt of generated class images."""
     class_guidance_scale: float = 7.5
-    """Classifier-free guidance scale of drawn class pictures."""
+    """CFG scale of generated class images."""
     class_infer_steps: int = 40
-    """Sampling steps of drawn class pictures."""
+    """Sampling steps of generated class images."""
     save_sample_prompt: str = ""
-    """Prompt of the concept's pictures in the grid; empty draws none. `[filewords]` becomes the
-    captions of the subject's pictures in turn."""
+    """Prompt of the concept's images in the preview grid; empty generates none. `[filewords]`
+    becomes the captions of the instance images in turn."""
     save_sample_negative_prompt: str = ""
-    """What these pictures shall not show."""
+    """Negative prompt of these images."""
     save_sample_template: str | None = None
-    """Text file with a prompt in every line, in the place of save_sample_prompt."""
+    """Text file with one prompt per line, instead of save_sample_prompt."""
     n_save_sample: int = 1
-    """Pictures for each prompt."""
+    """Images per prompt."""
     sample_seed: int = -1
-    """Seed of these pictures; -1 takes one that follows from the recipe's seed."""
+    """Seed of these images; -1 derives one from the recipe's seed."""
     save_guidance_scale: float = 7.5
-    """Classifier-free guidance scale of these pictures."""
+    """CFG scale of these images."""
     save_infer_steps: int = 20
-    """Sampling steps of these pictures."""
+    """Sampling steps of these images."""
 
     @property
     def has_prior(self) -> bool:
-        """Whether pictures of the class are learned along."""
+        """Return whether class images are used."""
         return self.num_class_images_per > 0
 
     @property
@@ -106,8 +106,8 @@ class ConceptConfig:
         if self.has_prior and not has_token and self.class_prompt == self.instance_prompt:
             yield (
                 "class_prompt",
-                "says the same as instance_prompt, so that the class would be learned as the "
-                "subject; set instance_token and class_token, or say what the class is",
+                "is the same as instance_prompt, so that the class would be trained as the "
+                "subject; set instance_token and class_token, or describe the class",
             )
 
     def idle(self) -> Faults:
@@ -144,28 +144,28 @@ def _overlap(one: str, two: str) -> bool:
 
 @dataclass
 class ConceptsFile:
-    """What a concepts_list.json holds, and what is to be said about it."""
+    """Contents of a concepts_list.json, with warnings."""
 
     concepts: dict[str, ConceptConfig]
-    told: list[str]
-    """Keys and entries that have no effect, in words."""
+    notes: list[str]
+    """Warnings about keys and entries that have no effect."""
 
 
 def read_concepts_list(path: str) -> ConceptsFile:
-    """A1111's concepts_list.json: a list of objects with the fields of `ConceptConfig`.
+    """Read A1111's concepts_list.json: a list of objects with the fields of `ConceptConfig`.
 
-    Folders are taken relative to the file. Entries without instance_data_dir are left out, as in
-    A1111, which writes them for unused panels. The concepts are called concept-1, concept-2, ….
+    Folders are relative to the file. Entries without instance_data_dir are skipped, as in A1111,
+    which writes them for unused panels. The concepts are named concept-1, concept-2, ….
 
     Raises:
-        InputError: it is not there, no such list, or values are of a wrong type. One line each.
+        InputError: it is missing, is not such a list, or has values of a wrong type; one line each.
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path!r} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path!r} is no JSON: {error}") from error
+        raise InputError(f"{path!r} is not JSON: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(
             f"{path!r}: expected a list of concepts, [{{…}}, {{…}}], as A1111 writes it"
@@ -174,15 +174,15 @@ def read_concepts_list(path: str) -> ConceptsFile:
     for number, entry in enumerate(entries, 1):
         name = f"concept-{number}"
         if not str(entry.get("instance_data_dir") or "").strip():
-            found.told.append(f"{name} has no instance_data_dir and is left out")
+            found.notes.append(f"{name} has no instance_data_dir and is left out")
             continue
-        values = _known_values(name, entry, found.told, faults)
+        values = _known_values(name, entry, found.notes, faults)
         for key in ("instance_data_dir", "class_data_dir", "save_sample_template"):
             if key in values:
                 values[key] = str(Path(path).parent / values[key])
         concept = ConceptConfig(**values)
         faults += [f"{name}.{key}: {message}" for key, message in concept.faults()]
-        found.told += [f"{name}.{key}: {message}" for key, message in concept.idle()]
+        found.notes += [f"{name}.{key}: {message}" for key, message in concept.idle()]
         found.concepts[name] = concept
     if not found.concepts:
         faults.append(f"{path!r}: no concept with an instance_data_dir")
@@ -192,20 +192,20 @@ def read_concepts_list(path: str) -> ConceptsFile:
 
 
 def _known_values(
-    name: str, entry: dict[str, Any], told: list[str], faults: list[str]
+    name: str, entry: dict[str, Any], notes: list[str], faults: list[str]
 ) -> dict[str, Any]:
-    """The entry's values in the types of the fields; what does not fit goes to `faults`."""
+    """Return the entry's values in the types of the fields; add the others to `faults`."""
     kinds = get_type_hints(ConceptConfig)
     values: dict[str, Any] = {}
     for key, value in entry.items():
         stays_empty = kinds.get(key) is str and not key.endswith("_prompt")
         is_unset = value is None or (value == "" and not stays_empty)
-        if is_unset or key == "is_valid":  # A1111's note whether the folder was there
+        if is_unset or key == "is_valid":  # A1111 stores whether the folder existed
             continue
         if key not in kinds:
             near = difflib.get_close_matches(key, kinds, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            told.append(f"{name}.{key}: no field of a concept, has no effect{hint}")
+            notes.append(f"{name}.{key}: no field of a concept, has no effect{hint}")
         else:
             try:
                 values[key] = _coerced(kinds[key], value)
@@ -215,10 +215,10 @@ def _known_values(
 
 
 def _coerced(kind: Any, value: Any) -> Any:
-    """A value of JSON in a field's type: A1111's page leaves numbers as text and 40 as 40.0.
+    """Convert a JSON value to a field's type: A1111's page writes numbers as text and 40 as 40.0.
 
     Raises:
-        ValueError: it says something else.
+        ValueError: it is not of this type.
     """
     words = {int: "a whole number", float: "a number"}.get(kind, "text")
     wrong = ValueError(f"expected {words}, got {json.dumps(value)}")

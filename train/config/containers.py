@@ -1,4 +1,4 @@
-"""The typed recipe of shards that are fetched as they are needed."""
+"""Typed options of containers, and of shards that are downloaded on demand."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class StreamingConfig:
-    """Shards far away: each is fetched when something in it is first read, and makes room later."""
+    """Remote shards: each is downloaded when it is first read, and deleted to make room."""
 
     disk_gib: float = 20.0
-    """GiB of shards that are kept at most; those that were not read for longest go first. It may be
+    """Maximum GiB of shards on the disk; the least recently used are deleted first. It may be
     changed when a run is resumed."""
     window: int = 4
-    """An epoch goes through so many shards at a time, and shuffles within them."""
+    """Number of shards that are shuffled together; an epoch goes through the shards in such
+    windows."""
     folder: str | None = None
-    """Where they are kept, for all runs; without it `limner/shards` in the user's cache folder."""
+    """Folder of the downloaded shards, shared by all runs; default: `limner/shards` in the user's
+    cache folder."""
 
     def faults(self) -> Faults:
         yield from at_least(1, window=self.window)
@@ -31,42 +33,42 @@ class StreamingConfig:
 
 
 def is_address(path: str | None) -> bool:
-    """Whether a path is that of something which is not on this disk, such as hf://owner/name."""
+    """Return whether a path is a remote address, such as hf://owner/name."""
     return "://" in (path or "")
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a commit's whole hash, so that nothing need be looked up."""
+    """Return whether a revision is a full commit hash, which needs no look-up."""
     return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
 @dataclass
 class ColumnsConfig:
-    """Which columns of a table (parquet, a dataset) are learned from."""
+    """Which columns of a table (parquet, a dataset) to use."""
 
     image: str | None = None
-    """Column of pictures; without it the only one that holds any, or that is called `image`."""
+    """Column of images; default: the only one that holds any, or the one called `image`."""
     text: str | None = None
-    """Column of captions, each text or a list of texts; without it the only one of texts, or that
-    is called `text`, `caption` or `prompt`."""
+    """Column of captions, each a text or a list of texts; default: the only one with text, or the
+    one called `text`, `caption` or `prompt`."""
 
 
 @dataclass
 class ContainerConfig:
-    """What is taken out of containers that hold more than pictures with captions."""
+    """What to read from containers that hold more than images with captions."""
 
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     split: str | None = None
-    """Part of a Hugging Face dataset; without it `train`, or the only one that there is."""
+    """Split of a Hugging Face dataset; default: `train`, or the only one."""
     revision: str | None = None
     """Commit, tag or branch of a dataset on the Hugging Face hub (`path: hf://owner/name`)."""
     streaming: StreamingConfig | None = None
-    """Given, shards that are not on this disk are fetched as they are needed (`streaming: {}`): of
-    `hf://owner/name`, or of an address that fsspec knows (`s3://bucket/{000..099}.tar`). Without
-    it datasets of the hub are fetched as a whole."""
+    """If set, shards that are not on the disk are downloaded on demand (`streaming: {}`): of
+    `hf://owner/name`, or of an address that fsspec supports (`s3://bucket/{000..099}.tar`). Without
+    it datasets of the hub are downloaded completely."""
 
     def container_idle(self, why: str) -> Faults:
-        """What has no effect where nothing is taken out of containers."""
+        """Yield options of containers, for data that are not read from any."""
         given = {
             "columns.image": self.columns.image,
             "columns.text": self.columns.text,

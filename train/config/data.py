@@ -1,11 +1,11 @@
-"""The typed recipe of data: where pictures and captions are, and how they become examples."""
+"""Typed options of data: where images and captions are, and how they become examples."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from inference.runtime import InputError
 from train.config.clips import ClipDataConfig
@@ -14,44 +14,40 @@ from train.config.containers import ContainerConfig, is_address
 from train.config.examples import CaptionConfig, ColorJitterConfig, MaskConfig, PictureBucketsConfig
 from train.config.rules import Faults, at_least, fraction
 
-if TYPE_CHECKING:
-    pass
-
-
 MOST_REPEATS = 100_000
-"""Each takes 4 bytes of memory for every picture."""
+"""Each repeat takes 4 bytes of memory per image."""
 
 
 @dataclass
 class ExampleConfig(ContainerConfig):
-    """How a picture and its caption become an example."""
+    """How an image and its caption become an example."""
 
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     resolution: int | None = None
-    """Side of the square examples in pixels; without it the base model's own size. With buckets,
-    the root of their area. Subsets may differ; a micro-batch is of one size."""
+    """Side of the square examples in pixels; default: the base model's own size. With buckets, the
+    square root of their area. Subsets may differ; a micro-batch has one size."""
     buckets: PictureBucketsConfig | None = None
-    """Given, pictures keep their proportions and are learned at several sizes (`buckets: {}` for
-    kohya's). A micro-batch is of one size; each size's last one of an epoch is filled up with
-    pictures that come twice."""
+    """If set, images keep their aspect ratios and are trained at several sizes (`buckets: {}` for
+    kohya's). A micro-batch has one size; the last one of each size in an epoch is filled up with
+    repeated images."""
     resize: Literal["cover", "none", "stretch", "fill", "own_size"] = "cover"
-    """How a picture comes to the size of its example. `cover` scales it until it covers it (A1111:
-    crop and resize); `none` cuts the size out of it as it is. Of pictures only: `stretch` does not
-    keep proportions (just resize), `fill` scales it to fit in and repeats its edges around it
-    (resize and fill), `own_size` leaves each at its own size, cut to the model's multiple (do not
-    resize images)."""
+    """How an image is fitted to the size of its example. `cover` scales it until it covers the size
+    (A1111: crop and resize); `none` crops without scaling. For images only: `stretch` changes the
+    aspect ratio (just resize), `fill` scales the image to fit inside and repeats its edges around
+    it (resize and fill), `own_size` keeps each image's own size, cropped to the model's multiple
+    (do not resize images)."""
     resize_interpolation: Literal["lanczos", "bicubic", "bilinear", "area", "nearest"] = "lanczos"
-    """How pictures are scaled (kohya: resize_interpolation)."""
+    """Interpolation of scaled images (kohya: resize_interpolation)."""
     crop: Literal["center", "random"] = "center"
-    """Which part is cut out; the same of all frames of a clip."""
+    """Position of the crop; the same for all frames of a clip."""
     flip: float = 0.0
-    """Share of examples that are mirrored left to right, clips as a whole."""
+    """Fraction of examples that are mirrored horizontally, clips as a whole."""
     background: Literal["white", "black", "gray", "random"] = "white"
-    """What transparent pictures are laid on; `random` takes a colour for every example."""
+    """Colour behind transparent images; `random` draws one for every example."""
     color_jitter: ColorJitterConfig | None = None
-    """Given, colours are changed a little, anew for every example (kohya: color_aug)."""
+    """If set, colours are changed at random for every example (kohya: color_aug)."""
     masks: MaskConfig | None = None
-    """Given, the loss looks at parts of the pictures only (`masks: {}` for masks beside them)."""
+    """If set, the loss is weighted by masks (`masks: {}` for mask files beside the images)."""
 
     def faults(self) -> Faults:
         yield from fraction(flip=self.flip)
@@ -67,7 +63,7 @@ class ExampleConfig(ContainerConfig):
 
     @property
     def is_random(self) -> bool:
-        """Whether one picture can get different pixels."""
+        """Return whether the same image can give different pixels."""
         jitters = self.color_jitter is not None and self.color_jitter.is_random
         return jitters or (
             self.crop == "random" or 0 < self.flip < 1 or self.background == "random"
@@ -76,22 +72,21 @@ class ExampleConfig(ContainerConfig):
 
 @dataclass
 class SubsetConfig(ExampleConfig):
-    """A part of the pictures, with settings of its own."""
+    """A subset of the images with its own settings."""
 
     path: str | None = None
-    """Its pictures: a folder, a container or a dataset, as data.path."""
+    """Images of the subset: a folder, a container or a dataset, as data.path."""
     metadata_file: str | None = None
-    """kohya's metadata json: pictures, relative to `path`, with their `caption` and `tags`. The
-    subset has just these pictures; without `path` they are named from the working folder."""
+    """kohya's metadata json: images, relative to `path`, with their `caption` and `tags`. The
+    subset has exactly these images; without `path` they are relative to the working directory."""
     repeats: int = 1
-    """How often an epoch has each picture, cut, mirrored and captioned anew each time (kohya:
+    """How often each image occurs in an epoch, with new crop, flip and caption each time (kohya:
     num_repeats)."""
     is_reg: bool = False
-    """Pictures of a class rather than of what is learned: they come along with the others, one with
-    each example and at its size, and their loss counts loss.prior_weight (kohya: regularisation
-    images)."""
+    """Class images: one is paired with each example, at the same size, and their loss is weighted
+    by loss.prior_weight (kohya: regularisation images)."""
     loss_weight: float = 1.0
-    """What the loss of its pictures counts."""
+    """Loss weight of these images."""
 
     def faults(self) -> Faults:
         yield from super().faults()
@@ -110,38 +105,36 @@ class SubsetConfig(ExampleConfig):
 
 @dataclass
 class SourceConfig:
-    """Where the pictures are."""
+    """Where the images are."""
 
     path: str | None = None
-    """Folder of pictures; folders within it are searched too. Or a .tar (webdataset), .zip or
-    .parquet, a folder of such, a pattern of them (`{000..012}.tar`), a dataset saved by Hugging
-    Face's `datasets`, or one on the hub (`hf://owner/name`). One of path, subsets, concepts and
-    concepts_list must be given."""
+    """Folder of images, searched recursively. Or a .tar (webdataset), .zip or .parquet, a folder of
+    such, a pattern (`{000..012}.tar`), a dataset saved by Hugging Face's `datasets`, or one on the
+    hub (`hf://owner/name`). One of path, subsets, concepts and concepts_list must be given."""
     subsets: dict[str, SubsetConfig | None] = field(default_factory=dict)
     """Several folders, by names of your choice, each with repeats and settings of its own."""
     kohya_config: str | None = None
-    """A dataset_config.toml of kohya's sd-scripts, as it is. It counts as a base of the recipe:
-    what it says becomes data.subsets, data.resolution, data.buckets and train_batch_size, over
-    which the recipe has the last word. Folders in it are taken from the working folder, as kohya
-    does."""
+    """A dataset_config.toml of kohya's sd-scripts, unchanged. It is a base of the recipe: its
+    options become data.subsets, data.resolution, data.buckets and train_batch_size, and keys of the
+    recipe override them. Its folders are relative to the working directory, as in kohya."""
     kohya_folders: str | None = None
     """A folder of folders `REPEATS_class tokens`, as kohya's train_data_dir: each becomes a subset,
-    whose class tokens are the caption of pictures without one."""
+    whose class tokens are the caption of images without one."""
     kohya_reg_folders: str | None = None
-    """The same of regularisation pictures, as kohya's reg_data_dir."""
+    """The same for regularisation images, as kohya's reg_data_dir."""
     concepts: dict[str, ConceptConfig | None] = field(default_factory=dict)
-    """Subjects to learn, by names of your choice: pictures of each, and of its class (DreamBooth,
-    Ruiz et al. 2022, arXiv 2208.12242)."""
+    """Subjects to learn, by names of your choice: instance images and class images of each
+    (DreamBooth, Ruiz et al. 2022, arXiv 2208.12242)."""
     concepts_list: str | None = None
-    """The same as a concepts_list.json of A1111's DreamBooth extension; folders in it are taken
-    relative to the file."""
+    """The same as a concepts_list.json of A1111's DreamBooth extension; folders in it are relative
+    to the file."""
 
     def source_faults(self) -> Faults:
-        """What is wrong with where the pictures come from."""
+        """Yield the errors in where the images come from."""
         given = {
             "path": self.path is not None,
             "subsets": bool(self.subsets),
-            "kohya_config": self.kohya_config is not None,  # it could not be read
+            "kohya_config": self.kohya_config is not None,  # still set: it could not be read
             "kohya_folders": self.kohya_folders is not None,
             "concepts": bool(self.concepts),
             "concepts_list": self.concepts_list is not None,
@@ -160,7 +153,7 @@ class SourceConfig:
                 yield f"concepts.{name}", "names a folder of class pictures: no / and no . in front"
         yield from self._nested()
         if self.subsets and all(one.is_reg for one in self.named_subsets.values()):
-            yield "subsets", "all are is_reg; at least one must hold what is learned"
+            yield "subsets", "all are is_reg; at least one must have training images"
         if self.concepts_list is not None:
             try:
                 read_concepts_list(self.concepts_list)
@@ -168,7 +161,7 @@ class SourceConfig:
                 yield from (("concepts_list", line) for line in str(error).splitlines())
 
     def _nested(self) -> Faults:
-        """Subsets whose folder lies within another's, which is searched through."""
+        """Yield subsets whose folder lies within another's, which is searched recursively."""
         roots = {
             name: Path(one.path).absolute()
             for name, one in self.named_subsets.items()
@@ -179,30 +172,30 @@ class SourceConfig:
                 if root != outer and root.is_relative_to(outer):
                     yield (
                         f"subsets.{name}.path",
-                        f"lies within that of {other}, which is searched too, so that its pictures "
-                        "would come twice; take folders side by side",
+                        f"lies within that of {other}, which is searched too, so that its images "
+                        "would occur twice; use separate folders",
                     )
 
     def source_idle(self) -> Faults:
-        """What has no effect of where the pictures come from."""
+        """Yield options of where the images come from that have no effect."""
         if self.concepts_list is not None:
-            with suppress(InputError):  # told above
-                told = read_concepts_list(self.concepts_list).told
-                yield from (("concepts_list", line) for line in told)
+            with suppress(InputError):  # reported by `source_faults`
+                notes = read_concepts_list(self.concepts_list).notes
+                yield from (("concepts_list", line) for line in notes)
 
     @property
     def named_subsets(self) -> dict[str, SubsetConfig]:
-        """The subsets of the recipe; none where it has another source."""
+        """Return the subsets of the recipe; none if it has another source."""
         return {name: one for name, one in self.subsets.items() if one is not None}
 
     @property
     def has_concepts(self) -> bool:
-        """Whether subjects are learned, by `concepts` or `concepts_list`."""
+        """Return whether the run trains on subjects, by `concepts` or `concepts_list`."""
         return bool(self.concepts) or self.concepts_list is not None
 
     @property
     def named_concepts(self) -> dict[str, ConceptConfig]:
-        """The concepts of the recipe, or of the file that it names.
+        """Return the concepts of the recipe, or of the file that it names.
 
         Raises:
             InputError: the file cannot be used.
@@ -213,12 +206,12 @@ class SourceConfig:
 
     @property
     def has_prior(self) -> bool:
-        """Whether pictures of classes are learned along."""
+        """Return whether class images are used."""
         if any(one.is_reg for one in self.named_subsets.values()):
             return True
         try:
             return any(concept.has_prior for concept in self.named_concepts.values())
-        except InputError:  # what is wrong with the file is told by `source_faults`
+        except InputError:  # `source_faults` reports what is wrong with the file
             return False
 
 
@@ -227,25 +220,25 @@ __all__ = ["CaptionConfig", "DataConfig"]
 
 @dataclass
 class DataConfig(ExampleConfig, SourceConfig):
-    """Where the pictures are, and how they become examples."""
+    """Where the images are, and how they become examples."""
 
     inherits: ClassVar[dict[str, type]] = {"subsets": ExampleConfig}
 
     clips: ClipDataConfig | None = None
-    """Given, `path` holds videos for a video model (CogVideoX) in place of pictures."""
+    """If set, `path` holds videos for a video model (CogVideoX) instead of images."""
     broken_pictures: Literal["refuse", "skip"] = "refuse"
-    """What becomes of pictures that cannot be read: told by name before the first step, all
-    together, or left out with a count. `skip` decodes every picture before the run begins."""
+    """What to do with corrupt images: reject them before the first step, with a list of all of
+    them, or skip and count them. `skip` decodes every image before the run begins."""
     cache: Literal["auto", "disk", "off"] = "auto"
-    """`auto` encodes pictures, clips and captions once, before training, wherever nothing random
-    stands before the encoder, and keeps them in memory; `disk` keeps them in files, which other
-    runs on the same files and weights find there too."""
+    """`auto` encodes images, clips and captions once, before training, wherever nothing random
+    precedes the encoder, and keeps the results in memory; `disk` keeps them in files, which other
+    runs with the same files and weights use too."""
     cache_dir: str | None = None
-    """Folder of `cache: disk`; without it `cache` in the folder of all runs. Several runs may use
-    it at once."""
+    """Folder of `cache: disk`; default: `cache` in the folder of all runs. Several runs may share
+    it at the same time."""
     latent_sampling: Literal["once", "deterministic", "random"] = "once"
-    """A1111's Latent sampling method: draw the latent once per picture, take the distribution's
-    mode, or draw anew every time."""
+    """A1111's Latent sampling method: draw the latent once per image, take the mode of the
+    distribution, or draw a new one each time."""
     num_workers: int = 0
     """Processes that prepare examples. The result does not depend on it."""
 
@@ -259,7 +252,7 @@ class DataConfig(ExampleConfig, SourceConfig):
             if subset.captions.dropout_mode != self.captions.dropout_mode:
                 yield (
                     f"subsets.{name}.captions.dropout_mode",
-                    "is one for all subsets: say it in data.captions",
+                    "is the same for all subsets: set data.captions",
                 )
         yield from self._size_faults()
         yield from at_least(0, num_workers=self.num_workers)
@@ -268,15 +261,15 @@ class DataConfig(ExampleConfig, SourceConfig):
         parts = {"": self} | {f"subsets.{name}.": one for name, one in self.named_subsets.items()}
         for key, one in parts.items():
             if self.clips is not None and one.resize not in ("cover", "none"):
-                yield f"{key}resize", f"{one.resize} is of pictures; clips take cover or none"
+                yield f"{key}resize", f"{one.resize} is for images; clips need cover or none"
             if self.clips is not None and one.color_jitter is not None:
-                yield f"{key}color_jitter", "is of pictures, not of clips"
+                yield f"{key}color_jitter", "is for images, not for clips"
             if self.clips is not None and one.resize_interpolation != "lanczos":
-                yield f"{key}resize_interpolation", "is of pictures; clips take lanczos"
+                yield f"{key}resize_interpolation", "is for images; clips need lanczos"
             if one.buckets is not None and one.resize in ("none", "own_size"):
-                yield f"{key}resize", f"{one.resize} excludes buckets, which say the sizes"
+                yield f"{key}resize", f"{one.resize} excludes buckets, which set the sizes"
         if self.buckets is not None and self.clips is not None:
-            yield "buckets", "are of pictures; of clips say data.clips.buckets"
+            yield "buckets", "are for images; for clips set data.clips.buckets"
 
     def idle(self) -> Faults:
         yield from super().idle()
@@ -289,46 +282,52 @@ class DataConfig(ExampleConfig, SourceConfig):
                 "disk keeps captions only: crop, flip, background, color_jitter or clips.part is "
                 "random",
             )
-        if self.clips is not None and self.broken_pictures == "skip":
-            yield "broken_pictures", "has no effect: broken clips are refused"
-        if self.clips is not None and self.resolution is not None:
+        if self.clips is not None:
+            yield from self._idle_for_clips()
+        yield from self._idle_sizes()
+        if self.streaming is not None and not (has_streamed(self) or self.has_concepts):
+            yield "streaming", "has no effect: the images are on this disk"
+        if self.clips is not None or self.has_concepts:
+            yield from self.container_idle("clips and concepts are read from folders")
+        if self.has_concepts:
+            yield from self._idle_captions()
+
+    def _idle_for_clips(self) -> Faults:
+        if self.broken_pictures == "skip":
+            yield "broken_pictures", "has no effect: corrupt clips are rejected"
+        if self.resolution is not None:
             yield "resolution", "has no effect: clips have a height and a width (data.clips)"
+
+    def _idle_sizes(self) -> Faults:
+        """Yield sizes of class images, which have those of the images they are paired with."""
         for name, one in self.named_subsets.items():
             sizes = (one.resolution, one.buckets), (self.resolution, self.buckets)
             if one.is_reg and sizes[0] != sizes[1]:
                 key = "resolution" if sizes[0][0] != sizes[1][0] else "buckets"
                 yield (
                     f"subsets.{name}.{key}",
-                    "has no effect: pictures of classes come at the size of those they come with",
+                    "has no effect: class images have the size of those they are paired with",
                 )
-        if self.streaming is not None and not (has_streamed(self) or self.has_concepts):
-            yield "streaming", "has no effect: the pictures are on this disk"
-        if self.clips is not None or self.has_concepts:
-            yield from self.container_idle("clips and concepts are read from folders")
-        if self.has_concepts:
-            captions, unset = self.captions, CaptionConfig()
-            for name, value, default in (
-                ("template", captions.template, unset.template),
-                ("prefix", captions.prefix, unset.prefix),
-                ("suffix", captions.suffix, unset.suffix),
-                ("fallback", captions.fallback, unset.fallback),
-            ):
-                if value != default:
-                    yield f"captions.{name}", "has no effect: concepts have instance_prompt"
+
+    def _idle_captions(self) -> Faults:
+        unset = CaptionConfig()
+        for name in ("template", "prefix", "suffix", "fallback"):
+            if getattr(self.captions, name) != getattr(unset, name):
+                yield f"captions.{name}", "has no effect: concepts have instance_prompt"
 
     @property
     def packs_clips(self) -> bool:
-        """Whether the clips of a micro-batch share a row of the transformer."""
+        """Return whether the clips of a micro-batch share a row of the transformer."""
         return self.clips is not None and self.clips.pack
 
     @property
     def has_masks(self) -> bool:
-        """Whether the loss looks at parts of some pictures only."""
+        """Return whether the loss of any image is weighted by a mask."""
         return any(one.masks is not None for one in (self, *self.named_subsets.values()))
 
     @property
     def is_random(self) -> bool:
-        """Whether one picture can get different pixels."""
+        """Return whether the same image can give different pixels."""
         if self.clips is not None and self.clips.is_random:
             return True
         return any(one.is_random for one in self.named_subsets.values()) or (
@@ -337,7 +336,7 @@ class DataConfig(ExampleConfig, SourceConfig):
 
 
 def has_streamed(data: DataConfig) -> bool:
-    """Whether any shards are fetched as they are needed."""
+    """Return whether any shards are streamed."""
     return any(
         one.streaming is not None and is_address(one.path)
         for one in (data, *data.named_subsets.values())

@@ -1,4 +1,4 @@
-"""The typed recipe of captions: where they are, and what becomes of them (kohya's options)."""
+"""Typed options of captions, colours, masks and sizes of examples (kohya's options)."""
 
 from __future__ import annotations
 
@@ -17,59 +17,61 @@ if TYPE_CHECKING:
 
 @dataclass
 class CaptionConfig:
-    """What becomes of a picture's caption on its way to the text encoder."""
+    """How captions are read, changed and encoded."""
 
     extensions: list[str] = field(default_factory=lambda: [".txt", ".caption"])
-    """Caption files beside the pictures; the first that exists is taken. A `metadata.jsonl` in the
-    folder (`file_name`, `text`) goes before them. A `.json` file holds a caption, a list of them,
+    """Caption files beside the images; the first that exists is used. A `metadata.jsonl` in the
+    folder (`file_name`, `text`) takes precedence. A `.json` file holds a caption, a list of them,
     or an object with `caption`, `text` or `tags`."""
     prefix: str = ""
     """Written before every caption."""
     suffix: str = ""
     """Written after every caption."""
     template: str | None = None
-    """Prompts to put captions into: one of style, style_filewords, subject, subject_filewords,
-    hypernetwork and none, or a text file with a prompt in every line. One line is drawn each time;
-    `[filewords]` becomes the caption and `[name]` the token of textual inversion or the run's
-    name. Captions that no line asks for need not be there (A1111: prompt template)."""
+    """Prompts to insert captions into: one of style, style_filewords, subject, subject_filewords,
+    hypernetwork and none, or a text file with one prompt per line. One line is drawn each time;
+    `[filewords]` becomes the caption and `[name]` the token of textual inversion or the run's name.
+    Captions that no line uses may be missing (A1111: prompt template)."""
     fallback: str | None = None
-    """Caption of pictures without one. Without it such a picture is an error."""
+    """Caption of images without one. By default such an image is an error."""
     wildcards: bool = False
-    """`{red|blue|}` becomes one of its parts, drawn each time, and every line of a caption file is
-    a caption of its own (kohya: enable_wildcard). `{{` and `}}` write braces; wildcards do not lie
-    within each other. Without it the lines of a file are one caption, and braces stay."""
+    """Replace `{red|blue|}` by one of its alternatives, drawn each time, and treat every line of a
+    caption file as a caption of its own (kohya: enable_wildcard). `{{` and `}}` stand for braces;
+    wildcards cannot be nested. If false, the lines of a file are one caption, and braces are
+    kept."""
     dropout_rate: float = 0.0
-    """Share of examples whose caption becomes empty, which guidance needs (kohya:
+    """Fraction of examples whose caption becomes empty, which CFG needs (kohya:
     caption_dropout_rate)."""
     dropout_every_n_epochs: int = 0
-    """Every caption of the n-th, 2n-th, … epoch is empty; 0 has no such epochs (kohya:
+    """Make every caption of the n-th, 2n-th, … epoch empty; 0 does so in none (kohya:
     caption_dropout_every_n_epochs)."""
     dropout_mode: Literal["empty_string", "zero_embedding"] = "empty_string"
-    """What an empty caption is told as: what the text encoder makes of it, as pipelines draw, or
-    zeros, as CogVideoX's SAT trainer and sampler have it."""
+    """How an empty caption is encoded: by the text encoder, as pipelines do, or as zeros, as in
+    CogVideoX's SAT trainer and sampler."""
     caption_separator: str = ","
-    """Stands between the parts (tags) of a caption. Where parts are shuffled, dropped or added step
-    by step, they are written with commas between them again, as kohya does."""
+    """Separator of the tags of a caption. When tags are shuffled, dropped or added step by step,
+    they are joined with commas again, as in kohya."""
     secondary_separator: str = ""
-    """Holds parts together that are shuffled and dropped as one; it becomes caption_separator in
-    the prompt: with `;;;`, `sky;;;cloud` becomes `sky,cloud` (kohya)."""
+    """Joins tags that are shuffled and dropped as one; it becomes caption_separator in the prompt:
+    with `;;;`, `sky;;;cloud` becomes `sky,cloud` (kohya)."""
     shuffle_tags: bool = False
-    """Shuffle the parts of a caption (kohya: shuffle_caption)."""
+    """Shuffle the tags of a caption (kohya: shuffle_caption)."""
     keep_tokens: int = 0
-    """This many parts at the front stay in place when tags are shuffled or dropped."""
+    """Number of leading tags that stay in place when tags are shuffled or dropped."""
     keep_tokens_separator: str = ""
-    """With `"|||"`, what stands before this sign in a caption stays in place, in place of
-    keep_tokens parts; what stands after a second one stays too, at the end. The signs never come
-    into the prompt (kohya)."""
+    """With `"|||"`, the text before this separator in a caption stays in place, instead of the
+    first keep_tokens tags; text after a second one stays too, at the end. The separators are
+    removed from the prompt (kohya)."""
     tag_dropout_rate: float = 0.0
-    """Share of the parts that is left out (kohya: caption_tag_dropout_rate)."""
+    """Fraction of tags to drop (kohya: caption_tag_dropout_rate)."""
     always_kept_tags: list[str] = field(default_factory=list)
-    """Parts that tag_dropout_rate never leaves out, as they are written in the captions."""
+    """Tags that tag_dropout_rate never drops, as written in the captions."""
     token_warmup_step: float = 0.0
-    """Step at which all parts are there; those behind the kept ones come in one after the other, as
-    many at a step as kohya's formula says. Below 1: share of max_train_steps. 0: all at once."""
+    """Step from which all tags are present; those behind the kept ones are added one after the
+    other, as many at a step as in kohya's formula. Below 1: fraction of max_train_steps. 0: all at
+    once."""
     token_warmup_min: int = 1
-    """So many parts behind the kept ones are there at the first step of token_warmup_step."""
+    """Number of tags behind the kept ones at the first step of token_warmup_step."""
 
     def faults(self) -> Faults:
         yield from fraction(dropout_rate=self.dropout_rate, tag_dropout_rate=self.tag_dropout_rate)
@@ -116,27 +118,31 @@ class CaptionConfig:
 
     @property
     def changes_words(self) -> bool:
-        """Whether captions come up that no file holds, apart from the empty one and wildcards."""
+        """Return whether captions can differ from those in files.
+
+        Empty captions and wildcards do not count.
+        """
         return bool(self.shuffle_tags or self.tag_dropout_rate or self.token_warmup_step)
 
     @property
     def drops_captions(self) -> bool:
-        """Whether captions become empty now and then."""
+        """Return whether captions are made empty at times."""
         return bool(self.dropout_rate or self.dropout_every_n_epochs)
 
 
 @dataclass
 class ColorJitterConfig:
-    """How much colours are changed; drawn for each example and epoch. Zeros change nothing."""
+    """Random colour changes, drawn for each example and epoch. Zeros change nothing."""
 
     brightness: float = 0.0
-    """Values are multiplied by a number within 1 - brightness … 1 + brightness."""
+    """Values are multiplied by a factor in 1 - brightness … 1 + brightness."""
     contrast: float = 0.0
-    """The distance from the picture's mean grey is, by a number drawn likewise."""
+    """The distance from the image's mean grey is multiplied by a factor drawn in the same way."""
     saturation: float = 0.0
-    """The distance from each pixel's own grey is, by a number drawn likewise."""
+    """The distance from each pixel's own grey is multiplied by a factor drawn in the same way."""
     hue: float = 0.0
-    """Hues are turned by up to this share of the colour circle, either way; at most 0.5."""
+    """Hues are rotated by up to this fraction of the colour circle, in either direction; at most
+    0.5."""
 
     def faults(self) -> Faults:
         yield from at_least(
@@ -154,42 +160,43 @@ class ColorJitterConfig:
 
     @property
     def is_random(self) -> bool:
-        """Whether anything is changed."""
+        """Return whether any colour is changed."""
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
 
 
 USUAL_SUFFIX = "-masklabel"
-"""OneTrainer's, of masks beside their pictures."""
+"""OneTrainer's suffix of masks beside their images."""
 
 
 @dataclass
 class MaskConfig:
-    """What each place of a picture counts in the loss (white or opaque: all of it)."""
+    """Loss weights of the parts of an image (white or opaque: full weight)."""
 
     source: Literal["files", "alpha"] = "files"
-    """`files`: pictures in shades of gray, beside their pictures (`suffix`) or in a folder (`path`)
-    and upright as they are; `alpha`: the opacity of the pictures themselves, whose colours where
-    they are transparent are data.background's."""
+    """`files`: grayscale images, beside the images (`suffix`) or in a folder (`path`), stored
+    upright; `alpha`: the opacity of the images themselves, whose transparent parts get the colour
+    of data.background."""
     path: str | None = None
-    """A folder with the mask of each picture under the picture's name and folder, in any format
-    (kohya: conditioning_data_dir); without it masks lie beside their pictures."""
+    """A folder with the mask of each image under the name and folder of the image, in any format
+    (kohya: conditioning_data_dir); default: masks are beside the images."""
     suffix: str | None = None
-    """What stands in a mask's name between the picture's name and the ending: `-masklabel` (as in
-    OneTrainer) beside pictures, and nothing in a folder of their own, unless given here."""
+    """Suffix of a mask's name, after the name of the image: by default `-masklabel` (as in
+    OneTrainer) beside images, and nothing in a folder of masks."""
     missing: Literal["error", "whole"] = "error"
-    """What a picture without a mask file is: an error, or one that counts everywhere."""
+    """What to do with images without a mask file: reject them, or give all of the image full
+    weight."""
     unmasked_weight: float = 0.0
-    """What black places count: weights below it are raised to it (OneTrainer: unmasked weight)."""
+    """Weight of black: lower weights are raised to it (OneTrainer: unmasked weight)."""
     unmasked_probability: float = 0.0
-    """Share of examples that count everywhere, drawn anew in every epoch (OneTrainer: unmasked
+    """Fraction of examples that ignore their mask, drawn anew in every epoch (OneTrainer: unmasked
     probability)."""
     normalize: bool = False
-    """Divide by the mean weight, so that a picture counts the same whatever its mask's area
-    (OneTrainer: normalize masked area loss). Otherwise errors are averaged over all places (as in
-    kohya), and a small mask makes a small loss."""
+    """Divide by the mean weight, so that the loss of an image does not depend on the area of its
+    mask (OneTrainer: normalize masked area loss). Otherwise the loss is averaged over the whole
+    image (as in kohya), and a small mask makes a small loss."""
     formula: Literal["weight", "a1111"] = "weight"
-    """`weight` takes the mask as it is; `a1111` subtracts its lowest value and divides by the mean,
-    as A1111's "Use PNG alpha channel as loss weight"; where it is even, all counts 1."""
+    """`weight` uses the mask unchanged; `a1111` subtracts its minimum and divides by the mean, as
+    A1111's "Use PNG alpha channel as loss weight"; a uniform mask gives weight 1."""
 
     def faults(self) -> Faults:
         yield from fraction(
@@ -215,11 +222,11 @@ class MaskConfig:
 
     @property
     def ending(self) -> str:
-        """What a mask's name has behind its picture's."""
+        """Return the suffix of a mask's name after that of its image."""
         return self.suffix if self.suffix is not None else "" if self.path else USUAL_SUFFIX
 
     def is_mask(self, path: Path) -> bool:
-        """Whether a file that lies among pictures is no picture, but a mask of one."""
+        """Return whether a file in a folder of images is the mask of one."""
         if self.source == "alpha":
             return False
         if self.path is None:
@@ -231,7 +238,7 @@ SIZE = re.compile(r"(\d+)x(\d+)")
 
 
 class Size(NamedTuple):
-    """Height and width that examples have in common, in pixels."""
+    """Height and width of an example in pixels."""
 
     height: int
     width: int
@@ -242,17 +249,17 @@ class Size(NamedTuple):
 
 @dataclass
 class PictureBucketsConfig:
-    """Pictures keep their proportions: each goes to the size whose aspect ratio is nearest."""
+    """Aspect-ratio buckets: each image is assigned to the size with the nearest aspect ratio."""
 
     preset: Literal["kohya", "sdxl"] = "kohya"
-    """Which sizes there are. `kohya` makes them out of area, min_side, max_side and step
+    """Which sizes to use. `kohya` computes them from area, min_side, max_side and step
     (make_bucket_resolutions); `sdxl` are the 40 that SDXL was trained with (Podell et al. 2023,
     appendix I)."""
     sizes: list[str] = field(default_factory=list)
-    """Sizes of your own in place of the preset's, each height x width such as 768x512."""
+    """Custom sizes instead of the preset's, each height x width such as 768x512."""
     area: int | None = None
-    """Most pixels of an example; without it the square of data.resolution. Of kohya's sizes, and
-    with no_upscale."""
+    """Maximum number of pixels of an example; default: the square of data.resolution. For kohya's
+    sizes, and with no_upscale."""
     min_side: int = 256
     """Shortest side of kohya's sizes, rounded down to a multiple of step (kohya:
     min_bucket_reso)."""
@@ -261,8 +268,8 @@ class PictureBucketsConfig:
     step: int = 64
     """Sides are multiples of it (kohya: bucket_reso_steps)."""
     no_upscale: bool = False
-    """No picture is scaled up, and there is no list of sizes: each is scaled down to the area if it
-    is larger, and what is beyond multiples of step is cut off (kohya: bucket_no_upscale)."""
+    """Never scale an image up, and use no list of sizes: larger images are scaled down to the area,
+    and cropped to multiples of step (kohya: bucket_no_upscale)."""
 
     def faults(self) -> Faults:
         yield from at_least(
@@ -273,7 +280,7 @@ class PictureBucketsConfig:
                 parse_size(text)
             except InputError as error:
                 yield "sizes", str(error)
-        with suppress(InputError):  # told above
+        with suppress(InputError):  # reported by `faults`
             if len({*self.listed}) < len(self.sizes):
                 yield "sizes", "names a size twice; leave one out"
         if self.sizes and self.preset == "sdxl":
@@ -299,22 +306,22 @@ class PictureBucketsConfig:
 
     @property
     def follow_resolution(self) -> bool:
-        """Whether the sizes depend on data.resolution."""
+        """Return whether the sizes depend on data.resolution."""
         return self.area is None and not self.sizes and self.preset == "kohya"
 
     @property
     def listed(self) -> list[Size]:
-        """The sizes that the recipe lists."""
+        """Return the sizes that the recipe lists."""
         return [parse_size(text) for text in self.sizes]
 
 
 def parse_size(text: str) -> Size:
-    """The size that is written as height x width.
+    """Parse a size that is written as height x width.
 
     Raises:
-        InputError: it is written otherwise.
+        InputError: invalid syntax.
     """
     found = SIZE.fullmatch(text.strip().lower())
     if found is None or 0 in (numbers := tuple(map(int, found.groups()))):
-        raise InputError(f"{text!r} is no size: height x width, such as 768x512")
+        raise InputError(f"{text!r} is not a size: height x width, such as 768x512")
     return Size(*numbers)

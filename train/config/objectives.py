@@ -1,4 +1,4 @@
-"""The typed recipe of what is trained: one class for each objective."""
+"""Typed options of objectives, one class each."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ ACTIVATIONS = (
     "silu", "softplus", "softshrink", "softsign", "tanhshrink",
 )
 # fmt: on
-"""Names that a hypernetwork's activation_func may have."""
+"""Possible values of a hypernetwork's activation_func."""
 
 UNUSABLE_ACTIVATIONS = {
     "glu": "it halves the width",
     "threshold": "A1111 gives it no threshold",
-    "multiheadattention": "it is no activation",
+    "multiheadattention": "it is not an activation",
     **dict.fromkeys(
         ("softmax", "softmin", "logsoftmax", "softmax2d"),
         "in A1111 it runs along the batch, so that pictures change each other",
     ),
 }
-"""Names that A1111 offers or knows, and why they are refused."""
+"""Activations that A1111 offers or knows, and why they are rejected."""
 
 
 @dataclass
 class ObjectiveConfig:
-    """What is trained. `target` says where the objective's class lives (`module:Class`)."""
+    """What is trained. `target` is the path of the objective's class (`module:Class`)."""
 
     target: ClassVar[str]
     learns_from_captions: ClassVar[bool] = True
     is_combinable: ClassVar[bool] = False
-    """Whether it can be trained together with others: what it trains is attached to the base."""
+    """Whether it can be combined with others: it trains something that is attached to the base
+    model."""
     needs_concepts: ClassVar[bool] = False
     learns_clips: ClassVar[bool] = False
-    """Whether it can be trained upon video models."""
+    """Whether it can train video models."""
     type: str = MISSING
 
     @property
     def word(self) -> str | None:
-        """What stands for `[name]` in prompt templates, if not the run's name."""
+        """Return the replacement of `[name]` in prompts; None stands for the run's name."""
         return None
 
 
@@ -80,23 +81,23 @@ class LoraConfig(ObjectiveConfig):
     options: dict[str, Any] = field(default_factory=dict)
     """Options of an algorithm other than lora, by their names."""
     rank: int = 16
-    """Width of the low-rank layers (kohya: network_dim)."""
+    """Rank of the layers (kohya: network_dim)."""
     alpha: float = SI("${.rank}")
     """The learned change is scaled by alpha / rank (kohya: network_alpha)."""
     dropout: float = 0.0
-    """Share of the layers' inputs dropped while training (kohya: network_dropout)."""
+    """Dropout on the inputs of the layers during training (kohya: network_dropout)."""
     targets: list[str] | None = None
-    """Which layers of the UNet: attention (to_q, to_k, to_v, to_out), feed_forward and projection
-    (proj_in, proj_out) of its transformers, which are what kohya trains and what is trained if
-    nothing is named here; convolution: those of its ResNet blocks, which kohya adds with conv_dim.
-    Of a video model's transformer: attention, which alone is trained if nothing is named,
-    feed_forward, and projection (those of text and patches, and proj_out, as far as linear)."""
+    """Which layers of the UNet to train: attention (to_q, to_k, to_v, to_out), feed_forward and
+    projection (proj_in, proj_out) of its transformers, which kohya trains and which are the
+    default; convolution: those of its ResNet blocks, which kohya adds with conv_dim. Of a video
+    model's transformer: attention, which is the default, feed_forward, and projection (those of
+    text and patches, and proj_out, as far as linear)."""
     train_text_encoder: bool = False
-    """Also train LoRA layers in the text encoder (attention and MLP), in both of SDXL's; a video
-    model's cannot be trained."""
+    """Also train LoRA layers in the text encoder (attention and MLP), in both of SDXL's; that of a
+    video model cannot be trained."""
     comfyui_twin: bool = False
-    """Upon video models: beside each artifact NAME.safetensors, in diffusers' format, also write
-    NAME.comfyui.safetensors, in the format that ComfyUI-CogVideoXWrapper reads alpha from."""
+    """For video models: beside each artifact NAME.safetensors, in diffusers' format, also write
+    NAME.comfyui.safetensors, in the format from which ComfyUI-CogVideoXWrapper reads alpha."""
 
     def faults(self) -> Faults:
         yield from self._algorithm_faults()
@@ -126,24 +127,26 @@ class LoraConfig(ObjectiveConfig):
 
 @dataclass
 class TextualInversionConfig(ObjectiveConfig):
-    """Vectors that stand for a new word (Gal et al. 2022, arXiv 2208.01618)."""
+    """Vectors for a new token (Gal et al. 2022, arXiv 2208.01618)."""
 
     target: ClassVar[str] = "train.objectives.textual_inversion:TextualInversionObjective"
     is_combinable: ClassVar[bool] = True
 
     type: Literal["textual_inversion"] = "textual_inversion"
     token: str = MISSING
-    """The new word. Prompts that spell it take the vectors; choose one that is no word already."""
+    """The new token. Prompts that contain it use the vectors; choose one that is not a word
+    already."""
     initialization_text: str = "*"
-    """What the vectors begin as; empty begins with zeros."""
+    """Text whose embedding initializes the vectors; empty initializes them with zeros."""
     num_vectors_per_token: int = 1
-    """Vectors for the word. More hold more detail and leave less room in prompts (75 tokens)."""
+    """Vectors for the token. More hold more detail and leave less room in prompts (75 tokens)."""
     max_norm: float | None = None
-    """Vectors that grow longer than this are scaled back after every step; null leaves them. The
-    words of SD 1.x are about 0.4 long, and vectors far beyond that drown the rest of a prompt."""
+    """Vectors that grow longer than this are scaled back after every step; null does not limit
+    them. Token embeddings of SD 1.x have a norm of about 0.4, and vectors far above it drown the
+    rest of a prompt."""
     save_as: Literal["safetensors", "pt", "png"] = "safetensors"
     """`safetensors` as kohya writes it, or A1111's `pt`, which A1111, Forge and ComfyUI load; `png`
-    is A1111's picture that carries an embedding, which has no room for SDXL's two."""
+    is A1111's image that contains an embedding, which has no room for SDXL's two."""
 
     @property
     def word(self) -> str | None:
@@ -159,33 +162,33 @@ class TextualInversionConfig(ObjectiveConfig):
 
 @dataclass
 class HypernetworkConfig(ObjectiveConfig):
-    """Small networks before attention's keys and values, as in A1111."""
+    """Small networks before the keys and values of attention, as in A1111."""
 
     target: ClassVar[str] = "train.objectives.hypernetwork:HypernetworkObjective"
     is_combinable: ClassVar[bool] = True
 
     type: Literal["hypernetwork"] = "hypernetwork"
     layer_structure: list[float] = field(default_factory=lambda: [1, 2, 1])
-    """Widths of the layers as multiples of the context's; the first and the last are 1."""
+    """Widths of the layers as multiples of the context's width; the first and the last are 1."""
     activation_func: str = "linear"
-    """Function after every layer but the last: linear (none), relu, leakyrelu, elu, swish (which
+    """Activation after every layer but the last: linear (none), relu, leakyrelu, elu, swish (which
     is Hardswish), tanh, sigmoid, or any of torch's activations by its name in lower case."""
     weight_initialization: Literal[
         "Normal", "XavierUniform", "XavierNormal", "KaimingUniform", "KaimingNormal"
     ] = "Normal"
-    """`Normal` begins with almost no change; the others, without add_layer_norm, with a large one,
-    which first destroys what the base model understands."""
+    """`Normal` changes the output very little at first; the others, without add_layer_norm, change
+    it so much that they destroy what the base model knows."""
     add_layer_norm: bool = False
     """LayerNorm after every layer."""
     dropout_structure: list[float] | None = None
-    """Dropout while training, one number for each of layer_structure: the first (never used) and
-    the last are 0. Without it there is none."""
+    """Dropout during training, one rate for each of layer_structure: the first (never used) and the
+    last are 0. By default there is none."""
     activate_output: bool = False
-    """The activation function also after the last layer."""
+    """Apply the activation after the last layer too."""
     sizes: list[int] | None = None
     """Widths of the contexts that are changed (A1111: Modules), for SD 1.x among 768 (prompts),
-    320, 640 and 1280, for SDXL among 2048 (prompts), 640 and 1280; without it all that the base
-    model has."""
+    320, 640 and 1280, for SDXL among 2048 (prompts), 640 and 1280; default: all that the base model
+    has."""
     save_as: Literal["pt", "safetensors"] = "pt"
     """`pt` is what A1111, Forge and ComfyUI load; no other program reads the safetensors."""
 
@@ -227,19 +230,19 @@ class HypernetworkConfig(ObjectiveConfig):
 
 @dataclass
 class WholePartsConfig(ObjectiveConfig):
-    """What objectives that train whole parts of the base model have in common."""
+    """Common options of objectives that train whole parts of the base model."""
 
     train_text_encoder: bool = False
-    """Also train the text encoder; optimizer.learning_rates.text_encoder gives it its own rate,
-    and text_encoder_2 SDXL's second one."""
+    """Also train the text encoder; optimizer.learning_rates.text_encoder sets its learning rate,
+    and text_encoder_2 that of SDXL's second one."""
     save_as: Literal["diffusers", "safetensors"] = "diffusers"
-    """`diffusers` is a folder; `safetensors` the whole model as one file, which A1111, Forge and
-    ComfyUI open."""
+    """`diffusers` writes a folder; `safetensors` the whole model as one file, which A1111, Forge
+    and ComfyUI open."""
 
 
 @dataclass
 class TextToImageConfig(WholePartsConfig):
-    """Full fine-tuning of the UNet, and of the text encoder if asked."""
+    """Full fine-tuning of the UNet, and optionally of the text encoder."""
 
     target: ClassVar[str] = "train.objectives.whole_parts:TextToImageObjective"
     learns_clips: ClassVar[bool] = True
@@ -249,9 +252,9 @@ class TextToImageConfig(WholePartsConfig):
 
 @dataclass
 class DreamboothConfig(WholePartsConfig):
-    """DreamBooth (Ruiz et al. 2022, arXiv 2208.12242): whole parts learn subjects.
+    """DreamBooth (Ruiz et al. 2022, arXiv 2208.12242): fine-tune whole parts on subjects.
 
-    Pictures of the subjects' classes keep what was known; both come from data.concepts.
+    Class images preserve the prior; both kinds of images come from data.concepts.
     """
 
     target: ClassVar[str] = "train.objectives.whole_parts:DreamboothObjective"
@@ -259,15 +262,15 @@ class DreamboothConfig(WholePartsConfig):
 
     type: Literal["dreambooth"] = "dreambooth"
     stop_text_encoder_training: float = 1.0
-    """Share of the steps after which the text encoder stays as it is (A1111: stop_text_encoder);
-    1 trains it to the end."""
+    """Fraction of the steps after which the text encoder is frozen (A1111: stop_text_encoder); 1
+    trains it to the end."""
 
     def faults(self) -> Faults:
         yield from fraction(stop_text_encoder_training=self.stop_text_encoder_training)
         if self.train_text_encoder and self.stop_text_encoder_training == 0:
             yield (
                 "stop_text_encoder_training",
-                "0 would never train it; train_text_encoder: false says that",
+                "0 would never train it; use train_text_encoder: false",
             )
 
     def idle(self) -> Faults:
@@ -285,7 +288,7 @@ class AutoencoderConfig(ObjectiveConfig):
 
     type: Literal["autoencoder"] = "autoencoder"
     part: Literal["whole", "decoder"] = "whole"
-    """`decoder` leaves the encoder, so that every UNet made for its latents stays right."""
+    """`decoder` freezes the encoder, so that every UNet trained on its latents remains valid."""
     l1_weight: float = 1.0
     """Weight of the mean absolute error of pixels (-1 … 1)."""
     gradient_weight: float = 1.0
@@ -293,8 +296,8 @@ class AutoencoderConfig(ObjectiveConfig):
     perceptual_weight: float = 0.0
     """Weight of the distance in EfficientNet-Lite0 features (needs the extra `pretrain`)."""
     kl_weight: float = 1.0e-6
-    """Weight of the divergence of the latents from a standard normal distribution, summed over
-    the latent and averaged over examples."""
+    """Weight of the divergence of the latents from a standard normal distribution, summed over the
+    latent and averaged over examples."""
 
     def faults(self) -> Faults:
         weights = {
@@ -314,20 +317,20 @@ class AutoencoderConfig(ObjectiveConfig):
 
 @dataclass
 class MemberConfig:
-    """One of the objectives that are trained together, and how fast."""
+    """One of several objectives that are trained together, with its learning rate."""
 
     objective: ObjectiveConfig = MISSING
     learning_rate: float | None = None
-    """Its learning rate; without it optimizer.learning_rate."""
+    """Learning rate of this objective; default: optimizer.learning_rate."""
     learning_rates: dict[str, float] = field(default_factory=dict)
     """Learning rate by part of this objective: unet, text_encoder, …"""
     weight_decay: float | None = None
-    """Its weight decay; without it optimizer.weight_decay."""
+    """Weight decay of this objective; default: optimizer.weight_decay."""
     lr_scheduler: LRSchedulerConfig | None = None
-    """The course of its learning rate, up to its last step; without it that of the run."""
+    """LR schedule up to the last step of this objective; default: that of the run."""
     stop_step: int | None = None
-    """Trained for this many optimizer steps, and kept as it is from then on: drawn with, no longer
-    changed. Without it to the end."""
+    """Train for this many optimizer steps, then freeze; the objective remains active for
+    generation. Default: train to the end."""
 
     def faults(self) -> Faults:
         rates = {f"learning_rates.{part}": rate for part, rate in self.learning_rates.items()}
@@ -338,7 +341,7 @@ class MemberConfig:
 
 @dataclass
 class CombinedConfig(ObjectiveConfig):
-    """Several objectives learn from the same batches, in one run; each is saved to its own file."""
+    """Several objectives train on the same batches, in one run; each is saved to its own file."""
 
     target: ClassVar[str] = "train.objectives.combined:CombinedObjective"
 
@@ -348,7 +351,10 @@ class CombinedConfig(ObjectiveConfig):
 
     @property
     def by_name(self) -> dict[str, MemberConfig]:
-        """The members; a recipe's class has a field for each, so that each has its own keys."""
+        """Return the members.
+
+        The class of a recipe has a field for each, so that each has its own keys.
+        """
         return dict(self.members if isinstance(self.members, dict) else vars(self.members))
 
     @property
@@ -367,11 +373,11 @@ class CombinedConfig(ObjectiveConfig):
                 key = f"members.{name}.objective.type"
                 yield key, f"{kind.type} cannot be trained together with others; {known} can"
             if word in words:
-                yield f"members.{name}.objective.token", f"{word!r} is learned by another already"
+                yield f"members.{name}.objective.token", f"{word!r} is trained by another already"
             words |= {word} if word is not None else set()
 
     def faults_within(self, name: str, steps: int) -> Faults:
-        """What does not fit into a run of so many steps, which the recipe calls `name`."""
+        """Yield what does not fit into a run of `steps` steps, whose recipe key is `name`."""
         ends = []
         for key, member in self.by_name.items():
             key = f"objective.members.{key}"
@@ -386,10 +392,10 @@ class CombinedConfig(ObjectiveConfig):
 
 
 def combined_config(members: Mapping[str, Any]) -> type[CombinedConfig]:
-    """The class of a combined objective with these members, each with the keys of its own type.
+    """Return the class of a combined objective with these members, each with the keys of its type.
 
     Raises:
-        RecipeError: a member's type is missing or none of the known ones, or its name no word.
+        RecipeError: a member's type is missing or unknown, or its name is not an identifier.
     """
     kinds: list[tuple[str, str]] = []
     for name, member in members.items():

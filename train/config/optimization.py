@@ -1,4 +1,4 @@
-"""The typed recipe of optimization: the optimizer, and how its learning rate goes."""
+"""Typed options of optimization: the optimizer and the LR schedule."""
 
 import difflib
 import inspect
@@ -130,12 +130,12 @@ class GuardConfig:
     """What happens to a step whose losses or gradients are not finite."""
 
     non_finite: Literal["stop", "skip"] = "stop"
-    """`stop` ends the run, names the pictures and saves the state before that step. `skip` leaves
-    the step out: its pictures are named and the weights stay as they are, while the learning rate
-    and the average (ema) go on as in any step. Steps that fp16's loss scaling leaves out by itself
-    are no fault, and counted apart."""
+    """`stop` ends the run, names the images and saves the state before that step. `skip` skips the
+    step: its images are reported and the weights do not change, while the learning rate and the EMA
+    continue as in any step. Steps that fp16's loss scaling skips are not errors, and are counted
+    separately."""
     max_skips_in_a_row: int = MAX_SKIPS_IN_A_ROW
-    """With `skip`: more steps one after the other end the run."""
+    """With `skip`: more consecutive skipped steps end the run."""
 
     def faults(self) -> Faults:
         yield from at_least(1, max_skips_in_a_row=self.max_skips_in_a_row)
@@ -159,7 +159,7 @@ class OptimizerConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of `module:Class` by their names."""
     learning_rate: float = 1.0e-4
-    """Learning rate of everything that has none of its own."""
+    """Learning rate of everything without a learning rate of its own."""
     learning_rates: dict[str, float] = field(default_factory=dict)
     """Learning rate by part of the objective: unet, text_encoder, …"""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -220,10 +220,10 @@ def tuple_of(value: Any) -> Any:
 
 
 def parse_schedule(text: str) -> list[tuple[float, int | None]]:
-    """A1111's learning rates by step: (rate, the step before which it holds; None: to the end).
+    """Parse A1111's learning rates by step: (rate, step before which it holds; None: to the end).
 
     Raises:
-        ValueError: it cannot be read; tells how it should look.
+        ValueError: invalid syntax; the message shows a valid example.
     """
     example = 'expected rates and steps as "0.005:100, 1e-3:1000, 1e-5"'
     entries: list[tuple[float, int | None]] = []
@@ -239,7 +239,7 @@ def parse_schedule(text: str) -> list[tuple[float, int | None]]:
             raise ValueError(f"a rate must be a number from 0 on, got {rate.strip()!r}")
         if before is None:
             raise ValueError(f"a rate without a step ends the schedule; {example}")
-        if until == -1:  # A1111's word for the end
+        if until == -1:  # A1111's notation for the end
             entries[-1] = (value, None)
         elif until is not None and until <= before:
             raise ValueError(f"steps must rise: {until} after {before}; {example}")
@@ -248,7 +248,7 @@ def parse_schedule(text: str) -> list[tuple[float, int | None]]:
 
 @dataclass
 class LRSchedulerConfig:
-    """How the learning rate goes over the run. Counted in optimizer steps."""
+    """LR schedule over the run, counted in optimizer steps."""
 
     registries: ClassVar[dict[str, Registry]] = {"type": LR_SCHEDULES}
 
@@ -261,10 +261,10 @@ class LRSchedulerConfig:
     """Arguments of `module:Class` by their names."""
     schedule: str | None = None
     """A1111's learning rates by step, as in `0.005:100, 1e-3:1000, 1e-5`: 0.005 before step 100,
-    0.001 before step 1000, then 1e-5. Where a part has a rate of its own, it is changed in the same
-    proportions to optimizer.learning_rate."""
+    0.001 before step 1000, then 1e-5. Parts with their own learning rate are scaled in proportion
+    to optimizer.learning_rate."""
     warmup_steps: int = 0
-    """The rate rises linearly from 0 over this many steps (kohya: lr_warmup_steps)."""
+    """The learning rate rises linearly from 0 over this many steps (kohya: lr_warmup_steps)."""
     num_cycles: int = 1
     """Restarts of cosine_with_restarts."""
     power: float = 1.0
@@ -291,11 +291,11 @@ class LRSchedulerConfig:
 
 
 def schedule_faults(config: LRSchedulerConfig, key: str, name: str, steps: int) -> Faults:
-    """Where a course of the rate does not fit into `steps`, which the recipe calls `name`."""
+    """Yield where an LR schedule does not fit into `steps`, whose recipe key is `name`."""
     try:
         last = parse_schedule(config.schedule or "1")[-1][1]
     except ValueError:
-        last = None  # told by the config itself
+        last = None  # reported by the config itself
     if last is not None and last < steps:
         yield (
             f"{key}.schedule",

@@ -1,4 +1,4 @@
-"""The typed recipe of training: every option once, with its meaning beneath it."""
+"""The typed training recipe: every option once, with its description below it."""
 
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ if TYPE_CHECKING:
 
 @dataclass
 class LossConfig:
-    """Noise, and what an error at each noise level counts."""
+    """Noise, and the loss weight at each noise level."""
 
     weighting: Literal["uniform", "min_snr", "truncated_snr"] = "uniform"
     """`uniform` is the mean squared error of the prediction; `min_snr` (Hang et al. 2023, arXiv
-    2303.09556) weighs the error of the clean picture by min(SNR, gamma); `truncated_snr`
-    (Salimans & Ho 2022, arXiv 2202.00512) by SNR held between 1 and gamma."""
+    2303.09556) weights the error of the clean image by min(SNR, gamma); `truncated_snr` (Salimans &
+    Ho 2022, arXiv 2202.00512) by SNR clamped to 1 … gamma."""
     snr_gamma: float = 5.0
     """gamma of `min_snr` and `truncated_snr`."""
     timestep_sampling: Literal["uniform", "stratified"] = "uniform"
-    """`stratified` deals the timesteps of an optimizer step (of all processes and micro-batches)
-    so that each comes from a part of its own: as likely as before, and the loss is much steadier
-    (explicit uniform sampling: Yang et al. 2024, arXiv 2408.06072, section 3.3)."""
+    """`stratified` distributes the timesteps of an optimizer step (over all processes and
+    micro-batches) so that each comes from its own interval: with the same probabilities, and a much
+    steadier loss (explicit uniform sampling: Yang et al. 2024, arXiv 2408.06072, section 3.3)."""
     motion_ratio: float = 0.0
-    """Clips: share of the loss that looks at the differences between frames instead (X-Fun's
+    """For clips: fraction of the loss that compares differences between frames instead (X-Fun's
     motion_sub_loss_ratio, 0.25 there)."""
     noise_offset: float = 0.0
-    """Standard deviation of an extra noise that is constant over each latent channel; lets a model
-    learn very dark and bright pictures."""
+    """Standard deviation of additional noise that is constant over each latent channel; lets a
+    model learn very dark and bright images."""
     min_timestep: int = 0
-    """Lowest timestep drawn."""
+    """Smallest timestep."""
     max_timestep: int | None = None
-    """Timesteps are drawn below this; without it, below the base model's number."""
+    """Exclusive upper limit of timesteps; default: the base model's number of timesteps."""
     prior: Literal["class_images", "prediction"] = "class_images"
-    """What class pictures teach: what they show, or `prediction`, what the base model predicts of
-    them without what is learned (OneTrainer: prior prediction). It takes another forward pass of
-    each, and of objectives that train the base model's own weights prior_copy."""
+    """Target for class images: the images themselves, or `prediction`, what the base model predicts
+    for them without the trained weights (OneTrainer: prior prediction). It takes another forward
+    pass of each, and prior_copy for objectives that train the base model's own weights."""
     prior_copy: bool = False
-    """Keep a copy in fp32 of the base model's weights that are trained, for prior: prediction."""
+    """Keep an fp32 copy of the base model's weights that are trained, for prior: prediction."""
     prior_weight: float = 1.0
-    """What the mean loss of class pictures counts beside that of the subject's (kohya and
-    diffusers: prior_loss_weight). Class pictures come from data.concepts."""
+    """Weight of the mean loss of class images, relative to that of instance images (kohya and
+    diffusers: prior_loss_weight). Class images come from data.concepts."""
     prior_weight_min: float | None = None
-    """The weight goes linearly from prior_weight to this; null keeps it (A1111: Scale prior
-    loss)."""
+    """The weight changes linearly from prior_weight to this value; null keeps it constant (A1111:
+    Scale prior loss)."""
     prior_weight_target: int | None = None
-    """Step at which prior_weight_min is reached; without it the last one."""
+    """Step at which prior_weight_min is reached; default: the last one."""
 
     def faults(self) -> Faults:
         yield from at_least(
@@ -87,10 +87,10 @@ class LossConfig:
 
 @dataclass
 class EmaConfig:
-    """Exponential moving average of what is trained; drawn with and saved in its place."""
+    """Exponential moving average (EMA) of the trained weights, used for previews and artifacts."""
 
     decay: float = 0.9999
-    """Share of the old average kept at each step, approached as (1 + step) / (10 + step)."""
+    """Fraction of the old average kept at each step, approached as (1 + step) / (10 + step)."""
 
     def faults(self) -> Faults:
         if not 0 < self.decay < 1:
@@ -99,14 +99,14 @@ class EmaConfig:
 
 @dataclass
 class SavingConfig:
-    """Checkpoints (to resume) and artifacts (to draw with)."""
+    """Checkpoints (to resume from) and artifacts (to generate with)."""
 
     save_every_n_steps: int = 500
-    """Steps between savings; the last step is always saved."""
+    """Save every n optimizer steps; the last step is always saved."""
     keep_last_n_checkpoints: int = 2
-    """Older checkpoints are deleted. Artifacts are all kept."""
+    """Number of checkpoints to keep; older ones are deleted. All artifacts are kept."""
     save_precision: Literal["fp32", "fp16", "bf16"] = "fp16"
-    """Number format of the artifacts. Grids are drawn with the weights as they are saved."""
+    """Precision of the artifacts. Preview grids are generated with weights in this precision."""
 
     def faults(self) -> Faults:
         yield from at_least(1, save_every_n_steps=self.save_every_n_steps)
@@ -115,26 +115,26 @@ class SavingConfig:
 
 @dataclass
 class SamplingConfig:
-    """The grid drawn while training."""
+    """The preview grid."""
 
     inherits: ClassVar[dict[str, str]] = {"images": "settings", "clips": "clip_settings"}
 
     sample_every_n_steps: int = 500
-    """Steps between grids; the last step always draws one."""
+    """Generate a preview grid every n optimizer steps, and always at the last step."""
     settings: DrawSettings = field(default_factory=DrawSettings)
-    """What the entries of `images` do not say themselves."""
+    """Defaults for the entries of `images`."""
     images: dict[str, ImageConfig | None] = field(default_factory=dict)
-    """The pictures of the grid, by names of your choice."""
+    """The images of the preview grid, by names of your choice."""
     batch_size: int = 8
-    """Pictures drawn at once."""
+    """Images generated at once."""
     clip_settings: ClipSettings = field(default_factory=ClipSettings)
-    """What the entries of `clips` do not say themselves."""
+    """Defaults for the entries of `clips`."""
     clips: dict[str, ClipConfig | None] = field(default_factory=dict)
-    """Video models: the clips drawn while training, by names of your choice."""
+    """For video models: the preview clips, by names of your choice."""
     sanity_prompt: str | None = None
-    """One more picture in the grid, of something that shall not change (A1111)."""
+    """Prompt of one more image in the preview grid, of something that should not change (A1111)."""
     sanity_seed: int = 420420
-    """Its seed."""
+    """Seed of this image."""
 
     def idle(self) -> Faults:
         if self.sanity_prompt is None and self.sanity_seed != 420420:
@@ -152,7 +152,7 @@ class SamplingConfig:
             if image is not None and image.has_random_seed:
                 yield f"images.{name}.seed", "-1 is random; grids are compared, so give a number"
             if image is not None and image.styles:
-                yield f"images.{name}.styles", "are of drawing recipes; write their words here"
+                yield f"images.{name}.styles", "are for drawing recipes; write their text here"
 
 
 @dataclass
@@ -168,8 +168,8 @@ class TrainRecipe:
     base_model: BaseModelConfig = field(default_factory=BaseModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     drop_learned_positions: bool = False
-    """Take away the positions that CogVideoX-5B-I2V has learned for 49 frames of 720x480, so that
-    it takes any size; what is trained so is drawn with `drop_learned_positions: true` too."""
+    """Remove the positions that CogVideoX-5B-I2V learned for 49 frames of 720x480, so that it
+    accepts any size; generate with `drop_learned_positions: true` too after training so."""
     loss: LossConfig = field(default_factory=LossConfig)
     image_condition: ImageConditionConfig = field(default_factory=ImageConditionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -179,8 +179,8 @@ class TrainRecipe:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     validation: ValidationConfig | None = None
     stages: dict[str, StageConfig | None] = field(default_factory=dict)
-    """Parts of the run with examples of their own size (progressive resolution), by names of your
-    choice, in this order; with `resume` a run goes on in any of them."""
+    """Parts of the run with their own example sizes (progressive resolution), by names of your
+    choice, in this order; `resume` continues in any of them."""
     max_train_steps: int = 1000
     """Optimizer steps of the whole run."""
     train_batch_size: int = 1
@@ -188,42 +188,42 @@ class TrainRecipe:
     gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third slower."""
+    """Recompute activations in the backward pass: less memory, about a third slower."""
     mixed_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Number format of the frozen weights and of the arithmetic; what is trained stays in fp32."""
+    """Precision of the frozen weights and of computation; trained weights stay in fp32."""
     max_grad_norm: float | None = 1.0
-    """Gradients are scaled down to this norm; null leaves them."""
+    """Clip gradients to this norm; null does not clip."""
     max_grad_value: float | None = None
-    """Each gradient is held within plus and minus this value; null leaves them."""
+    """Clip each gradient value to plus or minus this value; null does not clip."""
     guards: GuardConfig = field(default_factory=GuardConfig)
     seed: int = 0
-    """Every random draw of the run follows from it."""
+    """Seed from which every random number of the run is derived."""
     log_every_n_steps: int = 10
-    """Steps between entries in TensorBoard."""
+    """Log to TensorBoard every n optimizer steps."""
     output_dir: str = "runs"
     """Folder of all runs."""
     resume: bool = False
-    """Go on with the newest checkpoint of the run's folder."""
+    """Continue from the newest checkpoint in the run's folder."""
     overwrite: bool = False
-    """Begin anew where a run of this name lies already; its folder is kept beside it, as NAME.1."""
+    """Start anew if a run of this name exists; the old folder is kept as NAME.1."""
     plugins: list[str] = field(default_factory=list)
     """Python modules with objectives, optimizers, samplers, … of your own (docs/extending.md);
     loaded only if the command line or LIMNER_PLUGINS names them too."""
 
 
 def named_stages(recipe: TrainRecipe) -> dict[str, StageConfig]:
-    """Those that are not switched off by null."""
+    """Return the stages that are not disabled by null."""
     return {name: stage for name, stage in recipe.stages.items() if stage is not None}
 
 
 def largest_batch(recipe: TrainRecipe) -> int:
-    """Examples of the largest micro-batch of all stages."""
+    """Return the size of the largest micro-batch of all stages."""
     sizes = [stage.train_batch_size for stage in named_stages(recipe).values()]
     return max((size or recipe.train_batch_size for size in sizes), default=recipe.train_batch_size)
 
 
 def recipe_in(recipe: TrainRecipe, config: StageConfig) -> TrainRecipe:
-    """The run's recipe as it is in a stage."""
+    """Return the run's recipe with the settings of a stage."""
     data = recipe.data
     if config.resolution is not None:
         data = replace(data, resolution=config.resolution)
@@ -239,5 +239,5 @@ def recipe_in(recipe: TrainRecipe, config: StageConfig) -> TrainRecipe:
 
 
 def stage_recipes(recipe: TrainRecipe) -> list[TrainRecipe]:
-    """Return the recipe of each stage in order; of a run without stages the recipe alone."""
+    """Return the recipe of each stage in order; without stages the recipe alone."""
     return [recipe_in(recipe, stage) for stage in named_stages(recipe).values()] or [recipe]

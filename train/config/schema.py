@@ -1,4 +1,4 @@
-"""The dataclass of a training recipe, made for the objective that the recipe names."""
+"""Build the dataclass of a training recipe for the objective that the recipe names."""
 
 from __future__ import annotations
 

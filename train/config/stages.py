@@ -1,4 +1,4 @@
-"""The typed recipe of validation: the loss of pictures that are not learned."""
+"""Typed options of stages and validation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class StageConfig:
-    """A part of a run (progressive resolution); what it does not say is as in the recipe."""
+    """A stage of a run (progressive resolution); keys that are not set are as in the recipe."""
 
     steps: int | None = None
-    """Optimizer steps of this stage. The last stage may leave it out: it gets those that are left
-    of max_train_steps, which is always the sum."""
+    """Optimizer steps of this stage. The last stage may omit it: it gets the rest of
+    max_train_steps, which must be the sum of all stages."""
     resolution: int | None = None
     """data.resolution in this stage."""
     frames: int | None = None
@@ -36,32 +36,34 @@ class StageConfig:
 
     @property
     def clip_size(self) -> dict[str, int]:
-        """What it says of clips."""
-        said = {"frames": self.frames, "height": self.height, "width": self.width}
-        return {name: value for name, value in said.items() if value is not None}
+        """Return the options of clips that are set."""
+        given = {"frames": self.frames, "height": self.height, "width": self.width}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass
 class ValidationConfig:
-    """The loss of pictures that are not learned, always at the same noise and timesteps."""
+    """The loss of images that are not trained on, always at the same noise and timesteps."""
 
     split: float | None = None
-    """Share of the pictures that is held back from training, chosen by their names and `seed`:
-    which other pictures there are moves none. One of split and path must be given."""
+    """Fraction of the images that is held out from training, chosen by name and `seed`: adding or
+    removing other images moves none. One of split and path must be given."""
     path: str | None = None
-    """A folder of other pictures (or clips) with captions, found as data.path's are."""
+    """A folder of other images (or clips) with captions, found in the same way as those of
+    data.path."""
     every_n_steps: int = 500
-    """Steps between validations; also before the first step and after the last."""
+    """Validate every n optimizer steps, and also before the first step and after the last."""
     timesteps: list[int] = field(default_factory=list)
-    """Timesteps at which each picture is looked at; without them num_timesteps."""
+    """Timesteps at which the loss of each image is measured; default: num_timesteps of them."""
     num_timesteps: int = 4
-    """So many timesteps, in the middle of equal parts of those that are trained (kohya takes 4)."""
+    """Number of timesteps, in the middle of equal intervals of those that are trained (kohya uses
+    4)."""
     max_examples: int | None = None
-    """At most so many pictures, chosen by name as `split` does; the others are held back all the
+    """Maximum number of images, chosen by name as in `split`; the others are held out all the
     same."""
     seed: int = 0
-    """Of the choice of pictures and of the noise, apart from the run's seed, so that runs of
-    several seeds can be compared."""
+    """Seed of the choice of images and of the noise, independent of the run's seed, so that runs
+    with several seeds can be compared."""
 
     def faults(self) -> Faults:
         if (self.split is None) == (self.path is None):

@@ -1,8 +1,8 @@
-"""kohya's dataset_config.toml and folders, as keys of a recipe.
+"""Convert kohya's dataset_config.toml and folders to keys of a recipe.
 
-Facts of sd-scripts 0.10.1: `library/config_util.py` (`ConfigSanitizer`, `BlueprintGenerator`) and
+It follows sd-scripts 0.10.1: `library/config_util.py` (`ConfigSanitizer`, `BlueprintGenerator`) and
 `docs/config_README-en.md`. A value is looked up in the subset, its dataset, [general], and then in
-the recipe, which stands in the place of kohya's command line.
+the recipe, which corresponds to kohya's command line.
 """
 
 import difflib
@@ -28,11 +28,11 @@ from train.kohya.keys import (
 
 NUMBERED = re.compile(r"([0-9]{1,6})_(.*)")
 Where = tuple[str, Mapping[str, Any]]
-"""A table of the file, and what it is called."""
+"""A table of the file, and its name in messages."""
 
 
 def _is(kind: Callable[[Path], bool], path: str) -> bool:
-    """Whether a path is one of a kind; no text that cannot be a path is."""
+    """Return whether a path is of a kind; a text that cannot be a path is not."""
     try:
         return kind(Path(path))
     except (OSError, ValueError):  # too long, or with a NUL
@@ -40,11 +40,11 @@ def _is(kind: Callable[[Path], bool], path: str) -> bool:
 
 
 def read_kohya_config(path: str) -> Imported:
-    """The keys of a recipe that a dataset_config.toml stands for.
+    """Return the recipe keys that correspond to a dataset_config.toml.
 
     Raises:
-        InputError: it cannot be read, has unknown keys, values of a wrong type, or says what cannot
-            be done here; a line each.
+        InputError: it cannot be read, has unknown keys, values of a wrong type, or unsupported
+            options; one line each.
     """
     if not _is(Path.is_file, path):
         raise InputError(f"{path!r} is not a file")
@@ -54,34 +54,34 @@ def read_kohya_config(path: str) -> Imported:
     except OSError as error:
         raise InputError(f"{path!r} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path!r} is no TOML: {error}") from error
+        raise InputError(f"{path!r} is not TOML: {error}") from error
     faults: list[str] = []
-    told: list[str] = []
+    notes: list[str] = []
     datasets = list(_tables(content, faults))
     if faults:
         raise InputError("\n".join(f"{path}: {line}" for line in faults))
     subsets: dict[str, dict[str, Any]] = {}
     found: list[Dataset] = []
     for dataset, general, inner in datasets:
-        values = _dataset([dataset, general], faults, told)
+        values = _dataset([dataset, general], faults, notes)
         found.append(Dataset(dataset[0], values, {}))
         for subset in inner:
             name = _free_name(_name(subset[1]), subsets)
-            subsets[name] = _subset([subset, dataset, general], faults, told)
+            subsets[name] = _subset([subset, dataset, general], faults, notes)
             found[-1].subsets[subset[0]] = subsets[name]
     if not subsets:
         faults.append("has no [[datasets.subsets]]: nothing to learn from")
     if faults:
         raise InputError("\n".join(dict.fromkeys(f"{path}: {line}" for line in faults)))
-    recipe = together(found, told)
+    recipe = together(found, notes)
     recipe["data"]["subsets"] = subsets
-    return Imported(recipe, list(dict.fromkeys(told)))
+    return Imported(recipe, list(dict.fromkeys(notes)))
 
 
 def _tables(
     content: Mapping[str, Any], faults: list[str]
 ) -> Iterator[tuple[Where, Where, list[Where]]]:
-    """Each dataset, what is general, and its subsets; wrong keys and types go to `faults`."""
+    """Yield each dataset, the general table, and its subsets; errors are added to `faults`."""
     for key in content:
         if key not in ("general", "datasets"):
             faults.append(f"{key}: unknown table; a dataset config has [general] and [[datasets]]")
@@ -112,7 +112,7 @@ def _is_tables(value: Any) -> bool:
 
 
 def _check(where: str, table: Mapping[str, Any], known: list[str], faults: list[str]) -> None:
-    """Unknown keys, keys in the wrong table, and wrong types."""
+    """Add unknown keys, keys in the wrong table, and wrong types to `faults`."""
     for key, value in table.items():
         if key in TYPES and key not in known:
             right = "[[datasets.subsets]]" if key in SUBSET_ONLY else "[[datasets]] or [general]"
@@ -127,8 +127,8 @@ def _check(where: str, table: Mapping[str, Any], known: list[str], faults: list[
             )
 
 
-def _subset(tables: list[Where], faults: list[str], told: list[str]) -> dict[str, Any]:
-    """A subset of a recipe; `tables`: in which its values are looked up, in order."""
+def _subset(tables: list[Where], faults: list[str], notes: list[str]) -> dict[str, Any]:
+    """Return a subset of a recipe; its values are looked up in `tables`, in order."""
     found: dict[str, Any] = {}
     for key in TYPES:
         given = _given(key, tables)
@@ -141,43 +141,45 @@ def _subset(tables: list[Where], faults: list[str], told: list[str]) -> dict[str
             for dotted, said in SUBSET_KEYS[key](value).items():
                 _put(found, dotted, said)
             if key == "color_aug" and value:
-                told.append(
+                notes.append(
                     f"{where}: color_aug: becomes color_jitter, near to kohya's but not the same"
                 )
         else:
-            _refuse(where, key, value, faults, told)
+            _refuse(where, key, value, faults, notes)
     return found
 
 
-def _dataset(tables: list[Where], faults: list[str], told: list[str]) -> dict[str, tuple[str, Any]]:
-    """(where it stands, value) of each key of a dataset as a whole."""
+def _dataset(
+    tables: list[Where], faults: list[str], notes: list[str]
+) -> dict[str, tuple[str, Any]]:
+    """Return (location, value) of each key of a dataset as a whole."""
     found: dict[str, tuple[str, Any]] = {}
     for key in DATASET_KEYS:
         if (given := _given(key, tables)) is None:
             continue
         if key in REFUSED or key in IGNORED:
-            _refuse(given[0], key, given[1], faults, told)
+            _refuse(given[0], key, given[1], faults, notes)
         else:
             found[key] = given
     if not found.get("enable_bucket", ("", False))[1]:
         for key in [key for key in found if key in BUCKET_KEYS]:
-            told.append(f"{found.pop(key)[0]}: {key}: has no effect without enable_bucket = true")
+            notes.append(f"{found.pop(key)[0]}: {key}: has no effect without enable_bucket = true")
     if "validation_seed" in found and not found.get("validation_split", ("", 0))[1]:
-        told.append(
+        notes.append(
             f"{found['validation_seed'][0]}: validation_seed: has no effect without a split"
         )
     return found
 
 
 def _given(key: str, tables: list[Where]) -> tuple[str, Any] | None:
-    """The first of the tables that has a key, and its value."""
+    """Return the first of the tables that has a key, and its value."""
     return next(((name, table[key]) for name, table in tables if key in table), None)
 
 
-def _refuse(where: str, key: str, value: Any, faults: list[str], told: list[str]) -> None:
-    """What is neither taken over nor without effect is a fault, unless it changes nothing."""
+def _refuse(where: str, key: str, value: Any, faults: list[str], notes: list[str]) -> None:
+    """Add a fault for an unsupported key, unless its value changes nothing."""
     if key in IGNORED:
-        told.append(f"{where}: {key}: has no effect: {IGNORED[key]}")
+        notes.append(f"{where}: {key}: has no effect: {IGNORED[key]}")
         return
     unset, why = REFUSED[key]
     if value not in unset:
@@ -205,20 +207,20 @@ def _free_name(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def read_kohya_folders(path: str, is_reg: bool = False) -> Imported:
-    """Subsets of the folders `REPEATS_class tokens` in a folder (kohya's train_data_dir).
+    """Return subsets for the folders `REPEATS_class tokens` in a folder (kohya's train_data_dir).
 
     Raises:
-        InputError: it is no folder, or none in it is named so.
+        InputError: it is not a folder, or none in it has such a name.
     """
     root = Path(path)
     if not _is(Path.is_dir, path):
         raise InputError(f"{path!r} is not a folder")
     subsets: dict[str, Any] = {}
-    told: list[str] = []
+    notes: list[str] = []
     for folder in sorted(one for one in root.iterdir() if one.is_dir()):
         match = NUMBERED.fullmatch(folder.name)
         if match is None or not int(match[1]):
-            told.append(f"{folder.name}: has no effect: not named REPEATS_class tokens")
+            notes.append(f"{folder.name}: has no effect: not named REPEATS_class tokens")
             continue
         subset = {"path": str(folder), "repeats": int(match[1]), "is_reg": is_reg}
         if match[2].strip():
@@ -230,11 +232,11 @@ def read_kohya_folders(path: str, is_reg: bool = False) -> Imported:
             f"no folder in {path!r} is named REPEATS_class tokens, as 10_sks dog; pictures without "
             "such folders go with data.path"
         )
-    return Imported({"data": {"subsets": subsets}}, told)
+    return Imported({"data": {"subsets": subsets}}, notes)
 
 
 def read_kohya_reg_folders(path: str) -> Imported:
-    """As `read_kohya_folders`, of regularisation pictures (kohya's reg_data_dir)."""
+    """Return the same for regularisation images (kohya's reg_data_dir)."""
     return read_kohya_folders(path, is_reg=True)
 
 
@@ -243,4 +245,4 @@ KOHYA_SOURCES: dict[str, Reader] = {
     "data.kohya_folders": read_kohya_folders,
     "data.kohya_reg_folders": read_kohya_reg_folders,
 }
-"""Keys of a recipe that name what kohya's trainers read."""
+"""Keys of a recipe that name files and folders of kohya's trainers."""

@@ -1,7 +1,7 @@
-"""Several datasets of kohya's dataset_config.toml in one run.
+"""Combine several datasets of kohya's dataset_config.toml in one run.
 
-Facts of sd-scripts 0.10.1: `library/config_util.py`, `library/train_util.py` (`DatasetGroup`). Each
-dataset has batches of its own there; here all subsets are learned together.
+It follows sd-scripts 0.10.1: `library/config_util.py`, `library/train_util.py` (`DatasetGroup`).
+There each dataset has its own batches; here all subsets are trained together.
 """
 
 import json
@@ -17,11 +17,11 @@ class Dataset:
     """A dataset of the file."""
 
     where: str
-    """What messages call it."""
+    """Its name in messages."""
     values: Mapping[str, tuple[str, Any]]
-    """(where it stands, value) of each key of the dataset as a whole."""
+    """(location, value) of each key of the dataset as a whole."""
     subsets: dict[str, dict[str, Any]]
-    """Its subsets, as the recipe has them, by what messages call them."""
+    """Its subsets, as keys of the recipe, by their names in messages."""
 
 
 WHOLE = {
@@ -33,14 +33,14 @@ WHOLE = {
 """Keys that a run has once, and why."""
 
 
-def together(datasets: Sequence[Dataset], told: list[str]) -> dict[str, Any]:
-    """The keys of a recipe besides its subsets, which get sizes of their own where they differ.
+def together(datasets: Sequence[Dataset], notes: list[str]) -> dict[str, Any]:
+    """Return the recipe keys besides subsets, which get their own sizes if these differ.
 
     Args:
-        datasets: of the file; their subsets are changed.
-        told: gets what cannot be kept.
+        datasets: the datasets of the file; their subsets are changed.
+        notes: gets what cannot be kept.
     """
-    values = _of_the_run(datasets, told)
+    values = _of_the_run(datasets, notes)
     recipe: dict[str, Any] = {"data": {}}
     if "batch_size" in values:
         recipe["train_batch_size"] = values["batch_size"]
@@ -50,7 +50,7 @@ def together(datasets: Sequence[Dataset], told: list[str]) -> dict[str, Any]:
     sizes = [_sizes(dataset.values) for dataset in datasets]
     for key in ("resolution", "buckets"):
         said = [one.get(key) for one in sizes]
-        # What a dataset leaves out is the recipe's, as it is the command line's in kohya.
+        # A key that a dataset omits is the recipe's, like that of the command line in kohya.
         of_all = said[0] if None not in said or said.count(None) == len(said) else None
         if of_all is not None:
             recipe["data"][key] = of_all
@@ -60,12 +60,12 @@ def together(datasets: Sequence[Dataset], told: list[str]) -> dict[str, Any]:
                     if not subset.get("is_reg"):
                         subset[key] = own
     if len(datasets) > 1:
-        told += _told_of_classes(datasets)
+        notes += _notes_on_classes(datasets)
     return recipe
 
 
-def _of_the_run(datasets: Sequence[Dataset], told: list[str]) -> dict[str, Any]:
-    """The values of keys that a run has once: those of the first dataset that says them."""
+def _of_the_run(datasets: Sequence[Dataset], notes: list[str]) -> dict[str, Any]:
+    """Return the values of keys that a run has once: those of the first dataset that has them."""
     found: dict[str, Any] = {}
     for key, why in WHOLE.items():
         said = [(one.where, one.values[key][1]) for one in datasets if key in one.values]
@@ -76,15 +76,15 @@ def _of_the_run(datasets: Sequence[Dataset], told: list[str]) -> dict[str, Any]:
             own = one.values[key][1] if key in one.values else None
             if own != found[key]:
                 is_not = "is not said" if own is None else f"{json.dumps(own)} has no effect"
-                told.append(
+                notes.append(
                     f"{one.where}: {key}: {is_not}: {why}; taken is {json.dumps(found[key])} of "
-                    f"{first}, unless the recipe says another"
+                    f"{first}, unless the recipe sets another"
                 )
     return found
 
 
 def _sizes(values: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    """`resolution` and `buckets` of the recipe, as far as a dataset says them."""
+    """Return `resolution` and `buckets` of the recipe, as far as a dataset sets them."""
     plain = {key: value for key, (_, value) in values.items()}
     size = plain.get("resolution", 0)
     width, height = [size, size] if isinstance(size, int) else size
@@ -101,11 +101,11 @@ def _sizes(values: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _told_of_classes(datasets: Sequence[Dataset]) -> list[str]:
-    """Regularisation pictures are those of one dataset in kohya."""
+def _notes_on_classes(datasets: Sequence[Dataset]) -> list[str]:
+    """Return a note if regularisation images belong to one dataset in kohya."""
     return [
-        f"{where}: is_reg: its pictures come along with the examples of all datasets, each at the "
-        "size of those that it comes with"
+        f"{where}: is_reg: its images are paired with the examples of all datasets, each at the "
+        "size of those that it is paired with"
         for dataset in datasets
         for where, subset in dataset.subsets.items()
         if subset.get("is_reg")

@@ -1,6 +1,7 @@
-"""The keys of kohya's dataset_config.toml: their types, and what becomes of each.
+"""The keys of kohya's dataset_config.toml: their types, and how each is translated.
 
-Facts of sd-scripts 0.10.1: `library/config_util.py`, `library/train_util.py` (`process_caption`).
+They follow sd-scripts 0.10.1: `library/config_util.py`, `library/train_util.py`
+(`process_caption`).
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """What values a key takes, and that in words."""
+    """The values that a key accepts, and their description."""
 
     fits: Callable[[Any], bool]
     words: str
@@ -98,7 +99,7 @@ SUBSET_KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "secondary_separator": _same("captions.secondary_separator"),
     "caption_separator": _same("captions.caption_separator"),
     "enable_wildcard": _same("captions.wildcards"),
-    # kohya puts a space between them and the caption
+    # kohya inserts a space between them and the caption
     "caption_prefix": lambda value: {"captions.prefix": f"{value} " if value else ""},
     "caption_suffix": lambda value: {"captions.suffix": f" {value}" if value else ""},
     "caption_dropout_rate": _same("captions.dropout_rate"),
@@ -114,12 +115,12 @@ SUBSET_KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {
             value, value
         )
     },
-    # a hue within 8 of 180 degrees or a gamma of 0.95 to 1.05, of a third of the examples
+    # a hue within 8 of 180 degrees or a gamma of 0.95 to 1.05, for a third of the examples
     "color_aug": lambda value: {
         "color_jitter": {"hue": 0.04, "brightness": 0.05} if value else None
     },
 }
-"""What becomes of a subset's key: keys of the recipe's subset, dotted."""
+"""Translation of a subset's key to keys of the recipe's subset, dotted."""
 
 IGNORED = {
     "cache_info": "sizes of pictures are always kept, in an index beside them",
@@ -146,4 +147,4 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         "what is trained is always trained at full strength; take it out",
     ),
 }
-"""Keys that are not taken over: the values that change nothing, and why others are refused."""
+"""Unsupported keys: the values that change nothing, and why others are rejected."""

@@ -1,4 +1,4 @@
-"""Dry run: what a run would cost, computed before it begins.
+"""Dry run: what a run would cost, computed before it starts.
 
 This module imports nothing of `inference`: `python -m train.plan` imports it before it checks that
 no other package shadows ours.

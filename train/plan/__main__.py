@@ -1,4 +1,4 @@
-"""`python -m train.plan RECIPE [key=value ...] [FLAGS]`: a run in numbers, without training."""
+"""`python -m train.plan RECIPE [key=value ...] [FLAGS]`: the figures of a run, without training."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures] [--probe]
-Nothing is trained, and but for --probe no weight is read.
+Nothing is trained, and without --probe no weight is read.
   --json            the plan as JSON in place of tables
   --check-pictures  look for duplicates and near-duplicates too: decodes each picture once, and
                     keeps what it finds in an index beside them
-  --probe           take two real steps of each stage on this device, and tell what a step and the
-                    run take, and how much memory; nothing of it is kept"""
+  --probe           take two real steps of each stage on this device, and report time and memory of
+                    a step and of the run; no result is kept"""
 FLAGS = ("--json", "--check-pictures", "--probe")
 
 
 @refuse_foreign_inference("plan")
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 the input is wrong."""
+    """Print a plan; return the exit status: 0 done, 2 the input is wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags = {argument for argument in arguments if argument in FLAGS}
     arguments = [argument for argument in arguments if argument not in FLAGS]

@@ -1,4 +1,4 @@
-"""What a run meets: its stages, buckets, captions, class pictures and caches, counted."""
+"""The data of a run in numbers: stages, buckets, captions, class images and caches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from train.stages import Stage, stages_of, step_size
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage's part of the run."""
+    """The figures of a stage."""
 
     name: str
     first_step: int
@@ -39,16 +39,16 @@ class StagePlan:
     examples: int
     """Seen by all processes together."""
     epoch_length: int
-    """Examples of an epoch, those included that come twice to fill micro-batches."""
+    """Examples of an epoch, including those that are repeated to fill micro-batches."""
     epochs: float
     last_epoch: int
-    """Number of the epoch that the stage ends in, the run's first being 1."""
+    """Number of the epoch that the stage ends in; the first one of the run is 1."""
     buckets: dict[str, int]
-    """Pictures or clips of each shape."""
+    """Images or clips of each shape."""
     repeated: int
-    """Of them so many come twice in an epoch."""
+    """How many of them occur twice in an epoch."""
     left_out: int
-    """Clips that are too short."""
+    """Clips that are too short and skipped."""
     stretched: int
     """Clips that are too short, and loop or hold their last frame."""
 
@@ -56,7 +56,7 @@ class StagePlan:
 def plan_stage(
     stage: Stage, examples: Examples, clips: Sequence[object], processes: int
 ) -> StagePlan:
-    """A stage in numbers, from the very examples that it trains on."""
+    """Return the figures of a stage, computed from the same examples as in training."""
     recipe, stream = stage.recipe, examples.stream
     steps, size = stage.last_step - stage.first_step, step_size(stage.recipe, processes)
     own = stream.num_pictures
@@ -87,43 +87,43 @@ def plan_stage(
 
 @dataclass(frozen=True)
 class CaptionPlan:
-    """What the pictures or clips of the folder say."""
+    """The figures of captions of images or clips."""
 
     pictures: int
     with_caption: int
     by_fallback: int
-    """Of them by data.captions.fallback alone."""
+    """How many of them have data.captions.fallback only."""
     empty: int
     """Captions without a word."""
     several: int
-    """Pictures with more than one."""
+    """Images with more than one."""
     different: int
-    """Different prompts that can come up; 0 where words change from time to time."""
+    """Different prompts that can occur; 0 if captions are changed at random."""
     too_long: int | None
-    """Prompts above the text encoder's tokens, which are cut or taken in pieces; None where the
-    tokenizer is not on this disk."""
+    """Prompts with more tokens than the text encoder accepts, which are truncated or split; None if
+    the tokenizer is not on the disk."""
 
 
 def plan_captions(
     sources: Sources, examples: Examples, base: DiffusionModel, is_captioned: bool
 ) -> CaptionPlan:
-    """Counts captions as they are learned; `is_captioned`: whether the objective looks at them."""
+    """Count captions of the run; `is_captioned`: whether the objective uses them."""
     pictures = sources.pictures
-    said = [picture.captions for picture in pictures]
+    per_image = [picture.captions for picture in pictures]
     prompts = examples.all_prompts() if is_captioned and not examples.changes_words else []
     return CaptionPlan(
         pictures=len(pictures),
-        with_caption=sum(bool(captions) for captions in said),
+        with_caption=sum(bool(captions) for captions in per_image),
         by_fallback=sum(one.told_by == FALLBACK for one in pictures),
-        empty=sum(not text.strip() for captions in said for text in captions),
-        several=sum(len(captions) > 1 for captions in said),
+        empty=sum(not text.strip() for captions in per_image for text in captions),
+        several=sum(len(captions) > 1 for captions in per_image),
         different=len(prompts),
         too_long=too_long(base, prompts),
     )
 
 
 def too_long(base: DiffusionModel, prompts: Sequence[str]) -> int | None:
-    """How many prompts have more tokens than the text encoder reads at once."""
+    """Return how many prompts have more tokens than the text encoder reads at once."""
     tokenizer, room = base.tokenizers[0], base.prompt_shape[0]
     if tokenizer is None:
         return None
@@ -133,17 +133,17 @@ def too_long(base: DiffusionModel, prompts: Sequence[str]) -> int | None:
 
 @dataclass(frozen=True)
 class ClassPlan:
-    """Class pictures, which come along with every example."""
+    """Class images, which are paired with every example."""
 
     wanted: int
     there: int
-    """The others are drawn before the first step."""
+    """The others are generated before the first step."""
 
 
 def plan_class_pictures(
     folders: Sequence[ClassFolder], recipe: TrainRecipe, given: int = 0
 ) -> ClassPlan | None:
-    """Counts them; None where none are asked for. `given`: those of subsets, which are there."""
+    """Count class images; None if there are none. `given`: those of subsets, which exist."""
     if not folders:
         return ClassPlan(given, given) if given else None
     extensions = recipe.data.captions.extensions
@@ -161,9 +161,9 @@ class CachePlan:
     kind: str
     """auto (memory), disk or off."""
     latents: int = 0
-    """Examples whose latents are kept; 0 where something random stands before the encoder."""
+    """Examples whose latents are cached; 0 if something random precedes the encoder."""
     latents_found: int | None = None
-    """Of them in files; None where no run has filled this folder with this very model yet."""
+    """How many of them are in files; None if no run has used this folder with this model yet."""
     prompts: int = 0
     prompts_found: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -172,10 +172,10 @@ class CachePlan:
 def plan_cache(
     recipe: TrainRecipe, sources: Sources, objective: Objective, stages: Sequence[Examples]
 ) -> CachePlan:
-    """What the caches have to hold, and what the folder of `cache: disk` holds of it.
+    """Return what the caches have to hold, and what the folder of `cache: disk` contains.
 
-    Weights are not read: what their hashes are is known of runs that have used the folder. What is
-    held back for validation is encoded too.
+    Weights are not read: their hashes are known from runs that have used the folder. The validation
+    split is encoded too.
     """
     data, base = recipe.data, objective.base
     plan = CachePlan(data.cache)
@@ -207,27 +207,27 @@ def plan_cache(
 
 @dataclass(frozen=True)
 class SubsetPlan:
-    """A subset's part of an epoch."""
+    """The figures of a subset."""
 
     name: str
     pictures: int
-    """Those that are learned, without what validation holds back."""
+    """Training images, without the validation split."""
     repeats: int
     is_reg: bool
-    """Its pictures come along with those of others; their epoch is that of class pictures."""
+    """Its images are paired with those of others; their epoch is that of class images."""
     loss_weight: float
     examples: int
-    """In an epoch, those included that fill up micro-batches."""
+    """In an epoch, including those that fill up micro-batches."""
     share: float
-    """Of the epoch's examples, or of its class pictures."""
+    """Fraction of the epoch's examples, or of its class images."""
 
 
 def plan_subsets(sources: Sources, examples: Examples) -> list[SubsetPlan]:
-    """A line for each subset; none where the recipe has none.
+    """Return the figures of each subset; none if the recipe has none.
 
     Args:
-        sources: what the run learns from.
-        examples: of the first stage, with its class pictures.
+        sources: the sources of the run.
+        examples: examples of the first stage, with its class images.
     """
     if not sources.subsets:
         return []
@@ -256,35 +256,35 @@ def plan_subsets(sources: Sources, examples: Examples) -> list[SubsetPlan]:
 
 
 def _count(examples: Examples, positions: Iterable[int]) -> Counter[str]:
-    """How many examples of each subset stand at these positions."""
+    """Count the examples of each subset at these sample indices."""
     indices = (int(examples.slots[examples.place(position)[1]]) for position in positions)
     return Counter(examples.subset(index).name for index in indices)
 
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """Pictures or clips that are held back, and how often they are looked at."""
+    """The validation split, and how often it is evaluated."""
 
     examples: int
-    """Of one validation; with max_examples there may be more that are not learned either."""
+    """Of one validation; with max_examples more may be held out."""
     timesteps: list[int]
-    """At which each of them is looked at."""
+    """Timesteps at which each of them is evaluated."""
     validations: int
-    """Of the whole run: before it, every so many steps, and after it."""
+    """In the whole run: before it, every n steps, and after it."""
 
     @property
     def forward_passes(self) -> int:
-        """Examples of the whole run, of all processes together; a step's have gradients too."""
+        """Return the forward passes of validation in the whole run, over all processes."""
         return self.examples * len(self.timesteps) * self.validations
 
 
 def plan_validation(
     recipe: TrainRecipe, sources: Sources, objective: Objective
 ) -> ValidationPlan | None:
-    """Counts them; None where there is none.
+    """Count validation examples; None if there are none.
 
     Raises:
-        InputError: the base model has no such timestep, or cannot take what is held back.
+        InputError: the base model has no such timestep, or does not accept the validation split.
     """
     config = recipe.validation
     if config is None:

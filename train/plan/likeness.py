@@ -1,4 +1,4 @@
-"""Pictures that look alike, by their perceptual hashes, without comparing each with each."""
+"""Near-duplicate search by perceptual hashes, without comparing all pairs."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -11,31 +11,31 @@ from scipy.sparse.csgraph import connected_components
 NEAR = 8
 """Bits of 128 by which near-duplicates may differ."""
 FEWEST = 12
-"""Fewer ones, or fewer zeros, say too little of a picture: it is as good as plain."""
+"""Hashes with fewer ones, or fewer zeros, contain too little of an image: it counts as plain."""
 COMPARISONS = 8
-"""So many for each picture, and COMPARISONS_AT_LEAST, are made at most of one choice of parts."""
+"""Limit of comparisons for each choice of parts: this many per image, and COMPARISONS_AT_LEAST."""
 COMPARISONS_AT_LEAST = 1_000_000
 AGREEING = 3
 """Parts of the hash in which two must be equal to be compared."""
 
 
 class Alike(NamedTuple):
-    """What looks alike."""
+    """Images that look alike."""
 
     groups: list[list[int]]
     """Indices of each group, ascending; at least two."""
     plain: int
-    """Pictures whose hashes say too little, which are left out."""
+    """Images whose hashes contain too little, which are omitted."""
     is_complete: bool
-    """Whether no comparison was left out; see `COMPARISONS`."""
+    """Whether no comparison was omitted; see `COMPARISONS`."""
 
 
 def alike(hashes: np.ndarray, distance: int = NEAR) -> Alike:
-    """Groups of pictures of which each differs in few bits from another one of its group.
+    """Return groups of images of which each differs in few bits from another one of its group.
 
-    The 128 bits are dealt to distance + 3 parts: of two hashes that differ in no more bits than
-    `distance`, at least three parts are equal (pigeonhole principle; Norouzi et al. 2012, "Fast
-    search in Hamming space with multi-index hashing"). Only pictures that share three parts are
+    The 128 bits are distributed over distance + 3 parts: of two hashes that differ in no more bits
+    than `distance`, at least three parts are equal (pigeonhole principle; Norouzi et al. 2012,
+    "Fast search in Hamming space with multi-index hashing"). Only images that share three parts are
     compared, which are found by sorting.
 
     Args:
@@ -44,8 +44,8 @@ def alike(hashes: np.ndarray, distance: int = NEAR) -> Alike:
     """
     bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 16), axis=1)
     ones = bits.sum(axis=1, dtype=np.int64)
-    telling = np.flatnonzero((ones >= FEWEST) & (ones <= bits.shape[1] - FEWEST))
-    kept, own = np.unique(hashes[telling], axis=0, return_inverse=True)
+    informative = np.flatnonzero((ones >= FEWEST) & (ones <= bits.shape[1] - FEWEST))
+    kept, own = np.unique(hashes[informative], axis=0, return_inverse=True)
     found, is_complete = [np.empty((0, 2), np.int64)], True
     for pairs, is_all in near_pairs(kept, distance):
         found.append(pairs)
@@ -53,11 +53,11 @@ def alike(hashes: np.ndarray, distance: int = NEAR) -> Alike:
     ends = np.concatenate(found)
     graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), (len(kept),) * 2)
     groups = connected_components(graph, directed=False)[1][own.reshape(-1)]
-    return Alike(_members(groups, telling), len(hashes) - len(telling), is_complete)
+    return Alike(_members(groups, informative), len(hashes) - len(informative), is_complete)
 
 
 def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, bool]]:
-    """Pairs (k, 2) of different hashes that are near, some of them several times.
+    """Yield pairs (k, 2) of different hashes that are near, some of them several times.
 
     With each, whether all that share its three parts have been compared.
     """
@@ -65,7 +65,7 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, 
         return
     bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 16), axis=1)
     number = distance + AGREEING
-    # Neighbouring bits are often alike (a plain background): each part has bits from all over.
+    # Neighbouring bits are often equal (a plain background): each part has bits from all over.
     parts = np.stack([_number(bits[:, part::number]) for part in range(number)], axis=1)
     for chosen in combinations(range(number), AGREEING):
         keys = np.zeros(len(hashes), np.uint64)
@@ -78,7 +78,7 @@ def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, 
 def _near_in_runs(
     hashes: np.ndarray, keys: np.ndarray, order: np.ndarray, distance: int
 ) -> tuple[np.ndarray, bool]:
-    """Compares those of equal keys with each other: with the next one, the next but one and on."""
+    """Compare those of equal keys with each other: with the next one, the next but one, …."""
     found: list[np.ndarray] = []
     starts = np.arange(len(keys))
     left = max(COMPARISONS_AT_LEAST, COMPARISONS * len(keys))
@@ -96,13 +96,13 @@ def _near_in_runs(
 
 
 def _number(bits: np.ndarray) -> np.ndarray:
-    """Rows of up to 16 bits as numbers, uint64."""
+    """Return rows of up to 16 bits as numbers, uint64."""
     weights = np.left_shift(np.uint64(1), np.arange(bits.shape[1], dtype=np.uint64))
     return (bits * weights).sum(axis=1, dtype=np.uint64)
 
 
 def equal(values: Sequence[bytes]) -> list[list[int]]:
-    """Groups of indices with the same value; at least two, ascending."""
+    """Return groups of indices with the same value; at least two, ascending."""
     places: dict[bytes, list[int]] = {}
     for index, value in enumerate(values):
         places.setdefault(value, []).append(index)
@@ -110,7 +110,7 @@ def equal(values: Sequence[bytes]) -> list[list[int]]:
 
 
 def _members(groups: np.ndarray, indices: np.ndarray) -> list[list[int]]:
-    """The indices of each group with more than one, in the order of their first ones."""
+    """Return the indices of each group with more than one, in the order of their first ones."""
     order = np.argsort(groups, kind="stable")
     ends = np.flatnonzero(np.diff(groups[order])) + 1
     found = [indices[part].tolist() for part in np.split(order, ends) if len(part) > 1]

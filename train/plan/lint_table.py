@@ -1,4 +1,4 @@
-"""What a plan says of captions and pictures, in the terminal."""
+"""Notes of a plan about captions and images, in the terminal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from train.plan.lints import CaptionLint, TokenLint, TriggerLint
 from train.plan.pictures import Duplicates, PictureLint
 
 MOST_SHOWN = 3
-"""So many names are shown; --json has more."""
+"""Number of names shown; --json has more."""
 
 Rows = Iterator[tuple[str, str]]
 
 
 def caption_rows(lint: CaptionLint) -> Rows:
-    """(what, what is to be said of it), of as much as there is."""
+    """Yield pairs (topic, note) about captions."""
     if lint.told_by:
         yield "captions from", ", ".join(f"{what} {n:,}" for what, n in lint.told_by.items())
     if lint.without:
@@ -34,7 +34,7 @@ def caption_rows(lint: CaptionLint) -> Rows:
 
 
 def picture_rows(lint: PictureLint) -> Rows:
-    """(what, what is to be said of it), of as much as there is."""
+    """Yield pairs (topic, note) about images."""
     if lint.broken:
         yield "broken pictures", f"{len(lint.broken):,}: {lint.broken[0]}"
     if lint.small:
@@ -64,17 +64,17 @@ def _tokens(lint: TokenLint | None) -> str:
 
 def _trigger(lint: TriggerLint) -> tuple[str, str]:
     whose = f" of {lint.concept}" if lint.concept else ""
-    told = f"{lint.word!r} in {lint.having:,} of {lint.captions:,} captions"
-    return f"{lint.kind}{whose}", told + (f"; not in {named(lint.without)}" if lint.without else "")
+    text = f"{lint.word!r} in {lint.having:,} of {lint.captions:,} captions"
+    return f"{lint.kind}{whose}", text + (f"; not in {named(lint.without)}" if lint.without else "")
 
 
 def _balance(counts: dict[str, int]) -> str:
     total = max(1, sum(counts.values()))
-    told = ", ".join(f"{name} {n:,} ({n / total:.0%})" for name, n in counts.items())
+    text = ", ".join(f"{name} {n:,} ({n / total:.0%})" for name, n in counts.items())
     least, most = min(counts.values()), max(counts.values())
     if most <= 3 * max(1, least):
-        return told
-    return f"{told}; {most / max(1, least):.0f} times as many of one as of another"
+        return text
+    return f"{text}; {most / max(1, least):.0f} times as many of one as of another"
 
 
 def _duplicates(lint: Duplicates | None) -> Rows:
@@ -84,7 +84,7 @@ def _duplicates(lint: Duplicates | None) -> Rows:
     for what, groups in (("same bytes", lint.same), ("look alike", lint.near)):
         yield what, _groups(groups)
     if lint.plain:
-        yield "plain pictures", f"{lint.plain:,} have too little in them to say what they look like"
+        yield "plain pictures", f"{lint.plain:,} have too little content to compare them"
     if not lint.is_complete:
         yield "", "very many look alike a little: some that look alike may be missing"
 
@@ -92,19 +92,19 @@ def _duplicates(lint: Duplicates | None) -> Rows:
 def _groups(groups: Sequence[Sequence[str]]) -> str:
     if not groups:
         return "none"
-    told = (" = ".join(shown(one) for one in group[:MOST_SHOWN]) for group in groups[:MOST_SHOWN])
+    text = (" = ".join(shown(one) for one in group[:MOST_SHOWN]) for group in groups[:MOST_SHOWN])
     more = "; …" if len(groups) > MOST_SHOWN else ""
-    return f"{sum(map(len, groups)):,} pictures in {len(groups):,} groups: {'; '.join(told)}{more}"
+    return f"{sum(map(len, groups)):,} pictures in {len(groups):,} groups: {'; '.join(text)}{more}"
 
 
 def named(paths: Sequence[str]) -> str:
-    """How many, and the first of them."""
+    """Format the number of paths, and the first of them."""
     more = ", …" if len(paths) > MOST_SHOWN else ""
     return f"{len(paths):,}: {', '.join(map(shown, paths[:MOST_SHOWN]))}{more}"
 
 
 def shown(path: str) -> str:
-    """A picture's name with its folder's."""
+    """Return the name of an image with that of its folder."""
     return "/".join(Path(path).parts[-2:])
 
 

@@ -1,4 +1,4 @@
-"""What is worth a second look in a run's captions: long prompts, the trigger word, tags."""
+"""Possible problems of a run's captions: long prompts, the trigger word, tags."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from train.families import training_of
 from train.plan.base import Configs
 
 MOST_NAMED = 10
-"""So many pictures are named of each thing."""
+"""Maximum number of images listed for each."""
 TAGS_TOLD = 10
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 """Names in the diffusers layout."""
@@ -42,58 +42,58 @@ class LongPrompt:
 
 @dataclass(frozen=True)
 class TokenLint:
-    """Lengths of prompts in tokens, the signs of begin and end included."""
+    """Lengths of prompts in tokens, including those of start and end."""
 
     limits: dict[str, int]
-    """What each text encoder reads at once, by tokenizer."""
+    """Maximum length of each text encoder, by tokenizer."""
     is_cut: bool
-    """Whether the rest of a longer prompt is lost, or read in pieces."""
+    """Whether the rest of a longer prompt is lost, or read in chunks."""
     pictures: int
-    """Pictures or clips with a longer prompt; of wildcards the longest choices count."""
+    """Images or clips with a longer prompt; with wildcards the longest alternatives count."""
     longest: list[LongPrompt]
     """The longest first."""
 
 
 @dataclass(frozen=True)
 class TriggerLint:
-    """How many captions have the word that calls what is learned."""
+    """How many captions have the trigger word."""
 
     word: str
     kind: str
-    """token (of textual inversion), instance_token, or kept tag: what stands first most often."""
+    """token (of textual inversion), instance_token, or kept tag: the most frequent first tag."""
     concept: str
-    """Whose instance_token it is."""
+    """The concept of an instance_token."""
     captions: int
     having: int
     without: list[str]
-    """Pictures with a caption that lacks it."""
+    """Images with a caption that lacks it."""
 
 
 @dataclass(frozen=True)
 class CaptionLint:
-    """What the captions of a run are like."""
+    """The lints of a run's captions."""
 
     told_by: dict[str, int]
-    """Pictures by where their captions are from: endings of files, metadata.jsonl, fallback."""
+    """Images by the source of their captions: extensions of files, metadata.jsonl, fallback."""
     without: int
-    """Pictures without a caption, where no template asks for one."""
+    """Images without a caption, if no template needs one."""
     empty: list[str]
-    """Pictures with a caption that has no word."""
+    """Images with a caption without a word."""
     open_braces: list[str]
-    """Pictures with a wildcard that is not closed, or that holds another one."""
+    """Images with a wildcard that is not closed, or that contains another one."""
     tags: dict[str, int]
-    """The most frequent tags, and the pictures that have them."""
+    """The most frequent tags, and the number of images that have them."""
     triggers: list[TriggerLint]
     tokens: TokenLint | None
-    """None where the tokenizer is not on this disk."""
+    """None if the tokenizer is not on the disk."""
     balance: dict[str, int] = field(default_factory=dict)
-    """Examples of an epoch by concept or subset, where there are several."""
+    """Examples of an epoch by concept or subset, if there are several."""
 
 
 def lint_captions(
     recipe: TrainRecipe, sources: Sources, examples: Examples, base: DiffusionModel
 ) -> CaptionLint:
-    """Looks at the captions of all pictures; see `CaptionLint`."""
+    """Check the captions of all images; see `CaptionLint`."""
     pictures = sources.pictures
     tags = Counter[str]()
     for one in pictures:
@@ -115,15 +115,16 @@ def lint_captions(
 
 
 def settings_of(examples: Examples, picture: Picture) -> tuple[CaptionConfig, Sequence[str]]:
-    """A picture's settings of captions, and the lines that they are put into."""
+    """Return the caption settings of an image, and its template."""
     subset = examples.subsets[picture.subset]
     return subset.config.captions, subset.template
 
 
 def balance(sources: Sources, examples: Examples) -> dict[str, int]:
-    """How many examples of an epoch are of each concept or subset, where there are several.
+    """Return the examples of an epoch by concept or subset, if there are several.
 
-    Those of regularisation subsets are an epoch of their own, which goes along with the others'.
+    Those of regularisation subsets are an epoch of their own, which is paired with that of the
+    others.
     """
     learned = {one.path for one in sources.pictures}
     counted = Counter(
@@ -136,7 +137,7 @@ def balance(sources: Sources, examples: Examples) -> dict[str, int]:
 
 
 def tags_of(picture: Picture, config: CaptionConfig) -> Iterable[str]:
-    """The tags of all captions of a picture, those within `secondary_separator` one by one."""
+    """Return all tags of an image's captions, those within `secondary_separator` one by one."""
     for caption in picture.captions:
         for tag in (tag for part in split_tags(caption, config) for tag in part):
             inner = tag.split(config.secondary_separator) if config.secondary_separator else [tag]
@@ -144,7 +145,7 @@ def tags_of(picture: Picture, config: CaptionConfig) -> Iterable[str]:
 
 
 def triggers(recipe: TrainRecipe, sources: Sources, examples: Examples) -> list[TriggerLint]:
-    """The words that call what is learned, as far as the recipe tells them."""
+    """Return the trigger words, as far as they are in the recipe."""
     pictures = [one for one in sources.pictures if one.captions]
     said = {id(one): [*_prompts(one, *settings_of(examples, one))] for one in pictures}
     if word := recipe.objective.word:
@@ -184,7 +185,7 @@ def _says(word: str, text: str) -> bool:
 
 
 def _first_tags(picture: Picture, config: CaptionConfig) -> list[str]:
-    """The first kept tag of each caption, if the recipe keeps any."""
+    """Return the first kept tag of each caption, if the recipe keeps any."""
     if not (config.keep_tokens or config.keep_tokens_separator):
         return []
     kept = [split_tags(caption, config)[0] for caption in picture.captions]
@@ -192,7 +193,7 @@ def _first_tags(picture: Picture, config: CaptionConfig) -> list[str]:
 
 
 def _prompts(picture: Picture, config: CaptionConfig, template: Sequence[str]) -> Iterable[str]:
-    """A picture's prompts with all tags, and of wildcards the longest choices."""
+    """Return an image's prompts with all tags, and the longest alternatives of wildcards."""
     for caption in picture.captions or ("",):
         for line in template:
             if config.wildcards:
@@ -203,7 +204,7 @@ def _prompts(picture: Picture, config: CaptionConfig, template: Sequence[str]) -
 def token_lint(
     pictures: Sequence[Picture], examples: Examples, base: DiffusionModel, config: BaseModelConfig
 ) -> TokenLint | None:
-    """Which prompts have more tokens than each text encoder reads at once."""
+    """Return which prompts have more tokens than each text encoder reads at once."""
     tokenizers = tokenizers_of(base, config)
     if not tokenizers:
         return None
@@ -211,7 +212,7 @@ def token_lint(
     asked: dict[str, list[Picture]] = {}
     for picture in pictures:
         for prompt in dict.fromkeys(_prompts(picture, *settings_of(examples, picture))):
-            # A token is a byte at least, and two are for begin and end.
+            # A token is a byte at least, and two are for start and end.
             if len(prompt.encode()) + 2 > min(limits.values()):
                 asked.setdefault(prompt, []).append(picture)
     found: dict[str, LongPrompt] = {}
@@ -228,7 +229,7 @@ def token_lint(
 
 
 def tokenizers_of(base: DiffusionModel, config: BaseModelConfig) -> dict[str, tuple[Any, int]]:
-    """The tokenizers of a model without weights, and what their encoders read at once, by name."""
+    """Return the tokenizers of a model without weights, and their encoders' lengths, by name."""
     limits, known = training_of(base).prompt_limits(base), base.tokenizers
     if None not in known:
         pairs = zip(known, limits, strict=True)
@@ -242,7 +243,7 @@ def tokenizers_of(base: DiffusionModel, config: BaseModelConfig) -> dict[str, tu
 
 
 def _is_open(caption: str) -> bool:
-    """Whether what wildcards are made of holds a brace still."""
+    """Return whether an unmatched brace remains after wildcards are removed."""
     plain = caption.replace("{{", "").replace("}}", "")
     return any(sign in choice for part in parts_of(plain) for choice in part for sign in "{}")
 

@@ -1,4 +1,4 @@
-"""What is worth a second look in a run's pictures: small ones, duplicates, near-duplicates."""
+"""Possible problems of a run's images: small ones, duplicates, near-duplicates."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from train.data import Clip, Examples, Facts, Known, Picture, picture_facts
 from train.plan.likeness import alike, equal
 
 MOST_NAMED = 10
-"""So many small pictures are named."""
+"""Maximum number of small images listed."""
 
 
 @dataclass(frozen=True)
 class SmallPicture:
-    """A picture that is smaller than the examples made of it."""
+    """An image that is smaller than its examples."""
 
     picture: str
     width: int
     height: int
     scale: float
-    """How much it is scaled up."""
+    """Factor by which it is scaled up."""
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pictures that are there several times."""
+    """Images that occur several times."""
 
     same: list[list[str]]
     """Files with the same bytes."""
     near: list[list[str]]
-    """Pictures that look alike (scaled, compressed again, …), as their perceptual hashes tell; of
-    files with the same bytes the first one stands for all."""
+    """Images that look alike (scaled, compressed again, …), by their perceptual hashes; of files
+    with the same bytes only the first one is listed."""
     plain: int
-    """Pictures with too little in them for such a hash."""
+    """Images with too little content for such a hash."""
     is_complete: bool
-    """False where very many have similar hashes: some near-duplicates may be missing."""
+    """False if very many have similar hashes: some near-duplicates may be missing."""
 
 
 @dataclass(frozen=True)
 class PictureLint:
-    """What the pictures of a run are like."""
+    """The lints of a run's images."""
 
     small: int
-    """Pictures that are scaled up for the largest examples made of them."""
+    """Images that are scaled up for their largest examples."""
     smallest: list[SmallPicture] = field(default_factory=list)
     """Those that are scaled up most."""
     duplicates: Duplicates | None = None
-    """None where they were not looked for (--check-pictures)."""
+    """None without --check-pictures."""
     broken: list[str] = field(default_factory=list)
-    """What is wrong with pictures that could not be looked at."""
+    """Errors of images that could not be read."""
 
 
 def lint_pictures(
@@ -59,14 +59,14 @@ def lint_pictures(
     is_thorough: bool,
     seen: Callable[[], object] | None = None,
 ) -> PictureLint:
-    """Looks at the pictures, or finds what is known of them in the index beside them.
+    """Check the images, or use their metadata in the index beside them.
 
     Args:
-        pictures: of the run.
+        pictures: the images of the run.
         stages: the examples of each stage.
-        is_thorough: whether to look for duplicates, for which all bytes are read and all pictures
+        is_thorough: whether to search for duplicates, for which all bytes are read and all images
             decoded, once.
-        seen: called after each picture that was looked at.
+        seen: called after each image that was read.
     """
     paths = [picture.path for picture in pictures]
     clips = [one for one in pictures if isinstance(one, Clip)]
@@ -90,7 +90,7 @@ def lint_pictures(
 def small_pictures(
     sizes: dict[Path, tuple[int, int]], stages: Sequence[Examples]
 ) -> list[SmallPicture]:
-    """Pictures that any stage scales up, those that are scaled up most first.
+    """Return images that any stage scales up, those that are scaled up most first.
 
     An example of h x w is covered: the scale is max(w / width, h / height).
     """
@@ -108,7 +108,7 @@ def small_pictures(
 
 
 def duplicates(paths: Sequence[Path], facts: Facts) -> Duplicates:
-    """Files with the same bytes, and pictures that look alike."""
+    """Return files with the same bytes, and images that look alike."""
     sound = [number for number in range(len(paths)) if number not in facts.faults]
     digests = facts.records["digest"]
     same = equal([digests[number].tobytes() for number in sound])

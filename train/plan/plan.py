@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DiskPlan:
-    """Bytes that the run's folder needs at once, previews and logs left out."""
+    """Bytes that the run's folder needs at once, without previews and logs."""
 
     checkpoint: int
     checkpoints_kept: int
-    """One more is there while it is written."""
+    """While a checkpoint is written there is one more."""
     artifact: int
     artifacts: int
-    """Savings of the whole run; all are kept."""
+    """Number of saves in the whole run; all artifacts are kept."""
     free: int
 
     @property
@@ -45,12 +45,12 @@ class DiskPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run in numbers."""
+    """The figures of a run."""
 
     recipe: TrainRecipe
     processes: int
     trained: dict[str, int]
-    """Numbers that are trained, by part of the objective."""
+    """Number of trained parameters, by part of the objective."""
     stages: list[StagePlan]
     captions: CaptionPlan | None
     subsets: list[SubsetPlan]
@@ -65,7 +65,7 @@ class Plan:
     probe: Probe | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, bytes as they are."""
+        """Return plain values, sizes in bytes."""
         recipe, memory = self.recipe, self.memory
         peaks = ("away", "filling", "training", "previews", "peak")
         return {
@@ -96,18 +96,18 @@ class Plan:
 
 
 def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = False) -> Plan:
-    """Everything that is known of a run before it begins.
+    """Return everything that is known of a run before it starts.
 
-    Sources, objective, stages and examples are made by what the trainer makes them by, upon a base
+    Sources, objective, stages and examples are made by the same functions as in training, on a base
     model without weights.
 
     Args:
-        recipe: the run's.
-        processes: of the run.
-        check_pictures: whether to look for duplicates, for which each picture is decoded once.
+        recipe: the run's recipe.
+        processes: number of processes of the run.
+        check_pictures: whether to search for duplicates, for which each image is decoded once.
 
     Raises:
-        InputError: the run could not begin: data, captions, sizes or the base model.
+        InputError: the run could not start: data, captions, sizes or the base model.
     """
     from train.data import build_examples, class_folders, find_sources, pictures_there
     from train.monitoring import grid_images
@@ -160,7 +160,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
 
 
 def numbers_trained(objective: Objective) -> dict[str, int]:
-    """How many numbers of each part of an objective are trained."""
+    """Return the number of trained parameters of each part of an objective."""
     return {
         name: sum(p.numel() for p in part.parameters() if p.requires_grad)
         for name, part in objective.named_children()
@@ -168,7 +168,7 @@ def numbers_trained(objective: Objective) -> dict[str, int]:
 
 
 def probed(plan: Plan) -> Plan:
-    """A plan with what two steps of each stage take on this device; see `plan_probe.probe_run`."""
+    """Return a plan with measured steps of each stage on this device; see `probe_run`."""
     from train.plan.probe import probe_run
 
     cache = plan.cache
@@ -177,7 +177,7 @@ def probed(plan: Plan) -> Plan:
 
 
 def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -> PictureLint:
-    """Sizes, and if asked duplicates; with a progress bar where somebody looks at it."""
+    """Return the lints of images, if requested with duplicates; shows progress in a terminal."""
     from tqdm import tqdm
 
     from train.plan.pictures import lint_pictures
@@ -188,7 +188,7 @@ def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -
 
 
 def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
-    """As `objective_on`; packed weights and feature networks are left out of it."""
+    """Build the objective as `objective_on`, without quantized weights and feature networks."""
     import torch
 
     from train.config import AutoencoderConfig, LoraConfig
@@ -209,7 +209,7 @@ def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Obje
 
 
 def plan_disk(recipe: TrainRecipe, objective: Objective) -> DiskPlan:
-    """What savings take: `train.optimization.training_state.TrainingState` and the artifacts."""
+    """Return the size of saves: that of `TrainingState` and of the artifacts."""
     import shutil
 
     from inference.models import DTYPES

@@ -1,7 +1,7 @@
-"""`python -m train.plan RECIPE --probe`: what real steps take on this device, in seconds and bytes.
+"""`python -m train.plan RECIPE --probe`: measure real steps on this device, in seconds and bytes.
 
-The very trainer takes two steps in each stage, with the recipe's weights, pictures and batch; only
-what these steps ask for is encoded beforehand. Nothing of it is kept.
+The trainer itself takes two steps in each stage, with the recipe's weights, images and batch; only
+the examples of these steps are encoded in advance. No result is kept.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from train.stages import Stage
 from train.trainer import Trainer
 
 STEPS = 2
-"""Of each stage; the first warms up, the last one's time counts."""
+"""Steps of each stage; the first one warms up, the time of the last one counts."""
 
 
 @dataclass(frozen=True)
 class StageProbe:
-    """What a step of a stage takes."""
+    """Measurements of a step of a stage."""
 
     name: str
     seconds: float
-    """Of an optimizer step, with the loading of its examples."""
+    """Duration of an optimizer step, including the loading of its examples."""
     encoding: float
-    """Of a picture or clip that is encoded before the first step; 0 where none is."""
+    """Duration of encoding an image or clip before the first step; 0 if none is encoded."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What has been measured."""
+    """Measurements."""
 
     device: str
     stages: list[StageProbe]
     steps: float
-    """Seconds of all steps of the run; savings, previews and the filling of caches come on top."""
+    """Seconds of all steps of the run; saves, previews and the filling of caches are additional."""
     filling: float
-    """Seconds of encoding all pictures that are not in the cache yet, about."""
+    """Approximate seconds of encoding all images that are not in the cache yet."""
     peak: int
-    """Most bytes while steps were taken: on a GPU what PyTorch has allocated, on the CPU what the
-    process has grown by."""
+    """Peak memory during steps: on a GPU what PyTorch allocated, on the CPU the growth of the
+    process."""
     estimated: int
-    """What the plan reckons of it, CUDA's own share left out."""
+    """The plan's estimate of it, without CUDA's own share."""
 
 
 class StandInData(Data):
@@ -70,15 +70,15 @@ class StandInData(Data):
 
 
 class FewCaches(Caches):
-    """Encodes what the first steps of a stage ask for, in memory."""
+    """Encodes the examples of the first steps of a stage, in memory."""
 
     def __init__(self, recipe: TrainRecipe, objective: Objective, accelerator: Accelerator) -> None:
         super().__init__(recipe, objective, accelerator)
         self.encoding = 0.0
-        """Seconds of a picture."""
+        """Seconds per image."""
 
     def fill(self, examples: Examples, stage: Stage, track: Track) -> None:
-        """As `Caches.fill`, of the examples of `STEPS` steps."""
+        """Fill as `Caches.fill`, with the examples of `STEPS` steps."""
         data, self.encoding = self.recipe.data, 0.0
         if not self.recipe.objective.learns_from_captions or data.cache == "off":
             return
@@ -110,16 +110,16 @@ class FewCaches(Caches):
 
 
 def probe_run(recipe: TrainRecipe, memory: MemoryPlan, processes: int, to_encode: int) -> Probe:
-    """Takes steps on this device, and measures them.
+    """Take steps on this device, and measure them.
 
     Args:
-        recipe: the run's.
-        memory: what the plan reckons.
+        recipe: the run's recipe.
+        memory: the plan's estimate.
         processes: of the run; the probe has one.
-        to_encode: pictures that no cache holds.
+        to_encode: images that are not cached.
 
     Raises:
-        InputError: the run could not begin, or was asked for in several processes.
+        InputError: the run could not start, or has several processes.
     """
     if processes > 1:
         raise InputError("--probe: measures a run of one process; leave WORLD_SIZE out")
@@ -157,7 +157,7 @@ def _probed(trainer: Trainer, memory: MemoryPlan, to_encode: int, before: int) -
 
 
 def _seconds(trainer: Trainer, stage: Stage) -> float:
-    """Of the last step that is taken."""
+    """Return the duration of the last step."""
     seconds, taken, start = 0.0, 0, now()
     for batch in trainer.data.batches(trainer.examples, stage, stage.first_step, trainer.share):
         trainer.forward_backward(batch)
@@ -172,31 +172,31 @@ def _seconds(trainer: Trainer, stage: Stage) -> float:
 
 
 def now() -> float:
-    """Seconds, when the device has done what it was asked."""
+    """Return the time in seconds, once the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def start_measuring(device: torch.device) -> int:
-    """Begins a new peak; returns the memory that this process has now, in bytes."""
+    """Start to measure a new peak; return the present memory of this process in bytes."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):  # where the system cannot, the peak is that of the whole process
+        with suppress(OSError):  # if the system cannot, the peak is that of the whole process
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return resident("VmRSS")
 
 
 def measured(device: torch.device, before: int) -> int:
-    """The peak in bytes: of the device, or what this process has grown by since `before`."""
+    """Return the peak in bytes: of the device, or the growth of this process since `before`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return max(0, resident("VmHWM") - before)
 
 
 def resident(key: str) -> int:
-    """Memory of this process in bytes by Linux's names: VmRSS now, VmHWM at most; 0 elsewhere."""
+    """Return the memory of this process by Linux's names: VmRSS now, VmHWM peak; 0 elsewhere."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run fetches from far away."""
+"""The remote data of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from train.data import Sources, folders_of
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """A dataset far away whose shards are fetched as they are needed."""
+    """A remote dataset whose shards are downloaded on demand."""
 
     source: str
     commit: str | None
@@ -19,13 +19,13 @@ class StreamPlan:
     shards_here: int
     bytes_here: int
     disk_bytes: int
-    """At most so many are kept, of all streamed datasets together."""
+    """Size of the cache, shared by all streamed datasets."""
     window: int
-    """Shards that are shuffled with one another."""
+    """Number of shards that are shuffled together."""
 
 
 def plan_streams(recipe: TrainRecipe, sources: Sources) -> list[StreamPlan]:
-    """What is streamed, and what of it is here now that all shards have been looked through."""
+    """Return what is streamed, and how much is on the disk after all shards have been probed."""
     streaming = recipe.data.streaming
     if streaming is None:
         return []
@@ -34,13 +34,13 @@ def plan_streams(recipe: TrainRecipe, sources: Sources) -> list[StreamPlan]:
     pictures = (*sources.pictures, *sources.held_back.pictures)
     return [
         StreamPlan(
-            told.source,
-            told.commit,
-            len(told.shards),
-            sum(shard.size for shard in told.shards.values()),
+            manifest.source,
+            manifest.commit,
+            len(manifest.shards),
+            sum(shard.size for shard in manifest.shards.values()),
             *kept_bytes(folder),
-            told.disk_bytes,
+            manifest.disk_bytes,
             streaming.window,
         )
-        for folder, told in folders_of(one.path for one in pictures).items()
+        for folder, manifest in folders_of(one.path for one in pictures).items()
     ]

@@ -1,4 +1,4 @@
-"""A plan in the terminal."""
+"""The plan as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def show(plan: Plan) -> None:
-    """Prints what a plan says."""
+    """Print a plan."""
     console = Console(highlight=False, soft_wrap=True)
     for table in (
         _run(plan),
@@ -57,15 +57,16 @@ def _run(plan: Plan) -> Table:
         ("examples", f"{examples:,} in {epochs:.2f} epochs"),
     ]
     if plan.captions is not None:
-        said = plan.captions
-        told = f"{said.with_caption:,} of {said.pictures:,}, {said.different:,} different prompts"
+        captions = plan.captions
+        text = f"{captions.with_caption:,} of {captions.pictures:,}, "
+        text += f"{captions.different:,} different prompts"
         for count, what in (
-            (said.by_fallback, "by fallback"),
-            (said.empty, "empty"),
-            (said.too_long or 0, "longer than the text encoder reads at once"),
+            (captions.by_fallback, "by fallback"),
+            (captions.empty, "empty"),
+            (captions.too_long or 0, "longer than the text encoder reads at once"),
         ):
-            told += f", {count:,} {what}" if count else ""
-        rows.append(("captions", told))
+            text += f", {count:,} {what}" if count else ""
+        rows.append(("captions", text))
     if plan.class_pictures is not None:
         counted = plan.class_pictures
         drawn = counted.wanted - counted.there
@@ -109,7 +110,7 @@ def _cache(cache: CachePlan) -> str:
     if cache.kind == "off":
         return "off: pictures and captions are encoded in every step"
 
-    def told(what: str, count: int, found: int | None) -> str:
+    def counted(what: str, count: int, found: int | None) -> str:
         if not count:
             return f"no {what} (they change)"
         if cache.kind != "disk":
@@ -117,8 +118,8 @@ def _cache(cache: CachePlan) -> str:
         known = "unknown which are there" if found is None else f"{found:,} there"
         return f"{count:,} {what}, {known}"
 
-    latents = told("latents", cache.latents, cache.latents_found)
-    prompts = told("prompts", cache.prompts, cache.prompts_found)
+    latents = counted("latents", cache.latents, cache.latents_found)
+    prompts = counted("prompts", cache.prompts, cache.prompts_found)
     return f"{cache.kind}: {latents}; {prompts}"
 
 
@@ -165,8 +166,8 @@ def _stages(plan: Plan) -> Table:
 def _checks(plan: Plan) -> Table:
     table = _table("captions and pictures")
     rows = [] if plan.caption_lint is None else [*caption_rows(plan.caption_lint)]
-    for what, told in (*rows, *picture_rows(plan.picture_lint)):
-        table.add_row(what, Text(told))
+    for what, note in (*rows, *picture_rows(plan.picture_lint)):
+        table.add_row(what, Text(note))
     return table
 
 

@@ -1,7 +1,7 @@
-"""A checkpoint's files on the disk: what each of them should hold, and whether it does.
+"""The files of a checkpoint, with their sizes and hashes.
 
-`manifest.json` tells format, step, every file's size and SHA-256, and what the run was made of. The
-former format (1) has no manifest; its files are checked by what they say of themselves: lengths in
+`manifest.json` contains the format, the step, every file's size and SHA-256, and the origin of the
+run. The former format (1) has no manifest; its files are checked by their own metadata: lengths in
 the header of safetensors, the CRC of each part of a zip file.
 """
 
@@ -23,17 +23,17 @@ PROGRESS = "progress.json"
 
 
 class HashedFile:
-    """A file that is being written, and hashed on the way."""
+    """A file that is hashed while it is written."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb", buffering=0)
         self._digest = hashlib.sha256()
         self.size = 0
         self.error: OSError | None = None
-        """Why writing failed; torch.save tells only that it did."""
+        """Why writing failed; torch.save reports only that it did."""
 
     def write(self, content: Any) -> int:
-        """Appends bytes, or what has them (a memoryview, an array)."""
+        """Append bytes, or an object that has them (a memoryview, an array)."""
         view = memoryview(content).cast("B")
         left = view
         try:
@@ -47,10 +47,10 @@ class HashedFile:
         return view.nbytes
 
     def flush(self) -> None:
-        """Nothing: no byte waits in memory."""
+        """Do nothing: no byte waits in memory."""
 
     def finish(self) -> None:
-        """Makes it durable; from now on it is read from the disk and not from memory."""
+        """Make the file durable; it is no longer read from memory."""
         os.fsync(self._file.fileno())
         forget(self._file.fileno())
 
@@ -59,12 +59,12 @@ class HashedFile:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the manifest tells of it."""
+        """Return its entry in the manifest."""
         return {"size": self.size, "sha256": self._digest.hexdigest()}
 
 
 class CheckpointWriter:
-    """Writes the files of a checkpoint into an empty folder, then the manifest of them."""
+    """Writes the files of a checkpoint into an empty folder, then their manifest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,10 +72,10 @@ class CheckpointWriter:
 
     @contextmanager
     def file(self, name: str) -> Iterator[HashedFile]:
-        """A new file to write to.
+        """Open a new file to write to.
 
         Raises:
-            OSError: it cannot be written; whatever the writing library makes of that.
+            OSError: it cannot be written, whatever exception the writing library raises.
         """
         file = HashedFile(self.folder / name)
         try:
@@ -94,10 +94,10 @@ class CheckpointWriter:
             file.write(content.encode())
 
     def seal(self, step: int, facts: Mapping[str, Any]) -> None:
-        """Writes the manifest, and reads everything back.
+        """Write the manifest, and read everything back.
 
         Raises:
-            OSError: the disk does not hold what was written to it.
+            OSError: the files differ from what was written.
         """
         content = {"format": FORMAT, "step": step, "files": dict(self.files), "run": dict(facts)}
         self.text(MANIFEST, json.dumps(content, indent=1))
@@ -107,20 +107,20 @@ class CheckpointWriter:
 
 
 def damage(folder: Path, step: int) -> list[str]:
-    """What is wrong with the checkpoint of a step, file by file; nothing if it is sound."""
+    """Return the damage of the checkpoint of a step, file by file; nothing if it is intact."""
     manifest = folder / MANIFEST
     if not manifest.is_file() and (folder / PROGRESS).is_file():
         return _former_damage(folder)
     try:
-        told = json.loads(manifest.read_bytes())
-        number, own_step, files = told["format"], told["step"], dict(told["files"])
+        content = json.loads(manifest.read_bytes())
+        number, own_step, files = content["format"], content["step"], dict(content["files"])
         expected = {name: (one["size"], one["sha256"]) for name, one in files.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{MANIFEST}: cannot be read ({error})"]
     if number != FORMAT:
         return [f"{MANIFEST}: format {number}, this version of Limner knows {FORMAT}"]
     if own_step != step:
-        return [f"{MANIFEST}: it is of step {own_step}"]
+        return [f"{MANIFEST}: it belongs to step {own_step}"]
     faults = []
     for name, (size, digest) in expected.items():
         if fault := _fault(folder / name, size, digest):
@@ -129,7 +129,7 @@ def damage(folder: Path, step: int) -> list[str]:
 
 
 def _fault(path: Path, size: int, digest: str) -> str:
-    """What is wrong with a file; empty if nothing is."""
+    """Return what is wrong with a file; empty if nothing is."""
     try:
         if (found := path.stat().st_size) != size:
             return f"has {found} bytes, should have {size}"
@@ -142,7 +142,7 @@ def _fault(path: Path, size: int, digest: str) -> str:
 
 
 def _former_damage(folder: Path) -> list[str]:
-    """Of a checkpoint without a manifest."""
+    """Return the damage of a checkpoint without a manifest."""
     faults = []
     for name in ("trained.safetensors", "optimizer.pt", PROGRESS, "ema.safetensors"):
         path = folder / name
@@ -163,7 +163,7 @@ def _former_damage(folder: Path) -> list[str]:
 
 
 def _check_length(path: Path) -> None:
-    """Raises ValueError unless a safetensors file is as long as its header says."""
+    """Raise ValueError unless a safetensors file has the length in its header."""
     header = read_header(path)
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     with path.open("rb") as file:
@@ -173,6 +173,6 @@ def _check_length(path: Path) -> None:
 
 
 def forget(descriptor: int) -> None:
-    """Has the system read a file from the disk next time, where it can."""
+    """Drop a file from the page cache, if the system can, so that it is read from the disk."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -15,7 +15,7 @@ Write = Callable[[CheckpointWriter], None]
 
 
 class Checkpoints:
-    """Checkpoints of a run, of which the last ones are kept."""
+    """The checkpoints of a run, of which the last ones are kept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,51 +24,52 @@ class Checkpoints:
         return self.folder / f"step-{step:06d}"
 
     def all(self) -> list[tuple[int, Path]]:
-        """Sorted by step, which has more than six digits from a million on."""
+        """Return all checkpoints by step, which has more than six digits from a million on."""
         found = [(step_of(path), path) for path in self.folder.glob("step-*")]
         return sorted((step, path) for step, path in found if step is not None)
 
     def newest(self) -> Path | None:
-        """That of the highest step, sound or not."""
+        """Return the newest checkpoint, intact or not."""
         return self.all()[-1][1] if self.all() else None
 
     def newest_sound(self, say: Callable[[str], None]) -> Path | None:
-        """The sound one of the highest step. Damaged ones above it are put aside, and told.
+        """Return the newest intact checkpoint; quarantine damaged ones after it, with a warning.
 
         Raises:
             RunDirectoryError: there are checkpoints, and all of them are damaged.
         """
-        told: list[str] = []
-        broken: list[Path] = []
+        lines: list[str] = []
+        damaged: list[Path] = []
         for step, path in reversed(self.all()):
             faults = damage(path, step)
             if not faults:
-                for line, folder in zip(told, broken, strict=True):
-                    say(f"{line}; it is put aside as {put_aside(folder).name}")
+                for line, folder in zip(lines, damaged, strict=True):
+                    say(f"{line}; moved to {quarantine(folder).name}")
                 return path
-            told.append(f"damaged checkpoint {path}: {'; '.join(faults)}")
-            broken.append(path)
-        if told:
+            lines.append(f"damaged checkpoint {path}: {'; '.join(faults)}")
+            damaged.append(path)
+        if lines:
             raise RunDirectoryError(
-                f"{self.folder.parent} has no sound checkpoint to go on from. {'. '.join(told)}. "
-                "Restore one of them from a copy; or overwrite=true begins anew and puts this run "
-                "aside"
+                f"{self.folder.parent} has no intact checkpoint to continue from. "
+                f"{'. '.join(lines)}. "
+                "Restore one of them from a copy; or overwrite=true starts anew and renames this "
+                "run"
             )
         return None
 
     def write(self, step: int, write: Write, facts: Mapping[str, Any], keep: int) -> Path:
-        """Writes a checkpoint whole or not at all; then deletes the oldest ones.
+        """Write a checkpoint atomically, then delete the oldest ones.
 
         It is read back from the disk before it counts, and before another one is deleted.
 
         Raises:
-            OSError: it cannot be written, or does not read as it was written.
+            OSError: it cannot be written, or reads differently.
         """
         target = self.path(step)
         if target.exists():
             if not damage(target, step):
                 return target
-            put_aside(target)
+            quarantine(target)
         remove_left_overs(self.folder)
         unfinished = self.folder / f".{target.name}"
         unfinished.mkdir(parents=True)
@@ -79,20 +80,20 @@ class Checkpoints:
         unfinished.rename(target)
         sync(self.folder)
         for _, old in self.all()[:-keep]:
-            # Under another name first: half a folder never looks like a checkpoint.
+            # Under another name first: a partial folder never looks like a checkpoint.
             gone = old.rename(old.with_name(f".{old.name}"))
             shutil.rmtree(gone)
         return target
 
 
 def step_of(path: Path) -> int | None:
-    """The step of a checkpoint's folder; None if it is none."""
+    """Return the step of a checkpoint's folder; None for another folder."""
     found = re.fullmatch(r"step-(\d+)", path.name)
     return int(found[1]) if found else None
 
 
-def put_aside(path: Path) -> Path:
-    """Renames a folder to damaged-NAME, or the first free damaged-NAME.1, …; returns that."""
+def quarantine(path: Path) -> Path:
+    """Rename a folder to damaged-NAME, or the first free damaged-NAME.1, …; return the new path."""
     places = (f"damaged-{path.name}" + (f".{n}" if n else "") for n in itertools.count())
     free = next(place for name in places if not (place := path.with_name(name)).exists())
     return path.rename(free)

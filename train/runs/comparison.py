@@ -1,4 +1,4 @@
-"""In what two runs differ: recipes, environments, data, files, tensors and losses."""
+"""Differences between two runs: recipes, environments, data, files, tensors and losses."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from train.runs.run_directory import RunDirectory, differences, stored_recipe
 from train.runs.tensor_comparison import TENSOR_FILES, TensorDifference, different_tensors
 
 NOT_COMPARED = ("name", "output_dir", "resume", "overwrite", "plugins")
-"""Keys of recipes in which runs may differ and be the same."""
+"""Keys of recipes that may differ between equal runs."""
 
 MACHINE = ("command", "pictures", "class_pictures", "dataset_fingerprint", "class_fingerprint")
-"""What environment.json says that is of the command, or told as data."""
+"""Keys of environment.json about the command, or reported as data."""
 
 HEAD = "final weights"
 
 TENSORS_SHOWN = 5
-"""Tensors of a file that are told, those that differ most."""
+"""Maximum number of tensors listed per file, those that differ most."""
 
 
 @dataclass(frozen=True)
 class FileDifference:
-    """A file of which two runs have other bytes."""
+    """A file whose bytes differ between two runs."""
 
     name: str
     tensors: list[TensorDifference] = field(default_factory=list)
-    """Those that differ, the largest difference first; empty if no tensor does, or it has none."""
+    """Tensors that differ, the largest difference first; empty if no tensor does, or it has
+    none."""
 
 
 @dataclass(frozen=True)
 class LossDifference:
-    """A curve of TensorBoard that two runs have other values of."""
+    """A curve of TensorBoard whose values differ between two runs."""
 
     name: str
     first_step: int
@@ -52,13 +53,13 @@ class LossDifference:
 
 @dataclass
 class Comparison:
-    """In what two runs differ."""
+    """The differences between two runs."""
 
     recipe: list[tuple[str, Any, Any]] = field(default_factory=list)
     environment: list[tuple[str, Any, Any]] = field(default_factory=list)
     data: DataChanges = field(default_factory=DataChanges)
     data_differ: bool = False
-    """Also where one of the runs does not tell its data in detail."""
+    """Also if one of the runs does not list its data in detail."""
     only_first: list[str] = field(default_factory=list)
     only_second: list[str] = field(default_factory=list)
     equal: list[str] = field(default_factory=list)
@@ -67,7 +68,7 @@ class Comparison:
     losses: list[LossDifference] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "recipe": [{"key": key, "first": a, "second": b} for key, a, b in self.recipe],
             "environment": [{"key": k, "first": a, "second": b} for k, a, b in self.environment],
@@ -84,10 +85,10 @@ class Comparison:
 
 
 def open_run(path: str) -> RunDirectory:
-    """The folder of a run.
+    """Open the folder of a run.
 
     Raises:
-        InputError: there is none.
+        InputError: it does not exist.
     """
     run = RunDirectory(Path(path))
     if not run.recipe.is_file() or not run.environment.is_file():
@@ -96,10 +97,10 @@ def open_run(path: str) -> RunDirectory:
 
 
 def compare_runs(first: RunDirectory, second: RunDirectory) -> Comparison:
-    """Compares everything that two runs left.
+    """Compare everything in the folders of two runs.
 
     Raises:
-        InputError: a file of theirs cannot be read.
+        InputError: one of their files cannot be read.
     """
     found = Comparison()
     pairs = differences(stored_recipe(first.recipe), stored_recipe(second.recipe))
@@ -112,7 +113,7 @@ def compare_runs(first: RunDirectory, second: RunDirectory) -> Comparison:
 
 
 def environment_of(run: RunDirectory) -> dict[str, Any]:
-    """What a run's environment.json says.
+    """Return the content of a run's environment.json.
 
     Raises:
         InputError: it is damaged.
@@ -124,7 +125,7 @@ def environment_of(run: RunDirectory) -> dict[str, Any]:
 
 
 def compare_environments(first: dict[str, Any], second: dict[str, Any], found: Comparison) -> None:
-    """Versions, commit, machine."""
+    """Compare versions, commit, machine."""
     pairs = differences(first, second)
     found.environment = [one for one in pairs if one[0].split(".")[0] not in MACHINE]
     prints = ("dataset_fingerprint", "class_fingerprint")
@@ -132,7 +133,7 @@ def compare_environments(first: dict[str, Any], second: dict[str, Any], found: C
 
 
 def compare_data(first: RunDirectory, second: RunDirectory, found: Comparison) -> None:
-    """File by file, where both runs tell."""
+    """Compare the data file by file, if both runs list them."""
     if not (first.data.is_file() and second.data.is_file()):
         return
     try:
@@ -143,7 +144,7 @@ def compare_data(first: RunDirectory, second: RunDirectory, found: Comparison) -
 
 
 def compare_files(first: RunDirectory, second: RunDirectory, found: Comparison) -> None:
-    """Artifacts, grids and what the last checkpoints hold."""
+    """Compare artifacts, preview grids and the files of the last checkpoints."""
     ours, theirs = files_of(first), files_of(second)
     found.only_first = [name for name in ours if name not in theirs]
     found.only_second = [name for name in theirs if name not in ours]
@@ -156,7 +157,7 @@ def compare_files(first: RunDirectory, second: RunDirectory, found: Comparison) 
 
 
 def files_of(run: RunDirectory) -> dict[str, Path]:
-    """What a run leaves to use, by names that another run has too."""
+    """Return the products of a run, by names that are comparable between runs."""
     found = {}
     for folder in (run.artifacts, run.samples):
         for file in sorted(folder.rglob("*")):
@@ -172,7 +173,7 @@ def files_of(run: RunDirectory) -> dict[str, Path]:
 
 
 def same_bytes(one: Path, two: Path) -> bool:
-    """Whether two files hold the same."""
+    """Return whether two files have the same content."""
     if one.stat().st_size != two.stat().st_size:
         return False
     digests = []
@@ -183,7 +184,7 @@ def same_bytes(one: Path, two: Path) -> bool:
 
 
 def curves(run: RunDirectory) -> dict[str, dict[int, float]]:
-    """The losses and learning rates of a run by step; speeds left out."""
+    """Return the losses and learning rates of a run by step, without speeds."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(run.logs), size_guidance={"scalars": 0})
@@ -193,7 +194,7 @@ def curves(run: RunDirectory) -> dict[str, dict[int, float]]:
 
 
 def different_losses(first: RunDirectory, second: RunDirectory) -> Iterator[LossDifference]:
-    """Curves that both have, with other values at steps that both have."""
+    """Yield curves that both have, with other values at steps that both have."""
     ours, theirs = curves(first), curves(second)
     for name in (name for name in ours if name in theirs):
         a, b = ours[name], theirs[name]
@@ -205,7 +206,7 @@ def different_losses(first: RunDirectory, second: RunDirectory) -> Iterator[Loss
 
 
 def different_lines(found: Comparison) -> list[str]:
-    """A line for each file that differs, and for the tensors in it that differ most."""
+    """Return a line for each file that differs, and for its tensors that differ most."""
     lines = []
     for one in found.files:
         what = f"{len(one.tensors)} tensors" if one.tensors else "other bytes"
@@ -213,19 +214,19 @@ def different_lines(found: Comparison) -> list[str]:
             what = "the same tensors with other metadata, such as the run's name"
         lines.append(f"{one.name}: {what}")
         for tensor in one.tensors[:TENSORS_SHOWN]:
-            told = f"  {tensor.name}" + (f" ({tensor.what})" if tensor.what else "")
+            line = f"  {tensor.name}" + (f" ({tensor.what})" if tensor.what else "")
             if tensor.largest is not None:
-                told += f" by up to {tensor.largest:.3g}, norm of the difference {tensor.norm:.3g}"
+                line += f" by up to {tensor.largest:.3g}, norm of the difference {tensor.norm:.3g}"
             if tensor.relative is not None:
-                told += f", {tensor.relative:.3g} of its own"
-            lines.append(told)
+                line += f", {tensor.relative:.3g} of its own"
+            lines.append(line)
         if (more := len(one.tensors) - TENSORS_SHOWN) > 0:
             lines.append(f"  … and {more} more")
     return lines
 
 
 def show(found: Comparison, first: str, second: str) -> None:
-    """Prints in what two runs differ."""
+    """Print the differences between two runs."""
     console = Console(highlight=False, soft_wrap=True)
     for title, rows in (("recipe", found.recipe), ("environment", found.environment)):
         if rows:

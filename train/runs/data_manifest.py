@@ -1,7 +1,7 @@
-"""The data that a run began with, in its folder, so that a change of it can be told in detail.
+"""The list of the data that a run started with, stored to report later changes in detail.
 
-`data.jsonl.gz` has a line for each picture or clip, in the order of the run's list: kind, path,
-size, time of change, digest and captions. A digest is kept where the caches have one, with
+`data.jsonl.gz` has a line for each image or clip, in the order of the run's list: kind, path, size,
+time of change, digest and captions. A digest is stored if the caches have one, with
 `cache: disk`.
 """
 
@@ -21,26 +21,26 @@ from train.config import DataConfig
 from train.data import Known, Picture, file_state, name_of, picture_facts, size_on_disk
 
 SHOWN = 3
-"""Files of each kind of change that are told by name."""
+"""Maximum number of files listed per kind of change."""
 
 PICTURE, CLASS_PICTURE, HELD_BACK = "picture", "class picture", "validation picture"
 """Kinds of rows."""
 
 NAMES = "surrogateescape"
-"""How names of files are written that are not UTF-8."""
+"""Encoding error handler for file names that are not UTF-8."""
 
 CAPTION_SHOWN = 80
-"""Characters of a caption that are told."""
+"""Maximum length of a caption in messages."""
 
 
 class Row(NamedTuple):
-    """What is kept of a picture or clip."""
+    """A line of the list, about an image or clip."""
 
     kind: str
     """PICTURE, CLASS_PICTURE or HELD_BACK."""
     path: str
     size: Any
-    """Bytes; of a folder of frames their names and sizes."""
+    """Bytes; for a folder of frames their names and sizes."""
     changed: int
     """Time of change in nanoseconds."""
     digest: str | None
@@ -50,12 +50,12 @@ class Row(NamedTuple):
 
 
 def rows_of(pictures: Sequence[Picture], config: DataConfig, kind: str = PICTURE) -> Iterator[Row]:
-    """The rows of pictures or clips.
+    """Yield the rows of images or clips.
 
     Args:
-        pictures: the run's list.
-        config: says whether their bytes are hashed anyway.
-        kind: what they are.
+        pictures: the list of the run.
+        config: determines whether their bytes are hashed anyway.
+        kind: the kind of the rows.
     """
     digests = None
     if config.cache == "disk" and not config.is_random:
@@ -70,7 +70,7 @@ def rows_of(pictures: Sequence[Picture], config: DataConfig, kind: str = PICTURE
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Writes the file; the same rows give the same bytes."""
+    """Write the file; the same rows give the same bytes."""
 
     def write(unfinished: Path) -> None:
         with unfinished.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
@@ -81,7 +81,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file.
+    """Yield the rows of a file.
 
     Raises:
         OSError: it cannot be read.
@@ -94,7 +94,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 @dataclass
 class DataChanges:
-    """In what the data differ from those that a run began with."""
+    """The changes of the data since a run started."""
 
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -103,32 +103,32 @@ class DataChanges:
     captions: list[str] = field(default_factory=list)
     """Files with other captions: old -> new."""
     touched: list[str] = field(default_factory=list)
-    """Files of the same size that were written to since: other bytes or not, that is not known."""
+    """Files of the same size that were written to since; their bytes may be the same."""
     order: bool = False
-    """The same files come in another order."""
+    """Whether the order of the files has changed."""
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.captions or self.order)
 
     def lines(self) -> list[str]:
-        """A line for each kind of change, with its count and the first files."""
+        """Return a line for each kind of change, with its count and the first files."""
         kinds = {
             "added": self.added,
             "removed": self.removed,
             "changed": self.changed,
             "other captions": self.captions,
         }
-        told = [f"{len(files)} {kind}: {first(files)}" for kind, files in kinds.items() if files]
-        return [*told, "files come in another order"] if self.order else told
+        lines = [f"{len(files)} {kind}: {first(files)}" for kind, files in kinds.items() if files]
+        return [*lines, "files are in another order"] if self.order else lines
 
 
 def first(files: Sequence[str]) -> str:
-    """The first of several files."""
+    """Format the first of several files."""
     return "; ".join(files[:SHOWN]) + ("; …" if len(files) > SHOWN else "")
 
 
 def changes(before: Iterable[Row], now: Iterable[Row]) -> DataChanges:
-    """Compares two lists; where all is equal, no more than a row of each is held at once."""
+    """Compare two lists; if all is equal, only one row of each is in memory."""
     found = DataChanges()
     old_rows: dict[tuple[str, str], Row] = {}
     new_rows: dict[tuple[str, str], Row] = {}
@@ -150,9 +150,9 @@ def changes(before: Iterable[Row], now: Iterable[Row]) -> DataChanges:
 
 
 def compare(old: Row, new: Row, found: DataChanges) -> None:
-    """Adds what differs between two rows of one file."""
+    """Add the differences between two rows of one file."""
     if old.size != new.size:
-        found.changed.append(f"{new.path} ({size_told(old.size)} -> {size_told(new.size)})")
+        found.changed.append(f"{new.path} ({size_text(old.size)} -> {size_text(new.size)})")
     elif old.digest and new.digest:
         if old.digest != new.digest:
             found.changed.append(f"{new.path} (other bytes of the same size)")
@@ -161,26 +161,26 @@ def compare(old: Row, new: Row, found: DataChanges) -> None:
     if old.mask != new.mask:
         found.changed.append(f"{new.path} (its mask)")
     if old.captions != new.captions:
-        was, is_now = (caption_told(row.captions) for row in (old, new))
+        was, is_now = (caption_text(row.captions) for row in (old, new))
         found.captions.append(f"{new.path}: {was} -> {is_now}")
 
 
-def size_told(size: Any) -> str:
-    """Bytes of a file, or the number of frames of a folder and their bytes together."""
+def size_text(size: Any) -> str:
+    """Format the bytes of a file, or the number of frames of a folder and their bytes together."""
     if isinstance(size, int):
         return f"{size} bytes"
     return f"{len(size)} frames of {sum(one for _, one in size)} bytes"
 
 
-def caption_told(captions: Sequence[str]) -> str:
-    """One caption, or the first of several."""
+def caption_text(captions: Sequence[str]) -> str:
+    """Format one caption, or the first of several."""
     text = captions[0] if captions else ""
     text = text if len(text) <= CAPTION_SHOWN else f"{text[: CAPTION_SHOWN - 1]}…"
     return repr(text) + (f" (and {len(captions) - 1} more)" if len(captions) > 1 else "")
 
 
 def data_changes(file: Path, kinds: Collection[str], rows: Iterable[Row]) -> DataChanges:
-    """In what rows of some kinds differ from those in a run's file; nothing where there is none.
+    """Return how rows of some kinds differ from those in a run's file; nothing if there is none.
 
     Raises:
         RunDirectoryError: the file is damaged.
@@ -190,10 +190,10 @@ def data_changes(file: Path, kinds: Collection[str], rows: Iterable[Row]) -> Dat
     try:
         before = (row for row in read_rows(file) if row.kind in kinds)
         return changes(before, (row for row in rows if row.kind in kinds))
-    except InputError:  # of the pictures
+    except InputError:  # the images cannot be read
         raise
     except (OSError, ValueError, TypeError, EOFError, zlib.error) as error:
         raise RunDirectoryError(
-            f"{file}: damaged ({error}): whether the data are the same cannot be told. Restore it; "
+            f"{file}: damaged ({error}): whether the data are the same is unknown. Restore it; "
             "or delete it, and names, sizes and captions alone are compared"
         ) from error

@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before something is saved, and before a run begins."""
+"""Free disk space: checked before a save, and before a run starts."""
 
 import shutil
 import tempfile
@@ -9,32 +9,32 @@ from train.common import RESERVE, RunDirectoryError
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """Return the path, or the nearest parent folder that exists."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
 
 
 def room(path: Path) -> int:
-    """Bytes that may be written where a path lies or will lie; at least 0."""
+    """Return the bytes that may be written at a path, which need not exist; at least 0."""
     return max(0, shutil.disk_usage(existing(path)).free - RESERVE)
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder; 0 if it is not there."""
+    """Return the bytes of a file, or of all files of a folder; 0 if it does not exist."""
     if not path.is_dir():
         return path.stat().st_size if path.exists() else 0
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def megabytes(size: int) -> str:
-    """0.4 MB, 12 MB, 3.1 GB."""
+    """Format a size: 0.4 MB, 12 MB, 3.1 GB."""
     if size < 10e6:
         return f"{size / 1e6:.1f} MB"
     return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
 
 
 def check_writable(folders: Iterable[Path]) -> None:
-    """Raises RunDirectoryError if one of the folders, there or not, cannot be written to."""
+    """Raise RunDirectoryError if one of the folders, existing or not, cannot be written to."""
     for folder in dict.fromkeys(existing(folder) for folder in folders):
         if not folder.is_dir():
             raise RunDirectoryError(

@@ -1,4 +1,4 @@
-"""Facts of a run for its artifacts, in kohya's keys (ss_*)."""
+"""Metadata of a run for its artifacts, in kohya's keys (ss_*)."""
 
 import platform
 import shlex
@@ -16,7 +16,7 @@ PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, git commit of the clone, command line, machine."""
+    """Return versions, git commit of the clone, command line, machine."""
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -36,7 +36,7 @@ def describe_environment() -> dict[str, Any]:
 def run_metadata(
     recipe: TrainRecipe, step: int, num_pictures: int, num_class_pictures: int
 ) -> dict[str, str]:
-    """ss_* values as kohya's sd-scripts write them: strings, `None` for what is not set."""
+    """Return ss_* values as kohya's sd-scripts write them: strings, `None` for what is not set."""
     optimizer, lr_scheduler = recipe.optimizer, recipe.lr_scheduler
     rates = optimizer.learning_rates
     denoiser = "unet" if recipe.data.clips is None else "transformer"

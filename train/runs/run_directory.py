@@ -1,4 +1,4 @@
-"""The folder of a run: where everything lies, and how it is written so that nothing is lost."""
+"""The folder of a run: the paths in it, and how it is written without loss."""
 
 import itertools
 import json
@@ -49,7 +49,7 @@ SAFE_TO_CHANGE = (
     "overwrite",
     "plugins",
 )
-"""Keys that a resumed run may give anew."""
+"""Keys that may change when a run is resumed."""
 
 
 FINGERPRINTS = {
@@ -57,7 +57,7 @@ FINGERPRINTS = {
     CLASS_PICTURE: "class_fingerprint",
     HELD_BACK: "validation_fingerprint",
 }
-"""What environment.json tells of each kind of pictures."""
+"""Keys of environment.json for each kind of images."""
 
 
 class RunDirectory:
@@ -74,21 +74,21 @@ class RunDirectory:
         self.artifacts = path / "artifacts"
         self.folders = self.logs, self.samples, self.checkpoints, self.artifacts
         self.touched: list[str] = []
-        """Pictures that were written to since the run began, though their sizes are the same."""
+        """Images that were written to since the run started, though their sizes are the same."""
         self.saved = Checkpoints(self.checkpoints)
 
     def checkpoint(self, step: int) -> Path:
         return self.saved.path(step)
 
     def artifact(self, step: int, suffix: str, member: str = "") -> Path:
-        """artifacts/step-….suffix; what several objectives learn lies in a folder for each."""
+        """Return artifacts/step-….suffix; each of several objectives has its own folder."""
         return self.artifacts / member / f"step-{step:06d}{suffix}"
 
     def grid(self, step: int) -> Path:
         return self.samples / f"step-{step:06d}.png"
 
     def newest_checkpoint(self) -> Path | None:
-        """The checkpoint of the highest step, sound or not."""
+        """Return the newest checkpoint, intact or not."""
         return self.saved.newest()
 
     def open(
@@ -99,17 +99,17 @@ class RunDirectory:
         overwrite: bool = False,
         rows: Iterable[Row] = (),
     ) -> None:
-        """Checks that the folder is free, or holds a run of this recipe to go on with.
+        """Check that the folder is free, or contains a run of this recipe to resume.
 
         Args:
             recipe_yaml: the resolved recipe.
-            facts: what environment.json shall tell of the pictures; they must be the same.
-            resume: whether to go on with what is there.
-            overwrite: whether to put what is there aside and begin anew.
-            rows: of the pictures, to tell in what they differ.
+            facts: metadata of the images in environment.json, which must be the same.
+            resume: whether to resume the existing run.
+            overwrite: whether to rename an existing run and start anew.
+            rows: rows of the images, to report how they differ.
 
         Raises:
-            RunDirectoryError: another run lies here, recipe or pictures have changed, or nothing
+            RunDirectoryError: the folder has another run, recipe or images have changed, or nothing
                 can be written here.
         """
         check_writable([self.path, *self.folders])
@@ -120,15 +120,15 @@ class RunDirectory:
             return
         if used and not resume:
             raise RunDirectoryError(
-                f"{self.path} holds a run already: resume=true goes on with it, "
-                "another name=… starts a new one, overwrite=true puts it aside"
+                f"{self.path} contains a run already: resume=true continues it, "
+                "another name=… starts a new one, overwrite=true renames it"
             )
         if used and self.recipe.is_file():
             self._refuse_changes(recipe_yaml)
             self.refuse_other_pictures(facts, rows)
 
     def put_aside(self) -> Path:
-        """Renames the folder to the first free one of NAME.1, NAME.2, …; returns the new path."""
+        """Rename the folder to the first free one of NAME.1, NAME.2, …; return the new path."""
         places = (self.path.with_name(f"{self.path.name}.{n}") for n in itertools.count(1))
         free = next(place for place in places if not place.exists())
         return self.path.rename(free)
@@ -148,13 +148,13 @@ class RunDirectory:
             )
 
     def refuse_other_pictures(self, facts: dict[str, Any], rows: Iterable[Row] = ()) -> None:
-        """Checks that the run began with the pictures that there are now.
+        """Check that the run started with the present images.
 
-        Files that were written to since, of which nothing more is known, are added to `touched`.
+        Files that were written to since, about which nothing more is known, are added to `touched`.
 
         Args:
-            facts: those of `sources.facts`, and maybe of class pictures.
-            rows: of these pictures.
+            facts: the metadata in `sources.facts`, and possibly those of class images.
+            rows: rows of these images.
 
         Raises:
             RunDirectoryError: names, sizes, bytes or captions have changed.
@@ -171,8 +171,8 @@ class RunDirectory:
             if before[FINGERPRINTS[kind]] != facts[FINGERPRINTS[kind]] and not lines:
                 what = f"{kind.replace(' ', '_')}s"
                 lines.append(
-                    f"it began with {before[what]} {kind}s, now there are {facts[what]}; names, "
-                    "sizes, captions or what is said of them differ"
+                    f"it started with {before[what]} {kind}s, now there are {facts[what]}; names, "
+                    "sizes, captions or metadata differ"
                 )
         if lines:
             raise RunDirectoryError(
@@ -182,7 +182,7 @@ class RunDirectory:
             )
 
     def tell_touched(self, say: Callable[[str], None]) -> None:
-        """Warns of files that were written to since the run began, if there are any."""
+        """Warn about files that were written to since the run started, if there are any."""
         if self.touched:
             say(
                 f"warning: {len(self.touched)} files were written to since the run began, though "
@@ -193,12 +193,12 @@ class RunDirectory:
     def write_start(
         self, recipe_yaml: str, facts: dict[str, Any], rows: Iterable[Row] | None = None
     ) -> None:
-        """Makes the folders, and writes recipe.yaml, environment.json and data.jsonl.gz.
+        """Create the folders, and write recipe.yaml, environment.json and data.jsonl.gz.
 
         Args:
             recipe_yaml: the resolved recipe.
-            facts: what environment.json tells of the pictures.
-            rows: of all pictures; if not given, the file of them stays as it is.
+            facts: metadata of the images in environment.json.
+            rows: rows of all images; if not given, their file is not changed.
 
         Raises:
             SavingError: they cannot be written.
@@ -226,16 +226,16 @@ class RunDirectory:
     def write_checkpoint(
         self, step: int, write: Write, keep: int, facts: Mapping[str, Any] | None = None
     ) -> Path:
-        """Writes a checkpoint whole or not at all, then deletes the oldest ones.
+        """Write a checkpoint atomically, then delete the oldest ones.
 
         Args:
-            step: optimizer steps that it stands behind.
+            step: optimizer steps done.
             write: writes its files.
-            keep: so many stay.
-            facts: what its manifest tells of the run.
+            keep: number of checkpoints to keep.
+            facts: metadata of the run in its manifest.
 
         Raises:
-            SavingError: writing failed; what was saved before is untouched.
+            SavingError: writing failed; earlier saves are intact.
         """
         with self.saving(self.checkpoint(step)):
             return self.saved.write(step, write, facts or {}, keep)
@@ -246,25 +246,25 @@ class RunDirectory:
         target: Path,
         kinds: tuple[type[Exception], ...] = (OSError, RuntimeError, SafetensorError),
     ) -> Iterator[None]:
-        """Tells what could not be written, how much room there is, and what is still there.
+        """Report what could not be written, how much room there is, and what remains.
 
         Args:
             target: what is being written.
-            kinds: errors that mean so.
+            kinds: exceptions that count as failed writes.
 
         Raises:
-            SavingError: writing failed; what was saved before is untouched.
+            SavingError: writing failed; earlier saves are intact.
         """
         try:
             yield
         except kinds as error:
             remove_left_overs(self.checkpoints)
-            raise SavingError(self.told(f"{target} could not be written", str(error))) from error
+            raise SavingError(self.failure(f"{target} could not be written", str(error))) from error
 
-    def told(self, what: str, why: str) -> str:
-        """What went wrong with saving, with the room on the disk and what a run goes on from."""
+    def failure(self, what: str, why: str) -> str:
+        """Describe a failed save, with the room on the disk and what a run can resume from."""
         newest = self.newest_checkpoint()
-        kept = f"; resume=true goes on from {newest}" if newest else ""
+        kept = f"; resume=true continues from {newest}" if newest else ""
         room = shutil.disk_usage(existing(self.path)).free / 1e6
         return (
             f"{what}, with {room:.0f} MB free on the disk: {why}. What was saved before is "
@@ -272,7 +272,7 @@ class RunDirectory:
         )
 
     def point_last(self, artifact: Path) -> Path:
-        """`last.*` beside the newest artifact becomes a link to it, and so its twin for ComfyUI."""
+        """Link `last.*` to the newest artifact beside it, and so its twin for ComfyUI."""
         last = artifact.with_name(f"last{artifact.suffix}")
         link(last, artifact)
         if twin_of(artifact).exists():
@@ -282,7 +282,7 @@ class RunDirectory:
 
 
 def link(path: Path, target: Path) -> None:
-    """Makes a path a link to a file or folder beside it, at once."""
+    """Make a path a link to a file or folder beside it, atomically."""
     unfinished = path.with_name(f".{path.name}")
     unfinished.unlink(missing_ok=True)
     unfinished.symlink_to(target.name)
@@ -290,9 +290,9 @@ def link(path: Path, target: Path) -> None:
 
 
 def stored_recipe(path: Path) -> Any:
-    """The values of a run's recipe.yaml, with what keys say that it does not know yet.
+    """Return the values of a run's recipe.yaml, with defaults for keys that are newer than it.
 
-    Where today's Limner does not take it any more, as it was written.
+    If Limner no longer accepts it, return it as it was written.
     """
     text = path.read_text(encoding="utf-8")
     with warnings.catch_warnings():
@@ -303,7 +303,7 @@ def stored_recipe(path: Path) -> Any:
 
 
 def differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, old, new) of every leaf in which two nested mappings differ."""
+    """Return (key, old, new) of every leaf in which two nested mappings differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         names = {**before, **after}
         found = []

@@ -1,4 +1,4 @@
-"""In which tensors two files differ, and by how much."""
+"""Differences between the tensors of two files."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ TENSOR_FILES = (".safetensors", ".pt")
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """A tensor that two files hold other values of."""
+    """A tensor that differs between two files."""
 
     name: str
     what: str
-    """Empty, or in what it differs besides values: it is missing, its shape, its number format."""
+    """Empty, or a difference other than values: it is missing, its shape, its dtype."""
     largest: float | None = None
     """The largest difference of two values."""
     norm: float | None = None
     """The root of the sum of squared differences."""
     relative: float | None = None
-    """`norm` by the norm of the first tensor."""
+    """`norm` divided by the norm of the first tensor."""
 
 
 def different_tensors(first: Path, second: Path) -> list[TensorDifference]:
-    """The tensors of two files that differ, the largest difference first; nothing of other files.
+    """Return the tensors of two files that differ, largest difference first; none of other files.
 
     Raises:
         InputError: a file is damaged.
@@ -53,7 +53,7 @@ def different_tensors(first: Path, second: Path) -> list[TensorDifference]:
 
 
 def difference(name: str, first: Any, second: Any) -> TensorDifference | None:
-    """How two tensors (or other values) differ; None if they do not."""
+    """Return how two tensors (or other values) differ; None if they do not."""
     if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
         return None if first == second else TensorDifference(name, f"{first!r}, {second!r}")
     if first.shape != second.shape:
@@ -71,7 +71,7 @@ def difference(name: str, first: Any, second: Any) -> TensorDifference | None:
 
 
 def read_tensors(path: Path) -> Mapping[str, Any]:
-    """The tensors of a file by name; those of .safetensors are read when they are asked for.
+    """Return the tensors of a file by name; those of .safetensors are read on access.
 
     Raises:
         InputError: it is damaged.
@@ -105,7 +105,7 @@ class _Safetensors(Mapping[str, Tensor]):
 
 
 def _flat(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value in nested mappings and lists, with a dotted name."""
+    """Yield every value in nested mappings and lists, with a dotted name."""
     items = content.items() if isinstance(content, Mapping) else enumerate(content)
     for key, value in items:
         inner = f"{name}.{key}" if name else str(key)

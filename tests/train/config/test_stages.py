@@ -97,7 +97,7 @@ def test_a_run_without_stages_is_one() -> None:
         (
             {"one": StageConfig(resolution=64)},
             9,
-            {"stages.one.resolution": "is of pictures; of clips say height and width"},
+            {"stages.one.resolution": "is for images; clips have height and width"},
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_sizes_of_clips_need_clips_and_no_buckets() -> None:
     stages: dict[str, StageConfig | None] = {"one": StageConfig(frames=9, width=32)}
     of_pictures = dict(stage_faults(recipe(stages)))
     keys = ["stages.one.frames", "stages.one.width"]
-    assert of_pictures == dict.fromkeys(keys, "is of clips, which need data.clips")
+    assert of_pictures == dict.fromkeys(keys, "is for clips, which need data.clips")
     buckets = replace(CLIPS["clips"], buckets=["9x32x32"])
     assert list(dict(stage_faults(recipe(stages, clips=buckets)))) == keys
     stages = {"one": StageConfig(train_batch_size=4)}

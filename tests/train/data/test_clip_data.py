@@ -99,8 +99,8 @@ def reds(pixels: torch.Tensor) -> list[int]:
         ({"fps": 0}, ("fps", "must be above 0")),
         ({"trim_end": -1}, ("trim_end", "must be at least 0")),
         ({"token_budget": 0}, ("token_budget", "must be at least 1")),
-        ({"buckets": ["49x480"]}, ("buckets", "'49x480' is no bucket: .* such as 49x480x720")),
-        ({"buckets": ["0x16x16"]}, ("buckets", "'0x16x16' is no bucket")),
+        ({"buckets": ["49x480"]}, ("buckets", "'49x480' is not a bucket: .* such as 49x480x720")),
+        ({"buckets": ["0x16x16"]}, ("buckets", "'0x16x16' is not a bucket")),
         ({"buckets": ["13x16x16"]}, ("buckets", "13x16x16: 13 frames; .* use 9 or 16")),
         ({"buckets": ["9x16x16"] * 2}, ("buckets", "twice")),
         ({"buckets": ["9x16x16"], "token_budget": 9}, ("token_budget", "excludes buckets")),
@@ -488,7 +488,7 @@ def test_examples_of_several_buckets(tmp_path: Path) -> None:
     made = examples(config, batch_size=2)
     assert made.buckets == [Bucket(9, 16, 16)] * 3 + [Bucket(1, 16, 16)] + [Bucket(9, 16, 32)] * 2
     assert made.summary == (
-        "clips by frames x height x width: 1x16x16: 1, 9x16x16: 3, 9x16x32: 2; 2 come twice in an "
+        "clips by frames x height x width: 1x16x16: 1, 9x16x16: 3, 9x16x32: 2; 2 occur twice in an "
         "epoch, to fill the last micro-batches"
     )
     shapes = [made.content(index)["pixels"].shape for index in range(6)]
@@ -539,7 +539,8 @@ def test_first_frames_come_along_where_they_are_asked_for(tmp_path: Path) -> Non
     config = data(tmp_path, {"frames": 9})
     assert config.clips is not None
     buckets = BucketRule(config.clips, 16, 16, 8, FrameRule())
-    made = ClipExamples(find_clips(config, False), config, buckets, 0, ("",), 1, 0, True)
+    made = ClipExamples(find_clips(config, False), config, buckets, 0, ("",), 1)
+    made.with_first_frames = True
     content = made.content(0)
     assert torch.equal(content["first_frames"], content["pixels"][:, 0])
 

@@ -18,7 +18,7 @@ from train.data.examples.examples import Examples
 from train.data.examples.loader import build_loader
 from train.data.examples.picture_buckets import Place
 from train.data.examples.stream import MicroBatches, Stream
-from train.data.examples.transforms import cut_piece
+from train.data.examples.transforms import crop_image
 from train.data.sources.captions import all_captions, asks_for_captions, make_caption, read_template
 from train.data.sources.folder import Picture, find_pictures, fingerprint
 
@@ -200,7 +200,7 @@ def test_tags_are_dropped_but_for_the_kept_ones() -> None:
 
 def pixels(path: Path, resolution: int, seed: int = 0, **options: object) -> torch.Tensor:
     place = Place(Size(resolution, resolution))
-    return cut_piece(path, DataConfig(**options), place, random.Random(seed)).pixels
+    return crop_image(path, DataConfig(**options), place, random.Random(seed)).pixels
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "names that come twice": (
         lambda path: in_tar(path / "x.tar", [*PAIR, ("2.png", b"")]),
-        r"x\.tar: names that come twice in it: 2\.png",
+        r"x\.tar: duplicate names in it: 2\.png",
     ),
     "two pictures of a sample": (
         lambda path: in_tar(path / "x.tar", [*PAIR, ("2.jpg", b"")]),
@@ -422,7 +422,7 @@ def test_columns_are_chosen_by_their_names_or_by_the_recipe(tmp_path: Path) -> N
         {"mask": picture(4), "image": picture(3), "text": None, "long": "m", "url": "http"},
     ]
     path = in_parquet(tmp_path / "x.parquet", rows)
-    told = "pictures are taken from column 'image' and captions from 'text', not from mask, long"
+    told = "images are taken from column 'image' and captions from 'text', not from mask, long"
     with pytest.warns(RecipeWarning, match=told):
         own = found(path, fallback="none")
     assert [one.captions for one in own] == [("t",), ("none",)]
@@ -476,7 +476,7 @@ def test_metadata_as_datasets_reads_it(name: str, tmp_path: Path) -> None:
 def test_other_tables_beside_pictures_are_let_be(tmp_path: Path) -> None:
     in_folder(tmp_path, [("1.png", picture(1)), ("1.txt", b"a cat")])
     (tmp_path / "metadata.csv").write_text("file_name,label\n1.png,7\n")
-    with pytest.warns(RecipeWarning, match=r"metadata\.csv: tells no captions: .*, label"):
+    with pytest.warns(RecipeWarning, match=r"metadata\.csv: has no captions: .*, label"):
         assert [one.captions for one in found(tmp_path)] == [("a cat",)]
 
 
@@ -491,7 +491,7 @@ def test_splits(tmp_path: Path) -> None:
     assert len(find_pictures(of_test, captioned=True)) == 1
     in_parquet(tmp_path / "y" / "test-0.parquet")
     in_parquet(tmp_path / "y" / "dev-0.parquet")
-    with pytest.raises(DataError, match=r"has the splits dev, test; data\.split says which"):
+    with pytest.raises(DataError, match=r"has the splits dev, test; set data\.split"):
         found(tmp_path / "y")
     with pytest.raises(DataError, match="has no split 'train'; there are dev, test"):
         find_pictures(DataConfig(path=str(tmp_path / "y"), split="train"), captioned=True)
@@ -516,15 +516,15 @@ NO_TABLES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "no pictures": (
         lambda path: in_parquet(path / "x.parquet", [{"url": "http://x", "text": "a"}]),
-        r"x\.parquet: no column of pictures among url \(string\), text \(string\).*img2dataset",
+        r"x\.parquet: no column of images among url \(string\), text \(string\).*img2dataset",
     ),
     "several of pictures": (
         lambda path: in_parquet(path / "x.parquet", [{"a": b"", "b": b""}]),
-        r"x\.parquet: pictures can be in the columns a, b; data\.columns\.image says in which",
+        r"x\.parquet: images can be in the columns a, b; set data\.columns\.image",
     ),
     "several of texts": (
         lambda path: in_parquet(path / "x.parquet", [{"a": b"", "b": "", "c": ""}]),
-        r"x\.parquet: captions can be in the columns b, c; data\.columns\.text says in which",
+        r"x\.parquet: captions can be in the columns b, c; set data\.columns\.text",
     ),
     "none of texts": (
         lambda path: in_parquet(path / "x.parquet", [{"a": b"-"}]),

@@ -289,7 +289,7 @@ def test_a_wrong_file_is_told(toml: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_or_no_toml(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"data\.kohya_config: .* is no TOML: "):
+    with pytest.raises(RecipeError, match=r"data\.kohya_config: .* is not TOML: "):
         load(tmp_path, "[general\n")
     with pytest.raises(RecipeError, match=r"data\.kohya_config: .*none\.toml' is not a file"):
         load(tmp_path, "", f"data.kohya_config={tmp_path}/none.toml")

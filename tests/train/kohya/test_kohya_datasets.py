@@ -89,9 +89,9 @@ def test_the_documented_example(tmp_path: Path) -> None:
     assert told == [
         "datasets 2: batch_size: 2 has no effect: every micro-batch of a run has train_batch_size "
         "examples, so that all steps count the same; taken is 4 of datasets 1, unless the recipe "
-        "says another",
-        "datasets 1, subset 3: is_reg: its pictures come along with the examples of all datasets, "
-        "each at the size of those that it comes with",
+        "sets another",
+        "datasets 1, subset 3: is_reg: its images are paired with the examples of all datasets, "
+        "each at the size of those that it is paired with",
     ]
 
 

@@ -158,7 +158,7 @@ def test_a_run(recipe: MakeRecipe) -> None:
 def test_refused(recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match=r"loss.prior: .*loss.prior_copy=true keeps a second"):
         recipe("objective={type: text_to_image}")
-    with pytest.raises(RecipeError, match=r"loss.prior: prediction is of pictures"):
+    with pytest.raises(RecipeError, match=r"loss.prior: prediction is for images"):
         recipe("data.clips={frames: 9}")
 
 
@@ -166,7 +166,7 @@ def test_refused(recipe: MakeRecipe) -> None:
     ("overrides", "told"),
     [
         (["loss.prior_copy=true"], "loss.prior_copy: has no effect but with"),
-        (["objective={type: textual_inversion, token: sks}"], "do not call the new word"),
+        (["objective={type: textual_inversion, token: sks}"], "do not contain the new token"),
         (["data.path=x", "data.concepts.it=null"], "loss.prior: has no effect: there are no class"),
     ],
 )

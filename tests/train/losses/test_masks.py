@@ -176,7 +176,7 @@ def test_masks_of_buckets_and_of_room_that_edges_fill(tmp_path: Path) -> None:
     picture(tmp_path, np.kron(checks((8, 4), 1), np.ones((2, 2), np.uint8)), "high")
     sizes = PictureBucketsConfig(sizes=["8x16", "16x8"])
     bucketed, filled = made(tmp_path, 8, buckets=sizes, flip=0.5), made(tmp_path, 16, resize="fill")
-    bucketed.lay_out(2, 1)
+    bucketed.assign_buckets(2, 1)
     for examples, shapes in ((bucketed, {(4, 8), (8, 4)}), (filled, {(8, 8)})):
         found = [examples.content(index) for index in (0, 1)]
         assert {tuple(content["mask"].shape[1:]) for content in found} == shapes
@@ -328,7 +328,7 @@ def test_an_empty_mask_is_told_by_name(tmp_path: Path) -> None:
         (["data.masks={suffix: ''}"], "data.masks.suffix: must not be empty"),
         (["data.masks={suffix: _m.png}"], "data.masks.suffix: stands before the file's ending"),
         (["data.masks={unmasked_weight: 2}"], "unmasked_weight: must lie between 0 and 1"),
-        (["data.masks={}", "data.clips={frames: 9}"], "data.masks: are of pictures; clips"),
+        (["data.masks={}", "data.clips={frames: 9}"], "data.masks: are for images; clips"),
         (["data.masks={}", "objective={type: autoencoder}"], "data.masks: weigh the error of"),
     ],
 )

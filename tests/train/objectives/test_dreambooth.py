@@ -202,7 +202,9 @@ def test_signal_while_class_pictures_are_drawn(
     to += concept(pictures, tmp_path / "class")
     done = commands.train(*to, stop=stop_at("train.class_images:keep", 3, "TERM"))
     assert done.status == 143, done.err
-    last = "train: stopped by SIGTERM; saved the class pictures that are drawn; resume=true goes on"
+    last = (
+        "train: stopped by SIGTERM; saved the class pictures that are drawn; resume=true continues"
+    )
     assert done.err.splitlines()[-1] == last
     assert len(list((tmp_path / "class").glob("*.png"))) == 4
     done = commands.train(*to, "resume=true")

@@ -22,7 +22,7 @@ from train.config.data import DataConfig
 from train.config.examples import Size
 from train.config.recipe import TrainRecipe
 from train.data.examples.picture_buckets import Place
-from train.data.examples.transforms import cut_piece
+from train.data.examples.transforms import crop_image
 from train.objectives.loading import build_objective, enable_gradient_checkpointing
 from train.optimization.accelerator import build_accelerator
 from train.optimization.optimizers import prepare
@@ -142,7 +142,7 @@ def test_a_picture_cannot_carry_the_pair(recipe: MakeRecipe, tiny_sdxl: Any) -> 
 
 def sizes(path: Path, seed: int = 0, **options: Any) -> list[int]:
     config = DataConfig(path="", **options)
-    return cut_piece(path, config, Place(Size(16, 16)), random.Random(seed)).sizes.tolist()
+    return crop_image(path, config, Place(Size(16, 16)), random.Random(seed)).sizes.tolist()
 
 
 def test_sizes_of_an_example(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_mirrored_cut_is_counted_from_the_other_side(tmp_path: Path) -> None:
     lefts = set()
     for seed in range(4):
         config = DataConfig(path="", crop="random", flip=1.0, resize="none")
-        square = cut_piece(path, config, Place(Size(16, 16)), random.Random(seed))
+        square = crop_image(path, config, Place(Size(16, 16)), random.Random(seed))
         left = int(square.sizes[3])
         lefts.add(left)
         shown = ((square.pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
@@ -194,7 +194,7 @@ def test_the_unet_is_told_the_sizes_of_each_example(
     assert len(told) == 2
     for epoch, seen in enumerate(told):
         order = [trainer.examples.stream[position] for position in range(3 * epoch, 3 * epoch + 3)]
-        expected: list[Tensor] = [trainer.examples.piece(index, e).sizes for e, index in order]
+        expected: list[Tensor] = [trainer.examples.crop(index, e).sizes for e, index in order]
         assert seen.dtype == torch.float32
         assert seen.tolist() == torch.stack(expected).tolist()
         assert {row[1] for row in seen.tolist()} == {16, 24, 32}

@@ -141,7 +141,7 @@ def test_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(
     assert run.saved.newest_sound(told.append) == run.checkpoint(1)
     (line,) = told
     assert line.startswith(f"damaged checkpoint {run.checkpoint(2)}: ")
-    assert line.endswith("it is put aside as damaged-step-000002")
+    assert line.endswith("moved to damaged-step-000002")
     assert re.search(expected, line), line
     assert names(run.checkpoints) == ["damaged-step-000002", "step-000001"]
     save(run, make_state(steps=2), 2)
@@ -207,7 +207,7 @@ def test_full_disk_leaves_the_checkpoints_before_it(size: int, run: RunDirectory
         save(run, make_state(steps=3), 3, keep=1)
     assert "step-000003 could not be written, with" in str(error.value)
     assert "File too large" in str(error.value)
-    assert f"resume=true goes on from {run.checkpoint(2)}" in str(error.value)
+    assert f"resume=true continues from {run.checkpoint(2)}" in str(error.value)
     now = {path: path.read_bytes() for path in run.checkpoints.rglob("*") if path.is_file()}
     assert now == before
     save(run, make_state(steps=3), 3, keep=1)

@@ -85,7 +85,7 @@ def test_bytes_of_the_same_size_are_known_by_digest_alone(pictures: list[Picture
 
 def test_another_order_is_a_change(pictures: list[Picture]) -> None:
     found = changes(rows(pictures), rows(pictures)[::-1])
-    assert found.lines() == ["files come in another order"]
+    assert found.lines() == ["files are in another order"]
 
 
 def test_frames_and_masks(pictures: list[Picture]) -> None:

@@ -48,7 +48,7 @@ def test_start_writes_recipe_environment_and_folders(run: RunDirectory) -> None:
 
 
 def test_used_folder_needs_resume(run: RunDirectory) -> None:
-    with pytest.raises(RunDirectoryError, match=r"holds a run already: resume=true .* name="):
+    with pytest.raises(RunDirectoryError, match=r"contains a run already: resume=true .* name="):
         run.open(RECIPE, FACTS, resume=False)
     run.open(RECIPE, FACTS, resume=True)
 
@@ -83,7 +83,7 @@ def test_what_changes_no_weights_may_change(run: RunDirectory) -> None:
 
 
 def test_changed_pictures_are_refused(run: RunDirectory) -> None:
-    with pytest.raises(RunDirectoryError, match="began with 8 pictures, now there are 9"):
+    with pytest.raises(RunDirectoryError, match="started with 8 pictures, now there are 9"):
         run.open(RECIPE, {"pictures": 9, "dataset_fingerprint": "bb"}, resume=True)
 
 
@@ -110,7 +110,7 @@ def test_checkpoint_that_could_not_be_written_does_not_count(run: RunDirectory) 
         writer.text("state", "half")
         raise OSError("disk full")
 
-    with pytest.raises(SavingError, match=r"disk full.*resume=true goes on from .*step-000010"):
+    with pytest.raises(SavingError, match=r"disk full.*resume=true continues from .*step-000010"):
         run.write_checkpoint(20, fail, keep=1)
     assert names(run.checkpoints) == ["step-000010"]
     assert run.newest_checkpoint() == run.checkpoint(10)

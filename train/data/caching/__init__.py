@@ -1,4 +1,4 @@
-"""Latents and prompt embeddings kept on disk by content, and prefetch threads."""
+"""Latents and prompt embeddings on disk, addressed by content, and prefetch threads."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         vae_origin,
     )
     from train.data.caching.prompt_states import PromptStates, Track
-    from train.data.caching.threads import THREADS, ahead, behind
+    from train.data.caching.threads import THREADS, prefetch, write_behind
 
 __all__ = [
     "THREADS",
@@ -24,12 +24,12 @@ __all__ = [
     "StoredLatents",
     "StoredStates",
     "Track",
-    "ahead",
-    "behind",
     "key_of",
     "latents_kept",
+    "prefetch",
     "text_origin",
     "vae_origin",
+    "write_behind",
 ]
 
 __getattr__ = lazy(__name__, __file__)

@@ -1,9 +1,9 @@
-"""What encoders make of pictures, clips and captions, kept in files for other runs.
+"""A cache of encoded images, clips and captions in files that other runs share.
 
-A file's name is a hash of everything that its tensors follow from: the bytes of the picture or
-clip, what is cut out of it, the encoder's weights and number format. So nothing in it gets out of
-date, any number of runs may share a folder, and deleting it costs time only. Files are written
-whole or not at all, and each says what its content hashes to.
+A file is named by a hash of everything that determines its tensors: the bytes of the image or clip,
+its crop, the encoder's weights and precision. So entries never become stale, any number of runs may
+share a folder, and deleting it costs only time. Files are written atomically, and each contains the
+hash of its content.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from inference.runtime import InputError
 from train.common import DataError, normal
 
 FORMAT = 1
-"""Part of every key: to be raised when the same origin shall give other tensors."""
+"""Part of every key: increase it when the same origin gives other tensors."""
 
 
 def key_of(kind: str, origin: Mapping[str, Any]) -> str:
-    """The name of what follows from an origin of plain values, 40 hexadecimal digits."""
+    """Return the name of what is determined by an origin of plain values, 40 hexadecimal digits."""
     text = json.dumps([FORMAT, kind, origin], sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
 def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A hash of names, number formats, shapes and values."""
+    """Return a hash of names, dtypes, shapes and values."""
     digest = hashlib.blake2b(digest_size=20)
     for name, tensor in tensors:
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
@@ -45,22 +45,22 @@ def tensors_digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def module_digest(module: nn.Module) -> str:
-    """A hash of a network's weights as they are loaded: about a second per GB."""
+    """Return a hash of a network's weights as they are loaded; takes about a second per GB."""
     return tensors_digest(sorted(module.state_dict().items()))
 
 
 class ContentCache:
-    """A folder of tensors by content."""
+    """A folder of tensors, addressed by content."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
     def path(self, key: str) -> Path:
-        """The file of an entry, there or not."""
+        """Return the path of an entry, which need not exist."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def has(self, key: str) -> bool:
-        """Whether there is an entry and its file is as long as it should be."""
+        """Return whether an entry exists and its file has the right length."""
         try:
             with safe_open(self.path(key), "pt") as file:
                 return "digest" in (file.metadata() or {})
@@ -68,24 +68,24 @@ class ContentCache:
             return False
 
     def read(self, key: str) -> dict[str, Tensor]:
-        """The tensors of an entry, on the CPU.
+        """Return the tensors of an entry, on the CPU.
 
         Raises:
-            DataError: the entry is gone or damaged; names the file.
+            DataError: the entry is missing or damaged; the message names the file.
         """
         path = self.path(key)
         try:
             with safe_open(path, "pt") as file:
-                told = (file.metadata() or {}).get("digest")
+                digest = (file.metadata() or {}).get("digest")
                 tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         except (OSError, SafetensorError) as error:
             raise DataError(_damaged(path, str(error))) from None
-        if tensors_digest(tensors.items()) != told:
+        if tensors_digest(tensors.items()) != digest:
             raise DataError(_damaged(path, "its content is not what was written"))
         return tensors
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keeps tensors; what lies there already is replaced.
+        """Write tensors, replacing an existing entry.
 
         Raises:
             InputError: the folder cannot be written to.
@@ -99,12 +99,12 @@ class ContentCache:
             raise _unwritable(path, error) from error
 
     def remember(self, kind: str, base: DiffusionModel, origin: Mapping[str, Any]) -> None:
-        """Keeps what follows from a model's weights, for those who do not read them.
+        """Store what is determined by a model's weights, for runs that do not read them.
 
         Args:
             kind: `vae` or `text`.
-            base: the model; nothing is kept of one that was not loaded from files.
-            origin: what `vae_origin` or `text_origin` gave.
+            base: the model; nothing is stored for one that was not loaded from files.
+            origin: the result of `vae_origin` or `text_origin`.
         """
         if (path := self._memory(kind, base)) is not None and not path.is_file():
             text = json.dumps(origin, sort_keys=True)
@@ -114,14 +114,14 @@ class ContentCache:
                 raise _unwritable(self.folder, error) from error
 
     def remembered(self, kind: str, base: DiffusionModel) -> dict[str, Any] | None:
-        """What `remember` keeps of these very files; None where nothing is known."""
+        """Return what `remember` stored for these files, or None."""
         path = self._memory(kind, base)
         if path is None or not path.is_file():
             return None
         return json.loads(path.read_text(encoding="utf-8"))
 
     def _memory(self, kind: str, base: DiffusionModel) -> Path | None:
-        """A file named by paths, sizes and times of the model's files."""
+        """Return a file named by the paths, sizes and times of the model's files."""
         source = base.source
         root = Path(resolve_path(source.path)) if source is not None else None
         if source is None or root is None or not root.exists():
@@ -129,8 +129,8 @@ class ContentCache:
         files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
         states = [(str(p.resolve()), (s := p.stat()).st_size, s.st_mtime_ns) for p in files]
         dtypes = str(base.dtype), str(base.vae.dtype)
-        told = {"files": states, "variant": source.variant, "dtypes": dtypes}
-        return self.path(key_of(kind, told)).with_suffix(".json")
+        origin = {"files": states, "variant": source.variant, "dtypes": dtypes}
+        return self.path(key_of(kind, origin)).with_suffix(".json")
 
 
 def _unwritable(path: Path, error: Exception) -> InputError:
@@ -141,11 +141,11 @@ def _unwritable(path: Path, error: Exception) -> InputError:
 
 
 def _damaged(path: Path, why: str) -> str:
-    return f"{path}: damaged ({why}); delete this file, and it is made anew when the run goes on"
+    return f"{path}: damaged ({why}); delete this file, and it is rebuilt when the run is resumed"
 
 
 def vae_origin(base: DiffusionModel) -> dict[str, Any]:
-    """What latents follow from besides pixels."""
+    """Return what determines latents besides pixels."""
     vae = base.vae
     return {
         "vae": module_digest(vae),
@@ -155,7 +155,7 @@ def vae_origin(base: DiffusionModel) -> dict[str, Any]:
 
 
 class StoredLatents:
-    """Latents of every picture or clip of a run, each read when it is asked for."""
+    """Latents of every image or clip of a run, read on access."""
 
     def __init__(self, cache: ContentCache, keys: Sequence[str], sampling: str, seed: int) -> None:
         self.cache = cache
@@ -167,10 +167,10 @@ class StoredLatents:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """What a batch holds of an example in the place of its pixels.
+        """Return the tensors that replace the pixels of an example in a batch.
 
         Raises:
-            DataError: the file is gone or damaged.
+            DataError: the file is missing or damaged.
         """
         content = self.cache.read(self.keys[index])
         mean, std = content.pop("mean"), content.pop("std")
@@ -181,9 +181,9 @@ class StoredLatents:
 def latents_kept(
     mean: Tensor, std: Tensor, sampling: str, seed: int, indices: Sequence[int]
 ) -> dict[str, Tensor]:
-    """What is kept of the distributions (b, …) that the VAE gives; on the CPU.
+    """Return what is stored of the distributions (b, …) that the VAE gives, on the CPU.
 
-    `once` draws from each by (seed, index); `random` keeps its width too.
+    `once` draws from each by (seed, index); `random` also stores the standard deviation.
     """
     if sampling == "once":
         mean = mean + std * normal(mean, seed, "latents once", indices)
@@ -194,7 +194,7 @@ def latents_kept(
 
 
 def text_origin(base: DiffusionModel) -> dict[str, Any]:
-    """What the states of a prompt follow from besides its words, where encoders stay as loaded."""
+    """Return what determines prompt embeddings besides the prompt, if encoders stay as loaded."""
     tokenizers = []
     for tokenizer in base.tokenizers:
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -210,7 +210,7 @@ def text_origin(base: DiffusionModel) -> dict[str, Any]:
 
 
 class StoredStates:
-    """What text encoders make of prompts, each in a file."""
+    """Prompt embeddings, one file per prompt."""
 
     def __init__(self, cache: ContentCache, origin: Mapping[str, Any]) -> None:
         self.cache = cache
@@ -223,16 +223,16 @@ class StoredStates:
         return self.cache.has(self.key(prompt))
 
     def read(self, prompt: str) -> Conditions:
-        """The conditions of one prompt, on the CPU.
+        """Return the embeddings of one prompt, on the CPU.
 
         Raises:
-            DataError: the file is gone or damaged.
+            DataError: the file is missing or damaged.
         """
         content = self.cache.read(self.key(prompt))
         return Conditions(content["states"], content.get("pooled"))
 
     def write(self, prompt: str, conditions: Conditions) -> None:
-        """Keeps the conditions of one prompt."""
+        """Write the embeddings of one prompt."""
         content = {"states": conditions.states}
         if conditions.pooled is not None:
             content["pooled"] = conditions.pooled

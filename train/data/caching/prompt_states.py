@@ -1,4 +1,4 @@
-"""What frozen text encoders make of a run's captions, encoded once."""
+"""Prompt embeddings from frozen text encoders, encoded once per caption."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,19 +9,19 @@ from inference.models import Conditions, DiffusionModel
 from train.data.caching.content_cache import StoredStates
 
 PROMPT_CACHE_BYTES = 2 * 2**30
-"""More than this for text embeddings is not kept; they are then encoded in the step."""
+"""Maximum size of cached prompt embeddings; beyond it they are encoded in the step."""
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Wraps a sequence in a progress bar with a title."""
+"""Wrap a sequence in a progress bar with a title."""
 
 
 class PromptStates:
-    """What frozen text encoders make of captions; encodes those that it does not know."""
+    """Prompt embeddings from frozen text encoders; encodes prompts that are not cached."""
 
     def __init__(self, base: DiffusionModel, stored: StoredStates | None = None) -> None:
         self.base = base
         self.stored = stored
-        """Given, states are kept in files and not in memory."""
+        """If set, embeddings are stored in files instead of memory."""
         self.known: dict[str, Conditions] = {}
 
     @torch.no_grad()
@@ -32,13 +32,13 @@ class PromptStates:
         batch_size: int = 64,
         share: tuple[int, int] = (0, 1),
     ) -> bool:
-        """Encodes the captions beforehand, unless they would take too much memory.
+        """Encode the captions in advance, unless they would take too much memory.
 
-        In files there is room for all; with `share` as for `cache_latents`, each process fills in
-        a part of those that are missing.
+        Files have no such limit; with `share` as for `cache_latents`, each process encodes a part
+        of those that are missing.
 
         Returns:
-            Whether text encoders have no more to do with these captions.
+            Whether these captions need the text encoders no longer.
         """
         if self.stored is not None:
             self.stored.cache.remember("text", self.base, self.stored.origin)
@@ -54,14 +54,14 @@ class PromptStates:
             chunk = prompts[start : start + batch_size]
             together = self.base.encode_prompts(chunk)
             each = [together[row : row + 1] for row in range(len(chunk))]
-            if together.states.shape[1] > length:  # a caption over 75 tokens: at its own length
+            if together.states.shape[1] > length:  # a caption over 75 tokens: keep its own length
                 each = [self.base.encode_prompts([prompt]) for prompt in chunk]
             self.known |= dict(zip(chunk, each, strict=True))
         return True
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditions:
-        """The conditions of b prompts."""
+        """Return the embeddings of b prompts."""
         found = [self._find(prompt) for prompt in prompts]
         known = [one for one in found if one is not None]
         if len(known) < len(prompts) or len({one.states.shape for one in known}) > 1:

@@ -1,4 +1,4 @@
-"""Pictures are decoded while others are encoded, and files are written meanwhile."""
+"""Threads that decode images while others are encoded, and write files meanwhile."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ Value = TypeVar("Value")
 Result = TypeVar("Result")
 
 THREADS = 4
-"""That decode, or write; the encoder has one of its own."""
+"""Threads that decode or write; the encoder has its own."""
 
 
 @contextmanager
-def ahead(
+def prefetch(
     work: Callable[[Value], Result], values: Iterable[Value], depth: int = 2 * THREADS
 ) -> Iterator[Iterator[Future[Result]]]:
-    """Does work on values in threads, as long as the block lasts.
+    """Do work on values in threads while the block lasts.
 
-    Within it Pillow's warnings are silenced, which threads could not do by themselves.
+    Within the block Pillow's warnings are silenced, which threads could not do by themselves.
 
     Args:
-        work: as good in one thread as in another.
-        values: what it is done on.
-        depth: so many values are worked on, or done and not yet taken.
+        work: may run in any thread.
+        values: its arguments.
+        depth: maximum number of values in progress, or finished and not yet consumed.
 
     Yields:
-        What comes of each value, in their order; `result()` raises what the work has raised.
+        The future of each value, in order; `result()` raises what the work raised.
     """
     with quiet():
         pool = ThreadPoolExecutor(min(THREADS, depth))
@@ -51,10 +51,12 @@ def ahead(
 
 
 @contextmanager
-def behind(work: Callable[..., object], depth: int = 4 * THREADS) -> Iterator[Callable[..., None]]:
-    """A function that has work done in threads; all of it is done when the block ends.
+def write_behind(
+    work: Callable[..., object], depth: int = 4 * THREADS
+) -> Iterator[Callable[..., None]]:
+    """Yield a function that queues work for threads; all of it is done when the block ends.
 
-    What the work raises is raised by a later call, or at the end.
+    An exception of the work is raised by a later call, or at the end.
     """
     waiting: deque[Future[Any]] = deque()
 

@@ -1,4 +1,4 @@
-"""Which columns of a table hold pictures and captions."""
+"""Choice of the columns of a table that hold images and captions."""
 
 import json
 from collections.abc import Sequence
@@ -12,40 +12,39 @@ from train.config import ColumnsConfig
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "file")
 TEXT_NAMES = ("text", "caption", "captions", "prompt", "txt", "description")
 NOT_CAPTIONS = ("id", "key", "name", "file", "path", "url", "hash", "md5", "sha", "license")
-"""Columns with these in their names are no captions, unless the recipe says so."""
+"""Columns with these words in their names are not captions, unless the recipe says so."""
 
 
 def chosen_image(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str:
-    """The column of pictures: bytes, or {bytes, path} as `datasets` writes them.
+    """Return the column of images: bytes, or {bytes, path} as `datasets` writes them.
 
     Raises:
-        DataError: there is none, or several and none is called as such columns are.
+        DataError: there is none, or several without a usual name.
     """
     possible = [one.name for one in schema if holds_bytes(one.type)]
     if columns.image is not None:
         return _named("image", columns.image, possible, schema, path)
     features = _features(schema)
-    told = [name for name in possible if features.get(name) == "Image"]
-    if found := _best(told or possible, IMAGE_NAMES):
+    declared = [name for name in possible if features.get(name) == "Image"]
+    if found := _best(declared or possible, IMAGE_NAMES):
         return found
     if possible:
         raise DataError(
-            f"{path}: pictures can be in the columns {', '.join(possible)}; data.columns.image "
-            "says in which"
+            f"{path}: images can be in the columns {', '.join(possible)}; set data.columns.image"
         )
     raise DataError(
-        f"{path}: no column of pictures among {_listed(schema)}: expected bytes, or bytes with "
-        "their path as Hugging Face datasets has them; what an address leads to must be fetched "
-        "beforehand (img2dataset does so)"
+        f"{path}: no column of images among {_listed(schema)}: expected bytes, or bytes with "
+        "their path as in Hugging Face datasets; images at web addresses must be downloaded in "
+        "advance (img2dataset does so)"
     )
 
 
 def chosen_text(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | None:
-    """The column of captions: texts, or lists of them; None where there are no texts.
+    """Return the column of captions: texts, or lists of texts; None if there are no texts.
 
     Raises:
-        DataError: the one that is named is none, or there are several and none is called as such
-            columns are.
+        DataError: the named column is not one, or there are several without a usual
+            name.
     """
     possible = [one.name for one in schema if holds_texts(one.type)]
     if columns.text is not None:
@@ -56,13 +55,12 @@ def chosen_text(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | 
     if found := _best(likely, TEXT_NAMES):
         return found
     raise DataError(
-        f"{path}: captions can be in the columns {', '.join(likely)}; data.columns.text says in "
-        "which"
+        f"{path}: captions can be in the columns {', '.join(likely)}; set data.columns.text"
     )
 
 
 def choice(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | None:
-    """Which columns are taken, where the recipe does not say and others are possible too."""
+    """Describe the choice of columns if the recipe does not make it and there are others."""
     image, text = chosen_image(schema, columns, path), chosen_text(schema, columns, path)
     others = [
         one.name
@@ -74,13 +72,13 @@ def choice(schema: pa.Schema, columns: ColumnsConfig, path: Path) -> str | None:
         return None
     captions = f" and captions from {text!r}" if text else ""
     return (
-        f"{path}: pictures are taken from column {image!r}{captions}, not from {', '.join(others)} "
+        f"{path}: images are taken from column {image!r}{captions}, not from {', '.join(others)} "
         "(data.columns)"
     )
 
 
 def _named(key: str, name: str, possible: list[str], schema: pa.Schema, path: Path) -> str:
-    """The column that the recipe names, if it can be that."""
+    """Return the column that the recipe names, if its type fits."""
     if name in possible:
         return name
     found = f"is {schema.field(name).type}" if name in schema.names else "is not there"
@@ -92,7 +90,7 @@ def _named(key: str, name: str, possible: list[str], schema: pa.Schema, path: Pa
 
 
 def _best(names: Sequence[str], known: Sequence[str]) -> str | None:
-    """The only one, or the one that is called as it should be."""
+    """Return the only name, or the one that is usual for such a column."""
     if len(names) == 1:
         return names[0]
     lower = {name.lower(): name for name in names}
@@ -100,7 +98,7 @@ def _best(names: Sequence[str], known: Sequence[str]) -> str | None:
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold pictures."""
+    """Return whether a column of this type can hold images."""
     if pa.types.is_struct(kind):
         fields = {one.name: one.type for one in kind}
         return "bytes" in fields and holds_bytes(fields["bytes"])
@@ -108,7 +106,7 @@ def holds_bytes(kind: pa.DataType) -> bool:
 
 
 def holds_texts(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold captions."""
+    """Return whether a column of this type can hold captions."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return holds_texts(kind.value_type)
     if pa.types.is_dictionary(kind):
@@ -117,10 +115,10 @@ def holds_texts(kind: pa.DataType) -> bool:
 
 
 def _features(schema: pa.Schema) -> dict[str, str]:
-    """The kinds that `datasets` has noted of columns, such as Image."""
+    """Return the feature types that `datasets` stores for columns, such as Image."""
     try:
-        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = told["info"]["features"]
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = metadata["info"]["features"]
         return {name: one["_type"] for name, one in features.items() if "_type" in one}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -1,4 +1,4 @@
-"""Which container a path leads into. Each is looked at once per process."""
+"""Resolve paths into containers. Each container is opened once per process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TABLES = (".parquet", ".arrow")
 KINDS = (".tar", ".zip", *TABLES)
-"""The endings of containers' names."""
+"""File extensions of containers."""
 _INSIDE = re.compile(rf"({'|'.join(map(re.escape, KINDS))})/", re.IGNORECASE)
 
 
@@ -28,18 +28,19 @@ class Streaming:
     """Access to containers that are downloaded when they are read (`train.data.streaming`)."""
 
     shard_of: Callable[[Path], Path | None]
-    """The streamed container that a path is or leads into; None for other paths."""
+    """Return the streamed container that a path is or leads into; None for other paths."""
     status: Callable[[Path], os.stat_result | None]
-    """Size and time of change of the streamed container of a path; None for other paths."""
+    """Return the size and modification time of a path's streamed container; None for other
+    paths."""
     open: Callable[[Path], Container]
 
 
 _streaming: list[Streaming] = []
-"""What `register_streaming` was given."""
+"""The functions that `register_streaming` was given."""
 
 
 def register_streaming(streaming: Streaming) -> None:
-    """Make streamed containers readable by this module, which is below those that fetch them."""
+    """Make streamed containers readable by this module, which is below those that download them."""
     _streaming[:] = [streaming]
 
 
@@ -56,34 +57,34 @@ _opened: dict[str, tuple[tuple[int, int, int], Container]] = {}
 
 
 def is_container(path: Path) -> bool:
-    """Whether a path has the ending of a container and is a file, here or in a streamed dataset."""
+    """Return whether a path is a container, on the disk or in a streamed dataset."""
     return path.suffix.lower() in KINDS and (_is_shard(path) or path.is_file())
 
 
 def split_path(path: Path) -> tuple[Path, str] | None:
-    """The container that a path leads into, and the member; None for a plain file."""
+    """Return the container that a path leads into, and the member; None for a plain file."""
     if (shard := _shard_of(path)) is not None:
         member = os.fspath(path)[len(os.fspath(shard)) + 1 :]
         return (shard, member) if member else None
     text = path.as_posix()
     for match in _INSIDE.finditer(text):
         container = text[: match.end() - 1]
-        if os.path.isfile(container):  # noqa: PTH113, without making a Path for every reading
+        if os.path.isfile(container):  # noqa: PTH113, avoids creating a Path for every read
             return Path(container), text[match.end() :]
     return None
 
 
 def is_row(path: Path) -> bool:
-    """Whether a path is that of a row of a table."""
+    """Return whether a path is that of a row of a table."""
     place = split_path(path)
     return place is not None and place[0].suffix.lower() in TABLES
 
 
 def open_container(path: Path) -> Container:
-    """The container; what is known of it is kept until the file changes.
+    """Return the container, cached until its file changes.
 
     Raises:
-        DataError: it is damaged, or nothing that can be read.
+        DataError: it is damaged, or of an unknown kind.
         OSError: it cannot be read.
     """
     state = container_status(path)
@@ -95,7 +96,7 @@ def open_container(path: Path) -> Container:
 
 
 def container_status(path: Path) -> os.stat_result:
-    """What the file system says of a container, or would say of a streamed one.
+    """Return the file status of a container, also of a streamed one.
 
     Raises:
         OSError: there is no such file.
@@ -119,7 +120,7 @@ def _look_into(path: Path) -> Container:
 
 
 def open_table(path: Path) -> Table:
-    """The container, whose ending is one of `TABLES`.
+    """Return the container, whose extension is one of `TABLES`.
 
     Raises:
         DataError: it is damaged.
@@ -133,7 +134,7 @@ def open_table(path: Path) -> Table:
 
 
 def open_archive(path: Path) -> Archive:
-    """The container, which has members with names.
+    """Return the container, which has members with names.
 
     Raises:
         DataError: it has rows, or is damaged.

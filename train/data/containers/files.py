@@ -1,8 +1,8 @@
-"""The one door to the bytes of pictures and captions, wherever they lie.
+"""Access to the bytes of images and captions, on the disk and in containers.
 
-A picture in a container has the path `CONTAINER/MEMBER`, such as `shards/00.tar/000123.jpg`. Every
-reader of a picture's bytes, size or time asks here, and need not know the difference. Nothing is
-kept open: any process may ask for any path at any time.
+An image in a container has the path `CONTAINER/MEMBER`, such as `shards/00.tar/000123.jpg`. All
+code that reads an image's bytes, size or time uses this module and need not know the difference.
+Nothing is kept open: any process may read any path at any time.
 """
 
 import os
@@ -22,11 +22,11 @@ from train.data.containers.containers import (
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a file.
+    """Return all bytes of a file.
 
     Raises:
         OSError: it cannot be read.
-        DataError: it is not in its container, or damaged there.
+        DataError: it is missing in its container, or damaged there.
     """
     if (place := split_path(path)) is None:
         return path.read_bytes()
@@ -35,7 +35,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def open_file(path: Path) -> BufferedReader | BytesIO:
-    """A file's bytes, to be read from the start and at any place; to be closed.
+    """Open a seekable binary stream of a file, which the caller closes.
 
     Raises:
         OSError, DataError: as `read_bytes`.
@@ -44,7 +44,7 @@ def open_file(path: Path) -> BufferedReader | BytesIO:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """Return the text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
         DataError: it is in another encoding.
@@ -58,7 +58,7 @@ def read_text(path: Path) -> str:
 
 
 def file_status(path: Path) -> os.stat_result:
-    """What the file system says of a file; of a member, what it says of the container.
+    """Return the status of a file; for a member, that of its container.
 
     Raises:
         OSError: there is no such file.
@@ -68,9 +68,9 @@ def file_status(path: Path) -> os.stat_result:
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """(bytes, time of the last change in ns): who meets the same again need not look again.
+    """Return (bytes, modification time in ns), to detect changes of a file.
 
-    Of a member these are its container's.
+    For a member these are its container's.
 
     Raises:
         OSError: there is no such file.
@@ -80,7 +80,7 @@ def file_state(path: Path) -> tuple[int, int]:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file with this path.
+    """Return whether a file with this path exists.
 
     Raises:
         DataError: its container is damaged.
@@ -92,7 +92,7 @@ def exists(path: Path) -> bool:
 
 
 def name_within(path: Path, root: Path) -> str:
-    """A picture's name in a dataset that may lie elsewhere tomorrow, as far as that can be told."""
+    """Return an image's name relative to its dataset, if possible, since the dataset may move."""
     if path.is_relative_to(root):
         return path.relative_to(root).as_posix()
     place = split_path(path)
@@ -100,16 +100,16 @@ def name_within(path: Path, root: Path) -> str:
 
 
 def container_of(path: Path) -> Path | None:
-    """The container that a path is or leads into; None where it is a plain file or folder."""
+    """Return the container that a path is or leads into; None for a plain file or folder."""
     if is_container(path):
         return path
     return None if (place := split_path(path)) is None else place[0]
 
 
 def files_within(folder: Path) -> Iterator[Path]:
-    """The files in an archive, or in a folder of one and those within it; in the order of paths.
+    """Yield the files in an archive, or in a folder within one, recursively, in path order.
 
-    The rows of a table are no files.
+    Rows of a table are not files.
 
     Raises:
         DataError: the archive is damaged.
@@ -122,9 +122,10 @@ def files_within(folder: Path) -> Iterator[Path]:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Everything in a folder and in those within it but the folders themselves, sorted by path.
+    """Yield all files of a folder, recursively, sorted by path.
 
-    Each folder is read once and no file is looked at. Links to folders are not followed.
+    Each folder is read once and files are not opened. Symbolic links to folders are not
+    followed.
     """
     try:
         with os.scandir(root) as entries:

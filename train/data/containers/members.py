@@ -1,4 +1,4 @@
-"""Containers of pictures, and the index of what lies where in one."""
+"""Containers of images, and the index of their members."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ import numpy as np
 from train.common import DataError
 
 PICKLES = (".pyd", ".pickle", ".pkl", ".pth", ".pt", ".npy", ".npz")
-"""Webdataset's endings of what only code that comes along can read."""
+"""Webdataset's extensions of members that can run code when they are read."""
 
 
 class Container(ABC):
-    """A file that holds others. Opened for each reading, so that any process may use it."""
+    """A file that holds others. It is opened for each read, so that any process may use it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.left_out: Counter[str] = Counter()
-        """What is in it that nothing is made of, by kind."""
+        """Number of members that are ignored, by kind."""
 
     @abstractmethod
     def has(self, member: str) -> bool:
-        """Whether there is a member of this name."""
+        """Return whether a member of this name exists."""
 
     @abstractmethod
     def read(self, member: str) -> bytes:
-        """The bytes of a member.
+        """Return the bytes of a member.
 
         Raises:
-            DataError: there is none, or it is damaged.
+            DataError: it is missing or damaged.
             OSError: the container cannot be read.
         """
 
     def missing(self, member: str) -> DataError:
-        """What to raise where there is no such member."""
+        """Return the error for a missing member."""
         return DataError(
             f"{self.path}: there is no {member!r} in it; it is not the container that the run "
-            "began with: put that one in its place, or begin anew"
+            "started with: restore that one, or start anew"
         )
 
     def damaged(self, member: str, why: str) -> DataError:
-        """What to raise where a member is not what it should be."""
+        """Return the error for a damaged member."""
         return DataError(
             f"{self.path}: {member!r} is damaged ({why}); download or pack the container again"
         )
 
 
 class Archive(Container):
-    """A container whose members have names, as files in folders do."""
+    """A container whose members have names, like files in folders."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -61,7 +61,7 @@ class Archive(Container):
 
     @abstractmethod
     def scan(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """The name of each file in it, and where and what it is.
+        """Yield the name of each file, with its position and properties.
 
         Raises:
             DataError: the container is damaged.
@@ -71,31 +71,31 @@ class Archive(Container):
         return self.index.find(member) is not None
 
     def names(self, folder: str = "") -> Iterator[str]:
-        """The members in a folder and in those within it, in the order of `Path`."""
+        """Yield the members in a folder, recursively, in the order of `Path`."""
         return self.index.names(folder)
 
     def count_left_out(self, name: str) -> None:
-        """Counts what is never opened."""
+        """Count a member that is never opened."""
         ending = name[name.rfind(".") :].lower()
         if ending in PICKLES:
             self.left_out[f"*{ending}"] += 1
 
 
 class MemberIndex:
-    """Names of members, sorted, and numbers for each; one block of bytes and two arrays."""
+    """Sorted names of members with numbers for each, stored in one bytes object and two arrays."""
 
     def __init__(self, path: Path, members: Iterable[tuple[str, tuple[int, ...]]]) -> None:
-        """Sorts them.
+        """Sort the members.
 
         Raises:
-            DataError: a name comes twice.
+            DataError: a name occurs twice.
         """
         rows = sorted((_key(name), numbers) for name, numbers in members)
         twice = sorted({one[0] for one, two in pairwise(rows) if one[0] == two[0]})
         if twice:
             shown = ", ".join(map(_name, twice[:3])) + (", …" if len(twice) > 3 else "")
             raise DataError(
-                f"{path}: names that come twice in it: {shown}; which of them is meant cannot be "
+                f"{path}: duplicate names in it: {shown}; which of them is meant cannot be "
                 "known: pack it again with a name of its own for each"
             )
         ends = np.cumsum([0, *(len(key) for key, _ in rows)], dtype=np.int64)
@@ -108,14 +108,14 @@ class MemberIndex:
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
+        """Return the memory that the index takes."""
         return len(self._keys) + self._ends.nbytes + self._numbers.nbytes
 
     def key(self, place: int) -> bytes:
         return self._keys[self._ends[place] : self._ends[place + 1]]
 
     def find(self, name: str) -> tuple[int, ...] | None:
-        """The numbers of a member; None if there is none."""
+        """Return the numbers of a member; None if it does not exist."""
         key = _key(name)
         place = bisect_left(range(len(self)), key, key=self.key)
         if place == len(self) or self.key(place) != key:
@@ -123,7 +123,7 @@ class MemberIndex:
         return tuple(self._numbers[place].tolist())
 
     def names(self, folder: str = "") -> Iterator[str]:
-        """The names that begin with a folder."""
+        """Yield the names within a folder."""
         start = _key(folder) + b"\0" if folder else b""
         for place in range(bisect_left(range(len(self)), start, key=self.key), len(self)):
             key = self.key(place)
@@ -133,7 +133,7 @@ class MemberIndex:
 
 
 def _key(name: str) -> bytes:
-    """What names are sorted by, so that they come as paths do: folder by folder."""
+    """Return the sort key of a name: path order, folder by folder."""
     return name.encode("utf-8", "surrogateescape").replace(b"/", b"\0")
 
 
@@ -142,5 +142,5 @@ def _name(key: bytes) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A member's name as a path within the container has it: `./a//b.png` is `a/b.png`."""
+    """Return a member's name as a normalized path: `./a//b.png` is `a/b.png`."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))

@@ -14,15 +14,15 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST_SHARDS = 100_000
 SPLITS = "dataset_dict.json"
-"""What `save_to_disk` of Hugging Face's `datasets` leaves beside tables."""
+"""Written beside the tables by `save_to_disk` of Hugging Face's `datasets`."""
 METADATA_TABLE = "metadata.parquet"
-"""It describes the pictures beside it, and holds none."""
+"""It describes the images beside it, and holds none."""
 HUB = "hf://"
 SPLIT = re.compile(r"(train|validation|valid|val|test|dev|eval)(?=[-_.])")
 
 
 def chosen_split(splits: Sequence[str], asked: str | None, folder: Path, key: str) -> str:
-    """The split that is asked for, else train, or the only one.
+    """Return the requested split; by default train, or the only one.
 
     Raises:
         DataError: there is no such split.
@@ -35,14 +35,14 @@ def chosen_split(splits: Sequence[str], asked: str | None, folder: Path, key: st
     if len(splits) == 1:
         return splits[0]
     if "train" not in splits:
-        raise DataError(f"{key}: {str(folder)!r} has the splits {known}; data.split says which")
+        raise DataError(f"{key}: {str(folder)!r} has the splits {known}; set data.split")
     message = f"{key}: of the splits {known} in {str(folder)!r} train is taken (data.split)"
     warnings.warn(message, RecipeWarning, stacklevel=2)
     return "train"
 
 
 def expanded(pattern: str, key: str) -> Iterator[str]:
-    """The names that a pattern stands for, `{000..012}` or `{a,b}` at any number of places.
+    """Yield the names that a pattern matches: `{000..012}` or `{a,b}`, any number of times.
 
     Raises:
         DataError: there are too many.
@@ -73,4 +73,4 @@ def expanded(pattern: str, key: str) -> Iterator[str]:
 
 METADATA = "metadata.jsonl"
 METADATA_FILES = (METADATA, "metadata.csv", METADATA_TABLE)
-"""As Hugging Face's `datasets` reads a folder of pictures."""
+"""As Hugging Face's `datasets` reads a folder of images."""

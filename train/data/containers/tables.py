@@ -1,8 +1,8 @@
-"""Tables of pictures: parquet files, and the Arrow files that Hugging Face's `datasets` keeps.
+"""Tables of images: parquet files, and the Arrow files of Hugging Face's `datasets`.
 
-A row's picture has the path `TABLE/17.png`, whatever its format; where the recipe names the column,
-`TABLE/COLUMN/17.png`. Rows are read a row group at a time from parquet, and from Arrow files where
-they lie.
+The image of a row has the path `TABLE/17.png`, whatever its format; if the recipe names the column,
+`TABLE/COLUMN/17.png`. Parquet files are read one row group at a time, Arrow files are
+memory-mapped.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from train.data.containers.columns import choice, chosen_image, chosen_text
 from train.data.containers.members import Container
 
 KEPT_BYTES = 2**28
-"""Of the row groups read last; one is always kept."""
+"""Size of the cache of row groups; it always keeps one."""
 MOST_BYTES = 2**32
-"""Of pictures in a row group."""
+"""Maximum size of the images in a row group."""
 LARGE_BYTES = 2**27
-"""Row groups with more are told: each example reads a whole one."""
+"""Larger row groups cause a warning: each example reads a whole one."""
 
 _groups: OrderedDict[tuple[Any, ...], pa.ChunkedArray] = OrderedDict()
 _lock = threading.Lock()
 
 
 class Table(Container):
-    """A table whose rows hold pictures."""
+    """A table whose rows hold images."""
 
     schema: pa.Schema
     rows: int
@@ -59,17 +59,17 @@ class Table(Container):
         return data
 
     def _place(self, member: str) -> tuple[str | None, int | None]:
-        """The column and row that a member's name says."""
+        """Return the column and row in a member's name."""
         column, _, name = member.rpartition("/")
         number = name.removesuffix(".png")
         row = int(number) if number.isascii() and number.isdecimal() else self.rows
         return column or None, row if row < self.rows else None
 
     def pictures(self, columns: ColumnsConfig) -> list[Path]:
-        """The path of each row's picture: within the table, or of the file that the row names.
+        """Return the path of each row's image: within the table, or of the file that the row names.
 
         Raises:
-            DataError: there is no such column, or a row has neither a picture nor a file's path.
+            DataError: there is no such column, or a row has neither an image nor a path.
         """
         image = chosen_image(self.schema, columns, self.path)
         home = self.path if columns.image is None else self.path / columns.image
@@ -86,10 +86,10 @@ class Table(Container):
         return found
 
     def captions(self, columns: ColumnsConfig) -> list[tuple[str, ...]]:
-        """What each row says of its picture; nothing where there is no column of texts.
+        """Return the captions of each row; nothing if there is no text column.
 
         Raises:
-            DataError: it cannot be known which column is meant.
+            DataError: the column is ambiguous.
         """
         text = chosen_text(self.schema, columns, self.path)
         if text is None:
@@ -97,21 +97,21 @@ class Table(Container):
         return [_texts(value) for value in self.column(text)]
 
     def notes(self, columns: ColumnsConfig) -> list[str]:
-        """What users should know of how it is read."""
-        told = choice(self.schema, columns, self.path)
-        return [] if told is None else [told]
+        """Return notes about how the table is read."""
+        note = choice(self.schema, columns, self.path)
+        return [] if note is None else [note]
 
     @abstractmethod
     def column(self, name: str) -> Iterator[Any]:
-        """The values of all rows."""
+        """Yield the values of all rows."""
 
     @abstractmethod
     def value(self, name: str, row: int) -> Any:
-        """A picture as it is written: bytes, or {"bytes": …}; None where there is none."""
+        """Return an image as stored: bytes, or {"bytes": …}; None if there is none."""
 
     @abstractmethod
     def without_bytes(self, name: str) -> Iterator[tuple[int, str | None]]:
-        """The rows without bytes of a picture, and the path that they tell instead."""
+        """Yield the rows without image bytes, and the path that they name instead."""
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _lacking(values: pa.ChunkedArray | pa.Array, first: int) -> Iterator[tuple[int, str | None]]:
-    """The rows of a column that have no bytes, from row number `first` on."""
+    """Yield the rows of a column without bytes, from row number `first` on."""
     if not pa.types.is_struct(values.type):
         missing = values.is_null().to_pylist()
         yield from ((first + row, None) for row, is_null in enumerate(missing) if is_null)
@@ -151,12 +151,12 @@ class Parquet(Table):
 
     @property
     def footer(self) -> Path:
-        """The file whose end tells of all other parts of it."""
+        """Return the file whose footer describes the table."""
         return self.path
 
     @property
     def state(self) -> tuple[int, int]:
-        """What is another if the file has changed."""
+        """Return a value that changes with the file."""
         status = self.path.stat()
         return status.st_size, status.st_mtime_ns
 
@@ -174,23 +174,23 @@ class Parquet(Table):
         is_struct = pa.types.is_struct(self.schema.field(name).type)
         leaf = f"{name}.bytes" if is_struct else name
         for group in range(self._metadata.num_row_groups):
-            told = self._leaf(group, leaf)
-            if told.statistics is not None and told.statistics.null_count == 0:
+            metadata = self._leaf(group, leaf)
+            if metadata.statistics is not None and metadata.statistics.null_count == 0:
                 continue
             yield from _lacking(self._read(group, name), self._starts[group])
 
     def notes(self, columns: ColumnsConfig) -> list[str]:
-        told = super().notes(columns)
+        notes = super().notes(columns)
         if (largest := self.largest_group(columns)) > LARGE_BYTES:
-            told.append(
+            notes.append(
                 f"{self.path}: its row groups have up to {largest / 2**20:.0f} MiB of pictures, "
                 "and an example reads a whole one: slow, unless data.cache keeps latents; write it "
                 "again with row_group_size=100, or as tars"
             )
-        return told
+        return notes
 
     def largest_group(self, columns: ColumnsConfig) -> int:
-        """Bytes of the pictures in the row group that has most of them."""
+        """Return the bytes of the images in the largest row group."""
         image = chosen_image(self.schema, columns, self.path)
         is_struct = pa.types.is_struct(self.schema.field(image).type)
         leaf = f"{image}.bytes" if is_struct else image
@@ -198,13 +198,13 @@ class Parquet(Table):
         return max((self._leaf(one, leaf).total_uncompressed_size for one in groups), default=0)
 
     def _leaf(self, group: int, name: str) -> Any:
-        """What the file's end tells of a column in a group."""
-        told = self._metadata.row_group(group)
-        columns = (told.column(number) for number in range(told.num_columns))
+        """Return the footer's metadata of a column in a group."""
+        metadata = self._metadata.row_group(group)
+        columns = (metadata.column(number) for number in range(metadata.num_columns))
         return next(one for one in columns if one.path_in_schema == name)
 
     def _read(self, group: int, name: str) -> pa.ChunkedArray:
-        """A column in a group, or with `COLUMN.bytes` that part of it."""
+        """Return a column of a group, or with `COLUMN.bytes` that part of it."""
         try:
             file = pq.ParquetFile(self.path, metadata=self._metadata, pre_buffer=False)
             with file:
@@ -215,7 +215,7 @@ class Parquet(Table):
             ) from None
 
     def _kept(self, group: int, name: str) -> pa.ChunkedArray:
-        """As `_read`; the last ones are kept."""
+        """Read as `_read`, with a cache."""
         if (size := self._leaf(group, name).total_uncompressed_size) > MOST_BYTES:
             raise DataError(
                 f"{self.path}: row group {group} holds {size / 2**30:.1f} GiB of pictures, which "
@@ -233,7 +233,7 @@ class Parquet(Table):
 
 
 class Arrow(Table):
-    """An Arrow file, a stream as `datasets` writes them, or of the format with an index."""
+    """An Arrow file: a stream, as `datasets` writes them, or a file with an index."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -247,7 +247,7 @@ class Arrow(Table):
 
     @cached_property
     def _table(self) -> pa.Table:
-        """Of views into the file, which is mapped into memory."""
+        """Return a table of views into the memory-mapped file."""
         mapped = pa.memory_map(str(self.path))
         if mapped.read(6) == b"ARROW1":
             return pa.ipc.open_file(mapped).read_all()

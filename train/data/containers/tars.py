@@ -15,7 +15,7 @@ FILES = (b"0", b"\0", b"7")
 LONG_NAME, LONG_LINK, PAX, PAX_OF_ALL, SPARSE = b"L", b"K", b"x", b"g", b"S"
 LINKS = (b"1", b"2")
 MOST_HEADER = 2**20
-"""Long names and pax headers have no more bytes than this."""
+"""Maximum size of long names and pax headers."""
 COMPRESSED = {
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
@@ -26,26 +26,26 @@ COMPRESSED = {
 
 @dataclass
 class Header:
-    """A member as the blocks before its data describe it."""
+    """A member as described by the header blocks before its data."""
 
     name: str
     size: int
     kind: bytes
     data: int
-    """Where its bytes begin."""
+    """Offset of its bytes."""
     sparse: bool = False
 
 
 @dataclass
-class Said:
-    """What headers before a member say of it."""
+class ExtendedHeader:
+    """Values for a member from the headers before it."""
 
     name: str | None = None
     pax: dict[str, str] = field(default_factory=dict)
 
 
 class Tar(Archive):
-    """A tar whose members are read at their place; one without its end is refused as truncated."""
+    """A tar with random access to its members; rejected as truncated without its end marker."""
 
     def scan(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         for header in headers(self.path):
@@ -74,14 +74,14 @@ class Tar(Archive):
 
 
 def headers(path: Path) -> Iterator[Header]:
-    """The members of a tar, one after the other.
+    """Yield the members of a tar in order.
 
     Raises:
-        DataError: it is compressed, truncated, or no tar.
+        DataError: it is compressed, truncated, or not a tar.
     """
     with path.open("rb", buffering=0) as file:
         descriptor, end = file.fileno(), os.fstat(file.fileno()).st_size
-        position, said = 0, Said()
+        position, extended = 0, ExtendedHeader()
         last = "its beginning"
         while True:
             block = os.pread(descriptor, BLOCK, position)
@@ -89,7 +89,7 @@ def headers(path: Path) -> Iterator[Header]:
                 return
             if len(block) < BLOCK:
                 raise _cut_off(path, last, BLOCK - len(block))
-            header = _parsed(path, block, position, said, last)
+            header = _parsed(path, block, position, extended, last)
             if (lacking := header.data + header.size - end) > 0:
                 raise _cut_off(path, repr(header.name), lacking)
             position = header.data + -(-header.size // BLOCK) * BLOCK
@@ -98,13 +98,13 @@ def headers(path: Path) -> Iterator[Header]:
                     raise DataError(
                         f"{path}: damaged after {last}: a header of {header.size} bytes"
                     )
-                _take(said, header, os.pread(descriptor, header.size, header.data), path)
+                _take(extended, header, os.pread(descriptor, header.size, header.data), path)
                 continue
-            last, said = repr(header.name), Said()
+            last, extended = repr(header.name), ExtendedHeader()
             yield header
 
 
-def _parsed(path: Path, block: bytes, position: int, said: Said, last: str) -> Header:
+def _parsed(path: Path, block: bytes, position: int, extended: ExtendedHeader, last: str) -> Header:
     if position == 0:
         for magic, command in COMPRESSED.items():
             if block.startswith(magic):
@@ -113,9 +113,9 @@ def _parsed(path: Path, block: bytes, position: int, said: Said, last: str) -> H
                     f"{command} it and name the .tar"
                 )
     try:
-        told = _number(block[148:156])
-        size = int(said.pax["size"]) if "size" in said.pax else _number(block[124:136])
-        sound = told == sum(block) - sum(block[148:156]) + 8 * ord(" ") and size >= 0
+        checksum = _number(block[148:156])
+        size = int(extended.pax["size"]) if "size" in extended.pax else _number(block[124:136])
+        sound = checksum == sum(block) - sum(block[148:156]) + 8 * ord(" ") and size >= 0
     except ValueError:
         sound, size = False, 0
     if not sound:
@@ -124,18 +124,18 @@ def _parsed(path: Path, block: bytes, position: int, said: Said, last: str) -> H
     name = _text(block[:100])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
         name = f"{prefix}/{name}"
-    kind, name = block[156:157], said.pax.get("path", said.name or name)
+    kind, name = block[156:157], extended.pax.get("path", extended.name or name)
     if kind == b"\0" and name.endswith("/"):
         kind = b"5"
-    sparse = kind == SPARSE or any(key.startswith("GNU.sparse") for key in said.pax)
+    sparse = kind == SPARSE or any(key.startswith("GNU.sparse") for key in extended.pax)
     has_data = kind not in (b"1", b"2", b"3", b"4", b"5", b"6")
     return Header(name, size if has_data else 0, kind, position + BLOCK, sparse)
 
 
-def _take(said: Said, header: Header, data: bytes, path: Path) -> None:
-    """Notes what a header says of the member after it."""
+def _take(extended: ExtendedHeader, header: Header, data: bytes, path: Path) -> None:
+    """Store what a header says about the member after it."""
     if header.kind == LONG_NAME:
-        said.name = _text(data)
+        extended.name = _text(data)
     if header.kind != PAX:
         return
     place = 0
@@ -144,17 +144,17 @@ def _take(said: Said, header: Header, data: bytes, path: Path) -> None:
             length = int(data[place : data.index(b" ", place)])
             record = data[place : place + length]
             key, _, value = record[record.index(b" ") + 1 : -1].partition(b"=")
-            said.pax[key.decode()] = value.decode("utf-8", "surrogateescape")
+            extended.pax[key.decode()] = value.decode("utf-8", "surrogateescape")
             place += max(length, 1)
     except ValueError:
         raise DataError(f"{path}: damaged: a pax header cannot be read; pack it again") from None
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or with the first bit set a number in bytes (GNU).
+    """Parse octal digits, or with the first bit set a number in bytes (GNU).
 
     Raises:
-        ValueError: neither.
+        ValueError: it is neither.
     """
     if field[0] == 0x80:
         return int.from_bytes(field[1:])

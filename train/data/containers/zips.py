@@ -14,7 +14,7 @@ from train.data.containers.members import Archive, plain_name
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 ENCRYPTED = 1
 MOST_BYTES = 2**31
-"""No picture has more."""
+"""Maximum size of an image."""
 
 
 class Zip(Archive):

@@ -1,4 +1,4 @@
-"""Build the examples of a recipe: pictures or clips, with their buckets."""
+"""Build the examples of a recipe: images or clips, with their buckets."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from train.data.sources import Clip, Sources, at_resolution
 def build_examples(
     recipe: TrainRecipe, sources: Sources, base: DiffusionModel, pace: Pace | None = None
 ) -> Examples:
-    """The examples of a run.
+    """Build the examples of a run.
 
     Args:
-        recipe: as it is in a stage.
-        sources: what the run learns from.
-        base: says what sizes are possible.
-        pace: where the stage begins in the run's stream, and which steps its positions belong to.
+        recipe: with the settings of the stage.
+        sources: the images or clips of the run.
+        base: determines which sizes are possible.
+        pace: where the stage starts in the run's stream, and the steps of its sample indices.
 
     Raises:
-        InputError: the base model cannot take pictures or clips of this size or length.
+        InputError: the base model cannot take images or clips of this size or length.
     """
-    # Concepts change how captions are read, a stage the sizes.
+    # Concepts change how captions are read, stages change sizes.
     config = replace(recipe.data, captions=sources.config.captions)
     pace = pace or Pace()
     if config.clips is not None:
@@ -44,7 +44,7 @@ def build_examples(
     )
     examples.pace = pace
     examples.latent_factor = base.vae_scale_factor
-    examples.lay_out(sizes.step, recipe.train_batch_size, pace.first_position)
+    examples.assign_buckets(sizes.step, recipe.train_batch_size, pace.first_position)
     return examples
 
 
@@ -60,8 +60,8 @@ def build_clip_examples(
         sources.template,
         recipe.train_batch_size,
         pace.first_position,
-        sizes.takes_first_frames,
     )
+    examples.with_first_frames = sizes.takes_first_frames
     examples.pace = pace
     check_buckets(examples, sizes)
     return examples

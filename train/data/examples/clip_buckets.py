@@ -1,4 +1,4 @@
-"""Which frames and which size the example of a clip has."""
+"""Frames and size of a clip's example."""
 
 import math
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ from train.config import Bucket, ClipDataConfig
 
 @dataclass(frozen=True)
 class BucketRule:
-    """Gives every clip its bucket: the one of the recipe, one of its list, or one that it fills.
+    """Assign a bucket to every clip: that of the recipe, one of its list, or one computed for it.
 
-    The budget of tokens is that of VideoX-Fun (`training_with_video_token_length`): the shorter a
-    clip, the larger it may be.
+    The token budget is that of VideoX-Fun (`training_with_video_token_length`): the shorter a clip,
+    the larger it may be.
     """
 
     config: ClipDataConfig
     height: int
-    """Of examples, or with a budget of tokens the sides of their largest area."""
+    """Height of examples; with a token budget the sides are those of the largest area."""
     width: int
     size_step: int
     """Pixels that heights and widths are multiples of, and sides of a token."""
     frame_rule: FrameArithmetic
 
     def check(self) -> None:
-        """Refuses what the base model cannot take.
+        """Reject what the base model does not accept.
 
         Raises:
-            InputError: names the key and the nearest numbers that can be used.
+            InputError: the message names the key and the nearest valid values.
         """
         for key, bucket in self._named():
             self.frame_rule.check(f"data.clips.{key}frames", bucket.frames)
@@ -44,14 +44,14 @@ class BucketRule:
             yield f"buckets: {bucket}: ", bucket
 
     def bucket(self, facts: ClipFacts, frames: int) -> Bucket:
-        """The bucket of a clip.
+        """Return the bucket of a clip.
 
         Args:
-            facts: of the clip.
-            frames: that can be taken of it; if fewer than the recipe asks for, they are stretched.
+            facts: metadata of the clip.
+            frames: available frames; fewer than in the recipe are stretched.
 
         Raises:
-            DataError: the budget has no room for a clip of these proportions.
+            DataError: no size with this aspect ratio is within the budget.
         """
         if self.config.buckets:
             return self._listed(facts, frames)
@@ -60,14 +60,14 @@ class BucketRule:
         return Bucket(self.config.frames, self.height, self.width)
 
     def picture_bucket(self, facts: ClipFacts) -> Bucket:
-        """The bucket of a single picture: one frame, of a size as clips have it."""
+        """Return the bucket of a single image: one frame, with the size of clips."""
         if self.config.token_budget is not None:
             return self._filled(facts, 1, self.config.token_budget)
         sizes = self.config.sizes or [Bucket(1, self.height, self.width)]
         return _nearest([bucket._replace(frames=1) for bucket in sizes], facts)
 
     def tokens(self, bucket: Bucket) -> int:
-        """Tokens of an example in the transformer's sequence, without padding and prompt."""
+        """Return the number of tokens of an example, without padding and prompt."""
         latent_frames = self.frame_rule.latent_frames(bucket.frames)
         return latent_frames * (bucket.height // self.size_step) * (bucket.width // self.size_step)
 
@@ -82,7 +82,7 @@ class BucketRule:
         return max((most - 1) // chunk * chunk + 1, self.config.shortest)
 
     def _filled(self, facts: ClipFacts, frames: int, budget: int) -> Bucket:
-        """The largest size of the clip's proportions that budget, area and clip have room for.
+        """Return the largest size with the clip's aspect ratio within budget, area and clip.
 
         Sides are counted in tokens; the longer one is rounded.
         """
@@ -107,7 +107,7 @@ class BucketRule:
 
 
 def _nearest(buckets: list[Bucket], facts: ClipFacts) -> Bucket:
-    """The bucket nearest to a clip's proportions: of equal ones the largest within the clip."""
+    """Return the bucket with the nearest aspect ratio; of equals the largest within the clip."""
 
     def distance(bucket: Bucket) -> tuple[float, bool, int]:
         stretch = math.log(bucket.height / bucket.width) - math.log(facts.height / facts.width)

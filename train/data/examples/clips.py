@@ -1,4 +1,4 @@
-"""The examples made of clips."""
+"""Examples made of clips."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ from train.data.sources import Clip, usable
 
 
 class ClipExamples(Examples):
-    """The example at each position of the stream: frames of one bucket in every micro-batch."""
+    """The example at each sample index; every micro-batch has frames of one bucket."""
 
     def __init__(
         self,
@@ -33,39 +33,38 @@ class ClipExamples(Examples):
         template: tuple[str, ...],
         batch_size: int,
         first_position: int = 0,
-        with_first_frames: bool = False,
     ) -> None:
-        """Gives each clip that is long enough its bucket.
+        """Assign a bucket to each clip that is long enough.
 
-        A micro-batch is of one bucket, and with `pack` of any clips, which are of one size.
+        A micro-batch has one bucket; with `pack` it has clips of any length and one size.
 
         Args:
-            clips: what is learned from, as far as the recipe leaves none out.
+            clips: the clips of the run, of which the recipe may skip some.
             config: how clips become examples.
-            rule: what buckets there are; checked.
-            seed: of order, parts and cuts.
-            template: prompts to put captions into.
-            batch_size: of the micro-batches.
-            first_position: where they begin in the stream.
-            with_first_frames: whether a batch also holds `first_frames` (b, 3, h, w), for
-                image-to-video models; they stay where latents are cached.
+            rule: the rule of buckets, already checked.
+            seed: seed of the order, parts and crops.
+            template: prompts to insert captions into.
+            batch_size: examples of a micro-batch.
+            first_position: sample index of the first micro-batch.
 
         Raises:
-            DataError: a clip is too short, has no place in the token budget, or cannot be packed.
+            DataError: a clip is too short, does not fit the token budget, or cannot be packed.
         """
         assert config.clips is not None
         clips = usable(clips, config.clips)
         super().__init__(list(clips), config, rule.height, seed, template)
         self.clips = clips
         self.cut = config.clips
-        self.with_first_frames = with_first_frames
+        self.with_first_frames = False
+        """Whether a batch also holds `first_frames` (b, 3, h, w), for image-to-video models; they
+        remain in it where latents are cached."""
         self.buckets = [
             rule.picture_bucket(clip.facts)
             if clip.is_picture and self.cut.pictures
             else rule.bucket(clip.facts, clip.available(self.cut.stride))
             for clip in clips
         ]
-        """Of each clip."""
+        """The bucket of each clip."""
         kinds = sorted(set(self.buckets))
         if self.cut.pack:
             check_one_size(kinds)
@@ -75,30 +74,30 @@ class ClipExamples(Examples):
 
     @property
     def summary(self) -> str:
-        """What the buckets hold, and how many clips come twice in an epoch to fill batches."""
+        """Describe the buckets, and how many clips are repeated in an epoch to fill batches."""
         counts = Counter(self.buckets)
         held = ", ".join(f"{bucket}: {counts[bucket]}" for bucket in sorted(counts))
         stream = self.stream
-        told = f"clips by frames x height x width: {held}"
+        text = f"clips by frames x height x width: {held}"
         if isinstance(stream, BucketStream) and stream.repeated:
-            told += f"; {stream.repeated} come twice in an epoch, to fill the last micro-batches"
-        return told
+            text += f"; {stream.repeated} occur twice in an epoch, to fill the last micro-batches"
+        return text
 
     def shape(self, index: int) -> tuple[int, ...]:
         return self.buckets[index]
 
     def origin(self, index: int) -> dict[str, Any]:
-        told = super().origin(index)
+        origin = super().origin(index)
         chosen = self.frame_numbers(index, self._draw(index, 0))
-        return told | {"frames": chosen.tolist(), "first_frames": self.with_first_frames}
+        return origin | {"frames": chosen.tolist(), "first_frames": self.with_first_frames}
 
     def content(self, index: int, epoch: int = 0, slot: int | None = None) -> dict[str, Tensor]:
-        """`pixels` (3, f, h, w) in -1 … 1 of a clip in an epoch, and `first_frames` if asked for.
+        """Return `pixels` (3, f, h, w) in -1 … 1 of a clip in an epoch, and `first_frames` if set.
 
         Clips have no repeats: the slot is the index.
 
         Raises:
-            DataError: the file cannot be read, or with `resize: none` it is smaller than asked.
+            DataError: the file cannot be read, or is smaller than the example with `resize: none`.
         """
         clip, draw = self.clips[index], self._draw(index, epoch)
         chosen = self.frame_numbers(index, draw).tolist()
@@ -120,7 +119,7 @@ class ClipExamples(Examples):
         )
 
     def frame_numbers(self, index: int, draw: random.Random) -> np.ndarray:
-        """Numbers of the frames that an example shows."""
+        """Return the frame numbers of an example."""
         return frame_numbers(self.clips[index].timeline, self.buckets[index].frames, self.cut, draw)
 
     def _draw(self, index: int, epoch: int) -> random.Random:
@@ -128,10 +127,10 @@ class ClipExamples(Examples):
 
 
 def check_one_size(buckets: Sequence[Bucket]) -> None:
-    """Refuses clips that cannot go into a row together.
+    """Reject clips that cannot share a row.
 
     Raises:
-        DataError: they are of several heights and widths.
+        DataError: they have several heights and widths.
     """
     sizes = sorted({f"{bucket.height}x{bucket.width}" for bucket in buckets})
     if len(sizes) > 1:
@@ -144,7 +143,7 @@ def check_one_size(buckets: Sequence[Bucket]) -> None:
 def frame_numbers(
     timeline: np.ndarray, frames: int, config: ClipDataConfig, draw: random.Random
 ) -> np.ndarray:
-    """So many frames (f,) of a timeline; one that is too short is stretched as the recipe says."""
+    """Return frame numbers (f,) of a timeline; a short one is stretched as in the recipe."""
     span = (frames - 1) * config.stride + 1
     room = max(len(timeline) - span, 0)
     drawn = draw.randint(0, room)
@@ -159,7 +158,7 @@ def frame_numbers(
 def cut_frames(
     frames: np.ndarray, size: tuple[int, int], config: DataConfig, draw: random.Random
 ) -> Tensor:
-    """Pixels (3, f, h, w) in -1 … 1 of frames (f, H, W, 3), uint8: all scaled and cut alike.
+    """Return pixels (3, f, h, w) in -1 … 1 of frames (f, H, W, 3), uint8, all with the same crop.
 
     Raises:
         DataError: with `resize: none` the frames are smaller than the size (height, width).

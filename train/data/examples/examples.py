@@ -1,4 +1,4 @@
-"""Examples by position."""
+"""Examples by sample index."""
 
 import random
 from collections.abc import Sequence
@@ -21,34 +21,34 @@ from train.config import (
     SubsetConfig,
 )
 from train.data.caching import StoredLatents
-from train.data.examples.layout import Layout, Manner, companions, lay_out
+from train.data.examples.layout import Layout, ResizeRule, assign_buckets, paired_class_images
 from train.data.examples.masks import mask_shares, mask_weights
 from train.data.examples.picture_buckets import Place, SizeRule
-from train.data.examples.stream import BucketStream, CompanionStream, Pace, Stream
-from train.data.examples.transforms import Piece, cut_piece
+from train.data.examples.stream import BucketStream, Pace, PairedStream, Stream
+from train.data.examples.transforms import Crop, crop_image
 from train.data.examples.windows import WindowStream, windows_of
 from train.data.pictures import READING
 from train.data.sources import (
-    Moment,
     Picture,
+    StepInfo,
     Subset,
     all_captions,
+    default_subset,
     has_countless,
     make_caption,
     slots_of,
-    the_whole,
 )
 
 WHOLE = MaskConfig()
-"""That of pictures which count everywhere, beside others with masks."""
+"""Settings of images without a mask, in a batch with masks."""
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """The example at each position of the stream, as a function of (seed, epoch, slot).
+    """The example at each sample index, as a function of (seed, epoch, slot).
 
-    A picture has as many slots as an epoch has it; without repeats slot and index are the same.
-    Class pictures have a stream of their own, at the positions below 0, and stand behind all
-    others in `pictures` and `slots`.
+    An image has one slot per repeat in an epoch; without repeats slot and index are the same. Class
+    images have their own stream, with negative sample indices, and are at the end of `pictures` and
+    `slots`.
     """
 
     def __init__(
@@ -64,59 +64,59 @@ class Examples(Dataset[dict[str, Any]]):
         self.config = config
         self.resolution = resolution
         self.seed = seed
-        whole = the_whole(config, template)
+        whole = default_subset(config, template)
         self.subsets = {subset.name: subset for subset in (whole, *subsets)}
         self.slots = slots_of(pictures, self.subsets, 0)
-        """Index of the picture in each place of an epoch, int32."""
+        """Index of the image in each slot of an epoch, int32."""
         self.num_own = len(pictures)
-        """Pictures without those of classes."""
+        """Number of images without class images."""
         self.stream: Stream | BucketStream | WindowStream = Stream(seed, len(self.slots))
         self.pace = Pace()
-        """Which step of the run a position belongs to, where captions follow it."""
-        self.class_stream: Stream | CompanionStream | None = None
+        """The steps of sample indices, for captions that depend on the step."""
+        self.class_stream: Stream | PairedStream | None = None
         self.layout: Layout | None = None
-        """Sizes of the pictures; None where all are squares."""
+        """Sizes of the images; None if all are square."""
         self.latents: list[dict[str, Tensor]] | StoredLatents | None = None
-        """What is cached of every picture, in the place of its pixels."""
+        """Cached tensors of every image, which replace its pixels."""
         self.latent_factor = 8
-        """Pixels per latent along each side; masks are brought to the size of latents."""
+        """Pixels per latent along each side; masks are scaled to the size of latents."""
 
     def add_class_pictures(self, pictures: Sequence[Picture]) -> None:
-        """Pictures of the subjects' classes, to come along with every example."""
+        """Add class images, one of which is paired with every example."""
         if self.layout is not None:
-            pictures, layout = companions(pictures, self._size_groups())
+            pictures, layout = paired_class_images(pictures, self._size_groups())
             self.layout += layout
         own = slots_of(pictures, self.subsets, len(self.pictures))
         self.pictures += pictures
         self.slots = np.concatenate([self.slots, own])
         if isinstance(self.stream, BucketStream):
             assert self.layout is not None
-            self.class_stream = CompanionStream(self.seed, self.stream, self.layout.numbers[own])
+            self.class_stream = PairedStream(self.seed, self.stream, self.layout.numbers[own])
         else:
             self.class_stream = Stream(derive_seed(self.seed, "class order"), len(own))
 
-    def lay_out(self, size_step: int, batch_size: int, first_position: int = 0) -> None:
-        """Gives every picture its size, where the recipe asks for several; before class pictures.
+    def assign_buckets(self, size_step: int, batch_size: int, first_position: int = 0) -> None:
+        """Assign a size to every image if the recipe has several; to be called before class images.
 
-        A micro-batch is then of one size.
+        A micro-batch then has one size.
 
         Args:
-            size_step: pixels that the base model's sizes are multiples of.
-            batch_size: of the micro-batches.
-            first_position: where they begin in the stream.
+            size_step: multiple of the base model's sizes, in pixels.
+            batch_size: examples of a micro-batch.
+            first_position: sample index of the first micro-batch.
 
         Raises:
-            InputError: the base model cannot take the recipe's sizes, or pictures are too small.
+            InputError: the base model cannot take the recipe's sizes, or images are too small.
         """
         names = [picture.subset for picture in self.pictures]
-        manners = {name: self._manner(name, size_step) for name in dict.fromkeys(names)}
+        rules = {name: self._resize_rule(name, size_step) for name in dict.fromkeys(names)}
         square = SizeRule(None, self.resolution, size_step)
         paths, numbers = [picture.path for picture in self.pictures], None
         if not all(
             rule == replace(square, key=rule.key) and resize != "own_size"
-            for rule, resize in manners.values()
+            for rule, resize in rules.values()
         ):
-            self.layout = lay_out(paths, names, manners)
+            self.layout = assign_buckets(paths, names, rules)
             if len(self.layout.sizes) > 1:
                 numbers = self.layout.numbers[self.slots]
                 self.stream = BucketStream(self.seed, numbers, batch_size, first_position)
@@ -126,15 +126,15 @@ class Examples(Dataset[dict[str, Any]]):
                 places = windows[self.slots], numbers, batch_size, first_position
                 self.stream = WindowStream(self.seed, *places)
 
-    def _manner(self, name: str, size_step: int) -> Manner:
-        """How the pictures of a subset come to their sizes."""
+    def _resize_rule(self, name: str, size_step: int) -> ResizeRule:
+        """Return how images of a subset are assigned to sizes."""
         own, whole = self.subsets[name].config, self.subsets[""].config
         is_own = (own.resolution, own.buckets) != (whole.resolution, whole.buckets)
         key = f"data.subsets.{name}" if is_own else "data"
         return SizeRule(own.buckets, own.resolution or self.resolution, size_step, key), own.resize
 
     def _size_groups(self) -> list[list[Size]]:
-        """The sizes of each resolution and its buckets; one that several have is the first's."""
+        """Return the sizes of each resolution and its buckets, shared ones with the first."""
         kinds: list[tuple[int, PictureBucketsConfig | None]] = []
         groups: list[list[Size]] = []
         seen: set[Size] = set()
@@ -154,33 +154,33 @@ class Examples(Dataset[dict[str, Any]]):
         return len(self.pictures)
 
     def subset(self, index: int) -> Subset:
-        """The subset of a picture; without subsets, what stands for all pictures."""
+        """Return the subset of an image; without subsets, that of all images."""
         return self.subsets[self.pictures[index].subset]
 
     def settings(self, index: int) -> SubsetConfig:
-        """How a picture becomes an example."""
+        """Return the settings by which an image becomes an example."""
         return self.subset(index).config
 
-    def piece(self, index: int, epoch: int = 0, slot: int | None = None) -> Piece:
-        """What is cut out of a picture in an epoch, in one of its slots."""
+    def crop(self, index: int, epoch: int = 0, slot: int | None = None) -> Crop:
+        """Return the crop of an image in an epoch, in one of its slots."""
         slot = index if slot is None else slot
         draw = random.Random(derive_seed(self.seed, "augmentation", epoch, slot))
         path, settings = self.pictures[index].path, self.settings(index)
-        return cut_piece(path, settings, self.size(index), draw)
+        return crop_image(path, settings, self.size(index), draw)
 
     def size(self, index: int) -> Place:
-        """The size of a picture's example, and how it is scaled for that."""
+        """Return the size of an image's example, and of the scaled image."""
         if self.layout is None:
             return Place(Size(self.resolution, self.resolution))
         return self.layout.place(index)
 
     @property
     def kind(self) -> str:
-        """What messages call them."""
+        """Return what messages call the examples."""
         return "pictures" if self.config.clips is None else "clips"
 
     def place(self, position: int) -> tuple[int, int]:
-        """(epoch, slot) at a position of the stream."""
+        """Return (epoch, slot) of a sample index."""
         if position >= 0:
             return self.stream[position]
         assert self.class_stream is not None
@@ -188,11 +188,11 @@ class Examples(Dataset[dict[str, Any]]):
         return epoch, self.stream.num_pictures + slot
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """Pixels of an example along its sides; of a clip with its frames before them."""
+        """Return the shape of an example in pixels; clips have their frames first."""
         return self.size(index).size
 
     def origin(self, index: int) -> dict[str, Any]:
-        """What the pixels of an example that is not random follow from, besides its file."""
+        """Return what determines the pixels of a non-random example, besides its file."""
         settings, scaled = self.settings(index), self.size(index).scaled
         return {
             "shape": list(self.shape(index)),
@@ -206,36 +206,36 @@ class Examples(Dataset[dict[str, Any]]):
         }
 
     def content(self, index: int, epoch: int = 0, slot: int | None = None) -> dict[str, Tensor]:
-        """What a batch holds of a picture in an epoch: `pixels`, and with them `sizes`.
+        """Return the tensors of an image in an epoch: `pixels` and `sizes`.
 
-        With masks also `mask`, as white as it is.
+        With masks also `mask`, before loss weights are computed.
         """
-        piece = self.piece(index, epoch, slot)
-        content = {"pixels": piece.pixels, "sizes": piece.sizes}
+        crop = self.crop(index, epoch, slot)
+        content = {"pixels": crop.pixels, "sizes": crop.sizes}
         if self.has_masks:
             picture, factor = self.pictures[index], self.latent_factor
-            content["mask"] = mask_shares(picture, piece, self.masks(index), factor)
+            content["mask"] = mask_shares(picture, crop, self.masks(index), factor)
         return content
 
     @property
     def has_masks(self) -> bool:
-        """Whether batches have masks: where only some subsets have them, others count as whole."""
+        """Return whether batches have masks; subsets without them have full weight."""
         return any(subset.config.masks is not None for subset in self.subsets.values())
 
     def masks(self, index: int) -> MaskConfig:
-        """What a picture's mask is, and what its places count."""
+        """Return the mask settings of an image."""
         return self.settings(index).masks or WHOLE
 
     def pixels(self, index: int, epoch: int = 0) -> Tensor:
-        """(3, height, width) of a picture in an epoch."""
+        """Return the pixels (3, height, width) of an image in an epoch."""
         return self.content(index, epoch)["pixels"]
 
     def prompt(self, index: int, epoch: int, step: int = 0, slot: int | None = None) -> str:
-        """The caption of a picture in an epoch, at a step, in one of its slots."""
+        """Return the caption of an image in an epoch, at a step, in one of its slots."""
         captions = self.pictures[index].captions or ("",)
         slot = index if slot is None else slot
         draw = random.Random(derive_seed(self.seed, "caption", epoch, slot))
-        moment = Moment(epoch, step, self.pace.max_steps)
+        moment = StepInfo(epoch, step, self.pace.max_steps)
         subset = self.subset(index)
         return make_caption(captions, subset.config.captions, draw, subset.template, moment)
 
@@ -256,16 +256,17 @@ class Examples(Dataset[dict[str, Any]]):
         return example
 
     def weights(self, mask: Tensor, position: int, config: MaskConfig) -> Tensor:
-        """What each place of a mask counts at a position of the stream."""
+        """Return the loss weights of a mask at a sample index."""
         draw = random.Random(derive_seed(self.seed, "unmasked", position))
         if draw.random() < config.unmasked_probability:
             return torch.ones_like(mask)
         return mask_weights(mask, config)
 
     def __getitems__(self, positions: list[int]) -> list[dict[str, Any]] | DataError:
-        """The examples of a micro-batch, or what is wrong with one of them.
+        """Return the examples of a micro-batch, or the error of one of them.
 
-        As a value, since an exception would leave a loader's worker as the text of a traceback.
+        The error is a value, since an exception would leave a loader's worker as the text of a
+        traceback.
         """
         try:
             return [self[position] for position in positions]
@@ -274,7 +275,7 @@ class Examples(Dataset[dict[str, Any]]):
 
     @property
     def changes_words(self) -> bool:
-        """Whether there are more captions than `all_prompts` could list."""
+        """Return whether there are more captions than `all_prompts` can list."""
         return has_countless(
             (picture.captions or ("",), *self._caption_rules(picture)) for picture in self.pictures
         )
@@ -284,7 +285,7 @@ class Examples(Dataset[dict[str, Any]]):
         return subset.template, subset.config.captions
 
     def all_prompts(self) -> list[str]:
-        """Every caption that can come up, sorted; unless `changes_words`."""
+        """Return every caption that can occur, sorted; not with `changes_words`."""
         texts = {
             text
             for picture in self.pictures

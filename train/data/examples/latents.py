@@ -1,4 +1,4 @@
-"""What the VAE makes of a run's pictures or clips, encoded once."""
+"""Latents of a run's images or clips, encoded once."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,48 +17,48 @@ from train.data.caching import (
     ContentCache,
     StoredLatents,
     Track,
-    ahead,
-    behind,
     key_of,
     latents_kept,
+    prefetch,
     vae_origin,
+    write_behind,
 )
 from train.data.examples.examples import Examples
-from train.data.pictures import Broken, Known, picture_facts
+from train.data.pictures import CorruptImages, Known, picture_facts
 
 NAMES_SHOWN = 8
 
 
 def shown(names: Sequence[str]) -> str:
-    """The names, of many the first ones."""
+    """Return the names, shortened to the first ones if there are many."""
     more = f", … {len(names)} together" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def check_latents(mean: Tensor, std: Tensor, paths: Sequence[Path]) -> None:
-    """Raises DataError, with the picture's name, if what the VAE made of one is not finite.
+    """Raise DataError, with the name of the image, if any latent is not finite.
 
     Args:
-        mean: of each picture's distribution, (b, …).
-        std: as `mean`.
-        paths: the pictures' files.
+        mean: mean of each image's distribution, (b, …).
+        std: its standard deviation, as `mean`.
+        paths: the files of the images.
     """
     finite = torch.isfinite(mean).flatten(1).all(1) & torch.isfinite(std).flatten(1).all(1)
     if finite.all():
         return
     faulty = [str(path) for path, good in zip(paths, finite.tolist(), strict=True) if not good]
     raise DataError(
-        f"latents are not finite: {shown(faulty)}. The VAE cannot encode this: see whether the "
-        "picture is sound; base_model.vae_precision=fp32 if the VAE is in half precision"
+        f"latents are not finite: {shown(faulty)}. The VAE cannot encode this: check whether the "
+        "image is intact; base_model.vae_precision=fp32 if the VAE is in half precision"
     )
 
 
 PIXELS_AT_ONCE = 2**22
-"""Clips of more pixels than this together are not encoded at once."""
+"""Limit of the pixels of clips that are encoded at once."""
 
 
 def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:
-    """The folder of `cache: disk`; None where nothing is kept in files."""
+    """Return the folder of `cache: disk`; None if nothing is stored in files."""
     if config.cache != "disk":
         return None
     return ContentCache(Path(config.cache_dir or Path(output_dir) / "cache"))
@@ -72,16 +72,16 @@ def cache_latents(
     cache: ContentCache | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Encodes every picture or clip once, if nothing random stands before the encoder.
+    """Encode every image or clip once, if nothing random precedes the encoder.
 
     Args:
-        examples: given what is cached; later they have it in the place of pixels.
-        base: whose VAE encodes.
-        batch_size: so many of one shape are encoded at once in memory, large ones one at a time.
+        examples: get the cached latents, which replace their pixels.
+        base: the base model, whose VAE encodes.
+        batch_size: how many of one shape are encoded at once in memory; large ones singly.
         track: shows progress.
         cache: with `cache: disk`, the folder from `open_cache`.
-        share: (rank, processes): with a folder, each process encodes a share of what is not there
-            yet; all must wait for each other before the first example is asked for.
+        share: (rank, processes): with a folder, each process encodes a share of what is missing;
+            all must wait for each other before the first example is read.
     """
     if examples.config.cache == "off" or examples.config.is_random:
         return
@@ -97,16 +97,16 @@ def _latents_in_memory(
     examples: Examples, base: DiffusionModel, batch_size: int, track: Track
 ) -> list[dict[str, Tensor]]:
     kept: dict[int, dict[str, Tensor]] = {}
-    broken = Broken(len(examples), what=examples.kind)
+    corrupt = CorruptImages(len(examples), what=examples.kind)
     chunks = list(_alike(examples, batch_size))
     order = [index for chunk in chunks for index in chunk]
-    with ahead(examples.content, order, _depth(examples)) as prepared:
+    with prefetch(examples.content, order, _depth(examples)) as prepared:
         for chunk in track(chunks, "encoding pictures"):
             contents = []
             for _ in chunk:
-                with broken.gathered():
+                with corrupt.gathered():
                     contents.append(next(prepared).result())
-            if broken.messages:  # only looks for more
+            if corrupt.messages:  # only searches for more corrupt files
                 continue
             mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
             check_latents(mean, std, [examples.pictures[index].path for index in chunk])
@@ -114,17 +114,17 @@ def _latents_in_memory(
             encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
             for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
                 kept[index] = content | {name: value[row] for name, value in encoded.items()}
-    broken.refuse()
+    corrupt.refuse()
     return [kept[index] for index in range(len(examples))]
 
 
 def _depth(examples: Examples) -> int:
-    """How many examples are decoded in advance: clips take much memory."""
+    """Return how many examples are decoded in advance: clips take much memory."""
     return 2 if len(examples.shape(0)) > 2 else 2 * THREADS
 
 
 def _alike(examples: Examples, batch_size: int) -> Iterator[list[int]]:
-    """Examples of one shape that are encoded at once, each chunk in their order."""
+    """Yield groups of examples of one shape that are encoded at once, each in order."""
     shapes: dict[tuple[int, ...], list[int]] = {}
     for index in range(len(examples)):
         shapes.setdefault(examples.shape(index), []).append(index)
@@ -142,40 +142,43 @@ def _latents_on_disk(
     track: Track,
     share: tuple[int, int],
 ) -> StoredLatents:
-    """One at a time, so that what is kept does not depend on what it was encoded with.
+    """Encode one example at a time, so that the result does not depend on the others.
 
-    What another run has encoded meanwhile is left as it is; each run begins at another place.
+    What another run has encoded meanwhile is kept; each run starts at another entry.
     """
     vae = vae_origin(base)
     cache.remember("vae", base, vae)
     keys = latents_keys(examples, vae)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
-    broken = Broken(len(missing), what=examples.kind)
+    corrupt = CorruptImages(len(missing), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
         return None if cache.has(key) else examples.content(first[key])
 
-    with ahead(prepare, missing, _depth(examples)) as prepared, behind(cache.write) as write:
+    with (
+        prefetch(prepare, missing, _depth(examples)) as prepared,
+        write_behind(cache.write) as write,
+    ):
         for key in track(missing, "encoding pictures"):
             content = None
-            with broken.gathered():
+            with corrupt.gathered():
                 content = next(prepared).result()
-            if content is None or broken.messages:  # with a broken one it only looks for more
+            if content is None or corrupt.messages:  # then only search for more
                 continue
             mean, std = base.encode_images(content.pop("pixels")[None])
             check_latents(mean, std, [examples.pictures[first[key]].path])
             write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
-    broken.refuse()
+    corrupt.refuse()
     return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
 
 
 def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int]) -> list[str]:
-    """What a process encodes: streamed shards one after the other, else anything from anywhere.
+    """Return what a process encodes: streamed shards in order, else entries from anywhere.
 
     Args:
-        examples: of the run.
-        first: the first picture of each key.
+        examples: the examples of the run.
+        first: the first image of each key.
         share: (rank, processes).
     """
     rank, processes = share
@@ -188,10 +191,10 @@ def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int
 
 
 def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
-    """The names under which a cache keeps the examples' latents, by what `vae_origin` says.
+    """Return the cache keys of the examples' latents, given the result of `vae_origin`.
 
     Raises:
-        DataError: files that cannot be read.
+        DataError: files cannot be read.
     """
     pictures = examples.pictures
     paths = [picture.path for picture in pictures]

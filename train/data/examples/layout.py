@@ -1,4 +1,4 @@
-"""The sizes at which the pictures of a run are learned."""
+"""The sizes of the images of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,16 +8,16 @@ import numpy as np
 
 from train.config import Size
 from train.data.examples.picture_buckets import Place, SizeRule
-from train.data.pictures import Broken, Known, picture_facts
+from train.data.pictures import CorruptImages, Known, picture_facts
 from train.data.sources import Picture
 
 
 class Layout:
-    """A place for each picture, 16 bytes in memory."""
+    """A place for each image, 16 bytes in memory."""
 
     def __init__(self, places: Sequence[Place]) -> None:
-        told = [(*place.size, *(place.scaled or (0, 0))) for place in places]
-        self.sides = np.array(told, np.int32).reshape(-1, 4)
+        sides = [(*place.size, *(place.scaled or (0, 0))) for place in places]
+        self.sides = np.array(sides, np.int32).reshape(-1, 4)
         """(n, 4): height and width of the example, then of the scaled picture or 0."""
 
     def __len__(self) -> int:
@@ -29,53 +29,55 @@ class Layout:
         return both
 
     def place(self, index: int) -> Place:
-        """That of a picture."""
+        """Return the place of an image."""
         height, width, *scaled = self.sides[index].tolist()
         return Place(Size(height, width), Size(*scaled) if scaled[0] else None)
 
     @property
     def sizes(self) -> list[Size]:
-        """Those that there are."""
+        """Return all sizes that occur."""
         return [Size(*sides) for sides in np.unique(self.sides[:, :2], axis=0).tolist()]
 
     @property
     def numbers(self) -> np.ndarray:
-        """(n,): the place of each picture's size in `sizes`."""
+        """Return (n,): the index of each image's size in `sizes`."""
         return np.unique(self.sides[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
 
 
-Manner = tuple[SizeRule, str]
-"""What sizes the pictures of a subset come to, and its `resize`."""
+ResizeRule = tuple[SizeRule, str]
+"""The size rule of a subset's images, and its `resize`."""
 
 
-def lay_out(paths: Sequence[Path], subsets: Sequence[str], manners: Mapping[str, Manner]) -> Layout:
-    """The places of pictures.
+def assign_buckets(
+    paths: Sequence[Path], subsets: Sequence[str], rules: Mapping[str, ResizeRule]
+) -> Layout:
+    """Return the places of images.
 
     Args:
-        paths: their files.
-        subsets: the name of each one's subset.
-        manners: of the subsets, by name. Those with `resize: own_size` are left at their own sizes.
+        paths: the files of the images.
+        subsets: the name of each image's subset.
+        rules: rules of the subsets, by name. With `resize: own_size` images keep their sizes.
 
     Raises:
-        InputError: the base model cannot take the sizes of the recipe.
-        DataError: pictures cannot be read, or are too small; all are named together.
+        InputError: the base model does not accept the sizes of the recipe.
+        DataError: images cannot be read, or are too small; all are listed.
     """
-    for rule, _ in manners.values():
+    for rule, _ in rules.values():
         rule.check()
     facts = picture_facts(paths, Known.SIZE).check()
-    broken = Broken(len(paths), remedy="")
+    corrupt = CorruptImages(len(paths), remedy="")
     known: dict[tuple[int, int, str], Place] = {}
     places: list[Place] = []
     for index, (path, subset) in enumerate(zip(paths, subsets, strict=True)):
         width, height = facts.size(index)
         place = known.get((width, height, subset))
         if place is None:
-            with broken.gathered(path):
-                place = _place(width, height, *manners[subset])
+            with corrupt.gathered(path):
+                place = _place(width, height, *rules[subset])
                 known[width, height, subset] = place
         if place is not None:
             places.append(place)
-    broken.refuse()
+    corrupt.refuse()
     return Layout(places)
 
 
@@ -88,23 +90,23 @@ def _place(width: int, height: int, rule: SizeRule, resize: str) -> Place:
     return place if resize == "cover" else Place(place.size)
 
 
-def companions(
+def paired_class_images(
     pictures: Sequence[Picture], groups: Sequence[Sequence[Size]]
 ) -> tuple[list[Picture], Layout]:
-    """Class pictures at the sizes of those that they come along with.
+    """Return class images at the sizes of the images that they are paired with.
 
-    In each group of sizes a picture goes to that of the nearest aspect ratio. A size to which none
-    goes borrows all of the nearest size that has some. So pictures may be there more than once.
+    In each group of sizes an image is assigned to the nearest aspect ratio. A size without images
+    borrows all of the nearest size that has some, so that images may occur more than once.
 
     Args:
-        pictures: of classes.
-        groups: the sizes of each resolution; no size is in two of them.
+        pictures: the class images.
+        groups: the sizes of each resolution; no size is in two groups.
 
     Returns:
-        The pictures, so many more, and their places.
+        The images, with repetitions, and their places.
 
     Raises:
-        DataError: pictures cannot be read; all are named together.
+        DataError: images cannot be read; all are listed.
     """
     facts = picture_facts([picture.path for picture in pictures], Known.SIZE).check()
     own = np.array([np.divide(*facts.size(index)) for index in range(len(pictures))])

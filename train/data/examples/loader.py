@@ -1,4 +1,4 @@
-"""Micro-batches out of examples."""
+"""Make micro-batches of examples."""
 
 import signal
 from typing import Any
@@ -13,7 +13,7 @@ from train.data.examples.stream import MicroBatches
 
 
 def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:
-    """Batches in the order of the stream; the same with any number of workers."""
+    """Return a loader of the batches in stream order; independent of the number of workers."""
     workers = examples.config.num_workers
     loader: Any = DataLoader(
         examples,
@@ -29,7 +29,7 @@ def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch 
 
 
 def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
-    """Stacks tensors, and lists everything else: also the tensors of clips of several lengths."""
+    """Stack tensors, and list everything else, including tensors of clips of several lengths."""
     if isinstance(examples, DataError):
         return examples
     columns = {name: [example[name] for example in examples] for name in examples[0]}
@@ -40,10 +40,10 @@ def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
 
 
 def is_stackable(values: list[Any]) -> bool:
-    """Whether they are tensors of one shape."""
+    """Return whether the values are tensors of one shape."""
     return isinstance(values[0], Tensor) and len({value.shape for value in values}) == 1
 
 
 def ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the workers end when their trainer does."""
+    """Ignore Ctrl-C, which reaches all processes of the terminal; workers end with the trainer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""Masks of pictures: cut with their picture, brought to the size of latents, made into weights.
+"""Masks: cropped with their image, scaled to the size of latents, converted to loss weights.
 
-OneTrainer's `modules/util/loss/masked_loss.py` for weights and areas, A1111 1.10.1's
-`modules/textual_inversion/dataset.py` for the formula of opacity.
+Weights and areas follow OneTrainer's `modules/util/loss/masked_loss.py`, the formula of opacity
+A1111 1.10.1's `modules/textual_inversion/dataset.py`.
 """
 
 import warnings
@@ -16,55 +16,56 @@ from inference.recipe import RecipeWarning
 from train.common import DataError
 from train.config import MaskConfig
 from train.data.containers import open_file
-from train.data.examples.transforms import Piece
+from train.data.examples.transforms import Crop
 from train.data.pictures import READING_ERRORS
 from train.data.sources import Picture
 
 DEEP = ("I;16", "I;16L", "I;16B")
-"""Pillow's names of 16 bits of gray."""
+"""Pillow's modes for 16 bits of grey."""
 TOLERANCE = 0.02
-"""Share by which a mask's shape may differ from its picture's, for rounding of small sizes."""
+"""Fraction by which the aspect ratio of a mask may differ from its image's, for rounding."""
 
 
-def mask_shares(picture: Picture, piece: Piece, config: MaskConfig, factor: int) -> Tensor:
-    """How white the mask is at each place of the latents, (1, h / factor, w / factor) in 0 … 1.
+def mask_shares(picture: Picture, crop: Crop, config: MaskConfig, factor: int) -> Tensor:
+    """Return the mask at the size of latents, (1, h / factor, w / factor) in 0 … 1.
 
-    It goes the way of the picture: scaled, cut and mirrored as that was, then averaged over the
-    pixels of each place. A picture without a mask is 1 everywhere.
+    It is transformed like the image: scaled, cropped and mirrored, then averaged over the pixels of
+    each latent. An image without a mask is 1 everywhere.
 
     Args:
-        picture: whose mask it is.
-        piece: what was cut out of the picture.
+        picture: the image of the mask.
+        crop: the crop of the image.
         config: where masks come from.
         factor: pixels per latent along each side.
 
     Raises:
-        DataError: the mask cannot be read, or is of another shape than the picture.
+        DataError: the mask cannot be read, or has another aspect ratio than the image.
     """
-    height, width = piece.pixels.shape[1:]
-    mask = piece.alpha if config.source == "alpha" else None
+    height, width = crop.pixels.shape[1:]
+    mask = crop.alpha if config.source == "alpha" else None
     if picture.mask is not None:
         mask = read_mask(picture.mask)
-        check_shape(mask, picture, piece)
+        check_shape(mask, picture, crop)
     if mask is None:
         return torch.ones(1, height // factor, width // factor)
     if not (mask.getbbox() or config.unmasked_weight or config.formula == "a1111"):
         warnings.warn(
-            f"{picture.mask or picture.path}: the mask is empty everywhere, so that nothing of "
-            "the picture is learned; remove the picture, or give data.masks.unmasked_weight",
+            f"{picture.mask or picture.path}: the mask is empty everywhere, so that "
+            "nothing of the image is trained on; remove the image, or set "
+            "data.masks.unmasked_weight",
             RecipeWarning,
             stacklevel=2,
         )
-    cut = np.asarray(piece.cut.of(mask.convert("F"), Image.Resampling.BOX), np.float32)
+    cut = np.asarray(crop.cut.of(mask.convert("F"), Image.Resampling.BOX), np.float32)
     shares = torch.from_numpy(cut.copy()).div_(255)
     places = shares.view(height // factor, factor, width // factor, factor)
     return places.mean((1, 3))[None]
 
 
 def mask_weights(shares: Tensor, config: MaskConfig) -> Tensor:
-    """What each place counts, of what `mask_shares` gives; the same shape.
+    """Convert the result of `mask_shares` to loss weights of the same shape.
 
-    A mask that is 0 in the whole cut stays so: its example has a loss of 0.
+    A mask that is 0 in the whole crop stays 0: its example has a loss of 0.
     """
     if config.formula == "a1111":
         weights = shares - shares.min()
@@ -76,7 +77,7 @@ def mask_weights(shares: Tensor, config: MaskConfig) -> Tensor:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask upright, in shades of gray (mode L); what is transparent in it is black.
+    """Return an upright mask in grey (mode L); its transparent parts are black.
 
     Raises:
         DataError: the file cannot be decoded.
@@ -96,9 +97,9 @@ def read_mask(path: Path) -> Image.Image:
         raise DataError(f"{path}: cannot be read as a mask: {error}; mend or remove it") from None
 
 
-def check_shape(mask: Image.Image, picture: Picture, piece: Piece) -> None:
-    """Raises DataError unless the mask is as wide to its height as its picture is."""
-    height, width = (int(side) for side in piece.sizes[:2])
+def check_shape(mask: Image.Image, picture: Picture, crop: Crop) -> None:
+    """Raise DataError unless the mask has the aspect ratio of its image."""
+    height, width = (int(side) for side in crop.sizes[:2])
     if abs(mask.width * height / (mask.height * width) - 1) > TOLERANCE:
         raise DataError(
             f"{picture.mask}: is {mask.width}x{mask.height}, and its picture {picture.path} is "

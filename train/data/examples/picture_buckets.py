@@ -1,4 +1,4 @@
-"""Which size a picture is learned at, and how it is scaled for that."""
+"""Aspect-ratio buckets: the size of each image's example, and of the scaled image."""
 
 import math
 from collections.abc import Iterable
@@ -24,34 +24,34 @@ SDXL_SIZES = tuple(parse_size(text) for text in SDXL.split())
 
 
 class Place(NamedTuple):
-    """The size of a picture's example, and of the scaled picture that it is cut out of."""
+    """Size of an image's example, and of the scaled image that it is cropped from."""
 
     size: Size
     scaled: Size | None = None
-    """None where it follows from the size, by data.resize."""
+    """None if it follows from the size, by data.resize."""
 
 
 @dataclass(frozen=True)
 class SizeRule:
-    """Gives every picture its place: kohya's `BucketManager` (sd-scripts `library/train_util.py`).
+    """Assign a place to every image: kohya's `BucketManager` (sd-scripts `library/train_util.py`).
 
-    None of `buckets` leaves each picture at its own size, rounded down to multiples of `step`
-    (A1111: do not resize images).
+    Without `buckets` each image keeps its own size, rounded down to multiples of `step` (A1111: do
+    not resize images).
     """
 
     buckets: PictureBucketsConfig | None
     resolution: int
-    """Root of the area, where the recipe does not say the area."""
+    """Square root of the area, if the recipe does not set the area."""
     step: int
-    """Pixels that the base model's sizes are multiples of."""
+    """Multiple of the base model's sizes, in pixels."""
     key: str = "data"
-    """Where the recipe says so."""
+    """The recipe key of these settings."""
 
     def check(self) -> None:
-        """Refuses what the base model cannot take.
+        """Reject what the base model does not accept.
 
         Raises:
-            InputError: a side is no multiple of its step, or there is no size.
+            InputError: a side is not a multiple of the step, or there is no size.
         """
         check_size(f"{self.key}.resolution", self.resolution, self.step)
         config = self.buckets
@@ -71,13 +71,13 @@ class SizeRule:
 
     @property
     def area(self) -> int:
-        """Most pixels of an example."""
+        """Return the maximum number of pixels of an example."""
         area = None if self.buckets is None else self.buckets.area
         return self.resolution**2 if area is None else area
 
     @cached_property
     def sizes(self) -> list[Size]:
-        """The sizes that there are, by width and height; none where pictures make their own."""
+        """Return the sizes by width and height; none if each image has its own."""
         config = self.buckets
         if config is None or config.no_upscale:
             return []
@@ -94,7 +94,7 @@ class SizeRule:
         return np.array([size.width / size.height for size in self.sizes])
 
     def place(self, width: int, height: int) -> Place:
-        """The place of a picture.
+        """Return the place of an image.
 
         Raises:
             DataError: without scaling up, it is smaller than one step.
@@ -107,21 +107,21 @@ class SizeRule:
         return self._nearest(width, height)
 
     def _nearest(self, width: int, height: int) -> Place:
-        """The size of just these sides, else the first of those nearest in width / height."""
+        """Return the size with exactly these sides, else the first of the nearest aspect ratio."""
         ratio, size = width / height, Size(height, width)
         if size not in self.sizes:
             size = self.sizes[int(np.abs(self._ratios - ratio).argmin())]
-        # The side is filled that the other one leaves something to be cut off of.
+        # Fill the side for which the other one is cropped.
         is_wider = ratio > size.width / size.height
         scale = size.height / height if is_wider else size.width / width
         return Place(size, Size(int(height * scale + 0.5), int(width * scale + 0.5)))
 
 
 def kohya_sizes(area: int, min_side: int, max_side: int, step: int) -> list[Size]:
-    """What kohya's `make_bucket_resolutions` gives: sides of about the same area.
+    """Return the sizes of kohya's `make_bucket_resolutions`, all of about the same area.
 
     Args:
-        area: most pixels.
+        area: maximum number of pixels.
         min_side: rounded down to a multiple of `step`.
         max_side: rounded up to a multiple of `step`.
         step: sides are multiples of it.
@@ -137,9 +137,9 @@ def kohya_sizes(area: int, min_side: int, max_side: int, step: int) -> list[Size
 
 
 def scaled_down(width: int, height: int, area: int, step: int) -> Size:
-    """kohya's bucket_no_upscale: within the area one side is rounded to a multiple of `step`.
+    """Scale as kohya's bucket_no_upscale: in the area, round one side to a multiple of `step`.
 
-    Of the two ways that side is rounded which keeps the proportions better.
+    The side is rounded for which the aspect ratio changes less.
     """
     if width * height <= area:
         return Size(height, width)
@@ -155,7 +155,7 @@ def scaled_down(width: int, height: int, area: int, step: int) -> Size:
 
 
 def _rounded(value: float, step: int) -> int:
-    """kohya's `round_to_steps`: to a whole number, then down to a multiple."""
+    """Round as kohya's `round_to_steps`: to an integer, then down to a multiple."""
     whole = int(value + 0.5)
     return whole - whole % step
 

@@ -1,4 +1,4 @@
-"""A picture file becomes the pixels of an example."""
+"""Convert an image file to the pixels of an example."""
 
 import random
 from pathlib import Path
@@ -15,16 +15,16 @@ from train.data.examples.picture_buckets import Place
 from train.data.pictures import MAX_PIXELS, read_picture, shown
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""Of red, green and blue in grey (ITU-R BT.601), as Pillow and torchvision take it."""
+"""Weights of red, green and blue in grey (ITU-R BT.601), as in Pillow and torchvision."""
 
 
 def jittered(pixels: np.ndarray, config: ColorJitterConfig, draw: random.Random) -> np.ndarray:
-    """Brightness, contrast, saturation and hue changed in this order.
+    """Change brightness, contrast, saturation and hue in this order.
 
     Args:
         pixels: (h, w, 3), 0 … 255.
-        config: how much; four numbers are drawn whatever it says.
-        draw: where they come from.
+        config: how much; four numbers are drawn in any case.
+        draw: source of random numbers.
 
     Returns:
         (h, w, 3), float64, 0 … 255, not rounded.
@@ -43,13 +43,13 @@ def jittered(pixels: np.ndarray, config: ColorJitterConfig, draw: random.Random)
 
 
 def turned(values: np.ndarray, turn: float) -> np.ndarray:
-    """Hues moved by a share of the colour circle; value and saturation of HSV stay."""
+    """Rotate hues by a fraction of the colour circle; value and saturation of HSV do not change."""
     high, low = values.max(-1), values.min(-1)
     chroma = np.where(high > low, high - low, 1.0)
     red, green, blue = ((high - values[..., channel]) / chroma for channel in range(3))
     leading = values.argmax(-1)
     hue = np.choose(leading, [blue - green, 2 + red - blue, 4 + green - red]) + 6 * turn
-    # Each channel falls from the highest to the lowest value two sixths away from its own hue.
+    # Each channel falls from its maximum to its minimum two sixths away from its own hue.
     channels = []
     for own in (0, 2, 4):
         distance = np.abs((hue - own + 3) % 6 - 3)
@@ -70,16 +70,16 @@ RESAMPLINGS = {
 
 
 class Cut(NamedTuple):
-    """Where in its picture an example lies; its mask goes the same way."""
+    """Position of an example in its image, also used for its mask."""
 
     scaled: tuple[int, int]
     """Width and height of the scaled picture."""
     box: tuple[int, int, int, int]
-    """Left, top, right and bottom within it. What is beyond it repeats its edges."""
+    """Left, top, right and bottom within it. Outside of the image its edges are repeated."""
     is_mirrored: bool
 
     def of(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
-        """What the example shows of an upright picture of any size."""
+        """Return the crop of an upright image of any size."""
         if image.size != self.scaled:
             image = image.resize(self.scaled, resampling)
         left, top, right, bottom = self.box
@@ -92,30 +92,30 @@ class Cut(NamedTuple):
         return ImageOps.mirror(image) if self.is_mirrored else image
 
 
-class Piece(NamedTuple):
-    """What an example shows of a picture, and what SDXL is told of it (arXiv 2307.01952, 2.2)."""
+class Crop(NamedTuple):
+    """The crop of an image in an example, and SDXL's size conditioning (arXiv 2307.01952, 2.2)."""
 
     pixels: Tensor
     """(3, height, width) in -1 … 1."""
     sizes: Tensor
-    """(6,), in pixels: the upright file's height and width, the cut's top and left within the
-    scaled picture (mirrored with it), the example's height and width."""
+    """(6,), in pixels: the upright file's height and width, the crop's top and left within the
+    scaled image (mirrored with it), the example's height and width."""
     cut: Cut
     alpha: Image.Image | None
-    """Opacity of the whole upright picture, mode L; None where it is opaque."""
+    """Opacity of the whole upright image, mode L; None if it is opaque."""
 
 
-def cut_piece(path: Path, config: ExampleConfig, place: Place, draw: random.Random) -> Piece:
-    """The piece of a picture that an example shows.
+def crop_image(path: Path, config: ExampleConfig, place: Place, draw: random.Random) -> Crop:
+    """Return the crop of an image for an example.
 
     Args:
-        path: the picture's file.
-        config: how it is laid on a background, scaled, cut, mirrored and changed in colour.
-        place: the example's size, and of the scaled picture where that does not follow from it.
-        draw: where the random choices come from.
+        path: the file of the image.
+        config: background, scaling, crop, flip and colour changes.
+        place: size of the example, and of the scaled image unless it follows from it.
+        draw: source of random numbers.
 
     Raises:
-        DataError: the file is broken, or with `resize: none` smaller than the example.
+        DataError: the file is corrupt, or with `resize: none` smaller than the example.
     """
     opened = read_picture(path)
     image = lay_on_background(opened, config.background, draw)
@@ -139,16 +139,17 @@ def cut_piece(path: Path, config: ExampleConfig, place: Place, draw: random.Rand
     if config.color_jitter is not None and config.color_jitter.is_random:
         array = jittered(array, config.color_jitter, draw)
     pixels = torch.from_numpy(array.copy()).permute(2, 0, 1).float().div_(127.5).sub_(1)
-    told = (max(top, 0), max(room_x - left if cut.is_mirrored else left, 0))
+    offsets = (max(top, 0), max(room_x - left if cut.is_mirrored else left, 0))
     alpha = opened.getchannel("A") if opened.mode == "RGBA" else None
-    return Piece(pixels, torch.tensor([*own, *told, *size]), cut, alpha)
+    return Crop(pixels, torch.tensor([*own, *offsets, *size]), cut, alpha)
 
 
 def scaled_size(path: Path, own: Size, size: Size, resize: str) -> Size:
-    """What a picture is scaled to before an example of some size is cut out of it.
+    """Return the size of a scaled image before it is cropped.
 
     `stretch`, `cover` and `fill` are A1111's just resize, crop and resize, and resize and fill
-    (`modules/images.py` resize_image); `fill` leaves room that the picture's edges fill up.
+    (`modules/images.py` resize_image); with `fill` the rest is filled by repeating the image's
+    edges.
 
     Raises:
         DataError: with `none` it is smaller than the example.
@@ -172,7 +173,7 @@ def scaled_size(path: Path, own: Size, size: Size, resize: str) -> Size:
 
 
 def lay_on_background(image: Image.Image, background: str, draw: random.Random) -> Image.Image:
-    """RGB: a transparent picture on a plain colour, others as they are."""
+    """Convert to RGB, with a plain colour behind transparent images."""
     colour = BACKGROUNDS.get(background) or tuple(draw.randrange(256) for _ in range(3))
     if image.mode == "RGB":
         return image

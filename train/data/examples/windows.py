@@ -1,4 +1,4 @@
-"""The order of streamed pictures: a few shards at a time, so that each is fetched once an epoch."""
+"""The order of streamed images: a few shards at a time, each downloaded once per epoch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from train.data.streaming import find_shard
 
 
 class WindowStream:
-    """As `Stream` or `BucketStream`, but that pictures of different windows are never mixed.
+    """Like `Stream` or `BucketStream`, but images of different windows are never mixed.
 
-    The windows come in another order in each epoch, and each is shuffled by a stream of its own:
-    a function of (seed, epoch) throughout, whatever has been fetched when.
+    The windows are shuffled in each epoch, and so is each by its own stream: all of it is a
+    function of (seed, epoch), independent of what has been downloaded.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class WindowStream:
         batch_size: int = 1,
         first_position: int = 0,
     ) -> None:
-        """Divides the places of an epoch.
+        """Divide the slots of an epoch.
 
         Args:
-            seed: of all orders.
-            windows: (n,), the number of each place's window.
-            buckets: (n,), the size of each place's picture by any number; None where all are alike.
-            batch_size: of micro-batches, which are of one size.
-            first_position: where they begin, in a later stage.
+            seed: seed of all orders.
+            windows: (n,), the window of each slot.
+            buckets: (n,), the size of each slot's image, as any number; None if all are equal.
+            batch_size: examples of a micro-batch, which has one size.
+            first_position: sample index at which a later stage starts.
         """
         self.seed = seed
         self.num_pictures = len(windows)
@@ -51,11 +51,11 @@ class WindowStream:
         self._length = sum(len(stream) for _, stream in self.parts)
 
     def __len__(self) -> int:
-        """Positions of an epoch."""
+        """Return the number of sample indices of an epoch."""
         return self._length
 
     def __getitem__(self, position: int) -> tuple[int, int]:
-        """(epoch, place) at a position of the stream."""
+        """Return (epoch, slot) of a sample index."""
         epoch, place = divmod(position - self.first_position, self._length)
         epoch += -(-self.first_position // self._length)
         return epoch, int(_order(self, epoch)[place])
@@ -69,15 +69,15 @@ def _order(stream: WindowStream, epoch: int) -> np.ndarray:
 
 
 def windows_of(paths: Sequence[Path], seed: int, size: int) -> np.ndarray | None:
-    """The number of each picture's window; None where nothing is streamed.
+    """Return the number of each image's window; None if nothing is streamed.
 
-    Which shards are together in a window is drawn once for the run. Pictures that lie here, in
-    other subsets, are dealt to all windows.
+    Which shards share a window is drawn once for the run. Images on the disk, in other subsets, are
+    distributed over all windows.
 
     Args:
-        paths: of the pictures.
-        seed: of the draw.
-        size: shards of a window.
+        paths: the files of the images.
+        seed: seed of the draw.
+        size: shards per window.
     """
     numbers: dict[Path, int] = {}
     shards = np.full(len(paths), -1, np.int64)

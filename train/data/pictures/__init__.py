@@ -1,4 +1,4 @@
-"""Read, probe and index picture files."""
+"""Read, probe and index image files."""
 
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
         read_picture,
         shown,
     )
-    from train.data.pictures.soundness import Broken, Policy, sound_paths
+    from train.data.pictures.soundness import CorruptImages, Policy, sound_paths
 
 __all__ = [
     "MAX_PIXELS",
     "READING",
     "READING_ERRORS",
-    "Broken",
+    "CorruptImages",
     "Facts",
     "Known",
     "Policy",

@@ -1,4 +1,4 @@
-"""From the numbers in a picture file to sRGB with 8 bits."""
+"""Conversion of the values in an image file to sRGB with 8 bits."""
 
 import io
 from functools import lru_cache
@@ -8,29 +8,29 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}
-"""ICC's names of what pictures consist of."""
+"""ICC colour spaces of Pillow's modes."""
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 """TIFF tags."""
 SRGB_TOLERANCE = 2
-"""A profile that changes no colour by more levels is one of the many forms of sRGB's."""
+"""Maximum change, in levels, of a profile that is treated as one of the many forms of sRGB's."""
 
 
 class Planes(NamedTuple):
-    """The colours of a picture in 8 bits, and apart from them how opaque it is."""
+    """The colours of an image in 8 bits, and its opacity."""
 
     colours: Image.Image
-    """Of mode L, RGB, CMYK or LAB."""
+    """Mode L, RGB, CMYK or LAB."""
     alpha: Image.Image | None
-    """Of mode L; None where the picture has no transparency."""
+    """Mode L; None if the image has no transparency."""
 
 
 def planes(image: Any) -> Planes:
-    """Reads an opened picture's pixels.
+    """Read the pixels of an open image.
 
-    16 bits of grey are rounded to 8; of 16 bits of colour Pillow takes the upper 8.
+    16-bit grey is rounded to 8 bits; of 16-bit colours Pillow takes the upper 8 bits.
 
     Raises:
-        ValueError: numbers whose white is not known.
+        ValueError: the value of white is unknown.
     """
     check_numbers(image)
     mode, scale = image.mode, _key_scale(image)
@@ -42,17 +42,17 @@ def planes(image: Any) -> Planes:
         return _split(image.convert("RGBA" if image.has_transparency_data else "RGB"))
     if mode in ("LA", "La", "RGBA", "RGBa"):
         return _split(image.convert(mode.upper()))
-    colours = image.copy()  # of the file, which will be closed
+    colours = image.copy()  # the file will be closed
     if mode not in ("L", "RGB", "CMYK", "LAB"):
         colours = image.convert("L" if mode == "1" else "RGB")
     return Planes(colours, None if key is None else _keyed(colours, key, scale))
 
 
 def check_numbers(image: Any) -> None:
-    """Refuses numbers of which nobody can say what is white.
+    """Reject values without a defined white.
 
     Raises:
-        ValueError: floating-point numbers, or integers of 32 bits or with a sign.
+        ValueError: values are floating-point numbers, or integers with 32 bits or a sign.
     """
     if image.mode == "F":
         raise ValueError("it holds floating-point numbers; save it with 8 or 16 bits")
@@ -61,18 +61,18 @@ def check_numbers(image: Any) -> None:
 
 
 def _key_scale(image: Any) -> float:
-    """What a PNG's transparent colour is multiplied by to be one of 8 bits."""
+    """Return the factor that scales a PNG's transparent colour to 8 bits."""
     raw = image.tile[0][3] if image.format == "PNG" and image.tile else None
     raw = raw[0] if isinstance(raw, tuple) else raw
     return {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}.get(str(raw), 1.0)
 
 
 def _from_wide(image: Any, key: Any) -> Planes:
-    """Grey in more than 8 bits."""
+    """Convert grey in more than 8 bits."""
     white, is_inverted = 2**16 - 1, False
     if image.format == "TIFF":
         white = 2 ** np.atleast_1d(image.tag_v2.get(BITS_PER_SAMPLE, 16)).item(0) - 1
-        # Pillow turns numbers that count from white in 8 bits, and not in 16.
+        # Pillow inverts images with white as 0 in 8 bits, and not in 16.
         is_inverted = image.tag_v2.get(PHOTOMETRIC) == 0
     numbers = np.asarray(image).astype(np.int64)
     alpha = None
@@ -83,10 +83,10 @@ def _from_wide(image: Any, key: Any) -> Planes:
 
 
 def _keyed(colours: Image.Image, key: Any, scale: float) -> Image.Image | None:
-    """Opaque but where pixels are of the one transparent colour."""
+    """Return the opacity: opaque except for pixels of the one transparent colour."""
     wanted = np.atleast_1d(np.asarray(key)) * scale
     seen = np.asarray(colours).reshape(colours.height, colours.width, -1)
-    if wanted.shape != seen.shape[2:]:  # such as bytes beside a picture without a palette
+    if wanted.shape != seen.shape[2:]:  # such as bytes for an image without a palette
         return None
     same = (seen == wanted.astype(np.int64)).all(axis=2)
     return Image.fromarray(np.where(same, 0, 255).astype(np.uint8))
@@ -100,7 +100,7 @@ def _split(image: Image.Image) -> Planes:
 
 
 def in_srgb(parts: Planes, profile: bytes | None) -> Image.Image:
-    """RGBA where there is transparency, else RGB.
+    """Return RGBA if there is transparency, else RGB.
 
     Args:
         parts: colours and transparency.
@@ -128,7 +128,7 @@ def _applied(transform: Any, colours: Image.Image) -> Image.Image:
 
 
 def profile_of(image: Any) -> bytes | None:
-    """The ICC profile that a picture's colours are to be read by; None where it goes without."""
+    """Return the ICC profile of an image's colours; None if none applies."""
     profile = image.info.get("icc_profile")
     if not profile or not isinstance(profile, bytes):
         return None
@@ -145,7 +145,7 @@ def profile_of(image: Any) -> bytes | None:
 
 @lru_cache(maxsize=32)
 def space_of(profile: bytes) -> str | None:
-    """What an ICC profile is for: `RGB `, `GRAY`, `CMYK`, …; None where it is broken."""
+    """Return an ICC profile's colour space: `RGB `, `GRAY`, `CMYK`, …; None if it is corrupt."""
     try:
         core: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
         return core.xcolor_space
@@ -164,7 +164,7 @@ def _is_usable(profile: bytes, mode: str) -> bool:
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> Any:
-    """From a profile to sRGB, RGB; None where that changes nothing."""
+    """Return the transform from a profile to sRGB, RGB; None if it changes nothing."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     transform = ImageCms.buildTransform(source, _srgb(), mode, "RGB")
     if mode == "CMYK":

@@ -1,9 +1,9 @@
-"""What is known of picture files: sizes in pixels, digests and perceptual hashes, kept in an index.
+"""Metadata of image files: sizes in pixels, digests and perceptual hashes, kept in an index.
 
-No picture is opened twice for it. An entry counts as long as its file has the bytes, the time of
-change and the time of status change (ctime, which programs cannot set) that it had. All that is
-wanted of a picture is found out in one pass over its bytes, in several threads; of several
-processes one looks, the others wait and find what it has found.
+No image is opened twice for them. An entry is valid as long as its file has the same size,
+modification time and status change time (ctime, which programs cannot set). All that is wanted of
+an image is read in one pass over its bytes, in several threads; of several processes one reads, the
+others wait and use what it has found.
 """
 
 from __future__ import annotations
@@ -41,43 +41,43 @@ from train.data.streaming import find_shard
 
 
 class Found(NamedTuple):
-    """As much as was asked for."""
+    """The requested metadata of an image."""
 
     header: Header | None
     digest: bytes | None
     """20 bytes."""
     likeness: tuple[int, int] | None
-    """See `likeness_of`."""
+    """See `perceptual_hash`."""
 
 
 def look(path: Path, header: bool, digest: bool, likeness: bool, sound: bool) -> Found:
-    """Reads a file, or the pictures of a folder that is a clip, once.
+    """Read a file, or the images of a folder that is a clip, once.
 
-    Only with `digest` the whole of it is read; only with `likeness` or `sound` it is decoded, with
-    `sound` to the last pixel. What Pillow warns of is the caller's business.
+    Only with `digest` the whole file is read; only with `likeness` or `sound` it is decoded, with
+    `sound` to the last pixel. The caller handles Pillow's warnings.
 
     Raises:
-        DataError: it is no picture that can be read.
+        DataError: it is not a readable image.
         OSError: it cannot be opened.
     """
     if not (header or likeness or sound):
         return Found(None, digest_of(path), None)
-    content = told = None
-    if digest and is_plain(path):  # of what is none, it is told on opening
+    content = digested = None
+    if digest and is_plain(path):  # opening reports anything else
         data = read_bytes(path)
-        content, told = BytesIO(data), _joined([hashlib.blake2b(data).digest()])
+        content, digested = BytesIO(data), _joined([hashlib.blake2b(data).digest()])
     with opened(path, content) as image:
         head = header_of(image)
         if not (likeness or sound):
-            return Found(head, told, None)
+            return Found(head, digested, None)
         if not sound:
             image.draft(None, (72, 72))
         whole = decoded(image)
-        return Found(head, told, likeness_of(whole) if likeness else None)
+        return Found(head, digested, perceptual_hash(whole) if likeness else None)
 
 
 def digest_of(path: Path) -> bytes:
-    """The hash of a file's bytes, or of those of a folder's pictures; 20 bytes."""
+    """Return the hash of a file's bytes, or of a folder's images; 20 bytes."""
     digests = []
     for one in sequence_files(path) if path.is_dir() else [path]:
         with open_file(one) as file:
@@ -89,11 +89,11 @@ def _joined(digests: list[bytes]) -> bytes:
     return hashlib.blake2b(b"".join(digests), digest_size=20).digest()
 
 
-def likeness_of(image: Image.Image) -> tuple[int, int]:
-    """Two hashes of 64 bits: which neighbours across, and which down, are brighter (dHash).
+def perceptual_hash(image: Image.Image) -> tuple[int, int]:
+    """Return two hashes of 64 bits: which horizontal, and which vertical, neighbours are brighter.
 
-    Of near-duplicates (scaled, compressed again, slightly changed in colour) few bits differ. After
-    N. Krawetz, "Kind of Like That" (2013). Transparency is laid on white.
+    This is dHash. Of near-duplicates (scaled, compressed again, slightly changed in colour) few
+    bits differ. After N. Krawetz, "Kind of Like That" (2013). Transparency is put on white.
     """
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -108,15 +108,15 @@ def _bits(values: np.ndarray) -> int:
 
 
 READERS = 8
-"""Threads that look at files; much of it is waiting for the disk."""
+"""Threads that read files; they mostly wait for the disk."""
 AT_ONCE = 512
-"""Pictures between two looks at the clock."""
+"""Images between two checks of the time."""
 SAVE_EVERY = 30.0
-"""Seconds after which what is found is saved, lest a scan of hours be lost."""
+"""Seconds after which new entries are saved, so that an interrupted scan loses little."""
 
 
 class Known(IntFlag):
-    """What an entry tells."""
+    """Flags of what an entry contains."""
 
     SIZE = 1
     DIGEST = 2
@@ -126,33 +126,33 @@ class Known(IntFlag):
 
 
 class Facts(NamedTuple):
-    """What is known of pictures, in the order in which they were asked for."""
+    """Metadata of images, in the order of the request."""
 
     records: np.ndarray
     """(n,) of `RECORD`."""
     faults: dict[int, DataError]
-    """What is wrong with those that cannot be read; nothing else of these is known."""
+    """Errors of unreadable images, about which nothing else is known."""
 
     def size(self, index: int) -> tuple[int, int]:
-        """(width, height) of the upright picture in pixels."""
+        """Return (width, height) of the upright image in pixels."""
         record = self.records[index]
         return int(record["width"]), int(record["height"])
 
     def header(self, index: int) -> Header:
-        """Size of the upright picture, and what is to be told of it."""
+        """Return the size of the upright image, with its notes."""
         bits = int(self.records[index]["notes"])
         notes = (note for place, note in enumerate(NOTES) if bits >> place & 1)
         return Header(*self.size(index), tuple(notes))
 
     def digest(self, index: int) -> str:
-        """The hash of the bytes, 40 hexadecimal digits."""
+        """Return the hash of the bytes, 40 hexadecimal digits."""
         return self.records["digest"][index].tobytes().hex()
 
     def check(self) -> Facts:
-        """Itself.
+        """Return itself if all images are readable.
 
         Raises:
-            DataError: pictures cannot be read; all are told, the first ten by name.
+            DataError: images cannot be read; all are counted, the first ten listed.
         """
         if self.faults:
             lines = [str(fault) for fault in self.faults.values()]
@@ -162,7 +162,7 @@ class Facts(NamedTuple):
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the upright picture in pixels.
+    """Return (width, height) of the upright image in pixels.
 
     Raises:
         DataError: it cannot be read.
@@ -171,7 +171,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def picture_digest(path: Path) -> str:
-    """The hash of a file's bytes, or of the pictures of a folder; 40 hexadecimal digits.
+    """Return the hash of a file's bytes, or of the images of a folder; 40 hexadecimal digits.
 
     Raises:
         DataError: it cannot be read.
@@ -182,9 +182,9 @@ def picture_digest(path: Path) -> str:
 def picture_facts(
     paths: Sequence[Path], wanted: Known, seen: Callable[[], object] | None = None
 ) -> Facts:
-    """What is wanted of pictures: from the index as far as it is there, else by looking at them.
+    """Return metadata of images: from the index if present, else by reading them.
 
-    `seen` is called after each picture that was looked at.
+    `seen` is called after each image that was read.
     """
     records, faults = np.zeros(len(paths), RECORD), {}
     groups: dict[Path, list[int]] = {}
@@ -203,7 +203,7 @@ def picture_facts(
 
 
 class _Search:
-    """Facts of the pictures below one root."""
+    """Metadata of the images below one root."""
 
     def __init__(
         self,
@@ -222,7 +222,7 @@ class _Search:
         self.faults: dict[int, DataError] = {}
 
     def facts(self) -> tuple[np.ndarray, dict[int, DataError]]:
-        """Records, and what is wrong with pictures that have none."""
+        """Return records, and the errors of images without one."""
         for number, path in enumerate(self.paths):
             try:
                 self.records[number]["size"], *times = file_state(path)
@@ -232,8 +232,8 @@ class _Search:
             self.records[number]["mtime"], self.records[number]["ctime"] = times
         self._take_known()
         if len(self._missing()):
-            told = f"{self.file.home}: another process indexes its pictures; waiting for it"
-            with self.file.alone(lambda: tell_once(told)):
+            message = f"{self.file.home}: another process indexes its pictures; waiting for it"
+            with self.file.alone(lambda: tell_once(message)):
                 self._take_known()
                 self._look(self._missing())
         return self.records, self.faults
@@ -244,7 +244,7 @@ class _Search:
         return np.flatnonzero(lacks)
 
     def _take_known(self) -> None:
-        """Takes what the index tells of files that are as they were."""
+        """Use the entries of the index for unchanged files."""
         names, kept = self.file.read()
         if not names:
             return
@@ -282,7 +282,7 @@ class _Search:
             )
             if file_state(path) != tuple(record[STATE]):
                 raise DataError(f"{shown(path)}: changed while it was read; start again")
-        except FetchError:  # nothing is known of the picture
+        except FetchError:  # nothing is known about the image
             raise
         except DataError as error:
             return number, error
@@ -308,7 +308,7 @@ class _Search:
             record["known"] |= Known.LIKENESS
 
     def _save(self) -> None:
-        """Writes all that is known, with what others have found of other files that still are."""
+        """Write all entries, with those that others have found for other existing files."""
         names, kept = self.file.read()
         own = {*self.names}
         others = [row for row, name in enumerate(names) if name not in own and self._is_there(name)]
@@ -327,14 +327,14 @@ class _Search:
 
 
 def file_state(path: Path) -> tuple[int, int, int]:
-    """(bytes, mtime, ctime), times in ns, of a file or of all pictures of a folder that is a clip.
+    """Return (bytes, mtime, ctime), times in ns, of a file or of all images of a clip folder.
 
     Raises:
         OSError: there is no such file.
     """
     try:
         state = file_status(path) if find_shard(path) else path.stat()
-    except NotADirectoryError:  # within a container, which changes as a whole
+    except NotADirectoryError:  # in a container, which changes as a whole
         container = next(parent for parent in path.parents if parent.is_file())
         return *member_state(path), container.stat().st_ctime_ns
     if not stat.S_ISDIR(state.st_mode):

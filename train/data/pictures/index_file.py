@@ -1,9 +1,9 @@
-"""The index of a folder or container of pictures: one file, replaced as a whole.
+"""The index of a folder or container of images: one file, replaced as a whole.
 
-A line of JSON, an array of `RECORD`, then the names. The line tells a hash of all that follows: a
-file that is damaged, or cut off, is told, left out of account and made anew. It lies in the folder
-(`.limner-index`) or beside the container; where nothing can be written there, in the user's cache
-folder (`$XDG_CACHE_HOME/limner/index`, else `~/.cache/limner/index`).
+It has a line of JSON, an array of `RECORD`, then the names. The line contains a hash of the rest: a
+file that is damaged or truncated is reported, ignored and rebuilt. It is in the folder
+(`.limner-index`) or beside the container; if that is not writable, in the user's cache folder
+(`$XDG_CACHE_HOME/limner/index`, else `~/.cache/limner/index`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RECORD = np.dtype(
         ("ctime", "<i8"),  # ns; of members that of their container
         ("known", "<u2"),  # which of the following, see `index.Known`
         ("notes", "<u2"),  # bits, in the order of `pictures.NOTES`
-        ("width", "<u4"),  # pixels of the upright picture
+        ("width", "<u4"),  # pixels of the upright image
         ("height", "<u4"),
         ("digest", "u1", (20,)),  # of the bytes
         ("likeness", "<u8", (2,)),  # perceptual hash
@@ -39,31 +39,31 @@ RECORD = np.dtype(
 )
 STATE = ["size", "mtime", "ctime"]
 SETTLED = 2 * 10**9
-"""ns: what has changed so lately may change again within one tick of the clock of its disk."""
+"""ns: a file that changed so recently may change again within one tick of its disk's clock."""
 
 
 _roots: dict[Path, None] = {}
 
 
 def add_root(root: Path) -> None:
-    """Says that pictures below this folder, or in this container, share an index."""
+    """Declare that images below this folder, or in this container, share an index."""
     _roots[root] = None
 
 
 def root_of(path: Path) -> Path:
-    """The innermost root that a picture lies below; without one its folder."""
+    """Return the innermost root above an image; by default its folder."""
     return next((parent for parent in path.parents if parent in _roots), path.parent)
 
 
 class IndexFile:
-    """What is kept about the pictures below a root."""
+    """The stored metadata of the images below a root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @property
     def places(self) -> list[Path]:
-        """Where the file may lie, the best first."""
+        """Return possible paths of the file, the best first."""
         root = self.root
         beside = root / NAME if root.is_dir() else root.with_name(f".{root.name}{NAME}")
         name = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=12).hexdigest()
@@ -74,26 +74,26 @@ class IndexFile:
 
     @property
     def home(self) -> Path:
-        """What one process at a time has for itself: the root, or the folder of a streamed one."""
+        """Return what one process at a time locks: the root, or the folder of a streamed one."""
         return self.root.parent if is_shard(self.root) else self.root
 
     def read(self) -> tuple[list[bytes], np.ndarray]:
-        """Names and records; nothing where there is no file, or none that can be used."""
+        """Return names and records; nothing if there is no valid file."""
         for place in self.places:
             try:
                 return _parsed(place.read_bytes())
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, KeyError, TypeError) as error:
-                told = error.strerror if isinstance(error, OSError) else error
-                tell_once(f"{place}: this index of pictures is damaged ({told}) and made anew")
+                reason = error.strerror if isinstance(error, OSError) else error
+                tell_once(f"{place}: this index of images is damaged ({reason}) and is rebuilt")
         return [], np.zeros(0, RECORD)
 
     def write(self, names: Sequence[bytes], records: np.ndarray) -> None:
-        """Replaces the file, or does without where nothing can be written (told once).
+        """Replace the file; if nothing can be written, warn once and do without.
 
-        What has changed in the last two seconds is left out: another change of the same tick of
-        the clock could not be seen.
+        Files that changed in the last two seconds are omitted: another change in the same tick of
+        the clock could not be detected.
         """
         settled = np.maximum(records["mtime"], records["ctime"]) < time.time_ns() - SETTLED
         names = [name for name, stays in zip(names, settled, strict=True) if stays]
@@ -108,26 +108,26 @@ class IndexFile:
                 faults.append(f"{place}: {error.strerror}")
                 continue
             return
-        tell_once(f"no index of pictures is kept, so they are opened at each start: {faults}")
+        tell_once(f"no index of images can be written, so they are read at each start: {faults}")
 
     @contextmanager
     def alone(self, wait: Callable[[], object]) -> Iterator[None]:
-        """One process at a time, where the disk can lock; `wait` is called if it is another's turn.
+        """Admit one process at a time, if the disk supports locks; `wait` is called while waiting.
 
-        Nothing is left behind by a process that is killed.
+        A process that is killed leaves nothing behind.
         """
         try:
             import fcntl
-        except ImportError:  # Windows: at worst pictures are looked at twice
+        except ImportError:  # Windows: at worst images are read twice
             yield
             return
         try:
             descriptor = os.open(self.home, os.O_RDONLY)
-        except OSError:  # told by who reads the pictures
+        except OSError:  # reading the images reports it
             yield
             return
         try:
-            with suppress(OSError):  # a disk without locks: at worst pictures are looked at twice
+            with suppress(OSError):  # no locks: at worst images are read twice
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

@@ -1,4 +1,4 @@
-"""A picture file becomes upright pixels in sRGB, or one message that names it."""
+"""Decode an image file to upright pixels in sRGB, or raise one message that names it."""
 
 import os
 import stat
@@ -22,11 +22,12 @@ from train.data.pictures.colours import Planes, check_numbers, in_srgb, planes, 
 FORMATS = (
     "PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "JPEG2000", "PPM", "QOI",
 )  # fmt: skip
-"""What is read, whatever a file's ending says. Not EPS and the like, which start programs."""
+"""Formats that are read, whatever a file's extension. Not EPS and the like, which start
+programs."""
 READING = 2
-"""Part of the names of cached latents: to be raised when the same file shall give other pixels."""
+"""Part of the names of cached latents: increase it when the same file gives other pixels."""
 MAX_PIXELS = 178_956_970
-"""More are taken for a decompression bomb: where Pillow itself gives up."""
+"""Larger images count as decompression bombs, as in Pillow itself."""
 READING_ERRORS = (
     OSError,
     SyntaxError,
@@ -44,7 +45,7 @@ READING_ERRORS = (
     Image.DecompressionBombError,
     ImageCms.PyCMSError,
 )
-"""What Pillow's readers are known to raise over broken files."""
+"""Exceptions that Pillow's readers raise for corrupt files."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,31 +55,31 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF's orientations."""
+"""EXIF orientations."""
 
 
 class Header(NamedTuple):
-    """What is known of a picture file without reading its pixels."""
+    """Metadata of an image file that can be read without its pixels."""
 
     width: int
-    """Of the upright picture."""
+    """Width of the upright image."""
     height: int
     notes: tuple[str, ...] = ()
     """Keys of `NOTES`."""
 
 
 NOTES = {
-    "animated": "are animated: their first frame is taken",
-    "pages": "have several pages: the first is taken",
-    "profile": "have a colour profile that is broken or of another kind of picture: they are "
-    "taken for sRGB",
-    "exif": "have broken EXIF data: they are taken to stand upright",
+    "animated": "are animated: their first frame is used",
+    "pages": "have several pages: the first is used",
+    "profile": "have a colour profile that is corrupt or of another colour space: they are "
+    "read as sRGB",
+    "exif": "have corrupt EXIF data: they are read as upright",
 }
-"""What is told of pictures that can be used."""
+"""Warnings about usable images."""
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The first frame of a picture, upright and in sRGB: RGBA where it has transparency, else RGB.
+    """Return the first frame of an image, upright and in sRGB: RGBA if transparent, else RGB.
 
     16 bits become 8; an embedded ICC profile that is not sRGB's is applied (perceptual intent).
 
@@ -90,14 +91,14 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def read_picture_in_quiet(path: Path) -> Image.Image:
-    """As `read_picture`; what Pillow warns of is the caller's business (see `quiet`)."""
+    """Read as `read_picture`; the caller handles Pillow's warnings (see `quiet`)."""
     with opened(path) as image:
         return decoded(image)
 
 
 def decoded(image: Any) -> Image.Image:
-    """The upright picture in sRGB of one that is open."""
-    # Pillow turns TIFF itself, and tells its size as it is after that.
+    """Return the upright image in sRGB of an open one."""
+    # Pillow rotates TIFF itself, and reports its size after that.
     turn = None if image.format == "TIFF" else TURNS.get(_orientation(image)[0])
     profile = profile_of(image)
     parts = planes(image)
@@ -108,23 +109,23 @@ def decoded(image: Any) -> Image.Image:
 
 
 def read_header(path: Path) -> Header:
-    """Size of the upright picture, and what is to be told of it.
+    """Return the size of the upright image, with notes.
 
     Raises:
-        DataError: it is no picture that can be read, as far as its first bytes say.
+        DataError: it is not a readable image, according to its first bytes.
     """
     with quiet():
         return header(path)
 
 
 def header(path: Path) -> Header:
-    """As `read_header`; what Pillow warns of is the caller's business."""
+    """Read as `read_header`; the caller handles Pillow's warnings."""
     with opened(path) as image:
         return header_of(image)
 
 
 def header_of(image: Any) -> Header:
-    """Size and notes of a picture that is open."""
+    """Return the size and notes of an open image."""
     check_numbers(image)
     orientation, is_broken = _orientation(image)
     notes = []
@@ -140,13 +141,13 @@ def header_of(image: Any) -> Header:
 
 
 def shown(path: Path) -> str:
-    r"""A path that can be printed: bytes of its name that are not UTF-8 as \xff."""
+    r"""Return a printable path: bytes of its name that are not UTF-8 as \xff."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences Pillow about metadata; not to be entered by several threads at once."""
+    """Silence Pillow about metadata; not to be entered by several threads at once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -160,15 +161,15 @@ def _formats() -> list[str]:
 
 @contextmanager
 def opened(path: Path, content: BytesIO | None = None) -> Iterator[Any]:
-    """The picture of a file, and whatever is wrong with it as DataError.
+    """Open the image of a file; every error is raised as DataError.
 
     Args:
         path: the file.
-        content: its bytes, where they have been read.
+        content: its bytes, if they have been read.
     """
     try:
         if content is None and not is_plain(path):
-            raise DataError(f"{shown(path)}: is no file; remove it, or give it another name")
+            raise DataError(f"{shown(path)}: is not a file; remove it, or rename it")
         with content or open_file(path) as file, Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -183,11 +184,11 @@ def opened(path: Path, content: BytesIO | None = None) -> Iterator[Any]:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether nothing but a file lies there: opening a pipe would wait for ever."""
+    """Return whether the path is a regular file: opening a pipe would block forever."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return True  # told by opening
+        return True  # opening reports it
     return stat.S_ISREG(mode)
 
 
@@ -196,26 +197,26 @@ def _reason(path: Path, error: BaseException) -> str:
         known = ", ".join(sorted({*FORMATS} - {"MPO", "DIB"}))
         return f"its content is none of {known}" if file_state(path)[0] else "the file is empty"
     if isinstance(error, Image.DecompressionBombError):
-        return f"it says that it has more than {MAX_PIXELS} pixels"
+        return f"its header declares more than {MAX_PIXELS} pixels"
     if isinstance(error, OSError) and error.errno is not None:
         return "its links go in a circle" if error.errno == ELOOP else str(error.strerror)
     return str(error).replace(str(path), path.name) or type(error).__name__
 
 
 def _orientation(image: Any) -> tuple[int, bool]:
-    """EXIF's orientation, 1 … 8; and whether the EXIF data cannot be read."""
+    """Return EXIF's orientation, 1 … 8; and whether the EXIF data cannot be read."""
     if image.format == "PNG" and _has_late_metadata(image.fp):
         image = _read_to_its_end(image.fp)
     try:
-        # A PNG's own getexif would read all pixels to see what stands behind them.
-        told = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-        return (told if told in TURNS else 1), False
+        # A PNG's own getexif would read all pixels to find metadata after them.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return (orientation if orientation in TURNS else 1), False
     except READING_ERRORS:
         return 1, True
 
 
 def _read_to_its_end(file: Any) -> Image.Image:
-    """Another picture of the same file, with what stands behind its pixels."""
+    """Return another image of the same file, with the metadata after its pixels."""
     before = file.tell()
     file.seek(0)
     image = Image.open(BytesIO(file.read()), formats=["PNG"])
@@ -225,7 +226,7 @@ def _read_to_its_end(file: Any) -> Image.Image:
 
 
 def _has_late_metadata(file: Any) -> bool:
-    """Whether EXIF or XMP stand behind a PNG's pixels, as ExifTool writes them."""
+    """Return whether EXIF or XMP follow a PNG's pixels, as ExifTool writes them."""
     before, is_late, name = file.tell(), False, b""
     file.seek(len(b"\x89PNG\r\n\x1a\n"))
     try:

@@ -1,4 +1,4 @@
-"""Which of a run's pictures can be read: found out before the first step, told all together."""
+"""Validation of a run's images before the first step; all corrupt ones are reported together."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,53 +14,53 @@ from train.data.pictures.index import Known, picture_facts
 from train.data.pictures.reading import NOTES, Header, shown
 
 MOST_NAMED = 10
-"""So many broken pictures are told with what is wrong with them."""
+"""Maximum number of corrupt images listed with their error."""
 
 Policy = Literal["refuse", "skip"]
 
 
 def sound_paths(paths: Sequence[Path], policy: Policy, digests: bool = False) -> list[Path]:
-    """The pictures that can be used, in the order in which they come.
+    """Return the usable images in their order.
 
-    With `refuse` the first bytes of each file are looked at. With `skip` every picture is decoded,
-    since what is left out must be known before the stream of examples is made: a run that is
-    resumed, and each of several processes, find the same. What the index knows is not looked at.
+    With `refuse` the first bytes of each file are read. With `skip` every image is decoded, since
+    the skipped ones must be known before the stream of examples is made: a resumed run, and each of
+    several processes, find the same. Entries of the index are not read again.
 
     Args:
-        paths: of the pictures.
-        policy: what becomes of broken ones.
-        digests: whether those will be asked for, so that they are taken in the same pass.
+        paths: the files of the images.
+        policy: what to do with corrupt images.
+        digests: whether digests will be needed, so that they are computed in the same pass.
 
     Raises:
-        DataError: with `refuse`, broken ones, all together; with `skip`, nothing else is there.
+        DataError: with `refuse`, all corrupt images; with `skip`, if no others exist.
     """
     wanted = Known.SIZE | (Known.SOUND if policy == "skip" else Known(0))
     facts = picture_facts(paths, wanted | (Known.DIGEST if digests else Known(0)))
-    broken = Broken(len(paths), [str(fault) for fault in facts.faults.values()])
+    corrupt = CorruptImages(len(paths), [str(fault) for fault in facts.faults.values()])
     if policy == "refuse":
-        broken.refuse()
+        corrupt.refuse()
     if paths and len(facts.faults) == len(paths):
-        raise DataError(f"data.broken_pictures: skip leaves nothing: {broken}")
-    if broken.messages:
-        warnings.warn(f"data.broken_pictures: left out: {broken}", RecipeWarning, stacklevel=2)
+        raise DataError(f"data.broken_pictures: skip leaves nothing: {corrupt}")
+    if corrupt.messages:
+        warnings.warn(f"data.broken_pictures: left out: {corrupt}", RecipeWarning, stacklevel=2)
     noted = np.flatnonzero(facts.records["notes"]).tolist()
     left = [path for row, path in enumerate(paths) if row not in facts.faults]
-    tell_notes([(paths[row], facts.header(row)) for row in noted], len(left))
+    warn_of_notes([(paths[row], facts.header(row)) for row in noted], len(left))
     return left
 
 
-def tell_notes(seen: Sequence[tuple[Path, Header]], count: int) -> None:
-    """Says what is done with those of so many pictures that are not quite what they seem."""
-    for key, told in NOTES.items():
+def warn_of_notes(seen: Sequence[tuple[Path, Header]], count: int) -> None:
+    """Report what is done with those of `count` images that have notes."""
+    for key, note in NOTES.items():
         named = [shown(path) for path, one in seen if key in one.notes]
         if named:
             more = ", …" if len(named) > 3 else ""
-            message = f"{len(named)} of {count} pictures {told}: {', '.join(named[:3])}{more}"
+            message = f"{len(named)} of {count} pictures {note}: {', '.join(named[:3])}{more}"
             warnings.warn(message, RecipeWarning, stacklevel=3)
 
 
-class Broken:
-    """Pictures or clips that cannot be used, gathered so that all are told at once."""
+class CorruptImages:
+    """Collects corrupt images or clips, to report all of them at once."""
 
     def __init__(
         self,
@@ -76,16 +76,16 @@ class Broken:
 
     @contextmanager
     def gathered(self, path: Path | None = None) -> Iterator[None]:
-        """Keeps the DataError that comes up within, and goes on; `path` if it does not say it."""
+        """Collect a DataError of the block and continue; `path` is added if the error lacks it."""
         try:
             yield
-        except FetchError:  # it says nothing of the picture
+        except FetchError:  # it says nothing about the image
             raise
         except DataError as error:
             self.messages.append(f"{shown(path)}: {error}" if path is not None else str(error))
 
     def refuse(self) -> None:
-        """Raises DataError if there are any."""
+        """Raise DataError if there are any."""
         if self.messages:
             raise DataError(f"{self}\n{self.remedy}".rstrip())
 

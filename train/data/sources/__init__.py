@@ -6,7 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from train.data.sources.captions import (
-        Moment,
+        StepInfo,
         all_captions,
         has_countless,
         longest_choice,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from train.data.sources.folder import FALLBACK, Picture, size_on_disk
     from train.data.sources.sources import Sources, at_commits, find_sources
-    from train.data.sources.subsets import Subset, at_resolution, slots_of, the_whole
+    from train.data.sources.subsets import Subset, at_resolution, default_subset, slots_of
 
 __all__ = [
     "FALLBACK",
@@ -36,9 +36,9 @@ __all__ = [
     "ClassPicture",
     "Clip",
     "Concept",
-    "Moment",
     "Picture",
     "Sources",
+    "StepInfo",
     "Subset",
     "all_captions",
     "at_commits",
@@ -46,6 +46,7 @@ __all__ = [
     "class_facts",
     "class_folders",
     "class_pictures",
+    "default_subset",
     "find_sources",
     "has_countless",
     "longest_choice",
@@ -58,7 +59,6 @@ __all__ = [
     "size_on_disk",
     "slots_of",
     "split_tags",
-    "the_whole",
     "usable",
 ]
 

@@ -1,4 +1,4 @@
-"""Captions beside pictures: files of the same name with another ending."""
+"""Captions beside images: files of the same name with another extension."""
 
 import json
 import os
@@ -12,36 +12,36 @@ from train.config import CaptionConfig
 from train.data.containers import container_of, files_within, read_text
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".json", ".tags", ".cap", ".text")
-"""Endings that trainers and taggers give captions; upper case counts too."""
+"""Extensions that trainers and taggers give captions; upper case counts too."""
 
 
 class CaptionFiles:
-    """Caption files beside pictures and clips; each folder is read once."""
+    """Caption files beside images and clips; each folder is read once."""
 
     def __init__(self, config: CaptionConfig) -> None:
         self.config = config
         self.found: Counter[str] = Counter()
-        """How many captions came from files of each ending."""
+        """Number of captions from files of each extension."""
         self.folders: dict[Path, tuple[set[str], set[str]]] = {}
         """Names of caption files and of folders in each folder."""
         self.tars: set[Path] = set()
         """The folders in a tar."""
 
     def captions(self, path: Path) -> tuple[str, ...]:
-        """The captions in the first caption file of the same name; nothing if there is none.
+        """Return the captions in the first caption file of the same name; nothing if there is none.
 
         Raises:
-            DataError: a file is not in UTF-8, or a .json file holds something else.
+            DataError: a file is not in UTF-8, or a .json file has another content.
         """
         return self.look(path)[0]
 
     def look(self, path: Path) -> tuple[tuple[str, ...], str]:
-        """The captions, and the ending of the file that they are from."""
+        """Return the captions, and the extension of the file that they are from."""
         files, folders = self._names(path.parent)
         stems = [path.name if path.name in folders else path.stem]
         extensions = self.config.extensions
         is_sample = path.parent in self.tars
-        if is_sample:  # webdataset: names are one up to the first dot, and a .json says more
+        if is_sample:  # webdataset: names are equal up to the first dot, and a .json has other keys
             stems.append(path.name.partition(".")[0])
             extensions = [*extensions, ".json"]
         for stem in stems:
@@ -55,9 +55,9 @@ class CaptionFiles:
         return (), ""
 
     def hint(self, bare: Iterable[Path], key: str) -> str:
-        """What files of other endings lie beside pictures without a caption; or nothing.
+        """Describe files of other extensions beside images without a caption, if any.
 
-        `key` is what the recipe calls the settings of captions.
+        `key` is the recipe key of the captions' settings.
         """
         asked, others = set(self.config.extensions), Counter[str]()
         endings: dict[Path, set[str]] = {}
@@ -69,9 +69,9 @@ class CaptionFiles:
             others.update(one for one in endings[path.parent] if stem + one in files)
         if not others:
             return ""
-        told = ", ".join(f"{ending} beside {count}" for ending, count in others.most_common())
+        listed = ", ".join(f"{ending} beside {count}" for ending, count in others.most_common())
         wanted = ", ".join([*self.config.extensions, others.most_common(1)[0][0]])
-        return f"There are files ending in {told} of them: {key}.extensions=[{wanted}] reads them"
+        return f"There are files ending in {listed} of them: {key}.extensions=[{wanted}] reads them"
 
     def _names(self, folder: Path) -> tuple[set[str], set[str]]:
         if (found := self.folders.get(folder)) is None:
@@ -95,12 +95,12 @@ class CaptionFiles:
 
 
 def read_captions(file: Path, config: CaptionConfig, *, is_sample: bool = False) -> tuple[str, ...]:
-    """What a caption file says: one caption, or with wildcards one in every line.
+    """Return the captions in a file: one, or with wildcards one per line.
 
-    The .json of a webdataset's sample (`is_sample`) need not say any.
+    The .json of a webdataset's sample (`is_sample`) may have none.
 
     Raises:
-        DataError: it is not in UTF-8, or a .json file holds something else than captions.
+        DataError: it is not in UTF-8, or a .json file has another content than captions.
     """
     text = read_text(file)
     if file.suffix.lower() == ".json":
@@ -111,19 +111,19 @@ def read_captions(file: Path, config: CaptionConfig, *, is_sample: bool = False)
 
 
 def _texts_of_json(file: Path, text: str, is_sample: bool) -> list[str]:
-    """A caption, a list of them, or an object with `caption`, `text` or `tags`."""
+    """Return the texts of a caption, a list, or an object with `caption`, `text` or `tags`."""
     try:
-        told: Any = json.loads(text)
+        content: Any = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{file}: not JSON: {error}") from error
-    if isinstance(told, dict):
-        key = next((name for name in ("caption", "text", "tags") if told.get(name)), None)
+    if isinstance(content, dict):
+        key = next((name for name in ("caption", "text", "tags") if content.get(name)), None)
         if key is None and is_sample:
             return []
-        told = told[key] if key else None
-        if key == "tags" and isinstance(told, list):
-            told = ", ".join(map(str, told))
-    texts = [told] if isinstance(told, str) else told
+        content = content[key] if key else None
+        if key == "tags" and isinstance(content, list):
+            content = ", ".join(map(str, content))
+    texts = [content] if isinstance(content, str) else content
     if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
         raise DataError(
             f"{file}: expected a caption, a list of captions, or an object with caption, text or "

@@ -1,4 +1,4 @@
-"""What becomes of a caption on its way to the text encoder (kohya's and A1111's options)."""
+"""Processing of captions for the text encoder (kohya's and A1111's options)."""
 
 import itertools
 import random
@@ -14,13 +14,13 @@ from train.data.containers import read_text
 
 
 def parts_of(text: str) -> list[tuple[str, ...]]:
-    """A text as parts one after the other, each with all that may stand there.
+    """Return a text as consecutive parts, each with its alternatives.
 
     `{{` and `}}` are braces. A brace without its partner, `{}`, and an opening brace within braces
-    are as they are written.
+    are kept as written.
     """
     parts: list[tuple[str, ...]] = []
-    plain, inside = "", None  # what has been read, and the choices of open braces
+    plain, inside = "", None  # what has been read, and the alternatives of open braces
     place = 0
     while place < len(text):
         pair, sign = text[place : place + 2], text[place]
@@ -45,39 +45,39 @@ def parts_of(text: str) -> list[tuple[str, ...]]:
 
 
 def choose(text: str, draw: random.Random) -> str:
-    """The text with one of the choices at each place, all equally likely."""
+    """Return the text with one of the alternatives at each place, all equally likely."""
     return "".join(
         part[0] if len(part) == 1 else part[draw.randrange(len(part))] for part in parts_of(text)
     )
 
 
 def count_choices(text: str) -> int:
-    """How many ways there are to choose; several may give the same text."""
+    """Return the number of combinations of alternatives; several may give the same text."""
     return prod(map(len, parts_of(text)))
 
 
 def all_choices(text: str) -> Iterator[str]:
-    """What `choose` can give, the first of all choices first."""
+    """Yield all results of `choose`, the first of all alternatives first."""
     return map("".join, itertools.product(*parts_of(text)))
 
 
 def longest_choice(text: str) -> str:
-    """The text with the choice of most characters at each place."""
+    """Return the text with the longest alternative at each place."""
     return "".join(max(part, key=len) for part in parts_of(text))
 
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 NAME = "[name]"
 MOST_CHOICES = 10_000
-"""More prompts than these are not made of wildcards beforehand."""
+"""Maximum number of prompts that are made of wildcards in advance."""
 
 
 def read_template(template: str | None, name: str, key: str = "data.captions") -> tuple[str, ...]:
-    """The lines of a shipped template or of a file, `[name]` replaced; empty ones are left out.
+    """Return the non-empty lines of a shipped template or of a file, with `[name]` replaced.
 
     Raises:
-        InputError: there is no such file, nothing in it, or it is not in UTF-8; `key` is what the
-            recipe calls the captions' settings.
+        InputError: there is no such file, it is empty, or not in UTF-8; `key` is the
+            recipe key of the captions' settings.
     """
     if template is None:
         return (FILEWORDS,)
@@ -91,10 +91,10 @@ def read_template(template: str | None, name: str, key: str = "data.captions") -
 
 
 def read_lines(path: Path, key: str) -> list[str]:
-    """The prompts of a text file, one in every line that is not empty.
+    """Return the prompts of a text file, one per non-empty line.
 
     Raises:
-        InputError: there is none, or it is not in UTF-8; `key` is what the recipe calls it.
+        InputError: it is empty, or not in UTF-8; `key` is its recipe key.
     """
     if not path.is_file():
         raise InputError(f"{key}: {str(path)!r} is not a file")
@@ -105,13 +105,13 @@ def read_lines(path: Path, key: str) -> list[str]:
 
 
 def asks_for_captions(template: Sequence[str]) -> bool:
-    """Whether a picture needs a caption of its own."""
+    """Return whether an image needs a caption of its own."""
     return any(FILEWORDS in line for line in template)
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When in a run a caption is asked for."""
+class StepInfo:
+    """Time in a run at which a caption is used."""
 
     epoch: int = 0
     """The first is 0."""
@@ -125,20 +125,20 @@ def make_caption(
     config: CaptionConfig,
     draw: random.Random,
     template: Sequence[str] = (FILEWORDS,),
-    moment: Moment = Moment(),
+    moment: StepInfo = StepInfo(),
 ) -> str:
-    """One of the captions, its tags dropped and shuffled, in a line of the template; or nothing.
+    """Return one of the captions, its tags dropped and shuffled, in a line of the template.
 
-    Semantics are those of kohya's `train_util.process_caption`, except that prefix and suffix
-    stand in every caption of a picture, and that signs which hold tags in place never come into a
-    prompt.
+    The result may be empty. It follows kohya's `train_util.process_caption`, except that prefix and
+    suffix are in every caption of an image, and that separators which keep tags in place never
+    occur in a prompt.
 
     Args:
         captions: at least one.
         config: rates and switches.
-        draw: where the random choices come from; always asked in the same order.
+        draw: source of random numbers, always used in the same order.
         template: lines with `[filewords]` where the caption goes.
-        moment: epoch and step, which some options ask for.
+        moment: epoch and step, which some options depend on.
     """
     every = config.dropout_every_n_epochs
     is_dropped = draw.random() < config.dropout_rate
@@ -154,7 +154,7 @@ def make_caption(
 
 
 def plain_caption(caption: str, config: CaptionConfig) -> str:
-    """A caption without the signs that only say how its tags belong together."""
+    """Return a caption without the separators that only group its tags."""
     if config.keep_tokens_separator and config.keep_tokens_separator in caption:
         caption = ", ".join(itertools.chain(*split_tags(caption, config)))
     if config.secondary_separator:
@@ -163,9 +163,9 @@ def plain_caption(caption: str, config: CaptionConfig) -> str:
 
 
 def split_tags(caption: str, config: CaptionConfig) -> tuple[list[str], list[str], list[str]]:
-    """The tags that stay at the front, those that may go or move, and those that stay at the end.
+    """Return the tags fixed at the front, those that may be dropped or moved, and those at the end.
 
-    Where keep_tokens_separator stands in the caption it decides, and empty tags go.
+    If keep_tokens_separator is in the caption it decides, and empty tags are removed.
     """
     sign, comma = config.keep_tokens_separator, config.caption_separator
     if sign and sign in caption:
@@ -178,8 +178,8 @@ def split_tags(caption: str, config: CaptionConfig) -> tuple[list[str], list[str
     return tags[: config.keep_tokens], tags[config.keep_tokens :], []
 
 
-def _rearranged(caption: str, config: CaptionConfig, draw: random.Random, moment: Moment) -> str:
-    """The tags that are there at this moment, shuffled and dropped."""
+def _rearranged(caption: str, config: CaptionConfig, draw: random.Random, moment: StepInfo) -> str:
+    """Return the tags that are present at this time, shuffled and dropped."""
     front, loose, back = split_tags(caption, config)
     loose = loose[: warm_tags(len(loose), config, moment)]
     if config.shuffle_tags:
@@ -189,8 +189,8 @@ def _rearranged(caption: str, config: CaptionConfig, draw: random.Random, moment
     return ", ".join([*front, *loose, *back])
 
 
-def warm_tags(count: int, config: CaptionConfig, moment: Moment) -> int:
-    """How many of so many loose tags are there at a step of the token warm-up.
+def warm_tags(count: int, config: CaptionConfig, moment: StepInfo) -> int:
+    """Return how many of `count` loose tags are present at a step of the token warm-up.
 
     kohya's `process_caption`: min + floor(step x (count - min) / warm-up steps).
     """
@@ -208,7 +208,7 @@ def all_captions(
     template: Sequence[str],
     config: CaptionConfig = CaptionConfig(),  # noqa: B008, it is only read
 ) -> Iterator[str]:
-    """All but nothing that `make_caption` can give for a picture whose tags stay as they are."""
+    """Yield all non-empty results of `make_caption` for an image whose tags do not change."""
     if config.wildcards:
         captions = [choice for text in captions for choice in all_choices(text)]
         template = [choice for line in template for choice in all_choices(line)]
@@ -217,9 +217,9 @@ def all_captions(
 
 
 def has_countless(pictures: Iterable[tuple[Sequence[str], Sequence[str], CaptionConfig]]) -> bool:
-    """Whether pictures with these captions, templates and settings have too many prompts to list.
+    """Return whether images with these captions and settings have too many prompts to list.
 
-    That is so where tags change, and where wildcards have more than `MOST_CHOICES` prompts.
+    That is so if tags change, or if wildcards have more than `MOST_CHOICES` prompts.
     """
     choices = 0
     lines: dict[int, int] = {}
@@ -240,15 +240,15 @@ NUMBERS_AT_START = re.compile(r"^[-\d]+\s*")
 
 
 def words_of_name(stem: str) -> str:
-    """A file's name as a caption: without digits and dashes at its front."""
+    """Return a file's name as a caption: without leading digits and dashes."""
     return NUMBERS_AT_START.sub("", stem)
 
 
 def instance_prompt(concept: ConceptConfig, filewords: str) -> str:
-    """The prompt of a picture of the subject, whose caption is `filewords`.
+    """Return the prompt of an instance image whose caption is `filewords`.
 
-    A class word without the subject (`a dog`, `the dog`, `dog`) becomes the subject's; where there
-    is neither, the subject is written before the prompt.
+    A class word without the subject (`a dog`, `the dog`, `dog`) becomes the subject's; if there is
+    neither, the prompt is prefixed with the subject.
     """
     text = concept.instance_prompt.replace(FILEWORDS, filewords)
     subject, kind = concept.instance_token, concept.class_token
@@ -264,10 +264,10 @@ def instance_prompt(concept: ConceptConfig, filewords: str) -> str:
 
 
 def class_prompt(concept: ConceptConfig, filewords: str) -> str:
-    """The prompt of a picture of the class, made of a caption of the subject's.
+    """Return the prompt of a class image, made of a caption of the subject's.
 
-    The subject's word is taken out, or becomes the class's where that is not there yet; where
-    there is neither, the class is written before the prompt.
+    The subject's word is removed, or becomes the class's if that is not in the caption; if there is
+    neither, the prompt is prefixed with the class.
     """
     text = concept.class_prompt.replace(FILEWORDS, filewords)
     subject, kind = concept.instance_token, concept.class_token
@@ -291,7 +291,7 @@ def _replaced(text: str, pattern: str, words: str) -> str:
 
 
 def _whole(pattern: str) -> str:
-    """The pattern where no longer word begins or ends with it."""
+    """Return the pattern limited to whole words."""
     return rf"(?<!\w){pattern}(?!\w)"
 
 

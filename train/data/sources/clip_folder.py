@@ -27,14 +27,14 @@ from train.data.sources.metadata import read_metadata
 
 CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, ".gif", ".webp", ".apng")
 READERS = 8
-"""Threads that look at files; most of it is waiting for the disk."""
+"""Threads that read files; they mostly wait for the disk."""
 TOLERANCE = 0.05
-"""Share of a frame by which times may be off; Matroska rounds them to milliseconds."""
+"""Tolerance of times, as a fraction of a frame; Matroska rounds them to milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip(Picture):
-    """A clip's file or folder, what may be said of it, and its frames."""
+    """A clip's file or folder, its captions and its frames."""
 
     facts: ClipFacts
     timeline: np.ndarray = field(compare=False, repr=False)
@@ -42,21 +42,21 @@ class Clip(Picture):
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is a single picture rather than a clip."""
+        """Return whether it is a single image rather than a clip."""
         is_still = self.path.suffix.lower() not in VIDEO_EXTENSIONS and not self.path.is_dir()
         return is_still and self.facts.frames == 1
 
     def available(self, stride: int) -> int:
-        """Frames that can be taken."""
+        """Return the number of available frames."""
         return -(-len(self.timeline) // stride)
 
 
 def find_clips(config: DataConfig, captioned: bool) -> list[Clip]:
-    """All clips of the folder, sorted by path; `usable` says which are long enough.
+    """Return all clips of the folder, sorted by path; `usable` decides which are long enough.
 
     Raises:
-        DataError: no folder, no clip, clips without a caption, or broken ones; all of one kind are
-            named together.
+        DataError: no folder, no clip, clips without a caption, or corrupt ones; all of one kind are
+            listed.
     """
     assert config.path is not None
     assert config.clips is not None
@@ -74,7 +74,7 @@ def find_clips(config: DataConfig, captioned: bool) -> list[Clip]:
 
 
 def clip_paths(root: Path, config: ClipDataConfig) -> Iterator[Path]:
-    """Files, and folders of pictures, that are clips, in a folder and those within it."""
+    """Yield the files, and folders of images, that are clips, recursively."""
     endings = CLIP_EXTENSIONS + (PICTURE_EXTENSIONS if config.pictures else ())
     for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
         if config.sequences and folder != root and _is_sequence(folder):
@@ -84,14 +84,14 @@ def clip_paths(root: Path, config: ClipDataConfig) -> Iterator[Path]:
 
 
 def _is_sequence(folder: Path) -> bool:
-    """Whether a folder holds single pictures, and nothing that is a clip by itself."""
+    """Return whether a folder has single images, and nothing that is a clip by itself."""
     files = sequence_files(folder)
     endings = {path.suffix.lower() for path in folder.iterdir()}
     if not files or endings & {*CLIP_EXTENSIONS} - {*PICTURE_EXTENSIONS}:
         return False
     try:
         return not is_animated(files[0])
-    except InputError:  # told when the sequence is looked at
+    except InputError:  # reported when the sequence is read
         return True
 
 
@@ -101,8 +101,8 @@ def _nothing_found(root: Path, config: ClipDataConfig) -> str:
     remedy = ""
     if pictures:
         keys = [name for name in ("sequences", "pictures") if not vars(config)[name]]
-        told = " or ".join(f"data.clips.{name}: true" for name in keys)
-        remedy = f"; {told} learns from its {pictures} pictures"
+        options = " or ".join(f"data.clips.{name}: true" for name in keys)
+        remedy = f"; {options} learns from its {pictures} pictures"
     return (
         f"data.path: no clips in {str(root)!r}: looked for files ending in "
         f"{', '.join(CLIP_EXTENSIONS)}, in folders within it too; found {len(files)} other "
@@ -111,10 +111,10 @@ def _nothing_found(root: Path, config: ClipDataConfig) -> str:
 
 
 def probed(pictures: list[Picture], config: ClipDataConfig) -> list[Clip]:
-    """What is known of the clips.
+    """Probe the clips.
 
     Raises:
-        DataError: files that are broken, each with what is wrong with it.
+        DataError: files are corrupt; each is listed with its error.
     """
 
     def look(picture: Picture) -> Clip | str:
@@ -140,9 +140,9 @@ def probed(pictures: list[Picture], config: ClipDataConfig) -> list[Clip]:
 
 
 def timeline(facts: ClipFacts, config: ClipDataConfig) -> np.ndarray:
-    """Numbers of the frames that remain after trimming, brought to the recipe's rate.
+    """Return the numbers of the frames that remain after trimming, at the recipe's rate.
 
-    At every 1/fps of a second the frame is taken whose time is nearest; of two the earlier one.
+    For every 1/fps of a second the frame with the nearest time is used; of two the earlier one.
     """
     times = facts.times
     if facts.frames == 1:
@@ -156,10 +156,10 @@ def timeline(facts: ClipFacts, config: ClipDataConfig) -> np.ndarray:
 
 
 def usable(clips: list[Clip], config: ClipDataConfig) -> list[Clip]:
-    """The clips that have enough frames, or that the recipe stretches.
+    """Return the clips that have enough frames, or that the recipe stretches.
 
     Raises:
-        DataError: clips are too short and the recipe says nothing of them, or none is left.
+        DataError: clips are too short and the recipe rejects them, or none is left.
     """
     short = short_clips(clips, config)
     if not short:
@@ -184,7 +184,7 @@ def usable(clips: list[Clip], config: ClipDataConfig) -> list[Clip]:
 
 
 def warn_of_short(clips: list[Clip], config: ClipDataConfig) -> None:
-    """Tells which clips are left out or stretched.
+    """Warn about clips that are skipped or stretched.
 
     Raises:
         DataError: as `usable`.
@@ -192,13 +192,13 @@ def warn_of_short(clips: list[Clip], config: ClipDataConfig) -> None:
     usable(clips, config)
     if short := short_clips(clips, config):
         what = {"skip": "are left out", "loop": "begin again", "hold": "hold their last frame"}
-        told = f"{_few(clips, short, config)} and {what[config.short_clips]}"
-        message = f"{told}: {_named(short, config.stride)}"
+        summary = f"{_few(clips, short, config)} and {what[config.short_clips]}"
+        message = f"{summary}: {_named(short, config.stride)}"
         warnings.warn(message, RecipeWarning, stacklevel=2)
 
 
 def short_clips(clips: Iterable[Clip], config: ClipDataConfig) -> list[Clip]:
-    """The clips with fewer frames than the recipe asks for; pictures need one only."""
+    """Return the clips with fewer frames than in the recipe; images need only one."""
     return [
         clip
         for clip in clips

@@ -1,4 +1,4 @@
-"""Concepts: the subject's pictures with their prompts, and which class pictures they ask for."""
+"""Concepts: instance images with their prompts, and the class images that they need."""
 
 import hashlib
 from collections import Counter
@@ -20,26 +20,26 @@ from train.data.sources.metadata import read_metadata
 
 @dataclass(frozen=True)
 class Concept:
-    """A subject's pictures; their captions are the finished prompts."""
+    """Instance images of a subject; their captions are the final prompts."""
 
     name: str
     config: ConceptConfig
     pictures: list[Picture]
     class_prompts: Counter[str]
-    """How many class pictures are asked for, by prompt."""
+    """Number of class images by prompt."""
 
     @property
     def fingerprint(self) -> str:
-        """Of pictures, prompts and everything that the concept says."""
+        """Return a hash of images, prompts and all settings of the concept."""
         said = (self.name, repr(self.config))
         return fingerprint(self.pictures, Path(self.config.instance_data_dir), said)
 
 
 def find_concepts(config: DataConfig) -> list[Concept]:
-    """The pictures and prompts of every concept.
+    """Return the images and prompts of every concept.
 
     Raises:
-        DataError: folders or captions that cannot be used; those of all concepts are told together.
+        DataError: folders or captions cannot be used; those of all concepts are reported together.
     """
     found: list[Concept] = []
     faults: list[str] = []
@@ -73,22 +73,22 @@ def find_concepts(config: DataConfig) -> list[Concept]:
 
 
 def _first(caption: str, config: CaptionConfig) -> str:
-    """A caption with the first of all choices, since what is drawn must stay what it is."""
+    """Return a caption with the first alternatives, since generated images must not change."""
     return next(all_choices(caption)) if config.wildcards else caption
 
 
 def captions_of(
     files: Sequence[Path], folder: str, config: CaptionConfig
 ) -> list[tuple[Path, tuple[str, ...]]]:
-    """The captions of each picture, from metadata.jsonl or beside it; empty where there is none."""
-    told = read_metadata(folder, ContainerConfig())
+    """Return the captions of each image, from metadata.jsonl or beside it; they may be empty."""
+    described = read_metadata(folder, ContainerConfig())
     beside = CaptionFiles(config)
-    return [(file, told.get(file) or beside.captions(file)) for file in files]
+    return [(file, described.get(file) or beside.captions(file)) for file in files]
 
 
 @dataclass(frozen=True)
 class ClassPicture:
-    """A class picture that is asked for, and the file that it is or will be."""
+    """A required class image, and its file, which need not exist yet."""
 
     prompt: str
     seed: int
@@ -97,18 +97,18 @@ class ClassPicture:
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A folder of class pictures, of one concept or of several that share it."""
+    """A folder of class images, of one concept or of several that share it."""
 
     path: Path
     concept: str
     config: ConceptConfig
-    """What pictures are drawn with."""
+    """Settings of generated images."""
     wanted: Counter[str]
 
     def pictures(self, extensions: list[str]) -> list[Picture]:
-        """What is in the folder; captions are prompts as they stand.
+        """Return the images in the folder; their captions are final prompts.
 
-        Where a picture has none, the class prompt of its file's name is taken.
+        An image without a caption gets the class prompt in its file name.
 
         Raises:
             DataError: a caption cannot be read.
@@ -125,12 +125,12 @@ class ClassFolder:
         ]
 
     def to_draw(self, seed: int, extensions: list[str]) -> list[ClassPicture]:
-        """What is drawn for this folder, whether it has been drawn before or not.
+        """Return what is generated for this folder, whether or not it exists already.
 
-        Picture number n of a prompt has a seed that follows from the recipe's, the concept and n;
-        its file is named by prompt and seed. Pictures from elsewhere count in the place of drawn
-        ones: those of the same prompt first, others where most is missing. The answer is the same
-        before, while and after it is carried out.
+        Image number n of a prompt has a seed derived from the recipe's, the concept and n; its file
+        is named by prompt and seed. Images from elsewhere replace generated ones: those of the same
+        prompt first, others where most are missing. The result is the same before, during and after
+        generation.
         """
         name = int.from_bytes(hashlib.blake2b(self.concept.encode(), digest_size=7).digest())
         first = derive_seed(seed, "class pictures", name) % 2**31
@@ -157,10 +157,10 @@ class ClassFolder:
 
 
 def class_folders(concepts: Sequence[Concept], run: Path) -> list[ClassFolder]:
-    """The folders of class pictures of all concepts that ask for any, each once.
+    """Return the class image folders of all concepts that need any, each once.
 
     Raises:
-        DataError: concepts that share a folder want its pictures drawn differently.
+        DataError: concepts that share a folder have different settings for its images.
     """
     folders: dict[Path, ClassFolder] = {}
     for concept in concepts:
@@ -188,10 +188,10 @@ def class_folders(concepts: Sequence[Concept], run: Path) -> list[ClassFolder]:
 def class_pictures(
     folders: Sequence[ClassFolder], extensions: list[str], policy: Policy
 ) -> list[Picture]:
-    """All class pictures that there are, in the order of folders and names.
+    """Return all existing class images, by folder and name.
 
     Raises:
-        DataError: a folder has none, or some are broken and the policy does not skip them.
+        DataError: a folder has none, or some are corrupt and the policy does not skip them.
     """
     for folder in folders:
         if not folder.pictures(extensions):
@@ -205,14 +205,14 @@ def class_pictures(
 def pictures_there(
     folders: Sequence[ClassFolder], extensions: list[str], policy: Policy
 ) -> list[Picture]:
-    """As `class_pictures`, where some may still have to be drawn."""
+    """Return the images as `class_pictures`, if some may still have to be generated."""
     found = [picture for folder in folders for picture in folder.pictures(extensions)]
     sound = {*sound_paths([one.path for one in found], policy)}
     return [one for one in found if one.path in sound]
 
 
 def class_facts(pictures: Sequence[Picture]) -> dict[str, Any]:
-    """What environment.json tells of class pictures; a resumed run must have the same."""
+    """Return the metadata of class images in environment.json, which a resumed run must match."""
     digest = hashlib.blake2b(digest_size=16)
     for picture in pictures:
         size = file_state(picture.path)[0]

@@ -1,4 +1,4 @@
-"""A folder of pictures with captions."""
+"""A folder of images with captions."""
 
 import hashlib
 import warnings
@@ -21,7 +21,7 @@ from train.data.containers import (
 )
 from train.data.pictures import add_root
 from train.data.sources.caption_files import CaptionFiles
-from train.data.sources.listing import containers_at, pictures_in, tell_idle
+from train.data.sources.listing import containers_at, pictures_in, warn_unused
 from train.data.sources.mask_files import parted
 from train.data.sources.metadata import read_metadata
 
@@ -31,55 +31,55 @@ FALLBACK = "fallback"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture's file and what may be said of it."""
+    """An image's file and its captions."""
 
     path: Path
     captions: tuple[str, ...]
-    """One of them is drawn each time; empty where the objective needs none."""
+    """One of them is drawn each time; empty if the objective needs none."""
     mask: Path | None = None
-    """The file that says which of its places count (data.masks)."""
+    """The file with loss weights of its parts (data.masks)."""
     subset: str = ""
-    """Name of its subset; empty where there are none."""
+    """Name of its subset; empty if there are none."""
     told_by: str = field(default="", compare=False, kw_only=True)
-    """Where captions are from: the ending of a caption file, `metadata.jsonl`, `column` (of
-    a table) or `fallback`."""
+    """Source of the captions: the extension of a caption file, `metadata.jsonl`, `column` (of a
+    table) or `fallback`."""
 
 
 def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
-    """All usable pictures of the folder, sorted by path.
+    """Return all usable images of the folder, sorted by path.
 
     Args:
-        config: the folder and where captions are looked for.
-        captioned: whether the objective learns from captions.
+        config: the folder and the sources of captions.
+        captioned: whether the objective needs captions.
 
     Raises:
-        DataError: no folder, no picture, or pictures without a caption or a mask.
+        DataError: no folder, no image, or images without a caption or a mask.
     """
     assert config.path is not None
     paths = picture_files(config.path, "data.path", config)
     paths, masks = parted(paths, Path(config.path), config.masks)
     if captioned:
-        told = read_metadata(config.path, config)
-        pictures = with_captions(paths, told, config.captions)
+        captions = read_metadata(config.path, config)
+        pictures = with_captions(paths, captions, config.captions)
     else:
         pictures = [Picture(path, ()) for path in paths]
     return [replace(one, mask=masks.get(one.path)) for one in pictures]
 
 
 def picture_files(folder: str, key: str, source: ContainerConfig | None = None) -> list[Path]:
-    """The pictures of a folder (see `files_in`), or of what containers there are instead.
+    """Return the images of a folder (see `files_in`), or of its containers.
 
     Args:
         folder: as `data.path`.
-        key: what the recipe calls it.
-        source: what is taken out of containers.
+        key: its recipe key.
+        source: what to read from containers.
 
     Raises:
         DataError: there is none.
     """
     source = source or ContainerConfig()
     containers = containers_at(folder, key, source)
-    tell_idle(containers, folder, key, source)
+    warn_unused(containers, folder, key, source)
     if not containers:
         return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
     for place in [Path(folder)] if Path(folder).is_dir() else containers:
@@ -94,10 +94,10 @@ def picture_files(folder: str, key: str, source: ContainerConfig | None = None) 
 
 
 def files_in(folder: str, key: str, extensions: Sequence[str], what: str) -> list[Path]:
-    """The files with these endings in a folder and those within it, sorted by path; at least one.
+    """Return the files with these extensions, recursively, sorted by path; at least one.
 
     Raises:
-        DataError: no folder, or no such file; `key` is what the recipe calls the folder.
+        DataError: no folder, or no such file; `key` is the recipe key of the folder.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -114,7 +114,7 @@ def files_in(folder: str, key: str, extensions: Sequence[str], what: str) -> lis
 
 
 def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = ()) -> str:
-    """A number in hexadecimal of the pictures' names, sizes on disk and captions, and a template.
+    """Return a hash of images' names, sizes on the disk and captions, and a template.
 
     It changes with each of them.
     """
@@ -128,7 +128,7 @@ def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = (
 
 
 def size_on_disk(path: Path) -> int | list[tuple[str, int]]:
-    """Bytes of a file; of a folder that is a clip, names and bytes of its pictures."""
+    """Return the bytes of a file; for a clip folder, names and bytes of its images."""
     if not path.is_dir():
         return file_state(path)[0]
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_EXTENSIONS)
@@ -137,28 +137,28 @@ def size_on_disk(path: Path) -> int | list[tuple[str, int]]:
 
 def with_captions(
     paths: list[Path],
-    told: dict[Path, tuple[str, ...]],
+    described: dict[Path, tuple[str, ...]],
     config: CaptionConfig,
     what: str = "pictures",
     key: str = "data.captions",
     metadata: str = METADATA,
 ) -> list[Picture]:
-    """Gives each picture its captions; all pictures without one are named together.
+    """Assign captions to each image; all images without one are listed together.
 
     Args:
-        paths: of the pictures.
-        told: captions from metadata, which go before files.
-        config: where captions are looked for.
-        what: the pictures are.
-        key: what the recipe calls `config`.
-        metadata: what `told` is from.
+        paths: the files of the images.
+        described: captions from metadata, which take precedence over files.
+        config: sources of captions.
+        what: what messages call the images.
+        key: recipe key of `config`.
+        metadata: file that `described` is from.
 
     Raises:
-        DataError: pictures have none.
+        DataError: images have none.
     """
     pictures, bare, beside = [], [], CaptionFiles(config)
     for path in paths:
-        captions, told_by = told.get(path) or (), COLUMN if is_row(path) else metadata
+        captions, told_by = described.get(path) or (), COLUMN if is_row(path) else metadata
         if not captions:
             captions, told_by = beside.look(path)
         if not captions and config.fallback is not None:

@@ -1,4 +1,4 @@
-"""What a recipe's path means: a folder of pictures, one container, or several of them."""
+"""Resolve a recipe's path: a folder of images, one container, or several of them."""
 
 import json
 import warnings
@@ -34,7 +34,7 @@ STATE = "state.json"
 
 
 def containers_at(folder: str, key: str, source: ContainerConfig) -> list[Path]:
-    """The containers that a path names; none where it is a folder with pictures as plain files.
+    """Return the containers that a path names; none for a folder with images as plain files.
 
     Raises:
         DataError: it is neither; see `containers_of`.
@@ -50,17 +50,17 @@ def containers_at(folder: str, key: str, source: ContainerConfig) -> list[Path]:
 def containers_of(
     path: str, key: str, files: Iterable[Path], source: ContainerConfig
 ) -> list[Path]:
-    """The containers that a path names, in order; none where it is a folder of pictures.
+    """Return the containers that a path names, in order; none for a folder of images.
 
     Args:
         path: a container, a pattern of them such as `{000..012}.tar`, a folder, or the address of
             a dataset (`hf://owner/name`).
-        key: what the recipe calls it.
-        files: what is in the folder, if it is one.
-        source: which split and revision.
+        key: its recipe key.
+        files: the files in the folder, if it is one.
+        source: split and revision.
 
     Raises:
-        DataError: it is neither, or of a pattern one is missing.
+        DataError: it is neither, or a file of a pattern is missing.
     """
     if is_address(path):
         return _containers_far(path, key, source)
@@ -82,22 +82,31 @@ def containers_of(
         raise DataError(f"{key}: {path!r} has no splits; leave data.split out")
     if is_container(whole):
         return [whole]
-    known = ", ".join(KINDS)
     if whole.name.lower().endswith(COMPRESSED):
         raise DataError(
             f"{key}: {path!r} is compressed as a whole, so that nothing in it can be read by "
-            f"itself; unpack it to a folder, or to one of {known}"
+            f"itself; unpack it to a folder, or to one of {', '.join(KINDS)}"
         )
-    if whole.is_file():
-        raise DataError(f"{key}: {path!r} is neither a folder nor one of {known}")
-    if not BRACES.search(path):
-        raise DataError(f"{key}: {path!r} is not a folder")
-    shards = [Path(one) for one in expanded(path, key)]
+    return _matching_shards(path, key)
+
+
+def _matching_shards(pattern: str, key: str) -> list[Path]:
+    """Return the files that a pattern such as `{000..012}.tar` stands for.
+
+    Raises:
+        DataError: it is not a pattern, a file is missing or is not a container.
+    """
+    known = ", ".join(KINDS)
+    if Path(pattern).is_file():
+        raise DataError(f"{key}: {pattern!r} is neither a folder nor one of {known}")
+    if not BRACES.search(pattern):
+        raise DataError(f"{key}: {pattern!r} is not a folder")
+    shards = [Path(one) for one in expanded(pattern, key)]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         shown = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
         raise DataError(
-            f"{key}: {len(missing)} of the {len(shards)} files of {path!r} are missing: {shown}"
+            f"{key}: {len(missing)} of the {len(shards)} files of {pattern!r} are missing: {shown}"
         )
     if others := [shard for shard in shards if not is_container(shard)]:
         raise DataError(f"{key}: {str(others[0])!r} is none of {known}")
@@ -105,7 +114,7 @@ def containers_of(
 
 
 def _containers_far(path: str, key: str, source: ContainerConfig) -> list[Path]:
-    """Those of an address."""
+    """Return the containers of a remote address."""
     if source.streaming is not None:
         return streamed_shards(path, source, key)
     if path.startswith(HUB):
@@ -113,13 +122,13 @@ def _containers_far(path: str, key: str, source: ContainerConfig) -> list[Path]:
 
         return hub_files(path.removeprefix(HUB), source, key)
     raise DataError(
-        f"{key}: {path!r} is not on this disk; data.streaming={{}} fetches its shards as they are "
+        f"{key}: {path!r} is not on the disk; data.streaming={{}} downloads its shards as they are "
         "needed"
     )
 
 
-def tell_idle(containers: Sequence[Path], path: str, key: str, source: ContainerConfig) -> None:
-    """Warns of what the recipe says of tables or splits where there are none."""
+def warn_unused(containers: Sequence[Path], path: str, key: str, source: ContainerConfig) -> None:
+    """Warn about options of tables or splits that have no effect."""
     has_tables = any(one.suffix.lower() in TABLES for one in containers)
     given = {
         "columns.image": source.columns.image and not has_tables,
@@ -132,15 +141,15 @@ def tell_idle(containers: Sequence[Path], path: str, key: str, source: Container
 
 
 def is_saved(path: Path) -> bool:
-    """Whether `save_to_disk` of Hugging Face's `datasets` has made this folder."""
+    """Return whether `save_to_disk` of Hugging Face's `datasets` has made this folder."""
     return (path / STATE).is_file() or (path / SPLITS).is_file()
 
 
 def saved_files(folder: Path, split: str | None, key: str) -> list[Path]:
-    """The tables of a saved dataset, in order.
+    """Return the tables of a saved dataset, in order.
 
     Raises:
-        DataError: it cannot be known which split is meant, or it is not whole.
+        DataError: the split is ambiguous, or the dataset is incomplete.
     """
     if (folder / SPLITS).is_file():
         splits = _json_of(folder / SPLITS).get("splits")
@@ -149,10 +158,10 @@ def saved_files(folder: Path, split: str | None, key: str) -> list[Path]:
         folder = folder / chosen_split(splits, split, folder, key)
     elif split is not None:
         raise DataError(f"{key}: {str(folder)!r} was saved as one split; leave data.split out")
-    told = _json_of(folder / STATE)
-    if told.get("_indices_files") or told.get("_indices_data_files"):
+    state = _json_of(folder / STATE)
+    if state.get("_indices_files") or state.get("_indices_data_files"):
         raise DataError(f"{folder}: saved by an old version of datasets: flatten and save it again")
-    names = [Path(str(one.get("filename"))).name for one in told.get("_data_files") or []]
+    names = [Path(str(one.get("filename"))).name for one in state.get("_data_files") or []]
     files = [folder / name for name in names]
     if missing := [file for file in files if not file.is_file()]:
         raise DataError(f"{key}: {missing[0]} is missing; copy or save the dataset again")
@@ -163,9 +172,9 @@ def saved_files(folder: Path, split: str | None, key: str) -> list[Path]:
 
 def _json_of(file: Path) -> dict[str, Any]:
     try:
-        told = json.loads(file.read_text("utf-8"))
-        if isinstance(told, dict):
-            return told
+        content = json.loads(file.read_text("utf-8"))
+        if isinstance(content, dict):
+            return content
         error: Exception = ValueError("not an object")
     except (OSError, ValueError) as problem:
         error = problem
@@ -173,7 +182,7 @@ def _json_of(file: Path) -> dict[str, Any]:
 
 
 def of_split(files: list[Path], folder: Path, split: str | None, key: str) -> list[Path]:
-    """The shards of a split, as far as their names say (`train-00000-of-00002.parquet`).
+    """Return the shards of a split, according to their names (`train-00000-of-00002.parquet`).
 
     Raises:
         DataError: there is no such split.
@@ -185,7 +194,7 @@ def of_split(files: list[Path], folder: Path, split: str | None, key: str) -> li
     if not splits:
         if split is not None:
             raise DataError(
-                f"{key}: no names in {str(folder)!r} tell of splits; leave data.split out"
+                f"{key}: no file names in {str(folder)!r} contain splits; leave data.split out"
             )
         return files
     return splits[chosen_split(list(splits), split, folder, key)]
@@ -194,14 +203,14 @@ def of_split(files: list[Path], folder: Path, split: str | None, key: str) -> li
 def pictures_in(
     containers: Sequence[Path], endings: Sequence[str], source: ContainerConfig
 ) -> list[Path]:
-    """The pictures in containers, one after the other, in each in the order of paths or rows.
+    """Return the images in containers, one after the other, each in path or row order.
 
     In a tar the files of a sample share their name up to the first dot (webdataset); it has one
-    picture, and pictures with a second ending (`000123.mask.png`) belong to it. What is pickled is
-    never read, since reading it may run what it says.
+    image, and images with a second extension (`000123.mask.png`) belong to it. Pickled files are
+    never read, since reading them may run code.
 
     Raises:
-        DataError: a container is damaged or lacks columns, or a sample has two pictures.
+        DataError: a container is damaged or lacks columns, or a sample has two images.
     """
     found: list[Path] = []
     left_out: Counter[str] = Counter()
@@ -219,7 +228,7 @@ def pictures_in(
                 left_out["pictures of a second ending"] += others
             own = [path / name for name in names]
             left_out += archive.left_out
-        if is_shard(path):  # looked through as long as it is here
+        if is_shard(path):  # probed while it is here
             picture_facts(own, Known.SIZE | Known.DIGEST)
         found += own
     for note in notes:
@@ -232,7 +241,7 @@ def pictures_in(
 
 
 def _shown(containers: Sequence[Path]) -> Iterable[Path]:
-    """The same, with a progress bar where shards may have to be fetched and somebody looks."""
+    """Add a progress bar if shards may have to be downloaded and the terminal is interactive."""
     if not any(map(is_shard, containers)):
         return containers
     from tqdm import tqdm
@@ -241,16 +250,16 @@ def _shown(containers: Sequence[Path]) -> Iterable[Path]:
 
 
 def _is_picture(name: str, endings: Sequence[str]) -> bool:
-    """Whether a member is a picture, and not a note of macOS's about one."""
+    """Return whether a member is an image, and not macOS's metadata of one."""
     is_note = name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
     return name.lower().endswith(tuple(endings)) and not is_note
 
 
 def samples(names: Sequence[str], path: Path) -> tuple[list[str], int]:
-    """The pictures of samples, and how many others belong to them.
+    """Return the images of samples, and the number of others that belong to them.
 
     Raises:
-        DataError: a sample has two pictures.
+        DataError: a sample has two images.
     """
     own: dict[str, str] = {}
     others: list[str] = []
@@ -271,7 +280,7 @@ def samples(names: Sequence[str], path: Path) -> tuple[list[str], int]:
 
 
 def split_key(name: str) -> tuple[str, str, str]:
-    """A member's sample, and its ending: what is before and after the first dot of its name."""
+    """Split a member's name into its sample and extension, at the first dot."""
     folder, slash, own = name.rpartition("/")
     key, dot, ending = own.partition(".")
     return f"{folder}{slash}{key}", dot, ending

@@ -1,4 +1,4 @@
-"""Which file is the mask of which picture."""
+"""Assignment of mask files to images."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ MASK_EXTENSIONS = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 def parted(
     files: Sequence[Path], root: Path, config: MaskConfig | None
 ) -> tuple[list[Path], dict[Path, Path]]:
-    """The pictures among the files of a folder, and the mask of each that has one.
+    """Return the images among the files of a folder, and the mask of each that has one.
 
     Args:
-        files: all that look like pictures.
+        files: all image files.
         root: the folder that they were found in.
-        config: where masks are.
+        config: location of masks.
 
     Raises:
-        DataError: pictures without a mask, all named together; a picture with two; no folder.
+        DataError: images without a mask, all listed; an image with two; no folder.
     """
     if config is None or config.source == "alpha":
         return list(files), {}
@@ -51,24 +51,24 @@ def parted(
     }
     bare = [picture for picture in pictures if picture not in found]
     if bare:
-        tell_missing(bare, len(pictures), config)
+        report_missing(bare, len(pictures), config)
     return pictures, found
 
 
-def tell_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None:
-    """Names pictures without a mask.
+def report_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None:
+    """Report images without a mask.
 
     Raises:
-        DataError: unless the recipe has them count everywhere.
+        DataError: unless the recipe gives them full weight.
     """
     shown = ", ".join(map(str, bare[:3])) + (", …" if len(bare) > 3 else "")
-    told = f"data.masks: {len(bare)} of {count} pictures have no mask: {shown}"
+    message = f"data.masks: {len(bare)} of {count} pictures have no mask: {shown}"
     if config.missing == "whole":
-        warnings.warn(f"{told}; they count everywhere", RecipeWarning, stacklevel=2)
+        warnings.warn(f"{message}; they count everywhere", RecipeWarning, stacklevel=2)
         return
     name = f"NAME{config.ending}.png"
     where = f"{name} beside them" if config.path is None else f"{name} in {config.path!r}"
     raise DataError(
-        f"{told}. Looked for {where}, or ending in {', '.join(MASK_EXTENSIONS[1:])}; "
+        f"{message}. Looked for {where}, or ending in {', '.join(MASK_EXTENSIONS[1:])}; "
         "data.masks.missing=whole has them count everywhere"
     )

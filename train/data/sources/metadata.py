@@ -1,4 +1,4 @@
-"""Captions in files that describe all pictures of a folder: metadata.jsonl, .csv and .parquet."""
+"""Captions in files that describe all images of a folder: metadata.jsonl, .csv and .parquet."""
 
 import csv
 import io
@@ -26,14 +26,14 @@ from train.data.sources.listing import containers_at
 def read_metadata(
     folder: Path | str, source: ContainerConfig | None = None
 ) -> dict[Path, tuple[str, ...]]:
-    """Captions by picture from every metadata file of a folder, and from what containers tell.
+    """Return captions by image from every metadata file of a folder, and from containers.
 
-    A row has `file_name`, a path beside the file, and `text`, a caption or a list of captions.
+    A row has `file_name`, a path relative to the file, and `text`, a caption or a list of captions.
 
     Args:
         folder: as `data.path`.
-        source: what is taken out of containers, and which column captions are in; without it
-            containers are left alone.
+        source: what to read from containers, and the column of captions; without it
+            containers are ignored.
 
     Raises:
         DataError: a file cannot be read, or lacks one of the two.
@@ -45,35 +45,35 @@ def read_metadata(
         if container.suffix.lower() in TABLES:
             table = open_table(container)
             columns = (source or ContainerConfig()).columns
-            told = zip(table.pictures(columns), table.captions(columns), strict=True)
-            captions |= {path: texts for path, texts in told if texts}
+            rows = zip(table.pictures(columns), table.captions(columns), strict=True)
+            captions |= {path: texts for path, texts in rows if texts}
         else:
             files += [path for path in files_within(container) if path.name in METADATA_FILES]
     column = source.columns.text if source else None
     for file in files:
-        if file.suffix != ".jsonl" and column is None and not tells_captions(file):
+        if file.suffix != ".jsonl" and column is None and not has_captions(file):
             continue
         for where, row in _rows(file):
-            name, texts = _told(row, column, f"{file}: {where}")
+            name, texts = _parsed(row, column, f"{file}: {where}")
             captions[file.parent / name] = texts
     return captions
 
 
-def tells_captions(file: Path) -> bool:
-    """Whether a table beside pictures has captions; many tell other things, which is said."""
+def has_captions(file: Path) -> bool:
+    """Return whether a table beside images has captions; if not, warn."""
     _, row = next(_rows(file), ("", {}))
     if not row or {"file_name", "text"} <= row.keys():
         return True
     message = (
-        f"{file}: tells no captions: its columns are {', '.join(map(str, row))}, where "
+        f"{file}: has no captions: its columns are {', '.join(map(str, row))}, where "
         "file_name and text are needed (data.columns.text names another than text)"
     )
     warnings.warn(message, RecipeWarning, stacklevel=3)
     return False
 
 
-def _told(row: Any, column: str | None, where: str) -> tuple[str, tuple[str, ...]]:
-    """The picture and the captions of a row."""
+def _parsed(row: Any, column: str | None, where: str) -> tuple[str, tuple[str, ...]]:
+    """Return the image and the captions of a row."""
     try:
         name, text = row["file_name"], row[column or "text"]
     except (KeyError, TypeError):
@@ -86,10 +86,10 @@ def _told(row: Any, column: str | None, where: str) -> tuple[str, tuple[str, ...
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a file, and where each stands.
+    """Yield the rows of a file, and the position of each.
 
     Raises:
-        DataError: it is not what its name says.
+        DataError: its content does not fit its extension.
     """
     if file.suffix == ".parquet":
         yield from _rows_of_parquet(file)

@@ -1,4 +1,4 @@
-"""Where a run's pictures come from: a folder with captions, subsets, or concepts."""
+"""Where a run's images come from: a folder with captions, subsets, or concepts."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from train.data.sources.subsets import Subset, find_subsets
 from train.data.streaming import commits_of, folders_of
 
 RANGE = 2**56
-"""Numbers of pictures lie below."""
+"""Exclusive upper limit of the numbers of images."""
 
 
 @dataclass(frozen=True)
-class HeldBack:
-    """What validation looks at."""
+class ValidationSplit:
+    """The validation split."""
 
     pictures: list[Picture] = field(default_factory=list)
-    """By their numbers."""
+    """Sorted by number."""
     numbers: dict[Path, int] = field(default_factory=dict)
-    """A number of each, which follows from its name and the seed; noise is drawn by it."""
+    """A number of each, derived from its name and the seed; noise is drawn by it."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What environment.json tells of another folder; a resumed run must have the same."""
+    """Metadata of another folder in environment.json, which a resumed run must match."""
 
 
-def hold_back(
+def split_off_validation(
     recipe: TrainRecipe, sources: Sources, find: Callable[[TrainRecipe], Sources]
 ) -> Sources:
-    """The sources with what is held back, and without it among what is learned.
+    """Return the sources with the validation split, which is removed from the training images.
 
     Args:
-        recipe: the run's.
-        sources: all that it has.
-        find: finds the pictures of another folder.
+        recipe: the run's recipe.
+        sources: all sources of the run.
+        find: finds the images of another folder.
 
     Raises:
-        DataError: nothing would be left to be learned; pictures of the other folder cannot be used.
+        DataError: no training images would be left; images of the other folder cannot be used.
     """
     config = recipe.validation
     if config is None:
         return sources
     if config.path is not None:
         source = {"path": config.path, "subsets": {}, "concepts": {}, "concepts_list": None}
-        if recipe.data.streaming is not None:  # which is the run's own
+        if recipe.data.streaming is not None:  # a setting of the whole run
             source |= {"streaming": None, "revision": None}
         other = replace(recipe.data, **source)
         found = find(replace(recipe, data=other)).pictures
@@ -68,7 +68,7 @@ def hold_back(
     assert config.split is not None
     roots = roots_of(sources)
     numbers = {one.path: number_of(one, roots, config.seed) for one in sources.pictures}
-    limit = max(config.split * RANGE, min(numbers.values()) + 1)  # one at least
+    limit = max(config.split * RANGE, min(numbers.values()) + 1)  # at least one
     inside = [one for one in sources.pictures if numbers[one.path] < limit]
     if len(inside) == len(sources.pictures):
         raise DataError(
@@ -82,23 +82,23 @@ def hold_back(
 
 def chosen(
     numbers: dict[Path, int], pictures: Sequence[Picture], limit: int | None, facts: dict[str, Any]
-) -> HeldBack:
-    """Those with the lowest numbers."""
+) -> ValidationSplit:
+    """Return those with the lowest numbers."""
     ordered = sorted(pictures, key=lambda one: (numbers[one.path], one.path))[:limit]
-    return HeldBack(ordered, {one.path: numbers[one.path] for one in ordered}, facts)
+    return ValidationSplit(ordered, {one.path: numbers[one.path] for one in ordered}, facts)
 
 
 def number_of(picture: Picture, roots: Sequence[Path], seed: int) -> int:
-    """Evenly distributed in 0 … 2^56-1; follows from a name within its folder, and the seed."""
+    """Derive a uniform number in 0 … 2^56-1 from the image's relative name and the seed."""
     root = next((root for root in roots if picture.path.is_relative_to(root)), None)
     name = picture.path.relative_to(root) if root is not None else picture.path
-    said = f"{seed}\n{name.as_posix()}".encode()
-    digest = hashlib.blake2b(said, digest_size=7, person=b"validation").digest()
+    text = f"{seed}\n{name.as_posix()}".encode()
+    digest = hashlib.blake2b(text, digest_size=7, person=b"validation").digest()
     return int.from_bytes(digest)
 
 
 def roots_of(sources: Sources) -> list[Path]:
-    """The folders that a run's pictures were found in."""
+    """Return the folders in which a run's images were found."""
     folders = [sources.config.path, *(one.config.instance_data_dir for one in sources.concepts)]
     folders += [one.config.path for one in sources.subsets]
     streamed = folders_of(picture.path for picture in sources.pictures)
@@ -107,7 +107,7 @@ def roots_of(sources: Sources) -> list[Path]:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run begins with; the class pictures of concepts come along later."""
+    """What a run starts with; class images of concepts are added later."""
 
     pictures: list[Picture]
     config: DataConfig
@@ -117,18 +117,18 @@ class Sources:
     concepts: list[Concept] = field(default_factory=list)
     subsets: list[Subset] = field(default_factory=list)
     class_pictures: list[Picture] = field(default_factory=list)
-    """Those of subsets, which are there."""
-    held_back: HeldBack = field(default_factory=HeldBack)
-    """What validation looks at; none of it is among `pictures` (but of `validation.path`)."""
+    """Those of subsets, which exist."""
+    held_back: ValidationSplit = field(default_factory=ValidationSplit)
+    """The validation split; none of it is among `pictures` (except for `validation.path`)."""
 
     @property
     def commits(self) -> dict[str, str]:
-        """Those of streamed datasets, by `path`."""
+        """Return the commits of streamed datasets, by `path`."""
         return commits_of(one.path for one in (*self.pictures, *self.held_back.pictures))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What environment.json tells of them; a resumed run must have the same."""
+        """Return their metadata in environment.json, which a resumed run must match."""
         told_by = Counter(picture.told_by for picture in self.pictures if picture.told_by)
         facts = {
             "pictures": len(self.pictures),
@@ -142,19 +142,19 @@ class Sources:
 
 
 def find_sources(recipe: TrainRecipe) -> Sources:
-    """The recipe's pictures and what is said of them; some may be held back.
+    """Return the recipe's images and captions, with the validation split apart.
 
-    A run that is resumed has those of the commits that it began with.
+    A resumed run uses the commits that it started with.
 
     Raises:
-        DataError: pictures or captions cannot be used.
+        DataError: images or captions cannot be used.
     """
     recipe = pinned(recipe)
-    return hold_back(recipe, _all_sources(recipe), _all_sources)
+    return split_off_validation(recipe, _all_sources(recipe), _all_sources)
 
 
 def pinned(recipe: TrainRecipe) -> TrainRecipe:
-    """The recipe with the commits of streamed datasets that the run began with, if it goes on.
+    """Return the recipe with the commits of streamed datasets of the run that is resumed.
 
     Raises:
         RunDirectoryError: the run's environment.json is damaged.
@@ -171,7 +171,7 @@ def pinned(recipe: TrainRecipe) -> TrainRecipe:
 
 
 def at_commits(recipe: TrainRecipe, commits: dict[str, str]) -> TrainRecipe:
-    """The recipe with these commits of streamed datasets, by `path`, in the place of branches."""
+    """Return the recipe with these commits of streamed datasets, by `path`, instead of branches."""
 
     def own(part: Any) -> Any:
         if is_commit(part.revision):
@@ -193,7 +193,7 @@ def _all_sources(recipe: TrainRecipe) -> Sources:
         digest = hashlib.blake2b(digest_size=16)
         for concept in concepts:
             digest.update(concept.fingerprint.encode())
-        # The first part of a prompt says what it is about; A1111 keeps it in its place too.
+        # The first part of a prompt is its subject; A1111 keeps it in place too.
         captions = replace(data.captions, keep_tokens=max(1, data.captions.keep_tokens))
         pictures = [picture for concept in concepts for picture in concept.pictures]
         config = replace(data, captions=captions)

@@ -1,4 +1,4 @@
-"""Subsets: the pictures of each, how they become examples, and how often they come."""
+"""Subsets: the images of each, how they become examples, and their repeats."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from train.data.sources.metadata import read_metadata
 
 @dataclass(frozen=True)
 class Subset:
-    """A part of the pictures and how they become examples. Without a name: all of them."""
+    """A part of the images and how they become examples. Without a name: all of them."""
 
     name: str
     config: SubsetConfig
@@ -29,29 +29,29 @@ class Subset:
 
     @property
     def fingerprint(self) -> str:
-        """Of the pictures, their captions, and how often they come."""
+        """Return a hash of the images, their captions and repeats."""
         said = self.name, str(self.config.repeats), str(self.config.is_reg), *self.template
         return fingerprint(self.pictures, Path(self.config.path or ""), said)
 
 
-def the_whole(config: ExampleConfig, template: Sequence[str]) -> Subset:
-    """All pictures as one subset, in the settings of a recipe without subsets."""
+def default_subset(config: ExampleConfig, template: Sequence[str]) -> Subset:
+    """Return all images as one subset, with the settings of a recipe without subsets."""
     own = {one.name: vars(config)[one.name] for one in fields(ExampleConfig)}
     return Subset("", SubsetConfig(**own), tuple(template))
 
 
 def at_resolution(subset: Subset, run: ExampleConfig, stage: ExampleConfig) -> Subset:
-    """A subset as it is in a stage: at its resolution, unless the subset has one of its own."""
+    """Return a subset with the resolution of a stage, unless the subset has its own."""
     if subset.config.resolution not in (None, run.resolution):
         return subset
     return replace(subset, config=replace(subset.config, resolution=stage.resolution))
 
 
 def find_subsets(recipe: TrainRecipe) -> list[Subset]:
-    """The recipe's subsets with their pictures, those of classes behind all others.
+    """Return the recipe's subsets with their images, those of class images last.
 
     Raises:
-        DataError: folders or captions that cannot be used; those of all subsets are told together.
+        DataError: folders or captions cannot be used; those of all subsets are reported together.
     """
     found: list[Subset] = []
     faults: list[str] = []
@@ -70,12 +70,12 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
     word = recipe.objective.word or recipe.name
     template = read_template(config.captions.template, word, f"{key}.captions")
     if config.metadata_file is not None:
-        told = kohya_metadata(Path(config.metadata_file), config, f"{key}.metadata_file")
-        paths, metadata = sorted(told), Path(config.metadata_file).name
+        captions = kohya_metadata(Path(config.metadata_file), config, f"{key}.metadata_file")
+        paths, metadata = sorted(captions), Path(config.metadata_file).name
     else:
         assert config.path is not None
         paths = picture_files(config.path, f"{key}.path", config)
-        told, metadata = read_metadata(config.path, config), METADATA
+        captions, metadata = read_metadata(config.path, config), METADATA
     paths, masks = parted(paths, Path(config.path or ""), config.masks)
     try:
         digests = recipe.data.cache == "disk" and not recipe.data.is_random
@@ -84,7 +84,7 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
         raise DataError(f"{key}: {error}") from None
     if recipe.objective.learns_from_captions and asks_for_captions(template):
         pictures = with_captions(
-            paths, told, config.captions, key=f"{key}.captions", metadata=metadata
+            paths, captions, config.captions, key=f"{key}.captions", metadata=metadata
         )
     else:
         pictures = [Picture(path, ()) for path in paths]
@@ -97,22 +97,22 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
 
 
 def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tuple[str, ...]]:
-    """The pictures that a kohya metadata json names, and their captions.
+    """Return the images that a kohya metadata json names, and their captions.
 
-    A picture is named by its path, as it is or within the subset's folder, with or without its
-    ending. Its tags are appended to its caption, as `FineTuningDataset` of kohya's
-    `library/train_util.py` does; `train_resolution`, of pictures scaled beforehand, says nothing.
+    An image is named by its path, as it is or within the subset's folder, with or without its
+    extension. Its tags are appended to its caption, as in `FineTuningDataset` of kohya's
+    `library/train_util.py`; `train_resolution`, of images scaled in advance, is ignored.
 
     Raises:
-        DataError: it cannot be read, is no such file, or pictures are missing; `key` is what the
-            recipe calls it.
+        DataError: it cannot be read, is no such file, or images are missing; `key` is its
+            recipe key.
     """
     try:
         entries = json.loads(read_text(file))
     except OSError as error:
         raise DataError(f"{key}: {str(file)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{key}: {str(file)!r} is no JSON: {error}") from error
+        raise DataError(f"{key}: {str(file)!r} is not JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise DataError(f'{key}: {str(file)!r}: expected {{"picture": {{"caption": …}}, …}}')
     found: dict[Path, tuple[str, ...]] = {}
@@ -137,7 +137,7 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
 
 
 def _named(name: str, folder: str | None) -> Path | None:
-    """The picture that a metadata json means; see `kohya_metadata`."""
+    """Return the image that a metadata json means; see `kohya_metadata`."""
     for path in (Path(name), Path(folder or "") / name):
         if exists(path):
             return path
@@ -148,10 +148,10 @@ def _named(name: str, folder: str | None) -> Path | None:
 
 
 def _caption(entry: Any) -> tuple[str, ...]:
-    """The caption of an entry, its tags behind it.
+    """Return the caption of an entry, followed by its tags.
 
     Raises:
-        ValueError: it is not an object, or says them otherwise than as text.
+        ValueError: it is not an object, or they are not text.
     """
     if not isinstance(entry, dict):
         raise ValueError("expected an object with caption or tags")
@@ -163,12 +163,12 @@ def _caption(entry: Any) -> tuple[str, ...]:
 
 
 def slots_of(pictures: Sequence[Picture], subsets: dict[str, Subset], first: int) -> np.ndarray:
-    """The index of the picture in each place of an epoch, int32: repeats stand side by side.
+    """Return the index of the image in each slot of an epoch, int32: repeats are adjacent.
 
     Args:
-        pictures: what comes, in order.
-        subsets: by name; they say how often.
-        first: index of the first picture.
+        pictures: the images, in order.
+        subsets: subsets with their repeats, by name.
+        first: index of the first image.
     """
     counts = {name: subset.config.repeats for name, subset in subsets.items()}
     repeats = np.fromiter((counts.get(one.subset, 1) for one in pictures), np.int32, len(pictures))

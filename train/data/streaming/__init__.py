@@ -1,6 +1,7 @@
 """Shards that are downloaded while a run needs them.
 
-Importing this room registers it with `train.data.containers`, which reads its shards like others.
+Importing this package registers it with `train.data.containers`, which reads its shards like
+others.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""The shards that are kept here: fetched when they are needed, the ones unused for longest go.
+"""The cache of downloaded shards: filled on demand, the least recently used are deleted.
 
-Any number of threads, processes and runs share the folder. Who reads a shard holds a shared lock on
-it, who fetches it or takes it away an exclusive one; who makes room holds the folder's. Shards are
-written under another name and renamed when they are whole.
+Any number of threads, processes and runs share the folder. A reader of a shard holds a shared lock
+on it, a downloader or deleter an exclusive one; making room takes the folder's lock. Shards are
+written under another name and renamed when they are complete.
 """
 
 from __future__ import annotations
@@ -43,36 +43,36 @@ except ImportError as error:  # Windows
     raise FetchError("data.streaming: needs the file locks of Linux and macOS") from error
 
 PAUSE = 0.1
-"""Seconds between two looks for room, while all that is here is being read."""
+"""Seconds between two checks for room while all shards are being read."""
 LONG = 60.0
-"""Seconds after which it is told that there is no room."""
+"""Seconds after which missing room is reported."""
 FRESH = 10.0
-"""Seconds in which a fetch that has failed is not begun again for those that wait for it too."""
+"""Seconds in which a failed download is not retried for others that wait for it."""
 
 _failed: dict[Path, tuple[float, str]] = {}
 
 
 def beside(shard: Path, what: str) -> Path:
-    """A file beside a shard, which stays when the shard goes."""
+    """Return the path of a file beside a shard, which remains when the shard is deleted."""
     return shard.with_name(f".{shard.name}.{what}")
 
 
 def is_here(shard: Path) -> bool:
-    """Whether the shard itself need not be fetched."""
+    """Return whether the shard itself is on the disk."""
     return shard.is_file() and is_known(shard)
 
 
 def is_known(shard: Path) -> bool:
-    """Whether it is known what is in a shard: names and captions, but no pictures."""
+    """Return whether the contents of a shard are known: names and captions, but no images."""
     return beside(shard, "known").is_file()
 
 
 @contextmanager
 def held(shard: Path) -> Iterator[None]:
-    """The shard is here, and stays as long as the block lasts.
+    """Download a shard if necessary, and keep it while the block lasts.
 
     Raises:
-        FetchError: it cannot be fetched, or there is no room for it.
+        FetchError: it cannot be downloaded, or there is no room for it.
         DataError: it is damaged.
     """
     lock = beside(shard, "lock")
@@ -83,7 +83,7 @@ def held(shard: Path) -> Iterator[None]:
         raise FetchError(f"{lock}: cannot be written: {error.strerror}; {REMEDY}") from error
     with _locked(lock, fcntl.LOCK_SH) as descriptor:
         if is_here(shard):
-            os.utime(descriptor)  # when it was read last
+            os.utime(descriptor)  # time of the last read
             yield
             return
     with _locked(lock, fcntl.LOCK_EX) as descriptor:
@@ -103,7 +103,7 @@ def held(shard: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(file: Path, how: int) -> Iterator[int]:
-    """Has a lock; raises BlockingIOError if it shall not wait, FetchError if there are no locks."""
+    """Hold a lock; raise BlockingIOError if it is not to wait, FetchError if there are no locks."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -124,7 +124,7 @@ def _locked(file: Path, how: int) -> Iterator[int]:
 
 
 def _fetch(shard: Path) -> None:
-    """Brings a shard here; its lock is held."""
+    """Download a shard whose lock is held."""
     place = find_shard(shard)
     assert place is not None
     part = place.path.with_name(f".{place.path.name}.{place.shard.size}.part")
@@ -143,7 +143,7 @@ def _fetch(shard: Path) -> None:
 
 
 def _look_into(part: Path, place: Place) -> None:
-    """Keeps what is known of a shard.
+    """Store the contents of a shard.
 
     Raises:
         DataError: it is damaged.
@@ -155,22 +155,22 @@ def _look_into(part: Path, place: Place) -> None:
 
 
 def _room(root: Path) -> Path:
-    """The lock of who changes what is there."""
+    """Return the lock of the folder's contents."""
     return root / ".room.lock"
 
 
 def _make_room(place: Place, part: Path) -> None:
-    """Takes shards away until there is room for another, and reserves it.
+    """Delete shards until there is room for another, and reserve it.
 
-    What is being fetched has its bytes in its name, so that they count from the beginning.
+    A download has its size in its name, so that it counts from the beginning.
 
     Raises:
-        FetchError: the disk is full of other things.
+        FetchError: other data fill the disk.
     """
     root, size, start = place.folder.parent, place.shard.size, time.monotonic()
     while True:
         with _locked(_room(root), fcntl.LOCK_EX):
-            for old in (part, place.path):  # of who was killed
+            for old in (part, place.path):  # left by killed processes
                 old.unlink(missing_ok=True)
             kept = _kept(root)
             lacking = sum(kept.values()) + size - place.manifest.disk_bytes
@@ -195,7 +195,7 @@ def _make_room(place: Place, part: Path) -> None:
 
 
 def _kept(root: Path) -> dict[Path, int]:
-    """The bytes of each shard that is here, or will be as soon as it is fetched."""
+    """Return the bytes of each shard that is on the disk or being downloaded."""
     found: dict[Path, int] = {}
     for folder in root.glob(f"*{ENDING}"):
         for parent, _, names in os.walk(folder):
@@ -209,7 +209,7 @@ def _kept(root: Path) -> dict[Path, int]:
 
 
 def _shard_of(file: Path) -> Path:
-    """A shard, also by what is being fetched of it."""
+    """Return the shard of a file, which may be its download."""
     if file.suffix != ".part":
         return file
     return file.with_name(file.name[1:].rsplit(".", 2)[0])
@@ -221,7 +221,7 @@ def _last_read(file: Path) -> float:
 
 
 def _take_away(file: Path) -> bool:
-    """Deletes a shard, or what a process that was killed has left of one, unless it is in use."""
+    """Delete a shard, or what a killed process has left of one, unless it is in use."""
     try:
         with _locked(beside(_shard_of(file), "lock"), fcntl.LOCK_EX | fcntl.LOCK_NB):
             file.unlink(missing_ok=True)
@@ -231,21 +231,21 @@ def _take_away(file: Path) -> bool:
 
 
 def kept_bytes(folder: Path) -> tuple[int, int]:
-    """(shards, bytes) of a dataset that are here."""
+    """Return (shards, bytes) of a dataset that are on the disk."""
     own = [size for file, size in _kept(folder.parent).items() if file.is_relative_to(folder)]
     return len(own), sum(own)
 
 
 DAMAGED = OSError, EOFError, zlib.error, ValueError, KeyError, pa.ArrowException
 LONGEST_TEXT = 2**16
-"""Bytes of members that are kept with what is known; metadata files may be longer."""
+"""Limit of members that are stored with the contents; metadata files may be longer."""
 
 
 def open_shard(path: Path) -> Container:
-    """The container; it is fetched if it never was.
+    """Return the container, which is downloaded if it never was.
 
     Raises:
-        FetchError: it cannot be fetched, or what is kept of it is damaged.
+        FetchError: it cannot be downloaded, or its stored contents are damaged.
         DataError: it is damaged.
     """
     if not is_known(path):
@@ -257,12 +257,12 @@ def open_shard(path: Path) -> Container:
         raise
     except DAMAGED as error:
         raise FetchError(
-            f"{beside(path, 'known')}: damaged ({error}); delete it: it is made anew from the shard"
+            f"{beside(path, 'known')}: damaged ({error}); delete it: it is rebuilt from the shard"
         ) from error
 
 
 def write_known(file: Path, shard: Path) -> None:
-    """Keeps what is known of a shard, which is in a file under another name."""
+    """Store the contents of a shard, which is in a file under another name."""
     if shard.suffix.lower() == ".tar":
         _write_of_tar(file, shard)
     else:
@@ -273,30 +273,30 @@ def _write_of_tar(file: Path, shard: Path) -> None:
     tar = Tar(file)
     names = list(tar.index.names())
     texts = [name for name in names if _is_text(name, tar.index.find(name) or (0, 0))]
-    told = {
+    known = {
         "members": [[name, *(tar.index.find(name) or ())] for name in names],
         "left_out": tar.left_out,
         "texts": {name: tar.read(name).decode("utf-8", "surrogateescape") for name in texts},
     }
-    packed = gzip.compress(json.dumps(told).encode(), 1)
+    packed = gzip.compress(json.dumps(known).encode(), 1)
     write_atomically(beside(shard, "known"), lambda new: new.write_bytes(packed))
 
 
 def _is_text(name: str, place: tuple[int, ...]) -> bool:
-    """Whether a member is kept; others are read out of the shard."""
+    """Return whether a member is stored; others are read from the shard."""
     if name.lower().endswith((*PICTURE_EXTENSIONS, *PICKLES)):
         return False
     return place[1] <= LONGEST_TEXT or name.rpartition("/")[2] in METADATA_FILES
 
 
 class StreamedTar(Tar):
-    """A tar that is fetched when a picture in it is read."""
+    """A tar that is downloaded when an image in it is read."""
 
     def scan(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        told = json.loads(gzip.decompress(beside(self.path, "known").read_bytes()))
-        self.left_out = Counter(told["left_out"])
-        self._texts: dict[str, str] = told["texts"]
-        for name, *place in told["members"]:
+        known = json.loads(gzip.decompress(beside(self.path, "known").read_bytes()))
+        self.left_out = Counter(known["left_out"])
+        self._texts: dict[str, str] = known["texts"]
+        for name, *place in known["members"]:
             yield name, tuple(place)
 
     def read(self, member: str) -> bytes:
@@ -322,7 +322,7 @@ def _write_of_parquet(file: Path, shard: Path) -> None:
 
 
 class StreamedParquet(Parquet):
-    """A parquet file that is fetched when a picture in it is read."""
+    """A parquet file that is downloaded when an image in it is read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -1,4 +1,4 @@
-"""Datasets on the Hugging Face hub, by the `datasets` library."""
+"""Datasets on the Hugging Face hub, read by the `datasets` library."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,15 +10,15 @@ from train.data.containers import HUB, chosen_split, open_table
 
 
 def hub_files(name: str, source: ContainerConfig, key: str) -> list[Path]:
-    """The Arrow files that `datasets` keeps of a dataset's split.
+    """Return the Arrow files in which `datasets` stores a dataset's split.
 
     Args:
-        name: `owner/name`, and `owner/name/CONFIG` where a dataset has several configurations.
+        name: `owner/name`, and `owner/name/CONFIG` if a dataset has several configurations.
         source: split and revision.
-        key: what the recipe calls it.
+        key: its recipe key.
 
     Raises:
-        DataError: it cannot be fetched and is not in the cache, or has no such split.
+        DataError: it cannot be downloaded and is not in the cache, or has no such split.
     """
     return list(_fetched(name, source.split, source.revision, key))
 
@@ -30,14 +30,14 @@ def _fetched(name: str, split: str | None, revision: str | None, key: str) -> tu
 
     try:
         found: Any = datasets.load_dataset(dataset, configuration, revision=revision)
-    except Exception as error:  # of a dozen libraries; all mean that there is no dataset
+    except Exception as error:  # a dozen libraries raise; all mean that there is no dataset
         raise _unreachable(name, key, error) from error
     chosen = found[chosen_split(list(found), split, Path(name), key)]
     return tuple(table_files(chosen, name, key))
 
 
 def hub_urls(name: str, source: ContainerConfig, revision: str | None, key: str) -> tuple[str, ...]:
-    """The addresses of a split's files in order, each with its commit; none of them is fetched.
+    """Return the addresses of a split's files in order, each with its commit, without downloads.
 
     Raises:
         FetchError: the hub cannot be reached, or there is no such dataset.
@@ -55,18 +55,18 @@ def _addresses(name: str, split: str | None, revision: str | None, key: str) -> 
         builder = datasets.load_dataset_builder(dataset, configuration, revision=revision)
     except Exception as error:  # as above
         raise _unreachable(name, key, error) from error
-    told: Any = builder.config.data_files or {}
-    files = {str(name): urls for name, urls in told.items()}
+    data_files: Any = builder.config.data_files or {}
+    files = {str(name): urls for name, urls in data_files.items()}
     if not files:
         raise FetchError(
-            f"{key}: {HUB}{name}: the hub does not tell its files (data.streaming); without a "
+            f"{key}: {HUB}{name}: the hub does not list its files (data.streaming); without a "
             "network only what was looked up before is known"
         )
     return tuple(files[chosen_split(list(files), split, Path(name), key)])
 
 
 def _parts(name: str, key: str) -> tuple[str, str | None]:
-    """`owner/name`, and the configuration."""
+    """Split the name into `owner/name` and the configuration."""
     owner, _, rest = name.partition("/")
     own, _, configuration = rest.partition("/")
     if not owner or not own:
@@ -84,10 +84,10 @@ def _unreachable(name: str, key: str, error: Exception) -> FetchError:
 
 
 def table_files(dataset: Any, name: str, key: str) -> list[Path]:
-    """The files that a dataset is a view of.
+    """Return the files that a dataset is a view of.
 
     Raises:
-        DataError: it is not all of them, in their order.
+        DataError: it does not use all of them in order.
     """
     files = [Path(one["filename"]) for one in dataset.cache_files]
     rows = sum(open_table(file).rows for file in files)

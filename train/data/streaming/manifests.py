@@ -23,17 +23,17 @@ from train.data.streaming.shards import (
 
 
 def streamed_shards(path: str, source: ContainerConfig, key: str) -> list[Path]:
-    """The shards of a dataset far away, in order; what is in them is fetched when it is read.
+    """Return the shards of a remote dataset in order; they are downloaded when they are read.
 
     Args:
-        path: `hf://owner/name[/CONFIG]`, or a pattern of addresses that fsspec knows.
-        source: split, revision, and how they are kept.
-        key: what the recipe calls the path.
+        path: `hf://owner/name[/CONFIG]`, or a pattern of addresses that fsspec supports.
+        source: split, revision, and options of the cache.
+        key: recipe key of the path.
 
     Raises:
-        FetchError: it cannot be found out which shards there are, or one is larger than what may
-            be kept.
-        DataError: they are of another kind.
+        FetchError: the shards cannot be listed, or one is larger than the
+            cache.
+        DataError: they have another format.
     """
     assert source.streaming is not None
     folder, manifest = _manifest(path, source, key)
@@ -53,7 +53,7 @@ def streamed_shards(path: str, source: ContainerConfig, key: str) -> list[Path]:
 
 
 def _manifest(path: str, source: ContainerConfig, key: str) -> tuple[Path, Manifest]:
-    """The folder of a dataset and what it says, or will say."""
+    """Return the folder of a dataset and its manifest, which need not be written yet."""
     from train.data.streaming.remote import find_shards, resolved
 
     commit = resolved(path, source, key, lambda: _last_commit(path, source))
@@ -63,10 +63,10 @@ def _manifest(path: str, source: ContainerConfig, key: str) -> tuple[Path, Manif
 
 
 def check_room(manifest: Manifest, config: StreamingConfig, key: str) -> None:
-    """Refuses shards of which a window cannot be kept: they would be fetched for each picture.
+    """Reject shards of which a window does not fit in the cache: every image would download one.
 
     Raises:
-        FetchError: there are such.
+        FetchError: they do not fit.
     """
     sizes = sorted((shard.size for shard in manifest.shards.values()), reverse=True)
     needed = sum(sizes[: config.window + 1])

@@ -1,4 +1,4 @@
-"""What lies far away, by fsspec: which shards a dataset has, and their bytes."""
+"""Remote datasets, accessed by fsspec: their shards, and downloads."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from train.data.streaming.shards import KINDS, Shard
 Result = TypeVar("Result")
 
 WAITS = (1.0, 5.0, 30.0, 120.0)
-"""Seconds before something is tried again."""
+"""Seconds before each retry."""
 AT_ONCE = 16
-"""Shards that are asked for at once."""
+"""Concurrent requests for metadata of shards."""
 TAGS = ("ETag", "etag", "blob_id", "LastModified", "Last-Modified", "mtime", "created")
-"""What file systems tell of a file that changes with its content; the first one counts."""
+"""Metadata of file systems that change with a file's content; the first one is used."""
 LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""Errors of the disk here."""
-REMEDY = "nothing is lost, and resume=true goes on from the newest checkpoint"
+"""Errors of the local disk."""
+REMEDY = "nothing is lost, and resume=true continues from the newest checkpoint"
 
 
 def resolved(
     path: str, source: ContainerConfig, key: str, last: Callable[[], str | None]
 ) -> str | None:
-    """The commit of a dataset on the hub that is meant; None for what has no commits.
+    """Return the commit of a dataset on the hub; None for what has no commits.
 
     Args:
-        path: as the recipe names it.
-        source: which revision.
-        key: what the recipe calls the path.
-        last: the commit that was looked up last, for where there is no network.
+        path: the path in the recipe.
+        source: the revision.
+        key: recipe key of the path.
+        last: returns the commit that was looked up last, for use without a network.
 
     Raises:
         FetchError: it cannot be looked up, and no commit is known.
-        DataError: a revision of what has none.
+        DataError: a revision is set, and the path has none.
     """
     if not path.startswith(HUB):
         for name in ("revision", "split"):
@@ -60,22 +60,22 @@ def resolved(
     except FetchError as error:
         if source.revision is not None or (commit := last()) is None:
             raise
-        message = f"{error}; the commit that was looked up last is taken, {commit[:12]}"
+        message = f"{error}; the last known commit is used, {commit[:12]}"
         warnings.warn(message, RecipeWarning, stacklevel=2)
         return commit
     commits = {found[0] for url in urls if (found := re.search(r"(?<=@)[0-9a-f]{40}(?=/)", url))}
     if len(commits) != 1:
-        raise FetchError(f"{key}: {path}: it is not told which commit its files are of: {urls[:3]}")
+        raise FetchError(f"{key}: {path}: the commit of its files is unknown: {urls[:3]}")
     return commits.pop()
 
 
 def find_shards(
     path: str, source: ContainerConfig, commit: str | None, key: str
 ) -> dict[str, Shard]:
-    """The shards of a dataset in order, by names of their own.
+    """Return the shards of a dataset in order, by unique names.
 
     Raises:
-        FetchError: they cannot be asked for.
+        FetchError: they cannot be listed.
         DataError: they are neither tars nor parquet files.
     """
     if path.startswith(HUB):
@@ -91,51 +91,51 @@ def find_shards(
     names = [str(PurePosixPath(url).relative_to(start)) for url in urls]
     names = [re.sub(r"[^\w./-]", "_", name) for name in names]
     if len({*names}) < len(names):
-        raise DataError(f"{key}: {path}: files of it come twice; name each once")
+        raise DataError(f"{key}: {path}: duplicate files; name each once")
     with ThreadPoolExecutor(1 if path.startswith(HUB) else AT_ONCE) as pool:
         asked = pool.map(lambda url: tried(url, lambda: _shard(url)), urls)
         return dict(zip(names, asked, strict=True))
 
 
 def _shard(url: str) -> Shard:
-    told = _told(url)
-    if told.get("size") is None:
-        raise FetchError(f"{url}: its size is not told; copy it to a disk, and name it there")
-    sha256 = (told.get("lfs") or {}).get("sha256")
-    return Shard(url, int(told["size"]), _tag(told), sha256)
+    metadata = _metadata(url)
+    if metadata.get("size") is None:
+        raise FetchError(f"{url}: its size is unknown; copy it to a disk, and name it there")
+    sha256 = (metadata.get("lfs") or {}).get("sha256")
+    return Shard(url, int(metadata["size"]), _tag(metadata), sha256)
 
 
-def _told(url: str) -> dict[str, Any]:
+def _metadata(url: str) -> dict[str, Any]:
     system, place = _opened(url)
     return system.info(place)
 
 
-def _tag(told: dict[str, Any]) -> str:
-    return next((str(told[name]) for name in TAGS if told.get(name)), "")
+def _tag(metadata: dict[str, Any]) -> str:
+    return next((str(metadata[name]) for name in TAGS if metadata.get(name)), "")
 
 
 def _opened(url: str) -> tuple[Any, str]:
-    """The file system and the path in it."""
+    """Return the file system and the path in it."""
     import fsspec
 
     return fsspec.core.url_to_fs(url)
 
 
 def download(shard: Shard, part: Path, is_pinned: bool) -> None:
-    """Brings a shard to a file, and looks whether it is the one that was asked for.
+    """Download a shard to a file, and verify that it is the expected one.
 
     Args:
-        shard: what is known of it.
-        part: where to.
-        is_pinned: whether it is of a commit, and cannot have changed.
+        shard: its metadata.
+        part: the file to write.
+        is_pinned: whether it belongs to a commit, and cannot change.
 
     Raises:
-        FetchError: it is gone, has changed, or cannot be fetched after several tries.
+        FetchError: it is missing, has changed, or cannot be downloaded after several tries.
     """
-    if not is_pinned and _tag(tried(shard.url, lambda: _told(shard.url))) != shard.tag:
+    if not is_pinned and _tag(tried(shard.url, lambda: _metadata(shard.url))) != shard.tag:
         raise FetchError(
-            f"{shard.url}: has changed since it was first looked at; put the old one in its place, "
-            "or delete the dataset's folder in the cache and begin a new run"
+            f"{shard.url}: has changed since it was first read; restore the old one, "
+            "or delete the dataset's folder in the cache and start a new run"
         )
     tried(shard.url, lambda: _download(shard, part))
 
@@ -148,21 +148,23 @@ def _download(shard: Shard, part: Path) -> None:
     if shard.sha256 is not None:
         with part.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                raise ValueError("other bytes came than are told there")
+                raise ValueError(
+                    "checksum mismatch: the downloaded bytes differ from the published hash"
+                )
 
 
 def tried(url: str, work: Callable[[], Result]) -> Result:
-    """What the work gives; it is done again a few times if it fails for what may pass.
+    """Return the result of `work`, which is retried a few times after temporary errors.
 
     Raises:
-        FetchError: it cannot be done.
+        FetchError: it fails.
     """
     for wait in (*WAITS, None):
         try:
             return work()
         except FetchError:
             raise
-        except Exception as error:  # of any file system's libraries
+        except Exception as error:  # raised by any file system's library
             if isinstance(error, OSError) and error.errno in LOCAL:
                 raise FetchError(
                     f"{url}: cannot be kept on this disk: {error.strerror}; make room, give a "
@@ -185,7 +187,7 @@ def tried(url: str, work: Callable[[], Result]) -> Result:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether it would fail again: gone or forbidden."""
+    """Return whether a retry would fail too: missing or forbidden."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return True
     status = getattr(getattr(error, "response", error), "status_code", None)

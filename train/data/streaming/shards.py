@@ -1,8 +1,8 @@
-"""Which shards a dataset far away has, and where in the cache folder each has its place.
+"""The shards of a remote dataset, and the place of each in the cache folder.
 
 A streamed dataset is a folder `NAME.streamed` with a manifest: the address, bytes and identity of
-every shard. A shard's path within it counts as that of a file, there or not: all that is asked of
-the path but its content is answered out of the manifest. Any process finds it by itself.
+every shard. A shard's path in it is used like that of a file, whether or not it exists: all
+properties of the path but its content come from the manifest. Any process finds it by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from train.config import ContainerConfig, StreamingConfig
 
 GIB = 2**30
 KINDS = (".tar", ".parquet")
-"""What is streamed: their members are known without them, and each is read by itself."""
+"""Formats that can be streamed: their members are known without them, and each is read by
+itself."""
 MANIFEST = "manifest.json"
 ENDING = ".streamed"
 _WITHIN = re.compile(r"(.*?\.streamed)/(.+?(?:\.tar|\.parquet))(?:/|$)", re.IGNORECASE)
@@ -31,13 +32,13 @@ _WITHIN = re.compile(r"(.*?\.streamed)/(.+?(?:\.tar|\.parquet))(?:/|$)", re.IGNO
 
 @dataclass(frozen=True)
 class Shard:
-    """What is known of a shard beforehand."""
+    """Metadata of a shard before its download."""
 
     url: str
     size: int
     """Bytes."""
     tag: str
-    """It is another one if the shard has changed."""
+    """Changes if the shard changes."""
     sha256: str | None = None
 
 
@@ -46,21 +47,21 @@ class Manifest:
     """The shards of a dataset, in order, by their paths in its folder."""
 
     source: str
-    """As the recipe names it."""
+    """The path in the recipe."""
     commit: str | None
-    """Of a dataset with revisions; its shards cannot change."""
+    """Commit of a dataset with revisions, whose shards cannot change."""
     disk_bytes: int
-    """Of the shards that are kept at most, those of all datasets in the cache together."""
+    """Size of the cache of shards, shared by all datasets in it."""
     shards: dict[str, Shard]
 
 
 def cache_root(config: StreamingConfig) -> Path:
-    """The folder of all streamed datasets."""
+    """Return the folder of all streamed datasets."""
     return Path(config.folder) if config.folder else cache_file().parent / "shards"
 
 
 def _folder(path: str, source: ContainerConfig, commit: str | None) -> Path:
-    """That of a dataset: another one for each commit, split and configuration."""
+    """Return the folder of a dataset, which depends on commit, split and configuration."""
     assert source.streaming is not None
     said = json.dumps([path, source.split, commit]).encode()
     digest = hashlib.blake2b(said, digest_size=4).hexdigest()
@@ -70,55 +71,59 @@ def _folder(path: str, source: ContainerConfig, commit: str | None) -> Path:
 
 
 def _last_commit(path: str, source: ContainerConfig) -> str | None:
-    """The commit of a dataset that was looked up last; None where none was."""
+    """Return the commit of a dataset that was looked up last; None if none was."""
     assert source.streaming is not None
     found = sorted(
         cache_root(source.streaming).glob(f"*{ENDING}/{MANIFEST}"),
         key=lambda file: file.stat().st_mtime,
     )
     for file in reversed(found):
-        told = manifest_of(os.fspath(file.parent))
-        if told and told.source == path and file.parent == _folder(path, source, told.commit):
-            return told.commit
+        manifest = manifest_of(os.fspath(file.parent))
+        if (
+            manifest
+            and manifest.source == path
+            and file.parent == _folder(path, source, manifest.commit)
+        ):
+            return manifest.commit
     return None
 
 
 def gib(size: int) -> str:
-    """Bytes in words."""
+    """Format bytes as GiB."""
     return f"{size / GIB:.3g} GiB"
 
 
 @lru_cache(maxsize=256)
 def manifest_of(folder: str) -> Manifest | None:
-    """What the folder of a streamed dataset says; None where it is none.
+    """Return the manifest in the folder of a streamed dataset; None if it is none.
 
     Raises:
         FetchError: it is damaged.
     """
     file = Path(folder, MANIFEST)
     try:
-        told: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        shards = {name: Shard(**one) for name, one in told.pop("shards").items()}
-        return Manifest(**told, shards=shards)
+        content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        shards = {name: Shard(**one) for name, one in content.pop("shards").items()}
+        return Manifest(**content, shards=shards)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FetchError(f"{file}: cannot be read ({error}); delete it: it is made anew") from None
+        raise FetchError(f"{file}: cannot be read ({error}); delete it: it is rebuilt") from None
 
 
 class Place(NamedTuple):
-    """Where a path leads."""
+    """A path's shard."""
 
     folder: Path
-    """Of the dataset."""
+    """Folder of the dataset."""
     path: Path
-    """Of the shard."""
+    """Path of the shard."""
     manifest: Manifest
     shard: Shard
 
 
 def find_shard(path: Path | str) -> Place | None:
-    """The shard that a path is or leads into; None for other paths."""
+    """Return the shard that a path is or leads into; None for other paths."""
     text = os.fspath(path)
     if ENDING not in text or (found := _WITHIN.match(text)) is None:
         return None
@@ -134,19 +139,19 @@ def _place(folder: str, name: str) -> Place | None:
 
 
 def forget() -> None:
-    """Has manifests read anew."""
+    """Make manifests be read again."""
     manifest_of.cache_clear()
     _place.cache_clear()
 
 
 def is_shard(path: Path | str) -> bool:
-    """Whether a path is that of a streamed shard, here or not."""
+    """Return whether a path is that of a streamed shard, downloaded or not."""
     return (place := find_shard(path)) is not None and os.fspath(path) == os.fspath(place.path)
 
 
 @lru_cache(maxsize=2**16)
 def shard_status(shard: Shard) -> os.stat_result:
-    """What a file system would say; as the times of change a number that follows from its tag."""
+    """Return a file status whose times of change are a number derived from the shard's tag."""
     number = int.from_bytes(hashlib.blake2b(shard.tag.encode(), digest_size=7).digest())
     ns = {f"st_{kind}_ns": number for kind in ("atime", "mtime", "ctime")}
     fields = (0o100444, 0, 0, 1, 0, 0, shard.size, *[number // 10**9] * 3)
@@ -154,19 +159,19 @@ def shard_status(shard: Shard) -> os.stat_result:
 
 
 def name_of(path: Path) -> str:
-    """What a run calls a picture: of one in a streamed shard the address, wherever it is kept."""
+    """Return an image's name in a run: in a streamed shard its address, wherever it is cached."""
     if (place := find_shard(path)) is None:
         return str(path)
     return place.shard.url + os.fspath(path)[len(os.fspath(place.path)) :]
 
 
 def folders_of(paths: Iterable[Path]) -> dict[Path, Manifest]:
-    """The folders of the streamed datasets that paths lead into."""
+    """Return the folders of the streamed datasets that paths lead into."""
     places = (find_shard(folder) for folder in {path.parent: None for path in paths})
     return {place.folder: place.manifest for place in places if place is not None}
 
 
 def commits_of(paths: Iterable[Path]) -> dict[str, str]:
-    """The commit of each streamed dataset that has some, by its name in the recipe."""
-    told = folders_of(paths).values()
-    return {one.source: one.commit for one in told if one.commit is not None}
+    """Return the commit of each streamed dataset that has one, by its path in the recipe."""
+    manifests = folders_of(paths).values()
+    return {one.source: one.commit for one in manifests if one.commit is not None}

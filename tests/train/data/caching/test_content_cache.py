@@ -27,7 +27,7 @@ from train.data.caching.content_cache import (
     text_origin,
 )
 from train.data.caching.prompt_states import PromptStates
-from train.data.caching.threads import ahead, behind
+from train.data.caching.threads import prefetch, write_behind
 from train.data.examples import latents as latents_module
 from train.data.examples.clip_buckets import BucketRule
 from train.data.examples.clips import ClipExamples
@@ -199,17 +199,17 @@ def test_work_in_advance_comes_in_order_with_what_it_raises() -> None:
         time.sleep(0.02 * (value % 2))
         return value * 10
 
-    with ahead(work, range(6), depth=4) as results:
+    with prefetch(work, range(6), depth=4) as results:
         assert [next(results).result() for _ in range(3)] == [0, 10, 20]
         with pytest.raises(DataError, match="three"):
             next(results).result()
         assert [future.result() for future in results] == [40, 50]
     done: list[int] = []
-    with behind(done.append) as later:
+    with write_behind(done.append) as later:
         for value in range(40):
             later(value)
     assert sorted(done) == [*range(40)]
-    with pytest.raises(DataError, match="three"), behind(work) as later:
+    with pytest.raises(DataError, match="three"), write_behind(work) as later:
         later(3)
 
 

@@ -128,7 +128,7 @@ def test_steps_the_model_cannot_take() -> None:
 
 FAULTS = {
     ("sizes", "excludes preset"): {"sizes": ["64x64"], "preset": "sdxl"},
-    ("sizes", "'64' is no size"): {"sizes": ["64"]},
+    ("sizes", "'64' is not a size"): {"sizes": ["64"]},
     ("sizes", "twice"): {"sizes": ["64x64", "64X64"]},
     ("no_upscale", "no list of sizes"): {"no_upscale": True, "preset": "sdxl"},
     ("max_side", "at least min_side 256"): {"max_side": 128},

@@ -21,7 +21,7 @@ from train.data.examples.examples import Examples
 from train.data.examples.loader import collate
 from train.data.examples.picture_buckets import Place
 from train.data.examples.stream import BucketStream
-from train.data.examples.transforms import cut_piece, jittered, turned
+from train.data.examples.transforms import crop_image, jittered, turned
 from train.data.sources.folder import Picture
 
 SMALL = PictureBucketsConfig(min_side=16, max_side=64, step=8)
@@ -43,7 +43,7 @@ def examples(
     paths = [ramp(folder / f"{n:02}.png", *size) for n, size in enumerate(sizes)]
     config = DataConfig(path=str(folder), **options)
     made = Examples([Picture(path, ("a",)) for path in paths], config, 32, 7)
-    made.lay_out(8, batch_size)
+    made.assign_buckets(8, batch_size)
     return made
 
 
@@ -131,7 +131,7 @@ def test_class_pictures_of_one_size(tmp_path: Path) -> None:
 def cut(folder: Path, size: Size, width: int, height: int, **options: Any) -> torch.Tensor:
     path = ramp(folder / "a.png", width, height)
     config = DataConfig(path="", **options)
-    piece = cut_piece(path, config, Place(size), random.Random(0))
+    piece = crop_image(path, config, Place(size), random.Random(0))
     return (piece.pixels + 1).mul(127.5).round()
 
 
@@ -155,7 +155,7 @@ def test_interpolations(name: str, tmp_path: Path) -> None:
     path = ramp(tmp_path / "a.png", 48, 48)
     expected = {"area": Image.Resampling.BOX}.get(name) or Image.Resampling[name.upper()]
     config = DataConfig(path="", resize_interpolation=name)  # pyright: ignore[reportArgumentType]
-    seen = cut_piece(path, config, Place(Size(32, 32)), random.Random(0)).pixels
+    seen = crop_image(path, config, Place(Size(32, 32)), random.Random(0)).pixels
     with Image.open(path) as image:
         wanted = np.asarray(image.resize((32, 32), expected))
     assert (seen + 1).mul(127.5).round().byte().permute(
@@ -217,10 +217,10 @@ def test_jitter_is_drawn_by_seed_epoch_and_picture(tmp_path: Path) -> None:
 WRONG = {
     "buckets: {}, resize: own_size": "data.resize: own_size excludes buckets",
     "buckets: {}, resize: none": "data.resize: none excludes buckets",
-    "buckets: {}, clips: {}": "data.buckets: are of pictures",
-    "resize: fill, clips: {}": "data.resize: fill is of pictures",
+    "buckets: {}, clips: {}": "data.buckets: are for images",
+    "resize: fill, clips: {}": "data.resize: fill is for images",
     "color_jitter: {hue: 0.6}": "data.color_jitter.hue: must be at most 0.5",
-    "buckets: {sizes: [64x]}": "data.buckets.sizes: '64x' is no size",
+    "buckets: {sizes: [64x]}": "data.buckets.sizes: '64x' is not a size",
 }
 
 

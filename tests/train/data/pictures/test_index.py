@@ -146,7 +146,7 @@ def test_a_damaged_index_is_told_and_made_anew(tmp_path, opened, damage: str) ->
             "version": content.replace(b'"limner index": 1', b'"limner index": 9'),
         }[damage]
     )
-    with pytest.warns(RecipeWarning, match=r"\.limner-index: this index .* is damaged .*made anew"):
+    with pytest.warns(RecipeWarning, match=r"\.limner-index: this index .* is damaged .*rebuilt"):
         again = picture_facts(paths, EVERYTHING)
     assert len(opened) == 8
     assert (again.records == first.records).all()

@@ -22,7 +22,7 @@ from train.config.concepts import ConceptConfig
 from train.config.data import DataConfig
 from train.config.examples import Size
 from train.data.examples.picture_buckets import Place
-from train.data.examples.transforms import cut_piece
+from train.data.examples.transforms import crop_image
 from train.data.pictures.colours import planes
 from train.data.pictures.reading import read_header, read_picture, shown
 from train.data.pictures.soundness import sound_paths
@@ -400,10 +400,10 @@ def make_pipe(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (make_folder, "is no file"),
+        (make_folder, "is not a file"),
         (make_loop, "its links go in a circle"),
         (make_dangling, "No such file"),
-        (make_pipe, "is no file"),
+        (make_pipe, "is not a file"),
     ],
 )
 def test_what_is_no_file(make: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_too_long_to_be_scaled(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"long\.png: 1x2000 is too long to be scaled to 512x1024000"
     ):
-        cut_piece(path, DataConfig(path=""), Place(Size(512, 512)), random.Random(0))
+        crop_image(path, DataConfig(path=""), Place(Size(512, 512)), random.Random(0))
 
 
 def test_all_broken_pictures_are_told_together(tmp_path: Path) -> None:

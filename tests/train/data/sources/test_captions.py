@@ -18,7 +18,7 @@ from train.data.examples.examples import Examples
 from train.data.examples.stream import Pace
 from train.data.sources.captions import (
     MOST_CHOICES,
-    Moment,
+    StepInfo,
     all_captions,
     all_choices,
     count_choices,
@@ -29,10 +29,10 @@ from train.data.sources.captions import (
 )
 from train.data.sources.folder import Picture, find_pictures
 
-START = Moment()
+START = StepInfo()
 
 
-def made(text: str, count: int = 1, moment: Moment = START, **options: Any) -> Counter[str]:
+def made(text: str, count: int = 1, moment: StepInfo = START, **options: Any) -> Counter[str]:
     """How often each caption comes up in so many draws."""
     config = CaptionConfig(**options)
     assert not list(config.faults())
@@ -181,7 +181,7 @@ def test_captions_of_every_nth_epoch_are_empty() -> None:
     def epochs(n: int) -> list[bool]:
         return [
             make_caption(["a"], CaptionConfig(dropout_every_n_epochs=n), random.Random(0),
-                         moment=Moment(epoch)) == ""
+                         moment=StepInfo(epoch)) == ""
             for epoch in range(6)
         ]  # fmt: skip
 
@@ -205,15 +205,15 @@ def test_captions_of_every_nth_epoch_are_empty() -> None:
 )
 def test_tags_come_in_step_by_step(count: int, options: dict[str, Any], counts: list[int]) -> None:
     config = CaptionConfig(**options)
-    got = [warm_tags(count, config, Moment(0, step, 9)) for step in range(len(counts))]
+    got = [warm_tags(count, config, StepInfo(0, step, 9)) for step in range(len(counts))]
     assert got == counts
 
 
 def test_warm_up_counts_behind_the_kept_tags_and_shuffles_what_is_there() -> None:
     options = {"token_warmup_step": 4, "shuffle_tags": True, "keep_tokens": 1}
     # 1 + floor(1 x 3 / 4) = 1, 1 + floor(2 x 3 / 4) = 2
-    assert set(made("x, a, b, c, d", 40, Moment(0, 1), **options)) == {"x, a"}
-    assert set(made("x, a, b, c, d", 40, Moment(0, 2), **options)) == {"x, a, b", "x, b, a"}
+    assert set(made("x, a, b, c, d", 40, StepInfo(0, 1), **options)) == {"x, a"}
+    assert set(made("x, a, b, c, d", 40, StepInfo(0, 2), **options)) == {"x, a, b", "x, b, a"}
 
 
 def test_steps_of_positions() -> None:

@@ -151,7 +151,7 @@ def test_a_file_as_a1111_writes_it(tmp_path: Path) -> None:
         num_class_images_per=5,
     )
     assert read.concepts == {"concept-1": expected}
-    assert read.told == []
+    assert read.notes == []
 
 
 def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: P
     assert numbers == (5, 30, 7.0)
     assert [type(number) for number in numbers] == [int, int, float]
     assert (found.save_guidance_scale, found.class_prompt) == (7.5, "[filewords]")
-    assert read.told == [
+    assert read.notes == [
         "concept-1 has no instance_data_dir and is left out",
         "concept-2.class_promt: no field of a concept, has no effect; did you mean class_prompt?",
         "concept-2.max_steps: no field of a concept, has no effect",
@@ -187,7 +187,7 @@ def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON: "),
+        ("{", "is not JSON: "),
         ("{}", r"expected a list of concepts, \[\{…\}, \{…\}\], as A1111 writes it"),
         ("[]", "no concept with an instance_data_dir"),
         (
@@ -231,21 +231,21 @@ WRONG = {
     "exclude each other; give one of them",
     "objective: {type: dreambooth}\ndata: {path: x}": "data.concepts: objective.type: dreambooth "
     "learns concepts: give data.concepts (or data.concepts_list), or take objective.type: "
-    "text_to_image for a folder of pictures with captions",
-    "objective: {type: autoencoder}\ndata: {" + SOUND + "}}}": "data.concepts: go with prompts, "
+    "text_to_image for a folder of images with captions",
+    "objective: {type: autoencoder}\ndata: {" + SOUND + "}}}": "data.concepts: need prompts, "
     "which objective.type: autoencoder has none of",
     "objective: {type: lora}\ndata: {" + SOUND + ", class_data_dir: a/b}}}": "data.concepts.a."
     "class_data_dir: 'a/b' and instance_data_dir 'a' lie within each other, so that pictures would "
     "be subject and class at once; take folders side by side",
     "objective: {type: lora}\ndata: {concepts: {a: {instance_data_dir: a, num_class_images_per: 1"
-    "}}}": "data.concepts.a.class_prompt: says the same as instance_prompt, so that the class "
-    "would be learned as the subject; set instance_token and class_token, or say what the class is",
+    "}}}": "data.concepts.a.class_prompt: is the same as instance_prompt, so that the class "
+    "would be trained as the subject; set instance_token and class_token, or describe the class",
     "objective: {type: lora}\ndata: {" + SOUND + ", clas_prompt: b}}}": "data.concepts.a."
     "clas_prompt: Key 'clas_prompt' not in 'ConceptConfig'. Did you mean one of: 'class_prompt', "
     "'class_negative_prompt', 'instance_prompt'?",
     "objective: {type: dreambooth, train_text_encoder: true, stop_text_encoder_training: 0}\n"
     "data: {" + SOUND + "}}}": "objective.stop_text_encoder_training: 0 would never train it; "
-    "train_text_encoder: false says that",
+    "use train_text_encoder: false",
     "objective: {type: lora}\ndata: {concepts: {a/b: {instance_data_dir: a}}}": "data.concepts.a/b"
     ": names a folder of class pictures: no / and no . in front",
     "objective: {type: lora}\ndata: {concepts_list: no.json}": "data.concepts_list: 'no.json' "
@@ -269,9 +269,9 @@ IDLE = {
     "data: {captions: {template: none}, " + SOUND + "}}}": "data.captions.template: has no effect: "
     "concepts have instance_prompt",
     "data: {path: x}\nloss: {prior_weight: 0.5}": "loss.prior_weight: has no effect: no concept "
-    "has class pictures (num_class_images_per)",
+    "has class images (num_class_images_per)",
     "loss: {prior_weight: 0}\ndata: {" + SOUND + ", num_class_images_per: 1}}}": "loss.prior_weight"
-    ": 0 makes class pictures count nothing, while each costs as much as a subject's; "
+    ": 0 gives class images no effect, while each costs as much as an instance image; "
     "num_class_images_per: 0 (or no subset with is_reg) leaves them out",
     "data: {path: x}\nsampling: {sanity_seed: 1}": "sampling.sanity_seed: has no effect without "
     "sanity_prompt",

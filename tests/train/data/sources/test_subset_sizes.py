@@ -35,7 +35,7 @@ def examples_of(recipe: TrainRecipe, batch_size: int = 2) -> Examples:
     made = Examples(
         sources.pictures, recipe.data, recipe.data.resolution, 7, sources.template, sources.subsets
     )
-    made.lay_out(8, batch_size)
+    made.assign_buckets(8, batch_size)
     if sources.class_pictures:
         made.add_class_pictures(sources.class_pictures)
     return made

@@ -23,7 +23,7 @@ from train.data.examples.examples import Examples
 from train.data.examples.loader import build_loader
 from train.data.examples.picture_buckets import Place
 from train.data.examples.stream import MicroBatches
-from train.data.examples.transforms import cut_piece
+from train.data.examples.transforms import crop_image
 from train.data.sources.sources import find_sources
 
 
@@ -117,12 +117,12 @@ def test_repeats_come_as_often_and_differ(tmp_path: Path) -> None:
     for epoch in range(2):
         seen = Counter(made[9 * epoch + place]["indices"] for place in range(9))
         assert seen == {0: 3, 1: 3, 2: 1, 3: 1, 4: 1}
-    cuts = {tuple(made.piece(0, 0, slot).pixels.flatten().tolist()) for slot in range(3)}
+    cuts = {tuple(made.crop(0, 0, slot).pixels.flatten().tolist()) for slot in range(3)}
     assert len(cuts) > 1
     epoch, slot = made.place(4)
     index = int(made.slots[slot])
     draw = random.Random(derive_seed(7, "augmentation", epoch, slot))
-    expected = cut_piece(made.pictures[index].path, made.settings(index), Place(Size(8, 8)), draw)
+    expected = crop_image(made.pictures[index].path, made.settings(index), Place(Size(8, 8)), draw)
     assert torch.equal(made[4]["pixels"], expected.pixels)
 
 
@@ -193,7 +193,7 @@ FAULTS = {
     "classes alone": ({"a": {"path": "x", "is_reg": True}}, "data.subsets: all are is_reg"),
     "dropout modes": (
         {"a": {"path": "x", "captions": {"dropout_mode": "zero_embedding", "dropout_rate": 0.1}}},
-        "data.subsets.a.captions.dropout_mode: is one for all subsets: say it in data.captions",
+        "data.subsets.a.captions.dropout_mode: is the same for all subsets: set data.captions",
     ),
 }
 

@@ -80,7 +80,7 @@ def taken(log: Path) -> list[str]:
 
 def made(own: DataConfig) -> Examples:
     examples = Examples(find_pictures(own, captioned=True), own, 16, seed=3)
-    examples.lay_out(8, 2)
+    examples.assign_buckets(8, 2)
     return examples
 
 
@@ -288,11 +288,11 @@ def test_shard_that_is_gone_or_changed(
     far = tmp_path / "far" / "000.tar"
     content = far.read_bytes()
     far.unlink()
-    with pytest.raises(FetchError, match=r"000\.tar: cannot be fetched: .*resume=true goes on"):
+    with pytest.raises(FetchError, match=r"000\.tar: cannot be fetched: .*resume=true continues"):
         read_bytes(path)
     far.write_bytes(content + b"\0" * 512)
     monkeypatch.setattr(shard_cache, "FRESH", 0.0)
-    with pytest.raises(FetchError, match="has changed since it was first looked at"):
+    with pytest.raises(FetchError, match="has changed since it was first read"):
         read_bytes(path)
 
 
@@ -310,12 +310,16 @@ def test_damaged_shards_are_named(
     assert not kept(cache)
 
     far.write_bytes(content)
-    told = remote._told
-    monkeypatch.setattr(remote, "_told", lambda url: told(url) | {"lfs": {"sha256": "0" * 64}})
+    metadata = remote._metadata
+    other = {"lfs": {"sha256": "0" * 64}}
+    monkeypatch.setattr(remote, "_metadata", lambda url: metadata(url) | other)
     own.path = f"file://{far}"
     with (
-        pytest.warns(RecipeWarning, match="other bytes came than are told there; it is tried"),
-        pytest.raises(FetchError, match="in 3 tries: other bytes came"),
+        pytest.warns(
+            RecipeWarning,
+            match="checksum mismatch: .* published hash; it is tried",
+        ),
+        pytest.raises(FetchError, match="in 3 tries: checksum mismatch"),
     ):
         find_pictures(own, captioned=False)
 
@@ -374,7 +378,7 @@ def test_bounds_and_addresses(tmp_path: Path, fetched: Path) -> None:
     assert largest(pattern)
     with pytest.raises(FetchError, match=r"more than data\.streaming\.disk_gib"):
         find_pictures(config(f"file://{pattern}", streaming(cache, pattern, 2)), False)
-    with pytest.raises(DataError, match=r"is not on this disk; data\.streaming=\{\}"):
+    with pytest.raises(DataError, match=r"is not on the disk; data\.streaming=\{\}"):
         find_pictures(config(f"file://{pattern}", None), False)
     kept_here = streaming(cache, pattern)
     with pytest.raises(DataError, match=r"streamed are \.tar and \.parquet"):
@@ -423,7 +427,7 @@ def test_hub_is_pinned(tmp_path: Path, fetched: Path, hub: dict[str, Any]) -> No
 
     hub["newest"] = None
     forget()
-    with pytest.warns(RecipeWarning, match="no route to the hub.*looked up last is taken, b{12}"):
+    with pytest.warns(RecipeWarning, match="no route to the hub.*last known commit is used, b{12}"):
         assert f"@{'b' * 40}/" in name_of(find_pictures(own, captioned=True)[0].path)
     forget()
     own.revision = "a" * 40
@@ -508,7 +512,7 @@ def test_cached_latents_need_no_shards(
 
 FAULTS = {
     "data.cache: auto would keep": ["data.cache=auto"],
-    "validation.split: would fetch all": ["data.cache=off", "validation={split: 0.5}"],
+    "validation.split: would download all": ["data.cache=off", "validation={split: 0.5}"],
     "validation.path: is not streamed": ["data.cache=off", "validation={path: hf://a/b}"],
 }
 
@@ -521,9 +525,9 @@ def test_what_does_not_go_with_streaming(message: str, make_recipe: Any) -> None
 
 def test_subsets_and_streaming(make_recipe: Any) -> None:
     far = ["data.path=null", "data.cache=off", "data.streaming={}"]
-    with pytest.raises(RecipeError, match=r"data\.subsets\.b\.is_reg: class pictures come in an"):
+    with pytest.raises(RecipeError, match=r"data\.subsets\.b\.is_reg: class images have their own"):
         make_recipe(*far, "data.subsets={a: {path: hf://a/b}, b: {path: c, is_reg: true}}")
-    with pytest.raises(RecipeError, match=r"data\.subsets\.a\.streaming: is one for the run"):
+    with pytest.raises(RecipeError, match=r"data\.subsets\.a\.streaming: is the same for"):
         make_recipe(*far, "data.subsets={a: {path: hf://a/b, streaming: {window: 9}}}")
     subsets = "{a: {path: hf://a/b}, b: {path: hf://c, streaming: null}}"
     recipe = make_recipe(*far, f"data.subsets={subsets}")

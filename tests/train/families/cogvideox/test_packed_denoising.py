@@ -141,7 +141,7 @@ def test_what_has_no_effect(make_clip_recipe: Callable[..., TrainRecipe]) -> Non
 def test_the_vae_is_not_packed(
     make_clip_recipe: Callable[..., TrainRecipe], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"data.clips.pack: is of the transformer; .*autoencoder"):
+    with pytest.raises(InputError, match=r"data.clips.pack: is for the transformer; .*autoencoder"):
         make_clip_recipe(*PACKED, "objective={type: autoencoder}")
 
 
