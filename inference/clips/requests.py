@@ -129,7 +129,7 @@ def frames_of(base: VideoModel, clip: ClipConfig) -> int:
         InputError: a clip to draw over or to follow is too short.
     """
     source = next((name for name in ("video", "control_video") if getattr(clip, name)), None)
-    wanted = clip.frames
+    wanted, there = clip.frames, None
     if source is None:
         rule, multiple = FrameRule.of(base.vae), 1
         wanted = wanted or int(base.config.sample_frames)

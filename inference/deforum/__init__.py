@@ -7,7 +7,7 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.deforum.animation import Animation, draw_animation, open_generator
     from inference.deforum.check import report
-    from inference.deforum.loop import ModelGenerator
+    from inference.deforum.loop import IdentityGenerator, ModelGenerator
     from inference.deforum.settings import load_settings_recipe, recipe_settings
 
 __all__ = [

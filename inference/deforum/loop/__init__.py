@@ -7,7 +7,7 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.deforum.loop.depths import Depths
     from inference.deforum.loop.feedback import Colors, Feedback
-    from inference.deforum.loop.generator import FrameGenerator, PreviewGenerator
+    from inference.deforum.loop.generator import FrameGenerator, IdentityGenerator, PreviewGenerator
     from inference.deforum.loop.hybrid_frames import HybridVideo
     from inference.deforum.loop.loop import FeedbackLoop
     from inference.deforum.loop.masking import FrameMasks
@@ -24,6 +24,7 @@ __all__ = [
     "FrameGenerator",
     "FrameMasks",
     "HybridVideo",
+    "IdentityGenerator",
     "IndependentFrames",
     "ModelGenerator",
     "PreviewGenerator",
