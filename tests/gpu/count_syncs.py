@@ -98,7 +98,7 @@ def samplers() -> None:
             image = {"prompt": "a cat", "negative_prompt": "dog", "width": 64, "height": 64}
             draw(base, [ImageConfig(**image, seed=1, steps=steps, sampler=name)])
             results.append(counted()[0])
-        report(name, *results, STEPS[1] - STEPS[0])
+        report(name, results[0], results[1], STEPS[1] - STEPS[0])
 
 
 def main() -> None:

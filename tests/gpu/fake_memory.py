@@ -258,7 +258,7 @@ def main() -> None:
             found = step_memory(file, overrides, shape, is_cached=is_cached)
         except Exception as error:  # report it and go on
             traceback.print_exc()
-            found = {"error": repr(error)[:300]}
+            found: dict[str, Any] = {"error": repr(error)[:300]}
         found["seconds"] = round(time.time() - start)
         print(json.dumps({"case": name, **found}), flush=True)
 

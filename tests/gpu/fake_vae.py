@@ -132,7 +132,7 @@ def main() -> None:
             found = measure(*case)
         except Exception as error:  # report it and go on
             traceback.print_exc()
-            found = {"error": repr(error)[:200]}
+            found: dict[str, Any] = {"error": repr(error)[:200]}
         found["seconds"] = round(time.time() - start)
         print(json.dumps({"case": name, **found}), flush=True)
 

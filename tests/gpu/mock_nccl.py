@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import _create_work_from_future
 from torch.futures import Future
 
 ALLREDUCE, BROADCAST = dist.AllreduceOptions(), dist.BroadcastOptions()
@@ -24,7 +24,7 @@ def done(value: Any) -> Any:
     """Return a collective that has finished."""
     future: Future[Any] = Future()
     future.set_result(value)
-    return _create_work_from_future(future)
+    return vars(import_module("torch._C._distributed_c10d"))["_create_work_from_future"](future)
 
 
 def to_cpu(tensors: Any) -> list[torch.Tensor]:
@@ -39,7 +39,11 @@ def to_cpu(tensors: Any) -> list[torch.Tensor]:
     return [tensor.detach().cpu().contiguous() for tensor in tensors]
 
 
-class MockNccl(dist.ProcessGroup):
+ProcessGroup: Any = dist.ProcessGroup
+AllreduceOptions: Any = dist.AllreduceOptions
+
+
+class MockNccl(ProcessGroup):
     """A process group on mock CUDA devices."""
 
     def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
@@ -60,10 +64,10 @@ class MockNccl(dist.ProcessGroup):
         CALLS.append("allreduce")
         copies = to_cpu(tensors)
         if isinstance(opts, dist.ReduceOp | dist.ReduceOp.RedOpType):
-            made = dist.AllreduceOptions()
+            made = AllreduceOptions()
             made.reduceOp = opts
             opts = made
-        made = dist.AllreduceOptions()
+        made = AllreduceOptions()
         average = opts.reduceOp == dist.ReduceOp.AVG
         made.reduceOp = dist.ReduceOp.SUM if average else opts.reduceOp
         self.inner.allreduce(copies, made).wait()
@@ -72,7 +76,7 @@ class MockNccl(dist.ProcessGroup):
         return done(tensors)
 
     def allreduce_coalesced(self, tensors: Any, opts: Any = None) -> Any:
-        made = dist.AllreduceOptions()
+        made = AllreduceOptions()
         made.reduceOp = opts.reduceOp
         for tensor in tensors:
             self.allreduce([tensor], made)

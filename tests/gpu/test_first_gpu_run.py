@@ -273,7 +273,7 @@ def video_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[kind] = write_video_folder(
             make_video_model(kind), tmp_path_factory.mktemp(f"video_{kind}")
         )
-    changes = {"num_attention_heads": 4}
+    changes: dict[str, Any] = {"num_attention_heads": 4}
     made["wide"] = write_video_folder(
         make_video_model("5b", **changes), tmp_path_factory.mktemp("video_wide")
     )

@@ -62,7 +62,7 @@ def test_it_learns_and_counts() -> None:
         torch.randn(16, 3, 8, 8).pin_memory().to("cuda", non_blocking=True),
         torch.randn(16, 1, device="cuda"),
     )
-    losses = []
+    losses, loss = [], torch.zeros(1)
     for _ in range(8):
         with torch.autocast("cuda", torch.float16):
             loss = (network(x).float() - y).square().mean()
