@@ -285,6 +285,12 @@ VIOLATIONS = [
         ],
     ),
     (
+        "a public name that a file hides",
+        door_faults,
+        {"train/data/__init__.py": "__all__ = ['Source', 'sources']\n"},
+        ["__init__.py:1: sources is also a file of the room"],
+    ),
+    (
         "a name that a door does not list",
         door_faults,
         {"train/trainer.py": "from train.data import Source, Tar\n"},

@@ -269,10 +269,24 @@ def door_faults(tree: Tree) -> Iterator[Finding]:
             yield Finding(door, 1, "is missing: a room has a door")
         elif public_names(tree.parsed[door]) is None:
             yield Finding(door, 1, "no __all__: list the names that others may import")
+        else:
+            yield from hidden_names(tree, room, door)
     for one in tree.imports:
         target = tree.target(one)
         if target is not None and target != one.path:
             yield from past_the_door(tree, one, target)
+
+
+def hidden_names(tree: Tree, room: str, door: str) -> Iterator[Finding]:
+    """Public names that are also names of files or rooms inside, which hide them once imported."""
+    inside = {
+        path.removeprefix(f"{room}/").partition("/")[0]
+        for path in tree.sources
+        if path.startswith(f"{room}/")
+    }
+    for name in sorted(public_names(tree.parsed[door]) or ()):
+        if name in inside or f"{name}.py" in inside:
+            yield Finding(door, 1, f"{name} is also a file of the room, which hides it: rename one")
 
 
 def past_the_door(tree: Tree, one: Import, target: str) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from inference.deforum.products.finish import Products, check_products, finish
+    from inference.deforum.products.finishing import Products, check_products, finish
     from inference.deforum.products.run_folder import (
         SETTINGS,
         RunFolder,

@@ -106,7 +106,7 @@ def container_of(path: Path) -> Path | None:
     return None if (place := split_path(path)) is None else place[0]
 
 
-def members(folder: Path) -> Iterator[Path]:
+def files_within(folder: Path) -> Iterator[Path]:
     """The files in an archive, or in a folder of one and those within it; in the order of paths.
 
     The rows of a table are no files.

@@ -9,7 +9,7 @@ from typing import Any
 
 from train.common import DataError
 from train.config import CaptionConfig
-from train.data.containers import container_of, members, read_text
+from train.data.containers import container_of, files_within, read_text
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".json", ".tags", ".cap", ".text")
 """Endings that trainers and taggers give captions; upper case counts too."""
@@ -79,7 +79,7 @@ class CaptionFiles:
             known = (*self.config.extensions, *KNOWN_EXTENSIONS)
             endings = tuple({ending.lower() for ending in known})
             if (container := container_of(folder)) is not None:
-                inside = (path for path in members(folder) if path.parent == folder)
+                inside = (path for path in files_within(folder) if path.parent == folder)
                 found[0].update(p.name for p in inside if p.name.lower().endswith(endings))
                 if container.suffix.lower() == ".tar":
                     self.tars.add(folder)

@@ -14,8 +14,8 @@ from train.data.containers import (
     PICTURE_EXTENSIONS,
     TABLES,
     file_state,
+    files_within,
     is_row,
-    members,
     name_within,
     walk,
 )
@@ -85,7 +85,7 @@ def picture_files(folder: str, key: str, source: ContainerConfig | None = None) 
     for place in [Path(folder)] if Path(folder).is_dir() else containers:
         add_root(place)
     if not (paths := pictures_in(containers, PICTURE_EXTENSIONS, source)):
-        count = sum(1 for one in containers if one.suffix not in TABLES for _ in members(one))
+        count = sum(1 for one in containers if one.suffix not in TABLES for _ in files_within(one))
         raise DataError(
             f"{key}: no pictures in {folder!r}: looked for names ending in "
             f"{', '.join(PICTURE_EXTENSIONS)}; found {count} other files"

@@ -14,7 +14,7 @@ from train.config import ContainerConfig
 from train.data.containers import (
     METADATA_FILES,
     TABLES,
-    members,
+    files_within,
     open_file,
     open_table,
     read_text,
@@ -48,7 +48,7 @@ def read_metadata(
             told = zip(table.pictures(columns), table.captions(columns), strict=True)
             captions |= {path: texts for path, texts in told if texts}
         else:
-            files += [path for path in members(container) if path.name in METADATA_FILES]
+            files += [path for path in files_within(container) if path.name in METADATA_FILES]
     column = source.columns.text if source else None
     for file in files:
         if file.suffix != ".jsonl" and column is None and not tells_captions(file):

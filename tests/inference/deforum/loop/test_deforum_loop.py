@@ -17,7 +17,7 @@ from inference.deforum.loop.generator import (
     SeededGenerator,
     random_picture,
 )
-from inference.deforum.products.finish import figures
+from inference.deforum.products.finishing import figures
 from inference.deforum.schedules.cadence import blocks, diffused_frames
 from inference.runtime.errors import DrawWarning, InputError
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from inference.deforum.loop.generator import IdentityGenerator, random_picture
-from inference.deforum.products.finish import figures
+from inference.deforum.products.finishing import figures
 
 MOTIONS = {
     "2D": {
