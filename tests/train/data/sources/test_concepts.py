@@ -29,7 +29,8 @@ MakeRecipe = Callable[..., TrainRecipe]
 
 
 def concept(**options: Any) -> ConceptConfig:
-    return ConceptConfig(**({"instance_data_dir": "subject"} | options))
+    given: dict[str, Any] = {"instance_data_dir": "subject"} | options
+    return ConceptConfig(**given)
 
 
 # Prompts
