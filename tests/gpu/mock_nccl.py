@@ -43,15 +43,19 @@ ProcessGroup: Any = dist.ProcessGroup
 AllreduceOptions: Any = dist.AllreduceOptions
 
 
+def make_gloo(store: Any, rank: int, size: int, limit: timedelta) -> Any:
+    """Return a gloo group; torch's type stubs lack its methods."""
+    return dist.ProcessGroupGloo(store, rank, size, limit)
+
+
 class MockNccl(ProcessGroup):
     """A process group on mock CUDA devices."""
 
     def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
         super().__init__(rank, size)
         TIMEOUTS.append(timeout)
-        self.inner = dist.ProcessGroupGloo(
-            store, rank, size, timedelta(seconds=int(os.environ.get("MOCK_NCCL_SECONDS", "300")))
-        )
+        limit = timedelta(seconds=int(os.environ.get("MOCK_NCCL_SECONDS", "300")))
+        self.inner = make_gloo(store, rank, size, limit)
 
     def getBackendName(self) -> str:  # noqa: N802
         return "nccl"
