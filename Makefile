@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-portable check lint format docs install-pretrain clean
+.PHONY: help demo test smoke test-slow test-portable test-gpu check lint format docs install-pretrain clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -23,11 +23,17 @@ demo: $(VENV)/core.stamp ## install, then train a LoRA on the embedded model and
 test: $(VENV)/dev.stamp ## install, then run the tests
 	$(PYTEST) -m "not slow" $(ARGS)
 
+smoke: $(VENV)/dev.stamp ## run one test of each promise in a minute (tests/smoke.txt)
+	$(BIN)/python -m pytest -q @tests/smoke.txt $(ARGS)
+
 test-slow: $(VENV)/dev.stamp ## run the tests that take minutes
 	$(PYTEST) -m slow $(ARGS)
 
 test-portable: $(VENV)/dev.stamp ## the tests with the kernels of CPUs with narrower vectors, and as a background job
 	@sh scripts/test_portable.sh $(PYTEST) -m "not slow" $(ARGS)
+
+test-gpu: $(VENV)/dev.stamp ## run the GPU tests (11 minutes), on a mock device where there is no GPU
+	$(BIN)/python -m tests.gpu.run_pytest $(ARGS)
 
 check: lint test ## run everything that must pass before a change is merged
 

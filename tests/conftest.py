@@ -17,6 +17,7 @@ os.environ |= {
     "XDG_CACHE_HOME": tempfile.mkdtemp(prefix="limner-tests-cache-"),
 }
 
+import gc
 import logging
 import shutil
 from pathlib import Path
@@ -35,6 +36,12 @@ logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 def pytest_unconfigure() -> None:
     """Takes the caches of this run away."""
     shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """Take the libraries out of garbage collection, which every training run asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

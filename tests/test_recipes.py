@@ -255,7 +255,7 @@ def test_wrong_recipe_is_answered_at_once(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text(SOUND + "objectve: {rank: 3}\nseed: one\n")
     command = [sys.executable, "-m", "train", "wrong.yaml", "objective.rnk=3"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    clock, processor = [], []
+    clock, processor, done = [], [], None
     for _ in range(3):
         start, before = time.perf_counter(), os.times()
         done = subprocess.run(
@@ -267,7 +267,7 @@ def test_wrong_recipe_is_answered_at_once(tmp_path: Path) -> None:
         processor.append(user - before.children_user + system - before.children_system)
     middle = statistics.median
     print(f"answered in {middle(clock):.2f} s, {middle(processor):.2f} s of processor time")
-    assert done.returncode == 2
+    assert done and done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "train: wrong.yaml: objectve: Key 'objectve' not in 'TrainRecipe'. "

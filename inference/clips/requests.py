@@ -104,7 +104,7 @@ def frames_of(base: ClipModel, clip: ClipConfig) -> int:
         InputError: a clip to draw over or to follow is too short.
     """
     source = next((name for name in ("video", "control_video") if getattr(clip, name)), None)
-    wanted = clip.frames
+    wanted, there = clip.frames, None
     if source is None:
         rule, multiple = base.frame_counts, 1
         wanted = wanted or base.own_frames

@@ -32,6 +32,7 @@ def read_styles(path: str | Path) -> dict[str, Style]:
         InputError: the file cannot be read, is not UTF-8 or not CSV, or lacks a column.
     """
     styles: dict[str, Style] = {}
+    rows: csv.DictReader[str] | None = None
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
@@ -51,7 +52,8 @@ def read_styles(path: str | Path) -> dict[str, Style]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start}: not UTF-8; save it as UTF-8") from error
     except csv.Error as error:
-        raise InputError(f"{path}: line {rows.line_num + 1}: not CSV: {error}") from error
+        line = rows.line_num + 1 if rows else 1
+        raise InputError(f"{path}: line {line}: not CSV: {error}") from error
     return styles
 
 

@@ -8,6 +8,7 @@ rejected before they take time or memory.
 import math
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class RecipeLoader(yaml.SafeLoader):
 class RecipeDumper(yaml.SafeDumper):
     """Writes YAML that RecipeLoader reads, with lists on one line."""
 
-    def represent_list(self, data: list[Any]) -> yaml.SequenceNode:
+    def represent_list(self, data: Iterable[Any]) -> yaml.SequenceNode:
         """Represent a list as `[a, b]`."""
         return self.represent_sequence(LIST_TAG, data, flow_style=True)
 

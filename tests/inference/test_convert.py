@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,8 @@ def test_diffusers_reads_every_layer_at_its_strength(lora_file, tiny_base, tmp_p
         requires_safety_checker=False,
     )
     pipe.load_lora_weights(str(tmp_path), weight_name="there.safetensors", adapter_name="one")
-    layers = load_artifact(lora_file).layers
+    lora: Any = load_artifact(lora_file)
+    layers = lora.layers
     for name, own in layers.items():
         part, path = diffusers_path(name)
         module = getattr(pipe, part).get_submodule(path.removeprefix("text_model."))
@@ -165,7 +167,8 @@ def test_an_embedding_goes_through_every_format(suffix, tmp_path):
     content = torch.load(tmp_path / "again.pt", weights_only=True)
     assert torch.equal(content["string_to_param"]["*"], vectors)
     convert(start, tmp_path / "word.png", "--to", "a1111", "--dtype", "fp32")
-    assert torch.equal(load_artifact(tmp_path / "word.png").learned.vectors, vectors)
+    word: Any = load_artifact(tmp_path / "word.png")
+    assert torch.equal(word.learned.vectors, vectors)
 
 
 def test_a_hypernetwork_goes_to_safetensors_and_back(tiny_base, tmp_path):
@@ -277,4 +280,6 @@ def test_nothing_is_overwritten_unasked(lora_file, tmp_path, capsys):
     message = refusal(capsys, lora_file, tmp_path / "photos", "--to", "diffusers", "--overwrite")
     assert "a folder that is no base model is not replaced" in message
     convert(lora_file, out, "--to", "diffusers", "--overwrite")
-    assert load_artifact(out).layers.keys() == load_artifact(lora_file).layers.keys()
+    converted: Any = load_artifact(out)
+    original: Any = load_artifact(lora_file)
+    assert converted.layers.keys() == original.layers.keys()

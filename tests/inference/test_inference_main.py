@@ -61,7 +61,7 @@ def test_draws_and_says_where(recipe, capsys):
     paths = capsys.readouterr().out.split()
     assert paths == ["out/00000-5.png", "out/00001-7.png", "out/grid-0000.png"]
     assert sorted(map(str, Path("out").iterdir())) == sorted(paths)
-    infotext = parse_infotext(read_infotext(Path(paths[1])))
+    infotext = parse_infotext(read_infotext(Path(paths[1])) or "")
     assert infotext.prompt == "a dog"
     assert infotext.parameters["Seed"] == "7"
     (row,) = grid_cells(Image.open(paths[2]))
@@ -100,7 +100,7 @@ def test_strengths_are_compared(recipe, lora, capsys):
     for plain, at_zero, at_one in zip(paths[:2], paths[3:5], paths[7:9], strict=True):
         assert np.array_equal(pixels(plain), pixels(at_zero))  # the base model's, bit for bit
         assert not np.array_equal(pixels(plain), pixels(at_one))
-    infotexts = [parse_infotext(read_infotext(Path(path))) for path in paths[3:9:2]]
+    infotexts = [parse_infotext(read_infotext(Path(path)) or "") for path in paths[3:9:2]]
     assert [one.prompt for one in infotexts] == [
         "a cat",
         "a cat <lora:icons:0.5>",

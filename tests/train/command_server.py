@@ -25,6 +25,7 @@ with a line: the list of their exit statuses, negative for signals.
 
 import faulthandler
 import functools
+import gc
 import importlib
 import json
 import os
@@ -55,6 +56,9 @@ def prepare(base: str) -> None:
         "diffusers.schedulers.scheduling_dpm_cogvideox",
         "inference.images.command",
         "inference.clips.command",
+        "omegaconf.vendor.antlr4.LL1Analyzer",
+        "rich.progress",
+        "torch.utils.serialization.config",
         "torch.utils.tensorboard.writer",
         "train.objectives.autoencoder",
         "train.objectives.lora",
@@ -73,6 +77,8 @@ def prepare(base: str) -> None:
 
     Image.init()
     load_base_model(BaseModelConfig(path=base))
+    gc.collect()
+    gc.freeze()  # or every collection of a child would walk, and copy, all of the libraries
 
 
 def arm(function: str, call: int, after: bool, what: dict[str, Any]) -> None:

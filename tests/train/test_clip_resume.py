@@ -113,7 +113,16 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("place", STOPS)
+LESS_TELLING = ("while a grid is written", "in the first stage")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=pytest.mark.slow if place in LESS_TELLING else ())
+        for place in STOPS
+    ],
+)
 def test_killed_run_goes_on(
     place: str,
     straight: Callable[[str], Straight],

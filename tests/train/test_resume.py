@@ -155,12 +155,12 @@ def test_run_killed_again_and_again(
     [
         ("lora", "TERM", 143),
         ("lora 8 bit", "INT", 130),
-        ("textual_inversion", "INT", 130),
-        ("hypernetwork", "TERM", 143),
+        pytest.param("textual_inversion", "INT", 130, marks=pytest.mark.slow),
+        pytest.param("hypernetwork", "TERM", 143, marks=pytest.mark.slow),
         ("combined", "INT", 130),
         ("text_to_image", "TERM", 143),
-        ("text_to_image bf16", "INT", 130),
-        ("autoencoder", "TERM", 143),
+        pytest.param("text_to_image bf16", "INT", 130, marks=pytest.mark.slow),
+        pytest.param("autoencoder", "TERM", 143, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_run_saves_its_state_and_goes_on(

@@ -107,11 +107,11 @@ BF16 = "mixed_precision=bf16"
     "options",
     [
         pytest.param(["objective={type: lora, rank: 4, alpha: 8, dropout: 0.1}"], id="lora"),
-        pytest.param([EMBEDDING], id="textual_inversion"),
-        pytest.param([HYPERNETWORK], id="hypernetwork"),
-        pytest.param([COMBINED], id="combined"),
+        pytest.param([EMBEDDING], id="textual_inversion", marks=pytest.mark.slow),
+        pytest.param([HYPERNETWORK], id="hypernetwork", marks=pytest.mark.slow),
+        pytest.param([COMBINED], id="combined", marks=pytest.mark.slow),
         pytest.param([COMBINED, "ema={decay: 0.5}", BF16], id="combined ema bf16"),
-        pytest.param([TEXT_TO_IMAGE], id="text_to_image"),
+        pytest.param([TEXT_TO_IMAGE], id="text_to_image", marks=pytest.mark.slow),
         pytest.param([TEXT_TO_IMAGE, "ema={decay: 0.5}"], id="text_to_image ema"),
         pytest.param([ONE_FILE, BF16], id="text_to_image in one file bf16"),
         pytest.param(

@@ -43,7 +43,13 @@ ROUNDING = 2e-6
 
 @pytest.mark.parametrize(
     ("objective", "accumulation"),
-    [(LORA, 2), (EMBEDDING, 1), (HYPERNETWORK, 1), (COMBINED, 1), (TEXT_TO_IMAGE, 1)],
+    [
+        (LORA, 2),
+        pytest.param(EMBEDDING, 1, marks=pytest.mark.slow),
+        pytest.param(HYPERNETWORK, 1, marks=pytest.mark.slow),
+        (COMBINED, 1),
+        (TEXT_TO_IMAGE, 1),
+    ],
     ids=["lora", "textual_inversion", "hypernetwork", "combined", "text_to_image"],
 )
 def test_two_processes_equal_twice_the_accumulation(

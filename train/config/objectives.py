@@ -52,7 +52,7 @@ class ObjectiveConfig:
     needs_concepts: ClassVar[bool] = False
     learns_clips: ClassVar[bool] = False
     """Whether it can train video models."""
-    type: str = MISSING
+    type: Any = MISSING  # a literal in each subclass
 
     @property
     def word(self) -> str | None:

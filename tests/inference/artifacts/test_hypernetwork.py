@@ -431,12 +431,13 @@ def test_several_work_one_after_the_other(tiny_base: BaseModel) -> None:
     one, two = hypernetwork(1), hypernetwork(2)
     one.attach(tiny_base)
     two.attach(tiny_base, 0.5)
-    layer, _ = attention_inputs(tiny_base)[0]
+    layer: Any = attention_inputs(tiny_base)[0][0]
+    second: Any = two.pairs[16][0]
     inner = one.pairs[16][0](x)
-    change = two.pairs[16][0].linear(inner) * 0.5
+    change = second.linear(inner) * 0.5
     torch.testing.assert_close(layer(x), nn.functional.linear(inner + change, layer.weight))
     one.detach()
-    change = two.pairs[16][0].linear(x) * 0.5
+    change = second.linear(x) * 0.5
     torch.testing.assert_close(layer(x), nn.functional.linear(x + change, layer.weight))
 
 

@@ -82,7 +82,7 @@ def draw_one(tiny_base, folder):
         drawer = Drawer(tiny_base, requests, library, group(requests, 1), artifacts=artifacts)
         return drawer([0])[0][1]
 
-    draw_one.library = library
+    vars(draw_one)["library"] = library
     return draw_one
 
 
@@ -101,7 +101,9 @@ def test_lora_by_its_name_and_by_the_one_in_the_file(draw_one, folder):
     )
     assert same(by_stem, by_alias, lyco)
     assert not same(plain, by_stem)
-    hash_ = artifact_hash(folder / "ink.safetensors", "lora")[:12]
+    hash_ = artifact_hash(folder / "ink.safetensors", "lora")
+    assert hash_
+    hash_ = hash_[:12]
     assert told(by_stem)["Lora hashes"] == f"ink: {hash_}"
     assert told(by_alias)["Lora hashes"] == f"pen: {hash_}"
     assert parse_infotext(by_stem.infotext).prompt == "a cat<lora:ink:0.5>"
@@ -148,7 +150,9 @@ def test_embeddings_by_the_names_of_their_files(draw_one, folder):
         draw_one("a cat, Style"),
     )
     assert same(plain, called, capitals)
-    hash_ = artifact_hash(folder / "style.safetensors", "embedding")[:12]
+    hash_ = artifact_hash(folder / "style.safetensors", "embedding")
+    assert hash_
+    hash_ = hash_[:12]
     for drawing in (called, negative, capitals):
         assert told(drawing)["TI hashes"] == f"style: {hash_}"
     (folder / "style.safetensors").rename(folder / "other.safetensors")

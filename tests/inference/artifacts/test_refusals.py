@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import types
+from typing import Any, cast
 
 import pytest
 import torch
@@ -206,7 +207,7 @@ LOADERS = {
     "convert": lambda path: convert(
         Request(str(path), path.with_suffix(".out"), "single-file", None, [], None)
     ),
-    "merge": lambda path: merge(None, f"{path}:0.5"),
+    "merge": lambda path: merge(cast(Any, None), f"{path}:0.5"),
 }
 
 
@@ -229,7 +230,7 @@ def test_the_class_in_old_checkpoints_is_only_a_name(tmp_path, monkeypatch):
     name = "pytorch_lightning.callbacks.model_checkpoint"
     module = types.ModuleType(name)
     callback = type("ModelCheckpoint", (), {"__module__": name})
-    module.ModelCheckpoint = callback
+    vars(module)["ModelCheckpoint"] = callback
     with monkeypatch.context() as patch:
         for parent in (name.rsplit(".", 2)[0], name.rsplit(".", 1)[0]):
             patch.setitem(sys.modules, parent, types.ModuleType(parent))

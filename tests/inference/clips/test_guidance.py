@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_dynamic_guidance_is_the_pipelines(strength: float | None) -> None:
         text_encoder=None,
         vae=tiny_vae(),
         transformer=tiny_transformer(num_layers=1),
-        scheduler=CogVideoXDDIMScheduler.from_config(good_schedule()),
+        scheduler=cast(Any, CogVideoXDDIMScheduler.from_config(good_schedule())),
     )
     pipeline.set_progress_bar_config(disable=True)
     timesteps, scales = [], []
@@ -65,7 +65,8 @@ def test_dynamic_guidance_is_the_pipelines(strength: float | None) -> None:
     clip = {"num_frames": 1, **size} if strength is None else {
         "video": torch.zeros(1, 1, 3, 16, 16), "strength": strength, **size
     }  # fmt: skip
-    pipeline(
+    called: Any = pipeline
+    called(
         prompt_embeds=states,
         negative_prompt_embeds=states,
         num_inference_steps=8,

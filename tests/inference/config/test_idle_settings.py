@@ -131,14 +131,14 @@ def test_further_noise_is_drawn_where_ensd_counts(name, s_churn):
     sigmas = sampling_sigmas(levels, name, "Automatic", 20)
 
     def ask(x, sigma):
-        ask.last_uncond = x * 0.5
+        vars(ask)["last_uncond"] = x * 0.5
         return x * 0.5
 
     def run(ensd):
         noise = NoiseSource([1], (1, 2, 2), ensd=ensd)
         options = sampler.options(s_churn=s_churn)
         x = noise.normal() * sampler.start_scale(sigmas[0])
-        ask.last_uncond = x
+        vars(ask)["last_uncond"] = x
         return sampler.function(ask, x, sigmas, noise, None, options)
 
     changes = not torch.equal(run(0), run(7))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,9 +48,14 @@ def animate(tmp_path):
         animation.prepare()
         if show is not None:
             kept = animation.show
-            animation.show = lambda frame, picture: (show(frame), kept(frame, picture))
+
+            def shown(frame: int, picture: Any) -> None:
+                show(frame)
+                kept(frame, picture)
+
+            animation.show = shown
         animation.draw(generator or IdentityGenerator(), log=lambda text: None)
-        draw.last = animation
+        vars(draw)["last"] = animation
         return pictures(animation.run)
 
     return draw

@@ -63,7 +63,9 @@ def test_settings_file_becomes_a_video(command, tmp_path, capsys):
     out = tmp_path / "out" / "run_5"
     output = capsys.readouterr().out
     assert "warp error" in output
-    video = Path(re.search(r"video: +(.*)", output)[1])
+    found = re.search(r"video: +(.*)", output)
+    assert found
+    video = Path(found[1])
     with av.open(str(video)) as file:
         assert file.streams.video[0].frames == 4
         assert file.streams.subtitles

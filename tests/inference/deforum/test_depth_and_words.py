@@ -1,5 +1,7 @@
 """Distances, and masks of words: with models of a few thousand random weights."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -105,7 +107,7 @@ def depth_folder(tmp_path_factory):
 
 
 def test_a_users_depth_model(depth_folder):
-    model = open_depth(str(depth_folder))
+    model: Any = open_depth(str(depth_folder))
     z = model.distances(picture())
     assert z.shape == (40, 56)
     assert z.dtype == np.float32

@@ -4,6 +4,7 @@ import dataclasses
 import random
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def some_text(rng):
     return " ".join(rng.choices(WORDS, k=rng.randrange(1, 5)))
 
 
-def some(rng, usual, *others):
+def some(rng, usual, *others) -> Any:
     """Mostly the usual value."""
     return usual if rng.random() < 0.6 else rng.choice(others)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,7 +191,8 @@ def test_transparent_places_show_the_background(tiny_base, tmp_path):
     Image.new("RGB", (SIZE, SIZE), "#102030").save(tmp_path / "full.png")
     one = request(tmp_path, "clear.png", background_color="#102030")
     two = request(tmp_path, "full.png")
-    assert np.array_equal(*(pixels(draw_one(tiny_base, each)) for each in (one, two)))
+    first_drawn, then_drawn = (pixels(draw_one(tiny_base, each)) for each in (one, two))
+    assert np.array_equal(first_drawn, then_drawn)
 
 
 OF_EVERY_KIND = ["Euler a", "DPM++ 2M", "DPM++ SDE", "LMS", "LCM", "Restart", "DDIM", "DDIM CFG++",
@@ -317,7 +319,8 @@ def nothing_drawn(monkeypatch):
 )
 def test_what_is_wrong_is_told_before_anything_is_drawn(tiny_base, files, change, inpaint, message):
     if inpaint is not None:
-        inpaint = InpaintConfig(**{k: v and str(files / v) for k, v in inpaint.items()})
+        paths: dict[str, Any] = {key: name and str(files / name) for key, name in inpaint.items()}
+        inpaint = InpaintConfig(**paths)
     with pytest.raises(InputError, match=message):
         draw(tiny_base, [ImageConfig(prompt="a"), request(files, inpaint=inpaint, **change)])
 
@@ -363,14 +366,17 @@ def test_folder_gives_a_picture_for_each_with_the_mask_of_its_name(tiny_base, fi
         warnings.simplefilter("error")
         drawings = draw(tiny_base, [request(tmp_path, "in", inpaint, count=2)])
     assert [drawing.request.seed for drawing in drawings] == [1, 2, 1, 2]
-    names = [drawing.request.img2img.init_image[-5:] for drawing in drawings]
+    starts = [drawing.request.img2img for drawing in drawings]
+    paths = [start.init_image for start in starts if start and start.init_image]
+    names = [path[-5:] for path in paths]
     assert names == ["a.png", "a.png", "b.png", "b.png"]
     hashes = [
         parse_infotext(drawing.infotext).parameters["Init image hash"] for drawing in drawings
     ]
     assert hashes[0] == hashes[1] != hashes[2]
-    for drawing, kept in zip(drawings, [slice(16, 32)] * 2 + [slice(0, 16)] * 2, strict=True):
-        init = np.asarray(Image.open(drawing.request.img2img.init_image), dtype=int)
+    halves = [slice(16, 32)] * 2 + [slice(0, 16)] * 2
+    for drawing, path, kept in zip(drawings, paths, halves, strict=True):
+        init = np.asarray(Image.open(path), dtype=int)
         assert np.array_equal(pixels(drawing)[:, kept], init[:, kept])
     (tmp_path / "masks" / "b.bmp").unlink()
     with pytest.raises(InputError, match=r"img2img\.inpaint\.mask: .* has none of the name b"):

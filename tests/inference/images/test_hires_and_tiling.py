@@ -158,7 +158,8 @@ def test_prompt_editing_counts_the_first_passes_steps(tiny_base):
     assert (whole - alone).abs().max() > 0.01
     first = dataclasses.replace(CAT, prompt="[cat:dog:1.5]")
     cat = dataclasses.replace(CAT, prompt="cat")
-    assert np.array_equal(*(pixels(draw_one(tiny_base, one)) for one in (first, cat)))
+    first_drawn, then_drawn = (pixels(draw_one(tiny_base, one)) for one in (first, cat))
+    assert np.array_equal(first_drawn, then_drawn)
 
 
 @pytest.mark.parametrize(

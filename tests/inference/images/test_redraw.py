@@ -274,7 +274,7 @@ def test_picture_is_drawn_once_more(tmp_path, tiny_base_folder, monkeypatch, cap
     assert (
         read_infotext(again) == read_infotext(first) == read_infotext(Path("outputs/00000-5.webp"))
     )
-    assert parse_infotext(read_infotext(again)).prompt == " a cat"
+    assert parse_infotext(read_infotext(again) or "").prompt == " a cat"
 
 
 def test_notes_are_told(tmp_path, capsys):

@@ -101,7 +101,8 @@ def test_only_what_differs_in_seed_and_prompt_is_drawn_together(tiny_base):
 def test_unguided_negative_prompt_does_not_matter(tiny_base):
     plain = dataclasses.replace(CAT, cfg_scale=1)
     with_negative = dataclasses.replace(plain, negative_prompt=LONG.prompt)
-    assert np.array_equal(*(pixels(draw(tiny_base, [one])) for one in (plain, with_negative)))
+    first_drawn, then_drawn = (pixels(draw(tiny_base, [one])) for one in (plain, with_negative))
+    assert np.array_equal(first_drawn, then_drawn)
 
 
 def test_prompt_guidance_seed_and_sampler_matter(tiny_base):

@@ -58,7 +58,7 @@ def test_cells_do_not_touch_each_other_or_labels():
     grid = image_grid([[black] * 3] * 2, ["row " * 40] * 2, ["column " * 40] * 3)
     red = (np.asarray(grid) == (255, 0, 0)).all(-1)
     assert red.sum() == 6 * 128 * 128  # no label is written over a cell
-    dark = (np.asarray(grid) < 100).all(-1)
+    dark = np.all(np.asarray(grid) < 100, axis=-1)
     assert dark[:, :128].any()  # row labels
     assert dark[:20].any()  # column labels
 

@@ -555,7 +555,8 @@ def test_groups_of_an_entry_inherit_too(tmp_path) -> None:
 )
 def test_text_on_the_command_line_is_taken_as_typed(typed: str, meant: str) -> None:
     run = load("name: x", f"sampling.images.a.prompt={typed}")
-    assert run.sampling.images["a"].prompt == meant
+    image = run.sampling.images["a"]
+    assert image and image.prompt == meant
 
 
 def test_other_values_on_the_command_line_are_yaml() -> None:

@@ -1,6 +1,7 @@
 """Noise by seed: A1111's sources, variations and sizes; Brownian paths."""
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -166,7 +167,7 @@ def test_brownian_paths_follow_the_source():
 
 def test_wrong_options_are_refused():
     with pytest.raises(InputError, match="RNG source: expected one of CPU, GPU, NV"):
-        NoiseSource([1], SHAPE, source="TPU")
+        NoiseSource([1], SHAPE, source=cast(Any, "TPU"))
     with pytest.raises(InputError, match="variation strength"):
         NoiseSource([1], SHAPE, subseeds=[2], subseed_strength=1.5)
     with pytest.raises(ValueError, match="one subseed for each seed"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def exact(x, sigma, last=0.0):
     return MEAN + (x - MEAN) * math.sqrt((SPREAD**2 + last**2) / (SPREAD**2 + sigma**2))
 
 
-def run(name, schedule_type, steps, shape=SHAPE, seeds=(1, 2), eta=None, denoiser=expected):
+def run(name, schedule_type, steps, shape=SHAPE, seeds=(1, 2), eta=None, denoiser: Any = expected):
     """(result, noise that it began with, sigmas)."""
     sampler = SAMPLERS[name]
     levels = sampler.levels(LEVELS)
@@ -429,7 +430,7 @@ def test_impossible_strengths_are_refused():
 NEUTRAL = Conditions(torch.zeros(2, 7, 3))
 
 
-def analytic_base(prediction_type):
+def analytic_base(prediction_type) -> Any:
     """A base model that knows the normal data, and predicts noise or velocity.
 
     Its prompt states are added to the clean latent that it expects.

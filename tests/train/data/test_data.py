@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def save(path: Path, size: tuple[int, int] = (4, 4), colour: str = "red") -> Pat
     return path
 
 
-def config(path: Path, **captions: object) -> DataConfig:
+def config(path: Path, **captions: Any) -> DataConfig:
     return DataConfig(path=str(path), captions=CaptionConfig(**captions))
 
 
@@ -166,7 +167,7 @@ def test_fingerprint_follows_names_sizes_and_captions(tmp_path: Path) -> None:
 # Captions
 
 
-def caption(text: str, seed: int = 0, **options: object) -> str:
+def caption(text: str, seed: int = 0, **options: Any) -> str:
     return make_caption([text], CaptionConfig(**options), random.Random(seed))
 
 
@@ -198,7 +199,7 @@ def test_tags_are_dropped_but_for_the_kept_ones() -> None:
 # Transforms
 
 
-def pixels(path: Path, resolution: int, seed: int = 0, **options: object) -> torch.Tensor:
+def pixels(path: Path, resolution: int, seed: int = 0, **options: Any) -> torch.Tensor:
     place = Place(Size(resolution, resolution))
     return crop_image(path, DataConfig(**options), place, random.Random(seed)).pixels
 

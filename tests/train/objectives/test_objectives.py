@@ -14,9 +14,9 @@ from inference.artifacts.base import load_artifact
 from inference.config.models import BaseModelConfig
 from inference.images.drawing import draw
 from inference.media.grid import grid_cells
+from inference.models.base import DiffusionModel
 from inference.models.folder import weights_of
 from inference.models.stable_diffusion.loading import load_base_model
-from inference.models.stable_diffusion.model import BaseModel
 from inference.recipe.loader import RecipeWarning
 from tests.train.run_tools import watched
 from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig
@@ -64,7 +64,7 @@ def train(recipe: TrainRecipe) -> tuple[Trainer, list[float]]:
     return trainer, [event.value for event in board.Scalars("loss")]
 
 
-def moved(base: BaseModel, before: BaseModel) -> set[str]:
+def moved(base: DiffusionModel, before: DiffusionModel) -> set[str]:
     """Names of the base model's tensors that differ."""
     return {
         f"{part}.{name}"
@@ -313,7 +313,8 @@ def test_a_new_objective_is_one_file(
     names = [f"unet.{name}" for name in untouched.unet.state_dict() if name.endswith("bias")]
     assert moved(trainer.base, untouched) == set(names)
     saved = load_base_model(BaseModelConfig(path=str(trainer.run.folder.artifact(4, ""))))
-    (drawing,) = draw(saved, trainer.previews.grid.images)
+    grid: Any = trainer.previews.grid
+    (drawing,) = draw(saved, grid.images)
     _, (shown,) = grid_cells(Image.open(trainer.run.folder.grid(4)))
     assert drawing.image.tobytes() == shown.tobytes()
 
@@ -384,14 +385,14 @@ def test_vectors_are_held_to_a_length(make_recipe: MakeRecipe) -> None:
     """Those below it are left alone."""
     options = "token: number, num_vectors_per_token: 2, initialization_text: '', max_norm: 0.25"
     recipe = make_recipe("objective={type: textual_inversion, " + options + "}")
-    objective = load_objective(recipe, torch.device("cpu"))
-    vectors = objective.embedding.vectors  # type: ignore[union-attr]
+    objective: Any = load_objective(recipe, torch.device("cpu"))
+    vectors = objective.embedding.vectors
     with torch.no_grad():
         vectors[0, :2] = torch.tensor([0.3, -0.4])
         vectors[1, :2] = torch.tensor([0.06, 0.08])
     objective.after_step()
     assert vectors[:, :2].flatten().tolist() == pytest.approx([0.15, -0.2, 0.06, 0.08])
-    trainer, _ = train(recipe)
-    trained = trainer.objective.embedding.vectors  # type: ignore[union-attr]
+    learned: Any = train(recipe)[0].objective
+    trained = learned.embedding.vectors
     assert (trained.norm(dim=1) <= 0.25 + 1e-6).all()
     assert (trained.norm(dim=1) > 0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from tests.train.objectives.test_video_objectives import batch, recipe
 from train.config.schema import train_schema
 from train.objectives.loading import objective_on
 
-SIZES = {"num_attention_heads": 4}
+SIZES: Any = {"num_attention_heads": 4}
 """64 wide, the size of an NF4 block."""
 
 

@@ -98,10 +98,10 @@ def test_a_run_over_both_text_encoders_goes_on_exactly(recipe: MakeRecipe) -> No
         assert {g["name"]: g["lr"] for g in trainer.optimization.optimizer.param_groups} == {
             "unet": 1e-2, "text_encoder": 1e-3, "text_encoder_2": 2e-3,
         }  # fmt: skip
-        before = trainer.base.text_encoder.state_dict()
+        before = trainer.base.parts["text_encoder"].state_dict()
         frozen = {k: v.clone() for k, v in before.items() if "layers.1." in k or "final" in k}
         path = trainer.train()
-        after = trainer.base.text_encoder.state_dict()
+        after = trainer.base.parts["text_encoder"].state_dict()
         assert frozen
         assert all(torch.equal(after[key], value) for key, value in frozen.items())
         return trainer, path
@@ -187,7 +187,7 @@ def test_the_unet_is_told_the_sizes_of_each_example(
     more = ["train_batch_size=3", "max_train_steps=2", f"output_dir={tmp_path}/runs"]
     made = recipe(f"data.path={tmp_path}", *more, *options)
     trainer, told = Trainer(made), []
-    trainer.base.unet.register_forward_pre_hook(
+    trainer.base.denoiser.register_forward_pre_hook(
         lambda _, __, named: told.append(named["added_cond_kwargs"]["time_ids"]), with_kwargs=True
     )
     trainer.train()

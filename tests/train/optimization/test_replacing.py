@@ -41,7 +41,10 @@ def test_every_holder_gets_the_same_value(module: nn.Module) -> None:
 def test_hooks_of_ddp_stay_in_place(module: nn.Module) -> None:
     """They hang on the node that accumulates a gradient, as here."""
     weight = module.get_parameter("0.weight")
-    accumulator = weight.view_as(weight).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+    function = weight.view_as(weight).grad_fn
+    assert function is not None
+    accumulator = function.next_functions[0][0]
+    assert accumulator is not None
     calls = []
     accumulator.register_hook(lambda *_: calls.append(1))
     with replaced_parameters([module], [weight], [weight.bfloat16()]):

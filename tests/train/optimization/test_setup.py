@@ -136,8 +136,10 @@ def test_what_is_trained_keeps_the_precision_of_its_file(make_recipe: MakeRecipe
     base = objective.base
     file = f"{recipe.base_model.path}/unet/diffusion_pytorch_model.safetensors"
     for name, value in load_file(file).items():
-        assert torch.equal(base.unet.get_parameter(name), value), name
-    assert {parameter.dtype for parameter in base.text_encoder.parameters()} == {torch.bfloat16}
+        assert torch.equal(base.parts["unet"].get_parameter(name), value), name
+    assert {parameter.dtype for parameter in base.parts["text_encoder"].parameters()} == {
+        torch.bfloat16
+    }
     assert {parameter.dtype for parameter in base.vae.parameters()} == {torch.float32}
     assert base.dtype == torch.bfloat16
 

@@ -55,7 +55,7 @@ def test_a_run_with_the_known_camera():
         frame = expected
     figures = steady.figures()
     assert (figures.frames, figures.warp_error) == (5, 0)
-    assert flickering.figures().warp_error > 0.02
+    assert (flickering.figures().warp_error or 0) > 0.02
     assert flickering.figures().largest_drift.mean > 50
     assert "5 frames: warp error 0.000000; mean " in figures.summary()
 
@@ -73,8 +73,9 @@ def test_the_flow_finds_what_the_camera_did():
     expected, visible = expected_by_flow(image, moved)
     assert visible.mean() > 0.7
     assert not visible[:, 0].any()
-    assert warp_error(moved, expected, visible) < 1e-4
-    assert warp_error(moved, image, visible) > 0.01
+    errors = [warp_error(moved, other, visible) for other in (expected, image)]
+    assert errors[0] is not None and errors[0] < 1e-4
+    assert errors[1] is not None and errors[1] > 0.01
 
 
 def test_what_can_be_seen_in_3d():

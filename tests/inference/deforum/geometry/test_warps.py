@@ -1,5 +1,7 @@
 """Camera motion: known shifts, turns and magnifications, against closed forms."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
@@ -7,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from inference.deforum.geometry.warp2d import Flip, Motion2D, flip_matrix, flip_perspective, warp_2d
 from inference.deforum.geometry.warp3d import Motion3D, Sampling3D, projected_motion, warp_3d
-from inference.deforum.settings.compat import DEFORUM, FIXED
+from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
 
 BOTH = pytest.mark.parametrize("compat", [DEFORUM, FIXED])
 
@@ -155,7 +157,11 @@ def test_deforum_cuts_decimals_off():
     image[:, 8:] = 103
     motion = Motion3D(translation_x=22)
     exact = warp_3d(image.astype(np.float32), motion, sampling=Sampling3D(sampling_mode="bilinear"))
-    for compat, expected in ((DEFORUM, np.floor(exact)), (FIXED, np.rint(exact))):
+    cases: tuple[tuple[Compat, Any], ...] = (
+        (DEFORUM, np.floor(exact)),
+        (FIXED, np.rint(exact)),
+    )
+    for compat, expected in cases:
         moved = warp_3d(image, motion, sampling=Sampling3D(sampling_mode="bilinear", compat=compat))
         assert np.array_equal(moved, expected)
     assert not np.array_equal(np.floor(exact), np.rint(exact))
@@ -282,8 +288,8 @@ def test_bicubic_of_fixed_is_keys_own(padding):
     image = np.random.default_rng(0).uniform(0, 255, (20, 28, 3)).astype(np.float32)
     motion = Motion3D(30, -20, 15, 3, 2, 5, 70, 1.2)
     offset = projected_motion(motion, 28, 20)
-    mode = {"border": "edge", "reflection": "symmetric", "zeros": "constant"}[padding]
-    padded = np.pad(image.astype(np.float64), ((30, 30), (30, 30), (0, 0)), mode=mode)
+    modes: dict[str, Any] = {"border": "edge", "reflection": "symmetric", "zeros": "constant"}
+    padded = np.pad(image.astype(np.float64), ((30, 30), (30, 30), (0, 0)), mode=modes[padding])
     rows, columns = np.arange(-30, 50), np.arange(-30, 58)
     expected = np.empty((20, 28, 3))
     for y, x in np.ndindex(20, 28):

@@ -43,4 +43,5 @@ def test_what_a_video_moves_is_no_error(animate, tmp_path):
         moved.save(tmp_path / f"{number}.png")
     settings = {"hybrid_motion": "Optical Flow", "hybrid_flow_method": "DIS Fine"}
     animate(IdentityGenerator(picture), video_init_path=str(tmp_path), **settings)
-    assert figures(animate.last.script, animate.last.run).warp_error < 1e-3
+    error = figures(animate.last.script, animate.last.run).warp_error
+    assert error is not None and error < 1e-3

@@ -1,5 +1,7 @@
 """Noise, anti-blur, contrast, colour coherence: formulas and known numbers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from inference.deforum.geometry.pixels import alike, blend, composite, sample
 from inference.deforum.pictures.color import grayscale, match_colors
 from inference.deforum.pictures.noise import NoiseSettings, add_noise, draw_noise
 from inference.deforum.pictures.sharpen import anti_blur, contrast
-from inference.deforum.settings.compat import DEFORUM, FIXED
+from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
 from inference.runtime.errors import InputError
 
 BOTH = pytest.mark.parametrize("compat", [DEFORUM, FIXED])
@@ -184,7 +186,7 @@ def test_saturated_colours_matched_to_themselves(space):
 
 def test_deforums_colours_drift_where_fixed_ones_stay():
     image = texture()
-    frames = dict.fromkeys((DEFORUM, FIXED), image)
+    frames: dict[Compat, Any] = dict.fromkeys((DEFORUM, FIXED), image)
     for compat in frames:
         for _ in range(5):
             frames[compat] = match_colors(frames[compat], image, "LAB", compat)

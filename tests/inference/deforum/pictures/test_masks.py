@@ -14,7 +14,7 @@ from inference.deforum.pictures.masks import (
     prepare_mask,
     read_mask,
 )
-from inference.deforum.settings.compat import DEFORUM, FIXED
+from inference.deforum.settings.compat import DEFORUM, FIXED, Compat
 from inference.runtime.errors import InputError
 
 WIDTH, HEIGHT = 8, 4
@@ -32,7 +32,7 @@ SOURCES = MaskSources(
 )
 
 
-def row(text, compat=FIXED, sources=SOURCES):
+def row(text, compat: Compat = FIXED, sources=SOURCES):
     mask = compose_mask(parse_mask(text), sources, compat)
     assert mask.shape == (HEIGHT, WIDTH)
     return "".join("#" if value else "." for value in mask[0])
@@ -138,7 +138,8 @@ def test_alpha_is_a_mask_unless_it_says_nothing():
     assert alpha_mask(image, 2, 1) is None
     assert alpha_mask(image.convert("RGB"), 2, 1) is None
     image.putpixel((1, 0), (9, 9, 9, 0))
-    assert alpha_mask(image, 2, 1).tolist() == [[255, 0]]
+    mask = alpha_mask(image, 2, 1)
+    assert mask is not None and mask.tolist() == [[255, 0]]
 
 
 def test_blank_masks():

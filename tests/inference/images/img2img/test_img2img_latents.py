@@ -157,7 +157,7 @@ def test_face_restorers_are_hooks(registry):
     ],
 )
 def test_hires_sizes(first, step, asked, size, upscale, corner):
-    found = hires_size(*first, step, **asked)
+    found = hires_size(first[0], first[1], step, **asked)
     assert (found.width, found.height) == size
     assert (found.upscale_width, found.upscale_height) == upscale
     assert (found.left, found.top) == corner

@@ -36,7 +36,7 @@ def test_a_whole_picture_keeps_what_is_far_from_the_mask():
     image, mask = noise(2), mask_of((40, 20, 60, 40))
     prepared = prepare(image, 96, 64, mask, InpaintOptions(mask_blur_x=2))
     assert prepared.image.tobytes() == image.tobytes()
-    assert prepared.mask.tobytes() == blur_mask(mask, 2).tobytes()
+    assert prepared.mask and prepared.mask.tobytes() == blur_mask(mask, 2).tobytes()
     finished = prepared.finish(noise(3))
     changed = differing(finished, image)
     assert Image.fromarray(changed).getbbox() is not None
@@ -49,6 +49,7 @@ def test_a_whole_picture_keeps_what_is_far_from_the_mask():
 def test_masks_are_blurred_before_they_are_resized():
     mask = mask_of((40, 20, 60, 40))
     prepared = prepare(noise(2), 192, 128, mask)
+    assert prepared.mask and prepared.original and prepared.overlay_mask
     assert prepared.mask.tobytes() == resize_image(blur_mask(mask, 4), 192, 128).tobytes()
     assert prepared.original.size == prepared.overlay_mask.size == (192, 128)
 
@@ -58,7 +59,7 @@ def test_only_masked_draws_the_region_and_gives_the_whole_picture_back():
     options = InpaintOptions(mask_blur_x=1, inpaint_area=ONLY_MASKED, padding=4)
     prepared = prepare(image, 64, 64, mask, options)
     assert prepared.box == (43, 23, 65, 45)  # 3 pixels of blur and 4 of padding around
-    assert prepared.image.size == prepared.mask.size == (64, 64)
+    assert prepared.mask and prepared.image.size == prepared.mask.size == (64, 64)
     assert (
         prepared.image.tobytes()
         == image.crop(prepared.box).resize((64, 64), Image.Resampling.LANCZOS).tobytes()
@@ -73,7 +74,7 @@ def test_what_is_masked_is_filled_before_encoding(content):
     image, mask = noise(6), mask_of((0, 0, 48, 64))
     options = InpaintOptions(invert=True, mask_blur_x=0, masked_content=content)
     prepared = prepare(image, 96, 64, mask, options)
-    assert prepared.mask.tobytes() == invert_mask(mask).tobytes()
+    assert prepared.mask and prepared.mask.tobytes() == invert_mask(mask).tobytes()
     assert prepared.image.tobytes() == fill(image, invert_mask(mask)).tobytes()
     assert np.asarray(prepared.image)[:, :48].tobytes() == np.asarray(image)[:, :48].tobytes()
 
@@ -83,6 +84,7 @@ def test_latent_upscale_encodes_the_image_as_it_is():
     options = InpaintOptions(mask_blur_x=0)
     prepared = prepare(image, 128, 128, mask, options, LATENT_UPSCALE)
     assert prepared.image.tobytes() == image.tobytes()
+    assert prepared.mask
     assert latent_mask(prepared.mask, 32, 32)[0, 0].sum(dim=0).tolist() == [32] * 16 + [0] * 16
     finished = prepared.finish(noise(8, 128, 128))
     kept = np.asarray(prepared.overlay_mask) == 0

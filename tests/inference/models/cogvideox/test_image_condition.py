@@ -1,6 +1,6 @@
 from math import exp
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def pipeline_of(vae: Any, transformer: Any) -> Any:
         text_encoder=None,
         vae=vae,
         transformer=transformer,
-        scheduler=CogVideoXDDIMScheduler.from_config(good_schedule()),
+        scheduler=cast(Any, CogVideoXDDIMScheduler.from_config(good_schedule())),
     )
 
 

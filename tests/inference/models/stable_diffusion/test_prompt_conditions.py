@@ -157,6 +157,7 @@ def test_emphasis_in_sdxl_is_each_encoders_own(tiny_sdxl):
     for states in plain.states[0].split([16, 24], dim=-1):
         expected.append(states * weights * (states.mean() / (states * weights).mean()))
     torch.testing.assert_close(weighted.states[0], torch.cat(expected, dim=-1))
+    assert weighted.pooled is not None and plain.pooled is not None
     assert torch.equal(weighted.pooled, plain.pooled)
 
 
@@ -204,6 +205,7 @@ def test_texts_of_one_timeline_have_equally_many_chunks(tiny_base):
     assert told.filler is None
     padded = dataclasses.replace(SETTINGS, pad_conds=True)
     filler = encode_drawing_prompts(tiny_base, ["a", long], [], padded).filler
+    assert filler is not None
     torch.testing.assert_close(filler.states[0], empty)
 
 
@@ -212,7 +214,8 @@ def test_empty_negative_prompts_of_sdxl_are_zeros(tiny_sdxl):
     sums = [timeline.conditions.states.abs().sum().item() for timeline in told.negatives]
     assert sums[:2] == [0, 0]
     assert sums[2] > 0
-    assert told.negatives[0].conditions.pooled.abs().sum() == 0
+    pooled = told.negatives[0].conditions.pooled
+    assert pooled is not None and pooled.abs().sum() == 0
     assert told.positives[0][0].timeline.conditions.states.abs().sum() > 0
 
 

@@ -1,5 +1,7 @@
 """Base models as single files: written, read again, and read by diffusers to the same bits."""
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -255,7 +257,8 @@ def test_a_family_model_says_nothing_of_its_own():
     schedule = {**NOISE_SCHEDULE, "prediction_type": "epsilon", "timestep_spacing": "leading"}
     model = ModelParts(modules, {"tokenizer": clip_tokenizer()}, schedule, "epsilon")
     assert own_settings(model, family) == {}
-    modules["vae"].register_to_config(scaling_factor=0.5)
+    vae: Any = modules["vae"]
+    vae.register_to_config(scaling_factor=0.5)
     assert own_settings(model, family)["configs"]["vae"]["scaling_factor"] == 0.5
 
 

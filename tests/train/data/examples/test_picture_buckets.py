@@ -1,6 +1,7 @@
 """Aspect-ratio buckets against numbers worked out by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from train.config.examples import PictureBucketsConfig, Size, parse_size
 from train.data.examples.picture_buckets import SDXL_SIZES, Place, SizeRule, kohya_sizes
 
 
-def rule(resolution: int = 512, step: int = 8, **options: object) -> SizeRule:
+def rule(resolution: int = 512, step: int = 8, **options: Any) -> SizeRule:
     made = SizeRule(PictureBucketsConfig(**options), resolution, step)
     made.check()
     return made
@@ -116,7 +117,7 @@ def test_own_size() -> None:
         ({"min_side": 768, "max_side": 1024, "area": 4000}, "no size of 4000 pixels"),
     ],
 )
-def test_what_the_model_cannot_take(options: dict[str, object], message: str) -> None:
+def test_what_the_model_cannot_take(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         rule(**options)
 

@@ -200,7 +200,7 @@ def test_a_whole_turn_changes_nothing() -> None:
 
 
 def test_jitter_is_drawn_by_seed_epoch_and_picture(tmp_path: Path) -> None:
-    options = {"color_jitter": ColorJitterConfig(brightness=0.3, hue=0.1)}
+    options: dict[str, Any] = {"color_jitter": ColorJitterConfig(brightness=0.3, hue=0.1)}
     made = examples(tmp_path, [(32, 32)], **options)
     assert made.config.is_random
     first, again, later = (made.pixels(0, epoch) for epoch in (0, 0, 1))

@@ -65,7 +65,7 @@ def corner(orientation: int) -> Image.Image:
     image = Image.new("RGB", SIZE, "white")
     image.paste(RED, (0, 0, 3, 2))
     way_back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # numbers of Image.Transpose
-    return image.transpose(way_back[orientation]) if orientation > 1 else image
+    return image.transpose(Image.Transpose(way_back[orientation])) if orientation > 1 else image
 
 
 def animation(form: str) -> bytes:

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def png(
     return b"".join([b"\x89PNG\r\n\x1a\n", head, *more, chunk(b"IDAT", data), chunk(b"IEND", b"")])
 
 
-def tiff(tags: dict[int, Sequence[int] | int], data: bytes, is_big: bool = False) -> bytes:
+def tiff(tags: Mapping[int, Sequence[int] | int], data: bytes, is_big: bool = False) -> bytes:
     """A TIFF of one strip; numbers of tags are 16 bits wide."""
     order = ">" if is_big else "<"
     entries: dict[int, tuple[int, list[int]]] = {

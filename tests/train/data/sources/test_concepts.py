@@ -29,7 +29,8 @@ MakeRecipe = Callable[..., TrainRecipe]
 
 
 def concept(**options: Any) -> ConceptConfig:
-    return ConceptConfig(**{"instance_data_dir": "subject"} | options)
+    given: dict[str, Any] = {"instance_data_dir": "subject"} | options
+    return ConceptConfig(**given)
 
 
 # Prompts
@@ -318,7 +319,7 @@ def test_seeds_follow_from_recipe_concept_and_number(tmp_path: Path) -> None:
     assert [one.seed - first for one in drawn] == [0, 1, 2, 0, 1]
     assert len({one.file for one in drawn}) == 5
     assert folder(tmp_path, a_dog=1).to_draw(6, [".txt"])[0].seed != first
-    other = ClassFolder(tmp_path, "bob", drawn and concept(), Counter({"a dog": 1}))
+    other = ClassFolder(tmp_path, "bob", concept(), Counter({"a dog": 1}))
     assert other.to_draw(5, [".txt"])[0].seed != first
 
 

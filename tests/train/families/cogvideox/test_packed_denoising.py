@@ -13,6 +13,7 @@ from inference.runtime.errors import InputError
 from tests.inference.models.cogvideox.models import make_video_model
 from train.common.batch import Batch
 from train.common.errors import DataError
+from train.config.checks import recipe_idle
 from train.config.clips import ClipDataConfig, ImageConditionConfig
 from train.config.recipe import LossConfig, TrainRecipe
 from train.config.stages import StageConfig
@@ -133,9 +134,11 @@ def test_recipes_that_pack() -> None:
 def test_what_has_no_effect(make_clip_recipe: Callable[..., TrainRecipe]) -> None:
     recipe = make_clip_recipe(*PACKED)
     alone = replace(recipe, train_batch_size=1)
-    assert "data.clips.pack" in dict(alone.idle()) and "data.clips.pack" not in dict(recipe.idle())
+    assert "data.clips.pack" in dict(recipe_idle(alone)) and "data.clips.pack" not in dict(
+        recipe_idle(recipe)
+    )
     staged = replace(alone, stages={"one": StageConfig(train_batch_size=2)})
-    assert "data.clips.pack" not in dict(staged.idle())
+    assert "data.clips.pack" not in dict(recipe_idle(staged))
 
 
 def test_the_vae_is_not_packed(

@@ -26,7 +26,7 @@ def prompts(lengths: tuple[int, ...]) -> list[Tensor]:
 
 def separate(transformer: Any, latents: list[Tensor], states: list[Tensor], timestep: Tensor):
     for clip, prompt in zip(latents, states, strict=True):
-        rotary = rotary_positions(transformer.config, *clip.shape[-2:], len(clip))
+        rotary = rotary_positions(transformer.config, clip.shape[-2], clip.shape[-1], len(clip))
         arguments = clip[None], prompt[None], timestep
         yield transformer(*arguments, image_rotary_emb=rotary).sample[0]
 
@@ -52,15 +52,19 @@ def test_a_row_is_predicted_as_its_clips_are(
         assert (unmasked - alone).abs().max() > 1e-2
 
 
+def total(errors: list[Tensor]) -> Tensor:
+    return torch.stack(errors).sum()
+
+
 def test_gradients_are_those_of_the_clips():
     transformer = tiny_transformer()
     latents, states, timestep = clips((3, 1)), prompts((4, 4)), torch.tensor([100])
     row = pack(latents, states, transformer.config)
     weight = transformer.transformer_blocks[0].attn1.to_q.weight
     prediction = row.unpack(transformer(**row.arguments(), timestep=timestep).sample)
-    (packed,) = torch.autograd.grad(sum(p.square().mean() for p in prediction), weight)
+    (packed,) = torch.autograd.grad(total([p.square().mean() for p in prediction]), weight)
     alone = separate(transformer, latents, states, timestep)
-    (expected,) = torch.autograd.grad(sum(p.square().mean() for p in alone), weight)
+    (expected,) = torch.autograd.grad(total([p.square().mean() for p in alone]), weight)
     torch.testing.assert_close(packed, expected, rtol=1e-4, atol=1e-7)
 
 

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peak memory of a training step at full size, by fake tensors.
+
+    FAKE_FULL=FOLDER FAKE_PICTURES=FOLDER python -m tests.gpu.fake_memory [part of a case's name]
+
+The objective of a recipe (built by `train.plan`, without weights) becomes fake CUDA tensors; its
+forward, backward, clipping and optimizer run; every storage counts from its allocation until it is
+freed. Attention is CUDA's flash kernel, which keeps row sums, not scores. Not counted: cuDNN's
+workspaces, fragmentation of the allocator, the CUDA context.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+import warnings
+import weakref
+from typing import Any
+
+from tests.gpu import mock_cuda
+
+mock_cuda.install(memory=80 * 2**30)  # before torch
+mock_cuda.record_syncs(False)
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from inference.models import Conditions, DiffusionModel
+from inference.recipe import load_recipe
+from train.config import TrainRecipe, train_schema
+from train.losses.denoising import Denoising
+from train.objectives import enable_gradient_checkpointing
+from train.plan import skeleton
+from train.plan.plan import objective_without_weights
+
+GIB = 2**30
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Live(TorchDispatchMode):
+    """Count the bytes of live CUDA storages, now and at the peak; use it within FakeTensorMode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen: dict[int, Any] = {}
+        self.ops = 0
+        self.at_peak: str = ""
+
+    def note(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage, if it is new, until it is freed."""
+        if tensor.device.type != "cuda":
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.seen:
+            return
+        size = -(-storage.nbytes() // 512) * 512
+        self.now += size
+        self.seen[key] = weakref.finalize(storage, self.forget, key, size)
+
+    def forget(self, key: int, size: int) -> None:
+        if key in self.seen:
+            del self.seen[key]
+            self.now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.ops += 1
+        for one in tree_flatten(out)[0]:
+            if isinstance(one, torch.Tensor):
+                self.note(one)
+        if self.now > self.peak:
+            self.peak, self.at_peak = self.now, str(func)
+        return out
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: Any = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Use CUDA's flash attention, or the memory-efficient one with a mask or fp32."""
+    if torch.is_autocast_enabled("cuda"):  # on autocast's list of lower precision
+        kind = torch.get_autocast_dtype("cuda")
+        query, key, value = (one.to(kind) for one in (query, key, value))
+        attn_mask = (
+            attn_mask.to(kind)
+            if attn_mask is not None and attn_mask.is_floating_point()
+            else attn_mask
+        )
+    if attn_mask is None and query.dtype != torch.float32 and query.shape[-1] <= 256:
+        pad = -query.shape[-1] % 8
+        if pad:
+            query, key, value = (nn.functional.pad(one, (0, pad)) for one in (query, key, value))
+        out = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, scale=scale
+        )[0]
+        return out[..., : out.shape[-1] - pad] if pad else out
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros(attn_mask.shape, dtype=query.dtype, device=query.device)
+    if attn_mask is not None:
+        attn_mask = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    needs = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, needs, dropout_p, is_causal, scale=scale
+    )[0]
+
+
+def make_fake(modules: list[nn.Module], mode: FakeTensorMode) -> None:
+    """Replace parameters and buffers on the meta device by fake CUDA ones; tied ones stay tied."""
+    new: dict[int, Any] = {}
+    for module in modules:
+        for inner in module.modules():
+            for name, old in list(inner._parameters.items()):
+                if old is None or old.device.type == "cuda":
+                    continue
+                if id(old) not in new:
+                    with mode:
+                        new[id(old)] = nn.Parameter(
+                            torch.empty(old.shape, dtype=old.dtype, device="cuda"),
+                            requires_grad=old.requires_grad,
+                        )
+                    new[id(new[id(old)])] = new[id(old)]
+                inner._parameters[name] = new[id(old)]
+            for name, old in list(inner._buffers.items()):
+                if old is not None and old.device.type != "cuda":
+                    with mode:
+                        inner._buffers[name] = torch.zeros(
+                            old.shape, dtype=old.dtype, device="cuda"
+                        )
+
+
+def make_batch(
+    recipe: TrainRecipe, base: DiffusionModel, shape: tuple[int, ...], step: int, is_cached: bool
+) -> dict[str, Any]:
+    """Return a batch of zeros; with cached captions it holds prompt states."""
+    rows = recipe.train_batch_size * (2 if recipe.data.has_prior else 1)
+    batch: dict[str, Any] = {
+        "step": step, "step_size": rows, "first_position": 0, "positions": list(range(rows)),
+        "indices": list(range(rows)), "names": ["a"] * rows, "weight": torch.ones(rows),
+        "prompts": ["a photo"] * rows, "latents": torch.zeros(rows, *shape, device="cuda"),
+        "timesteps": torch.full((rows,), 500),
+    }  # fmt: skip
+    if is_cached:
+        tokens, width = base.prompt_shape
+        second: Any = base.parts.get("text_encoder_2")
+        pooled = None
+        if second is not None:
+            width_2 = second.config.projection_dim
+            pooled = torch.zeros(rows, width_2, dtype=base.dtype, device="cuda")
+        states = torch.zeros(rows, tokens, width, dtype=base.dtype, device="cuda")
+        batch["prompt_states"] = Conditions(states, pooled)
+    return batch
+
+
+def moments_8bit(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    """Allocate what bitsandbytes' 8-bit AdamW keeps for the parameters."""
+    kept = []
+    for parameter in parameters:
+        size, is_packed = parameter.numel(), parameter.numel() >= 4096
+        dtype = torch.uint8 if is_packed else torch.float32
+        kept += [torch.zeros(size, dtype=dtype, device="cuda") for _ in range(2)]
+        if is_packed:
+            kept += [torch.zeros(-(-size // 256), device="cuda") for _ in range(2)]
+    return kept
+
+
+def step_memory(
+    file: str,
+    overrides: list[str],
+    shape: tuple[int, ...],
+    steps: int = 2,
+    is_cached: bool = True,
+    keeps_text_encoders: bool | None = None,
+) -> dict[str, Any]:
+    """Return the peak GiB of training steps as the trainer takes them.
+
+    Args:
+        file: the recipe.
+        overrides: of the recipe.
+        shape: of the latents of one example.
+        steps: number of steps; from the second on the optimizer has its state.
+        is_cached: whether captions are cached.
+        keeps_text_encoders: whether text encoders stay on the device; by default those of pictures.
+    """
+    recipe = load_recipe(file, train_schema, overrides)
+    objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
+    base = objective.base
+    base.alphas_cumprod = torch.linspace(0.999, 0.001, 1000)
+    mode, live = FakeTensorMode(allow_non_fake_inputs=True), Live()
+    make_fake([*base.parts.values(), objective], mode)
+    if recipe.gradient_checkpointing:
+        enable_gradient_checkpointing(objective)
+    objective.train()
+    nn.functional.scaled_dot_product_attention = attention
+    Denoising.noise = lambda self, positions, like: torch.randn_like(like)
+    precision = DTYPES.get(recipe.mixed_precision)
+    trained = [one for one in objective.parameters() if one.requires_grad]
+    if keeps_text_encoders is None:
+        keeps_text_encoders = base.denoiser_name != "transformer"
+    parts = base.parts if keeps_text_encoders else {"": base.denoiser}
+    found: dict[str, Any] = {}
+    with mode, live:
+        for module in (*parts.values(), objective, base.denoiser):
+            for parameter in module.parameters():
+                live.note(parameter)
+        found["weights"] = live.now / GIB
+        is_plain = recipe.optimizer.type == "adamw"
+        optimizer = torch.optim.AdamW(trained, fused=False, foreach=True) if is_plain else None
+        moments: list[torch.Tensor] = []
+        for step in range(steps):
+            batch = make_batch(recipe, base, shape, step, is_cached)
+            with torch.autocast("cuda", precision, enabled=precision is not None):
+                losses = objective(batch)
+            loss = losses.mean()
+            found["after_forward"] = live.now / GIB
+            loss.backward()
+            found[f"peak_backward_{step}"] = live.peak / GIB
+            found["at_peak"] = live.at_peak
+            gradients = [one.grad for one in trained if one.grad is not None]
+            total = nn.utils.get_total_norm(gradients, foreach=True)
+            nn.utils.clip_grads_with_norm_(trained, 1.0, total)
+            del gradients
+            if optimizer is not None:
+                optimizer.step()
+            elif not moments:
+                moments = moments_8bit(trained)
+            for parameter in trained:
+                parameter.grad = None
+            del losses, loss, batch, total
+        found |= {"peak": live.peak / GIB, "after": live.now / GIB, "ops": live.ops}
+    return {key: round(one, 2) if isinstance(one, float) else one for key, one in found.items()}
+
+
+def main() -> None:
+    """Print a line of JSON for each case."""
+    from tests.gpu.plan_cases import CASES
+
+    warnings.simplefilter("ignore")
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    for name, (file, overrides, shape) in CASES.items():
+        if wanted not in name:
+            continue
+        start = time.time()
+        is_cached = not any(one in name for one in ("+te", "textual", "combined", "dreambooth"))
+        try:
+            found = step_memory(file, overrides, shape, is_cached=is_cached)
+        except Exception as error:  # report it and go on
+            traceback.print_exc()
+            found: dict[str, Any] = {"error": repr(error)[:300]}
+        found["seconds"] = round(time.time() - start)
+        print(json.dumps({"case": name, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mock CUDA device for a CPU-only build of PyTorch: call `install()` before torch is imported.
+
+Tensors have `device="cuda:0"`; autograd, autocast("cuda"), GradScaler, generators and pinned memory
+work; CPU kernels compute (see mock_cuda.cpp). Faults of a first run on a GPU are raised here too:
+tensors on two devices, CPU generators, `.numpy()` of a CUDA tensor, mixed dtypes. Every operation
+that makes the host wait for the GPU is recorded in `SYNCS`, with its place in the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import traceback
+import types
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = Path(os.environ.get("MOCK_CUDA_BUILD", Path.home() / ".cache" / "mock_cuda"))
+NAME = "mock_cuda_ext"
+
+SYNCS: list[tuple[str, str, int, str]] = []
+"""(kind, operation, bytes, "file:line function" of up to three callers) of each wait."""
+LAUNCHES: Counter[str] = Counter()
+CALLERS = (
+    "/inference/", "/train/", "/diffusers/", "/accelerate/", "/transformers/", "/peft/",
+    "/torchsde/", "/bitsandbytes/", "/torch/optim", "/torch/amp", "/torch/nn/utils",
+)  # fmt: skip
+"""Parts of the paths whose frames `SYNCS` names."""
+
+ext: Any = None
+"""The extension, once it is installed."""
+
+
+def torch_folder() -> Path:
+    """Return torch's package folder, without importing torch."""
+    spec = importlib.util.find_spec("torch")
+    assert spec and spec.origin
+    return Path(spec.origin).parent
+
+
+def torch_is_cuda_build() -> bool:
+    """Whether the installed torch was built with CUDA or ROCm; the mock needs a CPU-only build."""
+    version = (torch_folder() / "version.py").read_text()
+    return re.search(r"^(cuda|hip)\b[^=\n]*= *['\"]", version, re.MULTILINE) is not None
+
+
+def build() -> Path:
+    """Return the extension; compile it at first (30 s), keyed by the source and torch's version."""
+    torch_version = (torch_folder() / "version.py").read_text()
+    source = HERE / "mock_cuda.cpp"
+    digest = hashlib.sha256(source.read_bytes() + torch_version.encode()).hexdigest()[:12]
+    target = BUILD / digest / f"{NAME}.so"
+    if target.is_file():
+        return target
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        sys.exit(
+            f"The mock CUDA device needs a C++ compiler; {compiler} is not installed. "
+            "Remedy on Debian: apt install g++"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    include, lib = torch_folder() / "include", torch_folder() / "lib"
+    unfinished = target.with_suffix(f".{os.getpid()}.so")
+    command = [
+        compiler, "-shared", "-fPIC", "-std=c++20", "-O1", "-w",
+        f"-DTORCH_EXTENSION_NAME={NAME}", "-DTORCH_API_INCLUDE_EXTENSION_H",
+        f"-I{include}", f"-I{include}/torch/csrc/api/include",
+        f"-I{sysconfig.get_paths()['include']}", str(source), "-o", str(unfinished),
+        f"-L{lib}", "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python",
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    unfinished.replace(target)
+    return target
+
+
+def place() -> str:
+    """Return where this happens: the innermost callers of interest, up to three."""
+    found = []
+    for frame in reversed(traceback.extract_stack()[:-2]):
+        if any(part in frame.filename for part in CALLERS):
+            name = frame.filename.removeprefix(f"{ROOT}/").rpartition("site-packages/")[2]
+            found.append(f"{name}:{frame.lineno} {frame.name}")
+            if len(found) >= int(os.environ.get("MOCK_CUDA_DEPTH", "3")):
+                break
+    return " < ".join(found)
+
+
+def install(
+    devices: int = 1,
+    memory: int = 24 * 2**30,
+    name: str = "Mock RTX",
+    capability: tuple[int, int] = (8, 9),
+) -> Any:
+    """Create the device and patch torch.cuda to report it; call it before torch is imported."""
+    global ext
+    if ext is not None:
+        return ext
+    assert "torch" not in sys.modules, "install() must come before `import torch`"
+    file = build()
+    ctypes.CDLL(str(torch_folder() / "lib" / "libtorch_python.so"), ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
+    import torch
+
+    spec = importlib.util.spec_from_file_location(NAME, file)
+    assert spec and spec.loader
+    ext = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ext)
+    assert ext.has_hooks()
+    ext.set_num_devices(devices)
+    with contextlib.suppress(ImportError):
+        import bitsandbytes  # noqa: F401  before the patches: it looks for a GPU when imported
+    _patch(torch, devices, memory, name, capability)
+    record_syncs()
+    return ext
+
+
+def record_syncs(on: bool = True) -> None:
+    """Record waits of the host in `SYNCS`, or stop recording them."""
+    ext.on_sync(
+        (lambda kind, what, size: SYNCS.append((kind, what, size, place()))) if on else None
+    )
+
+
+def _patch(torch: Any, devices: int, memory: int, name: str, capability: tuple[int, int]) -> None:
+    cuda = torch.cuda
+    cuda._lazy_init = lambda: None
+    cuda._initialized = True
+    cuda._is_in_bad_fork = lambda: False
+    cuda.is_available = lambda: True
+    cuda.is_initialized = lambda: True
+    cuda.device_count = lambda: devices
+    cuda.current_device = lambda: ext.current_device()
+
+    def index_of(device: Any = None) -> int:
+        if device is None:
+            return ext.current_device()
+        if isinstance(device, int):
+            return device
+        found = torch.device(device).index
+        return ext.current_device() if found is None else found
+
+    cuda.set_device = lambda device: ext.set_device(index_of(device))
+    cuda._get_device_index = lambda device, *_, **__: index_of(device)
+
+    def synchronize(device: Any = None) -> None:
+        SYNCS.append(("wait", "torch.cuda.synchronize", 0, place()))
+
+    cuda.synchronize = synchronize
+    cuda.empty_cache = lambda: None
+    cuda.ipc_collect = lambda: None
+    cuda.mem_get_info = lambda device=None: (memory - ext.bytes_now(), memory)
+    cuda.memory_allocated = lambda device=None: ext.bytes_now()
+    cuda.max_memory_allocated = lambda device=None: ext.bytes_peak()
+    cuda.memory_reserved = lambda device=None: ext.bytes_now()
+    cuda.max_memory_reserved = lambda device=None: ext.bytes_peak()
+    cuda.reset_peak_memory_stats = lambda device=None: ext.reset_peak()
+    cuda.reset_max_memory_allocated = lambda device=None: ext.reset_peak()
+    cuda.memory_stats = lambda device=None: {}
+    properties = types.SimpleNamespace(
+        name=name,
+        major=capability[0],
+        minor=capability[1],
+        total_memory=memory,
+        multi_processor_count=128,
+        warp_size=32,
+    )
+    cuda.get_device_properties = lambda device=None: properties
+    cuda.get_device_name = lambda device=None: name
+    cuda.get_device_capability = lambda device=None: capability
+    cuda.is_bf16_supported = lambda including_emulation=True: capability >= (8, 0)
+    cuda.get_arch_list = lambda: ["sm_89"]
+    cuda.default_generators = tuple(ext.default_generator(number) for number in range(devices))
+
+    def manual_seed(seed: int) -> None:
+        cuda.default_generators[ext.current_device()].manual_seed(int(seed))
+
+    def manual_seed_all(seed: int) -> None:
+        for generator in cuda.default_generators:
+            generator.manual_seed(int(seed))
+
+    cuda.manual_seed, cuda.manual_seed_all = manual_seed, manual_seed_all
+    cuda.random.manual_seed, cuda.random.manual_seed_all = manual_seed, manual_seed_all
+    cuda.get_rng_state = lambda device="cuda": cuda.default_generators[index_of(device)].get_state()
+    cuda.get_rng_state_all = lambda: [one.get_state() for one in cuda.default_generators]
+    cuda.set_rng_state = lambda state, device="cuda": cuda.default_generators[
+        index_of(device)
+    ].set_state(state)
+
+    def set_rng_state_all(states: Any) -> None:
+        for generator, state in zip(cuda.default_generators, states, strict=True):
+            generator.set_state(state)
+
+    cuda.set_rng_state_all = set_rng_state_all
+    for one in ("get_rng_state", "get_rng_state_all", "set_rng_state", "set_rng_state_all"):
+        setattr(cuda.random, one, getattr(cuda, one))
+
+    class Device:
+        def __init__(self, device: Any) -> None:
+            self.index, self.before = index_of(device) if device is not None else -1, -1
+
+        def __enter__(self) -> None:
+            self.before = ext.current_device()
+            ext.set_device(self.index)
+
+        def __exit__(self, *_: Any) -> None:
+            ext.set_device(self.before)
+
+    cuda.device = Device
+    cuda._DeviceGuard = Device
+
+    def exchange(device: int) -> int:
+        before = ext.current_device()
+        ext.set_device(device)
+        return before
+
+    cuda._exchange_device = cuda._maybe_exchange_device = exchange
+
+    class Event:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+        def record(self, *_: Any) -> None: ...
+        def wait(self, *_: Any) -> None: ...
+        def query(self) -> bool:
+            return True
+
+        def synchronize(self) -> None:
+            SYNCS.append(("wait", "Event.synchronize", 0, place()))
+
+        def elapsed_time(self, _: Any) -> float:
+            return 1.0
+
+    class Stream:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+        def __enter__(self) -> Stream:
+            return self
+
+        def __exit__(self, *_: Any) -> None: ...
+        def wait_stream(self, *_: Any) -> None: ...
+        def wait_event(self, *_: Any) -> None: ...
+        def record_event(self, *_: Any) -> Event:
+            return Event()
+
+        def synchronize(self) -> None:
+            SYNCS.append(("wait", "Stream.synchronize", 0, place()))
+
+        def query(self) -> bool:
+            return True
+
+    cuda.Event, cuda.Stream = Event, Stream
+    cuda.current_stream = cuda.default_stream = lambda device=None: Stream()
+    cuda.stream = lambda stream: contextlib.nullcontext()
+    torch.accelerator.set_device_index = cuda.set_device
+    torch.accelerator.device_count = lambda: devices
+
+
+@contextlib.contextmanager
+def launches_counted() -> Iterator[Counter[str]]:
+    """Count operations by name within the block."""
+    LAUNCHES.clear()
+    ext.on_launch(lambda name: LAUNCHES.update([name]))
+    try:
+        yield LAUNCHES
+    finally:
+        ext.on_launch(None)

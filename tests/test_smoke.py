@@ -1,0 +1,17 @@
+"""The list of `make smoke` names tests that exist."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_test_of_the_list_exists() -> None:
+    """A test that was renamed or moved would be noticed only by the next `make smoke`."""
+    names = (ROOT / "tests" / "smoke.txt").read_text("utf-8").splitlines()
+    assert names == sorted(set(names))
+    for name in names:
+        path, _, function = name.partition("[")[0].partition("::")
+        tree = ast.parse((ROOT / path).read_text("utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert not function or function in functions, name
