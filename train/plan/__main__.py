@@ -5,14 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
 
-from train.plan.plan import plan_run, probed
 from train.shadowing import refuse_foreign_inference
-
-if TYPE_CHECKING:
-    pass
-
 
 USAGE = """\
 usage: python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures] [--probe]
@@ -37,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     from inference.recipe import find_recipe, load_recipe, report, warnings_reported
     from inference.runtime import InputError, quiet_libraries
     from train.config import train_schema
+    from train.plan.plan import plan_run, probed
 
     try:
         with warnings_reported("plan"):
