@@ -30,6 +30,7 @@ from inference.images.drawing import Drawer
 from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.recipe import load_recipe
 from inference.sampling import SAMPLERS
+from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
 
 pytestmark = [
@@ -193,7 +194,7 @@ def test_networks(kind: str, precision: str, load: Any, tmp_path: Path) -> None:
     lora = Lora.create(
         cpu, 4, 4, 0, ["attention", "feed_forward", "projection", "convolution"], True, 0
     )
-    for layer in lora.layers.values():
+    for layer in low_ranks(lora).values():
         layer.lora_B.weight.data.normal_(generator=torch.Generator().manual_seed(1))
     lora.save(tmp_path / "look.safetensors", torch.float16, {})
     net = Hypernetwork.create(

@@ -15,6 +15,7 @@ from inference.images import draw
 from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.recipe import RecipeError, load_consented
 from inference.runtime import ArtifactError
+from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 from train.config import TrainRecipe
 from train.trainer import Trainer
 
@@ -39,7 +40,7 @@ def trained(make_recipe: MakeRecipe, outside: Path) -> Trainer:
 def test_adapter_is_trained_saved_loaded_and_drawn(
     trained: Trainer, tiny_base_folder: Path
 ) -> None:
-    path = trained.run.artifact(2, ".safetensors")
+    path = trained.run.folder.artifact(2, ".safetensors")
     with safe_open(path, "pt") as file:
         keys, metadata = list(file.keys()), file.metadata()
     assert {key.partition(".")[2] for key in keys} == {"row_scale", "alpha"}
@@ -63,7 +64,7 @@ def test_adapter_is_trained_saved_loaded_and_drawn(
 
 
 def test_attached_and_merged_are_the_same_change(trained: Trainer, tiny_base_folder: Path) -> None:
-    learned = load_artifact(trained.run.artifact(2, ".safetensors"))
+    learned = load_artifact(trained.run.folder.artifact(2, ".safetensors"))
     assert isinstance(learned, Lora)
     x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     states = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(1))
@@ -79,11 +80,11 @@ def test_attached_and_merged_are_the_same_change(trained: Trainer, tiny_base_fol
 
 def test_adapter_and_lora_work_on_the_same_layers(trained: Trainer, tiny_base_folder: Path) -> None:
     """In either order of attaching and taking off."""
-    other = load_artifact(trained.run.artifact(2, ".safetensors"))
+    other = load_artifact(trained.run.folder.artifact(2, ".safetensors"))
     base = load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
     lora = Lora.create(base, 2, 2.0, 0.0, None, False, seed=0)
-    for layer in lora.layers.values():
-        torch.nn.init.normal_(layer.lora_B.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    for layer in low_ranks(lora).values():
+        torch.nn.init.normal_(layer.lora_B.weight, generator=torch.Generator().manual_seed(0))
     plain = picture(base)
     for first, second in ((lora, other), (other, lora)):
         first.attach(base)
@@ -120,7 +121,7 @@ def test_file_without_its_plugin_is_refused(
 ) -> None:
     from inference.config import ADAPTERS
 
-    path = trained.run.artifact(2, ".safetensors")
+    path = trained.run.folder.artifact(2, ".safetensors")
     known = ADAPTERS.pop("scaled_rows")
     with pytest.raises(ArtifactError, match="row_scale"):
         load_artifact(path)

@@ -75,9 +75,9 @@ class ToyDiT(ModelMixin, ConfigMixin):
         height, width = latents.shape[-2:]
         tokens = F.pixel_unshuffle(latents, self.PATCH).flatten(2).transpose(1, 2)
         tokens = self.patches(tokens)
-        places = waves(torch.arange(tokens.shape[1], device=tokens.device), self.config.width)
+        places = waves(torch.arange(tokens.shape[1], device=tokens.device), self.config["width"])
         tokens = tokens + places.to(tokens)
-        condition = self.time(waves(timesteps, self.config.width).to(tokens))
+        condition = self.time(waves(timesteps, self.config["width"]).to(tokens))
         condition = condition + self.text(states.to(tokens).mean(1))
         for block in self.blocks:
             tokens = block(tokens, condition)

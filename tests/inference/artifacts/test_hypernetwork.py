@@ -23,6 +23,7 @@ from inference.artifacts.hypernetwork_files import (
 )
 from inference.models.stable_diffusion.model import BaseModel
 from inference.runtime.errors import ArtifactError
+from tests.inference.artifacts.adapters.low_rank_layers import low_rank, low_ranks
 from train.config.objectives import ACTIVATIONS, UNUSABLE_ACTIVATIONS
 
 RELU = {"activation_func": "relu"}
@@ -445,20 +446,20 @@ def test_several_work_one_after_the_other(tiny_base: BaseModel) -> None:
 def test_with_a_lora_in_any_order(order: str, tiny_base: BaseModel) -> None:
     """Both halves of a layer, its own weight and the LoRA's, get the changed context."""
     lora = Lora.create(tiny_base, 2, 2.0, 0.0, ["attention"], train_text_encoder=False, seed=1)
-    for low_rank in lora.layers.values():
-        low_rank.requires_grad_(False)
-        nn.init.normal_(low_rank.lora_B.weight, generator=torch.Generator().manual_seed(9))
+    for one in low_ranks(lora).values():
+        one.requires_grad_(False)
+        nn.init.normal_(one.lora_B.weight, generator=torch.Generator().manual_seed(9))
     before = predict(tiny_base)
     artifacts = [lora, hypernetwork(1)]
     for artifact in artifacts if order == "lora first" else artifacts[::-1]:
         artifact.attach(tiny_base)
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
     layer = tiny_base.unet.get_submodule(name)
-    low_rank = lora.layers["lora_unet_" + name.replace(".", "_")]
+    halves = low_rank(lora, "lora_unet_" + name.replace(".", "_"))
     x = context(16)
     changed = artifacts[1].pairs[16][0](x)  # type: ignore[union-attr]
     weight = layer.get_base_layer().weight  # type: ignore[operator, union-attr]
-    delta = low_rank.lora_B.weight @ low_rank.lora_A.weight
+    delta = halves.lora_B.weight @ halves.lora_A.weight
     torch.testing.assert_close(layer(x), changed @ (weight + delta).T, atol=1e-5, rtol=1e-5)
     for artifact in artifacts:
         artifact.detach()

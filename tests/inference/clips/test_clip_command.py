@@ -30,6 +30,7 @@ from inference.recipe.layers import RecipeError
 from inference.recipe.loader import load_recipe
 from inference.runtime.devices import Processes
 from inference.runtime.errors import InputError
+from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 
 RECIPE = """\
 type: clip
@@ -104,7 +105,7 @@ def test_strengths_of_a_lora_side_by_side(
     layers = ["attention"]
     lora = Lora.create(tiny_video_model, 2, 1.0, 0.0, layers, False, seed=3)
     generator = torch.Generator().manual_seed(1)
-    for layer in lora.layers.values():
+    for layer in low_ranks(lora).values():
         for weight in (layer.lora_A.weight, layer.lora_B.weight):
             torch.nn.init.normal_(weight, std=0.5, generator=generator)
     lora.name = "spinning"

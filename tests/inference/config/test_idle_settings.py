@@ -152,12 +152,13 @@ def test_samplers_heed_what_their_entries_say(name):
     sigmas = sampling_sigmas(levels, name, "Automatic", 20)
 
     def ask(x, sigma):
-        ask.last_uncond = x * 0.5
+        vars(ask)["last_uncond"] = x * 0.5
         return x * 0.5
 
     def run(**options):
         noise = NoiseSource([1], (1, 2, 2))
-        ask.last_uncond = x = noise.normal() * sampler.start_scale(sigmas[0])
+        x = noise.normal() * sampler.start_scale(sigmas[0])
+        vars(ask)["last_uncond"] = x
         return sampler.function(ask, x, sigmas, noise, None, sampler.options(**options))
 
     usual = run()

@@ -22,6 +22,7 @@ from inference.models.family import Match, ModelFamily, PartLayout
 from inference.models.image_model import ImageModel
 from inference.models.lora_layout import LoraLayout
 from inference.models.model_files import ModelFiles
+from inference.models.parametrization import DiscreteVP, discrete_vp
 from inference.models.size_rules import SizeRules
 from inference.prompts import LearnedVectors, split_composition
 
@@ -93,6 +94,10 @@ class ToyModel(ImageModel):
     @property
     def denoiser(self) -> ToyTransformer:
         return self.transformer
+
+    @property
+    def parametrization(self) -> DiscreteVP:
+        return discrete_vp(self.alphas_cumprod, self.prediction_type)
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
@@ -181,7 +186,7 @@ class ToyLora(LoraLayout):
     """Names as kohya would give them."""
 
     denoiser = "toy_transformer"
-    prefixes: ClassVar = {"toy_transformer": "lora_toy"}
+    prefixes: Mapping[str, str] = {"toy_transformer": "lora_toy"}
     begins: ClassVar = {"lora_toy_": "toy_transformer"}
     targets: ClassVar = {"attention": r"to_qkv|to_out", "feed_forward": "mlp"}
     usual_targets = ("attention",)

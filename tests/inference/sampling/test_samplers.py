@@ -532,8 +532,9 @@ def test_a_sampler_is_entered_by_its_name(monkeypatch):
     assert entered["Halfway"].function is halfway
     with pytest.raises(ValueError, match=r"'Euler' is taken by inference\.sampling\.euler\.euler;"):
         sampler("Euler")(halfway)
+    unknown: dict[str, Any] = {"eta": 1.0}
     with pytest.raises(TypeError, match="unexpected keyword argument 'eta'"):
-        sampler("Other", eta=1.0)(halfway)
+        sampler("Other", **unknown)(halfway)
 
 
 def test_samplers_of_clips_need_a_model_with_timesteps():

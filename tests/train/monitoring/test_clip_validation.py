@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference.models.cogvideox.model import VideoModel
 from tests.train.run_tools import largest_difference, validation_noise
 from train.config.recipe import TrainRecipe
 from train.trainer import Trainer
@@ -44,6 +45,7 @@ def test_losses_by_hand(trainer: Callable[..., Trainer]) -> None:
     """The velocity's plain mean squared error, of the middle of each clip."""
     made = trainer("data.clips.part=random", "data.captions.dropout_rate=0.5")
     validation, base = made.validation, made.base
+    assert isinstance(base, VideoModel)
     losses = validation.measure(step=0)
     assert losses.shape == (3, 4)
     pixels = torch.stack([validation.examples.pixels(index) for index in range(3)])

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from inference.models.stable_diffusion.model import BaseModel
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import RecipeWarning
 from inference.runtime.errors import InputError
@@ -122,6 +123,7 @@ def test_losses_by_hand(trainer: Callable[..., Trainer]) -> None:
     """Noise by name, the VAE's mean, the plain caption; nothing follows the run's own seed."""
     made = trainer("data.flip=0.5", "data.crop=random", "data.captions.dropout_rate=0.5")
     validation, base = made.validation, made.base
+    assert isinstance(base, BaseModel)
     assert validation.timesteps == [125, 375, 625, 875]
     losses = validation.measure(step=0)
     assert losses.shape == (3, 4)

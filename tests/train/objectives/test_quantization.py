@@ -20,6 +20,7 @@ from inference.models.stable_diffusion.loading import load_base_model
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import load_recipe
 from inference.runtime.errors import ArtifactError, BaseModelError
+from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 from tests.inference.artifacts.video_base import build_video_base, predict, save_folder
 from tests.train.objectives.test_video_objectives import batch, recipe
 from train.config.schema import train_schema
@@ -103,7 +104,7 @@ def test_a_lora_is_drawn_upon_packed_weights_and_not_merged(kind, tmp_path):
     assert torch.equal(packed, predict(_packed(kind)))  # as in training
 
     lora = Lora.create(build_video_base(**SIZES), 4, 4, 0, ["attention"], False, 1)
-    for layer in lora.layers.values():
+    for layer in low_ranks(lora).values():
         nn.init.normal_(layer.lora_B.weight, std=0.3)
         layer.requires_grad_(False)
     lora.attach(base)

@@ -109,7 +109,7 @@ def test_a_run_over_both_text_encoders_goes_on_exactly(recipe: MakeRecipe) -> No
     whole, _ = run("whole", "max_train_steps=3")
     run("cut", "max_train_steps=1")
     cut, _ = run("cut", "max_train_steps=3", "resume=true")
-    ends = [load_file(t.run.checkpoint(3) / "trained.safetensors") for t in (whole, cut)]
+    ends = [load_file(t.run.folder.checkpoint(3) / "trained.safetensors") for t in (whole, cut)]
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 

@@ -43,6 +43,8 @@ def batch(base: VideoModel) -> Batch:
     return {
         "step": 0,
         "step_size": 2,
+        "seed": 0,
+        "completes_step": True,
         "first_position": 0,
         "positions": [0, 1],
         "indices": [0, 1],

@@ -169,22 +169,23 @@ def test_resumed_run_with_a_dotted_optimizer_is_the_uninterrupted_one(
 ) -> None:
     whole = Trainer(make_recipe("name=whole", *DOTTED))
     whole.train()
-    assert type(whole.optimizer.optimizer) is torch.optim.Adagrad  # type: ignore[attr-defined]
+    assert type(whole.optimization.optimizer.optimizer) is torch.optim.Adagrad
     Trainer(make_recipe("name=parts", "max_train_steps=2", *DOTTED)).train()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RecipeWarning)
         resumed = Trainer(make_recipe("name=parts", "resume=true", *DOTTED))
     resumed.train()
     pairs = [
-        load_file(trainer.run.checkpoint(4) / "trained.safetensors") for trainer in (whole, resumed)
+        load_file(trainer.run.folder.checkpoint(4) / "trained.safetensors")
+        for trainer in (whole, resumed)
     ]
     assert all(torch.equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
     states = [
-        torch.load(trainer.run.checkpoint(4) / "optimizer.pt", weights_only=True)
+        torch.load(trainer.run.folder.checkpoint(4) / "optimizer.pt", weights_only=True)
         for trainer in (whole, resumed)
     ]
     for key, state in states[0]["optimizer"]["state"].items():
         for name, value in state.items():
             assert torch.equal(value, states[1]["optimizer"]["state"][key][name])
-    assert whole.update.rates == resumed.update.rates
-    assert whole.update.rates["unet"] == pytest.approx(0.01 * 0.7**3)
+    assert whole.optimization.rates == resumed.optimization.rates
+    assert whole.optimization.rates["unet"] == pytest.approx(0.01 * 0.7**3)

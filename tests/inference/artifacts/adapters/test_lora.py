@@ -7,6 +7,7 @@ from torch import nn
 from inference.artifacts.adapters.lora import Lora
 from inference.artifacts.adapters.low_rank import LowRank
 from inference.runtime.errors import ArtifactError
+from tests.inference.artifacts.adapters.low_rank_layers import low_rank, low_ranks
 
 EVERYTHING = ["attention", "feed_forward", "projection"]
 
@@ -30,14 +31,15 @@ def test_a_new_lora_changes_nothing(base, predict):
 
 def test_it_begins_as_kohyas_and_peft_do(base):
     lora = create(base, rank=4)
-    low_rank = lora.layers["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"]
-    assert low_rank.lora_A.weight.shape == (4, 24)
-    assert low_rank.lora_B.weight.shape == (16, 4)
-    assert not low_rank.lora_B.weight.any()
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    layer = low_rank(lora, name)
+    assert layer.lora_A.weight.shape == (4, 24)
+    assert layer.lora_B.weight.shape == (16, 4)
+    assert not layer.lora_B.weight.any()
     bound = 24**-0.5
-    values = torch.cat([layer.lora_A.weight.flatten() * layer.lora_A.weight[0].numel() ** 0.5
-                        for layer in lora.layers.values()])  # fmt: skip
-    assert low_rank.lora_A.weight.abs().max() <= bound
+    values = torch.cat([one.lora_A.weight.flatten() * one.lora_A.weight[0].numel() ** 0.5
+                        for one in low_ranks(lora).values()])  # fmt: skip
+    assert layer.lora_A.weight.abs().max() <= bound
     assert values.std().item() == pytest.approx(3**-0.5, rel=0.03)  # uniform in -1 … 1
 
 
@@ -45,11 +47,11 @@ def test_each_layer_begins_from_its_own_seed(base):
     one, same = create(base, seed=7), create(base, seed=7)
     torch.rand(3)  # the global generator plays no part
     other, fewer = create(base, seed=8), create(base, seed=7, targets=["attention"], text=False)
-    for name, low_rank in fewer.layers.items():
-        assert torch.equal(low_rank.lora_A.weight, one.layers[name].lora_A.weight)
-        assert torch.equal(low_rank.lora_A.weight, same.layers[name].lora_A.weight)
-        assert not torch.equal(low_rank.lora_A.weight, other.layers[name].lora_A.weight)
-    weights = [one.layers[name].lora_A.weight for name in one.layers if name.endswith("to_q")]
+    for name, layer in low_ranks(fewer).items():
+        assert torch.equal(layer.lora_A.weight, low_rank(one, name).lora_A.weight)
+        assert torch.equal(layer.lora_A.weight, low_rank(same, name).lora_A.weight)
+        assert not torch.equal(layer.lora_A.weight, low_rank(other, name).lora_A.weight)
+    weights = [low_rank(one, name).lora_A.weight for name in one.layers if name.endswith("to_q")]
     assert not torch.equal(weights[0], weights[1])
 
 
@@ -72,8 +74,8 @@ def test_the_change_is_strength_alpha_by_rank_times_b_a(base, trained, part, pat
     x = torch.randn(example, generator=torch.Generator().manual_seed(2))
     expected = before(x)
     name = next(name for name in trained.layers if name.endswith(path.replace(".", "_")))
-    low_rank = trained.layers[name]
-    delta = low_rank.lora_B.weight.flatten(1) @ low_rank.lora_A.weight.flatten(1)
+    layer = low_rank(trained, name)
+    delta = layer.lora_B.weight.flatten(1) @ layer.lora_A.weight.flatten(1)
     delta = delta * (0.7 * 2.0 / 4)
     if isinstance(before, nn.Conv2d):
         expected = expected + torch.einsum("oi,bihw->bohw", delta, x)
@@ -213,8 +215,8 @@ def test_layers_cast_to_the_bases_format_draw_as_the_loaded_file(
     randomize(list(lora.layers.values()))
     lora.attach(base)
     lora.save(tmp_path / "lora.safetensors", torch.float16, {})
-    for low_rank in lora.layers.values():
-        low_rank.half().bfloat16()
+    for layer in lora.layers.values():
+        layer.half().bfloat16()
     shown = predict(base)
 
     fresh = new_base(torch.bfloat16)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save, save_file
 from inference.artifacts.adapters.lora import Lora
 from inference.artifacts.base import load_artifact
 from inference.files.tensors import read_tensors, serialize
+from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 
 EVERYTHING = ["attention", "feed_forward", "projection"]
 UNET_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -123,10 +124,8 @@ def test_alpha_of_diffusers_files_is_in_their_metadata(base, tmp_path):
         described = {f"unet.{key}": value for key, value in config.items()}
         metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(described)}
         save_file(tensors, tmp_path / "lora.safetensors", metadata)
-        return [
-            low_rank.scaling
-            for low_rank in Lora.load(tmp_path / "lora.safetensors").layers.values()
-        ]
+        lora = Lora.load(tmp_path / "lora.safetensors")
+        return [layer.scaling for layer in low_ranks(lora).values()]
 
     assert scalings() == [1, 1]
     assert scalings(r=4, lora_alpha=2) == [0.5, 0.5]

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inference.artifacts.adapters.lora import Lora, twin_of
-from inference.artifacts.adapters.low_rank import LowRank
 from inference.artifacts.base import load_artifact
 from inference.convert import main as convert
 from inference.files.hashes import read_header
@@ -18,6 +17,7 @@ from inference.files.tensors import read_tensors
 from inference.inspect import inspect
 from inference.models.cogvideox.model import VideoModel
 from inference.runtime.errors import ArtifactError, DrawWarning
+from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 from tests.inference.artifacts.video_base import build_video_base, pipeline_of, predict, save_folder
 
 EVERYTHING = ["attention", "feed_forward", "projection"]
@@ -37,7 +37,7 @@ def base_folder(tmp_path_factory) -> Path:
 def filled(lora: Lora, dtype: torch.dtype = torch.float32, seed: int = 1) -> Lora:
     """As after a training: no half is zero; the numbers are rounded as grids show them."""
     generator = torch.Generator().manual_seed(seed)
-    for low_rank in lora.layers.values():
+    for low_rank in low_ranks(lora).values():
         for weight in (low_rank.lora_A.weight, low_rank.lora_B.weight):
             weight.data = (torch.randn(weight.shape, generator=generator) * 0.3).to(dtype)
     return lora
@@ -363,5 +363,5 @@ def test_layers_in_training_stay_fp32_beside_a_half_precision_transformer():
         assert {parameter.dtype for parameter in modules.parameters()} == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16):
         assert predict(base).isfinite().all()
-    low_rank: LowRank = next(iter(lora.layers.values()))
+    low_rank = next(iter(low_ranks(lora).values()))
     assert low_rank.is_trained
