@@ -59,7 +59,7 @@ def test_old_objective_trains(make_recipe: Callable[..., TrainRecipe], outside: 
         recipe = make_recipe("plugins=[my_objective]", "objective={type: biases}")
     assert [str(one.message) for one in told] == [
         "a plug-in imports Denoising from train.denoising, which has moved: from "
-        "train.losses.build import OldDenoising"
+        "train.objectives.loading import OldDenoising"
     ]
     trainer = Trainer(recipe)
     before = [parameter.detach().clone() for parameter in trainer.objective.parameters()]

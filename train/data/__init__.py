@@ -4,139 +4,15 @@ from typing import TYPE_CHECKING
 
 import train.data.streaming  # noqa: F401 (registers itself with the containers)
 from inference.lazy import lazy
-from train.data.caching import PromptStates, StoredStates, Track, latents_kept, text_origin
-from train.data.containers import file_state
-from train.data.examples import (
-    PIXELS_AT_ONCE,
-    ClipExamples,
-    Examples,
-    InOrder,
-    MicroBatches,
-    Pace,
-    build_examples,
-    build_loader,
-    cache_latents,
-    collate,
-    latents_keys,
-    open_cache,
-    shown,
-)
-from train.data.pictures import Facts, Known, picture_facts
-from train.data.sources import (
-    FALLBACK,
-    ClassFolder,
-    ClassPicture,
-    Clip,
-    Concept,
-    Picture,
-    Sources,
-    at_commits,
-    class_facts,
-    class_folders,
-    class_pictures,
-    find_sources,
-    longest_choice,
-    parts_of,
-    pictures_there,
-    plain_caption,
-    read_lines,
-    short_clips,
-    size_on_disk,
-    split_tags,
-)
-from train.data.streaming import folders_of, kept_bytes, name_of
-
-__all__ = [
-    "FALLBACK",
-    "PIXELS_AT_ONCE",
-    "ClassFolder",
-    "ClassPicture",
-    "Clip",
-    "ClipExamples",
-    "Concept",
-    "Examples",
-    "Facts",
-    "InOrder",
-    "Known",
-    "MicroBatches",
-    "Pace",
-    "Picture",
-    "PromptStates",
-    "Sources",
-    "StoredStates",
-    "Track",
-    "at_commits",
-    "build_examples",
-    "build_loader",
-    "cache_latents",
-    "class_facts",
-    "class_folders",
-    "class_pictures",
-    "collate",
-    "file_state",
-    "find_sources",
-    "folders_of",
-    "kept_bytes",
-    "latents_kept",
-    "latents_keys",
-    "longest_choice",
-    "name_of",
-    "open_cache",
-    "parts_of",
-    "picture_facts",
-    "pictures_there",
-    "plain_caption",
-    "read_lines",
-    "short_clips",
-    "shown",
-    "size_on_disk",
-    "split_tags",
-    "text_origin",
-]
-
 
 if TYPE_CHECKING:
     from train.data.caching import PromptStates, StoredStates, Track, latents_kept, text_origin
     from train.data.containers import file_state
-    from train.data.examples import (
-        PIXELS_AT_ONCE,
-        ClipExamples,
-        Examples,
-        InOrder,
-        MicroBatches,
-        Pace,
-        build_examples,
-        build_loader,
-        cache_latents,
-        collate,
-        latents_keys,
-        open_cache,
-        shown,
-    )
+    from train.data.examples import PIXELS_AT_ONCE, ClipExamples, Examples, InOrder, MicroBatches, Pace, build_examples, build_loader, cache_latents, collate, latents_keys, open_cache, shown
     from train.data.pictures import Facts, Known, picture_facts
-    from train.data.sources import (
-        FALLBACK,
-        ClassFolder,
-        ClassPicture,
-        Clip,
-        Concept,
-        Picture,
-        Sources,
-        at_commits,
-        class_facts,
-        class_folders,
-        class_pictures,
-        find_sources,
-        longest_choice,
-        parts_of,
-        pictures_there,
-        plain_caption,
-        read_lines,
-        short_clips,
-        size_on_disk,
-        split_tags,
-    )
+    from train.data.sources import FALLBACK, ClassFolder, ClassPicture, Clip, Concept, Picture, Sources, at_commits, class_facts, class_folders, class_pictures, find_sources, longest_choice, parts_of, pictures_there, plain_caption, read_lines, short_clips, size_on_disk, split_tags
     from train.data.streaming import folders_of, kept_bytes, name_of
 
+__all__ = ["ClassFolder", "ClassPicture", "Clip", "ClipExamples", "Concept", "Examples", "FALLBACK", "Facts", "InOrder", "Known", "MicroBatches", "PIXELS_AT_ONCE", "Pace", "Picture", "PromptStates", "Sources", "StoredStates", "Track", "at_commits", "build_examples", "build_loader", "cache_latents", "class_facts", "class_folders", "class_pictures", "collate", "file_state", "find_sources", "folders_of", "kept_bytes", "latents_kept", "latents_keys", "longest_choice", "name_of", "open_cache", "parts_of", "picture_facts", "pictures_there", "plain_caption", "read_lines", "short_clips", "shown", "size_on_disk", "split_tags", "text_origin"]
 
 __getattr__ = lazy(__name__, __file__)

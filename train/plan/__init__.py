@@ -7,16 +7,11 @@ no other package shadows ours.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from train.plan.base import skeleton
-from train.plan.plan import plan_run
-
-__all__ = ["plan_run", "skeleton"]
-
-
 if TYPE_CHECKING:
     from train.plan.base import skeleton
     from train.plan.plan import plan_run
 
+__all__ = ["plan_run", "skeleton"]
 
 _MODULES = {"plan_run": "train.plan.plan", "skeleton": "train.plan.base"}
 

@@ -191,7 +191,7 @@ def test_embeddings_in_pictures(tiny_base, tmp_path):
         ("<lora:style>", "<lora:style>: .*style.safetensors is no lora"),
         ("<lora:two>", "<lora:two>: the name stands for .*two.* and .*two.*; rename one of them"),
         ("twin", "embedding twin: the name stands for .* and .*; rename one of them"),
-        ("<lara:ink>", "<lara:…> is no kind of network"),
+        ("<lara:ink>", "<lara:…> is not a kind of network"),
     ],
 )
 def test_what_cannot_be_called(draw_one, tiny_base, folder, prompt, message):

@@ -240,7 +240,7 @@ def test_a_folder_of_animations_is_no_sequence(tmp_path: Path) -> None:
     config = data(tmp_path, {"frames": 9, "sequences": True})
     assert names(find_clips(config, captioned=False), tmp_path) == ["in/a.webp", "in/b.webp"]
     (tmp_path / "broken" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"broken/0\.png: cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"broken/0\.png: cannot be read as an image"):
         find_clips(config, captioned=False)
 
 

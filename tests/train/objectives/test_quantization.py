@@ -129,7 +129,7 @@ def test_where_packed_weights_cannot_be_used(tmp_path, tiny_base_folder):
     refused(train_schema, whole, "goes with objective.type: lora")
     pictures = {"name": "a", **base, "objective": {"type": "lora"}, "data": {"path": "p"}}
     refused(train_schema, pictures, "is for video models")
-    refused(draw_schema, {**base, "images": {"a": {"prompt": "a"}}}, "is of video models")
+    refused(draw_schema, {**base, "images": {"a": {"prompt": "a"}}}, "is for video models")
     moved = {
         "type": "clip",
         **base,
