@@ -161,7 +161,7 @@ class FlowLora(LoraLayout):
     """Names of LoRA layers as in diffusers, with underscores in kohya's files."""
 
     denoiser = "toy_dit"
-    prefixes: ClassVar = {"toy_dit": "lora_toy"}
+    prefixes: Mapping[str, str] = {"toy_dit": "lora_toy"}
     begins: ClassVar = {"lora_toy_": "toy_dit"}
     targets: ClassVar = {"attention": r"to_q|to_k|to_v|0", "feed_forward": "ff"}
     usual_targets = ("attention",)
