@@ -41,8 +41,12 @@ class RectifiedFlow(Parametrization):
     def last_timestep(self) -> int:
         return self._count - 1
 
-    @cached_property
+    @property
     def log_sigmas(self) -> np.ndarray:
+        return self._log_sigmas
+
+    @cached_property
+    def _log_sigmas(self) -> np.ndarray:
         times = self.shifted(np.arange(1, self._count + 1) / self._count).clip(max=self.LAST_TIME)
         return np.log(times / (1 - times))
 
