@@ -7,6 +7,7 @@ linear in x, and the way down from noise is known in closed form.
 import math
 import subprocess
 import sys
+from dataclasses import fields
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from inference.models.parametrization import Epsilon, discrete_vp
 from inference.runtime.errors import InputError
 from inference.sampling import entries
 from inference.sampling.base import PLAIN, SamplerOptions
-from inference.sampling.entries import sampler
+from inference.sampling.entries import OtherOptions, sampler
 from inference.sampling.img2img import img2img_sigmas, img2img_steps
 from inference.sampling.noise import NoiseSource
 from inference.sampling.registry import SAMPLERS, find_sampler, samplers_of, sampling_sigmas
@@ -338,6 +339,12 @@ def test_unknown_samplers_are_refused():
         find_sampler("DPM+ 2M")
     with pytest.raises(InputError, match="sampler: expected one of Euler, "):
         find_sampler("Karras")
+
+
+def test_samplers_take_every_option_besides_eta():
+    others = {field.name for field in fields(SamplerOptions)} - {"eta"}
+    assert set(OtherOptions.__annotations__) == others
+    assert SAMPLERS["Euler a"].options(s_noise=0.5) == SamplerOptions(eta=1.0, s_noise=0.5)
 
 
 @pytest.mark.parametrize(
