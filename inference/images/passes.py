@@ -31,6 +31,7 @@ from inference.sampling import (
     NoiseLevels,
     NoiseSource,
     ScheduleOptions,
+    SeedVariation,
     img2img_sigmas,
     sampling_sigmas,
 )
@@ -275,9 +276,11 @@ def noise_source(
         shape,
         base.device,
         source=first.rng,
-        subseeds=[request.variation_seed for request in requests],
-        subseed_strength=first.variation_strength,
-        seed_resize_from=resized if all(resized) else None,
+        variation=SeedVariation(
+            [request.variation_seed for request in requests],
+            first.variation_strength,
+            resized if all(resized) else None,
+        ),
         ensd=first.ensd,
         brownian_range=run.brownian_range,
     )
