@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from inference.images.denoiser import Denoiser
+from inference.images.denoiser import Denoiser, Guidance
 from inference.models.conditions import Conditions
 from inference.models.parametrization import Epsilon, discrete_vp
 from inference.runtime.errors import InputError
@@ -493,7 +493,7 @@ def test_without_guidance_the_negative_prompt_costs_nothing():
     Denoiser(base, states, states, 1.0)(x, 1.0)
     Denoiser(base, states, states, 2.0)(x, 1.0)
     assert seen == [2, 4]
-    Denoiser(base, states, states, 1.0, keeps_uncond=True)(x, 1.0)
+    Denoiser(base, states, states, 1.0, guidance=Guidance(keeps_uncond=True))(x, 1.0)
     assert seen == [2, 4, 4]
     with pytest.raises(ValueError, match="needs negative prompts"):
         Denoiser(base, states, None, 2.0)
@@ -509,7 +509,8 @@ def test_model_is_asked_in_its_own_number_format():
 def test_denoiser_tells_what_it_expects_for_the_negative_prompt():
     positive, negative = (Conditions(torch.full((2, 7, 3), value)) for value in (0.2, -0.1))
     x = NoiseSource([0, 1], SHAPE).normal()
-    denoiser = Denoiser(analytic_base("epsilon"), positive, negative, 1.0, keeps_uncond=True)
+    guidance = Guidance(keeps_uncond=True)
+    denoiser = Denoiser(analytic_base("epsilon"), positive, negative, 1.0, guidance=guidance)
     torch.testing.assert_close(denoiser(x, 1.0), expected(x, 1.0) + 0.2)
     torch.testing.assert_close(denoiser.last_uncond, expected(x, 1.0) - 0.1)
 
