@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from inference.artifacts.adapters import (
         Adapter,
         Lora,
+        LoraSpec,
         adapter,
         adapter_of,
         format_of,
@@ -48,6 +49,7 @@ __all__ = [
     "Hypernetwork",
     "HypernetworkSpec",
     "Lora",
+    "LoraSpec",
     "NetworkLibrary",
     "UsedArtifact",
     "adapter",

@@ -11,7 +11,7 @@ from inference.artifacts import Artifact, load_artifact, set_strength
 from inference.clips.caches import StepCache
 from inference.clips.drawing import ClipDrawing, Way, draw_clips
 from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
-from inference.clips.output import contact_sheet, write_clip
+from inference.clips.output import ClipFiles, contact_sheet, write_clip
 from inference.clips.requests import expand
 from inference.clips.sampling import steps_taken
 from inference.config import ArtifactConfig, ClipConfig, ClipsRecipe
@@ -146,6 +146,7 @@ class Saver:
     def save(self, drawings: Sequence[ClipDrawing], total: int) -> None:
         """Saves clips under the names that the recipe's pattern makes."""
         recipe = self.recipe
+        files = ClipFiles(recipe.file_name, recipe.formats, recipe.crf, recipe.save_text)
         for drawing in drawings:
             paths = write_clip(
                 self.folder,
@@ -153,10 +154,7 @@ class Saver:
                 drawing.request.fps or 8,
                 drawing.infotext,
                 naming_of(drawing, self.count % total, total, self.started),
-                recipe.file_name,
-                recipe.formats,
-                recipe.crf,
-                recipe.save_text,
+                files,
             )
             self.count += 1
             for path in paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +31,34 @@ SHEET_COLUMNS = 8
 """Frames of a clip on a sheet, at most."""
 
 
+@dataclass(frozen=True)
+class ClipFiles:
+    """The files that each clip becomes."""
+
+    file_name: str
+    """The name's pattern."""
+    formats: Sequence[str]
+    """Of mp4, gif and webp, each once."""
+    crf: int = 17
+    """Quality of mp4."""
+    has_text: bool = False
+    """Also a .txt."""
+
+    @property
+    def suffixes(self) -> list[str]:
+        """The endings of a clip's files, that of the first format first."""
+        return [f".{kind}" for kind in self.formats] + ([".txt"] if self.has_text else [])
+
+
 def write_clip(
     folder: Path,
     frames: np.ndarray,
     fps: float,
     infotext: str,
     naming: Naming,
-    file_name: str,
-    formats: Sequence[str],
-    crf: int = 17,
-    has_text: bool = False,
+    files: ClipFiles,
 ) -> list[Path]:
-    """Writes a clip in every format under one new name; returns the paths.
+    """Write a clip in every format under one new name; return the paths.
 
     Args:
         folder: of the results.
@@ -49,17 +66,14 @@ def write_clip(
         fps: frames in a second.
         infotext: goes into every file.
         naming: what the name tells.
-        file_name: the name's pattern.
-        formats: of mp4, gif and webp, each once.
-        crf: quality of mp4.
-        has_text: also write a .txt.
+        files: which files, and the pattern of their name.
 
     Raises:
         InputError: the pattern cannot be used, or PyAV is missing.
     """
-    name = fill_in(file_name, naming)
+    name = fill_in(files.file_name, naming)
     folder = prepare_folder(str(folder.joinpath(*name.folders)), "file_name")
-    suffix, *others = [f".{kind}" for kind in formats] + ([".txt"] if has_text else [])
+    suffix, *others = files.suffixes
     if name.has_number:
         path = reserve(folder, name.before, DIGITS, f"{name.after}{suffix}", others)
     else:
@@ -67,7 +81,7 @@ def write_clip(
     paths = [path.with_suffix(ending) for ending in (suffix, *others)]
     with nothing_left(*paths):
         for file in paths:
-            write_file(file, frames, fps, infotext, crf)
+            write_file(file, frames, fps, infotext, files.crf)
     return paths
 
 

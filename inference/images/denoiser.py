@@ -23,6 +23,53 @@ class Batch:
     conditions: Conditions
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """How the negative prompts take part; rules and names of the settings are A1111's."""
+
+    filler: Conditions | None = None
+    """An empty chunk; with it the shorter of a picture's prompts are filled up ("Pad
+    prompt/negative prompt"). Without it prompts of other lengths go through the UNet apart."""
+    total_steps: int | None = None
+    """How many evaluations there will be; `skip_early_cond` needs it."""
+    skip_early_cond: float = 0.0
+    """The negative prompts are left out in this share of the evaluations, from the first one on
+    ("Ignore negative prompt during early sampling"); 0 is never."""
+    s_min_uncond: float = 0.0
+    """Below this sigma they are left out in every second evaluation ("Negative Guidance minimum
+    sigma"); 0 is never."""
+    keeps_uncond: bool = False
+    """The negative prompts are heeded in every evaluation, at a scale of 1 too."""
+
+    def __post_init__(self) -> None:
+        if self.skip_early_cond and not self.total_steps:
+            raise ValueError("skip_early_cond needs total_steps")
+
+    def leaves_negatives_out(self, evaluation: int, sigma: float) -> bool:
+        """Whether an evaluation, counted from 0, does without the negative prompts."""
+        if self.keeps_uncond:
+            return False
+        share = evaluation / self.total_steps if self.total_steps else 0
+        if self.skip_early_cond and share <= self.skip_early_cond:
+            return True
+        return evaluation % 2 == 1 and sigma < self.s_min_uncond
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """What masks and inpainting models add to each evaluation."""
+
+    concat: Tensor | None = None
+    """Further input channels of the UNet, (b or 1, k, h, w); inpainting models have five."""
+    blend: Blend | None = None
+    """Has the last word on each clean latent, as masks need it."""
+    blend_input: Blend | None = None
+    """Changes x before the model sees it."""
+
+
+USUAL_GUIDANCE, NO_INPAINTING = Guidance(), Inpainting()
+
+
 class Denoiser:
     """A base model that predicts noise or velocity, as a function (x, sigma) -> clean latent.
 
@@ -39,18 +86,9 @@ class Denoiser:
         negative: the same for the negative prompts, without parts; None where the scale and all
             weights are 1.
         cfg_scale: 1 is no guidance, 0 the negative prompts alone.
-        filler: an empty chunk; with it the shorter of a picture's prompts are filled up ("Pad
-            prompt/negative prompt"). Without it prompts of other lengths go through the UNet apart.
-        total_steps: how many evaluations there will be; `skip_early_cond` needs it.
-        skip_early_cond: the negative prompts are left out in this share of the evaluations, from
-            the first one on ("Ignore negative prompt during early sampling"); 0 is never.
-        s_min_uncond: below this sigma they are left out in every second evaluation ("Negative
-            Guidance minimum sigma"); 0 is never.
-        concat: further input channels of the UNet, (b or 1, k, h, w); inpainting models have five.
+        guidance: how the negative prompts take part.
+        inpainting: what masks and inpainting models add.
         levels: at which timestep the model is asked about a sigma; without it the model's own.
-        keeps_uncond: the negative prompts are heeded in every evaluation, at a scale of 1 too.
-        blend: has the last word on each clean latent, as masks need it.
-        blend_input: changes x before the model sees it.
     """
 
     last_uncond: Tensor | None = None
@@ -64,15 +102,9 @@ class Denoiser:
         negative: Conditions | Sequence[Timeline] | None = None,
         cfg_scale: float = 1.0,
         *,
-        filler: Conditions | None = None,
-        total_steps: int | None = None,
-        skip_early_cond: float = 0.0,
-        s_min_uncond: float = 0.0,
-        concat: Tensor | None = None,
+        guidance: Guidance = USUAL_GUIDANCE,
+        inpainting: Inpainting = NO_INPAINTING,
         levels: NoiseLevels | None = None,
-        keeps_uncond: bool = False,
-        blend: Blend | None = None,
-        blend_input: Blend | None = None,
     ) -> None:
         if isinstance(positive, Conditions):
             positive = [[Part(1.0, timeline)] for timeline in as_timelines(positive)]
@@ -81,23 +113,15 @@ class Denoiser:
         is_plain = all([part.weight for part in parts] == [1.0] for parts in positive)
         if not negative and not (cfg_scale == 1 and is_plain):
             raise ValueError(f"a cfg_scale of {cfg_scale} needs negative prompts, as weights do")
-        if skip_early_cond and not total_steps:
-            raise ValueError("skip_early_cond needs total_steps")
         self.base = base
         self.parametrization = base.parametrization
         self.levels = levels or self.parametrization
         self.cfg_scale = cfg_scale
-        self.is_guided = keeps_uncond or not (cfg_scale == 1 and is_plain)
-        self.keeps_uncond = keeps_uncond
+        self.is_guided = guidance.keeps_uncond or not (cfg_scale == 1 and is_plain)
         self.positive = positive
         self.negative = negative or []
-        self.filler = filler
-        self.total_steps = total_steps
-        self.skip_early_cond = skip_early_cond
-        self.s_min_uncond = s_min_uncond
-        self.concat = concat
-        self.blend = blend
-        self.blend_input = blend_input
+        self.guidance = guidance
+        self.inpainting = inpainting
         self.evaluation = 0
         self._batches: tuple[object, list[Batch]] = (None, [])
 
@@ -115,25 +139,18 @@ class Denoiser:
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """The clean latents expected at x (b, c, h, w), fp32."""
-        is_guided = self.is_guided and not self.leaves_negatives_out(sigma)
-        if self.blend_input is not None:
-            x = self.blend_input(x, sigma)
+        leaves_out = self.guidance.leaves_negatives_out(self.evaluation, sigma)
+        is_guided = self.is_guided and not leaves_out
+        blend, blend_input = self.inpainting.blend, self.inpainting.blend_input
+        if blend_input is not None:
+            x = blend_input(x, sigma)
         clean = self.denoise(x, sigma, self.batches(is_guided))
         self.evaluation += 1
         positive, negative = clean, None
         if is_guided:
             positive, negative = clean[: -len(x)], clean[-len(x) :]
         denoised, self.last_uncond = self.combine(positive, negative)
-        return denoised if self.blend is None else self.blend(denoised, sigma)
-
-    def leaves_negatives_out(self, sigma: float) -> bool:
-        """Whether this evaluation does without them."""
-        if self.keeps_uncond:
-            return False
-        share = self.evaluation / self.total_steps if self.total_steps else 0
-        if self.skip_early_cond and share <= self.skip_early_cond:
-            return True
-        return self.evaluation % 2 == 1 and sigma < self.s_min_uncond
+        return denoised if blend is None else blend(denoised, sigma)
 
     def combine(self, positive: Tensor, negative: Tensor | None) -> tuple[Tensor, Tensor]:
         """The guided latents, and those they were led away from.
@@ -179,10 +196,10 @@ class Denoiser:
             own = others[picture] if others else []
             longest = max(one.states.shape[1] for one in parts)
             parts[:] = [one.stretched(longest) for one in parts]
-            if self.filler is not None:
+            if (filler := self.guidance.filler) is not None:
                 longest = max(one.states.shape[1] for one in parts + own)
-                parts[:] = [one.filled_up(longest, self.filler) for one in parts]
-                own[:] = [one.filled_up(longest, self.filler) for one in own]
+                parts[:] = [one.filled_up(longest, filler) for one in parts]
+                own[:] = [one.filled_up(longest, filler) for one in own]
         rows = [
             (n, one) for each in (positives, others) for n, own in enumerate(each) for one in own
         ]
@@ -224,8 +241,8 @@ class Denoiser:
         timesteps = torch.full((len(pictures),), self.levels.timestep(sigma), device=x.device)
         x = x[pictures]
         seen = x * scale
-        if self.concat is not None:
-            further = self.concat.to(seen).expand(self.num_pictures, -1, -1, -1)
+        if (concat := self.inpainting.concat) is not None:
+            further = concat.to(seen).expand(self.num_pictures, -1, -1, -1)
             seen = torch.cat([seen, further[pictures]], dim=1)
         output = self.base.predict(
             seen.to(batch.conditions.states.dtype), timesteps, batch.conditions

@@ -13,7 +13,7 @@ from typing import Self
 from torch import Tensor
 
 from inference.config import ImageConfig
-from inference.images.denoiser import Denoiser
+from inference.images.denoiser import Denoiser, Guidance, Inpainting
 from inference.images.img2img import Start, blend_latents, whole_picture_conditioning
 from inference.models import (
     ImageModel,
@@ -31,6 +31,7 @@ from inference.sampling import (
     NoiseLevels,
     NoiseSource,
     ScheduleOptions,
+    SeedVariation,
     img2img_sigmas,
     sampling_sigmas,
 )
@@ -234,15 +235,19 @@ def build_denoiser(
         positives,
         told.negatives,
         cfg_scale,
-        filler=told.filler,
-        total_steps=settings.steps_total,
-        skip_early_cond=first.skip_early_cond,
-        s_min_uncond=first.s_min_uncond,
-        concat=told_channels(base, way, start),
+        guidance=Guidance(
+            filler=told.filler,
+            total_steps=settings.steps_total,
+            skip_early_cond=first.skip_early_cond,
+            s_min_uncond=first.s_min_uncond,
+            keeps_uncond=sampler.needs_uncond,
+        ),
+        inpainting=Inpainting(
+            concat=told_channels(base, way, start),
+            blend=start.blend() if start and not sampler.is_scaled else None,
+            blend_input=start.blend_input() if start and sampler.is_scaled else None,
+        ),
         levels=levels,
-        keeps_uncond=sampler.needs_uncond,
-        blend=start.blend() if start and not sampler.is_scaled else None,
-        blend_input=start.blend_input() if start and sampler.is_scaled else None,
     )
 
 
@@ -275,9 +280,11 @@ def noise_source(
         shape,
         base.device,
         source=first.rng,
-        subseeds=[request.variation_seed for request in requests],
-        subseed_strength=first.variation_strength,
-        seed_resize_from=resized if all(resized) else None,
+        variation=SeedVariation(
+            [request.variation_seed for request in requests],
+            first.variation_strength,
+            resized if all(resized) else None,
+        ),
         ensd=first.ensd,
         brownian_range=run.brownian_range,
     )

@@ -77,9 +77,13 @@ class DiscreteVP(Parametrization):
     def last_timestep(self) -> int:
         return self.num_train_timesteps - 1
 
-    @cached_property
+    @property
     def log_sigmas(self) -> np.ndarray:
         """log sigma of each timestep; without signal that of a share of 5e-8."""
+        return self._log_sigmas
+
+    @cached_property
+    def _log_sigmas(self) -> np.ndarray:
         import numpy as np
 
         signal = self.alphas_cumprod.double().cpu().numpy().clip(min=SMALLEST_ALPHA)

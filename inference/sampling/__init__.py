@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         interpolated_sigma,
     )
     from inference.sampling.model_steps import model_noise_scheduler
-    from inference.sampling.noise import NoiseSource
+    from inference.sampling.noise import NoiseSource, SeedVariation
     from inference.sampling.registry import (
         SAMPLERS,
         find_sampler,
@@ -59,6 +59,7 @@ __all__ = [
     "SamplerOptions",
     "Schedule",
     "ScheduleOptions",
+    "SeedVariation",
     "find_sampler",
     "img2img_sigmas",
     "img2img_steps",

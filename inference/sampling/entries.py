@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from typing import Literal, TypedDict, TypeVar, Unpack
 
 from inference.runtime import register
@@ -53,6 +52,20 @@ class SamplerFacts(TypedDict, total=False):
     uses_model_steps: bool
     media: tuple[Medium, ...]
     aliases: tuple[str, ...]
+
+
+class OtherOptions(TypedDict, total=False):
+    """The fields of `SamplerOptions` but eta."""
+
+    s_churn: float
+    s_tmin: float
+    s_tmax: float
+    s_noise: float
+    unipc_order: int
+    unipc_variant: UniPCVariant
+    unipc_lower_order_final: bool
+    timestep_of: Callable[[float], float] | None
+    scale_of: ScaleOf
 
 
 @dataclass(frozen=True)
@@ -115,33 +128,9 @@ class Sampler:
         is_ancestral = self.default_eta is not None and not self.uses_brownian and share > 0
         return is_ancestral or self.always_draws or (self.uses_churn and s_churn > 0)
 
-    def options(
-        self,
-        eta: float | None = None,
-        *,
-        s_churn: float = 0.0,
-        s_tmin: float = 0.0,
-        s_tmax: float = inf,
-        s_noise: float = 1.0,
-        unipc_order: int = 3,
-        unipc_variant: UniPCVariant = "bh1",
-        unipc_lower_order_final: bool = True,
-        timestep_of: Callable[[float], float] | None = None,
-        scale_of: ScaleOf = variance_preserving,
-    ) -> SamplerOptions:
-        """`SamplerOptions` in which eta, where it is None, is the sampler's default."""
-        return SamplerOptions(
-            (self.default_eta or 0.0) if eta is None else eta,
-            s_churn,
-            s_tmin,
-            s_tmax,
-            s_noise,
-            unipc_order,
-            unipc_variant,
-            unipc_lower_order_final,
-            timestep_of,
-            scale_of,
-        )
+    def options(self, eta: float | None = None, **others: Unpack[OtherOptions]) -> SamplerOptions:
+        """Return `SamplerOptions` in which eta, where it is None, is the sampler's default."""
+        return SamplerOptions((self.default_eta or 0.0) if eta is None else eta, **others)
 
 
 SAMPLERS: dict[str, Sampler] = {}

@@ -6,6 +6,7 @@ Source: A1111 1.10.1 `modules/rng.py`.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Literal, Protocol, get_args
 
@@ -96,6 +97,35 @@ class TorchDraws:
         return torch.randn(tuple(shape), generator=self.generator, device=self.device)
 
 
+@dataclass(frozen=True)
+class SeedVariation:
+    """What A1111's extra seed settings change of the first noise.
+
+    Raises:
+        InputError: the strength is not in 0 … 1.
+    """
+
+    subseeds: Sequence[int] = ()
+    """Variation seeds, one for each picture; with `strength`."""
+    strength: float = 0.0
+    """0 … 1, how far the first noise goes over to that of the subseed."""
+    resize_from: tuple[int, int] | None = None
+    """(h, w) in units of the latent; the first noise is that of a picture of this size, laid
+    centred into noise of the picture's own."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"variation strength: must lie in 0 … 1, got {self.strength}")
+
+    def first_shape(self, shape: Shape) -> Shape:
+        """Return the shape of the first noise of a picture whose latent has `shape`."""
+        height, width = self.resize_from or (0, 0)
+        return (shape[0], height, width) if height > 0 and width > 0 else shape
+
+
+UNVARIED = SeedVariation()
+
+
 class NoiseSource:
     """Fresh noise of every picture of a batch from its own generator.
 
@@ -107,17 +137,14 @@ class NoiseSource:
         shape: of one picture's latent, (c, h, w); of clips (f, c, h, w).
         device: where the noise is needed.
         source: which generator draws.
-        subseeds: variation seeds, one for each picture; with `subseed_strength`.
-        subseed_strength: 0 … 1, how far the first noise goes over to that of the subseed.
-        seed_resize_from: (h, w) in units of the latent; the first noise is that of a picture of
-            this size, laid centred into noise of the picture's own.
+        variation: of the first noise.
         ensd: A1111's eta noise seed delta. After the first draw the generators begin anew with
             seed + ensd; 0 does not.
         brownian_range: (lowest above 0, highest) sigma of the whole schedule, if samplers are given
             only a part of it, so that Brownian paths stay the same.
 
     Raises:
-        InputError: the source is unknown, or the strength is not in 0 … 1.
+        InputError: the source is unknown.
     """
 
     def __init__(
@@ -127,27 +154,21 @@ class NoiseSource:
         device: torch.device | str = "cpu",
         *,
         source: RngSource = "CPU",
-        subseeds: Sequence[int] | None = None,
-        subseed_strength: float = 0.0,
-        seed_resize_from: tuple[int, int] | None = None,
+        variation: SeedVariation = UNVARIED,
         ensd: int = 0,
         brownian_range: tuple[float, float] | None = None,
     ) -> None:
         if source not in get_args(RngSource):
             names = ", ".join(get_args(RngSource))
             raise InputError(f"RNG source: expected one of {names}; got {source!r}")
-        if not 0 <= subseed_strength <= 1:
-            raise InputError(f"variation strength: must lie in 0 … 1, got {subseed_strength}")
-        if subseed_strength and (subseeds is None or len(subseeds) != len(seeds)):
-            raise ValueError("a subseed_strength needs one subseed for each seed")
+        if variation.strength and len(variation.subseeds) != len(seeds):
+            raise ValueError("a variation's strength needs one subseed for each seed")
         self.seeds = list(seeds)
         self.shape = shape
         self.device = torch.device(device)
         self.source: RngSource = source
-        self.subseeds = list(subseeds or [])
-        self.subseed_strength = subseed_strength
-        height, width = seed_resize_from or (0, 0)
-        self.first_shape = (shape[0], height, width) if height > 0 and width > 0 else shape
+        self.variation = variation
+        self.first_shape = variation.first_shape(shape)
         self.ensd = ensd
         self.brownian_range = brownian_range
         self._draws: list[Draws] | None = None
@@ -178,9 +199,9 @@ class NoiseSource:
         is_resized = self.first_shape != self.shape
         source = self.start(self.seeds[index]) if is_resized else draws
         noise = source.normal(self.first_shape)
-        if self.subseed_strength:
-            other = self.start(self.subseeds[index]).normal(self.first_shape)
-            noise = slerp(self.subseed_strength, noise, other)
+        if self.variation.strength:
+            other = self.start(self.variation.subseeds[index]).normal(self.first_shape)
+            noise = slerp(self.variation.strength, noise, other)
         return paste_centred(noise, draws.normal(self.shape)) if is_resized else noise
 
     def brownian(self, sigma_min: float, sigma_max: float) -> Callable[[float, float], Tensor]:

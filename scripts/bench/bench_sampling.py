@@ -120,11 +120,11 @@ def pipeline(base: BaseModel) -> Callable[[], object]:
 
 def time_artifacts(base: BaseModel, folder: Path, turns: int) -> None:
     """Print the time of loading a LoRA, and of switching from one to another."""
-    from inference.artifacts import Lora, load_artifact
+    from inference.artifacts import Lora, LoraSpec, load_artifact
 
     paths = []
     for number in range(2):
-        lora = Lora.create(base, 16, 16, 0, ["attention", "feed_forward"], False, number)
+        lora = Lora.create(base, LoraSpec(16, 16, 0, ["attention", "feed_forward"], False), number)
         for layer in lora.layers.values():
             for name, weight in layer.named_parameters():
                 if "lora_B" in name:

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +14,10 @@ from inference.config import BaseModelConfig
 from inference.models.stable_diffusion import load_base_model
 from train.common import Batch
 from train.config import TrainRecipe
+
+if TYPE_CHECKING:
+    from train.data import Examples
+    from train.stages import Stage
 
 
 def now() -> float:
@@ -61,9 +65,11 @@ def compare_trainer(
     class TimedData(Data):
         """Data between whose batches the bare loop has its turns."""
 
-        def batches(self, *arguments: Any) -> Iterator[Batch]:
+        def batches(
+            self, examples: Examples, stage: Stage, step: int, share: tuple[int, int]
+        ) -> Iterator[Batch]:
             start = now()
-            for batch in super().batches(*arguments):
+            for batch in super().batches(examples, stage, step, share):
                 yield batch
                 if (batch["step"] + 1) % steps == 0:
                     ours, before = now() - start, now()

@@ -15,7 +15,14 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from inference.__main__ import main
-from inference.artifacts import Embedding, Hypernetwork, HypernetworkSpec, Lora, NetworkLibrary
+from inference.artifacts import (
+    Embedding,
+    Hypernetwork,
+    HypernetworkSpec,
+    Lora,
+    LoraSpec,
+    NetworkLibrary,
+)
 from inference.clips import draw_recipe
 from inference.config import (
     BaseModelConfig,
@@ -192,7 +199,7 @@ def test_networks(kind: str, precision: str, load: Any, tmp_path: Path) -> None:
     base = load(kind, precision)
     cpu = load_base_model(BaseModelConfig(path=base.path))
     lora = Lora.create(
-        cpu, 4, 4, 0, ["attention", "feed_forward", "projection", "convolution"], True, 0
+        cpu, LoraSpec(4, 4, 0, ["attention", "feed_forward", "projection", "convolution"], True), 0
     )
     for layer in low_ranks(lora).values():
         layer.lora_B.weight.data.normal_(generator=torch.Generator().manual_seed(1))

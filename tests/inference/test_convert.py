@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.adapters.lora_keys import diffusers_path
 from inference.artifacts.base import load_artifact
 from inference.artifacts.embedding import Embedding
@@ -48,8 +48,12 @@ def fill(modules, seed=1):
 @pytest.fixture
 def lora_file(tiny_base, tmp_path):
     """A LoRA of UNet and text encoder in kohya's format; one layer has another alpha and rank."""
-    lora = Lora.create(tiny_base, 4, 3.0, 0.0, EVERYTHING, train_text_encoder=True, seed=0)
-    other = Lora.create(tiny_base, 2, 7.0, 0.0, ["attention"], train_text_encoder=True, seed=0)
+    lora = Lora.create(
+        tiny_base, LoraSpec(4, 3.0, 0.0, EVERYTHING, train_text_encoder=True), seed=0
+    )
+    other = Lora.create(
+        tiny_base, LoraSpec(2, 7.0, 0.0, ["attention"], train_text_encoder=True), seed=0
+    )
     for part in ("unet", "te"):
         name = next(name for name in other.layers if name.startswith(f"lora_{part}_"))
         lora.layers[name] = other.layers[name]
@@ -218,7 +222,9 @@ def test_a_merged_model_is_the_base_model_with_its_loras(
     out = tmp_path / ("merged.safetensors" if to == "single-file" else "merged")
     second = tmp_path / "second.safetensors"
     base = load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
-    lora = Lora.create(base, 2, 2.0, 0.0, ["convolution"], train_text_encoder=False, seed=5)
+    lora = Lora.create(
+        base, LoraSpec(2, 2.0, 0.0, ["convolution"], train_text_encoder=False), seed=5
+    )
     fill(lora.layers.values(), seed=2)
     lora.save(second, torch.float32, {})
     merges = ["--merge", f"{lora_file}:0.7", "--merge", second]

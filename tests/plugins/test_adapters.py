@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from inference.artifacts import Lora, load_artifact
+from inference.artifacts import Lora, LoraSpec, load_artifact
 from inference.config import BaseModelConfig, ImageConfig
 from inference.images import draw
 from inference.models.stable_diffusion import BaseModel, load_base_model
@@ -82,7 +82,7 @@ def test_adapter_and_lora_work_on_the_same_layers(trained: Trainer, tiny_base_fo
     """In either order of attaching and taking off."""
     other = load_artifact(trained.run.folder.artifact(2, ".safetensors"))
     base = load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
-    lora = Lora.create(base, 2, 2.0, 0.0, None, False, seed=0)
+    lora = Lora.create(base, LoraSpec(2, 2.0, 0.0, None, False), seed=0)
     for layer in low_ranks(lora).values():
         torch.nn.init.normal_(layer.lora_B.weight, generator=torch.Generator().manual_seed(0))
     plain = picture(base)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.images.denoiser import Denoiser
+from inference.images.denoiser import Denoiser, Guidance
 from inference.models import Conditions
 from inference.sampling import (
     SAMPLERS,
@@ -65,7 +65,8 @@ def draw(name, base, steps, schedule="Automatic"):
     source = NoiseSource([1, 2], SHAPE)
     noise = source.normal()
     x = noise * sampler.start_scale(sigmas[0], levels.scale)
-    denoiser = Denoiser(base, NEUTRAL, NEUTRAL, levels=levels, keeps_uncond=sampler.needs_uncond)
+    guidance = Guidance(keeps_uncond=sampler.needs_uncond)
+    denoiser = Denoiser(base, NEUTRAL, NEUTRAL, levels=levels, guidance=guidance)
     options = sampler.options(timestep_of=levels.timestep, scale_of=levels.scale)
     return sampler.function(denoiser, x, sigmas, source, None, options), noise, sigmas
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from inference.artifacts import Lora
+from inference.artifacts import Lora, LoraSpec
 from inference.models import DiffusionModel
 from inference.runtime import ArtifactError
 from train.common import Batch, derive_seed
@@ -23,17 +23,16 @@ class LoraObjective(Objective):
         assert isinstance(config, LoraConfig)
         self.denoising = build_denoising(recipe, base)
         try:
-            self.lora = Lora.create(
-                base,
+            spec = LoraSpec(
                 rank=config.rank,
                 alpha=config.alpha,
                 dropout=config.dropout,
                 targets=config.targets,
                 train_text_encoder=config.train_text_encoder,
-                seed=derive_seed(recipe.seed, "lora"),
                 algorithm=config.algorithm,
                 options=config.options,
             )
+            self.lora = Lora.create(base, spec, derive_seed(recipe.seed, "lora"))
         except ArtifactError as error:
             raise ArtifactError(f"objective.{error}") from error
         self.lora.comfyui_twin = config.comfyui_twin

@@ -6,7 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.artifacts.adapters.base import Adapter, adapter, adapter_of
-    from inference.artifacts.adapters.lora import Lora, twin_of
+    from inference.artifacts.adapters.lora import Lora, LoraSpec, twin_of
     from inference.artifacts.adapters.lora_convert import save_diffusers, save_kohya
     from inference.artifacts.adapters.lora_formats import (
         format_of,
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Adapter",
     "Lora",
+    "LoraSpec",
     "adapter",
     "adapter_of",
     "format_of",

@@ -9,6 +9,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
@@ -99,6 +100,26 @@ HARMLESS = ("_text_projection",)
 _numbers = itertools.count()
 
 
+@dataclass(frozen=True)
+class LoraSpec:
+    """The layers of a LoRA that is to be trained."""
+
+    rank: int
+    """Width of the low-rank layers."""
+    alpha: float
+    """The change is scaled by alpha / rank."""
+    dropout: float
+    """Share of the layers' inputs dropped while training."""
+    targets: Sequence[str] | None
+    """Kinds of layers (keys of `lora_keys.TARGETS`); None is what is usual for the base model."""
+    train_text_encoder: bool
+    """Layers in the text encoders as well."""
+    algorithm: str = "lora"
+    """A name of `inference.config.ADAPTERS`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the algorithm."""
+
+
 @final
 class Lora(Artifact):
     """Low-rank layers by their kohya names; read in several formats.
@@ -127,49 +148,32 @@ class Lora(Artifact):
         self._text_encoders: list[nn.Module] = []
 
     @classmethod
-    def create(
-        cls,
-        base: DiffusionModel,
-        rank: int,
-        alpha: float,
-        dropout: float,
-        targets: Sequence[str] | None,
-        train_text_encoder: bool,
-        seed: int,
-        algorithm: str = "lora",
-        options: Mapping[str, Any] | None = None,
-    ) -> Self:
+    def create(cls, base: DiffusionModel, spec: LoraSpec, seed: int) -> Self:
         """A LoRA to be trained: it changes nothing yet, and is not attached yet. In fp32.
 
         Every layer begins from a generator of its own, of `seed` and the layer's name.
 
         Args:
             base: a model of pictures or of clips.
-            rank: width of the low-rank layers.
-            alpha: the change is scaled by alpha / rank.
-            dropout: share of the layers' inputs dropped while training.
-            targets: kinds of layers (keys of `lora_keys.TARGETS`); None is what is usual for the
-                base model.
-            train_text_encoder: layers in the text encoders as well.
+            spec: which layers, and how wide.
             seed: of the beginning.
-            algorithm: a name of `inference.config.ADAPTERS`.
-            options: of the algorithm.
 
         Raises:
             ArtifactError: the base model has no layers of one of the kinds asked for, or its text
                 encoder is not trained.
         """
-        alpha = struct.unpack("f", struct.pack("f", alpha))[0]  # fp32, as it will be read again
-        kind, layers = adapter_of(algorithm), {}
-        own = typed_options(kind.create, options or {})
+        rank, dropout = spec.rank, spec.dropout
+        alpha = struct.unpack("f", struct.pack("f", spec.alpha))[0]  # fp32, as it is read again
+        kind, layers = adapter_of(spec.algorithm), {}
+        own = typed_options(kind.create, spec.options)
         layout = family_of(base).lora_layout(base)
-        for part, path, module in _trained_layers(base, targets, train_text_encoder):
+        for part, path, module in _trained_layers(base, spec.targets, spec.train_text_encoder):
             name = layout.kohya_name(part, path)
             generator = _generator(seed, name)
             layers[name] = kind.create(module, rank, alpha, dropout, generator, **own)
         metadata = lora_metadata(base, rank, alpha, dropout)
         if kind is not LowRank:
-            facts = json.dumps({"algo": algorithm, **own}, sort_keys=True)
+            facts = json.dumps({"algo": spec.algorithm, **own}, sort_keys=True)
             metadata |= {"ss_network_module": kind.network_module, "ss_network_args": facts}
         return cls(layers, metadata)
 

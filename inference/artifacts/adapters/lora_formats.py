@@ -242,26 +242,11 @@ def layout_of_file(tensors: Mapping[str, Tensor]) -> LoraLayout | None:
 def parse_key(key: str, layout: LoraLayout | None = None) -> tuple[str, str, str]:
     """A key's kohya name, its path within the part ("" if unknown), and `down`, `up` or `alpha`."""
     if match := SAT_KEY.fullmatch(key):
-        layer = f"to_{'qkv'[int(match['index'])]}" if match["half"] else "to_out.0"
-        path = f"transformer_blocks.{match['block']}.attn1.{layer}"
-        role = "down" if (match["half"] or match["out"]) == "A" else "up"
-        return kohya_name("transformer", path), path, role
+        return _parse_sat(match)
     for role, ends in ROLES:
         for end in ends:
-            if not key.endswith(end):
-                continue
-            stem = key.removesuffix(end)
-            if part_of(f"{stem}_") and "." not in stem:
-                return stem, "", role
-            if match := BARE_TRANSFORMER_KEY.fullmatch(stem):
-                return kohya_name("transformer", stem), stem, role
-            if match := DIFFUSERS_KEY.fullmatch(stem) or BARE_UNET_KEY.fullmatch(stem):
-                # attention processors of old diffusers: attn1.processor.to_q_lora, to_out_lora
-                path = re.sub(r"\.processor\.(to_\w+?)$", r".\1", match["path"])
-                if end.startswith("_lora") and path.endswith("to_out"):
-                    path += ".0"
-                part = match.groupdict().get("part", "unet")
-                return kohya_name(part, path, layout), path, role
+            if key.endswith(end) and (found := _parse_stem(key.removesuffix(end), end, layout)):
+                return *found, role
     for sign, what in OTHER_FORMATS.items():
         if sign in key:
             raise ArtifactError(f"{key}: {what} cannot be read; only plain LoRA (down and up) can")
@@ -269,6 +254,31 @@ def parse_key(key: str, layout: LoraLayout | None = None) -> tuple[str, str, str
         f"{key}: not a LoRA tensor. Known are lora_unet_….lora_down.weight, .lora_up.weight and "
         ".alpha (kohya), unet.… or transformer.….lora_A.weight and .lora_B.weight (diffusers)"
     )
+
+
+def _parse_sat(match: re.Match[str]) -> tuple[str, str, str]:
+    """Return what `parse_key` does for a match of `SAT_KEY`."""
+    layer = f"to_{'qkv'[int(match['index'])]}" if match["half"] else "to_out.0"
+    path = f"transformer_blocks.{match['block']}.attn1.{layer}"
+    role = "down" if (match["half"] or match["out"]) == "A" else "up"
+    return kohya_name("transformer", path), path, role
+
+
+def _parse_stem(stem: str, end: str, layout: LoraLayout | None) -> tuple[str, str] | None:
+    """Return the kohya name and the path of a key less its `end`; None if it names no layer."""
+    if part_of(f"{stem}_") and "." not in stem:
+        return stem, ""
+    if BARE_TRANSFORMER_KEY.fullmatch(stem):
+        return kohya_name("transformer", stem), stem
+    match = DIFFUSERS_KEY.fullmatch(stem) or BARE_UNET_KEY.fullmatch(stem)
+    if match is None:
+        return None
+    # attention processors of old diffusers: attn1.processor.to_q_lora, to_out_lora
+    path = re.sub(r"\.processor\.(to_\w+?)$", r".\1", match["path"])
+    if end.startswith("_lora") and path.endswith("to_out"):
+        path += ".0"
+    part = match.groupdict().get("part", "unet")
+    return kohya_name(part, path, layout), path
 
 
 def _low_rank(

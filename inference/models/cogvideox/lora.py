@@ -18,7 +18,7 @@ class CogVideoXLora(LoraLayout):
     """Linear layers of the transformer; T5 is never trained."""
 
     denoiser = "transformer"
-    prefixes: ClassVar = {"transformer": "lora_unet_"}
+    prefixes: Mapping[str, str] = {"transformer": "lora_unet_"}
     begins: ClassVar = {"lora_unet__": "transformer"}
     targets: ClassVar = {
         "attention": r"transformer_blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.base import load_artifact
 from inference.artifacts.checkpoint import Checkpoint
 from inference.config.models import BaseModelConfig
@@ -66,7 +66,7 @@ def test_it_takes_the_bases_number_format(new_base, tuned, predict, folder):
 
 
 def test_it_stacks_with_a_lora_in_any_order(base, tuned, predict, randomize, snapshot, folder):
-    lora = Lora.create(base, 2, 2.0, 0.0, ["attention"], False, seed=0)
+    lora = Lora.create(base, LoraSpec(2, 2.0, 0.0, ["attention"], False), seed=0)
     randomize(list(lora.layers.values()))
     before, checkpoint = snapshot(base), load_artifact(folder)
     checkpoint.attach(base)
@@ -152,7 +152,7 @@ def test_the_same_weights_give_the_same_bytes(tuned, tmp_path):
 
 
 def test_an_attached_lora_is_not_written(base, randomize, tmp_path):
-    lora = Lora.create(base, 2, 2.0, 0.0, ["attention"], False, seed=0)
+    lora = Lora.create(base, LoraSpec(2, 2.0, 0.0, ["attention"], False), seed=0)
     randomize(list(lora.layers.values()))
     Checkpoint.of(base).save(tmp_path / "plain", torch.float32, {})
     lora.attach(base)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.base import load_artifact
 from inference.artifacts.hypernetwork import Hypernetwork, attention_inputs, context_widths
 from inference.artifacts.hypernetwork_files import (
@@ -445,7 +445,9 @@ def test_several_work_one_after_the_other(tiny_base: BaseModel) -> None:
 @pytest.mark.parametrize("order", ["lora first", "hypernetwork first"])
 def test_with_a_lora_in_any_order(order: str, tiny_base: BaseModel) -> None:
     """Both halves of a layer, its own weight and the LoRA's, get the changed context."""
-    lora = Lora.create(tiny_base, 2, 2.0, 0.0, ["attention"], train_text_encoder=False, seed=1)
+    lora = Lora.create(
+        tiny_base, LoraSpec(2, 2.0, 0.0, ["attention"], train_text_encoder=False), seed=1
+    )
     for one in low_ranks(lora).values():
         one.requires_grad_(False)
         nn.init.normal_(one.lora_B.weight, generator=torch.Generator().manual_seed(9))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.base import load_artifact, read_keys
 from inference.artifacts.checkpoint import Checkpoint
 from inference.artifacts.embedding import Embedding
@@ -108,7 +108,7 @@ def test_relatives_that_would_be_read_wrongly_are_refused(written, key, shape, w
 
 
 def test_a_lora_in_training_is_checked_as_well(base, new_base):
-    lora = Lora.create(base, 2, 2.0, 0.0, ["attention"], False, seed=0)
+    lora = Lora.create(base, LoraSpec(2, 2.0, 0.0, ["attention"], False), seed=0)
     other = new_base(context=32)
     assert "2x24 and 16x2, but this base model's layer needs 2x32 and 16x2" in refusal(
         lambda: lora.attach(other)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from inference.artifacts.adapters.lora import Lora, changeable_parts
+from inference.artifacts.adapters.lora import Lora, LoraSpec, changeable_parts
 from inference.artifacts.adapters.lora_keys import known_names, layers_of
 from inference.artifacts.base import Artifact, load_artifact
 from inference.artifacts.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def sdxl() -> BaseModel:
 
 def test_a_lora_is_saved_with_exactly_kohyas_names(sdxl: BaseModel, tmp_path: Path) -> None:
     everything = [*LINEAR, "convolution"]
-    lora = Lora.create(sdxl, 1, 0.5, 0.0, everything, train_text_encoder=True, seed=0)
+    lora = Lora.create(sdxl, LoraSpec(1, 0.5, 0.0, everything, train_text_encoder=True), seed=0)
     assert {*lora.modules_by_part()} == {"unet", "text_encoder", "text_encoder_2"}
     lora.save(tmp_path / "lora.safetensors", torch.float16, {})
     tensors, metadata = read_tensors(tmp_path / "lora.safetensors")
@@ -173,7 +173,9 @@ def test_a_lora_works_the_same_in_diffusers(
     tiny_sdxl: BaseModel, tiny_sdxl_folder: Path, tmp_path: Path
 ) -> None:
     ours, theirs = tiny_sdxl, load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))
-    lora = Lora.create(ours, 2, 3.0, 0.0, [*LINEAR, "convolution"], train_text_encoder=True, seed=0)
+    lora = Lora.create(
+        ours, LoraSpec(2, 3.0, 0.0, [*LINEAR, "convolution"], train_text_encoder=True), seed=0
+    )
     randomize(p for part in lora.modules_by_part().values() for p in part.parameters())
     lora.save(tmp_path / "lora.safetensors", torch.float32, {})
     before = prediction(ours)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from inference.__main__ import main
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.clips.command import draw_with
 from inference.clips.drawing import draw_clips
 from inference.clips.output import write_webp
@@ -103,7 +103,7 @@ def test_strengths_of_a_lora_side_by_side(
 ) -> None:
     """At 0 the base model's clip, at 1 another, in files as in memory."""
     layers = ["attention"]
-    lora = Lora.create(tiny_video_model, 2, 1.0, 0.0, layers, False, seed=3)
+    lora = Lora.create(tiny_video_model, LoraSpec(2, 1.0, 0.0, layers, False), seed=3)
     generator = torch.Generator().manual_seed(1)
     for layer in low_ranks(lora).values():
         for weight in (layer.lora_A.weight, layer.lora_B.weight):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from inference.images.denoiser import Denoiser
+from inference.images.denoiser import Denoiser, Guidance, Inpainting
 from inference.models.conditions import Conditions
 from inference.models.drawing_prompts import Part, Timeline
 from inference.models.parametrization import Epsilon
@@ -115,7 +115,9 @@ def test_filler_brings_prompt_and_negative_prompt_to_one_length():
     """Only within each picture: what else is in the batch changes nothing."""
     positive = [[Part(1.0, always(3, 21))], [Part(1.0, always(2))]]
     base = FakeBase()
-    Denoiser(base, positive, [always(1), always(0)], 3.0, filler=states(9))(X, SIGMA)
+    Denoiser(base, positive, [always(1), always(0)], 3.0, guidance=Guidance(filler=states(9)))(
+        X, SIGMA
+    )
     long, short = base.calls
     assert long.conditions.states[:, ::7, 0].tolist() == [[3, 3, 3], [1, 9, 9]]
     assert short.conditions.states[:, ::7, 0].tolist() == [[2], [0]]
@@ -132,7 +134,7 @@ def test_parts_of_one_picture_are_stretched_by_their_last_token():
 
 def test_negative_guidance_minimum_sigma_skips_every_second_evaluation():
     base = FakeBase()
-    denoiser = Denoiser(base, states(3), states(1), 2.0, s_min_uncond=1.0)
+    denoiser = Denoiser(base, states(3), states(1), 2.0, guidance=Guidance(s_min_uncond=1.0))
     for sigma, expected in ((5.0, 5), (5.0, 5), (0.9, 5), (0.9, 3), (0.9, 5), (1.0, 5), (0.5, 5)):
         close(denoiser(X[:1], sigma), expected)
         close(denoiser.last_uncond, 3 if expected == 3 else 1)
@@ -143,14 +145,15 @@ def test_early_guidance_is_skipped():
     """Up to and with the evaluation that the share falls on: 0, 1 and 2 of 10 at 0.2."""
     base = FakeBase()
     parts = [[Part(0.5, always(3)), Part(0.5, always(5))]]
-    denoiser = Denoiser(base, parts, [always(1)], 2.0, total_steps=10, skip_early_cond=0.2)
+    guidance = Guidance(total_steps=10, skip_early_cond=0.2)
+    denoiser = Denoiser(base, parts, [always(1)], 2.0, guidance=guidance)
     for _ in range(3):
         close(denoiser(X[:1], SIGMA), 4)  # 3 + 0.5 * (5 - 3)
         close(denoiser.last_uncond, 3)
     close(denoiser(X[:1], SIGMA), 1 + 2 + 4)
     assert base.rows == [2, 2, 2, 3]
     with pytest.raises(ValueError, match="needs total_steps"):
-        Denoiser(base, states(3), states(1), 2.0, skip_early_cond=0.2)
+        Guidance(skip_early_cond=0.2)
 
 
 def test_without_guidance_the_negative_latents_are_the_denoised_ones():
@@ -160,8 +163,8 @@ def test_without_guidance_the_negative_latents_are_the_denoised_ones():
 
 def test_blend_has_the_last_word():
     heard = []
-    denoiser = Denoiser(FakeBase(), states(3), states(1), 2.0)
-    denoiser.blend = lambda clean, sigma: heard.append(sigma) or clean * 0 + 8
+    inpainting = Inpainting(blend=lambda clean, sigma: heard.append(sigma) or clean * 0 + 8)
+    denoiser = Denoiser(FakeBase(), states(3), states(1), 2.0, inpainting=inpainting)
     close(denoiser(X[:1], SIGMA), 8)
     close(denoiser.last_uncond, 1)
     assert heard == [SIGMA]
@@ -172,7 +175,7 @@ def test_further_channels_stand_behind_the_latents_unscaled(count):
     concat = torch.arange(count * 5.0)[:, None].view(count, 5, 1, 1).expand(count, 5, 3, 5)
     base = FakeBase()
     positive = [[Part(1.0, always(3)), Part(1.0, always(4))], [Part(1.0, always(2))]]
-    Denoiser(base, positive, [always(1)] * 2, 2.0, concat=concat)(X, SIGMA)
+    Denoiser(base, positive, [always(1)] * 2, 2.0, inpainting=Inpainting(concat=concat))(X, SIGMA)
     seen = base.calls[0].seen
     assert seen.shape == (5, 9, 3, 5)
     pictures = [0, 0, 1, 0, 1] if count == 2 else [0] * 5

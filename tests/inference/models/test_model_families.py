@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.adapters.lora_keys import diffusers_path, part_of
 from inference.artifacts.base import check_kind, load_artifact
 from inference.artifacts.checkpoint import Checkpoint
@@ -156,7 +156,7 @@ def test_a_third_family_is_saved_and_read(tmp_path, toy_family):
 
 def test_a_third_family_takes_loras(tmp_path, toy_family):
     base = new_toy()
-    lora = Lora.create(base, 2, 2.0, 0.0, None, train_text_encoder=False, seed=0)
+    lora = Lora.create(base, LoraSpec(2, 2.0, 0.0, None, train_text_encoder=False), seed=0)
     assert sorted(lora.layers) == [
         f"lora_toy_blocks_{n}_{layer}" for n in (0, 1) for layer in ("to_out", "to_qkv")
     ]
@@ -174,7 +174,7 @@ def test_a_third_family_takes_loras(tmp_path, toy_family):
     loaded.detach()
     assert torch.equal(base.predict(latents, steps, states), plain)
     with pytest.raises(ArtifactError, match="a model of pictures: it has none"):
-        Lora.create(base, 2, 2.0, 0.0, None, train_text_encoder=True, seed=0)
+        Lora.create(base, LoraSpec(2, 2.0, 0.0, None, train_text_encoder=True), seed=0)
 
 
 def test_artifacts_that_a_family_does_not_take_are_refused(toy_family):

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from inference.runtime.errors import InputError
-from inference.sampling.noise import NoiseSource, Philox, paste_centred, philox4x32, slerp
+from inference.sampling.noise import (
+    NoiseSource,
+    Philox,
+    SeedVariation,
+    paste_centred,
+    philox4x32,
+    slerp,
+)
 
 SHAPE = (4, 8, 8)
 
@@ -84,11 +91,11 @@ def test_slerp_of_the_same_noise_has_its_shares_swapped():
 
 
 def test_variation_mixes_the_first_noise_alone():
-    noise = NoiseSource([5, 5], SHAPE, subseeds=[8, 9], subseed_strength=0.3)
+    noise = NoiseSource([5, 5], SHAPE, variation=SeedVariation([8, 9], 0.3))
     (first, second), (other,) = drawn(5, SHAPE, SHAPE), drawn(9, SHAPE)
     assert torch.equal(noise.normal()[1], slerp(0.3, first, other))
     assert torch.equal(noise.normal()[1], second)
-    plain = NoiseSource([5], SHAPE, subseeds=[9])
+    plain = NoiseSource([5], SHAPE, variation=SeedVariation([9]))
     assert torch.equal(plain.normal()[0], first)
 
 
@@ -112,23 +119,25 @@ def test_pasting_is_centred(size, space, target, origin):
 
 def test_seed_resize_lays_the_other_sizes_noise_into_its_own():
     small = (4, 4, 6)
-    noise = NoiseSource([5], SHAPE, seed_resize_from=small[1:])
+    noise = NoiseSource([5], SHAPE, variation=SeedVariation(resize_from=small[1:]))
     (patch,), (ground, later) = drawn(5, small), drawn(5, SHAPE, SHAPE)
     assert torch.equal(noise.normal()[0], paste_centred(patch, ground))
     assert torch.equal(noise.normal()[0], later)
-    same = NoiseSource([5], SHAPE, seed_resize_from=SHAPE[1:])
+    same = NoiseSource([5], SHAPE, variation=SeedVariation(resize_from=SHAPE[1:]))
     assert torch.equal(same.normal()[0], ground)
     assert torch.equal(same.normal()[0], later)
-    varied = NoiseSource([5], SHAPE, seed_resize_from=small[1:], subseeds=[9], subseed_strength=0.4)
+    varied = NoiseSource([5], SHAPE, variation=SeedVariation([9], 0.4, small[1:]))
     mixed = slerp(0.4, patch, drawn(9, small)[0])
     assert torch.equal(varied.normal()[0], paste_centred(mixed, ground))
 
 
 @pytest.mark.parametrize("source", ["CPU", "GPU", "NV"])
 def test_batches_are_their_pictures(source):
-    options = {"source": source, "ensd": 3, "subseed_strength": 0.2, "seed_resize_from": (6, 10)}
-    together = NoiseSource([5, 6, 7], SHAPE, subseeds=[1, 2, 3], **options)
-    alone = NoiseSource([6], SHAPE, subseeds=[2], **options)
+    def noise_of(seeds, subseeds):
+        variation = SeedVariation(subseeds, 0.2, (6, 10))
+        return NoiseSource(seeds, SHAPE, source=source, variation=variation, ensd=3)
+
+    together, alone = noise_of([5, 6, 7], [1, 2, 3]), noise_of([6], [2])
     for _ in range(3):
         assert torch.equal(together.normal()[1:2], alone.normal())
     way, own = together.brownian(0.03, 14.6), alone.brownian(0.03, 14.6)
@@ -169,6 +178,6 @@ def test_wrong_options_are_refused():
     with pytest.raises(InputError, match="RNG source: expected one of CPU, GPU, NV"):
         NoiseSource([1], SHAPE, source=cast(Any, "TPU"))
     with pytest.raises(InputError, match="variation strength"):
-        NoiseSource([1], SHAPE, subseeds=[2], subseed_strength=1.5)
+        SeedVariation([2], 1.5)
     with pytest.raises(ValueError, match="one subseed for each seed"):
-        NoiseSource([1, 2], SHAPE, subseeds=[2], subseed_strength=0.5)
+        NoiseSource([1, 2], SHAPE, variation=SeedVariation([2], 0.5))

@@ -7,6 +7,7 @@ linear in x, and the way down from noise is known in closed form.
 import math
 import subprocess
 import sys
+from dataclasses import fields
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from inference.images.denoiser import Denoiser
+from inference.images.denoiser import Denoiser, Guidance
 from inference.models.conditions import Conditions
 from inference.models.parametrization import Epsilon, discrete_vp
 from inference.runtime.errors import InputError
 from inference.sampling import entries
 from inference.sampling.base import PLAIN, SamplerOptions
-from inference.sampling.entries import sampler
+from inference.sampling.entries import OtherOptions, sampler
 from inference.sampling.img2img import img2img_sigmas, img2img_steps
 from inference.sampling.noise import NoiseSource
 from inference.sampling.registry import SAMPLERS, find_sampler, samplers_of, sampling_sigmas
@@ -340,6 +341,12 @@ def test_unknown_samplers_are_refused():
         find_sampler("Karras")
 
 
+def test_samplers_take_every_option_besides_eta():
+    others = {field.name for field in fields(SamplerOptions)} - {"eta"}
+    assert set(OtherOptions.__annotations__) == others
+    assert SAMPLERS["Euler a"].options(s_noise=0.5) == SamplerOptions(eta=1.0, s_noise=0.5)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"eta": -1.0}, {"s_noise": float("nan")}, {"unipc_order": 0}, {"unipc_variant": "bh3"}],
@@ -486,7 +493,7 @@ def test_without_guidance_the_negative_prompt_costs_nothing():
     Denoiser(base, states, states, 1.0)(x, 1.0)
     Denoiser(base, states, states, 2.0)(x, 1.0)
     assert seen == [2, 4]
-    Denoiser(base, states, states, 1.0, keeps_uncond=True)(x, 1.0)
+    Denoiser(base, states, states, 1.0, guidance=Guidance(keeps_uncond=True))(x, 1.0)
     assert seen == [2, 4, 4]
     with pytest.raises(ValueError, match="needs negative prompts"):
         Denoiser(base, states, None, 2.0)
@@ -502,7 +509,8 @@ def test_model_is_asked_in_its_own_number_format():
 def test_denoiser_tells_what_it_expects_for_the_negative_prompt():
     positive, negative = (Conditions(torch.full((2, 7, 3), value)) for value in (0.2, -0.1))
     x = NoiseSource([0, 1], SHAPE).normal()
-    denoiser = Denoiser(analytic_base("epsilon"), positive, negative, 1.0, keeps_uncond=True)
+    guidance = Guidance(keeps_uncond=True)
+    denoiser = Denoiser(analytic_base("epsilon"), positive, negative, 1.0, guidance=guidance)
     torch.testing.assert_close(denoiser(x, 1.0), expected(x, 1.0) + 0.2)
     torch.testing.assert_close(denoiser.last_uncond, expected(x, 1.0) - 0.1)
 

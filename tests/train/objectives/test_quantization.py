@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.base import load_artifact
 from inference.config.models import BaseModelConfig
 from inference.config.recipes import draw_schema
@@ -103,7 +103,7 @@ def test_a_lora_is_drawn_upon_packed_weights_and_not_merged(kind, tmp_path):
     assert 0 < error < (0.2 if kind == "nf4" else 0.02)
     assert torch.equal(packed, predict(_packed(kind)))  # as in training
 
-    lora = Lora.create(build_video_base(**SIZES), 4, 4, 0, ["attention"], False, 1)
+    lora = Lora.create(build_video_base(**SIZES), LoraSpec(4, 4, 0, ["attention"], False), 1)
     for layer in low_ranks(lora).values():
         nn.init.normal_(layer.lora_B.weight, std=0.3)
         layer.requires_grad_(False)

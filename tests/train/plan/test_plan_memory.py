@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.clips.memory import decoding_bytes
 from inference.config.models import BaseModelConfig
 from inference.models.cogvideox.detect import FAMILIES, family_on_hub
@@ -49,7 +49,7 @@ def kept_in_truth(base: VideoModel, prepare: Any) -> float:
 
 
 def lora(*targets: str) -> Any:
-    return lambda base: Lora.create(base, 1, 1, 0, targets, False, 0).attach(base)
+    return lambda base: Lora.create(base, LoraSpec(1, 1, 0, targets, False), 0).attach(base)
 
 
 @pytest.mark.parametrize(

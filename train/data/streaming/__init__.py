@@ -6,19 +6,22 @@ others.
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from inference.lazy import lazy
 from train.data.containers import Container, Streaming, register_streaming
-from train.data.streaming.cache import kept_bytes
-from train.data.streaming.hub import hub_files
-from train.data.streaming.manifests import streamed_shards
-from train.data.streaming.shards import (
-    commits_of,
-    find_shard,
-    folders_of,
-    is_shard,
-    name_of,
-    shard_status,
-)
+
+if TYPE_CHECKING:
+    from train.data.streaming.cache import kept_bytes
+    from train.data.streaming.hub import hub_files
+    from train.data.streaming.manifests import streamed_shards
+    from train.data.streaming.shards import (
+        commits_of,
+        find_shard,
+        folders_of,
+        is_shard,
+        name_of,
+    )
 
 __all__ = [
     "commits_of",
@@ -31,12 +34,18 @@ __all__ = [
     "streamed_shards",
 ]
 
+__getattr__ = lazy(__name__, __file__)
+
 
 def _shard_of(path: Path) -> Path | None:
+    from train.data.streaming.shards import find_shard
+
     return None if (place := find_shard(path)) is None else place.path
 
 
 def _status(path: Path) -> os.stat_result | None:
+    from train.data.streaming.shards import find_shard, shard_status
+
     return None if (place := find_shard(path)) is None else shard_status(place.shard)
 
 

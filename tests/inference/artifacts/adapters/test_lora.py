@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.adapters.low_rank import LowRank
 from inference.runtime.errors import ArtifactError
 from tests.inference.artifacts.adapters.low_rank_layers import low_rank, low_ranks
@@ -13,7 +13,7 @@ EVERYTHING = ["attention", "feed_forward", "projection"]
 
 
 def create(base, rank=4, alpha=2.0, dropout=0.0, seed=0, targets=EVERYTHING, text=True):
-    return Lora.create(base, rank, alpha, dropout, targets, text, seed)
+    return Lora.create(base, LoraSpec(rank, alpha, dropout, targets, text), seed)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.base import load_artifact
 from inference.files.tensors import read_tensors, serialize
 from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
@@ -24,7 +24,7 @@ def noise(*shape, seed=3):
 
 @pytest.fixture
 def trained(base, randomize):
-    lora = Lora.create(base, 4, 3.0, 0.0, EVERYTHING, train_text_encoder=True, seed=0)
+    lora = Lora.create(base, LoraSpec(4, 3.0, 0.0, EVERYTHING, train_text_encoder=True), seed=0)
     randomize(list(lora.layers.values()))
     return lora
 
@@ -257,7 +257,7 @@ def test_metadata_and_hashes(trained, tmp_path):
 def test_the_base_models_family_is_named(new_base, context, prediction_type, version, architecture):
     base = new_base(context=context)
     base.prediction_type = prediction_type
-    lora = Lora.create(base, 1, 1.0, 0.0, ["attention"], False, seed=0)
+    lora = Lora.create(base, LoraSpec(1, 1.0, 0.0, ["attention"], False), seed=0)
     assert lora.metadata["ss_base_model_version"] == version
     assert lora.metadata["ss_v2"] == str(context == 1024)
     assert lora.metadata["modelspec.architecture"] == architecture
@@ -267,7 +267,7 @@ def test_linear_projections_are_written_as_convolutions_and_read_both_ways(
     new_base, predict, randomize, tmp_path
 ):
     base = new_base(linear=True)
-    lora = Lora.create(base, 2, 2.0, 0.0, ["projection"], False, seed=0)
+    lora = Lora.create(base, LoraSpec(2, 2.0, 0.0, ["projection"], False), seed=0)
     randomize(list(lora.layers.values()))
     path = tmp_path / "lora.safetensors"
     lora.save(path, torch.float32, {})
@@ -310,7 +310,9 @@ def test_convolutions_of_resnets_are_read(base, tmp_path):
 def test_convolutions_are_trained_under_kohyas_names_where_asked(
     base, randomize, predict, tmp_path
 ):
-    lora = Lora.create(base, 2, 2.0, 0.0, ["convolution"], train_text_encoder=False, seed=0)
+    lora = Lora.create(
+        base, LoraSpec(2, 2.0, 0.0, ["convolution"], train_text_encoder=False), seed=0
+    )
     first = "lora_unet_down_blocks_0_"
     assert [name.removeprefix(first) for name in lora.layers if name.startswith(first)] == [
         *(f"resnets_{i}_{layer}" for i in (0, 1) for layer in ("conv1", "time_emb_proj", "conv2")),

@@ -8,7 +8,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.adapters.lora_keys import known_names, kohya_name
 from inference.files.tensors import read_tensors
 from inference.models.stable_diffusion.lora import LAYOUTS
@@ -63,7 +63,9 @@ def split(entry: dict, rank: int) -> tuple[list[int], list[int]]:
 
 def test_an_sd15_lora_is_saved_with_exactly_kohyas_keys(sd15, tmp_path):
     rank, alpha = 4, 2.5
-    lora = Lora.create(sd15, rank, alpha, 0.0, EVERYTHING, train_text_encoder=True, seed=0)
+    lora = Lora.create(
+        sd15, LoraSpec(rank, alpha, 0.0, EVERYTHING, train_text_encoder=True), seed=0
+    )
     path = tmp_path / "lora.safetensors"
     lora.save(path, torch.float16, {})
     tensors, metadata = read_tensors(path)
@@ -89,7 +91,7 @@ def test_an_sd15_lora_is_saved_with_exactly_kohyas_keys(sd15, tmp_path):
     [(["attention"], 128), (["feed_forward"], 32), (["projection"], 32), (EVERYTHING, 192)],
 )
 def test_targets_choose_layers_of_the_unet(sd15, targets, count):
-    lora = Lora.create(sd15, 1, 1.0, 0.0, targets, train_text_encoder=False, seed=0)
+    lora = Lora.create(sd15, LoraSpec(1, 1.0, 0.0, targets, train_text_encoder=False), seed=0)
     assert len(lora.layers) == count
     assert set(lora.modules_by_part()) == {"unet"}
 

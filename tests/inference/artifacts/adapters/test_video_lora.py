@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from inference.artifacts.adapters.lora import Lora, twin_of
+from inference.artifacts.adapters.lora import Lora, LoraSpec, twin_of
 from inference.artifacts.base import load_artifact
 from inference.convert import main as convert
 from inference.files.hashes import read_header
@@ -44,14 +44,15 @@ def filled(lora: Lora, dtype: torch.dtype = torch.float32, seed: int = 1) -> Lor
 
 
 def trained(base: VideoModel, targets=None, dtype: torch.dtype = torch.float32) -> Lora:
-    return filled(Lora.create(base, RANK, ALPHA, 0.0, targets, False, seed=3), dtype)
+    return filled(Lora.create(base, LoraSpec(RANK, ALPHA, 0.0, targets, False), seed=3), dtype)
 
 
 def mixed(base: VideoModel, dtype: torch.dtype = torch.float32) -> Lora:
     """The first layer has another rank, the last another alpha."""
-    lora = Lora.create(base, RANK, ALPHA, 0.0, EVERYTHING, False, seed=3)
+    lora = Lora.create(base, LoraSpec(RANK, ALPHA, 0.0, EVERYTHING, False), seed=3)
     first, *_, last = lora.layers
-    lora.layers[first] = Lora.create(base, 2, ALPHA, 0.0, EVERYTHING, False, 3).layers[first]
+    other = Lora.create(base, LoraSpec(2, ALPHA, 0.0, EVERYTHING, False), seed=3)
+    lora.layers[first] = other.layers[first]
     lora.layers[last].alpha = 7.0
     return filled(lora, dtype)
 
@@ -259,27 +260,27 @@ def test_converting_tells_which_alpha_is_taken(tmp_path, capsys):
     [(None, 8), (["attention"], 8), (["feed_forward"], 4), (["projection"], 2), (EVERYTHING, 14)],
 )
 def test_targets_choose_layers_of_the_transformer(base, targets, count):
-    lora = Lora.create(base, 2, 1.0, 0.0, targets, False, seed=0)
+    lora = Lora.create(base, LoraSpec(2, 1.0, 0.0, targets, False), seed=0)
     assert len(lora.layers) == count
     assert [*lora.modules_by_part()] == ["transformer"]
 
 
 def test_the_patches_are_trained_where_they_are_linear():
     later = build_video_base(patch_size_t=2, patch_bias=False)
-    names = Lora.create(later, 2, 1.0, 0.0, ["projection"], False, seed=0).layers
+    names = Lora.create(later, LoraSpec(2, 1.0, 0.0, ["projection"], False), seed=0).layers
     assert "lora_unet__patch_embed_proj" in names and len(names) == 3
 
 
 def test_what_a_video_model_has_not_is_refused(base):
     with pytest.raises(ArtifactError, match=r"no layers of the kind convolution; it has attention"):
-        Lora.create(base, 2, 1.0, 0.0, ["attention", "convolution"], False, seed=0)
+        Lora.create(base, LoraSpec(2, 1.0, 0.0, ["attention", "convolution"], False), seed=0)
     with pytest.raises(ArtifactError, match=r"train_text_encoder: .* T5 stays as it is"):
-        Lora.create(base, 2, 1.0, 0.0, None, True, seed=0)
+        Lora.create(base, LoraSpec(2, 1.0, 0.0, None, True), seed=0)
 
 
 def test_strength_and_several_at_once(base):
     plain = predict(base)
-    one, two = trained(base), filled(Lora.create(base, 2, 1.0, 0.0, EVERYTHING, False, 0))
+    one, two = trained(base), filled(Lora.create(base, LoraSpec(2, 1.0, 0.0, EVERYTHING, False), 0))
     one.attach(base)
     alone = predict(base)
     two.attach(base, strength=0.0)
@@ -305,7 +306,7 @@ def test_merging_is_attaching_up_to_rounding(base):
 def test_loras_of_other_models_are_refused(base, new_base):
     pictures = new_base()
     video = trained(base)
-    of_pictures = Lora.create(pictures, 2, 1.0, 0.0, None, False, 0)
+    of_pictures = Lora.create(pictures, LoraSpec(2, 1.0, 0.0, None, False), 0)
     with pytest.raises(ArtifactError, match=r"matches nothing .* this base model is one of clips"):
         of_pictures.attach(base)
     with pytest.raises(ArtifactError, match=r"matches nothing .* made for a video model"):

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.metadata import base_model_version
 from inference.models.cogvideox.detect import FAMILIES, TEXT_ENCODER, family_of
 from inference.models.cogvideox.model import VideoModel
@@ -83,7 +83,7 @@ def test_the_text_encoder_is_that_of_t5_v1_1_xxl():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_loras_of_rank_128_have_the_published_sizes(name):
     model = bare(name)
-    layers = Lora.create(model, 1, 1.0, 0.0, None, False, seed=0).layers
+    layers = Lora.create(model, LoraSpec(1, 1.0, 0.0, None, False), seed=0).layers
     parameters = sum(count(low_rank) for low_rank in layers.values()) * 128  # linear in the rank
     assert (round(parameters / 1e6, 1), len(layers) * 2) == LORAS[name]
 
@@ -105,7 +105,7 @@ def test_a_derived_model_counts_as_the_one_it_comes_from_and_others_as_none():
     ("name", "resolution"), [("cogvideox-2b", "720x480"), ("cogvideox-1.5-5b-i2v", "1360x768")]
 )
 def test_loras_say_what_they_were_made_for(name, resolution):
-    metadata = Lora.create(bare(name), 1, 0.5, 0.0, None, False, seed=0).metadata
+    metadata = Lora.create(bare(name), LoraSpec(1, 0.5, 0.0, None, False), seed=0).metadata
     assert metadata["modelspec.architecture"] == f"{name}/lora"
     assert metadata["ss_base_model_version"] == name
     assert metadata["modelspec.resolution"] == resolution
@@ -114,7 +114,7 @@ def test_loras_say_what_they_were_made_for(name, resolution):
 
 def test_a_lora_of_another_family_that_fits_is_told():
     base = bare("cogvideox-1.5-5b")
-    lora = Lora.create(bare("cogvideox-5b"), 1, 0.5, 0.0, None, False, seed=0)
+    lora = Lora.create(bare("cogvideox-5b"), LoraSpec(1, 0.5, 0.0, None, False), seed=0)
     told = r"lora: was made for cogvideox-5b, and this base model \(.*\) is cogvideox-1.5-5b\."
     with pytest.warns(DrawWarning, match=told):
         lora.attach(base)

@@ -280,5 +280,7 @@ def test_samplers_of_second_order_count_evaluations(tiny_base, sampler, seen):
 
 
 def test_a_prompt_that_cannot_be_read_says_where(tiny_base):
-    with pytest.raises(InputError, match=r"character 8, at “a \(cat:1.2.3\)”: 1.2.3 is not a number"):
+    with pytest.raises(
+        InputError, match=r"character 8, at “a \(cat:1.2.3\)”: 1.2.3 is not a number"
+    ):
         draw(tiny_base, [dataclasses.replace(CAT, prompt="a (cat:1.2.3)")])
