@@ -4,6 +4,7 @@ Each rule is applied to the code, and proved by a small tree that keeps it and o
 """
 
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from scripts.architecture.rules import (
     small_file_faults,
     wing_of,
 )
-from scripts.architecture.tree import Tree
+from scripts.architecture.tree import PACKAGES, Tree, is_door, is_root, module_of, top_folder
 from scripts.architecture.type_switches import type_switches
 
 ROOT = Path(__file__).parents[1]
@@ -594,3 +595,18 @@ def test_an_unknown_revision_is_one_message(capsys):
         main(["--at", "no-such-revision"])
     assert stop.value.code == 2
     assert "--at no-such-revision: git cannot read this revision" in capsys.readouterr().err
+
+
+def test_every_public_name_loads():
+    """Doors are lazy, so that a wrong entry shows only where its name is used."""
+    doors = [path for path in TREE.sources if is_door(path) and not is_root(path)]
+    packages = [module_of(path) for path in doors if top_folder(path) in PACKAGES]
+    code = (
+        "from importlib import import_module\n"
+        f"for package in {packages}:\n"
+        "    door = import_module(package)\n"
+        "    for name in door.__all__:\n"
+        "        getattr(door, name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

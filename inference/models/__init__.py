@@ -100,7 +100,6 @@ __all__ = [
     "SizeRules",
     "Timeline",
     "Velocity",
-    "add_noise",
     "all_families",
     "as_timelines",
     "cast",
@@ -135,7 +134,6 @@ __all__ = [
     "single_file_format",
     "single_file_of",
     "skeleton",
-    "velocity",
     "weights_of",
     "write_base_model",
 ]
