@@ -6,7 +6,6 @@ that videos with a variable frame rate look as in a player.
 
 from __future__ import annotations
 
-import importlib
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from inference.runtime import InputError
+from inference.runtime import InputError, require
 
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 """Suffixes of files that are read with PyAV."""
@@ -274,12 +273,7 @@ def pyav() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        return importlib.import_module("av")
-    except ImportError as error:
-        raise InputError(
-            "video files need PyAV, which is not installed: pip install 'limner[video]'"
-        ) from error
+    return require("av", "video files", "PyAV", "video")
 
 
 @contextmanager

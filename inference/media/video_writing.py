@@ -7,7 +7,6 @@ are extended by repeating the last column or row.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from inference.files import write_atomically
+from inference.media.video_reading import pyav
 from inference.runtime import InputError
 
 MILLISECONDS = Fraction(1, 1000)
@@ -38,20 +38,6 @@ Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10
 Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
 """Header that a subtitle encoder needs before it starts (ASS)."""
-
-
-def pyav() -> Any:
-    """Import PyAV.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        return importlib.import_module("av")
-    except ImportError as error:
-        raise InputError(
-            "video files need PyAV, which is not installed: pip install limner[anim]"
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
+    from inference.runtime.extras import require
     from inference.runtime.registry import register
     from inference.runtime.signals import Interrupted, StopSignals
     from inference.runtime.text import number
@@ -31,6 +32,7 @@ __all__ = [
     "progress_bar",
     "quiet_libraries",
     "register",
+    "require",
 ]
 
 __getattr__ = lazy(__name__, __file__)

@@ -7,13 +7,12 @@ can be computed in floats and rounded once.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.runtime import InputError
+from inference.runtime import require
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -30,12 +29,7 @@ def opencv() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as error:
-        raise InputError(
-            "animations need OpenCV, which is not installed: pip install limner[anim]"
-        ) from error
+    return require("cv2", "animations", "OpenCV", "anim")
 
 
 def to_bytes(values: NDArray[Any]) -> Bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference.runtime import InputError
+from inference.runtime import InputError, require
 
 if TYPE_CHECKING:
     from inference.deforum.settings import Settings
@@ -90,11 +90,7 @@ def decode(path: str, seconds: float) -> np.ndarray:
     Raises:
         InputError: there is no such file, or no sound in it; or PyAV is not installed.
     """
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError:
-        raise InputError("audio_path needs PyAV: pip install limner[anim]") from None
+    av = require("av", "settings with audio_path", "PyAV", "anim")
     if not Path(path).is_file():
         raise InputError(f"audio_path: {path}: there is no such file")
     try:
@@ -102,7 +98,7 @@ def decode(path: str, seconds: float) -> np.ndarray:
             if not container.streams.audio:
                 raise InputError(f"audio_path: {path}: has no sound")
             return joined_samples(av, container, int(seconds * RATE))
-    except FFmpegError as error:
+    except av.error.FFmpegError as error:
         raise InputError(f"audio_path: {path}: cannot be decoded: {error}") from None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.runtime import InputError
+from inference.runtime import require
 
 Values = Mapping[str, "np.ndarray | float | int"]
 
@@ -246,10 +246,4 @@ def numexpr() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        import numexpr as library
-    except ImportError:
-        raise InputError(
-            "animations need numexpr, which is not installed: pip install limner[anim]"
-        ) from None
-    return library
+    return require("numexpr", "animations", "numexpr", "anim")

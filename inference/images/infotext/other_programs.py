@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from inference.images.infotext.redraw_keys import KNOWN_SAMPLERS, sampler_and_schedule
 from inference.images.infotext.text import write_infotext
-from inference.runtime import InputError
+from inference.runtime import InputError, require
 
 MARKS = {
     "workflow": "ComfyUI",
@@ -75,13 +74,8 @@ def read_other_programs(path: Path) -> str | None:
         program, size = other_program(image.info), image.size
     if program is None:
         return None
-    try:
-        sd_parsers = import_module("sd_parsers")
-    except ImportError as error:
-        raise InputError(
-            f"{path}: was drawn by {program}, whose metadata are read by the package sd-parsers: "
-            "pip install 'limner[metadata]'"
-        ) from error
+    feature = f"{path} was drawn by {program}, whose metadata"
+    sd_parsers = require("sd_parsers", feature, "sd-parsers", "metadata")
     found = sd_parsers.ParserManager().parse(path)
     if found is None or not found.samplers:
         raise InputError(f"{path}: what {program} wrote into it is not understood")
