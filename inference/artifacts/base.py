@@ -76,7 +76,7 @@ class Artifact(ABC):
     @classmethod
     @abstractmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """Return whether it is such an artifact: a folder (keys empty) or a file with these keys."""
+        """Return whether it is such an artifact: a folder (keys empty), or a file with the keys."""
 
 
 def check_kind(artifact: Artifact, base: DiffusionModel) -> ImageModel:
