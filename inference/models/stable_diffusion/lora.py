@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
 """Width of the prompt embeddings -> kohya's `ss_base_model_version`; for v-prediction with `_v`,
-but not to SDXL's."""
+except SDXL's."""
 
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
 """Part -> first word of kohya's names, for SD 1.x and 2.x."""
