@@ -1,4 +1,4 @@
-"""One language for all base models: which clean latent is expected at (x, sigma)?"""
+"""A common form of all base models: the expected clean latent at (x, sigma)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from inference.sampling import Blend, NoiseLevels
 
 @dataclass(frozen=True)
 class Batch:
-    """What goes through the UNet at once: rows of equally many tokens."""
+    """The input of one UNet evaluation: rows of equally many tokens."""
 
     rows: Tensor
-    """Their places among all rows: first the positive ones of every picture, then the negative."""
+    """Their indices among all rows: first the positive ones of every image, then the negative."""
     pictures: Tensor
-    """Which picture each of them belongs to."""
+    """The image that each of them belongs to."""
     conditions: Conditions
 
 
@@ -27,35 +27,35 @@ class Denoiser:
     """A base model that predicts noise or velocity, as a function (x, sigma) -> clean latent.
 
     Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598) takes the prompts and the
-    negative prompts through the UNet in one batch; at a scale of 1 the latter are left out. Prompts
+    negative prompts through the UNet in one batch; at a scale of 1 the latter are omitted. Prompts
     joined by AND (Liu et al. 2022, arXiv 2206.01714) each lead away from the negative prompt:
     uncond + sum of weight x scale x (cond - uncond). Rules and names of the settings are those of
     A1111 1.10.1 (`modules/sd_samplers_cfg_denoiser.py`).
 
     Args:
         base: the base model.
-        positive: what the UNet is told of b prompts, in its number format: conditions of b rows, or
-            for each picture its parts.
+        positive: conditioning of the UNet on b prompts, in its dtype: conditions of b rows, or
+            the parts of each image.
         negative: the same for the negative prompts, without parts; None where the scale and all
             weights are 1.
         cfg_scale: 1 is no guidance, 0 the negative prompts alone.
-        filler: an empty chunk; with it the shorter of a picture's prompts are filled up ("Pad
+        filler: an empty chunk, with which the shorter of an image's prompts are padded ("Pad
             prompt/negative prompt"). Without it prompts of other lengths go through the UNet apart.
-        total_steps: how many evaluations there will be; `skip_early_cond` needs it.
-        skip_early_cond: the negative prompts are left out in this share of the evaluations, from
+        total_steps: the number of model evaluations, for `skip_early_cond`.
+        skip_early_cond: the negative prompts are omitted in this share of the evaluations, from
             the first one on ("Ignore negative prompt during early sampling"); 0 is never.
-        s_min_uncond: below this sigma they are left out in every second evaluation ("Negative
+        s_min_uncond: below this sigma they are omitted in every second evaluation ("Negative
             Guidance minimum sigma"); 0 is never.
         concat: further input channels of the UNet, (b or 1, k, h, w); inpainting models have five.
-        levels: at which timestep the model is asked about a sigma; without it the model's own.
-        keeps_uncond: the negative prompts are heeded in every evaluation, at a scale of 1 too.
-        blend: has the last word on each clean latent, as masks need it.
+        levels: sigma -> the timestep of the evaluation; by default the model's own.
+        keeps_uncond: the negative prompts are evaluated every time, at a scale of 1 too.
+        blend: changes each clean latent last, for masks.
         blend_input: changes x before the model sees it.
     """
 
     last_uncond: Tensor | None = None
     """The clean latents expected for the negative prompts at the last evaluation, (b, c, h, w), not
-    blended; where they were left out, those of the prompts (of several parts, the first one's)."""
+    blended; if they were omitted, those of the prompts (of several parts, the first one's)."""
 
     def __init__(
         self,
@@ -107,14 +107,14 @@ class Denoiser:
 
     @property
     def conditions(self) -> Conditions:
-        """What the UNet is told in the next evaluation: the prompts', then the negative prompts'.
+        """Return the next evaluation's conditioning: the prompts', then the negative prompts'.
 
-        Only where all have equally many tokens.
+        Only if all have equally many tokens.
         """
         return Conditions.cat([batch.conditions for batch in self.batches(self.is_guided)])
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """The clean latents expected at x (b, c, h, w), fp32."""
+        """Return the clean latents expected at x (b, c, h, w), fp32."""
         is_guided = self.is_guided and not self.leaves_negatives_out(sigma)
         if self.blend_input is not None:
             x = self.blend_input(x, sigma)
@@ -127,7 +127,7 @@ class Denoiser:
         return denoised if self.blend is None else self.blend(denoised, sigma)
 
     def leaves_negatives_out(self, sigma: float) -> bool:
-        """Whether this evaluation does without them."""
+        """Return whether this evaluation omits them."""
         if self.keeps_uncond:
             return False
         share = self.evaluation / self.total_steps if self.total_steps else 0
@@ -136,9 +136,9 @@ class Denoiser:
         return self.evaluation % 2 == 1 and sigma < self.s_min_uncond
 
     def combine(self, positive: Tensor, negative: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The guided latents, and those they were led away from.
+        """Return the guided latents, and those they were guided away from.
 
-        Without negative ones each picture's first part stands in for them, at a scale of 1.
+        Without negative ones each image's first part is used for them, at a scale of 1.
         """
         scale = self.cfg_scale if negative is not None else 1.0
         if len(positive) == self.num_pictures:
@@ -157,7 +157,7 @@ class Denoiser:
         return denoised, negative
 
     def batches(self, is_guided: bool) -> list[Batch]:
-        """What the UNet is told in the next evaluation; kept while it stays the same."""
+        """Return the UNet's input for the next evaluation; cached while it stays the same."""
         timelines = [[part.timeline for part in parts] for parts in self.positive]
         negatives = self.negative if is_guided else []
         key = (
@@ -172,7 +172,7 @@ class Denoiser:
     def assemble(
         self, timelines: Sequence[Sequence[Timeline]], negatives: Sequence[Timeline]
     ) -> list[Batch]:
-        """Batches of equally many tokens, in the order of their first rows."""
+        """Return batches of equally many tokens, in the order of their first rows."""
         positives = [[self.told(one) for one in each] for each in timelines]
         others = [[self.told(one)] for one in negatives]
         for picture, parts in enumerate(positives):
@@ -200,12 +200,12 @@ class Denoiser:
         ]
 
     def told(self, timeline: Timeline) -> Conditions:
-        """One row of conditions: those of the next evaluation."""
+        """Return one row of the next evaluation's conditions."""
         row = timeline.row(self.evaluation)
         return timeline.conditions[row : row + 1]
 
     def denoise(self, x: Tensor, sigma: float, batches: Sequence[Batch]) -> Tensor:
-        """One latent for each row of all batches, without guidance."""
+        """Return one latent for each row of all batches, without guidance."""
         if len(batches) == 1:
             return self.denoise_batch(x, sigma, batches[0])
         count = sum(len(batch.rows) for batch in batches)
@@ -215,7 +215,7 @@ class Denoiser:
         return clean
 
     def denoise_batch(self, x: Tensor, sigma: float, batch: Batch) -> Tensor:
-        """One latent for each row of a batch.
+        """Return one latent for each row of a batch.
 
         The model sees x at the scale of its parametrization.
         """
