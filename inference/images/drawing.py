@@ -105,7 +105,7 @@ class Drawer:
         return sum(steps_of(self.requests[index]) for batch in self.batches for index in batch)
 
     def __call__(self, batch: Sequence[int]) -> list[tuple[int, Drawing]]:
-        """Yield each image of a batch with its index.
+        """Return each image of a batch with its index.
 
         Raises:
             InputError: a prompt or an init image cannot be used.

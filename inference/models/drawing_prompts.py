@@ -109,7 +109,7 @@ def as_timelines(conditions: Conditions) -> list[Timeline]:
 
 
 def over_steps(text: str, settings: PromptSettings) -> list[Entry]:
-    """Return the text of each evaluation."""
+    """Return the texts and the last evaluation of each."""
     steps, base_steps = settings.steps_total, settings.hires_base_steps
     return timeline(text, steps, base_steps, settings.old_prompt_editing)
 

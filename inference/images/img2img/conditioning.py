@@ -97,7 +97,7 @@ def circular_padding(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _padded_convolutions(modules: Iterable[nn.Module]) -> list[nn.Conv2d]:
-    """Yield each once, also if it is shared. Those without padding see no border."""
+    """Return each once, also if it is shared. Those without padding see no border."""
     found: dict[int, nn.Conv2d] = {}
     for module in modules:
         for part in module.modules():
