@@ -1,4 +1,4 @@
-"""`python -m train RECIPE [key=value ...]`: trains a recipe."""
+"""Train a recipe: `python -m train RECIPE [key=value ...]`."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ USAGE = "usage: python -m train RECIPE [key=value ...]"
 
 @refuse_foreign_inference("train")
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed, 2 the input is wrong, 130/143 stopped, saved."""
+    """Return the exit status: 0 done, 1 failed, 2 invalid input, 130/143 stopped and saved."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         stream = sys.stdout if arguments else sys.stderr
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(path: str, overrides: list[str]) -> int:
-    """Loads the recipe, and only then the heavy libraries."""
+    """Load the recipe, and only then the heavy libraries."""
     from inference.recipe import (
         find_recipe,
         is_first_process,

@@ -1,4 +1,4 @@
-"""What a run encodes once: pictures and captions, as far as they stay what they are."""
+"""Latents and prompt embeddings that a run encodes once, as far as they do not change."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from train.stages import Stage
 
 
 def put_aside(base: DiffusionModel, examples: Examples) -> None:
-    """Offload to the CPU what steps do not use: call it when captions are encoded.
+    """Offload parts that steps do not use to the CPU; call it when captions are encoded.
 
-    Generating previews takes it back for a while.
+    Generating previews moves them back for a while.
     """
     for part in training_of(base).idle_parts(base, examples.latents is not None):
         base.parts[part].to("cpu")
 
 
 class Caches:
-    """Latents of pictures and states of captions, in memory or in the folder of `cache: disk`."""
+    """Latents and prompt embeddings, in memory or in the folder of `cache: disk`."""
 
     def __init__(self, recipe: TrainRecipe, objective: Objective, accelerator: Accelerator) -> None:
         self.recipe = recipe
@@ -42,14 +42,14 @@ class Caches:
         self.accelerator = accelerator
         self.folder = open_cache(recipe.data, recipe.output_dir)
         self.prompt_states: PromptStates | None = None
-        """None where captions mean nothing, or something else after every step."""
+        """None if captions are unused, or their embeddings change at every step."""
         if recipe.objective.learns_from_captions and not objective.changes_prompts:
             folder = self.folder
             stored = folder and StoredStates(folder, text_origin(self.base))
             self.prompt_states = PromptStates(self.base, stored)
 
     def fill(self, examples: Examples, stage: Stage, track: Track) -> None:
-        """Encodes what a stage's examples need; all processes together."""
+        """Encode the inputs of a stage's examples; all processes together."""
         if not self.recipe.objective.learns_from_captions:
             return
         self.tell_cut_prompts(examples)
@@ -62,12 +62,12 @@ class Caches:
         self.accelerator.wait_for_everyone()
 
     def add_prompts(self, batch: Batch) -> None:
-        """Add the encoded captions to a batch, unless captions mean nothing or change meaning."""
+        """Add the prompt embeddings to a batch, unless captions are unused or embeddings change."""
         if self.prompt_states is not None:
             batch["prompt_states"] = self.prompt_states(batch["prompts"])
 
     def tell_cut_prompts(self, examples: Examples) -> None:
-        """Warn about captions whose ends the text encoder does not read."""
+        """Warn about captions that the text encoder truncates."""
         training = training_of(self.base)
         if not training.truncates_prompts or examples.changes_words:
             return

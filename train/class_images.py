@@ -1,6 +1,6 @@
-"""Class pictures for prior preservation: the base model draws those that are missing.
+"""Class images for prior preservation: the base model generates the missing ones.
 
-As diffusers' train_dreambooth.py and A1111's DreamBooth extension (`image_builder.py`) do.
+As in diffusers' train_dreambooth.py and A1111's DreamBooth extension (`image_builder.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ from train.config import ConceptConfig, TrainRecipe
 from train.data import ClassFolder, ClassPicture, Track
 
 Portion = tuple[ConceptConfig, list[ClassPicture]]
-"""Pictures that are drawn at once, and the concept that says how."""
+"""Images that are generated at once, and their concept."""
 
 
 def portions(
     folders: Sequence[ClassFolder], seed: int, batch_size: int, extensions: list[str]
 ) -> list[Portion]:
-    """All class pictures to draw, in portions that do not depend on what is drawn already.
+    """Return all class images in portions that do not depend on which of them exist already.
 
-    Rounding depends on what is drawn together: so a picture is the same whenever it is drawn.
+    Rounding depends on the batch: so an image is the same whenever it is generated.
     """
     found: list[Portion] = []
     for folder in folders:
@@ -36,7 +36,7 @@ def portions(
 
 
 def share_of(found: Sequence[Portion], rank: int, num_processes: int) -> list[Portion]:
-    """What one of several processes has to draw: every so many portions, unless it is all there."""
+    """Return the portions of one of several processes: every n-th, unless all of it exists."""
     own = found[rank::num_processes]
     return [one for one in own if not all(picture.file.exists() for picture in one[1])]
 
@@ -50,7 +50,7 @@ def draw_missing(
     track: Track,
     stop: Callable[[], object],
 ) -> None:
-    """Draws this process's share of the missing pictures, until `stop` gives something true.
+    """Generate this process's share of the missing images, until `stop` returns something true.
 
     Raises:
         InputError: a folder cannot be written to.
@@ -73,7 +73,7 @@ def draw_missing(
 def request_for(
     picture: ClassPicture, concept: ConceptConfig, settings: DrawSettings, resolution: int
 ) -> ImageConfig:
-    """How a class picture is drawn: the sampler is the grids', the rest is the concept's."""
+    """Return the request of a class image: the previews' sampler, the concept's other options."""
     return ImageConfig(
         prompt=picture.prompt,
         negative_prompt=concept.class_negative_prompt,
@@ -89,9 +89,9 @@ def request_for(
 
 
 def keep(picture: ClassPicture, drawing: Drawing) -> None:
-    """Writes the picture with its infotext, and its prompt beside it; overwrites nothing.
+    """Write the image with its infotext, and its prompt beside it; overwrite nothing.
 
-    The prompt comes first, so that no picture is ever without.
+    The prompt is written first, so that no image is ever without.
 
     Raises:
         InputError: the folder cannot be written to.

@@ -1,4 +1,4 @@
-"""What a run learns from: its pictures, those held out, those of classes, and its batches."""
+"""The data of a run: its images, validation split, class images, and batches."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from train.stages import Stage, step_size
 
 
 class Data:
-    """The files of a run, and how they become batches."""
+    """The files of a run, and the batches from them."""
 
     def __init__(self, recipe: TrainRecipe) -> None:
-        """Find the files; no weights are needed for that.
+        """Find the files, without loading weights.
 
         Raises:
-            DataError: pictures or captions cannot be used.
+            DataError: images or captions cannot be used.
         """
         self.sources = find_sources(recipe)
         self.recipe = at_commits(recipe, self.sources.commits)
-        """The recipe, with the commits of streamed datasets in the place of branches."""
+        """The recipe, with commits instead of branches for streamed datasets."""
         self.folder = Path(recipe.output_dir) / recipe.name
         """The run's."""
         self.class_folders = class_folders(self.sources.concepts, self.folder)
         self.class_pictures = self.sources.class_pictures
-        """Those that come along with examples; of concepts, only once they have been drawn."""
+        """The class images paired with examples; a concept's only once they are generated."""
         self.facts: dict[str, Any] = self.sources.facts
-        """What environment.json records of the pictures."""
+        """Data about the images for environment.json."""
 
     def rows(self) -> Iterator[Row]:
-        """Yield what data.jsonl.gz records of pictures, held-out pictures and class pictures."""
+        """Yield the rows of data.jsonl.gz for images, validation images and class images."""
         yield from rows_of(self.sources.pictures, self.recipe.data)
         yield from rows_of(self.sources.held_back.pictures, self.recipe.data, HELD_BACK)
         yield from self.class_rows()
 
     def class_rows(self) -> Iterator[Row]:
-        """Yield those of class pictures."""
+        """Yield the rows of class images."""
         yield from rows_of(self.class_pictures, self.recipe.data, CLASS_PICTURE)
 
     def draw_class_pictures(
@@ -66,14 +66,14 @@ class Data:
         track: Track,
         stop: Callable[[], object],
     ) -> None:
-        """Draw this process's share of the class pictures that are missing.
+        """Generate this process's share of the missing class images.
 
         Args:
-            base: the model to draw with, as it was before training.
-            resolution: of the pictures.
+            base: the model, as before training.
+            resolution: of the images.
             accelerator: of this process.
             track: shows the progress.
-            stop: drawing ends early once this returns something true.
+            stop: generating ends early once this returns something true.
         """
         draw_missing(
             base,  # pyright: ignore[reportArgumentType]  # only its family has concepts
@@ -86,10 +86,10 @@ class Data:
         )
 
     def find_class_pictures(self) -> None:
-        """Take the class pictures of concepts in, once all of them are drawn.
+        """Add the class images of concepts, once all of them are generated.
 
         Raises:
-            DataError: a folder has none, or some are broken and the recipe does not skip them.
+            DataError: a folder has none, or some are corrupt and the recipe does not skip them.
         """
         data = self.recipe.data
         self.class_pictures = class_pictures(
@@ -98,10 +98,10 @@ class Data:
         self.facts |= class_facts(self.class_pictures)
 
     def examples(self, stage: Stage, base: DiffusionModel, processes: int) -> Examples:
-        """Return the examples of a stage, with the class pictures that are there.
+        """Return the examples of a stage, with the existing class images.
 
         Raises:
-            InputError: the base model cannot take pictures or clips of this size or length.
+            InputError: the base model does not support this size or length.
         """
         examples = build_examples(stage.recipe, self.sources, base, stage.pace(processes))
         if self.class_pictures:
@@ -111,16 +111,16 @@ class Data:
     def batches(
         self, examples: Examples, stage: Stage, step: int, share: tuple[int, int]
     ) -> Iterator[Batch]:
-        """Yield a process's micro-batches of a stage; each knows its step and its random seed.
+        """Yield a process's micro-batches of a stage, each with its step and random seed.
 
         Args:
             examples: of the stage.
-            stage: where the run is.
-            step: optimizer steps that are done.
-            share: the process's number, and how many there are.
+            stage: the current stage.
+            step: completed optimizer steps.
+            share: the process's number, and the number of processes.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: an image cannot be read.
         """
         rank, processes = share
         recipe, size = stage.recipe, step_size(stage.recipe, processes)

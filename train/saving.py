@@ -33,7 +33,7 @@ class Savings:
         self.run = run
         self.say = say
         self.facts = data.facts | {"limner": limner_version(), "name": recipe.name}
-        """What a checkpoint's manifest records of the run."""
+        """A checkpoint manifest's data about the run."""
 
     def check_room(self) -> None:
         """Raise RunDirectoryError if the disk has no room for the first save of a run."""
@@ -101,7 +101,7 @@ class Savings:
         )
 
     def tell_of_next(self, step: int) -> None:
-        """Warn while there is time to make room: the old is deleted after the new is written."""
+        """Warn early enough to make room: the old checkpoint is deleted after the new save."""
         needed = self.checkpoint_bytes() + self.artifact_bytes()
         if step < self.recipe.max_train_steps and needed > room(self.run.path):
             self.say(
@@ -118,7 +118,7 @@ class Savings:
         return size + state_bytes(self.recipe.optimizer, trained)
 
     def artifact_bytes(self) -> int:
-        """Return the size of the members' artifacts: that of the last ones, at first estimated."""
+        """Return the size of the members' artifacts: that of the last ones, estimated at first."""
         total = 0
         itemsize = DTYPES[self.recipe.saving.save_precision].itemsize
         for path, member in zip(self.paths(0), self.members.values(), strict=True):

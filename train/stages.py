@@ -1,4 +1,4 @@
-"""Stages of a run: its parts with examples of their own size, one after the other.
+"""Stages of a run: its parts with their own example size, one after the other.
 
 Progressive resolution, as CogVideoX was trained (Yang et al. 2024, arXiv 2408.06072, appendix A).
 """
@@ -23,7 +23,7 @@ class Stage:
 
     name: str
     recipe: TrainRecipe
-    """The run's, as it is in this stage."""
+    """The run's recipe in this stage."""
     first_step: int
     """Optimizer steps before it."""
     last_step: int
@@ -31,12 +31,12 @@ class Stage:
     first_turn: int
     """Micro-batches of each process before it."""
     first_position: int
-    """Place in the run's stream of examples where it begins."""
+    """Sample index at which it begins."""
 
     def micro_batches(
         self, step: int, rank: int, num_processes: int, with_class_pictures: bool
     ) -> MicroBatches:
-        """This process's micro-batches from a step of the run on to the stage's last one."""
+        """Return this process's micro-batches from a step of the run to the stage's last one."""
         from train.data import MicroBatches
 
         return MicroBatches(
@@ -51,29 +51,29 @@ class Stage:
         )
 
     def pace(self, num_processes: int) -> Pace:
-        """Which step of the run the positions of its examples belong to."""
+        """Return the relation of sample indices to steps of the run."""
         from train.data import Pace
 
         size, last = step_size(self.recipe, num_processes), self.recipe.max_train_steps
         return Pace(size, last, self.first_step, self.first_position)
 
     def turn(self, step: int) -> int:
-        """Number of the first micro-batch of a step, over the whole run."""
+        """Return the index of a step's first micro-batch, over the whole run."""
         done = max(step, self.first_step) - self.first_step
         return self.first_turn + done * self.recipe.gradient_accumulation_steps
 
     def step_of(self, turn: int) -> int:
-        """The step (optimizer steps before it) that a micro-batch belongs to."""
+        """Return the step of a micro-batch (optimizer steps before it)."""
         within = (turn - self.first_turn) // self.recipe.gradient_accumulation_steps
         return self.first_step + within
 
     def completes_step(self, turn: int) -> bool:
-        """Whether a micro-batch is the last one of its optimizer step."""
+        """Return whether a micro-batch is the last one of its optimizer step."""
         return self.step_of(turn + 1) > self.step_of(turn)
 
 
 def stages_of(recipe: TrainRecipe, num_processes: int) -> list[Stage]:
-    """The stages of a sound recipe, in order."""
+    """Return the stages of a valid recipe, in order."""
     named = named_stages(recipe)
     if not named:
         return [Stage("", recipe, 0, recipe.max_train_steps, 0, 0)]
@@ -82,7 +82,7 @@ def stages_of(recipe: TrainRecipe, num_processes: int) -> list[Stage]:
     for name, config in named.items():
         own = recipe_in(recipe, config)
         steps = config.steps or recipe.max_train_steps - step
-        size = step_size(own, num_processes)  # steps begin at its multiples, as buckets need it
+        size = step_size(own, num_processes)  # steps begin at its multiples, as buckets require
         position = -(-position // size) * size
         stage = Stage(name, own, step, step + steps, turn, position)
         stages.append(stage)
@@ -93,10 +93,10 @@ def stages_of(recipe: TrainRecipe, num_processes: int) -> list[Stage]:
 
 
 def stage_at(stages: Sequence[Stage], step: int) -> Stage:
-    """The stage in which a run was after a step: at the end of one it is still that one."""
+    """Return the stage of a run after a step; at the end of a stage, still that stage."""
     return next((stage for stage in stages if step <= stage.last_step), stages[-1])
 
 
 def step_size(recipe: TrainRecipe, num_processes: int) -> int:
-    """Examples of an optimizer step, of all processes and micro-batches."""
+    """Return the examples of an optimizer step, of all processes and micro-batches."""
     return recipe.train_batch_size * recipe.gradient_accumulation_steps * num_processes

@@ -1,4 +1,4 @@
-"""The one loop: every objective is trained here."""
+"""The training loop, for every objective."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,12 +42,12 @@ class Trainer:
 
         Args:
             recipe: the run's.
-            data: makes what it learns from.
-            run: makes what shows and records it.
-            caches: makes what is encoded once.
+            data: builds the run's data.
+            run: builds its logging and manifests.
+            caches: builds its caches.
 
         Raises:
-            InputError: the run cannot begin.
+            InputError: the run cannot start.
         """
         self.data = data(recipe)
         self.recipe = recipe = self.data.recipe
@@ -75,17 +75,17 @@ class Trainer:
 
     @property
     def objective(self) -> Objective:
-        """What is trained."""
+        """Return the objective."""
         return self.optimization.objective
 
     @property
     def base(self) -> DiffusionModel:
-        """The model that the objective changes."""
+        """Return the model that the objective changes."""
         return self.optimization.objective.base
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files, and draws."""
+        """Return whether this process writes files, and generates previews."""
         return self.accelerator.is_main_process
 
     def train(self) -> Path:
@@ -93,7 +93,7 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
-            NonFiniteError: losses or gradients are not finite; the state before is saved.
+            NonFiniteError: losses or gradients are not finite; the state before was saved.
         """
         recipe = self.recipe
         with self.run.progress, self.signals.noted(self.run.progress.say):
@@ -120,7 +120,7 @@ class Trainer:
         return self.savings.last()
 
     def begin(self) -> None:
-        """Complete the class pictures, resume if asked, and open the run's folder."""
+        """Complete the class images, resume if configured, and open the run's folder."""
         if self.data.class_folders:
             self.draw_class_pictures()
         if self.recipe.resume:
@@ -134,10 +134,10 @@ class Trainer:
         self.run.clock.go_on()
 
     def draw_class_pictures(self) -> None:
-        """Have all processes draw those that are missing, then learn from all of them.
+        """Generate the missing ones in all processes, then train on all of them.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; what is drawn is saved.
+            Interrupted: SIGINT or SIGTERM came; the generated ones are saved.
         """
         resolution, track = self.examples.resolution, self.run.progress.track
         with self.optimization.weights.of_base():
@@ -151,7 +151,7 @@ class Trainer:
         self.data.find_class_pictures()
 
     def resume(self) -> None:
-        """Put the state of the newest intact checkpoint back, if there is one."""
+        """Restore the state of the newest intact checkpoint, if there is one."""
         find = self.run.find_checkpoint
         checkpoint = of_first(self.accelerator, lambda: find(self.data))
         if checkpoint is None:
@@ -163,7 +163,7 @@ class Trainer:
         self.optimization.stop_members(self.step_number)
 
     def open(self) -> None:
-        """Write recipe and manifests, and at the beginning of a run the base model's row."""
+        """Write recipe and manifests, and at the start of a run the base model's row."""
         step = self.step_number
         if step < self.recipe.max_train_steps:
             self.savings.check_room()
@@ -174,7 +174,7 @@ class Trainer:
             self.previews.keep_base_row()
 
     def catch_up(self) -> None:
-        """Make the artifacts and the grid that a run still owes which was cut before it did."""
+        """Write the artifacts and the preview grid that an interrupted run did not reach."""
         step = self.step_number
         is_saved = self.due(self.recipe.saving.save_every_n_steps)
         is_last = step >= self.recipe.max_train_steps
@@ -185,7 +185,7 @@ class Trainer:
             self.previews.draw(step, self.examples)
 
     def enter(self, stage: Stage) -> None:
-        """Make the examples of a stage, and encode them as far as they stay what they are."""
+        """Build the examples of a stage, and encode them as far as they do not change."""
         progress = self.run.progress
         if stage.name:
             progress.say(f"stage {stage.name}: steps {stage.first_step} to {stage.last_step}")
@@ -196,11 +196,11 @@ class Trainer:
             self.caches.fill(self.examples, stage, progress.track)
 
     def examples_of(self, stage: Stage) -> Examples:
-        """Return those of a stage, for the base model, with the class pictures that are there."""
+        """Return those of a stage, for the base model, with the existing class images."""
         return self.data.examples(stage, self.base, self.accelerator.num_processes)
 
     def forward_backward(self, batch: Batch) -> None:
-        """Add the gradients of a micro-batch; dropout draws from the batch's own seed."""
+        """Add the gradients of a micro-batch; dropout uses the batch's own seed."""
         optimization = self.optimization
         self.caches.add_prompts(batch)
         random = seeded(batch["seed"], self.accelerator.device)
@@ -216,7 +216,7 @@ class Trainer:
         """Take an optimizer step; return the gradients' norm before clipping.
 
         Raises:
-            NonFiniteError: losses or gradients are not finite; the state before is saved.
+            NonFiniteError: losses or gradients are not finite; the state before was saved.
         """
         try:
             grad_norm = self.optimization.step(self.step_number + 1)
@@ -229,36 +229,36 @@ class Trainer:
         raise NonFiniteError(f"{fault}. {self.rescue()}")
 
     def rescue(self) -> str:
-        """Save the state before a faulty step, if it is sound; say what was done."""
+        """Save the state before a faulty step, if it is intact; report the result."""
         done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
         self.close()
         return done
 
     def due(self, every: int) -> bool:
-        """Whether what happens every so many steps happens now; at the last step, yes."""
+        """Return whether a periodic event is due now; always at the last step."""
         return self.step_number % every == 0 or self.step_number == self.recipe.max_train_steps
 
     def log(self, grad_norm: Tensor) -> None:
-        """Show losses, rates and pace since the last entry."""
+        """Log losses, learning rates and speed since the last entry."""
         rates, skips = self.optimization.rates, self.optimization.guard.counts
         self.run.log(self.step_number, self.stage, grad_norm, rates, skips)
 
     def save(self) -> None:
-        """Save an artifact to draw with and a checkpoint to resume; other processes wait."""
+        """Save an artifact to generate with and a checkpoint to resume; other processes wait."""
         with self.run.clock.paused():
             if self.is_main:
                 self.savings.save(self.step_number)
             self.accelerator.wait_for_everyone()
 
     def draw(self) -> None:
-        """Draw the grid; other processes wait."""
+        """Generate the preview grid; other processes wait."""
         with self.run.clock.paused():
             if self.is_main:
                 self.previews.draw(self.step_number, self.examples)
             self.accelerator.wait_for_everyone()
 
     def stop_if_asked(self) -> None:
-        """Save and stop, on all processes together, once one of them has had a signal.
+        """Save and stop, on all processes together, once one of them has received a signal.
 
         Raises:
             Interrupted: one has.
@@ -271,7 +271,7 @@ class Trainer:
             raise Interrupted(asked, self.run.folder.checkpoint(self.step_number))
 
     def close(self) -> None:
-        """End TensorBoard and the connection to the other processes."""
+        """Close TensorBoard and the connection to the other processes."""
         self.run.close()
         self.accelerator.wait_for_everyone()
         self.optimization.release()

@@ -1,4 +1,4 @@
-"""What has been learned: attached to a base model, saved, and loaded."""
+"""Trained artifacts: attach them to a base model, save and load them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What every artifact promises, and how one is found out by its content."""
+"""The interface of all artifacts, and how a file's type is detected from its content."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ARTIFACTS: dict[str, str] = {
     "checkpoint": "inference.artifacts.checkpoint:Checkpoint",
     "embedding": "inference.artifacts.embedding:Embedding",
 }
-"""The known kinds of artifact and where their classes live (`module:Class`)."""
+"""The known artifact types and their classes (`module:Class`)."""
 
 
 class Artifact(ABC):
-    """Something learned that changes what a base model draws.
+    """A trained change of what a base model generates.
 
     The class that is trained is the class that is loaded. Artifacts stack: several can be attached
     to one base model, in any order, and be detached in any order.
@@ -40,13 +40,13 @@ class Artifact(ABC):
 
     kind: ClassVar[str]
     suffix: str
-    """End of the file's name; empty where the artifact is a folder."""
+    """Suffix of the file's name; empty if the artifact is a folder."""
     name: str
-    """What it is called in grids, infotext and metadata."""
+    """Its name in grids, infotext and metadata."""
 
     @abstractmethod
     def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
-        """Makes the base model draw what has been learned.
+        """Activate the artifact in the base model.
 
         Raises:
             ArtifactError: it does not fit this base model; the base model is unchanged then.
@@ -54,20 +54,20 @@ class Artifact(ABC):
 
     @abstractmethod
     def set_strength(self, strength: float) -> None:
-        """0 draws bit for bit what the base model draws, 1 what was trained."""
+        """Set the strength: 0 gives the base model's output bit for bit, 1 the trained one."""
 
     @abstractmethod
     def detach(self) -> None:
-        """Leaves the base model bit for bit as it was before `attach`."""
+        """Restore the base model bit for bit to its state before `attach`."""
 
     @abstractmethod
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes it whole or not at all; the same weights and metadata give the same bytes."""
+        """Write it atomically; equal weights and metadata give equal bytes."""
 
     @classmethod
     @abstractmethod
     def load(cls, path: Path) -> Self:
-        """Reads what `save` or one of the tools at home in this format has written.
+        """Load a file of `save` or of one of the tools that use this format.
 
         Raises:
             ArtifactError: the content is not understood.
@@ -76,11 +76,11 @@ class Artifact(ABC):
     @classmethod
     @abstractmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """Whether this is such an artifact: a folder (keys empty), or a file with these tensors."""
+        """Return whether it is such an artifact: a folder (keys empty), or a file with the keys."""
 
 
 def check_kind(artifact: Artifact, base: DiffusionModel) -> ImageModel:
-    """Return the base model as one of pictures, if its family takes this kind of artifact.
+    """Return the base model as an image model, if its family supports this artifact type.
 
     Raises:
         ArtifactError: it does not.
@@ -98,10 +98,10 @@ def check_kind(artifact: Artifact, base: DiffusionModel) -> ImageModel:
 
 
 def load_artifact(path: Path | str) -> Artifact:
-    """Reads an artifact of any kind, decided by what is in it and not by its name.
+    """Load an artifact of any type, detected from its content and not from its name.
 
     Raises:
-        ArtifactError: nothing is there, it cannot be read, or it is no known kind of artifact.
+        ArtifactError: the path does not exist, cannot be read, or is no known artifact.
     """
     path = Path(path)
     if not path.exists():
@@ -125,10 +125,10 @@ def load_artifact(path: Path | str) -> Artifact:
 
 
 def read_keys(path: Path) -> list[str]:
-    """Names of the tensors in a file; of a safetensors file only the header is read.
+    """Return the names of the tensors in a file; of a safetensors file only the header is read.
 
-    Of a pickle all keys of its dict as text, or of the dict under `state_dict`; of a picture those
-    of the embedding that it carries.
+    For a pickle, all keys of its dict as text, or of the dict under `state_dict`; for an image,
+    those of the embedding inside.
     """
     if path.suffix in PICTURES:
         return [*(read_embedding_picture(path) or {})]
@@ -142,7 +142,7 @@ def read_keys(path: Path) -> list[str]:
 
 
 def set_strength(config: ArtifactConfig, artifact: Artifact, factor: float) -> UsedArtifact:
-    """Sets the strength for a row of the grid; returns what infotext tells of it."""
+    """Set the strength for a row of the grid; return the artifact's entry for the infotext."""
     strength = config.strength * factor
     artifact.set_strength(strength)
     known_by = artifact_hash(Path(config.path), artifact.kind)
@@ -151,18 +151,18 @@ def set_strength(config: ArtifactConfig, artifact: Artifact, factor: float) -> U
 
 @dataclass(frozen=True)
 class UsedArtifact:
-    """What infotext tells of an artifact that a picture was drawn with."""
+    """The infotext's entry about an artifact that an image was generated with."""
 
     kind: str
     """`lora`, …: as in `inference.artifacts`."""
     name: str
     strength: float
     hash: str | None = None
-    """What A1111 knows the file by; it shows the first 12 digits."""
+    """A1111's hash of the file; it shows the first 12 digits."""
     is_called: bool = False
     """Whether the prompt itself calls it, so that no tag is added."""
     te_strength: float | None = None
-    """Strength in the text encoders, if that is another one."""
+    """Strength in the text encoders, if it differs."""
 
     @property
     def is_at_work(self) -> bool:

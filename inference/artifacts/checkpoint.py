@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from inference.models import DiffusionModel
 
 _holders: WeakKeyDictionary[nn.Module, Checkpoint] = WeakKeyDictionary()
-"""Part of a base model -> the checkpoint whose weights are in it."""
+"""Part of a base model -> the checkpoint whose weights it has now."""
 
 
 @final
 class Checkpoint(Artifact):
     """New weights for the UNet or transformer, the text encoders or the VAE.
 
-    On disk a complete base model, as a folder or as one file (`suffix` .safetensors): the trained
-    parts in the number format asked for, the others exactly as they were.
+    On disk it is a complete base model, as a folder or as one file (`suffix` .safetensors): the
+    trained parts in the requested dtype, the others unchanged.
     """
 
     kind: ClassVar[str] = "checkpoint"
@@ -61,7 +61,7 @@ class Checkpoint(Artifact):
         new weights."""
         self.strength = 1.0
         self.prediction_type = prediction_type
-        """What the denoiser predicts, if its file says so."""
+        """The prediction type of the denoiser, if its file has it."""
         self._base = base
         self._path = path
         self._originals: dict[str, dict[str, Tensor]] = {}
@@ -70,7 +70,7 @@ class Checkpoint(Artifact):
 
     @classmethod
     def of(cls, base: DiffusionModel, parts: Sequence[str] | None = None) -> Self:
-        """Return the parts that are trained within a base model, its denoiser if none are named.
+        """Return the trained parts of a base model, or its denoiser if none are named.
 
         The weights are shared.
         """
@@ -78,10 +78,10 @@ class Checkpoint(Artifact):
         return cls({part: base.parts[part] for part in names}, base=base)
 
     def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
-        """Writes the weights over the base model's, of which a copy is kept.
+        """Write the weights over those of the base model, of which a copy is kept.
 
         Raises:
-            ArtifactError: shapes or settings differ, or a part holds another checkpoint already.
+            ArtifactError: shapes or settings differ, or a part already has another checkpoint.
         """
         if self._target is not None:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
@@ -102,7 +102,7 @@ class Checkpoint(Artifact):
         self.set_strength(strength)
 
     def set_strength(self, strength: float) -> None:
-        """Between 0 (the base model) and 1 (the checkpoint) weights are interpolated linearly."""
+        """Interpolate the weights linearly between 0 (the base model) and 1 (the checkpoint)."""
         self.strength = strength
         if self._target is None:
             return
@@ -116,7 +116,7 @@ class Checkpoint(Artifact):
             self._target.vae.register_to_config(scaling_factor=factor)
 
     def detach(self) -> None:
-        """Writes the kept weights back."""
+        """Restore the original weights."""
         if self._target is None:
             return
         strength = self.strength
@@ -128,13 +128,13 @@ class Checkpoint(Artifact):
         self._target = None
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes a folder that diffusers' pipelines (SD, SDXL, CogVideoX) and Limner open.
+        """Write a folder that diffusers' pipelines (SD, SDXL, CogVideoX) and Limner open.
 
-        If the path ends in .safetensors, the file that A1111, Forge and ComfyUI open.
+        If the path ends in .safetensors, write the file that A1111, Forge and ComfyUI open.
 
         Raises:
             ArtifactError: only some parts were loaded, so that there is no complete base model, or
-                a single file is asked of a video model.
+                a single file is requested for a video model.
         """
         base = self._base or self._complete_base()
         if Path(path).suffix == ".safetensors":
@@ -155,7 +155,7 @@ class Checkpoint(Artifact):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads the trained parts; of a folder by another tool all parts that are there."""
+        """Load the trained parts; from a folder of another tool, all parts that exist."""
         path = Path(path)
         if path.is_file():
             form = single_file_format(read_keys(path))
@@ -182,7 +182,7 @@ class Checkpoint(Artifact):
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """A folder with model_index.json or a part of a base model; a file with their names."""
+        """Recognize a folder with model_index.json or a model part, or a file with its tensors."""
         names = ("model_index.json", *part_names())
         if path.is_dir():
             return any((path / name).exists() for name in names)
@@ -234,7 +234,7 @@ class Checkpoint(Artifact):
 
 
 def _mix(original: Tensor, new: Tensor, strength: float) -> Tensor:
-    """`original` at strength 0 and `new` at 1, exactly; between and beyond on the line."""
+    """Return exactly `original` at strength 0 and `new` at 1, and the linear mix elsewhere."""
     if strength == 0:
         return original
     new = new.to(original.device)

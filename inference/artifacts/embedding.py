@@ -33,9 +33,10 @@ FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 PAIR: tuple[str, ...] = ("clip_l", "clip_g")
 """Keys of SDXL's files: vectors for its first and its second text encoder."""
 FACTS = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
-"""What a file says about itself, by A1111's names."""
+"""Metadata of a file, by A1111's names."""
 RUN_FILE = re.compile(r"step-\d+|last")
-"""Files in a run's folder. They and pictures are called as they say themselves, others by their
+"""Names of the file in a run's folder. These and images are named by their metadata, others by
+their file name.
 file's name."""
 
 
@@ -54,10 +55,10 @@ class Embedding(Artifact):
         vectors_2: Tensor | None = None,
     ) -> None:
         self.name = name
-        """What prompts call it by."""
+        """Its name in prompts."""
         self.learned = LearnedVectors(vectors, vectors_2)
         self.facts = dict(facts or {})
-        """What the file says about itself, by A1111's names: step, sd_checkpoint, …"""
+        """Metadata of the file, by A1111's names: step, sd_checkpoint, …"""
         self.strength = 1.0
         self._base: ImageModel | None = None
         self._shown: LearnedVectors | None = None
@@ -66,13 +67,13 @@ class Embedding(Artifact):
     def create(
         cls, base: ImageModel, name: str, initialization_text: str, num_vectors: int
     ) -> Self:
-        """An embedding to be trained, in fp32, not attached yet.
+        """Create an embedding for training, in fp32 and not attached yet.
 
-        It begins as the token table's rows of a text: fewer tokens than vectors are repeated, more
-        are left out in between; zeros for an empty text.
+        It is initialized with the token embeddings of a text: fewer tokens than vectors are
+        repeated, surplus ones are left out in between; zeros for an empty text.
 
         Raises:
-            ArtifactError: the token means nothing to the tokenizer, or there are too many vectors.
+            ArtifactError: the tokenizer knows no such token, or there are too many vectors.
         """
         room = base.tokenizer.model_max_length - 2
         if not 1 <= num_vectors <= room:
@@ -88,11 +89,11 @@ class Embedding(Artifact):
         return cls(vectors[0], name, made_upon(base), vectors[1] if len(vectors) > 1 else None)
 
     def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
-        """Makes prompts that spell the name take the vectors.
+        """Register the vectors for prompts that contain the name.
 
         Raises:
-            ArtifactError: already attached, vectors of another width or too many, or a name that is
-                taken or that no prompt can spell.
+            ArtifactError: already attached, the vectors' width or number does not fit, or the name
+                is taken or cannot be written in a prompt.
         """
         if self._base is not None:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
@@ -120,7 +121,7 @@ class Embedding(Artifact):
         self.set_strength(strength)
 
     def set_strength(self, strength: float) -> None:
-        """The vectors are multiplied by it; at 0 prompts read the name as any other text."""
+        """Multiply the vectors by the strength; at 0 the name is ordinary text in prompts."""
         self.strength = strength
         if self._base is None or self._shown is None:
             return
@@ -130,19 +131,19 @@ class Embedding(Artifact):
             self._base.embeddings[self.name] = self._shown
 
     def detach(self) -> None:
-        """Prompts read the name as any other text again."""
+        """Make the name ordinary text in prompts again."""
         if self._base is not None:
             self._base.embeddings.pop(self.name, None)
         self._base = self._shown = None
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes kohya's safetensors (`emb_params`); if the path ends so, A1111's `.pt` or picture.
+        """Write kohya's safetensors (`emb_params`), or A1111's `.pt` or image by the path's suffix.
 
-        The picture shows the vectors as shades; A1111 loads it from its folder of embeddings.
-        SDXL's are written as kohya writes them: the pair, without any facts in a `.pt`.
+        The image shows the vectors as shades; A1111 loads it from its folder of embeddings.
+        SDXL's are written as kohya writes them: the pair, without metadata in a `.pt`.
 
         Raises:
-            ArtifactError: a picture is asked for SDXL, whose pair no program looks for there.
+            ArtifactError: an image is requested for SDXL; no program looks for the pair in one.
         """
         path = Path(path)
         check_suffix(path.suffix, self.learned)
@@ -173,7 +174,7 @@ class Embedding(Artifact):
         write_atomically(path, lambda unfinished: unfinished.write_bytes(data))
 
     def card(self, step: int) -> Image.Image:
-        """A picture of the vectors, one above the other, with name and size."""
+        """Return an image of the vectors, one above the other, with name and size."""
         from inference.media import image_grid
 
         vectors = self.learned.vectors.detach().float().cpu()
@@ -184,7 +185,7 @@ class Embedding(Artifact):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads the files of A1111, kohya and diffusers, and pictures that carry an embedding.
+        """Load files of A1111, kohya and diffusers, and images that contain an embedding.
 
         Raises:
             ArtifactError: the content is not understood, or is not finite.
@@ -207,19 +208,19 @@ class Embedding(Artifact):
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """A1111's `string_to_param`, SDXL's pair, or a single tensor."""
+        """Recognize A1111's `string_to_param`, SDXL's pair, or a single tensor."""
         return "string_to_param" in keys or {*PAIR} <= {*keys} or len(keys) == 1
 
 
 def made_for(learned: LearnedVectors) -> str:
-    """Width and family of base models, in words: `width 768 (SD 1.x)`."""
+    """Describe width and family of base models: `width 768 (SD 1.x)`."""
     widths = [vectors.shape[1] for vectors in learned.by_encoder()]
     family = "SDXL" if len(widths) > 1 else FAMILIES.get(widths[0])
     return f"width {' and '.join(map(str, widths))}{f' ({family})' if family else ''}"
 
 
 def check_suffix(suffix: str, learned: LearnedVectors) -> None:
-    """Raises ArtifactError if files that end so have no room for a second encoder's vectors."""
+    """Raise ArtifactError if files with this suffix cannot hold a second encoder's vectors."""
     if suffix == ".png" and learned.vectors_2 is not None:
         raise ArtifactError(
             "objective.save_as: a picture carries vectors for one text encoder, and SDXL has two; "
@@ -228,16 +229,16 @@ def check_suffix(suffix: str, learned: LearnedVectors) -> None:
 
 
 def _token_tables(base: ImageModel) -> list[Tensor]:
-    """The weights of every text encoder's token table."""
+    """Return the token embedding weights of every text encoder."""
     encoders: list[Any] = [*base.text_encoders.values()]
     return [encoder.get_input_embeddings().weight for encoder in encoders]
 
 
 def _checked(path: Path, vectors: Tensor) -> Tensor:
-    """Vectors (number, width) in fp32.
+    """Return vectors (number, width) in fp32.
 
     Raises:
-        ArtifactError: they are something else, or not finite.
+        ArtifactError: they have another shape, or are not finite.
     """
     vectors = vectors.detach()[None] if vectors.dim() == 1 else vectors.detach()
     if vectors.dim() != 2 or not vectors.is_floating_point() or not len(vectors):
@@ -267,7 +268,7 @@ def _from_safetensors(path: Path) -> tuple[list[Tensor], dict[str, Any]]:
 
 
 def _by_encoder(path: Path, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """SDXL's pair, or the vectors for one text encoder."""
+    """Return SDXL's pair, or the vectors for one text encoder."""
     if {*PAIR} <= tensors.keys():
         return [tensors[key] for key in PAIR]
     if len(tensors) != 1:

@@ -1,8 +1,8 @@
-"""Pictures that carry an embedding, as A1111 1.10.1 writes and reads them.
+"""Images that contain an embedding, as A1111 1.10.1 writes and reads them.
 
-(`modules/textual_inversion/image_embedding.py`.) The embedding's dict stands in the file twice: as
+(`modules/textual_inversion/image_embedding.py`.) The file has the embedding's dict twice: as
 JSON in base64 under the PNG keyword `sd-ti-embedding`, and in the pixels of two stripes beside the
-picture, which also survive programs that drop keywords (but no JPEG).
+image, which also survive programs that drop keywords (but not JPEG).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEYWORD = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"
 """In the JSON a tensor is a mapping of this key to nested lists."""
 LOW = 0x0F
-"""The bits of a stripe that hold data; those above are for the eye."""
+"""The bits of a stripe that contain data; those above are decoration."""
 SHADE = 0x80
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
@@ -32,7 +32,7 @@ Pixels = np.ndarray[Any, np.dtype[Any]]
 
 
 def picture_with(image: Image.Image, content: dict[str, Any]) -> tuple[Image.Image, dict[str, str]]:
-    """The picture between its two stripes, and the texts that belong into the PNG."""
+    """Return the image between its two stripes, and the texts for the PNG."""
     text = json.dumps(content, default=_listed).encode()
     data = np.frombuffer(zlib.compress(text, 9), dtype=np.uint8)
     pixels = np.asarray(image.convert("RGB"))
@@ -48,10 +48,10 @@ def picture_with(image: Image.Image, content: dict[str, Any]) -> tuple[Image.Ima
 
 
 def read_embedding_picture(path: Path) -> dict[str, Any] | None:
-    """The dict in a picture's keyword or stripes; None if it carries none.
+    """Return the dict in an image's keyword or stripes; None if it has none.
 
     Raises:
-        ArtifactError: it cannot be read as a picture, or what it carries is damaged.
+        ArtifactError: the image cannot be read, or its embedding is damaged.
     """
     try:
         with Image.open(path) as image:
@@ -68,7 +68,7 @@ def read_embedding_picture(path: Path) -> dict[str, Any] | None:
 
 
 def _from_stripes(pixels: Pixels) -> bytes | None:
-    """The compressed text's content; None where there are no two black lines with stripes."""
+    """Return the decompressed content; None without two black lines and stripes."""
     bright: Any = (pixels > 0).all(axis=2)
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
     if not len(rows) or not len(columns):
@@ -81,13 +81,13 @@ def _from_stripes(pixels: Pixels) -> bytes | None:
     if low.shape != high.shape or not low.size:
         return None
     data = (high << 4 | low).tobytes()
-    if data[0] != 0x78:  # zlib's first byte: a picture that only looks alike
+    if data[0] != 0x78:  # zlib's first byte: else the image only looks alike
         return None
     return zlib.decompressobj().decompress(data)
 
 
 def _masked(block: Pixels) -> Pixels:
-    """Data and noise are turned into each other: the low bits of A1111's generator, from seed 0."""
+    """Return the data masked by noise, or unmasked again: low bits of A1111's generator, seed 0."""
     state, values = 0, np.empty(block.size, dtype=np.uint8)
     for index in range(block.size):
         state = (1664525 * state + 1013904223) % 2**32

@@ -1,4 +1,4 @@
-"""Hypernetworks as A1111 1.10.1 has them: small networks before attention's keys and values."""
+"""Hypernetworks as in A1111 1.10.1: small networks in front of attention's keys and values."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from inference.models import DiffusionModel, ImageModel
 
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
-"""Width of the prompt's states -> the family of base models."""
+"""Width of the prompt embeddings -> the family of base models."""
 
 
 @final
 class Hypernetwork(Artifact):
     """Pairs of networks by the width of the contexts that they change.
 
-    Several work one after the other, in the order in which they were attached.
+    Several are applied one after the other, in the order in which they were attached.
     """
 
     kind: ClassVar[str] = "hypernetwork"
@@ -55,7 +55,7 @@ class Hypernetwork(Artifact):
         """Width -> the networks for keys and for values."""
         self.spec = spec
         self.facts = facts
-        """What the file says about itself besides its options, by A1111's names."""
+        """Metadata of the file besides its options, by A1111's names."""
         self.strength = 1.0
         self._at_work: dict[int, nn.ModuleList] = {}
         self._handles: list[RemovableHandle] = []
@@ -64,16 +64,16 @@ class Hypernetwork(Artifact):
     def create(
         cls, base: ImageModel, spec: HypernetworkSpec, sizes: Sequence[int] | None, seed: int
     ) -> Self:
-        """A hypernetwork to be trained, not attached yet, in fp32.
+        """Create a hypernetwork for training, in fp32 and not attached yet.
 
         Args:
             base: the base model.
             spec: the networks' layers.
-            sizes: widths of contexts to change (A1111: Modules); None for all that there are.
-            seed: where the initial weights come from.
+            sizes: widths of contexts to change (A1111: Modules); None for all widths.
+            seed: of the initial weights.
 
         Raises:
-            ArtifactError: the base model has no contexts of a width asked for.
+            ArtifactError: the base model has no contexts of a requested width.
         """
         known = sorted(context_widths(base))
         missing = [width for width in sizes or () if width not in known]
@@ -87,14 +87,14 @@ class Hypernetwork(Artifact):
 
     @property
     def is_trained(self) -> bool:
-        """Whether its weights get gradients."""
+        """Return whether its weights get gradients."""
         return any(p.requires_grad for pair in self.pairs.values() for p in pair.parameters())
 
     def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
-        """Hangs the networks before `to_k` and `to_v` of every attention layer.
+        """Inject the networks before `to_k` and `to_v` of every attention layer.
 
-        Networks in training stay as they are; others are copied to the base model's device and
-        number format.
+        Trainable networks stay as they are; others are copied to the base model's device and
+        dtype.
 
         Raises:
             ArtifactError: already attached, or no context of this base model has such a width.
@@ -123,26 +123,26 @@ class Hypernetwork(Artifact):
         self.set_strength(strength)
 
     def set_strength(self, strength: float) -> None:
-        """A1111's multiplier. At 0 contexts pass untouched; while training it is always 1."""
+        """Set A1111's multiplier: at 0 contexts pass unchanged; in training it is always 1."""
         self.strength = strength
         for pair in (*self.pairs.values(), *self._at_work.values()):
             for network in pair:
                 network.strength = strength  # type: ignore[assignment]
 
     def detach(self) -> None:
-        """Takes the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
         self._at_work = {}
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes A1111's `.pt`, or safetensors if the path ends so.
+        """Write A1111's `.pt`, or safetensors by the path's suffix.
 
         Args:
             path: the file.
-            dtype: number format of the weights.
-            metadata: `ss_output_name` and `ss_steps` are told in A1111's words.
+            dtype: dtype of the weights.
+            metadata: `ss_output_name` and `ss_steps` are written under A1111's names.
         """
         path = Path(path)
         facts = dict(self.facts)
@@ -167,10 +167,10 @@ class Hypernetwork(Artifact):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads A1111's files of every era, and safetensors.
+        """Load A1111's files of every version, and safetensors.
 
         Raises:
-            ArtifactError: the content is not understood, changes nothing, or is not finite.
+            ArtifactError: the content is not understood, has no effect, or is not finite.
         """
         path = Path(path)
         pairs, spec, facts = read_hypernetwork(path)
@@ -183,7 +183,7 @@ class Hypernetwork(Artifact):
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """Widths as keys (`.pt`), or `768.k.linear.0.weight` (safetensors)."""
+        """Recognize widths as keys (`.pt`), or `768.k.linear.0.weight` (safetensors)."""
         return any(key.isdecimal() or KEY.fullmatch(key) for key in keys)
 
     def _hook(self, role: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
@@ -196,7 +196,7 @@ class Hypernetwork(Artifact):
 
 
 def attention_inputs(base: ImageModel) -> list[tuple[nn.Module, int]]:
-    """Every layer of the UNet that makes keys (0) or values (1) from a context.
+    """Return every layer of the UNet that computes keys (0) or values (1) from a context.
 
     Raises:
         ArtifactError: the projections are fused.
@@ -215,5 +215,5 @@ def attention_inputs(base: ImageModel) -> list[tuple[nn.Module, int]]:
 
 
 def context_widths(base: ImageModel) -> set[int]:
-    """Widths of what attention attends to: of prompts, and of pictures at every depth."""
+    """Return the widths of attention's contexts: of prompts, and of images at every depth."""
     return {int(layer.in_features) for layer, _ in attention_inputs(base)}  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""Files of hypernetworks: A1111's `.pt` of every era, and safetensors.
+"""Files of hypernetworks: A1111's `.pt` of every version, and safetensors.
 
-A1111 1.10.1 (`modules/hypernetworks/hypernetwork.py`) and its history since 2022-10-07. Which layer
-a tensor belongs to is told by its shape and its place, not by the number in its key: the numbers
-shift with dropout and activations, and between the eras.
+A1111 1.10.1 (`modules/hypernetworks/hypernetwork.py`) and its history since 2022-10-07. A tensor's
+layer is identified by its shape and order, not by the number in its key: the numbers
+shift with dropout and activations, and between the versions.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from inference.files import read_pickle, read_tensors
 from inference.runtime import ArtifactError
 
 UNUSABLE = ("glu", "threshold", "multiheadattention")
-"""Offered by A1111's page as activations, or classes of the same module; none works as one."""
+"""Offered by A1111's page as activations, or classes of the same module; none of them works."""
 
 ALONG_THE_BATCH = ("softmax", "softmin", "logsoftmax")
-"""Made without a dimension, as A1111 makes them, these take contexts' first one: the batch."""
+"""Created without a dimension, as in A1111, these use the contexts' first one: the batch."""
 
 INITIAL_STD = 0.01
-"""Of Normal's weights, and of every LayerNorm's gain, as A1111 begins."""
+"""Of Normal's weights, and of every LayerNorm's gain, as A1111 initializes."""
 
 
 @dataclass(frozen=True)
 class HypernetworkSpec:
-    """The options that decide a network's layers, by A1111's names."""
+    """The options that define a network's layers, by A1111's names."""
 
     layer_structure: tuple[float, ...] = (1, 2, 1)
     """Widths as multiples of the context's; the first and the last are 1."""
     activation_func: str = "linear"
     is_layer_norm: bool = False
     dropout_structure: tuple[float, ...] = ()
-    """Entry i + 1 is the dropout after layer i; empty for none at all."""
+    """Entry i + 1 is the dropout after layer i; empty for none."""
     activate_output: bool = False
     weight_initialization: str = "Normal"
 
@@ -52,10 +52,10 @@ class HypernetworkSpec:
 
 
 def activation(name: str) -> nn.Module | None:
-    """A1111's activation of that name, in any case of letters; None for `linear`.
+    """Return A1111's activation of that name, case-insensitive; None for `linear`.
 
     Raises:
-        ArtifactError: there is none of that name, or it cannot be one.
+        ArtifactError: there is none of that name, or it cannot be used.
     """
     name = name.lower()
     if name == "linear":
@@ -74,7 +74,7 @@ def activation(name: str) -> nn.Module | None:
 
 
 class HypernetworkModule(nn.Module):
-    """One network of a pair; its layers' names are those in A1111's files."""
+    """One network of a pair; its layers have the names of A1111's files."""
 
     def __init__(self, width: int, spec: HypernetworkSpec) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class HypernetworkModule(nn.Module):
         return [layer for layer in self.linear if isinstance(layer, nn.Linear)]
 
     def forward(self, context: Tensor) -> Tensor:
-        """Context (…, width) -> the same shape. While training the strength is 1, as in A1111."""
+        """Map a context (…, width) to the same shape; in training at strength 1, as in A1111."""
         strength = 1.0 if self.training else self.strength
         if strength == 0:
             return context
@@ -106,7 +106,7 @@ class HypernetworkModule(nn.Module):
 
     @torch.no_grad()
     def initialize(self, method: str, activation_func: str, generator: torch.Generator) -> None:
-        """A1111's `weight_initialization`; biases 0, and LayerNorm's gain near 0 in any case."""
+        """Apply A1111's `weight_initialization`; biases are 0, LayerNorm's gain always near 0."""
         like = "leaky_relu" if activation_func.lower() == "leakyrelu" else "relu"
         for layer in self.linear:
             if isinstance(layer, nn.LayerNorm):
@@ -130,7 +130,7 @@ class HypernetworkModule(nn.Module):
 
 
 def initial_pair(width: int, spec: HypernetworkSpec, seed: int) -> nn.ModuleList:
-    """Networks for keys and for values, to be trained; each begins from (seed, width, role)."""
+    """Return networks for keys and for values to train; seeded by (seed, width, role)."""
     pair = nn.ModuleList()
     for role in ("k", "v"):
         digest = hashlib.sha256(f"{seed}:{width}:{role}".encode()).digest()
@@ -143,9 +143,9 @@ def initial_pair(width: int, spec: HypernetworkSpec, seed: int) -> nn.ModuleList
 
 @torch.no_grad()
 def distance_from_identity(pairs: Sequence[nn.ModuleList]) -> float:
-    """How much the networks change normal contexts: the largest |change| / |context| of them.
+    """Return how much the networks change normal contexts: the largest |change| / |context|.
 
-    In evaluation mode; A1111's `Normal` begins near 0.01, Kaiming without LayerNorm above 1.
+    In evaluation mode; A1111's `Normal` starts near 0.01, Kaiming without LayerNorm above 1.
     """
     distances = [0.0]
     for pair in pairs:
@@ -161,7 +161,7 @@ def distance_from_identity(pairs: Sequence[nn.ModuleList]) -> float:
 
 
 def _empty(layer: nn.Module) -> nn.Module:
-    """A layer with weights that are not set yet; nothing random is drawn for them."""
+    """Return a layer with uninitialized weights, without drawing random numbers."""
     return layer.to_empty(device="cpu")
 
 
@@ -170,16 +170,16 @@ KEY = re.compile(r"(\d+)\.([kv])\.(linear\.\d+\.(?:weight|bias))")
 ROLES = ("k", "v")
 
 Facts = dict[str, Any]
-"""What a file says about itself, by A1111's names: `step`, `name`, `layer_structure`, …"""
+"""Metadata of a file, by A1111's names: `step`, `name`, `layer_structure`, …"""
 States = dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]]
 """Width -> weights for keys, weights for values."""
 
 
 def read_hypernetwork(path: Path) -> tuple[dict[int, nn.ModuleList], HypernetworkSpec, Facts]:
-    """The networks of a file by width, their options, and what else the file says.
+    """Return the networks of a file by width, their options, and its other metadata.
 
     Raises:
-        ArtifactError: it cannot be read safely, or is no hypernetwork that we understand.
+        ArtifactError: it cannot be read safely, or is no supported hypernetwork.
     """
     states, facts = (_from_safetensors if path.suffix == ".safetensors" else _from_pickle)(path)
     if facts.get("skip_connection") or facts.get("upsample_linear"):
@@ -203,7 +203,7 @@ def read_hypernetwork(path: Path) -> tuple[dict[int, nn.ModuleList], Hypernetwor
 def a1111_file(
     pairs: Mapping[int, nn.ModuleList], spec: HypernetworkSpec, facts: Facts
 ) -> dict[Any, Any]:
-    """The dict that A1111 saves and loads: facts by name, and networks by width (an int)."""
+    """Return the dict that A1111 saves and loads: metadata by name, networks by width (an int)."""
     dropout = [_plain(rate) for rate in spec.dropout_structure]
     return {
         **{
@@ -227,7 +227,7 @@ def a1111_file(
 
 
 def safetensors_file(content: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The same as tensors `WIDTH.k.linear.N.weight` and JSON values as metadata."""
+    """Return the same as tensors `WIDTH.k.linear.N.weight` and JSON values as metadata."""
     tensors = {
         f"{width}.{role}.{key}": value
         for width, pair in content.items()
@@ -273,7 +273,7 @@ def _from_safetensors(path: Path) -> tuple[States, Facts]:
 
 
 def _spec(states: States, facts: Facts) -> HypernetworkSpec:
-    """Options by the file's word, with A1111's defaults for what older files do not say.
+    """Return the options of a file, with A1111's defaults for what older files lack.
 
     The layers' widths, and whether there is LayerNorm, are taken from the tensors.
     """
@@ -299,7 +299,7 @@ def _spec(states: States, facts: Facts) -> HypernetworkSpec:
 
 
 def _old_dropout(length: int, facts: Facts) -> list[float]:
-    """What `use_dropout` of 2022 means as a dropout_structure."""
+    """Return the dropout_structure that corresponds to `use_dropout` of 2022."""
     if not facts.get("use_dropout") or length < 3:
         return [0.0] * length
     last = 0.3 if facts.get("last_layer_dropout", False) else 0.0
@@ -307,7 +307,7 @@ def _old_dropout(length: int, facts: Facts) -> list[float]:
 
 
 def _network(width: int, spec: HypernetworkSpec, state: Mapping[str, Tensor]) -> nn.Module:
-    """A network with a file's weights, put in by kind and order."""
+    """Return a network with a file's weights, assigned by type and order."""
     network = HypernetworkModule(width, spec)
     linears, norms, slopes = _sorted_layers(state)
     wanted = {
@@ -338,7 +338,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def _sorted_layers(state: Mapping[str, Tensor]) -> tuple[list[Pair], list[Pair], list[Tensor]]:
-    """Weights and biases of the Linear and LayerNorm layers, and PReLU's slopes, in their order."""
+    """Return the Linear and LayerNorm weights and biases, and PReLU's slopes, in their order."""
     numbered = re.compile(r"linear\.?(\d+)\.weight")  # `linear1.weight` until 2022-10-19
     linears: list[Pair] = []
     norms: list[Pair] = []
@@ -360,5 +360,5 @@ def _sorted_layers(state: Mapping[str, Tensor]) -> tuple[list[Pair], list[Pair],
 
 
 def _plain(value: float) -> float:
-    """2.0 as 2, as A1111 writes it."""
+    """Return 2.0 as 2, as A1111 writes it."""
     return int(value) if float(value).is_integer() else float(value)

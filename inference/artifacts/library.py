@@ -1,4 +1,4 @@
-"""What prompts call by name: LoRAs, hypernetworks and embeddings out of folders.
+"""Artifacts that prompts call by name: LoRAs, hypernetworks and embeddings from folders.
 
 A1111 1.10.1: `modules/extra_networks.py`, `extensions-builtin/Lora`, `modules/textual_inversion`.
 """
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 
 KINDS: dict[str, type[Lora] | type[Hypernetwork]] = {"lora": Lora, "hypernet": Hypernetwork}
-"""What tags call."""
+"""The artifact types that tags call."""
 
 MOST_KEPT = 8
 """LoRAs that stay attached at strength 0 until they are called again."""
 
 LARGEST_EMBEDDING = 20_000_000
-"""Bytes: 75 vectors of SDXL's pair in fp32 are 1; larger files are not looked into for one."""
+"""Bytes: 75 vectors of SDXL's pair in fp32 are 1; larger files are not searched for one."""
 
 Calls = tuple[ExtraNetwork, ...]
 
 
 class NetworkLibrary:
-    """The artifacts in some folders, each loaded when a prompt first calls it, and kept a while.
+    """The artifacts in some folders; loaded when a prompt first calls them, and cached.
 
     Args:
-        base: what they are attached to.
-        folders: where they are, with all below them.
+        base: the model they are attached to.
+        folders: the folders, with all subfolders.
     """
 
     def __init__(self, base: ImageModel, folders: Sequence[Path] = ()) -> None:
@@ -56,10 +56,10 @@ class NetworkLibrary:
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
-        """Files by their names without endings.
+        """Return the files by name without suffix.
 
         Raises:
-            InputError: a folder is not there.
+            InputError: a folder does not exist.
         """
         found: dict[str, list[Path]] = {}
         seen: set[Path] = set()
@@ -69,13 +69,13 @@ class NetworkLibrary:
             for path in files_in(folder, (*ARTIFACTS, *PICTURES)):
                 if path.resolve() in seen:
                     continue
-                seen.add(path.resolve())  # folders may lie in one another
+                seen.add(path.resolve())  # folders may contain one another
                 found.setdefault(path.stem, []).append(path)
         return found
 
     @cached_property
     def aliases(self) -> dict[str, list[Path]]:
-        """LoRA files by the name that kohya's trainer gave them (`ss_output_name`)."""
+        """Return LoRA files by the name that kohya's trainer gave them (`ss_output_name`)."""
         found: dict[str, list[Path]] = {}
         for path in [path for paths in self.files.values() for path in paths]:
             name = output_name(path)
@@ -84,12 +84,12 @@ class NetworkLibrary:
         return found
 
     def find(self, call: ExtraNetwork) -> Path:
-        """The file that a prompt calls.
+        """Return the file that a prompt calls.
 
-        Files of another kind may have the same name, as previews and embeddings do.
+        Files of another type may have the same name, as previews and embeddings do.
 
         Raises:
-            InputError: no file, or several, have the name, or it is of another kind.
+            InputError: no file or several have the name, or its type is wrong.
         """
         named = [*self.files.get(call.name, []), *self.aliases.get(call.name, [])]
         paths = [path for path in named if path.suffix.lower() not in PICTURES]
@@ -109,29 +109,29 @@ class NetworkLibrary:
         raise InputError(f"{call}: no file of this name in {where}{hint}")
 
     def load(self, path: Path) -> Artifact:
-        """The artifact of a file, read once."""
+        """Return the artifact of a file, loaded once."""
         if path not in self._loaded:
             self._loaded[path] = load_artifact(path)
         return self._loaded[path]
 
     def check(self, calls: Iterable[ExtraNetwork]) -> None:
-        """Finds everything that prompts call, so that nothing is missed after minutes.
+        """Find everything that prompts call, so that nothing is missing after minutes.
 
         Raises:
-            InputError: a file is not there, several are, or it is of another kind.
+            InputError: a file is missing, several match, or its type is wrong.
         """
         for call in {(call.kind, call.name): call for call in calls}.values():
             self.find(call)
 
     @contextmanager
     def at_work(self, calls: Calls, texts: Sequence[str]) -> Iterator[list[UsedArtifact]]:
-        """Attaches what the tags call and the embeddings that the texts name; ends it afterwards.
+        """Attach what the tags call and the embeddings named in the texts; deactivate them at exit.
 
-        LoRAs stay attached at strength 0, which changes nothing, so that they are soon at work
-        again. A LoRA that is called twice works with the last call's strengths.
+        LoRAs stay attached at strength 0, which changes nothing, so that they are quickly active
+        again. A LoRA that is called twice has the last call's strengths.
 
         Raises:
-            InputError: what is called is not there, of another kind, or does not fit.
+            InputError: a called artifact is missing, of another type, or does not fit.
         """
         ended: list[Artifact] = []
         used: list[UsedArtifact] = []
@@ -149,7 +149,7 @@ class NetworkLibrary:
             self.let_go()
 
     def start(self, call: ExtraNetwork, ended: list[Artifact]) -> UsedArtifact:
-        """Sets one to work, and notes in `ended` what has to be ended."""
+        """Activate one artifact, and add its clean-up to `ended`."""
         path = self.find(call)
         artifact = self.load(path)
         if isinstance(artifact, Lora):
@@ -162,39 +162,39 @@ class NetworkLibrary:
         return self.used(call)
 
     def start_embedding(self, path: Path, ended: list[Artifact]) -> UsedArtifact:
-        """Lets prompts call an embedding, and notes it in `ended`."""
+        """Attach an embedding so that prompts can call it, and add its clean-up to `ended`."""
         embedding = self.load(path)
         embedding.attach(self.base)
         ended.append(embedding)
         return UsedArtifact("embedding", embedding.name, 1.0, artifact_hash(path, "embedding"))
 
     def used(self, call: ExtraNetwork) -> UsedArtifact:
-        """What infotext tells of a call."""
+        """Return the infotext's entry for a call."""
         kind = KINDS[call.kind].kind
         hash_ = artifact_hash(self.find(call), kind)
         return UsedArtifact(kind, call.name, call.unet, hash_, True, call.te)
 
     def lora(self, path: Path, whole: Lora, rank: int | None) -> Lora:
-        """A LoRA, attached, with as many of its ranks as are called."""
+        """Return a LoRA, attached, with as many of its ranks as are called."""
         key = path, rank
         lora = self._loras.pop(key, None)
         if lora is None:
             lora = whole if rank is None else whole.limited(rank)
             lora.attach(self.base, 0.0)
-        self._loras[key] = lora  # the last one called stands last
+        self._loras[key] = lora  # the most recently called comes last
         return lora
 
     def let_go(self) -> None:
-        """Takes out the LoRAs that were called longest ago, but for a few."""
+        """Detach the LoRAs that were called longest ago, except for a few."""
         while len(self._loras) > MOST_KEPT:
             path, rank = next(iter(self._loras))
             self._loras.pop((path, rank)).detach()
             self._loaded.pop(path, None)
 
     def named(self, texts: Sequence[str]) -> list[Path]:
-        """Files of embeddings whose names stand in the texts and are not attached already.
+        """Return the files of embeddings whose names are in the texts and not attached yet.
 
-        As in A1111 capitals do not matter: prompts are tokenized in small letters.
+        As in A1111 case does not matter: prompts are tokenized in lower case.
 
         Raises:
             InputError: several files have the name.
@@ -216,10 +216,10 @@ class NetworkLibrary:
 
     @cached_property
     def names_of_embeddings(self) -> dict[str, list[Path]]:
-        """Files that may be embeddings by what prompts would call them by, in small letters.
+        """Return files that may be embeddings by their name in prompts, in lower case.
 
-        Some say themselves what they are called, see `inference.artifacts.embedding`: those are
-        read. A picture beside an artifact of its name is its preview.
+        Some contain their own name, see `inference.artifacts.embedding`: those are
+        read. An image beside an artifact of its name is its preview.
         """
         found: dict[str, list[Path]] = {}
         for stem, paths in self.files.items():
@@ -233,26 +233,26 @@ class NetworkLibrary:
         return found
 
     def own_name(self, path: Path) -> str:
-        """What an embedding says it is called; the file's name if it is none or damaged."""
+        """Return the name in an embedding's file; the file's name if it is none or damaged."""
         try:
             return self.load(path).name if is_embedding(path) else path.stem
         except ArtifactError:
-            return path.stem  # whoever calls it by this name hears of the damage
+            return path.stem  # whoever calls it by this name gets the error
 
     def close(self) -> None:
-        """Takes everything out of the base model again."""
+        """Detach everything from the base model."""
         for lora in self._loras.values():
             lora.detach()
         self._loras = {}
 
 
 def is_preview(path: Path, files: Mapping[str, Sequence[Path]]) -> bool:
-    """Whether a picture is called `NAME.preview.png` after an artifact."""
+    """Return whether an image is called `NAME.preview.png` after an artifact."""
     return path.stem.endswith(".preview") and path.stem.removesuffix(".preview") in files
 
 
 def spells(text: str, name: str) -> bool:
-    """Whether a name can stand in a text for itself.
+    """Return whether a name occurs in a text as a word of its own.
 
     As tokenizers read it: in any case, and not within a longer word.
     """
@@ -262,14 +262,14 @@ def spells(text: str, name: str) -> bool:
 
 
 def is_embedding(path: Path) -> bool:
-    """Whether a file holds a learned embedding."""
+    """Return whether a file is an embedding."""
     return path.stat().st_size <= LARGEST_EMBEDDING and is_kind(path, Embedding)
 
 
 def is_kind(path: Path, kind: type[Artifact]) -> bool:
-    """Whether a file holds an artifact of a kind; one that cannot be read is none.
+    """Return whether a file is an artifact of a type; an unreadable one is not.
 
-    That is told, but of pictures, which are seldom embeddings.
+    Warns about it, except for images, which are seldom embeddings.
     """
     try:
         return kind.recognizes(path, read_keys(path))

@@ -1,4 +1,4 @@
-"""Base models written as a folder or as a single file, and LoRAs merged into them."""
+"""Write base models as a folder or single file, and merge LoRAs into them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def merge(base: DiffusionModel, text: str) -> str:
-    """Adds `LORA` or `LORA:STRENGTH` to the base model's weights; returns its name and strength."""
+    """Add `LORA` or `LORA:STRENGTH` to the base model's weights; return its name and strength."""
     from inference.artifacts.adapters import Lora
     from inference.artifacts.base import load_artifact
 
@@ -38,10 +38,10 @@ def merge(base: DiffusionModel, text: str) -> str:
 def write_file_of(
     base: DiffusionModel, path: Path, dtype: torch.dtype | None, merged: Sequence[str]
 ) -> list[str]:
-    """A single file; without a number format in the narrowest one that rounds nothing.
+    """Write a single file; without a dtype, in the narrowest one that rounds nothing.
 
     Returns:
-        What there is to say.
+        The report for the user.
     """
     import torch
 
@@ -58,7 +58,7 @@ def write_file_of(
 def write_folder_of(
     base: DiffusionModel, path: Path, dtype: torch.dtype | None, merged: Sequence[str]
 ) -> list[str]:
-    """A diffusers folder; without a number format in the narrowest one that rounds nothing."""
+    """Write a diffusers folder; without a dtype, in the narrowest one that rounds nothing."""
     import torch
 
     from inference.files import write_folder
@@ -66,7 +66,7 @@ def write_folder_of(
 
     def write(folder: Path) -> None:
         write_base_model(folder, base, base.parts if dtype else (), dtype or torch.float16, {})
-        (folder / FACTS).unlink()  # that of a run; this is a base model and no run's artifact
+        (folder / FACTS).unlink()  # that of a run; this is a base model and not a run's artifact
 
     write_folder(path, write)
     return []

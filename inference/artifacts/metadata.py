@@ -1,4 +1,4 @@
-"""Metadata of LoRA files: kohya's `ss_*`, the hashes A1111 knows them by, and `modelspec.*` 1.0.1.
+"""Metadata of LoRA files: kohya's `ss_*`, the hashes A1111 uses, and `modelspec.*` 1.0.1.
 
 Sources: sd-scripts `train_network.py` and `library/train_util.py` (function
 precalculate_safetensors_hashes); github.com/Stability-AI/ModelSpec.
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 def base_model_version(base: DiffusionModel) -> str:
-    """Return the word by which LoRA files name a model's kind: kohya's, e.g. `sd_v1`.
+    """Return the name of a model's version in LoRA files: kohya's, e.g. `sd_v1`.
 
-    Published models that kohya has no word for go by their names, e.g. `cogvideox-5b-i2v`; others
+    Published models without a name from kohya use their own, e.g. `cogvideox-5b-i2v`; others
     are `limner_<name or width>`.
     """
     return family_of(base).version(base)
 
 
 def warn_of_other_family(name: str, metadata: Mapping[str, str], base: DiffusionModel) -> None:
-    """Tells that a LoRA says it was made for another published family than the base model's.
+    """Warn if a LoRA was trained for another published family than the base model's.
 
-    Those of CogVideoX 5B and 1.5, or of models that differ in what they predict, have one shape.
-    Words that are not those of `base_model_version` are not understood, and say nothing.
+    CogVideoX 5B and 1.5, or models with different prediction types, have the same shapes.
+    Names that are not from `base_model_version` are ignored.
     """
     said, own = metadata.get("ss_base_model_version"), base_model_version(base)
     known = {version for family in all_families() for version in family.architectures}
@@ -48,7 +48,7 @@ def warn_of_other_family(name: str, metadata: Mapping[str, str], base: Diffusion
 
 
 def made_upon(base: DiffusionModel) -> dict[str, str | None]:
-    """The base model in A1111's words: its short hash and its name."""
+    """Return the base model as A1111 names it: its short hash and its name."""
     from inference.models import model_hash, model_name
 
     known_by = model_hash(base)
@@ -59,7 +59,7 @@ def made_upon(base: DiffusionModel) -> dict[str, str | None]:
 
 
 def lora_metadata(base: DiffusionModel, rank: int, alpha: float, dropout: float) -> dict[str, str]:
-    """What every LoRA says about itself: kohya's minimum set and the model specification."""
+    """Return the metadata of every LoRA: kohya's minimum set and the model specification."""
     version = base_model_version(base)
     architecture = family_of(base).architectures.get(version, version)
     return {
@@ -76,9 +76,9 @@ def lora_metadata(base: DiffusionModel, rank: int, alpha: float, dropout: float)
 
 
 def hashes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:
-    """`sshs_model_hash` (of the weights; A1111 shows its first 12 digits) and `sshs_legacy_hash`.
+    """Return `sshs_model_hash` (of the weights; A1111 shows 12 digits) and `sshs_legacy_hash`.
 
-    Both are taken from the file as it would be with only the `ss_` metadata.
+    Both are computed for the file with only the `ss_` metadata.
     """
     raw = serialize(tensors, {k: v for k, v in metadata.items() if k.startswith("ss_")})
     start = 8 + int.from_bytes(raw[:8], "little")

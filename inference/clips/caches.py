@@ -1,4 +1,4 @@
-"""diffusers' caches, which leave out work that steps have in common; on only while drawing.
+"""diffusers' caches, which skip repeated work between steps; enabled only while generating.
 
 Pyramid Attention Broadcast (Zhao et al. 2024, arXiv 2408.12588), FasterCache (Lv et al. 2024,
 arXiv 2410.19355), First Block Cache (ParaAttention), MagCache (Ma et al. 2025, arXiv 2506.09045).
@@ -19,7 +19,7 @@ from inference.config import Cache, CacheConfig, ClipConfig
 from inference.models import ClipModel
 
 CONTEXT = "cond_uncond"
-"""As the pipelines call the evaluation of both prompts at once."""
+"""The pipelines' name for evaluating both prompts at once."""
 
 
 @dataclass
@@ -31,16 +31,16 @@ class StepCache:
     tell: Callable[[str], object] = print
     """Called with the mag_ratios that calibration has found."""
     timestep: int = 0
-    """At which the transformer is evaluated now."""
+    """The timestep of the transformer's current evaluation."""
 
     @property
     def told(self) -> str | None:
-        """What infotext says of it."""
+        """Return its entry for the infotext."""
         return None if self.kind == "none" or self.settings.calibrate else self.kind
 
     @contextmanager
     def on(self, base: ClipModel, request: ClipConfig, steps: int) -> Iterator[None]:
-        """Switches it on for one clip; afterwards the transformer is as it was before."""
+        """Enable it for one clip; afterwards the transformer is as before."""
         if self.kind == "none":
             yield
             return
@@ -56,11 +56,11 @@ class StepCache:
                 transformer.disable_cache()
 
     def context(self, base: ClipModel) -> Any:
-        """In which the transformer is evaluated, so that the cache knows what belongs together."""
+        """Return the context of an evaluation, by which the cache separates its states."""
         return nullcontext() if self.kind == "none" else base.denoiser.cache_context(CONTEXT)
 
     def config(self, base: ClipModel, request: ClipConfig, steps: int) -> Any:
-        """diffusers' config of it."""
+        """Return its config in diffusers."""
         from diffusers.hooks.faster_cache import FasterCacheConfig
         from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
         from diffusers.hooks.mag_cache import MagCacheConfig
@@ -99,7 +99,7 @@ class StepCache:
 
 @contextmanager
 def as_before(transformer: nn.Module) -> Iterator[None]:
-    """Takes away what diffusers leaves on modules when its hooks are gone."""
+    """Remove attributes that diffusers leaves on modules after its hooks are removed."""
     names = "_diffusers_hook", "forward", "_cache_config"
     before = {module: [name in vars(module) for name in names] for module in transformer.modules()}
     try:
@@ -112,7 +112,7 @@ def as_before(transformer: nn.Module) -> Iterator[None]:
 
 
 def found_ratios(transformer: nn.Module) -> list[float]:
-    """What MagCache's calibration measured; read off before it would reset itself."""
+    """Return the ratios of MagCache's calibration, read before it resets itself."""
     from diffusers.hooks.mag_cache import _MAG_CACHE_BLOCK_HOOK
 
     for module in transformer.modules():

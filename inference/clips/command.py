@@ -33,9 +33,9 @@ Attached = list[tuple[ArtifactConfig, Artifact]]
 
 
 def draw_recipe(recipe: ClipsRecipe) -> None:
-    """Draws and saves everything that the recipe says, and prints the paths.
+    """Generate and save the recipe's clips, and print the paths.
 
-    Of several processes each draws a part, and the first one saves.
+    Of several processes each generates a part, and the first one saves.
 
     Raises:
         InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
@@ -48,9 +48,9 @@ def draw_recipe(recipe: ClipsRecipe) -> None:
 
 
 def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
-    """Draws a recipe together with the other processes."""
+    """Generate a recipe's clips together with the other processes."""
     saver, base, attached, requests, way = processes.together(lambda: set_up(recipe, processes))
-    requests = processes.broadcast_from_main(requests)  # random seeds are in them
+    requests = processes.broadcast_from_main(requests)  # contains random seeds
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = requests[processes.rank :: processes.count]
     total, done = sum(map(steps_taken, own)) * len(factors), 0
@@ -79,7 +79,7 @@ def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
 def set_up(
     recipe: ClipsRecipe, processes: Processes
 ) -> tuple[Saver | None, ClipModel, Attached, list[ClipConfig], Way]:
-    """All that a recipe needs to be drawn.
+    """Prepare everything that a recipe needs.
 
     Raises:
         InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
@@ -122,7 +122,7 @@ def set_up(
 
 
 class Saver:
-    """Saves a recipe's clips in the order in which it names them, and prints the paths."""
+    """Saves a recipe's clips in the order of the recipe, and prints the paths."""
 
     def __init__(self, recipe: ClipsRecipe, folder: Path) -> None:
         self.recipe = recipe
@@ -131,7 +131,7 @@ class Saver:
         self.count = 0
 
     def check_mp4(self) -> None:
-        """Finds out before drawing whether videos can be written.
+        """Check before generating whether videos can be written.
 
         Raises:
             InputError: PyAV is missing.
@@ -144,7 +144,7 @@ class Saver:
             raise InputError(f"formats: {error}; or take gif or webp") from error
 
     def save(self, drawings: Sequence[ClipDrawing], total: int) -> None:
-        """Saves clips under the names that the recipe's pattern makes."""
+        """Save clips under the names from the recipe's pattern."""
         recipe = self.recipe
         files = ClipFiles(recipe.file_name, recipe.formats, recipe.crf, recipe.save_text)
         for drawing in drawings:
@@ -161,7 +161,7 @@ class Saver:
                 print(path, flush=True)
 
     def save_sheet(self, drawings: Sequence[ClipDrawing], factors: Sequence[float]) -> None:
-        """Saves frames of all clips in one picture, with the clips' infotexts."""
+        """Save frames of all clips in one image, with the clips' infotexts."""
         per_factor = len(drawings) // len(factors)
         labels = []
         for place, drawing in enumerate(drawings):
@@ -176,7 +176,7 @@ class Saver:
 
 
 def naming_of(drawing: ClipDrawing, index: int, total: int, started: datetime) -> Naming:
-    """What the name of a clip can tell; `index` is its place among `total`."""
+    """Return the fields for a clip's name; `index` is its place among `total`."""
     request, told = drawing.request, parse_infotext(drawing.infotext).parameters
     return Naming(
         seed=request.seed,
@@ -199,7 +199,7 @@ def naming_of(drawing: ClipDrawing, index: int, total: int, started: datetime) -
 
 
 def report_recipe(recipe: ClipsRecipe) -> str:
-    """What would be drawn, as far as it is known without the model."""
+    """Report what the recipe would generate, as far as it is known without the model."""
     lines = [f"base model: {recipe.base_model.path}", f"folder: {recipe.output_dir}"]
     lines += [
         f"artifact {name}: {config.path}, strength {number(config.strength)}"

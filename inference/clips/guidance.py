@@ -1,4 +1,4 @@
-"""How strongly each step of drawing a clip follows its prompt.
+"""The guidance scale of each step of a clip.
 
 Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): constant, a list, or dynamic.
 """
@@ -20,16 +20,16 @@ def guidance_scales(
     dynamic: DynamicCfg = "off",
     key: str = "guidance_scale",
 ) -> list[float]:
-    """The guidance scale of each step.
+    """Return the guidance scale of each step.
 
     Args:
         guidance: one scale for all steps, or one per step.
-        timesteps: those that are drawn at, 0 … 999, the noisiest first.
+        timesteps: the steps' timesteps, 0 … 999, the noisiest first.
         dynamic: `off`; `diffusers` as `dynamic_by_timestep`; `cosine` as `dynamic_by_step`.
-        key: what the user knows the scale by.
+        key: the recipe's option.
 
     Raises:
-        InputError: the list has another length than there are steps, or is to be dynamic as well.
+        InputError: the list's length differs from the number of steps, or it is dynamic as well.
     """
     steps = len(timesteps)
     if isinstance(guidance, int | float):
@@ -51,17 +51,17 @@ def guidance_scales(
 
 
 def dynamic_by_timestep(scale: float, timestep: int, steps: int) -> float:
-    """What diffusers 0.42.1's pipelines do with `use_dynamic_cfg`: jumps between 1 and 1 + scale.
+    """Compute the scale as diffusers 0.42.1's `use_dynamic_cfg`: jumps between 1 and 1 + scale.
 
-    The formula is `dynamic_by_step`'s, with the timestep in the place of the step's number; so do
-    the calls of SAT's samplers. CogVideoX' authors keep it (zai-org/CogVideo issue 267): clips come
-    out less over-exposed. For clips that are drawn over, `steps` counts those that are taken.
+    The formula is `dynamic_by_step`'s, with the timestep instead of the step's number; so do
+    the calls of SAT's samplers. CogVideoX' authors keep it (zai-org/CogVideo issue 267): clips are
+    less over-exposed. In video-to-video, `steps` counts those that are taken.
     """
     return _cosine(scale, (steps - timestep) / steps)
 
 
 def dynamic_by_step(scale: float, step: int, steps: int) -> float:
-    """SAT's `DynamicCFG` by the number of the step: from 1 at step 0 up towards 1 + scale."""
+    """Compute SAT's `DynamicCFG` by the number of the step: from 1 at step 0 up to 1 + scale."""
     return _cosine(scale, step / steps)
 
 

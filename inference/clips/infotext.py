@@ -1,4 +1,4 @@
-"""Infotext of a clip: how it was drawn, in the words of pictures' infotext where they fit."""
+"""Infotext of a clip: its settings, in the words of images' infotext if they fit."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def describe_clip(
     artifacts: Sequence[UsedArtifact] = (),
     extra: Mapping[str, object | None] | None = None,
 ) -> str:
-    """Infotext of one clip, whose request has seed, size, frames, fps and sampler.
+    """Return the infotext of one clip, whose request has seed, size, frames, fps and sampler.
 
     Args:
-        request: as `inference.clips.requests.expand` gives it.
-        base: what it was drawn with.
-        artifacts: what was attached; those of strength 0 are left out.
-        extra: what else there is to tell, such as the cache.
+        request: from `inference.clips.requests.expand`.
+        base: the model.
+        artifacts: the attached ones; those of strength 0 are left out.
+        extra: other entries, such as the cache.
     """
     at_work = [artifact for artifact in artifacts if artifact.is_at_work]
     tags = [tag_of(artifact) for artifact in at_work if artifact.kind in TAGS]

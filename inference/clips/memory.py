@@ -1,4 +1,4 @@
-"""Where the parts of a video model wait and work while a clip is drawn, chosen by free memory."""
+"""Placement of a video model's parts while a clip is generated, chosen by free memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from inference.models import ClipModel
 
 GIB = 1024**3
 RESERVE = GIB // 2
-"""Bytes left free for what is not counted."""
+"""Bytes left free for memory that is not counted."""
 TENSORS_PER_TOKEN = 12
-"""Tensors of the transformer's width that live at once in a block: states, queries, keys, values,
-and four of the feed-forward part, each with a copy under way."""
+"""Tensors of the transformer's width that exist at once in a block: states, queries, keys, values,
+and four of the feed-forward part, each with a temporary copy."""
 DECODER_TENSORS = 24
-"""Of the VAE's last block, as diffusers' `tiled_decode` reckons."""
+"""Tensors of the VAE's last block, as in diffusers' `tiled_decode`."""
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,31 @@ class MemoryNeeds:
     text_encoder: int
     vae: int
     drawing: int
-    """What the transformer's evaluation takes besides its weights."""
+    """The transformer's evaluation, without its weights."""
     decoding: int
-    """What the VAE takes besides its weights, the whole picture at once."""
+    """The VAE without its weights, the whole image at once."""
     tiled_decoding: int
     """The same in tiles."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What `memory` says."""
+    """A value of `memory`, and whether the VAE uses tiles."""
 
     offload: Offload = "none"
     is_tiled: bool = False
     reason: str = ""
-    """Told to the user; empty where there was nothing to choose."""
+    """For the user; empty if there was no choice."""
 
 
 def choose_memory(needs: MemoryNeeds, free: int | None, wish: str = "auto") -> MemoryPlan:
-    """The fastest way that fits into free memory; the thriftiest if none does.
+    """Return the fastest mode that fits into free memory; the most economical one if none does.
 
     Args:
         needs: of the model and the largest clip.
-        free: bytes of the GPU that are free before the model is there; None on a CPU, where there
-            is nothing to choose.
-        wish: `auto`, or the way that is settled; then only tiles are chosen.
+        free: free bytes of the GPU before the model is loaded; None on a CPU, where there
+            is no choice.
+        wish: `auto`, or a fixed mode; then only tiles are chosen.
     """
     if free is None:
         return MemoryPlan()
@@ -75,7 +75,7 @@ def choose_memory(needs: MemoryNeeds, free: int | None, wish: str = "auto") -> M
 
 
 def peak_of(needs: MemoryNeeds, offload: str, is_tiled: bool) -> int:
-    """Bytes that a way takes at most."""
+    """Return the bytes that a mode uses at most."""
     decoding = needs.tiled_decoding if is_tiled else needs.decoding
     if offload == "none":
         weights = needs.transformer + needs.text_encoder + needs.vae
@@ -84,7 +84,7 @@ def peak_of(needs: MemoryNeeds, offload: str, is_tiled: bool) -> int:
 
 
 def needs_of(base: ClipModel, requests: Sequence[ClipConfig]) -> MemoryNeeds:
-    """What a model and the largest of its clips take, reckoned from shapes."""
+    """Estimate the needs of a model and the largest of its clips from shapes."""
     vae, width = base.vae, base.denoiser_width
     size = torch.finfo(base.dtype).bits // 8
     drawing = decoding = tiled = 0
@@ -107,41 +107,41 @@ def needs_of(base: ClipModel, requests: Sequence[ClipConfig]) -> MemoryNeeds:
 
 
 def decoding_bytes(vae: Any, height: int, width: int) -> int:
-    """What decoding one chunk of frames takes, as diffusers' `tiled_decode` reckons."""
+    """Estimate the bytes of decoding one chunk of frames, as in diffusers' `tiled_decode`."""
     chunk = vae.num_sample_frames_batch_size + 1
     numbers = vae.config.block_out_channels[0] * chunk * height * width * DECODER_TENSORS
     return numbers * torch.finfo(vae.dtype).bits // 8
 
 
 def weight_bytes(part: nn.Module) -> int:
-    """Bytes of a part's weights."""
+    """Return the bytes of a part's weights."""
     return sum(p.numel() * p.element_size() for p in part.parameters())
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes of a GPU that nobody uses; None of other devices."""
+    """Return the free bytes of a GPU; None for other devices."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 @dataclass
 class Placement:
-    """Where the parts work. By itself: where they are."""
+    """Where the parts work. By default: where they are."""
 
     device: torch.device | None = None
     offload: Offload = "none"
     is_tiled: bool = False
 
     def settle(self, base: ClipModel) -> None:
-        """Brings a model that was loaded on the CPU to where it waits."""
+        """Move a model that was loaded on the CPU to its waiting device."""
         if self.device is not None and self.offload == "none":
             base.to(self.device)
 
     @contextmanager
     def at_work(self, base: ClipModel, name: str) -> Iterator[None]:
-        """A part on the device while it works, and back where it was.
+        """Move a part to the device inside the context, and back afterwards.
 
-        With sequential_offload the text encoder works on the CPU, where it has to run once only,
-        and of the transformer the layer at work is on the device (accelerate's `cpu_offload`).
+        With sequential_offload the text encoder runs on the CPU, because it runs only once,
+        and only the transformer's current layer is on the device (accelerate's `cpu_offload`).
         """
         part = base.parts[name]
         with tiled(base.vae, self.is_tiled and name == "vae"):
@@ -163,7 +163,7 @@ class Placement:
 
 @contextmanager
 def layer_by_layer(part: nn.Module, device: torch.device) -> Iterator[None]:
-    """Each layer of a part on the device only while it works."""
+    """Move each layer of a part to the device only while it works."""
     from accelerate import cpu_offload
     from accelerate.hooks import remove_hook_from_module
 
@@ -176,7 +176,7 @@ def layer_by_layer(part: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def tiled(vae: Any, is_wanted: bool) -> Iterator[None]:
-    """The VAE in tiles, if wanted; its switches afterwards as before."""
+    """Enable the VAE's tiles, if wanted; its switches afterwards are as before."""
     if not is_wanted or vae.use_tiling:
         yield
         return

@@ -1,4 +1,4 @@
-"""Clips as files: MP4, GIF and WebP with their infotext, and sheets of their frames."""
+"""Clips as files: MP4, GIF and WebP with their infotext, and contact sheets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from inference.media import (
 from inference.runtime import InputError
 
 SHEET_COLUMNS = 8
-"""Frames of a clip on a sheet, at most."""
+"""Frames of a clip on a contact sheet, at most."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def write_clip(
 
 
 def write_file(path: Path, frames: np.ndarray, fps: float, infotext: str, crf: int = 17) -> None:
-    """Writes a clip, whole or not at all, in the format of its ending.
+    """Write a clip atomically, in the format of its suffix.
 
     Raises:
         InputError: it is mp4 and PyAV is missing, or webp and a side is too long.
@@ -106,12 +106,12 @@ def write_file(path: Path, frames: np.ndarray, fps: float, infotext: str, crf: i
 
 
 def write_webp(path: Path, frames: np.ndarray, fps: float, infotext: str) -> None:
-    """An animated WebP without loss that repeats for ever; infotext as in WebP pictures (Exif).
+    """Write a lossless animated WebP that repeats forever; infotext as in WebP images (Exif).
 
-    Every frame stays one of its own, also where it equals the last.
+    Every frame stays separate, even if it equals the last.
 
     Raises:
-        InputError: it is larger than WebP can be.
+        InputError: it is larger than WebP allows.
     """
     if max(frames.shape[1:3]) > LARGEST_SIDE:
         raise InputError(f"formats: webp has at most {LARGEST_SIDE} pixels on a side; take mp4")
@@ -120,7 +120,7 @@ def write_webp(path: Path, frames: np.ndarray, fps: float, infotext: str) -> Non
 
 
 def contact_sheet(clips: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:
-    """Frames of each clip from its first to its last, a row for each clip.
+    """Return an image of each clip's frames from first to last, with a row for each clip.
 
     Args:
         clips: each (f, h, w, 3), uint8.

@@ -1,4 +1,4 @@
-"""From what a recipe asks for to single clips that the model can draw."""
+"""Split a recipe's requests into single clips that the model can generate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from inference.sampling import SAMPLERS
 
 @dataclasses.dataclass(frozen=True)
 class ClipSources:
-    """What a clip begins with or follows, as it is in the files."""
+    """The conditioning images and clips, as in the files."""
 
     image: Image.Image | None = None
     end_image: Image.Image | None = None
@@ -33,13 +33,13 @@ class ClipSources:
 
 
 def expand(base: ClipModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
-    """One request for each clip, with its own seed, size, frames, fps and sampler.
+    """Return one request for each clip, with its own seed, size, frames, fps and sampler.
 
-    Sizes and numbers of frames that the model cannot take are rounded, with a DrawWarning; another
-    says which prompts are not read to their ends.
+    Sizes and numbers of frames that the model does not support are rounded, with a DrawWarning;
+    another one lists prompts that are truncated.
 
     Raises:
-        InputError: the model cannot draw what is asked for, or a file is not there.
+        InputError: the model cannot generate the request, or a file is missing.
     """
     requests = []
     for clip in clips:
@@ -67,10 +67,10 @@ def expand(base: ClipModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
 
 
 def sampler_of(base: ClipModel, clip: ClipConfig) -> str:
-    """As asked for; else `ddim` or `dpm`, as the model's scheduler_config.json says.
+    """Return the requested sampler; else `ddim` or `dpm`, by the model's scheduler_config.json.
 
     Raises:
-        InputError: dpm and a Fun-Control model, which diffusers' pipeline cannot draw with either.
+        InputError: dpm with a Fun-Control model, which diffusers' pipeline does not support either.
     """
     own = "dpm" if "DPM" in str(base.noise_schedule.get("_class_name")) else "ddim"
     if clip.control_video is not None:
@@ -84,10 +84,10 @@ def sampler_of(base: ClipModel, clip: ClipConfig) -> str:
 
 
 def check_sources(base: ClipModel, clip: ClipConfig) -> None:
-    """Whether the model is of the kind that the sources need.
+    """Check that the model supports the sources.
 
     Raises:
-        InputError: it is not, or lacks a source.
+        InputError: it does not, or a source is missing.
     """
     names = ("image", "end_image", "video", "control_video")
     base.check_sources([name for name in names if getattr(clip, name) is not None])
@@ -98,10 +98,10 @@ def check_sources(base: ClipModel, clip: ClipConfig) -> None:
 
 
 def frames_of(base: ClipModel, clip: ClipConfig) -> int:
-    """Frames of a clip, by the rule of the VAE and of what the model's pipeline pads.
+    """Return the frames of a clip, by the rule of the VAE and the pipeline's padding.
 
     Raises:
-        InputError: a clip to draw over or to follow is too short.
+        InputError: a source clip is too short.
     """
     source = next((name for name in ("video", "control_video") if getattr(clip, name)), None)
     wanted, there = clip.frames, None
@@ -129,10 +129,10 @@ def frames_of(base: ClipModel, clip: ClipConfig) -> int:
 
 
 def size_of(base: ClipModel, clip: ClipConfig) -> tuple[int, int]:
-    """Width and height, rounded to what the model can take.
+    """Return width and height, rounded to what the model supports.
 
     Raises:
-        InputError: they must be given, as the model has none of its own.
+        InputError: they must be given, as the model has no size of its own.
     """
     sides = base.own_size or (0, 0)
     width, height = clip.width or sides[0], clip.height or sides[1]
@@ -145,14 +145,14 @@ def size_of(base: ClipModel, clip: ClipConfig) -> tuple[int, int]:
 
 
 def padded_frames(base: ClipModel, frames: int) -> tuple[int, int]:
-    """Latent frames that are drawn, and how many of them, in front, are dropped again."""
+    """Return the latent frames that are generated, and how many in front are dropped again."""
     latent_frames = base.frame_counts.latent_frames(frames)
     extra = base.padding(latent_frames)
     return latent_frames + extra, extra
 
 
 def window_frames(base: ClipModel, clip: ClipConfig) -> tuple[int, int] | None:
-    """Latent frames of a window and of the overlap; None for the whole clip at once."""
+    """Return latent frames of a window and of the overlap; None for the whole clip at once."""
     if clip.window is None:
         return None
     step = base.latent_frame_step
@@ -162,7 +162,7 @@ def window_frames(base: ClipModel, clip: ClipConfig) -> tuple[int, int] | None:
 
 
 def read_sources(clip: ClipConfig) -> ClipSources:
-    """The files of a request; of its clips only the frames that are needed.
+    """Read the files of a request; of its clips only the required frames.
 
     Raises:
         InputError: one cannot be read.
@@ -186,12 +186,12 @@ def read_sources(clip: ClipConfig) -> ClipSources:
 
 
 def shown_frames(key: str, path: str, fps: float) -> tuple[ClipFacts, list[int]]:
-    """What is known of a clip's file, and the frames that are shown at every 1/fps second.
+    """Return a clip's file properties, and the frames that are shown at every 1/fps second.
 
     Args:
-        key: what the recipe calls it.
-        path: the file, or a folder of pictures, which are taken to be so many in a second.
-        fps: of the clip that is drawn.
+        key: the recipe's option.
+        path: the file, or a folder of images, which are assumed to have this frame rate.
+        fps: of the generated clip.
 
     Raises:
         InputError: it cannot be read.
@@ -206,7 +206,7 @@ def shown_frames(key: str, path: str, fps: float) -> tuple[ClipFacts, list[int]]
 
 
 def read_picture(key: str, path: str) -> Image.Image:
-    """A picture's file as RGB.
+    """Read an image file as RGB.
 
     Raises:
         InputError: it cannot be read.
@@ -219,5 +219,5 @@ def read_picture(key: str, path: str) -> Image.Image:
 
 
 def fitted(picture: Image.Image, width: int, height: int) -> np.ndarray:
-    """A picture scaled and cut in the middle to a size, (height, width, 3), uint8."""
+    """Resize and centre-crop an image to a size, (height, width, 3), uint8."""
     return np.array(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS))

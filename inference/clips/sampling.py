@@ -1,4 +1,4 @@
-"""Samplers at work on clips: through a model's own timesteps, or through sigmas as on pictures."""
+"""Samplers for clips: through a model's own timesteps, or through sigmas as for images."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ the negative prompt), fp32."""
 
 @dataclass(frozen=True)
 class ClipStart:
-    """What drawing a clip begins with, (1, f', c, h', w'), in the model's number format."""
+    """The start of a clip, (1, f', c, h', w'), in the model's dtype."""
 
     noise: Tensor
     clean: Tensor | None = None
-    """Of the clip that is drawn over."""
+    """The latents of the source clip in video-to-video."""
 
 
 def steps_taken(request: ClipConfig) -> int:
-    """Return how many steps are taken; of a clip that is drawn over only the last ones."""
+    """Return how many steps are taken; in video-to-video only the last ones."""
     if request.video is None:
         return request.steps
     if request.sampler is None or SAMPLERS[request.sampler].uses_model_steps:
@@ -48,11 +48,11 @@ def steps_taken(request: ClipConfig) -> int:
 
 
 class ClipRun(Protocol):
-    """A sampler and the way that it takes for one clip."""
+    """A sampler and its steps for one clip."""
 
     @property
     def timesteps(self) -> list[int]:
-        """Where each step begins, for guidance and caches."""
+        """Return the timestep of each step, for guidance and caches."""
         ...
 
     def draw(
@@ -62,7 +62,7 @@ class ClipRun(Protocol):
         generator: torch.Generator,
         report: Callable[[int], object],
     ) -> Tensor:
-        """Return clean latents, in the model's number format."""
+        """Return clean latents, in the model's dtype."""
         ...
 
 
@@ -87,7 +87,7 @@ def plan_run(base: DiffusionModel, request: ClipConfig, device: torch.device | s
 
 @dataclass(frozen=True)
 class TimestepRun:
-    """Through the model's own timesteps, in its own scale and number format."""
+    """Sampling through the model's own timesteps, in its own scale and dtype."""
 
     sampler: Sampler
     request: ClipConfig
@@ -123,7 +123,7 @@ class TimestepRun:
 
 @dataclass
 class TimestepModel:
-    """A model of clips as `ModelSteps`; each step asks it once."""
+    """A video model as `ModelSteps`; each step evaluates it once."""
 
     guided: Predict
     noise_scheduler: Any
@@ -140,7 +140,7 @@ class TimestepModel:
 
 @dataclass(frozen=True)
 class SigmaRun:
-    """Through falling sigmas, in fp32: A1111's samplers."""
+    """Sampling through falling sigmas, in fp32: A1111's samplers."""
 
     sampler: Sampler
     request: ClipConfig
@@ -178,14 +178,14 @@ class SigmaRun:
 
 @dataclass
 class ClipDenoiser:
-    """A model of clips as a function (x, sigma) -> clean latents, fp32; a `GuidedDenoise`."""
+    """A video model as a function (x, sigma) -> clean latents, fp32; a `GuidedDenoise`."""
 
     predict: Predict
     parametrization: Parametrization
     levels: NoiseLevels
     sigmas: Sequence[float]
     dtype: torch.dtype
-    """The model's number format."""
+    """The model's dtype."""
     last_uncond: Tensor | None = field(default=None, init=False)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
@@ -197,14 +197,14 @@ class ClipDenoiser:
         return self.parametrization.denoised(x, guided, sigma)
 
     def step_at(self, sigma: float) -> int:
-        """Return the number of the step that sigma lies in: the last that begins at or above it."""
+        """Return the index of the step of a sigma: the last step that begins at or above it."""
         begun = [number for number, one in enumerate(self.sigmas[:-1]) if one >= sigma * (1 - 1e-9)]
         return begun[-1] if begun else 0
 
 
 @dataclass
 class ClipNoise:
-    """Fresh noise of one clip: from the generator that its first noise came from."""
+    """Fresh noise of one clip: from the generator of its first noise."""
 
     generator: torch.Generator
     like: Tensor

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 
 def windows(total: int, length: int, overlap: int, multiple: int = 1) -> list[slice]:
-    """Windows of latent frames that cover a clip, from its beginning; the last ends with it.
+    """Return windows of latent frames that cover a clip, from its beginning; the last ends with it.
 
     Args:
         total: latent frames of the clip, padding included.
         length: latent frames of a window.
-        overlap: latent frames that neighbours have in common, at least; below `length`.
-        multiple: what `total` and `length` are multiples of, and windows begin at.
+        overlap: latent frames that neighbours share, at least; below `length`.
+        multiple: divisor of `total` and `length`; windows begin at its multiples.
     """
     if length >= total:
         return [slice(0, total)]
@@ -23,9 +23,9 @@ def windows(total: int, length: int, overlap: int, multiple: int = 1) -> list[sl
 
 
 def blend_weights(places: Sequence[slice]) -> list[list[float]]:
-    """Share of each window in each of its latent frames; those of a frame add up to 1.
+    """Return the weight of each window in each of its latent frames; those of a frame add up to 1.
 
-    Towards a neighbour shares fall off in a straight line over what they have in common.
+    Towards a neighbour weights fall linearly over the shared frames.
     """
     raw = []
     for number, place in enumerate(places):

@@ -1,4 +1,4 @@
-"""Draw pictures: requests become pictures with infotext."""
+"""Generate images: requests become images with infotext."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Recipes of `type: images`: from the recipe to files."""
+"""Recipes of `type: images`: from the recipe to image files."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: f"CFG {number(request.cfg_scale)}",
     lambda request: f"{request.width}x{request.height}",
 )
-"""What captions in a grid say, where it differs."""
+"""Settings in a grid's captions, if they differ."""
 
 MOST_COLUMNS = 8
-"""Of a grid that compares nothing."""
+"""The labels of a grid that compares nothing."""
 
 
 def draw_images(recipe: ImagesRecipe) -> None:
-    """Draws and saves everything that the recipe says, and prints the paths.
+    """Generate and save the recipe's images, and print the paths.
 
-    Of several processes each draws a part, and the first one saves.
+    Of several processes each generates a part, and the first one saves.
 
     Raises:
         InputError: device, folder, base model, an artifact or a picture's settings cannot be used.
@@ -54,9 +54,9 @@ def draw_images(recipe: ImagesRecipe) -> None:
 
 
 def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
-    """Draws a recipe together with the other processes."""
+    """Generate a recipe's images together with the other processes."""
     saver, attached, library, requests = processes.together(lambda: set_up(recipe, processes))
-    requests = processes.broadcast_from_main(requests)  # random seeds are in them
+    requests = processes.broadcast_from_main(requests)  # contains random seeds
     batches = group(requests, recipe.batch_size)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = batches[processes.rank :: processes.count] * len(factors)
@@ -81,7 +81,7 @@ def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
 def set_up(
     recipe: ImagesRecipe, processes: Processes
 ) -> tuple[Saver | None, list[tuple[ArtifactConfig, Artifact]], NetworkLibrary, list[ImageConfig]]:
-    """All that a recipe needs to be drawn: who saves, what is attached, what is asked for.
+    """Prepare a recipe: saving, attached artifacts and requests.
 
     Raises:
         InputError: device, folder, base model, an artifact or a picture's settings cannot be used.
@@ -106,10 +106,10 @@ def set_up(
 
 
 def styled(recipe: ImagesRecipe) -> list[ImageConfig]:
-    """The entries, with their styles in the prompts.
+    """Return the entries with their styles in the prompts.
 
     Raises:
-        InputError: the styles file cannot be read, or has no style of a name.
+        InputError: the styles file cannot be read, or lacks a style.
     """
     images = [image for image in recipe.images.values() if image is not None]
     if not any(image.styles for image in images):
@@ -126,7 +126,7 @@ def styled(recipe: ImagesRecipe) -> list[ImageConfig]:
 
 
 class Saver:
-    """Saves a recipe's pictures in the order in which it names them, and prints the paths."""
+    """Saves a recipe's images in the order of the recipe, and prints the paths."""
 
     def __init__(self, recipe: ImagesRecipe, folder: Path) -> None:
         self.recipe = recipe
@@ -138,9 +138,9 @@ class Saver:
 
     @contextmanager
     def row(self, total: int) -> Iterator[Callable[[dict[int, Drawing]], None]]:
-        """A function that takes drawings by their places, and saves each when its turn comes.
+        """Return a function that takes drawings by index, and saves each when its turn comes.
 
-        Where drawing ends early, what waits for its turn is saved too.
+        If generating ends early, the waiting ones are saved too.
         """
         waiting: dict[int, Drawing] = {}
         places = iter(range(total))
@@ -160,13 +160,13 @@ class Saver:
                 self.save(drawing, index, total)
 
     def save(self, drawing: Drawing, index: int, total: int) -> None:
-        """Saves one under the name that the recipe's pattern makes."""
+        """Save one under the name from the recipe's pattern."""
         naming = naming_of(drawing, index, total, self.recipe.batch_size, self.started)
         path = write_picture(self.folder, drawing.image, drawing.infotext, naming, self.form)
         print(path, flush=True)
 
     def save_grid(self, grid: Image.Image, rows: Sequence[Sequence[Drawing]]) -> None:
-        """Saves the grid with the infotexts of its pictures."""
+        """Save the grid with the infotexts of its images."""
         infotext = "\n\n".join(drawing.infotext for row in rows for drawing in row)
         texts = {"parameters": infotext, "grid": grid.info["grid"]}
         print(write_new(self.folder, grid, texts, before="grid-", digits=4))
@@ -175,7 +175,7 @@ class Saver:
 def naming_of(
     drawing: Drawing, index: int, total: int, batch_size: int, started: datetime
 ) -> Naming:
-    """What the name of a drawing can tell; `index` is its place among `total`."""
+    """Return the fields for a drawing's name; `index` is its place among `total`."""
     request, told = drawing.request, parse_infotext(drawing.infotext).parameters
     strength = told.get("Denoising strength")
     return Naming(
@@ -203,14 +203,14 @@ def naming_of(
 
 
 def compare(rows: Sequence[Sequence[Drawing]], factors: Sequence[float]) -> Image.Image:
-    """A grid with a row for each strength."""
+    """Return a grid with a row for each strength."""
     pictures = [[drawing.image for drawing in row] for row in rows]
     labels = [f"strength {number(factor)}" for factor in factors]
     return image_grid(pictures, labels, captions(rows[0]))
 
 
 def collect(drawings: Sequence[Drawing]) -> Image.Image:
-    """A grid of all pictures, about as wide as high, each under its caption."""
+    """Return a grid of all images, about as wide as high, each with its caption."""
     least = min(MOST_COLUMNS, math.ceil(math.sqrt(len(drawings))))
     fitting = (n for n in range(least, MOST_COLUMNS + 1) if len(drawings) % n == 0)
     columns = next(fitting, least)
@@ -221,7 +221,7 @@ def collect(drawings: Sequence[Drawing]) -> Image.Image:
 
 
 def captions(drawings: Sequence[Drawing]) -> list[str]:
-    """What tells the pictures apart: the settings that differ, and seeds if that is not enough."""
+    """Return each image's caption: the settings that differ, and seeds if these are not enough."""
     requests = [drawing.request for drawing in drawings]
     columns = [[form(request) for request in requests] for form in TOLD_APART]
     told = [column for column in columns if len(set(column)) > 1]

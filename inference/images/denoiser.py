@@ -1,4 +1,4 @@
-"""One language for all base models: which clean latent is expected at (x, sigma)?"""
+"""A common form of all base models: the expected clean latent at (x, sigma)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from inference.sampling import Blend, NoiseLevels
 
 @dataclass(frozen=True)
 class Batch:
-    """What goes through the UNet at once: rows of equally many tokens."""
+    """The input of one UNet evaluation: rows of equally many tokens."""
 
     rows: Tensor
-    """Their places among all rows: first the positive ones of every picture, then the negative."""
+    """Their indices among all rows: first the positive ones of every image, then the negative."""
     pictures: Tensor
-    """Which picture each of them belongs to."""
+    """The image that each of them belongs to."""
     conditions: Conditions
 
 
@@ -74,15 +74,15 @@ class Denoiser:
     """A base model that predicts noise or velocity, as a function (x, sigma) -> clean latent.
 
     Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598) takes the prompts and the
-    negative prompts through the UNet in one batch; at a scale of 1 the latter are left out. Prompts
+    negative prompts through the UNet in one batch; at a scale of 1 the latter are omitted. Prompts
     joined by AND (Liu et al. 2022, arXiv 2206.01714) each lead away from the negative prompt:
     uncond + sum of weight x scale x (cond - uncond). Rules and names of the settings are those of
     A1111 1.10.1 (`modules/sd_samplers_cfg_denoiser.py`).
 
     Args:
         base: the base model.
-        positive: what the UNet is told of b prompts, in its number format: conditions of b rows, or
-            for each picture its parts.
+        positive: conditioning of the UNet on b prompts, in its dtype: conditions of b rows, or
+            the parts of each image.
         negative: the same for the negative prompts, without parts; None where the scale and all
             weights are 1.
         cfg_scale: 1 is no guidance, 0 the negative prompts alone.
@@ -93,7 +93,7 @@ class Denoiser:
 
     last_uncond: Tensor | None = None
     """The clean latents expected for the negative prompts at the last evaluation, (b, c, h, w), not
-    blended; where they were left out, those of the prompts (of several parts, the first one's)."""
+    blended; if they were omitted, those of the prompts (of several parts, the first one's)."""
 
     def __init__(
         self,
@@ -131,9 +131,9 @@ class Denoiser:
 
     @property
     def conditions(self) -> Conditions:
-        """What the UNet is told in the next evaluation: the prompts', then the negative prompts'.
+        """Return the next evaluation's conditioning: the prompts', then the negative prompts'.
 
-        Only where all have equally many tokens.
+        Only if all have equally many tokens.
         """
         return Conditions.cat([batch.conditions for batch in self.batches(self.is_guided)])
 
@@ -153,9 +153,9 @@ class Denoiser:
         return denoised if blend is None else blend(denoised, sigma)
 
     def combine(self, positive: Tensor, negative: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The guided latents, and those they were led away from.
+        """Return the guided latents, and those they were guided away from.
 
-        Without negative ones each picture's first part stands in for them, at a scale of 1.
+        Without negative ones each image's first part is used for them, at a scale of 1.
         """
         scale = self.cfg_scale if negative is not None else 1.0
         if len(positive) == self.num_pictures:
@@ -174,7 +174,7 @@ class Denoiser:
         return denoised, negative
 
     def batches(self, is_guided: bool) -> list[Batch]:
-        """What the UNet is told in the next evaluation; kept while it stays the same."""
+        """Return the UNet's input for the next evaluation; cached while it stays the same."""
         timelines = [[part.timeline for part in parts] for parts in self.positive]
         negatives = self.negative if is_guided else []
         key = (
@@ -189,7 +189,7 @@ class Denoiser:
     def assemble(
         self, timelines: Sequence[Sequence[Timeline]], negatives: Sequence[Timeline]
     ) -> list[Batch]:
-        """Batches of equally many tokens, in the order of their first rows."""
+        """Return batches of equally many tokens, in the order of their first rows."""
         positives = [[self.told(one) for one in each] for each in timelines]
         others = [[self.told(one)] for one in negatives]
         for picture, parts in enumerate(positives):
@@ -217,12 +217,12 @@ class Denoiser:
         ]
 
     def told(self, timeline: Timeline) -> Conditions:
-        """One row of conditions: those of the next evaluation."""
+        """Return one row of the next evaluation's conditions."""
         row = timeline.row(self.evaluation)
         return timeline.conditions[row : row + 1]
 
     def denoise(self, x: Tensor, sigma: float, batches: Sequence[Batch]) -> Tensor:
-        """One latent for each row of all batches, without guidance."""
+        """Return one latent for each row of all batches, without guidance."""
         if len(batches) == 1:
             return self.denoise_batch(x, sigma, batches[0])
         count = sum(len(batch.rows) for batch in batches)
@@ -232,7 +232,7 @@ class Denoiser:
         return clean
 
     def denoise_batch(self, x: Tensor, sigma: float, batch: Batch) -> Tensor:
-        """One latent for each row of a batch.
+        """Return one latent for each row of a batch.
 
         The model sees x at the scale of its parametrization.
         """

@@ -1,6 +1,6 @@
-"""Drawing: from prompts and a base model, with whatever is attached to it, to pictures.
+"""Generate images from prompts with a base model and its attached artifacts.
 
-Grids drawn while training and the drawing command both go through `draw`: the same list on the same
+Preview grids and the drawing command both use `draw`: the same list on the same
 machine gives the same pixels.
 """
 
@@ -44,11 +44,11 @@ from inference.sampling import Callback, img2img_steps
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and how it came about."""
+    """An image and its settings."""
 
     image: Image.Image
     request: ImageConfig
-    """What was asked for: one picture, with its own seed and its size."""
+    """The request: one image, with its own seed and its size."""
     infotext: str
 
 
@@ -59,19 +59,19 @@ def draw(
     progress: Progress | None = None,
     artifacts: Sequence[UsedArtifact] = (),
 ) -> list[Drawing]:
-    """Draws every picture of every entry, in the entries' order.
+    """Generate every image of every entry, in the entries' order.
 
     Args:
-        base: the base model; what is attached to it is drawn with. Its parts are put into
+        base: the base model, with its attached artifacts. Its parts are put into
             evaluation mode, and back.
-        images: what to draw; an entry with `count` n gives n pictures.
-        batch_size: pictures drawn at once. Other sizes change pictures by rounding only.
-        progress: hears of every step.
-        artifacts: what is attached, to be told in the infotext.
+        images: the entries; an entry with `count` n gives n images.
+        batch_size: images generated at once. Other sizes change images by rounding only.
+        progress: called at every step.
+        artifacts: the attached ones, for the infotext.
 
     Raises:
         InputError: a size, a prompt or an init image cannot be used.
-        FloatingPointError: a picture is not finite.
+        FloatingPointError: an image is not finite.
     """
     requests = expand(base, images)
     batches = group(requests, batch_size)
@@ -84,32 +84,32 @@ def draw(
 
 @dataclass
 class Drawer:
-    """Draws batches of requests, and counts the steps."""
+    """Generates batches of requests, and counts the steps."""
 
     base: ImageModel
     requests: Sequence[ImageConfig]
-    """Single pictures, of `inference.images.requests.expand`."""
+    """Single images, from `inference.images.requests.expand`."""
     library: NetworkLibrary
-    """Where prompts find what they call."""
+    """The library of artifacts that prompts can call."""
     batches: Sequence[Sequence[int]]
-    """All that will be drawn, by positions in the requests."""
+    """All batches, as indices of the requests."""
     progress: Progress | None = None
     artifacts: Sequence[UsedArtifact] = ()
-    """What is attached besides."""
+    """Other attached artifacts."""
     done: int = 0
-    """Steps that are done."""
+    """Completed steps."""
 
     @cached_property
     def total(self) -> int:
-        """Steps of all batches."""
+        """Return the steps of all batches."""
         return sum(steps_of(self.requests[index]) for batch in self.batches for index in batch)
 
     def __call__(self, batch: Sequence[int]) -> list[tuple[int, Drawing]]:
-        """Each picture of a batch with its position.
+        """Return each image of a batch with its index.
 
         Raises:
             InputError: a prompt or an init image cannot be used.
-            FloatingPointError: a picture is not finite.
+            FloatingPointError: an image is not finite.
         """
         chosen = [self.requests[index] for index in batch]
 
@@ -123,7 +123,7 @@ class Drawer:
         return list(zip(batch, drawn, strict=True))
 
     def report(self, done: int) -> None:
-        """Tells how far it is."""
+        """Report the progress."""
         if self.progress:
             self.progress(min(done, self.total), self.total)
 
@@ -137,11 +137,11 @@ def draw_batch(
     inits: Sequence[InitImage] | None = None,
     mixes_embeddings: bool = False,
 ) -> list[Drawing]:
-    """Draws requests that are alike in what batches share.
+    """Generate the images of requests with equal batch settings.
 
-    `inits` are their init images, of `prepare_init`; without them those of the files that the
-    requests name. With `mixes_embeddings` prompts joined by AND become one, whose states are the
-    mean of theirs by weight.
+    `inits` are their init images, from `prepare_init`; without them the files of the
+    requests are used. With `mixes_embeddings` prompts joined by AND become one, with the
+    weighted mean of their embeddings.
     """
     first = requests[0]
     calls = networks_called(first)
@@ -178,7 +178,7 @@ def draw_larger(
     latents: Tensor,
     callback: Callback | None = None,
 ) -> Tensor:
-    """The second pass of Hires. fix: latents (b, c, h, w) enlarged, and drawn over."""
+    """Run the second pass of Hires. fix: upscale latents (b, c, h, w), and denoise them again."""
     first = requests[0]
     assert first.hires
     size = second_size(base, first)
@@ -196,7 +196,7 @@ def draw_larger(
 
 
 def enlarge(base: ImageModel, latents: Tensor, size: HiresSize, upscaler: str) -> Tensor:
-    """Latents in the size of the second pass, by way of pictures unless the upscaler is latent."""
+    """Upscale latents to the second pass, as images unless the upscaler is latent."""
     factor = base.vae_scale_factor
     width, height = size.upscale_width // factor, size.upscale_height // factor
     if is_latent_upscaler(upscaler):
@@ -211,7 +211,7 @@ def enlarge(base: ImageModel, latents: Tensor, size: HiresSize, upscaler: str) -
 
 
 def finish(image: Image.Image, request: ImageConfig, init: InitImage | None) -> Image.Image:
-    """What is done to a picture after it was decoded: faces, colours, what lies around it."""
+    """Post-process a decoded image: faces, colours, the surroundings of the mask."""
     if request.restore_faces is not None:
         restore = face_restorer(request.restore_faces, "restore_faces")
         image = restore(image, CODEFORMER_WEIGHT)
@@ -221,7 +221,7 @@ def finish(image: Image.Image, request: ImageConfig, init: InitImage | None) -> 
 
 
 def steps_of(request: ImageConfig) -> int:
-    """Steps of all passes of a picture, for the progress bar."""
+    """Return the steps of all passes of an image, for the progress bar."""
     if (start := request.img2img) is not None:
         _, last = img2img_steps(request.steps, start.denoising_strength, start.exact_steps)
         return last + 1
@@ -232,13 +232,13 @@ def steps_of(request: ImageConfig) -> int:
 
 
 def tiled(base: ImageModel, tiling: bool) -> AbstractContextManager[None]:
-    """While this is open, pictures have no border if `tiling` says so."""
+    """Generate images without borders inside the context if `tiling` is set."""
     return circular_padding([base.denoiser, base.vae]) if tiling else nullcontext()
 
 
 @contextmanager
 def evaluation(base: ImageModel) -> Iterator[None]:
-    """No gradients, no autocast, no dropout; afterwards all is as before."""
+    """Disable gradients, autocast and dropout inside the context."""
     training = [m for part in base.parts.values() for m in part.modules() if m.training]
     for module in training:
         module.training = False
@@ -251,7 +251,7 @@ def evaluation(base: ImageModel) -> Iterator[None]:
 
 
 def to_images(base: ImageModel, latents: Tensor) -> list[Image.Image]:
-    """Pictures of 8 bits a channel, rounded; decoded one by one, which takes the least memory.
+    """Return images of 8 bits a channel, rounded; decoded one by one, to save memory.
 
     Raises:
         FloatingPointError: a latent or a pixel is not finite.
@@ -267,7 +267,7 @@ def to_images(base: ImageModel, latents: Tensor) -> list[Image.Image]:
 
 
 def check_finite(values: Tensor, what: str, base: ImageModel) -> None:
-    """Raises FloatingPointError where a value is infinite or no number."""
+    """Raise FloatingPointError if a value is infinite or NaN."""
     if not values.isfinite().all():
         is_full = base.dtype == torch.float32
         remedy = "the model's weights are at fault" if is_full else "precision: fp32 may help"

@@ -1,4 +1,4 @@
-"""One way through a sampler: from noise, or from latents, to clean latents.
+"""One pass of a sampler: from noise, or from latents, to clean latents.
 
 A1111 1.10.1: `modules/processing.py`, `sd_samplers_kdiffusion.py`, `sd_samplers_timesteps.py`.
 """
@@ -39,7 +39,7 @@ from inference.sampling import (
 
 @dataclass(frozen=True)
 class Pass:
-    """What is the same for all pictures of a batch, and their prompts."""
+    """The options of a pass that all images of a batch share, and their prompts."""
 
     sampler: str
     schedule_type: str
@@ -50,13 +50,13 @@ class Pass:
     """Without the tags of extra networks."""
     negative_prompts: list[str]
     base_steps: int | None = None
-    """Evaluations of the first pass, if this is the second."""
+    """Model evaluations of the first pass, if this is the second."""
     mixes_embeddings: bool = False
-    """Prompts joined by AND become one, whose states are the mean of theirs by weight."""
+    """Whether prompts joined by AND become one, with the weighted mean of their embeddings."""
 
     @classmethod
     def first(cls, requests: Sequence[ImageConfig]) -> Self:
-        """Of txt2img, img2img, and what Hires. fix begins with."""
+        """Return the pass of txt2img or img2img, or the first one of Hires. fix."""
         first = requests[0]
         assert first.width and first.height
         return cls(
@@ -71,7 +71,7 @@ class Pass:
 
     @classmethod
     def second(cls, requests: Sequence[ImageConfig], width: int, height: int) -> Self:
-        """Of Hires. fix."""
+        """Return the second pass of Hires. fix."""
         first = requests[0]
         assert first.hires
         sampler = first.hires.sampler or first.sampler
@@ -89,7 +89,7 @@ class Pass:
 
 
 def hires_prompts(request: ImageConfig) -> tuple[str, str]:
-    """Prompt and negative prompt of the second pass."""
+    """Return prompt and negative prompt of the second pass."""
     hires = request.hires
     assert hires
     prompt = request.prompt if hires.prompt is None else hires.prompt
@@ -98,10 +98,10 @@ def hires_prompts(request: ImageConfig) -> tuple[str, str]:
 
 
 def check_prompts(request: ImageConfig) -> None:
-    """Finds out before anything is drawn whether the prompts of all passes can be read.
+    """Check that the prompts of all passes can be read.
 
     Raises:
-        InputError: one cannot; says where.
+        InputError: one cannot; the message has the position.
     """
     texts = [request.prompt, request.negative_prompt]
     if request.hires is not None:
@@ -124,7 +124,7 @@ def check_prompts(request: ImageConfig) -> None:
 def prompt_settings(
     request: ImageConfig, steps_total: int, base_steps: int | None = None
 ) -> PromptSettings:
-    """How a request's prompts are read, in so many evaluations (and in those of a first pass)."""
+    """Return the options of a request's prompts, for a number of evaluations."""
     return PromptSettings(
         steps_total=steps_total,
         emphasis=request.emphasis,
@@ -136,7 +136,7 @@ def prompt_settings(
 
 
 def all_texts(request: ImageConfig) -> list[str]:
-    """Prompts and negative prompts of both passes."""
+    """Return prompts and negative prompts of both passes."""
     later = [] if request.hires is None else hires_prompts(request)
     return [request.prompt, request.negative_prompt, *later]
 
@@ -148,14 +148,14 @@ def sample(
     start: Start | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Clean latents (b, c, h, w), fp32.
+    """Return clean latents (b, c, h, w), fp32.
 
     Args:
         base: the base model, in evaluation mode.
-        requests: alike in what `inference.images.requests.what_batches_share` says.
+        requests: with equal `inference.images.requests.what_batches_share`.
         way: sampler, steps, size and prompts.
-        start: clean latents to begin with; without it there is only noise.
-        callback: hears of every step.
+        start: clean latents to start from; without it there is only noise.
+        callback: called at every step.
     """
     first = requests[0]
     sampler = SAMPLERS[way.sampler]
@@ -196,7 +196,7 @@ def sample(
 
 
 def schedule_options(base: ImageModel, request: ImageConfig) -> ScheduleOptions:
-    """What a request's `schedule` changes."""
+    """Return the options of a request's `schedule`."""
     chosen = request.schedule
     return ScheduleOptions(
         sigma_min=chosen.sigma_min,
@@ -217,10 +217,10 @@ def build_denoiser(
     levels: NoiseLevels | None = None,
     start: Start | None = None,
 ) -> Denoiser:
-    """What the pass's prompts say, each different text encoded once; see `denoiser`.
+    """Encode the pass's prompts, each different text once; see `denoiser`.
 
     Raises:
-        InputError: a prompt cannot be read; says where.
+        InputError: a prompt cannot be read; the message has the position.
     """
     sampler = SAMPLERS[way.sampler]
     cfg_scale = first.cfg_scale / sampler.cfg_divisor
@@ -252,7 +252,7 @@ def build_denoiser(
 
 
 def told_channels(base: ImageModel, way: Pass, start: Start | None) -> Tensor | None:
-    """What inpainting checkpoints are told beside the latents, (b or 1, 1 + c, h, w).
+    """Return the conditioning channels of inpainting models, (b or 1, 1 + c, h, w).
 
     Without an init image, and in the second pass of Hires. fix, all is masked, and grey.
     """
@@ -271,7 +271,7 @@ def told_channels(base: ImageModel, way: Pass, start: Start | None) -> Tensor | 
 def noise_source(
     base: ImageModel, requests: Sequence[ImageConfig], way: Pass, run: Img2ImgRun
 ) -> NoiseSource:
-    """The noise of a batch, in the size of this pass."""
+    """Return the noise of a batch, in the size of this pass."""
     first, factor = requests[0], base.vae_scale_factor
     shape = (base.vae.config.latent_channels, way.height // factor, way.width // factor)
     resized = first.seed_resize_from_height // factor, first.seed_resize_from_width // factor

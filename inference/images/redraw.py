@@ -1,8 +1,8 @@
-"""A recipe made from a picture's infotext: `python -m inference picture.png [key=value ...]`.
+"""Make a recipe from an image's infotext: `python -m inference picture.png [key=value ...]`.
 
-What infotext says is turned back into settings, and the model that it names is looked for by hash;
-everything that cannot be done as it was is noted. Infotext says nothing of the pictures that others
-began with: a picture of img2img wants its `img2img.init_image` on the command line.
+Infotext is converted back to settings, and the model that it names is searched by hash;
+everything that cannot be reproduced is noted. Infotext does not contain init images:
+an image of img2img needs its `img2img.init_image` on the command line.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from inference.recipe import absolute, load_mapping, merged, override_layers, sh
 from inference.runtime import InputError
 
 ENTRY = "picture"
-"""The name of the recipe's one image; all but its prompt stands in `settings`."""
+"""The name of the recipe's one image; all options but its prompt are in `settings`."""
 
 TAG = re.compile(r"<(lora|lyco|hypernet):([^:>]+)((?::[^>]*)?)>")
 
 
 @dataclass
 class Redrawing:
-    """A recipe as a file would have it, and what it cannot do as it was done."""
+    """A recipe's content, and notes on what it cannot reproduce."""
 
     recipe: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether a path is named as pictures are."""
+    """Return whether a path has the suffix of an image."""
     return Path(path).suffix.lower() in SUFFIXES
 
 
 def recipe_from_picture(
     path: str | Path, folders: Sequence[str | Path] = (), base_model: str | None = None
 ) -> Redrawing:
-    """The recipe that draws a picture once more; arguments as of `recipe_from_infotext`.
+    """Return the recipe of an image; arguments as of `recipe_from_infotext`.
 
     Raises:
-        InputError: the picture cannot be read, or does not say how it was drawn.
+        InputError: the image cannot be read, or has no infotext.
     """
     path = Path(path)
     try:
@@ -70,18 +70,18 @@ def recipe_from_picture(
 
 
 def load_picture(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Any, list[str]]:
-    """The sound recipe that draws a picture once more, and what it cannot do as it was done.
+    """Load the valid recipe of an image, and notes on what it cannot reproduce.
 
-    Models and artifacts are looked for in the `artifact_dirs` of the overrides; a `base_model.path`
-    takes the place of the model that infotext names.
+    Models and artifacts are searched in the `artifact_dirs` of the overrides; a `base_model.path`
+    replaces the model that infotext names.
 
     Raises:
-        InputError: the picture or an override cannot be used.
+        InputError: the image or an override cannot be used.
     """
     given = merged(override_layers(overrides, []))
     folders, base = given.get("artifact_dirs") or [], given.get("base_model")
     folders = [folders] if isinstance(folders, str) else folders
-    known = [folder for folder in folders if isinstance(folder, str)]  # others are faults, below
+    known = [folder for folder in folders if isinstance(folder, str)]  # others are reported below
     base_path = base.get("path") if isinstance(base, dict) else None
     made = recipe_from_picture(path, known, base_path)
     return load_mapping(made.recipe, shown(absolute(path)), draw_schema, overrides), made.notes
@@ -93,16 +93,16 @@ def recipe_from_infotext(
     base_model: str | None = None,
     restorers: Sequence[str] = (),
 ) -> Redrawing:
-    """The recipe that draws what infotext tells of.
+    """Return the recipe for an infotext.
 
     Args:
         infotext: of A1111, Forge or ours.
-        folders: where models, LoRAs, hypernetworks and embeddings are looked for, with all below.
-        base_model: what to draw with, in the place of the model that infotext names.
-        restorers: face restorations at hand.
+        folders: where models, LoRAs, hypernetworks and embeddings are searched, recursively.
+        base_model: replaces the model that infotext names.
+        restorers: the available face restorers.
 
     Raises:
-        InputError: a folder is not there.
+        InputError: a folder does not exist.
     """
     infotext = parse_infotext(infotext) if isinstance(infotext, str) else infotext
     paths = [Path(folder) for folder in folders]
@@ -133,7 +133,7 @@ def base_of(
     given: str | None,
     notes: list[str],
 ) -> dict[str, Any]:
-    """The recipe's base_model: the one given, or else the one that infotext names."""
+    """Return the recipe's base_model: the given one, or else the one that infotext names."""
     base: dict[str, Any] = {}
     name, hash_ = told.get("Model"), told.get("Model hash")
     if given is None and not name and not hash_:
@@ -154,9 +154,9 @@ def base_of(
 def called_here(
     prompt: str, told: Mapping[str, str], folders: Sequence[Path], notes: list[str]
 ) -> str:
-    """The prompt with its tags of LoRAs and hypernetworks as their files are called here.
+    """Return the prompt with its tags of LoRAs and hypernetworks renamed to the files here.
 
-    Tags of what is not there are taken out.
+    Tags of missing files are removed.
     """
     hashes = dict(hash_pairs(told.get("Lora hashes", "")))
 
@@ -174,7 +174,7 @@ def called_here(
 
 
 def note_embeddings(told: Mapping[str, str], folders: Sequence[Path], notes: list[str]) -> None:
-    """What is missing of the embeddings that infotext tells of; prompts call them by name."""
+    """Note the embeddings of the infotext that are missing; prompts call them by name."""
     for name, hash_ in hash_pairs(told.get("TI hashes", "")):
         file, remark = find_named(name, "embedding", hash_, folders)
         if file is not None and file != name:
@@ -184,7 +184,7 @@ def note_embeddings(told: Mapping[str, str], folders: Sequence[Path], notes: lis
 
 
 def hash_pairs(text: str) -> Iterator[tuple[str, str]]:
-    """Names and hashes of `name: hash, …`."""
+    """Return names and hashes of `name: hash, …`."""
     for pair in text.split(","):
         name, colon, hash_ = pair.strip().rpartition(":")
         if colon and re.fullmatch(r"[0-9a-f]{8,64}", hash_.strip()):

@@ -1,4 +1,4 @@
-"""Infotext's parameters as settings of a recipe, in A1111's words on both sides."""
+"""Convert infotext's parameters to settings of a recipe, in A1111's words on both sides."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NUMBERS: dict[str, tuple[str, type]] = {
     "Noise multiplier": ("img2img.noise_multiplier", float),
     "Extra noise": ("img2img.extra_noise", float),
 }
-"""Parameter of infotext -> setting, and what kind of number it is."""
+"""Parameter of infotext -> setting, and its type of number."""
 
 TEXTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Emphasis": ("emphasis", ("Original", "No norm", "Ignore", "None")),
@@ -61,7 +61,7 @@ TEXTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Resize mode": ("img2img.resize_mode", ()),
     "Background color": ("img2img.background_color", ()),
 }
-"""Parameter of infotext -> setting, and its possible values; none where any text may stand."""
+"""Parameter of infotext -> setting, and its possible values; none if any text is allowed."""
 
 SWITCHES = {
     "Tiling": "tiling",
@@ -77,14 +77,14 @@ SWITCHES = {
 """Parameter of infotext -> setting that is true or false."""
 
 SCHEDULES_APART = (1, 9, 0, 0)
-"""The version of A1111 that took schedule types out of the samplers' names."""
+"""The version of A1111 that separated schedule types from the samplers' names."""
 
 ONCE_UNIFORM = (
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE",
     "DPM2", "DPM2 a",
 )  # fmt: skip
-"""Samplers that before drew with Uniform unless their name said otherwise. A1111 itself takes these
-names for today's, which draw with another schedule."""
+"""Samplers that earlier used Uniform unless their name said otherwise. A1111 itself treats these
+names as today's, which use another schedule."""
 
 FALSE = ("false", "0", "no")
 
@@ -93,7 +93,7 @@ ELSEWHERE = {
     "RNG", "Clip skip", "Denoising strength", "Face restoration", "Lora hashes", "TI hashes",
     "Hypernet", "Hypernet strength", "First pass size-1", "First pass size-2", "Version", "User",
 }  # fmt: skip
-"""Parameters that functions of this module see to, or that say nothing of how to draw."""
+"""Parameters that functions of this module handle, or that do not affect the image."""
 
 REMARKS = {
     "VAE": "there is no setting for another VAE; the model's own draws",
@@ -107,11 +107,11 @@ REMARKS = {
     "Pad conds v0": "A1111 before 1.6 padded prompts otherwise; this is not done here",
     "Init image hash": "",
 }
-"""Parameters that cannot be followed, and what is said of them; nothing where another says it."""
+"""Parameters that are not supported, and the note on them; empty if another has it."""
 
 
 def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """A recipe's `settings`, as nested mappings, and notes on what cannot be done as it was."""
+    """Return a recipe's `settings`, as nested mappings, and notes on what cannot be reproduced."""
     image: dict[str, Any] = {}
     notes: list[str] = []
     pasted, told = as_pasted(infotext), infotext.split_sizes()
@@ -130,7 +130,7 @@ def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[st
 
 
 def meant(pasted: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
-    """What A1111 reads out of an old version or an old form, and infotext does not say itself."""
+    """Return the parameters with the meaning that A1111 gives to old versions and formats."""
     keys = ("Old prompt editing timelines", "Pad conds v0", "Downcast alphas_cumprod")
     found = {key: pasted[key] for key in keys if key in pasted}
     if "First pass size-1" in told:
@@ -141,7 +141,7 @@ def meant(pasted: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
 def put_samplers(
     image: dict[str, Any], pasted: Mapping[str, str], told: Mapping[str, str], notes: list[str]
 ) -> None:
-    """Samplers and schedule types of both passes, as far as they are among ours."""
+    """Set samplers and schedule types of both passes, as far as they are known."""
 
     def put_known(key: str, name: str, value: str | None, known: Container[str]) -> None:
         if value is not None and value in known:
@@ -168,7 +168,7 @@ def put_samplers(
 
 
 def put_values(image: dict[str, Any], told: Mapping[str, str], notes: list[str]) -> None:
-    """The settings that are one number, text or switch; what is left is noted."""
+    """Set the options that are one number, text or switch; note what is left."""
     for key, value in told.items():
         if key in NUMBERS:
             put_number(image, key, value, *NUMBERS[key], notes)
@@ -189,7 +189,7 @@ def put_values(image: dict[str, Any], told: Mapping[str, str], notes: list[str])
 def put_number(
     image: dict[str, Any], key: str, value: str, name: str, kind: type, notes: list[str]
 ) -> None:
-    """Sets a number; one that is none is noted. 0 stands for the schedule's own sigmas."""
+    """Set a number; note an invalid one. 0 stands for the schedule's own sigmas."""
     try:
         number = kind(value)
     except ValueError:
@@ -201,7 +201,7 @@ def put_number(
 
 
 def put(image: dict[str, Any], dotted: str, value: object) -> None:
-    """Sets a value in mappings within mappings."""
+    """Set a value in nested mappings."""
     *above, name = dotted.split(".")
     for key in above:
         image = image.setdefault(key, {})
@@ -211,7 +211,7 @@ def put(image: dict[str, Any], dotted: str, value: object) -> None:
 def put_passes(
     image: dict[str, Any], pasted: Mapping[str, str], told: Mapping[str, str], notes: list[str]
 ) -> None:
-    """Whether there was a second pass or a picture to begin with, and how much was drawn anew."""
+    """Set the options of a second pass or an init image, and the denoising strength."""
     strength = told.get("Denoising strength")
     has_hires = "Hires upscale" in told or "Hires upscaler" in told or "First pass size-1" in told
     has_hires = has_hires or pasted["Hires resize-1"] != "0" or pasted["Hires resize-2"] != "0"
@@ -235,7 +235,7 @@ def put_passes(
 
 
 def put_noise(image: dict[str, Any], source: str, notes: list[str]) -> None:
-    """Where the noise came from: that of an NVIDIA GPU can be had everywhere."""
+    """Set the noise source: that of an NVIDIA GPU is available everywhere."""
     if source in ("CPU", "NV"):
         image["rng"] = source
         return

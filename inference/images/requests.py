@@ -1,4 +1,4 @@
-"""From what a recipe asks for to single pictures, and which of them are drawn together."""
+"""Split a recipe's requests into single images, and group them into batches."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from inference.runtime import InputError
 from inference.sampling import SAMPLERS, img2img_steps
 
 RANDOM_SEEDS = 2**32 - 2
-"""As many random seeds as in A1111."""
+"""The number of possible random seeds, as in A1111."""
 
 
 def expand(
     base: ImageModel, images: Sequence[ImageConfig], has_files: bool = True
 ) -> list[ImageConfig]:
-    """One request for each picture, with its own seed, its size, and one init image.
+    """Return one request for each image, with its own seed, its size, and one init image.
 
-    As in A1111, pictures of a variation keep the seed and count on with the variation's, and all
-    pictures of a folder are drawn over with the same seeds.
+    As in A1111, images of a variation keep the seed and increase the variation's, and all
+    init images of a folder get the same seeds.
 
     Args:
-        base: what draws them.
-        images: what is asked for.
-        has_files: whether init images are files; else they are handed in as pictures.
+        base: the base model.
+        images: the entries.
+        has_files: whether init images are files; else they are passed as images.
 
     Raises:
-        InputError: a size is no multiple of `base.size_step`, a folder has no pictures, or a
-            request is one of those that `check` refuses.
+        InputError: a size is no multiple of `base.size_step`, a folder has no images, or a
+            request is rejected by `check`.
     """
     requests = []
     for image in images:
@@ -71,11 +71,11 @@ def expand(
 
 
 def check(base: ImageModel, request: ImageConfig, has_files: bool = True) -> None:
-    """Finds out before anything is drawn what drawing would stumble over after minutes.
+    """Check a request for errors that would otherwise appear after minutes.
 
     Raises:
-        InputError: an upscaler or a face restorer is not at hand, the second pass would be too
-            small, or the files of img2img are not there or do not fit.
+        InputError: an upscaler or a face restorer is unavailable, the second pass would be too
+            small, or the files of img2img are missing or do not fit.
     """
     if request.restore_faces is not None:
         face_restorer(request.restore_faces, "restore_faces")
@@ -101,10 +101,10 @@ def check(base: ImageModel, request: ImageConfig, has_files: bool = True) -> Non
 
 
 def second_size(base: ImageModel, request: ImageConfig) -> HiresSize:
-    """Pixels of the second pass of Hires. fix.
+    """Return the size in pixels of the second pass of Hires. fix.
 
     Raises:
-        InputError: there is nothing left of a side.
+        InputError: a side would be 0.
     """
     hires = request.hires
     assert hires and request.width and request.height
@@ -113,10 +113,10 @@ def second_size(base: ImageModel, request: ImageConfig) -> HiresSize:
 
 
 def init_images(image: ImageConfig) -> Iterator[ImageConfig]:
-    """The entry once for each picture of its folder, with the mask of the same name.
+    """Return the entry once for each image of its folder, with the mask of the same name.
 
     Raises:
-        InputError: the folder has no pictures, or not the mask of one of them.
+        InputError: the folder has no images, or lacks the mask of one of them.
     """
     start = image.img2img
     if start is None or not Path(start.init_image).is_dir():
@@ -139,7 +139,7 @@ def init_images(image: ImageConfig) -> Iterator[ImageConfig]:
 
 
 def companion(file: Path, path: Path, name: str) -> Path:
-    """The mask (or sketch) of an init image: the file of its name, or the one for all."""
+    """Return the mask (or sketch) of an init image: the file of its name, or the one for all."""
     if not path.is_dir():
         return path
     of_this_name = [other for other in pictures_in(path) if other.stem == file.stem]
@@ -149,7 +149,7 @@ def companion(file: Path, path: Path, name: str) -> Path:
 
 
 def networks_called(request: ImageConfig) -> tuple[tuple[ExtraNetwork, ...], ...]:
-    """What the prompts of the first and of the second pass call."""
+    """Return the calls of artifacts in the prompts of the first and of the second pass."""
     prompts = [request.prompt]
     if request.hires is not None:
         prompts.append(request.prompt if request.hires.prompt is None else request.hires.prompt)
@@ -157,10 +157,10 @@ def networks_called(request: ImageConfig) -> tuple[tuple[ExtraNetwork, ...], ...
 
 
 def group(requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
-    """Positions of the requests that are drawn together.
+    """Return the indices of the requests by batch.
 
-    Together go those that differ in seeds, prompts and pictures only, and that call the same
-    artifacts; samplers whose steps depend on the whole batch draw one at a time. The same list
+    A batch has requests that differ in seeds, prompts and images only, and that call the same
+    artifacts; samplers whose steps depend on the whole batch get one image at a time. The same list
     always gives the same batches.
     """
     alike: dict[str, list[int]] = {}
@@ -177,7 +177,7 @@ def group(requests: Sequence[ImageConfig], batch_size: int) -> list[list[int]]:
 
 
 def what_batches_share(request: ImageConfig) -> list[Any]:
-    """The settings that are the same for all pictures of a batch."""
+    """Return the settings that all images of a batch share."""
     settings = dataclasses.asdict(request)
     for name in ("prompt", "negative_prompt", "seed", "variation_seed"):
         del settings[name]
@@ -195,7 +195,7 @@ def what_batches_share(request: ImageConfig) -> list[Any]:
 
 
 def all_calls(requests: Iterable[ImageConfig]) -> Iterator[ExtraNetwork]:
-    """Yield what the prompts of the requests call, in both passes."""
+    """Yield the calls in the prompts of the requests, in both passes."""
     for request in requests:
         for calls in networks_called(request):
             yield from calls

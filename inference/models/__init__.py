@@ -1,4 +1,4 @@
-"""What every model family must answer, and the families."""
+"""The interface of model families, and the families."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What every latent diffusion model has in common, whether it draws pictures or clips."""
+"""The shared parts of all latent diffusion models, for images and for clips."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ from inference.models.size_rules import SizeRules
 class DiffusionModel(ABC):
     """The parts of a latent diffusion model. Everything in it is frozen when it is loaded.
 
-    Latents are what the denoiser sees: already multiplied by the VAE's scaling factor.
+    Latents are the denoiser's inputs: already multiplied by the VAE's scaling factor.
     """
 
     family_name: ClassVar[str]
     """Key of its model family, in inference and in training."""
 
     denoiser_name: ClassVar[str]
-    """The part that predicts, as in the diffusers layout: `unet` or `transformer`."""
+    """The denoiser's name in the diffusers layout: `unet` or `transformer`."""
 
     path: str
     vae: Any
     prediction_type: str
-    """What its scheduler's config calls its prediction: `epsilon`, `v_prediction` …"""
+    """The prediction type in its scheduler's config: `epsilon`, `v_prediction` …"""
     noise_schedule: dict[str, object]
     """The folder's scheduler_config.json."""
     dtype: torch.dtype
-    """Number format of the frozen denoiser and text encoders, and of drawing."""
+    """Dtype of the frozen denoiser and text encoders, and of generating."""
     source: BaseModelConfig | None = None
-    """What it was loaded by; None of one that was put together."""
+    """The config it was loaded from; None for one that was assembled in code."""
 
     @property
     @abstractmethod
     def denoiser(self) -> Any:
-        """The network that predicts noise or velocity."""
+        """Return the network that predicts noise or velocity."""
 
     @property
     @abstractmethod
     def parametrization(self) -> Parametrization:
-        """How it is noised and what it predicts: of the loss and of the samplers."""
+        """Return how it is noised and what it predicts, for the loss and the samplers."""
 
     @property
     @abstractmethod
     def text_encoders(self) -> dict[str, nn.Module]:
-        """By their names in the diffusers layout."""
+        """Return the text encoders by their names in the diffusers layout."""
 
     @property
     @abstractmethod
     def tokenizers(self) -> Sequence[Any]:
-        """One for each text encoder."""
+        """Return one tokenizer for each text encoder."""
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The parts that have weights, by their names in the diffusers layout."""
+        """Return the parts that have weights, by their names in the diffusers layout."""
         return {self.denoiser_name: self.denoiser, **self.text_encoders, "vae": self.vae}
 
     @property
@@ -72,28 +72,28 @@ class DiffusionModel(ABC):
 
     @property
     def vae_scale_factor(self) -> int:
-        """Pixels per latent along each side."""
+        """Return the pixels per latent along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     @abstractmethod
     def size_step(self) -> int:
-        """Widths and heights must be multiples of this many pixels."""
+        """Return the number of pixels that widths and heights must be multiples of."""
 
     @property
     @abstractmethod
     def sizes(self) -> SizeRules:
-        """Sizes of training examples."""
+        """Return the rules for sizes of training examples."""
 
     @property
     @abstractmethod
     def skips_last_text_layers(self) -> bool:
-        """Whether the last layers of a text encoder take no part in drawing."""
+        """Return whether the last layers of a text encoder are unused in generating."""
 
     @property
     @abstractmethod
     def prompt_shape(self) -> tuple[int, int]:
-        """Tokens and width of a usual prompt's states."""
+        """Return tokens and width of the embeddings of a usual prompt."""
 
     def to(self, device: torch.device | str) -> Self:
         for part in self.parts.values():
@@ -102,15 +102,15 @@ class DiffusionModel(ABC):
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, fp32 and scaled, of the latents of pixels in -1 … 1."""
+        """Encode pixels in -1 … 1: mean and standard deviation of their scaled latents, fp32."""
 
     @abstractmethod
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Pixels, fp32, held within -1 … 1, of latents as the denoiser sees them."""
+        """Decode latents as the denoiser sees them to pixels, fp32, clamped to -1 … 1."""
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
-        """What the text encoders make of prompts."""
+        """Return the prompt embeddings."""
 
     @abstractmethod
     def predict(
@@ -121,10 +121,10 @@ class DiffusionModel(ABC):
         told: Tensor | None = None,
         /,
     ) -> Tensor:
-        """What the denoiser predicts at the timesteps (b,), in its own dtype.
+        """Return the denoiser's prediction at the timesteps (b,), in its own dtype.
 
-        `told` is what it is told beside prompts: SDXL the sizes of pictures, an image-to-video
-        model the latents of first frames.
+        `told` is the conditioning besides prompts: image sizes for SDXL, the latents of first
+        frames for an image-to-video model.
         """
 
     @abstractmethod
@@ -132,12 +132,12 @@ class DiffusionModel(ABC):
         """Return the content of model_index.json, `sampler` being the scheduler's class."""
 
     def portable_key(self, part: str, key: str) -> str:
-        """Return the name of a part's weight that every tool knows."""
+        """Return the name of a part's weight that every tool can read."""
         return key
 
     @abstractmethod
     def use_eager_attention(self) -> None:
-        """Spells attention out in all parts, in place of the fused one."""
+        """Compute attention explicitly in all parts, instead of with the fused kernel."""
 
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -147,7 +147,7 @@ Model = TypeVar("Model", bound=DiffusionModel)
 
 
 def made_ready(base: Model, config: BaseModelConfig) -> Model:
-    """With the attention that was asked for, frozen and in evaluation mode."""
+    """Set the attention as configured, freeze the model, and set evaluation mode."""
     base.source = config
     if config.attention == "eager":
         base.use_eager_attention()
@@ -157,15 +157,15 @@ def made_ready(base: Model, config: BaseModelConfig) -> Model:
 
 
 def model_name(base: DiffusionModel) -> str:
-    """A single file's name without its ending, as in A1111; else the folder's, or the hub's."""
+    """Return a single file's name without suffix, as in A1111; else the folder's or the hub's."""
     path = Path(base.path)
     return path.stem if is_single_file(path) else path.name
 
 
 def model_hash(base: DiffusionModel) -> str | None:
-    """SHA-256 of a single file, as in A1111; None if it is not here.
+    """Return the SHA-256 of a single file, as in A1111; None if it is not here.
 
-    Of a folder that of the file of the denoiser's weights (the first of several).
+    For a folder, that of the file with the denoiser's weights (the first of several).
     """
     if is_single_file(base.path):
         return sha256(Path(base.path)) if Path(base.path).is_file() else None

@@ -1,4 +1,4 @@
-"""What drawing clips asks of a base model beyond `DiffusionModel`."""
+"""The interface of models that generate clips, beyond `DiffusionModel`."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ LatentScale = Literal["pipeline", "raw", "scaled"]
 
 
 class ClipModel(DiffusionModel):
-    """A model of clips: (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w')."""
+    """A video model: pixels (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w')."""
 
     noise_schedule: dict[str, Any]
     block_lists: ClassVar[tuple[str, ...]]
     """Names of the lists of blocks in the denoiser."""
     tensor_format: ClassVar[str]
-    """Order of the dimensions of its latents, as diffusers' FasterCache names it."""
+    """Order of the dimensions of its latents, in the words of diffusers' FasterCache."""
 
     @property
     @abstractmethod
     def frame_counts(self) -> FrameArithmetic:
-        """How its VAE counts frames."""
+        """Return the frame arithmetic of its VAE."""
 
     @property
     @abstractmethod
     def frame_ratio(self) -> int:
-        """Frames per latent frame."""
+        """Return the frames per latent frame."""
 
     @property
     @abstractmethod
     def latent_frame_step(self) -> int:
-        """Windows of latent frames must be multiples of this many."""
+        """Return the number of latent frames that windows must be multiples of."""
 
     @property
     @abstractmethod
     def redrawn_frame_step(self) -> int:
-        """The latent frames of a clip that is drawn over must be a multiple of this many."""
+        """Return the number that the latent frames of video-to-video must be a multiple of."""
 
     @abstractmethod
     def padding(self, latent_frames: int) -> int:
-        """Return the latent frames that are drawn in front besides, and dropped again."""
+        """Return the additional latent frames that are generated in front and dropped again."""
 
     @property
     @abstractmethod
     def fps(self) -> float:
-        """Frames per second that it was made for."""
+        """Return the frames per second that it was trained for."""
 
     @property
     @abstractmethod
     def own_frames(self) -> int:
-        """Frames of the clips that it was made for."""
+        """Return the frames of the clips that it was trained for."""
 
     @property
     @abstractmethod
     def own_size(self) -> tuple[int, int] | None:
-        """Width and height in pixels of those clips; None if no size is its own."""
+        """Return width and height in pixels of those clips; None if it has no size of its own."""
 
     @abstractmethod
     def check_sources(self, given: Collection[str]) -> None:
-        """Check that the model can draw from `image`, `end_image`, `video`, `control_video`.
+        """Check that the model can generate from `image`, `end_image`, `video`, `control_video`.
 
         Raises:
             InputError: it cannot, or lacks one.
@@ -82,7 +82,7 @@ class ClipModel(DiffusionModel):
 
     @abstractmethod
     def told_in_part(self, prompts: Sequence[str]) -> str | None:
-        """Return a remark on prompts with more tokens than the text encoder reads."""
+        """Return a warning about prompts with more tokens than the text encoder reads."""
 
     @abstractmethod
     def drop_learned_positions(self) -> bool:
@@ -113,7 +113,7 @@ class ClipModel(DiffusionModel):
 
     @abstractmethod
     def clip_condition(self, pixels: Tensor) -> Tensor:
-        """Return the conditioning on a clip that is followed, (1, f', c, h', w')."""
+        """Return the conditioning on a control clip, (1, f', c, h', w')."""
 
     @abstractmethod
     def sequence_tokens(self, latent_frames: int, latent_height: int, latent_width: int) -> int:
@@ -122,4 +122,4 @@ class ClipModel(DiffusionModel):
     @property
     @abstractmethod
     def denoiser_width(self) -> int:
-        """Numbers per token in the denoiser."""
+        """Return the values per token in the denoiser."""

@@ -1,4 +1,4 @@
-"""What the UNet is told of prompts, and how text encoders make it."""
+"""Prompt conditioning: text-encoder outputs."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from inference.prompts import LearnedVectors, Tokens, put_in
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the UNet is told of b prompts.
+    """The conditioning of the UNet on b prompts.
 
-    Indexing by a slice or by numbers of rows gives the conditions of some of the prompts.
+    Indexing by a slice or by numbers of rows gives the conditioning on some of the prompts.
     """
 
     states: Tensor
-    """What attention reads, (b, tokens, dim); in SDXL both encoders' side by side."""
+    """Prompt embeddings for attention, (b, tokens, dim); in SDXL both encoders' side by side."""
     pooled: Tensor | None = None
-    """SDXL: the second encoder's vector for each prompt as a whole, (b, dim)."""
+    """SDXL: the second encoder's pooled embedding of each prompt, (b, dim)."""
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Conditions:
         chosen = rows if isinstance(rows, slice | Tensor) else list(rows)
         return Conditions(self.states[chosen], None if self.pooled is None else self.pooled[chosen])
 
     def to(self, target: torch.dtype | torch.device | str) -> Conditions:
-        """In another number format, or on another device."""
+        """Return them in another dtype, or on another device."""
         return Conditions(
             self.states.to(target), None if self.pooled is None else self.pooled.to(target)
         )
 
     def zeroed(self, rows: Sequence[bool]) -> Conditions:
-        """With zeros in the place of some of the prompts."""
+        """Return them with zeros for some of the prompts."""
         gone = torch.tensor(rows, device=self.states.device)
         pooled = None if self.pooled is None else self.pooled.masked_fill(gone[:, None], 0)
         return Conditions(self.states.masked_fill(gone[:, None, None], 0), pooled)
 
     def stretched(self, tokens: int) -> Conditions:
-        """Brought to so many tokens by repeating the last one, as A1111 does it among ANDs."""
+        """Return them padded with the last token to a length, as A1111 pads prompts in an AND."""
         missing = tokens - self.states.shape[1]
         if not missing:
             return self
@@ -49,7 +49,7 @@ class Conditions:
         return Conditions(torch.cat([self.states, last], dim=1), self.pooled)
 
     def filled_up(self, tokens: int, filler: Conditions) -> Conditions:
-        """Brought to so many tokens by repeating the states of an empty chunk (1, 77, dim)."""
+        """Return them padded to a length by repeating an empty chunk's embeddings (1, 77, dim)."""
         missing = tokens - self.states.shape[1]
         if not missing:
             return self
@@ -59,7 +59,7 @@ class Conditions:
 
     @staticmethod
     def cat(several: Sequence[Conditions]) -> Conditions:
-        """One after the other; all of one base model and of equally many tokens."""
+        """Return the concatenation; all of one base model and of equally many tokens."""
         pooled = [one.pooled for one in several if one.pooled is not None]
         states = torch.cat([one.states for one in several])
         return Conditions(states, torch.cat(pooled) if pooled else None)
@@ -67,14 +67,14 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one text encoder makes of prompts."""
+    """The output of one text encoder for prompts."""
 
     states: Tensor
-    """(b, chunks x 77, dim); `encode` gives them before the last layer norm."""
+    """(b, chunks x 77, dim); `encode` returns them before the last layer norm."""
     pooled: Tensor | None
-    """Projected, of the first chunk's end token, (b, dim); only of encoders with a projection."""
+    """Projection of the first chunk's end token, (b, dim); only of encoders with a projection."""
     weights: Tensor | None = None
-    """What the states are still to be multiplied by, (b, chunks x 77), fp32; None is 1."""
+    """The pending weights of the embeddings, (b, chunks x 77), fp32; None is 1."""
 
 
 def encode(
@@ -84,14 +84,14 @@ def encode(
     embeddings: dict[str, LearnedVectors],
     number: int = 0,
 ) -> Encoded:
-    """Runs a text encoder over every chunk of every prompt.
+    """Run a text encoder on every chunk of every prompt.
 
     Args:
         text_encoder: transformers' CLIPTextModel or CLIPTextModelWithProjection.
         tokens: of this encoder's own tokenizer.
-        layer: whose states are taken: -1 is the last layer, -2 the one before.
-        embeddings: what stands at the tokens' places.
-        number: which of the base model's encoders this is, from 0.
+        layer: the layer whose output is used: -1 is the last layer, -2 the one before.
+        embeddings: learned vectors and their token positions.
+        number: the encoder's index in the base model, from 0.
     """
     batch, chunks, length = tokens.ids.shape
     table: nn.Module = text_encoder.get_input_embeddings()
@@ -106,14 +106,14 @@ def encode(
 
 
 def final_layer_norm(text_encoder: Any) -> nn.Module:
-    """The norm behind a text encoder's last layer, whatever transformers calls its modules."""
+    """Return the norm after a text encoder's last layer, in any version of transformers."""
     return getattr(text_encoder, "text_model", text_encoder).final_layer_norm
 
 
 def whole_picture(height: int, width: int) -> Tensor:
-    """SDXL's size conditions (6,) of a picture that nothing was cut from.
+    """Return SDXL's size conditioning (6,) of an uncropped image.
 
     Podell et al. 2023 (arXiv 2307.01952, section 2.2), in the order of the reference: the file's
-    height and width, the cut's top and left, the picture's height and width.
+    height and width, the crop's top and left, the image's height and width.
     """
     return torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""Prompts of pictures over the steps of drawing, whatever text encoders read them.
+"""Prompts of images over the sampling steps, for any text encoders.
 
 The order is that of A1111 1.10.1 (`modules/prompt_parser.py`): parts joined by AND, texts over the
-steps, pieces with weights.
+steps, chunks with weights.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from inference.runtime import InputError
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How prompts are read. The words are those of A1111's settings."""
+    """Options of reading prompts, in the words of A1111's settings."""
 
     steps_total: int
     """Evaluations of the model: the steps, or twice as many with samplers of second order."""
     emphasis: str = "Original"
     """One of `EMPHASIS_MODES`."""
     comma_padding_backtrack: int = 20
-    """How far back a full chunk may end at a comma, in tokens; 0 for never."""
+    """How far back, in tokens, a full chunk may end at a comma; 0 for never."""
     old_prompt_editing: bool = False
     """A1111's "Old prompt editing timelines": `[a:b:0.5]` by the rule before 1.6."""
     pad_conds: bool = False
-    """Fills the shorter of prompt and negative prompt up with empty chunks, so that both go through
+    """Pad the shorter of prompt and negative prompt with empty chunks, so that both go through
     the UNet together (A1111's "Pad prompt/negative prompt")."""
     hires_base_steps: int | None = None
     """In the second pass of a hires fix, `steps_total` of the first one."""
@@ -37,17 +37,17 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Conditions of one text that may change from step to step."""
+    """Conditioning on one text that may change from step to step."""
 
     ends: tuple[int, ...]
     """The last step of each entry, rising."""
     rows: tuple[int, ...]
-    """Where in the conditions each entry is."""
+    """Each entry's row of the conditions."""
     conditions: Conditions
-    """Of the different texts."""
+    """The conditions of the different texts."""
 
     def row(self, evaluation: int) -> int:
-        """The row of the conditions for an evaluation, counted from 0."""
+        """Return the row of the conditions for an evaluation, counted from 0."""
         return self.rows[chosen(self.ends, evaluation)]
 
 
@@ -61,17 +61,17 @@ class Part:
 
 @dataclass(frozen=True)
 class DrawingConditions:
-    """Conditions of the prompts of b pictures."""
+    """Conditioning on the prompts of b images."""
 
     positives: list[list[Part]]
     negatives: list[Timeline]
-    """One for each picture, or none at all."""
+    """One for each image, or none at all."""
     filler: Conditions | None
-    """An empty chunk, where the shorter prompts are to be filled up."""
+    """An empty chunk, if the shorter prompts are to be padded."""
 
 
 def mixed(parts: Sequence[Part]) -> list[Part]:
-    """Return the prompts joined by AND as one, whose states are their mean by weight.
+    """Return the prompts joined by AND as one, with the weighted mean of their embeddings.
 
     Raises:
         InputError: one of them changes from step to step.
@@ -98,18 +98,18 @@ def mixed(parts: Sequence[Part]) -> list[Part]:
 
 
 def needs_negatives(prompts: Sequence[str], cfg_scale: float) -> bool:
-    """Whether negative prompts have any effect: not at a scale of 1 and with weights of 1."""
+    """Return whether negative prompts have any effect: not at a scale of 1 with weights of 1."""
     weights = [[part.weight for part in split_composition(prompt)] for prompt in prompts]
     return cfg_scale != 1 or any(each != [1.0] for each in weights)
 
 
 def as_timelines(conditions: Conditions) -> list[Timeline]:
-    """Return conditions that hold from the first step to the last, one for each row."""
+    """Return conditions that apply from the first step to the last, one for each row."""
     return [Timeline((0,), (0,), conditions[n : n + 1]) for n in range(len(conditions.states))]
 
 
 def over_steps(text: str, settings: PromptSettings) -> list[Entry]:
-    """Return what a text says in each evaluation."""
+    """Return the texts and the last evaluation of each."""
     steps, base_steps = settings.steps_total, settings.hires_base_steps
     return timeline(text, steps, base_steps, settings.old_prompt_editing)
 
@@ -118,7 +118,7 @@ def read_text(text: str, settings: PromptSettings) -> None:
     """Check that a text can be read in every evaluation.
 
     Raises:
-        InputError: it cannot; says where.
+        InputError: it cannot; the message has the position.
     """
     for entry in over_steps(text, settings):
         parse_attention(entry.text, settings.emphasis)

@@ -30,13 +30,13 @@ FAMILIES: dict[str, str | ModelFamily] = {
 }
 """Key -> family, or where it is defined (`module:NAME`)."""
 DEFAULTS: dict[Draws, str] = {"pictures": "stable_diffusion", "clips": "cogvideox"}
-"""The family that reads, and reports what is wrong with, files that no family knows."""
+"""The family that reads files that no family recognizes, and reports their errors."""
 GROUP = "limner.model_families"
 """Entry points of plug-ins: a `ModelFamily` each."""
 
 
 def register_family(family: ModelFamily | str, name: str | None = None) -> None:
-    """Add a model family, or put another one in its place.
+    """Add a model family, or replace one.
 
     Args:
         family: the family, or where it is defined (`module:NAME`).
@@ -72,7 +72,7 @@ def family_named(name: str) -> ModelFamily:
 def all_families() -> list[ModelFamily]:
     """Return all families: Limner's own, then those of plug-ins.
 
-    An installed one that does not load is a warning: what is asked may not need it.
+    A plug-in that fails to load causes a warning: it may not be needed.
     """
     register_installed()
     found = []
@@ -92,11 +92,11 @@ def family_of(base: DiffusionModel) -> ModelFamily:
 
 
 def find_family(files: ModelFiles, draws: Draws = "pictures") -> ModelFamily:
-    """Return the family that a base model's files fit best; of equals the last one registered.
+    """Return the family that a base model's files fit best; among equals the last one registered.
 
     Args:
         files: the model's.
-        draws: what a model that no family knows is taken for.
+        draws: what a model of no known family is assumed to generate.
 
     Raises:
         BaseModelError: a file is damaged.
@@ -112,7 +112,7 @@ def find_family(files: ModelFiles, draws: Draws = "pictures") -> ModelFamily:
 def load_model(
     config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
 ) -> DiffusionModel:
-    """Load a base model of any family, as its files say.
+    """Load a base model of any family, detected from its files.
 
     Raises:
         BaseModelError: nothing is there, a part is missing, or its files cannot be read.
@@ -123,10 +123,10 @@ def load_model(
 def load_image_model(
     config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
 ) -> ImageModel:
-    """Load a base model of pictures.
+    """Load an image model.
 
     Raises:
-        BaseModelError: as `load_model`, or the model draws clips.
+        BaseModelError: as `load_model`, or the model generates clips.
     """
     return cast("ImageModel", _load_drawing(config, precision, device, "pictures"))
 
@@ -134,10 +134,10 @@ def load_image_model(
 def load_clip_model(
     config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
 ) -> ClipModel:
-    """Load a base model of clips.
+    """Load a video model.
 
     Raises:
-        BaseModelError: as `load_model`, or the model draws pictures.
+        BaseModelError: as `load_model`, or the model generates images.
     """
     return cast("ClipModel", _load_drawing(config, precision, device, "clips"))
 
@@ -164,8 +164,8 @@ def skeleton(config: BaseModelConfig, precision: str) -> DiffusionModel:
     or of a published model by its hub id.
 
     Args:
-        config: what the recipe says of the base model.
-        precision: number format of a run.
+        config: the recipe's base model.
+        precision: mixed precision of a run.
 
     Raises:
         BaseModelError: nothing is there to read, or its parts do not belong together.

@@ -1,4 +1,4 @@
-"""What every model family answers: the seam between one architecture and everything else.
+"""The interface of model families: everything else accesses an architecture through it.
 
 A family is asked by its key, `DiffusionModel.family_name`, through `inference.models.families`.
 """
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 Draws = Literal["pictures", "clips"]
 KINDS: dict[Draws, str] = {"pictures": "a model of pictures", "clips": "a video model"}
-"""What models of a family draw -> what messages call such a model."""
+"""The output of a family's models -> the word for such a model in messages."""
 
 CastPart = Callable[[str, "dict[str, Tensor]"], "dict[str, Tensor]"]
-"""Part and its weights -> the weights in the number format that they are written in."""
+"""Part and its weights -> the weights in the dtype of the file."""
 
 
 class Match(IntEnum):
@@ -49,7 +49,7 @@ class PartLayout:
     target: str
     """Its class, `module:Class`."""
     behaviour: tuple[str, ...]
-    """Settings that change what it computes without showing in the shapes of its weights."""
+    """Settings that change the computation without changing the shapes of the weights."""
     owner: str
     """What has such a part, for messages."""
 
@@ -63,11 +63,11 @@ class SingleFile(ABC):
 
     @abstractmethod
     def recognizes(self, keys: Iterable[str]) -> bool:
-        """Whether some tensor is named as in such a file."""
+        """Return whether some tensor has a name of such a file."""
 
     @abstractmethod
     def holds_denoiser(self, keys: Iterable[str]) -> bool:
-        """Whether a file with these tensors draws by itself."""
+        """Return whether a file with these tensors is enough to generate."""
 
     @abstractmethod
     def read_parts(self, path: Path) -> tuple[dict[str, nn.Module], str | None]:
@@ -93,7 +93,7 @@ class SingleFile(ABC):
             path: the file.
             base: the model.
             cast_part: casts the weights of a part.
-            metadata: goes over what the model says about itself.
+            metadata: overrides the model's own.
             trained: names of the parts that a run has trained.
             weights_of: the weights of a module by name; None is its state dict.
 
@@ -106,23 +106,23 @@ class SingleFile(ABC):
         """Describe a file: family, prediction type, parts.
 
         Raises:
-            InputError: it holds a model of another family.
+            InputError: it is a model of another family.
         """
 
     @abstractmethod
     def inspect_metadata(self, metadata: Mapping[str, str]) -> dict[str, str]:
-        """Return the metadata that are for people, in words where they need it."""
+        """Return the metadata for people to read, explained if necessary."""
 
 
 class ModelFamily(ABC):
-    """An architecture of base models: how its files are found, read, written and described."""
+    """An architecture of base models: how its files are detected, read, written and described."""
 
     name: ClassVar[str]
     """Its key, in inference and in training."""
     title: ClassVar[str]
     draws: ClassVar[Draws]
     artifacts: ClassVar[frozenset[str]]
-    """Kinds of artifact that work in its models."""
+    """Artifact types that its models support."""
     parts: ClassVar[Mapping[str, PartLayout]]
     """The parts that have weights, by their names in the diffusers layout; the denoiser first."""
     denoiser_name: ClassVar[str]
@@ -137,12 +137,12 @@ class ModelFamily(ABC):
 
     @property
     def kind(self) -> str:
-        """What messages call its models."""
+        """Return the word for its models in messages."""
         return KINDS[self.draws]
 
     @abstractmethod
     def detect(self, files: ModelFiles) -> Match | None:
-        """Tell whether a base model's files are of this family; no weights are read.
+        """Return how well a base model's files match this family; no weights are read.
 
         Raises:
             BaseModelError: a file is damaged.
@@ -168,16 +168,16 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def known_offline(self) -> tuple[str, ...]:
-        """Titles of the published models whose skeletons need no files."""
+        """Return the titles of the published models whose skeletons need no files."""
 
     @abstractmethod
     def part_dtype(
         self, base: DiffusionModel, config: BaseModelConfig, precision: str, part: str
     ) -> torch.dtype:
-        """Return the number format of a frozen part in a run of some precision.
+        """Return the dtype of a frozen part in a run of some precision.
 
         Raises:
-            BaseModelError: the recipe asks for a format that the part cannot take.
+            BaseModelError: the recipe requests a dtype that the part does not support.
         """
 
     @abstractmethod
@@ -202,7 +202,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def metadata(self, base: DiffusionModel) -> dict[str, str]:
-        """Return what a LoRA says of the model that it was trained upon."""
+        """Return a LoRA's metadata about the model that it was trained on."""
 
     @abstractmethod
     def inspect(self, folder: Path, index: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Finds models and artifacts in folders by their hashes and names; no weights are loaded."""
+"""Find models and artifacts in folders by their hashes and names, without loading weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from inference.models.names import ASSETS, file_model_name, path_of
 from inference.runtime import InputError
 
 OLD_DIGITS = 8
-"""Of hashes of before February 2023, which were taken otherwise."""
+"""Length of hashes from before February 2023, which were computed differently."""
 
 OLD_START = 0x100000
-"""Bytes of a file that old hashes pass over; of shorter ones all are the same."""
+"""Bytes of a file that old hashes skip; shorter files all have the same hash."""
 
 MODELS, ARTIFACTS = (".safetensors", ".ckpt"), (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
 
@@ -30,9 +30,9 @@ MODELS, ARTIFACTS = (".safetensors", ".ckpt"), (".safetensors", ".pt", ".ckpt", 
 def find_model(
     name: str | None, hash_: str | None, folders: Sequence[Path]
 ) -> tuple[str | None, str]:
-    """The base model that infotext names: (what `base_model.path` shall be, what there is to say).
+    """Find the infotext's base model: (value for `base_model.path`, remarks).
 
-    Those of the same name are looked at first: hashing a folder of models takes minutes.
+    Models of the same name are checked first: hashing a folder of models takes minutes.
     """
     models = sorted(models_in(folders), key=lambda model: file_model_name(model) != name)
     for model in models:
@@ -52,7 +52,7 @@ def find_model(
 
 
 def models_in(folders: Sequence[Path]) -> Iterator[Path]:
-    """The embedded models, and the diffusers folders and single files of base models in folders."""
+    """Yield the embedded models, and the diffusers folders and single files in folders."""
     for folder in (ASSETS, *folders):
         inside: set[Path] = set()
         for index in sorted(folder.rglob("model_index.json")):
@@ -65,7 +65,7 @@ def models_in(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether a folder holds a model of pictures with its denoiser."""
+    """Return whether a folder is an image model with its denoiser."""
     try:
         family = folder_family(folder)
     except InputError:  # a damaged model_index.json
@@ -74,7 +74,7 @@ def is_image_folder(folder: Path) -> bool:
 
 
 def is_single_model(file: Path) -> bool:
-    """Whether a file's names are those of a whole model; .ckpt files are taken for one."""
+    """Return whether a file's names are those of a whole model; .ckpt files are assumed to be."""
     if file.suffix.lower() == ".ckpt":
         return True
     try:
@@ -86,12 +86,12 @@ def is_single_model(file: Path) -> bool:
 
 
 def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """All files of these endings in a folder and below, in order."""
+    """Return all files with these suffixes in a folder and below, in order."""
     return sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
 
 
 def is_known_as(path: Path, kind: str, hash_: str) -> bool:
-    """Whether a model or artifact has this hash, of any length and age."""
+    """Return whether a model or artifact has this hash, of any length and age."""
     try:
         whole = artifact_hash(path, kind)
         if whole is not None and whole.startswith(hash_):
@@ -100,21 +100,21 @@ def is_known_as(path: Path, kind: str, hash_: str) -> bool:
         if file is None or len(hash_) != OLD_DIGITS or file.stat().st_size <= OLD_START:
             return False
         return hash_ in (old_hash(file), legacy_hash(file, kind))
-    except (InputError, OSError):  # a damaged file is none that was drawn with
+    except (InputError, OSError):  # a damaged file was not generated with
         return False
 
 
 def legacy_hash(file: Path, kind: str) -> str | None:
-    """kohya's, which old infotext knows LoRAs by."""
+    """Return kohya's old hash, by which old infotext identifies LoRAs."""
     return lora_legacy_hash(file) if kind == "lora" else None
 
 
 def find_named(
     name: str, kind: str, hash_: str | None, folders: Sequence[Path]
 ) -> tuple[str | None, str]:
-    """The artifact that a prompt calls: (the name that it has here, what there is to say).
+    """Find the artifact that a prompt calls: (its name here, remarks).
 
-    Found by its name (the file's, or the one that kohya wrote into it), or else by its hash.
+    It is found by name (the file's, or kohya's in its metadata), or else by hash.
     """
     suffixes = (*ARTIFACTS, *EMBEDDING_PICTURES) if kind == "embedding" else ARTIFACTS
     files = [file for folder in folders for file in files_in(folder, suffixes)]
@@ -135,7 +135,7 @@ def find_named(
 
 @lru_cache(maxsize=4096)
 def output_name(file: Path) -> str | None:
-    """The name that kohya's trainer wrote into a LoRA."""
+    """Return the name that kohya's trainer wrote into a LoRA."""
     if file.suffix.lower() != ".safetensors":
         return None
     try:

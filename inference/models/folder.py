@@ -1,4 +1,4 @@
-"""Base models as folders in the diffusers layout, readable by older tools as well."""
+"""Write base models as folders in the diffusers layout, also readable by older tools."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from inference.runtime import ArtifactError
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 FACTS = "limner.json"
-"""Which parts were trained, and the run's metadata. Other tools pass over it."""
+"""The trained parts, and the run's metadata. Other tools ignore it."""
 
 
 def weights_of(part: nn.Module) -> dict[str, Tensor]:
-    """The live weights of a part by name, as if no LoRA hung in it."""
+    """Return the live weights of a part by name, without injected LoRAs."""
     return {
         key.replace(".base_layer.", "."): value
         for key, value in part.state_dict().items()
@@ -32,7 +32,7 @@ def weights_of(part: nn.Module) -> dict[str, Tensor]:
 
 
 def untied(part: nn.Module) -> dict[str, Tensor]:
-    """The same, each tensor under one name only: T5 has its embeddings under two."""
+    """Return the same with each tensor under one name only: T5 has its embeddings under two."""
     found: dict[int, str] = {}
     weights = weights_of(part)
     return {
@@ -43,7 +43,7 @@ def untied(part: nn.Module) -> dict[str, Tensor]:
 
 
 def read_part(folder: Path, part: str) -> nn.Module:
-    """A part of a base model in fp32, frozen, on the CPU.
+    """Return a part of a base model in fp32, frozen, on the CPU.
 
     Raises:
         ArtifactError: its files are missing or cannot be read.
@@ -65,14 +65,14 @@ def write_base_model(
     dtype: torch.dtype,
     metadata: dict[str, str],
 ) -> None:
-    """Fills a folder with all parts of a base model.
+    """Write all parts of a base model into a folder.
 
     Args:
         folder: an empty folder.
-        base: what is written.
+        base: the model.
         trained: names of the parts that are rounded to `dtype`; the others keep their values.
-        dtype: number format of the trained parts.
-        metadata: facts of the run, for FACTS.
+        dtype: dtype of the trained parts.
+        metadata: the run's, for FACTS.
     """
     for part, module in base.parts.items():
         weights = {key: value.detach().cpu() for key, value in untied(module).items()}
@@ -90,7 +90,7 @@ def write_base_model(
 
 
 def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights in a number format; whole numbers stay what they are."""
+    """Return the weights in a dtype; integers are unchanged."""
     return {
         key: value.to(dtype if value.is_floating_point() else value.dtype).contiguous()
         for key, value in weights.items()
@@ -98,7 +98,7 @@ def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def compact(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights in the first half-width format, `dtype` before others, that loses nothing."""
+    """Return the weights in the first half-width dtype that loses nothing, trying `dtype` first."""
     for narrow in (dtype, torch.float16, torch.bfloat16):
         narrowed = cast(weights, narrow)
         if all(torch.equal(narrowed[key].to(value.dtype), value) for key, value in weights.items()):
@@ -107,18 +107,18 @@ def compact(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
 
 
 def _weight_file(module: Any) -> str:
-    """Return the file name that transformers, or else diffusers, looks for."""
+    """Return the file name that transformers, or else diffusers, expects."""
     library = "model" if _is_of_transformers(module) else "diffusion_pytorch_model"
     return f"{library}.safetensors"
 
 
 def _is_of_transformers(module: Any) -> bool:
-    """Whether transformers defines a part; diffusers defines the others."""
+    """Return whether transformers defines a part; diffusers defines the others."""
     return hasattr(module.config, "to_json_string")
 
 
 def _config(module: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """A part's config.json, without the place that it was once loaded from."""
+    """Return a part's config.json, without the path that it was loaded from."""
     if _is_of_transformers(module):
         config = json.loads(module.config.to_json_string())
         config["architectures"] = [type(module).__name__]
@@ -130,7 +130,7 @@ def _config(module: Any, weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _write_tokenizer(folder: Path, tokenizer: Any, source: Path) -> None:
-    """The tokenizer's own files, with vocab.json and merges.txt for tools that know only those."""
+    """Write the tokenizer's own files, with vocab.json and merges.txt for tools that need these."""
     if source.is_dir():
         shutil.copytree(source, folder, copy_function=shutil.copyfile)
     else:
@@ -149,7 +149,7 @@ def _write_tokenizer(folder: Path, tokenizer: Any, source: Path) -> None:
 
 
 def _write_noise_schedule(folder: Path, base: DiffusionModel) -> str:
-    """The source's scheduler, or DDIM's with the same noise schedule; returns its class."""
+    """Write the source's scheduler, or DDIM's with the same noise schedule; return its class."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     source = Path(resolve_path(base.path)) / "scheduler"

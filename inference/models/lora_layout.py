@@ -19,18 +19,18 @@ _WORDS = re.compile(
     r"patch_embed|text_proj|norm_out|ofs_embedding|time_emb_proj|conv_shortcut|conv_(?:in|out)|(?:time|add)_embedding|linear_[12]|"
     r"text_model|self_attn|(?:q|k|v|out)_proj|[a-z]+\d*|\d+"
 )
-"""The words of paths; those that hold an underscore themselves are named."""
+"""The words of module paths; those that contain an underscore are listed."""
 
 
 class LoraLayout(ABC):
     """The names and targets of LoRA layers in one variant of an architecture."""
 
     denoiser: ClassVar[str]
-    """The part that is trained first of all."""
+    """The part that is trained by default."""
     prefixes: Mapping[str, str]
     """Part -> first word of kohya's names."""
     begins: ClassVar[Mapping[str, str]]
-    """How kohya's names begin -> the part that they speak of. The longest beginning decides."""
+    """Prefix of kohya's names -> the part. The longest prefix wins."""
     targets: ClassVar[Mapping[str, str]]
     """Target of a recipe -> pattern of module paths within the denoiser."""
     usual_targets: ClassVar[tuple[str, ...]]
@@ -38,11 +38,11 @@ class LoraLayout(ABC):
     text_encoder_targets: ClassVar[str | None]
     """Pattern of module paths within text encoders; None if these are never trained."""
     untrained_text_encoder: ClassVar[str] = ""
-    """Why they are not."""
+    """Why they are not trained."""
     file_format: ClassVar[Literal["kohya", "diffusers"]]
     """Naming of the files that are written."""
     readers: ClassVar[tuple[str, ...]]
-    """Ends of names of layers whose input width says which model a LoRA was made for."""
+    """Suffixes of names of layers whose input width identifies a LoRA's model."""
     widths: ClassVar[Mapping[int, str]]
     """That width -> title of the model."""
     versions: ClassVar[Mapping[int, str]]
@@ -69,15 +69,15 @@ class LoraLayout(ABC):
 
     @abstractmethod
     def known_names(self, part: str, path: str) -> list[str]:
-        """Return every name under which some tool's file may hold a layer."""
+        """Return every name that some tool's file may have for a layer."""
 
     @abstractmethod
     def diffusers_path(self, part: str, joined: str, name: str) -> str:
-        """Return the module path that a kohya name means.
+        """Return the module path that a kohya name denotes.
 
         Args:
-            part: what the name speaks of.
-            joined: the name without its beginning.
+            part: the part of the name.
+            joined: the name without its prefix.
             name: the whole name.
 
         Raises:
@@ -86,27 +86,27 @@ class LoraLayout(ABC):
 
     @abstractmethod
     def is_target(self, path: str, module: nn.Module, target: str) -> bool:
-        """Whether a layer of the denoiser is one that a target of the recipe names."""
+        """Return whether a layer of the denoiser belongs to one of the recipe's targets."""
 
     @abstractmethod
     def recognizes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether a file in diffusers' naming shows this variant by more than names of parts."""
+        """Return whether a file in diffusers' naming is of this variant, not only by part names."""
 
     @abstractmethod
     def input_width(self, base: DiffusionModel) -> int:
-        """Return the width that the `readers` of a model read."""
+        """Return the input width of a model's `readers`."""
 
     def is_text_encoder_target(self, path: str) -> bool:
-        """Whether a text encoder's layer is one that a LoRA is trained on."""
+        """Return whether a text encoder's layer is one that a LoRA is trained on."""
         pattern = self.text_encoder_targets
         return pattern is not None and re.search(rf"\.({pattern})$", path) is not None
 
 
 def dotted(joined: str, name: str) -> str:
-    """Return a path whose dots had become underscores.
+    """Return a path with dots instead of the underscores of names.
 
     Raises:
-        ArtifactError: the name holds other words than paths do.
+        ArtifactError: the name has other words than paths do.
     """
     words = _WORDS.findall(joined)
     if "_".join(words) != joined:

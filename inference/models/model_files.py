@@ -1,4 +1,4 @@
-"""The JSON files of a base model: what a family looks at before it reads any weights."""
+"""The JSON files of a base model, by which a family is detected without reading weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ModelFiles:
     """The JSON files of a diffusers folder, or of the hub.
 
     Args:
-        config: what the recipe says of the base model.
+        config: the recipe's base model.
         is_offline: read only what is on this disk, as a plan does.
         known: titles of published models whose settings are known without their files.
     """
@@ -34,7 +34,7 @@ class ModelFiles:
 
     @property
     def is_single_file(self) -> bool:
-        """Whether the path is named as single files are."""
+        """Return whether the path has the suffix of a single file."""
         return is_single_file(self.path)
 
     @property
@@ -43,12 +43,12 @@ class ModelFiles:
 
     @property
     def is_hub_id(self) -> bool:
-        """Whether the path looks like org/model."""
+        """Return whether the path looks like org/model."""
         return self.path.count("/") == 1 and not Path(self.path).is_absolute()
 
     @cached_property
     def index(self) -> dict[str, Any]:
-        """Content of model_index.json; empty where there is none.
+        """Return the content of model_index.json; empty if there is none.
 
         Raises:
             BaseModelError: the file is damaged.
@@ -61,7 +61,7 @@ class ModelFiles:
         return _read_json(file) if file.is_file() else {}
 
     def _from_hub(self) -> str | None:
-        """The hub's model_index.json; None where it cannot be fetched."""
+        """Return the hub's model_index.json; None if it cannot be fetched."""
         from huggingface_hub import hf_hub_download
 
         try:
@@ -70,7 +70,7 @@ class ModelFiles:
             return None
 
     def file(self, part: str, name: str = "config.json") -> Path | None:
-        """Path of a part's file; None if it is not on this disk."""
+        """Return the path of a part's file; None if it is not on this disk."""
         if self.is_folder:
             file = Path(self.path) / part / name
             return file if file.is_file() else None
@@ -81,12 +81,12 @@ class ModelFiles:
         try:
             revision = self.config.revision
             found = try_to_load_from_cache(self.path, f"{part}/{name}", revision=revision)
-        except ValueError:  # no name that a repository can have
+        except ValueError:  # not a valid name in a repository
             return None
         return Path(found) if isinstance(found, str) else None
 
     def has(self, part: str) -> bool:
-        """Whether a part's folder, or its config on this disk, is there."""
+        """Return whether a part's folder, or its config on this disk, exists."""
         return (Path(self.path) / part).is_dir() or self.file(part) is not None
 
     def read(
@@ -103,7 +103,7 @@ class ModelFiles:
             published: settings by part, for a model that is known without its files.
 
         Raises:
-            BaseModelError: they are not on this disk and not known otherwise, or are damaged.
+            BaseModelError: they are neither on this disk nor known, or are damaged.
         """
         file = self.file(part, name)
         if file is not None:

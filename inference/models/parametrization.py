@@ -1,7 +1,7 @@
-"""How a model is noised and asked: noise levels, noising, target, clean latents and loss weight.
+"""The parametrization of a model: noise levels, noising, target, clean latents and loss weight.
 
-A `Parametrization` is used by the loss and by the samplers alike, so that both mean the same by a
-timestep and by a prediction. The loss mixes latents and noise as the model sees them; samplers go
+The loss and the samplers both use a `Parametrization`, so that timesteps and predictions mean the
+same in both. The loss mixes latents and noise as the model sees them; samplers use
 through x = x0 + sigma * noise, which is that mixture times `scale(sigma)`.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SMALLEST_ALPHA = 4.8973451890853435e-08
-"""Share of signal at the last timestep of models that train down to none; as in A1111."""
+"""Share of signal at the last timestep of models with zero terminal SNR; as in A1111."""
 
 
 class Parametrization(NoiseLevels):
@@ -30,7 +30,7 @@ class Parametrization(NoiseLevels):
     @property
     @abstractmethod
     def num_train_timesteps(self) -> int:
-        """How many timesteps the model was trained at."""
+        """Return the number of timesteps of the model's training."""
 
     @abstractmethod
     def sample_timesteps(self, uniform: Tensor) -> Tensor:
@@ -38,19 +38,19 @@ class Parametrization(NoiseLevels):
 
     @abstractmethod
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return what the model sees of latents (b, …) with noise at the timesteps (b,)."""
+        """Return the model's input: latents (b, …) with noise at the timesteps (b,)."""
 
     @abstractmethod
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return what the model shall predict of them."""
+        """Return the model's target."""
 
     @abstractmethod
     def denoised(self, x: Tensor, prediction: Tensor, sigma: float) -> Tensor:
-        """Return the clean latents of x = x0 + sigma * noise, by what was predicted of them."""
+        """Return the clean latents of x = x0 + sigma * noise, from the prediction."""
 
     @abstractmethod
     def loss_weight(self, timesteps: Tensor, weighting: str, snr_gamma: float) -> Tensor:
-        """Return what the prediction's squared error counts at the timesteps, (b,).
+        """Return the weight of the prediction's squared error at the timesteps, (b,).
 
         Args:
             timesteps: (b,).
@@ -60,7 +60,7 @@ class Parametrization(NoiseLevels):
 
 
 class DiscreteVP(Parametrization):
-    """Diffusion that keeps the variance, at discrete timesteps: Ho et al. 2020, arXiv 2006.11239.
+    """Variance-preserving diffusion at discrete timesteps: Ho et al. 2020, arXiv 2006.11239.
 
     Args:
         alphas_cumprod: the signal's share of the variance at each timestep, (num_timesteps,).
@@ -113,7 +113,7 @@ class DiscreteVP(Parametrization):
         return signal * latents + sigma * noise
 
     def factors(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what latents and noise are multiplied by, (b, 1, …) each, on their device."""
+        """Return the factors of latents and noise, (b, 1, …) each, on their device."""
         alphas = self.alphas_cumprod[timesteps]
         dtype = torch.promote_types(like.dtype, torch.float32)
         shape = (-1, *[1] * (like.ndim - 1))
@@ -131,7 +131,7 @@ class DiscreteVP(Parametrization):
 
     @abstractmethod
     def snr_of_prediction(self, snr: Tensor) -> Tensor:
-        """Return what an error of the prediction is divided by to be one of the clean latents."""
+        """Return the divisor that turns the prediction's error into that of the clean latents."""
 
 
 class Epsilon(DiscreteVP):
@@ -167,7 +167,7 @@ class Velocity(DiscreteVP):
 
 
 PREDICTION_TYPES: dict[str, type[DiscreteVP]] = {"epsilon": Epsilon, "v_prediction": Velocity}
-"""What schedulers' configs call a prediction -> the parametrization."""
+"""The prediction type in schedulers' configs -> the parametrization."""
 
 
 def discrete_vp(alphas_cumprod: Tensor, prediction_type: str) -> DiscreteVP:

@@ -1,4 +1,4 @@
-"""The sizes and lengths that a base model accepts, and the nearest to those that it does not."""
+"""The sizes and lengths that a base model accepts, and the nearest ones to others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inference.runtime import InputError
 
 
 class FrameArithmetic(ABC):
-    """How a video VAE counts: frames, latent frames, and which clips keep their length."""
+    """The arithmetic of a video VAE: frames, latent frames, and which clips keep their length."""
 
     frame_chunk: int
     """Frames that are encoded at a time."""
@@ -22,35 +22,36 @@ class FrameArithmetic(ABC):
 
     @abstractmethod
     def decoded_frames(self, latent_frames: int) -> int:
-        """Return the frames that come out of so many latent frames."""
+        """Return the frames that are decoded from so many latent frames."""
 
     @abstractmethod
     def words(self, latent_multiple: int = 1) -> str:
         """State in one clause which numbers of frames fit."""
 
     def fits(self, frames: int, latent_multiple: int = 1) -> bool:
-        """Whether a clip comes back as long as it went in, with a multiple of latent frames."""
+        """Return whether a clip keeps its length, with a multiple of latent frames."""
         latent_frames = self.latent_frames(frames)
         return latent_frames % latent_multiple == 0 and self.decoded_frames(latent_frames) == frames
 
     def nearest(self, frames: int, latent_multiple: int = 1) -> tuple[int | None, int]:
-        """The longest clip that fits and is at most so long, if any, and the shortest not below."""
+        """Return the longest clip that fits up to a length, if any, and the shortest from it on."""
         below = (n for n in range(frames, 0, -1) if self.fits(n, latent_multiple))
         above = (n for n in count(max(frames, 1)) if self.fits(n, latent_multiple))
         return next(below, None), next(above)
 
     def check(self, key: str, frames: int, latent_multiple: int = 1) -> int:
-        """Latent frames of a clip that `key` asks for.
+        """Return the latent frames of a clip with the frames of option `key`.
 
         Args:
-            key: what the user knows the number by.
+            key: the user's name of the number.
             frames: frames of the clip.
-            latent_multiple: what the number of latent frames must be a multiple of; 2 for a clip
-                that a CogVideoX 1.5 draws over, as `video_to_video_multiple` says.
+            latent_multiple: the required divisor of the number of latent frames; 2 for
+                video-to-video with CogVideoX 1.5, as `video_to_video_multiple` says.
 
         Raises:
-            InputError: the clip would come back longer or shorter, or cannot be cut into patches;
-                names the nearest numbers of frames that can be used.
+            InputError: the clip would change its length, or cannot be cut into patches; the message
+            has
+                the nearest possible numbers of frames.
         """
         if frames > 0 and self.fits(frames, latent_multiple):
             return self.latent_frames(frames)
@@ -66,7 +67,7 @@ def accept(width: int, height: int, latent_frames: int) -> str | None:
 
 @dataclass(frozen=True)
 class SizeRules:
-    """Sizes in pixels, and of clips frames."""
+    """Allowed sizes in pixels, and in frames for clips."""
 
     step: int
     """Widths and heights are multiples of it."""
@@ -83,10 +84,10 @@ class SizeRules:
 
 
 def check_size(key: str, pixels: int, step: int) -> None:
-    """Refuses a width or height that is no multiple of `step`.
+    """Reject a width or height that is no multiple of `step`.
 
     Raises:
-        InputError: names the nearest sides that can be used.
+        InputError: the message has the nearest possible sides.
     """
     if pixels > 0 and pixels % step == 0:
         return
@@ -97,16 +98,16 @@ def check_size(key: str, pixels: int, step: int) -> None:
 
 @dataclass(frozen=True)
 class RoundedSize:
-    """A size by the rule, and what that changed."""
+    """A size by the rule, and the changes."""
 
     width: int
     height: int
     changed: tuple[str, ...] = ()
-    """One line per side that was asked for otherwise, to be told to the user."""
+    """One line per side that was rounded, to be shown to the user."""
 
 
 def rounded_size(width: int, height: int, step: int) -> RoundedSize:
-    """The nearest multiples of `step` (halves go up), at least one."""
+    """Return the nearest multiples of `step` (halves round up), at least one."""
     sides = {"width": width, "height": height}
     rounded = {key: max((pixels + step // 2) // step, 1) * step for key, pixels in sides.items()}
     changed = tuple(

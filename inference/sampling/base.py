@@ -1,4 +1,4 @@
-"""What all samplers share: their signature, their options, and the noise that they add."""
+"""The shared parts of all samplers: signature, options, and added noise."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Blend = Callable[["Tensor", float], "Tensor"]
-"""(latents (b, c, h, w), sigma) -> those to go on with."""
+"""(latents (b, c, h, w), sigma) -> the latents to continue with."""
 
 
 Denoise = Callable[["Tensor", float], "Tensor"]
-"""(x, sigma) -> the clean latent expected there; of pictures (b, c, h, w), of clips (b, f, c, h,
+"""(x, sigma) -> the clean latent expected there; for images (b, c, h, w), for clips (b, f, c, h,
 w), fp32."""
 
 ScaleOf = Callable[[float], float]
@@ -32,54 +32,54 @@ UniPCVariant = Literal["bh1", "bh2", "vary_coeff"]
 
 @runtime_checkable
 class GuidedDenoise(Protocol):
-    """A denoiser that also tells what it expects for the negative prompts; CFG++ needs it."""
+    """A denoiser that also exposes its expectation for the negative prompts, as CFG++ needs."""
 
     last_uncond: Tensor | None
     """The clean latent (b, c, h, w) expected for the negative prompts at the last call."""
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """The clean latent expected at (x, sigma), with guidance."""
+        """Return the clean latent expected at (x, sigma), with guidance."""
         ...
 
 
 @runtime_checkable
 class ModelSteps(Protocol):
-    """A model that is asked at its own timesteps, in its own scale, as CogVideoX' samplers are."""
+    """A model evaluated at its own timesteps, in its own scale, as CogVideoX' samplers need."""
 
     noise_scheduler: Any
     """diffusers' scheduler of the sampler, its timesteps set."""
     steps: int
     """Steps of the whole schedule."""
     timesteps: Tensor
-    """Those that are taken."""
+    """The steps that are taken."""
     generator: torch.Generator
-    """Where fresh noise comes from."""
+    """The source of fresh noise."""
 
     def predict(self, x: Tensor, timestep: Tensor) -> Tensor:
-        """The model's prediction, fp32, with guidance."""
+        """Return the model's prediction, fp32, with guidance."""
         ...
 
 
 class FreshNoise(Protocol):
-    """Where samplers take fresh noise from: `NoiseSource` of pictures."""
+    """The source of a sampler's fresh noise: `NoiseSource` for images."""
 
     def normal(self) -> Tensor:
-        """Standard normal noise of the latents' shape, fp32."""
+        """Return standard normal noise of the latents' shape, fp32."""
         ...
 
     def brownian(self, sigma_min: float, sigma_max: float) -> Callable[[float, float], Tensor]:
-        """A Brownian path as a function (sigma, next sigma) -> noise of variance 1."""
+        """Return a Brownian path as a function (sigma, next sigma) -> noise of variance 1."""
         ...
 
 
 def variance_preserving(sigma: float) -> float:
-    """Return the scale of latents with noise of models that keep the variance 1."""
+    """Return the scale of noisy latents of variance-preserving models."""
     return sqrt(1 + sigma**2)
 
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """A1111's sampler settings. Each is heeded by the samplers that know it.
+    """A1111's sampler settings. Samplers use those that they support.
 
     `Sampler.options` makes one with the sampler's own default of eta.
 
@@ -92,24 +92,24 @@ class SamplerOptions:
     s_churn: float = 0.0
     """Noise added before each step, over all steps together; in Euler, Heun, DPM2 (0 … 100)."""
     s_tmin: float = 0.0
-    """No noise is added so below this sigma."""
+    """Below this sigma no such noise is added."""
     s_tmax: float = inf
-    """No noise is added so above this sigma; 0 is infinite too, as in A1111's settings."""
+    """Above this sigma no such noise is added; 0 is infinite too, as in A1111's settings."""
     s_noise: float = 1.0
-    """Added noise is multiplied by this; besides in those three in DPM2 a, DPM fast and all
-    DPM++ but 2M. (Euler a, DDIM, DPM adaptive, Restart and LCM do not heed it, as in A1111.)"""
+    """Added noise is multiplied by this; in those three, and in DPM2 a, DPM fast and all
+    DPM++ but 2M. (Euler a, DDIM, DPM adaptive, Restart and LCM ignore it, as in A1111.)"""
     unipc_order: int = 3
-    """How many evaluations a step of UniPC goes by; at most as many as there are steps."""
+    """Model evaluations that a step of UniPC uses; at most the number of steps."""
     unipc_variant: UniPCVariant = "bh1"
-    """How UniPC weighs them."""
+    """UniPC's variant of their weights."""
     unipc_lower_order_final: bool = True
     """The last steps of UniPC are of lower order."""
     timestep_of: Callable[[float], float] | None = None
-    """The timestep that the model is asked at, by sigma. With it LCM keeps its boundary condition,
-    without it leaves that out, which changes latents by less than 1e-5 of themselves."""
+    """sigma -> the timestep of the model's evaluation. With it LCM has its boundary condition,
+    without it not, which changes latents by less than 1e-5 of themselves."""
 
     scale_of: ScaleOf = variance_preserving
-    """The scale that the model knows latents in, by sigma; of `Sampler.is_scaled` ones."""
+    """sigma -> the scale of latents in the model; for samplers with `Sampler.is_scaled`."""
 
     def __post_init__(self) -> None:
         for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise"):
@@ -127,7 +127,7 @@ PLAIN = SamplerOptions()
 
 
 class SamplerFunction(Protocol):
-    """What every sampler is."""
+    """The signature of every sampler."""
 
     def __call__(
         self,
@@ -138,21 +138,21 @@ class SamplerFunction(Protocol):
         callback: Callback | None = None,
         options: SamplerOptions = PLAIN,
     ) -> Tensor:
-        """Takes latents x (b, c, h, w), fp32, from the first of the sigmas to the last.
+        """Denoise latents x (b, c, h, w), fp32, from the first of the sigmas to the last.
 
         Args:
-            denoiser: says which clean latents are expected.
+            denoiser: returns the expected clean latents.
             x: latents with noise of the first sigma.
             sigmas: falling, the last one usually 0.
-            noise: where fresh noise comes from.
+            noise: the source of fresh noise.
             callback: called in every step.
-            options: what else can be set.
+            options: further settings.
         """
         ...
 
 
 def split_noise(sigma: float, next_sigma: float, eta: float) -> tuple[float, float]:
-    """(fresh, kept): shares of the next level's noise, with fresh^2 + kept^2 = next_sigma^2."""
+    """Return (fresh, kept): shares of the next level's noise, fresh^2 + kept^2 = next_sigma^2."""
     fresh = eta * next_sigma * sqrt(sigma**2 - next_sigma**2) / sigma
     fresh = min(next_sigma, fresh)
     return fresh, sqrt(next_sigma**2 - fresh**2)
@@ -161,7 +161,7 @@ def split_noise(sigma: float, next_sigma: float, eta: float) -> tuple[float, flo
 def churn(
     x: Tensor, sigma: float, steps: int, noise: FreshNoise, options: SamplerOptions
 ) -> tuple[Tensor, float]:
-    """(x, sigma) with more noise: arXiv 2206.00364, algorithm 2.
+    """Return (x, sigma) with more noise: arXiv 2206.00364, algorithm 2.
 
     Noise is drawn in every step, also where none is added, as k-diffusion 0.0.16 does.
     """
@@ -175,5 +175,5 @@ def churn(
 
 
 def towards(target: Tensor, x: Tensor, ratio: float) -> Tensor:
-    """From x to the clean latent `target`, so far that `ratio` of the distance is left."""
+    """Move x towards the clean latent `target` until `ratio` of the distance is left."""
     return target + (x - target) * ratio

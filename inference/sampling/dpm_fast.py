@@ -1,6 +1,6 @@
 """DPM fast and DPM adaptive: DPM-Solver, Lu et al. 2022, arXiv 2206.00927; as in k-diffusion.
 
-Both heed only the highest sigma and the last one above 0 of the list, and choose their own between
+Both use only the highest sigma and the last one above 0 of the list, and choose their own between
 them, by lambda = -log sigma. They end at that last one, and so leave its noise in.
 """
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from inference.sampling.base import FreshNoise
 
 FIRST, SECOND = 1 / 3, 2 / 3
-"""Where in a step of order 3 the second and the third evaluation are."""
+"""Positions of the second and third evaluation in a step of order 3."""
 
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.05, 0.0078
 FIRST_LENGTH = 0.05
 SAFETY = 0.81
-"""A step is taken if the next one may be at least so long in relation to it."""
+"""A step is accepted if the next one may be at least this long in relation to it."""
 
 
 @sampler(
@@ -43,7 +43,7 @@ def dpm_fast(
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
-    """As many evaluations as steps, most of them in steps of order 3: appendix C.2."""
+    """Use as many evaluations as steps, most of them in steps of order 3: appendix C.2."""
     import numpy as np
 
     if len(sigmas) == 2 and sigmas[-1] == 0:
@@ -77,10 +77,10 @@ def dpm_adaptive(
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
-    """Steps of order 3, so long that they agree with those of order 2: appendix C.3.
+    """Take steps of order 3, as long as they agree with those of order 2: appendix C.3.
 
-    The error is taken over the whole batch: pictures drawn together get the same steps. Draw one at
-    a time for pictures that do not depend on their neighbours.
+    The error is taken over the whole batch: images generated together get the same steps. Generate
+    one at a time for images that do not depend on their neighbours.
     """
     if len(sigmas) == 2 and sigmas[-1] == 0:
         return one_step(denoiser, x, sigmas[0], callback)
@@ -110,7 +110,7 @@ def dpm_adaptive(
 
 
 def one_step(denoiser: Denoise, x: Tensor, sigma: float, callback: Callback | None) -> Tensor:
-    """From sigma to 0 at once."""
+    """Step from sigma to 0 at once."""
     denoised = denoiser(x, sigma)
     if callback:
         callback(0, denoised)
@@ -118,19 +118,19 @@ def one_step(denoiser: Denoise, x: Tensor, sigma: float, callback: Callback | No
 
 
 def ends(sigmas: Sequence[float]) -> tuple[float, float]:
-    """-log of the first sigma, and of the last above 0."""
+    """Return -log of the first sigma, and of the last above 0."""
     last = sigmas[-1] if sigmas[-1] > 0 else sigmas[-2]
     return -log(sigmas[0]), -log(last)
 
 
 def fast_orders(evaluations: int) -> list[int]:
-    """The orders of DPM fast's steps, which sum up to the evaluations."""
+    """Return the orders of DPM fast's steps; their sum is the number of evaluations."""
     threes, rest = divmod(evaluations, 3)
     return [3] * (threes - 1) + [2, 1] if rest == 0 else [3] * threes + [rest]
 
 
 def split_time(time: float, next_time: float, end: float, eta: float) -> tuple[float, float]:
-    """(fresh noise, the time to step to before it is added), not beyond the end."""
+    """Return (fresh noise, time to step to before it is added), not beyond the end."""
     if not eta:
         return 0.0, next_time
     _, kept = split_noise(exp(-time), exp(-next_time), eta)
@@ -139,7 +139,7 @@ def split_time(time: float, next_time: float, end: float, eta: float) -> tuple[f
 
 
 def noise_at(denoiser: Denoise, x: Tensor, time: float) -> tuple[Tensor, Tensor]:
-    """(noise of variance 1, clean latent) that the denoiser sees in x."""
+    """Return (noise of variance 1, clean latent) that the denoiser predicts from x."""
     sigma = exp(-time)
     denoised = denoiser(x, sigma)
     return (x - denoised) / sigma, denoised
@@ -148,7 +148,7 @@ def noise_at(denoiser: Denoise, x: Tensor, time: float) -> tuple[Tensor, Tensor]
 def solver_step(
     denoiser: Denoise, x: Tensor, slope: Tensor, time: float, next_time: float, order: int
 ) -> Tensor:
-    """A step of order 1, 2 or 3: algorithms 1 and 2 of the paper."""
+    """Take a step of order 1, 2 or 3: algorithms 1 and 2 of the paper."""
     if order == 1:
         return straight(x, slope, time, next_time)
     if order == 3:
@@ -162,7 +162,7 @@ def solver_step(
 def both_orders(
     denoiser: Denoise, x: Tensor, slope: Tensor, time: float, next_time: float
 ) -> tuple[Tensor, Tensor]:
-    """The step of order 2 and that of order 3, which share their second evaluation."""
+    """Return the steps of order 2 and 3, which share their second evaluation."""
     length = next_time - time
     sigma = exp(-next_time)
     first, second = time + FIRST * length, time + SECOND * length
@@ -178,5 +178,5 @@ def both_orders(
 
 
 def straight(x: Tensor, slope: Tensor, time: float, next_time: float) -> Tensor:
-    """From one time to another with the same noise all the way."""
+    """Step from one time to another with constant noise."""
     return x - slope * (exp(-next_time) * expm1(next_time - time))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def brownian(
     name: str, alias: str, *, discards_penultimate: bool = False
 ) -> Callable[[Function], Function]:
-    """Enter a multistep sampler of stochastic differential equations."""
+    """Register a multistep sampler of stochastic differential equations."""
     return sampler(
         name,
         automatic="Exponential",
@@ -79,9 +79,9 @@ def second_order_multistep(
     options: SamplerOptions,
     is_heun: bool = False,
 ) -> Tensor:
-    """With the last step's length h' and h its own, a step takes in (h / h') times the change.
+    """Step by (h / h') times the change, with the last step's length h' and its own length h.
 
-    The change is denoised - that of the last step; the last step, to sigma 0, ends at `denoised`.
+    The change is denoised - that of the last step; the step to sigma 0 ends at `denoised`.
     """
     path = brownian_path(sigmas, noise, options)
     last_denoised, last_length = None, 0.0
@@ -107,7 +107,7 @@ def second_order_multistep(
 def brownian_path(
     sigmas: Sequence[float], noise: FreshNoise, options: SamplerOptions
 ) -> Callable[[float, float], Tensor | float]:
-    """What an SDE step adds from sigma to the next one above 0: 0 where eta is."""
+    """Return the noise of an SDE step from sigma to the next one above 0: 0 where eta is 0."""
     if not options.eta:
         return lambda sigma, next_sigma: 0.0
     way = noise.brownian(min(s for s in sigmas if s > 0), max(sigmas))
@@ -130,9 +130,9 @@ def dpmpp_3m_sde(
 ) -> Tensor:
     """SDE-DPM-Solver++ of order 3, multistep (k-diffusion, K. Crowson); Brownian noise.
 
-    The third term's sign is as it must be; diffusers 0.42 has it turned round with eta 1. Its size
-    is half of what order 3 takes, in DPM-Solver's own code and in all that follow it: the error
-    shrinks as in order 2, from a smaller start.
+    The third term has the correct sign; in diffusers 0.42 it is inverted with eta 1. Its size
+    is half of what order 3 requires, as in DPM-Solver's own code and all its successors: the
+    error shrinks as in order 2, from a smaller start.
     """
     path = brownian_path(sigmas, noise, options)
     known: list[tuple[Tensor, float]] = []  # the last (denoised, length), newest first

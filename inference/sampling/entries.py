@@ -1,4 +1,4 @@
-"""The registry of samplers: what is known of each, and the decorator that enters one.
+"""The registry of samplers: their properties, and the decorator that registers one.
 
 Neither this file nor the samplers import torch when they are loaded, so that recipes are checked
 against the registry before torch is needed.
@@ -70,59 +70,59 @@ class OtherOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler and what belongs to its name in A1111."""
+    """A sampler and the properties of its name in A1111."""
 
     function: SamplerFunction
     title: str = ""
-    """Its name in infotext, where that is not the one in recipes."""
+    """Its name in infotext, if it differs from that in recipes."""
     automatic: str = "Automatic"
-    """The schedule type that `Automatic` stands for, and is told as."""
+    """The schedule type that `Automatic` stands for, and that infotext names."""
     own_schedule: Schedule = uniform
-    """The sigmas of `Automatic` where that stands for no other."""
+    """The sigmas of `Automatic` if it stands for no other type."""
     levels: Callable[[NoiseLevels], NoiseLevels] = own_levels
-    """The levels of noise that the model is asked at, of the model's own; the denoiser's too."""
+    """The noise levels at which the model is evaluated, from its own; the denoiser's too."""
     default_eta: float | None = None
-    """Share of fresh noise unless given; None where there is none, or no choice."""
+    """Default share of fresh noise; None if there is none, or no choice."""
     uses_churn: bool = False
-    """`s_churn` adds noise before its steps."""
+    """Whether `s_churn` adds noise before its steps."""
     uses_s_noise: bool = False
-    """`s_noise` multiplies its fresh noise, besides what `s_churn` adds."""
+    """Whether `s_noise` multiplies its fresh noise, besides that of `s_churn`."""
     always_draws: bool = False
-    """Draws fresh noise from the picture's generator whatever the options are."""
+    """Whether it draws fresh noise from the image's generator whatever the options are."""
     is_scaled: bool = False
     """Starts from noise alone at the scale that the model knows, as if nothing else were in the
     latent, and ends at a latent of that scale: A1111's samplers by timesteps."""
     discards_penultimate: bool = False
-    """Asks for one sigma more, and leaves out the last one above 0."""
+    """Requests one more sigma, and leaves out the last one above 0."""
     is_second_order: bool = False
-    """A1111 counts two evaluations a step, for prompt editing and for the refiner."""
+    """Whether A1111 counts two evaluations a step, for prompt editing and for the refiner."""
     uses_brownian: bool = False
-    """Fresh noise is a way along a Brownian path, and not the next draw of the generator."""
+    """Whether fresh noise follows a Brownian path instead of the generator's next values."""
     cfg_divisor: float = 1.0
     """The CFG scale is divided by it."""
     needs_uncond: bool = False
     """The denoiser must be a `GuidedDenoise`, at every CFG scale."""
     takes_range_only: bool = False
-    """Heeds only the ends of the list of sigmas."""
+    """Whether it uses only the ends of the list of sigmas."""
     couples_batch: bool = False
-    """Its steps depend on all pictures of a batch: draw one at a time."""
+    """Whether its steps depend on all images of a batch: generate one at a time."""
     uses_model_steps: bool = False
-    """Goes through the model's own timesteps in the model's own scale: the denoiser must be a
+    """Whether it uses the model's own timesteps in the model's own scale: the denoiser must be a
     `ModelSteps`, and there are no sigmas."""
     media: tuple[Medium, ...] = ("pictures", "clips")
-    """What it draws."""
+    """What it generates."""
     aliases: tuple[str, ...] = ()
-    """A1111's inner names."""
+    """A1111's internal names."""
 
     def start_scale(self, sigma: float, scale_of: ScaleOf = variance_preserving) -> float:
-        """Return what the first noise is multiplied by, `scale_of` being the model's."""
+        """Return the factor of the first noise; `scale_of` is that of the model."""
         return scale_of(sigma) if self.is_scaled else sigma
 
     def draws_further_noise(self, eta: float | None, s_churn: float) -> bool:
-        """Whether noise after the first changes the picture, so that `ensd` does.
+        """Return whether noise after the first changes the image, so that `ensd` does.
 
-        Samplers named `SDE` follow Brownian paths of the seeds themselves, to which it says
-        nothing.
+        Samplers named `SDE` follow Brownian paths of the seeds themselves, which it does
+        not change.
         """
         share = (self.default_eta or 0.0) if eta is None else eta
         is_ancestral = self.default_eta is not None and not self.uses_brownian and share > 0
@@ -134,16 +134,16 @@ class Sampler:
 
 
 SAMPLERS: dict[str, Sampler] = {}
-"""The samplers by the names that recipes have for them; complete once
-`inference.sampling.registry` is loaded, which the room's door sees to."""
+"""The samplers by their names in recipes; complete once
+`inference.sampling.registry` is loaded, which the package does."""
 
 
 def sampler(name: str, **facts: Unpack[SamplerFacts]) -> Callable[[Function], Function]:
-    """Enter the decorated function as the sampler of a name.
+    """Return the decorator that registers a sampler under a name.
 
     Args:
-        name: what recipes call it.
-        **facts: what `Sampler` says of it.
+        name: its name in recipes.
+        **facts: fields of `Sampler`.
 
     Raises:
         ValueError: the name is taken by another function.

@@ -71,7 +71,7 @@ def lcm(
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
-    """In every step to the clean latent, and up to the next sigma with fresh noise: algorithm 3."""
+    """Step to the clean latent, and up to the next sigma with fresh noise: algorithm 3."""
     for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
         denoised = denoiser(x, sigma)
         if options.timestep_of:
@@ -85,7 +85,7 @@ def lcm(
 
 
 def bounded(denoised: Tensor, x: Tensor, timestep: float) -> Tensor:
-    """The consistency function, that at timestep 0 gives back x: section 4.1."""
+    """Apply the consistency function, which returns x at timestep 0: section 4.1."""
     time = timestep * TIMESTEP_SCALING
     norm = time**2 + SIGMA_DATA**2
     return denoised * (time / norm**0.5) + x * (SIGMA_DATA**2 / norm)

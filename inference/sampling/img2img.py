@@ -1,4 +1,4 @@
-"""The part of a schedule that img2img goes through: by how far a picture shall change.
+"""The part of a schedule that img2img uses, by its denoising strength.
 
 Source: A1111 1.10.1 `setup_img2img_steps` in `modules/sd_samplers_common.py`, and `sample_img2img`
 of `modules/sd_samplers_kdiffusion.py` and `sd_samplers_timesteps.py`.
@@ -29,12 +29,13 @@ HIGHEST_STRENGTH = 0.999
 
 @dataclass(frozen=True)
 class Img2ImgRun:
-    """What a sampler is given in img2img."""
+    """The inputs of a sampler in img2img."""
 
     sigmas: list[float]
-    """The falling sigmas that are gone through."""
+    """The falling sigmas that are used."""
     noise_sigma: float
-    """How much noise the picture's latent is given. In DDIM and its like this is one step more than
+    """The sigma of the noise that is added to the image's latent. For DDIM and its like this is one
+    step more than
     the first of the sigmas, as in A1111."""
     brownian_range: tuple[float, float]
     """(lowest above 0, highest) of the whole schedule, for `NoiseSource`."""
@@ -42,12 +43,12 @@ class Img2ImgRun:
     """Of the model, of the sampler's kind."""
 
     def start(self, latent: Tensor, noise: Tensor, extra_noise: float = 0.0) -> Tensor:
-        """The latent that the sampler begins with.
+        """Return the latent that the sampler starts from.
 
         Args:
-            latent: of the picture, (b, c, h, w).
+            latent: the image's, (b, c, h, w).
             noise: standard normal, of the same shape.
-            extra_noise: A1111's `Extra noise`, how much more noise there is than is known of.
+            extra_noise: A1111's `Extra noise`: additional noise that the schedule does not count.
         """
         squared_scale = self.levels.squared_scale
         scale = sqrt(squared_scale(self.sigmas[0]) / squared_scale(self.noise_sigma))
@@ -57,16 +58,16 @@ class Img2ImgRun:
 def img2img_steps(
     steps: int, denoising_strength: float, exact_steps: bool = False
 ) -> tuple[int, int]:
-    """(steps of the whole schedule, A1111's t_enc, which is one less than the steps gone).
+    """Return (steps of the whole schedule, A1111's t_enc: one less than the steps taken).
 
     Args:
-        steps: asked for, 1 or more.
+        steps: the requested number, 1 or more.
         denoising_strength: 0 … 1.
-        exact_steps: as many steps are gone as were asked for, on a longer schedule; as in the
+        exact_steps: take as many steps as requested, on a longer schedule; as in the
             second pass of hires fix.
 
     Raises:
-        InputError: the strength is not in 0 … 1, or is 0 where the steps shall be exact.
+        InputError: the strength is not in 0 … 1, or is 0 with exact steps.
     """
     if steps < 1:
         raise InputError(f"steps: must be at least 1, got {steps}")
@@ -89,19 +90,19 @@ def img2img_sigmas(
     exact_steps: bool = False,
     options: ScheduleOptions = USUAL,
 ) -> Img2ImgRun:
-    """The part of the schedule that is gone through: the last t_enc + 1 steps.
+    """Return the part of the schedule that is used: the last t_enc + 1 steps.
 
-    DDIM, DDIM CFG++ and PLMS go the last t_enc - 1 of their own, and UniPC t_enc even ones, both
+    DDIM, DDIM CFG++ and PLMS take the last t_enc - 1 of their own, and UniPC t_enc even ones, both
     from one timestep below that of the noise.
 
     Args:
         levels: of the model, of the sampler's kind (`Sampler.levels`).
         sampler: its name in `SAMPLERS`.
         schedule_type: `Automatic`, or a name in `SCHEDULES`.
-        steps: asked for.
-        denoising_strength: 0 … 1; 1 is taken for 0.999.
+        steps: the requested number.
+        denoising_strength: 0 … 1; 1 is used as 0.999.
         exact_steps: see `img2img_steps`.
-        options: what A1111's settings change.
+        options: A1111's settings of the schedule.
 
     Raises:
         InputError: see `img2img_steps`.
@@ -118,7 +119,7 @@ def img2img_sigmas(
 def run_by_timesteps(
     levels: NoiseLevels, sampler: str, total: int, t_enc: int, options: ScheduleOptions
 ) -> Img2ImgRun:
-    """The run of a sampler with timesteps of its own."""
+    """Return the run of a sampler with timesteps of its own."""
     timesteps = leading_timesteps(levels, total + options.discard_penultimate)
     t_enc = min(t_enc, len(timesteps) - 1)
     noise_sigma = levels.sigma(timesteps[t_enc])

@@ -1,6 +1,6 @@
-"""The levels of noise that a base model knows, in the one language of all samplers.
+"""The noise levels of a base model, in the common form of all samplers.
 
-sigma is the noise's standard deviation beside a clean latent of scale 1: x = x0 + sigma * noise.
+sigma is the standard deviation of the noise for a clean latent of scale 1: x = x0 + sigma * noise.
 A base model's parametrization (`inference.models.Parametrization`) is its `NoiseLevels`.
 """
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class NoiseLevels(ABC):
-    """The sigmas that a base model was trained on, and what lies between them."""
+    """The sigmas that a base model was trained with, and those between them."""
 
     @property
     @abstractmethod
     def log_sigmas(self) -> np.ndarray:
-        """log sigma of each level, rising, all finite; (count,), fp64."""
+        """Return log sigma of each level, rising, all finite; (count,), fp64."""
 
     @property
     @abstractmethod
     def last_timestep(self) -> int:
-        """The timestep of the highest sigma."""
+        """Return the timestep of the highest sigma."""
 
     @abstractmethod
     def sigma(self, timestep: float) -> float:
@@ -40,22 +40,22 @@ class NoiseLevels(ABC):
         """Return the square of `scale`."""
 
     def scale(self, sigma: float) -> float:
-        """Return the divisor of x = x0 + sigma * noise that gives what the model sees."""
+        """Return the divisor of x = x0 + sigma * noise that gives the model's input."""
         return sqrt(self.squared_scale(sigma))
 
     @property
     def count(self) -> int:
-        """How many levels there are."""
+        """Return the number of levels."""
         return len(self.log_sigmas)
 
     @property
     def sigma_min(self) -> float:
-        """The sigma of the first timestep."""
+        """Return the sigma of the first timestep."""
         return self.level(0)
 
     @property
     def sigma_max(self) -> float:
-        """The sigma of the last timestep."""
+        """Return the sigma of the last timestep."""
         return self.level(self.count - 1)
 
     def level(self, index: int) -> float:

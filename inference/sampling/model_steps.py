@@ -1,7 +1,7 @@
-"""CogVideoX' DDIM and DPM: samplers through a model's own timesteps, in its own scale.
+"""CogVideoX' DDIM and DPM: samplers that use a model's own timesteps and scale.
 
 Byte for byte those of diffusers 0.42.1 (`CogVideoXDDIMScheduler`, `CogVideoXDPMScheduler`), which
-round latents to the model's number format after each step.
+round latents to the model's dtype after each step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def model_ddim(
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
-    """DDIM of velocity: Song et al. 2020, arXiv 2010.02502.
+    """Sample with DDIM for v-prediction: Song et al. 2020, arXiv 2010.02502.
 
     Raises:
         TypeError: the denoiser is no `ModelSteps`.
@@ -68,7 +68,7 @@ def noisy_step(
 ) -> Tensor:
     """Take a step of DDIM with eta: arXiv 2010.02502, equations 12 and 16.
 
-    diffusers' CogVideoXDDIMScheduler takes eta and does not heed it.
+    diffusers' CogVideoXDDIMScheduler accepts eta and ignores it.
     """
     from diffusers.utils.torch_utils import randn_tensor
 
@@ -102,7 +102,7 @@ def model_dpm(
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
-    """SDE-DPM-Solver++(2M) as CogVideoX has it: arXiv 2408.06072.
+    """Sample with SDE-DPM-Solver++(2M) as in CogVideoX: arXiv 2408.06072.
 
     Raises:
         TypeError: the denoiser is no `ModelSteps`.

@@ -1,4 +1,4 @@
-"""Random noise of pictures: each from its own seed, by A1111's rules.
+"""Random noise of images: each from its own seed, by A1111's rules.
 
 Source: A1111 1.10.1 `modules/rng.py`.
 """
@@ -27,7 +27,7 @@ Words = np.ndarray
 
 
 class Philox:
-    """Draws of one seed. Each draw is the next block of the sequence, whatever its size.
+    """Random numbers of one seed. Each draw is the next block of the sequence, whatever its size.
 
     Args:
         seed: 0 … 2^64 - 1.
@@ -38,7 +38,7 @@ class Philox:
         self.offset = 0
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal noise of the shape, fp32, on the CPU."""
+        """Return standard normal noise of the shape, fp32, on the CPU."""
         index = np.arange(prod(shape), dtype=np.uint64)
         zero = np.zeros_like(index)
         words = philox4x32((zero + np.uint64(self.offset), zero, index, zero), self.seed)
@@ -48,7 +48,7 @@ class Philox:
 
 
 def philox4x32(counter: Sequence[Words], key: int) -> tuple[Words, ...]:
-    """Ten rounds over four words of 32 bits, each an array of uint64, with a key of 64 bits."""
+    """Apply ten rounds with a 64-bit key to four 32-bit words, each an array of uint64."""
     first, second, third, fourth = counter
     low_key, high_key = key & WORD, (key >> 32) & WORD
     for _ in range(ROUNDS):
@@ -64,36 +64,36 @@ def philox4x32(counter: Sequence[Words], key: int) -> tuple[Words, ...]:
 
 
 def box_muller(first: Words, second: Words) -> np.ndarray:
-    """Two words of 32 bits, each spread over the middle of its cell -> one normal number."""
+    """Map two 32-bit words, each spread over the middle of its cell, to one normal number."""
     radius = np.sqrt(-2 * np.log(first * INVERSE + INVERSE / 2))
     return radius * np.sin(second * ANGLE + ANGLE / 2)
 
 
 RngSource = Literal["CPU", "GPU", "NV"]
-"""Where noise is drawn: PyTorch's generator on the CPU, the one on the device that draws, or the
-GPU's reckoned on the CPU. The CPU's is taken for a GPU that is none (a CPU, or
-Apple's, as in A1111)."""
+"""Where noise is drawn: PyTorch's generator on the CPU, that of the generating device, or the
+GPU's computed on the CPU. Without a CUDA GPU (a CPU, or
+Apple's, as in A1111) the CPU's is used."""
 
 Shape = tuple[int, ...]
 
 
 class Draws(Protocol):
-    """The sequence of draws of one seed."""
+    """The sequence of random numbers of one seed."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal noise of the shape, fp32."""
+        """Return standard normal noise of the shape, fp32."""
         ...
 
 
 class TorchDraws:
-    """Draws of PyTorch's generator on a device."""
+    """Random numbers of PyTorch's generator on a device."""
 
     def __init__(self, seed: int, device: torch.device | str) -> None:
         self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal noise of the shape, fp32, on the generator's device."""
+        """Return standard normal noise of the shape, fp32, on the generator's device."""
         return torch.randn(tuple(shape), generator=self.generator, device=self.device)
 
 
@@ -127,14 +127,14 @@ UNVARIED = SeedVariation()
 
 
 class NoiseSource:
-    """Fresh noise of every picture of a batch from its own generator.
+    """Fresh noise of every image of a batch from its own generator.
 
-    So a picture depends on its seed and not on its neighbours. The first draw is the noise that
-    drawing begins with; later ones go on in the same sequence, or in that of seed + `ensd`.
+    So an image depends on its seed and not on its neighbours. The first draw is the initial
+    noise; later ones continue the same sequence, or that of seed + `ensd`.
 
     Args:
-        seeds: one for each picture.
-        shape: of one picture's latent, (c, h, w); of clips (f, c, h, w).
+        seeds: one for each image.
+        shape: of one image's latent, (c, h, w); of clips (f, c, h, w).
         device: where the noise is needed.
         source: which generator draws.
         variation: of the first noise.
@@ -174,7 +174,7 @@ class NoiseSource:
         self._draws: list[Draws] | None = None
 
     def normal(self) -> Tensor:
-        """Standard normal noise (b, c, h, w), fp32."""
+        """Return standard normal noise (b, c, h, w), fp32."""
         if self._draws is None:
             self._draws = [self.start(seed) for seed in self.seeds]
             noise = [self.first(index, draws) for index, draws in enumerate(self._draws)]
@@ -185,17 +185,17 @@ class NoiseSource:
         return torch.stack(noise).to(self.device)
 
     def start(self, seed: int) -> Draws:
-        """The sequence of a seed, from its beginning."""
+        """Return the sequence of a seed, from its beginning."""
         return Philox(seed) if self.source == "NV" else TorchDraws(seed, self.draw_device)
 
     @property
     def draw_device(self) -> torch.device:
-        """Where PyTorch's generators draw."""
+        """Return the device of PyTorch's generators."""
         is_elsewhere = self.source == "GPU" and self.device.type not in ("cpu", "mps")
         return self.device if is_elsewhere else torch.device("cpu")
 
     def first(self, index: int, draws: Draws) -> Tensor:
-        """The noise (c, h, w) that a picture begins with; `draws` is its sequence."""
+        """Return the initial noise (c, h, w) of an image; `draws` is its sequence."""
         is_resized = self.first_shape != self.shape
         source = self.start(self.seeds[index]) if is_resized else draws
         noise = source.normal(self.first_shape)
@@ -205,11 +205,11 @@ class NoiseSource:
         return paste_centred(noise, draws.normal(self.shape)) if is_resized else noise
 
     def brownian(self, sigma_min: float, sigma_max: float) -> Callable[[float, float], Tensor]:
-        """A Brownian path for each picture's seed, as a function (sigma, next sigma) -> noise.
+        """Return a Brownian path for each image's seed: (sigma, next sigma) -> noise.
 
-        The noise, (b, c, h, w), has variance 1 and is the path's way between two sigmas, so that
-        more steps follow the same path (Li et al. 2020, arXiv 2001.01328; torchsde). The path goes
-        over `brownian_range`, where that was given.
+        The noise, (b, c, h, w), has variance 1 and is the path's increment between two sigmas, so
+        that more steps follow the same path (Li et al. 2020, arXiv 2001.01328; torchsde). The path
+        spans `brownian_range`, if that was given.
         """
         from torchsde import BrownianTree
 
@@ -222,7 +222,7 @@ class NoiseSource:
             low, high = sorted((sigma, next_sigma))
             sign = 1 if next_sigma > sigma else -1
             with self.node_noise(), warnings.catch_warnings():
-                # that the tree's ends are rounded to six digits
+                # torchsde rounds the tree's ends to six digits
                 warnings.filterwarnings("ignore", "Should have t", UserWarning)
                 noise = torch.stack([tree(low, high) for tree in trees])
             return (noise * (sign / sqrt(high - low))).to(self.device)
@@ -230,13 +230,13 @@ class NoiseSource:
         return way
 
     def node_noise(self) -> AbstractContextManager[None]:
-        """While this is open, Brownian trees draw from this source's generators."""
+        """Let Brownian trees draw from this source's generators, inside the context."""
         return philox_nodes() if self.source == "NV" else nullcontext()
 
 
 @contextmanager
 def philox_nodes() -> Iterator[None]:
-    """While this is open, torchsde draws by `Philox`; it has no other place to say so."""
+    """Let torchsde draw by `Philox` inside the context; it has no option for that."""
     from torchsde._brownian import brownian_interval as module
 
     def draw(size: Sequence[int], dtype: torch.dtype, device: torch.device, seed: int) -> Tensor:
@@ -251,10 +251,10 @@ def philox_nodes() -> Iterator[None]:
 
 
 def slerp(share: float, noise: Tensor, other: Tensor) -> Tensor:
-    """Between two pictures' noise along an arc: `share` 0 is `noise`, 1 is `other`.
+    """Interpolate two images' noise along an arc: `share` 0 is `noise`, 1 is `other`.
 
-    Each column of a channel, along dimension 1 of (c, h, w), is turned by itself. Where the two are
-    nearly the same, A1111 mixes them with the shares the wrong way round; so it stays.
+    Each column of a channel, along dimension 1 of (c, h, w), is rotated by itself. Where the two
+    are nearly the same, A1111 mixes them with swapped shares; so does this.
     """
     unit, other_unit = (one / one.norm(dim=1, keepdim=True) for one in (noise, other))
     cosine = (unit * other_unit).sum(1)
@@ -267,10 +267,10 @@ def slerp(share: float, noise: Tensor, other: Tensor) -> Tensor:
 
 
 def paste_centred(patch: Tensor, ground: Tensor) -> Tensor:
-    """`ground` (c, h, w) with `patch` (c, h', w') laid into its middle, cut where it is larger.
+    """Paste `patch` (c, h', w') into the middle of `ground` (c, h, w), cropped if it is larger.
 
     A larger patch loses (h' - h + 1) // 2 rows at the top and twice as many in all, as in A1111:
-    where the difference is odd, one row less than fits is laid in.
+    if the difference is odd, one row less than fits is pasted.
     """
     places: list[tuple[slice, slice]] = []
     for size, space in zip(patch.shape[1:], ground.shape[1:], strict=True):

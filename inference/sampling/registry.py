@@ -1,4 +1,4 @@
-"""What is asked of the samplers by name, once all of them are entered.
+"""Queries on the samplers by name, once all of them are registered.
 
 Source: A1111 1.10.1 `modules/sd_samplers_kdiffusion.py`, `sd_samplers_timesteps.py`,
 `sd_samplers_lcm.py`.
@@ -26,7 +26,7 @@ from inference.sampling.schedules import (
 
 
 def samplers_of(medium: Medium) -> dict[str, Sampler]:
-    """Return the samplers that draw pictures, or clips, by name."""
+    """Return the samplers of images, or of clips, by name."""
     return {name: entry for name, entry in SAMPLERS.items() if medium in entry.media}
 
 
@@ -62,7 +62,7 @@ def find_sampler(name: str) -> tuple[str, str | None]:
 
 
 def resolve_schedule(sampler: str, schedule_type: str) -> str:
-    """What `Automatic` stands for with this sampler, as A1111 tells it; else the type itself."""
+    """Return the type that `Automatic` stands for with this sampler, as in A1111; else the type."""
     return SAMPLERS[sampler].automatic if schedule_type == "Automatic" else schedule_type
 
 
@@ -73,21 +73,21 @@ def sampling_sigmas(
     steps: int,
     options: ScheduleOptions = USUAL,
 ) -> list[float]:
-    """The falling sigmas that a sampler goes through, from noise alone.
+    """Return a sampler's falling sigmas, from pure noise.
 
     For DPM fast and DPM adaptive they lie between the ends of the model's range, whatever the
     schedule type, as in A1111. DDIM, DDIM CFG++, PLMS and UniPC have timesteps of their own as
-    `Automatic`, and in A1111 heed no other type; here another one gives its sigmas.
+    `Automatic`, and in A1111 ignore any other type; here another one gives its sigmas.
 
     Args:
         levels: of the model, of the sampler's kind (`Sampler.levels`).
         sampler: its name in `SAMPLERS`.
         schedule_type: `Automatic`, or a name in `SCHEDULES`.
-        steps: how many are asked for; DDIM and its like may take one more or one less.
-        options: what A1111's settings change.
+        steps: the requested number; DDIM and its like may take one more or one less.
+        options: A1111's settings of the schedule.
 
     Raises:
-        InputError: there are no steps, or the options do not fit together.
+        InputError: there are no steps, or the options are inconsistent.
     """
     if steps < 1:
         raise InputError(f"steps: must be at least 1, got {steps}")
@@ -100,7 +100,7 @@ def sampling_sigmas(
 def scheduled_sigmas(
     levels: NoiseLevels, sampler: str, schedule_type: str, steps: int, options: ScheduleOptions
 ) -> list[float]:
-    """The schedule's sigmas, also where a sampler heeds their ends only."""
+    """Return the schedule's sigmas, also for samplers that use their ends only."""
     entry = SAMPLERS[sampler]
     name = resolve_schedule(sampler, schedule_type)
     schedule = entry.own_schedule if name == "Automatic" else SCHEDULES[name]
@@ -112,5 +112,5 @@ def scheduled_sigmas(
 
 
 def is_by_timesteps(sampler: str, schedule_type: str) -> bool:
-    """Whether the sampler goes by timesteps of its own."""
+    """Return whether the sampler uses timesteps of its own."""
     return SAMPLERS[sampler].is_scaled and schedule_type == "Automatic"

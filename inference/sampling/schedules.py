@@ -1,4 +1,4 @@
-"""The noise schedules, which lead down through the levels of noise that a base model knows.
+"""The noise schedules: falling sequences of a base model's noise levels.
 
 Names, formulas and levels of the schedules are those of A1111 1.10.1 (`modules/sd_schedulers.py`).
 """
@@ -15,7 +15,7 @@ from inference.runtime import InputError, register
 from inference.sampling.levels import NoiseLevels
 
 OLD_KARRAS_RANGE = (0.1, 10.0)
-"""What A1111's `use_old_karras_scheduler_sigmas` takes for the model's range of sigmas."""
+"""The range of sigmas that A1111's `use_old_karras_scheduler_sigmas` assumes."""
 
 ALIGN_YOUR_STEPS = {
     "SD1": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
@@ -26,16 +26,16 @@ ALIGN_YOUR_STEPS = {
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """What A1111's settings change about the schedules. Where None stands, A1111 has 0.
+    """A1111's settings of the schedules. Where None stands, A1111 has 0.
 
     Raises:
         InputError: a value is out of range.
     """
 
     sigma_min: float | None = None
-    """Lowest sigma in place of the model's; in the schedules that are made from a range."""
+    """Lowest sigma instead of the model's; for schedules that are made from a range."""
     sigma_max: float | None = None
-    """Highest sigma in place of the model's."""
+    """Highest sigma instead of the model's."""
     rho: float | None = None
     """Exponent of Karras (usually 7) and Polyexponential (usually 1)."""
     beta_alpha: float = 0.6
@@ -43,13 +43,13 @@ class ScheduleOptions:
     beta_beta: float = 0.6
     """Second parameter of Beta's distribution."""
     old_karras: bool = False
-    """The range is 0.1 … 10 where `sigma_min` and `sigma_max` do not say otherwise."""
+    """The range is 0.1 … 10 unless `sigma_min` and `sigma_max` are set."""
     discard_penultimate: bool = False
-    """One step more is asked for, and the last sigma before 0 left out."""
+    """One more step is requested, and the last sigma before 0 left out."""
     align_your_steps: Literal["SD1", "SDXL"] = "SD1"
-    """Whose table Align Your Steps reads."""
+    """The table of Align Your Steps."""
     unipc_skip: Literal["time_uniform", "time_quadratic", "logSNR"] = "time_uniform"
-    """How UniPC's own timesteps are spaced."""
+    """The spacing of UniPC's own timesteps."""
 
     def __post_init__(self) -> None:
         for name in ("sigma_min", "sigma_max", "rho", "beta_alpha", "beta_beta"):
@@ -66,7 +66,7 @@ class ScheduleOptions:
                 raise InputError(f"{name}: expected one of {', '.join(names)}; got {value!r}")
 
     def range(self, levels: NoiseLevels) -> tuple[float, float]:
-        """(lowest, highest) sigma of the schedules that are made from a range.
+        """Return the (lowest, highest) sigma of the schedules that are made from a range.
 
         Raises:
             InputError: the lowest is not below the highest.
@@ -83,20 +83,20 @@ class ScheduleOptions:
 USUAL = ScheduleOptions()
 
 Schedule = Callable[[NoiseLevels, int, ScheduleOptions], list[float]]
-"""(levels, steps, options) -> steps + 1 falling sigmas, the last one 0, if not said otherwise."""
+"""(levels, steps, options) -> steps + 1 falling sigmas, the last one 0 unless stated otherwise."""
 
 Function = TypeVar("Function", bound=Schedule)
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A schedule, and what of `ScheduleOptions` it heeds."""
+    """A schedule, and the `ScheduleOptions` that it uses."""
 
     function: Schedule
     heeds_range: bool = False
-    """Leads from a highest to a lowest sigma that can be set."""
+    """Whether it spans a range from highest to lowest sigma that can be set."""
     default_rho: float | None = None
-    """Its exponent, unless given; None where it has none."""
+    """Its default exponent; None if it has none."""
 
     def __call__(
         self, levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
@@ -106,13 +106,13 @@ class NoiseSchedule:
 
 
 SCHEDULES: dict[str, NoiseSchedule] = {}
-"""The schedules by name, besides `Automatic`, which each sampler has its own meaning of."""
+"""The schedules by name, besides `Automatic`, whose meaning depends on the sampler."""
 
 
 def schedule(
     name: str, *, heeds_range: bool = False, default_rho: float | None = None
 ) -> Callable[[Function], Function]:
-    """Enter the decorated function as the noise schedule of a name; see `NoiseSchedule`.
+    """Return the decorator that registers a noise schedule under a name; see `NoiseSchedule`.
 
     Raises:
         ValueError: the name is taken by another function.
@@ -127,24 +127,24 @@ def schedule(
 
 @schedule("Uniform")
 def uniform(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """Evenly spaced timesteps, from the model's last to its first, whatever the options."""
+    """Space timesteps evenly from the model's last to its first, whatever the options."""
     return [*evenly_timed(levels, levels.sigma_min, levels.sigma_max, steps), 0.0]
 
 
 @schedule("Normal", heeds_range=True)
 def normal(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """Evenly spaced timesteps between those of the range's ends."""
+    """Space timesteps evenly between those of the range's ends."""
     return [*evenly_timed(levels, *options.range(levels), steps), 0.0]
 
 
 @schedule("SGM Uniform", heeds_range=True)
 def sgm_uniform(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """Evenly spaced timesteps that stop one short of the first (Stability AI generative-models)."""
+    """Space timesteps evenly, one short of the first (Stability AI generative-models)."""
     return [*evenly_timed(levels, *options.range(levels), steps + 1)[:-1], 0.0]
 
 
 def evenly_timed(levels: NoiseLevels, low: float, high: float, count: int) -> list[float]:
-    """`count` sigmas at evenly spaced timesteps from the one of `high` to that of `low`."""
+    """Return `count` sigmas at evenly spaced timesteps from the one of `high` to that of `low`."""
     import numpy as np
 
     ends = levels.timestep(high), levels.timestep(low)
@@ -153,12 +153,12 @@ def evenly_timed(levels: NoiseLevels, low: float, high: float, count: int) -> li
 
 @schedule("Karras", heeds_range=True, default_rho=7.0)
 def karras(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """Even in sigma^(1/rho): Karras et al. 2022, arXiv 2206.00364, equation 5."""
+    """Space evenly in sigma^(1/rho): Karras et al. 2022, arXiv 2206.00364, equation 5."""
     return [*karras_sigmas(*options.range(levels), steps, options.rho or 7.0), 0.0]
 
 
 def karras_sigmas(low: float, high: float, count: int, rho: float = 7.0) -> list[float]:
-    """`count` sigmas from `high` to `low`, even in sigma^(1/rho)."""
+    """Return `count` sigmas from `high` to `low`, even in sigma^(1/rho)."""
     import numpy as np
 
     roots = np.linspace(high ** (1 / rho), low ** (1 / rho), count)
@@ -167,7 +167,7 @@ def karras_sigmas(low: float, high: float, count: int, rho: float = 7.0) -> list
 
 @schedule("Exponential", heeds_range=True)
 def exponential(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """Even in log sigma."""
+    """Space evenly in log sigma."""
     import numpy as np
 
     low, high = options.range(levels)
@@ -178,7 +178,7 @@ def exponential(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUA
 def polyexponential(
     levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
 ) -> list[float]:
-    """A polynomial of degree rho in log sigma; Exponential where rho is 1 (k-diffusion)."""
+    """Follow a polynomial of degree rho in log sigma; Exponential with rho 1 (k-diffusion)."""
     import numpy as np
 
     low, high = options.range(levels)
@@ -188,7 +188,7 @@ def polyexponential(
 
 @schedule("KL Optimal", heeds_range=True)
 def kl_optimal(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """Even in arctan sigma, and ends at the lowest sigma, not at 0.
+    """Space evenly in arctan sigma, ending at the lowest sigma, not at 0.
 
     Sabour et al. 2024, arXiv 2404.14507, theorem 3.1.
     """
@@ -202,7 +202,7 @@ def kl_optimal(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
 def align_your_steps(
     levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL
 ) -> list[float]:
-    """A table for the family of models, resampled evenly in log sigma: arXiv 2404.14507."""
+    """Resample a model family's table evenly in log sigma: arXiv 2404.14507."""
     import numpy as np
 
     table = ALIGN_YOUR_STEPS[options.align_your_steps]
@@ -213,16 +213,16 @@ def align_your_steps(
 
 @schedule("Simple")
 def simple(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """Every so manieth of the model's levels, from the highest down (ComfyUI)."""
+    """Take every n-th of the model's levels, from the highest down (ComfyUI)."""
     stride = levels.count / steps
     return [levels.level(-1 - int(step * stride)) for step in range(steps)] + [0.0]
 
 
 @schedule("DDIM")
 def ddim(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """The levels 1, 1 + n, … falling, with n = levels // steps: `steps` or more sigmas, then 0.
+    """Take levels 1, 1 + n, … falling, with n = levels // steps: `steps` or more sigmas, then 0.
 
-    One step would begin at the lowest but one; here it begins at the highest.
+    A single step would start at the second lowest; here it starts at the highest.
     """
     if steps == 1:
         return [levels.sigma_max, 0.0]
@@ -232,7 +232,7 @@ def ddim(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> l
 
 @schedule("Beta", heeds_range=True)
 def beta(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """Quantiles of a beta distribution over the range: Lee et al. 2024, arXiv 2407.12173."""
+    """Take quantiles of a beta distribution over the range: Lee et al. 2024, arXiv 2407.12173."""
     import numpy as np
     from scipy.special import betaincinv
 
@@ -242,12 +242,12 @@ def beta(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> l
 
 
 def schedule_types() -> tuple[str, ...]:
-    """Return what recipes can name: `Automatic`, and the schedules."""
+    """Return the names for recipes: `Automatic`, and the schedules."""
     return "Automatic", *SCHEDULES
 
 
 def find_schedule(name: str) -> str:
-    """The schedule's label, from the label or A1111's inner name in any case: `sgm_uniform`.
+    """Return a schedule's label, from its label or A1111's internal name in any case.
 
     Raises:
         InputError: there is none of this name.
@@ -264,14 +264,14 @@ def find_schedule(name: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A name without case, spaces and underscores."""
+    """Return a name without case, spaces and underscores."""
     return name.casefold().replace(" ", "").replace("_", "")
 
 
 def ddim_levels(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """The timesteps 1, 1 + n, … falling, with n = timesteps // steps; ends at the first, not at 0.
+    """Return timesteps 1, 1 + n, … falling, n = timesteps // steps; ending at the first, not 0.
 
-    As A1111's DDIM takes them: 20 steps are 19 evaluations, at 951 … 51. It would draw nothing in
+    As A1111's DDIM takes them: 20 steps are 19 evaluations, at 951 … 51. It would do nothing in
     one step; here one step goes from the highest noise to the first level.
     """
     timesteps = list(reversed(leading_timesteps(levels, steps)))
@@ -281,21 +281,21 @@ def ddim_levels(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUA
 
 
 def leading_timesteps(levels: NoiseLevels, steps: int) -> list[int]:
-    """The timesteps 1, 1 + n, … rising: A1111 1.10.1 `modules/sd_samplers_timesteps.py`."""
+    """Return timesteps 1, 1 + n, … rising: A1111 1.10.1 `modules/sd_samplers_timesteps.py`."""
     return list(range(1, levels.count, max(1, levels.count // steps)))
 
 
 def unipc_levels(levels: NoiseLevels, steps: int, options: ScheduleOptions = USUAL) -> list[float]:
-    """UniPC's own sigmas, from the highest to the lowest, not to 0; as many steps as DDIM's list.
+    """Return UniPC's own sigmas, from the highest to the lowest, not 0; as many as DDIM's.
 
-    `options.unipc_skip` says how they are spaced: 20 even steps are at 999, 949.05, … 49.95.
+    `options.unipc_skip` is their spacing: 20 even steps are at 999, 949.05, … 49.95.
     """
     count = len(leading_timesteps(levels, steps))
     return unipc_grid(levels, 1.0, count, options.unipc_skip)
 
 
 def unipc_grid(levels: NoiseLevels, start: float, steps: int, skip: str) -> list[float]:
-    """steps + 1 sigmas from the time `start` in (0, 1] down to that of the lowest level.
+    """Return steps + 1 sigmas from the time `start` in (0, 1] down to that of the lowest level.
 
     The time of timestep t of n is (t + 1) / n: Zhao et al. 2023, arXiv 2302.04867 (UniPC's code).
     """

@@ -1,4 +1,4 @@
-"""Samplers of two evaluations a step: Heun, DPM2, DPM2 a and Restart."""
+"""Samplers with two evaluations a step: Heun, DPM2, DPM2 a and Restart."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def lms(
 
 
 def shares(known: Sequence[float], low: float, high: float) -> list[float]:
-    """Integrals from `low` to `high` of the Lagrange polynomials of the points `known`."""
+    """Return integrals from `low` to `high` of the Lagrange polynomials of the points `known`."""
     import numpy as np
 
     places, weights = np.polynomial.legendre.leggauss(len(known))  # exact at these degrees
@@ -77,7 +77,7 @@ def heun(
 def heun_step(
     denoiser: Denoise, x: Tensor, denoised: Tensor, sigma: float, next_sigma: float
 ) -> Tensor:
-    """One step, by the mean of the slopes at both ends; to 0 by the first one alone."""
+    """Step by the mean of the slopes at both ends; to 0 by the first one alone."""
     slope = (x - denoised) / sigma
     trial = x + slope * (next_sigma - sigma)
     if next_sigma == 0:
@@ -144,7 +144,7 @@ def dpm2_ancestral(
 def midpoint_step(
     denoiser: Denoise, x: Tensor, denoised: Tensor, sigma: float, next_sigma: float
 ) -> Tensor:
-    """One step, by the slope midway in log sigma; to 0 by the first one."""
+    """Step by the slope midway in log sigma; to 0 by the first one."""
     slope = (x - denoised) / sigma
     if next_sigma == 0:
         return x + slope * (next_sigma - sigma)
@@ -168,7 +168,7 @@ def restart(
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
-    """Heun's steps, that from 20 on go back from sigma 0.1 to 2 with fresh noise, once or twice.
+    """Take Heun's steps; from 20 on, go back from sigma 0.1 to 2 with noise, once or twice.
 
     Xu et al. 2023, arXiv 2306.14878; where to and how often: A1111 1.10.1
     `modules/sd_samplers_extra.py`. The way down is Karras' between the first and the last sigma
@@ -187,7 +187,7 @@ def restart(
 
 
 def restart_steps(sigmas: Sequence[float]) -> list[tuple[float, float]]:
-    """The steps of Restart as pairs (sigma, next sigma); where one begins higher is a restart."""
+    """Return the steps of Restart as pairs (sigma, next sigma); a higher begin is a restart."""
     steps = len(sigmas) - 1
     if steps < 20:
         return list(pairwise(sigmas))

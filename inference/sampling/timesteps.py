@@ -1,8 +1,8 @@
-"""DDIM, DDIM CFG++ and PLMS: samplers that A1111 runs by timesteps; here by sigmas too.
+"""DDIM, DDIM CFG++ and PLMS: samplers that A1111 runs by timesteps, here also by sigmas.
 
-Their latents are of variance 1 there, and so x / sqrt(1 + sigma^2) here (of other parametrizations
-x / `SamplerOptions.scale_of`). Where the last sigma is not 0, the rest of the noise stays in, and
-the latent is scaled as the model knows it.
+Their latents have variance 1 there, and so x / sqrt(1 + sigma^2) here (for other parametrizations
+x / `SamplerOptions.scale_of`). If the last sigma is not 0, the remaining noise stays in, and
+the latent has the model's scale.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def ddim_cfgpp(
 ) -> Tensor:
     """DDIM CFG++: Chung et al. 2024, arXiv 2406.08070, algorithm 1.
 
-    The noise that is put back is that which is seen with the negative prompts.
+    The noise that is added back is that predicted with the negative prompts.
 
     Raises:
-        TypeError: the denoiser does not tell what it expects for the negative prompts.
+        TypeError: the denoiser has no prediction for the negative prompts.
     """
     if not isinstance(denoiser, GuidedDenoise):
         raise TypeError("DDIM CFG++ needs a denoiser with `last_uncond`")
@@ -91,7 +91,7 @@ ADAMS_BASHFORTH = (
     (23 / 12, -16 / 12, 5 / 12),
     (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 )
-"""How much the newest, the one before … count, by how many there are."""
+"""Weights of the newest noise, the one before …, by how many there are."""
 
 
 @sampler("PLMS", own_schedule=ddim_levels, is_scaled=True, aliases=("plms",))
@@ -124,7 +124,7 @@ def plms(
 
 
 def sum_of(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Values times shares, summed."""
+    """Return the weighted sum of the values."""
     total = values[0] * shares[0]
     for value, share in zip(values[1:], shares[1:], strict=True):
         total = total + value * share

@@ -26,7 +26,7 @@ def unipc(
     callback: Callback | None = None,
     options: SamplerOptions = PLAIN,
 ) -> Tensor:
-    """Each step is predicted from the last evaluations, then corrected by the one at its end.
+    """Predict each step from the last evaluations, then correct it by the one at its end.
 
     That evaluation is also the next step's first, so each costs one. The last step is not
     corrected; to sigma 0 it ends at the clean latent (algorithms 1 and 2; A1111 1.10.1
@@ -82,14 +82,14 @@ class Step:
         ]
 
     def predicted(self, x: Tensor) -> Tensor:
-        """x at the step's end, by the evaluations before it."""
+        """Return x at the step's end, by the evaluations before it."""
         shares = self.shares(self.places) if self.places else []
         if len(self.places) == 1 and self.variant != "vary_coeff":
             shares = [0.5 * self.unit]
         return self.moved(x, self.slopes, shares)
 
     def corrected(self, x: Tensor, denoised: Tensor) -> Tensor:
-        """x at the step's end, also by the evaluation there."""
+        """Return x at the step's end, also by the evaluation there."""
         places = [*self.places, 1.0]
         shares = self.shares(places)
         if self.places and self.variant == "vary_coeff":
@@ -99,7 +99,7 @@ class Step:
         return self.moved(x, [*self.slopes, denoised - self.newest], shares)
 
     def moved(self, x: Tensor, slopes: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """The step of order 1, less the slopes' shares."""
+        """Return the step of order 1, less the slopes' shares."""
         x = towards(self.newest, x, self.ratio)
         for slope, share in zip(slopes, shares, strict=True):
             x = x - slope * share
@@ -107,11 +107,11 @@ class Step:
 
     @property
     def unit(self) -> float:
-        """B(h)."""
+        """Return B(h)."""
         return self.length if self.variant == "bh1" else expm1(self.length)
 
     def shares(self, places: Sequence[float]) -> list[float]:
-        """What each slope counts, so that polynomials of their number's degree come out right."""
+        """Return the weight of each slope, exact for polynomials of the degree of their number."""
         import numpy as np
 
         count = len(places)
@@ -123,13 +123,13 @@ class Step:
         return np.linalg.solve(rows, aims).tolist()
 
     def incomplete_shares(self, places: Sequence[float]) -> list[float]:
-        """Those of vary_coeff's corrector, with what its code leaves out of them."""
+        """Return the weights of vary_coeff's corrector, with the terms that its code leaves out."""
         phis, inverse = phi_functions(self.length, len(places)), taylor_inverse(places)
         return [*(phis[:-1] @ inverse[:-1, :-1]).tolist(), phis[-1] * inverse[-2, -1]]
 
 
 def taylor_inverse(places: Sequence[float]) -> np.ndarray:
-    """Takes differences by their places to derivatives: the inverse of place^k / (k + 1)!."""
+    """Return the map from differences to derivatives: the inverse of place^k / (k + 1)!."""
     import numpy as np
 
     columns = [np.power(places, power) / factorial(power + 1) for power in range(len(places))]
@@ -137,7 +137,7 @@ def taylor_inverse(places: Sequence[float]) -> np.ndarray:
 
 
 def phi_functions(length: float, count: int) -> np.ndarray:
-    """h phi_2(h) … h phi_{count + 1}(h), with phi_{k + 1}(h) = (phi_k(h) - 1 / k!) / h."""
+    """Return h phi_2(h) … h phi_{count + 1}(h), with phi_{k + 1}(h) = (phi_k(h) - 1 / k!) / h."""
     import numpy as np
 
     value = expm1(length)

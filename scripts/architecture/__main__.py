@@ -52,7 +52,7 @@ def floors_and_backs(tree: Tree) -> tuple[dict[str, int], Arrows, bool]:
 
 
 def report(tree: Tree) -> Iterator[str]:
-    """The measures, line by line."""
+    """Return the measures, line by line."""
     floors, backs, is_known = floors_and_backs(tree)
     yield from wing_table(tree, floors)
     yield ""

@@ -178,7 +178,7 @@ def floor_faults(tree: Tree) -> Iterator[Finding]:
 
 
 def inner_floor_faults(tree: Tree) -> Iterator[Finding]:
-    """Imports inside a wing that do not lead down from one of its rooms, by INNER_FLOORS."""
+    """Find imports inside a wing that do not lead down from one of its rooms, by INNER_FLOORS."""
     for wing, table in INNER_FLOORS.items():
         floors = {room: number for number, floor in enumerate(table) for room in floor}
         for edge in tree.edges:

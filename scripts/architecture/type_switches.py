@@ -184,7 +184,7 @@ def compared_subject(node: ast.expr) -> str | None:
 
 
 def asked_name(node: ast.expr) -> str:
-    """The name, attribute or key that a node reads: `a.b`, `a["b"]`, `a.get("b")`."""
+    """Return the name, attribute or key that a node reads: `a.b`, `a["b"]`, `a.get("b")`."""
     match node:
         case ast.Subscript(slice=ast.Constant(value=str(key))):
             return key

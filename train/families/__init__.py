@@ -1,4 +1,4 @@
-"""The training halves of the model families: nobody else in `train/` asks for a model's family."""
+"""The training halves of the model families: the rest of `train/` does not switch on families."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What training asks of a model family. The other half, `inference.models`, never imports this."""
+"""The training half of a model family. The other half, `inference.models`, never imports it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig, TrainRecipe
 from train.losses import Denoising
 
 ExampleKind = Literal["pictures", "clips"]
-"""What a family learns from: it decides on the examples and on the previews."""
+"""The data of a family: decides on the examples and the previews."""
 
 Model = TypeVar("Model", bound=DiffusionModel)
 
@@ -27,7 +27,7 @@ class FamilyTraining(ABC, Generic[Model]):
     truncates_prompts: ClassVar[bool]
     """Whether the end of a long prompt is lost; otherwise it is encoded in chunks."""
 
-    # What may be trained, and how
+    # The supported training
 
     @abstractmethod
     def check(self, recipe: TrainRecipe, base: Model) -> None:
@@ -47,18 +47,18 @@ class FamilyTraining(ABC, Generic[Model]):
 
     @abstractmethod
     def prepare(self, recipe: TrainRecipe, base: Model) -> None:
-        """Change the loaded model, still in fp32, as the recipe asks: quantize it, for example.
+        """Change the loaded model, still in fp32, as the recipe requires: quantize it, for example.
 
         Raises:
-            InputError: the model does not support that.
+            InputError: the model does not support it.
         """
 
     @abstractmethod
     def frozen_dtype(self, recipe: TrainRecipe, base: Model, part: str) -> torch.dtype:
-        """Return the number format of a part that is not trained.
+        """Return the dtype of a part that is not trained.
 
         Raises:
-            InputError: the recipe asks for a format that the part does not support.
+            InputError: the recipe requests a dtype that the part does not support.
         """
 
     @abstractmethod
@@ -88,11 +88,11 @@ class FamilyTraining(ABC, Generic[Model]):
 
     @abstractmethod
     def fill_skeleton(self, base: Model) -> None:
-        """Give values to the weights that objectives read when they are built."""
+        """Initialize the weights that objectives read when they are built."""
 
     @abstractmethod
     def quantization_savings(self, base: Model, quantization: str) -> int:
-        """Return the bytes by which quantization makes the denoiser's weights smaller."""
+        """Return the bytes that quantization saves in the denoiser's weights."""
 
     @abstractmethod
     def activation_bytes(
@@ -103,29 +103,29 @@ class FamilyTraining(ABC, Generic[Model]):
         shapes: Collection[tuple[int, ...]],
         is_checkpointing: bool,
     ) -> int:
-        """Return what a forward and backward pass of the denoiser keeps, for the largest shape.
+        """Return the bytes that the denoiser keeps for the backward pass, for the largest shape.
 
         Args:
             recipe: of the stage.
             base: the model.
             rows: examples of a micro-batch.
             shapes: (height, width), of clips (frames, height, width), in pixels.
-            is_checkpointing: whether gradient checkpointing is on.
+            is_checkpointing: whether gradient checkpointing is enabled.
         """
 
     @abstractmethod
     def image_drawing_bytes(self, base: Model, images: Sequence[ImageConfig], rows: int) -> int:
-        """Return what generating images takes besides weights; 0 if the family generates none.
+        """Return the bytes of generating images, without weights; 0 if the family generates none.
 
         Args:
             base: the model.
-            images: what is generated, at least one.
+            images: the requests, at least one.
             rows: images at once.
         """
 
 
 def check_clips_are_given(recipe: TrainRecipe) -> None:
-    """Check that objective and data are those of a family that learns from clips.
+    """Check that objective and data are those of a family that is trained on clips.
 
     Raises:
         InputError: they are not.
@@ -144,7 +144,7 @@ def check_clips_are_given(recipe: TrainRecipe) -> None:
 
 
 def check_no_clips_are_given(recipe: TrainRecipe) -> None:
-    """Check that the data are those of a family that learns from images.
+    """Check that the data are those of a family that is trained on images.
 
     Raises:
         InputError: they are not.

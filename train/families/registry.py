@@ -1,6 +1,6 @@
 """The registry of training halves, by the name of the family.
 
-It imports nothing heavy, so that plug-ins can register their half at any time.
+It has no heavy imports, so that plug-ins can register their half at any time.
 """
 
 from __future__ import annotations

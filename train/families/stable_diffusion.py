@@ -66,12 +66,12 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         return [int(one.model_max_length) for one in base.tokenizers]
 
     def fill_skeleton(self, base: BaseModel) -> None:
-        """Give the embeddings of tokens values, of which new words are copies."""
+        """Initialize the token embeddings, which new tokens copy."""
         for encoder in base.text_encoders.values():
             encoder.get_input_embeddings().to_empty(device="cpu")  # type: ignore[operator]
 
     def quantization_savings(self, base: BaseModel, quantization: str) -> int:
-        """Return 0: `load_base_model` refuses quantization."""
+        """Return 0: `load_base_model` rejects quantization."""
         return 0
 
     def activation_bytes(
@@ -87,7 +87,7 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         return seen.kept(is_checkpointing) * DTYPES[recipe.mixed_precision].itemsize
 
     def image_drawing_bytes(self, base: BaseModel, images: Sequence[ImageConfig], rows: int) -> int:
-        """Return that of the UNet with guidance, or of the VAE's last block if it is larger."""
+        """Return the UNet's bytes with guidance, or those of the VAE's last block if larger."""
         sides = [side or base.resolution for one in images for side in (one.width, one.height)]
         side = max(sides)
         latents = side // base.vae_scale_factor

@@ -1,4 +1,4 @@
-"""What a network's forward and backward pass keep in memory, counted on the meta device."""
+"""The memory of a network's forward and backward pass, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 LIVE_TENSORS = 6
-"""Of the largest layer's output, without gradients: a ResNet block's input, norm, activation and
-convolution, the sum, and room for the convolution to work in."""
+"""In multiples of the largest layer's output, without gradients: a ResNet block's input, norm,
+activation and
+convolution, the sum, and the convolution's workspace."""
 
 
 @dataclass
@@ -21,16 +22,16 @@ class Traced:
     """Numbers of values, from one pass on the meta device."""
 
     leaves: int = 0
-    """Outputs of all layers, about what a pass with gradients keeps."""
+    """Outputs of all layers, about the memory that a pass with gradients keeps."""
     largest: int = 0
     """The largest output."""
     outlines: int = 0
-    """Outputs of the blocks that gradient checkpointing works upon."""
+    """Outputs of the blocks that gradient checkpointing applies to."""
     largest_block: int = 0
     """Outputs of all layers of the largest of these blocks."""
 
     def kept(self, is_checkpointing: bool) -> int:
-        """Values that a pass with gradients keeps."""
+        """Return the values that a pass with gradients keeps."""
         if is_checkpointing and self.outlines:
             return self.outlines + self.largest_block
         return self.leaves
@@ -43,14 +44,14 @@ BLOCKS = (
     "T5Block",
     "CogVideoXResnetBlock3D",
 )
-"""Classes that gradient checkpointing works upon, in diffusers and transformers."""
+"""Classes that gradient checkpointing applies to, in diffusers and transformers."""
 
 
 def traced(network: nn.Module, run: Callable[[], object]) -> Traced:
-    """What the layers of a network on the meta device put out when `run` calls it, in fp32.
+    """Trace the layers' outputs of a network on the meta device when `run` calls it, in fp32.
 
-    Every layer's output is some other layer's input, and that is what autograd keeps of it; what
-    is kept beside them (masks, attention's row sums) is left out.
+    Every layer's output is the input of another layer, which is what autograd keeps of it; its
+    other values (masks, attention's row sums) are left out.
     """
     found, handles, open_blocks = Traced(), [], [0]
 
@@ -87,7 +88,7 @@ def traced(network: nn.Module, run: Callable[[], object]) -> Traced:
 
 @contextmanager
 def in_fp32(network: nn.Module) -> Iterator[None]:
-    """A network on the meta device in one number format; afterwards as before."""
+    """Convert a network on the meta device to fp32 inside the context."""
     kept = [(one, one.data) for one in (*network.parameters(), *network.buffers())]
     for one, data in kept:
         one.data = data.float() if data.is_floating_point() else data

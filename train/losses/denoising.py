@@ -23,12 +23,12 @@ class Denoising:
     latent_sampling: str
     seed: int
     zeroes_empty_prompts: bool = False
-    """Whether an empty caption is told as zeros, not as what text encoders make of it."""
+    """Whether an empty caption is encoded as zeros, instead of by the text encoders."""
     prior: FrozenPrior | None = field(default=None, kw_only=True)
-    """Says what is predicted of class pictures, with `loss.prior: prediction`."""
+    """Provides the targets of class images, with `loss.prior: prediction`."""
 
     def loss(self, batch: Batch) -> Tensor:
-        """Weighted mean squared error of each example's prediction, (b,), fp32."""
+        """Return the weighted mean squared error of each example's prediction, (b,), fp32."""
         timesteps = self.timesteps(batch)
         noisy, target = self.noised(batch, timesteps)
         if self.prior is not None:
@@ -38,7 +38,7 @@ class Denoising:
         return errors * self.weights(timesteps).to(errors)
 
     def noised(self, batch: Batch, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Noisy latents at the timesteps (b,), and what is to be predicted of them; both fp32."""
+        """Return noisy latents at the timesteps (b,), and their target; both fp32."""
         latents = self.latents(batch)
         noise = self.noise(batch["positions"], latents)
         parametrization = self.base.parametrization
@@ -46,7 +46,7 @@ class Denoising:
         return noisy, parametrization.target(latents, noise, timesteps)
 
     def states(self, batch: Batch) -> Conditions:
-        """What the base model is told of the prompts."""
+        """Return the prompt embeddings that condition the model."""
         states = batch.get("prompt_states")
         if states is None:
             states = self.base.encode_prompts(batch["prompts"])
@@ -55,7 +55,7 @@ class Denoising:
         return states
 
     def errors(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean squared error of each example, (b,), its places weighed by the mask (b, 1, h, w)."""
+        """Return each example's mean squared error, (b,), weighted by the mask (b, 1, h, w)."""
         squares = (prediction - target).square()
         if mask is not None:
             squares = squares * mask.to(squares)
@@ -66,11 +66,11 @@ class Denoising:
         return self.predict(noisy, timesteps, self.states(batch), batch)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
-        """What the base model predicts, told what the batch holds beside prompts."""
+        """Return the model's prediction, with the batch's extra conditioning."""
         return self.base.predict(noisy, timesteps, states, batch.get("sizes"))
 
     def latents(self, batch: Batch) -> Tensor:
-        """Clean latents, taken as `data.latent_sampling` says; the same with or without cache."""
+        """Return clean latents, by `data.latent_sampling`; the same with or without cache."""
         pixels, cached = batch.get("pixels"), batch.get("latents")
         if pixels is not None:
             with torch.no_grad(), self.in_its_own_format():
@@ -87,11 +87,11 @@ class Denoising:
         return mean + std.to(mean) * noise
 
     def in_its_own_format(self) -> torch.autocast:
-        """Within it the VAE works as it does where it fills caches, whatever is mixed around it."""
+        """Disable autocast inside the context, so that the VAE encodes as in the cache."""
         return torch.autocast(self.base.device.type, enabled=False)
 
     def noise(self, positions: list[int], like: Tensor) -> Tensor:
-        """Standard normal noise of the shape of `like`, drawn on the CPU."""
+        """Return standard normal noise of the shape of `like`, drawn on the CPU."""
         draws = []
         for position in positions:
             source = generator(self.seed, "noise", position)
@@ -103,7 +103,7 @@ class Denoising:
         return torch.stack(draws).to(like)
 
     def timesteps(self, batch: Batch) -> Tensor:
-        """Timesteps (b,), on the CPU, by the parametrization's law, unless the batch says them."""
+        """Return timesteps (b,), on the CPU: the batch's, or drawn by the parametrization."""
         if "timesteps" in batch:
             return batch["timesteps"]
         low, high = self.timestep_range
@@ -120,11 +120,11 @@ class Denoising:
 
     @property
     def timestep_range(self) -> tuple[int, int]:
-        """The first timestep, and the one behind the last."""
+        """Return the first timestep, and the one after the last."""
         last = self.config.max_timestep or self.base.parametrization.num_train_timesteps
         return self.config.min_timestep, last
 
     def weights(self, timesteps: Tensor) -> Tensor:
-        """What the prediction's error counts at the timesteps (b,)."""
+        """Return the weight of the prediction's error at the timesteps (b,)."""
         law = self.config.weighting, self.config.snr_gamma
         return self.base.parametrization.loss_weight(timesteps, *law)

@@ -1,8 +1,8 @@
-"""Class pictures that teach what the base model predicts of them, not what they show.
+"""Class images whose target is the base model's prediction, not their content.
 
-The learned change is held to do nothing where the class is meant: OneTrainer's prior prediction
+It keeps the adapter from changing the class: OneTrainer's prior prediction
 concepts; "output preservation" in ai-toolkit. As the loss compares two predictions of the same
-noisy picture, any pictures of the class will do, real ones too, without teaching their look.
+noisy image, any images of the class will do, also real ones, without teaching their look.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Predict = Callable[[Tensor, Tensor, Batch], Tensor]
 
 
 class FrozenPrior:
-    """The base model without what is being trained upon it."""
+    """The base model without the trained change."""
 
     def __init__(
         self,
@@ -38,34 +38,34 @@ class FrozenPrior:
         keeps_copy: bool,
         changes_prompts: bool,
     ) -> None:
-        """Record what the base model is; call before the first step.
+        """Record the base model's state; call before the first step.
 
         Args:
-            objective: what is trained.
+            objective: the objective.
             frozen: the parts of the base model.
-            artifacts: what the objective learns, set to strength 0 for a moment.
+            artifacts: the objective's artifacts, set to strength 0 for a moment.
             keeps_copy: whether the base model's own weights are trained, and copied here.
-            changes_prompts: whether what is trained changes prompt embeddings.
+            changes_prompts: whether training changes prompt embeddings.
         """
         self.objective = objective
         self.frozen = list(frozen)
         self.artifacts = [] if keeps_copy else list(artifacts)
         self.parameters = list(objective.parameters()) if keeps_copy else []
         self.copies = [parameter.detach().clone() for parameter in self.parameters]
-        """On the device of what is trained, in fp32."""
+        """On the device of the objective, in fp32."""
         self.changes_prompts = changes_prompts
 
     def targets(
         self, predict: Predict, noisy: Tensor, target: Tensor, timesteps: Tensor, batch: Batch
     ) -> Tensor:
-        """Return the targets (b, c, h, w), of class pictures the base model's predictions.
+        """Return the targets (b, c, h, w); for class images the base model's predictions.
 
         Args:
             predict: the model's prediction of noisy latents at timesteps, for a batch.
             noisy: latents (b, c, h, w) at the timesteps.
-            target: noise or velocity, as of all others.
+            target: noise or velocity, the usual target.
             timesteps: (b,).
-            batch: a micro-batch whose class pictures come last.
+            batch: a micro-batch whose class images come last.
         """
         count = sum(position >= 0 for position in batch["positions"])
         if count == len(target):
@@ -79,7 +79,7 @@ class FrozenPrior:
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
-        """Within it the base model predicts as if nothing had been learned."""
+        """Let the base model predict without the artifacts inside the context."""
         training = self.objective.training
         self.objective.eval()
         for artifact in self.artifacts:
@@ -100,7 +100,7 @@ class FrozenPrior:
 
 
 def rows_from(batch: Batch, first: int) -> Batch:
-    """The examples of a micro-batch from a row on."""
+    """Return the examples of a micro-batch from a row on."""
     count = len(batch["positions"])
 
     def cut(value: Any) -> Any:

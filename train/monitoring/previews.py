@@ -1,4 +1,4 @@
-"""The grid drawn while training: the base model's row above the row of what was learned."""
+"""The preview grid: the base model's row above the artifact's row."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from train.data import Concept, read_lines
 
 
 def grid_images(recipe: TrainRecipe, concepts: Sequence[Concept]) -> dict[str, ImageConfig]:
-    """The recipe's images, those of its concepts (`<concept>-1`, …), and `sanity`.
+    """Return the recipe's images, those of its concepts (`<concept>-1`, …), and `sanity`.
 
     Raises:
         InputError: a concept's template cannot be read.
@@ -41,7 +41,7 @@ def grid_images(recipe: TrainRecipe, concepts: Sequence[Concept]) -> dict[str, I
 
 
 def concept_images(concept: Concept, seed: int) -> list[dict[str, Any]]:
-    """What a concept says of its pictures in the grid: n_save_sample for each prompt."""
+    """Return the grid's images of a concept: n_save_sample for each prompt."""
     config = concept.config
     prompts = [config.save_sample_prompt] if config.save_sample_prompt else []
     if config.save_sample_template:
@@ -63,7 +63,7 @@ def concept_images(concept: Concept, seed: int) -> list[dict[str, Any]]:
 
 
 class Shown(NamedTuple):
-    """What was drawn at a step, as TensorBoard shows it."""
+    """The previews of a step, as TensorBoard shows them."""
 
     image: Image.Image
     animation: np.ndarray | None = None
@@ -72,7 +72,7 @@ class Shown(NamedTuple):
 
 
 class PromptGrid:
-    """Draws the recipe's images; the base model's are drawn once, before the first step."""
+    """Generates the recipe's images; the base model's once, before the first step."""
 
     def __init__(
         self, base: Any, images: dict[str, ImageConfig], batch_size: int, folder: Path
@@ -89,7 +89,7 @@ class PromptGrid:
         return draw(self.base, self.images, self.batch_size)
 
     def keep_base_row(self) -> None:
-        """Draws the row of the untrained model; to be called before anything is learned."""
+        """Generate the row of the untrained model; call it before the first step."""
         for number, drawing in enumerate(self.draw()):
             self.base_row.mkdir(parents=True, exist_ok=True)
             save_png(self.base_file(number), drawing.image, {"parameters": drawing.infotext})
@@ -98,7 +98,7 @@ class PromptGrid:
         return self.base_row / f"{number:03d}.png"
 
     def base_images(self, drawings: Sequence[Drawing]) -> list[Image.Image]:
-        """The kept row; nothing if other pictures were asked for at the beginning of the run."""
+        """Return the stored row; nothing if the recipe had other images when the run began."""
         files = [self.base_file(number) for number in range(len(drawings))]
         for file, drawing in zip(files, drawings, strict=True):
             if not file.is_file() or read_infotext(file) != drawing.infotext:
@@ -106,7 +106,7 @@ class PromptGrid:
         return [Image.open(file).convert("RGB") for file in files]
 
     def save(self, path: Path, step: int) -> Shown:
-        """Draws and saves the grid with infotext; returns it."""
+        """Generate and save the grid with infotext; return it."""
         drawings = self.draw()
         rows = [[drawing.image for drawing in drawings]]
         labels = [f"step {step}"]
@@ -120,7 +120,7 @@ class PromptGrid:
 
 @torch.no_grad()
 def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Path) -> Shown:
-    """Pictures above what the VAE gives back of them, saved as PNG; returns the grid."""
+    """Save images above their reconstructions by the VAE as PNG; return the grid."""
     originals = [picture.to(base.device) for picture in pixels]
     restored = [base.decode_latents(base.encode_images(one[None])[0])[0] for one in originals]
     rows = [[to_image(picture) for picture in row] for row in (originals, restored)]
@@ -134,7 +134,7 @@ def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Pa
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """A picture of pixels (3, h, w) in -1 … 1; of a clip (3, f, h, w) its frame in the middle."""
+    """Return pixels (3, h, w) in -1 … 1 as an image; of a clip (3, f, h, w) the middle frame."""
     if pixels.dim() == 4:
         pixels = pixels[:, pixels.shape[1] // 2]
     array = pixels.float().add(1).mul(127.5).round().clamp(0, 255).byte()

@@ -1,4 +1,4 @@
-"""The grids of a run: what is drawn before training, and with the weights of a step."""
+"""The preview grids of a run: before training, and with the weights of a step."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from train.optimization import Optimization
 def build_grid(
     recipe: TrainRecipe, base: DiffusionModel, images: dict[str, ImageConfig], folder: Path
 ) -> PromptGrid | ClipGrid:
-    """What is drawn while training.
+    """Return the generator of previews.
 
     Raises:
-        InputError: a video model cannot draw one of the clips.
+        InputError: a video model cannot generate one of the clips.
     """
     config = recipe.sampling
     if training_of(base).examples == "clips":
@@ -31,7 +31,7 @@ def build_grid(
 
 
 class Previews:
-    """Draws grids into the run's folder and into TensorBoard; for the first process only."""
+    """Saves preview grids in the run's folder and in TensorBoard; for the first process only."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class Previews:
 
         Args:
             recipe: the run's.
-            images: to draw, by name.
-            optimization: has the weights to draw with.
-            run: where grids are shown.
+            images: the requests, by name.
+            optimization: provides the weights.
+            run: shows the grids.
 
         Raises:
-            InputError: a video model cannot draw one of the clips.
+            InputError: a video model cannot generate one of the clips.
         """
         self.base = optimization.objective.base
         self.weights = optimization.weights
@@ -59,14 +59,14 @@ class Previews:
         """Otherwise, with an autoencoder, the grid shows reconstructions."""
 
     def keep_base_row(self) -> None:
-        """Draw the row of the base model; call it before anything is learned."""
+        """Generate the row of the base model; call it before the first step."""
         if self.draws_prompts:
             folder = self.run.folder
             with folder.saving(folder.samples, (OSError,)), self.weights.of_base():
                 self.grid.keep_base_row()
 
     def draw(self, step: int, examples: Examples) -> None:
-        """Draw prompts, or an autoencoder's reconstructions, with the weights as saved."""
+        """Generate the prompts, or an autoencoder's reconstructions, with the weights as saved."""
         if self.draws_prompts and not self.grid:
             return
         path = self.run.folder.grid(step)

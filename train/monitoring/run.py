@@ -1,4 +1,4 @@
-"""A run as a person follows it: its folder, its progress, its losses."""
+"""Progress of a run: its folder, progress bar and losses."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def open_folder(data: Data) -> RunDirectory:
-    """Return the folder of a run, which is free or holds this very run.
+    """Return the folder of a run, which is unused or belongs to this very run.
 
     Raises:
-        RunDirectoryError: another run lies there, recipe or pictures have changed, or nothing can
-            be written there.
+        RunDirectoryError: it belongs to another run, recipe or images have changed, or it
+            cannot be written to.
     """
     recipe, folder = data.recipe, RunDirectory(data.folder)
     text = dump_recipe(recipe)
@@ -56,13 +56,13 @@ class Run:
     def open(
         self, step: int, recipe_yaml: str, facts: dict[str, Any], rows: Iterable[Row] | None
     ) -> None:
-        """Write recipe and manifests, and begin or continue TensorBoard's curves.
+        """Write recipe and manifests, and start or continue TensorBoard's curves.
 
         Args:
-            step: optimizer steps that are done.
+            step: completed optimizer steps.
             recipe_yaml: the resolved recipe.
-            facts: what environment.json records of the pictures.
-            rows: of all pictures; None keeps the manifest that is there.
+            facts: environment.json's data about the images.
+            rows: of all images; None keeps the existing manifest.
 
         Raises:
             SavingError: they cannot be written.
@@ -71,10 +71,10 @@ class Run:
         self.board = Board(self.folder.logs, step, recipe_yaml, self.progress.say)
 
     def find_checkpoint(self, data: Data) -> Path | None:
-        """Return the newest intact checkpoint, if there is one; warn of damaged ones.
+        """Return the newest intact checkpoint, if there is one; warn about damaged ones.
 
         Raises:
-            RunDirectoryError: all are damaged, or the pictures have changed.
+            RunDirectoryError: all are damaged, or the images have changed.
         """
         if data.class_folders and self.folder.newest_checkpoint() is not None:
             facts = class_facts(data.class_pictures)
@@ -90,9 +90,9 @@ class Run:
         rates: Mapping[str, float],
         skips: Mapping[str, int],
     ) -> None:
-        """Show mean losses over micro-batches and processes since the last entry, rates, speed.
+        """Log mean losses over micro-batches and processes since the last entry, rates, speed.
 
-        Also how many steps were skipped so far, if any.
+        Also the number of skipped steps so far, if any.
         """
         micro_batches, seconds = len(self.losses), self.clock.take()
         losses = self.losses.take()

@@ -1,4 +1,4 @@
-"""What a person watches: TensorBoard, the progress bar, and lines in a log file."""
+"""TensorBoard, the progress bar, and lines in a log file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image
 
 
 class Board:
-    """TensorBoard: scalars, grids and the recipe. Entries after `step` are taken back.
+    """TensorBoard: scalars, grids and the recipe. Entries after `step` are removed.
 
-    If its files cannot be written, that is told once, and the run goes on without.
+    If its files cannot be written, a warning is shown once, and the run continues without.
     """
 
     def __init__(self, folder: Path, step: int, recipe: str, say: Callable[[str], None]) -> None:
@@ -60,9 +60,9 @@ class Board:
             self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def animation(self, name: str, frames: np.ndarray, fps: float, step: int) -> None:
-        """Frames (f, h, w, 3), uint8, as a GIF, which TensorBoard's image page plays.
+        """Return frames (f, h, w, 3), uint8, as a GIF, which TensorBoard's image page plays.
 
-        (torch's `add_video` writes nothing where moviepy is missing.)
+        (torch's `add_video` writes nothing if moviepy is missing.)
         """
         if self.is_broken:
             return
@@ -86,10 +86,10 @@ class Board:
 
 
 def wait_for_a_later_name(folder: Path) -> None:
-    """Waits, at most a second, until a new event file sorts behind those of the folder.
+    """Wait, at most a second, until a new event file sorts after those of the folder.
 
     TensorBoard reads event files in the order of their names (`events.out.tfevents.SECONDS.host.
-    pid.count`); of two files of one second, the one that takes entries back could come first.
+    pid.count`); of two files of one second, the one that removes entries could come first.
     """
     seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
     wait = max(seconds, default=0) + 1 - time.time()
@@ -98,7 +98,7 @@ def wait_for_a_later_name(folder: Path) -> None:
 
 
 class StepClock:
-    """Seconds that steps take, without what stands between them (grids, savings)."""
+    """Measures the duration of steps, without the work between them (previews, saving)."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -116,7 +116,7 @@ class StepClock:
             self.go_on()
 
     def take(self) -> float:
-        """Seconds since this was last asked."""
+        """Return the seconds since the last call."""
         with self.paused():
             taken, self.seconds = self.seconds, 0.0
         return taken
@@ -160,7 +160,7 @@ class ProgressBar:
         self.bar.update(self.task, completed=step)
 
     def report(self, step: int, loss: float, seconds_per_step: float) -> None:
-        """Shows the loss and the pace; without a terminal, as one line."""
+        """Show loss and speed; without a terminal, as one line."""
         pace = f"{seconds_per_step:.2f} s/step"
         self.bar.update(self.task, text=f"loss {loss:.4f}  {pace}")
         if self.visible and not self.console.is_terminal:
@@ -169,12 +169,12 @@ class ProgressBar:
             print(line, file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if self.visible:
             self.bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def track(self, sequence: Sequence[Any], title: str) -> Iterable[Any]:
-        """Goes through a sequence with a bar of its own; without a terminal, told in one line."""
+        """Iterate over a sequence with a bar of its own; without a terminal, log one line."""
         if self.visible and not self.console.is_terminal:
             print(f"{title}: {len(sequence)} batches", file=sys.stderr, flush=True)
         task = self.bar.add_task(title, total=len(sequence), text="")
@@ -185,7 +185,7 @@ class ProgressBar:
 
 
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """Format as 1:02:03 or 2:03."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

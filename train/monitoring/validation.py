@@ -1,8 +1,8 @@
-"""The loss of pictures that are held back, always at the same noise and timesteps.
+"""The loss of the validation split, always at the same noise and timesteps.
 
 kohya sd-scripts `train_network.py` (fixed timesteps), ai-toolkit `ValidationConfig` (fixed noise
-for each item). Nothing of it reaches training: no random number is drawn that training draws, and
-the weights are only looked at.
+for each item). It does not affect training: it uses no random numbers of training, and
+does not change weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Config = TypeVar("Config", bound=ExampleConfig)
 
 
 class Validation:
-    """Measures and tells; without `validation` in the recipe it does nothing."""
+    """Measures and logs the validation loss; without `validation` in the recipe it does nothing."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class Validation:
         caches: Caches,
         run: Run,
     ) -> None:
-        """Makes the examples, of the size that pictures have at the end of the run.
+        """Build the examples, with the size that images have at the end of the run.
 
         Raises:
-            InputError: the base model has no such timestep, or cannot take the pictures.
+            InputError: the base model has no such timestep, or cannot encode the images.
         """
         self.recipe = recipe
         self.config = recipe.validation
@@ -59,13 +59,13 @@ class Validation:
             return
         last = stages_of(recipe, self.accelerator.num_processes)[-1].recipe
         self.batch_size = 1 if recipe.data.packs_clips else last.train_batch_size
-        """A row of clips that are packed has one timestep."""
+        """A row of packed clips has one timestep."""
         self.examples = still_examples(last, data.sources, self.objective)
         self.numbers = [data.sources.held_back.numbers[one.path] for one in self.examples.pictures]
         self.timesteps = timesteps_of(self.config, self.objective)
 
     def fill(self, track: Track) -> None:
-        """Encodes what is held back once; before parts of the base model are put aside."""
+        """Encode the validation split once; before parts of the base model are offloaded."""
         captioned = self.recipe.objective.learns_from_captions
         if self.config is None or self.examples.latents is not None or not captioned:
             return
@@ -78,7 +78,7 @@ class Validation:
             caches.prompt_states.fill(self.examples.all_prompts(), track, share=share)
 
     def show(self, step: int) -> None:
-        """Show the loss in TensorBoard, also by timestep, and in the terminal.
+        """Log the loss to TensorBoard, also by timestep, and to the terminal.
 
         All processes call this together.
         """
@@ -96,7 +96,7 @@ class Validation:
         self.run.progress.say(f"validation at step {step}: loss {mean:.4f} of {of}")
 
     def by_band(self, losses: Tensor) -> dict[str, float]:
-        """The means of losses (examples, timesteps) over the timesteps of each band."""
+        """Return the means of losses (examples, timesteps) over the timesteps of each band."""
         count = self.objective.base.parametrization.num_train_timesteps
         means = losses.double().mean(0).tolist()
         bands: dict[int, list[float]] = {}
@@ -108,18 +108,18 @@ class Validation:
         }
 
     def measure(self, step: int) -> Tensor:
-        """Losses (examples, timesteps), fp32, on the CPU: all of them in every process.
+        """Return losses (examples, timesteps), fp32, on the CPU: all of them in every process.
 
-        Each process has a share of the micro-batches, which are the same for any number of them.
+        Each process has a share of the micro-batches, which do not depend on their number.
 
         Raises:
-            DataError: a picture cannot be read, in any of the processes.
+            DataError: an image cannot be read, in any of the processes.
         """
         accelerator, fault = self.accelerator, None
         losses = torch.zeros(len(self.examples), len(self.timesteps))
         try:
             self.fill_in(losses, step, accelerator.process_index, accelerator.num_processes)
-        except DataError as error:  # told when no process waits any more
+        except DataError as error:  # raised when no process waits any more
             fault = error
         told = torch.cat([losses.flatten(), torch.tensor([float(fault is not None)])])
         told = cast("Tensor", accelerator.reduce(told.to(accelerator.device), "sum")).cpu()
@@ -131,7 +131,7 @@ class Validation:
 
     @torch.no_grad()
     def fill_in(self, losses: Tensor, step: int, rank: int, processes: int) -> None:
-        """Puts the losses of a process's share into (examples, timesteps)."""
+        """Put the losses of a process's share into (examples, timesteps)."""
         with self.weights.averaged(), self.fixed_draws():
             for chunk in self.chunks()[rank::processes]:
                 examples = collate(self.examples.__getitems__(chunk))
@@ -143,7 +143,7 @@ class Validation:
                     losses[chunk, column] = self.objective(batch).float().cpu()
 
     def at(self, examples: Batch, chunk: Sequence[int], timestep: int, step: int) -> Batch:
-        """A micro-batch at a timestep, with noise by the pictures' names."""
+        """Return a micro-batch at a timestep, with noise by the images' names."""
         assert self.config is not None
         seed, numbers = self.config.seed, [self.numbers[index] for index in chunk]
         return {
@@ -156,7 +156,7 @@ class Validation:
         }
 
     def chunks(self) -> list[list[int]]:
-        """Micro-batches of examples of one shape."""
+        """Return micro-batches of examples of one shape."""
         shapes: dict[tuple[int, ...], list[int]] = {}
         for index in range(len(self.examples)):
             shapes.setdefault(self.examples.shape(index), []).append(index)
@@ -169,7 +169,7 @@ class Validation:
 
     @contextmanager
     def fixed_draws(self) -> Iterator[None]:
-        """Within it noise follows from validation's seed, and latents are the VAE's means."""
+        """Derive noise from validation's seed, and use the VAE's means, inside the context."""
         assert self.config is not None
         if "denoising" not in vars(self.objective):
             yield
@@ -184,7 +184,7 @@ class Validation:
 
 
 def still_examples(recipe: TrainRecipe, sources: Sources, objective: Objective) -> Examples:
-    """The examples of what is held back, each always the same: its first caption, its middle."""
+    """Return the validation examples, always the same: first caption, centre crop."""
     pictures = [replace(one, captions=one.captions[:1]) for one in sources.held_back.pictures]
     subsets = [
         replace(one, config=replace(still(one.config), repeats=1), template=one.template[:1])
@@ -206,7 +206,7 @@ def still_examples(recipe: TrainRecipe, sources: Sources, objective: Objective) 
 
 
 def still(config: Config) -> Config:
-    """Without anything random between file and example."""
+    """Return a dataset config without randomness between file and example."""
     captions = replace(
         config.captions,
         dropout_rate=0.0,
@@ -228,12 +228,12 @@ def still(config: Config) -> Config:
 
 
 def still_clips(config: ClipDataConfig | None) -> ClipDataConfig | None:
-    """The middle of each clip."""
+    """Return the config with the middle of each clip."""
     return None if config is None else replace(config, part="center")
 
 
 def timesteps_of(config: ValidationConfig, objective: Objective) -> list[int]:
-    """The timesteps at which each picture is looked at; one, without meaning, where are none.
+    """Return the timesteps at which each image is measured; a single dummy if the loss has none.
 
     Raises:
         InputError: the base model has no such timestep.

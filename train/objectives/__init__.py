@@ -1,4 +1,4 @@
-"""Objectives: what is trained, and into which artifact. One file each."""
+"""Objectives: what is trained, and its loss. One file each."""
 
 from typing import TYPE_CHECKING
 

@@ -20,7 +20,7 @@ VARIANCE_MOMENTUM = 0.01
 
 
 class AutoencoderObjective(Objective):
-    """Trains the VAE to give back its pictures through a latent that is nearly normal."""
+    """Trains the VAE to reconstruct its images through a latent that is nearly normal."""
 
     latent_variance: Tensor
 
@@ -63,7 +63,7 @@ class AutoencoderObjective(Objective):
         return loss + config.kl_weight * kl
 
     def perceptual_error(self, restored: Tensor, pixels: Tensor) -> Tensor:
-        """Mean absolute distance in the feature network's blocks, (b,)."""
+        """Return the mean absolute distance in the feature network's blocks, (b,)."""
         network, count = self.features[0].to(pixels.device), len(pixels)
         if pixels.dim() == 5:  # every frame by itself
             restored, pixels = (one.transpose(1, 2).flatten(0, 1) for one in (restored, pixels))
@@ -75,7 +75,7 @@ class AutoencoderObjective(Objective):
 
     @torch.no_grad()
     def track_variance(self, latents: Tensor) -> None:
-        """The scaling factor makes the latents' variance 1: follow it by a running mean."""
+        """Update the scaling factor, which makes the latents' variance 1, by a running mean."""
         if self.training and self.config.part == "whole":
             self.latent_variance.lerp_(latents.square().mean(), VARIANCE_MOMENTUM)
 
@@ -86,7 +86,7 @@ class AutoencoderObjective(Objective):
 
 
 def gradient_error(restored: Tensor, pixels: Tensor) -> Tensor:
-    """Mean absolute error of horizontal and vertical differences of (b, 3, …, h, w), (b,)."""
+    """Return the mean absolute error of image gradients of (b, 3, …, h, w), (b,)."""
     difference = restored - pixels
     across = difference.diff(dim=-1).abs().flatten(1).mean(1)
     down = difference.diff(dim=-2).abs().flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""The protocol of an objective: a module that owns exactly what it trains."""
+"""The protocol of an objective: a module that owns exactly the trained parameters."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Member:
-    """What is learned to one artifact, and the recipe that says how."""
+    """The training of one artifact, and its recipe."""
 
     recipe: TrainRecipe
     objective: Objective
     stop_step: int | None = None
-    """Trained for this many steps; without it to the end."""
+    """Trained for this many steps; None to the end."""
 
 
 class Objective(nn.Module, ABC):
@@ -32,47 +32,47 @@ class Objective(nn.Module, ABC):
 
     Its named children are the parameter groups (`optimizer.learning_rates` names them), its
     parameters are all that is trained, its state_dict all that a checkpoint needs. The base model
-    is a plain attribute, not a child, and stays frozen outside of what the constructor registers.
+    is a plain attribute, not a child, and stays frozen except for what the constructor registers.
     """
 
     denoising: Denoising
-    """The loss, where it is that of denoising."""
+    """The loss, if it is a denoising loss."""
 
     def __init__(self, base: DiffusionModel) -> None:
         super().__init__()
         self.base = base
         self.stops_parts = False
-        """Whether something learns for a part of the run only and then gets no gradients."""
+        """Whether something is trained for a part of the run only and then gets no gradients."""
 
     def members(self, recipe: TrainRecipe) -> dict[str, Member]:
-        """What is learned to files of its own, by name; a single one has an empty name."""
+        """Return the members with artifacts of their own, by name; a single one's is empty."""
         return {"": Member(recipe, self)}
 
     def trains(self, part: str) -> bool:
-        """Whether a part (unet, text_encoder, embedding, …) has gradients."""
+        """Return whether a part (unet, text_encoder, embedding, …) has gradients."""
         return part in dict(self.named_children())
 
     @property
     def changes_prompts(self) -> bool:
-        """Whether what is trained changes how captions are understood; they are kept otherwise."""
+        """Return whether training changes prompt embeddings; otherwise they are cached."""
         parts = ("text_encoder", "text_encoder_2", "embedding")
         return any(self.trains(part) for part in parts)
 
     def unused(self) -> Tensor | float:
-        """Zero, through which what took no part in the loss has a gradient, as DDP needs it."""
+        """Return zero, which gives parameters without part in the loss a gradient, as DDP needs."""
         return 0.0
 
     def timesteps(self, batch: Batch) -> Tensor | None:
-        """The timestep of each example, (b,), on the CPU; None where the loss has none."""
+        """Return the timestep of each example, (b,), on the CPU; None if the loss has none."""
         return self.denoising.timesteps(batch) if "denoising" in vars(self) else None
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of each example, (b,)."""
+        """Return the loss of each example, (b,)."""
 
     def after_step(self) -> None:
-        """What is done to the weights after every optimizer step."""
+        """Adjust the weights after every optimizer step."""
 
     @abstractmethod
     def artifact(self) -> Artifact:
-        """What has been learned so far; shares its tensors with the objective."""
+        """Return the artifact in its current state; shares its tensors with the objective."""

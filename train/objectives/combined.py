@@ -57,7 +57,7 @@ class CombinedObjective(Objective):
 
 
 def member_recipe(recipe: TrainRecipe, name: str, member: MemberConfig) -> TrainRecipe:
-    """The run's recipe as it would be for this member alone."""
+    """Return the run's recipe as it would be for this member alone."""
     rate, decay = member.learning_rate, member.weight_decay
     return replace(
         recipe,

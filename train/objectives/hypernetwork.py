@@ -1,4 +1,4 @@
-"""Hypernetworks as A1111 trains them (`modules/hypernetworks/hypernetwork.py`, 1.10.1)."""
+"""Hypernetworks as in A1111's training (`modules/hypernetworks/hypernetwork.py`, 1.10.1)."""
 
 import warnings
 from typing import Any
@@ -13,11 +13,11 @@ from train.families import build_denoising
 from train.objectives.base import Objective
 
 FAR = 0.3
-"""|change| / |context| from which on a beginning is told to be far from none."""
+"""|change| / |context| above which an initialization causes a warning."""
 
 
 class HypernetworkObjective(Objective):
-    """Trains networks before the keys and values of the UNet's attention."""
+    """Trains networks in front of the keys and values of the UNet's attention."""
 
     def __init__(self, recipe: TrainRecipe, base: Any) -> None:
         super().__init__(base)
@@ -50,7 +50,7 @@ class HypernetworkObjective(Objective):
 
 
 def warn_if_far(distance: float, config: HypernetworkConfig) -> None:
-    """Tells of a beginning that destroys what the base model understands."""
+    """Warn about an initialization that destroys the base model's conditioning."""
     if distance > FAR:
         warnings.warn(
             f"objective.weight_initialization: {config.weight_initialization} begins by changing "

@@ -16,12 +16,12 @@ from train.objectives.base import Objective
 
 
 def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
-    """The recipe's objective on its base model.
+    """Load the base model, and return the recipe's objective on it.
 
-    What is trained is in fp32, as it was read; what is frozen in the format of `mixed_precision`.
+    Trained weights are fp32, as loaded; frozen ones have the dtype of `mixed_precision`.
 
     Raises:
-        InputError: the base model cannot be loaded, or not be trained upon.
+        InputError: the base model cannot be loaded, or not be trained.
     """
     in_fp32 = replace(recipe.base_model, vae_precision="fp32", quantization=None)
     objective = objective_on(recipe, load_model(in_fp32, "fp32"))
@@ -30,10 +30,10 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
 
 
 def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
-    """The recipe's objective on a base model in fp32; see `load_objective`.
+    """Return the recipe's objective on a base model in fp32; see `load_objective`.
 
     Raises:
-        InputError: the base model cannot be trained upon so.
+        InputError: the base model does not support this training.
     """
     training = training_of(base)
     training.check(recipe, base)
@@ -48,22 +48,22 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
 
 
 def part_dtype(recipe: TrainRecipe, base: DiffusionModel, part: str) -> torch.dtype:
-    """The number format in which a part of the base model is frozen, and drawn with."""
+    """Return the dtype of a frozen part of the base model."""
     return training_of(base).frozen_dtype(recipe, base, part)
 
 
 def enable_gradient_checkpointing(objective: Objective) -> None:
-    """Switches gradient checkpointing on in the networks that gradients flow through."""
+    """Enable gradient checkpointing in the networks that gradients flow through."""
     base = objective.base
     base.denoiser.enable_gradient_checkpointing()
     base.vae.enable_gradient_checkpointing()
     for encoder in (e for name, e in base.text_encoders.items() if objective.trains(name)):
-        name = "activation_checkpointing_enable"  # what newer versions of transformers call it
+        name = "activation_checkpointing_enable"  # its name in newer versions of transformers
         getattr(encoder, name if hasattr(encoder, name) else "gradient_checkpointing_enable")()
 
 
 def with_prior(recipe: TrainRecipe, objective: Objective) -> Objective:
-    """Let class pictures teach what the recipe says; call before the first step."""
+    """Set up the recipe's prior for class images; call before the first step."""
     if recipe.loss.prior == "prediction" and recipe.data.has_prior:
         learned = [member.objective.artifact() for member in objective.members(recipe).values()]
         prior = FrozenPrior(
@@ -85,7 +85,7 @@ def build_objective(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
 
 
 class OldDenoising(Denoising):
-    """`Denoising` as plug-ins of older versions import it, with the loss of a recipe as `of`."""
+    """`Denoising` as plug-ins for older versions import it, with the loss of a recipe as `of`."""
 
     @staticmethod
     def of(recipe: TrainRecipe, base: DiffusionModel) -> Denoising:

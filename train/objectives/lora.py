@@ -12,7 +12,7 @@ from train.objectives.base import Objective
 
 
 class LoraObjective(Objective):
-    """Trains low-rank layers beside the UNet's or transformer's, and the text encoders' if asked.
+    """Trains low-rank layers in the UNet or transformer, and in the text encoders if configured.
 
     Its parameter groups are `unet` or `transformer`, `text_encoder`, `text_encoder_2`.
     """

@@ -13,7 +13,7 @@ from train.objectives.base import Objective
 
 
 class TextualInversionObjective(Objective):
-    """Trains the vectors of one name; everything else stays as it is."""
+    """Trains the vectors of one name; everything else is frozen."""
 
     def __init__(self, recipe: TrainRecipe, base: Any) -> None:
         super().__init__(base)
@@ -33,11 +33,11 @@ class TextualInversionObjective(Objective):
         return self.denoising.loss(batch) + self.unused()
 
     def unused(self) -> Tensor:
-        """Captions need not call the word."""
+        """Return zero with gradients: captions need not contain the trigger word."""
         return 0.0 * torch.stack([vectors.sum() for vectors in self.embedding.by_encoder()]).sum()
 
     def after_step(self) -> None:
-        """Holds each vector's length to at most `max_norm`."""
+        """Limit each vector's length to `max_norm`."""
         if self.max_norm is not None:
             with torch.no_grad():
                 for vectors in self.embedding.by_encoder():

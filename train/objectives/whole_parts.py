@@ -1,4 +1,4 @@
-"""What objectives that train whole parts of the base model have in common."""
+"""The shared base of objectives that train whole parts of the base model."""
 
 from abc import ABC
 
@@ -14,7 +14,7 @@ from train.objectives.base import Objective
 
 
 class WholeParts(Objective, ABC):
-    """The UNet or transformer, and the text encoder if asked, in fp32; saved as a checkpoint."""
+    """The fp32 UNet or transformer, and the text encoder if configured; saved as a checkpoint."""
 
     def __init__(self, recipe: TrainRecipe, base: DiffusionModel) -> None:
         super().__init__(base)
@@ -42,7 +42,7 @@ class DreamboothObjective(WholeParts):
         assert isinstance(config, DreamboothConfig)
         share = config.stop_text_encoder_training if config.train_text_encoder else 1.0
         self.text_encoder_steps = max(1, round(share * recipe.max_train_steps))
-        """Optimizer steps in which the text encoder learns."""
+        """Optimizer steps in which the text encoder is trained."""
         self.stops_parts = self.text_encoder_steps < recipe.max_train_steps
 
     def forward(self, batch: Batch) -> Tensor:
@@ -54,7 +54,7 @@ class DreamboothObjective(WholeParts):
 
 
 class TextToImageObjective(WholeParts):
-    """Trains whole parts of the base model on pictures with captions."""
+    """Trains whole parts of the base model on images with captions."""
 
     def forward(self, batch: Batch) -> Tensor:
         return self.denoising.loss(batch)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def build_accelerator(recipe: TrainRecipe) -> Accelerator:
-    """The accelerator of this process.
+    """Return the accelerator of this process.
 
     Raises:
-        InputError: several processes were asked for and only one was started, or mixed precision
-            is not to be had on this device.
+        InputError: several processes are configured and only one was started, or mixed precision
+            is not available on this device.
     """
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin

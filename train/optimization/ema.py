@@ -1,4 +1,4 @@
-"""What is drawn and saved in the place of what is trained: averages, in the artifact's format."""
+"""EMA weights, cast to the saved dtype, swapped in for previews and saving."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from train.objectives import Member, Objective, part_dtype
 
 
 class ShownWeights:
-    """Puts what is saved, with EMA the average, in the place of what is trained, for a while."""
+    """Swaps in the weights to save, with EMA their average, for a while."""
 
     def __init__(
         self,
@@ -30,25 +30,25 @@ class ShownWeights:
 
     @contextmanager
     def as_saved(self) -> Iterator[None]:
-        """In the format of artifacts."""
+        """Use the dtype of artifacts."""
         with self._replaced(self._saved):
             yield
 
     @contextmanager
     def as_saved_and_drawn(self) -> Iterator[None]:
-        """In the format of artifacts, then in that of drawing: what a grid shows."""
+        """Use the dtype of artifacts, then that of generating: the weights of a preview grid."""
         with self._replaced(self._saved, self._drawn):
             yield
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """As they are trained, or with EMA their average; not rounded."""
+        """Use the weights as trained, or with EMA their average; not rounded."""
         with self._replaced():
             yield
 
     @contextmanager
     def of_base(self) -> Iterator[None]:
-        """What the base model draws, while nothing is learned yet; some begin with a change."""
+        """Use the base model without the artifact's initial change, before the first step."""
         with self._replaced(self._drawn):
             self._set_strength(0.0)
             try:
@@ -68,7 +68,7 @@ class ShownWeights:
 
     @contextmanager
     def _replaced(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-        """Each tensor goes through the functions, and the objective into evaluation mode."""
+        """Pass each tensor through the functions, and set the objective to evaluation mode."""
 
         def shown() -> Iterator[Tensor]:
             values = self.ema.shadow_params if self.ema is not None else self.parameters

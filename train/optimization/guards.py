@@ -1,4 +1,4 @@
-"""What keeps numbers that are not finite out of what was learned, and names their pictures."""
+"""Protection of the weights from values that are not finite, with the names of their images."""
 
 from collections.abc import Callable
 
@@ -15,9 +15,9 @@ MAX_SCALER_SKIPS = 50
 
 
 class Guard:
-    """Watches the micro-batches of an optimizer step, then allows the step or not.
+    """Checks the micro-batches of an optimizer step, then allows the step or not.
 
-    All processes come to the same answer.
+    All processes reach the same decision.
     """
 
     def __init__(
@@ -27,12 +27,12 @@ class Guard:
         self.accelerator = accelerator
         self.say = say
         self.counts = {"skipped": 0, "skipped_in_a_row": 0, "scaler_skipped": 0, "scaler_row": 0}
-        """Of the run so far; kept in its checkpoints."""
+        """Of the run so far; stored in its checkpoints."""
         self._names: list[str] = []
         self._faulty: list[str] = []
 
     def watch(self, losses: Tensor, batch: Batch) -> None:
-        """Takes note of the losses (b,) of this process's micro-batch."""
+        """Record the losses (b,) of this process's micro-batch."""
         self._names += batch["names"]
         if torch.isfinite(losses).all():
             return
@@ -40,21 +40,21 @@ class Guard:
         self._faulty += [f"{name} ({loss})" for loss, name in pairs if not abs(loss) < torch.inf]
 
     def allows(self, grad_norm: Tensor, step: int) -> bool:
-        """Whether the gradients of a step may change the weights; then forgets its pictures.
+        """Return whether the gradients of a step may change the weights; then forget its images.
 
         Args:
             grad_norm: of all processes together.
             step: the step's number, for messages.
 
         Raises:
-            NonFiniteError: they are not finite, and the recipe says stop, or too many steps were
-                skipped one after the other. All processes raise it.
+            NonFiniteError: they are not finite, and the recipe says stop, or too many steps in a
+                row were skipped. All processes raise it.
         """
         before = dict(self.counts)
         try:
             return self._allows(grad_norm, step)
         except NonFiniteError:
-            self.counts = before  # this step was not skipped, and comes again
+            self.counts = before  # this step was not skipped, and is repeated
             raise
 
     def _allows(self, grad_norm: Tensor, step: int) -> bool:
@@ -97,7 +97,7 @@ class Guard:
         self.counts[row] = self.counts[row] + 1 if happens else 0
 
     def _of_any(self, flag: bool) -> bool:
-        """Whether the flag is set in one of the processes."""
+        """Return whether the flag is set in one of the processes."""
         if self.accelerator.num_processes == 1:
             return flag
         own = torch.tensor([int(flag)], device=self.accelerator.device)

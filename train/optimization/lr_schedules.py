@@ -1,4 +1,4 @@
-"""The course of a learning rate over a run, as a factor by step."""
+"""LR schedules: the factor of a learning rate by step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from train.config import LR_SCHEDULES, LRSchedulerConfig, function_of, parse_sch
 from train.optimization.registry import lr_schedule
 
 Course = Callable[[int], float]
-"""Step, from 0 on -> factor of the usual learning rate."""
+"""Step, from 0 on -> factor of the base learning rate."""
 
 
 def rate_course(config: LRSchedulerConfig, rate: float, steps: int) -> Course:
-    """Return what the usual learning rate `rate` is multiplied by at each of so many steps.
+    """Return the factor of the base learning rate `rate` at each step.
 
     Raises:
-        InputError: torch's scheduler refuses its options, or changes more than the rate.
+        InputError: torch's scheduler rejects its options, or changes more than the rate.
     """
     function = function_of(config.type, LR_SCHEDULES)
     if isinstance(function, type):
@@ -41,7 +41,7 @@ def rate_course(config: LRSchedulerConfig, rate: float, steps: int) -> Course:
 
 
 def _warmed_up(course: Course, warmup_steps: int) -> Course:
-    """Return a course whose first steps rise linearly from 0."""
+    """Return a schedule whose first steps rise linearly from 0."""
     if not warmup_steps:
         return course
     return lambda step: course(step) * min(1.0, step / warmup_steps)
@@ -50,7 +50,7 @@ def _warmed_up(course: Course, warmup_steps: int) -> Course:
 def _scheduler_course(
     kind: str, create: type[LRScheduler], options: dict[str, Any], rate: float, steps: int
 ) -> Course:
-    """Return the course of one of torch's schedulers, found out by stepping it through the run."""
+    """Return the schedule of one of torch's schedulers, by stepping it through the run."""
     optimizer = _any_optimizer(rate)
     before = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
     factors: list[float] = []
@@ -79,7 +79,7 @@ def _any_optimizer(rate: float) -> torch.optim.SGD:
 
 
 def _usual(name: str, steps: int, warmup_steps: int, rate: float = 1.0, **options: float) -> Course:
-    """Return a course of the transformers library."""
+    """Return a schedule of the transformers library."""
     from transformers.optimization import get_scheduler
 
     lr_scheduler = get_scheduler(
@@ -95,31 +95,31 @@ def _usual(name: str, steps: int, warmup_steps: int, rate: float = 1.0, **option
 
 @lr_schedule("constant")
 def constant(steps: int, warmup_steps: int) -> Course:
-    """Stay at the rate."""
+    """Keep the rate constant."""
     return _usual("constant_with_warmup", steps, warmup_steps)
 
 
 @lr_schedule("linear")
 def linear(steps: int, warmup_steps: int) -> Course:
-    """Fall to 0 in a straight line."""
+    """Decrease linearly to 0."""
     return _usual("linear", steps, warmup_steps)
 
 
 @lr_schedule("cosine")
 def cosine(steps: int, warmup_steps: int) -> Course:
-    """Fall to 0 along half a cosine."""
+    """Decrease to 0 along half a cosine."""
     return _usual("cosine", steps, warmup_steps)
 
 
 @lr_schedule("cosine_with_restarts")
 def cosine_with_restarts(steps: int, warmup_steps: int, num_cycles: int = 1) -> Course:
-    """Fall to 0 along half a cosine, several times."""
+    """Decrease to 0 along half a cosine, several times."""
     return _usual("cosine_with_restarts", steps, warmup_steps, num_cycles=num_cycles)
 
 
 @lr_schedule("polynomial")
 def polynomial(rate: float, steps: int, warmup_steps: int, power: float = 1.0) -> Course:
-    """Fall along a power of what is left, to 1e-7."""
+    """Decrease by a power of the remaining part, to 1e-7."""
     return _usual("polynomial", steps, warmup_steps, rate or 1.0, power=power)
 
 

@@ -1,4 +1,4 @@
-"""How gradients change what is learned: clipped, by the optimizer, at its rates, averaged."""
+"""One optimizer step: clipping, optimizer, LR schedule, EMA."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Optimization:
-    """The optimizer, its learning rates, the average of the weights, and what guards them."""
+    """The optimizer, its LR schedule, the EMA, and the guard against values that are not finite."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Optimization:
 
         Args:
             recipe: the run's.
-            objective: what is trained; on its device.
+            objective: the objective, on its device.
             accelerator: of this process.
-            say: shows a line, for warnings of skipped steps.
+            say: prints a line, for warnings about skipped steps.
 
         Raises:
             InputError: a learning rate names no part of the objective.
@@ -64,7 +64,7 @@ class Optimization:
 
     @contextmanager
     def accumulating(self, completes_step: bool) -> Iterator[None]:
-        """Add up gradients inside the block; only the last block of a step syncs the processes."""
+        """Accumulate gradients inside the context; only a step's last one syncs the processes."""
         self.accelerator.sync_gradients = completes_step
         if completes_step:
             yield
@@ -73,7 +73,7 @@ class Optimization:
             yield
 
     def step(self, number: int) -> Tensor:
-        """Change the weights if the guard allows it; advance learning rates and average.
+        """Change the weights if the guard allows it; advance LR schedule and EMA.
 
         Args:
             number: of the optimizer step, from 1.
@@ -82,7 +82,7 @@ class Optimization:
             The gradients' norm before clipping.
 
         Raises:
-            NonFiniteError: the guard ends the run; nothing has changed.
+            NonFiniteError: the guard ends the run; the weights are unchanged.
         """
         grad_norm = self.clip_gradients()
         allowed = self.guard.allows(grad_norm, number)
@@ -100,7 +100,7 @@ class Optimization:
         return grad_norm
 
     def clip_gradients(self) -> Tensor:
-        """Clip by norm and by value as the recipe says; return the norm before."""
+        """Clip by norm and by value as configured; return the norm before."""
         limit = self.recipe.max_grad_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
         if self.recipe.max_grad_value is not None:
@@ -109,23 +109,23 @@ class Optimization:
         return norm
 
     def stop_members(self, step: int) -> None:
-        """Freeze the members that have had their steps: they get no more gradients."""
+        """Freeze the members whose steps are done: they get no more gradients."""
         for member in self.members.values():
             if member.stop_step is not None and step >= member.stop_step:
                 member.objective.requires_grad_(False)
 
     def release(self) -> None:
-        """Let go of the wrapped model; no step can be taken afterwards.
+        """Release the wrapped model; no step can be taken afterwards.
 
-        DDP must go before the process group: as its last owner it would wait, holding Python's
-        lock, for a thread of the group that may need this lock to end.
+        DDP must be released before the process group: as its last owner it would wait, holding
+        Python's lock, for a thread of the group that may need this lock to end.
         """
         del self.model
 
     def _advance_rates(self, was_skipped: bool) -> None:
         """Step the LR schedule, also after a skipped step.
 
-        Where the first step is skipped, PyTorch takes this for an error in the order of calls.
+        If the first step is skipped, PyTorch mistakes this for a wrong order of calls.
         """
         with warnings.catch_warnings() if was_skipped else nullcontext():
             if was_skipped:
@@ -133,6 +133,6 @@ class Optimization:
             self.lr_scheduler.step()
 
     def _averaged(self, ema: EMAModel) -> list[Tensor]:
-        """What the average takes in: of what has stopped itself, so that it stays what it was."""
+        """Return the EMA's input: for members that are done the average itself, which stays."""
         pairs = zip(self.parameters, ema.shadow_params, strict=True)
         return [trained if trained.requires_grad else average for trained, average in pairs]

@@ -1,4 +1,4 @@
-"""Construction of what the trainer works with."""
+"""Build the optimizer, its parameter groups and its LR schedule."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def prepare(
     accelerator: Accelerator, objective: Objective, optimizer: Optimizer
 ) -> tuple[nn.Module, Optimizer]:
-    """Both wrapped for mixed precision and for several processes.
+    """Wrap both for mixed precision and for several processes.
 
-    With clip skip, and always in SDXL, the last layers of a text encoder in training get no
-    gradients, and what stops learning gets none later on; DDP must know.
+    With clip skip, and always in SDXL, the last layers of a trained text encoder get no
+    gradients, and a member that is done gets none later on; DDP must know.
     """
     from accelerate.utils import DistributedDataParallelKwargs
 
@@ -40,7 +40,7 @@ def prepare(
 def build_optimization(
     config: OptimizerConfig, members: Mapping[str, Member]
 ) -> tuple[Optimizer, LRScheduler]:
-    """One optimizer, and the course of every member's learning rate."""
+    """Return one optimizer, and the LR schedule of every member."""
     groups = [
         group
         for name, member in members.items()
@@ -82,9 +82,9 @@ def adamw8bit(
 def parameter_groups(
     config: OptimizerConfig, objective: nn.Module, member: str = ""
 ) -> list[dict[str, object]]:
-    """A group for each named child of the objective, with its own learning rate.
+    """Return a group for each named child of the objective, with its own learning rate.
 
-    Its name is the child's, after the member's in a combined objective.
+    Its name is the child's, with the member's as prefix in a combined objective.
 
     Raises:
         InputError: a learning rate names no part of the objective.
@@ -115,11 +115,11 @@ def parameter_groups(
 def build_lr_scheduler(
     optimizer: Optimizer, courses: Mapping[str, Callable[[int], float]]
 ) -> LRScheduler:
-    """Steps every group's learning rate, once per optimizer step.
+    """Return a scheduler that steps every group's learning rate, once per optimizer step.
 
     Args:
-        optimizer: its groups are named as `parameter_groups` does.
-        courses: that of each member; a single objective's has an empty name.
+        optimizer: its groups have the names of `parameter_groups`.
+        courses: the schedule of each member; a single objective's has an empty name.
     """
     names = [group["name"].rpartition(".")[0] for group in optimizer.param_groups]
     return LambdaLR(optimizer, [courses[name] for name in names])

@@ -1,4 +1,4 @@
-"""Optimizers and LR schedules by name: decorators that add one, and what a recipe gives them."""
+"""Optimizers and LR schedules by name: decorators that register one, and the options in recipes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = 4096
 """bitsandbytes keeps the state of tensors below this size in 32 bits."""
 
 TINY = 16
-"""Longest side of a tensor on which an optimizer is tried that cannot work without values."""
+"""Longest side of the tensor that tries an optimizer which needs values."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +30,7 @@ Groups = Sequence[Mapping[str, object]]
 
 
 def optimizer(name: str) -> Callable[[F], F]:
-    """Return the decorator that makes an optimizer known as `optimizer.type: name`.
+    """Return the decorator that registers an optimizer as `optimizer.type: name`.
 
     The function or class takes the parameter groups, `lr`, and options: parameters with types and
     defaults, which `optimizer.options` sets.
@@ -43,10 +43,10 @@ def optimizer(name: str) -> Callable[[F], F]:
 
 
 def lr_schedule(name: str) -> Callable[[F], F]:
-    """Return the decorator that makes an LR schedule known as `lr_scheduler.type: name`.
+    """Return the decorator that registers an LR schedule as `lr_scheduler.type: name`.
 
     The function returns the factor of the learning rate by step. It may take `steps` (of the run),
-    `warmup_steps` (else Limner warms up linearly), `rate` (the usual learning rate), and options,
+    `warmup_steps` (else Limner warms up linearly), `rate` (the base learning rate), and options,
     which `lr_scheduler.options` sets.
     """
 
@@ -60,7 +60,7 @@ def _added(registry: Registry, name: str, function: F) -> F:
     """Add a function to a registry that does not list it already; return it.
 
     Raises:
-        ValueError: the name is that of one of ours.
+        ValueError: the name is that of a built-in one.
     """
     place = registry.get(name)
     if not isinstance(place, str):
@@ -71,7 +71,7 @@ def _added(registry: Registry, name: str, function: F) -> F:
 
 
 def create_optimizer(config: OptimizerConfig, groups: Groups) -> Optimizer:
-    """Return the optimizer of a sound config."""
+    """Return the optimizer of a valid config."""
     create = function_of(config.type, OPTIMIZERS)
     if config.is_ours:
         usual = {"betas": tuple(config.betas), "weight_decay": config.weight_decay}
@@ -81,9 +81,9 @@ def create_optimizer(config: OptimizerConfig, groups: Groups) -> Optimizer:
 
 
 def state_bytes(config: OptimizerConfig, parameters: Iterable[Tensor]) -> int:
-    """Return the size of what an optimizer keeps of tensors.
+    """Return the size of the state that an optimizer keeps for tensors.
 
-    AdamW keeps two means in fp32, or in 8 bits with block scales; others are tried.
+    AdamW keeps two means in fp32, or in 8 bits with block scales; others are measured.
 
     Raises:
         InputError: the optimizer cannot take a step.
@@ -124,9 +124,9 @@ def _tried_bytes(hashed: _Hashed, shape: tuple[int, ...]) -> int:
 
 
 def _extrapolated_bytes(config: OptimizerConfig, shape: tuple[int, ...]) -> int:
-    """Return the size of the state, from those of tiny tensors.
+    """Extrapolate the size of the state from that of tiny tensors.
 
-    It is taken to be linear in each side: of a matrix in both (a mean as large as the matrix), or
+    It is assumed to be linear in each side: of a matrix in both (a mean as large as the matrix), or
     in one of them (means of rows, means of columns).
     """
     sides = [[(side, 1.0)] if side <= TINY else _weights(side) for side in shape]
@@ -143,7 +143,7 @@ def _extrapolated_bytes(config: OptimizerConfig, shape: tuple[int, ...]) -> int:
 
 
 def _weights(side: int) -> list[tuple[int, float]]:
-    """Return two tiny sides, and what each counts towards a longer one."""
+    """Return two tiny sides, and their weights for extrapolating to a longer one."""
     beyond = (side - TINY) / (TINY // 2)
     return [(TINY // 2, -beyond), (TINY, 1 + beyond)]
 

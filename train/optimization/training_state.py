@@ -1,4 +1,4 @@
-"""A checkpoint's files: everything that a run needs to go on as if it had never stopped."""
+"""A checkpoint's files: everything that a run needs to resume exactly."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from train.optimization.guards import Guard
 from train.runs import PROGRESS, CheckpointWriter, HashedFile
 
 BYTES_AROUND = 512
-"""More than a file needs for the name and place of a tensor."""
+"""An upper bound for the name and offset of a tensor in a file."""
 
 SAFETENSORS_NAMES = {
     torch.float64: "F64",
@@ -35,7 +35,7 @@ SAFETENSORS_NAMES = {
 
 
 class TrainingState:
-    """What changes from step to step, written to and read from a checkpoint folder."""
+    """The state that changes from step to step, written to and read from a checkpoint folder."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class TrainingState:
         self.guard = guard
 
     def write(self, writer: CheckpointWriter, step: int) -> None:
-        """Writes what `read` needs; the step's number too."""
+        """Write everything that `read` needs; the step's number too."""
         with writer.file("trained.safetensors") as file:
             write_tensors(self.objective.state_dict(), file)
         state: dict[str, Any] = {
@@ -72,12 +72,12 @@ class TrainingState:
         writer.text(PROGRESS, json.dumps({"step": step} | self.guard.counts))
 
     def is_finite(self) -> bool:
-        """Whether everything that was learned is, and what the optimizer and the average hold."""
+        """Return whether all trained weights, the optimizer's state and the EMA are finite."""
         floats = (one for one in self.tensors() if one.is_floating_point())
         return all(bool(torch.isfinite(one).all()) for one in floats)
 
     def tensors(self) -> list[Tensor]:
-        """Everything of a checkpoint that is large."""
+        """Return all large tensors of a checkpoint."""
         states = self.optimizer.state_dict()["state"].values()
         kept = [value for state in states for value in state.values()]
         averages = [] if self.ema is None else self.ema.shadow_params
@@ -85,11 +85,11 @@ class TrainingState:
         return [value for value in everything if isinstance(value, Tensor)]
 
     def size(self) -> int:
-        """Bytes that `write` takes at most, of the optimizer's state as far as there is some."""
+        """Return the bytes that `write` uses at most, with the optimizer's state if present."""
         return sum(tensor.nbytes + BYTES_AROUND for tensor in self.tensors()) + 2**16
 
     def read(self, folder: Path) -> int:
-        """Puts the state back; returns the step."""
+        """Restore the state; return the step."""
         progress = json.loads((folder / PROGRESS).read_text())
         known = {name: progress[name] for name in self.guard.counts if name in progress}
         self.guard.counts |= known
@@ -108,9 +108,9 @@ class TrainingState:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: HashedFile) -> None:
-    """Writes a file of safetensors, of one tensor after the other: none is held twice.
+    """Write a safetensors file one tensor after the other, so that none is held twice.
 
-    What is known by two names (T5's embedding) stands there twice.
+    A tensor with two names (T5's embedding) is written twice.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""A base model without weights: what a plan asks for sizes and shapes."""
+"""A base model without weights, from which a plan takes sizes and shapes."""
 
 from inference.models import ModelFiles as Configs
 from inference.models import skeleton

@@ -1,4 +1,4 @@
-"""The memory of a run, reckoned from configs: weights, what is trained, activations, drawing."""
+"""The memory of a run, computed from configs: weights, trained state, activations, previews."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.optimization import state_bytes
 
 GIB = 2**30
 CONTEXT = GIB // 2
-"""What CUDA and its libraries take of a GPU by themselves, about."""
+"""Approximate GPU memory of CUDA and its libraries."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PartMemory:
 
     parameters: int
     format: str
-    """fp32, fp16, bf16, nf4 or int8; of what is trained fp32."""
+    """fp32, fp16, bf16, nf4 or int8; fp32 if trained."""
     bytes: int
 
 
@@ -39,22 +39,22 @@ class MemoryPlan:
     parts: dict[str, PartMemory] = field(default_factory=dict)
     """The base model."""
     aside: list[str] = field(default_factory=list)
-    """Parts that leave the device before the first step (`train.caches.put_aside`)."""
+    """Parts that are offloaded before the first step (`train.caches.put_aside`)."""
     trained: int = 0
-    """Weights beside the base model (LoRA, embedding, loss.prior_copy, …), in fp32."""
+    """Weights besides the base model (LoRA, embedding, loss.prior_copy, …), in fp32."""
     gradients: int = 0
     optimizer: int = 0
     ema: int = 0
     casts: int = 0
-    """Copies of what is trained in the format of the arithmetic, and DDP's of gradients."""
+    """Copies of trained weights in the dtype of the computation, and DDP's of gradients."""
     activations: int = 0
-    """Forward and backward of a micro-batch, in the stage that takes most."""
+    """Forward and backward of a micro-batch, in the largest stage."""
     other_activations: int = 0
-    """The same with gradient checkpointing switched the other way."""
+    """The same with the opposite setting of gradient checkpointing."""
     encoding: int = 0
-    """Work of VAE and text encoders besides their weights."""
+    """Temporary memory of VAE and text encoders."""
     drawing: int = 0
-    """Work of the previews: the denoiser's, or the VAE's decoding, with weights that come back."""
+    """Temporary memory of the previews: denoiser or VAE decoding, with reloaded weights."""
 
     @property
     def weights(self) -> int:
@@ -62,28 +62,28 @@ class MemoryPlan:
 
     @property
     def away(self) -> int:
-        """Weights of the parts that leave the device."""
+        """Return the weights of the offloaded parts."""
         return sum(self.parts[name].bytes for name in self.aside)
 
     @property
     def state(self) -> int:
-        """What is there from the first step to the last, whatever is at work."""
+        """Return the memory that is used from the first step to the last."""
         weights = self.weights - self.away
         return weights + self.trained + self.optimizer + self.ema + CONTEXT
 
     @property
     def filling(self) -> int:
-        """Peak while caches are filled, before the first step."""
+        """Return the peak while caches are filled, before the first step."""
         return self.weights + self.trained + self.ema + self.encoding + CONTEXT
 
     @property
     def training(self) -> int:
-        """Peak of a step."""
+        """Return the peak of a step."""
         return self.state + self.gradients + self.casts + self.activations
 
     @property
     def previews(self) -> int:
-        """Peak while grids are drawn; gradients are gone then."""
+        """Return the peak while previews are generated, when there are no gradients."""
         return self.state + self.casts + self.drawing if self.drawing else 0
 
     @property
@@ -98,13 +98,13 @@ def plan_memory(
     images: Sequence[ImageConfig],
     processes: int = 1,
 ) -> MemoryPlan:
-    """What a run takes on each of its devices.
+    """Compute the memory of a run on each of its devices.
 
     Args:
         recipe: the run's.
-        objective: as `train.objectives.loading.objective_on` makes it, on the meta device.
+        objective: from `train.objectives.loading.objective_on`, on the meta device.
         stages: recipe and examples of each.
-        images: what the grid shows; of a video model the clips are those of the recipe.
+        images: the preview images; of a video model the clips are those of the recipe.
         processes: of the run.
     """
     base, size = objective.base, DTYPES[recipe.mixed_precision].itemsize
@@ -137,7 +137,7 @@ def plan_memory(
 def parts_put_aside(
     recipe: TrainRecipe, objective: Objective, stages: Sequence[tuple[TrainRecipe, Examples]]
 ) -> list[str]:
-    """What leaves the device once all is encoded, as the trainer has it."""
+    """Return the parts that the trainer offloads once everything is encoded."""
     base, data = objective.base, recipe.data
     changes = objective.changes_prompts or data.cache == "off"
     changes = changes or any(examples.changes_words for _, examples in stages)
@@ -147,12 +147,12 @@ def parts_put_aside(
 
 
 def is_cached(recipe: TrainRecipe) -> bool:
-    """Whether latents are there before the first step."""
+    """Return whether latents are cached before the first step."""
     return recipe.data.cache != "off" and not recipe.data.is_random
 
 
 def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMemory:
-    """Weights of a part as it lies on the device; LoRAs hung into it do not count."""
+    """Return the weights of a part on the device, without injected LoRAs."""
     weights = [(path, p) for path, p in base.parts[name].named_parameters() if ".lora_" not in path]
     count, size = sum(p.numel() for _, p in weights), sum(p.nbytes for _, p in weights)
     names = {dtype: word for word, dtype in DTYPES.items()}
@@ -165,14 +165,14 @@ def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMem
 
 
 def own_weights(base: DiffusionModel, name: str) -> list[tuple[str, torch.Tensor]]:
-    """Path and weight of all that belongs to a part, LoRAs hung into it left out."""
+    """Return path and weight of all layers of a part, without injected LoRAs."""
     return [(path, p) for path, p in base.parts[name].named_parameters() if ".lora_" not in path]
 
 
 def activation_bytes(
     objective: Objective, recipe: TrainRecipe, examples: Examples, is_checkpointing: bool
 ) -> int:
-    """Forward and backward pass of the largest micro-batch of a stage."""
+    """Return the bytes of the largest micro-batch of a stage in forward and backward pass."""
     base, size = objective.base, DTYPES[recipe.mixed_precision].itemsize
     rows = recipe.train_batch_size * (2 if recipe.data.has_prior else 1)
     if not recipe.objective.learns_from_captions:
@@ -183,7 +183,7 @@ def activation_bytes(
 
 
 def text_kept(objective: Objective, rows: int, is_checkpointing: bool) -> int:
-    """Values that the text encoders in training keep for their backward pass."""
+    """Return the values that trained text encoders keep for their backward pass."""
     base, kept = objective.base, 0
     ids = torch.zeros(rows, base.prompt_shape[0], dtype=torch.long, device="meta")
     for name, encoder in base.text_encoders.items():
@@ -193,14 +193,14 @@ def text_kept(objective: Objective, rows: int, is_checkpointing: bool) -> int:
 
 
 def shapes_of(examples: Examples) -> set[tuple[int, ...]]:
-    """The shapes that examples have."""
+    """Return the shapes of the examples."""
     return {examples.shape(index) for index in range(len(examples))}
 
 
 def _vae_activations(
     base: DiffusionModel, examples: Examples, rows: int, size: int, is_checkpointing: bool
 ) -> list[int]:
-    """Of training the VAE, for each shape of the examples."""
+    """Return the activations of training the VAE, for each shape of the examples."""
     needs: list[int] = []
     for shape in shapes_of(examples):
         pixels = torch.zeros(rows, 3, *shape, device="meta")
@@ -212,7 +212,7 @@ def _vae_activations(
 def encoding_bytes(
     recipe: TrainRecipe, base: DiffusionModel, stage: tuple[TrainRecipe, Examples]
 ) -> int:
-    """Encoding a batch of pictures, or a clip, or prompts: the largest, besides weights."""
+    """Return the most that encoding images, a clip, or prompts takes besides weights."""
     examples, batch = stage[1], stage[0].train_batch_size
     vae, size = base.vae, base.vae.dtype.itemsize
     prompts = 64 if examples.changes_words else min(64, len(examples.all_prompts()))
@@ -228,7 +228,7 @@ def encoding_bytes(
 
 
 def prompt_bytes(base: DiffusionModel, rows: int) -> int:
-    """Encoding so many prompts at once: hidden layers, and attention's scores in fp32."""
+    """Return the bytes of encoding so many prompts at once: hidden layers and attention scores."""
     needs = []
     for encoder in base.text_encoders.values():
         told = encoder.config.to_dict()  # type: ignore[operator]
@@ -243,7 +243,7 @@ def prompt_bytes(base: DiffusionModel, rows: int) -> int:
 def drawing_bytes(
     recipe: TrainRecipe, base: DiffusionModel, images: Sequence[ImageConfig], plan: MemoryPlan
 ) -> int:
-    """Generating the previews, with weights that come back for it; 0 where there are none."""
+    """Return the bytes of generating the previews, with reloaded weights; 0 without previews."""
     if training_of(base).examples == "clips":
         return clip_drawing_bytes(recipe, base, plan)
     if not images:
@@ -253,7 +253,7 @@ def drawing_bytes(
 
 
 def clip_drawing_bytes(recipe: TrainRecipe, base: Any, plan: MemoryPlan) -> int:
-    """Generating preview clips of a model that generates clips."""
+    """Return the bytes of generating preview clips with a video model."""
     clips: list[ClipConfig] = [one for one in recipe.sampling.clips.values() if one is not None]
     if not clips:
         return 0

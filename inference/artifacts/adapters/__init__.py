@@ -1,4 +1,4 @@
-"""Adapters: trained layers beside those of a base model, one file each."""
+"""Adapters: small trained layers added to those of a base model, one file each."""
 
 from typing import TYPE_CHECKING
 

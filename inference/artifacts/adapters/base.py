@@ -1,4 +1,4 @@
-"""The interface of adapters: what one layer learns, one file and one entry in `ADAPTERS` each.
+"""The interface of adapters: one file and one entry in `ADAPTERS` for each algorithm.
 
 An adapter changes the output of a linear or convolution layer; its tensors have kohya's names,
 `<layer>.<suffix>`. LoRA is the first (`low_rank.py`).
@@ -22,12 +22,12 @@ A = TypeVar("A", bound="type[Adapter]")
 
 
 class Adapter(nn.Module, ABC):
-    """What one layer learns."""
+    """The trained part of one layer."""
 
     kind: ClassVar[str]
     """The name in `ADAPTERS`."""
     suffixes: ClassVar[tuple[str, ...]]
-    """Ends of the keys in files, besides `alpha`; no other adapter has these."""
+    """Suffixes of the keys in files, besides `alpha`; no other adapter has these."""
     network_module: ClassVar[str] = "lycoris.kohya"
     """kohya's `ss_network_module`."""
     alpha: float
@@ -44,7 +44,7 @@ class Adapter(nn.Module, ABC):
     def create(
         cls, target: nn.Module, rank: int, alpha: float, dropout: float, generator: torch.Generator
     ) -> Self:
-        """Return one to be trained on a layer: in fp32, changing nothing yet.
+        """Return a new adapter for a layer, in fp32 and without effect yet.
 
         Further parameters, with types and defaults, are options of the recipe. Random numbers come
         from `generator` into tensors made by `torch.empty`, so that a plan works without values.
@@ -53,7 +53,7 @@ class Adapter(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], alpha: float | None) -> Self:
-        """Return the one that `tensors` gives; `alpha` is None where the file has none.
+        """Return the adapter with these `tensors`; alpha is None if the file has none.
 
         Raises:
             ArtifactError: a tensor is missing, or shapes do not agree.
@@ -61,33 +61,33 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a file holds by suffix, without alpha."""
+        """Return the tensors of a file by suffix, without alpha."""
 
     @property
     @abstractmethod
     def rank(self) -> int:
-        """Width of the bottleneck."""
+        """Return the width of the bottleneck."""
 
     @abstractmethod
     def delta(self, weight: Tensor, strength: float = 1.0) -> Tensor:
-        """Return the change of a layer's weight, of its shape."""
+        """Return the change of the layer's weight, in the weight's shape."""
 
     @abstractmethod
     def check_fit(self, target: nn.Module, name: str) -> None:
-        """Check that the shapes are those of a layer.
+        """Check that the shapes match those of a layer.
 
         Raises:
-            ArtifactError: they are those of another, with `name` and both shapes.
+            ArtifactError: the shapes differ; the message has `name` and both shapes.
         """
 
     @property
     def is_trained(self) -> bool:
-        """Whether its weights get gradients."""
+        """Return whether its weights get gradients."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
     @property
     def input_width(self) -> int | None:
-        """Width of what its layer reads, where its own shapes say it."""
+        """Return the input width of its layer, if its own shapes show it."""
         return None
 
     def effect(self) -> Iterator[Tensor]:
@@ -95,7 +95,7 @@ class Adapter(nn.Module, ABC):
         yield from self.tensors().values()
 
     def fitted(self, target: nn.Module) -> Self:
-        """Return a copy for drawing, with a layer's device and number format."""
+        """Return a copy for inference, on a layer's device and in its dtype."""
         weight: Tensor = target.weight  # type: ignore[assignment]
         tensors = {
             name: value.detach().to(weight.device, working_dtype(target), copy=True)
@@ -104,10 +104,10 @@ class Adapter(nn.Module, ABC):
         return type(self).from_tensors(tensors, self.alpha).requires_grad_(False).eval()
 
     def limited(self, rank: int) -> Self:
-        """Return a copy of which only the first ranks work, at the scale of all (A1111's `dyn`).
+        """Return a copy that uses only the first ranks, at the full scale (A1111's `dyn`).
 
         Raises:
-            ArtifactError: this kind has no ranks in an order.
+            ArtifactError: this adapter has no ordered ranks.
         """
         raise ArtifactError(f"{self.kind} cannot be limited to {rank} of its ranks")
 
@@ -123,10 +123,10 @@ class Adapter(nn.Module, ABC):
 
 
 def adapter(name: str) -> Callable[[A], A]:
-    """Return the decorator that makes an adapter known as `objective.algorithm: name`.
+    """Return the decorator that registers an adapter as `objective.algorithm: name`.
 
     Raises:
-        ValueError: the name is that of one of ours.
+        ValueError: the name is that of a built-in adapter.
     """
 
     def add(kind: A) -> A:
@@ -142,7 +142,7 @@ def adapter(name: str) -> Callable[[A], A]:
 
 
 def adapter_of(name: str) -> type[Adapter]:
-    """Return the class of a known adapter."""
+    """Return the class of a registered adapter."""
     target: Any = ADAPTERS[name]
     return pkgutil.resolve_name(target) if isinstance(target, str) else target
 
@@ -154,6 +154,6 @@ def adapter_with(suffix: str) -> type[Adapter] | None:
 
 
 def working_dtype(target: nn.Module) -> torch.dtype:
-    """Return the number format of a layer's weights; of packed ones that which it computes in."""
+    """Return the dtype of a layer's weights; for packed weights, the dtype it computes in."""
     weight: Tensor = target.weight  # type: ignore[assignment]
     return weight.dtype if weight.is_floating_point() else target.compute_dtype  # type: ignore

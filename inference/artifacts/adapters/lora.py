@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 
 def twin_of(path: Path) -> Path:
-    """Where the twin for ComfyUI lies: `NAME.comfyui.safetensors` beside `NAME.safetensors`."""
+    """Return the path of the ComfyUI twin: `NAME.comfyui.safetensors` beside `NAME.safetensors`."""
     return path.with_name(f"{path.stem}.comfyui{path.suffix}")
 
 
 def kohya_tensors(layers: Mapping[str, Adapter], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file in kohya's format."""
+    """Return the tensors of a file in kohya's format."""
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         for suffix, value in layer.tensors().items():
@@ -62,7 +62,7 @@ def kohya_tensors(layers: Mapping[str, Adapter], dtype: torch.dtype) -> dict[str
 
 
 def is_convolution_in_kohya(name: str) -> bool:
-    """Whether kohya's layer is a 1x1 convolution though ours may be linear.
+    """Return whether kohya's layer is a 1x1 convolution although ours may be linear.
 
     So it is for SD 2.x's proj_in and proj_out; SDXL's, under original names, are linear.
     """
@@ -72,7 +72,7 @@ def is_convolution_in_kohya(name: str) -> bool:
 
 
 def check_effect(path: Path, layers: Mapping[str, Adapter]) -> None:
-    """Raises ArtifactError for a LoRA that changes nothing or breaks everything."""
+    """Raise ArtifactError for a LoRA that changes nothing or is not finite."""
     parts = [part for layer in layers.values() for part in layer.effect()]
     if not all(bool(part.isfinite().all()) for part in parts):
         raise ArtifactError(f"{path}: holds numbers that are not finite; its training went wrong")
@@ -81,7 +81,7 @@ def check_effect(path: Path, layers: Mapping[str, Adapter]) -> None:
 
 
 def warn_of_alpha(path: Path, low_rank: Adapter) -> None:
-    """Tells what is taken for an alpha that a file does not say."""
+    """Warn which alpha is assumed if a file does not have one."""
     rank, alpha = low_rank.rank, low_rank.alpha
     taken = f"1 is taken, as SAT does, and so 1/{rank} of the product of its halves works"
     if alpha == rank:
@@ -95,7 +95,7 @@ def warn_of_alpha(path: Path, low_rank: Adapter) -> None:
 
 
 HARMLESS = ("_text_projection",)
-"""Ends of names that some tools write though SD 1.x and 2.x do not use such a layer."""
+"""Suffixes of names that some tools write although SD 1.x and 2.x do not use such a layer."""
 
 _numbers = itertools.count()
 
@@ -122,9 +122,9 @@ class LoraSpec:
 
 @final
 class Lora(Artifact):
-    """Low-rank layers by their kohya names; read in several formats.
+    """Low-rank layers by their kohya names; loaded from several formats.
 
-    Saved in kohya's, and those of video models in diffusers'.
+    Saved in kohya's format, and for video models in diffusers'.
     """
 
     kind: ClassVar[str] = "lora"
@@ -138,20 +138,20 @@ class Lora(Artifact):
         """Kohya name -> layer, e.g. `lora_unet_mid_block_attentions_0_proj_in`, and in a video
         transformer `lora_unet__transformer_blocks_0_attn1_to_q`."""
         self.metadata = metadata
-        """What the file says about itself, hashes excepted."""
+        """Metadata of the file, without the hashes."""
         self.comfyui_twin = False
-        """Whether `save` also writes a video model's LoRA as ComfyUI-CogVideoXWrapper reads it."""
+        """Whether `save` also writes a video model's LoRA for ComfyUI-CogVideoXWrapper."""
         self.strength = 1.0
         self._slot = f"lora{next(_numbers)}"
         self._attached: list[tuple[nn.Module, str]] = []
-        """Part and path of every layer that carries this LoRA now."""
+        """Part and path of every layer into which this LoRA is injected."""
         self._text_encoders: list[nn.Module] = []
 
     @classmethod
     def create(cls, base: DiffusionModel, spec: LoraSpec, seed: int) -> Self:
         """A LoRA to be trained: it changes nothing yet, and is not attached yet. In fp32.
 
-        Every layer begins from a generator of its own, of `seed` and the layer's name.
+        The generator of each layer is seeded from `seed` and the layer's name.
 
         Args:
             base: a model of pictures or of clips.
@@ -159,8 +159,8 @@ class Lora(Artifact):
             seed: of the beginning.
 
         Raises:
-            ArtifactError: the base model has no layers of one of the kinds asked for, or its text
-                encoder is not trained.
+            ArtifactError: the base model has no layers of a requested kind, or its text
+                encoder cannot be trained.
         """
         rank, dropout = spec.rank, spec.dropout
         alpha = struct.unpack("f", struct.pack("f", spec.alpha))[0]  # fp32, as it is read again
@@ -179,24 +179,24 @@ class Lora(Artifact):
 
     @property
     def layout(self) -> LoraLayout:
-        """The naming of its layers."""
+        """Return the layout that names its layers."""
         return family_of_names(self.layers).lora_layouts[0]
 
     def modules_by_part(self) -> dict[str, nn.ModuleDict]:
-        """lora_A, lora_B and dropout of every layer, by part: what an objective registers."""
+        """Return lora_A, lora_B and dropout of every layer by part, for the objective."""
         parts: dict[str, nn.ModuleDict] = {}
         for name, low_rank in self.layers.items():
             parts.setdefault(part_of(name), nn.ModuleDict())[name] = low_rank
         return parts
 
     def attach(self, base: DiffusionModel, strength: float = 1.0) -> None:
-        """Hangs the layers into the denoiser (UNet or transformer) and the text encoders.
+        """Inject the layers into the denoiser (UNet or transformer) and the text encoders.
 
-        Layers in training stay fp32 (draw them under autocast, or cast them to the base model's
-        number format first); others are copied to the base model's device and number format.
+        Trainable layers stay fp32 (generate under autocast, or cast them to the base model's
+        dtype first); others are copied to the base model's device and dtype.
 
         Raises:
-            ArtifactError: already attached, a name means nothing here, or shapes differ.
+            ArtifactError: already attached, a name matches no layer, or shapes differ.
         """
         if self._attached:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
@@ -217,35 +217,35 @@ class Lora(Artifact):
         self.set_strength(strength)
 
     def set_strength(self, strength: float) -> None:
-        """At 0 the layers take no part at all."""
+        """Set one strength for all parts; at 0 the layers are skipped."""
         self.set_strengths(strength, strength)
 
     def set_strengths(self, unet: float, text_encoder: float) -> None:
-        """Strengths in the denoiser and in the text encoders (A1111: `<lora:x:te:unet>`)."""
+        """Set the strengths in the denoiser and the text encoders (A1111: `<lora:x:te:unet>`)."""
         self.strength = unet
         for part, path in self._attached:
             strength = text_encoder if part in self._text_encoders else unet
             scale(part, path, self._slot, strength)
 
     def limited(self, rank: int) -> Self:
-        """A copy of which only the first ranks work, at the scale of all (A1111's `dyn`)."""
+        """Return a copy that uses only the first ranks, at the full scale (A1111's `dyn`)."""
         layers = {name: layer.limited(rank) for name, layer in self.layers.items()}
         return type(self)(layers, self.metadata, self.name)
 
     def detach(self) -> None:
-        """Puts the base model's own layers back."""
+        """Restore the base model's own layers."""
         for part, path in self._attached:
             take_out(part, path, self._slot)
         self._attached = []
 
     def merge_into(self, base: DiffusionModel, strength: float = 1.0) -> None:
-        """Adds what has been learned to the base model's own weights: W + strength · alpha/r · B A.
+        """Add the LoRA to the base model's own weights: W + strength · alpha/r · B A.
 
-        Worked out in fp32 and rounded to the weights' format; it cannot be taken out again.
+        Computed in fp32 and rounded to the dtype of the weights; it cannot be undone.
 
         Raises:
-            ArtifactError: a name means nothing here, shapes differ, or weights are quantized;
-                nothing has changed then.
+            ArtifactError: a name matches no layer, shapes differ, or weights are quantized;
+                the model is unchanged then.
         """
         places = self._places(base)
         for name, (_, _, module) in places.items():
@@ -260,9 +260,9 @@ class Lora(Artifact):
             weight.data = (weight.float() + change).to(weight.dtype)  # type: ignore
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes kohya's format; of a video model's LoRA diffusers', and the twin if asked for.
+        """Write kohya's format; for a video model diffusers' format, and the twin if requested.
 
-        `metadata` goes over what the LoRA says about itself.
+        `metadata` overrides the LoRA's own.
         """
         path = Path(path)
         low_rank = {n: one for n, one in self.layers.items() if isinstance(one, LowRank)}
@@ -275,7 +275,7 @@ class Lora(Artifact):
         self._write(path, tensors, {**metadata, **adapter_metadata(low_rank)})
 
     def save_kohya(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-        """Writes kohya's format, of a video model's LoRA as well."""
+        """Write kohya's format, also for a video model's LoRA."""
         self._write(Path(path), kohya_tensors(self.layers, dtype), metadata)
 
     def _write(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -285,15 +285,15 @@ class Lora(Artifact):
 
     @classmethod
     def load(cls, path: Path, alpha: float | None = None) -> Self:
-        """Reads the naming of kohya, diffusers, peft and SAT.
+        """Load a LoRA in the format of kohya, diffusers, peft or SAT.
 
         Args:
-            path: a file of safetensors, or a pickle.
-            alpha: what it was trained with, for a file that does not say it; None is what every
-                tool takes then: the rank, and 1 for SAT's. Of video models' files this is told.
+            path: a safetensors or pickle file.
+            alpha: alpha of the training, for a file without it; None assumes the default of all
+                tools: the rank, and 1 for SAT. For files of video models a warning is shown.
 
         Raises:
-            ArtifactError: the content is not understood, or would change nothing.
+            ArtifactError: the content is not understood, or would have no effect.
         """
         path = Path(path)
         tensors, metadata = read_tensors(path)
@@ -312,11 +312,11 @@ class Lora(Artifact):
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """By the names of the tensors."""
+        """Return whether the names of the tensors are those of a LoRA."""
         return is_lora(keys)
 
     def _places(self, base: DiffusionModel) -> dict[str, tuple[str, str, nn.Module]]:
-        """Kohya name -> part, path and layer of the base model, for every layer of this LoRA."""
+        """Return kohya name -> part, path and layer of the base model, for each layer here."""
         known: dict[str, tuple[str, str, nn.Module]] = {}
         layout = family_of(base).lora_layout(base)
         for part, parent in changeable_parts(base).items():
@@ -340,7 +340,7 @@ class Lora(Artifact):
         return {name: known[name] for name in self.layers if name in known}
 
     def _made_for(self, base: DiffusionModel) -> str:
-        """What base model it was made for, as far as its shapes and metadata tell."""
+        """Describe the base model it was trained on, as far as shapes and metadata show."""
         own, here = self.layout, family_of(base).lora_layout(base)
         widths = (self._input_width(reader, own.denoiser) for reader in own.readers)
         width = next(filter(None, widths), None)
@@ -354,7 +354,7 @@ class Lora(Artifact):
         return f". It was made for {elsewhere}; this base model is one of {family_of(base).draws}"
 
     def _input_width(self, layer: str, part: str) -> int | None:
-        """The commonest width of what layers of this name read; None if it has none."""
+        """Return the most common input width of layers with this name; None if there are none."""
         widths = Counter(
             width
             for name, one in self.layers.items()
@@ -364,7 +364,7 @@ class Lora(Artifact):
 
 
 def changeable_parts(base: DiffusionModel) -> dict[str, nn.Module]:
-    """Parts of the base model that a LoRA can change: the denoiser, and trained text encoders."""
+    """Return the parts that a LoRA can change: the denoiser and trainable text encoders."""
     parts: dict[str, nn.Module] = {base.denoiser_name: base.denoiser}
     keeps_text = family_of(base).lora_layout(base).text_encoder_targets is None
     return parts if keeps_text else parts | base.text_encoders
@@ -373,10 +373,10 @@ def changeable_parts(base: DiffusionModel) -> dict[str, nn.Module]:
 def _trained_layers(
     base: DiffusionModel, targets: Sequence[str] | None, train_text_encoder: bool
 ) -> list[tuple[str, str, nn.Module]]:
-    """Part, path and layer of all that is trained, in the model's order.
+    """Return part, path and layer of every trained layer, in the model's order.
 
     Raises:
-        ArtifactError: one of the targets is nowhere, or the text encoder cannot be trained.
+        ArtifactError: the model lacks one of the targets, or the text encoder cannot be trained.
     """
     family, denoiser = family_of(base), base.denoiser_name
     layout = family.lora_layout(base)

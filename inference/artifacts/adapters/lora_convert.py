@@ -1,4 +1,4 @@
-"""LoRA files from kohya's format into diffusers' and back."""
+"""Convert LoRA files from kohya's format to diffusers' and back."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from inference.models import LoraLayout
 from inference.runtime import ArtifactError
 
 Layers = Mapping[str, Adapter]
-"""By kohya's names."""
+"""Layers by their kohya names."""
 
 
 def variant_of(layers: Layers) -> tuple[LoraLayout, int | None]:
-    """Return the layout of a LoRA's own variant, and the width by which it is known."""
+    """Return the layout of a LoRA's variant, and the width that identifies it."""
     family = family_of_names(layers)
     width = read_width(layers, family.lora_layouts[0])
     return family.lora_variant(layers, width), width
 
 
 def read_width(layers: Layers, layout: LoraLayout) -> int | None:
-    """Width of what a LoRA's layers read by which its model is known; None if it has none."""
+    """Return the input width that identifies a LoRA's model; None if no layer has it."""
     widths = Counter(
         width
         for name, layer in layers.items()
@@ -46,7 +46,7 @@ def read_width(layers: Layers, layout: LoraLayout) -> int | None:
 
 
 def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
-    """Writes kohya's format, with the names of the layers that kohya gives them."""
+    """Write kohya's format, with kohya's layer names."""
     layout, width = variant_of(lora.layers)
     layers = {
         kohya_name(*diffusers_path(name), layout): low_rank
@@ -68,7 +68,7 @@ def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
 
 
 def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
-    """Writes diffusers' format, which `load_lora_weights` reads at the trained strength."""
+    """Write diffusers' format, which `load_lora_weights` loads at the trained strength."""
     low_rank = {name: one for name, one in lora.layers.items() if isinstance(one, LowRank)}
     if len(low_rank) < len(lora.layers):
         kinds = ", ".join(sorted({one.kind for one in lora.layers.values()}))

@@ -1,7 +1,7 @@
-"""Reads LoRA files in the naming of kohya, diffusers, peft and SAT.
+"""Parse LoRA files with the names of kohya, diffusers, peft and SAT.
 
-SAT (SwissArmyTransformer) is what CogVideoX itself was trained with: `sat/README.md` and
-`tools/export_sat_lora_weight.py` of github.com/zai-org/CogVideo say how its names are to be read.
+SAT (SwissArmyTransformer) is the framework CogVideoX was trained with: `sat/README.md` and
+`tools/export_sat_lora_weight.py` of github.com/zai-org/CogVideo document its names.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from inference.models import LoraLayout, all_families
 from inference.runtime import ArtifactError
 
 ADAPTERS = "lora_adapter_metadata"
-"""The key of a file's metadata under which diffusers looks for alpha."""
+"""The key of a file's metadata in which diffusers looks for alpha."""
 
 
 def diffusers_tensors(
     layers: Mapping[str, LowRank], dtype: torch.dtype, is_linear: bool = False
 ) -> dict[str, Tensor]:
-    """The tensors of a file under diffusers' names, e.g. `transformer.….to_q.lora_A.weight`.
+    """Return the tensors of a file by diffusers' names, e.g. `transformer.….to_q.lora_A.weight`.
 
     Args:
-        layers: by kohya's names.
-        dtype: number format of the file.
+        layers: by kohya name.
+        dtype: dtype of the file.
         is_linear: proj_in and proj_out of a UNet are linear, though kohya's are convolutions.
     """
     tensors: dict[str, Tensor] = {}
@@ -49,7 +49,7 @@ def diffusers_tensors(
 
 
 def adapter_metadata(layers: Mapping[str, LowRank]) -> dict[str, str]:
-    """The metadata through which diffusers loads the layers, named by kohya, at their alpha."""
+    """Return the metadata from which diffusers takes each layer's alpha; layers by kohya name."""
     parts: dict[str, dict[str, LowRank]] = {}
     for name, low_rank in layers.items():
         part, module = diffusers_path(name)
@@ -63,7 +63,7 @@ def adapter_metadata(layers: Mapping[str, LowRank]) -> dict[str, str]:
 
 
 def _peft_options(layers: Mapping[str, LowRank]) -> dict[str, Any]:
-    """peft's LoraConfig of a part: the commonest rank and alpha, and where there are others."""
+    """Return peft's LoraConfig of a part: the most common rank and alpha, and the exceptions."""
     rank = Counter(low_rank.rank for low_rank in layers.values()).most_common(1)[0][0]
     alpha = Counter(low_rank.alpha for low_rank in layers.values()).most_common(1)[0][0]
     return {
@@ -81,19 +81,19 @@ def _peft_options(layers: Mapping[str, LowRank]) -> dict[str, Any]:
 KOHYA_KEY = re.compile(r"(?P<name>lora_(unet|te[12]?)_\w+)\.(?P<what>.+)")
 DIFFUSERS_KEY = re.compile(r"(?P<part>unet|transformer|text_encoder(?:_2)?)\.(?P<path>.+)")
 BARE_UNET_KEY = re.compile(r"(?P<path>(?:down_blocks|mid_block|up_blocks)\..+)")
-"""A key of a file that diffusers' UNet alone has written."""
+"""A key of a file that diffusers wrote for the UNet alone."""
 BARE_TRANSFORMER_KEY = re.compile(r"(?P<path>(?:transformer_blocks|patch_embed|proj_out)\..+)")
 """A key as CogVideo's tool exports it from SAT's checkpoints."""
 SAT_KEY = re.compile(
     r"(?:.+\.)?layers\.(?P<block>\d+)\.attention\."
     r"(?:query_key_value\.matrix_(?P<half>[AB])\.(?P<index>[012])|dense\.matrix_(?P<out>[AB])\.0)"
 )
-"""A key of SAT's checkpoints, which hold the whole transformer beside it."""
+"""A key of SAT's checkpoints, which also contain the whole transformer."""
 SAT_ALPHA = 1.0
-"""SAT's configs set no other, and nothing in its files says it."""
+"""SAT's configs use no other value, and its files do not contain it."""
 
 ALPHA_KEYS = ("lora_adapter_metadata", "lora_config")
-"""Keys of a file's metadata that hold alpha: diffusers' (`<part>.lora_alpha`), and finetrainers'
+"""Keys of a file's metadata that contain alpha: diffusers' (`<part>.lora_alpha`), and finetrainers'
 (`lora_alpha`)."""
 
 ROLES = (
@@ -103,7 +103,7 @@ ROLES = (
             ".lora_linear_layer.up.weight", "_lora.up.weight", ".lora_up.weight")),
     ("alpha", (".alpha",)),
 )  # fmt: skip
-"""Ends of keys -> what the tensor is. The first ones are what diffusers writes now."""
+"""Suffixes of keys -> the role of the tensor. The first ones are what diffusers writes today."""
 
 OTHER_FORMATS = {
     "dora_scale": "DoRA (weight decomposition)",
@@ -116,18 +116,18 @@ OTHER_FORMATS = {
     ".diff": "full weight differences",
     "bundle_emb": "embeddings bundled with a LoRA",
 }
-"""What tells a relative of LoRA that is not read here."""
+"""Marks of LoRA relatives that are not supported here."""
 
 
 @dataclass
 class _Found:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     path: str = ""
-    """Path within the part, known from diffusers' names only."""
+    """Path within the part, known only with diffusers' names."""
 
 
 def is_lora(keys: Iterable[str]) -> bool:
-    """Whether some tensor is named like one of a LoRA."""
+    """Return whether some tensor has the name of a LoRA tensor."""
     ends = [end for role, role_ends in ROLES if role != "alpha" for end in role_ends]
     return any(
         key.endswith(tuple(ends)) or KOHYA_KEY.fullmatch(key) or SAT_KEY.fullmatch(key)
@@ -136,7 +136,7 @@ def is_lora(keys: Iterable[str]) -> bool:
 
 
 def format_of(keys: Iterable[str]) -> str:
-    """Whose naming it is: `kohya`, `SAT` or `diffusers` (and peft, which is alike)."""
+    """Return the format of the names: `kohya`, `SAT` or `diffusers` (peft's are alike)."""
     keys = list(keys)
     if all(KOHYA_KEY.fullmatch(key) for key in keys):
         return "kohya"
@@ -146,7 +146,7 @@ def format_of(keys: Iterable[str]) -> str:
 
 
 def says_alpha(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a LoRA file says at what alpha it was trained."""
+    """Return whether a LoRA file contains its alpha."""
     adapters = read_adapters(metadata)
     is_in_metadata = any(key.rpartition(".")[2] == "lora_alpha" for key in adapters)
     return is_in_metadata or any(key.endswith(".alpha") for key in keys)
@@ -155,17 +155,17 @@ def says_alpha(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
 def read_layers(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], alpha: float | None = None
 ) -> dict[str, Adapter]:
-    """The layers of a LoRA file by their kohya names, those of other adapters included.
+    """Return the layers of a LoRA file by kohya name, those of other adapters included.
 
     Args:
-        tensors: the file's content.
-        metadata: its metadata; diffusers keeps alpha there.
-        alpha: what it was trained with, if the file does not say it. None is 1 for SAT's files and
-            else the rank, as every tool takes it.
+        tensors: the tensors of the file.
+        metadata: its metadata; diffusers stores alpha there.
+        alpha: alpha of the training, if the file does not have it. None is 1 for SAT's files and
+            the rank for others, as in every tool.
 
     Raises:
-        ArtifactError: a tensor is of an unknown kind, belongs to a layer that is incomplete, or
-            the metadata cannot be read.
+        ArtifactError: a tensor is of an unknown kind, a layer is incomplete, or
+            the metadata cannot be parsed.
     """
     others, tensors = split_adapters(tensors)
     found: dict[str, _Found] = {}
@@ -185,10 +185,10 @@ def read_layers(
 def split_adapters(
     tensors: Mapping[str, Tensor],
 ) -> tuple[dict[str, Adapter], dict[str, Tensor]]:
-    """The layers of registered adapters other than LoRA, and the tensors that are none of theirs.
+    """Return the layers of registered adapters other than LoRA, and the remaining tensors.
 
     Raises:
-        ArtifactError: a layer lacks tensors, or their shapes do not agree.
+        ArtifactError: a layer lacks tensors, or their shapes do not match.
     """
     by_layer: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -211,10 +211,10 @@ def split_adapters(
 
 
 def read_adapters(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """peft's options in a file's metadata; empty where no tool has written any.
+    """Return peft's options in a file's metadata; empty if there are none.
 
     Raises:
-        ArtifactError: they are no JSON mapping.
+        ArtifactError: they are not a JSON mapping.
     """
     for key in ALPHA_KEYS:
         if key not in metadata:
@@ -230,9 +230,9 @@ def read_adapters(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def layout_of_file(tensors: Mapping[str, Tensor]) -> LoraLayout | None:
-    """Return the layout of a file in diffusers' naming that shows it; None is decided by the parts.
+    """Return the layout of a file in diffusers' format if it shows; None lets the parts decide.
 
-    Files in kohya's naming tell by their names themselves.
+    In kohya's format the names themselves identify it.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     layouts = [layout for family in all_families() for layout in family.lora_layouts]
@@ -240,7 +240,7 @@ def layout_of_file(tensors: Mapping[str, Tensor]) -> LoraLayout | None:
 
 
 def parse_key(key: str, layout: LoraLayout | None = None) -> tuple[str, str, str]:
-    """A key's kohya name, its path within the part ("" if unknown), and `down`, `up` or `alpha`."""
+    """Return a key's kohya name, path in the part ("" if unknown), and `down`, `up` or `alpha`."""
     if match := SAT_KEY.fullmatch(key):
         return _parse_sat(match)
     for role, ends in ROLES:
@@ -299,13 +299,13 @@ def _low_rank(
 
 
 def _adapter_alpha(part: str, path: str, rank: int, adapters: Mapping[str, object]) -> float | None:
-    """Alpha from a diffusers file's metadata (peft's config, `<part>.<option>`), if it says it.
+    """Return alpha from a diffusers file's metadata (peft's config, `<part>.<option>`), or None.
 
     Rank-stabilised LoRA (Kalajdzievski 2023, arXiv 2312.03732) scales by alpha / sqrt(rank);
-    folded into the alpha of a plain one.
+    here this becomes the alpha of a plain one.
     """
 
-    def option(name: str) -> Any:  # a UNet's own file has no part in its names
+    def option(name: str) -> Any:  # a file of the UNet alone has no part in its names
         return adapters.get(f"{part}.{name}", adapters.get(name))
 
     if (alpha := option("lora_alpha")) is None:

@@ -11,9 +11,9 @@ from inference.runtime import ArtifactError
 
 
 def begin_of(name: str) -> tuple[str, ModelFamily] | None:
-    """Return the longest known beginning of a kohya name, and whose it is; None if there is none.
+    """Return the longest known prefix of a kohya name and its owner; None if none is known.
 
-    Of one length the family that was registered last decides.
+    Of equally long ones the family that was registered last wins.
     """
     known = [
         (begin, family)
@@ -25,22 +25,22 @@ def begin_of(name: str) -> tuple[str, ModelFamily] | None:
 
 
 def family_of_names(names: Collection[str]) -> ModelFamily:
-    """Return the family whose layers kohya's names speak of; the first one of none.
+    """Return the family that kohya's names belong to; the first family if they match none.
 
-    Files with a part of a denoiser are of the family of that part.
+    Files with a part of a denoiser belong to the family of that part.
     """
     found = [one for name in names if (one := begin_of(name))]
     return max(found, key=lambda one: len(one[0]))[1] if found else all_families()[0]
 
 
 def part_of(name: str) -> str:
-    """The part of the base model that a kohya name speaks of, as in the diffusers layout."""
+    """Return the part of the base model that a kohya name belongs to, in the diffusers layout."""
     found = begin_of(name)
     return found[1].lora_layouts[0].begins[found[0]] if found else ""
 
 
 def layout_of(part: str, preferred: LoraLayout | None = None) -> LoraLayout:
-    """Return `preferred` if it names layers of a part, else the first layout that does.
+    """Return `preferred` if it has names for layers of a part, else the first such layout.
 
     Raises:
         ArtifactError: no family has such a part.
@@ -53,9 +53,9 @@ def layout_of(part: str, preferred: LoraLayout | None = None) -> LoraLayout:
 
 
 def layers_of(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of every linear and convolution layer, in the model's order.
+    """Return path and module of every linear and convolution layer, in the model's order.
 
-    Under layers that already carry a LoRA, the layer itself.
+    Where a LoRA is injected, this is the original layer.
     """
     for path, module in part.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and ".lora_" not in path:
@@ -63,23 +63,23 @@ def layers_of(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def kohya_name(part: str, path: str, layout: LoraLayout | None = None) -> str:
-    """The name under which kohya's files hold a layer, e.g. `lora_unet_mid_block_attentions_0_…`.
+    """Return a layer's name in kohya's files, e.g. `lora_unet_mid_block_attentions_0_…`.
 
     Args:
         part: `unet`, `transformer`, `text_encoder` or `text_encoder_2`.
         path: the module's path within the part, as in diffusers and transformers.
-        layout: the file's; None is the first one with such a part.
+        layout: the layout of the file; None is the first one with such a part.
     """
     return layout_of(part, layout).kohya_name(part, path)
 
 
 def known_names(part: str, path: str) -> list[str]:
-    """Every name under which some tool's file may hold a layer of a base model."""
+    """Return every name that some tool's file may have for a layer of a base model."""
     return layout_of(part).known_names(part, path)
 
 
 def diffusers_path(name: str) -> tuple[str, str]:
-    """Part and path of the layer that a kohya name means.
+    """Return part and path of the layer that a kohya name denotes.
 
     Raises:
         ArtifactError: the name is not understood.

@@ -1,4 +1,4 @@
-"""Low-rank layers (Hu et al. 2021, arXiv 2106.09685) on peft's, hung into a model and taken out.
+"""Low-rank layers (Hu et al. 2021, arXiv 2106.09685), injected with peft's layers.
 
 A layer's output becomes `W x + sum over LoRAs of strength * alpha / rank * B A dropout(x)`.
 """
@@ -19,7 +19,7 @@ from inference.runtime import ArtifactError
 
 @adapter("lora")
 class LowRank(Adapter):
-    """What one layer learns: `lora_A` (rank, in), `lora_B` (out, rank), the dropout before them.
+    """The trained part of one layer: `lora_A` (rank, in), `lora_B` (out, rank), and dropout.
 
     For convolutions (rank, in, kh, kw) and (out, rank, 1, 1).
     """
@@ -42,7 +42,7 @@ class LowRank(Adapter):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], alpha: float | None) -> LowRank:
-        """Return the one of both halves; without alpha it works at the scale 1."""
+        """Return the adapter with both halves; without alpha its scale is 1."""
         halves = [tensors.get(suffix) for suffix in cls.suffixes]
         for half, word in zip(halves, ("down", "up"), strict=True):
             if half is None:
@@ -79,21 +79,21 @@ class LowRank(Adapter):
 
     @property
     def input_width(self) -> int:
-        """Width of what the layer reads."""
+        """Return the width of the layer's input."""
         return self.lora_A.weight.shape[1]
 
     @property
     def rank(self) -> int:
-        """Width of the bottleneck."""
+        """Return the width of the bottleneck."""
         return self.lora_A.weight.shape[0]
 
     @property
     def scaling(self) -> float:
-        """Factor of the learned change at strength 1."""
+        """Return the factor of the trained change at strength 1."""
         return self.alpha / self.rank
 
     def check_fit(self, target: nn.Module, name: str) -> None:
-        """Raises ArtifactError with `name` and both shapes if they are those of another layer."""
+        """Raise ArtifactError with `name` and both shapes if they are those of another layer."""
         down, up = self.lora_A.weight, self.lora_B.weight
         expected_down, expected_up = factor_shapes(target, self.rank)
         if not (_same(down, expected_down) and _same(up, expected_up)):
@@ -103,7 +103,7 @@ class LowRank(Adapter):
             )
 
     def fitted(self, target: nn.Module) -> LowRank:
-        """A copy for drawing, with a layer's device, number format, and kind of shapes."""
+        """Return a copy for inference, with a layer's device, dtype and number of dimensions."""
         weight: Tensor = target.weight  # type: ignore[assignment]
         dtype = working_dtype(target)
         halves = (self.lora_A.weight.detach(), self.lora_B.weight.detach())
@@ -120,7 +120,7 @@ class LowRank(Adapter):
 def initial_low_rank(
     target: nn.Module, rank: int, alpha: float, dropout: float, generator: torch.Generator
 ) -> LowRank:
-    """As kohya and peft begin: A uniform within 1 / sqrt(fan in), B zero. In fp32, trainable."""
+    """Initialize as kohya and peft do, in fp32: A uniform within 1 / sqrt(fan in), B zero."""
     down_shape, up_shape = factor_shapes(target, rank)
     bound = 1 / math.sqrt(math.prod(down_shape[1:]))
     down = torch.empty(down_shape).uniform_(-bound, bound, generator=generator)
@@ -131,7 +131,7 @@ def initial_low_rank(
 
 
 def factor_shapes(target: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of lora_A and lora_B for a layer, whose weights may be packed (quantized)."""
+    """Return the shapes of lora_A and lora_B for a layer; its weights may be packed (quantized)."""
     if isinstance(target, nn.Linear):
         return (rank, target.in_features), (target.out_features, rank)
     weight: Tensor = target.weight  # type: ignore[assignment]
@@ -140,7 +140,7 @@ def factor_shapes(target: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[
 
 
 def refuse_packed(target: nn.Module, path: str) -> None:
-    """Raises ArtifactError if a layer's weights are quantized: nothing can be added to them."""
+    """Raise ArtifactError if a layer's weights are quantized: nothing can be added to them."""
     weight: Tensor = target.weight  # type: ignore[assignment]
     if not weight.is_floating_point():
         raise ArtifactError(
@@ -150,7 +150,7 @@ def refuse_packed(target: nn.Module, path: str) -> None:
 
 
 def _layer(weight: Tensor) -> nn.Linear | nn.Conv2d:
-    """A layer with this very tensor as its weight; nothing random is drawn for it."""
+    """Return a layer with this very tensor as its weight, without drawing random numbers."""
     if weight.dim() == 2:
         layer = nn.Linear(1, 1, bias=False, device="meta")
         layer.in_features, layer.out_features = weight.shape[1], weight.shape[0]
@@ -164,7 +164,7 @@ def _layer(weight: Tensor) -> nn.Linear | nn.Conv2d:
 
 
 def _same(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether shapes agree; a 1x1 convolution and a linear layer count as the same."""
+    """Return whether shapes match; a 1x1 convolution and a linear layer count as the same."""
 
     def core(shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[:2] if shape[2:] in ((), (1, 1)) else shape
@@ -177,16 +177,16 @@ def _show(shape: tuple[int, ...]) -> str:
 
 
 class _Stack(LoraLayer):
-    """A peft layer whose LoRAs are put in from outside, each with its own strength.
+    """A peft layer whose LoRAs are injected from outside, each with its own strength.
 
-    LoRAs at strength 0 take no part at all. peft's own switches would also change which weights are
-    trained, hence this property in their place.
+    LoRAs at strength 0 are skipped. peft's own switches would also change which weights are
+    trained, hence this property instead.
     """
 
     lora_others: nn.ModuleDict
-    """Adapters other than LoRA, which peft's arithmetic knows nothing of."""
+    """Adapters other than LoRA, which peft's layers do not compute."""
     strengths: dict[str, float]
-    """Theirs."""
+    """Their strengths."""
 
     @property
     def active_adapters(self) -> list[str]:
@@ -197,7 +197,7 @@ class _Stack(LoraLayer):
         return not self.lora_A and not self.lora_others
 
     def with_others(self, output: Tensor, x: Tensor) -> Tensor:
-        """Return a layer's output and what the other adapters add to it."""
+        """Return a layer's output plus that of the other adapters."""
         for name, strength in self.strengths.items():
             if strength:
                 change = self.lora_others[name](x, self.get_base_layer(), strength)
@@ -238,7 +238,7 @@ class _LinearStack(_Stack, Linear):
         self.lora_others, self.strengths = nn.ModuleDict(), {}
         self.fan_in_fan_out = False
         self.is_target_conv_1d_layer = False
-        self.cast_input_dtype_enabled = False  # autocast does it, or formats are equal
+        self.cast_input_dtype_enabled = False  # autocast casts it, or the dtypes are equal
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         output = Linear.forward(self, x, *args, **kwargs)
@@ -260,7 +260,7 @@ class _ConvStack(_Stack, Conv2d):
 
 
 def hang_in(part: nn.Module, path: str, name: str, low_rank: Adapter) -> None:
-    """Adds an adapter to the layer at `path`; the layer itself stays the same object underneath."""
+    """Inject an adapter into the layer at `path`; the layer itself stays the same object."""
     layer = part.get_submodule(path)
     if not isinstance(layer, _Stack):
         layer = (_LinearStack if isinstance(layer, nn.Linear) else _ConvStack)(layer)  # type: ignore
@@ -269,7 +269,7 @@ def hang_in(part: nn.Module, path: str, name: str, low_rank: Adapter) -> None:
 
 
 def take_out(part: nn.Module, path: str, name: str) -> None:
-    """Removes a LoRA; with the last one the original layer is back in its place."""
+    """Remove a LoRA; with the last one the original layer is restored."""
     layer = part.get_submodule(path)
     assert isinstance(layer, _Stack)
     layer.drop(name)
@@ -278,14 +278,14 @@ def take_out(part: nn.Module, path: str, name: str) -> None:
 
 
 def scale(part: nn.Module, path: str, name: str, strength: float) -> None:
-    """Sets how strongly a LoRA works on the layer at `path`."""
+    """Set the strength of a LoRA in the layer at `path`."""
     layer = part.get_submodule(path)
     assert isinstance(layer, _Stack)
     layer.set_strength(name, strength)
 
 
 def _replace(part: nn.Module, path: str, layer: nn.Module) -> None:
-    """Puts a layer in another's place; what hooks change before (hypernetworks) goes with it."""
+    """Replace a layer by another and move its input hooks (hypernetworks) along."""
     parent, _, child = path.rpartition(".")
     old = part.get_submodule(path)
     hooks = "_forward_pre_hooks"

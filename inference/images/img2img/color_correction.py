@@ -1,7 +1,7 @@
-"""Color correction: the colours of the init image, the light of the result.
+"""Color correction: the colours of the init image with the luminosity of the result.
 
 A1111 1.10.1 (`modules/processing.py`, `apply_color_correction`): the channels of the result in
-L*a*b* take on the histograms of the reference; then the result's own luminosity is put back.
+L*a*b* get the histograms of the reference; then the result's own luminosity is restored.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ WHITE = TO_XYZ.sum(axis=1)
 """XYZ of D65 white: 0.950456, 1, 1.088754."""
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""Shares of R, G and B in the luminosity that is put back."""
+"""Weights of R, G and B in that luminosity."""
 
 
 def correct_colors(result: Image.Image, reference: Image.Image) -> Image.Image:
-    """The result in the colours of the reference, RGB.
+    """Return the result in the colours of the reference, RGB.
 
     Args:
-        result: what was drawn.
+        result: the generated image.
         reference: the init image as it was encoded; its size may differ.
     """
     pixels = np.asarray(result.convert("RGB"))
@@ -44,7 +44,7 @@ def correct_colors(result: Image.Image, reference: Image.Image) -> Image.Image:
 
 
 def rgb_to_lab(rgb: Bytes) -> Bytes:
-    """sRGB bytes to L*a*b* (CIE 1976, white D65) in OpenCV's bytes: (L * 2.55, a + 128, b + 128).
+    """Convert sRGB bytes to L*a*b* (CIE 1976, D65) in OpenCV's bytes: (L * 2.55, a + 128, b + 128).
 
     Both (..., 3). OpenCV 4.14 computes with tables; 9 % of its values differ, by 1 or 2.
     """
@@ -57,7 +57,7 @@ def rgb_to_lab(rgb: Bytes) -> Bytes:
 
 
 def lab_to_rgb(lab: Bytes) -> Bytes:
-    """The way back, (..., 3); colours outside of sRGB are cut off."""
+    """Convert back to sRGB, (..., 3); colours outside of sRGB are clipped."""
     y = (lab[..., 0] / 2.55 + 16) / 116
     x = y + (lab[..., 1] - 128.0) / 500
     z = y - (lab[..., 2] - 128.0) / 200
@@ -69,7 +69,7 @@ def lab_to_rgb(lab: Bytes) -> Bytes:
 
 
 def match_histogram(source: Bytes, reference: Bytes) -> Bytes:
-    """Bytes whose cumulative histogram is the reference's (as scikit-image's `match_histograms`).
+    """Return bytes with the reference's cumulative histogram (scikit-image's `match_histograms`).
 
     Each level becomes the reference's level at the same quantile, interpolated, rounded down. The
     shapes may differ.
@@ -83,10 +83,10 @@ def match_histogram(source: Bytes, reference: Bytes) -> Bytes:
 
 
 def blend_luminosity(colors: Bytes, light: Bytes) -> Bytes:
-    """Hue and saturation of `colors`, luminosity of `light`; all (..., 3).
+    """Combine hue and saturation of `colors` with luminosity of `light`; all (..., 3).
 
     The blend mode "luminosity" (W3C Compositing Level 1, SetLum and ClipColor): all channels are
-    shifted alike; where one leaves 0 … 1, the colour is drawn towards its grey.
+    shifted alike; if one leaves 0 … 1, the colour is moved towards its grey.
     """
     rgb = colors / 255.0
     wanted = (light / 255.0 @ LUMA)[..., None]

@@ -1,7 +1,7 @@
-"""Tiling: pictures whose left meets their right, and whose top meets their bottom.
+"""Inpainting models' conditioning, latent masks, and tiling: images that repeat seamlessly.
 
-As A1111 1.10.1 (`modules/sd_hijack.py`, `apply_circular`): every convolution of UNet and VAE looks
-around the border to the other side.
+As A1111 1.10.1 (`modules/sd_hijack.py`, `apply_circular`): every convolution of UNet and VAE wraps
+around the border.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch.nn import functional as F
 def inpainting_conditioning(
     pixels: Tensor, mask: Tensor, width: int, height: int, conditioning_mask_strength: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The mask for the latents, and the picture that the caller encodes.
+    """Return the mask for the latents, and the image for the caller to encode.
 
     Args:
-        pixels: the init image as it is encoded, (b, 3, h, w) in -1 … 1.
-        mask: `masks.mask_tensor` of it, (1, 1, any, any), 1 where painted anew; under "Just resize
-            (latent upscale)" its size is another than the pixels'.
+        pixels: the encoded init image, (b, 3, h, w) in -1 … 1.
+        mask: its `masks.mask_tensor`, (1, 1, any, any), 1 in the repainted area; under "Just resize
+            (latent upscale)" its size differs from the pixels'.
         width: of the latents.
         height: of the latents.
         conditioning_mask_strength: "Inpainting conditioning mask strength" (in infotext
-            "Conditional mask weight"): 1 blanks the masked part out, to grey; 0 leaves it visible.
+            "Conditional mask weight"): 1 replaces the masked part by grey; 0 leaves it visible.
 
     Returns:
         The mask, (b, 1, height, width), by nearest neighbours; pixels, (b, 3, h, w) in -1 … 1. The
@@ -41,10 +41,10 @@ def inpainting_conditioning(
 def whole_picture_conditioning(
     count: int, image_size: tuple[int, int], latent_size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """The same where there is no init image (txt2img): all is masked, and the picture is grey.
+    """Return the same without an init image (txt2img): all is masked, and the image is grey.
 
     Args:
-        count: b, pictures drawn at once.
+        count: b, images generated at once.
         image_size: (width, height) in pixels.
         latent_size: (width, height) of the latents.
 
@@ -56,10 +56,10 @@ def whole_picture_conditioning(
 
 
 def blend_latents(denoised: Tensor, init_latents: Tensor, mask: Tensor) -> Tensor:
-    """The denoised prediction where the mask is 1, the init latents where it is 0.
+    """Return the denoised prediction where the mask is 1, the init latents where it is 0.
 
-    A1111's samplers over sigmas do this to the expected clean latents in every step, and once more
-    to the final latents; those of the DDIM family to x before the model sees it.
+    A1111's samplers over sigmas apply this to the expected clean latents in every step, and once
+    more to the final latents; those of the DDIM family to x before the model sees it.
 
     Args:
         denoised: (b, c, h, w).
@@ -75,13 +75,13 @@ CHANGED = (PADDING_MODE, PAD_WIDTHS)
 
 @contextmanager
 def circular_padding(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """All convolutions within these modules wrap around; afterwards they are as before.
+    """Wrap all convolutions of these modules around; afterwards they are as before.
 
-    What is hung into the modules counts, such as LoRAs of convolutions; what is attached later does
-    not. Not for several threads drawing with the same modules at once.
+    Layers injected into the modules count, such as LoRAs of convolutions; those attached later do
+    not. Do not use it for several threads with the same modules at once.
 
     Args:
-        modules: the UNet and the VAE. Their pictures should be at least as large as the widest
+        modules: the UNet and the VAE. Their images should be at least as large as the widest
             padding.
     """
     before: list[tuple[nn.Conv2d, dict[str, object]]] = []
@@ -97,7 +97,7 @@ def circular_padding(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _padded_convolutions(modules: Iterable[nn.Module]) -> list[nn.Conv2d]:
-    """Each once, also if it is shared. Those without padding see no border."""
+    """Return each once, also if it is shared. Those without padding see no border."""
     found: dict[int, nn.Conv2d] = {}
     for module in modules:
         for part in module.modules():
@@ -107,10 +107,10 @@ def _padded_convolutions(modules: Iterable[nn.Module]) -> list[nn.Conv2d]:
 
 
 def _pad_widths(convolution: nn.Conv2d) -> list[int]:
-    """Left, right, top, bottom, as torch's `pad` wants them.
+    """Return left, right, top, bottom, in the order of torch's `pad`.
 
-    Torch computes them when a convolution is made; a padding that was set later (`artifacts.
-    low_rank`) needs them anew.
+    Torch computes them when a convolution is created; a padding that was set later (`artifacts.
+    low_rank`) needs them computed again.
     """
     if isinstance(convolution.padding, str):  # "same" and "valid" cannot be set later
         return list(vars(convolution)[PAD_WIDTHS])

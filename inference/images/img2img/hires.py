@@ -12,20 +12,20 @@ from inference.runtime import InputError
 
 @dataclass(frozen=True)
 class HiresSize:
-    """All in pixels; multiples of the base model's size step."""
+    """Sizes in pixels; multiples of the base model's size step."""
 
     width: int
-    """Of the second pass and the picture."""
+    """The size of the second pass and the image."""
     height: int
     upscale_width: int
-    """What the first pass is upscaled to; then it is cropped to width and height."""
+    """The size that the first pass is upscaled to; then it is cropped to width and height."""
     upscale_height: int
     left: int = 0
-    """Cropped off after upscaling; what is over beyond an even share goes from right and bottom."""
+    """Pixels cropped after upscaling; an odd remainder comes off right and bottom."""
     top: int = 0
 
     def crop_latents(self, latents: Tensor, factor: int) -> Tensor:
-        """Upscaled latents (b, c, h, w) cropped to the second pass.
+        """Crop upscaled latents (b, c, h, w) to the second pass.
 
         Args:
             latents: of the upscaled size.
@@ -39,13 +39,13 @@ class HiresSize:
 def hires_size(
     width: int, height: int, step: int, scale: float = 2.0, resize_x: int = 0, resize_y: int = 0
 ) -> HiresSize:
-    """Target of the second pass.
+    """Return the target of the second pass.
 
     With neither `resize_x` nor `resize_y` both sides are multiplied by `scale`; with one of them
     the other follows in the first pass's ratio; with both the first pass is upscaled to cover them,
     and its latents are cropped, centred. Sides are rounded down to the step; those that are cropped
-    come out up to one step larger than asked for, if that is no multiple (A1111 rounds what is
-    cropped, not what remains).
+    can be up to one step larger than requested, if that is no multiple (A1111 rounds the
+    cropped part, not the remaining one).
 
     Args:
         width: of the first pass, in pixels.
@@ -84,7 +84,7 @@ def hires_size(
 def _upscaled(
     width: int, height: int, scale: float, resize_x: int, resize_y: int
 ) -> tuple[int, int]:
-    """What the first pass is upscaled to, before rounding to the step."""
+    """Return the size that the first pass is upscaled to, before rounding to the step."""
     if resize_x and resize_y:
         return cover((width, height), (resize_x, resize_y))
     if resize_x:

@@ -1,4 +1,4 @@
-"""What img2img begins with, and how its pictures are finished (A1111 1.10.1 `processing.py`)."""
+"""The start of img2img, and the post-processing of its images (A1111 1.10.1 `processing.py`)."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from inference.sampling import Blend
 
 @dataclass(frozen=True)
 class InitImage:
-    """An init image, made ready for the size that is drawn."""
+    """An init image, prepared for the size of the generated image."""
 
     prepared: Prepared
     digest: str
     """Infotext's `Init image hash`: MD5 of the RGB bytes."""
 
     def finish(self, result: Image.Image, with_its_colors: bool) -> Image.Image:
-        """The result in its place, with the original's own pixels around it."""
+        """Paste the result in its place, surrounded by the original's own pixels."""
         if with_its_colors:
             result = correct_colors(result, self.prepared.image)
         return self.prepared.finish(result)
@@ -51,7 +51,7 @@ class InitImage:
 
 @dataclass(frozen=True)
 class Start:
-    """What sampling begins with in the place of nothing but noise."""
+    """The start of sampling, besides noise."""
 
     latents: Tensor
     """Clean, (b, c, h, w), fp32."""
@@ -60,22 +60,22 @@ class Start:
     noise_multiplier: float = 1.0
     extra_noise: float = 0.0
     mask: Tensor | None = None
-    """Latent masks (b, 1, h, w): 1 is drawn, 0 stays."""
+    """Latent masks (b, 1, h, w): 1 is repainted, 0 stays."""
     masked_content: str = "original"
     has_soft_edges: bool = False
-    """Masks between 0 and 1 open step by step (A1111's soft inpainting)."""
+    """Masks between 0 and 1 that open step by step (A1111's soft inpainting)."""
     concat: Tensor | None = None
     """Further input channels of the UNet, (b, k, h, w)."""
 
     def with_masked_content(self, noise: Tensor) -> Self:
-        """With what `masked_content` says inside the masks; `noise` is the seeds' first."""
+        """Apply `masked_content` inside the masks; `noise` is the seeds' first."""
         if self.mask is None:
             return self
         latents = masked_latents(self.latents, self.mask, self.masked_content, noise)
         return dataclasses.replace(self, latents=latents)
 
     def blend(self) -> Blend | None:
-        """What keeps the expected clean latents outside the masks as they are, in every step."""
+        """Keep the expected clean latents outside the masks, in every step."""
         mask = self.mask
         if mask is None:
             return None
@@ -84,10 +84,10 @@ class Start:
         return lambda clean, sigma: blend_latents(clean, self.latents, mask)
 
     def blend_input(self) -> Blend | None:
-        """What samplers by timesteps do to x before the model sees it.
+        """Replace x outside the masks, for samplers by timesteps, before the model sees it.
 
-        There the clean latents take the place of noisy ones of variance 1, as in A1111 (which
-        leaves the noise out).
+        There the clean latents replace noisy ones of variance 1, as in A1111 (which
+        omits the noise).
         """
         mask = self.mask
         if mask is None:
@@ -96,10 +96,10 @@ class Start:
 
 
 def open_init(request: ImageConfig) -> InitImage:
-    """Opens a request's init image and mask, and brings them to the size that is drawn.
+    """Open a request's init image and mask, and resize them to the generated size.
 
     Raises:
-        InputError: a file is not there, is broken, or sizes do not fit.
+        InputError: a file is missing or corrupt, or sizes do not fit.
     """
     start = request.img2img
     assert start
@@ -116,13 +116,13 @@ def prepare_init(
     mask: Image.Image | None = None,
     digest: str | None = None,
 ) -> InitImage:
-    """An init image of a picture and a mask that are open already.
+    """Prepare an init image and mask that are already open.
 
     Args:
-        request: what is drawn over it; its `img2img` says how, its paths are not heeded.
+        request: the request with `img2img`, whose paths are ignored.
         picture: RGB.
-        mask: mode "L", of the picture's size; exactly where there is `img2img.inpaint`.
-        digest: infotext's `Init image hash`, if it is another picture's.
+        mask: mode "L", of the image's size; required exactly with `img2img.inpaint`.
+        digest: infotext's `Init image hash`, if it is another image's.
 
     Raises:
         InputError: sizes do not fit.
@@ -146,14 +146,14 @@ def prepare_init(
 
 
 def digest_of(picture: Image.Image) -> str:
-    """MD5 of the RGB bytes."""
+    """Return the MD5 of the RGB bytes."""
     return hashlib.md5(picture.tobytes(), usedforsecurity=False).hexdigest()
 
 
 def open_masked(
     start: ImageToImageConfig, inpaint: InpaintConfig, original: Image.Image
 ) -> tuple[Image.Image, Image.Image]:
-    """The picture with what was painted over it, and the mask of its size."""
+    """Return the image with the strokes over it, and the mask of its size."""
     if inpaint.sketch is None:
         assert inpaint.mask
         return original, open_mask(inpaint.mask, inpaint.soft_edges)
@@ -165,10 +165,10 @@ def open_masked(
 def encode_start(
     base: ImageModel, requests: Sequence[ImageConfig], inits: Sequence[InitImage]
 ) -> Start:
-    """The batch's latents, masks, and what inpainting checkpoints are told besides.
+    """Return the batch's latents, masks, and the conditioning of inpainting models.
 
-    The VAE's mean is taken, not a draw from what it thinks possible (as A1111 does, from a random
-    number that no infotext knows).
+    The VAE's mean is used, not a sample of its posterior (as in A1111, from a random
+    number that no infotext has).
     """
     first = requests[0]
     start = first.img2img
@@ -198,7 +198,7 @@ def encode_start(
 
 
 def encode(base: ImageModel, images: Sequence[Image.Image], width: int, height: int) -> Tensor:
-    """Latents (b, c, height, width) of pictures; stretched if they come out in another size."""
+    """Encode images to latents (b, c, height, width); resized if they come out in another size."""
     factor = base.vae_scale_factor
     images = [
         image.resize(tuple(max(1, round(side / factor)) * factor for side in image.size))  # type: ignore[arg-type]
@@ -217,9 +217,9 @@ def inpainting_channels(
     width: int,
     height: int,
 ) -> Tensor | None:
-    """What an inpainting model sees of the masks and the masked pictures, (b, k, h, w).
+    """Return an inpainting model's view of masks and masked images, (b, k, h, w).
 
-    None for a model that takes nothing but latents.
+    None for a model whose only input are latents.
     """
     return base.masked_image_channels(masked_images(base, inits, inpaint, width, height))
 
@@ -231,7 +231,7 @@ def masked_images(
     width: int,
     height: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the mask of each init image, and the latents of what it leaves to be seen."""
+    """Yield the mask of each init image, and the latents of its unmasked part."""
     for init in inits:
         pixels = to_pixels([init.prepared.image])
         mask = (

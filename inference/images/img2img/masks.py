@@ -1,6 +1,6 @@
 """Masks of inpainting (A1111 1.10.1 `modules/processing.py`, `create_binary_mask` and `init`).
 
-A mask is a picture of mode "L": 255 where it is painted anew, 0 where the original stays.
+A mask is an image of mode "L": 255 where it is repainted, 0 where the original stays.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LATENT_NOISE, LATENT_NOTHING = "latent noise", "latent nothing"
 MASKED_CONTENT = (FILL, ORIGINAL, LATENT_NOISE, LATENT_NOTHING)
 
 CASCADE = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
-"""Radius of Pillow's Gaussian in pixels, and how many layers of it lie on those before."""
+"""Radius of Pillow's Gaussian in pixels, and how many layers of it lie on the previous ones."""
 
 
 def masked_pixels(image: Image.Image, mask: Image.Image, masked_content: str) -> Image.Image:
-    """The picture to encode, RGB.
+    """Return the image to encode, RGB.
 
-    As in A1111 all but "original" are filled, since the VAE looks from the kept places under the
-    mask; "latent noise" and "latent nothing" then replace the latents (`masked_latents`).
+    As in A1111 all but "original" are filled, since the VAE looks across the mask's
+    border; "latent noise" and "latent nothing" then replace the latents (`masked_latents`).
 
     Raises:
         InputError: `masked_content` is not one of `MASKED_CONTENT`.
@@ -40,7 +40,7 @@ def masked_pixels(image: Image.Image, mask: Image.Image, masked_content: str) ->
 
 
 def fill(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """Colours of the surroundings flow under the mask: ever less blurred layers on one another.
+    """Fill the mask with the surrounding colours: less and less blurred layers on one another.
 
     Unmasked pixels stay as they are. If all is masked, there are no surroundings: black.
 
@@ -62,14 +62,14 @@ def fill(image: Image.Image, mask: Image.Image) -> Image.Image:
 def masked_latents(
     latents: Tensor, mask: Tensor, masked_content: str, noise: Tensor | None = None
 ) -> Tensor:
-    """The init latents with their masked part replaced, where the masked content says so.
+    """Return the init latents with the masked part replaced, if the masked content requires it.
 
     Args:
-        latents: of the init image, (b, c, h, w), as the UNet sees them.
-        mask: the latent mask, 1 where painted anew, (1, 1, h, w).
+        latents: the init image's, (b, c, h, w), as the UNet sees them.
+        mask: the latent mask, 1 in the repainted area, (1, 1, h, w).
         masked_content: one of `MASKED_CONTENT`.
         noise: standard normal noise of the seeds, (b, c, h, w); "latent noise" needs it. A1111
-            takes the same noise here that sampling begins with.
+            uses the same noise here as at the start of sampling.
 
     Raises:
         InputError: `masked_content` is not one of these.
@@ -85,7 +85,7 @@ def masked_latents(
 
 
 def check_masked_content(masked_content: str) -> None:
-    """Raises InputError unless it is one of `MASKED_CONTENT`."""
+    """Raise InputError unless it is one of `MASKED_CONTENT`."""
     if masked_content not in MASKED_CONTENT:
         raise InputError(
             f"masked_content: {masked_content!r} is not known; take one of "
@@ -94,21 +94,21 @@ def check_masked_content(masked_content: str) -> None:
 
 
 MOST_BLUR = 64
-"""Pixels, as far as A1111's slider goes."""
+"""Pixels, the range of A1111's slider."""
 
 
 def open_mask(source: str | Path | Image.Image, soft: bool = False) -> Image.Image:
-    """A mask from a file ("Inpaint upload") or a drawn layer, of mode "L".
+    """Open a mask from a file ("Inpaint upload") or a drawn layer, of mode "L".
 
-    Of a picture with transparent places the alpha counts: above 128 is 255, the rest 0. Any other
-    picture counts by its brightness.
+    In an image with transparency the alpha counts: above 128 is 255, the rest 0. In any other
+    image the brightness counts.
 
     Args:
-        source: a file, or a picture that is open already.
-        soft: whether alpha stays as it is.
+        source: a file, or an open image.
+        soft: whether alpha is kept.
 
     Raises:
-        InputError: there is no such file, or it is broken or no picture.
+        InputError: the file does not exist, or is corrupt or not an image.
     """
     image = read_image(source, "mask")
     if image.has_transparency_data:
@@ -119,12 +119,12 @@ def open_mask(source: str | Path | Image.Image, soft: bool = False) -> Image.Ima
 
 
 def sketch_mask(sketch: Image.Image, original: Image.Image, mask_alpha: float = 0) -> Image.Image:
-    """The mask of "Inpaint sketch": all pixels in which the sketch differs from the original.
+    """Return the mask of "Inpaint sketch": all pixels that differ from the original.
 
     Args:
         sketch: the original with strokes on it.
         original: of the same size.
-        mask_alpha: "Mask transparency" in percent, 0 … 100; takes that share off the mask. From 50
+        mask_alpha: "Mask transparency" in percent, 0 … 100; reduces the mask by that share. From 50
             on the mask is rounded to nothing, unless inpainting is soft.
 
     Raises:
@@ -139,12 +139,12 @@ def sketch_mask(sketch: Image.Image, original: Image.Image, mask_alpha: float = 
 def sketch_init_image(
     sketch: Image.Image, original: Image.Image, mask: Image.Image, mask_blur: float = 4
 ) -> Image.Image:
-    """The init image of "Inpaint sketch", RGB: the blurred sketch within the blurred mask.
+    """Return the init image of "Inpaint sketch", RGB: the blurred sketch in the blurred mask.
 
     Args:
         sketch: the original with strokes on it.
         original: of the same size.
-        mask: what `sketch_mask` gives, not blurred yet.
+        mask: from `sketch_mask`, not blurred yet.
         mask_blur: radius of Pillow's Gaussian in pixels, for both.
 
     Raises:
@@ -157,20 +157,20 @@ def sketch_init_image(
 
 
 def invert_mask(mask: Image.Image) -> Image.Image:
-    """What "Inpaint not masked" paints anew: all but the mask."""
+    """Return the mask of "Inpaint not masked": all but the mask."""
     return ImageOps.invert(mask)
 
 
 def is_blank(mask: Image.Image) -> bool:
-    """Whether nothing is masked; then A1111 1.10 goes on as img2img without a mask, and says so."""
+    """Return whether nothing is masked; A1111 1.10 then warns and runs img2img without a mask."""
     return mask.getbbox() is None
 
 
 def gaussian_kernel(blur: float) -> np.ndarray:
-    """OpenCV's Gaussian of sigma `blur` for 8 bits, in 256ths (`smooth.dispatch.cpp`, 4.x).
+    """Return OpenCV's 8-bit Gaussian of sigma `blur`, in 256ths (`smooth.dispatch.cpp`, 4.x).
 
-    (2 int(2.5 blur + 0.5) + 1,), int64, symmetric, sum 256: each weight is rounded with what the
-    weights before it lost, up to the middle, which takes what remains.
+    (2 int(2.5 blur + 0.5) + 1,), int64, symmetric, sum 256: each weight is rounded with the
+    previous rounding errors, up to the middle, which takes the remainder.
     """
     radius = int(2.5 * blur + 0.5)
     if radius == 0:
@@ -185,7 +185,7 @@ def gaussian_kernel(blur: float) -> np.ndarray:
 
 
 def blur_mask(mask: Image.Image, blur_x: float = 4, blur_y: float | None = None) -> Image.Image:
-    """Softens edges ("Mask blur"): a Gaussian along x, rounded to 8 bits, then one along y.
+    """Soften edges ("Mask blur"): a Gaussian along x, rounded to 8 bits, then one along y.
 
     The same bytes as cv2.GaussianBlur with kernels (k, 1) and (1, k): borders reflect without
     repeating the outermost pixel.
@@ -210,22 +210,22 @@ def blur_mask(mask: Image.Image, blur_x: float = 4, blur_y: float | None = None)
 
 
 def whole_picture_overlay_mask(mask: Image.Image) -> Image.Image:
-    """For laying the original over a whole picture, A1111 doubles the blurred mask.
+    """Return the mask for overlaying a whole original: A1111 doubles the blurred mask.
 
-    So the result shows fully wherever the latent mask, rounded, was 1. With "Only masked" the
-    blurred mask is taken as it is.
+    So the result is fully visible wherever the latent mask, rounded, was 1. With "Only masked"
+    the blurred mask is used unchanged.
     """
     return mask.point([min(255, 2 * value) for value in range(256)])
 
 
 def mask_tensor(mask: Image.Image, soft: bool = False) -> Tensor:
-    """A mask as (1, 1, h, w), fp32: 0 or 1, or all that is between if it is soft."""
+    """Return a mask as (1, 1, h, w), fp32: 0 or 1, or any value between if it is soft."""
     values = torch.from_numpy(np.asarray(mask.convert("L")).astype(np.float32) / 255)[None, None]
     return values if soft else values.round()
 
 
 def latent_mask(mask: Image.Image, width: int, height: int, soft: bool = False) -> Tensor:
-    """A mask for latents of width x height: (1, 1, height, width), fp32, 1 where painted anew.
+    """Return a mask for latents: (1, 1, height, width), fp32, 1 in the repainted area.
 
     Resized bicubically on its 8 bits, then rounded to 0 or 1 unless it is soft (soft inpainting).
     """
@@ -254,27 +254,27 @@ class SoftInpainting:
     """"Transition contrast boost", 1 … 32: larger keeps the contrast of the stronger side."""
 
     def mask_at(self, mask: Tensor, sigma: float) -> Tensor:
-        """The soft latent mask (0 … 1, any shape) as it holds at a sigma above 0.
+        """Return the soft latent mask (0 … 1, any shape) at a sigma above 0.
 
-        mask ** (sigma ** power * scale): 0 and 1 stay; what is between is low while there is much
+        mask ** (sigma ** power * scale): 0 and 1 stay; values between are low while there is much
         noise, and near 1 at the end.
         """
         return mask ** (sigma**self.mask_blend_power * self.mask_blend_scale)
 
     def blend(self, denoised: Tensor, init_latents: Tensor, mask: Tensor, sigma: float) -> Tensor:
-        """In place of `latents.blend_latents`, in every step but not on the final latents.
+        """Replace `latents.blend_latents` in every step but not on the final latents.
 
         Mixes the vectors over the channels linearly, and then gives them a length between the two,
-        since a mean of two different latents is shorter than either: pictures would go grey.
+        since the mean of two different latents is shorter than either: images would become grey.
 
         Args:
             denoised: the expected clean latents, (b, c, h, w).
             init_latents: (b, c, h, w), or one for all.
-            mask: the soft latent mask, (1, 1, h, w), 1 where painted anew.
+            mask: the soft latent mask, (1, 1, h, w), 1 in the repainted area.
             sigma: of this step, above 0.
 
         Returns:
-            (b, c, h, w) in the number format of `denoised`.
+            (b, c, h, w) in the dtype of `denoised`.
         """
         share = self.mask_at(mask, sigma).double()
         old, new = init_latents.double(), denoised.double()
@@ -287,5 +287,5 @@ class SoftInpainting:
 
 
 def _length(latents: Tensor) -> Tensor:
-    """(b, 1, h, w)."""
+    """Return the length over the channels, (b, 1, h, w)."""
     return vector_norm(latents, dim=1, keepdim=True)

@@ -1,6 +1,6 @@
 """The inpaint area "Only masked" (A1111 1.10.1 `modules/masking.py`, `get_crop_region_v2`).
 
-The surroundings of the mask are cut out, drawn at full size and put back. Boxes are (left, top,
+The surroundings of the mask are cropped, generated at full size and pasted. Boxes are (left, top,
 right, bottom) in pixels, right and bottom not included.
 """
 
@@ -18,20 +18,20 @@ from inference.images.img2img.resize import (
 Box = tuple[int, int, int, int]
 
 PADDING = 32
-"""Pixels of the picture; A1111's default."""
+"""Pixels of the image; A1111's default."""
 
 
 def masked_region(mask: Image.Image, width: int, height: int, padding: int = PADDING) -> Box | None:
-    """What to cut out: all that is masked, padded, in the ratio of the drawing where it fits.
+    """Return the crop: all that is masked, padded, in the generated image's ratio if it fits.
 
     Args:
-        mask: of the picture's size, blurred already; every pixel above 0 counts.
-        width: of what will be drawn.
-        height: of what will be drawn.
-        padding: pixels around, as far as the picture reaches.
+        mask: of the image's size, already blurred; every pixel above 0 counts.
+        width: of the generated image.
+        height: of the generated image.
+        padding: pixels around, within the image.
 
     Returns:
-        The box; None of a blank mask, upon which A1111 1.10 goes on as img2img and says so.
+        The box; None for a blank mask, with which A1111 1.10 runs img2img and warns.
     """
     found = mask.getbbox()
     if found is None:
@@ -47,10 +47,10 @@ def masked_region(mask: Image.Image, width: int, height: int, padding: int = PAD
 
 
 def expand_region(box: Box, width: int, height: int, image_width: int, image_height: int) -> Box:
-    """The box made longer along one side to the ratio width : height, within the picture.
+    """Extend the box along one side to the ratio width : height, within the image.
 
-    It grows on both ends alike and is shifted inwards at the picture's border. Where the picture
-    is too small it ends with the picture, in another ratio.
+    It grows on both ends alike and is shifted inwards at the image's border. If the image
+    is too small, the box ends with the image, in another ratio.
     """
     left, top, right, bottom = box
     if (right - left) / (bottom - top) > width / height:
@@ -65,12 +65,12 @@ def expand_region(box: Box, width: int, height: int, image_width: int, image_hei
 def crop_region(
     image: Image.Image, box: Box, width: int, height: int, upscaler: ImageUpscaler | None = None
 ) -> Image.Image:
-    """The region of a picture or mask as width x height pixels ("Resize and fill")."""
+    """Return the region of an image or mask as width x height pixels ("Resize and fill")."""
     return resize_image(image.crop(box), width, height, RESIZE_AND_FILL, upscaler)
 
 
 def uncrop(result: Image.Image, box: Box, original: Image.Image) -> Image.Image:
-    """What was drawn put back into its place in the original ("Crop and resize"), RGB."""
+    """Paste the generated region into its place in the original ("Crop and resize"), RGB."""
     whole = original.convert("RGB")
     left, top, right, bottom = box
     whole.paste(resize_image(result, right - left, bottom - top, CROP_AND_RESIZE), (left, top))
@@ -78,7 +78,7 @@ def uncrop(result: Image.Image, box: Box, original: Image.Image) -> Image.Image:
 
 
 def _grow(start: int, end: int, length: float, limit: int) -> tuple[int, int]:
-    """Start and end `length` apart (rounded down) around the same middle, within 0 … limit."""
+    """Return start and end `length` apart (rounded down) around the same middle, in 0 … limit."""
     added = int(length - (end - start))
     start, end = start - added // 2, end + added - added // 2
     shift = max(end - limit, 0)
@@ -88,15 +88,15 @@ def _grow(start: int, end: int, length: float, limit: int) -> tuple[int, int]:
 
 
 def overlay_original(result: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
-    """The original where the mask is 0, the result where it is 255, RGB.
+    """Return the original where the mask is 0, the result where it is 255, RGB.
 
-    Between them the two are mixed in one step, rounded to the nearest; A1111's way over
+    In between the two are mixed in one step, rounded to the nearest; A1111's computation with
     premultiplied colours rounds more often, which makes one level of difference in soft edges.
 
     Args:
-        result: what was drawn, of the original's size.
-        original: the init image, resized as it was for drawing.
-        mask: mode "L", blurred; of a whole picture `masks.whole_picture_overlay_mask` of it.
+        result: the generated image, of the original's size.
+        original: the init image, resized as for generating.
+        mask: mode "L", blurred; for a whole image its `masks.whole_picture_overlay_mask`.
 
     Raises:
         ValueError: the sizes differ.
@@ -109,11 +109,11 @@ def overlay_original(result: Image.Image, original: Image.Image, mask: Image.Ima
 def overlay_region(
     result: Image.Image, box: Box, original: Image.Image, mask: Image.Image
 ) -> Image.Image:
-    """The same for "Only masked": the result is put back into its box first.
+    """Do the same for "Only masked": the result is pasted into its box first.
 
     Args:
-        result: what was drawn, of any size.
-        box: what `only_masked.masked_region` found.
+        result: the generated image, of any size.
+        box: from `only_masked.masked_region`.
         original: the whole init image.
         mask: mode "L", blurred, of the whole init image.
     """

@@ -13,20 +13,20 @@ from torch import Tensor
 from inference.runtime import InputError
 
 BACKGROUND = "#ffffff"
-"""What shows through transparent places, unless told otherwise."""
+"""The default background of transparent areas."""
 
 
 def read_image(source: str | Path | Image.Image, key: str = "init_image") -> Image.Image:
-    """A picture, fully read and turned upright as its EXIF orientation says.
+    """Return an image, fully read and rotated by its EXIF orientation.
 
-    Its mode stays, but for 16 bits of grey, which become 8.
+    Its mode is kept, except for 16-bit grey, which becomes 8-bit.
 
     Args:
-        source: a file, or a picture that is open already.
-        key: what the recipe calls it, for the message.
+        source: a file, or an open image.
+        key: the recipe's option, for the message.
 
     Raises:
-        InputError: there is no such file, or it is broken or no picture.
+        InputError: the file does not exist, or is corrupt or not an image.
     """
     if isinstance(source, Image.Image):
         return _in_8_bits(ImageOps.exif_transpose(source))
@@ -47,12 +47,12 @@ def read_image(source: str | Path | Image.Image, key: str = "init_image") -> Ima
 def open_init_image(
     source: str | Path | Image.Image, background: str = BACKGROUND, key: str = "init_image"
 ) -> Image.Image:
-    """An RGB picture, upright, lying on a background where it is transparent.
+    """Return an RGB image, upright, on a background if it is transparent.
 
     Args:
-        source: a file, or a picture that is open already.
+        source: a file, or an open image.
         background: a colour, such as `#ffffff` or `white`.
-        key: what the recipe calls it, for the message.
+        key: the recipe's option, for the message.
 
     Raises:
         InputError: the file or the colour cannot be used.
@@ -68,10 +68,10 @@ def open_init_image(
 
 
 def background_color(text: str, key: str = "background_color") -> tuple[int, ...]:
-    """Red, green and blue of a colour's name.
+    """Return red, green and blue of a colour's name.
 
     Raises:
-        InputError: it is no colour; `key` is what the recipe calls it.
+        InputError: it is not a colour; `key` is the recipe's option.
     """
     try:
         return ImageColor.getrgb(text)[:3]
@@ -80,29 +80,29 @@ def background_color(text: str, key: str = "background_color") -> tuple[int, ...
 
 
 def picture_size(path: str | Path, key: str = "init_image") -> tuple[int, int]:
-    """Width and height of a picture file that stands upright; its pixels need not be read.
+    """Return width and height of an image file, rotated upright; its pixels are not read.
 
     Raises:
-        InputError: there is no such file, or it is no picture; `key` is what the recipe calls it.
+        InputError: the file does not exist or is not an image; `key` is the recipe's option.
     """
     try:
         with Image.open(path) as image:
             is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return (image.height, image.width) if is_turned else image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return read_image(path, key).size  # says what is wrong
+        return read_image(path, key).size  # raises the error
 
 
 def to_pixels(images: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of one size as (b, 3, h, w), fp32, in -1 … 1."""
+    """Return RGB images of one size as (b, 3, h, w), fp32, in -1 … 1."""
     values = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(values).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def floor_to_images(pixels: Tensor) -> list[Image.Image]:
-    """Pixels (b, 3, h, w) in -1 … 1 as pictures of 8 bits, rounded down as in A1111.
+    """Return pixels (b, 3, h, w) in -1 … 1 as 8-bit images, rounded down as in A1111.
 
-    What A1111 saves, and what it gives to image upscalers between the passes of hires fix. Rounding
+    A1111 saves these, and passes them to image upscalers between the passes of hires fix. Rounding
     to the nearest, as `inference.images.drawing.to_images` does, is up to one level higher.
     """
     values = ((pixels.float() + 1) / 2).clamp(0, 1).mul(255).floor().to(torch.uint8)

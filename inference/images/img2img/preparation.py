@@ -1,7 +1,7 @@
-"""From init image and mask to what is encoded, and from the result to the picture.
+"""Prepare init image and mask for encoding, and finish the resulting image.
 
 The order of A1111 1.10.1 (`modules/processing.py`, img2img's `init`): masks are inverted, blurred
-at their own size, then resized or cropped; pictures are resized or cropped, then filled.
+at their own size, then resized or cropped; images are resized or cropped, then filled.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class InpaintOptions:
     mask_blur_x: float = 4
     """Pixels of the mask file, 0 … 64."""
     mask_blur_y: float | None = None
-    """As `mask_blur_x` without it."""
+    """Defaults to `mask_blur_x`."""
     masked_content: str = ORIGINAL
     inpaint_area: str = WHOLE_PICTURE
     padding: int = PADDING
@@ -57,30 +57,31 @@ class InpaintOptions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is encoded, and what the result is laid on."""
+    """The input of the VAE, and the images for the overlay."""
 
     image: Image.Image
-    """RGB: to encode, and the reference of color correction. Width x height of the drawing; its own
+    """RGB: to encode, and the reference of color correction. Width x height of the generated image;
+    its own
     size under "Just resize (latent upscale)"."""
     mask: Image.Image | None = None
-    """Mode "L", width x height of the drawing: for `masks.latent_mask` and `mask_tensor`."""
+    """Mode "L", in the generated image's size: for `masks.latent_mask` and `mask_tensor`."""
     original: Image.Image | None = None
-    """RGB, of the overlay's size; there is one exactly where there is a mask."""
+    """RGB, of the overlay's size; present exactly if there is a mask."""
     overlay_mask: Image.Image | None = None
     box: Box | None = None
-    """With "Only masked", where in the original the drawing belongs."""
+    """With "Only masked", the place of the generated image in the original."""
     notes: tuple[str, ...] = ()
-    """For the user: what came out otherwise than asked for."""
+    """Messages to the user about differences from the request."""
 
     def finish(self, result: Image.Image) -> Image.Image:
-        """The picture to save: the result under the original's own pixels, if there is a mask.
+        """Return the image to save: the result, with the original's unmasked pixels if masked.
 
         Args:
-            result: what was drawn, width x height of the drawing, after the restoration of faces
+            result: width x height of the generated image, after the restoration of faces
                 and color correction.
 
         Returns:
-            RGB; with "Only masked" in the size of the init image, else in that of the drawing.
+            RGB; with "Only masked" in the size of the init image, else in the generated size.
         """
         if self.original is None or self.overlay_mask is None:
             return result
@@ -98,19 +99,19 @@ def prepare(
     resize_mode: str = JUST_RESIZE,
     upscaler: ImageUpscaler | None = None,
 ) -> Prepared:
-    """What img2img or inpainting begins with.
+    """Prepare img2img or inpainting.
 
     Args:
         image: RGB, from `opening.open_init_image`.
-        width: of the drawing, in pixels.
-        height: of the drawing.
+        width: of the generated image, in pixels.
+        height: of the generated image.
         mask: mode "L", from `masks.open_mask`, of the image's size; None in img2img.
-        options: of inpainting; A1111's defaults without them.
+        options: of inpainting; by default A1111's.
         resize_mode: one of `resize.RESIZE_MODES`.
-        upscaler: for what is enlarged; Lanczos without it.
+        upscaler: for enlarging; by default Lanczos.
 
     Raises:
-        InputError: an option is not known or out of range, or the mask's size differs.
+        InputError: an option is unknown or out of range, or the mask's size differs.
     """
     if mask is None:
         return Prepared(_resized(image, width, height, resize_mode, upscaler))
@@ -164,7 +165,7 @@ def _whole_picture(
 def _resized(
     image: Image.Image, width: int, height: int, resize_mode: str, upscaler: ImageUpscaler | None
 ) -> Image.Image:
-    """Under "Just resize (latent upscale)" the image stays; its latents are stretched."""
+    """Resize an image; not for "Just resize (latent upscale)", whose latents are resized."""
     if resize_mode == LATENT_UPSCALE:
         return image
     return resize_image(image, width, height, resize_mode, upscaler)

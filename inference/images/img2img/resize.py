@@ -14,7 +14,7 @@ JUST_RESIZE, CROP_AND_RESIZE, RESIZE_AND_FILL, LATENT_UPSCALE = RESIZE_MODES
 LANCZOS = Image.Resampling.LANCZOS
 
 ImageUpscaler = Callable[[Image.Image, float], Image.Image]
-"""(picture, scale > 1) -> a larger picture; the exact size is reached by Lanczos afterwards."""
+"""(image, scale > 1) -> a larger image; Lanczos then resizes it to the exact size."""
 
 
 def resize_image(
@@ -24,20 +24,20 @@ def resize_image(
     resize_mode: str = JUST_RESIZE,
     upscaler: ImageUpscaler | None = None,
 ) -> Image.Image:
-    """A picture or mask in exactly width x height pixels, in its own mode.
+    """Resize an image or mask to width x height pixels, in its own mode.
 
-    "Just resize" stretches; "Crop and resize" covers, centred, and cuts off what is over; "Resize
-    and fill" fits the picture in, centred, and stretches its border rows or columns over the rest.
-    Under "Just resize (latent upscale)" the init image is encoded as it is, and its latents are
-    stretched by `upscalers.upscale_latents`; what must lie on them, such as masks, is stretched
-    here alike. (A1111 lays masks as "Resize and fill" does, beside the stretched latents.)
+    "Just resize" stretches; "Crop and resize" covers, centred, and crops the excess; "Resize
+    and fill" fits the image in, centred, and stretches its border rows or columns over the rest.
+    Under "Just resize (latent upscale)" the init image is encoded unchanged, and its latents are
+    stretched by `upscalers.upscale_latents`; masks and other overlays are stretched
+    here alike. (A1111 places masks as "Resize and fill" does, beside the stretched latents.)
 
     Args:
         image: of any mode.
         width: in pixels.
         height: in pixels.
         resize_mode: one of `RESIZE_MODES`.
-        upscaler: takes part where the picture becomes larger; never for masks (mode "L").
+        upscaler: used if the image becomes larger; never for masks (mode "L").
 
     Raises:
         InputError: the mode is none of these.
@@ -58,7 +58,7 @@ def resize_image(
 def scale_to(
     image: Image.Image, width: int, height: int, upscaler: ImageUpscaler | None = None
 ) -> Image.Image:
-    """Stretches to width x height by Lanczos, after an upscaler if one side at least grows."""
+    """Resize to width x height by Lanczos, after an upscaler if one side at least grows."""
     scale = max(width / image.width, height / image.height)
     if upscaler is not None and scale > 1 and image.mode != "L":
         image = upscaler(image, scale)
@@ -66,13 +66,13 @@ def scale_to(
 
 
 def cover(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """The least (width, height) in the ratio of `size` that covers the target; rounded down."""
+    """Return the least (width, height) in the ratio of `size` that covers the target, floored."""
     (w, h), (width, height) = size, target
     return (width, h * width // w) if width * h > w * height else (w * height // h, height)
 
 
 def contain(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """The largest (width, height) in the ratio of `size` within the target; rounded down."""
+    """Return the largest (width, height) in the ratio of `size` within the target; rounded down."""
     (w, h), (width, height) = size, target
     if width * h < w * height:
         return width, max(1, h * width // w)
@@ -80,14 +80,14 @@ def contain(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
 
 
 def _centred(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Laid on width x height, the middles (rounded down) on one another."""
+    """Paste on width x height, with the same middle (rounded down)."""
     canvas = Image.new(image.mode, (width, height))
     canvas.paste(image, (width // 2 - image.width // 2, height // 2 - image.height // 2))
     return canvas
 
 
 def _fill_around(image: Image.Image, width: int, height: int) -> Image.Image:
-    """`_centred`, the rest filled from the border next to it.
+    """Paste `_centred`, and fill the rest from the adjacent border.
 
     A box without extent makes Pillow sample around the border line itself: A1111's and diffusers'
     border colours. Where A1111 leaves a last row or column black, when what is over is odd, the

@@ -1,8 +1,8 @@
 """Upscalers of hires fix and img2img, by A1111's names (1.10.1 `modules/shared.py`, `upscaler.py`).
 
-Three kinds: those of the "Latent" family work on latents; "None", "Lanczos" and "Nearest" on
-pictures; all others are networks whose weights come from elsewhere, named here and registered by
-whoever has them.
+There are three kinds: those of the "Latent" family work on latents; "None", "Lanczos" and "Nearest"
+on images; all others are networks with external weights, named here and registered by
+plug-ins that have them.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ MODEL_UPSCALERS = (
 
 @dataclass(frozen=True)
 class Upscaler:
-    """An upscaler of pictures, or of latents."""
+    """An upscaler of images, or of latents."""
 
     of_pictures: ImageUpscaler | None = None
     of_latents: LatentUpscaler | None = None
     is_built_in: bool = False
-    """Limner gives the name its meaning, which cannot be replaced."""
+    """Whether the name is built in, so that it cannot be replaced."""
 
     @property
     def function(self) -> ImageUpscaler | LatentUpscaler | None:
-        """Whichever it has."""
+        """Return the one that it has."""
         return self.of_pictures or self.of_latents
 
 
 UPSCALERS: dict[str, Upscaler] = {}
-"""The upscalers by A1111's names, or their own."""
+"""The upscalers by name."""
 
 OfPictures = TypeVar("OfPictures", bound=ImageUpscaler)
 
 
 def upscaler(name: str) -> Callable[[OfPictures], OfPictures]:
-    """Enter the decorated function as the upscaler of pictures of a name.
+    """Return the decorator that registers an image upscaler under a name.
 
-    It is given an RGB picture and a scale above 1, and returns a larger RGB picture. It may come
-    out in any size, such as a network's own factor; Lanczos brings it to the exact one.
+    The function gets an RGB image and a scale above 1, and returns a larger RGB image. Any
+    size is allowed, such as a network's own factor; Lanczos resizes it to the exact one.
 
     Args:
-        name: what recipes call it; one of `MODEL_UPSCALERS` or a new one.
+        name: its name in recipes; one of `MODEL_UPSCALERS` or a new one.
 
     Raises:
         ValueError: another upscaler has the name.
@@ -83,10 +83,10 @@ def upscaler(name: str) -> Callable[[OfPictures], OfPictures]:
 
 
 def register_upscaler(name: str, upscale: ImageUpscaler) -> None:
-    """Make a function the upscaler of a name, in place of one registered before; see `upscaler`.
+    """Register a function as an upscaler, replacing an earlier one; see `upscaler`.
 
     Raises:
-        ValueError: the name is one that Limner itself gives a meaning.
+        ValueError: the name is built in.
     """
     if name in UPSCALERS and UPSCALERS[name].is_built_in:
         raise ValueError(f"{name!r} is built in; register another name")
@@ -94,7 +94,7 @@ def register_upscaler(name: str, upscale: ImageUpscaler) -> None:
 
 
 def _interpolated(mode: str, antialias: bool = False) -> Upscaler:
-    """By torch's `interpolate`."""
+    """Return an upscaler with torch's `interpolate`."""
 
     def enlarge(latents: Tensor, width: int, height: int) -> Tensor:
         return F.interpolate(latents, size=(height, width), mode=mode, antialias=antialias)
@@ -111,7 +111,7 @@ def _resampled(resample: Image.Resampling) -> Upscaler:
 
 
 def _unchanged(image: Image.Image, scale: float) -> Image.Image:
-    """`resize.scale_to` brings it to size."""
+    """Return the image unchanged; `resize.scale_to` resizes it."""
     return image
 
 
@@ -129,25 +129,25 @@ UPSCALERS |= {
 
 
 def upscaler_names() -> list[str]:
-    """All that work now: latent, built in, registered."""
+    """Return all available names: latent, built in, registered."""
     built_in = [name for name, one in UPSCALERS.items() if one.is_built_in]
     return [*built_in, *sorted(UPSCALERS.keys() - set(built_in))]
 
 
 def is_latent_upscaler(name: str) -> bool:
-    """Whether it works on latents, so that nothing is decoded and encoded between the passes."""
+    """Return whether it works on latents, so that nothing is decoded between the passes."""
     return name in UPSCALERS and UPSCALERS[name].of_latents is not None
 
 
 def image_upscaler(name: str, key: str = "upscaler") -> ImageUpscaler:
-    """The upscaler of pictures of this name, for `resize.resize_image`.
+    """Return the image upscaler of this name, for `resize.resize_image`.
 
     Args:
         name: "None", "Lanczos", "Nearest", or a registered one.
-        key: what the recipe calls it, for the message.
+        key: the recipe's option, for the message.
 
     Raises:
-        InputError: it works on latents, needs weights that nobody registered, or is not known.
+        InputError: it works on latents, needs unregistered weights, or is unknown.
     """
     if is_latent_upscaler(name):
         raise InputError(f"{key}: {name!r} works on latents, not on pictures; take Lanczos")
@@ -158,13 +158,13 @@ def image_upscaler(name: str, key: str = "upscaler") -> ImageUpscaler:
 
 
 def check_upscaler(name: str, key: str = "hr_upscaler") -> None:
-    """Raises InputError unless it can be used now, on latents or on pictures."""
+    """Raise InputError unless it is available, on latents or on images."""
     if not is_latent_upscaler(name):
         image_upscaler(name, key)
 
 
 def upscale_latents(latents: Tensor, width: int, height: int, name: str = "Latent") -> Tensor:
-    """Latents (b, c, h, w) at (b, c, height, width), by an upscaler of the "Latent" family."""
+    """Resize latents (b, c, h, w) to (b, c, height, width), by a "Latent" upscaler."""
     enlarge = UPSCALERS[name].of_latents
     assert enlarge is not None, f"{name} works on pictures"
     return enlarge(latents, width, height)
@@ -183,23 +183,23 @@ def _unusable(name: str, key: str) -> InputError:
 
 
 FaceRestorer = Callable[[Image.Image, float], Image.Image]
-"""(RGB picture, weight 0 … 1) -> the picture with its faces restored, in the same size."""
+"""(RGB image, weight 0 … 1) -> the image with its faces restored, in the same size."""
 
 FACE_RESTORERS = ("CodeFormer", "GFPGAN")
 
 CODEFORMER_WEIGHT = 0.5
-"""0 changes most, 1 least; GFPGAN pays no heed to it."""
+"""0 changes most, 1 least; GFPGAN ignores it."""
 
 _face_restorers: dict[str, FaceRestorer] = {}
 
 
 def register_face_restorer(name: str, restore: FaceRestorer) -> None:
-    """Makes a face restorer known, by A1111's name or a new one; replaces what it was before."""
+    """Register a face restorer by A1111's name or a new one, replacing an earlier one."""
     _face_restorers[name] = restore
 
 
 def face_restorer(name: str, key: str = "face_restoration") -> FaceRestorer:
-    """The registered face restorer of this name.
+    """Return the registered face restorer of this name.
 
     Raises:
         InputError: there is none of this name.

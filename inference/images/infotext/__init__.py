@@ -1,4 +1,4 @@
-"""Infotext: how a picture was drawn, in A1111's words, written into its file and read back.
+"""Infotext: how an image was generated, in A1111's words, written into its file and read back.
 
 Format: A1111 1.10.1 (`create_infotext`, `parse_generation_parameters`)::
 
@@ -6,8 +6,8 @@ Format: A1111 1.10.1 (`create_infotext`, `parse_generation_parameters`)::
     Negative prompt: blurry
     Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 64x64, …
 
-`text` writes and reads it, `pasted` adds what A1111 takes for granted, `describe` says it of a
-drawing, `picture_files` puts it into picture files, `other_programs` translates what others write.
+`text` writes and reads it, `pasted` adds A1111's defaults, `describe` makes it for a
+drawing, `picture_files` puts it into image files, `other_programs` translates other formats.
 """
 
 from typing import TYPE_CHECKING

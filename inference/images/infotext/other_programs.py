@@ -1,4 +1,4 @@
-"""What other programs write into pictures, translated into infotext.
+"""Translate the metadata of other programs' images into infotext.
 
 NovelAI's here, as A1111 1.10.1 does (`modules/images.py`); ComfyUI's, InvokeAI's and Fooocus's by
 the library sd-parsers, if it is installed (`pip install 'limner[metadata]'`).
@@ -27,17 +27,17 @@ MARKS = {
 
 
 def is_novel_ai(info: Mapping[Any, Any]) -> bool:
-    """Whether a PNG's texts are NovelAI's."""
+    """Return whether a PNG's texts are NovelAI's."""
     return info.get("Software") == "NovelAI" and isinstance(info.get("Comment"), str)
 
 
 def is_fooocus(info: Mapping[Any, Any]) -> bool:
-    """Whether `parameters` holds Fooocus's JSON, and no infotext."""
+    """Return whether `parameters` has Fooocus's JSON, and no infotext."""
     return info.get("fooocus_scheme") == "fooocus" and "parameters" in info
 
 
 def translate_novel_ai(info: Mapping[Any, Any], size: tuple[int, int]) -> str | None:
-    """Infotext of NovelAI's texts, with its Clip skip and ENSD; None if they are damaged."""
+    """Return the infotext of NovelAI's texts, with its Clip skip and ENSD; None if damaged."""
     try:
         told = json.loads(info["Comment"])
         sampler = KNOWN_SAMPLERS.get(str(told["sampler"]).lower(), "Euler a")
@@ -56,16 +56,16 @@ def translate_novel_ai(info: Mapping[Any, Any], size: tuple[int, int]) -> str | 
 
 
 def other_program(info: Mapping[Any, Any]) -> str | None:
-    """The program whose texts a picture carries, if it is one that sd-parsers reads."""
+    """Return the program that wrote an image's texts, if sd-parsers supports it."""
     return next((program for key, program in MARKS.items() if key in info), None)
 
 
 def read_other_programs(path: Path) -> str | None:
-    """Infotext of what ComfyUI, InvokeAI or Fooocus wrote into a picture; None if none of them did.
+    """Return the infotext of an image by ComfyUI, InvokeAI or Fooocus; None for other images.
 
     Raises:
-        InputError: one of them did, and sd-parsers is not installed or cannot read it.
-        OSError: there is no such picture, or it cannot be read.
+        InputError: it is one, but sd-parsers is not installed or cannot read it.
+        OSError: the image does not exist, or cannot be read.
     """
     from PIL import Image
 
@@ -83,7 +83,7 @@ def read_other_programs(path: Path) -> str | None:
 
 
 def translate(found: Any, size: tuple[int, int]) -> str:
-    """Infotext of what sd-parsers found; of several samplers the first."""
+    """Return the infotext of sd-parsers' result; of several samplers, of the first."""
     sampler = found.samplers[0]
     told = {"sampler": sampler.name, **sampler.parameters}
     model = sampler.model
@@ -109,6 +109,6 @@ def translate(found: Any, size: tuple[int, int]) -> str:
 
 
 def partial_denoising(told: Mapping[str, Any]) -> object | None:
-    """ComfyUI's `denoise`, which is 1 where nothing was begun with."""
+    """Return ComfyUI's `denoise`; it is 1 without an init image."""
     value = told.get("denoise")
     return value if value not in (None, 1, 1.0) else None

@@ -1,4 +1,4 @@
-"""Find infotext in picture files and in text files beside them (A1111 1.10.1, `images.py`)."""
+"""Find infotext in image files and in text files beside them (A1111 1.10.1, `images.py`)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def read_infotext(path: Path) -> str | None:
-    """The infotext in a picture's file, or in the .txt beside it; None if there is none.
+    """Return the infotext in an image file, or in the .txt beside it; None if there is none.
 
-    A .txt that ends in no line of parameters is something else, such as a caption.
+    A .txt whose last line has no parameters is something else, such as a caption.
 
     Raises:
-        OSError: there is no such picture, or it cannot be read.
+        OSError: the image does not exist, or cannot be read.
     """
     from PIL import Image
 
     with Image.open(path) as image:
-        image.load()  # texts may stand behind the pixels
+        image.load()  # texts may follow the pixels
         return find_infotext(image) or read_text_beside(path)
 
 
 def find_infotext(image: Image.Image) -> str | None:
-    """The infotext that an opened picture carries, of A1111, Forge, NovelAI, or ours."""
+    """Return the infotext of an open image, from A1111, Forge, NovelAI, or ours."""
     from inference.images.infotext.other_programs import is_fooocus, is_novel_ai, translate_novel_ai
 
     if is_novel_ai(image.info):
@@ -44,12 +44,12 @@ def find_infotext(image: Image.Image) -> str | None:
 
 
 def read_text_beside(path: Path) -> str | None:
-    """The infotext of the .txt of the same name, as A1111 writes it on demand."""
+    """Return the infotext of the .txt of the same name, as A1111 writes it on demand."""
     side = path.with_suffix(".txt")
     try:
         text = side.read_text(encoding="utf-8").strip() if side.is_file() else ""
     except UnicodeDecodeError:
-        return None  # no text of A1111's
+        return None  # not A1111's text
     except OSError as error:
         raise InputError(f"{side}: cannot be read: {error.strerror}") from error
     return text if is_parameters(text.rpartition("\n")[2]) else None

@@ -1,4 +1,4 @@
-"""What A1111 makes of infotext when it is pasted: defaults, old names, and what versions meant.
+"""A1111's rules for pasting infotext: defaults, old names, and differences of versions.
 
 Sources: A1111 1.10.1 `modules/infotext_utils.py` (`parse_generation_parameters`),
 `modules/infotext_versions.py`, `modules/sd_samplers.py` and `modules/sd_schedulers.py`.
@@ -34,7 +34,7 @@ DEFAULTS = {
     "FP8 weight": "Disable",
     "Refiner switch by sampling steps": "False",
 }
-"""What a parameter is where infotext does not say it."""
+"""The default of a parameter that infotext omits."""
 
 SCHEDULES = {
     "Automatic": ("automatic",),
@@ -50,7 +50,7 @@ SCHEDULES = {
     "DDIM": ("ddim",),
     "Beta": ("beta",),
 }
-"""Label of a schedule type -> the other names that sampler names of before 1.9 end in."""
+"""Label of a schedule type -> its other suffixes in sampler names from before 1.9."""
 
 SAMPLERS = {
     "DPM++ 2M": ("k_dpmpp_2m",),
@@ -74,14 +74,14 @@ SAMPLERS = {
     "UniPC": (),
     "LCM": ("k_lcm",),
 }
-"""A1111's samplers and their other names, also those of NovelAI. Case does not count."""
+"""A1111's samplers and their other names, also those of NovelAI. Case is ignored."""
 
 KNOWN_SAMPLERS = {
     other.lower(): name for name, others in SAMPLERS.items() for other in (name, *others)
 }
 
 OLD_HIRES_PIXELS = 512 * 512
-"""What the first pass had before there was a first-pass size of one's own."""
+"""The first pass's default before its size became an option."""
 
 VERSION = re.compile(
     r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:-(\d{1,6})(?=-|$)|-?(rc)[^.]*)?", re.IGNORECASE
@@ -91,10 +91,10 @@ Version = tuple[int, int, int, int]
 
 
 def as_pasted(infotext: Infotext) -> dict[str, str]:
-    """All parameters as A1111 takes them, with `Prompt` and `Negative prompt`.
+    """Return all parameters as A1111 reads them, with `Prompt` and `Negative prompt`.
 
-    Sizes are taken apart, schedule types out of old sampler names, defaults are filled in, and what
-    older versions did differently is said. `Emphasis` counts as used where a prompt has brackets.
+    Sizes are split, schedule types separated from old sampler names, defaults filled in, and
+    changes since older versions added. `Emphasis` counts as used if a prompt has brackets.
     """
     found = infotext.split_sizes()
     found |= {"Prompt": infotext.prompt, "Negative prompt": infotext.negative_prompt}
@@ -112,9 +112,9 @@ def as_pasted(infotext: Infotext) -> dict[str, str]:
 
 
 def sampler_and_schedule(sampler: str, schedule_type: str | None = None) -> tuple[str, str]:
-    """Sampler and schedule type of a name of any version: `DPM++ 2M Karras` is both.
+    """Return sampler and schedule type of a name of any version: `DPM++ 2M Karras` is both.
 
-    A sampler that is not known keeps its name.
+    An unknown sampler keeps its name.
     """
     for label, others in SCHEDULES.items():
         ending = next((f" {n}" for n in (label, *others) if sampler.endswith(f" {n}")), None)
@@ -126,7 +126,7 @@ def sampler_and_schedule(sampler: str, schedule_type: str | None = None) -> tupl
 
 
 def restore_first_pass(found: dict[str, str]) -> None:
-    """The sizes of before 1.0: `First pass size` was drawn at, and `Size` enlarged to."""
+    """Restore the sizes from before 1.0: `First pass size`, and `Size` after upscaling."""
     words = [found.get(f"First pass size-{i}", "") for i in (1, 2)]
     words += [found.get(f"Size-{i}", "512") for i in (1, 2)]
     if not all(re.fullmatch(r"\d{1,9}", word) for word in words):
@@ -140,7 +140,7 @@ def restore_first_pass(found: dict[str, str]) -> None:
 
 
 def parse_version(text: str | None) -> Version | None:
-    """`v1.7.0-225-gabc` -> (1, 7, 0, 225); a release candidate comes before its release."""
+    """Parse `v1.7.0-225-gabc` as (1, 7, 0, 225); a release candidate precedes its release."""
     match = VERSION.match(text or "")
     if not match:
         return None
@@ -149,7 +149,7 @@ def parse_version(text: str | None) -> Version | None:
 
 
 def meant_by_version(found: dict[str, str]) -> dict[str, str]:
-    """What the version that wrote infotext did in ways that have changed since."""
+    """Return the settings that an old version implied and that have changed since."""
     version = parse_version(found.get("Version"))
     if version is None:
         return {}

@@ -1,11 +1,11 @@
-"""The text of infotext: prompt, negative prompt and a line of parameters, written and read.
+"""The text format of infotext: prompt, negative prompt and a line of parameters, both ways.
 
 Format: A1111 1.10.1 `modules/processing.py` (`create_infotext`) and `modules/infotext_utils.py`
 (`parse_generation_parameters`). Ours reads a little more: keys of one letter, empty values, values
 in quotes of their own, sizes as `512×512`, fewer than three parameters if Steps is the first, and
-prompts whose lines begin or end with spaces. What this format cannot hold (a prompt that ends in an
-empty line, or looks like parameters) is told once more in a parameter of ours, `Exact prompt`, so
-that everything that is written is read back as it was.
+prompts whose lines begin or end with spaces. What this format cannot represent (a prompt that ends
+in an empty line, or looks like parameters) is repeated in a parameter of ours, `Exact prompt`, so
+that reading returns exactly what was written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inference.runtime import number
 
 NEGATIVE = "Negative prompt:"
 EXACT = "Exact prompt", "Exact negative prompt"
-"""Parameters of ours, written only where the text alone would be misread."""
+"""Our own parameters, written only if the text alone would be misread."""
 
 KEY, VALUE = r"\w[\w \-/]*+", r'"(?:\\.|[^\\"])*+"|[^,]*+'
 ENTRY = re.compile(
@@ -27,13 +27,13 @@ ENTRY = re.compile(
     r"|[ \-/]++|\w[\w \-/]*+|.)",
     re.DOTALL,
 )
-"""A parameter, a key alone (A1111 writes it where its value is the same word), or what is neither.
-The latter is passed over at once, which keeps the time linear."""
+"""A parameter, a key alone (A1111 writes it if its value is the same word), or neither.
+The last is skipped at once, which keeps the time linear."""
 
 SIZE = re.compile(r"(\d{1,9})\s?[x×]\s?(\d{1,9})")
 
 FEWEST_PARAMETERS = 3
-"""With fewer of them A1111 takes the last line for a part of the prompt."""
+"""With fewer of them A1111 treats the last line as part of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Infotext:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     def split_sizes(self) -> dict[str, str]:
-        """The parameters, with sizes taken apart as by A1111: Size-1, Size-2."""
+        """Return the parameters, with sizes split as in A1111: Size-1, Size-2."""
         split: dict[str, str] = {}
         for key, value in self.parameters.items():
             if size := SIZE.fullmatch(value):
@@ -58,10 +58,10 @@ class Infotext:
 def write_infotext(
     prompt: str, negative_prompt: str, parameters: Mapping[str, object | None]
 ) -> str:
-    """Infotext of a picture. Parameters that are None are left out.
+    """Return the infotext of an image. Parameters that are None are left out.
 
     Raises:
-        ValueError: a key has other signs than letters, digits, space, - and /.
+        ValueError: a key has other characters than letters, digits, space, - and /.
     """
     entries = {key: number(value) for key, value in parameters.items() if value is not None}
     for key in entries:
@@ -78,7 +78,7 @@ def write_infotext(
 
 
 def parse_infotext(text: str) -> Infotext:
-    """Takes infotext apart. A text without parameters is a prompt."""
+    """Parse infotext. A text without parameters is a prompt."""
     lines = text.replace("\r\n", "\n").strip().split("\n")
     parameters: dict[str, str] = {}
     if is_parameters(lines[-1]):
@@ -95,7 +95,7 @@ def parse_infotext(text: str) -> Infotext:
 
 
 def entries_of(line: str) -> Iterator[tuple[str, str]]:
-    """Keys and values of a line of parameters; of a key alone the key twice."""
+    """Return keys and values of a line of parameters; for a key alone the key twice."""
     for match in ENTRY.finditer(line):
         if match["key"]:
             yield match["key"], unquote(match["value"])
@@ -104,13 +104,13 @@ def entries_of(line: str) -> Iterator[tuple[str, str]]:
 
 
 def is_parameters(line: str) -> bool:
-    """Whether a text's last line is parameters, and not the end of a prompt."""
+    """Return whether a text's last line has parameters, and is not the end of a prompt."""
     keys = [match["key"] for match in ENTRY.finditer(line) if match["key"]]
     return len(keys) >= FEWEST_PARAMETERS or line.startswith("Steps: ") or keys[-2:] == list(EXACT)
 
 
 def quote(text: str) -> str:
-    """A value as it stands in infotext: in JSON's quotes where it could be misread."""
+    """Return a value as written in infotext: in JSON's quotes if it could be misread."""
     is_clear = text and text == text.strip() and text[0] != '"'
     if is_clear and not any(sign in text for sign in ",:\n"):
         return text
@@ -118,7 +118,7 @@ def quote(text: str) -> str:
 
 
 def unquote(text: str) -> str:
-    """A value as it was before `quote`; text that only looks quoted stays as it is."""
+    """Return a value as before `quote`; text that only looks quoted is unchanged."""
     if len(text) < 2 or not text[0] == text[-1] == '"':
         return text
     try:

@@ -1,7 +1,7 @@
-"""How many frames and which sizes a CogVideoX model can take, and what is nearest to them.
+"""The numbers of frames and the sizes that a CogVideoX model accepts, and the nearest ones.
 
-Read off diffusers 0.42.1: `AutoencoderKLCogVideoX._encode` and `._decode` (chunks of frames),
-`CogVideoXDownsample3D` and `CogVideoXUpsample3D` (what a chunk becomes), `CogVideoXPatchEmbed`
+Taken from diffusers 0.42.1: `AutoencoderKLCogVideoX._encode` and `._decode` (chunks of frames),
+`CogVideoXDownsample3D` and `CogVideoXUpsample3D` (lengths of chunks), `CogVideoXPatchEmbed`
 (patches, positions) and the pipelines (padding).
 """
 
@@ -14,10 +14,10 @@ from inference.runtime import InputError
 
 @dataclass(frozen=True)
 class FrameRule(FrameArithmetic):
-    """How a video VAE counts: frames, latent frames, and which clips come back as they went in.
+    """The arithmetic of a video VAE: frames, latent frames, and which clips keep their length.
 
-    The VAE works on chunks; what is over joins the first one. Halving a chunk keeps the first frame
-    of an odd number for itself, and doubling does not double it. So 8k frames give an even number
+    The VAE processes chunks; the remainder joins the first one. Halving a chunk keeps the first
+    frame of an odd number separate, doubling does not double it. So 8k frames give an even number
     of latent frames and 8k + 1 an odd one, while of 5 or 13 frames 8 or 16 come back.
     """
 
@@ -35,7 +35,7 @@ class FrameRule(FrameArithmetic):
 
     @classmethod
     def of(cls, vae: Any) -> Self:
-        """The rule of an `AutoencoderKLCogVideoX`."""
+        """Return the rule of an `AutoencoderKLCogVideoX`."""
         return cls(
             int(vae.config.temporal_compression_ratio),
             vae.num_sample_frames_batch_size,
@@ -43,12 +43,12 @@ class FrameRule(FrameArithmetic):
         )
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames of a clip of so many frames: (frames - 1) // 4 + 1 at a ratio of 4."""
+        """Return the latent frames of a clip: (frames - 1) // 4 + 1 at a ratio of 4."""
         first, others = _chunks(frames, self.frame_chunk)
         return -(-first // self.temporal_ratio) + others * (self.frame_chunk // self.temporal_ratio)
 
     def decoded_frames(self, latent_frames: int) -> int:
-        """Frames that come out of so many latent frames."""
+        """Return the frames that are decoded from a number of latent frames."""
         first, others = _chunks(latent_frames, self.latent_chunk)
         of_first = self.temporal_ratio * (first - first % 2) + first % 2
         return of_first + others * self.temporal_ratio * self.latent_chunk
@@ -65,23 +65,23 @@ class FrameRule(FrameArithmetic):
 
 
 def _chunks(length: int, size: int) -> tuple[int, int]:
-    """Length of the first chunk, which takes in what is over, and how many full ones follow it."""
+    """Return the length of the first chunk, with the remainder, and the number of full ones."""
     others = max(length // size, 1) - 1
     return length - size * others, others
 
 
 def padding(latent_frames: int, patch_size_t: int | None) -> int:
-    """Latent frames that CogVideoX 1.5 needs besides, to be cut into patches of `patch_size_t`.
+    """Return the additional latent frames of CogVideoX 1.5 for whole patches of `patch_size_t`.
 
-    They stand in front: copies of the first latent frame in training (CogVideo
-    `finetune/models/cogvideox_t2v/lora_trainer.py`), noise in drawing, where the pipelines drop
+    They are in front: copies of the first latent frame in training (CogVideo
+    `finetune/models/cogvideox_t2v/lora_trainer.py`), noise in generating, where the pipelines drop
     them again before they decode.
     """
     return -latent_frames % patch_size_t if patch_size_t else 0
 
 
 def video_to_video_multiple(patch_size_t: int | None) -> int:
-    """What the latent frames of a clip that is drawn over must be a multiple of.
+    """Return the number that the latent frames of video-to-video must be a multiple of.
 
     `CogVideoXVideoToVideoPipeline` does not pad: 81 frames fail on CogVideoX 1.5, 80 do not.
     """
@@ -91,16 +91,16 @@ def video_to_video_multiple(patch_size_t: int | None) -> int:
 def video_tokens(
     latent_frames: int, latent_height: int, latent_width: int, transformer_config: Any
 ) -> int:
-    """Tokens of a clip in the transformer's sequence, without those of its prompt."""
+    """Return the tokens of a clip in the transformer's sequence, without those of its prompt."""
     patch, patch_t = transformer_config.patch_size, transformer_config.patch_size_t
     frames = latent_frames + padding(latent_frames, patch_t)
     return frames // (patch_t or 1) * (latent_height // patch) * (latent_width // patch)
 
 
 def size_step(vae_scale_factor: int, patch_size: int) -> int:
-    """Pixels that widths and heights must be multiples of: 16 for the published models.
+    """Return the divisor of widths and heights in pixels: 16 for the published models.
 
-    The pipelines look for 8 only; 24 fails in them on the shapes of tensors.
+    The pipelines check for 8 only; 24 fails in them with a shape error.
     """
     return vae_scale_factor * patch_size
 
@@ -108,10 +108,11 @@ def size_step(vae_scale_factor: int, patch_size: int) -> int:
 def check_positions(
     transformer_config: Any, width: int, height: int, latent_frames: int, vae_scale_factor: int
 ) -> str | None:
-    """Whether the transformer has positions for a clip; a note where it was not trained there.
+    """Return a note if the transformer was not trained at a clip's size or length.
 
-    CogVideoX-5B-I2V has learned ones for one size and length: another size fails in diffusers, and
-    at another length it silently adds computed positions in their place. CogVideoX-2B's sine
+    CogVideoX-5B-I2V has learned positions for one size and length: another size fails in diffusers,
+    and
+    at another length it silently adds computed positions instead. CogVideoX-2B's sine
     positions are computed for any size, but trained at one. Rotary positions fit all sizes.
 
     Args:

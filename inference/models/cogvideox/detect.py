@@ -1,4 +1,4 @@
-"""The five published CogVideoX models as data: what their parts are built of.
+"""The five published CogVideoX models as data: the configs of their parts.
 
 Sources: Yang et al. 2024 (arXiv 2408.06072); `sat/configs` of github.com/zai-org/CogVideo;
 diffusers' `scripts/convert_cogvideox_to_diffusers.py`, whose settings are kept where SAT's differ
@@ -20,8 +20,8 @@ TEXT_ENCODER: dict[str, Any] = {
     "feed_forward_proj": "gated-gelu",
     "tie_word_embeddings": False,
 }
-"""T5Config of T5 v1.1 XXL (Raffel et al. 2020, arXiv 1910.10683), which all five read prompts
-with."""
+"""T5Config of T5 v1.1 XXL (Raffel et al. 2020, arXiv 1910.10683), the text encoder of all five
+models."""
 
 _VAE: dict[str, Any] = {
     "in_channels": 3,
@@ -69,7 +69,7 @@ _LATER: dict[str, Any] = {
     "sample_height": 300,
     "sample_frames": 81,
 }
-"""What CogVideoX 1.5 changes in the transformer."""
+"""The differences of CogVideoX 1.5's transformer."""
 _NOISE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -102,7 +102,7 @@ class VideoFamily:
     fps: int
     """Frames per second that it was trained for."""
     precision: str
-    """Number format that it was trained and is run in."""
+    """Dtype that it was trained and is run in."""
 
 
 def _family(name: str, title: str, **changes: Any) -> VideoFamily:
@@ -144,7 +144,7 @@ _INPUTS = ("in_channels", "use_learned_positional_embeddings", "ofs_embed_dim")
 
 
 def family_of(transformer_config: Any) -> VideoFamily | None:
-    """The published model that a transformer is, or is derived from as Fun-Control is; or None.
+    """Return the published model that a transformer is or derives from (Fun-Control); or None.
 
     Args:
         transformer_config: config of a CogVideoXTransformer3DModel.
@@ -159,7 +159,7 @@ def family_of(transformer_config: Any) -> VideoFamily | None:
 
 
 def family_on_hub(path: str) -> VideoFamily | None:
-    """The published model of a hub id (THUDM/CogVideoX-2b, zai-org/CogVideoX1.5-5B, …), or None."""
+    """Return the published model of a hub id (THUDM/CogVideoX-2b, …), or None."""
     owner, _, name = path.lower().partition("/")
     known = {family.title.lower(): family for family in FAMILIES.values()}
     return known.get(name) if owner in ("thudm", "zai-org") else None

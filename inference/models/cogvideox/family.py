@@ -1,4 +1,4 @@
-"""The family of CogVideoX: 2B, 5B and 1.5, for text, for a first frame, and Fun-Control."""
+"""The family of CogVideoX: 2B, 5B and 1.5, from text, from a first frame, and Fun-Control."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class CogVideoX(ModelFamily):
         return LORA
 
     def version(self, base: DiffusionModel) -> str:
-        """The published name, e.g. `cogvideox-5b-i2v`; kohya has none of video models."""
+        """Return the published name, e.g. `cogvideox-5b-i2v`; kohya has none for video models."""
         config = base.denoiser.config
         if known := family_of(config):
             return known.name

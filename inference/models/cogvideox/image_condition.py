@@ -1,4 +1,4 @@
-"""The picture that an image-to-video model starts from, as it is told of it.
+"""The first-frame conditioning of image-to-video models.
 
 Latents are in the transformer's layout, (b, latent frames, c, h, w).
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from inference.models.clip_model import LatentScale
 
 OFS = 2.0
-"""What CogVideoX1.5-5B-I2V is told as `ofs` (offset), always."""
+"""The value of `ofs` (offset) for CogVideoX1.5-5B-I2V, always."""
 
 
 def image_latents(
@@ -22,14 +22,14 @@ def image_latents(
     invert_scale_latents: bool,
     mode: LatentScale = "pipeline",
 ) -> Tensor:
-    """A picture's latents on the scale that the transformer is told them on.
+    """Return an image's latents on the scale of the transformer's conditioning.
 
-    Three conventions are about for CogVideoX 1.5, whose config says `invert_scale_latents`: its
-    trainers multiply by the scaling factor, SAT's drawing leaves the latents as they are, and
+    There are three conventions for CogVideoX 1.5, whose config has `invert_scale_latents`: its
+    trainers multiply by the scaling factor, SAT's inference leaves the latents as they are, and
     diffusers divides. For 1.0 all multiply.
 
     Args:
-        z: what the VAE's posterior gave, of any shape.
+        z: a sample of the VAE's posterior, of any shape.
         scaling_factor: `vae.config.scaling_factor`.
         invert_scale_latents: `vae.config.invert_scale_latents`.
         mode: `pipeline` as `CogVideoXImageToVideoPipeline.prepare_latents` of diffusers 0.42.1;
@@ -43,26 +43,26 @@ def image_latents(
 
 
 def place(latents: Tensor, latent_frames: int) -> Tensor:
-    """The picture's latents (b, 1, c, h, w) as latent frame 0 of so many; zeros elsewhere.
+    """Return the image's latents (b, 1, c, h, w) as latent frame 0, with zeros elsewhere.
 
-    For CogVideoX 1.5 `latent_frames` counts the padding, so that the picture stands at the very
-    front, on a frame that is dropped after drawing; so do the pipeline and the trainers.
+    For CogVideoX 1.5 `latent_frames` includes the padding, so that the image is at the very
+    front, on a frame that is dropped after generating; so do the pipeline and the trainers.
     """
     batch, _, *rest = latents.shape
     return torch.cat([latents, latents.new_zeros(batch, latent_frames - 1, *rest)], dim=1)
 
 
 def noise_sigma(generator: torch.Generator, mean: float = -3.0, std: float = 0.5) -> float:
-    """Strength of a picture's noise: exp(N(mean, std^2)), 0.05 as a rule (paper, appendix D)."""
+    """Return the strength of an image's noise: exp(N(mean, std^2)), usually 0.05 (appendix D)."""
     return exp(mean + std * torch.randn((), generator=generator).item())
 
 
 def with_noise(
     pictures: Tensor, generators: Sequence[torch.Generator], mean: float = -3.0, std: float = 0.5
 ) -> Tensor:
-    """Pictures (b, 3, h, w) in -1 … 1 as an image-to-video model is trained on them.
+    """Add noise to images (b, 3, h, w) in -1 … 1 as in the training of image-to-video models.
 
-    Each has noise of its own strength, as in cogvideox-factory and X-Fun (SAT draws one for the
+    Each has its own noise strength, as in cogvideox-factory and X-Fun (SAT draws one for the
     batch). Drawn on the CPU from one generator per picture: the strength first. Not clamped.
     """
     noisy = []
@@ -74,7 +74,7 @@ def with_noise(
 
 
 def without(condition: Tensor, dropped: Sequence[bool]) -> Tensor:
-    """The condition (b, …) with zeros for the examples that go without a picture.
+    """Return the conditioning (b, …) with zeros for the examples without an image.
 
     The caller decides which: 5 % in SAT (`noised_image_dropout`) and in diffusers' example.
     """
@@ -83,5 +83,5 @@ def without(condition: Tensor, dropped: Sequence[bool]) -> Tensor:
 
 
 def offset(transformer_config: Any, like: Tensor) -> Tensor | None:
-    """What the transformer is told as `ofs`, (1,); none where it has none."""
+    """Return the transformer's `ofs` input, (1,); None if it has none."""
     return None if transformer_config.ofs_embed_dim is None else like.new_full((1,), OFS)

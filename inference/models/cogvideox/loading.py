@@ -1,4 +1,4 @@
-"""Loading a CogVideoX model from a diffusers folder or the hub, and its checks."""
+"""Load a CogVideoX model from a diffusers folder or the hub, and check it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLASS_DEFAULTS: dict[str, object] = {
     "rescale_betas_zero_snr": False,
     "snr_shift_scale": 3.0,
 }
-"""What the classes take where a scheduler_config.json says nothing: wrong for every CogVideoX."""
+"""The classes' defaults if a scheduler_config.json lacks a key: wrong for every CogVideoX."""
 REQUIRED: dict[str, object] = {
     "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True,
@@ -41,11 +41,11 @@ REQUIRED: dict[str, object] = {
     "beta_schedule": "scaled_linear",
     "trained_betas": None,
 }
-"""What every published CogVideoX was trained and is drawn with."""
+"""The schedule that every published CogVideoX was trained with."""
 
 
 def check_schedule(schedule: Mapping[str, object], where: str = "scheduler_config.json") -> None:
-    """Refuses the schedule of another model, and that of a scheduler made without arguments.
+    """Reject the schedule of another model, and that of a scheduler made without arguments.
 
     Args:
         schedule: the content of the file.
@@ -78,23 +78,25 @@ def _value(schedule: Mapping[str, object], key: str) -> object:
 
 
 PACKED_PARTS = (".attn1.", ".ff.")
-"""Attention and feed-forward of the blocks, 83 % of CogVideoX-5B. What the timestep changes (norms,
-AdaLN), embeddings and the last layer stay as they are: they are few and suffer most."""
+"""Attention and feed-forward of the blocks, 83 % of CogVideoX-5B. Layers that depend on the
+timestep (norms,
+AdaLN), embeddings and the last layer are not packed: they are few and lose most accuracy."""
 BITS = {"nf4": 4 + 8 / 64 + 32 / (64 * 256), "int8": 8.0}
-"""Of a weight. NF4: 4, and for each 64 of them a scale, itself in 8 bits (double quantization), and
+"""Bits per weight. NF4: 4, and for each 64 of them a scale, itself in 8 bits (double
+quantization), and
 for 256 of those one in 32. INT8's scale for each output is left out."""
 
 
 def quantize(model: VideoModel, kind: str, dtype: torch.dtype) -> None:
-    """Packs the weights of the transformer's large layers, on the CPU.
+    """Quantize the weights of the transformer's large layers, on the CPU.
 
-    They are first rounded to the number format that the layers compute in, so that training and
-    drawing see the same numbers, whatever they were read in.
+    They are first rounded to the dtype that the layers compute in, so that training and
+    inference see the same values, whatever dtype they were loaded in.
 
     Args:
         model: with plain weights on the CPU.
         kind: `nf4` or `int8`.
-        dtype: number format that the layers compute in.
+        dtype: dtype that the layers compute in.
 
     Raises:
         BaseModelError: bitsandbytes cannot be imported.
@@ -112,7 +114,7 @@ def quantize(model: VideoModel, kind: str, dtype: torch.dtype) -> None:
 
 
 def packable_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Path and layer of all that `quantize` packs; under a LoRA the layer itself."""
+    """Return path and layer of all that `quantize` packs; under a LoRA the original layer."""
     for path, layer in transformer.named_modules():
         is_inside = any(part in f".{path}" for part in PACKED_PARTS) and ".lora_" not in path
         if is_inside and isinstance(layer, nn.Linear):
@@ -139,7 +141,7 @@ def _packed(bnb: Any, layer: nn.Linear, kind: str, dtype: torch.dtype) -> nn.Lin
 
 
 def is_packed(weight: Tensor) -> bool:
-    """Whether a layer's weight is packed, and its shape and format not those of what it holds."""
+    """Return whether a layer's weight is packed, with another shape and dtype than its values."""
     return not weight.is_floating_point()
 
 
@@ -149,10 +151,10 @@ PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 def load_video_model(
     config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
 ) -> VideoModel:
-    """Loads every part, frozen and in evaluation mode.
+    """Load every part, frozen and in evaluation mode.
 
     Raises:
-        BaseModelError: a part is missing or cannot be read, or the model is of another kind.
+        BaseModelError: a part is missing or cannot be read, or the model is of another type.
     """
     path = resolve_path(config.path)
     is_local = Path(path).is_dir() or path.count("/") != 1
@@ -181,7 +183,7 @@ def load_video_model(
 def read_parts(
     config: BaseModelConfig, path: str, is_local: bool, dtype: torch.dtype
 ) -> VideoModel:
-    """The parts as they are in a folder or on the hub; the VAE in fp32.
+    """Read the parts unchanged from a folder or the hub; the VAE in fp32.
 
     Raises:
         OSError: a part is missing, or its files cannot be read.
@@ -213,7 +215,7 @@ def read_parts(
 
 
 def check_parts(model: VideoModel) -> None:
-    """Raises InputError unless the parts that were loaded belong together."""
+    """Raise InputError unless the loaded parts belong together."""
     latents, channels = model.vae.config.latent_channels, model.config.in_channels
     if channels not in (latents, 2 * latents):
         raise BaseModelError(

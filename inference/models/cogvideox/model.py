@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 BOUNDLESS = 300
-"""Latents along both sides of CogVideoX 1.5's first configs: room, and no size to draw at."""
+"""Latent side lengths in CogVideoX 1.5's first configs: an upper bound, not a default size."""
 
 
 @dataclass
 class VideoModel(ClipModel):
-    """The parts of a CogVideoX model, 1.0 or 1.5, for text or for a picture as the beginning.
+    """The parts of a CogVideoX model, 1.0 or 1.5, for text-to-video or image-to-video.
 
     Clips are (b, 3, f, h, w) in -1 … 1, latents (b, f', c, h', w') as the transformer sees them.
     """
@@ -50,10 +50,10 @@ class VideoModel(ClipModel):
     tokenizer: PreTrainedTokenizerBase
     text_encoder: T5EncoderModel
     vae: Any
-    """AutoencoderKLCogVideoX, which is left untyped: it infers badly."""
+    """AutoencoderKLCogVideoX, untyped because its types are inferred badly."""
     transformer: CogVideoXTransformer3DModel
     alphas_cumprod: Tensor
-    """Share of the signal's variance left at each timestep, (num_timesteps,), fp32 on the CPU."""
+    """Signal's share of the variance at each timestep, (num_timesteps,), fp32 on the CPU."""
     prediction_type: str
     noise_schedule: dict[str, object]
     dtype: torch.dtype
@@ -76,7 +76,7 @@ class VideoModel(ClipModel):
 
     @property
     def size_step(self) -> int:
-        """The VAE's factor times the transformer's patches."""
+        """Return the VAE's factor times the transformer's patch size."""
         return self.vae_scale_factor * self.config.patch_size
 
     @property
@@ -93,22 +93,22 @@ class VideoModel(ClipModel):
 
     @property
     def frame_ratio(self) -> int:
-        """Frames per latent frame."""
+        """Return the frames per latent frame."""
         return int(self.vae.config.temporal_compression_ratio)
 
     @property
     def config(self) -> Any:
-        """The transformer's."""
+        """Return the transformer's config."""
         return self.transformer.config
 
     @property
     def is_image_to_video(self) -> bool:
-        """Whether the transformer is also told the latents of a first frame."""
+        """Return whether the transformer is also conditioned on the latents of a first frame."""
         return self.config.in_channels == 2 * self.vae.config.latent_channels
 
     @property
     def latent_frame_step(self) -> int:
-        """Latent frames must be a multiple of this many: 2 in CogVideoX 1.5, else 1."""
+        """Return the divisor of the number of latent frames: 2 in CogVideoX 1.5, else 1."""
         return self.config.patch_size_t or 1
 
     @property
@@ -124,7 +124,7 @@ class VideoModel(ClipModel):
 
     @property
     def fps(self) -> float:
-        """16 for CogVideoX 1.5, 8 for all others."""
+        """Return 16 for CogVideoX 1.5, 8 for all others."""
         return 16.0 if self.config.patch_size_t else 8.0
 
     @property
@@ -178,10 +178,10 @@ class VideoModel(ClipModel):
         return self.config.max_text_seq_length, self.config.text_embed_dim
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents of clips (b, 3, f, h, w) in -1 … 1.
+        """Return mean and standard deviation of the latents of clips (b, 3, f, h, w) in -1 … 1.
 
-        Both are fp32, (b, f', c, h', w'), scaled as the transformer sees them. A VAE that was put
-        aside comes back for it.
+        Both are fp32, (b, f', c, h', w'), scaled as the transformer sees them. An offloaded VAE
+        is moved back for it.
         """
         self.vae.to(self.device)
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
@@ -190,7 +190,7 @@ class VideoModel(ClipModel):
         return mean.transpose(1, 2).contiguous(), std.transpose(1, 2).contiguous()
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Clips (b, 3, f, h, w), fp32, held within -1 … 1, of latents (b, f', c, h', w')."""
+        """Decode latents (b, f', c, h', w') to clips (b, 3, f, h, w), fp32, clamped to -1 … 1."""
         latents = 1 / self.vae.config.scaling_factor * latents.transpose(1, 2)
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 
@@ -210,7 +210,7 @@ class VideoModel(ClipModel):
         generator: torch.Generator,
         scale: LatentScale,
     ) -> Tensor:
-        """Latents of the first frame on latent frame 0, zeros elsewhere.
+        """Return latents with the first frame on latent frame 0, and zeros elsewhere.
 
         Those of a last frame are on the last latent frame, as in CogVideoX-Interpolation.
         """
@@ -229,7 +229,7 @@ class VideoModel(ClipModel):
         return control.transpose(1, 2)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
-        """What T5 makes of prompts, (b, tokens, dim): filled up, without a mask, cut where longer.
+        """Return T5's prompt embeddings, (b, tokens, dim): padded, without a mask, truncated.
 
         As CogVideoXPipeline does (diffusers `pipelines/cogvideo/pipeline_cogvideox.py`).
         """
@@ -245,9 +245,9 @@ class VideoModel(ClipModel):
         return Conditions(self.text_encoder(ids)[0].to(self.device, self.dtype))
 
     def told_in_part(self, prompts: Sequence[str]) -> str | None:
-        """What to say of prompts that have more tokens than T5 reads, which cuts off their ends.
+        """Return a warning about prompts with more tokens than T5 reads, which truncates them.
 
-        None for a model without a tokenizer, as a plan builds it.
+        None for a model without a tokenizer, as in a plan.
         """
         if not prompts or self.tokenizer is None:
             return None
@@ -270,13 +270,13 @@ class VideoModel(ClipModel):
         conditions: Conditions,
         image_latents: Tensor | None = None,
     ) -> Tensor:
-        """The velocity that the transformer predicts at the timesteps (b,), in its own dtype.
+        """Return the transformer's v-prediction at the timesteps (b,), in its own dtype.
 
         Args:
             noisy_latents: (b, f', c, h', w').
             timesteps: (b,), 0 … 999.
             conditions: of b prompts.
-            image_latents: what an image-to-video model is told, of the latents' shape.
+            image_latents: an image-to-video model's conditioning, of the latents' shape.
         """
         if image_latents is not None:
             noisy_latents = torch.cat([noisy_latents, image_latents.to(noisy_latents)], dim=2)
@@ -289,7 +289,7 @@ class VideoModel(ClipModel):
         ).sample
 
     def positions(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Rotary positions of latents (b, f', c, h', w'); None for the 2B model, which has none."""
+        """Return the rotary positions of latents (b, f', c, h', w'); None for the 2B model."""
         from inference.models.cogvideox.transformer import rotary_positions
 
         frames, _, height, width = latents.shape[1:]

@@ -1,4 +1,4 @@
-"""The rotary positions of a clip's tokens, the same ones in training and in drawing.
+"""The rotary positions of a clip's tokens, the same in training and inference.
 
 Equal to `_prepare_rotary_positional_embeddings` of diffusers 0.42.1's CogVideoX pipelines. SAT and
 the official trainer cut the table of CogVideoX 1.0 instead of stretching it (`kind="slice"`): the
@@ -37,7 +37,7 @@ def spelled_out(
     dropout_p: float = 0.0,
     is_causal: bool = False,
 ) -> Tensor:
-    """What `scaled_dot_product_attention` gives, for what CogVideoX asks of it."""
+    """Compute `scaled_dot_product_attention` with the arguments that CogVideoX uses."""
     assert not is_causal and not dropout_p
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if attn_mask is not None:
@@ -46,7 +46,7 @@ def spelled_out(
 
 
 class EagerProcessor:
-    """A transformer's attention processor with its attention spelled out."""
+    """A transformer's attention processor with explicit attention."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
@@ -66,7 +66,7 @@ class EagerProcessor:
 
 
 def use_eager(transformer: Any) -> None:
-    """Spells attention out in every block."""
+    """Use explicit attention in every block."""
     processors = transformer.attn_processors
     transformer.set_attn_processor(
         {name: EagerProcessor(processor) for name, processor in processors.items()}
@@ -91,10 +91,10 @@ def rotary_positions(
     device: torch.device | str = "cpu",
     kind: Kind = "pipeline",
 ) -> Rotary | None:
-    """What the transformer is told as `image_rotary_emb`; none for models without (2B).
+    """Return the transformer's `image_rotary_emb`; None for models without positions (2B).
 
-    The tensors are kept and shared: never write into them. CogVideoX 1.5 counts integer positions
-    from the corner; where a clip is larger than the config says, it just counts on, which the
+    The tensors are cached and shared: never write into them. CogVideoX 1.5 counts integer positions
+    from the corner; if a clip is larger than the config's size, it just counts on, which the
     pipelines do not (published configs differ, and portraits fail there).
 
     Args:
@@ -102,7 +102,7 @@ def rotary_positions(
         latent_height: rows of latents.
         latent_width: columns of latents.
         latent_frames: latent frames, padding included.
-        device: where the tensors are wanted.
+        device: the device of the result.
         kind: `pipeline`; `slice` counts from the corner for CogVideoX 1.0 as well.
     """
     if not transformer_config.use_rotary_positional_embeddings:
@@ -129,7 +129,7 @@ def _rotary(
         shape: dict[str, Any] = {"crops_coords": None, "grid_type": "slice", "max_size": table}
     else:
         shape = {"crops_coords": stretched_region(grid, base)}
-    with torch.inference_mode(False), torch.no_grad():  # what is kept must serve training, too
+    with torch.inference_mode(False), torch.no_grad():  # cached tensors must work in training, too
         cosines, sines = get_3d_rotary_pos_embed(
             embed_dim=head_dim, grid_size=tuple(grid), temporal_size=frames, device=device, **shape
         )
@@ -139,7 +139,7 @@ def _rotary(
 def stretched_region(
     grid: tuple[int, int], base: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(top, left), (bottom, right) of a clip in the trained grid: as large as fits, in the middle.
+    """Return (top, left), (bottom, right) of a clip in the trained grid: centred, as large as fits.
 
     `grid` and `base` are (height, width) in patches. Halves are rounded to even, as the pipelines'
     `get_resize_crop_region_for_grid` does.
@@ -154,11 +154,11 @@ def stretched_region(
 
 
 def drop_learned_positions(transformer: Any) -> bool:
-    """Takes CogVideoX-5B-I2V's learned positions away, so that it takes any size and length.
+    """Remove CogVideoX-5B-I2V's learned positions, so that it accepts any size and length.
 
     Its authors say that the table is next to zero (a-r-r-o-w/finetrainers issue 26). What is
-    trained without it must be drawn without it. The transformer's config and weights are then those
-    of a model that has none, also when they are saved.
+    trained without it must be used without it. The transformer's config and weights are then those
+    of a model without positions, also when they are saved.
 
     Returns:
         Whether there were any.

@@ -1,4 +1,4 @@
-"""The families of Stable Diffusion that come as single files: how they are built, and told apart.
+"""The Stable Diffusion families of single files: their architectures, and how to detect them.
 
 Settings as in the config.json files of the models' diffusers folders (stable-diffusion-v1-5,
 stable-diffusion-2-base, stable-diffusion-2-1, stable-diffusion-xl-base-1.0); words for them as in
@@ -80,7 +80,7 @@ NOISE_SCHEDULE: Config = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-"""That of every family; `prediction_type` is the model's own."""
+"""The noise schedule of every family; `prediction_type` is the model's own."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Family:
     architecture: str
     """`modelspec.architecture`; SD 2.x has another one for v-prediction."""
     configs: Mapping[str, Config]
-    """Settings of each part, as diffusers and transformers call them."""
+    """Settings of each part, by their names in diffusers and transformers."""
 
     @property
     def layout(self) -> Layout:
@@ -101,7 +101,7 @@ class Family:
 
     @property
     def context(self) -> int:
-        """Width of the prompt states that the UNet attends to."""
+        """Return the width of the prompt embeddings that the UNet attends to."""
         return self.configs["unet"]["cross_attention_dim"]
 
 
@@ -136,9 +136,9 @@ FAMILIES = {
 SD2_VELOCITY = "stable-diffusion-v2-768-v"
 
 MODEL = "limner.model"
-"""Metadata of a file whose model is not of a known family's sizes: all its settings, as JSON."""
+"""Metadata of a file whose model has not the sizes of a known family: its settings, as JSON."""
 TRAINED_PARTS = "limner.parts"
-"""Metadata: which parts were trained, separated by commas."""
+"""Metadata: the trained parts, separated by commas."""
 
 UNET = "model.diffusion_model."
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
@@ -147,7 +147,7 @@ OTHER_INPUTS = {
     7: "an upscaler",
     5: "a model that also sees depth",
 }
-"""Channels of a UNet's input -> what it is, if neither 4 nor the 9 of an inpainting model."""
+"""Channels of a UNet's input -> its type, if neither 4 nor the 9 of an inpainting model."""
 
 OTHER_MODELS = {
     "double_blocks.": "Flux",
@@ -155,15 +155,15 @@ OTHER_MODELS = {
     "control_model.": "a ControlNet",
     "noise_augmentor.": "SD 2.1 unCLIP",
 }
-"""What stands in the names of other models."""
+"""Parts of the tensor names of other models."""
 
 
 class FamilyError(InputError):
-    """A checkpoint of a kind that is not read."""
+    """A checkpoint of an unsupported type."""
 
 
 def family_of(shapes: Shapes) -> Family:
-    """The family of a single file, by the names and shapes of its tensors.
+    """Return the family of a single file, by the names and shapes of its tensors.
 
     Raises:
         FamilyError: it is another model, one for other inputs, or SDXL's refiner.
@@ -200,7 +200,7 @@ def family_of(shapes: Shapes) -> Family:
 
 
 def expected() -> str:
-    """What is read."""
+    """Return the list of supported models, for messages."""
     titles = ", ".join(family.title for family in FAMILIES.values())
     return f"expected a checkpoint of {titles} (names such as {CONV_IN})"
 
@@ -211,7 +211,7 @@ def _text_prefixes() -> set[str]:
 
 
 def looks_like_checkpoint(keys: Iterable[str]) -> bool:
-    """Whether some tensor is named as in a single-file checkpoint."""
+    """Return whether some tensor has a name as in a single-file checkpoint."""
     prefixes = tuple({prefix for layout in LAYOUTS.values() for prefix in layout.values()})
     return any(key.startswith(prefixes) for key in keys)
 
@@ -219,9 +219,9 @@ def looks_like_checkpoint(keys: Iterable[str]) -> bool:
 def prediction_type_of(
     family: Family, keys: Iterable[str], metadata: Mapping[str, str]
 ) -> str | None:
-    """`epsilon` or `v_prediction`, as a file says it; None for an SD 2.x that does not say.
+    """Return a file's `epsilon` or `v_prediction`; None for an SD 2.x without the information.
 
-    By its metadata, else by the tensor `v_pred` (NoobAI's sign, which A1111's forks and ComfyUI
+    From its metadata, else by the tensor `v_pred` (NoobAI's mark, which A1111's forks and ComfyUI
     read), else by the family: SD 1.x and SDXL predict noise.
     """
     said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key")
@@ -236,12 +236,12 @@ def prediction_type_of(
 def modelspec(
     family: Family, prediction_type: str, resolution: int, title: str, is_family: bool
 ) -> dict[str, str]:
-    """`modelspec.*` 1.0.1 of a whole model, in kohya's words.
+    """Return `modelspec.*` 1.0.1 of a whole model, in kohya's words.
 
     Args:
         family: its layout.
         prediction_type: `epsilon` or `v_prediction`.
-        resolution: side of its pictures in pixels.
+        resolution: side of its images in pixels.
         title: its name.
         is_family: False for a model of other sizes in the family's layout.
     """

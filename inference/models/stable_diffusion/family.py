@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from inference.models.stable_diffusion.model import BaseModel
 
 SGM = "https://github.com/Stability-AI/generative-models"
-"""The implementation whose names the layers of SDXL's LoRAs have."""
+"""The implementation whose layer names SDXL's LoRAs use."""
 
 
 class CompVisFile(SingleFile):
@@ -174,7 +174,7 @@ class StableDiffusion(ModelFamily):
         return layout_for(names, width)
 
     def version(self, base: DiffusionModel) -> str:
-        """kohya's word, e.g. `sd_v1`."""
+        """Return kohya's name, e.g. `sd_v1`."""
         width = base.denoiser.config.cross_attention_dim
         if width not in VERSIONS:
             return f"limner_{base.path if base.path.isidentifier() else width}"
@@ -213,7 +213,7 @@ class StableDiffusion(ModelFamily):
 
 
 def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
-    """SD 1.x/2.x or SDXL, and the width of the prompt states that the UNet attends to."""
+    """Describe the layout: SD 1.x/2.x or SDXL, and the width of the UNet's prompt embeddings."""
     width = unet.get("cross_attention_dim", "unknown")
     if not (path / "text_encoder_2").is_dir():
         return f"SD 1.x/2.x: one text encoder, prompts of width {width}"

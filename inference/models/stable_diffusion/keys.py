@@ -1,8 +1,8 @@
 """The names of weights in single-file checkpoints of Stable Diffusion.
 
 Those of CompVis' latent-diffusion (SD 1.x), Stability AI's stablediffusion (SD 2.x) and
-generative-models (SDXL), and of OpenCLIP's text encoders in the latter two. Everything here is
-about names and shapes; `detect` finds out which model a file holds.
+generative-models (SDXL), and of OpenCLIP's text encoders in the latter two. This file is only
+about names and shapes; `detect` identifies the model of a file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SGM_OUTER = {
 
 
 def sgm_path(path: str, layers_per_block: int = 2) -> str:
-    """A UNet module's path in the original (LDM, sgm) layout; unknown paths stay as they are."""
+    """Return a UNet module's path in the original (LDM, sgm) layout; unknown paths unchanged."""
     if path in SGM_OUTER:
         return SGM_OUTER[path]
     step = layers_per_block + 1
@@ -77,7 +77,7 @@ LENGTH = 77
 
 
 def byte_letters() -> list[str]:
-    """A visible letter for every byte, in the order of their ids."""
+    """Return a visible letter for every byte, in the order of their ids."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return [chr(byte) for byte in visible] + [chr(256 + number) for number in range(len(hidden))]
@@ -85,7 +85,7 @@ def byte_letters() -> list[str]:
 
 @lru_cache(maxsize=1)
 def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Ids by token, and the merges in their order."""
+    """Return ids by token, and the merges in their order."""
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").splitlines()
     merges = [(first, second) for first, _, second in (line.partition(" ") for line in lines)]
     letters = byte_letters()
@@ -95,11 +95,11 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def clip_tokenizer(pads_with_end: bool = True) -> CLIPTokenizer:
-    """The tokenizer of SD 1.x and of SDXL's first text encoder.
+    """Return the tokenizer of SD 1.x and of SDXL's first text encoder.
 
     Args:
         pads_with_end: False for OpenCLIP's text encoders (SD 2.x, SDXL's second), which were
-            trained with short prompts filled up with id 0, `!`.
+            trained with short prompts padded with id 0, `!`.
     """
     vocabulary, merges = clip_vocabulary()
     return build_tokenizer(vocabulary, merges, START, END, END if pads_with_end else "!")
@@ -108,7 +108,7 @@ def clip_tokenizer(pads_with_end: bool = True) -> CLIPTokenizer:
 def build_tokenizer(
     vocabulary: dict[str, int], merges: list[tuple[str, str]], start: str, end: str, pad: str
 ) -> CLIPTokenizer:
-    """A tokenizer of CLIP's kind; unknown tokens, of which there are none, are its end mark."""
+    """Return a tokenizer of CLIP's type; unknown tokens map to its end mark."""
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer(
@@ -123,21 +123,21 @@ def build_tokenizer(
 
 
 def vocabulary_of(tokenizer: CLIPTokenizer) -> tuple[dict[str, int], list[str]]:
-    """Ids by token, and the merges as `first second`, of any tokenizer of CLIP's kind."""
+    """Return ids by token, and the merges as `first second`, of any tokenizer of CLIP's type."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return tokenizer.get_vocab(), merges
 
 
 def is_clips(tokenizer: CLIPTokenizer) -> bool:
-    """Whether it gives CLIP's own ids."""
+    """Return whether it has CLIP's own ids."""
     return len(tokenizer) == len(clip_vocabulary()[0]) and (
         tokenizer.get_vocab() == clip_vocabulary()[0]
     )
 
 
 Layout = Mapping[str, str]
-"""Part of the base model -> what its names in the file begin with."""
+"""Part of the base model -> prefix of its names in the file."""
 
 _OUTER = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 LAYOUTS: dict[str, Layout] = {
@@ -156,8 +156,8 @@ KNOWN_EXTRAS = re.compile(
     r"denoiser\..+|betas|alphas_cumprod(_prev)?|(sqrt|log)_.+|posterior_.+|logvar|lvlb_weights|"
     r"scale_factor|v_pred|ztsnr|edm_(mean|std)\b.*|global_step|iteration"
 )
-"""What checkpoints hold beside the weights that are drawn with; passed over. `model_ema` are
-averages beside the weights, which diffusers and A1111 pass over as well."""
+"""Other contents of checkpoints, which are ignored. `model_ema` are
+averages of the weights, which diffusers and A1111 ignore as well."""
 
 _TRANSFORMER = {
     "layer_norm1": "ln_1",
@@ -183,21 +183,21 @@ _THIRDS = ("q_proj", "k_proj", "v_proj")
 
 
 class Place(NamedTuple):
-    """Where a weight stands in a single file."""
+    """The place of a weight in a single file."""
 
     key: str
     form: str = ""
     """`1x1`: our linear layer's weight is a 1x1 convolution's there; `transposed`; `q_proj`,
-    `k_proj` or `v_proj`: this third of a fused weight. Empty: as it is."""
+    `k_proj` or `v_proj`: this third of a fused weight. Empty: unchanged."""
 
 
 def places(part: str, names: Iterable[str], layout: Layout) -> dict[str, Place]:
-    """Where each weight of a part stands.
+    """Return the place of each weight of a part.
 
     Args:
         part: `unet`, `vae`, `text_encoder` or `text_encoder_2`.
-        names: those of the part's weights in diffusers or transformers; how many layers a block
-            has, and which blocks have attention, is seen from them.
+        names: those of the part's weights in diffusers or transformers; they show how many layers
+            a block has, and which blocks have attention.
         layout: one of LAYOUTS.
     """
     names, prefix = list(names), layout[part]
@@ -213,7 +213,7 @@ def places(part: str, names: Iterable[str], layout: Layout) -> dict[str, Place]:
 
 
 def is_open_clip(prefix: str) -> bool:
-    """Whether a text encoder under this prefix has OpenCLIP's names (else transformers')."""
+    """Return whether a text encoder under this prefix has OpenCLIP's names (else transformers')."""
     return prefix.endswith(".model.")
 
 
@@ -261,7 +261,7 @@ def _vae_finder(names: Iterable[str]) -> Callable[[str], Place]:
 
 
 def _clip_place(name: str) -> Place:
-    """transformers' own names, as they were before it dropped `text_model.` in 5.6."""
+    """Return transformers' own names, as before it dropped `text_model.` in 5.6."""
     if name == "text_projection.weight":
         return Place(name)
     return Place("text_model." + name.removeprefix("text_model."))
@@ -283,7 +283,7 @@ def _open_clip_place(name: str) -> Place:
 
 
 def to_file(part: str, weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """A part's weights under their names in a single file, and what such files hold besides."""
+    """Return a part's weights by their names in a single file, with the extras of such files."""
     import torch
 
     found: dict[str, Tensor] = {}
@@ -312,10 +312,10 @@ def _reshaped(value: Tensor, form: str) -> Tensor:
 
 
 def _open_clip_extras(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """What OpenCLIP has and is not drawn with: its temperature, and in SD 2.x its last layer.
+    """Return OpenCLIP's unused weights: its temperature, and in SD 2.x its last layer.
 
-    diffusers leaves SD 2.x's last layer and projection out, as prompts are taken before them. As
-    in kohya's `model_util.py`, a copy of the layer before stands in, so that files are complete.
+    diffusers omits SD 2.x's last layer and projection, as the embeddings are taken before them.
+    As in kohya's `model_util.py`, a copy of the layer before replaces it to complete the file.
     """
     import torch
 
@@ -333,7 +333,7 @@ def _open_clip_extras(found: Mapping[str, Tensor], prefix: str) -> dict[str, Ten
 
 
 def from_file(place: Place, value: Tensor) -> Tensor:
-    """The weight at a place, in the shape that diffusers and transformers give it."""
+    """Return the weight at a place, in the shape that diffusers and transformers use."""
     if place.form in _THIRDS:
         return value.chunk(3)[_THIRDS.index(place.form)]
     if place.form == "1x1":  # some programs write it as a linear layer's, older ones as conv1d's
@@ -342,12 +342,12 @@ def from_file(place: Place, value: Tensor) -> Tensor:
 
 
 def is_left_out(key: str, layout: Layout, last_layer: int) -> bool:
-    """Whether a name in a file is none that is drawn with, and known to be so.
+    """Return whether a name in a file is known not to be needed.
 
     Args:
         key: a name in the file.
         layout: one of LAYOUTS.
-        last_layer: layers of the first text encoder as it is drawn with; SD 2.x files hold one
+        last_layer: layers of the first text encoder in use; SD 2.x files have one
             more, and a projection.
     """
     prefix = layout["text_encoder"]

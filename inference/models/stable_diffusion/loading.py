@@ -1,4 +1,4 @@
-"""Loading a base model: from a diffusers folder, the hub or a single file, and its checks."""
+"""Load a base model from a diffusers folder, the hub or a single file, and check it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inference.runtime import BaseModelError
 
 
 def check_layout(folder: Path, path: str) -> None:
-    """Raises BaseModelError unless the folder has all parts of the SD 1.x/2.x or SDXL layout."""
+    """Raise BaseModelError unless the folder has all parts of the SD 1.x/2.x or SDXL layout."""
     if not folder.is_dir():
         embedded = sorted(p.parent.name for p in ASSETS.glob("*/model_index.json"))
         raise BaseModelError(
@@ -41,7 +41,7 @@ def check_layout(folder: Path, path: str) -> None:
 
 
 def has_sdxl_layout(folder: Path) -> bool:
-    """Whether a folder has a second text encoder, or a UNet that asks for one.
+    """Return whether a folder has a second text encoder, or a UNet that requires one.
 
     Raises:
         BaseModelError: the UNet's config.json is damaged.
@@ -57,7 +57,7 @@ def has_sdxl_layout(folder: Path) -> bool:
 
 
 def check_parts(base: BaseModel, path: str) -> None:
-    """Raises BaseModelError unless the parts that were loaded belong together."""
+    """Raise BaseModelError unless the loaded parts belong together."""
     if base.prediction_type not in ("epsilon", "v_prediction"):
         raise BaseModelError(
             f"base_model.path: {path!r} predicts {base.prediction_type!r}; "
@@ -103,13 +103,13 @@ def check_parts(base: BaseModel, path: str) -> None:
 def frozen_dtype(
     base: DiffusionModel, config: BaseModelConfig, precision: str, part: str
 ) -> torch.dtype:
-    """The number format in which a part is frozen, and drawn with, in a run of some precision.
+    """Return the dtype of a frozen part in a run of some precision.
 
-    SDXL's VAE overflows in fp16, which its config tells (`force_upcast`): it then stays in fp32
+    SDXL's VAE overflows in fp16, as its config states (`force_upcast`): it then stays in fp32
     (diffusers' StableDiffusionXLPipeline does so too).
 
     Raises:
-        BaseModelError: the recipe asks for fp16 in the VAE in spite of that.
+        BaseModelError: the recipe requests fp16 for the VAE in spite of that.
     """
     if part != "vae":
         return DTYPES[precision]
@@ -126,10 +126,10 @@ def frozen_dtype(
 def load_base_model(
     config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
 ) -> BaseModel:
-    """Loads every part, frozen and in evaluation mode.
+    """Load every part, frozen and in evaluation mode.
 
     Raises:
-        BaseModelError: nothing is there, a part is missing, or its files cannot be read.
+        BaseModelError: the path does not exist, a part is missing, or its files cannot be read.
     """
     if config.quantization is not None:
         raise BaseModelError(
@@ -151,10 +151,10 @@ def load_base_model(
 
 
 def read_folder(config: BaseModelConfig, path: str, dtype: torch.dtype) -> BaseModel:
-    """The parts of a diffusers folder, or of the hub; the VAE in fp32.
+    """Read the parts of a diffusers folder, or of the hub; the VAE in fp32.
 
     Raises:
-        BaseModelError: nothing is there, a part is missing, or its files cannot be read.
+        BaseModelError: the path does not exist, a part is missing, or its files cannot be read.
     """
     is_local = Path(path).is_dir() or path.count("/") != 1
     if is_local:
@@ -168,7 +168,7 @@ def read_folder(config: BaseModelConfig, path: str, dtype: torch.dtype) -> BaseM
 
 
 def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.dtype) -> BaseModel:
-    """The parts as they are in a folder or on the hub; the VAE in fp32.
+    """Read the parts unchanged from a folder or the hub; the VAE in fp32.
 
     Raises:
         OSError: a part is missing, or its files cannot be read.

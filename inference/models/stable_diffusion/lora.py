@@ -1,4 +1,4 @@
-"""LoRA layers of Stable Diffusion: kohya's names, and which module each one means.
+"""LoRA layers of Stable Diffusion: kohya's names, and their modules.
 
 Source of kohya's names: sd-scripts `networks/lora.py` (class LoRANetwork); of the SDXL names: the
 modules of Stability AI's generative-models, which kohya keeps.
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from inference.models.base import DiffusionModel
 
 VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
-"""Width of the prompt states -> kohya's `ss_base_model_version`; for v-prediction `_v` is added,
-but not to SDXL's."""
+"""Width of the prompt embeddings -> kohya's `ss_base_model_version`; for v-prediction with `_v`,
+except SDXL's."""
 
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
 """Part -> first word of kohya's names, for SD 1.x and 2.x."""
 SDXL_PREFIXES = {**PREFIXES, "text_encoder": "lora_te1"}
 """The same for SDXL."""
 SDXL_NAMES = ("lora_te1_", "lora_te2_", "lora_unet_input_", "lora_unet_output_")
-"""How names begin in SDXL's files only."""
+"""Prefixes of names in SDXL's files only."""
 SDXL_WIDTH = 2048
-"""Width of the prompts' states in SDXL."""
+"""Width of the prompt embeddings in SDXL."""
 SDXL_READER = re.compile(r"attn2\.(processor\.)?to_[kv].*(lora_A|down)")
 """The half of a LoRA layer that reads them, in diffusers' naming."""
 
@@ -89,7 +89,7 @@ class StableDiffusionLora(LoraLayout):
         return names
 
     def diffusers_path(self, part: str, joined: str, name: str) -> str:
-        """Paths in text encoders begin with `text_model.`, as in files."""
+        """Return a module's path; those in text encoders begin with `text_model.`, as in files."""
         if part != "unet":
             return "text_model." + dotted(joined, name).removeprefix("text_model.")
         whole, beginnings = _sgm_names()
@@ -106,7 +106,7 @@ class StableDiffusionLora(LoraLayout):
         return re.search(rf"\.({self.targets[target]})$", path) is not None
 
     def recognizes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """SDXL by its parts, or by what attention reads."""
+        """Recognize SDXL by its parts, or by the input width of attention."""
         return self.has_sgm_names and any(
             key.startswith("text_encoder_2.")
             or (SDXL_READER.search(key) is not None and shape[1:] == (SDXL_WIDTH,))
@@ -118,11 +118,11 @@ class StableDiffusionLora(LoraLayout):
 
 
 LAYOUTS = (StableDiffusionLora(False), StableDiffusionLora(True))
-"""Of SD 1.x and 2.x, and of SDXL."""
+"""The layouts of SD 1.x and 2.x, and of SDXL."""
 
 
 def layout_for(names: Mapping[str, object], width: int | None) -> LoraLayout:
-    """Return the layout of a LoRA by what its attention reads, else by its names."""
+    """Return the layout of a LoRA by the input width of its attention, else by its names."""
     if width in VERSIONS:
         return LAYOUTS[VERSIONS[width].startswith("sdxl")]
     return LAYOUTS[any(name.startswith(SDXL_NAMES) for name in names)]
@@ -130,7 +130,7 @@ def layout_for(names: Mapping[str, object], width: int | None) -> LoraLayout:
 
 @lru_cache(maxsize=1)
 def _sgm_names() -> tuple[dict[str, str], dict[str, str]]:
-    """Original names, joined, of whole layers; and what those in attention blocks begin with."""
+    """Return joined original names of whole layers, and the prefixes in attention blocks."""
     paths = [*SGM_OUTER, "mid_block.attentions.0"]
     paths += [f"mid_block.resnets.{j}.{layer}" for j in range(2) for layer in SGM_RESNET]
     for i in range(4):

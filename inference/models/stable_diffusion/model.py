@@ -1,7 +1,7 @@
-"""A base model in the SD 1.x/2.x or SDXL layout: its parts, and what is asked of it.
+"""A base model in the SD 1.x/2.x or SDXL layout.
 
-SDXL (Podell et al. 2023, arXiv 2307.01952) has two text encoders, and its UNet is also told a
-prompt's pooled vector and the picture's sizes.
+SDXL (Podell et al. 2023, arXiv 2307.01952) has two text encoders, and its UNet is also conditioned
+on a prompt's pooled embedding and the image's sizes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 SDXL_PARTS = ("text_encoder_2", "tokenizer_2")
 SIZE_CONDITIONS = "text_time"
-"""What the UNet's config calls the pooled vector and the sizes that SDXL's is told of."""
+"""The name of SDXL's conditioning on pooled embedding and sizes in the UNet's config."""
 
 
 @dataclass
 class BaseModel(ImageModel):
-    """A model of pictures: pixels are (b, 3, h, w), latents (b, c, h / f, w / f)."""
+    """An image model: pixels are (b, 3, h, w), latents (b, c, h / f, w / f)."""
 
     family_name: ClassVar[str] = "stable_diffusion"
     denoiser_name: ClassVar[str] = "unet"
@@ -48,16 +48,16 @@ class BaseModel(ImageModel):
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     alphas_cumprod: Tensor
-    """Share of the signal's variance left at each timestep, (num_timesteps,), fp32 on the CPU."""
+    """Signal's share of the variance at each timestep, (num_timesteps,), fp32 on the CPU."""
     prediction_type: str
     noise_schedule: dict[str, object]
     dtype: torch.dtype
     clip_skip: int = 1
     embeddings: dict[str, LearnedVectors] = field(default_factory=dict)
-    """Learned embeddings that work now, by the names that prompts call them by."""
+    """Active embeddings, by their names in prompts."""
     tokenizer_2: CLIPTokenizer | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
-    """SDXL's second text encoder, with the tokenizer that fills its prompts up."""
+    """SDXL's second text encoder, with the tokenizer that pads its prompts."""
 
     @property
     def denoiser(self) -> UNet2DConditionModel:
@@ -77,12 +77,12 @@ class BaseModel(ImageModel):
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the pictures the model was made for."""
+        """Return the side in pixels of the images that the model was trained for."""
         return self.unet.config.sample_size * self.vae_scale_factor
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
-        """One of SD 1.x and 2.x, two of SDXL, by their names in the diffusers layout."""
+        """Return one text encoder for SD 1.x and 2.x, two for SDXL, by diffusers' name."""
         encoders: dict[str, nn.Module] = {"text_encoder": self.text_encoder}
         if self.text_encoder_2 is not None:
             encoders["text_encoder_2"] = self.text_encoder_2
@@ -90,17 +90,17 @@ class BaseModel(ImageModel):
 
     @property
     def tokenizers(self) -> list[CLIPTokenizer]:
-        """One for each text encoder; they differ only in what they fill prompts up with."""
+        """Return one tokenizer for each text encoder; they differ only in their padding."""
         return [self.tokenizer] if self.tokenizer_2 is None else [self.tokenizer, self.tokenizer_2]
 
     @property
     def has_two_text_encoders(self) -> bool:
-        """Whether it is of the SDXL layout."""
+        """Return whether it has the SDXL layout."""
         return self.text_encoder_2 is not None
 
     @property
     def is_inpainting_model(self) -> bool:
-        """Whether the UNet is also told a mask and the latents around it: 4 + 1 + 4 channels."""
+        """Return whether the UNet also reads a mask and masked latents: 4 + 1 + 4 channels."""
         return self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1
 
     @property
@@ -121,7 +121,7 @@ class BaseModel(ImageModel):
 
     @property
     def prompt_layer(self) -> int:
-        """Which layer of the text encoders is read: -1 is the last, which SDXL never takes."""
+        """Return the text encoders' layer that is used: -1 is the last, which SDXL never uses."""
         return -self.clip_skip - self.has_two_text_encoders
 
     @property
@@ -167,7 +167,7 @@ class BaseModel(ImageModel):
         }
 
     def _zeros_for_empty_prompt(self) -> bool:
-        """What the base model's own folder says; SDXL 1.0's says yes."""
+        """Return the setting of the base model's own folder; SDXL 1.0's is true."""
         file = Path(resolve_path(self.path)) / "model_index.json"
         index = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         return bool(index.get("force_zeros_for_empty_prompt", True))
@@ -180,7 +180,7 @@ class BaseModel(ImageModel):
             encoder.set_attn_implementation("eager")  # type: ignore[operator]
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents of pixels (b, 3, h, w) in -1 … 1.
+        """Return mean and standard deviation of the latents of pixels (b, 3, h, w) in -1 … 1.
 
         Both are fp32, (b, c, h / f, w / f), scaled as the UNet sees them.
         """
@@ -190,24 +190,24 @@ class BaseModel(ImageModel):
         return (posterior.mean.float() - shift) * factor, posterior.std.float() * factor
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        """Pixels (b, 3, h, w), fp32, held within -1 … 1, of latents as the UNet sees them."""
+        """Decode latents as the UNet sees them to pixels (b, 3, h, w), fp32, clamped to -1 … 1."""
         shift = self.vae.config.shift_factor or 0.0
         latents = latents / self.vae.config.scaling_factor + shift
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
-        """Token ids in chunks of 75 tokens as in A1111, and where learned embeddings stand."""
+        """Return token ids in chunks of 75 tokens as in A1111, and the positions of embeddings."""
         return tokenize(self.tokenizer, prompts, self.embeddings)
 
     def embeddings_called(self, prompts: Sequence[str]) -> set[str]:
         return {place.name for place in self.tokenize(prompts).places}
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
-        """What the text encoders make of prompts; states (b, chunks x 77, dim).
+        """Return the prompt embeddings, (b, chunks x 77, dim).
 
         One encoder: layer -clip_skip, normalised. SDXL's two: layer -(clip_skip + 1) of each, not
-        normalised, and the pooled vector of the second (diffusers' StableDiffusionXLPipeline).
-        Written out here since diffusers' `clip_skip` fails with transformers 5.6 and later, and
+        normalised, and the pooled embedding of the second (diffusers' StableDiffusionXLPipeline).
+        Implemented here since diffusers' `clip_skip` fails with transformers 5.6 and later, and
         never skips on the negative prompt, as A1111 does.
         """
         chunker = PromptChunker(self.tokenizer, self.embeddings)
@@ -218,14 +218,14 @@ class BaseModel(ImageModel):
         return Conditions(states, encoded[1].pooled)
 
     def encode_chunks(self, chunks: Sequence[Sequence[Chunk]]) -> list[Encoded]:
-        """What each text encoder makes of prompts in chunks; their weights are told, not applied.
+        """Encode prompt chunks; return token weights without applying them.
 
-        Prompts of fewer chunks are filled with empty ones. States (b, chunks x 77, dim),
-        normalised where there is one encoder.
+        Prompts with fewer chunks are padded with empty ones. Embeddings (b, chunks x 77, dim),
+        normalised if there is one encoder.
         """
         encoded = []
         for number, encoder in enumerate(self.text_encoders.values()):
-            # The first tokenizer's ids for both: diffusers' second one takes every "!" for filler.
+            # The first tokenizer's ids for both: diffusers' second one takes every "!" for padding.
             filler = int(self.tokenizers[number].pad_token_id)
             tokens = assemble(self.tokenizer, chunks, filler)
             encoded.append(encode(encoder, tokens, self.prompt_layer, self.embeddings, number))
@@ -246,14 +246,14 @@ class BaseModel(ImageModel):
         conditions: Conditions,
         sizes: Tensor | None = None,
     ) -> Tensor:
-        """What the UNet predicts (noise or velocity) at the timesteps (b,), in its own dtype.
+        """Return the UNet's prediction (noise or velocity) at the timesteps (b,), in its own dtype.
 
         Args:
             noisy_latents: (b, c, h, w).
             timesteps: (b,).
             conditions: of b prompts.
-            sizes: SDXL's size conditions in pixels, (b, 6), see `whole_picture`; without them
-                those of whole pictures of the latents' size. Other models pass over them.
+            sizes: SDXL's size conditioning in pixels, (b, 6), see `whole_picture`; by default
+                that of uncropped images of the latents' size. Other models ignore it.
         """
         told: dict[str, Any] = {}
         if conditions.pooled is not None:

@@ -1,4 +1,4 @@
-"""Prompts of pictures as conditions of the UNet: chunks of tokens, text encoders, emphasis.
+"""Prompts of images as conditioning of the UNet: token chunks, text encoders, emphasis.
 
 As in A1111 1.10.1 (`modules/sd_hijack_clip.py`, `modules/sd_emphasis.py`).
 """
@@ -30,7 +30,7 @@ from inference.prompts import (
 
 
 class ChunkEncoder(Protocol):
-    """A base model, as far as it encodes prompts in chunks."""
+    """The part of a base model's interface that encodes prompts in chunks."""
 
     tokenizer: Any
     embeddings: dict[str, LearnedVectors]
@@ -46,11 +46,11 @@ class ChunkEncoder(Protocol):
 
 
 def emphasise(states: Tensor, weights: Tensor, counts: Tensor, emphasis: str) -> Tensor:
-    """One chunk of the texts of one prompt, weighted as in A1111 1.10.1 (`modules/sd_emphasis.py`).
+    """Weight one chunk of each text of a prompt as in A1111 1.10.1 (`modules/sd_emphasis.py`).
 
-    `Original` multiplies each token's state by its weight, and then all of them by the one number
-    that brings their mean back to what it was; the mean goes over all texts together. `No norm`
-    leaves that out. In fp32, given back in the states' own format.
+    `Original` multiplies each token's embedding by its weight, and then all by the one number
+    that restores their mean; the mean goes over all texts together. `No norm`
+    omits that. Computed in fp32, returned in the dtype of the embeddings.
 
     Args:
         states: (texts, tokens, dim).
@@ -67,7 +67,7 @@ def emphasise(states: Tensor, weights: Tensor, counts: Tensor, emphasis: str) ->
 
 
 def mean(states: Tensor, counts: Tensor) -> Tensor:
-    """The mean of states (texts, tokens, dim), each text taken so many times."""
+    """Return the mean of embeddings (texts, tokens, dim), each text with its count."""
     return torch.sum(states.mean((1, 2)) * counts) / counts.sum()
 
 
@@ -78,7 +78,7 @@ ENCODED_AT_ONCE = 64
 def encode_drawing_prompts(
     base: ChunkEncoder, prompts: Sequence[str], negatives: Sequence[str], settings: PromptSettings
 ) -> DrawingConditions:
-    """Encodes the prompts of b pictures, each different text once, in the UNet's number format.
+    """Encode the prompts of b images, each different text once, in the UNet's dtype.
 
     Args:
         base: the base model, with the embeddings that prompts may name.
@@ -87,7 +87,7 @@ def encode_drawing_prompts(
         settings: how they are read.
 
     Raises:
-        InputError: a prompt cannot be read; says where.
+        InputError: a prompt cannot be read; the message has the position.
     """
     positives = [split_composition(prompt) for prompt in prompts]
     sources = dict.fromkeys([part.text for parts in positives for part in parts])
@@ -110,7 +110,7 @@ def encode_drawing_prompts(
 
 
 class _TextEncoder:
-    """Texts cut into chunks, and what the encoders make of every chunk by itself."""
+    """Texts split into chunks, and the text encoders' output for every chunk by itself."""
 
     def __init__(self, base: ChunkEncoder, texts: Sequence[str], settings: PromptSettings) -> None:
         self.base = base
@@ -123,13 +123,13 @@ class _TextEncoder:
             self.rows[text] = list(range(len(chunks), len(chunks) + len(own)))
             chunks += own
         self.empty = len(chunks)
-        """The row of an empty chunk, if any prompt is to be filled up with it."""
+        """The row of an empty chunk, if any prompt is to be padded with it."""
         if settings.pad_conds or len({len(rows) for rows in self.rows.values()}) > 1:
             chunks.append(Chunk())
         self.encoded = self.encode(chunks)
 
     def encode(self, chunks: list[Chunk]) -> list[Encoded]:
-        """For each encoder, (chunks, 77, dim)."""
+        """Return (chunks, 77, dim) for each encoder."""
         batches = [
             self.base.encode_chunks([[chunk] for chunk in chunks[start : start + ENCODED_AT_ONCE]])
             for start in range(0, len(chunks), ENCODED_AT_ONCE)
@@ -137,7 +137,7 @@ class _TextEncoder:
         return [joined(parts) for parts in zip(*batches, strict=True)]
 
     def timeline(self, entries: Sequence[Entry], is_negative: bool = False) -> Timeline:
-        """The texts of one prompt, brought to equally many chunks.
+        """Return the texts of one prompt, padded to equally many chunks.
 
         In SDXL an empty negative prompt is all zeros, as in A1111 (`modules/sd_models_xl.py`).
         """
@@ -156,7 +156,7 @@ class _TextEncoder:
     def conditions(
         self, rows: Sequence[Sequence[int]], counts: Sequence[int] | None = None
     ) -> Conditions:
-        """Of the texts whose chunks' rows these are, (texts, chunks)."""
+        """Return the conditions of the texts with these chunk rows, (texts, chunks)."""
         index = torch.tensor(rows, device=self.base.device)
         states = [self.weighted(one, index, counts or [1] * len(rows)) for one in self.encoded]
         pooled = self.encoded[-1].pooled if self.base.has_two_text_encoders else None
@@ -165,7 +165,7 @@ class _TextEncoder:
         return conditions.to(self.base.dtype)
 
     def weighted(self, encoded: Encoded, index: Tensor, counts: Sequence[int]) -> Tensor:
-        """States (texts, chunks, 77, dim) of one encoder; each chunk has its own mean."""
+        """Return one encoder's weighted embeddings (texts, chunks, 77, dim), by chunk."""
         states = encoded.states[index]
         if encoded.weights is None:
             return states
@@ -179,7 +179,7 @@ class _TextEncoder:
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
-    """Batches of chunks one after the other."""
+    """Return batches of chunks, concatenated."""
     if len(parts) == 1:
         return parts[0]
     pooled = [part.pooled for part in parts if part.pooled is not None]

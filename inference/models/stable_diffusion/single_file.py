@@ -1,7 +1,7 @@
-"""Base models as single files (`.safetensors`, `.ckpt`): what A1111, Forge and ComfyUI open.
+"""Base models as single files (`.safetensors`, `.ckpt`) that A1111, Forge and ComfyUI open.
 
-A file of SD 1.x, SD 2.x or SDXL needs nothing beside it. A model of other sizes (`picto`) is told
-by its metadata, `limner.model`: other programs do not know how to build such a one.
+A file of SD 1.x, SD 2.x or SDXL needs no other files. A model of other sizes (`picto`) is described
+by its metadata, `limner.model`: other programs cannot build such a model.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 MOST_NAMES = 20
-"""Names that an error lists, of each kind."""
+"""Names that an error lists, of each type."""
 
 SMALLEST_SHARE = 4.8973451890853435e-08
 """A1111's share of the signal at the last timestep of models trained with zero terminal SNR."""
@@ -54,15 +54,15 @@ class ModelParts:
     """A base model's parts by their names in the diffusers layout."""
 
     modules: dict[str, nn.Module]
-    """`unet`, `vae`, `text_encoder`, with SDXL `text_encoder_2`: what the file has."""
+    """The file's parts: `unet`, `vae`, `text_encoder`, with SDXL `text_encoder_2`."""
     tokenizers: dict[str, CLIPTokenizer]
     """`tokenizer`, with SDXL `tokenizer_2`."""
     noise_schedule: Config
-    """As in a scheduler_config.json."""
+    """Settings as in a scheduler_config.json."""
     prediction_type: str | None
-    """`epsilon`, `v_prediction`, or None: the file does not say."""
+    """`epsilon`, `v_prediction`, or None if the file does not have it."""
     trained: tuple[str, ...] | None = None
-    """The parts that a run has trained, if the file says so."""
+    """The trained parts, if the file lists them."""
 
 
 def read_model(
@@ -72,18 +72,18 @@ def read_model(
     only_trained: bool = False,
     without_weights: bool = False,
 ) -> ModelParts:
-    """Reads a single file's parts, frozen, on the CPU. Nothing in it is run.
+    """Read a single file's parts, frozen, on the CPU. No code in it is run.
 
     Args:
         path: the file.
-        dtype: number format of the parts.
-        vae_dtype: that of the VAE, if another.
-        only_trained: leave the others out where the file says which parts were trained.
-        without_weights: parts stay on the meta device, and the file's tensors are not looked at.
+        dtype: dtype of the parts.
+        vae_dtype: that of the VAE, if it differs.
+        only_trained: skip the others if the file lists its trained parts.
+        without_weights: parts stay on the meta device, and the file's tensors are not read.
 
     Raises:
-        ArtifactError: it cannot be read, is of no known family, or weights are missing, are left
-            over, or have other shapes.
+        ArtifactError: it cannot be read, is of no known family, or weights are missing,
+            superfluous, or have other shapes.
     """
     file = open_tensors(path)
     try:
@@ -136,7 +136,7 @@ def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _size(resolution: str, prediction_type: str | None, family: Family) -> Config:
-    """The size in latents that a file says, or that of SD 2.x's two kinds."""
+    """Return the size in latents from the file, or that of SD 2.x's two versions."""
     side = resolution.lower().partition("x")[0]
     if side.isdecimal() and int(side) >= 64:
         return {"sample_size": int(side) // 8}
@@ -144,7 +144,7 @@ def _size(resolution: str, prediction_type: str | None, family: Family) -> Confi
 
 
 def input_channels(file: TensorFile, family: Family) -> Config:
-    """How many channels the UNet takes: 9 of inpainting checkpoints."""
+    """Return the number of the UNet's input channels: 9 for inpainting checkpoints."""
     shape = file.shapes.get(f"{family.layout['unet']}input_blocks.0.0.weight", ())
     return {"in_channels": shape[1]} if len(shape) == 4 else {}
 
@@ -154,7 +154,7 @@ def _is_in(file: TensorFile, prefix: str) -> bool:
 
 
 def build_part(part: str, config: Config, family: Family) -> nn.Module:
-    """A part without weights: its parameters are on the meta device."""
+    """Return a part without weights: its parameters are on the meta device."""
     from accelerate import init_empty_weights
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -173,10 +173,10 @@ def build_part(part: str, config: Config, family: Family) -> nn.Module:
 def _fill(
     path: Path, module: nn.Module, part: str, file: TensorFile, family: Family, dtype: torch.dtype
 ) -> None:
-    """Gives a part its weights.
+    """Load the weights into a part.
 
     Raises:
-        ArtifactError: some are missing or have other shapes; names all.
+        ArtifactError: some are missing or have other shapes; the message lists all.
     """
     empty, found = module.state_dict(), {}
     missing, misshapen = [], []
@@ -228,7 +228,7 @@ def _check_left_over(
 
 
 def listed(names: Collection[str]) -> str:
-    """The names, and how many more there are beyond MOST_NAMES."""
+    """List the names, and how many more there are beyond MOST_NAMES."""
     more = len(names) - MOST_NAMES
     return ", ".join([*sorted(names)[:MOST_NAMES], *([f"and {more} more"] if more > 0 else [])])
 
@@ -253,7 +253,7 @@ def _noise_schedule(
     settings: Mapping[str, Any], keys: Collection[str], prediction_type: str | None
 ) -> Config:
     schedule = {**NOISE_SCHEDULE, **settings.get("noise_schedule", {})}
-    if "ztsnr" in keys:  # Lin et al. 2023, arXiv 2305.08891; the sign of NoobAI
+    if "ztsnr" in keys:  # Lin et al. 2023, arXiv 2305.08891; the mark of NoobAI
         schedule["rescale_betas_zero_snr"] = True
     return {**schedule, "prediction_type": prediction_type or "epsilon"}
 
@@ -261,11 +261,11 @@ def _noise_schedule(
 def read_base_model(
     config: BaseModelConfig, dtype: torch.dtype, without_weights: bool = False
 ) -> BaseModel:
-    """A base model from a single file; the VAE in fp32, or all on the meta device.
+    """Load a base model from a single file; the VAE in fp32, or all on the meta device.
 
     Raises:
-        BaseModelError: it cannot be read, or does not say what it predicts and neither does
-            `config.prediction_type`.
+        BaseModelError: it cannot be read, or neither it nor `config.prediction_type` gives
+            the prediction type.
     """
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -313,7 +313,7 @@ def read_base_model(
 
 
 def parts_of(base: BaseModel) -> ModelParts:
-    """A base model's parts, to be written as a single file."""
+    """Return a base model's parts, to be written as a single file."""
     return ModelParts(
         modules=dict(base.parts),
         tokenizers=dict(zip(TOKENIZERS, base.tokenizers, strict=False)),

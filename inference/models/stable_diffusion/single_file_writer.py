@@ -1,4 +1,4 @@
-"""Writes base models as single files (`.safetensors`) that A1111, Forge and ComfyUI open."""
+"""Write base models as single files (`.safetensors`) that A1111, Forge and ComfyUI open."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ IGNORED = ("sample_size", "upcast_attention", "force_upcast")
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 Format = Callable[[str, dict[str, Tensor]], dict[str, Tensor]]
-"""Part and its weights -> the weights in the number format that they are written in."""
+"""Part and its weights -> the weights in the dtype of the file."""
 
 
 def family_for(parts: Mapping[str, nn.Module]) -> Family:
-    """The family in whose layout parts are written.
+    """Return the family in whose layout parts are written.
 
-    By the text encoders: OpenCLIP's (SD 2.x) use the exact GELU, CLIP's an approximation.
+    Decided by the text encoders: OpenCLIP's (SD 2.x) use the exact GELU, CLIP's an approximation.
     """
     if "text_encoder_2" in parts:
         return FAMILIES["sdxl"]
@@ -50,17 +50,17 @@ def write_model(
     metadata: Mapping[str, str],
     weights_of: Callable[[nn.Module], dict[str, Tensor]] = nn.Module.state_dict,
 ) -> bool:
-    """Writes all parts as one `.safetensors`, whole or not at all.
+    """Write all parts as one `.safetensors`, atomically.
 
     Args:
         path: the file.
         model: its parts.
-        in_format: gives each part's weights the number format to write.
-        metadata: goes over what the model says about itself.
+        in_format: converts each part's weights to the dtype to write.
+        metadata: overrides the model's own.
         weights_of: the weights of a module by name.
 
     Returns:
-        Whether other programs can open it: whether it has the sizes of a known family.
+        Whether other programs can open it, i.e. whether it has the sizes of a known family.
 
     Raises:
         InputError: a part is missing.
@@ -88,7 +88,7 @@ def write_model(
 
 
 def own_settings(model: ModelParts, family: Family) -> dict[str, Any]:
-    """What a reader must know that the family does not say; empty for one of its models."""
+    """Return the settings that the family does not imply; empty for one of its models."""
     has_clips_words = all(is_clips(tokenizer) for tokenizer in model.tokenizers.values())
     ignored = (*IGNORED, *TOKEN_IDS) if has_clips_words else IGNORED
     configs = {part: _config(module) for part, module in model.modules.items()}
@@ -122,7 +122,7 @@ def own_settings(model: ModelParts, family: Family) -> dict[str, Any]:
 
 
 def _config(module: nn.Module) -> Config:
-    """A part's settings as JSON would give them back, without those of the library."""
+    """Return a part's settings as JSON would return them, without those of the library."""
     library: Any = module
     if hasattr(module.config, "to_dict"):  # transformers
         said = library.config.to_dict()
@@ -133,7 +133,7 @@ def _config(module: nn.Module) -> Config:
 
 
 def _defaults(part: str) -> Config:
-    """What diffusers takes for settings that are not given."""
+    """Return diffusers' defaults for settings that are not given."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 

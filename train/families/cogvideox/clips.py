@@ -1,7 +1,7 @@
-"""The loss of a video model: velocity, as of pictures, told what CogVideoX is told beside prompts.
+"""v-prediction loss with CogVideoX's image conditioning.
 
-Plain mean squared error of the velocity, in fp32: what CogVideoX's own trainer writes as a weighted
-error of the clean latents, which loses its digits in bf16.
+Plain mean squared error of the velocity, in fp32: CogVideoX's own trainer computes it as a weighted
+error of the clean latents, which loses precision in bf16.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from train.losses import Denoising
 
 
 def loss_with_motion(prediction: Tensor, target: Tensor, ratio: float = 0.25) -> Tensor:
-    """Mean squared error of each example, part of it that of the differences of frames; (b,), fp32.
+    """Return each example's mean squared error, with that of frame differences; (b,), fp32.
 
     (1 - ratio) x error + ratio x error of the differences: X-Fun's `motion_sub_loss`
     (`scripts/cogvideox_fun/train_lora.py`), per example. As there, clips of one or two latent
-    frames count by their error alone.
+    frames have only their plain error.
 
     Args:
         prediction: (b, latent frames, c, h, w).
         target: of the same shape.
-        ratio: share of the differences, 0 … 1.
+        ratio: weight of the differences, 0 … 1.
     """
     errors = prediction.float() - target.float()
     loss = errors.square().flatten(1).mean(1)
@@ -52,10 +52,10 @@ class ClipDenoising(Denoising):
     image_condition: ImageConditionConfig = field(default_factory=ImageConditionConfig)
 
     def latents(self, batch: Batch) -> Tensor:
-        """Clean latents (b, f', c, h', w'); of CogVideoX 1.5 with its padding in front.
+        """Return clean latents (b, f', c, h', w'); for CogVideoX 1.5 with its padding in front.
 
-        The first latent frame is repeated, as in CogVideoX's own trainer; what is drawn there is
-        dropped by the pipelines.
+        The first latent frame is repeated, as in CogVideoX's own trainer; the pipelines drop the
+        frames that are generated there.
         """
         latents = super().latents(batch)
         missing = padding(latents.shape[1], self.base.config.patch_size_t)
@@ -67,7 +67,7 @@ class ClipDenoising(Denoising):
 
     @torch.no_grad()
     def told_image(self, batch: Batch, like: Tensor) -> Tensor:
-        """What an image-to-video model is told of the first frames, of the shape of `like`."""
+        """Return an image-to-video model's conditioning on first frames, of the shape of `like`."""
         assert "first_frames" in batch
         config, positions = self.image_condition, batch["positions"]
         frames = batch["first_frames"].to(like.device)

@@ -1,4 +1,4 @@
-"""What CogVideoX's transformer keeps in memory for training, computed from shapes."""
+"""The memory that CogVideoX's transformer keeps for training, computed from shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from inference.models.cogvideox import BITS, FrameRule, VideoModel, packable_lay
 from train.config import LoraConfig, ObjectiveConfig, TrainRecipe
 
 FF_WIDTH = 4
-"""Width of a transformer block's feed-forward part, in widths of the transformer."""
+"""Width of a transformer block's feed-forward part, in multiples of the transformer's."""
 IN_FLIGHT = 10
 """Tensors of the transformer's width in a block's backward pass: the gradients on both sides of
 the feed-forward's activation (2 x 4), of the block's input and of its output."""
@@ -19,7 +19,7 @@ the feed-forward's activation (2 x 4), of the block's input and of its output.""
 
 @dataclass(frozen=True)
 class Learned:
-    """What of a video transformer is trained."""
+    """The trained parts of a video transformer."""
 
     whole: bool = False
     attention: bool = True
@@ -27,14 +27,14 @@ class Learned:
 
 
 def kept_per_token(learned: Learned, size: int) -> int:
-    """Bytes that a block of CogVideoX keeps for its backward pass, per token and unit of width.
+    """Return the bytes that a block keeps for its backward pass, per token and unit of width.
 
-    Read off diffusers 0.42.1 `CogVideoXBlock` and torch's autograd formulas: a linear layer keeps
+    From diffusers 0.42.1 `CogVideoXBlock` and torch's autograd formulas: a linear layer keeps
     its input if its weight, or a LoRA beside it, is trained; a norm, attention (its fused kernel)
-    and GELU keep their inputs, attention also its output; a product keeps what multiplies
+    and GELU keep their inputs, attention also its output; a product keeps the factor of
     something that has gradients. In units of the transformer's width:
 
-        norms (two of the stream, queries, keys)  4 of 4 bytes: autocast works them out in fp32
+        norms (two of the stream, queries, keys)  4 of 4 bytes: autocast computes them in fp32
         queries, keys, values, attention's output 4
         GELU's input                              4
         inputs of to_q, to_k, to_v                1, or 3 where autocast casts it for each of them
@@ -69,21 +69,21 @@ def transformer_activations(
     is_checkpointing: bool,
     is_eager: bool = False,
 ) -> int:
-    """Bytes that the video transformer's forward and backward pass take at most.
+    """Return the bytes that the video transformer's forward and backward pass use at most.
 
-    Without gradient checkpointing every block keeps what `kept_per_token` says. With it a block
-    keeps its input alone, and one block at a time what it keeps otherwise. In both the gradients
-    of the block at work come on top. Attention that is spelled out also keeps its scores, tokens x
-    tokens for each head: the softmax's in fp32, and its copy in the format of the arithmetic.
+    Without gradient checkpointing every block keeps `kept_per_token`. With it a block
+    keeps its input alone, and one block at a time its other values. In both cases the gradients
+    of the current block are added. Explicit attention also keeps its scores, tokens x
+    tokens for each head: the softmax's in fp32, and a copy in the dtype of the computation.
 
     Args:
         config: the transformer's.
         rows: examples of a micro-batch.
         tokens: of a row, prompt included.
         learned: what is trained.
-        size: bytes of a number in the arithmetic.
-        is_checkpointing: whether activations are computed again.
-        is_eager: whether attention is spelled out.
+        size: bytes of a number in the computation.
+        is_checkpointing: whether activations are recomputed.
+        is_eager: whether attention is explicit.
     """
     heads, layers = config.num_attention_heads, config.num_layers
     block = kept_per_token(learned, size) * tokens * heads * config.attention_head_dim
@@ -101,7 +101,7 @@ def activation_bytes(
     shapes: Collection[tuple[int, ...]],
     is_checkpointing: bool,
 ) -> int:
-    """Bytes that a micro-batch keeps of the transformer; see `FamilyTraining.activation_bytes`."""
+    """Return a micro-batch's bytes in the transformer; see `FamilyTraining.activation_bytes`."""
     size = DTYPES[recipe.mixed_precision].itemsize
     tokens = max(tokens_of(base, shape) for shape in shapes)
     kind, is_eager = learned(recipe.objective), recipe.base_model.attention == "eager"
@@ -114,7 +114,7 @@ def activation_bytes(
 
 
 def learned(config: ObjectiveConfig) -> Learned:
-    """Return what an objective trains of the transformer."""
+    """Return the parts of the transformer that an objective trains."""
     if not isinstance(config, LoraConfig):
         return Learned(whole=True)
     targets = config.targets or ["attention"]
@@ -122,14 +122,14 @@ def learned(config: ObjectiveConfig) -> Learned:
 
 
 def tokens_of(base: VideoModel, shape: tuple[int, ...]) -> int:
-    """Tokens of a clip (frames, height, width) in the transformer, prompt and padding included."""
+    """Return the tokens of a clip (frames, height, width), with prompt and padding."""
     frames = FrameRule.of(base.vae).latent_frames(shape[0])  # video_tokens pads them
     height, width = (side // base.vae_scale_factor for side in shape[1:])
     return video_tokens(frames, height, width, base.config) + base.config.max_text_seq_length
 
 
 def quantization_savings(base: VideoModel, quantization: str) -> int:
-    """Return the bytes that the transformer's weights lose by quantization."""
+    """Return the bytes that quantization saves in the transformer's weights."""
     saved = 0
     for _, layer in packable_layers(base.denoiser):
         saved += layer.weight.nbytes - round(layer.weight.numel() * BITS[quantization] / 8)

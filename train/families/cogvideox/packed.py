@@ -1,7 +1,7 @@
-"""Frame packing: clips of several durations in one row, each blind to the others.
+"""Frame packing: clips of several durations in one row, without attention between them.
 
 CogVideoX' "multi-resolution frame pack" (arXiv 2408.06072, 3.1) after Patch n' Pack (Dehghani et
-al. 2023, arXiv 2307.06304), with a stock diffusers transformer. So a row has one size and one
+al. 2023, arXiv 2307.06304), with a stock diffusers transformer. A row has one size and one
 timestep, and attention takes a dense mask, which grows with the square of the row's tokens.
 """
 
@@ -24,21 +24,21 @@ from train.losses import stratified_timesteps
 
 @dataclass(frozen=True)
 class PackedRow:
-    """What the transformer is told of several clips at once."""
+    """The transformer's input for several clips at once."""
 
     hidden_states: Tensor
     """Latents (1, all latent frames, c, h, w)."""
     encoder_hidden_states: Tensor
-    """Prompt states (1, all prompt tokens, width)."""
+    """Prompt embeddings (1, all prompt tokens, width)."""
     image_rotary_emb: Rotary
-    """Positions (all video tokens, head_dim); time begins anew with each clip."""
+    """Positions (all video tokens, head_dim); time restarts with each clip."""
     attention_mask: Tensor
-    """(1, s, s), 0 within a clip with its prompt and -inf elsewhere; all prompts stand first."""
+    """(1, s, s), 0 within a clip with its prompt and -inf elsewhere; all prompts come first."""
     latent_frames: tuple[int, ...]
-    """Of each clip."""
+    """Latent frames of each clip."""
 
     def arguments(self) -> dict[str, Any]:
-        """For `CogVideoXTransformer3DModel.forward`, which wants `timestep` (1,) besides."""
+        """Return the arguments of `CogVideoXTransformer3DModel.forward`, except `timestep` (1,)."""
         return {
             "hidden_states": self.hidden_states,
             "encoder_hidden_states": self.encoder_hidden_states,
@@ -47,7 +47,7 @@ class PackedRow:
         }
 
     def unpack(self, prediction: Tensor) -> list[Tensor]:
-        """The clips' own predictions, each (latent frames, c, h, w), from (1, all, c, h, w)."""
+        """Return each clip's prediction (latent frames, c, h, w), from (1, all, c, h, w)."""
         return list(prediction[0].split(self.latent_frames))
 
 
@@ -57,19 +57,19 @@ def pack(
     transformer_config: Any,
     kind: Kind = "pipeline",
 ) -> PackedRow:
-    """One row of several clips of one size, to be denoised at one timestep.
+    """Pack several clips of one size into one row, to be denoised at one timestep.
 
     Args:
-        latents: noisy clips (latent frames, c, h, w), with their image latents where the model
+        latents: noisy clips (latent frames, c, h, w), with their image latents if the model
             takes any; CogVideoX 1.5: already padded to whole patches of frames.
         prompt_states: (tokens, width) of each clip.
         transformer_config: config of a `CogVideoXTransformer3DModel`.
-        kind: of the positions, as `rotary_positions`.
+        kind: of the positions, as in `rotary_positions`.
 
     Raises:
         InputError: the model adds positions to its tokens (2B, 5B-I2V): they fit one clip only.
-        ValueError: clips of several sizes, of frames that make no whole patches, or another number
-            of prompts.
+        ValueError: clips differ in size, do not have whole patches of frames, or their number is
+            not that of the prompts.
     """
     check_packing(transformer_config)
     sizes = {tuple(clip.shape[1:]) for clip in latents}
@@ -98,14 +98,14 @@ def pack(
 
 
 def block_mask(owners: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores of attention, (1, s, s): -inf between tokens of two owners."""
+    """Return the attention bias, (1, s, s): -inf between tokens of two owners."""
     apart = owners.unsqueeze(0) != owners.unsqueeze(1)
     mask = torch.zeros(apart.shape, dtype=dtype, device=owners.device)
     return mask.masked_fill_(apart, float("-inf")).unsqueeze(0)
 
 
 def check_packing(transformer_config: Any) -> None:
-    """Refuses models whose positions are no matter of attention.
+    """Reject models whose positions are not applied in attention.
 
     Raises:
         InputError: positions are added to the tokens (2B, 5B-I2V).
@@ -123,9 +123,9 @@ def check_packing(transformer_config: Any) -> None:
 
 @dataclass(frozen=True)
 class PackedDenoising(ClipDenoising):
-    """Turns a micro-batch into one row, and that into one loss per clip.
+    """Turns a micro-batch into one row, and its prediction into one loss per clip.
 
-    Latents, noise and first frames are those that the clips have by themselves; so are their losses
+    Latents, noise and first frames are the same as without packing; so are the losses
     at the row's timestep.
     """
 
@@ -150,7 +150,7 @@ class PackedDenoising(ClipDenoising):
         return errors * self.weights(timesteps).to(errors)
 
     def seen(self, noisy: Tensor, clip: Batch) -> Tensor:
-        """What the transformer sees of a clip, (1, f', c, h', w'): image latents are told along."""
+        """Return the transformer's input of a clip, (1, f', c, h', w'), with its image latents."""
         if not self.base.is_image_to_video:
             return noisy
         return torch.cat([noisy, self.told_image(clip, noisy)], dim=2)
@@ -158,7 +158,7 @@ class PackedDenoising(ClipDenoising):
     def predictions(
         self, clips: list[Tensor], conditions: Conditions, timestep: Tensor
     ) -> list[Tensor]:
-        """The velocity of each clip, (f', c, h', w'), of one run of the transformer."""
+        """Return the velocity of each clip, (f', c, h', w'), from one model evaluation."""
         base = self.base
         row = pack(
             [clip[0].to(base.dtype) for clip in clips],
@@ -171,7 +171,7 @@ class PackedDenoising(ClipDenoising):
         return row.unpack(predicted.sample)
 
     def timesteps(self, batch: Batch) -> Tensor:
-        """One timestep for all (b,), drawn by the row's place: strata are dealt to rows."""
+        """Return one timestep for all (b,), drawn by the row's index: strata are dealt to rows."""
         if "timesteps" in batch:
             return batch["timesteps"]
         positions = batch["positions"]
@@ -186,7 +186,7 @@ class PackedDenoising(ClipDenoising):
 
 
 def single(batch: Batch, place: int) -> Batch:
-    """One example of a micro-batch, as a micro-batch."""
+    """Return one example of a micro-batch, as a micro-batch."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, Tensor | Conditions):

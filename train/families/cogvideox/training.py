@@ -1,4 +1,4 @@
-"""CogVideoX as training asks for it."""
+"""The training half of CogVideoX."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CogVideoXTraining(FamilyTraining[VideoModel]):
         )
 
     def idle_parts(self, base: VideoModel, has_latents: bool) -> list[str]:
-        """T5, which takes 9.5 GB as XXL, and the VAE unless it encodes first frames."""
+        """Return T5, which takes 9.5 GB as XXL, and the VAE unless it encodes first frames."""
         encodes = base.is_image_to_video or not has_latents
         return ["text_encoder", *([] if encodes else ["vae"])]
 
