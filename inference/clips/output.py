@@ -33,7 +33,7 @@ SHEET_COLUMNS = 8
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """The files that each clip becomes."""
+    """The files to write for each clip."""
 
     file_name: str
     """The name's pattern."""
@@ -42,11 +42,11 @@ class ClipFiles:
     crf: int = 17
     """Quality of mp4."""
     has_text: bool = False
-    """Also a .txt."""
+    """Whether to write a .txt as well."""
 
     @property
     def suffixes(self) -> list[str]:
-        """The endings of a clip's files, that of the first format first."""
+        """Return the suffixes of a clip's files, beginning with the first format's."""
         return [f".{kind}" for kind in self.formats] + ([".txt"] if self.has_text else [])
 
 
@@ -65,8 +65,8 @@ def write_clip(
         frames: (f, h, w, 3), uint8.
         fps: frames in a second.
         infotext: goes into every file.
-        naming: what the name tells.
-        files: which files, and the pattern of their name.
+        naming: the fields for the name.
+        files: formats, and the pattern of the name.
 
     Raises:
         InputError: the pattern cannot be used, or PyAV is missing.

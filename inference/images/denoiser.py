@@ -25,28 +25,28 @@ class Batch:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the negative prompts take part; rules and names of the settings are A1111's."""
+    """Options of the negative prompts; their rules and names are A1111's."""
 
     filler: Conditions | None = None
-    """An empty chunk; with it the shorter of a picture's prompts are filled up ("Pad
+    """An empty chunk, with which the shorter of an image's prompts are padded ("Pad
     prompt/negative prompt"). Without it prompts of other lengths go through the UNet apart."""
     total_steps: int | None = None
-    """How many evaluations there will be; `skip_early_cond` needs it."""
+    """The number of model evaluations, for `skip_early_cond`."""
     skip_early_cond: float = 0.0
-    """The negative prompts are left out in this share of the evaluations, from the first one on
+    """The negative prompts are omitted in this share of the evaluations, from the first one on
     ("Ignore negative prompt during early sampling"); 0 is never."""
     s_min_uncond: float = 0.0
-    """Below this sigma they are left out in every second evaluation ("Negative Guidance minimum
+    """Below this sigma they are omitted in every second evaluation ("Negative Guidance minimum
     sigma"); 0 is never."""
     keeps_uncond: bool = False
-    """The negative prompts are heeded in every evaluation, at a scale of 1 too."""
+    """The negative prompts are evaluated every time, at a scale of 1 too."""
 
     def __post_init__(self) -> None:
         if self.skip_early_cond and not self.total_steps:
             raise ValueError("skip_early_cond needs total_steps")
 
     def leaves_negatives_out(self, evaluation: int, sigma: float) -> bool:
-        """Whether an evaluation, counted from 0, does without the negative prompts."""
+        """Return whether an evaluation, counted from 0, omits the negative prompts."""
         if self.keeps_uncond:
             return False
         share = evaluation / self.total_steps if self.total_steps else 0
@@ -57,12 +57,12 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Inpainting:
-    """What masks and inpainting models add to each evaluation."""
+    """Additional inputs of masks and inpainting models in each evaluation."""
 
     concat: Tensor | None = None
     """Further input channels of the UNet, (b or 1, k, h, w); inpainting models have five."""
     blend: Blend | None = None
-    """Has the last word on each clean latent, as masks need it."""
+    """Changes each clean latent last, for masks."""
     blend_input: Blend | None = None
     """Changes x before the model sees it."""
 
@@ -83,12 +83,12 @@ class Denoiser:
         base: the base model.
         positive: conditioning of the UNet on b prompts, in its dtype: conditions of b rows, or
             the parts of each image.
-        negative: the same for the negative prompts, without parts; None where the scale and all
+        negative: the same for the negative prompts, without parts; None if the scale and all
             weights are 1.
         cfg_scale: 1 is no guidance, 0 the negative prompts alone.
-        guidance: how the negative prompts take part.
-        inpainting: what masks and inpainting models add.
-        levels: at which timestep the model is asked about a sigma; without it the model's own.
+        guidance: options of the negative prompts.
+        inpainting: additional inputs of masks and inpainting models.
+        levels: sigma -> the timestep of the evaluation; by default the model's own.
     """
 
     last_uncond: Tensor | None = None
@@ -138,7 +138,7 @@ class Denoiser:
         return Conditions.cat([batch.conditions for batch in self.batches(self.is_guided)])
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """The clean latents expected at x (b, c, h, w), fp32."""
+        """Return the clean latents expected at x (b, c, h, w), fp32."""
         leaves_out = self.guidance.leaves_negatives_out(self.evaluation, sigma)
         is_guided = self.is_guided and not leaves_out
         blend, blend_input = self.inpainting.blend, self.inpainting.blend_input

@@ -79,7 +79,7 @@ class DiscreteVP(Parametrization):
 
     @property
     def log_sigmas(self) -> np.ndarray:
-        """log sigma of each timestep; without signal that of a share of 5e-8."""
+        """Return log sigma of each timestep; without signal, that of a share of 5e-8."""
         return self._log_sigmas
 
     @cached_property

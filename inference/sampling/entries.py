@@ -129,7 +129,7 @@ class Sampler:
         return is_ancestral or self.always_draws or (self.uses_churn and s_churn > 0)
 
     def options(self, eta: float | None = None, **others: Unpack[OtherOptions]) -> SamplerOptions:
-        """Return `SamplerOptions` in which eta, where it is None, is the sampler's default."""
+        """Return `SamplerOptions` in which eta, if None, is the sampler's default."""
         return SamplerOptions((self.default_eta or 0.0) if eta is None else eta, **others)
 
 

@@ -99,26 +99,26 @@ class TorchDraws:
 
 @dataclass(frozen=True)
 class SeedVariation:
-    """What A1111's extra seed settings change of the first noise.
+    """A1111's extra seed settings, which change the first noise.
 
     Raises:
         InputError: the strength is not in 0 … 1.
     """
 
     subseeds: Sequence[int] = ()
-    """Variation seeds, one for each picture; with `strength`."""
+    """Variation seeds, one for each image; with `strength`."""
     strength: float = 0.0
-    """0 … 1, how far the first noise goes over to that of the subseed."""
+    """0 … 1, interpolates the first noise towards that of the subseed."""
     resize_from: tuple[int, int] | None = None
-    """(h, w) in units of the latent; the first noise is that of a picture of this size, laid
-    centred into noise of the picture's own."""
+    """(h, w) in units of the latent; the first noise is that of an image of this size,
+    centred in noise of the image's own."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise InputError(f"variation strength: must lie in 0 … 1, got {self.strength}")
 
     def first_shape(self, shape: Shape) -> Shape:
-        """Return the shape of the first noise of a picture whose latent has `shape`."""
+        """Return the shape of the first noise of an image whose latent has `shape`."""
         height, width = self.resize_from or (0, 0)
         return (shape[0], height, width) if height > 0 and width > 0 else shape
 
@@ -137,9 +137,9 @@ class NoiseSource:
         shape: of one image's latent, (c, h, w); of clips (f, c, h, w).
         device: where the noise is needed.
         source: which generator draws.
-        variation: of the first noise.
-        ensd: A1111's eta noise seed delta. After the first draw the generators begin anew with
-            seed + ensd; 0 does not.
+        variation: changes of the first noise.
+        ensd: A1111's eta noise seed delta. After the first draw the generators restart with
+            seed + ensd; with 0 they continue.
         brownian_range: (lowest above 0, highest) sigma of the whole schedule, if samplers are given
             only a part of it, so that Brownian paths stay the same.
 

@@ -102,22 +102,22 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """The layers of a LoRA that is to be trained."""
+    """Options of a new LoRA's layers."""
 
     rank: int
-    """Width of the low-rank layers."""
+    """Rank of the low-rank layers."""
     alpha: float
     """The change is scaled by alpha / rank."""
     dropout: float
-    """Share of the layers' inputs dropped while training."""
+    """Fraction of the layers' inputs dropped in training."""
     targets: Sequence[str] | None
-    """Kinds of layers (keys of `lora_keys.TARGETS`); None is what is usual for the base model."""
+    """Kinds of layers (keys of `lora_keys.TARGETS`); None is the default of the base model."""
     train_text_encoder: bool
     """Layers in the text encoders as well."""
     algorithm: str = "lora"
     """A name of `inference.config.ADAPTERS`."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of the algorithm."""
+    """Options of the algorithm."""
 
 
 @final
@@ -149,21 +149,21 @@ class Lora(Artifact):
 
     @classmethod
     def create(cls, base: DiffusionModel, spec: LoraSpec, seed: int) -> Self:
-        """A LoRA to be trained: it changes nothing yet, and is not attached yet. In fp32.
+        """Create a LoRA for training, in fp32: without effect yet, and not attached.
 
         The generator of each layer is seeded from `seed` and the layer's name.
 
         Args:
-            base: a model of pictures or of clips.
-            spec: which layers, and how wide.
-            seed: of the beginning.
+            base: an image or video model.
+            spec: options of the layers.
+            seed: of the initial weights.
 
         Raises:
             ArtifactError: the base model has no layers of a requested kind, or its text
                 encoder cannot be trained.
         """
         rank, dropout = spec.rank, spec.dropout
-        alpha = struct.unpack("f", struct.pack("f", spec.alpha))[0]  # fp32, as it is read again
+        alpha = struct.unpack("f", struct.pack("f", spec.alpha))[0]  # fp32, as it is loaded again
         kind, layers = adapter_of(spec.algorithm), {}
         own = typed_options(kind.create, spec.options)
         layout = family_of(base).lora_layout(base)
