@@ -44,11 +44,11 @@ def train(path: str, overrides: list[str]) -> int:
     quiet_libraries()
 
     from inference.runtime import Interrupted
-    from train.common import RunEndedError, lost_processes_told
+    from train.common import RunEndedError, lost_processes_reported
     from train.trainer import Trainer
 
     try:
-        with lost_processes_told(lambda: int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        with lost_processes_reported(lambda: int(os.environ.get("WORLD_SIZE", "1")) > 1):
             trainer = Trainer(recipe)
             artifact = trainer.train()
     except Interrupted as stop:

@@ -34,7 +34,7 @@ class StepCache:
     """The timestep of the transformer's current evaluation."""
 
     @property
-    def told(self) -> str | None:
+    def summary(self) -> str | None:
         """Return its entry for the infotext."""
         return None if self.kind == "none" or self.settings.calibrate else self.kind
 

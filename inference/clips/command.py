@@ -92,8 +92,8 @@ def set_up(
     loaded = [(config, load_artifact(config.path)) for config in configs]
     base = load_clip_model(recipe.base_model, recipe.precision, "cpu")
     if recipe.drop_learned_positions and not base.drop_learned_positions():
-        told = "drop_learned_positions: has no effect, this model has learned no positions"
-        warnings.warn(told, DrawWarning, stacklevel=2)
+        recorded = "drop_learned_positions: has no effect, this model has learned no positions"
+        warnings.warn(recorded, DrawWarning, stacklevel=2)
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
     for config, artifact in loaded:
         artifact.attach(base, config.strength)
@@ -106,8 +106,8 @@ def set_up(
     if plan.reason and processes.is_first:
         report("draw", f"memory: {plan.reason}")
     if not plan.reason and recipe.memory not in ("auto", "none"):
-        told = f"memory: {recipe.memory} has no effect on {device.type}"
-        warnings.warn(told, DrawWarning, stacklevel=2)
+        recorded = f"memory: {recipe.memory} has no effect on {device.type}"
+        warnings.warn(recorded, DrawWarning, stacklevel=2)
     is_tiled = plan.is_tiled if recipe.vae_tiling is None else recipe.vae_tiling
     placement = Placement(device, plan.offload, is_tiled)
     placement.settle(base)
@@ -177,19 +177,19 @@ class Saver:
 
 def naming_of(drawing: ClipDrawing, index: int, total: int, started: datetime) -> Naming:
     """Return the fields for a clip's name; `index` is its place among `total`."""
-    request, told = drawing.request, parse_infotext(drawing.infotext).parameters
+    request, recorded = drawing.request, parse_infotext(drawing.infotext).parameters
     return Naming(
         seed=request.seed,
         steps=request.steps,
         cfg_scale=request.cfg_scale,
         width=request.width or 0,
         height=request.height or 0,
-        sampler=told["Sampler"],
+        sampler=recorded["Sampler"],
         schedule_type="Trailing",
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
-        model_name=told["Model"],
-        model_hash=told.get("Model hash", ""),
+        model_name=recorded["Model"],
+        model_hash=recorded.get("Model hash", ""),
         denoising_strength=request.strength if request.video else None,
         generation_index=index,
         num_generations=total,

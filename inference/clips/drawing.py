@@ -74,7 +74,7 @@ def draw_clips(
 
         frames = draw_clip(base, request, read_sources(request), way, report)
         done += steps_taken(request)
-        text = describe_clip(request, base, way.artifacts, {"Cache": way.cache.told})
+        text = describe_clip(request, base, way.artifacts, {"Cache": way.cache.summary})
         drawings.append(ClipDrawing(frames, request, text))
     return drawings
 
@@ -104,13 +104,15 @@ def draw_clip(
             stack.enter_context(way.placement.at_work(base, name))
         conditions = encode(base, request).to(device)
     with way.placement.at_work(base, "vae"):
-        start, told = prepare(base, request, sources, generator, way)
+        start, conditioning = prepare(base, request, sources, generator, way)
     steps = len(run.timesteps)
     with (
         way.placement.at_work(base, base.denoiser_name),
         way.cache.on(base, request, steps),
     ):
-        loop = Loop.of(base, request, start.noise, conditions, told, run.timesteps, way.cache)
+        loop = Loop.of(
+            base, request, start.noise, conditions, conditioning, run.timesteps, way.cache
+        )
         latents = run.draw(start, loop.predict, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
     with way.placement.at_work(base, "vae"):
@@ -148,8 +150,8 @@ def prepare(
         return randn_tensor(shape, generator=generator, device=device, dtype=base.dtype)
 
     if sources.image is not None:
-        told = first_frame(base, request, sources, latent_frames, generator, scale)
-        return ClipStart(noise()), told
+        conditioning = first_frame(base, request, sources, latent_frames, generator, scale)
+        return ClipStart(noise()), conditioning
     if sources.control_video is not None:
         drawn = noise()
         return ClipStart(drawn), base.clip_condition(
@@ -209,7 +211,7 @@ class Loop:
     base: ClipModel
     conditions: Conditions
     """Conditions of the negative prompt and the prompt, or of the prompt alone."""
-    told: Tensor | None
+    conditioning: Tensor | None
     """The conditioning of an image-to-video or Fun-Control model, of the latents' shape."""
     scales: list[float]
     """The guidance scale of each step."""
@@ -226,7 +228,7 @@ class Loop:
         request: ClipConfig,
         latents: Tensor,
         conditions: Conditions,
-        told: Tensor | None,
+        conditioning: Tensor | None,
         timesteps: Sequence[int],
         cache: StepCache,
     ) -> Loop:
@@ -240,7 +242,7 @@ class Loop:
             for shares in blend_weights(places)
         ]
         scales = step_scales(request, timesteps)
-        return cls(base, conditions, told, scales, places, weights, cache)
+        return cls(base, conditions, conditioning, scales, places, weights, cache)
 
     def predict(self, latents: Tensor, timestep: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Return the guided prediction and the negative prompt's, fp32; blended for a long clip.
@@ -250,25 +252,25 @@ class Loop:
         self.cache.timestep = int(timestep)
         scale = self.scales[min(step, len(self.scales) - 1)]
         if len(self.places) == 1:
-            return self.predict_window(latents, self.told, timestep, scale)
+            return self.predict_window(latents, self.conditioning, timestep, scale)
         blended = torch.zeros_like(latents, dtype=torch.float32)
         negatives = torch.zeros_like(blended)
         for place_, weight in zip(self.places, self.weights, strict=True):
-            told = None if self.told is None else self.told[:, place_]
-            part, negative = self.predict_window(latents[:, place_], told, timestep, scale)
+            conditioning = None if self.conditioning is None else self.conditioning[:, place_]
+            part, negative = self.predict_window(latents[:, place_], conditioning, timestep, scale)
             blended[:, place_] += weight * part
             negatives[:, place_] += weight * negative
         return blended, negatives
 
     def predict_window(
-        self, latents: Tensor, told: Tensor | None, timestep: Tensor, scale: float
+        self, latents: Tensor, conditioning: Tensor | None, timestep: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
         """Return the predictions for latents that the transformer sees at once, fp32."""
         rows = len(self.conditions.states)
-        told = None if told is None else torch.cat([told] * rows)
+        conditioning = None if conditioning is None else torch.cat([conditioning] * rows)
         with self.cache.context(self.base):
             predicted = self.base.predict(
-                torch.cat([latents] * rows), timestep.expand(rows), self.conditions, told
+                torch.cat([latents] * rows), timestep.expand(rows), self.conditions, conditioning
             ).float()
         if rows == 1:
             return predicted, predicted

@@ -64,14 +64,14 @@ def choose_memory(needs: MemoryNeeds, free: int | None, wish: str = "auto") -> M
         for is_tiled in (False, True):
             peak = peak_of(needs, offload, is_tiled) + RESERVE
             if wish in ("auto", offload) and peak <= free:
-                told = f"about {peak / GIB:.1f} of {free / GIB:.1f} GiB"
+                text = f"about {peak / GIB:.1f} of {free / GIB:.1f} GiB"
                 tiles = ", the VAE in tiles" if is_tiled else ""
-                return MemoryPlan(offload, is_tiled, f"{offload}{tiles} ({told})")
+                return MemoryPlan(offload, is_tiled, f"{offload}{tiles} ({text})")
     offload: Any = "sequential_offload" if wish == "auto" else wish
-    told = f"{offload}, the VAE in tiles; {free / GIB:.1f} GiB are free"
+    text = f"{offload}, the VAE in tiles; {free / GIB:.1f} GiB are free"
     if offload == "sequential_offload":
-        told += "; several times slower than with all weights on the GPU"
-    return MemoryPlan(offload, True, told)
+        text += "; several times slower than with all weights on the GPU"
+    return MemoryPlan(offload, True, text)
 
 
 def peak_of(needs: MemoryNeeds, offload: str, is_tiled: bool) -> int:

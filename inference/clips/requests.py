@@ -55,13 +55,13 @@ def expand(base: ClipModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
         if note:
             warnings.warn(note, DrawWarning, stacklevel=2)
         if SAMPLERS[str(resolved.sampler)].uses_model_steps and 1000 % clip.steps:
-            told = f"steps: {clip.steps} does not divide 1000, which puts some steps a timestep off"
-            warnings.warn(told, DrawWarning, stacklevel=2)
+            note = f"steps: {clip.steps} does not divide 1000, which puts some steps a timestep off"
+            warnings.warn(note, DrawWarning, stacklevel=2)
         seed = random.SystemRandom().randrange(RANDOM_SEEDS) if clip.seed == -1 else clip.seed
         sized = dataclasses.replace(resolved, frames=frames, width=width, height=height, count=1)
         requests += [dataclasses.replace(sized, seed=seed + i) for i in range(clip.count)]
     asked = {text: None for one in requests for text in (one.prompt, one.negative_prompt)}
-    if note := base.told_in_part(list(asked)):
+    if note := base.truncation_of(list(asked)):
         warnings.warn(note, DrawWarning, stacklevel=2)
     return requests
 
@@ -120,11 +120,11 @@ def frames_of(base: ClipModel, clip: ClipConfig) -> int:
             raise InputError(f"{source}: {there} frames are too few for this model")
         fits = below
     if clip.frames not in (None, fits):
-        told = f"frames: {fits} instead of {clip.frames}"
+        note = f"frames: {fits} instead of {clip.frames}"
         why = rule.words()
         if source:
             why += f", {source} has {there} at {clip.fps:g} fps"
-        warnings.warn(f"{told} ({why})", DrawWarning, stacklevel=3)
+        warnings.warn(f"{note} ({why})", DrawWarning, stacklevel=3)
     return fits
 
 

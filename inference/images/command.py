@@ -176,8 +176,8 @@ def naming_of(
     drawing: Drawing, index: int, total: int, batch_size: int, started: datetime
 ) -> Naming:
     """Return the fields for a drawing's name; `index` is its place among `total`."""
-    request, told = drawing.request, parse_infotext(drawing.infotext).parameters
-    strength = told.get("Denoising strength")
+    request, recorded = drawing.request, parse_infotext(drawing.infotext).parameters
+    strength = recorded.get("Denoising strength")
     return Naming(
         seed=request.seed,
         steps=request.steps,
@@ -185,13 +185,13 @@ def naming_of(
         width=drawing.image.width,
         height=drawing.image.height,
         sampler=request.sampler,
-        schedule_type=told["Schedule type"],
+        schedule_type=recorded["Schedule type"],
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         styles=tuple(request.styles),
-        model_name=told["Model"],
-        model_hash=told.get("Model hash", ""),
-        clip_skip=int(told.get("Clip skip", 1)),
+        model_name=recorded["Model"],
+        model_hash=recorded.get("Model hash", ""),
+        clip_skip=int(recorded.get("Clip skip", 1)),
         denoising_strength=float(strength) if strength else None,
         batch_index=index % batch_size,
         batch_size=min(batch_size, total),
@@ -224,8 +224,8 @@ def captions(drawings: Sequence[Drawing]) -> list[str]:
     """Return each image's caption: the settings that differ, and seeds if these are not enough."""
     requests = [drawing.request for drawing in drawings]
     columns = [[form(request) for request in requests] for form in TOLD_APART]
-    told = [column for column in columns if len(set(column)) > 1]
-    texts = [", ".join(parts) for parts in zip(*told, strict=True)] or [""] * len(requests)
+    recorded = [column for column in columns if len(set(column)) > 1]
+    texts = [", ".join(parts) for parts in zip(*recorded, strict=True)] or [""] * len(requests)
     if len(set(texts)) == len(texts):
         return texts
     seeds = [f"seed {request.seed}" for request in requests]

@@ -190,8 +190,8 @@ class Denoiser:
         self, timelines: Sequence[Sequence[Timeline]], negatives: Sequence[Timeline]
     ) -> list[Batch]:
         """Return batches of equally many tokens, in the order of their first rows."""
-        positives = [[self.told(one) for one in each] for each in timelines]
-        others = [[self.told(one)] for one in negatives]
+        positives = [[self.conditions_at(one) for one in each] for each in timelines]
+        others = [[self.conditions_at(one)] for one in negatives]
         for picture, parts in enumerate(positives):
             own = others[picture] if others else []
             longest = max(one.states.shape[1] for one in parts)
@@ -216,7 +216,7 @@ class Denoiser:
             for numbers in by_length.values()
         ]
 
-    def told(self, timeline: Timeline) -> Conditions:
+    def conditions_at(self, timeline: Timeline) -> Conditions:
         """Return one row of the next evaluation's conditions."""
         row = timeline.row(self.evaluation)
         return timeline.conditions[row : row + 1]

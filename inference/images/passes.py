@@ -228,22 +228,24 @@ def build_denoiser(
     settings = prompt_settings(first, steps_total, way.base_steps)
     has_negatives = sampler.needs_uncond or needs_negatives(way.prompts, cfg_scale)
     negatives = way.negative_prompts if has_negatives else []
-    told = base.encode_drawing(way.prompts, negatives, settings)
-    positives = [mixed(each) for each in told.positives] if way.mixes_embeddings else told.positives
+    encoded = base.encode_drawing(way.prompts, negatives, settings)
+    positives = (
+        [mixed(each) for each in encoded.positives] if way.mixes_embeddings else encoded.positives
+    )
     return Denoiser(
         base,
         positives,
-        told.negatives,
+        encoded.negatives,
         cfg_scale,
         guidance=Guidance(
-            filler=told.filler,
+            filler=encoded.filler,
             total_steps=settings.steps_total,
             skip_early_cond=first.skip_early_cond,
             s_min_uncond=first.s_min_uncond,
             keeps_uncond=sampler.needs_uncond,
         ),
         inpainting=Inpainting(
-            concat=told_channels(base, way, start),
+            concat=inpaint_channels(base, way, start),
             blend=start.blend() if start and not sampler.is_scaled else None,
             blend_input=start.blend_input() if start and sampler.is_scaled else None,
         ),
@@ -251,7 +253,7 @@ def build_denoiser(
     )
 
 
-def told_channels(base: ImageModel, way: Pass, start: Start | None) -> Tensor | None:
+def inpaint_channels(base: ImageModel, way: Pass, start: Start | None) -> Tensor | None:
     """Return the conditioning channels of inpainting models, (b or 1, 1 + c, h, w).
 
     Without an init image, and in the second pass of Hires. fix, all is masked, and grey.

@@ -109,16 +109,16 @@ def recipe_from_infotext(
     for path in paths:
         if not path.is_dir():
             raise InputError(f"artifact_dirs: {str(path)!r} is not a folder")
-    pasted, told = as_pasted(infotext), infotext.split_sizes()
+    pasted, recorded = as_pasted(infotext), infotext.split_sizes()
     settings, notes = settings_from(infotext, restorers)
     made = Redrawing({}, notes)
-    prompt = called_here(pasted["Prompt"], told, paths, made.notes)
+    prompt = called_here(pasted["Prompt"], recorded, paths, made.notes)
     if later := settings.get("hires", {}).get("prompt"):
-        settings["hires"]["prompt"] = called_here(later, told, paths, made.notes)
-    note_embeddings(told, paths, made.notes)
+        settings["hires"]["prompt"] = called_here(later, recorded, paths, made.notes)
+    note_embeddings(recorded, paths, made.notes)
     made.recipe = {
         "type": "images",
-        "base_model": base_of(pasted, told, paths, base_model, made.notes),
+        "base_model": base_of(pasted, recorded, paths, base_model, made.notes),
         **({"artifact_dirs": [str(path) for path in paths]} if paths else {}),
         "settings": settings,
         "images": {ENTRY: {"prompt": prompt}},
@@ -128,14 +128,14 @@ def recipe_from_infotext(
 
 def base_of(
     pasted: Mapping[str, str],
-    told: Mapping[str, str],
+    recorded: Mapping[str, str],
     folders: Sequence[Path],
     given: str | None,
     notes: list[str],
 ) -> dict[str, Any]:
     """Return the recipe's base_model: the given one, or else the one that infotext names."""
     base: dict[str, Any] = {}
-    name, hash_ = told.get("Model"), told.get("Model hash")
+    name, hash_ = recorded.get("Model"), recorded.get("Model hash")
     if given is None and not name and not hash_:
         notes.append("Model: infotext names none: picto draws; or give base_model.path=…")
     elif given is None:
@@ -152,13 +152,13 @@ def base_of(
 
 
 def called_here(
-    prompt: str, told: Mapping[str, str], folders: Sequence[Path], notes: list[str]
+    prompt: str, recorded: Mapping[str, str], folders: Sequence[Path], notes: list[str]
 ) -> str:
     """Return the prompt with its tags of LoRAs and hypernetworks renamed to the files here.
 
     Tags of missing files are removed.
     """
-    hashes = dict(hash_pairs(told.get("Lora hashes", "")))
+    hashes = dict(hash_pairs(recorded.get("Lora hashes", "")))
 
     def rename(tag: re.Match[str]) -> str:
         name, kind = tag[2], "hypernetwork" if tag[1] == "hypernet" else "lora"
@@ -173,9 +173,9 @@ def called_here(
     return TAG.sub(rename, prompt)
 
 
-def note_embeddings(told: Mapping[str, str], folders: Sequence[Path], notes: list[str]) -> None:
+def note_embeddings(recorded: Mapping[str, str], folders: Sequence[Path], notes: list[str]) -> None:
     """Note the embeddings of the infotext that are missing; prompts call them by name."""
-    for name, hash_ in hash_pairs(told.get("TI hashes", "")):
+    for name, hash_ in hash_pairs(recorded.get("TI hashes", "")):
         file, remark = find_named(name, "embedding", hash_, folders)
         if file is not None and file != name:
             remark = f"is called {file} here: write that into the prompt"

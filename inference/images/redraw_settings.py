@@ -114,14 +114,14 @@ def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[st
     """Return a recipe's `settings`, as nested mappings, and notes on what cannot be reproduced."""
     image: dict[str, Any] = {}
     notes: list[str] = []
-    pasted, told = as_pasted(infotext), infotext.split_sizes()
+    pasted, recorded = as_pasted(infotext), infotext.split_sizes()
     if infotext.negative_prompt:
         image["negative_prompt"] = infotext.negative_prompt
-    put_samplers(image, pasted, told, notes)
-    put_values(image, told | meant(pasted, told), notes)
-    put_passes(image, pasted, told, notes)
+    put_samplers(image, pasted, recorded, notes)
+    put_values(image, recorded | meant(pasted, recorded), notes)
+    put_passes(image, pasted, recorded, notes)
     put_noise(image, pasted["RNG"], notes)
-    restorer = told.get("Face restoration")
+    restorer = recorded.get("Face restoration")
     if restorer in restorers:
         image["restore_faces"] = restorer
     elif restorer:
@@ -129,17 +129,17 @@ def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[st
     return image, notes
 
 
-def meant(pasted: Mapping[str, str], told: Mapping[str, str]) -> dict[str, str]:
+def meant(pasted: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
     """Return the parameters with the meaning that A1111 gives to old versions and formats."""
     keys = ("Old prompt editing timelines", "Pad conds v0", "Downcast alphas_cumprod")
     found = {key: pasted[key] for key in keys if key in pasted}
-    if "First pass size-1" in told:
+    if "First pass size-1" in recorded:
         found |= {key: pasted[key] for key in pasted if key.startswith(("Size-", "Hires resize-"))}
     return found
 
 
 def put_samplers(
-    image: dict[str, Any], pasted: Mapping[str, str], told: Mapping[str, str], notes: list[str]
+    image: dict[str, Any], pasted: Mapping[str, str], recorded: Mapping[str, str], notes: list[str]
 ) -> None:
     """Set samplers and schedule types of both passes, as far as they are known."""
 
@@ -150,26 +150,26 @@ def put_samplers(
             notes.append(f"{key}: {value} is not known here; the usual one draws")
 
     schedule = pasted["Schedule type"]
-    version = parse_version(told.get("Version"))
+    version = parse_version(recorded.get("Version"))
     is_old = version is not None and version < SCHEDULES_APART
     if is_old and schedule == "Automatic" and pasted.get("Sampler") in ONCE_UNIFORM:
         schedule = "Uniform"
     samplers, types = samplers_of("pictures"), schedule_types()
     put_known("Sampler", "sampler", pasted.get("Sampler"), samplers)
     put_known("Schedule type", "schedule_type", schedule, types)
-    if sampler := told.get("Hires sampler"):
-        is_told = "Hires schedule type" in told
-        sampler, schedule = sampler_and_schedule(sampler, told.get("Hires schedule type"))
+    if sampler := recorded.get("Hires sampler"):
+        is_told = "Hires schedule type" in recorded
+        sampler, schedule = sampler_and_schedule(sampler, recorded.get("Hires schedule type"))
         put_known("Hires sampler", "hires.sampler", sampler, samplers)
         if is_told or schedule != "Automatic":
             put_known("Hires schedule type", "hires.schedule_type", schedule, types)
-    elif schedule := told.get("Hires schedule type"):
+    elif schedule := recorded.get("Hires schedule type"):
         put_known("Hires schedule type", "hires.schedule_type", schedule, types)
 
 
-def put_values(image: dict[str, Any], told: Mapping[str, str], notes: list[str]) -> None:
+def put_values(image: dict[str, Any], recorded: Mapping[str, str], notes: list[str]) -> None:
     """Set the options that are one number, text or switch; note what is left."""
-    for key, value in told.items():
+    for key, value in recorded.items():
         if key in NUMBERS:
             put_number(image, key, value, *NUMBERS[key], notes)
         elif key in TEXTS:
@@ -209,11 +209,15 @@ def put(image: dict[str, Any], dotted: str, value: object) -> None:
 
 
 def put_passes(
-    image: dict[str, Any], pasted: Mapping[str, str], told: Mapping[str, str], notes: list[str]
+    image: dict[str, Any], pasted: Mapping[str, str], recorded: Mapping[str, str], notes: list[str]
 ) -> None:
     """Set the options of a second pass or an init image, and the denoising strength."""
-    strength = told.get("Denoising strength")
-    has_hires = "Hires upscale" in told or "Hires upscaler" in told or "First pass size-1" in told
+    strength = recorded.get("Denoising strength")
+    has_hires = (
+        "Hires upscale" in recorded
+        or "Hires upscaler" in recorded
+        or "First pass size-1" in recorded
+    )
     has_hires = has_hires or pasted["Hires resize-1"] != "0" or pasted["Hires resize-2"] != "0"
     if has_hires and (left_out := image.pop("img2img", None)):
         names = ", ".join(left_out)
@@ -227,7 +231,9 @@ def put_passes(
             image, "Denoising strength", strength, f"{group}.denoising_strength", float, notes
         )
     if "img2img" in image:
-        known_by = f" (its hash is {told['Init image hash']})" if "Init image hash" in told else ""
+        known_by = (
+            f" (its hash is {recorded['Init image hash']})" if "Init image hash" in recorded else ""
+        )
         wanted = "settings.img2img.init_image=…"
         if "inpaint" in image["img2img"]:
             wanted += " and settings.img2img.inpaint.mask=…"

@@ -118,12 +118,12 @@ class DiffusionModel(ABC):
         noisy_latents: Tensor,
         timesteps: Tensor,
         conditions: Conditions,
-        told: Tensor | None = None,
+        extra: Tensor | None = None,
         /,
     ) -> Tensor:
         """Return the denoiser's prediction at the timesteps (b,), in its own dtype.
 
-        `told` is the conditioning besides prompts: image sizes for SDXL, the latents of first
+        `extra` is the conditioning besides prompts: image sizes for SDXL, the latents of first
         frames for an image-to-video model.
         """
 

@@ -81,7 +81,7 @@ class ClipModel(DiffusionModel):
         """
 
     @abstractmethod
-    def told_in_part(self, prompts: Sequence[str]) -> str | None:
+    def truncation_of(self, prompts: Sequence[str]) -> str | None:
         """Return a warning about prompts with more tokens than the text encoder reads."""
 
     @abstractmethod

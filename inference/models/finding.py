@@ -39,16 +39,16 @@ def find_model(
         if hash_ and is_known_as(model, "checkpoint", hash_):
             return path_of(model), ""
     namesake = next((model for model in models if file_model_name(model) == name), None)
-    told = f"{name or 'the model'}{f' (hash {hash_})' if hash_ else ''}"
+    described = f"{name or 'the model'}{f' (hash {hash_})' if hash_ else ''}"
     if namesake is not None:
         found = (artifact_hash(namesake, "checkpoint") or "unknown")[:10]
-        remark = f"{told}: the one of this name here has the hash {found}" if hash_ else ""
+        remark = f"{described}: the one of this name here has the hash {found}" if hash_ else ""
         return path_of(namesake), remark
     where = ", ".join(map(str, folders))
     searched = (
         f"is not in {where}" if folders else "was looked for nowhere (give artifact_dirs=[…])"
     )
-    return None, f"{told} {searched}: picto draws; or give base_model.path=…"
+    return None, f"{described} {searched}: picto draws; or give base_model.path=…"
 
 
 def models_in(folders: Sequence[Path]) -> Iterator[Path]:
@@ -126,11 +126,11 @@ def find_named(
         for file in files:
             if file not in namesakes and is_known_as(file, kind, hash_):
                 return file.stem, "" if file.stem == name else f"is called {file.stem} here"
-    told = f" with the hash {hash_}" if hash_ else ""
+    described = f" with the hash {hash_}" if hash_ else ""
     if namesakes:
-        return name, f"{namesakes[0]} is another file of this name, not the one{told}"
+        return name, f"{namesakes[0]} is another file of this name, not the one{described}"
     searched = f" in {', '.join(map(str, folders))}" if folders else ": give artifact_dirs=[…]"
-    return None, f"there is no such file{told}{searched}"
+    return None, f"there is no such file{described}{searched}"
 
 
 @lru_cache(maxsize=4096)

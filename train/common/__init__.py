@@ -6,7 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from train.common.batch import Batch
-    from train.common.distributed import StopSignals, lost_processes_told, of_all, of_first
+    from train.common.distributed import StopSignals, lost_processes_reported, of_all, of_first
     from train.common.errors import (
         RESERVE,
         DataError,
@@ -32,7 +32,7 @@ __all__ = [
     "StopSignals",
     "derive_seed",
     "generator",
-    "lost_processes_told",
+    "lost_processes_reported",
     "normal",
     "of_all",
     "of_first",

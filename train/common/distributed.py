@@ -50,7 +50,7 @@ LOST = re.compile(
 
 
 @contextmanager
-def lost_processes_told(is_one_of_several: Callable[[], bool]) -> Iterator[None]:
+def lost_processes_reported(is_one_of_several: Callable[[], bool]) -> Iterator[None]:
     """Report in plain words that another process has ended.
 
     Raises:
@@ -64,7 +64,7 @@ def lost_processes_told(is_one_of_several: Callable[[], bool]) -> Iterator[None]
         first_line = str(error).strip().splitlines()[0]
         raise ProcessLostError(
             f"another process of this run has ended (see what it said): {first_line}; resume=true "
-            "goes on from the newest checkpoint"
+            "continues from the newest checkpoint"
         ) from error
 
 

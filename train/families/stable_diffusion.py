@@ -99,14 +99,14 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
 def run_unet(base: BaseModel, rows: int, height: int, width: int) -> object:
     """Evaluate the UNet on the meta device, on latents (rows, c, height, width)."""
     config: Any = base.unet.config
-    told = None
+    extra = None
     with torch.device("meta"):
         if base.text_encoder_2 is not None:
             pooled = base.text_encoder_2.config.projection_dim
-            told = {"text_embeds": torch.zeros(rows, pooled), "time_ids": torch.zeros(rows, 6)}
+            extra = {"text_embeds": torch.zeros(rows, pooled), "time_ids": torch.zeros(rows, 6)}
         latents = torch.zeros(rows, config.in_channels, height, width)
         states = torch.zeros(rows, *base.prompt_shape)
-        return base.unet(latents, torch.zeros(rows), states, added_cond_kwargs=told)
+        return base.unet(latents, torch.zeros(rows), states, added_cond_kwargs=extra)
 
 
 TRAINING = StableDiffusionTraining()

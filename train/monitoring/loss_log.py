@@ -56,7 +56,7 @@ class LossLog:
             name: finite_mean(torch.stack([parts[name] for parts in self.parts]))
             for name in self.parts[0]
         }
-        told = {
+        entries_values = {
             name: finite_mean(self.accelerator.gather(mean.reshape(1))).item()
             for name, mean in means.items()
         }
@@ -65,10 +65,10 @@ class LossLog:
             for band, (total, count) in enumerate(zip(sums, counts, strict=True)):
                 if count:
                     name = band_name(band, self.num_timesteps)
-                    told[f"loss_by_timestep/{name}"] = total / count
+                    entries_values[f"loss_by_timestep/{name}"] = total / count
         self.parts.clear()
         self.bands.zero_()
-        return told
+        return entries_values
 
 
 def band_name(band: int, num_timesteps: int) -> str:

@@ -121,13 +121,13 @@ class Validation:
             self.fill_in(losses, step, accelerator.process_index, accelerator.num_processes)
         except DataError as error:  # raised when no process waits any more
             fault = error
-        told = torch.cat([losses.flatten(), torch.tensor([float(fault is not None)])])
-        told = cast("Tensor", accelerator.reduce(told.to(accelerator.device), "sum")).cpu()
+        gathered = torch.cat([losses.flatten(), torch.tensor([float(fault is not None)])])
+        gathered = cast("Tensor", accelerator.reduce(gathered.to(accelerator.device), "sum")).cpu()
         if fault is not None:
             raise fault
-        if told[-1]:
+        if gathered[-1]:
             raise DataError("validation: another process cannot read one of its pictures")
-        return told[:-1].view_as(losses)
+        return gathered[:-1].view_as(losses)
 
     @torch.no_grad()
     def fill_in(self, losses: Tensor, step: int, rank: int, processes: int) -> None:

@@ -231,9 +231,9 @@ def prompt_bytes(base: DiffusionModel, rows: int) -> int:
     """Return the bytes of encoding so many prompts at once: hidden layers and attention scores."""
     needs = []
     for encoder in base.text_encoders.values():
-        told = encoder.config.to_dict()  # type: ignore[operator]
-        wide = told.get("d_ff") or told["intermediate_size"]
-        heads = told.get("num_heads") or told["num_attention_heads"]
+        sizes_of_encoder = encoder.config.to_dict()  # type: ignore[operator]
+        wide = sizes_of_encoder.get("d_ff") or sizes_of_encoder["intermediate_size"]
+        heads = sizes_of_encoder.get("num_heads") or sizes_of_encoder["num_attention_heads"]
         tokens = base.prompt_shape[0]
         hidden = LIVE_TENSORS * wide * base.dtype.itemsize
         needs.append(rows * tokens * (hidden + 2 * 4 * heads * tokens))

@@ -267,14 +267,14 @@ def schedule_parameters(request: ImageConfig) -> Parameters:
 def own_parameters(request: ImageConfig) -> Parameters:
     """Return settings that A1111 omits although the image cannot be reproduced without them."""
     img2img = request.img2img
-    told: Parameters = {
+    recorded: Parameters = {
         "Old Karras sigmas": "True" if request.schedule.use_old_karras else None,
         "Comma backtrack": unless(20, request.comma_padding_backtrack),
     }
     if img2img is None:
-        return told
+        return recorded
     inpaint = img2img.inpaint
-    return told | {
+    return recorded | {
         "Resize mode": unless("Just resize", img2img.resize_mode),
         "Exact steps": "True" if img2img.exact_steps else None,
         "Color correction": "True" if img2img.color_correction else None,

@@ -39,18 +39,18 @@ def is_fooocus(info: Mapping[Any, Any]) -> bool:
 def translate_novel_ai(info: Mapping[Any, Any], size: tuple[int, int]) -> str | None:
     """Return the infotext of NovelAI's texts, with its Clip skip and ENSD; None if damaged."""
     try:
-        told = json.loads(info["Comment"])
-        sampler = KNOWN_SAMPLERS.get(str(told["sampler"]).lower(), "Euler a")
+        recorded = json.loads(info["Comment"])
+        sampler = KNOWN_SAMPLERS.get(str(recorded["sampler"]).lower(), "Euler a")
         parameters = {
-            "Steps": told["steps"],
+            "Steps": recorded["steps"],
             "Sampler": sampler,
-            "CFG scale": told["scale"],
-            "Seed": told["seed"],
+            "CFG scale": recorded["scale"],
+            "Seed": recorded["seed"],
             "Size": f"{size[0]}x{size[1]}",
             "Clip skip": 2,
             "ENSD": 31337,
         }
-        return write_infotext(str(info["Description"]), str(told["uc"]), parameters)
+        return write_infotext(str(info["Description"]), str(recorded["uc"]), parameters)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -85,30 +85,30 @@ def read_other_programs(path: Path) -> str | None:
 def translate(found: Any, size: tuple[int, int]) -> str:
     """Return the infotext of sd-parsers' result; of several samplers, of the first."""
     sampler = found.samplers[0]
-    told = {"sampler": sampler.name, **sampler.parameters}
+    recorded = {"sampler": sampler.name, **sampler.parameters}
     model = sampler.model
     parameters = {
-        "Steps": told.get("steps"),
-        "Sampler": told["sampler"],
+        "Steps": recorded.get("steps"),
+        "Sampler": recorded["sampler"],
         "Schedule type": None,
-        "CFG scale": told.get("cfg_scale"),
-        "Seed": told.get("seed"),
+        "CFG scale": recorded.get("cfg_scale"),
+        "Seed": recorded.get("seed"),
         "Size": f"{size[0]}x{size[1]}",
         "Model hash": model.hash if model else None,
         "Model": PureWindowsPath(model.name).stem if model and model.name else None,
         "RNG": "CPU",  # all three
-        "Denoising strength": partial_denoising(told),
+        "Denoising strength": partial_denoising(recorded),
         "Version": str(found.generator.value),
     }
     name = str(parameters["Sampler"])
     name = KNOWN_SAMPLERS.get(f"k_{name.lower()}", name)  # ComfyUI: euler_ancestral
-    schedule = told.get("scheduler")
+    schedule = recorded.get("scheduler")
     names = sampler_and_schedule(name, str(schedule) if schedule else None)
     parameters |= {"Sampler": names[0], "Schedule type": names[1]}
     return write_infotext(found.full_prompt, found.full_negative_prompt, parameters)
 
 
-def partial_denoising(told: Mapping[str, Any]) -> object | None:
+def partial_denoising(recorded: Mapping[str, Any]) -> object | None:
     """Return ComfyUI's `denoise`; it is 1 without an init image."""
-    value = told.get("denoise")
+    value = recorded.get("denoise")
     return value if value not in (None, 1, 1.0) else None

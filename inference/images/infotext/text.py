@@ -72,8 +72,8 @@ def write_infotext(
     text = "\n".join([*lines, ", ".join(words)]).strip()
     if parse_infotext(text) == Infotext(prompt, negative_prompt, entries):
         return text
-    told = zip(EXACT, (prompt, negative_prompt), strict=True)
-    words += [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in told]
+    quoted_values = zip(EXACT, (prompt, negative_prompt), strict=True)
+    words += [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in quoted_values]
     return "\n".join([*lines, ", ".join(words)]).strip()
 
 

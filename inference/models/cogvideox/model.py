@@ -244,7 +244,7 @@ class VideoModel(ClipModel):
         ids = tokens.input_ids.to(self.text_encoder.device)
         return Conditions(self.text_encoder(ids)[0].to(self.device, self.dtype))
 
-    def told_in_part(self, prompts: Sequence[str]) -> str | None:
+    def truncation_of(self, prompts: Sequence[str]) -> str | None:
         """Return a warning about prompts with more tokens than T5 reads, which truncates them.
 
         None for a model without a tokenizer, as in a plan.

@@ -78,19 +78,19 @@ def check_parts(base: BaseModel, path: str) -> None:
             f"{latents}, or {2 * latents + 1} of an inpainting model (others, such as "
             "InstructPix2Pix and depth models, are not known here)"
         )
-    told = unet.addition_embed_type
-    if told != (SIZE_CONDITIONS if base.has_two_text_encoders else None):
+    embed_type = unet.addition_embed_type
+    if embed_type != (SIZE_CONDITIONS if base.has_two_text_encoders else None):
         raise BaseModelError(
-            f"base_model.path: {path!r}: its UNet has addition_embed_type {told!r}; expected none "
-            f"(SD 1.x/2.x), or {SIZE_CONDITIONS!r} beside text_encoder_2 (SDXL)"
+            f"base_model.path: {path!r}: its UNet has addition_embed_type {embed_type!r}; expected "
+            f"none (SD 1.x/2.x), or {SIZE_CONDITIONS!r} beside text_encoder_2 (SDXL)"
         )
     if base.text_encoder_2 is None or base.tokenizer_2 is None:
         return
     room = unet.projection_class_embeddings_input_dim - base.text_encoder_2.config.projection_dim
     if room != 6 * unet.addition_time_embed_dim:
         raise BaseModelError(
-            f"base_model.path: {path!r}: its UNet is told {room / unet.addition_time_embed_dim:g} "
-            "numbers beside the prompt; an SDXL base model is told 6 (a refiner, which cannot be "
+            f"base_model.path: {path!r}: its UNet takes {room / unet.addition_time_embed_dim:g} "
+            "numbers besides the prompt; an SDXL base model takes 6 (a refiner, which cannot be "
             "used here, 5)"
         )
     if base.tokenizer.get_vocab() != base.tokenizer_2.get_vocab():

@@ -255,13 +255,13 @@ class BaseModel(ImageModel):
             sizes: SDXL's size conditioning in pixels, (b, 6), see `whole_picture`; by default
                 that of uncropped images of the latents' size. Other models ignore it.
         """
-        told: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if conditions.pooled is not None:
             if sizes is None:
                 height, width = (side * self.vae_scale_factor for side in noisy_latents.shape[2:])
                 sizes = whole_picture(height, width).expand(len(noisy_latents), -1)
             sizes = sizes.to(noisy_latents.device, torch.float32)
-            told = {"added_cond_kwargs": {"text_embeds": conditions.pooled, "time_ids": sizes}}
+            extra = {"added_cond_kwargs": {"text_embeds": conditions.pooled, "time_ids": sizes}}
         return self.unet(
-            noisy_latents, timesteps, encoder_hidden_states=conditions.states, **told
+            noisy_latents, timesteps, encoder_hidden_states=conditions.states, **extra
         ).sample

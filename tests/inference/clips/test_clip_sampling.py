@@ -253,7 +253,7 @@ def test_a_source_that_is_too_short_is_told(video_model: Made, tmp_path: Path) -
 
 def test_prompts_that_are_not_read_to_their_ends_are_told(tiny_video_model: VideoModel) -> None:
     room = tiny_video_model.config.max_text_seq_length
-    assert tiny_video_model.told_in_part([]) is tiny_video_model.told_in_part(["red"]) is None
+    assert tiny_video_model.truncation_of([]) is tiny_video_model.truncation_of(["red"]) is None
     with pytest.warns(DrawWarning, match=f"1 of 2 prompts have more than the {room} tokens"):
         request_of(tiny_video_model, prompt="red, " * room)
 

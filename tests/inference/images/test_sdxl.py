@@ -229,7 +229,7 @@ def test_a_unet_that_is_told_other_numbers_is_refused(
     base.text_encoder_2.config.projection_dim = 28
     base.text_encoder_2.save_pretrained(file.parent)
     assert json.loads(file.read_text())["projection_dim"] == config["projection_dim"] + 8
-    with pytest.raises(BaseModelError, match="told 5 numbers beside the prompt"):
+    with pytest.raises(BaseModelError, match="takes 5 numbers besides the prompt"):
         load_base_model(BaseModelConfig(path=path))
 
 

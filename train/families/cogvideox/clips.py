@@ -62,11 +62,11 @@ class ClipDenoising(Denoising):
         return torch.cat([latents[:, :1]] * missing + [latents], dim=1)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
-        image = self.told_image(batch, noisy) if self.base.is_image_to_video else None
+        image = self.image_conditioning(batch, noisy) if self.base.is_image_to_video else None
         return self.base.predict(noisy, timesteps, states, image)
 
     @torch.no_grad()
-    def told_image(self, batch: Batch, like: Tensor) -> Tensor:
+    def image_conditioning(self, batch: Batch, like: Tensor) -> Tensor:
         """Return an image-to-video model's conditioning on first frames, of the shape of `like`."""
         assert "first_frames" in batch
         config, positions = self.image_condition, batch["positions"]

@@ -153,7 +153,7 @@ class PackedDenoising(ClipDenoising):
         """Return the transformer's input of a clip, (1, f', c, h', w'), with its image latents."""
         if not self.base.is_image_to_video:
             return noisy
-        return torch.cat([noisy, self.told_image(clip, noisy)], dim=2)
+        return torch.cat([noisy, self.image_conditioning(clip, noisy)], dim=2)
 
     def predictions(
         self, clips: list[Tensor], conditions: Conditions, timestep: Tensor

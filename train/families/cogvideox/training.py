@@ -62,7 +62,7 @@ class CogVideoXTraining(FamilyTraining[VideoModel]):
         return ["text_encoder", *([] if encodes else ["vae"])]
 
     def describe_truncation(self, base: VideoModel, prompts: Sequence[str]) -> str | None:
-        return base.told_in_part(prompts)
+        return base.truncation_of(prompts)
 
     def prompt_limits(self, base: VideoModel) -> list[int]:
         return [base.prompt_shape[0]]
