@@ -382,7 +382,7 @@ def _trained_layers(
     layout = family.lora_layout(base)
     if train_text_encoder and layout.text_encoder_targets is None:
         raise ArtifactError(
-            f"train_text_encoder: true cannot be had upon {base.path!r}, {family.kind}: "
+            f"train_text_encoder: true is not supported on {base.path!r}, {family.kind}: "
             f"{layout.untrained_text_encoder}"
         )
     wanted = list(targets or layout.usual_targets)

@@ -46,7 +46,7 @@ def files(tmp_path_factory):
 
 
 def request(files, init="square.png", inpaint=None, **changes):
-    """A request whose keys of img2img are told apart from its own."""
+    """A request whose img2img keys differ from its own."""
     own = {field.name for field in dataclasses.fields(ImageToImageConfig)}
     start = {key: changes.pop(key) for key in list(changes) if key in own}
     img2img = ImageToImageConfig(init_image=str(files / init), inpaint=inpaint, **start)

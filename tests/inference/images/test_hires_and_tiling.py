@@ -288,7 +288,7 @@ def test_variations(tiny_base):
 
 @pytest.fixture
 def nine_channels(tiny_base):
-    """The tiny base model with a UNet that is told a mask and what lies around it."""
+    """The tiny base model with a UNet that is conditioned on a mask and the masked image."""
     config = {**tiny_base.unet.config, "in_channels": 9}
     with torch.random.fork_rng():
         torch.manual_seed(0)

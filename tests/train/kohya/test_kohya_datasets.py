@@ -60,7 +60,7 @@ batch_size = 2
 
 
 def loaded(tmp_path: Path, toml: str, *overrides: str, **recipe: Any) -> tuple[Any, list[str]]:
-    """The recipe, and what is told of the file."""
+    """Return the recipe and the warnings about the file."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = load(tmp_path, toml, *overrides, **recipe)

@@ -1,4 +1,4 @@
-"""Every objective upon the SDXL layout: what is trained, what it is told, what is drawn."""
+"""Every objective on the SDXL layout: what is trained, its conditioning, and previews."""
 
 import random
 from collections.abc import Callable

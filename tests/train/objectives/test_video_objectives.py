@@ -1,4 +1,4 @@
-"""What is trained within a video model, and what of a recipe cannot be had there."""
+"""What is trained in a video model, and which recipe options it does not support."""
 
 import sys
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_a_trained_lora_predicts_the_same_in_a_fresh_model(changes, tmp_path):
 
 
 REFUSED = {
-    "objective.train_text_encoder: true cannot be had": {**LORA, "train_text_encoder": True},
+    "objective.train_text_encoder: true is not supported": {**LORA, "train_text_encoder": True},
     "objective.targets: the transformer of 'tiny_video' has no layers of the kind convolution": {
         **LORA,
         "targets": ["convolution"],

@@ -56,7 +56,7 @@ def test_each_subset_is_learned_at_its_resolution(tmp_path: Path) -> None:
     made = examples_of(recipe)
     shapes = [made.shape(index) for index in range(made.num_own)]
     assert shapes == [(32, 32)] * 3 + [(48, 48)] * 4 + [(40, 56)]
-    # SDXL is told the file's size, where the cut lies in the scaled picture, and the example's.
+    # SDXL is conditioned on the file's size, the crop's position, and the example's size.
     assert made.content(0)["sizes"].tolist() == [30, 40, 0, 5, 32, 32]
     assert made.content(3)["sizes"].tolist() == [64, 96, 0, 12, 48, 48]
     assert made.origin(3)["shape"] == [48, 48]

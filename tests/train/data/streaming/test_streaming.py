@@ -299,7 +299,7 @@ def test_shard_that_is_gone_or_changed(
 def test_damaged_shards_are_named(
     tmp_path: Path, fetched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is truncated there, and one of which other bytes come than were told."""
+    """A shard that is truncated, and one whose bytes differ from the published ones."""
     pattern, cache = tars(tmp_path / "far"), tmp_path / "cache"
     own = config(f"file://{pattern}", streaming(cache, pattern))
     far = tmp_path / "far" / "000.tar"
@@ -491,7 +491,7 @@ def test_a_stopped_run_goes_on(
 def test_cached_latents_need_no_shards(
     make_recipe: Any, tmp_path: Path, fetched: Path, hub: dict[str, Any]
 ) -> None:
-    """Nor does the plan, which tells what is streamed; what is held back is cached too."""
+    """Nor does the plan, which prints what is streamed; the validation split is cached too."""
     cache = tmp_path / "cache"
     more = [f"data.cache_dir={tmp_path / 'latents'}", "validation={split: 0.2, every_n_steps: 3}"]
     own = options(cache, 3, "data.cache=disk", *more)
