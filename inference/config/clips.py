@@ -278,6 +278,12 @@ class ClipsRecipe:
             if self.cache != "none" and clip is not None and clip.window is not None:
                 problem = "cannot be used with a cache, which stores only one window"
                 yield f"clips.{name}.window", problem
+            used = SAMPLERS.get((clip and clip.sampler) or "")
+            if self.cache != "mag_cache" or used is None:
+                continue
+            if used.is_second_order or used.takes_range_only:
+                problem = "does not evaluate the model once a step, as mag_cache expects"
+                yield f"clips.{name}.sampler", problem
 
     def idle(self) -> Faults:
         if self.crf != 17 and "mp4" not in self.formats:

@@ -210,6 +210,13 @@ def test_faults_are_told_before_anything_is_loaded(recipe: Path, override: str, 
     assert told in str(refused.value)
 
 
+@pytest.mark.parametrize("sampler", ["Heun", "DPM fast"])
+def test_mag_cache_needs_one_evaluation_a_step(recipe: Path, sampler: str) -> None:
+    overrides = ["cache=mag_cache", "cache_settings.calibrate=true", f"settings.sampler={sampler}"]
+    with pytest.raises(RecipeError, match=r"sampler: does not evaluate the model once"):
+        load_recipe(str(recipe), draw_schema, overrides)
+
+
 @pytest.mark.parametrize(
     ("total", "length", "overlap", "multiple", "expected"),
     [
