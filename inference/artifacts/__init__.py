@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from inference.artifacts.base import (
         ARTIFACTS,
         Artifact,
+        Attached,
         UsedArtifact,
         load_artifact,
+        load_artifacts,
         read_keys,
         set_strength,
     )
@@ -44,6 +46,7 @@ __all__ = [
     "ARTIFACTS",
     "Adapter",
     "Artifact",
+    "Attached",
     "Checkpoint",
     "Embedding",
     "Hypernetwork",
@@ -59,6 +62,7 @@ __all__ = [
     "format_of",
     "is_lora",
     "load_artifact",
+    "load_artifacts",
     "made_for",
     "merge",
     "part_of",

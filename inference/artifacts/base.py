@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self, cast
@@ -139,6 +139,20 @@ def read_keys(path: Path) -> list[str]:
             return list(file.keys())
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from error
+
+
+Attached = list[tuple[ArtifactConfig, Artifact]]
+"""The artifacts of a recipe with their configs, in the recipe's order."""
+
+
+def load_artifacts(configs: Mapping[str, ArtifactConfig | None]) -> Attached:
+    """Load a recipe's artifacts; those that are null are left out.
+
+    Raises:
+        ArtifactError: as `load_artifact`.
+    """
+    named = [config for config in configs.values() if config is not None]
+    return [(config, load_artifact(config.path)) for config in named]
 
 
 def set_strength(config: ArtifactConfig, artifact: Artifact, factor: float) -> UsedArtifact:

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from inference.artifacts import Artifact, load_artifact, set_strength
+from inference.artifacts import Attached, load_artifacts, set_strength
 from inference.clips.caches import StepCache
 from inference.clips.drawing import ClipDrawing, Way, draw_clips
 from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
 from inference.clips.output import ClipFiles, contact_sheet, write_clip
 from inference.clips.requests import expand
 from inference.clips.sampling import steps_taken
-from inference.config import ArtifactConfig, ClipConfig, ClipsRecipe
+from inference.config import ClipConfig, ClipsRecipe
 from inference.files import Naming
 from inference.images import parse_infotext
-from inference.media import prepare_folder, write_new
+from inference.media import prepare_folder, write_new_grid
 from inference.models import ClipModel, load_clip_model
 from inference.recipe import report
-from inference.runtime import (
-    DrawWarning,
-    InputError,
-    Processes,
-    choose_device,
-    number,
-    progress_bar,
-)
-
-Attached = list[tuple[ArtifactConfig, Artifact]]
+from inference.runtime import DrawWarning, InputError, Processes, number, progress_bar
 
 
 def draw_recipe(recipe: ClipsRecipe) -> None:
@@ -40,11 +32,8 @@ def draw_recipe(recipe: ClipsRecipe) -> None:
     Raises:
         InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
     """
-    processes = Processes()
-    try:
+    with closing(Processes()) as processes:
         draw_with(recipe, processes)
-    finally:
-        processes.close()
 
 
 def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
@@ -87,15 +76,14 @@ def set_up(
     saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
     if saver and "mp4" in recipe.formats:
         saver.check_mp4()
-    device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
-    configs = [config for config in recipe.artifacts.values() if config is not None]
-    loaded = [(config, load_artifact(config.path)) for config in configs]
+    device = processes.device(recipe.device)
+    attached = load_artifacts(recipe.artifacts)
     base = load_clip_model(recipe.base_model, recipe.precision, "cpu")
     if recipe.drop_learned_positions and not base.drop_learned_positions():
         recorded = "drop_learned_positions: has no effect, this model has learned no positions"
         warnings.warn(recorded, DrawWarning, stacklevel=2)
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
-    for config, artifact in loaded:
+    for config, artifact in attached:
         artifact.attach(base, config.strength)
     plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory)
     if plan.offload == "sequential_offload" and recipe.base_model.quantization is not None:
@@ -112,13 +100,8 @@ def set_up(
     placement = Placement(device, plan.offload, is_tiled)
     placement.settle(base)
     cache = StepCache(recipe.cache, recipe.cache_settings)
-    return (
-        saver,
-        base,
-        loaded,
-        requests,
-        Way(placement, cache, image_latent_scale=recipe.image_latent_scale),
-    )
+    way = Way(placement, cache, image_latent_scale=recipe.image_latent_scale)
+    return saver, base, attached, requests, way
 
 
 class Saver:
@@ -170,9 +153,8 @@ class Saver:
                 label = f"strength {number(factors[place // per_factor])}: {label}"
             labels.append(label)
         sheet = contact_sheet([drawing.frames for drawing in drawings], labels)
-        infotext = "\n\n".join(drawing.infotext for drawing in drawings)
-        texts = {"parameters": infotext, "grid": sheet.info["grid"]}
-        print(write_new(self.folder, sheet, texts, before="sheet-", digits=4))
+        infotexts = [drawing.infotext for drawing in drawings]
+        print(write_new_grid(self.folder, sheet, infotexts, "sheet-"))
 
 
 def naming_of(drawing: ClipDrawing, index: int, total: int, started: datetime) -> Naming:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
 from PIL import Image
 
-from inference.artifacts import Artifact, NetworkLibrary, load_artifact, set_strength
-from inference.config import ArtifactConfig, ImageConfig, ImagesRecipe
+from inference.artifacts import Attached, NetworkLibrary, load_artifacts, set_strength
+from inference.config import ImageConfig, ImagesRecipe
 from inference.files import Naming
 from inference.images.drawing import Drawer, Drawing
 from inference.images.infotext import parse_infotext
 from inference.images.passes import check_prompts
 from inference.images.requests import all_calls, expand, group
-from inference.media import PictureForm, image_grid, prepare_folder, write_new, write_picture
+from inference.media import PictureForm, image_grid, prepare_folder, write_new_grid, write_picture
 from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
-from inference.runtime import InputError, Processes, choose_device, number, progress_bar
+from inference.runtime import InputError, Processes, number, progress_bar
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: request.prompt,
@@ -46,11 +46,8 @@ def draw_images(recipe: ImagesRecipe) -> None:
     Raises:
         InputError: device, folder, base model, an artifact or a picture's settings cannot be used.
     """
-    processes = Processes()
-    try:
+    with closing(Processes()) as processes:
         draw_with(recipe, processes)
-    finally:
-        processes.close()
 
 
 def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
@@ -80,7 +77,7 @@ def draw_with(recipe: ImagesRecipe, processes: Processes) -> None:
 
 def set_up(
     recipe: ImagesRecipe, processes: Processes
-) -> tuple[Saver | None, list[tuple[ArtifactConfig, Artifact]], NetworkLibrary, list[ImageConfig]]:
+) -> tuple[Saver | None, Attached, NetworkLibrary, list[ImageConfig]]:
     """Prepare a recipe: saving, attached artifacts and requests.
 
     Raises:
@@ -93,9 +90,8 @@ def set_up(
     for folder in recipe.artifact_dirs:
         if not Path(folder).is_dir():
             raise InputError(f"artifact_dirs: {folder} is no folder")
-    device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
-    configs = [config for config in recipe.artifacts.values() if config is not None]
-    attached = [(config, load_artifact(config.path)) for config in configs]
+    device = processes.device(recipe.device)
+    attached = load_artifacts(recipe.artifacts)
     base = load_image_model(recipe.base_model, recipe.precision, device)
     requests = expand(base, images)
     for config, artifact in attached:
@@ -167,9 +163,8 @@ class Saver:
 
     def save_grid(self, grid: Image.Image, rows: Sequence[Sequence[Drawing]]) -> None:
         """Save the grid with the infotexts of its images."""
-        infotext = "\n\n".join(drawing.infotext for row in rows for drawing in row)
-        texts = {"parameters": infotext, "grid": grid.info["grid"]}
-        print(write_new(self.folder, grid, texts, before="grid-", digits=4))
+        infotexts = [drawing.infotext for row in rows for drawing in row]
+        print(write_new_grid(self.folder, grid, infotexts, "grid-"))
 
 
 def naming_of(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from inference.media.grid import image_grid, save_grid
+    from inference.media.grid import image_grid, save_grid, write_new_grid
     from inference.media.outputs import (
         DIGITS,
         PictureForm,
@@ -84,6 +84,7 @@ __all__ = [
     "write_gif",
     "write_mp4",
     "write_new",
+    "write_new_grid",
     "write_picture",
 ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from inference.media.outputs import write_new
 from inference.media.pictures import save_png
 
 GAP = 6
@@ -114,9 +115,18 @@ def grid_cells(grid: Image.Image) -> list[list[Image.Image]]:
 
 def save_grid(path: Path, grid: Image.Image, infotexts: Sequence[str] = ()) -> None:
     """Write a grid as PNG, with its layout and the infotexts of its images."""
-    infotext = "\n\n".join(infotexts)
-    texts = {"parameters": infotext, "grid": grid.info["grid"]}
-    save_png(path, grid, {keyword: text for keyword, text in texts.items() if text})
+    save_png(path, grid, grid_texts(grid, infotexts))
+
+
+def write_new_grid(folder: Path, grid: Image.Image, infotexts: Sequence[str], before: str) -> Path:
+    """Write the same under the next free number; return its path."""
+    return write_new(folder, grid, grid_texts(grid, infotexts), before, digits=4)
+
+
+def grid_texts(grid: Image.Image, infotexts: Sequence[str]) -> dict[str, str]:
+    """Return the texts of a grid's file by keyword."""
+    texts = {"parameters": "\n\n".join(infotexts), "grid": grid.info["grid"]}
+    return {keyword: text for keyword, text in texts.items() if text}
 
 
 def wrap_all(

@@ -37,6 +37,14 @@ class Processes:
         """Return whether this is the process that writes and prints."""
         return self.rank == 0
 
+    def device(self, name: str) -> torch.device:
+        """Return the torch device of a recipe's `device`; `auto` is a GPU of each process's own.
+
+        Raises:
+            InputError: as `choose_device`.
+        """
+        return choose_device(name, self.local_rank if self.count > 1 else None)
+
     def together(self, work: Callable[[], T]) -> T:
         """Return the result of `work` once all processes have finished; if one fails, all fail."""
         if self.count == 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, sqrt
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -158,20 +159,48 @@ def split_noise(sigma: float, next_sigma: float, eta: float) -> tuple[float, flo
     return fresh, sqrt(next_sigma**2 - fresh**2)
 
 
-def churn(
-    x: Tensor, sigma: float, steps: int, noise: FreshNoise, options: SamplerOptions
-) -> tuple[Tensor, float]:
-    """Return (x, sigma) with more noise: arXiv 2206.00364, algorithm 2.
+@dataclass(frozen=True)
+class Sampling:
+    """A call of a sampler: everything but its latents. The fields are `SamplerFunction`'s."""
 
-    Noise is drawn in every step, also where none is added, as k-diffusion 0.0.16 does.
-    """
-    if not options.s_churn:
-        return x, sigma
-    fresh = noise.normal()
-    if not options.s_tmin <= sigma <= (options.s_tmax or inf):
-        return x, sigma
-    raised = sigma * (1 + min(options.s_churn / steps, sqrt(2) - 1))
-    return x + fresh * (options.s_noise * sqrt(raised**2 - sigma**2)), raised
+    denoiser: Denoise
+    sigmas: Sequence[float]
+    noise: FreshNoise
+    callback: Callback | None = None
+    options: SamplerOptions = PLAIN
+
+    def steps(self) -> Iterator[tuple[int, tuple[float, float]]]:
+        """Return the number of each step with (sigma, next sigma)."""
+        return enumerate(pairwise(self.sigmas))
+
+    def denoised(self, step: int, x: Tensor, sigma: float) -> Tensor:
+        """Return the clean latent expected at (x, sigma), and report it as that of the step."""
+        denoised = self.denoiser(x, sigma)
+        self.report(step, denoised)
+        return denoised
+
+    def report(self, step: int, denoised: Tensor) -> None:
+        """Call the callback, if there is one."""
+        if self.callback:
+            self.callback(step, denoised)
+
+    def churned(self, x: Tensor, sigma: float) -> tuple[Tensor, float]:
+        """Return (x, sigma) with more noise: arXiv 2206.00364, algorithm 2.
+
+        Noise is drawn in every step, also where none is added, as k-diffusion 0.0.16 does.
+        """
+        options = self.options
+        if not options.s_churn:
+            return x, sigma
+        fresh = self.noise.normal()
+        if not options.s_tmin <= sigma <= (options.s_tmax or inf):
+            return x, sigma
+        raised = sigma * (1 + min(options.s_churn / (len(self.sigmas) - 1), sqrt(2) - 1))
+        return x + fresh * (options.s_noise * sqrt(raised**2 - sigma**2)), raised
+
+    def brownian(self) -> Callable[[float, float], Tensor]:
+        """Return the Brownian path between the lowest sigma above 0 and the highest."""
+        return self.noise.brownian(min(s for s in self.sigmas if s > 0), max(self.sigmas))
 
 
 def towards(target: Tensor, x: Tensor, ratio: float) -> Tensor:

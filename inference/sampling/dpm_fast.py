@@ -11,13 +11,11 @@ from itertools import pairwise
 from math import atan, exp, expm1, log, sqrt
 from typing import TYPE_CHECKING
 
-from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, split_noise
-from inference.sampling.entries import sampler
+from inference.sampling.base import Denoise, Sampling, split_noise
+from inference.sampling.entries import stepwise
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from inference.sampling.base import FreshNoise
 
 FIRST, SECOND = 1 / 3, 2 / 3
 """Positions of the second and third evaluation in a step of order 3."""
@@ -28,72 +26,56 @@ SAFETY = 0.81
 """A step is accepted if the next one may be at least this long in relation to it."""
 
 
-@sampler(
+@stepwise(
     "DPM fast",
     default_eta=1.0,
     uses_s_noise=True,
     takes_range_only=True,
     aliases=("k_dpm_fast",),
 )
-def dpm_fast(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpm_fast(run: Sampling, x: Tensor) -> Tensor:
     """Use as many evaluations as steps, most of them in steps of order 3: appendix C.2."""
     import numpy as np
 
-    if len(sigmas) == 2 and sigmas[-1] == 0:
-        return one_step(denoiser, x, sigmas[0], callback)
-    start, end = ends(sigmas)
-    orders = fast_orders(len(sigmas) - 1)
+    if len(run.sigmas) == 2 and run.sigmas[-1] == 0:
+        return run.denoised(0, x, run.sigmas[0])
+    start, end = ends(run.sigmas)
+    orders = fast_orders(len(run.sigmas) - 1)
     times = np.linspace(start, end, len(orders) + 1).tolist()
     for step, ((time, next_time), order) in enumerate(zip(pairwise(times), orders, strict=True)):
-        fresh, kept_time = split_time(time, next_time, end, options.eta)
-        slope, denoised = noise_at(denoiser, x, time)
-        if callback:
-            callback(step, denoised)
-        x = solver_step(denoiser, x, slope, time, kept_time, order)
-        if options.eta:
-            x = x + noise.normal() * (fresh * options.s_noise)
+        fresh, kept_time = split_time(time, next_time, end, run.options.eta)
+        slope, denoised = noise_at(run.denoiser, x, time)
+        run.report(step, denoised)
+        x = solver_step(run.denoiser, x, slope, time, kept_time, order)
+        if run.options.eta:
+            x = x + run.noise.normal() * (fresh * run.options.s_noise)
     return x
 
 
-@sampler(
+@stepwise(
     "DPM adaptive",
     default_eta=1.0,
     takes_range_only=True,
     couples_batch=True,
     aliases=("k_dpm_ad",),
 )
-def dpm_adaptive(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpm_adaptive(run: Sampling, x: Tensor) -> Tensor:
     """Take steps of order 3, as long as they agree with those of order 2: appendix C.3.
 
     The error is taken over the whole batch: images generated together get the same steps. Generate
     one at a time for images that do not depend on their neighbours.
     """
-    if len(sigmas) == 2 and sigmas[-1] == 0:
-        return one_step(denoiser, x, sigmas[0], callback)
-    time, end = ends(sigmas)
-    length, exponent = FIRST_LENGTH, 1 / (1.5 if options.eta else 3)
+    if len(run.sigmas) == 2 and run.sigmas[-1] == 0:
+        return run.denoised(0, x, run.sigmas[0])
+    time, end = ends(run.sigmas)
+    length, exponent = FIRST_LENGTH, 1 / (1.5 if run.options.eta else 3)
     previous, step = x, 0
     while time < end - 1e-5:
         next_time = min(end, time + length)
-        fresh, kept_time = split_time(time, next_time, end, options.eta)
-        slope, denoised = noise_at(denoiser, x, time)
-        low, high = both_orders(denoiser, x, slope, time, kept_time)
-        if callback:
-            callback(step, denoised)
+        fresh, kept_time = split_time(time, next_time, end, run.options.eta)
+        slope, denoised = noise_at(run.denoiser, x, time)
+        low, high = both_orders(run.denoiser, x, slope, time, kept_time)
+        run.report(step, denoised)
         step += 1
         tolerance = (low.abs().maximum(previous.abs()) * RELATIVE_TOLERANCE).clamp(
             min=ABSOLUTE_TOLERANCE
@@ -104,17 +86,9 @@ def dpm_adaptive(
         if factor < SAFETY:
             continue
         previous, x, time = low, high, next_time
-        if options.eta:
-            x = x + noise.normal() * fresh
+        if run.options.eta:
+            x = x + run.noise.normal() * fresh
     return x
-
-
-def one_step(denoiser: Denoise, x: Tensor, sigma: float, callback: Callback | None) -> Tensor:
-    """Step from sigma to 0 at once."""
-    denoised = denoiser(x, sigma)
-    if callback:
-        callback(0, denoised)
-    return denoised
 
 
 def ends(sigmas: Sequence[float]) -> tuple[float, float]:

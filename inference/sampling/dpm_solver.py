@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import replace
 from math import exp, expm1, log, sqrt
 from typing import TYPE_CHECKING
 
-from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, split_noise, towards
-from inference.sampling.entries import Function, sampler
+from inference.sampling.base import PLAIN, Sampling, split_noise, towards
+from inference.sampling.entries import Stepwise, stepwise
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from inference.sampling.base import FreshNoise
-
 
 def brownian(
     name: str, alias: str, *, discards_penultimate: bool = False
-) -> Callable[[Function], Function]:
+) -> Callable[[Stepwise], Stepwise]:
     """Register a multistep sampler of stochastic differential equations."""
-    return sampler(
+    return stepwise(
         name,
         automatic="Exponential",
         default_eta=1.0,
@@ -31,69 +29,38 @@ def brownian(
     )
 
 
-@sampler("DPM++ 2M", automatic="Karras", aliases=("k_dpmpp_2m",))
-def dpmpp_2m(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+@stepwise("DPM++ 2M", automatic="Karras", aliases=("k_dpmpp_2m",))
+def dpmpp_2m(run: Sampling, x: Tensor) -> Tensor:
     """DPM-Solver++(2M): algorithm 2."""
-    return second_order_multistep(denoiser, x, sigmas, noise, callback, PLAIN)
+    return second_order_multistep(replace(run, options=PLAIN), x)
 
 
 @brownian("DPM++ 2M SDE", "k_dpmpp_2m_sde")
-def dpmpp_2m_sde(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpmpp_2m_sde(run: Sampling, x: Tensor) -> Tensor:
     """SDE-DPM-Solver++(2M), midpoint: equations 18 and 19; Brownian noise."""
-    return second_order_multistep(denoiser, x, sigmas, noise, callback, options)
+    return second_order_multistep(run, x)
 
 
 @brownian("DPM++ 2M SDE Heun", "k_dpmpp_2m_sde_heun")
-def dpmpp_2m_sde_heun(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpmpp_2m_sde_heun(run: Sampling, x: Tensor) -> Tensor:
     """SDE-DPM-Solver++(2M) with the weight of Heun's kind for the second term."""
-    return second_order_multistep(denoiser, x, sigmas, noise, callback, options, is_heun=True)
+    return second_order_multistep(run, x, is_heun=True)
 
 
-def second_order_multistep(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None,
-    options: SamplerOptions,
-    is_heun: bool = False,
-) -> Tensor:
+def second_order_multistep(run: Sampling, x: Tensor, is_heun: bool = False) -> Tensor:
     """Step by (h / h') times the change, with the last step's length h' and its own length h.
 
     The change is denoised - that of the last step; the step to sigma 0 ends at `denoised`.
     """
-    path = brownian_path(sigmas, noise, options)
+    path = brownian_path(run)
     last_denoised, last_length = None, 0.0
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        denoised = denoiser(x, sigma)
-        if callback:
-            callback(step, denoised)
+    for step, (sigma, next_sigma) in run.steps():
+        denoised = run.denoised(step, x, sigma)
         if next_sigma == 0:
             x = denoised
             continue
         length = log(sigma / next_sigma)
-        way = length * (1 + options.eta)
+        way = length * (1 + run.options.eta)
         share = -expm1(-way)
         x = towards(denoised, x, 1 - share)
         if last_denoised is not None:
@@ -104,47 +71,36 @@ def second_order_multistep(
     return x
 
 
-def brownian_path(
-    sigmas: Sequence[float], noise: FreshNoise, options: SamplerOptions
-) -> Callable[[float, float], Tensor | float]:
+def brownian_path(run: Sampling) -> Callable[[float, float], Tensor | float]:
     """Return the noise of an SDE step from sigma to the next one above 0: 0 where eta is 0."""
-    if not options.eta:
+    if not run.options.eta:
         return lambda sigma, next_sigma: 0.0
-    way = noise.brownian(min(s for s in sigmas if s > 0), max(sigmas))
+    way = run.brownian()
 
     def added(sigma: float, next_sigma: float) -> Tensor:
-        share = -expm1(-2 * options.eta * log(sigma / next_sigma))
-        return way(sigma, next_sigma) * (next_sigma * sqrt(share) * options.s_noise)
+        share = -expm1(-2 * run.options.eta * log(sigma / next_sigma))
+        return way(sigma, next_sigma) * (next_sigma * sqrt(share) * run.options.s_noise)
 
     return added
 
 
 @brownian("DPM++ 3M SDE", "k_dpmpp_3m_sde", discards_penultimate=True)
-def dpmpp_3m_sde(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpmpp_3m_sde(run: Sampling, x: Tensor) -> Tensor:
     """SDE-DPM-Solver++ of order 3, multistep (k-diffusion, K. Crowson); Brownian noise.
 
     The third term has the correct sign; in diffusers 0.42 it is inverted with eta 1. Its size
     is half of what order 3 requires, as in DPM-Solver's own code and all its successors: the
     error shrinks as in order 2, from a smaller start.
     """
-    path = brownian_path(sigmas, noise, options)
+    path = brownian_path(run)
     known: list[tuple[Tensor, float]] = []  # the last (denoised, length), newest first
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        denoised = denoiser(x, sigma)
-        if callback:
-            callback(step, denoised)
+    for step, (sigma, next_sigma) in run.steps():
+        denoised = run.denoised(step, x, sigma)
         if next_sigma == 0:
             x = denoised
             continue
         length = log(sigma / next_sigma)
-        way = length * (1 + options.eta)
+        way = length * (1 + run.options.eta)
         second = expm1(-way) / way + 1
         x = towards(denoised, x, exp(-way))
         if len(known) == 1:
@@ -169,7 +125,7 @@ def slope_and_bend(
     return near + bend * ratio, bend
 
 
-@sampler(
+@stepwise(
     "DPM++ 2S a",
     automatic="Karras",
     default_eta=1.0,
@@ -177,30 +133,21 @@ def slope_and_bend(
     is_second_order=True,
     aliases=("k_dpmpp_2s_a",),
 )
-def dpmpp_2s_ancestral(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpmpp_2s_ancestral(run: Sampling, x: Tensor) -> Tensor:
     """DPM-Solver++(2S), algorithm 1, below the next sigma, and up to it again with fresh noise."""
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        denoised = denoiser(x, sigma)
-        if callback:
-            callback(step, denoised)
-        fresh, kept = split_noise(sigma, next_sigma, options.eta)
+    for step, (sigma, next_sigma) in run.steps():
+        denoised = run.denoised(step, x, sigma)
+        fresh, kept = split_noise(sigma, next_sigma, run.options.eta)
         if kept > 0:
             middle = sqrt(sigma * kept)
-            denoised = denoiser(towards(denoised, x, middle / sigma), middle)
+            denoised = run.denoiser(towards(denoised, x, middle / sigma), middle)
         x = towards(denoised, x, kept / sigma)
         if next_sigma > 0:
-            x = x + noise.normal() * (fresh * options.s_noise)
+            x = x + run.noise.normal() * (fresh * run.options.s_noise)
     return x
 
 
-@sampler(
+@stepwise(
     "DPM++ SDE",
     automatic="Karras",
     default_eta=1.0,
@@ -209,21 +156,12 @@ def dpmpp_2s_ancestral(
     uses_brownian=True,
     aliases=("k_dpmpp_sde",),
 )
-def dpmpp_sde(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpmpp_sde(run: Sampling, x: Tensor) -> Tensor:
     """SDE-DPM-Solver++(2S), by way of the middle in log sigma (k-diffusion); Brownian noise."""
-    eta, s_noise = options.eta, options.s_noise
-    path = noise.brownian(min(s for s in sigmas if s > 0), max(sigmas)) if eta else None
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        denoised = denoiser(x, sigma)
-        if callback:
-            callback(step, denoised)
+    eta, s_noise = run.options.eta, run.options.s_noise
+    path = run.brownian() if eta else None
+    for step, (sigma, next_sigma) in run.steps():
+        denoised = run.denoised(step, x, sigma)
         if next_sigma == 0:
             x = denoised
             continue
@@ -232,7 +170,7 @@ def dpmpp_sde(
         trial = towards(denoised, x, kept / sigma)
         if path:
             trial = trial + path(sigma, middle) * (fresh * s_noise)
-        denoised = denoiser(trial, middle)
+        denoised = run.denoiser(trial, middle)
         fresh, kept = split_noise(sigma, next_sigma, eta)
         x = towards(denoised, x, kept / sigma)
         if path:

@@ -6,14 +6,20 @@ against the registry before torch is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, TypeVar, Unpack
+from functools import wraps
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 
 from inference.runtime import register
 from inference.sampling.base import (
+    PLAIN,
+    Callback,
+    Denoise,
+    FreshNoise,
     SamplerFunction,
     SamplerOptions,
+    Sampling,
     ScaleOf,
     UniPCVariant,
     variance_preserving,
@@ -21,8 +27,13 @@ from inference.sampling.base import (
 from inference.sampling.levels import NoiseLevels
 from inference.sampling.schedules import Schedule, uniform
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Medium = Literal["pictures", "clips"]
 Function = TypeVar("Function", bound=SamplerFunction)
+Stepwise = Callable[[Sampling, "Tensor"], "Tensor"]
+"""A sampler as a function of the call and its first latents."""
 
 
 def own_levels(levels: NoiseLevels) -> NoiseLevels:
@@ -151,6 +162,27 @@ def sampler(name: str, **facts: Unpack[SamplerFacts]) -> Callable[[Function], Fu
 
     def enter(function: Function) -> Function:
         register(SAMPLERS, name, Sampler(function, **facts))
+        return function
+
+    return enter
+
+
+def stepwise(name: str, **facts: Unpack[SamplerFacts]) -> Callable[[Stepwise], Stepwise]:
+    """Return the decorator that registers, as `sampler` does, a function of a `Sampling`."""
+
+    def enter(function: Stepwise) -> Stepwise:
+        @wraps(function)
+        def sample(
+            denoiser: Denoise,
+            x: Tensor,
+            sigmas: Sequence[float],
+            noise: FreshNoise,
+            callback: Callback | None = None,
+            options: SamplerOptions = PLAIN,
+        ) -> Tensor:
+            return function(Sampling(denoiser, sigmas, noise, callback, options), x)
+
+        sampler(name, **facts)(sample)
         return function
 
     return enter

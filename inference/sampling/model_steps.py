@@ -6,16 +6,14 @@ round latents to the model's dtype after each step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from inference.sampling.base import PLAIN, Callback, Denoise, ModelSteps, SamplerOptions
-from inference.sampling.entries import sampler
+from inference.sampling.base import Denoise, ModelSteps, Sampling
+from inference.sampling.entries import stepwise
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from inference.sampling.base import FreshNoise
 
 
 def model_noise_scheduler(name: str, noise_schedule: Mapping[str, object]) -> Any:
@@ -27,7 +25,18 @@ def model_noise_scheduler(name: str, noise_schedule: Mapping[str, object]) -> An
     return kinds[name].from_config(noise_schedule)
 
 
-@sampler(
+def model_of(denoiser: Denoise, sampler: str) -> ModelSteps:
+    """Return the denoiser as the model that a sampler evaluates at its own timesteps.
+
+    Raises:
+        TypeError: the denoiser is no `ModelSteps`.
+    """
+    if not isinstance(denoiser, ModelSteps):
+        raise TypeError(f"{sampler} needs a denoiser that is asked at timesteps (`ModelSteps`)")
+    return denoiser
+
+
+@stepwise(
     "ddim",
     title="CogVideoX DDIM",
     default_eta=0.0,
@@ -35,31 +44,17 @@ def model_noise_scheduler(name: str, noise_schedule: Mapping[str, object]) -> An
     uses_model_steps=True,
     media=("clips",),
 )
-def model_ddim(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
-    """Sample with DDIM for v-prediction: Song et al. 2020, arXiv 2010.02502.
-
-    Raises:
-        TypeError: the denoiser is no `ModelSteps`.
-    """
-    if not isinstance(denoiser, ModelSteps):
-        raise TypeError("ddim needs a denoiser that is asked at timesteps (`ModelSteps`)")
-    dtype = x.dtype
-    for number, timestep in enumerate(denoiser.timesteps):
-        velocity = denoiser.predict(x, timestep)
-        if options.eta:
-            x = noisy_step(denoiser, velocity, int(timestep), x, options.eta)
+def model_ddim(run: Sampling, x: Tensor) -> Tensor:
+    """Sample with DDIM for v-prediction: Song et al. 2020, arXiv 2010.02502."""
+    model, dtype = model_of(run.denoiser, "ddim"), x.dtype
+    for number, timestep in enumerate(model.timesteps):
+        velocity = model.predict(x, timestep)
+        if run.options.eta:
+            x = noisy_step(model, velocity, int(timestep), x, run.options.eta)
         else:
-            x = denoiser.noise_scheduler.step(velocity, timestep, x).prev_sample
+            x = model.noise_scheduler.step(velocity, timestep, x).prev_sample
         x = x.to(dtype)
-        if callback:
-            callback(number, x)
+        run.report(number, x)
     return x
 
 
@@ -86,7 +81,7 @@ def noisy_step(
     return then**0.5 * clean + direction * noise_there + sigma * fresh
 
 
-@sampler(
+@stepwise(
     "dpm",
     title="CogVideoX DPM",
     always_draws=True,
@@ -94,30 +89,16 @@ def noisy_step(
     uses_model_steps=True,
     media=("clips",),
 )
-def model_dpm(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
-    """Sample with SDE-DPM-Solver++(2M) as in CogVideoX: arXiv 2408.06072.
-
-    Raises:
-        TypeError: the denoiser is no `ModelSteps`.
-    """
-    if not isinstance(denoiser, ModelSteps):
-        raise TypeError("dpm needs a denoiser that is asked at timesteps (`ModelSteps`)")
-    dtype, timesteps = x.dtype, denoiser.timesteps
+def model_dpm(run: Sampling, x: Tensor) -> Tensor:
+    """Sample with SDE-DPM-Solver++(2M) as in CogVideoX: arXiv 2408.06072."""
+    model, dtype = model_of(run.denoiser, "dpm"), x.dtype
     before: Tensor | None = None
-    for number, timestep in enumerate(timesteps):
-        velocity = denoiser.predict(x, timestep)
-        last = timesteps[number - 1] if number else None
-        x, before = denoiser.noise_scheduler.step(
-            velocity, before, timestep, last, x, generator=denoiser.generator
+    for number, timestep in enumerate(model.timesteps):
+        velocity = model.predict(x, timestep)
+        last = model.timesteps[number - 1] if number else None
+        x, before = model.noise_scheduler.step(
+            velocity, before, timestep, last, x, generator=model.generator
         )
         x = x.to(dtype)
-        if callback:
-            callback(number, x)
+        run.report(number, x)
     return x

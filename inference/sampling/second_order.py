@@ -7,36 +7,25 @@ from itertools import pairwise
 from math import prod, sqrt
 from typing import TYPE_CHECKING
 
-from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, churn, split_noise
-from inference.sampling.entries import sampler
+from inference.sampling.base import Denoise, Sampling, split_noise
+from inference.sampling.entries import stepwise
 from inference.sampling.schedules import karras_sigmas
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from inference.sampling.base import FreshNoise
-
 ORDER = 4
 
 
-@sampler("LMS", aliases=("k_lms",))
-def lms(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+@stepwise("LMS", aliases=("k_lms",))
+def lms(run: Sampling, x: Tensor) -> Tensor:
     """Each step by the polynomial through the last four slopes (k-diffusion, K. Crowson)."""
     slopes: list[Tensor] = []
-    for step, sigma in enumerate(sigmas[:-1]):
-        denoised = denoiser(x, sigma)
-        if callback:
-            callback(step, denoised)
+    for step, (sigma, next_sigma) in run.steps():
+        denoised = run.denoised(step, x, sigma)
         slopes = [(x - denoised) / sigma, *slopes[: ORDER - 1]]
-        known = [sigmas[step - back] for back in range(len(slopes))]
-        for slope, share in zip(slopes, shares(known, sigma, sigmas[step + 1]), strict=True):
+        known = [run.sigmas[step - back] for back in range(len(slopes))]
+        for slope, share in zip(slopes, shares(known, sigma, next_sigma), strict=True):
             x = x + slope * share
     return x
 
@@ -55,22 +44,13 @@ def shares(known: Sequence[float], low: float, high: float) -> list[float]:
     return integrals
 
 
-@sampler("Heun", uses_churn=True, is_second_order=True, aliases=("k_heun",))
-def heun(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+@stepwise("Heun", uses_churn=True, is_second_order=True, aliases=("k_heun",))
+def heun(run: Sampling, x: Tensor) -> Tensor:
     """Heun's steps, two evaluations each but the last: arXiv 2206.00364, algorithm 2."""
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        x, raised = churn(x, sigma, len(sigmas) - 1, noise, options)
-        denoised = denoiser(x, raised)
-        if callback:
-            callback(step, denoised)
-        x = heun_step(denoiser, x, denoised, raised, next_sigma)
+    for step, (sigma, next_sigma) in run.steps():
+        x, raised = run.churned(x, sigma)
+        denoised = run.denoised(step, x, raised)
+        x = heun_step(run.denoiser, x, denoised, raised, next_sigma)
     return x
 
 
@@ -86,7 +66,7 @@ def heun_step(
     return x + (slope + next_slope) * ((next_sigma - sigma) / 2)
 
 
-@sampler(
+@stepwise(
     "DPM2",
     automatic="Karras",
     uses_churn=True,
@@ -94,25 +74,16 @@ def heun_step(
     is_second_order=True,
     aliases=("k_dpm_2",),
 )
-def dpm2(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpm2(run: Sampling, x: Tensor) -> Tensor:
     """DPM-Solver-2's steps, by the slope midway in log sigma: Lu et al. 2022, arXiv 2206.00927."""
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        x, raised = churn(x, sigma, len(sigmas) - 1, noise, options)
-        denoised = denoiser(x, raised)
-        if callback:
-            callback(step, denoised)
-        x = midpoint_step(denoiser, x, denoised, raised, next_sigma)
+    for step, (sigma, next_sigma) in run.steps():
+        x, raised = run.churned(x, sigma)
+        denoised = run.denoised(step, x, raised)
+        x = midpoint_step(run.denoiser, x, denoised, raised, next_sigma)
     return x
 
 
-@sampler(
+@stepwise(
     "DPM2 a",
     automatic="Karras",
     default_eta=1.0,
@@ -121,23 +92,14 @@ def dpm2(
     is_second_order=True,
     aliases=("k_dpm_2_a",),
 )
-def dpm2_ancestral(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def dpm2_ancestral(run: Sampling, x: Tensor) -> Tensor:
     """DPM2's steps below the next sigma, and up to it again with fresh noise."""
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        denoised = denoiser(x, sigma)
-        if callback:
-            callback(step, denoised)
-        fresh, kept = split_noise(sigma, next_sigma, options.eta)
-        x = midpoint_step(denoiser, x, denoised, sigma, kept)
+    for step, (sigma, next_sigma) in run.steps():
+        denoised = run.denoised(step, x, sigma)
+        fresh, kept = split_noise(sigma, next_sigma, run.options.eta)
+        x = midpoint_step(run.denoiser, x, denoised, sigma, kept)
         if next_sigma > 0:
-            x = x + noise.normal() * (fresh * options.s_noise)
+            x = x + run.noise.normal() * (fresh * run.options.s_noise)
     return x
 
 
@@ -153,35 +115,26 @@ def midpoint_step(
     return x + (trial - denoiser(trial, middle)) * ((next_sigma - sigma) / middle)
 
 
-@sampler(
+@stepwise(
     "Restart",
     automatic="Karras",
     always_draws=True,
     is_second_order=True,
     aliases=("restart",),
 )
-def restart(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def restart(run: Sampling, x: Tensor) -> Tensor:
     """Take Heun's steps; from 20 on, go back from sigma 0.1 to 2 with noise, once or twice.
 
     Xu et al. 2023, arXiv 2306.14878; where to and how often: A1111 1.10.1
     `modules/sd_samplers_extra.py`. The way down is Karras' between the first and the last sigma
     above 0, so short that all steps together are as many as there were sigmas.
     """
-    last_sigma = sigmas[0]
-    for step, (sigma, next_sigma) in enumerate(restart_steps(sigmas)):
+    last_sigma = run.sigmas[0]
+    for step, (sigma, next_sigma) in enumerate(restart_steps(run.sigmas)):
         if last_sigma < sigma:
-            x = x + noise.normal() * sqrt(sigma**2 - last_sigma**2)
-        denoised = denoiser(x, sigma)
-        if callback:
-            callback(step, denoised)
-        x = heun_step(denoiser, x, denoised, sigma, next_sigma)
+            x = x + run.noise.normal() * sqrt(sigma**2 - last_sigma**2)
+        denoised = run.denoised(step, x, sigma)
+        x = heun_step(run.denoiser, x, denoised, sigma, next_sigma)
         last_sigma = next_sigma
     return x
 

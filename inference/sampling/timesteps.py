@@ -8,45 +8,28 @@ the latent has the model's scale.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from inference.sampling.base import (
-    PLAIN,
-    Callback,
-    Denoise,
-    GuidedDenoise,
-    SamplerOptions,
-    split_noise,
-)
-from inference.sampling.entries import sampler
+from inference.sampling.base import GuidedDenoise, Sampling, split_noise
+from inference.sampling.entries import stepwise
 from inference.sampling.euler import euler_ancestral
 from inference.sampling.schedules import ddim_levels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from inference.sampling.base import FreshNoise
 
-
-@sampler("DDIM", own_schedule=ddim_levels, default_eta=0.0, is_scaled=True, aliases=("ddim",))
-def ddim(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+@stepwise("DDIM", own_schedule=ddim_levels, default_eta=0.0, is_scaled=True, aliases=("ddim",))
+def ddim(run: Sampling, x: Tensor) -> Tensor:
     """DDIM: Song et al. 2021, arXiv 2010.02502, equations 12 and 16.
 
     In terms of sigma these are `euler_ancestral`'s steps.
     """
-    x = euler_ancestral(denoiser, x, sigmas, noise, callback, options)
-    return x / options.scale_of(sigmas[-1])
+    x = euler_ancestral(run, x)
+    return x / run.options.scale_of(run.sigmas[-1])
 
 
-@sampler(
+@stepwise(
     "DDIM CFG++",
     own_schedule=ddim_levels,
     default_eta=0.0,
@@ -55,14 +38,7 @@ def ddim(
     needs_uncond=True,
     aliases=("ddim_cfgpp",),
 )
-def ddim_cfgpp(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+def ddim_cfgpp(run: Sampling, x: Tensor) -> Tensor:
     """DDIM CFG++: Chung et al. 2024, arXiv 2406.08070, algorithm 1.
 
     The noise that is added back is that predicted with the negative prompts.
@@ -70,19 +46,18 @@ def ddim_cfgpp(
     Raises:
         TypeError: the denoiser has no prediction for the negative prompts.
     """
+    denoiser = run.denoiser
     if not isinstance(denoiser, GuidedDenoise):
         raise TypeError("DDIM CFG++ needs a denoiser with `last_uncond`")
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        denoised = denoiser(x, sigma)
-        if callback:
-            callback(step, denoised)
+    for step, (sigma, next_sigma) in run.steps():
+        denoised = run.denoised(step, x, sigma)
         if denoiser.last_uncond is None:
             raise TypeError("DDIM CFG++ needs negative prompts at every scale")
-        fresh, kept = split_noise(sigma, next_sigma, options.eta)
+        fresh, kept = split_noise(sigma, next_sigma, run.options.eta)
         x = denoised + (x - denoiser.last_uncond) * (kept / sigma)
         if next_sigma > 0:
-            x = x + noise.normal() * fresh
-    return x / options.scale_of(sigmas[-1])
+            x = x + run.noise.normal() * fresh
+    return x / run.options.scale_of(run.sigmas[-1])
 
 
 ADAMS_BASHFORTH = (
@@ -94,33 +69,23 @@ ADAMS_BASHFORTH = (
 """Weights of the newest noise, the one before …, by how many there are."""
 
 
-@sampler("PLMS", own_schedule=ddim_levels, is_scaled=True, aliases=("plms",))
-def plms(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+@stepwise("PLMS", own_schedule=ddim_levels, is_scaled=True, aliases=("plms",))
+def plms(run: Sampling, x: Tensor) -> Tensor:
     """PLMS: Liu et al. 2022, arXiv 2202.09778, section 3.4.
 
     Each step goes by the last four noises as if timesteps, and sigmas, were even; the first one by
     the mean of the noises at both its ends.
     """
     seen: list[Tensor] = []
-    for step, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
-        denoised = denoiser(x, sigma)
-        slope = (x - denoised) / sigma
-        if callback:
-            callback(step, denoised)
+    for step, (sigma, next_sigma) in run.steps():
+        slope = (x - run.denoised(step, x, sigma)) / sigma
         seen = [slope, *seen[:3]]
         mixed = sum_of(seen, ADAMS_BASHFORTH[len(seen) - 1])
         if step == 0 and next_sigma > 0:
             trial = x + slope * (next_sigma - sigma)
-            mixed = (slope + (trial - denoiser(trial, next_sigma)) / next_sigma) / 2
+            mixed = (slope + (trial - run.denoiser(trial, next_sigma)) / next_sigma) / 2
         x = x + mixed * (next_sigma - sigma)
-    return x / options.scale_of(sigmas[-1])
+    return x / run.options.scale_of(run.sigmas[-1])
 
 
 def sum_of(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

@@ -6,56 +6,47 @@ from collections.abc import Sequence
 from math import expm1, factorial, log
 from typing import TYPE_CHECKING
 
-from inference.sampling.base import PLAIN, Callback, Denoise, SamplerOptions, UniPCVariant, towards
-from inference.sampling.entries import sampler
+from inference.sampling.base import Sampling, UniPCVariant, towards
+from inference.sampling.entries import stepwise
 from inference.sampling.schedules import unipc_levels
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from inference.sampling.base import FreshNoise
 
-
-@sampler("UniPC", own_schedule=unipc_levels, is_scaled=True, aliases=("unipc",))
-def unipc(
-    denoiser: Denoise,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: FreshNoise,
-    callback: Callback | None = None,
-    options: SamplerOptions = PLAIN,
-) -> Tensor:
+@stepwise("UniPC", own_schedule=unipc_levels, is_scaled=True, aliases=("unipc",))
+def unipc(run: Sampling, x: Tensor) -> Tensor:
     """Predict each step from the last evaluations, then correct it by the one at its end.
 
     That evaluation is also the next step's first, so each costs one. The last step is not
     corrected; to sigma 0 it ends at the clean latent (algorithms 1 and 2; A1111 1.10.1
     `modules/models/diffusion/uni_pc/uni_pc.py`).
     """
+    sigmas = run.sigmas
     steps = len(sigmas) - 1
     if steps < 1:
-        return x / options.scale_of(sigmas[-1])
-    highest = min(options.unipc_order, steps)
-    seen = [(sigmas[0], denoiser(x, sigmas[0]))]  # newest first
+        return x / run.options.scale_of(sigmas[-1])
+    highest = min(run.options.unipc_order, steps)
+    seen = [(sigmas[0], run.denoiser(x, sigmas[0]))]  # newest first
     for step in range(1, steps + 1):
-        if callback:
-            callback(step - 1, seen[0][1])
+        run.report(step - 1, seen[0][1])
         sigma = sigmas[step]
         if sigma == 0:
             x = seen[0][1]
             break
         order = min(highest, step)
-        if options.unipc_lower_order_final and step >= highest:
+        if run.options.unipc_lower_order_final and step >= highest:
             order = min(order, steps + 1 - step)
-        predict = Step(seen[:order], sigma, options.unipc_variant)
+        predict = Step(seen[:order], sigma, run.options.unipc_variant)
         trial = predict.predicted(x)
         if step < steps:
-            denoised = denoiser(trial, sigma)
+            denoised = run.denoiser(trial, sigma)
             x = predict.corrected(x, denoised)
             seen = [(sigma, denoised), *seen[: highest - 1]]
         else:
             x = trial
-    return x / options.scale_of(sigmas[-1])
+    return x / run.options.scale_of(sigmas[-1])
 
 
 class Step:

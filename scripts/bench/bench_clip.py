@@ -32,7 +32,7 @@ from inference.config import BaseModelConfig, ClipConfig
 from inference.models.cogvideox import VideoModel, load_video_model
 from inference.recipe import load_recipe
 from inference.runtime import quiet_libraries
-from scripts.bench.common import compare_trainer, now
+from scripts.bench.common import compare_trainer, take_turns
 from scripts.picto import init_picto_motion
 from train.config import TrainRecipe, train_schema
 
@@ -113,13 +113,7 @@ def bench_drawing(base: VideoModel, turns: int) -> None:
     clip = ClipConfig(prompt=caption(1), steps=STEPS, cfg_scale=4.0, seed=1)
     requests = expand(base, [clip])
     runs = {"ours": lambda: draw_clips(base, requests), "bare": bare_drawing(base)}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(turns + 1):
-        for name, run in runs.items():
-            start = now()
-            run()
-            if turn:  # the first turn warms up
-                times[name].append(now() - start)
+    times = take_turns(runs, turns)
     ratios = [one / other for one, other in zip(times["ours"], times["bare"], strict=True)]
     medians = ", ".join(f"{k} {statistics.median(v) * 1000:.0f} ms" for k, v in times.items())
     ratio = statistics.median(ratios)

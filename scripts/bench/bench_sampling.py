@@ -26,7 +26,7 @@ from inference.config import BaseModelConfig, ImageConfig
 from inference.images import draw
 from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.runtime import quiet_libraries
-from scripts.bench.common import now, widen
+from scripts.bench.common import take_turns, widen
 
 STEPS = 20
 PROMPT, NEGATIVE = "a cat, noto style", "blurry"
@@ -52,13 +52,7 @@ def main() -> None:
 def compare(name: str, base: BaseModel, turns: int) -> None:
     """Print the medians and ratios of one base model."""
     runs = {"ours": ours(base), "bare": bare(base), "pipeline": pipeline(base)}
-    times: dict[str, list[float]] = {kind: [] for kind in runs}
-    for turn in range(turns + 1):
-        for kind, run in runs.items():
-            start = now()
-            run()
-            if turn:  # the first turn warms up
-                times[kind].append(now() - start)
+    times = take_turns(runs, turns)
     medians = {kind: statistics.median(values) for kind, values in times.items()}
     shown = ", ".join(f"{kind} {seconds * 1000:.0f} ms" for kind, seconds in medians.items())
     print(f"{name}: {shown}", flush=True)

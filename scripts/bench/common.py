@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,18 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def take_turns(runs: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """Return the seconds of each run in each turn, after a first turn that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(turns + 1):
+        for name, run in runs.items():
+            start = now()
+            run()
+            if turn:
+                times[name].append(now() - start)
+    return times
 
 
 def widen(base: str, folder: Path) -> str:

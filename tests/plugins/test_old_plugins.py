@@ -13,44 +13,17 @@ import pytest
 import torch
 
 from inference.recipe import RecipeWarning
+from tests.train.objectives.test_objectives import BIASES
 from train.config import MOVED, TrainRecipe
 from train.trainer import Trainer
 
-OLD = """
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from torch import nn
-
-from inference.artifacts.checkpoint import Checkpoint
-from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig
-from train.denoising import Denoising
-from train.objectives.base import Objective
-
-
-class BiasObjective(Objective):
-    def __init__(self, recipe, base):
-        super().__init__(base)
-        self.denoising = Denoising.of(recipe, base)
-        named = base.unet.named_parameters()
-        biases = {name.replace(".", "_"): p for name, p in named if name.endswith("bias")}
-        self.biases = nn.ParameterDict(biases).requires_grad_(True)
-
-    def forward(self, batch):
-        return self.denoising.loss(batch)
-
-    def artifact(self):
-        return Checkpoint.of(self.base)
-
-
-@dataclass
-class BiasConfig(ObjectiveConfig):
-    target: ClassVar[str] = "my_objective:BiasObjective"
-    type: Literal["biases"] = "biases"
-
-
-OBJECTIVE_CONFIGS["biases"] = BiasConfig
-"""
+OLD = (
+    BIASES.replace("from train.families import build_denoising\n", "")
+    .replace("from train.losses.denoising import", "from train.denoising import")
+    .replace("build_denoising(", "Denoising.of(")
+    .replace("only_biases:", "my_objective:")
+)
+"""An objective that takes the loss as older versions have it."""
 
 
 def test_old_objective_trains(make_recipe: Callable[..., TrainRecipe], outside: Path) -> None:

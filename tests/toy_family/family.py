@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,7 +183,7 @@ class FlowLora(LoraLayout):
         return [self.kohya_name(part, path)]
 
     def diffusers_path(self, part: str, joined: str, name: str) -> str:
-        return joined.replace("blocks_0_", "blocks.0.").replace("blocks_1_", "blocks.1.")
+        return re.sub(r"_(?=\d)|(?<=\d)_|(?<=attn)_", ".", joined)
 
     def is_target(self, path: str, module: nn.Module, target: str) -> bool:
         return ".attn." in path and path.rpartition(".")[2] in self.targets[target].split("|")
@@ -325,5 +326,10 @@ def new_toy_flow(path: str = "toy_flow", seed: int = 0, shift: float = 1.0) -> T
             norm_num_groups=4,
         )
         dit = ToyDiT(text_width=TEXT)
-    schedule = {"num_train_timesteps": 1000, "shift": shift, "_class_name": "ToyFlowScheduler"}
+    schedule = {
+        "_class_name": "ToyFlowScheduler",
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow",
+        "shift": shift,
+    }
     return frozen(ToyFlow(path, dit, vae, schedule), BaseModelConfig(path=path))

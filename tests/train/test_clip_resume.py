@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.train.run_tools import Straight, check_the_same, contents
+from tests.train.run_tools import (
+    Straight,
+    check_killed_run_goes_on,
+    check_stopped_run_goes_on,
+    straight_runs,
+    with_slow,
+)
 
 OPTIONS = [
     "max_train_steps=6",
@@ -72,17 +78,7 @@ def straight(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Straight]:
     """A run without a stop, once."""
-    known: dict[str, Straight] = {}
-
-    def run(name: str) -> Straight:
-        if name not in known:
-            folder = tmp_path_factory.mktemp("straight")
-            done = clip_commands.train(f"output_dir={folder}", *options(name))
-            assert done.status == 0, done.err
-            known[name] = Straight(options(name), contents(folder / "run"))
-        return known[name]
-
-    return run
+    return straight_runs(clip_commands, options, tmp_path_factory)
 
 
 def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight]) -> None:
@@ -116,13 +112,7 @@ STOPS = {
 LESS_TELLING = ("while a grid is written", "in the first stage")
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        pytest.param(place, marks=pytest.mark.slow if place in LESS_TELLING else ())
-        for place in STOPS
-    ],
-)
+@pytest.mark.parametrize("place", with_slow(STOPS, LESS_TELLING))
 def test_killed_run_goes_on(
     place: str,
     straight: Callable[[str], Straight],
@@ -131,41 +121,28 @@ def test_killed_run_goes_on(
     tmp_path: Path,
 ) -> None:
     name, function, call, after = STOPS[place]
-    expected = straight(name)
-    overrides = [f"output_dir={tmp_path}", "resume=true", *expected.overrides]
     stop = stop_at(function, call, "KILL", after)
-    assert clip_commands.train(*overrides, stop=stop).status == -9
-    done = clip_commands.train(*overrides)
-    assert done.status == 0, done.err
-    check_the_same(tmp_path / "run", expected)
+    done = check_killed_run_goes_on(clip_commands, straight(name), stop, tmp_path)
     told = [line.split(": ")[0] for line in done.err.splitlines() if line.startswith("stage ")]
     if name == "stages":
         assert told == ["stage pictures", "stage clips"][place != "in the first stage" :]
 
 
 @pytest.mark.parametrize(
-    ("name", "signal_name", "status"),
+    ("name", "signal_name"),
     [
-        pytest.param("packed", "INT", 130, marks=pytest.mark.slow),
-        ("image_to_video", "TERM", 143),
-        ("text_to_image on disk", "INT", 130),
+        pytest.param("packed", "INT", marks=pytest.mark.slow),
+        ("image_to_video", "TERM"),
+        ("text_to_image on disk", "INT"),
     ],
 )
 def test_stopped_run_saves_its_state_and_goes_on(
     name: str,
     signal_name: str,
-    status: int,
     straight: Callable[[str], Straight],
     clip_commands: Any,
     stop_at: Callable[..., dict[str, object]],
     tmp_path: Path,
 ) -> None:
-    expected = straight(name)
-    overrides = [f"output_dir={tmp_path}", *expected.overrides]
     stop = stop_at("train.trainer:Trainer.forward_backward", 6, signal_name)
-    done = clip_commands.train(*overrides, stop=stop)
-    assert done.status == status, done.err
-    assert (tmp_path / "run" / "checkpoints" / "step-000003").is_dir()
-    done = clip_commands.train(*overrides, "resume=true")
-    assert done.status == 0, done.err
-    check_the_same(tmp_path / "run", expected)
+    check_stopped_run_goes_on(clip_commands, straight(name), stop, signal_name, tmp_path)

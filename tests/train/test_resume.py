@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from tests.train.conftest import happens, signals
-from tests.train.run_tools import Straight, check_the_same, contents
+from tests.train.run_tools import (
+    Straight,
+    check_killed_run_goes_on,
+    check_stopped_run_goes_on,
+    check_the_same,
+    contents,
+    straight_runs,
+    with_slow,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,18 +61,7 @@ OBJECTIVES = {
 @pytest.fixture(scope="session")
 def straight(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Straight]:
     """Runs an objective without a stop, once."""
-    known: dict[str, Straight] = {}
-
-    def run(name: str) -> Straight:
-        if name not in known:
-            folder = tmp_path_factory.mktemp("straight")
-            overrides = [*RANDOM, *OBJECTIVES[name]]
-            done = commands.train(f"output_dir={folder}", *overrides)
-            assert done.status == 0, done.err
-            known[name] = Straight(overrides, contents(folder / "run"))
-        return known[name]
-
-    return run
+    return straight_runs(commands, lambda name: [*RANDOM, *OBJECTIVES[name]], tmp_path_factory)
 
 
 def test_straight_run_leaves_what_it_should(straight: Callable[[str], Straight]) -> None:
@@ -107,13 +104,7 @@ LESS_TELLING = (
 )
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        pytest.param(place, marks=pytest.mark.slow if place in LESS_TELLING else ())
-        for place in STOPS
-    ],
-)
+@pytest.mark.parametrize("place", with_slow(STOPS, LESS_TELLING))
 def test_killed_run_goes_on(
     place: str,
     straight: Callable[[str], Straight],
@@ -122,12 +113,8 @@ def test_killed_run_goes_on(
     tmp_path: Path,
 ) -> None:
     function, call, after = STOPS[place]
-    expected = straight("lora")
-    overrides = [f"output_dir={tmp_path}", "resume=true", *expected.overrides]
-    assert commands.train(*overrides, stop=stop_at(function, call, "KILL", after)).status == -9
-    done = commands.train(*overrides)
-    assert done.status == 0, done.err
-    check_the_same(tmp_path / "run", expected)
+    stop = stop_at(function, call, "KILL", after)
+    check_killed_run_goes_on(commands, straight("lora"), stop, tmp_path)
 
 
 def test_run_killed_again_and_again(
@@ -151,39 +138,28 @@ def test_run_killed_again_and_again(
 
 
 @pytest.mark.parametrize(
-    ("name", "signal_name", "status"),
+    ("name", "signal_name"),
     [
-        ("lora", "TERM", 143),
-        ("lora 8 bit", "INT", 130),
-        pytest.param("textual_inversion", "INT", 130, marks=pytest.mark.slow),
-        pytest.param("hypernetwork", "TERM", 143, marks=pytest.mark.slow),
-        ("combined", "INT", 130),
-        ("text_to_image", "TERM", 143),
-        pytest.param("text_to_image bf16", "INT", 130, marks=pytest.mark.slow),
-        pytest.param("autoencoder", "TERM", 143, marks=pytest.mark.slow),
+        ("lora", "TERM"),
+        ("lora 8 bit", "INT"),
+        pytest.param("textual_inversion", "INT", marks=pytest.mark.slow),
+        pytest.param("hypernetwork", "TERM", marks=pytest.mark.slow),
+        ("combined", "INT"),
+        ("text_to_image", "TERM"),
+        pytest.param("text_to_image bf16", "INT", marks=pytest.mark.slow),
+        pytest.param("autoencoder", "TERM", marks=pytest.mark.slow),
     ],
 )
 def test_stopped_run_saves_its_state_and_goes_on(
     name: str,
     signal_name: str,
-    status: int,
     straight: Callable[[str], Straight],
     commands: Any,
     stop_at: Callable[..., dict[str, object]],
     tmp_path: Path,
 ) -> None:
-    expected = straight(name)
-    overrides = [f"output_dir={tmp_path}", *expected.overrides]
     stop = stop_at("train.trainer:Trainer.forward_backward", 6, signal_name)
-    done = commands.train(*overrides, stop=stop)
-    assert done.status == status, done.err
-    checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
-    last_line = f"train: stopped by SIG{signal_name}; saved {checkpoint}; resume=true continues"
-    assert done.err.splitlines()[-1] == last_line
-    assert checkpoint.is_dir()
-    done = commands.train(*overrides, "resume=true")
-    assert done.status == 0, done.err
-    check_the_same(tmp_path / "run", expected)
+    check_stopped_run_goes_on(commands, straight(name), stop, signal_name, tmp_path)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

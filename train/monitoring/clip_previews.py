@@ -20,7 +20,7 @@ from inference.clips import (
 )
 from inference.config import ClipConfig
 from inference.images import read_infotext
-from inference.media import image_grid, read_clip, save_png
+from inference.media import image_grid, read_clip, save_grid
 from train.monitoring.previews import Shown
 
 
@@ -80,12 +80,12 @@ class ClipGrid:
         prompts = [drawing.request.prompt for drawing in drawings]
         rows = {"base": self.base_clips(drawings), f"step {step}": learned}
         rows = {label: clips for label, clips in rows.items() if clips}
-        infotexts = "\n\n".join(drawing.infotext for drawing in drawings)
+        infotexts = [drawing.infotext for drawing in drawings]
         animation = side_by_side(rows, prompts)
-        write_webp(path.with_suffix(".webp"), animation, fps, infotexts)
+        write_webp(path.with_suffix(".webp"), animation, fps, "\n\n".join(infotexts))
         labels = [f"{label}: {prompt}" for label in rows for prompt in prompts]
         sheet = contact_sheet([clip for clips in rows.values() for clip in clips], labels)
-        save_png(path, sheet, {"parameters": infotexts, "grid": sheet.info["grid"]})
+        save_grid(path, sheet, infotexts)
         return Shown(sheet, animation, fps)
 
 

@@ -6,6 +6,7 @@ contrast, anti-blur, noise.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,33 +101,23 @@ class Colors:
         return match_colors(picture, sample, self.space, compat, self.known[1])
 
 
+@dataclass
 class Feedback:
-    """Makes the init image of a frame.
+    """Makes the init image of a frame."""
 
-    Args:
-        script: the animation.
-        camera: moves the previous frame.
-        depths: for 3D.
-        colors: colour coherence.
-        masks: where noise is added and sharpening applied.
-        hybrid: the input video, if there is one.
-    """
+    script: Script
+    camera: Camera
+    """Moves the previous frame."""
+    depths: Depths
+    """For 3D."""
+    colors: Colors
+    masks: FrameMasks
+    """Where noise is added and sharpening applied."""
+    hybrid: HybridVideo | None
+    """The input video, if there is one."""
 
-    def __init__(
-        self,
-        script: Script,
-        camera: Camera,
-        depths: Depths,
-        colors: Colors,
-        masks: FrameMasks,
-        hybrid: HybridVideo | None,
-    ) -> None:
-        self.script = script
-        self.camera = camera
-        self.depths = depths
-        self.colors = colors
-        self.masks = masks
-        self.hybrid = hybrid
+    def __post_init__(self) -> None:
+        script = self.script
         self.noise = NoiseSettings(
             script["noise_type"],
             max(1, round(script["perlin_w"])),

@@ -7,6 +7,7 @@ run generates the same ones. Deforum for A1111 3.0: `render_modes.py`, `render.p
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,41 +25,29 @@ if TYPE_CHECKING:
     from inference.deforum.schedules import Script
 
 
+@dataclass
 class IndependentFrames:
     """Generates frames in batches.
-
-    Args:
-        script: the animation.
-        generator: generates frames.
-        masks: which parts change.
-        colors: colour coherence; only with an image, as no frame is passed on to the next.
-        seeds: of the frames.
-        show: receives every frame.
-        batch_size: frames requested at once.
 
     Raises:
         InputError: the init image cannot be opened.
     """
 
-    def __init__(
-        self,
-        script: Script,
-        generator: FrameGenerator,
-        masks: FrameMasks,
-        colors: Colors,
-        seeds: SeedSequence,
-        show: Show,
-        batch_size: int,
-    ) -> None:
-        self.script = script
-        self.generator = generator
-        self.masks = masks
-        self.colors = colors
-        self.seeds = seeds
-        self.show = show
-        self.batch_size = batch_size
-        self.is_video = script["animation_mode"] == "Video Input"
-        self.first = None if self.is_video else script.init_picture()
+    script: Script
+    generator: FrameGenerator
+    masks: FrameMasks
+    """Which parts change."""
+    colors: Colors
+    """Only with an image, as no frame is passed on to the next."""
+    seeds: SeedSequence
+    show: Show
+    """Receives every frame."""
+    batch_size: int
+    """Frames requested at once."""
+
+    def __post_init__(self) -> None:
+        self.is_video = self.script["animation_mode"] == "Video Input"
+        self.first = None if self.is_video else self.script.init_picture()
 
     def run(self, state: State, saved: Callable[[State], None]) -> None:
         """Generate the remaining frames; call `saved` after each batch."""

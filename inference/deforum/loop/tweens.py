@@ -8,6 +8,7 @@ of it. (Deforum's own method sums fractions of half the flow, after losing the f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,37 +37,29 @@ if TYPE_CHECKING:
     from inference.deforum.schedules import Script
 
 
+@dataclass
 class Tweens:
     """Makes the frames between diffused frames.
-
-    Args:
-        script: the animation.
-        camera: moves the pair.
-        depths: for 3D.
-        masks: for `overlay_mask`.
-        hybrid: the input video, if there is one.
 
     Raises:
         InputError: the flow method is not available here.
     """
 
-    def __init__(
-        self,
-        script: Script,
-        camera: Camera,
-        depths: Depths,
-        masks: FrameMasks,
-        hybrid: HybridVideo | None,
-    ) -> None:
-        self.script = script
-        self.camera = camera
-        self.depths = depths
-        self.masks = masks
-        self.hybrid = hybrid
-        self.method: str = script["optical_flow_cadence"]
+    script: Script
+    camera: Camera
+    """Moves the pair."""
+    depths: Depths
+    """For 3D."""
+    masks: FrameMasks
+    """For `overlay_mask`."""
+    hybrid: HybridVideo | None
+    """The input video, if there is one."""
+
+    def __post_init__(self) -> None:
+        self.method: str = self.script["optical_flow_cadence"]
         if self.method != "None":
             check_flow_method(self.method, "optical_flow_cadence")
-        self.is_deforum = script.compat == DEFORUM
+        self.is_deforum = self.script.compat == DEFORUM
 
     def pictures(self, block: Block, state: State) -> Iterator[tuple[int, Pixels]]:
         """Yield each frame of the block with its image, and advance the state.

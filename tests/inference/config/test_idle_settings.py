@@ -123,9 +123,8 @@ def test_what_cannot_be_drawn_is_refused(part, key):
 LEVELS = Epsilon(torch.linspace(0.999, 0.005, 1000))
 
 
-@pytest.mark.parametrize("s_churn", [0.0, 5.0])
-@pytest.mark.parametrize("name", samplers_of("pictures"))
-def test_further_noise_is_drawn_where_ensd_counts(name, s_churn):
+def sampled(name, ensd=0, **options):
+    """What a sampler makes of noise, with a denoiser that halves."""
     sampler = SAMPLERS[name]
     levels = sampler.levels(LEVELS)
     sigmas = sampling_sigmas(levels, name, "Automatic", 20)
@@ -134,37 +133,26 @@ def test_further_noise_is_drawn_where_ensd_counts(name, s_churn):
         vars(ask)["last_uncond"] = x * 0.5
         return x * 0.5
 
-    def run(ensd):
-        noise = NoiseSource([1], (1, 2, 2), ensd=ensd)
-        options = sampler.options(s_churn=s_churn)
-        x = noise.normal() * sampler.start_scale(sigmas[0])
-        vars(ask)["last_uncond"] = x
-        return sampler.function(ask, x, sigmas, noise, None, options)
+    noise = NoiseSource([1], (1, 2, 2), ensd=ensd)
+    x = noise.normal() * sampler.start_scale(sigmas[0])
+    vars(ask)["last_uncond"] = x
+    return sampler.function(ask, x, sigmas, noise, None, sampler.options(**options))
 
-    changes = not torch.equal(run(0), run(7))
-    assert changes == sampler.draws_further_noise(None, s_churn)
+
+@pytest.mark.parametrize("s_churn", [0.0, 5.0])
+@pytest.mark.parametrize("name", samplers_of("pictures"))
+def test_further_noise_is_drawn_where_ensd_counts(name, s_churn):
+    one, other = (sampled(name, ensd, s_churn=s_churn) for ensd in (0, 7))
+    changes = not torch.equal(one, other)
+    assert changes == SAMPLERS[name].draws_further_noise(None, s_churn)
 
 
 @pytest.mark.parametrize("name", samplers_of("pictures"))
 def test_samplers_heed_what_their_entries_say(name):
-    sampler = SAMPLERS[name]
-    levels = sampler.levels(LEVELS)
-    sigmas = sampling_sigmas(levels, name, "Automatic", 20)
-
-    def ask(x, sigma):
-        vars(ask)["last_uncond"] = x * 0.5
-        return x * 0.5
-
-    def run(**options):
-        noise = NoiseSource([1], (1, 2, 2))
-        x = noise.normal() * sampler.start_scale(sigmas[0])
-        vars(ask)["last_uncond"] = x
-        return sampler.function(ask, x, sigmas, noise, None, sampler.options(**options))
-
-    usual = run()
-    assert sampler.uses_churn != torch.equal(run(s_churn=5.0), usual)
-    assert sampler.uses_s_noise != torch.equal(run(s_noise=1.5), usual)
-    assert (sampler.default_eta is not None) != torch.equal(run(eta=0.3), usual)
+    sampler, usual = SAMPLERS[name], sampled(name)
+    assert sampler.uses_churn != torch.equal(sampled(name, s_churn=5.0), usual)
+    assert sampler.uses_s_noise != torch.equal(sampled(name, s_noise=1.5), usual)
+    assert (sampler.default_eta is not None) != torch.equal(sampled(name, eta=0.3), usual)
 
 
 @pytest.mark.parametrize(("sampler", "warned"), [("Euler a", 0), ("Euler", 1)])

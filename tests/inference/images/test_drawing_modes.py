@@ -19,6 +19,7 @@ from inference.images.infotext.text import parse_infotext
 from inference.runtime.errors import DrawWarning, InputError
 from inference.sampling.img2img import img2img_steps
 from inference.sampling.registry import samplers_of
+from tests.inference.images.decoding import decoded_latents
 
 SIZE = 32
 
@@ -115,15 +116,7 @@ def test_strength_says_how_much_stays(tiny_base, files):
 
 def latent_distance(base, one, files):
     """Root mean square between what was drawn and the init image, both as the VAE has them."""
-    kept = []
-    original = sampling.to_images
-
-    def keep(base, latents):
-        kept.append(latents)
-        return original(base, latents)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "to_images", keep)
+    with decoded_latents() as kept:
         draw_one(base, one)
     with torch.inference_mode():
         pictures = [Image.open(one.img2img.init_image).convert("RGB")]

@@ -15,6 +15,7 @@ from inference.images.drawing import draw
 from inference.images.img2img.upscalers import register_face_restorer, upscaler_names
 from inference.images.infotext.text import parse_infotext
 from inference.runtime.errors import InputError
+from tests.inference.images.decoding import decoded_latents
 
 CAT = ImageConfig(prompt="a cat", seed=1, steps=3, width=16, height=24)
 
@@ -32,16 +33,7 @@ def draw_one(base, one):
 
 
 def drawn_latents(base, one):
-    """What a picture is decoded from: pixels are too coarse for what changes little."""
-    decoded = []
-    to_images = sampling.to_images
-
-    def keep(base, latents):
-        decoded.append(latents)
-        return to_images(base, latents)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "to_images", keep)
+    with decoded_latents() as decoded:
         draw_one(base, one)
     return decoded[-1]
 
@@ -132,17 +124,10 @@ def test_second_pass_has_settings_of_its_own(tiny_base):
     assert torch.equal(drawn[0], again)
 
 
-def test_without_denoising_the_first_pass_is_enlarged(tiny_base, monkeypatch):
-    decoded = []
-    original = sampling.to_images
-
-    def keep(base, latents):
-        decoded.append(latents)
-        return original(base, latents)
-
-    monkeypatch.setattr(sampling, "to_images", keep)
-    draw_one(tiny_base, CAT)
-    drawing = draw_one(tiny_base, hires(denoising_strength=0.0, upscaler="Latent (nearest)"))
+def test_without_denoising_the_first_pass_is_enlarged(tiny_base):
+    with decoded_latents() as decoded:
+        draw_one(tiny_base, CAT)
+        drawing = draw_one(tiny_base, hires(denoising_strength=0.0, upscaler="Latent (nearest)"))
     small, large = decoded
     assert torch.equal(large, small.repeat_interleave(2, 2).repeat_interleave(2, 3))
     assert drawing.image.size == (32, 48)

@@ -35,12 +35,12 @@ from inference.models.family import Match
 from inference.models.model_files import ModelFiles
 from inference.runtime import ArtifactError, BaseModelError, DrawWarning
 from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
-from tests.inference.models.toy_family import ToyFamily, new_toy
+from tests.toy_family.family import FlowFamily, new_toy_flow
 
 
 @pytest.fixture
-def toy_family() -> Iterator[ToyFamily]:
-    family = ToyFamily()
+def toy_family() -> Iterator[FlowFamily]:
+    family = FlowFamily()
     register_family(family)
     yield family
     del FAMILIES[family.name]
@@ -110,10 +110,10 @@ def test_models_of_the_other_kind_are_refused():
 
 
 def test_a_family_that_names_itself_goes_before_a_layout(tmp_path, toy_family):
-    config = write_index(tmp_path, _class_name="ToyPipeline", transformer=[])
+    config = write_index(tmp_path, _class_name="ToyFlowPipeline", transformer=[])
     assert find_family(ModelFiles(config)) is toy_family
     assert folder_family(tmp_path) is toy_family
-    assert "toy_transformer" in part_names()
+    assert "toy_dit" in part_names()
 
 
 def test_a_plug_in_that_does_not_load_is_left_out():
@@ -125,40 +125,35 @@ def test_a_plug_in_that_does_not_load_is_left_out():
 
 def test_a_third_family_draws(toy_family):
     image = ImageConfig(prompt="a house", seed=1, steps=3, sampler="Euler", width=16, height=16)
-    base = new_toy()
-    [first], [second] = draw(base, [image]), draw(base, [image])
-    assert first.image.size == (16, 16)
-    assert "Sampler: Euler" in first.infotext and "Model: toy" in first.infotext
-    assert first.image.tobytes() == second.image.tobytes()
-    other = ImageConfig(prompt="a tree", seed=1, steps=3, sampler="Euler", width=16, height=16)
-    assert first.image.tobytes() != draw(base, [other])[0].image.tobytes()
+    [drawing] = draw(new_toy_flow(), [image])
+    assert drawing.image.size == (16, 16)
+    assert "Sampler: Euler" in drawing.infotext and "Model: toy_flow" in drawing.infotext
 
 
 def test_a_third_family_is_saved_and_read(tmp_path, toy_family):
-    base = new_toy()
+    base = new_toy_flow()
     folder = tmp_path / "saved"
-    Checkpoint.of(base, ["toy_transformer"]).save(folder, torch.float32, {})
-    again = load_model(BaseModelConfig(path=str(folder)))
-    assert family_of(again) is toy_family
-    for name, value in base.transformer.state_dict().items():
-        assert torch.equal(again.denoiser.state_dict()[name], value)
+    Checkpoint.of(base, ["toy_dit"]).save(folder, torch.float32, {})
+    assert family_of(load_model(BaseModelConfig(path=str(folder)))) is toy_family
     bare = skeleton(BaseModelConfig(path=str(folder)), "fp32")
     assert all(p.is_meta for part in bare.parts.values() for p in part.parameters())
-    assert inspect(folder)["layout"] == "Toy"
+    assert inspect(folder)["layout"] == "Toy flow"
 
-    other = new_toy(seed=1)
+    other = new_toy_flow(seed=1)
     loaded = load_artifact(folder)
     loaded.attach(other)
-    assert torch.equal(other.transformer.out.weight, base.transformer.out.weight)
+    assert torch.equal(other.toy_dit.out.weight, base.toy_dit.out.weight)
     loaded.detach()
-    assert not torch.equal(other.transformer.out.weight, base.transformer.out.weight)
+    assert not torch.equal(other.toy_dit.out.weight, base.toy_dit.out.weight)
 
 
 def test_a_third_family_takes_loras(tmp_path, toy_family):
-    base = new_toy()
+    base = new_toy_flow()
     lora = Lora.create(base, LoraSpec(2, 2.0, 0.0, None, train_text_encoder=False), seed=0)
     assert sorted(lora.layers) == [
-        f"lora_toy_blocks_{n}_{layer}" for n in (0, 1) for layer in ("to_out", "to_qkv")
+        f"lora_toy_blocks_{n}_attn_{layer}"
+        for n in (0, 1)
+        for layer in ("to_k", "to_out_0", "to_q", "to_v")
     ]
     for layer in low_ranks(lora).values():
         torch.nn.init.ones_(layer.lora_B.weight)
@@ -167,8 +162,8 @@ def test_a_third_family_takes_loras(tmp_path, toy_family):
     states = base.encode_prompts(["a"])
     plain = base.predict(latents, steps, states)
     loaded = Lora.load(tmp_path / "toy.safetensors")
-    assert loaded.metadata["ss_base_model_version"] == "toy"
-    assert loaded.metadata["modelspec.architecture"] == "toy/lora"
+    assert loaded.metadata["ss_base_model_version"] == "toy_flow"
+    assert loaded.metadata["modelspec.architecture"] == "toy-flow/lora"
     loaded.attach(base)
     assert not torch.equal(base.predict(latents, steps, states), plain)
     loaded.detach()
@@ -179,20 +174,21 @@ def test_a_third_family_takes_loras(tmp_path, toy_family):
 
 def test_artifacts_that_a_family_does_not_take_are_refused(toy_family):
     embedding = Embedding(torch.zeros(1, 4), "word")
-    with pytest.raises(ArtifactError, match=r"\(embedding\) does not work in 'toy', a model of pi"):
-        check_kind(embedding, new_toy())
+    with pytest.raises(ArtifactError, match=r"\(embedding\) does not work in 'toy_flow', a model"):
+        check_kind(embedding, new_toy_flow())
 
 
 def test_files_of_a_family_without_single_files_are_refused(toy_family):
     with pytest.raises(ArtifactError, match="a model of pictures is kept as a diffusers folder"):
-        single_file_of(new_toy())
-    assert single_file_format(["blocks.0.to_qkv.weight"]) is None
+        single_file_of(new_toy_flow())
+    assert single_file_format(["blocks.0.attn.to_q.weight"]) is None
 
 
 def test_the_longest_beginning_of_a_name_decides(toy_family):
     assert part_of("lora_unet_mid_block_attentions_0_proj_in") == "unet"
     assert part_of("lora_unet__transformer_blocks_0_attn1_to_q") == "transformer"
     assert part_of("lora_te2_text_model_encoder_layers_0_mlp_fc1") == "text_encoder_2"
-    assert part_of("lora_toy_blocks_0_to_out") == "toy_transformer"
+    assert part_of("lora_toy_blocks_0_attn_to_q") == "toy_dit"
     assert part_of("lora_flux_blocks") == ""
-    assert diffusers_path("lora_toy_blocks_1_to_out") == ("toy_transformer", "blocks.1.to_out")
+    to_out = "toy_dit", "blocks.1.attn.to_out.0"
+    assert diffusers_path("lora_toy_blocks_1_attn_to_out_0") == to_out

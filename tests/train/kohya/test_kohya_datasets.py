@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from inference.recipe.loader import RecipeWarning
-from tests.train.kohya.test_kohya_config import load
+from tests.train.kohya.test_kohya_config import DREAMBOOTH, load
 from tests.train.plan.test_plan_and_training import trained
 from tests.train.test_bucket_training import check_learned_the_same, train_up_to
 from train.config.data import DataConfig
@@ -22,32 +22,9 @@ from train.trainer import Trainer
 
 Make = Callable[..., TrainRecipe]
 
-DOCUMENTED = r"""
-[general]
-shuffle_caption = true
-caption_extension = '.txt'
-keep_tokens = 1
-
-[[datasets]]  # of the DreamBooth kind
-resolution = 512
-batch_size = 4
-keep_tokens = 2
-
-  [[datasets.subsets]]
-  image_dir = 'C:\hoge'
-  class_tokens = 'hoge girl'
-
-  [[datasets.subsets]]
-  image_dir = 'C:\fuga'
-  class_tokens = 'fuga boy'
-  keep_tokens = 3
-
-  [[datasets.subsets]]
-  is_reg = true
-  image_dir = 'C:\reg'
-  class_tokens = 'human'
-  keep_tokens = 1
-
+DOCUMENTED = (
+    DREAMBOOTH
+    + r"""
 [[datasets]]  # of the fine-tuning kind
 resolution = [768, 768]
 batch_size = 2
@@ -56,7 +33,8 @@ batch_size = 2
   image_dir = 'C:\piyo'
   metadata_file = 'C:\piyo\piyo_md.json'
 """
-"""What the example of sd-scripts' `docs/config_README-en.md` says."""
+)
+"""The example of sd-scripts' `docs/config_README-en.md`."""
 
 
 def loaded(tmp_path: Path, toml: str, *overrides: str, **recipe: Any) -> tuple[Any, list[str]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inference.models.cogvideox.model import VideoModel
-from tests.train.run_tools import largest_difference, validation_noise
+from tests.train.run_tools import largest_difference, losses_by_hand
 from train.config.recipe import TrainRecipe
 from train.trainer import Trainer
 
@@ -48,19 +48,12 @@ def test_losses_by_hand(trainer: Callable[..., Trainer]) -> None:
     assert isinstance(base, VideoModel)
     losses = validation.measure(step=0)
     assert losses.shape == (3, 4)
-    pixels = torch.stack([validation.examples.pixels(index) for index in range(3)])
-    with torch.no_grad():
-        latents, _ = base.encode_images(pixels)
-        states = base.encode_prompts([one.captions[0] for one in validation.examples.pictures])
-    for column, timestep in enumerate(validation.timesteps):
-        noise = validation_noise(validation.numbers, timestep, latents)
-        alpha = base.alphas_cumprod[timestep]
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-        with torch.no_grad():
-            predicted = base.predict(noisy, torch.full((3,), timestep), states)
-        expected = (predicted - velocity).square().flatten(1).mean(1)
-        assert losses[:, column].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    expected = losses_by_hand(
+        validation,
+        base,
+        lambda latents, noise, alpha: alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
+    )
+    assert losses.flatten().tolist() == pytest.approx(expected.flatten().tolist(), rel=1e-4)
 
 
 def test_packed_clips_lose_what_they_lose_alone(trainer: Callable[..., Trainer]) -> None:

@@ -16,7 +16,7 @@ from inference.recipe.layers import RecipeError
 from inference.recipe.loader import RecipeWarning
 from inference.runtime.errors import InputError
 from tests.train.conftest import Commands
-from tests.train.run_tools import contents, largest_difference, succeed, validation_noise
+from tests.train.run_tools import contents, largest_difference, losses_by_hand, succeed
 from train.common.errors import DataError, RunDirectoryError
 from train.config.recipe import TrainRecipe
 from train.data.sources.sources import find_sources
@@ -127,18 +127,8 @@ def test_losses_by_hand(trainer: Callable[..., Trainer]) -> None:
     assert validation.timesteps == [125, 375, 625, 875]
     losses = validation.measure(step=0)
     assert losses.shape == (3, 4)
-    pixels = torch.stack([validation.examples.pixels(index) for index in range(3)])
-    with torch.no_grad():
-        latents, _ = base.encode_images(pixels)
-        states = base.encode_prompts([one.captions[0] for one in validation.examples.pictures])
-    for column, timestep in enumerate(validation.timesteps):
-        noise = validation_noise(validation.numbers, timestep, latents)
-        alpha = base.alphas_cumprod[timestep]
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        with torch.no_grad():
-            predicted = base.predict(noisy, torch.full((3,), timestep), states)
-        expected = (predicted - noise).square().flatten(1).mean(1)
-        assert losses[:, column].tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    expected = losses_by_hand(validation, base, lambda latents, noise, alpha: noise)
+    assert losses.flatten().tolist() == pytest.approx(expected.flatten().tolist(), rel=1e-4)
     bands = validation.by_band(losses)
     assert list(bands) == [
         f"validation/loss_by_timestep/{band}"

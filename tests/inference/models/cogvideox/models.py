@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tests.inference.models.cogvideox.tiny import TRANSFORMER, VAE, good_schedule
+
 if TYPE_CHECKING:
     from inference.models.cogvideox.model import VideoModel
 
@@ -28,19 +30,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def tiny_schedule(shift: float = 1.0, sampler: str = "DDIM") -> dict[str, object]:
     """A scheduler_config.json like those of the published models."""
-    return {
-        "_class_name": f"CogVideoX{sampler}Scheduler",
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "clip_sample": False,
-        "num_train_timesteps": 1000,
-        "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True,
-        "set_alpha_to_one": True,
-        "snr_shift_scale": shift,
-        "timestep_spacing": "trailing",
-    }
+    schedule = good_schedule(_class_name=f"CogVideoX{sampler}Scheduler", snr_shift_scale=shift)
+    del schedule["_diffusers_version"]
+    return schedule
 
 
 def tiny_tokenizer(tokens: int = 16) -> Any:
@@ -81,22 +73,7 @@ def make_video_model(kind: str = "5b", sampler: str = "DDIM", **changes: Any) ->
 
     from inference.models.cogvideox.model import VideoModel
 
-    transformer = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 16,
-        "in_channels": 4,
-        "out_channels": 4,
-        "time_embed_dim": 4,
-        "text_embed_dim": 32,
-        "num_layers": 2,
-        "sample_width": 8,
-        "sample_height": 8,
-        "sample_frames": 9,
-        "max_text_seq_length": 16,
-        "use_rotary_positional_embeddings": True,
-        **KINDS[kind],
-        **changes,
-    }
+    transformer = {**TRANSFORMER, "time_embed_dim": 4, **KINDS[kind], **changes}
     text = T5Config(
         vocab_size=64,
         d_model=32,
@@ -116,17 +93,7 @@ def make_video_model(kind: str = "5b", sampler: str = "DDIM", **changes: Any) ->
             path=f"tiny-{kind}",
             tokenizer=tiny_tokenizer(transformer["max_text_seq_length"]),
             text_encoder=T5EncoderModel(text),
-            vae=vae(
-                down_block_types=("CogVideoXDownBlock3D",) * 4,
-                up_block_types=("CogVideoXUpBlock3D",) * 4,
-                block_out_channels=(8, 8, 8, 8),
-                latent_channels=4,
-                layers_per_block=1,
-                norm_num_groups=2,
-                temporal_compression_ratio=4,
-                scaling_factor=0.7,
-                invert_scale_latents=kind.startswith("1.5"),
-            ),
+            vae=vae(**VAE, invert_scale_latents=kind.startswith("1.5")),
             transformer=CogVideoXTransformer3DModel(**transformer),
             alphas_cumprod=scheduler.from_config(schedule).alphas_cumprod.float(),
             prediction_type="v_prediction",
