@@ -121,7 +121,7 @@ def install(
     assert ext.has_hooks()
     ext.set_num_devices(devices)
     with contextlib.suppress(ImportError):
-        import bitsandbytes  # noqa: F401  before the patches: it looks for a GPU when imported
+        _patch_bitsandbytes(torch)  # before the others: it looks for a GPU when imported
     _patch(torch, devices, memory, name, capability)
     record_syncs()
     return ext
@@ -240,6 +240,22 @@ def _patch_streams(cuda: Any) -> None:
     cuda.Event, cuda.Stream = _Event, _Stream
     cuda.current_stream = cuda.default_stream = lambda device=None: _Stream()
     cuda.stream = lambda stream: contextlib.nullcontext()
+
+
+def _patch_bitsandbytes(torch: Any) -> None:
+    """Multiply INT8 matrices exactly under autocast too, as CUDA's kernel does.
+
+    The fallback multiplies in floats: autocast would make them fp16, and products overflow.
+    """
+    from bitsandbytes.backends.default import ops
+
+    multiply = ops._int8_linear_matmul_impl
+
+    def multiply_exactly(*matrices: Any) -> Any:
+        with torch.autocast("cuda", enabled=False):
+            return multiply(*matrices)
+
+    ops._int8_linear_matmul_impl = multiply_exactly
 
 
 def _index_of(device: Any = None) -> int:
