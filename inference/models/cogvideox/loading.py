@@ -148,7 +148,7 @@ def int8_layer() -> Any:
     A module moves its parameters; bitsandbytes computes with the references to weights and scales
     that it keeps beside them, and these stayed behind.
     """
-    from bitsandbytes.nn import Linear8bitLt
+    from bitsandbytes.nn.modules import Linear8bitLt
 
     class Int8Linear(Linear8bitLt):
         def _apply(self, fn: Any, recurse: bool = True) -> Any:
