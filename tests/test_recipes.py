@@ -17,7 +17,9 @@ from inference.config.recipes import DRAWING_RECIPES, draw_schema
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import dump_recipe, load_recipe
 from inference.recipe.schema import all_keys
+from scripts import write_recipe_reference
 from scripts.write_recipe_reference import REFERENCE, reference
+from train.config.checks import rule_sentences
 from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig
 from train.config.schema import train_schema
 
@@ -299,3 +301,30 @@ def test_reference_names_every_key() -> None:
     kinds = [*OBJECTIVE_CONFIGS.values(), *DRAWING_RECIPES.values()]
     for key in (key for kind in kinds for key in all_keys(kind)):
         assert f"`{key.rpartition('.')[2]}`" in text
+
+
+def test_reference_states_every_rule_beside_its_key() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    assert rule_sentences()
+    for key, sentences in rule_sentences().items():
+        mapping, _, name = key.rpartition(".")
+        heading = f"### `{mapping}`" if mapping else "## Training: "
+        section = re.search(
+            rf"^{re.escape(heading)}[^`\n]*(`[^\n]*)?\n(.*?)(?=^##)", text, re.M | re.S
+        )
+        assert section, key
+        lines = [
+            line
+            for line in section[2].splitlines()
+            if line.startswith((f"| `{name}` |", f"- `{name}`: "))
+        ]
+        assert len(lines) == 1, key
+        for sentence in sentences:
+            assert sentence in lines[0], key
+
+
+def test_rule_of_an_unknown_key_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = {"seed": ["Must be even."], "sead": ["Must be odd."]}
+    monkeypatch.setattr(write_recipe_reference, "rule_sentences", lambda: rules)
+    with pytest.raises(ValueError, match=r"rules of unknown keys: sead$"):
+        reference()

@@ -27,7 +27,7 @@ from inference.config import BaseModelConfig, ImageConfig
 from inference.images import draw
 from inference.models.stable_diffusion import load_base_model
 from inference.recipe import load_recipe
-from inference.sampling import SAMPLERS
+from inference.sampling import samplers_of
 from train.config import train_schema
 from train.trainer import Trainer
 
@@ -91,7 +91,7 @@ def train(name: str, file: str, overrides: list[str], folder: Path) -> None:
 def samplers() -> None:
     """Report the waits of a step of each sampler."""
     base = load_base_model(BaseModelConfig(path="picto"), "bf16", "cuda")
-    for name in SAMPLERS:
+    for name in samplers_of("pictures"):
         results = []
         for steps in STEPS:
             counted()

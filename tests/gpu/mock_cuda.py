@@ -121,7 +121,7 @@ def install(
     assert ext.has_hooks()
     ext.set_num_devices(devices)
     with contextlib.suppress(ImportError):
-        import bitsandbytes  # noqa: F401  before the patches: it looks for a GPU when imported
+        _patch_bitsandbytes(torch)  # before the others: it looks for a GPU when imported
     _patch(torch, devices, memory, name, capability)
     record_syncs()
     return ext
@@ -135,30 +135,39 @@ def record_syncs(on: bool = True) -> None:
 
 
 def _patch(torch: Any, devices: int, memory: int, name: str, capability: tuple[int, int]) -> None:
-    cuda = torch.cuda
+    """Make torch.cuda report the mock devices."""
+    _patch_availability(torch.cuda)
+    _patch_device_selection(torch, devices)
+    _patch_memory_statistics(torch.cuda, memory)
+    _patch_properties(torch.cuda, memory, name, capability)
+    _patch_generators(torch.cuda, devices)
+    _patch_streams(torch.cuda)
+
+
+def _patch_availability(cuda: Any) -> None:
+    """Report CUDA as available and initialized."""
     cuda._lazy_init = lambda: None
     cuda._initialized = True
     cuda._is_in_bad_fork = lambda: False
     cuda.is_available = lambda: True
     cuda.is_initialized = lambda: True
+
+
+def _patch_device_selection(torch: Any, devices: int) -> None:
+    """Count the devices; read and set the current one."""
+    cuda = torch.cuda
     cuda.device_count = lambda: devices
     cuda.current_device = lambda: ext.current_device()
+    cuda.set_device = lambda device: ext.set_device(_index_of(device))
+    cuda._get_device_index = lambda device, *_, **__: _index_of(device)
+    cuda.device = cuda._DeviceGuard = _Device
+    cuda._exchange_device = cuda._maybe_exchange_device = _exchange
+    torch.accelerator.set_device_index = cuda.set_device
+    torch.accelerator.device_count = lambda: devices
 
-    def index_of(device: Any = None) -> int:
-        if device is None:
-            return ext.current_device()
-        if isinstance(device, int):
-            return device
-        found = torch.device(device).index
-        return ext.current_device() if found is None else found
 
-    cuda.set_device = lambda device: ext.set_device(index_of(device))
-    cuda._get_device_index = lambda device, *_, **__: index_of(device)
-
-    def synchronize(device: Any = None) -> None:
-        SYNCS.append(("wait", "torch.cuda.synchronize", 0, place()))
-
-    cuda.synchronize = synchronize
+def _patch_memory_statistics(cuda: Any, memory: int) -> None:
+    """Report the extension's allocations as those of a caching allocator that keeps nothing."""
     cuda.empty_cache = lambda: None
     cuda.ipc_collect = lambda: None
     cuda.mem_get_info = lambda device=None: (memory - ext.bytes_now(), memory)
@@ -169,6 +178,10 @@ def _patch(torch: Any, devices: int, memory: int, name: str, capability: tuple[i
     cuda.reset_peak_memory_stats = lambda device=None: ext.reset_peak()
     cuda.reset_max_memory_allocated = lambda device=None: ext.reset_peak()
     cuda.memory_stats = lambda device=None: {}
+
+
+def _patch_properties(cuda: Any, memory: int, name: str, capability: tuple[int, int]) -> None:
+    """Report the name, memory and compute capability of each device."""
     properties = types.SimpleNamespace(
         name=name,
         major=capability[0],
@@ -182,87 +195,141 @@ def _patch(torch: Any, devices: int, memory: int, name: str, capability: tuple[i
     cuda.get_device_capability = lambda device=None: capability
     cuda.is_bf16_supported = lambda including_emulation=True: capability >= (8, 0)
     cuda.get_arch_list = lambda: ["sm_89"]
-    cuda.default_generators = tuple(ext.default_generator(number) for number in range(devices))
+
+
+def _patch_generators(cuda: Any, devices: int) -> None:
+    """Create the default generators; seed them, read and set their states."""
+    generators = tuple(ext.default_generator(number) for number in range(devices))
+    cuda.default_generators = generators
 
     def manual_seed(seed: int) -> None:
-        cuda.default_generators[ext.current_device()].manual_seed(int(seed))
+        generators[ext.current_device()].manual_seed(int(seed))
 
     def manual_seed_all(seed: int) -> None:
-        for generator in cuda.default_generators:
+        for generator in generators:
             generator.manual_seed(int(seed))
 
-    cuda.manual_seed, cuda.manual_seed_all = manual_seed, manual_seed_all
-    cuda.random.manual_seed, cuda.random.manual_seed_all = manual_seed, manual_seed_all
-    cuda.get_rng_state = lambda device="cuda": cuda.default_generators[index_of(device)].get_state()
-    cuda.get_rng_state_all = lambda: [one.get_state() for one in cuda.default_generators]
-    cuda.set_rng_state = lambda state, device="cuda": cuda.default_generators[
-        index_of(device)
-    ].set_state(state)
+    def get_rng_state(device: Any = "cuda") -> Any:
+        return generators[_index_of(device)].get_state()
+
+    def get_rng_state_all() -> list[Any]:
+        return [generator.get_state() for generator in generators]
+
+    def set_rng_state(state: Any, device: Any = "cuda") -> None:
+        generators[_index_of(device)].set_state(state)
 
     def set_rng_state_all(states: Any) -> None:
-        for generator, state in zip(cuda.default_generators, states, strict=True):
+        for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
 
-    cuda.set_rng_state_all = set_rng_state_all
-    for one in ("get_rng_state", "get_rng_state_all", "set_rng_state", "set_rng_state_all"):
-        setattr(cuda.random, one, getattr(cuda, one))
+    for function in (
+        manual_seed,
+        manual_seed_all,
+        get_rng_state,
+        get_rng_state_all,
+        set_rng_state,
+        set_rng_state_all,
+    ):
+        setattr(cuda, function.__name__, function)
+        setattr(cuda.random, function.__name__, function)
 
-    class Device:
-        def __init__(self, device: Any) -> None:
-            self.index, self.before = index_of(device) if device is not None else -1, -1
 
-        def __enter__(self) -> None:
-            self.before = ext.current_device()
-            ext.set_device(self.index)
-
-        def __exit__(self, *_: Any) -> None:
-            ext.set_device(self.before)
-
-    cuda.device = Device
-    cuda._DeviceGuard = Device
-
-    def exchange(device: int) -> int:
-        before = ext.current_device()
-        ext.set_device(device)
-        return before
-
-    cuda._exchange_device = cuda._maybe_exchange_device = exchange
-
-    class Event:
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-        def record(self, *_: Any) -> None: ...
-        def wait(self, *_: Any) -> None: ...
-        def query(self) -> bool:
-            return True
-
-        def synchronize(self) -> None:
-            SYNCS.append(("wait", "Event.synchronize", 0, place()))
-
-        def elapsed_time(self, _: Any) -> float:
-            return 1.0
-
-    class Stream:
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-        def __enter__(self) -> Stream:
-            return self
-
-        def __exit__(self, *_: Any) -> None: ...
-        def wait_stream(self, *_: Any) -> None: ...
-        def wait_event(self, *_: Any) -> None: ...
-        def record_event(self, *_: Any) -> Event:
-            return Event()
-
-        def synchronize(self) -> None:
-            SYNCS.append(("wait", "Stream.synchronize", 0, place()))
-
-        def query(self) -> bool:
-            return True
-
-    cuda.Event, cuda.Stream = Event, Stream
-    cuda.current_stream = cuda.default_stream = lambda device=None: Stream()
+def _patch_streams(cuda: Any) -> None:
+    """Replace streams and events by ones that have nothing to order; their waits are recorded."""
+    cuda.synchronize = lambda device=None: _wait("torch.cuda.synchronize")
+    cuda.Event, cuda.Stream = _Event, _Stream
+    cuda.current_stream = cuda.default_stream = lambda device=None: _Stream()
     cuda.stream = lambda stream: contextlib.nullcontext()
-    torch.accelerator.set_device_index = cuda.set_device
-    torch.accelerator.device_count = lambda: devices
+
+
+def _patch_bitsandbytes(torch: Any) -> None:
+    """Multiply INT8 matrices exactly under autocast too, as CUDA's kernel does.
+
+    The fallback multiplies in floats: autocast would make them fp16, and products overflow.
+    """
+    from bitsandbytes.backends.default import ops
+
+    multiply = ops._int8_linear_matmul_impl
+
+    def multiply_exactly(*matrices: Any) -> Any:
+        with torch.autocast("cuda", enabled=False):
+            return multiply(*matrices)
+
+    ops._int8_linear_matmul_impl = multiply_exactly
+
+
+def _index_of(device: Any = None) -> int:
+    """Return the index of a device, by default of the current one."""
+    import torch
+
+    if device is None:
+        return ext.current_device()
+    if isinstance(device, int):
+        return device
+    found = torch.device(device).index
+    return ext.current_device() if found is None else found
+
+
+def _exchange(device: int) -> int:
+    """Set the current device and return the one before."""
+    before = ext.current_device()
+    ext.set_device(device)
+    return before
+
+
+def _wait(what: str) -> None:
+    """Record an explicit wait of the host."""
+    SYNCS.append(("wait", what, 0, place()))
+
+
+class _Device:
+    """The current device within a block; see torch.cuda.device."""
+
+    def __init__(self, device: Any) -> None:
+        self.index, self.before = _index_of(device) if device is not None else -1, -1
+
+    def __enter__(self) -> None:
+        self.before = ext.current_device()
+        ext.set_device(self.index)
+
+    def __exit__(self, *_: Any) -> None:
+        ext.set_device(self.before)
+
+
+class _Event:
+    """An event that has always happened."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def record(self, *_: Any) -> None: ...
+    def wait(self, *_: Any) -> None: ...
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        _wait("Event.synchronize")
+
+    def elapsed_time(self, _: Any) -> float:
+        return 1.0
+
+
+class _Stream:
+    """A stream in which nothing is pending."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+    def wait_stream(self, *_: Any) -> None: ...
+    def wait_event(self, *_: Any) -> None: ...
+    def record_event(self, *_: Any) -> _Event:
+        return _Event()
+
+    def synchronize(self) -> None:
+        _wait("Stream.synchronize")
+
+    def query(self) -> bool:
+        return True
 
 
 @contextlib.contextmanager

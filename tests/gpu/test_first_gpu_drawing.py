@@ -36,7 +36,7 @@ from inference.images import draw, expand, group
 from inference.images.drawing import Drawer
 from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.recipe import load_recipe
-from inference.sampling import SAMPLERS
+from inference.sampling import SAMPLERS, samplers_of
 from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
 
@@ -110,7 +110,7 @@ def image(**changes: Any) -> ImageConfig:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["tiny", "sdxl"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", samplers_of("pictures"))
 def test_samplers(sampler: str, kind: str, precision: str, load: Any) -> None:
     eta = {"eta": 1.0} if SAMPLERS[sampler].default_eta is not None else {}
     draw(
@@ -335,6 +335,7 @@ CLIPS: dict[str, tuple[str, list[str]]] = {
     "nf4": ("wide", ["base_model.quantization=nf4"]),
     "nf4_offload": ("wide", ["base_model.quantization=nf4", "memory=model_offload"]),
     "int8": ("wide", ["base_model.quantization=int8"]),
+    "int8_offload": ("wide", ["base_model.quantization=int8", "memory=model_offload"]),
     "vae_same": ("5b", ["base_model.vae_precision=null"]),
     "eager": ("5b", ["base_model.attention=eager"]),
 }

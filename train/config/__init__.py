@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
+    from train.config.checks import rule_sentences
     from train.config.clips import Bucket, ClipDataConfig, ImageConditionConfig
     from train.config.concepts import FILEWORDS, ConceptConfig
     from train.config.containers import (
@@ -97,6 +98,7 @@ __all__ = [
     "parse_size",
     "plugin_options",
     "recipe_in",
+    "rule_sentences",
     "schema_text",
     "stage_recipes",
     "train_schema",

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from train.config.data import DataConfig
 
 
-Check = Callable[[TrainRecipe], Faults]
-
-
 @dataclass(frozen=True)
 class Rule:
     """A condition on several keys of a recipe, and the message that is reported if it holds."""
@@ -29,11 +26,35 @@ class Rule:
     applies: Callable[[TrainRecipe], bool]
     message: str
     """May contain values of the recipe: `{recipe.max_train_steps}`."""
+    sentence: str
+    """The rule in general, for docs/recipes.md."""
 
     def __call__(self, recipe: TrainRecipe) -> Faults:
         """Yield the key and message if the rule applies."""
         if self.applies(recipe):
             yield self.key, self.message.format(recipe=recipe)
+
+    @property
+    def sentences(self) -> Sentences:
+        """Return the key and its sentence."""
+        return ((self.key, self.sentence),)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Conditions that are computed together, with all their keys and sentences."""
+
+    faults: Callable[[TrainRecipe], Faults]
+    sentences: Sentences
+
+    def __call__(self, recipe: TrainRecipe) -> Faults:
+        """Yield the key and message of each condition that applies."""
+        yield from self.faults(recipe)
+
+
+Check = Rule | Rules
+Sentences = tuple[tuple[str, str], ...]
+"""Pairs of (recipe key, sentence); in a key, `<name>` stands for any name."""
 
 
 def _trains_vae(recipe: TrainRecipe) -> bool:
@@ -168,20 +189,76 @@ def streaming_faults(recipe: TrainRecipe) -> Faults:
 
 
 REFUSALS: tuple[Check, ...] = (
-    _number_faults,
+    Rules(
+        _number_faults,
+        (
+            ("max_train_steps", "Must be at least 1."),
+            ("train_batch_size", "Must be at least 1."),
+            ("gradient_accumulation_steps", "Must be at least 1."),
+            ("log_every_n_steps", "Must be at least 1."),
+            ("seed", "Must lie in 0 … 2^63-1."),
+            ("max_grad_norm", "Must be above 0."),
+            ("max_grad_value", "Must be above 0."),
+        ),
+    ),
     Rule(
         "overwrite",
         lambda r: r.overwrite and r.resume,
         "cannot go with resume: one starts anew, the other continues",
+        "Is refused with `resume`.",
     ),
-    _name_faults,
-    _schedule_faults,
-    stage_faults,
+    Rules(
+        _name_faults,
+        (("name", "Must not be empty, contain `/` or begin with a dot."),),
+    ),
+    Rules(
+        _schedule_faults,
+        (
+            ("lr_scheduler.schedule", "Is refused if it ends before `max_train_steps`."),
+            ("lr_scheduler.warmup_steps", "Must be below `max_train_steps`."),
+            ("optimizer.learning_rate", "Must be above 0 with `lr_scheduler.schedule`."),
+            (
+                "objective.members.<name>.lr_scheduler.schedule",
+                "Is refused if it ends before the member's `stop_step`, or `max_train_steps` "
+                "without one.",
+            ),
+            (
+                "objective.members.<name>.lr_scheduler.warmup_steps",
+                "Must be below the member's `stop_step`, or `max_train_steps` without one.",
+            ),
+            ("objective.members.<name>.stop_step", "Must not be above `max_train_steps`."),
+            (
+                "max_train_steps",
+                "With `objective.type: combined`, must not be above the largest `stop_step` if "
+                "every member has one.",
+            ),
+        ),
+    ),
+    Rules(
+        stage_faults,
+        (
+            ("stages.<name>.steps", "Must be given for each stage but the last."),
+            ("max_train_steps", "With `stages`, must be the sum of their `steps`."),
+            *(
+                (
+                    f"stages.<name>.{key}",
+                    "Is refused without `data.clips` and with `data.clips.buckets`.",
+                )
+                for key in ("frames", "height", "width")
+            ),
+            (
+                "stages.<name>.resolution",
+                "Is refused with `data.clips`, with `data.buckets` that set `area`, `sizes` or "
+                "another `preset` than kohya, and with a subset that has its own `resolution`.",
+            ),
+        ),
+    ),
     Rule(
         "base_model.quantization",
         lambda r: bool(r.base_model.quantization) and r.objective.type != "lora",
         "{recipe.base_model.quantization} goes with objective.type: lora; quantized weights are "
         "not trained",
+        "Training refuses it without `objective.type: lora`.",
     ),
     Rule(
         "base_model.quantization",
@@ -189,21 +266,25 @@ REFUSALS: tuple[Check, ...] = (
             bool(r.base_model.quantization) and r.objective.type == "lora" and r.data.clips is None
         ),
         "{recipe.base_model.quantization} is for video models, which are trained on data.clips",
+        "Training refuses it without `data.clips`.",
     ),
     Rule(
         "data.masks",
         lambda r: r.data.has_masks and r.data.clips is not None,
         "are for images; clips (data.clips) count as a whole",
+        "Is refused with `data.clips`.",
     ),
     Rule(
         "data.masks",
         lambda r: r.data.has_masks and _trains_vae(r),
         "weigh the error of latents, which objective.type: {recipe.objective.type} has none of",
+        "Is refused with `objective.type: autoencoder`.",
     ),
     Rule(
         "loss.prior",
         lambda r: _has_prior_prediction(r) and r.data.clips is not None,
         "prediction is for images; clips (data.clips) have no class images",
+        "`prediction` is refused with `data.clips`.",
     ),
     Rule(
         "loss.prior",
@@ -211,22 +292,49 @@ REFUSALS: tuple[Check, ...] = (
         "prediction needs the original base model, and objective.type: {recipe.objective.type} "
         "changes its weights: loss.prior_copy=true keeps a second copy of them, 4 bytes for each "
         "that is trained (3.4 GB for the UNet of SD 1.5, 10 GB for SDXL's); a lora needs none",
+        "`prediction` is refused without `loss.prior_copy` for an objective that trains the base "
+        "model's own weights.",
     ),
-    streaming_faults,
+    Rules(
+        streaming_faults,
+        (
+            (
+                "data.subsets.<name>.streaming",
+                "Must be the same as `data.streaming`; `null` downloads a subset completely.",
+            ),
+            ("data.cache", "`auto` is refused with streamed images (`data.streaming`)."),
+            (
+                "data.subsets.<name>.is_reg",
+                "Is refused with streamed images (`data.streaming`).",
+            ),
+            (
+                "validation.path",
+                "With streamed images (`data.streaming`), must not be an address.",
+            ),
+            (
+                "validation.split",
+                "With streamed images (`data.streaming`), is refused with `data.cache: off` and "
+                "with `objective.type: autoencoder`.",
+            ),
+        ),
+    ),
     Rule(
         "data.clips.pack",
         lambda r: r.data.packs_clips and _trains_vae(r),
         "is for the transformer; objective.type: {recipe.objective.type} trains the VAE",
+        "Is refused with `objective.type: autoencoder`.",
     ),
     Rule(
         "data.concepts",
         lambda r: r.data.has_concepts and _trains_vae(r),
         "need prompts, which objective.type: {recipe.objective.type} has none of",
+        "Is refused with `objective.type: autoencoder`.",
     ),
     Rule(
         "data.subsets",
         lambda r: r.data.has_prior and bool(r.data.subsets) and _trains_vae(r),
         "with is_reg need prompts, which objective.type: {recipe.objective.type} has none of",
+        "A subset with `is_reg` is refused with `objective.type: autoencoder`.",
     ),
     Rule(
         "data.concepts",
@@ -234,14 +342,21 @@ REFUSALS: tuple[Check, ...] = (
         "objective.type: {recipe.objective.type} learns concepts: give data.concepts (or "
         "data.concepts_list), or take objective.type: text_to_image for a folder of images with "
         "captions",
+        "Must be given for `objective.type: dreambooth`, or `data.concepts_list`, or "
+        "`data.subsets`.",
     ),
 )
 """Combinations of keys that are rejected, in the order in which they are reported."""
 
 
 FOR_CLIPS = "has no effect: it is for clips (data.clips)"
+WITHOUT_CLIPS = "Has no effect without `data.clips`."
 SHOWS_RECONSTRUCTIONS = (
     "has no effect: objective.type: {recipe.objective.type} shows reconstructions instead"
+)
+WITHOUT_CLASS_IMAGES = (
+    "Has no effect without class images (`num_class_images_per` of a concept, `is_reg` of a "
+    "subset)."
 )
 
 
@@ -263,65 +378,84 @@ UNUSED: tuple[Check, ...] = (
         "loss.motion_ratio",
         lambda r: r.data.clips is None and bool(r.loss.motion_ratio),
         FOR_CLIPS,
+        WITHOUT_CLIPS,
     ),
     Rule(
         "image_condition",
         lambda r: r.data.clips is None and r.image_condition != ImageConditionConfig(),
         FOR_CLIPS,
+        WITHOUT_CLIPS,
     ),
     Rule(
         "sampling.clips",
         lambda r: r.data.clips is None and bool(r.sampling.clips),
         FOR_CLIPS,
+        WITHOUT_CLIPS,
     ),
     Rule(
         "drop_learned_positions",
         lambda r: r.data.clips is None and r.drop_learned_positions,
         FOR_CLIPS,
+        WITHOUT_CLIPS,
     ),
     Rule(
         "sampling.images",
         lambda r: r.data.clips is not None and bool(r.sampling.images),
         "has no effect: a video model draws sampling.clips",
+        "Has no effect with `data.clips`.",
     ),
     Rule(
         "data.clips.pack",
         lambda r: r.data.packs_clips and largest_batch(r) == 1,
         "has no effect with train_batch_size: 1, the clips of a row",
+        "Has no effect with `train_batch_size: 1`.",
     ),
     Rule(
         "sampling.images",
         lambda r: _trains_vae(r) and bool(r.sampling.images),
         SHOWS_RECONSTRUCTIONS,
+        "Has no effect with `objective.type: autoencoder`.",
     ),
     Rule(
         "sampling.sanity_prompt",
         lambda r: _trains_vae(r) and r.sampling.sanity_prompt is not None,
         SHOWS_RECONSTRUCTIONS,
+        "Has no effect with `objective.type: autoencoder`.",
     ),
-    _unused_prior_weight,
+    Rules(
+        _unused_prior_weight,
+        (
+            ("loss.prior_weight", WITHOUT_CLASS_IMAGES),
+            ("loss.prior_weight_min", WITHOUT_CLASS_IMAGES),
+        ),
+    ),
     Rule(
         "loss.prior_weight",
         lambda r: r.data.has_prior and r.loss.prior_weight == 0 and not r.loss.prior_weight_min,
         "0 gives class images no effect, while each costs as much as an instance image; "
         "num_class_images_per: 0 (or no subset with is_reg) leaves them out",
+        "With 0, class images have no effect, unless `loss.prior_weight_min` is given.",
     ),
     Rule(
         "loss.prior_weight_target",
         _misses_prior_target,
         "{recipe.loss.prior_weight_target} is not reached: max_train_steps is "
         "{recipe.max_train_steps}",
+        "Is not reached if it is above `max_train_steps`.",
     ),
     Rule(
         "loss.prior_copy",
         lambda r: r.loss.prior_copy and not (_trains_base_weights(r) and _has_prior_prediction(r)),
         "has no effect but with loss.prior: prediction of an objective that trains the base "
         "model's own weights",
+        "Has no effect without `loss.prior: prediction`, and for an objective that does not train "
+        "the base model's own weights.",
     ),
     Rule(
         "loss.prior",
         lambda r: _has_prior_prediction(r) and not r.data.has_prior,
         "has no effect: there are no class images",
+        "`prediction` has no effect without class images.",
     ),
     Rule(
         "loss.prior",
@@ -331,14 +465,25 @@ UNUSED: tuple[Check, ...] = (
             and isinstance(r.objective, TextualInversionConfig)
         ),
         "has no effect: prompts of class images do not contain the new token",
+        "`prediction` has no effect with `objective.type: textual_inversion`.",
     ),
     Rule(
         "validation.timesteps",
         lambda r: r.validation is not None and bool(r.validation.timesteps) and _trains_vae(r),
         "has no effect: objective.type: {recipe.objective.type} has none",
+        "Has no effect with `objective.type: autoencoder`.",
     ),
 )
 """Keys that have no effect, given the others; each causes a warning."""
+
+
+def rule_sentences() -> dict[str, list[str]]:
+    """Return what docs/recipes.md says of each key: its refusals, then where it has no effect."""
+    found: dict[str, list[str]] = {}
+    for check in (*REFUSALS, *UNUSED):
+        for key, sentence in check.sentences:
+            found.setdefault(key, []).append(sentence)
+    return found
 
 
 def recipe_faults(recipe: TrainRecipe) -> Faults:

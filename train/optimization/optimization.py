@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from diffusers.training_utils import EMAModel
 from torch import Tensor
+from torch.nn.utils import clip_grad_value_
 
 from train.config import TrainRecipe
 from train.objectives import Objective
@@ -104,7 +105,8 @@ class Optimization:
         limit = self.recipe.max_grad_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
         if self.recipe.max_grad_value is not None:
-            self.accelerator.clip_grad_value_(self.parameters, self.recipe.max_grad_value)
+            # Not the accelerator's: a loss scaler refuses to unscale the same gradients twice.
+            clip_grad_value_(self.parameters, self.recipe.max_grad_value)
         assert norm is not None
         return norm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _packed(bnb: Any, layer: nn.Linear, kind: str, dtype: torch.dtype) -> nn.Lin
             weight.contiguous(), requires_grad=False, quant_type="nf4", module=packed
         )
     else:
-        packed = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
+        packed = int8_layer()(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
         packed.weight = bnb.nn.Int8Params(
             weight.contiguous(), requires_grad=False, has_fp16_weights=False
         )
@@ -138,6 +139,27 @@ def _packed(bnb: Any, layer: nn.Linear, kind: str, dtype: torch.dtype) -> nn.Lin
     if layer.bias is not None:
         packed.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
     return packed.to("cpu").requires_grad_(False).eval()
+
+
+@cache
+def int8_layer() -> Any:
+    """Return bitsandbytes' INT8 layer as a class whose instances can be moved once quantized.
+
+    A module moves its parameters; bitsandbytes computes with the references to weights and scales
+    that it keeps beside them, and these stayed behind.
+    """
+    from bitsandbytes.nn.modules import Linear8bitLt
+
+    class Int8Linear(Linear8bitLt):
+        def _apply(self, fn: Any, recurse: bool = True) -> Any:
+            super()._apply(fn, recurse)
+            weight: Any = self.weight
+            for kept in (weight, self.state):  # before the first forward pass, and after it
+                if kept.CB is not None:
+                    kept.CB, kept.SCB = weight.data, kept.SCB.to(weight.device)
+            return self
+
+    return Int8Linear
 
 
 def is_packed(weight: Tensor) -> bool:

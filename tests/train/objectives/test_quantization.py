@@ -116,6 +116,20 @@ def test_a_lora_is_drawn_upon_packed_weights_and_not_merged(kind, tmp_path):
     assert torch.equal(predict(base), packed)
 
 
+@pytest.mark.parametrize(("kind", "is_used"), [("nf4", True), ("int8", False), ("int8", True)])
+def test_packed_weights_are_moved_with_their_layer(kind, is_used):
+    """Nothing is computed with the memory that they lay in before."""
+    base = _packed(kind)
+    expected = predict(_packed(kind))
+    if is_used:
+        predict(base)
+    before = [layer.weight.data for _, layer in packable_layers(base.transformer)]
+    base.transformer._apply(torch.clone)  # as .to(another device)
+    for weight in before:
+        weight.zero_()
+    assert torch.equal(predict(base), expected)
+
+
 def test_where_packed_weights_cannot_be_used(tmp_path, tiny_base_folder):
     def refused(schema, content, message):
         path = tmp_path / "recipe.yaml"
