@@ -32,32 +32,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "EMBEDDING_PICTURES",
-    "PICKLES",
-    "Naming",
-    "TensorFile",
-    "artifact_hash",
-    "cache_file",
-    "fill_in",
-    "fitting",
-    "lora_hash",
-    "lora_legacy_hash",
-    "old_hash",
-    "open_tensors",
-    "pattern_faults",
-    "read_header",
-    "read_json",
-    "read_pickle",
-    "read_tensors",
-    "remove_left_overs",
-    "serialize",
-    "sha256",
-    "sync",
-    "unreadable",
-    "weights_file",
-    "write_atomically",
-    "write_folder",
-    "write_tensors",
-]
+    "EMBEDDING_PICTURES", "PICKLES", "Naming", "TensorFile", "artifact_hash", "cache_file",
+    "fill_in", "fitting", "lora_hash", "lora_legacy_hash", "old_hash", "open_tensors",
+    "pattern_faults", "read_header", "read_json", "read_pickle", "read_tensors",
+    "remove_left_overs", "serialize", "sha256", "sync", "unreadable", "weights_file",
+    "write_atomically", "write_folder", "write_tensors",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -10,11 +10,7 @@ if TYPE_CHECKING:
     from train.optimization.registry import lr_schedule, optimizer, state_bytes
 
 __all__ = [
-    "Optimization",
-    "build_accelerator",
-    "lr_schedule",
-    "optimizer",
-    "state_bytes",
-]
+    "Optimization", "build_accelerator", "lr_schedule", "optimizer", "state_bytes",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
