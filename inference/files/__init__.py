@@ -22,10 +22,13 @@ if TYPE_CHECKING:
         EMBEDDING_PICTURES,
         PICKLES,
         TensorFile,
+        framed_header,
+        header_entries,
         open_tensors,
         read_pickle,
         read_tensors,
         serialize,
+        tensor_bytes,
         unreadable,
         write_folder,
         write_tensors,
@@ -33,10 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMBEDDING_PICTURES", "PICKLES", "Naming", "TensorFile", "artifact_hash", "cache_file",
-    "fill_in", "fitting", "lora_hash", "lora_legacy_hash", "old_hash", "open_tensors",
-    "pattern_faults", "read_header", "read_json", "read_pickle", "read_tensors",
-    "remove_left_overs", "serialize", "sha256", "sync", "unreadable", "weights_file",
-    "write_atomically", "write_folder", "write_tensors",
+    "fill_in", "fitting", "framed_header", "header_entries", "lora_hash", "lora_legacy_hash",
+    "old_hash", "open_tensors", "pattern_faults", "read_header", "read_json", "read_pickle",
+    "read_tensors", "remove_left_overs", "serialize", "sha256", "sync", "tensor_bytes",
+    "unreadable", "weights_file", "write_atomically", "write_folder", "write_tensors",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
