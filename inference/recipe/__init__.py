@@ -48,8 +48,8 @@ __all__ = [
     "find_recipe", "got", "installed_plugins", "is_first_process", "is_word", "load_consented",
     "load_mapping", "load_plugins", "load_recipe", "loading_error", "merged", "named_plugins",
     "old_names", "option_faults", "override_layers", "print_text", "recipe_json_schema", "report",
-    "resolve", "set_key", "shipped_recipes", "shown", "takes", "typed_options",
-    "warnings_reported", "without_none",
+    "resolve", "set_key", "shipped_recipes", "shown", "takes", "typed_options", "warnings_reported",
+    "without_none",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
