@@ -12,8 +12,9 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,13 @@ class HypernetworkModule(nn.Module):
     def initialize(self, method: str, activation_func: str, generator: torch.Generator) -> None:
         """Apply A1111's `weight_initialization`; biases are 0, LayerNorm's gain always near 0."""
         like = "leaky_relu" if activation_func.lower() == "leakyrelu" else "relu"
+        initializers: dict[str, Callable[..., Tensor]] = {
+            "Normal": partial(nn.init.normal_, std=INITIAL_STD),
+            "XavierUniform": nn.init.xavier_uniform_,
+            "XavierNormal": nn.init.xavier_normal_,
+            "KaimingUniform": partial(nn.init.kaiming_uniform_, nonlinearity=like),
+            "KaimingNormal": partial(nn.init.kaiming_normal_, nonlinearity=like),
+        }
         for layer in self.linear:
             if isinstance(layer, nn.LayerNorm):
                 nn.init.normal_(layer.weight, std=INITIAL_STD, generator=generator)
@@ -115,18 +123,9 @@ class HypernetworkModule(nn.Module):
             if not isinstance(layer, nn.Linear):
                 continue
             nn.init.zeros_(layer.bias)
-            if method == "Normal":
-                nn.init.normal_(layer.weight, std=INITIAL_STD, generator=generator)
-            elif method == "XavierUniform":
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-            elif method == "XavierNormal":
-                nn.init.xavier_normal_(layer.weight, generator=generator)
-            elif method == "KaimingUniform":
-                nn.init.kaiming_uniform_(layer.weight, nonlinearity=like, generator=generator)
-            elif method == "KaimingNormal":
-                nn.init.kaiming_normal_(layer.weight, nonlinearity=like, generator=generator)
-            else:
+            if method not in initializers:
                 raise ArtifactError(f"hypernetwork: no weight_initialization {method!r}")
+            initializers[method](layer.weight, generator=generator)
 
 
 def initial_pair(width: int, spec: HypernetworkSpec, seed: int) -> nn.ModuleList:
@@ -168,6 +167,13 @@ def _empty(layer: nn.Module) -> nn.Module:
 FORMAT = "limner.hypernetwork.1"
 KEY = re.compile(r"(\d+)\.([kv])\.(linear\.\d+\.(?:weight|bias))")
 ROLES = ("k", "v")
+
+KINDS: dict[tuple[int, bool], type[nn.Module]] = {
+    (2, True): nn.Linear,
+    (1, True): nn.LayerNorm,
+    (1, False): nn.PReLU,
+}
+"""Dimensions of a weight, and whether there is a bias -> the kind of layer."""
 
 Facts = dict[str, Any]
 """Metadata of a file, by A1111's names: `step`, `name`, `layer_structure`, …"""
@@ -278,10 +284,11 @@ def _spec(states: States, facts: Facts) -> HypernetworkSpec:
     The layers' widths, and whether there is LayerNorm, are taken from the tensors.
     """
     width, (state, _) = next(iter(states.items()))
-    linears, norms, _ = _sorted_layers(state)
+    layers = _sorted_layers(state)
+    linears = layers[nn.Linear]
     if not linears:
         raise ArtifactError("a network without layers")
-    sizes = [linears[0][0].shape[1], *(weight.shape[0] for weight, _ in linears)]
+    sizes = [linears[0][0].shape[1], *(weight.shape[0] for weight, *_ in linears)]
     said = [float(multiple) for multiple in facts.get("layer_structure") or ()]
     fits = [int(width * multiple) for multiple in said] == sizes
     structure = tuple(said) if fits else tuple(size / width for size in sizes)
@@ -291,7 +298,7 @@ def _spec(states: States, facts: Facts) -> HypernetworkSpec:
     return HypernetworkSpec(
         layer_structure=structure,
         activation_func=(facts.get("activation_func") or "linear").lower(),
-        is_layer_norm=bool(norms),
+        is_layer_norm=bool(layers[nn.LayerNorm]),
         dropout_structure=tuple(float(rate) for rate in dropout),
         activate_output=bool(facts.get("activate_output", True)),
         weight_initialization=facts.get("weight_initialization") or "Normal",
@@ -309,13 +316,7 @@ def _old_dropout(length: int, facts: Facts) -> list[float]:
 def _network(width: int, spec: HypernetworkSpec, state: Mapping[str, Tensor]) -> nn.Module:
     """Return a network with a file's weights, assigned by type and order."""
     network = HypernetworkModule(width, spec)
-    linears, norms, slopes = _sorted_layers(state)
-    wanted = {
-        nn.Linear: [*linears],
-        nn.LayerNorm: [*norms],
-        nn.PReLU: [(weight,) for weight in slopes],
-    }
-    for kind, found in wanted.items():
+    for kind, found in _sorted_layers(state).items():
         layers = [layer for layer in network.linear if isinstance(layer, kind)]
         if len(layers) != len(found):
             raise ArtifactError(
@@ -334,29 +335,20 @@ def _network(width: int, spec: HypernetworkSpec, state: Mapping[str, Tensor]) ->
     return network
 
 
-Pair = tuple[Tensor, Tensor]
-
-
-def _sorted_layers(state: Mapping[str, Tensor]) -> tuple[list[Pair], list[Pair], list[Tensor]]:
-    """Return the Linear and LayerNorm weights and biases, and PReLU's slopes, in their order."""
+def _sorted_layers(state: Mapping[str, Tensor]) -> dict[type[nn.Module], list[tuple[Tensor, ...]]]:
+    """Return weight and bias, if any, of every layer of each kind, in the layers' order."""
     numbered = re.compile(r"linear\.?(\d+)\.weight")  # `linear1.weight` until 2022-10-19
-    linears: list[Pair] = []
-    norms: list[Pair] = []
-    slopes: list[Tensor] = []
+    layers: dict[type[nn.Module], list[tuple[Tensor, ...]]] = {kind: [] for kind in KINDS.values()}
     found = [(int(match[1]), key) for key in state if (match := numbered.fullmatch(key))]
     for _, key in sorted(found):
         weight, bias = state[key], state.get(key.removesuffix("weight") + "bias")
         if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
             raise ArtifactError(f"{key}: no tensor, or its bias is none")
-        if weight.dim() == 2 and bias is not None:
-            linears.append((weight, bias))
-        elif weight.dim() == 1 and bias is not None:
-            norms.append((weight, bias))
-        elif weight.dim() == 1:
-            slopes.append(weight)
-        else:
+        kind = KINDS.get((weight.dim(), bias is not None))
+        if kind is None:
             raise ArtifactError(f"{key}: shape {tuple(weight.shape)} is no layer that we know")
-    return linears, norms, slopes
+        layers[kind].append((weight,) if bias is None else (weight, bias))
+    return layers
 
 
 def _plain(value: float) -> float:

@@ -12,17 +12,8 @@ if TYPE_CHECKING:
     from inference.clips.requests import expand
 
 __all__ = [
-    "ClipDrawing",
-    "Placement",
-    "Way",
-    "contact_sheet",
-    "decoding_bytes",
-    "draw_clips",
-    "draw_recipe",
-    "expand",
-    "needs_of",
-    "report_recipe",
-    "write_webp",
-]
+    "ClipDrawing", "Placement", "Way", "contact_sheet", "decoding_bytes", "draw_clips",
+    "draw_recipe", "expand", "needs_of", "report_recipe", "write_webp",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -26,26 +26,10 @@ if TYPE_CHECKING:
     from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
 
 __all__ = [
-    "ADAPTERS",
-    "DRAWING_RECIPES",
-    "RESIZE_MODES",
-    "AnimationRecipe",
-    "ArtifactConfig",
-    "BaseModelConfig",
-    "Cache",
-    "CacheConfig",
-    "ClipConfig",
-    "ClipSettings",
-    "ClipsRecipe",
-    "DrawSettings",
-    "HiresConfig",
-    "ImageConfig",
-    "ImageToImageConfig",
-    "ImagesRecipe",
-    "InpaintConfig",
-    "Offload",
-    "check_size",
-    "draw_schema",
-]
+    "ADAPTERS", "DRAWING_RECIPES", "RESIZE_MODES", "AnimationRecipe", "ArtifactConfig",
+    "BaseModelConfig", "Cache", "CacheConfig", "ClipConfig", "ClipSettings", "ClipsRecipe",
+    "DrawSettings", "HiresConfig", "ImageConfig", "ImageToImageConfig", "ImagesRecipe",
+    "InpaintConfig", "Offload", "check_size", "draw_schema",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

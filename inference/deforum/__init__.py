@@ -11,14 +11,8 @@ if TYPE_CHECKING:
     from inference.deforum.settings import load_settings_recipe, recipe_settings
 
 __all__ = [
-    "Animation",
-    "IdentityGenerator",
-    "ModelGenerator",
-    "draw_animation",
-    "load_settings_recipe",
-    "open_generator",
-    "recipe_settings",
-    "settings_report",
-]
+    "Animation", "IdentityGenerator", "ModelGenerator", "draw_animation", "load_settings_recipe",
+    "open_generator", "recipe_settings", "settings_report",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -9,19 +9,18 @@ import shutil
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inference.files.atomic import sync, write_atomically
-from inference.files.hashes import (
-    read_header,
-)
+from inference.files.hashes import read_header
 from inference.runtime import ArtifactError
 
 EMBEDDING_PICTURES = (".png", ".webp", ".avif", ".jxl")
@@ -149,34 +148,57 @@ def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     header = json.loads(raw[8 : 8 + length])
     if metadata:
         header = {"__metadata__": dict(sorted(metadata.items())), **header}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
+    return framed_header(_json(header)) + raw[8 + length :]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write what `serialize` returns, one tensor at a time, without a second copy in memory."""
-    assert sys.byteorder == "little", "safetensors files are little-endian"
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    order = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
-    start = 0
-    for key in order:
-        tensor = tensors[key]
-        end = start + tensor.numel() * tensor.element_size()
-        shape = list(tensor.shape)
-        header[key] = {"dtype": FORMATS[tensor.dtype], "shape": shape, "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    header |= header_entries(tensors)
 
     def write(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for key in order:
-                flat = tensors[key].detach().cpu().contiguous().reshape(-1)
-                flat.view(torch.uint8).numpy().tofile(file)
+            file.write(framed_header(_json(header)))
+            for data in tensor_bytes(tensors):
+                data.tofile(file)
 
     write_atomically(path, write)
+
+
+def header_entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the tensors' entries in a safetensors header, in the order of their bytes."""
+    entries: dict[str, Any] = {}
+    end = 0
+    for key in _order(tensors):
+        tensor, start = tensors[key], end
+        end += tensor.nbytes
+        kind, shape = FORMATS[tensor.dtype], list(tensor.shape)
+        entries[key] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    return entries
+
+
+def framed_header(header: str) -> bytes:
+    """Return the beginning of a safetensors file: the header's length and its padded text."""
+    text = header.encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> Iterator[np.ndarray]:
+    """Yield the bytes of the tensors that have any, one tensor at a time, in the file's order."""
+    assert sys.byteorder == "little", "safetensors files are little-endian"
+    for key in _order(tensors):
+        flat = tensors[key].detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            yield flat.view(torch.uint8).numpy()
+
+
+def _order(tensors: Mapping[str, Tensor]) -> list[str]:
+    return sorted(tensors, key=lambda key: (-tensors[key].itemsize, key))
+
+
+def _json(header: dict[str, Any]) -> str:
+    return json.dumps(header, separators=(",", ":"), ensure_ascii=False)
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from inference.images.infotext import Infotext, as_pasted, parse_version, sampler_and_schedule
+from inference.recipe import set_key
 from inference.sampling import samplers_of, schedule_types
 
 NUMBERS: dict[str, tuple[str, type]] = {
@@ -145,7 +146,7 @@ def put_samplers(
 
     def put_known(key: str, name: str, value: str | None, known: Container[str]) -> None:
         if value is not None and value in known:
-            put(image, name, value)
+            set_key(image, name, value)
         elif value is not None and not value.startswith("Use same "):
             notes.append(f"{key}: {value} is not known here; the usual one draws")
 
@@ -175,11 +176,11 @@ def put_values(image: dict[str, Any], recorded: Mapping[str, str], notes: list[s
         elif key in TEXTS:
             name, known = TEXTS[key]
             if not known or value in known:
-                put(image, name, value)
+                set_key(image, name, value)
             else:
                 notes.append(f"{key}: {value} is not known here; left out")
         elif key in SWITCHES:
-            put(image, SWITCHES[key], value.lower() not in FALSE)
+            set_key(image, SWITCHES[key], value.lower() not in FALSE)
         elif key in REMARKS and not value.startswith("Use same "):
             notes += [f"{key}: {value}: {REMARKS[key]}"] if REMARKS[key] else []
         elif key not in (*ELSEWHERE, *REMARKS):
@@ -197,15 +198,7 @@ def put_number(
     if isinstance(number, float) and not math.isfinite(number):
         notes.append(f"{key}: {value!r} is no number; left out")
     elif number or not name.startswith("schedule."):
-        put(image, name, number)
-
-
-def put(image: dict[str, Any], dotted: str, value: object) -> None:
-    """Set a value in nested mappings."""
-    *above, name = dotted.split(".")
-    for key in above:
-        image = image.setdefault(key, {})
-    image[name] = value
+        set_key(image, name, number)
 
 
 def put_passes(

@@ -26,23 +26,9 @@ if TYPE_CHECKING:
     from inference.prompts.styles import apply_styles, read_styles
 
 __all__ = [
-    "Chunk",
-    "Entry",
-    "ExtraNetwork",
-    "LearnedVectors",
-    "PromptChunker",
-    "Tokens",
-    "apply_styles",
-    "assemble",
-    "chosen",
-    "extract_extra_networks",
-    "parse_attention",
-    "put_in",
-    "read_styles",
-    "split_composition",
-    "timeline",
-    "token_ids",
-    "tokenize",
-]
+    "Chunk", "Entry", "ExtraNetwork", "LearnedVectors", "PromptChunker", "Tokens", "apply_styles",
+    "assemble", "chosen", "extract_extra_networks", "parse_attention", "put_in", "read_styles",
+    "split_composition", "timeline", "token_ids", "tokenize",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -153,6 +153,14 @@ def dotted(*names: str) -> str:
     return ".".join(name for name in names if name)
 
 
+def set_key(mapping: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in nested mappings."""
+    *above, last = key.split(".")
+    for name in above:
+        mapping = mapping.setdefault(name, {})
+    mapping[last] = value
+
+
 def shown(path: Path) -> str:
     """Return the path for messages: relative to the working directory if it is below it."""
     here = Path.cwd()

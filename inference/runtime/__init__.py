@@ -15,24 +15,9 @@ if TYPE_CHECKING:
     from inference.runtime.warnings import quiet_libraries
 
 __all__ = [
-    "ArtifactError",
-    "BaseModelError",
-    "DrawWarning",
-    "InputError",
-    "Interrupted",
-    "Processes",
-    "Progress",
-    "StopSignals",
-    "choose_device",
-    "clone",
-    "describe_version",
-    "git",
-    "limner_version",
-    "number",
-    "progress_bar",
-    "quiet_libraries",
-    "register",
-    "require",
-]
+    "ArtifactError", "BaseModelError", "DrawWarning", "InputError", "Interrupted", "Processes",
+    "Progress", "StopSignals", "choose_device", "clone", "describe_version", "git",
+    "limner_version", "number", "progress_bar", "quiet_libraries", "register", "require",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -44,34 +44,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "SAMPLERS",
-    "SCHEDULES",
-    "Blend",
-    "Callback",
-    "Denoise",
-    "FreshNoise",
-    "Img2ImgRun",
-    "LcmLevels",
-    "NoiseLevels",
-    "NoiseSchedule",
-    "NoiseSource",
-    "Sampler",
-    "SamplerOptions",
-    "Schedule",
-    "ScheduleOptions",
-    "SeedVariation",
-    "find_sampler",
-    "img2img_sigmas",
-    "img2img_steps",
-    "interpolated_place",
-    "interpolated_sigma",
-    "model_noise_scheduler",
-    "resolve_schedule",
-    "sampler",
-    "samplers_of",
-    "sampling_sigmas",
-    "schedule",
-    "schedule_types",
-]
+    "SAMPLERS", "SCHEDULES", "Blend", "Callback", "Denoise", "FreshNoise", "Img2ImgRun",
+    "LcmLevels", "NoiseLevels", "NoiseSchedule", "NoiseSource", "Sampler", "SamplerOptions",
+    "Schedule", "ScheduleOptions", "SeedVariation", "find_sampler", "img2img_sigmas",
+    "img2img_steps", "interpolated_place", "interpolated_sigma", "model_noise_scheduler",
+    "resolve_schedule", "sampler", "samplers_of", "sampling_sigmas", "schedule", "schedule_types",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -21,24 +21,10 @@ if TYPE_CHECKING:
     from train.common.weights import replaced_parameters
 
 __all__ = [
-    "RESERVE",
-    "Batch",
-    "DataError",
-    "FetchError",
-    "NonFiniteError",
-    "RunDirectoryError",
-    "RunEndedError",
-    "SavingError",
-    "StopSignals",
-    "derive_seed",
-    "generator",
-    "lost_processes_reported",
-    "normal",
-    "of_all",
-    "of_first",
-    "replaced_parameters",
-    "seeded",
+    "RESERVE", "Batch", "DataError", "FetchError", "NonFiniteError", "RunDirectoryError",
+    "RunEndedError", "SavingError", "StopSignals", "derive_seed", "generator",
+    "lost_processes_reported", "normal", "of_all", "of_first", "replaced_parameters", "seeded",
     "tell_once",
-]
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

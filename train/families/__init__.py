@@ -16,18 +16,9 @@ if TYPE_CHECKING:
     from train.families.tracing import LIVE_TENSORS, Traced, traced
 
 __all__ = [
-    "LIVE_TENSORS",
-    "TRAINING",
-    "ExampleKind",
-    "FamilyTraining",
-    "Traced",
-    "build_denoising",
-    "check_clips_are_given",
-    "check_no_clips_are_given",
-    "plain_denoising",
-    "register_training",
-    "traced",
-    "training_of",
-]
+    "LIVE_TENSORS", "TRAINING", "ExampleKind", "FamilyTraining", "Traced", "build_denoising",
+    "check_clips_are_given", "check_no_clips_are_given", "plain_denoising", "register_training",
+    "traced", "training_of",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from inference.recipe import Imported, Reader
+from inference.recipe import Imported, Reader, set_key
 from inference.runtime import InputError
 from train.kohya.datasets import Dataset, together
 from train.kohya.keys import (
@@ -139,7 +139,7 @@ def _subset(tables: list[Where], faults: list[str], notes: list[str]) -> dict[st
             if key == "num_repeats" and value == 0:
                 faults.append(f"{where}: num_repeats: 0 leaves the subset out; take it out")
             for dotted, said in SUBSET_KEYS[key](value).items():
-                _put(found, dotted, said)
+                set_key(found, dotted, said)
             if key == "color_aug" and value:
                 notes.append(
                     f"{where}: color_aug: becomes color_jitter, near to kohya's but not the same"
@@ -184,13 +184,6 @@ def _refuse(where: str, key: str, value: Any, faults: list[str], notes: list[str
     unset, why = REFUSED[key]
     if value not in unset:
         faults.append(f"{where}: {key}: {why}")
-
-
-def _put(mapping: dict[str, Any], dotted: str, value: Any) -> None:
-    *above, last = dotted.split(".")
-    for name in above:
-        mapping = mapping.setdefault(name, {})
-    mapping[last] = value
 
 
 def _name(subset: Mapping[str, Any]) -> str:

@@ -12,14 +12,8 @@ if TYPE_CHECKING:
     from train.losses.timesteps import stratified_timesteps
 
 __all__ = [
-    "Denoising",
-    "EfficientNetLite0",
-    "FrozenPrior",
-    "load_efficientnet_lite0",
-    "prior_weight",
-    "stratified_timesteps",
-    "total_loss",
-    "weigh_class_pictures",
-]
+    "Denoising", "EfficientNetLite0", "FrozenPrior", "load_efficientnet_lite0", "prior_weight",
+    "stratified_timesteps", "total_loss", "weigh_class_pictures",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -11,14 +11,8 @@ if TYPE_CHECKING:
     from train.monitoring.validation import Validation, still_examples, timesteps_of
 
 __all__ = [
-    "Previews",
-    "Run",
-    "Validation",
-    "build_grid",
-    "grid_images",
-    "open_folder",
-    "still_examples",
+    "Previews", "Run", "Validation", "build_grid", "grid_images", "open_folder", "still_examples",
     "timesteps_of",
-]
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -19,9 +19,8 @@ from inference.clips import (
     write_webp,
 )
 from inference.config import ClipConfig
-from inference.images import read_infotext
 from inference.media import image_grid, read_clip, save_grid
-from train.monitoring.previews import Shown
+from train.monitoring.previews import BaseRow, Shown
 
 
 class ClipGrid:
@@ -38,7 +37,7 @@ class ClipGrid:
         placement = Placement(base.device, "model_offload")  # T5 and the VAE may be offloaded
         self.way = Way(placement, image_latent_scale=image_latent_scale)
         self.requests = expand(base, clips)
-        self.base_row = folder / "base"
+        self.base_row = BaseRow(folder, ".webp")
 
     def __bool__(self) -> bool:
         return bool(self.requests)
@@ -49,19 +48,9 @@ class ClipGrid:
     def keep_base_row(self) -> None:
         """Generate the row of the untrained model; call it before the first step."""
         for number, drawing in enumerate(self.draw()):
-            self.base_row.mkdir(parents=True, exist_ok=True)
-            write_webp(self.base_file(number), drawing.frames, fps_of(drawing), drawing.infotext)
-
-    def base_file(self, number: int) -> Path:
-        return self.base_row / f"{number:03d}.webp"
-
-    def base_clips(self, drawings: Sequence[ClipDrawing]) -> list[np.ndarray]:
-        """Return the stored row; nothing if the recipe had other clips when the run began."""
-        files = [self.base_file(number) for number in range(len(drawings))]
-        for file, drawing in zip(files, drawings, strict=True):
-            if not file.is_file() or read_infotext(file) != drawing.infotext:
-                return []
-        return [read_clip(file).frames for file in files]
+            self.base_row.folder.mkdir(parents=True, exist_ok=True)
+            file = self.base_row.file(number)
+            write_webp(file, drawing.frames, fps_of(drawing), drawing.infotext)
 
     def save(self, path: Path, step: int) -> Shown:
         """Generate; save every clip losslessly, all side by side, and a contact sheet.
@@ -78,9 +67,10 @@ class ClipGrid:
             write_webp(file, drawing.frames, fps_of(drawing), drawing.infotext)
         learned = [drawing.frames for drawing in drawings]
         prompts = [drawing.request.prompt for drawing in drawings]
-        rows = {"base": self.base_clips(drawings), f"step {step}": learned}
-        rows = {label: clips for label, clips in rows.items() if clips}
         infotexts = [drawing.infotext for drawing in drawings]
+        base = [read_clip(file).frames for file in self.base_row.kept(infotexts)]
+        rows = {"base": base, f"step {step}": learned}
+        rows = {label: clips for label, clips in rows.items() if clips}
         animation = side_by_side(rows, prompts)
         write_webp(path.with_suffix(".webp"), animation, fps, "\n\n".join(infotexts))
         labels = [f"{label}: {prompt}" for label in rows for prompt in prompts]

@@ -71,6 +71,23 @@ class Shown(NamedTuple):
     fps: float = 0.0
 
 
+class BaseRow:
+    """The files of the base model's row of a grid, generated once, before the first step."""
+
+    def __init__(self, samples: Path, suffix: str) -> None:
+        self.folder = samples / "base"
+        self.suffix = suffix
+
+    def file(self, number: int) -> Path:
+        return self.folder / f"{number:03d}{self.suffix}"
+
+    def kept(self, infotexts: Sequence[str]) -> list[Path]:
+        """Return the files; none if the recipe had other requests when the run began."""
+        files = [self.file(number) for number in range(len(infotexts))]
+        pairs = zip(files, infotexts, strict=True)
+        return files if all(f.is_file() and read_infotext(f) == text for f, text in pairs) else []
+
+
 class PromptGrid:
     """Generates the recipe's images; the base model's once, before the first step."""
 
@@ -80,7 +97,7 @@ class PromptGrid:
         self.base = base
         self.images = list(images.values())
         self.batch_size = batch_size
-        self.base_row = folder / "base"
+        self.base_row = BaseRow(folder, ".png")
 
     def __bool__(self) -> bool:
         return bool(self.images)
@@ -91,30 +108,20 @@ class PromptGrid:
     def keep_base_row(self) -> None:
         """Generate the row of the untrained model; call it before the first step."""
         for number, drawing in enumerate(self.draw()):
-            self.base_row.mkdir(parents=True, exist_ok=True)
-            save_png(self.base_file(number), drawing.image, {"parameters": drawing.infotext})
-
-    def base_file(self, number: int) -> Path:
-        return self.base_row / f"{number:03d}.png"
-
-    def base_images(self, drawings: Sequence[Drawing]) -> list[Image.Image]:
-        """Return the stored row; nothing if the recipe had other images when the run began."""
-        files = [self.base_file(number) for number in range(len(drawings))]
-        for file, drawing in zip(files, drawings, strict=True):
-            if not file.is_file() or read_infotext(file) != drawing.infotext:
-                return []
-        return [Image.open(file).convert("RGB") for file in files]
+            self.base_row.folder.mkdir(parents=True, exist_ok=True)
+            file = self.base_row.file(number)
+            save_png(file, drawing.image, {"parameters": drawing.infotext})
 
     def save(self, path: Path, step: int) -> Shown:
         """Generate and save the grid with infotext; return it."""
         drawings = self.draw()
-        rows = [[drawing.image for drawing in drawings]]
-        labels = [f"step {step}"]
-        if kept := self.base_images(drawings):
-            rows.insert(0, kept)
-            labels.insert(0, "base")
-        grid = image_grid(rows, labels, [drawing.request.prompt for drawing in drawings])
-        save_grid(path, grid, [drawing.infotext for drawing in drawings])
+        infotexts = [drawing.infotext for drawing in drawings]
+        base = [Image.open(file).convert("RGB") for file in self.base_row.kept(infotexts)]
+        rows = {"base": base, f"step {step}": [drawing.image for drawing in drawings]}
+        rows = {label: images for label, images in rows.items() if images}
+        prompts = [drawing.request.prompt for drawing in drawings]
+        grid = image_grid(list(rows.values()), list(rows), prompts)
+        save_grid(path, grid, infotexts)
         return Shown(grid)
 
 

@@ -15,13 +15,8 @@ if TYPE_CHECKING:
     from train.objectives.lora import LoraObjective
 
 __all__ = [
-    "LoraObjective",
-    "Member",
-    "Objective",
-    "enable_gradient_checkpointing",
-    "load_objective",
-    "objective_on",
-    "part_dtype",
-]
+    "LoraObjective", "Member", "Objective", "enable_gradient_checkpointing", "load_objective",
+    "objective_on", "part_dtype",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

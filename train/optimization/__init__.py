@@ -9,12 +9,6 @@ if TYPE_CHECKING:
     from train.optimization.optimization import Optimization
     from train.optimization.registry import lr_schedule, optimizer, state_bytes
 
-__all__ = [
-    "Optimization",
-    "build_accelerator",
-    "lr_schedule",
-    "optimizer",
-    "state_bytes",
-]
+__all__ = ["Optimization", "build_accelerator", "lr_schedule", "optimizer", "state_bytes"]
 
 __getattr__ = lazy(__name__, __file__)

@@ -35,11 +35,7 @@ def optimizer(name: str) -> Callable[[F], F]:
     The function or class takes the parameter groups, `lr`, and options: parameters with types and
     defaults, which `optimizer.options` sets.
     """
-
-    def add(function: F) -> F:
-        return _added(OPTIMIZERS, name, function)
-
-    return add
+    return _adding(OPTIMIZERS, name)
 
 
 def lr_schedule(name: str) -> Callable[[F], F]:
@@ -49,25 +45,24 @@ def lr_schedule(name: str) -> Callable[[F], F]:
     `warmup_steps` (else Limner warms up linearly), `rate` (the base learning rate), and options,
     which `lr_scheduler.options` sets.
     """
+    return _adding(LR_SCHEDULES, name)
+
+
+def _adding(registry: Registry, name: str) -> Callable[[F], F]:
+    """Return the decorator that adds a function to a registry that does not list it already.
+
+    It raises ValueError if the name is that of a built-in one.
+    """
 
     def add(function: F) -> F:
-        return _added(LR_SCHEDULES, name, function)
+        place = registry.get(name)
+        if not isinstance(place, str):
+            registry[name] = function
+        elif place != f"{function.__module__}:{function.__name__}":
+            raise ValueError(f"{name!r} is built in; choose another name")
+        return function
 
     return add
-
-
-def _added(registry: Registry, name: str, function: F) -> F:
-    """Add a function to a registry that does not list it already; return it.
-
-    Raises:
-        ValueError: the name is that of a built-in one.
-    """
-    place = registry.get(name)
-    if not isinstance(place, str):
-        registry[name] = function
-    elif place != f"{function.__module__}:{function.__name__}":
-        raise ValueError(f"{name!r} is built in; choose another name")
-    return function
 
 
 def create_optimizer(config: OptimizerConfig, groups: Groups) -> Optimizer:

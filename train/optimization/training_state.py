@@ -13,25 +13,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from inference.files import framed_header, header_entries, tensor_bytes
 from train.objectives import Objective
 from train.optimization.guards import Guard
 from train.runs import PROGRESS, CheckpointWriter, HashedFile
 
 BYTES_AROUND = 512
 """An upper bound for the name and offset of a tensor in a file."""
-
-SAFETENSORS_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 class TrainingState:
@@ -115,18 +103,6 @@ def write_tensors(tensors: Mapping[str, Tensor], file: HashedFile) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in order:
-        tensor, start = tensors[name], end
-        end += tensor.nbytes
-        kind = SAFETENSORS_NAMES[tensor.dtype]
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in order:
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        if flat.numel():
-            file.write(flat.view(torch.uint8).numpy())
+    file.write(framed_header(json.dumps(header_entries(tensors), separators=(",", ":"))))
+    for data in tensor_bytes(tensors):
+        file.write(data)

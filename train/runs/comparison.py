@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import filecmp
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -149,7 +149,7 @@ def compare_files(first: RunDirectory, second: RunDirectory, found: Comparison) 
     found.only_first = [name for name in ours if name not in theirs]
     found.only_second = [name for name in theirs if name not in ours]
     for name in (name for name in ours if name in theirs):
-        if same_bytes(ours[name], theirs[name]):
+        if filecmp.cmp(ours[name], theirs[name], shallow=False):
             found.equal.append(name)
         else:
             tensors = different_tensors(ours[name], theirs[name])
@@ -170,17 +170,6 @@ def files_of(run: RunDirectory) -> dict[str, Path]:
         if (newest / name).is_file():
             found[f"{HEAD}, {newest.name}/{name}"] = newest / name
     return found
-
-
-def same_bytes(one: Path, two: Path) -> bool:
-    """Return whether two files have the same content."""
-    if one.stat().st_size != two.stat().st_size:
-        return False
-    digests = []
-    for path in (one, two):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").digest())
-    return digests[0] == digests[1]
 
 
 def curves(run: RunDirectory) -> dict[str, dict[int, float]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def different_tensors(first: Path, second: Path) -> list[TensorDifference]:
             found.append(
                 TensorDifference(name, f"only in the {'second' if name in theirs else 'first'}")
             )
-        elif (one := difference(name, ours[name], theirs[name])) is not None:
+        elif (one := difference(name, ours[name](), theirs[name]())) is not None:
             found.append(one)
     return sorted(found, key=lambda one: -(math.inf if one.largest is None else one.largest))
 
@@ -70,38 +71,20 @@ def difference(name: str, first: Any, second: Any) -> TensorDifference | None:
     return TensorDifference(name, what, largest, norm, norm / size if size else None)
 
 
-def read_tensors(path: Path) -> Mapping[str, Any]:
-    """Return the tensors of a file by name; those of .safetensors are read on access.
+def read_tensors(path: Path) -> dict[str, Callable[[], Any]]:
+    """Return functions that return the tensors of a file; those of .safetensors read it only then.
 
     Raises:
         InputError: it is damaged.
     """
     try:
         if path.suffix == ".safetensors":
-            return _Safetensors(path)
-        return dict(_flat(torch.load(path, map_location="cpu", weights_only=True)))
+            file = safe_open(path, "pt")
+            return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: (lambda value=value: value) for name, value in _flat(content)}
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: damaged: {error}") from error
-
-
-class _Safetensors(Mapping[str, Tensor]):
-    """The tensors of a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, "pt")
-        self._names = list(self._file.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
 
 
 def _flat(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,19 +17,8 @@ if TYPE_CHECKING:
     from inference.artifacts.adapters.lora_keys import part_of
 
 __all__ = [
-    "Adapter",
-    "Lora",
-    "LoraSpec",
-    "adapter",
-    "adapter_of",
-    "format_of",
-    "is_lora",
-    "part_of",
-    "read_layers",
-    "save_diffusers",
-    "save_kohya",
-    "says_alpha",
-    "twin_of",
-]
+    "Adapter", "Lora", "LoraSpec", "adapter", "adapter_of", "format_of", "is_lora", "part_of",
+    "read_layers", "save_diffusers", "save_kohya", "says_alpha", "twin_of",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

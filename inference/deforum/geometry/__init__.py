@@ -42,36 +42,11 @@ if TYPE_CHECKING:
     from inference.deforum.geometry.warp2d import warp_matrix
 
 __all__ = [
-    "Bytes",
-    "Camera",
-    "CompositeSettings",
-    "DepthEstimator",
-    "DepthPictures",
-    "Floats",
-    "Pixels",
-    "Temporal",
-    "TemporalMeter",
-    "alike",
-    "blend",
-    "box_mask",
-    "carry_flow",
-    "check_flow_method",
-    "composite",
-    "expected_by_flow",
-    "find_motion",
-    "hybrid_composite",
-    "move_like",
-    "open_depth",
-    "opencv",
-    "optical_flow",
-    "reliability",
-    "smooth_frames",
-    "to_bytes",
-    "track_mask",
-    "visible_2d",
-    "visible_3d",
-    "warp_by_flow",
-    "warp_matrix",
-]
+    "Bytes", "Camera", "CompositeSettings", "DepthEstimator", "DepthPictures", "Floats", "Pixels",
+    "Temporal", "TemporalMeter", "alike", "blend", "box_mask", "carry_flow", "check_flow_method",
+    "composite", "expected_by_flow", "find_motion", "hybrid_composite", "move_like", "open_depth",
+    "opencv", "optical_flow", "reliability", "smooth_frames", "to_bytes", "track_mask",
+    "visible_2d", "visible_3d", "warp_by_flow", "warp_matrix",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

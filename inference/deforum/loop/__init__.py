@@ -21,22 +21,9 @@ if TYPE_CHECKING:
     from inference.deforum.loop.tweens import Tweens
 
 __all__ = [
-    "Colors",
-    "Depths",
-    "Feedback",
-    "FeedbackLoop",
-    "FrameGenerator",
-    "FrameMasks",
-    "HybridVideo",
-    "IdentityGenerator",
-    "IndependentFrames",
-    "ModelGenerator",
-    "PreviewGenerator",
-    "State",
-    "Tweens",
-    "check_words",
-    "load_state",
-    "save_state",
-]
+    "Colors", "Depths", "Feedback", "FeedbackLoop", "FrameGenerator", "FrameMasks", "HybridVideo",
+    "IdentityGenerator", "IndependentFrames", "ModelGenerator", "PreviewGenerator", "State",
+    "Tweens", "check_words", "load_state", "save_state",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

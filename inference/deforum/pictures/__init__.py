@@ -19,20 +19,9 @@ if TYPE_CHECKING:
     from inference.deforum.pictures.word_masks import WordMasks
 
 __all__ = [
-    "MaskSources",
-    "NoiseSettings",
-    "WordMasks",
-    "add_noise",
-    "alpha_mask",
-    "anti_blur",
-    "color_values",
-    "compose_mask",
-    "contrast",
-    "grayscale",
-    "is_blank",
-    "match_colors",
-    "parse_mask",
-    "prepare_mask",
-]
+    "MaskSources", "NoiseSettings", "WordMasks", "add_noise", "alpha_mask", "anti_blur",
+    "color_values", "compose_mask", "contrast", "grayscale", "is_blank", "match_colors",
+    "parse_mask", "prepare_mask",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -16,15 +16,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "SETTINGS",
-    "Products",
-    "RunFolder",
-    "check_products",
-    "finish",
-    "latest_run",
-    "new_run",
-    "run_of_settings",
-    "run_of_timestring",
-]
+    "SETTINGS", "Products", "RunFolder", "check_products", "finish", "latest_run", "new_run",
+    "run_of_settings", "run_of_timestring",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -28,31 +28,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "DIGITS",
-    "FORMULA",
-    "MOVING",
-    "SCHEDULES",
-    "Block",
-    "Schedules",
-    "Script",
-    "SeedSequence",
-    "VideoFrames",
-    "at_frames",
-    "check",
-    "derived_seed",
-    "diffused_frames",
-    "draw_seed",
-    "faults",
-    "folder_name",
-    "frame_names",
-    "frame_of",
-    "frame_prompts",
-    "open_alpha_picture",
-    "open_picture",
-    "reads_video",
-    "switched_on",
-    "timestring",
-    "without_effect",
-]
+    "DIGITS", "FORMULA", "MOVING", "SCHEDULES", "Block", "Schedules", "Script", "SeedSequence",
+    "VideoFrames", "at_frames", "check", "derived_seed", "diffused_frames", "draw_seed", "faults",
+    "folder_name", "frame_names", "frame_of", "frame_prompts", "open_alpha_picture", "open_picture",
+    "reads_video", "switched_on", "timestring", "without_effect",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

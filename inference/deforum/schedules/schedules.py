@@ -9,6 +9,7 @@ inside formulas, a trailing comma, no frame 0.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,17 +55,11 @@ def evaluate(
             frame and column (from 1).
     """
     names = frame_names(num_frames, seed, variables)
-    points = placed(key, text, num_frames, names)
     series = np.full(num_frames, np.nan)
-    ordered = sorted(points)
-    for frame, following in zip(ordered, [*ordered[1:], num_frames], strict=True):
-        value = points[frame]
-        if not 0 <= frame < num_frames:
-            continue
+    for frame, end, value in segments(key, text, num_frames, names):
         if is_number(value.value):
             series[frame] = number_of(value.value)
             continue
-        end = min(following, num_frames)
         formula, column = unwrapped(value.value, value.value_column)
         part = {
             name: one[frame:end] if isinstance(one, np.ndarray) else one
@@ -76,8 +71,6 @@ def evaluate(
             at = frame + (error.place or 0)
             raise mistake(key, str(error), column + error.column, at) from None
     known = np.flatnonzero(~np.isnan(series))
-    if not len(known):
-        raise mistake(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
     return np.interp(np.arange(num_frames), known, series[known]).tolist()
 
 
@@ -97,15 +90,11 @@ def evaluate_text(
     Raises:
         InputError: as `evaluate`.
     """
-    points = placed(key, text, num_frames, frame_names(num_frames, seed, variables))
-    inside = {frame: one for frame, one in points.items() if 0 <= frame < num_frames}
-    if not inside:
-        raise mistake(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
+    names = frame_names(num_frames, seed, variables)
     values: list[str] = []
-    ordered = sorted(inside)
-    for frame, following in zip(ordered, [*ordered[1:], num_frames], strict=True):
-        value, _ = unwrapped(inside[frame].value, 0)
-        values += [value] * (following - (frame if values else 0))
+    for frame, end, keyframe in segments(key, text, num_frames, names):
+        value, _ = unwrapped(keyframe.value, 0)
+        values += [value] * (end - (frame if values else 0))
     return values
 
 
@@ -115,6 +104,22 @@ def frame_names(
     """Return the names in formulas: frame `t`, seed `s`, last frame `max_f`, and others."""
     names: dict[str, np.ndarray | float | int] = {"t": np.arange(num_frames, dtype=np.int64)}
     return names | {"s": seed, "max_f": num_frames - 1} | dict(variables or {})
+
+
+def segments(
+    key: str, text: str, num_frames: int, names: Values
+) -> Iterator[tuple[int, int, Keyframe]]:
+    """Yield the keyframes within the animation in order: frame, next keyframe's frame, keyframe.
+
+    Raises:
+        InputError: the text is not a schedule, or none of its keyframes is within the animation.
+    """
+    points = placed(key, text, num_frames, names)
+    inside = sorted(frame for frame in points if 0 <= frame < num_frames)
+    if not inside:
+        raise mistake(key, f"has no keyframe among 0 … {num_frames - 1}; write 0:(value)", 0)
+    for frame, end in pairwise([*inside, num_frames]):
+        yield frame, end, points[frame]
 
 
 def placed(key: str, text: str, num_frames: int, names: Values) -> dict[int, Keyframe]:

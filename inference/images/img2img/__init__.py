@@ -49,34 +49,12 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "CODEFORMER_WEIGHT",
-    "TO_XYZ",
-    "WHITE",
-    "HiresSize",
-    "InitImage",
-    "Start",
-    "background_color",
-    "blend_latents",
-    "check_upscaler",
-    "circular_padding",
-    "correct_colors",
-    "encode",
-    "encode_start",
-    "face_restorer",
-    "floor_to_images",
-    "hires_size",
-    "image_upscaler",
-    "is_latent_upscaler",
-    "match_histogram",
-    "open_init",
-    "open_init_image",
-    "picture_size",
-    "prepare_init",
-    "read_image",
-    "scale_to",
-    "upscale_latents",
-    "upscaler",
+    "CODEFORMER_WEIGHT", "TO_XYZ", "WHITE", "HiresSize", "InitImage", "Start", "background_color",
+    "blend_latents", "check_upscaler", "circular_padding", "correct_colors", "encode",
+    "encode_start", "face_restorer", "floor_to_images", "hires_size", "image_upscaler",
+    "is_latent_upscaler", "match_histogram", "open_init", "open_init_image", "picture_size",
+    "prepare_init", "read_image", "scale_to", "upscale_latents", "upscaler",
     "whole_picture_conditioning",
-]
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

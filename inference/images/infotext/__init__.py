@@ -22,18 +22,9 @@ if TYPE_CHECKING:
     from inference.images.infotext.text import Infotext, parse_infotext, write_infotext
 
 __all__ = [
-    "TAGS",
-    "Infotext",
-    "as_pasted",
-    "describe_drawing",
-    "hash_list",
-    "parse_infotext",
-    "parse_version",
-    "read_infotext",
-    "read_other_programs",
-    "sampler_and_schedule",
-    "tag_of",
+    "TAGS", "Infotext", "as_pasted", "describe_drawing", "hash_list", "parse_infotext",
+    "parse_version", "read_infotext", "read_other_programs", "sampler_and_schedule", "tag_of",
     "write_infotext",
-]
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -44,33 +44,11 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "BITS",
-    "FAMILIES",
-    "TEXT_ENCODER",
-    "FrameRule",
-    "Kind",
-    "LatentScale",
-    "Rotary",
-    "VideoFamily",
-    "VideoModel",
-    "check_parts",
-    "check_positions",
-    "drop_learned_positions",
-    "family_of",
-    "family_on_hub",
-    "image_latents",
-    "is_packed",
-    "load_video_model",
-    "offset",
-    "packable_layers",
-    "padding",
-    "place",
-    "quantize",
-    "rotary_positions",
-    "video_to_video_multiple",
-    "video_tokens",
-    "with_noise",
-    "without",
-]
+    "BITS", "FAMILIES", "TEXT_ENCODER", "FrameRule", "Kind", "LatentScale", "Rotary", "VideoFamily",
+    "VideoModel", "check_parts", "check_positions", "drop_learned_positions", "family_of",
+    "family_on_hub", "image_latents", "is_packed", "load_video_model", "offset", "packable_layers",
+    "padding", "place", "quantize", "rotary_positions", "video_to_video_multiple", "video_tokens",
+    "with_noise", "without",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

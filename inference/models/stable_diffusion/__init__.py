@@ -30,26 +30,10 @@ if TYPE_CHECKING:
     from inference.models.stable_diffusion.single_file_writer import write_model
 
 __all__ = [
-    "FAMILIES",
-    "MODEL",
-    "SGM_OUTER",
-    "SGM_RESNET",
-    "SIZE_CONDITIONS",
-    "TRAINED_PARTS",
-    "BaseModel",
-    "check_layout",
-    "check_parts",
-    "encode_drawing_prompts",
-    "family_of",
-    "frozen_dtype",
-    "load_base_model",
-    "looks_like_checkpoint",
-    "parts_of",
-    "prediction_type_of",
-    "read_base_model",
-    "read_model",
-    "sgm_path",
-    "write_model",
-]
+    "FAMILIES", "MODEL", "SGM_OUTER", "SGM_RESNET", "SIZE_CONDITIONS", "TRAINED_PARTS", "BaseModel",
+    "check_layout", "check_parts", "encode_drawing_prompts", "family_of", "frozen_dtype",
+    "load_base_model", "looks_like_checkpoint", "parts_of", "prediction_type_of", "read_base_model",
+    "read_model", "sgm_path", "write_model",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -18,18 +18,8 @@ if TYPE_CHECKING:
     from train.data.caching.threads import THREADS, prefetch, write_behind
 
 __all__ = [
-    "THREADS",
-    "ContentCache",
-    "PromptStates",
-    "StoredLatents",
-    "StoredStates",
-    "Track",
-    "key_of",
-    "latents_kept",
-    "prefetch",
-    "text_origin",
-    "vae_origin",
-    "write_behind",
-]
+    "THREADS", "ContentCache", "PromptStates", "StoredLatents", "StoredStates", "Track", "key_of",
+    "latents_kept", "prefetch", "text_origin", "vae_origin", "write_behind",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -19,19 +19,9 @@ if TYPE_CHECKING:
     from train.data.examples.stream import InOrder, MicroBatches, Pace
 
 __all__ = [
-    "PIXELS_AT_ONCE",
-    "ClipExamples",
-    "Examples",
-    "InOrder",
-    "MicroBatches",
-    "Pace",
-    "build_examples",
-    "build_loader",
-    "cache_latents",
-    "collate",
-    "latents_keys",
-    "open_cache",
+    "PIXELS_AT_ONCE", "ClipExamples", "Examples", "InOrder", "MicroBatches", "Pace",
+    "build_examples", "build_loader", "cache_latents", "collate", "latents_keys", "open_cache",
     "shown",
-]
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -18,19 +18,8 @@ if TYPE_CHECKING:
     from train.data.pictures.soundness import CorruptImages, Policy, sound_paths
 
 __all__ = [
-    "MAX_PIXELS",
-    "READING",
-    "READING_ERRORS",
-    "CorruptImages",
-    "Facts",
-    "Known",
-    "Policy",
-    "add_root",
-    "picture_facts",
-    "quiet",
-    "read_picture",
-    "shown",
-    "sound_paths",
-]
+    "MAX_PIXELS", "READING", "READING_ERRORS", "CorruptImages", "Facts", "Known", "Policy",
+    "add_root", "picture_facts", "quiet", "read_picture", "shown", "sound_paths",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -31,35 +31,11 @@ if TYPE_CHECKING:
     from train.data.sources.subsets import Subset, at_resolution, default_subset, slots_of
 
 __all__ = [
-    "FALLBACK",
-    "ClassFolder",
-    "ClassPicture",
-    "Clip",
-    "Concept",
-    "Picture",
-    "Sources",
-    "StepInfo",
-    "Subset",
-    "all_captions",
-    "at_commits",
-    "at_resolution",
-    "class_facts",
-    "class_folders",
-    "class_pictures",
-    "default_subset",
-    "find_sources",
-    "has_countless",
-    "longest_choice",
-    "make_caption",
-    "parts_of",
-    "pictures_there",
-    "plain_caption",
-    "read_lines",
-    "short_clips",
-    "size_on_disk",
-    "slots_of",
-    "split_tags",
-    "usable",
-]
+    "FALLBACK", "ClassFolder", "ClassPicture", "Clip", "Concept", "Picture", "Sources", "StepInfo",
+    "Subset", "all_captions", "at_commits", "at_resolution", "class_facts", "class_folders",
+    "class_pictures", "default_subset", "find_sources", "has_countless", "longest_choice",
+    "make_caption", "parts_of", "pictures_there", "plain_caption", "read_lines", "short_clips",
+    "size_on_disk", "slots_of", "split_tags", "usable",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -24,15 +24,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "commits_of",
-    "find_shard",
-    "folders_of",
-    "hub_files",
-    "is_shard",
-    "kept_bytes",
-    "name_of",
+    "commits_of", "find_shard", "folders_of", "hub_files", "is_shard", "kept_bytes", "name_of",
     "streamed_shards",
-]
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
 
