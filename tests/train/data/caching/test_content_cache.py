@@ -173,8 +173,13 @@ def test_runs_that_fill_at_once_leave_each_other_their_work(
     made = [picture_examples(tmp_path / "data", cache="disk") for _ in range(2)]
     encode = first.encode_images
 
+    def written() -> list[Path]:
+        return [*(tmp_path / "cache").rglob("*.safetensors")]
+
     def encode_while_another_run_does(pixels: Tensor) -> tuple[Tensor, Tensor]:
         if len(first.encoded) == 1:
+            while not written():  # in the background
+                time.sleep(0.01)
             with monkeypatch.context() as patched:
                 patched.setattr("os.getpid", lambda: 3)
                 cache_latents(made[1], second, 2, track, cache)  # type: ignore[arg-type]
@@ -186,7 +191,7 @@ def test_runs_that_fill_at_once_leave_each_other_their_work(
     cache_latents(made[0], first, 2, track, cache)  # type: ignore[arg-type]
     # The first was at its second picture, and had nothing left to do after it.
     assert (len(first.encoded), len(second.encoded)) == (2, 5)
-    assert len([*(tmp_path / "cache").rglob("*.safetensors")]) == 6
+    assert len(written()) == 6
     for index in range(6):
         one, two = (examples.latents[index]["latents"] for examples in made)  # type: ignore[index]
         assert torch.equal(one, two)
