@@ -127,13 +127,19 @@ def first(files: Sequence[str]) -> str:
     return "; ".join(files[:SHOWN]) + ("; …" if len(files) > SHOWN else "")
 
 
-def changes(before: Iterable[Row], now: Iterable[Row]) -> DataChanges:
-    """Compare two lists; if all is equal, only one row of each is in memory."""
+def changes(before: Iterable[Row], now: Iterable[Row], may_move: bool = False) -> DataChanges:
+    """Compare two lists; if all is equal, only one row of each is in memory.
+
+    Args:
+        before: the rows that a run started with.
+        now: the present ones.
+        may_move: compare files of one name in the same place of both lists, wherever they are.
+    """
     found = DataChanges()
     old_rows: dict[tuple[str, str], Row] = {}
     new_rows: dict[tuple[str, str], Row] = {}
     for old, new in zip_longest(before, now):
-        if old and new and old[:2] == new[:2]:
+        if old and new and (old[:2] == new[:2] or (may_move and is_moved(old, new))):
             compare(old, new, found)
             continue
         if old:
@@ -149,6 +155,16 @@ def changes(before: Iterable[Row], now: Iterable[Row]) -> DataChanges:
     return found
 
 
+def is_moved(old: Row, new: Row) -> bool:
+    """Return whether two rows are of the same file, in another folder."""
+    return old.kind == new.kind and name_in(old.path) == name_in(new.path)
+
+
+def name_in(path: str) -> str:
+    """Return a file's name without its folder."""
+    return path.rpartition("/")[2]
+
+
 def compare(old: Row, new: Row, found: DataChanges) -> None:
     """Add the differences between two rows of one file."""
     if old.size != new.size:
@@ -158,7 +174,8 @@ def compare(old: Row, new: Row, found: DataChanges) -> None:
             found.changed.append(f"{new.path} (other bytes of the same size)")
     elif old.changed != new.changed:
         found.touched.append(new.path)
-    if old.mask != new.mask:
+    masks = (row.mask and [name_in(row.mask[0]), row.mask[1]] for row in (old, new))
+    if next(masks) != next(masks):
         found.changed.append(f"{new.path} (its mask)")
     if old.captions != new.captions:
         was, is_now = (caption_text(row.captions) for row in (old, new))
@@ -179,8 +196,16 @@ def caption_text(captions: Sequence[str]) -> str:
     return repr(text) + (f" (and {len(captions) - 1} more)" if len(captions) > 1 else "")
 
 
-def data_changes(file: Path, kinds: Collection[str], rows: Iterable[Row]) -> DataChanges:
+def data_changes(
+    file: Path, kinds: Collection[str], rows: Iterable[Row], may_move: bool = False
+) -> DataChanges:
     """Return how rows of some kinds differ from those in a run's file; nothing if there is none.
+
+    Args:
+        file: the run's.
+        kinds: the kinds to compare.
+        rows: the present rows.
+        may_move: see `changes`.
 
     Raises:
         RunDirectoryError: the file is damaged.
@@ -189,7 +214,7 @@ def data_changes(file: Path, kinds: Collection[str], rows: Iterable[Row]) -> Dat
         return DataChanges()
     try:
         before = (row for row in read_rows(file) if row.kind in kinds)
-        return changes(before, (row for row in rows if row.kind in kinds))
+        return changes(before, (row for row in rows if row.kind in kinds), may_move)
     except InputError:  # the images cannot be read
         raise
     except (OSError, ValueError, TypeError, EOFError, zlib.error) as error:
