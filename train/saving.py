@@ -135,10 +135,10 @@ class Savings:
     def artifacts(self, step: int) -> None:
         """Write each member's artifact to its own file, with the number of training images."""
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
-            path.parent.mkdir(exist_ok=True)
             pictures, others = self.data.facts["pictures"], len(self.data.class_pictures)
             metadata = run_metadata(member.recipe, step, pictures, others)
             with self.run.saving(path), self.weights.as_saved():
+                path.parent.mkdir(exist_ok=True)
                 artifact = member.objective.artifact()
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
             self.say(f"saved {path}")
@@ -172,4 +172,6 @@ class Savings:
         """Return the newest artifact, which is that of a step, or the folder of several."""
         first, *others = self.paths(step)
         last = first.with_name(f"last{first.suffix}")
-        return self.run.artifacts if others else (last if last.exists() else first)
+        if others:
+            return self.run.artifacts
+        return last if last.exists() and last.is_dir() == first.is_dir() else first

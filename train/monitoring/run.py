@@ -114,11 +114,15 @@ class Run:
         """Log mean losses over micro-batches and processes since the last entry, rates, speed.
 
         Also the number of skipped steps so far, if any.
+
+        Raises:
+            SavingError: the run's folder was moved or deleted.
         """
         micro_batches, seconds = len(self.losses), self.clock.take()
         losses = self.losses.take()
         images = micro_batches * stage.recipe.train_batch_size * self.num_processes
         if self.board is not None:
+            self.folder.check_held()
             scalars = losses | {"gradient_norm": float(grad_norm)}
             scalars["images_per_second"] = images / seconds
             for name in ("skipped", "scaler_skipped"):

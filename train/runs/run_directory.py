@@ -161,6 +161,15 @@ class RunDirectory:
             raise
         self.identity = identity
 
+    def check_held(self) -> None:
+        """Raise SavingError if the folder that this object has locked is another one now."""
+        if self.lock.token and not self.lock.is_held:
+            raise SavingError(
+                f"{self.path} was moved or deleted while this run was writing to it, or its "
+                f"{LOCK} was: the run ends here. Where the folder is now, resume=true continues "
+                "from its newest checkpoint"
+            )
+
     def release(self) -> None:
         """Unlock the folder, if this object has locked it."""
         self.lock.release()
@@ -346,12 +355,7 @@ class RunDirectory:
         Raises:
             SavingError: writing failed, or this run has lost its folder; earlier saves are intact.
         """
-        if self.lock.token and not self.lock.is_held:
-            raise SavingError(
-                f"{self.path} was moved or deleted while this run was writing to it, or its "
-                f"{LOCK} was: {target.relative_to(self.path)} was not written. Where the folder "
-                "is now, resume=true continues from its newest checkpoint"
-            )
+        self.check_held()
         try:
             yield
         except kinds as error:
