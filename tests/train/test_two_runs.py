@@ -104,9 +104,7 @@ def test_of_two_at_once_one_trains(
 
 
 @pytest.mark.parametrize("way", ["moved", "its logs deleted", "its lock deleted"])
-def test_a_folder_that_goes_while_it_is_written_to(
-    way: str, commands: Any, tmp_path: Path
-) -> None:
+def test_a_folder_that_goes_while_it_is_written_to(way: str, commands: Any, tmp_path: Path) -> None:
     """One message; nothing is made anew in the old place."""
     run = tmp_path / "run"
     code = {

@@ -90,8 +90,10 @@ class Board:
 
 @cache
 def leave_writers_to_boards() -> None:
-    """Keep threads that write TensorBoard's files from printing tracebacks: the next call raises
-    the same error, which `Board` reports."""
+    """Keep threads that write TensorBoard's files from printing tracebacks.
+
+    The next call of the writer raises the same error, which `Board` reports.
+    """
     from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
     usual = threading.excepthook

@@ -39,7 +39,14 @@ class ArtifactList:
             }
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise RunDirectoryError(
                 f"{self.path}: damaged ({error}); restore it, or delete it: the artifacts are "
                 "then not compared with what was written"

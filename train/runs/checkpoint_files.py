@@ -117,7 +117,7 @@ def damage(folder: Path, step: int) -> list[str]:
         expected = {name: (one["size"], one["sha256"]) for name, one in files.items()}
         if not expected:
             raise ValueError("it lists no files")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"{MANIFEST}: cannot be read ({error})"]
     if number != FORMAT:
         return [f"{MANIFEST}: format {number}, this version of Limner knows {FORMAT}"]

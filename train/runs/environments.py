@@ -30,8 +30,8 @@ def read_environment(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"expected a mapping, found a {type(content).__name__}")
+        if not isinstance(content, dict) or not content:
+            raise ValueError("expected a mapping that is not empty")
         if not all(isinstance(one, dict) for one in environments(content)):
             raise ValueError(f"{ENVIRONMENTS}: expected a list of mappings")
     except (OSError, ValueError, TypeError, RecursionError) as error:

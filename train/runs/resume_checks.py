@@ -43,8 +43,8 @@ def stored_recipe(path: Path) -> Any:
             with suppress(InputError):
                 text = dump_recipe(load_recipe(str(path), train_schema, []))
         found = yaml.safe_load(text)
-        if not isinstance(found, dict):
-            raise ValueError("it is no mapping")
+        if not isinstance(found, dict) or not found:
+            raise ValueError("expected a mapping that is not empty")
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise RunDirectoryError(

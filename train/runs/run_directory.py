@@ -256,7 +256,8 @@ class RunDirectory:
         self.touched += found.touched
         lines = found.lines()
         for kind in kinds:
-            if before[FINGERPRINTS[kind]] != facts[FINGERPRINTS[kind]] and not lines:
+            is_other = before[FINGERPRINTS[kind]] != facts[FINGERPRINTS[kind]]
+            if is_other and not lines and not (found.moved and self._has_concepts()):
                 what = f"{kind.replace(' ', '_')}s"
                 lines.append(
                     f"it started with {before[what]} {kind}s, now there are {facts[what]}; names, "
@@ -268,6 +269,14 @@ class RunDirectory:
                 + "\n  ".join(lines)
                 + "\nGive it another name=… or the old files"
             )
+
+    def _has_concepts(self) -> bool:
+        """Return whether fingerprints of images include their folders, as those of concepts do.
+
+        Their names, sizes and prompts are listed, their settings are in recipe.yaml.
+        """
+        data = stored_recipe(self.recipe).get("data")
+        return isinstance(data, dict) and bool(data.get("concepts"))
 
     def tell_touched(self, say: Callable[[str], None]) -> None:
         """Warn about files that were written to since the run started, if there are any."""

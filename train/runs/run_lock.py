@@ -136,7 +136,7 @@ class RunLock:
         """Return whether the file is still the one that `take` wrote."""
         try:
             return bool(self.token) and json.loads(self.path.read_bytes())["token"] == self.token
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
     def release(self) -> None:
@@ -204,7 +204,7 @@ def read(path: Path) -> Holder | None:
             return Holder(**values)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if time.monotonic() > end:
                 raise RunDirectoryError(
                     f"{path} cannot be read, so that it is unknown who writes to {path.parent}: "

@@ -46,7 +46,7 @@ def test_it_stands_for_the_newest(
         point(last, artifact)
         content = last / "unet" / "weights" if is_folder else last
         assert content.read_text() == step
-    assert sorted(os.listdir(tmp_path)) == ["1", "2", "last"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "last"]
     assert last.is_symlink() == (lacking == "nothing")
     first = tmp_path / "1" / "unet" / "weights" if is_folder else tmp_path / "1"
     assert first.read_text() == "1"
@@ -86,4 +86,4 @@ def test_where_nothing_is_possible_one_warning_says_so(
     if spoil is block:
         assert (last / "own").is_file()
         expected.add(last.name)
-    assert set(os.listdir(run.artifacts)) == expected
+    assert {path.name for path in run.artifacts.iterdir()} == expected
