@@ -121,9 +121,12 @@ def base_fingerprint(recipe: Any) -> str | None:
     """Return a hash of the weights of a recipe's base model; None if they are not here.
 
     Of a folder, all files of weights count, with their names in it.
+
+    Args:
+        recipe: the values of a recipe.yaml.
     """
-    config = recipe.get("base_model") or {}
-    if not isinstance(path := config.get("path"), str):
+    values = leaves(recipe)
+    if not isinstance(path := values.get(BASE_PATH), str):
         return None
     place = Path(resolve_path(path))
     if not place.exists():
@@ -132,7 +135,7 @@ def base_fingerprint(recipe: Any) -> str | None:
 
         try:
             index = try_to_load_from_cache(
-                path, "model_index.json", revision=config.get("revision")
+                path, "model_index.json", revision=values.get("base_model.revision")
             )
         except HFValidationError:  # not the name of a repository
             return None

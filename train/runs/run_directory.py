@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from inference.artifacts import twin_of
 from inference.files import remove_left_overs, write_atomically
 from train.common import RunDirectoryError, SavingError
-from train.runs.artifact_list import ArtifactList
+from train.runs.artifact_list import ArtifactList, point
 from train.runs.checkpoint_folder import Checkpoints, Write
 from train.runs.data_manifest import (
     CLASS_PICTURE,
@@ -34,7 +34,6 @@ from train.runs.identity import (
     base_fingerprint,
     new_identity,
 )
-from train.runs.links import point
 from train.runs.manifests import describe_environment, processes_of_run
 from train.runs.resume_checks import differences, refuse_changes, stored_recipe
 from train.runs.run_lock import LOCK, RunLock

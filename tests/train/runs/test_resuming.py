@@ -303,6 +303,22 @@ def test_moved_data_are_the_same_data(
         resume(f"data.path={moved}")
 
 
+def test_moved_concepts_are_the_same_concepts(
+    pictures: Path, make_recipe: Callable[..., TrainRecipe], tmp_path: Path
+) -> None:
+    def recipe(folder: Path, *overrides: str) -> TrainRecipe:
+        concept = f"data.concepts.it={{instance_data_dir: {folder}, instance_token: x}}"
+        return make_recipe("data.path=null", concept, *overrides)
+
+    moved = Path(shutil.copytree(pictures, tmp_path / "moved"))
+    Trainer(recipe(pictures, "max_train_steps=1")).train()
+    more = ["max_train_steps=2", "resume=true"]
+    Trainer(recipe(moved, *more)).train()
+    next(moved.glob("*.png")).unlink()
+    with pytest.raises(RunDirectoryError, match="1 removed: "):
+        Trainer(recipe(moved, *more))
+
+
 def test_a_moved_base_model_is_the_same_if_its_weights_are(
     tiny_base_folder: Path, run: Path, resume: Resume, tmp_path: Path
 ) -> None:

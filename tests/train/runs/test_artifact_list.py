@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from train.runs.links import point
+from train.runs.artifact_list import point
 from train.runs.run_directory import RunDirectory
 
 
