@@ -152,7 +152,7 @@ def _copy(path: Path, target: Path) -> None:
         sync(file)
 
 
-def _each_file(path: Path, target: Path, make: Callable[[Path, Path], object]) -> None:
+def _each_file(path: Path, target: Path, make: Callable[[Any, Any], object]) -> None:
     """Make a file, or all files of a folder."""
     if target.is_dir():
         shutil.copytree(target, path, copy_function=make)

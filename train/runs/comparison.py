@@ -14,7 +14,7 @@ from rich.table import Table
 
 from inference.runtime import InputError
 from train.runs.data_manifest import DataChanges, changes, read_rows
-from train.runs.environments import ENVIRONMENTS, read_environment
+from train.runs.environments import ENVIRONMENTS, environments, read_environment
 from train.runs.identity import RESULT_HASH, RUN_ID
 from train.runs.resume_checks import differences, stored_recipe
 from train.runs.run_directory import RunDirectory
@@ -136,6 +136,9 @@ def compare_environments(first: dict[str, Any], second: dict[str, Any], found: C
     """Compare versions, commit, machine."""
     pairs = differences(first, second)
     found.environment = [one for one in pairs if one[0].split(".")[0] not in MACHINE]
+    steps = [", ".join(str(e.get("step")) for e in environments(run)) for run in (first, second)]
+    if steps[0] != steps[1]:
+        found.environment.append(("environments began at step", *steps))
     prints = ("dataset_fingerprint", "class_fingerprint")
     found.data_differ = any(first.get(key) != second.get(key) for key in prints)
 
