@@ -62,7 +62,10 @@ RUN_ID, RESULT_HASH, BASE_FINGERPRINT = "run_id", "result_hash", "base_model_fin
 FINGERPRINTS = ("dataset_fingerprint", "validation_fingerprint", BASE_FINGERPRINT)
 """Facts about data and base model that decide the result."""
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.ckpt")
+WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "*.safetensors", "*.bin")
+"""Files of a part's weights; those of the first pattern that any has are loaded."""
+
+NOT_LOADED = "safety_checker"
 
 
 def is_safe(key: str) -> bool:
@@ -120,7 +123,7 @@ def new_identity(recipe_yaml: str, facts: Mapping[str, Any], processes: int) -> 
 def base_fingerprint(recipe: Any) -> str | None:
     """Return a hash of the weights of a recipe's base model; None if they are not here.
 
-    Of a folder, all files of weights count, with their names in it.
+    Of a folder, the weights of all parts count.
 
     Args:
         recipe: the values of a recipe.yaml.
@@ -142,10 +145,20 @@ def base_fingerprint(recipe: Any) -> str | None:
         if not isinstance(index, str):
             return None
         place = Path(index).parent
-    if place.is_file():
+    if not place.is_dir():
         return sha256(place)
     digest = hashlib.sha256()
-    for file in sorted({file for kind in WEIGHTS for file in place.rglob(kind)}):
-        if file.is_file():
+    variant = values.get("base_model.variant")
+    for part in sorted(one for one in place.iterdir() if one.is_dir()):
+        for file in weights_of(part, variant) if part.name != NOT_LOADED else ():
             digest.update(f"{file.relative_to(place).as_posix()} {sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+def weights_of(part: Path, variant: str | None) -> list[Path]:
+    """Return the files with the weights of a model's part; several if they are sharded."""
+    patterns = [f"*.{variant}.safetensors", f"*.{variant}.bin"] if variant else []
+    for pattern in (*patterns, *WEIGHTS):
+        if found := sorted(part.glob(pattern)):
+            return found
+    return []

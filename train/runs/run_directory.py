@@ -151,8 +151,7 @@ class RunDirectory:
             if self._state() != self._checked:
                 self.open(recipe_yaml, facts, resume, overwrite, rows)
             if overwrite and self.is_used:
-                self.put_aside()
-                self.lock.take(identity[RUN_ID])
+                self._put_aside_locked(identity[RUN_ID])
             elif self.newest_checkpoint() is not None:
                 identity = self._stored_identity()
         except BaseException:
@@ -213,6 +212,21 @@ class RunDirectory:
                 f"{self.path} has artifacts, but no checkpoint to continue from: restore "
                 f"{self.checkpoints.name}/, or overwrite=true starts anew and renames this run"
             )
+
+    def _put_aside_locked(self, run: str) -> None:
+        """Put the run aside, and lock the folder anew for another run.
+
+        Raises:
+            RunDirectoryError: it cannot be renamed, or another process was faster.
+        """
+        try:
+            self.put_aside()
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path} cannot be renamed ({error.strerror}), as overwrite=true asks for: "
+                "give another name=…"
+            ) from error
+        self.lock.take(run)
 
     def put_aside(self) -> Path:
         """Rename the folder to the first free one of NAME.1, NAME.2, …; return the new path."""
