@@ -113,16 +113,13 @@ def test_layers_that_clip_skip_leaves_without_gradient(commands: Any, tmp_path: 
 def test_a_run_continues_on_another_number_of_processes_with_the_same_batch(
     commands: Any, tmp_path: Path
 ) -> None:
-    """With the accumulation that the refusal names; its sums alone are in another order."""
+    """With half the accumulation; its sums alone are in another order."""
     options = [f"output_dir={tmp_path}", LORA, *OPTIONS, "sampling.sample_every_n_steps=99"]
     straight = commands.train(*options, "name=straight", "gradient_accumulation_steps=2")
     assert straight.status == 0, straight.err
     shutil.copytree(tmp_path / "straight", tmp_path / "moved", symlinks=True)
     shutil.rmtree(tmp_path / "moved" / "checkpoints" / "step-000004")
     options += ["name=moved", "resume=true"]
-    for rank in commands.train_on_two(*options, "gradient_accumulation_steps=2"):
-        assert rank.status == 2, rank.err
-        assert "on 2 processes gradient_accumulation_steps=1 keeps that" in rank.err
     two = commands.train_on_two(*options, "gradient_accumulation_steps=1")
     succeed(two)
     assert two[0].err.count("warning") == 1

@@ -14,8 +14,10 @@ from inference.recipe.loader import load_recipe
 from train.common.errors import RunDirectoryError
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
+from train.runs.data_manifest import read_rows
 from train.runs.environments import changes_since, continued, environments
 from train.runs.identity import base_fingerprint, new_identity
+from train.runs.run_directory import RunDirectory
 from train.trainer import Trainer
 
 OPTIONS = [
@@ -61,13 +63,33 @@ def resume(
     return resumed
 
 
+@pytest.fixture
+def look(run: Path) -> Callable[[], None]:
+    """Do everything that a resume does before it reads weights, with the run's own recipe."""
+    recipe = (run / "recipe.yaml").read_text()
+    environment = json.loads((run / "environment.json").read_text())
+    facts = {key: environment[key] for key in ("pictures", "dataset_fingerprint")}
+    rows = list(read_rows(run / "data.jsonl.gz"))
+
+    def looked() -> None:
+        folder = RunDirectory(run)
+        folder.open(recipe, facts, resume=True, rows=rows)
+        folder.take(recipe, facts, resume=True, rows=rows)
+        try:
+            folder.saved.newest_sound(pytest.fail, folder.identity)
+        finally:
+            folder.release()
+
+    return looked
+
+
 def edit(path: Path, **changes: Any) -> None:
     """Change values of a JSON file; None removes one."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
-def refused(resume: Resume, *overrides: str) -> str:
+def refused(resume: Callable[..., object], *overrides: str) -> str:
     """Return the one line by which a resume is refused."""
     with pytest.raises(RunDirectoryError) as error:
         resume(*overrides)
@@ -160,10 +182,11 @@ LOST = {
 
 
 @pytest.mark.parametrize("name", LOST)
-def test_what_is_lost_or_mixed_is_refused(name: str, run: Path, resume: Resume) -> None:
+def test_what_is_lost_or_mixed_is_refused(name: str, run: Path, look: Callable[[], None]) -> None:
+    look()
     spoil, expected = LOST[name]
     spoil(run)
-    assert expected in refused(resume)
+    assert expected in refused(look)
     assert not (run / "run.lock").exists()
 
 
@@ -172,7 +195,9 @@ IN_CHECKPOINTS = ("manifest.json", "progress.json", "trained.safetensors", "opti
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff{", b"[]", b"{}", b"null", b"[" * 100_000])
-def test_any_damaged_file_is_one_message(content: bytes, run: Path, resume: Resume) -> None:
+def test_any_damaged_file_is_one_message(
+    content: bytes, run: Path, look: Callable[[], None]
+) -> None:
     """Of the folder, and of all checkpoints."""
     places = {name: [run / name] for name in FILES}
     places |= {name: [*run.glob(f"checkpoints/*/{name}")] for name in IN_CHECKPOINTS}
@@ -180,10 +205,7 @@ def test_any_damaged_file_is_one_message(content: bytes, run: Path, resume: Resu
         before = [file.read_bytes() for file in files]
         for file in files:
             file.write_bytes(content)
-        with pytest.raises(RunDirectoryError) as error:
-            resume()
-        assert name in str(error.value)
-        assert len(str(error.value).splitlines()) == 1
+        assert name in refused(look)
         for file, old in zip(files, before, strict=True):
             file.write_bytes(old)
 
@@ -289,7 +311,7 @@ def test_moved_data_are_the_same_data(
     run: Path, trained: tuple[Path, Path], resume: Resume, tmp_path: Path
 ) -> None:
     moved = Path(shutil.copytree(trained[1], tmp_path / "moved"))
-    for path in (f"{trained[1]}/", f"{trained[1]}/../data", str(moved), f"{moved}/"):
+    for path in (f"{trained[1]}/../data/", f"{moved}/"):
         resume(f"data.path={path}")
     recipe = run / "recipe.yaml"  # a user writes the new place into it
     recipe.write_text(recipe.read_text().replace(f"{moved}/", str(trained[1])))

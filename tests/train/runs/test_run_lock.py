@@ -131,7 +131,7 @@ def test_a_process_that_dies_while_it_takes_over_holds_nothing(
 
 
 def test_of_many_that_take_over_a_dead_one_at_once_one_wins(dead: Holder, tmp_path: Path) -> None:
-    for number in range(20):
+    for number in range(8):
         lock = RunLock(tmp_path / str(number))
         write(lock.path, dead)
         start, result, end = os.pipe(), os.pipe(), os.pipe()
