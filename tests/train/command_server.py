@@ -9,10 +9,11 @@ of JSON):
      "stop": null or {"function": "module:Class.name", "call": 3, "after": false, "rank": 0,
                       "what": {"signals": [9]}, "alone": false}}
 
-There is a process for each of the environments; what they print goes to `output`/NUMBER.out and
-.err. Each inherits the signals of `ignored` as ignored, as background jobs and those of `nohup` do;
-SIGHUP, SIGINT and SIGTERM otherwise have their defaults. With `stop` something happens to the one
-of that rank, from within, in the named function's call of that number:
+There is a process for each of the environments, with its number in place of `{number}` in the
+arguments; what they print goes to `output`/NUMBER.out and .err. Each inherits the signals of
+`ignored` as ignored, as background jobs and those of `nohup` do; SIGHUP, SIGINT and SIGTERM
+otherwise have their defaults. With `stop` something happens to the one of that rank, from within,
+in the named function's call of that number:
 
     {"signals": [9, ...], "delay": 0.0}  it gets the signals, maybe so many seconds later
     {"file_size": 1000}  no file can grow beyond so many bytes any more, as on a disk that is full
@@ -166,7 +167,8 @@ def become(request: dict[str, Any], number: int) -> None:
     stop = request["stop"]
     if stop and number == stop["rank"]:
         arm(stop["function"], stop["call"], stop["after"], stop["what"])
-    sys.argv = [request["module"], *request["arguments"]]
+    arguments = (one.replace("{number}", str(number)) for one in request["arguments"])
+    sys.argv = [request["module"], *arguments]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     sys.exit(0)
 

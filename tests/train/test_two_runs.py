@@ -99,6 +99,24 @@ def test_of_two_at_once_one_trains(
     assert run.saved.newest_sound(pytest.fail, identity) == run.checkpoint(steps[-1])
 
 
+@pytest.mark.slow
+def test_four_runs_fill_one_cache_at_once(commands: Any, tmp_path: Path) -> None:
+    """Each has its own name, and the result of a run alone."""
+
+    def options(name: str, cache: str) -> list[str]:
+        own = [f"output_dir={tmp_path}", *SAVING, f"name={name}"]
+        return [*own, f"data={{cache: disk, cache_dir: {tmp_path / cache}}}"]
+
+    objective = "objective={type: lora, rank: 2}"
+    arguments = [str(commands.recipe), objective, *options("run{number}", "shared")]
+    for done in commands.run("train", arguments, [{}] * 4, None):
+        assert done.status == 0, done.err
+    assert commands.train(*options("alone", "own")).status == 0
+    weights = Path("checkpoints", "step-000004", "trained.safetensors")
+    results = [(tmp_path / f"run{number}" / weights).read_bytes() for number in range(4)]
+    assert {*results} == {(tmp_path / "alone" / weights).read_bytes()}
+
+
 @pytest.mark.parametrize(
     "way", ["moved", "its logs deleted", pytest.param("its lock deleted", marks=pytest.mark.slow)]
 )

@@ -114,7 +114,7 @@ class RunDirectory:
         check_writable([self.path, *self.folders])
         if processes_of_run() == 1:  # or all processes learn it from the first one, by `take`
             self.lock.refuse_if_held()
-        self._checked = self._state()
+        self._checked, self.touched = self._state(), []
         if overwrite:
             return
         if self.is_used and not resume:
@@ -176,7 +176,8 @@ class RunDirectory:
     def is_used(self) -> bool:
         """Return whether a run has saved something here."""
         saved = (path for path in self.artifacts.glob("*") if not path.name.startswith("."))
-        return self.newest_checkpoint() is not None or next(saved, None) is not None
+        is_listed = self.listing.path.is_file()
+        return is_listed or self.newest_checkpoint() is not None or next(saved, None) is not None
 
     def _state(self) -> object:
         """Return what changes whenever another run writes here."""
@@ -209,7 +210,7 @@ class RunDirectory:
         was_cut = self.environment.is_file() and not self.listing.path.is_file()
         if not (was_cut and RUN_ID in read_environment(self.environment)):
             raise RunDirectoryError(
-                f"{self.path} has artifacts, but no checkpoint to continue from: restore "
+                f"{self.path} lists or has artifacts, but no checkpoint to continue from: restore "
                 f"{self.checkpoints.name}/, or overwrite=true starts anew and renames this run"
             )
 
