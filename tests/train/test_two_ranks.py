@@ -110,6 +110,7 @@ def test_layers_that_clip_skip_leaves_without_gradient(commands: Any, tmp_path: 
     succeed(commands.train_on_two(f"output_dir={tmp_path}", TEXT_TO_IMAGE, *options))
 
 
+@pytest.mark.slow
 def test_a_run_continues_on_another_number_of_processes_with_the_same_batch(
     commands: Any, tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ def test_what_only_reads_asks_nobody(
     assert f"rerun: {held} is in use: process " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("is_resumed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_of_two_at_once_one_trains(
     is_resumed: bool, trained: Path, commands: Any, tmp_path: Path
 ) -> None:

@@ -136,9 +136,11 @@ def compare_environments(first: dict[str, Any], second: dict[str, Any], found: C
     """Compare versions, commit, machine."""
     pairs = differences(first, second)
     found.environment = [one for one in pairs if one[0].split(".")[0] not in MACHINE]
-    steps = [", ".join(str(e.get("step")) for e in environments(run)) for run in (first, second)]
-    if steps[0] != steps[1]:
-        found.environment.append(("environments began at step", *steps))
+    ours, theirs = (
+        ", ".join(str(one.get("step")) for one in environments(run)) for run in (first, second)
+    )
+    if ours != theirs:
+        found.environment.append(("environments began at step", ours, theirs))
     prints = ("dataset_fingerprint", "class_fingerprint")
     found.data_differ = any(first.get(key) != second.get(key) for key in prints)
 

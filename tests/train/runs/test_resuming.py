@@ -14,6 +14,7 @@ from inference.recipe.loader import load_recipe
 from train.common.errors import RunDirectoryError
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
+from train.runs.comparison import Comparison, compare_environments
 from train.runs.data_manifest import read_rows
 from train.runs.environments import changes_since, continued, environments
 from train.runs.identity import base_fingerprint, new_identity
@@ -268,6 +269,16 @@ def test_another_environment_is_one_warning_and_listed(
     assert content["pictures"] == 8  # on the top level, as before
     resume("max_train_steps=4")
     assert "warning" not in capsys.readouterr().err
+
+
+def test_environments_are_compared_between_runs() -> None:
+    first = {"step": 0, "threads": 1}
+    runs = [{"threads": 1, "run_id": name} for name in "ab"]
+    found = Comparison()
+    compare_environments(*runs, found)
+    assert found.environment == []
+    compare_environments(runs[0], runs[1] | {"environments": [first, first | {"step": 4}]}, found)
+    assert found.environment == [("environments began at step", "0", "0, 4")]
 
 
 def test_environments_of_an_earlier_version_are_read() -> None:
