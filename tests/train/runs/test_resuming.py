@@ -275,7 +275,7 @@ def test_environments_are_compared_between_runs() -> None:
     first = {"step": 0, "threads": 1}
     runs = [{"threads": 1, "run_id": name} for name in "ab"]
     found = Comparison()
-    compare_environments(*runs, found)
+    compare_environments(runs[0], runs[1], found)
     assert found.environment == []
     compare_environments(runs[0], runs[1] | {"environments": [first, first | {"step": 4}]}, found)
     assert found.environment == [("environments began at step", "0", "0, 4")]
