@@ -22,6 +22,7 @@ from scripts.compare_readers import LossyFrame, read, stable, without_volatile
 IGNORED = {
     "environment.json": "versions, commit, command line, machine",
     "manifest.json": "sizes and hashes of files that are compared themselves",
+    "artifacts.json": "the same of artifacts",
     "*recipe.yaml": "keys of recipes may be added and renamed",
     "logs": "TensorBoard: times and speed",
 }

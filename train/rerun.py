@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         first = open_run(arguments[0])
         second = RunDirectory(place_of(first.path, folder) / first.path.name)
         if is_first_process():
+            first.lock.refuse_if_held()
             report_changes(first, plugins)
         output = f"output_dir={second.path.parent}"
         overrides = [f"name={first.path.name}", output, "resume=false", "overwrite=false"]

@@ -45,7 +45,7 @@ class Savings:
             )
 
     def save(self, step: int) -> None:
-        """Write artifacts, then the checkpoint: a resumed run lacks no artifact.
+        """Write artifacts, then the checkpoint: a resumed run lacks no artifact. Then list them.
 
         If the disk has room for the checkpoint alone, it is written, and the run ends; the run
         writes the artifacts when it is resumed.
@@ -57,6 +57,7 @@ class Savings:
         if self.run.checkpoint(step).exists() or state + artifacts <= room(self.run.path):
             self.artifacts(step)
             self.checkpoint(step)
+            self.list_artifacts(step)
             self.tell_of_next(step)
             return
         self.checkpoint(step)
@@ -134,18 +135,31 @@ class Savings:
     def artifacts(self, step: int) -> None:
         """Write each member's artifact to its own file, with the number of training images."""
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
-            path.parent.mkdir(exist_ok=True)
             pictures, others = self.data.facts["pictures"], len(self.data.class_pictures)
             metadata = run_metadata(member.recipe, step, pictures, others)
             with self.run.saving(path), self.weights.as_saved():
+                path.parent.mkdir(exist_ok=True)
                 artifact = member.objective.artifact()
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
-            self.run.point_last(path)
             self.say(f"saved {path}")
 
+    def list_artifacts(self, step: int) -> None:
+        """Write the artifacts of a step into the list, and let `last.*` stand for them.
+
+        Raises:
+            SavingError: the list cannot be written.
+        """
+        paths = self.paths(step)
+        twins = [twin for path in paths if (twin := twin_of(path)).exists()]
+        with self.run.saving(self.run.listing.path, (OSError,)):
+            self.run.listing.add([*paths, *twins], self.run.identity)
+        for path in paths:
+            self.run.point_last(path, self.say)
+
     def are_made(self, step: int) -> bool:
-        """Return whether the artifacts of a step exist."""
-        return all(path.exists() for path in self.paths(step))
+        """Return whether the artifacts of a step exist, as they were written."""
+        paths = self.paths(step)
+        return all(path.exists() for path in paths) and self.run.listing.matches(paths)
 
     def paths(self, step: int) -> list[Path]:
         """Return the paths of the members' artifacts of a step."""
@@ -154,7 +168,10 @@ class Savings:
             for name, member in self.members.items()
         ]
 
-    def last(self) -> Path:
-        """Return the newest artifact, or the folder of several."""
-        first, *others = self.paths(0)
-        return self.run.artifacts if others else first.with_name(f"last{first.suffix}")
+    def last(self, step: int) -> Path:
+        """Return the newest artifact, which is that of a step, or the folder of several."""
+        first, *others = self.paths(step)
+        last = first.with_name(f"last{first.suffix}")
+        if others:
+            return self.run.artifacts
+        return last if last.exists() and last.is_dir() == first.is_dir() else first

@@ -92,9 +92,18 @@ class Trainer:
         """Train to the last step; return the artifact's path.
 
         Raises:
+            RunDirectoryError: another process writes to the run's folder.
             Interrupted: SIGINT or SIGTERM came; the state has been saved.
             NonFiniteError: losses or gradients are not finite; the state before was saved.
         """
+        of_first(self.accelerator, lambda: self.run.take_folder(self.data))
+        try:
+            return self.take_steps()
+        finally:
+            self.run.folder.release()
+
+    def take_steps(self) -> Path:
+        """Train to the last step in the locked folder; see `train`."""
         recipe = self.recipe
         with self.run.progress, self.signals.noted(self.run.progress.say):
             self.begin()
@@ -117,7 +126,7 @@ class Trainer:
                         self.draw()
                     self.stop_if_asked()
             self.close()
-        return self.savings.last()
+        return self.savings.last(self.step_number)
 
     def begin(self) -> None:
         """Complete the class images, resume if configured, and open the run's folder."""
@@ -178,8 +187,10 @@ class Trainer:
         step = self.step_number
         is_saved = self.due(self.recipe.saving.save_every_n_steps)
         is_last = step >= self.recipe.max_train_steps
-        if (is_saved or is_last) and not self.savings.are_made(step):
-            self.savings.artifacts(step)
+        if is_saved or is_last:
+            if not self.savings.are_made(step):
+                self.savings.artifacts(step)
+            self.savings.list_artifacts(step)
         is_drawn = self.due(self.recipe.sampling.sample_every_n_steps)
         if is_drawn and not self.run.folder.grid(step).is_file():
             self.previews.draw(step, self.examples)

@@ -1,9 +1,13 @@
 """Atomic writes: a file is complete or does not exist."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+FAILURES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)
+"""Errors by which a disk reports that it lost data, not that it lacks an operation."""
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
@@ -24,12 +28,19 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's or folder's content to disk, so that it survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file's or folder's content to disk, so that it survives a power cut.
+
+    Some disks cannot flush folders (FUSE, shared folders, Windows): there, only files are flushed.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in FAILURES or not path.is_dir():
+            raise
 
 
 def remove_left_overs(folder: Path) -> None:

@@ -9,21 +9,26 @@ of JSON):
      "stop": null or {"function": "module:Class.name", "call": 3, "after": false, "rank": 0,
                       "what": {"signals": [9]}, "alone": false}}
 
-There is a process for each of the environments; what they print goes to `output`/NUMBER.out and
-.err. Each inherits the signals of `ignored` as ignored, as background jobs and those of `nohup` do;
-SIGHUP, SIGINT and SIGTERM otherwise have their defaults. With `stop` something happens to the one
-of that rank, from within, in the named function's call of that number:
+There is a process for each of the environments, with its number in place of `{number}` in the
+arguments; what they print goes to `output`/NUMBER.out and .err. Each inherits the signals of
+`ignored` as ignored, as background jobs and those of `nohup` do; SIGHUP, SIGINT and SIGTERM
+otherwise have their defaults. With `stop` something happens to the one of that rank, from within,
+in the named function's call of that number:
 
     {"signals": [9, ...], "delay": 0.0}  it gets the signals, maybe so many seconds later
     {"file_size": 1000}  no file can grow beyond so many bytes any more, as on a disk that is full
     {"error": "text"}    the function raises a RuntimeError
+    {"run": "code"}      it executes Python code
+    {"poor_disk": true}  the disk has no links, no locks, and flushes no folders
     {"nan": 2}           what this call and the next one return is no number any more
 
 Where one is killed the others are, as launchers do; with `alone` they have SECONDS_ALONE. Answers
 with a line: the list of their exit statuses, negative for signals.
 """
 
+import errno
 import faulthandler
+import fcntl
 import functools
 import gc
 import importlib
@@ -32,7 +37,9 @@ import os
 import pkgutil
 import resource
 import runpy
+import shutil
 import signal
+import stat
 import sys
 import threading
 import time
@@ -110,6 +117,10 @@ def strike(what: dict[str, Any]) -> None:
     """What happens to this process, see above."""
     if "error" in what:
         raise RuntimeError(what["error"])
+    if "run" in what:
+        exec(what["run"], {"os": os, "shutil": shutil})
+    if "poor_disk" in what:
+        make_disk_poor()
     if "file_size" in what:
         resource.setrlimit(resource.RLIMIT_FSIZE, (what["file_size"], resource.RLIM_INFINITY))
     for number in what.get("signals", ()):
@@ -117,6 +128,23 @@ def strike(what: dict[str, Any]) -> None:
             threading.Timer(what["delay"], os.kill, (os.getpid(), number)).start()
         else:
             signal.raise_signal(number)  # Python's handler has run when this returns
+
+
+def make_disk_poor() -> None:
+    """Has this process see a disk like exFAT, Google Drive in Colab, or a shared folder."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    flush = os.fsync
+
+    def flush_file(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    os.symlink = os.link = fcntl.flock = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    os.fsync = flush_file  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def inherit_signals(ignored: list[int]) -> None:
@@ -139,7 +167,8 @@ def become(request: dict[str, Any], number: int) -> None:
     stop = request["stop"]
     if stop and number == stop["rank"]:
         arm(stop["function"], stop["call"], stop["after"], stop["what"])
-    sys.argv = [request["module"], *request["arguments"]]
+    arguments = (one.replace("{number}", str(number)) for one in request["arguments"])
+    sys.argv = [request["module"], *arguments]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     sys.exit(0)
 

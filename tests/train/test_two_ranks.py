@@ -1,6 +1,7 @@
 """Two processes keep equal weights, and equal one process with twice the accumulation."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,24 @@ def test_layers_that_clip_skip_leaves_without_gradient(commands: Any, tmp_path: 
     """Drawing and saving in bf16 in between cut no process off from the other."""
     options = [*OPTIONS, "base_model.clip_skip=2", "mixed_precision=bf16", "max_train_steps=3"]
     succeed(commands.train_on_two(f"output_dir={tmp_path}", TEXT_TO_IMAGE, *options))
+
+
+@pytest.mark.slow
+def test_a_run_continues_on_another_number_of_processes_with_the_same_batch(
+    commands: Any, tmp_path: Path
+) -> None:
+    """With half the accumulation; its sums alone are in another order."""
+    options = [f"output_dir={tmp_path}", LORA, *OPTIONS, "sampling.sample_every_n_steps=99"]
+    straight = commands.train(*options, "name=straight", "gradient_accumulation_steps=2")
+    assert straight.status == 0, straight.err
+    shutil.copytree(tmp_path / "straight", tmp_path / "moved", symlinks=True)
+    shutil.rmtree(tmp_path / "moved" / "checkpoints" / "step-000004")
+    options += ["name=moved", "resume=true"]
+    two = commands.train_on_two(*options, "gradient_accumulation_steps=1")
+    succeed(two)
+    assert two[0].err.count("warning") == 1
+    assert "processes: 1 became 2" in two[0].err
+    assert largest_difference(tmp_path / "straight", tmp_path / "moved") < ROUNDING
 
 
 @pytest.mark.slow

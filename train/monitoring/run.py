@@ -53,6 +53,16 @@ class Run:
         self.board: Board | None = None
         """Only in the first process, from `open` on."""
 
+    def take_folder(self, data: Data) -> None:
+        """Lock the run's folder until `release`; for the main process only.
+
+        Raises:
+            RunDirectoryError: another process writes to it.
+        """
+        recipe = self.recipe
+        text = dump_recipe(recipe)
+        self.folder.take(text, data.facts, recipe.resume, recipe.overwrite, data.rows())
+
     def open(
         self, step: int, recipe_yaml: str, facts: dict[str, Any], rows: Iterable[Row] | None
     ) -> None:
@@ -67,20 +77,31 @@ class Run:
         Raises:
             SavingError: they cannot be written.
         """
-        self.folder.write_start(recipe_yaml, facts, rows)
+        self.folder.write_start(recipe_yaml, facts, rows, step)
         self.board = Board(self.folder.logs, step, recipe_yaml, self.progress.say)
 
     def find_checkpoint(self, data: Data) -> Path | None:
         """Return the newest intact checkpoint, if there is one; warn about damaged ones.
 
+        Another warning names what has changed in the environment.
+
         Raises:
-            RunDirectoryError: all are damaged, or the images have changed.
+            RunDirectoryError: all are damaged, one is of another run, or the images have changed.
         """
         if data.class_folders and self.folder.newest_checkpoint() is not None:
             facts = class_facts(data.class_pictures)
             self.folder.refuse_other_pictures(facts, data.class_rows())
-        self.folder.tell_touched(self.progress.say)
-        return self.folder.saved.newest_sound(self.progress.say)
+        say = self.progress.say
+        self.folder.tell_touched(say)
+        found = self.folder.saved.newest_sound(say, self.folder.identity)
+        if found is None:
+            say(f"nothing is saved in {self.folder.path} yet, so the run begins anew")
+        elif changes := self.folder.environment_changes():
+            say(
+                f"warning: the run continues in another environment ({'; '.join(changes)}), so "
+                "that it will not end in the same bytes as without the stop"
+            )
+        return found
 
     def log(
         self,
@@ -93,11 +114,15 @@ class Run:
         """Log mean losses over micro-batches and processes since the last entry, rates, speed.
 
         Also the number of skipped steps so far, if any.
+
+        Raises:
+            SavingError: the run's folder was moved or deleted.
         """
         micro_batches, seconds = len(self.losses), self.clock.take()
         losses = self.losses.take()
         images = micro_batches * stage.recipe.train_batch_size * self.num_processes
         if self.board is not None:
+            self.folder.check_held()
             scalars = losses | {"gradient_norm": float(grad_norm)}
             scalars["images_per_second"] = images / seconds
             for name in ("skipped", "scaler_skipped"):

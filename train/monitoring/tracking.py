@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ class Board:
         with self._told(step):
             from torch.utils.tensorboard.writer import SummaryWriter
 
+            leave_writers_to_boards()
             wait_for_a_later_name(folder)
             self.writer = SummaryWriter(str(folder), purge_step=step + 1)
             if step == 0:
@@ -83,6 +86,23 @@ class Board:
     def close(self) -> None:
         if not self.is_broken:
             self.writer.close()
+
+
+@cache
+def leave_writers_to_boards() -> None:
+    """Keep threads that write TensorBoard's files from printing tracebacks.
+
+    The next call of the writer raises the same error, which `Board` reports.
+    """
+    from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+
+    usual = threading.excepthook
+
+    def report(error: threading.ExceptHookArgs) -> None:
+        if not isinstance(error.thread, _AsyncWriterThread):
+            usual(error)
+
+    threading.excepthook = report
 
 
 def wait_for_a_later_name(folder: Path) -> None:

@@ -115,7 +115,9 @@ def damage(folder: Path, step: int) -> list[str]:
         content = json.loads(manifest.read_bytes())
         number, own_step, files = content["format"], content["step"], dict(content["files"])
         expected = {name: (one["size"], one["sha256"]) for name, one in files.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not expected:
+            raise ValueError("it lists no files")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"{MANIFEST}: cannot be read ({error})"]
     if number != FORMAT:
         return [f"{MANIFEST}: format {number}, this version of Limner knows {FORMAT}"]
@@ -126,6 +128,18 @@ def damage(folder: Path, step: int) -> list[str]:
         if fault := _fault(folder / name, size, digest):
             faults.append(f"{name}: {fault}")
     return faults
+
+
+def origin(folder: Path) -> dict[str, Any] | None:
+    """Return a checkpoint's data about its run; None if it has no manifest.
+
+    It is intact: see `damage`.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return None
+    run = json.loads(manifest.read_bytes()).get("run")
+    return run if isinstance(run, dict) else {}
 
 
 def _fault(path: Path, size: int, digest: str) -> str:

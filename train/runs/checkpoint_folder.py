@@ -9,7 +9,8 @@ from typing import Any
 
 from inference.files import remove_left_overs, sync
 from train.common import RunDirectoryError
-from train.runs.checkpoint_files import CheckpointWriter, damage
+from train.runs.checkpoint_files import MANIFEST, CheckpointWriter, damage, origin
+from train.runs.identity import RESULT_HASH, RUN_ID
 
 Write = Callable[[CheckpointWriter], None]
 
@@ -32,16 +33,31 @@ class Checkpoints:
         """Return the newest checkpoint, intact or not."""
         return self.all()[-1][1] if self.all() else None
 
-    def newest_sound(self, say: Callable[[str], None]) -> Path | None:
+    def newest_sound(
+        self, say: Callable[[str], None], identity: Mapping[str, str] | None = None
+    ) -> Path | None:
         """Return the newest intact checkpoint; quarantine damaged ones after it, with a warning.
 
+        Args:
+            say: shows the warning.
+            identity: the run's id and hash, which its checkpoints must name, if it has them.
+
         Raises:
-            RunDirectoryError: there are checkpoints, and all of them are damaged.
+            RunDirectoryError: there are checkpoints, and all of them are damaged; or one is of
+                another run.
         """
         lines: list[str] = []
         damaged: list[Path] = []
         for step, path in reversed(self.all()):
             faults = damage(path, step)
+            known = None if faults else origin(path)
+            if identity and not faults and known is None:
+                faults = [f"{MANIFEST}: is gone"]
+            if identity and known is not None and (other := foreign(known, identity)):
+                raise RunDirectoryError(
+                    f"{path} is a checkpoint of {other}, not of the run in this folder "
+                    f"({identity[RUN_ID]}): move it elsewhere to resume this run"
+                )
             if not faults:
                 for line, folder in zip(lines, damaged, strict=True):
                     say(f"{line}; moved to {quarantine(folder).name}")
@@ -67,7 +83,8 @@ class Checkpoints:
         """
         target = self.path(step)
         if target.exists():
-            if not damage(target, step):
+            own = {key: facts[key] for key in (RUN_ID, RESULT_HASH) if key in facts}
+            if not damage(target, step) and not foreign(origin(target) or {}, own):
                 return target
             quarantine(target)
         remove_left_overs(self.folder)
@@ -84,6 +101,15 @@ class Checkpoints:
             gone = old.rename(old.with_name(f".{old.name}"))
             shutil.rmtree(gone)
         return target
+
+
+def foreign(known: Mapping[str, Any], identity: Mapping[str, str]) -> str:
+    """Return what other run a checkpoint's manifest names; empty if it is this one."""
+    if known.get(RUN_ID) != identity.get(RUN_ID):
+        return f"another run ({known.get(RUN_ID, 'which it does not name')})"
+    if known.get(RESULT_HASH) != identity.get(RESULT_HASH):
+        return "another recipe, other data or another base model"
+    return ""
 
 
 def step_of(path: Path) -> int | None:

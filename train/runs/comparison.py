@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +14,26 @@ from rich.table import Table
 
 from inference.runtime import InputError
 from train.runs.data_manifest import DataChanges, changes, read_rows
-from train.runs.run_directory import RunDirectory, differences, stored_recipe
+from train.runs.environments import ENVIRONMENTS, environments, read_environment
+from train.runs.identity import RESULT_HASH, RUN_ID
+from train.runs.resume_checks import differences, stored_recipe
+from train.runs.run_directory import RunDirectory
 from train.runs.tensor_comparison import TENSOR_FILES, TensorDifference, different_tensors
 
 NOT_COMPARED = ("name", "output_dir", "resume", "overwrite", "plugins")
 """Keys of recipes that may differ between equal runs."""
 
-MACHINE = ("command", "pictures", "class_pictures", "dataset_fingerprint", "class_fingerprint")
-"""Keys of environment.json about the command, or reported as data."""
+MACHINE = (
+    "command",
+    "pictures",
+    "class_pictures",
+    "dataset_fingerprint",
+    "class_fingerprint",
+    ENVIRONMENTS,
+    RUN_ID,
+    RESULT_HASH,
+)
+"""Keys of environment.json about the command or the run itself, or reported as data."""
 
 HEAD = "final weights"
 
@@ -118,16 +129,18 @@ def environment_of(run: RunDirectory) -> dict[str, Any]:
     Raises:
         InputError: it is damaged.
     """
-    try:
-        return dict(json.loads(run.environment.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise InputError(f"{run.environment}: damaged: {error}") from error
+    return read_environment(run.environment)
 
 
 def compare_environments(first: dict[str, Any], second: dict[str, Any], found: Comparison) -> None:
     """Compare versions, commit, machine."""
     pairs = differences(first, second)
     found.environment = [one for one in pairs if one[0].split(".")[0] not in MACHINE]
+    ours, theirs = (
+        ", ".join(str(one.get("step")) for one in environments(run)) for run in (first, second)
+    )
+    if ours != theirs:
+        found.environment.append(("environments began at step", ours, theirs))
     prints = ("dataset_fingerprint", "class_fingerprint")
     found.data_differ = any(first.get(key) != second.get(key) for key in prints)
 

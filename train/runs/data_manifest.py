@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,8 +85,11 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     Raises:
         OSError: it cannot be read.
+        EOFError: it is cut.
         ValueError: it is damaged.
     """
+    if not path.stat().st_size:  # which gzip would read as a list without rows
+        raise EOFError("it is empty")
     with gzip.open(path, "rt", encoding="utf-8", errors=NAMES) as file:
         for line in file:
             yield Row(*json.loads(line))
@@ -106,6 +109,8 @@ class DataChanges:
     """Files of the same size that were written to since; their bytes may be the same."""
     order: bool = False
     """Whether the order of the files has changed."""
+    moved: bool = False
+    """Whether files are in another folder."""
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.captions or self.order)
@@ -127,26 +132,59 @@ def first(files: Sequence[str]) -> str:
     return "; ".join(files[:SHOWN]) + ("; …" if len(files) > SHOWN else "")
 
 
-def changes(before: Iterable[Row], now: Iterable[Row]) -> DataChanges:
-    """Compare two lists; if all is equal, only one row of each is in memory."""
+def changes(before: Iterable[Row], now: Iterable[Row], may_move: bool = False) -> DataChanges:
+    """Compare two lists; if all is equal, only one row of each is in memory.
+
+    Args:
+        before: the rows that a run started with.
+        now: the present ones.
+        may_move: compare files of one name in the same place of both lists, wherever they are.
+    """
     found = DataChanges()
     old_rows: dict[tuple[str, str], Row] = {}
     new_rows: dict[tuple[str, str], Row] = {}
     for old, new in zip_longest(before, now):
-        if old and new and old[:2] == new[:2]:
+        if old and new and (old[:2] == new[:2] or (may_move and is_moved(old, new))):
             compare(old, new, found)
+            found.moved |= old.path != new.path
             continue
         if old:
             old_rows[old[:2]] = old
         if new:
             new_rows[new[:2]] = new
+    if old_rows and new_rows and old_rows.keys().isdisjoint(new_rows):
+        new_rows, found.moved = moved_back(old_rows, new_rows), True
     found.added = [new.path for key, new in new_rows.items() if key not in old_rows]
     found.removed = [old.path for key, old in old_rows.items() if key not in new_rows]
     for key, old in old_rows.items():
         if key in new_rows:
             compare(old, new_rows[key], found)
-    found.order = bool(new_rows) and not found.added and not found.removed
+    found.order = not (found.added or found.removed) and [*old_rows] != [*new_rows]
     return found
+
+
+def moved_back(
+    old_rows: dict[tuple[str, str], Row], new_rows: dict[tuple[str, str], Row]
+) -> dict[tuple[str, str], Row]:
+    """Return the present rows under the names that they had if their folder alone was moved."""
+    folders = []
+    for rows in (old_rows, new_rows):
+        parts = [path.split("/")[:-1] for _, path in rows]
+        shared = zip(*parts, strict=False)
+        common = [names[0] for names in takewhile(lambda names: len({*names}) == 1, shared)]
+        folders.append("".join(f"{name}/" for name in common))
+    before, now = folders
+    return {(kind, before + path[len(now) :]): row for (kind, path), row in new_rows.items()}
+
+
+def is_moved(old: Row, new: Row) -> bool:
+    """Return whether two rows are of the same file, in another folder."""
+    return old.kind == new.kind and name_in(old.path) == name_in(new.path)
+
+
+def name_in(path: str) -> str:
+    """Return a file's name without its folder."""
+    return path.rpartition("/")[2]
 
 
 def compare(old: Row, new: Row, found: DataChanges) -> None:
@@ -158,7 +196,8 @@ def compare(old: Row, new: Row, found: DataChanges) -> None:
             found.changed.append(f"{new.path} (other bytes of the same size)")
     elif old.changed != new.changed:
         found.touched.append(new.path)
-    if old.mask != new.mask:
+    masks = (row.mask and [name_in(row.mask[0]), row.mask[1]] for row in (old, new))
+    if next(masks) != next(masks):
         found.changed.append(f"{new.path} (its mask)")
     if old.captions != new.captions:
         was, is_now = (caption_text(row.captions) for row in (old, new))
@@ -179,8 +218,16 @@ def caption_text(captions: Sequence[str]) -> str:
     return repr(text) + (f" (and {len(captions) - 1} more)" if len(captions) > 1 else "")
 
 
-def data_changes(file: Path, kinds: Collection[str], rows: Iterable[Row]) -> DataChanges:
+def data_changes(
+    file: Path, kinds: Collection[str], rows: Iterable[Row], may_move: bool = False
+) -> DataChanges:
     """Return how rows of some kinds differ from those in a run's file; nothing if there is none.
+
+    Args:
+        file: the run's.
+        kinds: the kinds to compare.
+        rows: the present rows.
+        may_move: see `changes`.
 
     Raises:
         RunDirectoryError: the file is damaged.
@@ -189,7 +236,7 @@ def data_changes(file: Path, kinds: Collection[str], rows: Iterable[Row]) -> Dat
         return DataChanges()
     try:
         before = (row for row in read_rows(file) if row.kind in kinds)
-        return changes(before, (row for row in rows if row.kind in kinds))
+        return changes(before, (row for row in rows if row.kind in kinds), may_move)
     except InputError:  # the images cannot be read
         raise
     except (OSError, ValueError, TypeError, EOFError, zlib.error) as error:

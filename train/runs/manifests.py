@@ -1,5 +1,6 @@
 """Metadata of a run for its artifacts, in kohya's keys (ss_*)."""
 
+import os
 import platform
 import shlex
 import sys
@@ -29,8 +30,14 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
+        "processes": processes_of_run(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def processes_of_run() -> int:
+    """Return the number of processes that accelerate or torchrun started for this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def run_metadata(

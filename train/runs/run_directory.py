@@ -2,11 +2,9 @@
 
 import itertools
 import json
-import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,9 @@ import yaml
 from safetensors import SafetensorError
 
 from inference.artifacts import twin_of
-from inference.files import remove_left_overs, sync, write_atomically
-from inference.recipe import RecipeWarning, dump_recipe, load_recipe
-from inference.runtime import InputError
+from inference.files import remove_left_overs, write_atomically
 from train.common import RunDirectoryError, SavingError
-from train.config import train_schema
+from train.runs.artifact_list import ArtifactList, point
 from train.runs.checkpoint_folder import Checkpoints, Write
 from train.runs.data_manifest import (
     CLASS_PICTURE,
@@ -30,27 +26,19 @@ from train.runs.data_manifest import (
     write_rows,
 )
 from train.runs.disk import check_writable, existing
-from train.runs.manifests import describe_environment
+from train.runs.environments import ENVIRONMENTS, changes_since, continued, read_environment
+from train.runs.identity import (
+    BASE_FINGERPRINT,
+    RESULT_HASH,
+    RUN_ID,
+    base_fingerprint,
+    new_identity,
+)
+from train.runs.manifests import describe_environment, processes_of_run
+from train.runs.resume_checks import differences, refuse_changes, stored_recipe
+from train.runs.run_lock import LOCK, RunLock
 
 __all__ = ["RunDirectory", "RunDirectoryError", "SavingError", "differences"]
-
-SAFE_TO_CHANGE = (
-    "max_train_steps",
-    "saving",
-    "sampling",
-    "guards",
-    "log_every_n_steps",
-    "validation.every_n_steps",
-    "data.num_workers",
-    "data.streaming.disk_gib",
-    "data.streaming.folder",
-    "output_dir",
-    "resume",
-    "overwrite",
-    "plugins",
-)
-"""Keys that may change when a run is resumed."""
-
 
 FINGERPRINTS = {
     PICTURE: "dataset_fingerprint",
@@ -76,6 +64,17 @@ class RunDirectory:
         self.touched: list[str] = []
         """Images that were written to since the run started, though their sizes are the same."""
         self.saved = Checkpoints(self.checkpoints)
+        self.lock = RunLock(path)
+        self.listing = ArtifactList(path)
+        self.identity: dict[str, str] = {}
+        """The run's id and the hash of what decides its result, from `take` on; empty for a run of
+        an earlier version."""
+        self.base_print: str | None = None
+        """The fingerprint of the base model's weights, from `take` on."""
+        self._unlinked: set[Path] = set()
+        """Links that could not be made, which was reported."""
+        self._checked: object = None
+        """The state of the folder that `open` has seen."""
 
     def checkpoint(self, step: int) -> Path:
         return self.saved.path(step)
@@ -113,39 +112,140 @@ class RunDirectory:
                 can be written here.
         """
         check_writable([self.path, *self.folders])
-        used = self.newest_checkpoint() or next(self.artifacts.glob("*"), None)
+        if processes_of_run() == 1:  # or all processes learn it from the first one, by `take`
+            self.lock.refuse_if_held()
+        self._checked, self.touched = self._state(), []
         if overwrite:
-            if used and os.environ.get("RANK", "0") == "0":
-                self.put_aside()
             return
-        if used and not resume:
+        if self.is_used and not resume:
             raise RunDirectoryError(
                 f"{self.path} contains a run already: resume=true continues it, "
                 "another name=… starts a new one, overwrite=true renames it"
             )
-        if used and self.recipe.is_file():
+        if self.newest_checkpoint() is not None:
             self._refuse_changes(recipe_yaml)
             self.refuse_other_pictures(facts, rows)
+        elif self.is_used:
+            self._refuse_lost_checkpoints()
+
+    def take(
+        self,
+        recipe_yaml: str,
+        facts: dict[str, Any],
+        resume: bool,
+        overwrite: bool = False,
+        rows: Iterable[Row] = (),
+    ) -> None:
+        """Lock the folder; put an existing run aside with `overwrite`. For the main process only.
+
+        The arguments are those of `open`, which checks again if another run has written meanwhile.
+
+        Raises:
+            RunDirectoryError: another process writes to the folder, or it is not what `open` saw.
+        """
+        self.base_print = base_fingerprint(yaml.safe_load(recipe_yaml))
+        known = facts | {BASE_FINGERPRINT: self.base_print}
+        identity = new_identity(recipe_yaml, known, processes_of_run())
+        self.lock.take(identity[RUN_ID])
+        try:
+            if self._state() != self._checked:
+                self.open(recipe_yaml, facts, resume, overwrite, rows)
+            if overwrite and self.is_used:
+                self._put_aside_locked(identity[RUN_ID])
+            elif self.newest_checkpoint() is not None:
+                identity = self._stored_identity()
+        except BaseException:
+            self.release()
+            raise
+        self.identity = identity
+
+    def check_held(self) -> None:
+        """Raise SavingError if the folder that this object has locked is another one now."""
+        if self.lock.token and not self.lock.is_held:
+            raise SavingError(
+                f"{self.path} was moved or deleted while this run was writing to it, or its "
+                f"{LOCK} was: the run ends here. Where the folder is now, resume=true continues "
+                "from its newest checkpoint"
+            )
+
+    def release(self) -> None:
+        """Unlock the folder, if this object has locked it."""
+        self.lock.release()
+
+    @property
+    def is_used(self) -> bool:
+        """Return whether a run has saved something here."""
+        saved = (path for path in self.artifacts.glob("*") if not path.name.startswith("."))
+        is_listed = self.listing.path.is_file()
+        return is_listed or self.newest_checkpoint() is not None or next(saved, None) is not None
+
+    def _state(self) -> object:
+        """Return what changes whenever another run writes here."""
+        files = (self.recipe, self.environment)
+        times = [file.stat().st_mtime_ns if file.is_file() else None for file in files]
+        return self.newest_checkpoint(), self.is_used, times
+
+    def _stored_identity(self) -> dict[str, str]:
+        """Return the identity of the run in the folder; empty for one of an earlier version.
+
+        Raises:
+            RunDirectoryError: its base model has other weights now.
+        """
+        known = read_environment(self.environment)
+        before = known.get(BASE_FINGERPRINT)
+        if before and self.base_print and before != self.base_print:
+            raise RunDirectoryError(
+                f"{self.path} cannot be resumed: the base model's weights are not those that the "
+                "run began with (base_model.path). Restore them, or give another name=…"
+            )
+        identity = {key: str(known[key]) for key in (RUN_ID, RESULT_HASH) if key in known}
+        self.listing.refuse_other(identity)
+        return identity
+
+    def _refuse_lost_checkpoints(self) -> None:
+        """Raise RunDirectoryError unless the run was cut in its first saving.
+
+        Artifacts are written before the checkpoint, and listed after it.
+        """
+        was_cut = self.environment.is_file() and not self.listing.path.is_file()
+        if not (was_cut and RUN_ID in read_environment(self.environment)):
+            raise RunDirectoryError(
+                f"{self.path} lists or has artifacts, but no checkpoint to continue from: restore "
+                f"{self.checkpoints.name}/, or overwrite=true starts anew and renames this run"
+            )
+
+    def _put_aside_locked(self, run: str) -> None:
+        """Put the run aside, and lock the folder anew for another run.
+
+        Raises:
+            RunDirectoryError: it cannot be renamed, or another process was faster.
+        """
+        try:
+            self.put_aside()
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path} cannot be renamed ({error.strerror}), as overwrite=true asks for: "
+                "give another name=…"
+            ) from error
+        self.lock.take(run)
 
     def put_aside(self) -> Path:
         """Rename the folder to the first free one of NAME.1, NAME.2, …; return the new path."""
         places = (self.path.with_name(f"{self.path.name}.{n}") for n in itertools.count(1))
         free = next(place for place in places if not place.exists())
-        return self.path.rename(free)
+        moved = self.path.rename(free)
+        (moved / LOCK).unlink(missing_ok=True)
+        return moved
 
     def _refuse_changes(self, recipe_yaml: str) -> None:
         now = yaml.safe_load(recipe_yaml)
-        changes = [
-            f"{key}: {old!r} became {new!r}"
-            for key, old, new in differences(stored_recipe(self.recipe), now)
-            if not any(f"{key}.".startswith(f"{safe}.") for safe in SAFE_TO_CHANGE)
-        ]
-        if changes:
-            raise RunDirectoryError(
-                f"{self.path} cannot be resumed with another recipe: {'; '.join(changes)}. "
-                f"Give it another name=… or the old values; only {', '.join(SAFE_TO_CHANGE)} "
-                "may change"
-            )
+        refuse_changes(
+            self.path,
+            stored_recipe(self.recipe),
+            now,
+            read_environment(self.environment),
+            lambda: base_fingerprint(now),
+        )
 
     def refuse_other_pictures(self, facts: dict[str, Any], rows: Iterable[Row] = ()) -> None:
         """Check that the run started with the present images.
@@ -159,16 +259,19 @@ class RunDirectory:
         Raises:
             RunDirectoryError: names, sizes, bytes or captions have changed.
         """
-        if not self.environment.is_file():
-            return
-        before = facts | json.loads(self.environment.read_text(encoding="utf-8"))
+        stored = read_environment(self.environment)
+        before = facts | stored
         kinds = [kind for kind, key in FINGERPRINTS.items() if key in facts]
         compared = {*kinds, HELD_BACK} if PICTURE in kinds else {*kinds}
-        found = data_changes(self.data, compared, rows)
+        # Equal fingerprints: the same names in their folders, sizes and captions, in this order.
+        prints = [FINGERPRINTS[kind] for kind in kinds]
+        may_move = all(stored.get(key) == facts[key] for key in prints)
+        found = data_changes(self.data, compared, rows, may_move)
         self.touched += found.touched
         lines = found.lines()
         for kind in kinds:
-            if before[FINGERPRINTS[kind]] != facts[FINGERPRINTS[kind]] and not lines:
+            is_other = before[FINGERPRINTS[kind]] != facts[FINGERPRINTS[kind]]
+            if is_other and not lines and not (found.moved and self._has_concepts()):
                 what = f"{kind.replace(' ', '_')}s"
                 lines.append(
                     f"it started with {before[what]} {kind}s, now there are {facts[what]}; names, "
@@ -181,6 +284,14 @@ class RunDirectory:
                 + "\nGive it another name=… or the old files"
             )
 
+    def _has_concepts(self) -> bool:
+        """Return whether fingerprints of images include their folders, as those of concepts do.
+
+        Their names, sizes and prompts are listed, their settings are in recipe.yaml.
+        """
+        data = stored_recipe(self.recipe).get("data")
+        return isinstance(data, dict) and bool(data.get("concepts"))
+
     def tell_touched(self, say: Callable[[str], None]) -> None:
         """Warn about files that were written to since the run started, if there are any."""
         if self.touched:
@@ -191,7 +302,11 @@ class RunDirectory:
             )
 
     def write_start(
-        self, recipe_yaml: str, facts: dict[str, Any], rows: Iterable[Row] | None = None
+        self,
+        recipe_yaml: str,
+        facts: dict[str, Any],
+        rows: Iterable[Row] | None = None,
+        step: int = 0,
     ) -> None:
         """Create the folders, and write recipe.yaml, environment.json and data.jsonl.gz.
 
@@ -199,29 +314,37 @@ class RunDirectory:
             recipe_yaml: the resolved recipe.
             facts: metadata of the images in environment.json.
             rows: rows of all images; if not given, their file is not changed.
+            step: completed optimizer steps.
 
         Raises:
             SavingError: they cannot be written.
         """
         with self.saving(self.path, (OSError,)):
-            self._write_start(recipe_yaml, facts)
+            self._write_start(recipe_yaml, facts, step)
             if rows is not None:
                 write_rows(self.data, rows)
 
-    def _write_start(self, recipe_yaml: str, facts: dict[str, Any]) -> None:
+    def _write_start(self, recipe_yaml: str, facts: dict[str, Any], step: int) -> None:
         for folder in self.folders:
             folder.mkdir(parents=True, exist_ok=True)
         holders = self.path, self.artifacts, self.samples, self.path / "class_images"
         for folder in (folder for holder in holders for folder in holder.glob("*/")):
             remove_left_overs(folder)
-        for file in (self.recipe, self.environment, self.data):
+        for file in (self.recipe, self.environment, self.data, self.listing.path):
             for left_over in self.path.glob(f".{file.name}.*"):
                 left_over.unlink()
         write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))
-        environment = json.dumps(describe_environment() | facts, indent=1)
+        now = describe_environment()
+        before = read_environment(self.environment) if step else None
+        content = now | facts | self.identity | {ENVIRONMENTS: continued(before, now, step)}
+        if self.base_print:
+            content[BASE_FINGERPRINT] = self.base_print
+        environment = json.dumps(content, indent=1)
         write_atomically(
             self.environment, lambda path: path.write_text(environment, encoding="utf-8")
         )
+        if step == 0:
+            self.listing.path.unlink(missing_ok=True)
 
     def write_checkpoint(
         self, step: int, write: Write, keep: int, facts: Mapping[str, Any] | None = None
@@ -238,7 +361,7 @@ class RunDirectory:
             SavingError: writing failed; earlier saves are intact.
         """
         with self.saving(self.checkpoint(step)):
-            return self.saved.write(step, write, facts or {}, keep)
+            return self.saved.write(step, write, {**(facts or {}), **self.identity}, keep)
 
     @contextmanager
     def saving(
@@ -253,8 +376,9 @@ class RunDirectory:
             kinds: exceptions that count as failed writes.
 
         Raises:
-            SavingError: writing failed; earlier saves are intact.
+            SavingError: writing failed, or this run has lost its folder; earlier saves are intact.
         """
+        self.check_held()
         try:
             yield
         except kinds as error:
@@ -271,44 +395,27 @@ class RunDirectory:
             f"untouched{kept}"
         )
 
-    def point_last(self, artifact: Path) -> Path:
-        """Link `last.*` to the newest artifact beside it, and so its twin for ComfyUI."""
+    def point_last(self, artifact: Path, say: Callable[[str], None]) -> Path:
+        """Let `last.*` stand for the newest artifact beside it, and so its twin; return its path.
+
+        A convenience: if it cannot be made, that is reported, once.
+        """
         last = artifact.with_name(f"last{artifact.suffix}")
-        link(last, artifact)
+        pairs = [(last, artifact)]
         if twin_of(artifact).exists():
-            link(twin_of(last), twin_of(artifact))
-        sync(last.parent)
+            pairs.append((twin_of(last), twin_of(artifact)))
+        for path, target in pairs:
+            try:
+                point(path, target)
+            except OSError as error:
+                if path not in self._unlinked:
+                    self._unlinked.add(path)
+                    say(
+                        f"warning: {path} cannot stand for the newest artifact "
+                        f"({error.strerror or error}); use {target.name} beside it"
+                    )
         return last
 
-
-def link(path: Path, target: Path) -> None:
-    """Make a path a link to a file or folder beside it, atomically."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.unlink(missing_ok=True)
-    unfinished.symlink_to(target.name)
-    unfinished.replace(path)
-
-
-def stored_recipe(path: Path) -> Any:
-    """Return the values of a run's recipe.yaml, with defaults for keys that are newer than it.
-
-    If Limner no longer accepts it, return it as it was written.
-    """
-    text = path.read_text(encoding="utf-8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RecipeWarning)
-        with suppress(InputError):
-            text = dump_recipe(load_recipe(str(path), train_schema, []))
-    return yaml.safe_load(text)
-
-
-def differences(before: Any, after: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Return (key, old, new) of every leaf in which two nested mappings differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        names = {**before, **after}
-        found = []
-        for name in names:
-            inner = f"{key}.{name}" if key else str(name)
-            found += differences(before.get(name), after.get(name), inner)
-        return found
-    return [] if before == after else [(key, before, after)]
+    def environment_changes(self) -> list[str]:
+        """Return what the result depends on and has changed since the run was last trained."""
+        return changes_since(read_environment(self.environment), describe_environment())

@@ -53,16 +53,16 @@ def test_used_folder_needs_resume(run: RunDirectory) -> None:
     run.open(RECIPE, FACTS, resume=True)
 
 
-def test_overwrite_puts_the_old_run_aside(run: RunDirectory, monkeypatch) -> None:
+def test_overwrite_puts_the_old_run_aside(run: RunDirectory) -> None:
     for number in (1, 2):
         run.open(RECIPE, FACTS, resume=False, overwrite=True)
-        assert not run.path.exists()
+        assert run.newest_checkpoint() is not None  # nothing is changed before the lock is taken
+        run.take(RECIPE, FACTS, resume=False, overwrite=True)
+        assert names(run.path) == ["run.lock"]
         run.write_start(RECIPE, FACTS)
         add_checkpoint(run, 20)
-        assert (run.path.parent / f"run.{number}" / "recipe.yaml").is_file()
-    monkeypatch.setenv("RANK", "1")  # only the first process does it
-    run.open(RECIPE, FACTS, resume=False, overwrite=True)
-    assert run.path.is_dir()
+        aside = run.path.parent / f"run.{number}"
+        assert (aside / "recipe.yaml").is_file() and not (aside / "run.lock").exists()
 
 
 def test_changed_keys_are_told_together_with_both_values(run: RunDirectory) -> None:
@@ -145,7 +145,7 @@ def test_last_points_to_the_newest_artifact(run: RunDirectory, suffix: str) -> N
         else:
             path.mkdir()
             (path / "step").write_text(str(step))
-        last = run.point_last(path)
+        last = run.point_last(path, pytest.fail)
         content = last if suffix else last / "step"
         assert content.read_text() == str(step)
     assert last.name == f"last{suffix}"
@@ -158,7 +158,7 @@ def test_last_points_to_the_twin_too(run: RunDirectory) -> None:
         path = run.artifact(step, ".safetensors")
         path.write_text(str(step))
         twin_of(path).write_text(f"twin of {step}")
-        last = run.point_last(path)
+        last = run.point_last(path, pytest.fail)
     assert twin_of(last).name == "last.comfyui.safetensors"
     assert (last.read_text(), twin_of(last).read_text()) == ("20", "twin of 20")
 

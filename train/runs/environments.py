@@ -1,0 +1,82 @@
+"""environment.json: data about a run's images, and the environments in which it was trained.
+
+On the top level are the facts about images and the present environment; `environments` lists all
+of them, each with the step at which it began. Runs of earlier versions have no such list: the top
+level is their only environment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.common import RunDirectoryError
+
+ENVIRONMENTS = "environments"
+
+DECIDING = ("limner", "device", "threads", "processes", "packages")
+"""What the bytes of a result depend on, beside recipe and data."""
+
+KEYS = (*DECIDING, "git_commit", "git_changed_files", "command", "python", "platform")
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """Return the content of an environment.json.
+
+    Raises:
+        RunDirectoryError: it does not exist, or is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not content:
+            raise ValueError("expected a mapping that is not empty")
+        if not all(isinstance(one, dict) for one in environments(content)):
+            raise ValueError(f"{ENVIRONMENTS}: expected a list of mappings")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RunDirectoryError(
+            f"{path}: damaged or lost ({why}): what the run was trained with is unknown. Restore "
+            "it from a copy; or overwrite=true starts anew and renames this run"
+        ) from error
+    return content
+
+
+def environments(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the environments of a run, each with the step at which it began."""
+    if ENVIRONMENTS in content:
+        return list(content[ENVIRONMENTS])
+    return [{"step": 0} | {key: content[key] for key in KEYS if key in content}]
+
+
+def continued(
+    before: Mapping[str, Any] | None, now: Mapping[str, Any], step: int
+) -> list[dict[str, Any]]:
+    """Return the environments of a run that continues in one at a step.
+
+    An environment is listed again only if something in it is different. Those that began later are
+    dropped: their steps are repeated.
+    """
+    known = [one for one in environments(before or {}) if before and one.get("step", 0) < step]
+    present = {"step": step} | {key: now[key] for key in KEYS if key in now}
+    if known and known[-1] | {"step": step} == present:
+        return known
+    return [*known, present]
+
+
+def changes_since(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what the result depends on and is different: `threads: 1 became 2`."""
+    last = environments(before)[-1]
+    lines = []
+    for key in DECIDING:
+        old, new = last.get(key), now.get(key)
+        if key in last and isinstance(old, dict) and isinstance(new, dict):
+            lines += [
+                f"{name}: {old[name]} became {new.get(name)}"
+                for name in old
+                if old[name] != new.get(name)
+            ]
+        elif key in last and old != new:
+            lines.append(f"{key}: {old} became {new}")
+    return lines
