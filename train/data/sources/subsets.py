@@ -118,8 +118,9 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
     """Return the images that a kohya metadata json names, and their captions.
 
     An image is named by its path, as it is or within the subset's folder, with or without its
-    extension; paths that Windows wrote are read too (`named_by`). Its tags are appended to its caption, as in `FineTuningDataset` of kohya's
-    `library/train_util.py`; `train_resolution`, of images scaled in advance, is ignored.
+    extension; paths that Windows wrote are read too. Its tags are appended to its caption, as in
+    `FineTuningDataset` of kohya's `library/train_util.py`; `train_resolution`, of images scaled in
+    advance, is ignored.
 
     Raises:
         DataError: it cannot be read, is no such file, or images are missing; `key` is its
