@@ -198,13 +198,31 @@ def file_layers(
         return []
     layers: list[Layer] = []
     for base in bases:
-        layers += file_layers(absolute(path.parent / base), faults, (*asking, path), files)
+        layers += file_layers(absolute(path.parent / at_home(base)), faults, (*asking, path), files)
     return [*layers, Layer(source, node)]
 
 
+def at_home(path: str) -> str:
+    """Return a path with the home folder for a leading `~` or `~user`, as shells do.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        user = path.partition("/")[0]
+        raise InputError(
+            f"{cut(path)!r}: there is no home folder for {user}; a file of this name is written "
+            f"./{cut(path)}"
+        ) from None
+
+
 def absolute(path: str | Path) -> Path:
-    """Return the absolute path without `..`; symbolic links are kept."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would also follow links)
+    """Return the absolute path without `..` and `~`; symbolic links are kept."""
+    return Path(os.path.abspath(at_home(str(path))))  # noqa: PTH100 (resolve() follows links)
 
 
 def take_bases(node: yaml.MappingNode) -> list[str]:

@@ -32,6 +32,12 @@ def fields_of(kind: type) -> dict[str, Any]:
 
 
 @cache
+def paths_of(kind: type) -> frozenset[str]:
+    """Return the fields of a dataclass that are paths: `paths` of it and of its bases."""
+    return frozenset(name for base in kind.__mro__ for name in vars(base).get("paths", ()))
+
+
+@cache
 def field_docs(kind: type) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and its bases, by field name."""
     import ast

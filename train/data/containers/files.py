@@ -7,6 +7,7 @@ Nothing is kept open: any process may read any path at any time.
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -52,6 +53,8 @@ def read_text(path: Path) -> str:
         DataError: it is in another encoding.
         OSError, DataError: as `read_bytes`.
     """
+    if split_path(path) is None and not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"{path}: is not a file; remove it, or rename it")  # a pipe never ends
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

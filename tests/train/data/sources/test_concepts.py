@@ -250,7 +250,7 @@ WRONG = {
     "objective: {type: lora}\ndata: {concepts: {a/b: {instance_data_dir: a}}}": "data.concepts.a/b"
     ": names a folder of class pictures: no / and no . in front",
     "objective: {type: lora}\ndata: {concepts_list: no.json}": "data.concepts_list: 'no.json' "
-    "cannot be read: No such file or directory",
+    "is not a file",
 }
 
 
