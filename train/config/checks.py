@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from train.config.clips import ImageConditionConfig
 from train.config.containers import is_address
 from train.config.data import has_streamed
+from train.config.folders import folder_faults
 from train.config.objectives import CombinedConfig, TextualInversionConfig, WholePartsConfig
 from train.config.optimization import schedule_faults
 from train.config.recipe import TrainRecipe, largest_batch, named_stages
@@ -177,6 +178,7 @@ REFUSALS: tuple[Check, ...] = (
     _name_faults,
     _schedule_faults,
     stage_faults,
+    folder_faults,
     Rule(
         "base_model.quantization",
         lambda r: bool(r.base_model.quantization) and r.objective.type != "lora",
