@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inference.prompts.composition import split_composition
     from inference.prompts.editing import Entry, chosen, timeline
     from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
+    from inference.prompts.spelling import misread
     from inference.prompts.styles import apply_styles, read_styles
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "assemble",
     "chosen",
     "extract_extra_networks",
+    "misread",
     "parse_attention",
     "put_in",
     "read_styles",

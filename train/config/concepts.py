@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from inference.prompts import misread
 from inference.recipe import at_home, fields_of
 from inference.runtime import InputError
 from train.config.rules import Faults, at_least
@@ -119,6 +120,9 @@ class ConceptConfig:
             )
 
     def idle(self) -> Faults:
+        for name in ("instance_token", "class_token"):
+            if reading := misread(vars(self)[name]):
+                yield name, f"is learned as it is written, while in prompts {reading}"
         unset = {field.name: field.default for field in dataclasses.fields(self)}
         values = dataclasses.asdict(self)
 

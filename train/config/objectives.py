@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from omegaconf import MISSING, SI
 
 from inference.config import ADAPTERS
+from inference.prompts import misread
 from inference.recipe import RecipeError, got, is_word, option_faults
 from train.config.optimization import LRSchedulerConfig, schedule_faults
 from train.config.rules import Faults, at_least, fraction
@@ -158,6 +159,12 @@ class TextualInversionConfig(ObjectiveConfig):
             yield "max_norm", f"must be above 0, got {self.max_norm}"
         if not self.token.strip() or self.token != self.token.strip():
             yield "token", f"must be a word without spaces around it, got {self.token!r}"
+        elif reading := misread(self.token):
+            yield (
+                "token",
+                f"{self.token!r} cannot be written in a prompt, where {reading}, so that the "
+                "embedding would not be found; take a word such as my-style",
+            )
 
 
 @dataclass

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inference.media import sequence_files
-from inference.recipe import RecipeWarning
+from inference.prompts import misread
+from inference.recipe import RecipeWarning, cut
 from inference.runtime import InputError, require
 from train.common import DataError
 from train.config import CaptionConfig, ContainerConfig, DataConfig
@@ -233,6 +234,7 @@ def with_captions(
         else:
             bare.append(path)
     beside.warn_of_empty(len(paths), what, key)
+    warn_of_syntax(pictures, what, key)
     fallen = [picture.path for picture in pictures if picture.told_by == FALLBACK]
     if hint := beside.hint(bare or fallen, key):
         hint = f". {hint}"
@@ -250,3 +252,26 @@ def with_captions(
             f'{key}.fallback="…" gives them one' + hint
         )
     return pictures
+
+
+def warn_of_syntax(pictures: Sequence[Picture], what: str, key: str) -> None:
+    """Warn about captions that prompts read differently than they are learned.
+
+    Args:
+        pictures: the images.
+        what: what messages call them.
+        key: the recipe key of the captions' settings.
+    """
+    seen: dict[str, list[str]] = {}
+    for picture in pictures:
+        for text in picture.captions:
+            if reading := misread(text):
+                seen.setdefault(reading, []).append(text)
+                break
+    for reading, texts in seen.items():
+        message = (
+            f"{key}: captions of {len(texts)} of {len(pictures)} {what} are learned as they are "
+            f"written, while in prompts {reading}; there write \\ before such signs: "
+            f"{cut(texts[0])!r}"
+        )
+        warnings.warn(message, RecipeWarning, stacklevel=3)
