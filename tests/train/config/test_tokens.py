@@ -11,6 +11,7 @@ from inference.recipe.layers import RecipeError, RecipeWarning
 from inference.recipe.loader import load_mapping
 from train.config.concepts import ConceptConfig
 from train.config.data import DataConfig
+from train.config.examples import CaptionConfig
 from train.config.schema import train_schema
 from train.data.sources.folder import find_pictures
 
@@ -68,8 +69,9 @@ def test_captions_are_noted_once(tmp_path: Path) -> None:
     )
     with pytest.warns(RecipeWarning, match=told):
         find_pictures(DataConfig(path=str(tmp_path)), True)
-    (tmp_path / "0.txt").write_text("a")
+    (tmp_path / "0.txt").write_text("a {red|blue} cat ||| b")
     (tmp_path / "1.txt").write_text("b")
+    captions = CaptionConfig(wildcards=True, keep_tokens_separator="|||")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        find_pictures(DataConfig(path=str(tmp_path)), True)
+        find_pictures(DataConfig(path=str(tmp_path), captions=captions), True)

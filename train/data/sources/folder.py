@@ -31,6 +31,7 @@ from train.data.containers import (
 )
 from train.data.pictures import add_root
 from train.data.sources.caption_files import CaptionFiles
+from train.data.sources.captions import longest_choice, plain_caption
 from train.data.sources.listing import containers_at, pictures_in, warn_unused
 from train.data.sources.mask_files import parted
 from train.data.sources.metadata import matched, read_metadata
@@ -234,7 +235,7 @@ def with_captions(
         else:
             bare.append(path)
     beside.warn_of_empty(len(paths), what, key)
-    warn_of_syntax(pictures, what, key)
+    warn_of_syntax(pictures, what, config, key)
     fallen = [picture.path for picture in pictures if picture.told_by == FALLBACK]
     if hint := beside.hint(bare or fallen, key):
         hint = f". {hint}"
@@ -254,18 +255,19 @@ def with_captions(
     return pictures
 
 
-def warn_of_syntax(pictures: Sequence[Picture], what: str, key: str) -> None:
+def warn_of_syntax(pictures: Sequence[Picture], what: str, config: CaptionConfig, key: str) -> None:
     """Warn about captions that prompts read differently than they are learned.
 
     Args:
         pictures: the images.
         what: what messages call them.
+        config: how captions are processed.
         key: the recipe key of the captions' settings.
     """
     seen: dict[str, list[str]] = {}
     for picture in pictures:
         for text in picture.captions:
-            if reading := misread(text):
+            if misread(text) and (reading := misread(_learned(text, config))):
                 seen.setdefault(reading, []).append(text)
                 break
     for reading, texts in seen.items():
@@ -275,3 +277,8 @@ def warn_of_syntax(pictures: Sequence[Picture], what: str, key: str) -> None:
             f"{cut(texts[0])!r}"
         )
         warnings.warn(message, RecipeWarning, stacklevel=3)
+
+
+def _learned(caption: str, config: CaptionConfig) -> str:
+    """Return a caption without the signs that its processing removes."""
+    return plain_caption(longest_choice(caption) if config.wildcards else caption, config)
