@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from inference.recipe.foreign import foreign_file, foreign_keys
 from inference.recipe.yaml_nodes import (
     DEEPEST,
     MAPPING_TAG,
@@ -182,10 +183,15 @@ def file_layers(
     if len(files) > MOST_FILES:
         raise RecipeError.of([f"{who}: more than {MOST_FILES} files are based on each other"])
     try:
-        node = parse(read(path, bool(asking)))
+        text = read(path, bool(asking))
+        if told := foreign_file(path, text):
+            raise ValueError(told)
+        node = parse(text)
         node = yaml.MappingNode(MAPPING_TAG, []) if node is None else node
         if not isinstance(node, yaml.MappingNode):
             raise fault("a recipe is a mapping of keys", node)
+        if told := foreign_keys(plain(node)):
+            raise ValueError(told)
         bases = take_bases(node)
     except yaml.YAMLError as error:
         faults.append(f"{source}: {explain(error)}")

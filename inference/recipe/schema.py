@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from inference.recipe.foreign import counterpart
 from inference.recipe.yaml_nodes import cut, plain
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
@@ -120,6 +121,8 @@ def unknown_key(name: str, kind: type, root: type) -> str:
     if "." in name and name in known:
         nested = name.replace(".", ": {") + ": ..." + "}" * name.count(".")
         return f"{message}; in a file it is written {nested}"
+    if told := counterpart(name, known):
+        return f"{message}; {told}"
     by_last_word: dict[str, list[str]] = {}
     for key in known:
         by_last_word.setdefault(key.rpartition(".")[2], []).append(key)
