@@ -86,7 +86,10 @@ class LoraConfig(ObjectiveConfig):
     alpha: float = SI("${.rank}")
     """The learned change is scaled by alpha / rank (kohya: network_alpha)."""
     dropout: float = 0.0
-    """Dropout on the inputs of the layers during training (kohya: network_dropout)."""
+    """Dropout during training (kohya: network_dropout)."""
+    dropout_on: Literal["input", "rank"] = "input"
+    """What dropout acts on: `input`, the inputs of the layers, as in peft; or `rank`, what the down
+    half makes of them, as in kohya's sd-scripts."""
     targets: list[str] | None = None
     """Which layers of the UNet to train: attention (to_q, to_k, to_v, to_out), feed_forward and
     projection (proj_in, proj_out) of its transformers, which kohya trains and which are the
@@ -111,6 +114,12 @@ class LoraConfig(ObjectiveConfig):
         wrong = [name for name in self.targets or () if name not in known]
         if wrong or self.targets == []:
             yield "targets", f"expected some of {', '.join(known)}; got {self.targets}"
+        if self.dropout_on == "rank" and self.algorithm != "lora":
+            yield "dropout_on", f"rank is for algorithm: lora; {self.algorithm} has input alone"
+
+    def idle(self) -> Faults:
+        if self.dropout_on == "rank" and not self.dropout:
+            yield "dropout_on", "has no effect with dropout: 0"
 
     def _algorithm_faults(self) -> Faults:
         kind = ADAPTERS.get(self.algorithm)
