@@ -6,7 +6,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -186,7 +186,7 @@ def read_concepts_list(path: str) -> ConceptsFile:
         values = _known_values(name, entry, found.notes, faults)
         for key in ("instance_data_dir", "class_data_dir", "save_sample_template"):
             if key in values:
-                values[key] = str(Path(path).parent / at_home(values[key]))
+                values[key] = _within(Path(path).parent, at_home(values[key]))
         concept = ConceptConfig(**values)
         faults += [f"{name}.{key}: {message}" for key, message in concept.faults()]
         found.notes += [f"{name}.{key}: {message}" for key, message in concept.idle()]
@@ -196,6 +196,14 @@ def read_concepts_list(path: str) -> ConceptsFile:
     if faults:
         raise InputError("\n".join(faults))
     return found
+
+
+def _within(folder: Path, path: str) -> str:
+    """Return a path that is relative to a folder; one of Windows with slashes, unless it exists."""
+    if (windows := PureWindowsPath(path)).drive:
+        return path  # not on this disk, which is reported where it is read
+    own = folder / path
+    return str(own if "\\" not in path or own.exists() else folder / windows.as_posix())
 
 
 def _json_of(path: str) -> Any:

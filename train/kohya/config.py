@@ -20,6 +20,7 @@ from train.kohya.keys import (
     BUCKET_KEYS,
     DATASET_KEYS,
     IGNORED,
+    PATHS,
     REFUSED,
     SUBSET_KEYS,
     SUBSET_ONLY,
@@ -138,6 +139,7 @@ def _subset(tables: list[Where], faults: list[str], notes: list[str]) -> dict[st
         if key in SUBSET_KEYS:
             if key == "num_repeats" and value == 0:
                 faults.append(f"{where}: num_repeats: 0 leaves the subset out; take it out")
+            value = _on_this_disk(value) if key in PATHS else value
             for dotted, said in SUBSET_KEYS[key](value).items():
                 _put(found, dotted, said)
             if key == "color_aug" and value:
@@ -147,6 +149,13 @@ def _subset(tables: list[Where], faults: list[str], notes: list[str]) -> dict[st
         else:
             _refuse(where, key, value, faults, notes)
     return found
+
+
+def _on_this_disk(path: str) -> str:
+    r"""Return a relative path that Windows wrote (`data\dog`) with slashes, if it is none here."""
+    if "\\" not in path or PureWindowsPath(path).drive or _is(Path.exists, path):
+        return path
+    return PureWindowsPath(path).as_posix()
 
 
 def _dataset(

@@ -25,6 +25,7 @@ from train.config import ClipDataConfig, DataConfig
 from train.data.containers import by_folder, looks_like_data, walk
 from train.data.pictures import add_root
 from train.data.sources.folder import Picture, with_captions
+from train.data.sources.listing import no_folder
 from train.data.sources.metadata import read_metadata
 
 CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, ".gif", ".webp", ".apng")
@@ -71,7 +72,7 @@ def find_clips(
     assert config.clips is not None
     root = Path(config.path)
     if not root.is_dir():
-        raise DataError(f"data.path: {config.path!r} is not a folder")
+        raise no_folder(config.path, "data.path")
     add_root(root)
     left_out = Counter() if left_out is None else left_out
     paths = sorted(clip_paths(root, config.clips, left_out))

@@ -32,7 +32,7 @@ from train.data.containers import (
 from train.data.pictures import add_root
 from train.data.sources.caption_files import CaptionFiles
 from train.data.sources.captions import longest_choice, plain_caption
-from train.data.sources.listing import containers_at, pictures_in, warn_unused
+from train.data.sources.listing import containers_at, no_folder, pictures_in, warn_unused
 from train.data.sources.mask_files import parted
 from train.data.sources.metadata import matched, read_metadata
 
@@ -142,7 +142,7 @@ def files_in(folder: str, key: str, left_out: Counter[str] | None = None) -> lis
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"{key}: {folder!r} is not a folder")
+        raise no_folder(folder, key)
     add_root(root)
     omitted: Counter[str] = Counter()
     paths, others, endings = [], 0, picture_extensions()

@@ -4,7 +4,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from inference.recipe import RecipeWarning
@@ -30,6 +30,7 @@ from train.data.containers import (
     open_table,
     picture_extensions,
     walk,
+    windows_parts,
 )
 from train.data.pictures import Known, picture_facts
 from train.data.streaming import is_shard, streamed_shards
@@ -104,6 +105,16 @@ def containers_of(
     return _matching_shards(path, key)
 
 
+def no_folder(path: str, key: str) -> DataError:
+    """Return the error for a path that is no folder; one of Windows is recognized."""
+    hint = ""
+    if (parts := windows_parts(path)) is not None:
+        hint = f"; it is a path of Windows, here perhaps {'/'.join(parts)!r}"
+        if PureWindowsPath(path).drive:
+            hint = "; it is a path of Windows: name the folder on this disk (WSL: C:\\ is /mnt/c)"
+    return DataError(f"{key}: {path!r} is not a folder{hint}")
+
+
 def _matching_shards(pattern: str, key: str) -> list[Path]:
     """Return the files that a pattern such as `{000..012}.tar` stands for.
 
@@ -114,7 +125,7 @@ def _matching_shards(pattern: str, key: str) -> list[Path]:
     if Path(pattern).is_file():
         raise DataError(f"{key}: {pattern!r} is neither a folder nor one of {known}")
     if not BRACES.search(pattern):
-        raise DataError(f"{key}: {pattern!r} is not a folder")
+        raise no_folder(pattern, key)
     shards = [Path(one) for one in expanded(pattern, key)]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import sys
+import tarfile
 import unicodedata
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +23,7 @@ import pytest
 from PIL import Image
 
 from inference.recipe.layers import RecipeWarning
+from inference.runtime.errors import InputError
 from train.common.errors import DataError
 from train.config.clips import ClipDataConfig
 from train.config.concepts import ConceptConfig
@@ -260,6 +264,17 @@ def test_paths_of_windows(tmp_path: Path) -> None:
     assert kohya_metadata(tmp_path / "m.json", config, "k") == {one: ("a",), two: ("b",)}
 
 
+def test_folders_of_windows_are_recognized(tmp_path: Path) -> None:
+    for path, hint in {
+        "data\\dog": r"dog' is not a folder; it is a path of Windows, here perhaps 'data/dog'$",
+        "C:\\data\\dog": r"is a path of Windows: name the folder on this disk \(WSL: ",
+    }.items():
+        for clips in (None, ClipDataConfig()):
+            with pytest.raises(DataError, match=hint):
+                data = DataConfig(path=path, clips=clips)
+                find_pictures(data, True) if clips is None else find_clips(data, True)
+
+
 def test_an_empty_name_in_kohyas_metadata(tmp_path: Path) -> None:
     for name in ("", ".", "/"):
         (tmp_path / "m.json").write_text(json.dumps({name: {"caption": "a"}}))
@@ -318,6 +333,67 @@ def test_empty_caption_files_are_empty_captions(tmp_path: Path) -> None:
         found = find_pictures(DataConfig(path=str(tmp_path)), True)
     assert [one.captions for one in found] == [("",), ("b",), ("has words",)]
     assert [one.told_by for one in found] == [".txt", ".txt", ".caption"]
+
+
+def packed(root: Path, holder: str) -> Path:
+    """Return the folder, or an archive in it with its files."""
+    if holder == "folder":
+        return root
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    path = root / f"x.{holder}"
+    if holder == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in files:
+                archive.write(file, file.name)
+    else:
+        with tarfile.open(path, "w") as archive:
+            for file in files:
+                archive.add(file, file.name)
+    return path
+
+
+@pytest.mark.parametrize("holder", ["folder", "tar", "zip"])
+@pytest.mark.parametrize("name", ["a.png", "metadata.jsonl", "metadata.csv", "a.txt", "a.json"])
+@pytest.mark.parametrize("kind", ["hidden", "empty"])
+def test_hidden_and_empty_files(
+    kind: str, name: str, holder: str, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """Of each reader in each place: refused in words, or what is not hidden is learned."""
+    root = tmp_path / "pictures"
+    save(root / "b.png", "b")
+    if name != "a.png":
+        save(root / "a.png", None)
+    odd = root / f"._{name}" if kind == "hidden" else root / name
+    odd.write_bytes(b"\0\1" if kind == "hidden" else b"")
+    options = [f"data.path={packed(root, holder)}", "data.captions.extensions=[.txt,.json]"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecipeWarning)
+        try:
+            found = find_sources(make_recipe(*options, "data.captions.fallback=x")).pictures
+        except DataError as error:
+            assert kind == "empty" and name in str(error)
+            return
+    assert [one.path.name for one in found] == ["a.png", "b.png"][name == "a.png" :]
+
+
+@pytest.mark.parametrize("ending", [".tar", ".zip", ".parquet", ".arrow", ".toml", ".json"])
+def test_empty_files_that_name_or_hold_the_data(
+    ending: str, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    (path := tmp_path / f"x{ending}").write_bytes(b"")
+    own = {
+        ".toml": [f"data.kohya_config={path}", "data.path=null"],
+        ".json": [f"data.concepts_list={path}", "data.path=null"],
+    }
+    with pytest.raises(InputError, match=re.escape(path.name)):
+        find_sources(make_recipe(*own.get(ending, [f"data.path={path}"])))
+
+
+def test_one_picture_cannot_be_split(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    save(tmp_path / "pictures" / "a.png")
+    recipe = make_recipe(f"data.path={tmp_path}/pictures", "validation.split=0.1")
+    with pytest.raises(DataError, match=r"validation\.split: there is one picture only, .*path"):
+        find_sources(recipe)
 
 
 # Access
