@@ -145,7 +145,7 @@ class TextualInversionConfig(ObjectiveConfig):
     type: Literal["textual_inversion"] = "textual_inversion"
     token: str = MISSING
     """The new token. Prompts that contain it use the vectors; choose one that is not a word
-    already."""
+    already, and that prompts take literally (not `[v]`, `(sks)`, AND)."""
     initialization_text: str = "*"
     """Text whose embedding initializes the vectors; empty initializes them with zeros."""
     num_vectors_per_token: int = 1
