@@ -139,7 +139,7 @@ def _subset(tables: list[Where], faults: list[str], notes: list[str]) -> dict[st
         if key in SUBSET_KEYS:
             if key == "num_repeats" and value == 0:
                 faults.append(f"{where}: num_repeats: 0 leaves the subset out; take it out")
-            value = _on_this_disk(value) if key in PATHS else value
+            value = _on_this_disk(str(value)) if key in PATHS else value
             for dotted, said in SUBSET_KEYS[key](value).items():
                 _put(found, dotted, said)
             if key == "color_aug" and value:

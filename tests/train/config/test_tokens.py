@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -36,7 +37,7 @@ def test_words_with_a_meaning_of_their_own(word: str) -> None:
     assert misread(word)
 
 
-def recipe(objective: dict[str, object]) -> object:
+def recipe(objective: dict[str, Any]) -> object:
     mapping = {"name": "x", "objective": objective, "data": {"path": "."}, "output_dir": "/o"}
     return load_mapping(mapping, "recipe", train_schema)
 
