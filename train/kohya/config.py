@@ -226,7 +226,11 @@ def read_kohya_folders(path: str, is_reg: bool = False) -> Imported:
         raise InputError(f"{path!r} is not a folder")
     subsets: dict[str, Any] = {}
     notes: list[str] = []
-    for folder in sorted(one for one in root.iterdir() if one.is_dir()):
+    try:
+        folders = sorted(one for one in root.iterdir() if one.is_dir())
+    except OSError as error:
+        raise InputError(f"{path!r} cannot be listed: {error.strerror}") from error
+    for folder in folders:
         match = NUMBERED.fullmatch(folder.name)
         if match is None or not int(match[1]):
             notes.append(f"{folder.name}: has no effect: not named REPEATS_class tokens")

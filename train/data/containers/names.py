@@ -4,6 +4,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path, PureWindowsPath
@@ -50,6 +51,7 @@ HUB = "hf://"
 SPLIT = re.compile(r"(train|validation|valid|val|test|dev|eval)(?=[-_.])")
 
 
+@cache
 def picture_extensions() -> tuple[str, ...]:
     """Return the extensions of images that can be read here: those of the extra if installed."""
     more = (ending for ending, (module, _) in READ_BY_EXTRA.items() if find_spec(module))

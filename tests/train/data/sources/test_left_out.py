@@ -38,6 +38,7 @@ from train.data.sources.concepts import ClassFolder, find_concepts
 from train.data.sources.folder import find_pictures
 from train.data.sources.sources import find_sources
 from train.data.sources.subsets import kohya_metadata
+from train.kohya.config import read_kohya_folders
 
 MakeRecipe = Callable[..., TrainRecipe]
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -165,12 +166,15 @@ def test_formats_of_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "pillow_heif", library)
     monkeypatch.setattr(Image, "OPEN", {**Image.OPEN})
     monkeypatch.setattr(Image, "ID", [*Image.ID])
-    reading._formats.cache_clear()
+    caches = reading._formats, names.picture_extensions
+    for one in caches:
+        one.cache_clear()
     try:
         assert learned(tmp_path) == (["a.heic"], {})
         assert "HEIF" in reading._formats()
     finally:
-        reading._formats.cache_clear()
+        for one in caches:
+            one.cache_clear()
 
 
 # One line
@@ -425,6 +429,8 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     told = f"DataError: {tmp_path}/shut: cannot be listed (Permission denied)"
     kind = ClassFolder(tmp_path, "x", ConceptConfig(), Counter())
     try:
+        kohya = f"InputError: {str(tmp_path / 'shut')!r} cannot be listed: Permission denied"
+        assert without_rights(lambda: read_kohya_folders(str(tmp_path / "shut"))) == kohya
         assert without_rights(lambda: [*(tmp_path / "shut").iterdir()]).startswith(
             "PermissionError"
         )
