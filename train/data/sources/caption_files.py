@@ -68,20 +68,17 @@ class CaptionFiles:
         self.empty.append(empty[0])
         return ((), "") if self.config.fallback is not None else (("",), empty[1])
 
-    def warn_of_empty(self, count: int, what: str, key: str) -> None:
+    def warn_of_empty(self, count: int, what: str, effect: str) -> None:
         """Say how many of `count` images have a caption file without text.
 
         Args:
             count: number of images.
             what: what messages call them.
-            key: the recipe key of the captions' settings.
+            effect: what becomes of them.
         """
         if not self.empty:
             return
         named = ", ".join(map(str, self.empty[:3])) + (", …" if len(self.empty) > 3 else "")
-        effect = f"they are learned without words ({key}.fallback gives them some)"
-        if self.config.fallback is not None:
-            effect = f"they have {key}.fallback"
         message = f"{len(self.empty)} of {count} {what} have empty caption files: {effect}: {named}"
         warnings.warn(message, RecipeWarning, stacklevel=3)
 

@@ -54,7 +54,7 @@ def find_concepts(config: DataConfig, left_out: Counter[str] | None = None) -> l
             files = picture_files(root, key, left_out=left_out)
             files, masks = parted(files, Path(root), config.masks, left_out)
             files = sound_paths(files, config.broken_pictures)
-            captions = captions_of(files, root, config.captions)
+            captions = captions_of(files, root, config.captions, where)
         except DataError as error:
             faults.append(str(error))
             continue
@@ -83,12 +83,18 @@ def _first(caption: str, config: CaptionConfig) -> str:
 
 
 def captions_of(
-    files: Sequence[Path], folder: str, config: CaptionConfig
+    files: Sequence[Path], folder: str, config: CaptionConfig, concept: str = ""
 ) -> list[tuple[Path, tuple[str, ...]]]:
-    """Return the captions of each image, from metadata.jsonl or beside it; they may be empty."""
+    """Return the captions of each image, from metadata.jsonl or beside it; there may be none.
+
+    With the recipe key of a `concept`, a warning counts caption files without text.
+    """
     described, _ = matched(read_metadata(folder, ContainerConfig()), files)
     beside = CaptionFiles(config)
-    return [(file, described.get(file) or beside.captions(file)) for file in files]
+    found = [(file, described.get(file) or beside.captions(file)) for file in files]
+    if concept:
+        beside.warn_of_empty(len(files), f"pictures of {concept}", "their names are the captions")
+    return found
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,9 @@ def with_captions(
             pictures.append(Picture(path, captions, told_by=told_by))
         else:
             bare.append(path)
-    beside.warn_of_empty(len(paths), what, key)
+    effect = f"they are learned without words ({key}.fallback gives them some)"
+    effect = effect if config.fallback is None else f"they have {key}.fallback"
+    beside.warn_of_empty(len(paths), what, effect)
     warn_of_syntax(pictures, what, config, key)
     fallen = [picture.path for picture in pictures if picture.told_by == FALLBACK]
     if hint := beside.hint(bare or fallen, key):

@@ -222,6 +222,15 @@ def test_concepts_and_clips_count_too(tmp_path: Path) -> None:
     assert +left_out == {"in hidden folders": 1, "with hidden names": 1, ".png": 1}
 
 
+def test_an_empty_caption_of_a_concept_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "red cat.png", "")
+    data = DataConfig(concepts={"x": ConceptConfig(instance_data_dir=str(tmp_path))})
+    told = r"1 of 1 pictures of data.concepts.x have empty caption files: their names are the cap"
+    with pytest.warns(RecipeWarning, match=told):
+        (concept,) = find_concepts(data)
+    assert concept.pictures[0].captions == ("red cat",)
+
+
 def test_folders_of_kohya_are_recognized(tmp_path: Path) -> None:
     save(tmp_path / "10_sks dog" / "a.png")
     save(tmp_path / "2_dog" / "a.png")
