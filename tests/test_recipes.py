@@ -82,7 +82,8 @@ WRONG = {
     "objective: {type: [lora]}": "objective.type: expected one of "
     f"{', '.join(OBJECTIVE_CONFIGS)}; got ['lora']",
     "objective: lora": "objective: expected a mapping with keys of LoraConfig (type, algorithm, "
-    "options, rank, alpha, dropout, targets, train_text_encoder, comfyui_twin), got 'lora'",
+    "options, rank, alpha, dropout, dropout_on, targets, train_text_encoder, comfyui_twin), "
+    "got 'lora'",
     "objective: null": f"objective.type: expected one of {', '.join(OBJECTIVE_CONFIGS)}; "
     "got nothing",
     "plugins: mine": "plugins: expected a list of any length ([a, b]), each text, got 'mine'",

@@ -21,6 +21,8 @@ Cache = Literal["none", "pab", "faster_cache", "first_block_cache", "mag_cache"]
 class ClipSettings:
     """Settings of a generated clip."""
 
+    paths: ClassVar[tuple[str, ...]] = ("image", "end_image", "video", "control_video")
+
     negative_prompt: str = ""
     """What the clip should not show."""
     seed: int = 0
@@ -193,6 +195,7 @@ class CacheConfig:
 class ClipsRecipe:
     """`type: clip`: generates every entry of `clips` with the base model and the artifacts."""
 
+    paths: ClassVar[tuple[str, ...]] = ("output_dir",)
     inherits: ClassVar[dict[str, str]] = {"clips": "settings"}
 
     type: Literal["clip"] = "clip"

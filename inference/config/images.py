@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from omegaconf import MISSING
 
@@ -238,6 +238,8 @@ class HiresConfig:
 class InpaintConfig:
     """Generates only inside a mask, like A1111's Inpaint tabs."""
 
+    paths: ClassVar[tuple[str, ...]] = ("mask", "sketch")
+
     mask: str | None = None
     """Mask file: white is generated anew (in an image with transparency, its alpha channel is the
     mask). A folder of masks with the names of the init images, or one mask for all."""
@@ -290,6 +292,8 @@ class InpaintConfig:
 @dataclass
 class ImageToImageConfig:
     """A1111's img2img: generates from an init image."""
+
+    paths: ClassVar[tuple[str, ...]] = ("init_image",)
 
     init_image: str = MISSING
     """The init image; for a folder, every image in it (A1111's Batch)."""

@@ -1,7 +1,7 @@
 """Base models and artifacts in recipes."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from omegaconf import MISSING
 
@@ -14,6 +14,8 @@ EMBEDDED = ("picto", "picto-motion")
 @dataclass
 class BaseModelConfig:
     """The base model to train on or to generate with."""
+
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str = "picto"
     """`picto` (shipped with Limner, like `picto-motion` for clips), a diffusers folder, a hub id
@@ -76,6 +78,8 @@ def pictures_are_not_quantized(config: BaseModelConfig) -> Faults:
 @dataclass
 class ArtifactConfig:
     """A trained artifact and its strength."""
+
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
     path: str = MISSING
     """The artifact's file or folder. Its type is detected from its content."""

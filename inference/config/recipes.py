@@ -27,6 +27,7 @@ PRESETS = (
 class ImagesRecipe:
     """`type: images`: generates every entry of `images` with the base model and the artifacts."""
 
+    paths: ClassVar[tuple[str, ...]] = ("artifact_dirs", "styles_file", "output_dir")
     inherits: ClassVar[dict[str, str]] = {"images": "settings"}
 
     type: Literal["images"] = "images"
@@ -95,6 +96,8 @@ class ImagesRecipe:
 @dataclass
 class AnimationRecipe:
     """`type: animation`: a Deforum animation, from a settings file, or from `settings`, or both."""
+
+    paths: ClassVar[tuple[str, ...]] = ("artifact_dirs", "settings_file", "output_dir")
 
     type: Literal["animation"] = "animation"
     """What is generated."""

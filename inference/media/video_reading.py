@@ -21,7 +21,10 @@ from inference.runtime import InputError, require
 
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 """Suffixes of files that are read with PyAV."""
-PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+PICTURE_EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe", ".jp2",
+    ".ppm", ".qoi",
+)  # fmt: skip
 DEFAULT_FPS = 8.0
 """Frame rate of folders of images, which do not specify one: CogVideoX's."""
 UNSAID_MILLISECONDS = 100
@@ -159,8 +162,12 @@ def natural_order(path: Path) -> list[tuple[int, int | str]]:
 
 
 def sequence_files(folder: Path) -> list[Path]:
-    """Return the images of a folder in the order of their numbers."""
-    files = (file for file in folder.iterdir() if file.suffix.lower() in PICTURE_EXTENSIONS)
+    """Return the images of a folder in the order of their numbers, without hidden ones."""
+    files = (
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in PICTURE_EXTENSIONS and not file.name.startswith(".")
+    )
     return sorted(files, key=lambda file: (natural_order(file), file.name))
 
 

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from inference.prompts.composition import split_composition
     from inference.prompts.editing import Entry, chosen, timeline
     from inference.prompts.network_calls import ExtraNetwork, extract_extra_networks
+    from inference.prompts.spelling import misread
     from inference.prompts.styles import apply_styles, read_styles
 
 __all__ = [
     "Chunk", "Entry", "ExtraNetwork", "LearnedVectors", "PromptChunker", "Tokens", "apply_styles",
-    "assemble", "chosen", "extract_extra_networks", "parse_attention", "put_in", "read_styles",
-    "split_composition", "timeline", "token_ids", "tokenize",
+    "assemble", "chosen", "extract_extra_networks", "misread", "parse_attention", "put_in",
+    "read_styles", "split_composition", "timeline", "token_ids", "tokenize",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

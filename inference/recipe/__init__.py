@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RecipeError,
         RecipeWarning,
         absolute,
+        at_home,
         merged,
         override_layers,
         set_key,
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DRAWING_GROUPS", "PLUGIN_GROUPS", "PLUGIN_VARIABLE", "Imported", "Moved", "Reader",
-    "RecipeError", "RecipeWarning", "absolute", "cut", "dump_recipe", "field_docs", "fields_of",
-    "find_recipe", "got", "installed_plugins", "is_first_process", "is_word", "load_consented",
-    "load_mapping", "load_plugins", "load_recipe", "loading_error", "merged", "named_plugins",
-    "old_names", "option_faults", "override_layers", "print_text", "recipe_json_schema", "report",
-    "resolve", "set_key", "shipped_recipes", "shown", "takes", "typed_options", "warnings_reported",
-    "without_none",
+    "RecipeError", "RecipeWarning", "absolute", "at_home", "cut", "dump_recipe", "field_docs",
+    "fields_of", "find_recipe", "got", "installed_plugins", "is_first_process", "is_word",
+    "load_consented", "load_mapping", "load_plugins", "load_recipe", "loading_error", "merged",
+    "named_plugins", "old_names", "option_faults", "override_layers", "print_text",
+    "recipe_json_schema", "report", "resolve", "set_key", "shipped_recipes", "shown", "takes",
+    "typed_options", "warnings_reported", "without_none",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from inference.recipe.layers import Layer, absolute, shown
+from inference.recipe.layers import Layer, absolute, at_home, shown
 from inference.recipe.yaml_nodes import MAPPING_TAG, RecipeDumper, plain
 from inference.runtime import InputError
 
@@ -59,6 +59,7 @@ def take_in(
         if not isinstance(value, str) or not value or plain(node) is None:
             continue  # the schema reports the error
         try:
+            value = at_home(value)
             found = read(value)
         except InputError as error:
             faults += [

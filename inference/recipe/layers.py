@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from inference.recipe.foreign import foreign_file, foreign_keys
 from inference.recipe.yaml_nodes import (
     DEEPEST,
     MAPPING_TAG,
@@ -190,10 +191,15 @@ def file_layers(
     if len(files) > MOST_FILES:
         raise RecipeError.of([f"{who}: more than {MOST_FILES} files are based on each other"])
     try:
-        node = parse(read(path, bool(asking)))
+        text = read(path, bool(asking))
+        if told := foreign_file(path, text):
+            raise ValueError(told)
+        node = parse(text)
         node = yaml.MappingNode(MAPPING_TAG, []) if node is None else node
         if not isinstance(node, yaml.MappingNode):
             raise fault("a recipe is a mapping of keys", node)
+        if told := foreign_keys(plain(node)):
+            raise ValueError(told)
         bases = take_bases(node)
     except yaml.YAMLError as error:
         faults.append(f"{source}: {explain(error)}")
@@ -206,13 +212,31 @@ def file_layers(
         return []
     layers: list[Layer] = []
     for base in bases:
-        layers += file_layers(absolute(path.parent / base), faults, (*asking, path), files)
+        layers += file_layers(absolute(path.parent / at_home(base)), faults, (*asking, path), files)
     return [*layers, Layer(source, node)]
 
 
+def at_home(path: str) -> str:
+    """Return a path with the home folder for a leading `~` or `~user`, as shells do.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        user = path.partition("/")[0]
+        raise InputError(
+            f"{cut(path)!r}: there is no home folder for {user}; a file of this name is written "
+            f"./{cut(path)}"
+        ) from None
+
+
 def absolute(path: str | Path) -> Path:
-    """Return the absolute path without `..`; symbolic links are kept."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would also follow links)
+    """Return the absolute path without `..` and `~`; symbolic links are kept."""
+    return Path(os.path.abspath(at_home(str(path))))  # noqa: PTH100 (resolve() follows links)
 
 
 def take_bases(node: yaml.MappingNode) -> list[str]:

@@ -13,6 +13,7 @@ the objects; nothing of OmegaConf is left after `load_recipe`. A dataclass can d
   the values of earlier sources in it are discarded;
 - `imports: ClassVar = {"data.kohya_config": read}`: the content of the file that this key names
   replaces the key, as if the recipe were based on it (`inference.recipe.imports`);
+- `paths: ClassVar = ("path",)`: fields that are paths, or lists of them; `~` is the home folder;
 - `registries: ClassVar = {"type": NAMES}`: the names that a text can be, besides `module:name`;
 - `null` removes an entry of a `dict[str, X | None]`.
 """
@@ -38,6 +39,7 @@ from inference.recipe.layers import (
     RecipeError,
     RecipeWarning,
     absolute,
+    at_home,
     begun_anew,
     dotted,
     file_layers,
@@ -55,6 +57,7 @@ from inference.recipe.schema import (
     in_yaml,
     is_mapping,
     leaf,
+    paths_of,
     unknown_key,
     without_none,
 )
@@ -183,7 +186,14 @@ class _Draft:
         self.bad.append(key)
         self.faults[self.line(key, message, source)] = None
 
-    def put(self, layer: Layer, node: yaml.Node, key: tuple[str, ...], hint: Any) -> None:
+    def put(
+        self,
+        layer: Layer,
+        node: yaml.Node,
+        key: tuple[str, ...],
+        hint: Any,
+        is_path: bool = False,
+    ) -> None:
         """Set `key`, which is of type `hint`, to the value in the layer, leaf by leaf."""
         kind, is_optional = without_none(hint)
         value = None
@@ -198,6 +208,8 @@ class _Draft:
             if is_mapping(kind) and not is_null:
                 raise ValueError(f"expected {describe(kind)}, got {in_yaml(plain(node))}")
             value = leaf(kind, node, typed=bool(layer.key))
+            if is_path:
+                value = _at_home(value)
             OmegaConf.update(self.config, _path(key), value)
         except OmegaConfBaseException as error:
             self.fault(".".join(key), _refusal(error, kind, value), layer.source)
@@ -231,7 +243,8 @@ class _Draft:
                     line = self.line(".".join((*key, name)), message, layer.source)
                     self.idle[line] = None
             else:
-                self.put(layer, value, (*key, name), hint)
+                is_path = not is_named and name in paths_of(kind)
+                self.put(layer, value, (*key, name), hint, is_path)
 
     def complete(self, node: Any, prefix: str) -> None:
         """Let entries inherit; find missing values and references that cannot be resolved."""
@@ -306,6 +319,13 @@ class _Draft:
                 continue
             if isinstance(child := node[name], DictConfig):
                 yield from self.sound_parts(child, dotted(prefix, name))
+
+
+def _at_home(value: Any) -> Any:
+    """Return a path, or a list of them, with the home folder for `~`."""
+    if isinstance(value, list):
+        return [_at_home(inner) for inner in value]
+    return at_home(value) if isinstance(value, str) else value
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from inference.recipe.foreign import counterpart
 from inference.recipe.yaml_nodes import cut, plain
 
 ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
@@ -29,6 +30,12 @@ def fields_of(kind: type) -> dict[str, Any]:
     """Return the fields of a dataclass and their types."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@cache
+def paths_of(kind: type) -> frozenset[str]:
+    """Return the fields of a dataclass that are paths: `paths` of it and of its bases."""
+    return frozenset(name for base in kind.__mro__ for name in vars(base).get("paths", ()))
 
 
 @cache
@@ -114,6 +121,8 @@ def unknown_key(name: str, kind: type, root: type) -> str:
     if "." in name and name in known:
         nested = name.replace(".", ": {") + ": ..." + "}" * name.count(".")
         return f"{message}; in a file it is written {nested}"
+    if told := counterpart(name, known):
+        return f"{message}; {told}"
     by_last_word: dict[str, list[str]] = {}
     for key in known:
         by_last_word.setdefault(key.rpartition(".")[2], []).append(key)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from train.config.clips import ImageConditionConfig
 from train.config.containers import is_address
 from train.config.data import has_streamed
+from train.config.folders import folder_faults
 from train.config.objectives import CombinedConfig, TextualInversionConfig, WholePartsConfig
 from train.config.optimization import schedule_faults
 from train.config.recipe import TrainRecipe, largest_batch, named_stages
@@ -250,6 +251,29 @@ REFUSALS: tuple[Check, ...] = (
                 "stages.<name>.resolution",
                 "Is refused with `data.clips`, with `data.buckets` that set `area`, `sizes` or "
                 "another `preset` than kohya, and with a subset that has its own `resolution`.",
+            ),
+        ),
+    ),
+    Rules(
+        folder_faults,
+        (
+            *(
+                (key, "Must not lie within a folder of the data, unless below a hidden folder.")
+                for key in (
+                    "output_dir",
+                    "data.cache_dir",
+                    "data.streaming.folder",
+                    "validation.path",
+                )
+            ),
+            *(
+                (key, "Must not lie within `validation.path`.")
+                for key in (
+                    "data.path",
+                    "data.subsets.<name>.path",
+                    "data.concepts.<name>.instance_data_dir",
+                    "data.concepts.<name>.class_data_dir",
+                )
             ),
         ),
     ),

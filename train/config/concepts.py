@@ -3,13 +3,16 @@
 import dataclasses
 import difflib
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_type_hints
+from pathlib import Path, PureWindowsPath
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from inference.prompts import misread
+from inference.recipe import at_home, fields_of
 from inference.runtime import InputError
 from train.config.rules import Faults, at_least
 
@@ -20,6 +23,12 @@ FILEWORDS = "[filewords]"
 @dataclass
 class ConceptConfig:
     """A subject to learn: images of it, and class images."""
+
+    paths: ClassVar[tuple[str, ...]] = (
+        "instance_data_dir",
+        "class_data_dir",
+        "save_sample_template",
+    )
 
     instance_data_dir: str = MISSING
     """Folder with images of the subject, searched recursively."""
@@ -111,6 +120,9 @@ class ConceptConfig:
             )
 
     def idle(self) -> Faults:
+        for name in ("instance_token", "class_token"):
+            if reading := misread(vars(self)[name]):
+                yield name, f"is learned as it is written, while in prompts {reading}"
         unset = {field.name: field.default for field in dataclasses.fields(self)}
         values = dataclasses.asdict(self)
 
@@ -160,12 +172,7 @@ def read_concepts_list(path: str) -> ConceptsFile:
     Raises:
         InputError: it is missing, is not such a list, or has values of a wrong type; one line each.
     """
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path!r} is not JSON: {error}") from error
+    entries = _json_of(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(
             f"{path!r}: expected a list of concepts, [{{…}}, {{…}}], as A1111 writes it"
@@ -179,7 +186,7 @@ def read_concepts_list(path: str) -> ConceptsFile:
         values = _known_values(name, entry, found.notes, faults)
         for key in ("instance_data_dir", "class_data_dir", "save_sample_template"):
             if key in values:
-                values[key] = str(Path(path).parent / values[key])
+                values[key] = _within(Path(path).parent, at_home(values[key]))
         concept = ConceptConfig(**values)
         faults += [f"{name}.{key}: {message}" for key, message in concept.faults()]
         found.notes += [f"{name}.{key}: {message}" for key, message in concept.idle()]
@@ -191,11 +198,35 @@ def read_concepts_list(path: str) -> ConceptsFile:
     return found
 
 
+def _within(folder: Path, path: str) -> str:
+    """Return a path that is relative to a folder; one of Windows with slashes, unless it exists."""
+    if (windows := PureWindowsPath(path)).drive:
+        return path  # not on this disk, which is reported where it is read
+    own = folder / path
+    return str(own if "\\" not in path or own.exists() else folder / windows.as_posix())
+
+
+def _json_of(path: str) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if not os.path.isfile(path):  # noqa: PTH113 (is_file() fails for names that are too long)
+        raise InputError(f"{path!r} is not a file")
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path!r} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path!r} is not JSON: {error}") from error
+
+
 def _known_values(
     name: str, entry: dict[str, Any], notes: list[str], faults: list[str]
 ) -> dict[str, Any]:
     """Return the entry's values in the types of the fields; add the others to `faults`."""
-    kinds = get_type_hints(ConceptConfig)
+    kinds = fields_of(ConceptConfig)
     values: dict[str, Any] = {}
     for key, value in entry.items():
         stays_empty = kinds.get(key) is str and not key.endswith("_prompt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from train.config.rules import Faults, at_least
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass
 class StreamingConfig:
     """Remote shards: each is downloaded when it is first read, and deleted to make room."""
+
+    paths: ClassVar[tuple[str, ...]] = ("folder",)
 
     disk_gib: float = 20.0
     """Maximum GiB of shards on the disk; the least recently used are deleted first. It may be

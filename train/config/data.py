@@ -74,6 +74,8 @@ class ExampleConfig(ContainerConfig):
 class SubsetConfig(ExampleConfig):
     """A subset of the images with its own settings."""
 
+    paths: ClassVar[tuple[str, ...]] = ("path", "metadata_file")
+
     path: str | None = None
     """Images of the subset: a folder, a container or a dataset, as data.path."""
     metadata_file: str | None = None
@@ -106,6 +108,14 @@ class SubsetConfig(ExampleConfig):
 @dataclass
 class SourceConfig:
     """Where the images are."""
+
+    paths: ClassVar[tuple[str, ...]] = (
+        "path",
+        "kohya_config",
+        "kohya_folders",
+        "kohya_reg_folders",
+        "concepts_list",
+    )
 
     path: str | None = None
     """Folder of images, searched recursively. Or a .tar (webdataset), .zip or .parquet, a folder of
@@ -222,6 +232,7 @@ __all__ = ["CaptionConfig", "DataConfig"]
 class DataConfig(ExampleConfig, SourceConfig):
     """Where the images are, and how they become examples."""
 
+    paths: ClassVar[tuple[str, ...]] = ("cache_dir",)
     inherits: ClassVar[dict[str, type]] = {"subsets": ExampleConfig}
 
     clips: ClipDataConfig | None = None

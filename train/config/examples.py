@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from inference.runtime import InputError
 from train.config.rules import Faults, at_least, fraction
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass
 class CaptionConfig:
     """How captions are read, changed and encoded."""
+
+    paths: ClassVar[tuple[str, ...]] = ("template",)
 
     extensions: list[str] = field(default_factory=lambda: [".txt", ".caption"])
     """Caption files beside the images; the first that exists is used. A `metadata.jsonl` in the
@@ -171,6 +173,8 @@ USUAL_SUFFIX = "-masklabel"
 @dataclass
 class MaskConfig:
     """Loss weights of the parts of an image (white or opaque: full weight)."""
+
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
     source: Literal["files", "alpha"] = "files"
     """`files`: grayscale images, beside the images (`suffix`) or in a folder (`path`), stored

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from omegaconf import MISSING, SI
 
 from inference.config import ADAPTERS
+from inference.prompts import misread
 from inference.recipe import RecipeError, got, is_word, option_faults
 from train.config.optimization import LRSchedulerConfig, schedule_faults
 from train.config.rules import Faults, at_least, fraction
@@ -85,7 +86,10 @@ class LoraConfig(ObjectiveConfig):
     alpha: float = SI("${.rank}")
     """The learned change is scaled by alpha / rank (kohya: network_alpha)."""
     dropout: float = 0.0
-    """Dropout on the inputs of the layers during training (kohya: network_dropout)."""
+    """Dropout during training (kohya: network_dropout)."""
+    dropout_on: Literal["input", "rank"] = "input"
+    """What dropout acts on: `input`, the inputs of the layers, as in peft; or `rank`, what the down
+    half makes of them, as in kohya's sd-scripts."""
     targets: list[str] | None = None
     """Which layers of the UNet to train: attention (to_q, to_k, to_v, to_out), feed_forward and
     projection (proj_in, proj_out) of its transformers, which kohya trains and which are the
@@ -110,6 +114,12 @@ class LoraConfig(ObjectiveConfig):
         wrong = [name for name in self.targets or () if name not in known]
         if wrong or self.targets == []:
             yield "targets", f"expected some of {', '.join(known)}; got {self.targets}"
+        if self.dropout_on == "rank" and self.algorithm != "lora":
+            yield "dropout_on", f"rank is for algorithm: lora; {self.algorithm} has input alone"
+
+    def idle(self) -> Faults:
+        if self.dropout_on == "rank" and not self.dropout:
+            yield "dropout_on", "has no effect with dropout: 0"
 
     def _algorithm_faults(self) -> Faults:
         kind = ADAPTERS.get(self.algorithm)
@@ -135,7 +145,7 @@ class TextualInversionConfig(ObjectiveConfig):
     type: Literal["textual_inversion"] = "textual_inversion"
     token: str = MISSING
     """The new token. Prompts that contain it use the vectors; choose one that is not a word
-    already."""
+    already, and that prompts take literally (not `[v]`, `(sks)`, AND)."""
     initialization_text: str = "*"
     """Text whose embedding initializes the vectors; empty initializes them with zeros."""
     num_vectors_per_token: int = 1
@@ -158,6 +168,12 @@ class TextualInversionConfig(ObjectiveConfig):
             yield "max_norm", f"must be above 0, got {self.max_norm}"
         if not self.token.strip() or self.token != self.token.strip():
             yield "token", f"must be a word without spaces around it, got {self.token!r}"
+        elif reading := misread(self.token):
+            yield (
+                "token",
+                f"{self.token!r} cannot be written in a prompt, where {reading}, so that the "
+                "embedding would not be found; take a word such as my-style",
+            )
 
 
 @dataclass

@@ -159,6 +159,7 @@ class SamplingConfig:
 class TrainRecipe:
     """A training run."""
 
+    paths: ClassVar[tuple[str, ...]] = ("output_dir",)
     begins_anew: ClassVar[tuple[str, ...]] = ("objective",)
     imports: ClassVar[dict[str, Reader]] = KOHYA_SOURCES
 

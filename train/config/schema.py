@@ -41,6 +41,12 @@ def train_schema(untyped: dict[str, Any]) -> type:
         RecipeError: `objective.type` is missing or none of the known ones; a plug-in is not found,
             or named without consent.
     """
+    data = untyped.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), list):
+        raise RecipeError(
+            "data.path: is one folder; several are data.subsets, each under a name of your choice: "
+            "subsets: {one: {path: …}, two: {path: …}}"
+        )
     load_plugins(untyped, moved=MOVED)
     objective = untyped.get("objective")
     kind = objective.get("type") if isinstance(objective, dict) else objective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from train.config.rules import Faults, at_least
 
@@ -44,6 +44,8 @@ class StageConfig:
 @dataclass
 class ValidationConfig:
     """The loss of images that are not trained on, always at the same noise and timesteps."""
+
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
     split: float | None = None
     """Fraction of the images that is held out from training, chosen by name and `seed`: adding or

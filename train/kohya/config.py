@@ -20,6 +20,7 @@ from train.kohya.keys import (
     BUCKET_KEYS,
     DATASET_KEYS,
     IGNORED,
+    PATHS,
     REFUSED,
     SUBSET_KEYS,
     SUBSET_ONLY,
@@ -138,6 +139,7 @@ def _subset(tables: list[Where], faults: list[str], notes: list[str]) -> dict[st
         if key in SUBSET_KEYS:
             if key == "num_repeats" and value == 0:
                 faults.append(f"{where}: num_repeats: 0 leaves the subset out; take it out")
+            value = _on_this_disk(str(value)) if key in PATHS else value
             for dotted, said in SUBSET_KEYS[key](value).items():
                 set_key(found, dotted, said)
             if key == "color_aug" and value:
@@ -147,6 +149,13 @@ def _subset(tables: list[Where], faults: list[str], notes: list[str]) -> dict[st
         else:
             _refuse(where, key, value, faults, notes)
     return found
+
+
+def _on_this_disk(path: str) -> str:
+    r"""Return a relative path that Windows wrote (`data\dog`) with slashes, if it is none here."""
+    if "\\" not in path or PureWindowsPath(path).drive or _is(Path.exists, path):
+        return path
+    return PureWindowsPath(path).as_posix()
 
 
 def _dataset(
@@ -210,7 +219,11 @@ def read_kohya_folders(path: str, is_reg: bool = False) -> Imported:
         raise InputError(f"{path!r} is not a folder")
     subsets: dict[str, Any] = {}
     notes: list[str] = []
-    for folder in sorted(one for one in root.iterdir() if one.is_dir()):
+    try:
+        folders = sorted(one for one in root.iterdir() if one.is_dir())
+    except OSError as error:
+        raise InputError(f"{path!r} cannot be listed: {error.strerror}") from error
+    for folder in folders:
         match = NUMBERED.fullmatch(folder.name)
         if match is None or not int(match[1]):
             notes.append(f"{folder.name}: has no effect: not named REPEATS_class tokens")

@@ -66,6 +66,9 @@ TYPES: dict[str, Kind] = {
 SUBSET_ONLY = ("image_dir", "metadata_file", "is_reg", "conditioning_data_dir")
 """Keys that neither a dataset nor [general] can have."""
 
+PATHS = ("image_dir", "metadata_file")
+"""Keys that are paths."""
+
 DATASET_KEYS = (
     "batch_size", "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso",
     "bucket_reso_steps", "bucket_no_upscale", "validation_split", "validation_seed",

@@ -7,11 +7,39 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inference.models import Conditions, DiffusionModel
+from inference.models import Conditions, DiffusionModel, Parametrization
+from inference.runtime import InputError
 from train.common import Batch, generator, normal
 from train.config import LossConfig
 from train.losses.frozen_prior import FrozenPrior
 from train.losses.timesteps import stratified_timesteps
+
+
+def check_weights(config: LossConfig, parametrization: Parametrization) -> None:
+    """Check that the weight of the loss is a number at every timestep that is trained.
+
+    With zero terminal SNR (Lin et al. 2023, arXiv 2305.08891) the last timestep has no signal, and
+    an error of the predicted noise says nothing about the clean image.
+
+    Raises:
+        InputError: it is not.
+    """
+    if config.weighting == "uniform":
+        return
+    last = config.max_timestep or parametrization.num_train_timesteps
+    numbers = torch.arange(config.min_timestep, last)
+    timesteps = parametrization.sample_timesteps(numbers)
+    weights = parametrization.loss_weight(timesteps, config.weighting, config.snr_gamma)
+    if weights.is_meta:
+        return
+    unknown = (~weights.isfinite()).nonzero().flatten().tolist()
+    if unknown and len(unknown) < len(weights):  # a plan of clips does not know the schedule
+        first = int(numbers[unknown[0]])
+        raise InputError(
+            f"loss.weighting: {config.weighting} divides by the signal, and there is none at "
+            f"timestep {first} of this base model (zero terminal SNR, with prediction_type: "
+            f"epsilon): loss.max_timestep={first} leaves it out, or take weighting: uniform"
+        )
 
 
 @dataclass(frozen=True)

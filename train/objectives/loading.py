@@ -11,7 +11,7 @@ from inference.models import DTYPES, DiffusionModel, load_model
 from inference.recipe import old_names
 from train.config import MOVED, TrainRecipe
 from train.families import build_denoising, training_of
-from train.losses import Denoising, FrozenPrior
+from train.losses import Denoising, FrozenPrior, check_weights
 from train.objectives.base import Objective
 
 
@@ -39,6 +39,7 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     training.check(recipe, base)
     training.prepare(recipe, base)
     objective = build_objective(recipe, base)
+    check_weights(recipe.loss, base.parametrization)
     base.dtype = DTYPES[recipe.mixed_precision]
     for name, part in base.parts.items():
         for parameter in part.parameters():

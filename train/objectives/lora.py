@@ -31,6 +31,7 @@ class LoraObjective(Objective):
                 train_text_encoder=config.train_text_encoder,
                 algorithm=config.algorithm,
                 options=config.options,
+                drops_ranks=config.dropout_on == "rank",
             )
             self.lora = Lora.create(base, spec, derive_seed(recipe.seed, "lora"))
         except ArtifactError as error:

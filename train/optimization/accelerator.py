@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,13 +15,45 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+REFUSED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What divides weights between processes, by the variable that `accelerate launch` sets."""
+
+
+def check_launch(variables: Mapping[str, str]) -> None:
+    """Check what accelerate's config asks for, as `accelerate launch` hands it on.
+
+    Raises:
+        InputError: weights are to be divided between processes, or the objective to be compiled.
+    """
+    asked = [name for key, name in REFUSED.items() if is_set(variables.get(key, ""))]
+    backend = variables.get("ACCELERATE_DYNAMO_BACKEND", "")
+    if is_set(backend):
+        asked.append(f"torch.compile (dynamo_backend: {backend})")
+    if asked:
+        raise InputError(
+            f"accelerate's config asks for {' and '.join(asked)}, which training does not support: "
+            "each device has whole weights, as they are. Take configs/accelerate/one_gpu.yaml or "
+            "two_gpus.yaml (accelerate launch --config_file …), or answer no in `accelerate config`"
+        )
+
+
+def is_set(value: str) -> bool:
+    """Return whether a variable switches something on."""
+    return value.lower() not in ("", "0", "false", "no", "off")
+
+
 def build_accelerator(recipe: TrainRecipe) -> Accelerator:
     """Return the accelerator of this process.
 
     Raises:
-        InputError: several processes are configured and only one was started, or mixed precision
-            is not available on this device.
+        InputError: several processes are configured and only one was started, mixed precision
+            is not available on this device, or its config asks for what is not supported.
     """
+    check_launch(os.environ)
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin
 

@@ -111,6 +111,14 @@ class Adapter(nn.Module, ABC):
         """
         raise ArtifactError(f"{self.kind} cannot be limited to {rank} of its ranks")
 
+    def drop_ranks(self) -> None:
+        """Let the dropout act on the ranks instead of the layer's inputs.
+
+        Raises:
+            ArtifactError: this adapter has no ranks between two layers.
+        """
+        raise ArtifactError(f"{self.kind} has no ranks that dropout could act on")
+
     def forward(self, x: Tensor, layer: nn.Module, strength: float) -> Tensor:
         """Return what is added to a layer's output."""
         weight: Tensor = layer.weight  # type: ignore[assignment]

@@ -109,7 +109,7 @@ class LoraSpec:
     alpha: float
     """The change is scaled by alpha / rank."""
     dropout: float
-    """Fraction of the layers' inputs dropped in training."""
+    """Fraction of the layers' inputs, or of their ranks, dropped in training."""
     targets: Sequence[str] | None
     """Kinds of layers (keys of `lora_keys.TARGETS`); None is the default of the base model."""
     train_text_encoder: bool
@@ -118,6 +118,8 @@ class LoraSpec:
     """A name of `inference.config.ADAPTERS`."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the algorithm."""
+    drops_ranks: bool = False
+    """Whether dropout acts on the ranks, after the down half."""
 
 
 @final
@@ -171,6 +173,8 @@ class Lora(Artifact):
             name = layout.kohya_name(part, path)
             generator = _generator(seed, name)
             layers[name] = kind.create(module, rank, alpha, dropout, generator, **own)
+            if spec.drops_ranks:
+                layers[name].drop_ranks()
         metadata = lora_metadata(base, rank, alpha, dropout)
         if kind is not LowRank:
             facts = json.dumps({"algo": spec.algorithm, **own}, sort_keys=True)

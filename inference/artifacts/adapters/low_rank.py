@@ -77,6 +77,11 @@ class LowRank(Adapter):
             self.alpha * min(rank, self.rank) / self.rank,
         )
 
+    def drop_ranks(self) -> None:
+        """Drop outputs of the down half, as `LoRAModule` of kohya's `networks/lora.py` does."""
+        self.rank_dropout, self.dropout = self.dropout, nn.Identity()
+        self.lora_A.register_forward_hook(lambda *call: self.rank_dropout(call[-1]))
+
     @property
     def input_width(self) -> int:
         """Return the width of the layer's input."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.deforum.settings import KEYS, KOHYA
+from inference.recipe import at_home
 from inference.runtime import InputError
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def file_faults(key: str, path: str) -> Faults:
         yield key, "is empty; give the path of a file"
     elif path.startswith(("http://", "https://")):
         yield key, f"{path} is not downloaded; save it and give the file's path"
-    elif "\0" in path or not Path(path).exists():
+    elif "\0" in path or not Path(at_home(path)).exists():
         yield key, f"there is no file {path!r}"
 
 

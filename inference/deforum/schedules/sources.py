@@ -16,6 +16,7 @@ from PIL import Image
 
 from inference.images import open_init_image, read_image
 from inference.media import PICTURES, iter_frames, pictures_in
+from inference.recipe import at_home
 from inference.runtime import InputError
 
 DIGITS = 9
@@ -28,7 +29,7 @@ def local(path: object, key: str) -> Path:
     Raises:
         InputError: it names none, or is a web address.
     """
-    text = str(path or "").strip().strip('"')
+    text = at_home(str(path or "").strip().strip('"'))
     if not text or text == "None":
         raise InputError(f"{key}: must name a file; its feature is switched on")
     if "://" in text:

@@ -32,6 +32,12 @@ class Key:
 SAMPLES = "https://deforum.github.io/a1/"
 """Target of Deforum's defaults. Nothing is ever downloaded from there."""
 
+PATHS = (
+    "init_image", "mask_file", "video_init_path", "video_mask_path", "soundtrack_path",
+    "color_coherence_image_path", "audio_path", "parseq_manifest",
+)  # fmt: skip
+"""Keys of files and folders that are read."""
+
 INIT_IMAGES = json.dumps(
     {
         "0": f"{SAMPLES}Gi1.png",

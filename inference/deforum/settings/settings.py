@@ -16,8 +16,9 @@ from typing import Any
 
 from inference.deforum.settings.coercion import coerce
 from inference.deforum.settings.dialects import migrate, translate
-from inference.deforum.settings.keys import KEYS, SAVED_IF_CHANGED
+from inference.deforum.settings.keys import KEYS, PATHS, SAVED_IF_CHANGED
 from inference.files import write_atomically
+from inference.recipe import at_home
 from inference.runtime import InputError
 
 LARGEST = 64 * 2**20
@@ -36,7 +37,9 @@ class Settings:
     """The file, for messages."""
 
     def __getitem__(self, key: str) -> Any:
-        return self.values[key]
+        """Return a setting; a path with the home folder for `~`."""
+        value = self.values[key]
+        return at_home(value) if key in PATHS and isinstance(value, str) else value
 
     def replace(self, **changes: Any) -> Settings:
         """Return the settings with some of them changed.

@@ -224,6 +224,7 @@ def folder_skeleton(files: ModelFiles, dtype: torch.dtype) -> BaseModel:
     """Build a model on the meta device from the files of a folder or of the hub."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import (
         CLIPTextConfig,
         CLIPTextModel,
@@ -252,7 +253,7 @@ def folder_skeleton(files: ModelFiles, dtype: torch.dtype) -> BaseModel:
         text_encoder=text,
         vae=vae,
         unet=unet,
-        alphas_cumprod=torch.zeros(int(schedule.get("num_train_timesteps", 1000))),
+        alphas_cumprod=DDPMScheduler.from_config(schedule).alphas_cumprod.float(),
         prediction_type=str(schedule.get("prediction_type", "epsilon")),
         noise_schedule=dict(schedule),
         dtype=dtype,

@@ -68,12 +68,25 @@ def test_every_rule_applies_to_some_recipe(tmp_path: Path, monkeypatch: pytest.M
 
     def recorded(self: Rules, recipe: TrainRecipe) -> Faults:
         for key, message in self.faults(recipe):
-            found.add((self, re.sub(r"(stages|subsets|members)\.\w+", r"\1.<name>", key)))
+            found.add((self, re.sub(r"(stages|subsets|members|concepts)\.\w+", r"\1.<name>", key)))
             yield key, message
 
+    (tmp_path / "data" / "inner").mkdir(parents=True)
+    outer, inner = tmp_path / "data", tmp_path / "data" / "inner"
+    written = (
+        f"output_dir={inner} data.cache_dir={inner} validation.path={inner} "
+        f"data.streaming.folder={inner} data.path={outer}"
+    )
+    concept = f"{{instance_data_dir: {inner}, class_data_dir: {inner}, num_class_images_per: 1}}"
+    nested = [
+        written.split(),
+        [f"validation.path={outer}", f"data.path={inner}"],
+        [f"validation.path={outer}", "data.path=null", f"data.subsets.one.path={inner}"],
+        [f"validation.path={outer}", "data.path=null", f"data.concepts.it={concept}"],
+    ]
     monkeypatch.setattr(Rules, "__call__", recorded)
     lines: list[str] = []
-    for overrides in (*REFUSED, *WARNED_OF):
+    for overrides in (*REFUSED, *WARNED_OF, *nested):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:

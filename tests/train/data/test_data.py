@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.recipe.layers import RecipeWarning
 from inference.runtime.errors import InputError
 from train.common.errors import DataError
 from train.common.randomness import derive_seed
@@ -80,9 +81,9 @@ def test_prefix_suffix_and_fallback(tmp_path: Path) -> None:
     save(tmp_path / "b.png")
     (tmp_path / "a.txt").write_text("a cat")
     (tmp_path / "b.txt").write_text(" \n")
-    found = find_pictures(
-        config(tmp_path, prefix="photo of ", suffix="!", fallback="it"), captioned=True
-    )
+    own = config(tmp_path, prefix="photo of ", suffix="!", fallback="it")
+    with pytest.warns(RecipeWarning, match=r"1 of 2 pictures have empty caption files: they have"):
+        found = find_pictures(own, captioned=True)
     assert [p.captions for p in found] == [("photo of a cat!",), ("photo of it!",)]
 
 
@@ -104,8 +105,9 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "a.gif").write_bytes(b"GIF")
-    with pytest.raises(DataError, match=r"no pictures in .*\.png, .*\.jpg.* found 1 other files"):
+    (tmp_path / "inner" / "a.psd").write_bytes(b"8BPS")
+    told = r"no pictures in .*\.png, .*\.jpg.* found 1 other files; left out: 1 \.psd$"
+    with pytest.raises(DataError, match=told):
         find_pictures(config(tmp_path), captioned=True)
 
 

@@ -77,6 +77,12 @@ def test_values_fall_through_from_subset_to_dataset_to_general(tmp_path: Path) -
     assert recipe.data.kohya_config is None and recipe.data.has_prior
 
 
+def test_paths_of_windows(tmp_path: Path) -> None:
+    text = DREAMBOOTH.replace("sets/girl", "sets\\girl").replace("sets/boy", "C:\\sets\\boy")
+    girl, boy, _ = load(tmp_path, text).data.named_subsets.values()
+    assert (girl.path, boy.path) == ("sets/girl", "C:\\sets\\boy")
+
+
 FINE_TUNING = """
 [[datasets]]
 resolution = [768, 768]

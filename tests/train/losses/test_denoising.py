@@ -1,5 +1,7 @@
 """Noise, targets and weights against numbers known by hand, and where the draws come from."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from inference.config.models import BaseModelConfig
+from inference.models.families import skeleton
 from inference.models.parametrization import discrete_vp
 from inference.models.stable_diffusion.model import BaseModel
+from inference.runtime.errors import InputError
 from train.common.randomness import generator
 from train.config.data import DataConfig
 from train.config.recipe import LossConfig
@@ -18,7 +23,7 @@ from train.data.examples.examples import Examples
 from train.data.examples.latents import cache_latents
 from train.data.examples.loader import collate
 from train.data.sources.folder import find_pictures
-from train.losses.denoising import Denoising
+from train.losses.denoising import Denoising, check_weights
 
 ALPHAS = torch.tensor([0.8, 0.5, 0.2])
 """Share of the signal at the three timesteps: signal-to-noise ratios of 4, 1 and 1/4."""
@@ -219,3 +224,27 @@ def test_of_a_real_base_model(tiny_base: BaseModel) -> None:
     losses = loss.loss(content)
     assert losses.shape == (4,)
     assert 0.5 < float(losses.mean()) < 2
+
+
+@pytest.mark.parametrize("weighting", ["min_snr", "truncated_snr"])
+def test_weights_that_are_no_numbers_are_refused(weighting: Any) -> None:
+    """With zero terminal SNR and epsilon the last timestep's weight is 0 / 0, or 1 / 0."""
+    alphas = torch.cat([ALPHAS[:-1], torch.zeros(1)])
+    last = len(alphas) - 1
+    told = rf"loss\.weighting: {weighting} divides by .*at timestep {last} .*max_timestep={last} l"
+    with pytest.raises(InputError, match=told):
+        check_weights(LossConfig(weighting=weighting), discrete_vp(alphas, "epsilon"))
+    check_weights(LossConfig(weighting=weighting), discrete_vp(alphas, "v_prediction"))
+    check_weights(LossConfig(weighting=weighting), discrete_vp(ALPHAS, "epsilon"))
+    for sound in (LossConfig(weighting=weighting, max_timestep=last), LossConfig()):
+        check_weights(sound, discrete_vp(alphas, "epsilon"))
+
+
+def test_a_plan_knows_the_noise_schedule(tiny_base_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base_folder, folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rescale_betas_zero_snr": True}))
+    base = skeleton(BaseModelConfig(path=str(folder)), "fp32")
+    with pytest.raises(InputError, match=r"at timestep 999 of this base model"):
+        check_weights(LossConfig(weighting="min_snr"), base.parametrization)

@@ -1,6 +1,7 @@
 """Optimizers, learning rates and number formats as the recipe says."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from train.config.recipe import TrainRecipe
 from train.data.examples.build import build_examples
 from train.data.sources.sources import find_sources
 from train.objectives.loading import enable_gradient_checkpointing, load_objective
-from train.optimization.accelerator import build_accelerator
+from train.optimization.accelerator import build_accelerator, check_launch
 from train.optimization.optimizers import (
     build_lr_scheduler,
     create_optimizer,
@@ -151,6 +152,26 @@ def test_lora_layers_are_fp32_on_a_rounded_base(make_recipe: MakeRecipe) -> None
     assert {parameter.dtype for parameter in objective.parameters()} == {torch.float32}
     frozen = [p for part in base.parts.values() for p in part.parameters() if not p.requires_grad]
     assert {parameter.dtype for parameter in frozen} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "1"}, "Megatron-LM"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "torch.compile (dynamo_backend: INDUCTOR)"),
+    ],
+)
+def test_configs_of_accelerate_that_are_refused(
+    variables: dict[str, str], name: str, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in one line; what `accelerate launch` sets without them is taken."""
+    check_launch({"ACCELERATE_USE_FSDP": "false", "ACCELERATE_DYNAMO_BACKEND": "no"})
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(InputError, match=rf"^accelerate's config asks for {re.escape(name)}, .*$"):
+        build_accelerator(make_recipe())
 
 
 def test_resolution_must_fit_the_networks(make_recipe: MakeRecipe) -> None:

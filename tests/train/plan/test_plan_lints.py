@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from inference.models.stable_diffusion.model import BaseModel
+from inference.recipe.layers import RecipeWarning
 from train.config.recipe import TrainRecipe
 from train.data.examples.build import build_examples
 from train.data.pictures import index_file
@@ -65,7 +66,8 @@ def test_where_captions_are_from_and_which_are_empty(
     make_recipe: Make, folder: Path, tiny_base: BaseModel
 ) -> None:
     write(folder, a="x, y", b="y", c="", d="y, z, y")
-    found = lint(make_recipe, folder, tiny_base, 'data.captions.fallback=""')
+    with pytest.warns(RecipeWarning, match="1 of 4 pictures have empty caption files: they have"):
+        found = lint(make_recipe, folder, tiny_base, 'data.captions.fallback=""')
     assert found.told_by == {".txt": 3, "fallback": 1}
     assert names(found.empty) == ["c"]
     assert found.tags == {"y": 3, "x": 1, "z": 1}  # once of each picture
@@ -103,7 +105,8 @@ def test_of_wildcards_the_longest_choice_counts(
     make_recipe: Make, folder: Path, tiny_base: BaseModel
 ) -> None:
     write(folder, a=f"{{a|{'a' * 40}}}{{b|{'b' * 40}}}", b="{c|{d}}", e="{{e}} {f|g}")
-    found = lint(make_recipe, folder, tiny_base, "data.captions.wildcards=true")
+    with pytest.warns(RecipeWarning, match=r"1 of 3 pictures .* in prompts \| switches words"):
+        found = lint(make_recipe, folder, tiny_base, "data.captions.wildcards=true")
     assert found.tokens is not None
     assert [(Path(one.picture).stem, one.tokens) for one in found.tokens.longest] == [("a", 82)]
     assert names(found.open_braces) == ["b"]

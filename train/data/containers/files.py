@@ -5,10 +5,13 @@ code that reads an image's bytes, size or time uses this module and need not kno
 Nothing is kept open: any process may read any path at any time.
 """
 
+import json
 import os
+import stat
 from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import Any
 
 from train.common import DataError
 from train.data.containers.containers import (
@@ -50,11 +53,35 @@ def read_text(path: Path) -> str:
         DataError: it is in another encoding.
         OSError, DataError: as `read_bytes`.
     """
+    if split_path(path) is None and not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"{path}: is not a file; remove it, or rename it")  # a pipe never ends
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8: {error}; save it in this encoding") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parsed_json(text: str, where: str) -> Any:
+    """Return the content of a JSON text.
+
+    Raises:
+        DataError: it is not JSON, or contains what no text can be (half of a surrogate pair).
+    """
+    try:
+        content = json.loads(text)
+        if "\\ud" in text.lower():  # escapes of surrogates
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise DataError(f"{where}: not JSON: nested too deep") from None
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: contains half of a character (\\ud800 … \\udfff without its partner); write "
+            "the text again"
+        ) from None
+    except ValueError as error:  # also of numbers with thousands of digits
+        raise DataError(f"{where}: not JSON: {error}") from error
+    return content
 
 
 def file_status(path: Path) -> os.stat_result:
@@ -119,22 +146,3 @@ def files_within(folder: Path) -> Iterator[Path]:
         return
     for member in open_archive(container).names(name):
         yield container / member
-
-
-def walk(root: Path) -> Iterator[Path]:
-    """Yield all files of a folder, recursively, sorted by path.
-
-    Each folder is read once and files are not opened. Symbolic links to folders are not
-    followed.
-    """
-    try:
-        with os.scandir(root) as entries:
-            found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-    except PermissionError:
-        return
-    for name, is_folder in found:
-        path = root / name
-        if is_folder:
-            yield from walk(path)
-        else:
-            yield path

@@ -1,15 +1,45 @@
 """File extensions, metadata file names and path patterns of data sources."""
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from inference.recipe import RecipeWarning
 from train.common import DataError
 
-PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+PICTURE_EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe", ".gif",
+    ".jp2", ".ppm", ".qoi",
+)  # fmt: skip
+"""Extensions of images that Pillow reads."""
+READ_BY_EXTRA = {
+    ".heic": ("pillow_heif", "pillow-heif"),
+    ".heif": ("pillow_heif", "pillow-heif"),
+    ".jxl": ("pillow_jxl", "pillow-jxl-plugin"),
+}
+"""Extensions of images that the extra `formats` reads -> module and library."""
+LOOKS_LIKE_DATA = frozenset(
+    {
+        *READ_BY_EXTRA,
+        # images of other formats
+        ".apng", ".arw", ".cr2", ".cr3", ".dds", ".dib", ".dng", ".eps", ".exr", ".hdr", ".hif",
+        ".ico", ".j2c", ".j2k", ".jpc", ".jpf", ".jpx", ".jxr", ".kra", ".mpo", ".nef", ".orf",
+        ".pam", ".pbm", ".pcx", ".pdf", ".pef", ".pfm", ".pgm", ".pnm", ".psb", ".psd", ".raf",
+        ".rw2", ".srw", ".svg", ".tga", ".xcf",
+        # videos
+        ".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv",
+        # containers
+        ".7z", ".arrow", ".bz2", ".gz", ".parquet", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst",
+    }
+)  # fmt: skip
+"""Extensions of files that are not read beside images, and are counted in a message."""
+HIDDEN_FOLDERS = ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found")
+"""Folders that systems and network disks create, besides those with a leading dot."""
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MOST_SHARDS = 100_000
@@ -19,6 +49,29 @@ METADATA_TABLE = "metadata.parquet"
 """It describes the images beside it, and holds none."""
 HUB = "hf://"
 SPLIT = re.compile(r"(train|validation|valid|val|test|dev|eval)(?=[-_.])")
+
+
+@cache
+def picture_extensions() -> tuple[str, ...]:
+    """Return the extensions of images that can be read here: those of the extra if installed."""
+    more = (ending for ending, (module, _) in READ_BY_EXTRA.items() if find_spec(module))
+    return (*PICTURE_EXTENSIONS, *more)
+
+
+def nfc(name: str) -> str:
+    """Return a name in the usual spelling of its accents; macOS and some disks use another."""
+    return unicodedata.normalize("NFC", name)
+
+
+def windows_parts(name: str) -> tuple[str, ...] | None:
+    r"""Return the parts of a path that Windows wrote, without its drive; None for other paths.
+
+    `sub\a.png` has two parts, `C:\data\a.png` too.
+    """
+    path = PureWindowsPath(name)
+    if not ("\\" in name or path.drive):
+        return None
+    return path.parts[1:] if path.anchor else path.parts
 
 
 def chosen_split(splits: Sequence[str], asked: str | None, folder: Path, key: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ELOOP
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +23,10 @@ from train.data.pictures.colours import Planes, check_numbers, in_srgb, planes, 
 
 FORMATS = (
     "PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "JPEG2000", "PPM", "QOI",
+    "HEIF", "JXL",
 )  # fmt: skip
-"""Formats that are read, whatever a file's extension. Not EPS and the like, which start
-programs."""
+"""Formats that are read, whatever a file's extension; the last two by the extra `formats`. Not
+EPS and the like, which start programs."""
 READING = 2
 """Part of the names of cached latents: increase it when the same file gives other pixels."""
 MAX_PIXELS = 178_956_970
@@ -156,6 +159,10 @@ def quiet() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _formats() -> list[str]:
     Image.init()
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+    if find_spec("pillow_jxl"):
+        import_module("pillow_jxl")  # registers itself
     return [name for name in FORMATS if name in Image.OPEN]
 
 
@@ -194,7 +201,7 @@ def is_plain(path: Path) -> bool:
 
 def _reason(path: Path, error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
-        known = ", ".join(sorted({*FORMATS} - {"MPO", "DIB"}))
+        known = ", ".join(sorted({*_formats()} - {"MPO", "DIB"}))
         return f"its content is none of {known}" if file_state(path)[0] else "the file is empty"
     if isinstance(error, Image.DecompressionBombError):
         return f"its header declares more than {MAX_PIXELS} pixels"

@@ -1,15 +1,16 @@
 """Captions beside images: files of the same name with another extension."""
 
-import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from inference.recipe import RecipeWarning
 from train.common import DataError
 from train.config import CaptionConfig
-from train.data.containers import container_of, files_within, read_text
+from train.data.containers import container_of, files_within, nfc, parsed_json, read_text
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".json", ".tags", ".cap", ".text")
 """Extensions that trainers and taggers give captions; upper case counts too."""
@@ -22,22 +23,30 @@ class CaptionFiles:
         self.config = config
         self.found: Counter[str] = Counter()
         """Number of captions from files of each extension."""
+        self.empty: list[Path] = []
+        """Caption files without text whose images have no other."""
         self.folders: dict[Path, tuple[set[str], set[str]]] = {}
         """Names of caption files and of folders in each folder."""
+        self.spelled: dict[Path, dict[str, str]] = {}
+        """Names of caption files in each folder by their usual spelling."""
         self.tars: set[Path] = set()
         """The folders in a tar."""
 
     def captions(self, path: Path) -> tuple[str, ...]:
-        """Return the captions in the first caption file of the same name; nothing if there is none.
+        """Return the captions in the first caption file of the same name that has text.
 
         Raises:
             DataError: a file is not in UTF-8, or a .json file has another content.
         """
-        return self.look(path)[0]
+        return tuple(filter(None, self.look(path)[0]))
 
     def look(self, path: Path) -> tuple[tuple[str, ...], str]:
-        """Return the captions, and the extension of the file that they are from."""
-        files, folders = self._names(path.parent)
+        """Return the captions, and the extension of the file that they are from.
+
+        A file without text is an empty caption, unless the recipe has a fallback.
+        """
+        _, folders = self._names(path.parent)
+        empty = None
         stems = [path.name if path.name in folders else path.stem]
         extensions = self.config.extensions
         is_sample = path.parent in self.tars
@@ -46,13 +55,43 @@ class CaptionFiles:
             extensions = [*extensions, ".json"]
         for stem in stems:
             for extension in extensions:
-                if stem + extension in files:
-                    file = path.parent / (stem + extension)
-                    texts = read_captions(file, self.config, is_sample=is_sample)
-                    if texts:
-                        self.found[extension] += 1
-                        return texts, extension
-        return (), ""
+                if (name := self._file(path.parent, stem + extension)) is None:
+                    continue
+                texts = read_captions(path.parent / name, self.config, is_sample=is_sample)
+                if texts:
+                    self.found[extension] += 1
+                    return texts, extension
+                if empty is None and extension.lower() != ".json":
+                    empty = path.parent / name, extension
+        if empty is None:
+            return (), ""
+        self.empty.append(empty[0])
+        return ((), "") if self.config.fallback is not None else (("",), empty[1])
+
+    def warn_of_empty(self, count: int, what: str, effect: str) -> None:
+        """Say how many of `count` images have a caption file without text.
+
+        Args:
+            count: number of images.
+            what: what messages call them.
+            effect: what becomes of them.
+        """
+        if not self.empty:
+            return
+        named = ", ".join(map(str, self.empty[:3])) + (", …" if len(self.empty) > 3 else "")
+        message = f"{len(self.empty)} of {count} {what} have empty caption files: {effect}: {named}"
+        warnings.warn(message, RecipeWarning, stacklevel=3)
+
+    def _file(self, folder: Path, name: str) -> str | None:
+        """Return the file of this name, or of another spelling of its accents (`nfc`)."""
+        files, _ = self._names(folder)
+        if name in files:
+            return name
+        if name.isascii():
+            return None
+        if folder not in self.spelled:
+            self.spelled[folder] = {nfc(one): one for one in files if not one.isascii()}
+        return self.spelled[folder].get(nfc(name))
 
     def hint(self, bare: Iterable[Path], key: str) -> str:
         """Describe files of other extensions beside images without a caption, if any.
@@ -112,10 +151,7 @@ def read_captions(file: Path, config: CaptionConfig, *, is_sample: bool = False)
 
 def _texts_of_json(file: Path, text: str, is_sample: bool) -> list[str]:
     """Return the texts of a caption, a list, or an object with `caption`, `text` or `tags`."""
-    try:
-        content: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}: not JSON: {error}") from error
+    content: Any = parsed_json(text, str(file))
     if isinstance(content, dict):
         key = next((name for name in ("caption", "text", "tags") if content.get(name)), None)
         if key is None and is_sample:

@@ -1,6 +1,7 @@
 """A folder of clips with captions."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,8 +22,10 @@ from inference.recipe import RecipeWarning
 from inference.runtime import InputError
 from train.common import DataError
 from train.config import ClipDataConfig, DataConfig
+from train.data.containers import by_folder, looks_like_data, walk
 from train.data.pictures import add_root
 from train.data.sources.folder import Picture, with_captions
+from train.data.sources.listing import no_folder
 from train.data.sources.metadata import read_metadata
 
 CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, ".gif", ".webp", ".apng")
@@ -51,8 +54,15 @@ class Clip(Picture):
         return -(-len(self.timeline) // stride)
 
 
-def find_clips(config: DataConfig, captioned: bool) -> list[Clip]:
+def find_clips(
+    config: DataConfig, captioned: bool, left_out: Counter[str] | None = None
+) -> list[Clip]:
     """Return all clips of the folder, sorted by path; `usable` decides which are long enough.
+
+    Args:
+        config: the folder and the sources of captions.
+        captioned: whether the objective needs captions.
+        left_out: gets the number of files left out that look like data, by kind.
 
     Raises:
         DataError: no folder, no clip, clips without a caption, or corrupt ones; all of one kind are
@@ -62,31 +72,41 @@ def find_clips(config: DataConfig, captioned: bool) -> list[Clip]:
     assert config.clips is not None
     root = Path(config.path)
     if not root.is_dir():
-        raise DataError(f"data.path: {config.path!r} is not a folder")
+        raise no_folder(config.path, "data.path")
     add_root(root)
-    paths = sorted(clip_paths(root, config.clips))
+    left_out = Counter() if left_out is None else left_out
+    paths = sorted(clip_paths(root, config.clips, left_out))
     if not paths:
         raise DataError(_nothing_found(root, config.clips))
     pictures = [Picture(path, ()) for path in paths]
     if captioned:
-        pictures = with_captions(paths, read_metadata(root), config.captions, "clips")
+        pictures = with_captions(
+            paths, read_metadata(root), config.captions, "clips", left_out=left_out
+        )
     return probed(pictures, config.clips)
 
 
-def clip_paths(root: Path, config: ClipDataConfig) -> Iterator[Path]:
-    """Yield the files, and folders of images, that are clips, recursively."""
+def clip_paths(root: Path, config: ClipDataConfig, left_out: Counter[str]) -> Iterator[Path]:
+    """Yield the files, and folders of images, that are clips, recursively.
+
+    `left_out` gets the number of files left out that look like data, by kind.
+    """
     endings = CLIP_EXTENSIONS + (PICTURE_EXTENSIONS if config.pictures else ())
-    for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
-        if config.sequences and folder != root and _is_sequence(folder):
+    for folder, files in by_folder(walk(root, left_out)).items():
+        if config.sequences and folder != root and _is_sequence(folder, files):
             yield folder
-        else:
-            yield from (path for path in folder.iterdir() if path.suffix.lower() in endings)
+            continue
+        for path in files:
+            if path.suffix.lower() in endings:
+                yield path
+            else:
+                left_out[path.suffix.lower()] += looks_like_data(path.name)
 
 
-def _is_sequence(folder: Path) -> bool:
+def _is_sequence(folder: Path, inside: Sequence[Path]) -> bool:
     """Return whether a folder has single images, and nothing that is a clip by itself."""
     files = sequence_files(folder)
-    endings = {path.suffix.lower() for path in folder.iterdir()}
+    endings = {path.suffix.lower() for path in inside}
     if not files or endings & {*CLIP_EXTENSIONS} - {*PICTURE_EXTENSIONS}:
         return False
     try:
@@ -96,7 +116,7 @@ def _is_sequence(folder: Path) -> bool:
 
 
 def _nothing_found(root: Path, config: ClipDataConfig) -> str:
-    files = [path for path in root.rglob("*") if path.is_file()]
+    files = list(walk(root))
     pictures = sum(path.suffix.lower() in PICTURE_EXTENSIONS for path in files)
     remedy = ""
     if pictures:

@@ -9,13 +9,13 @@ from typing import Any
 
 from train.common import DataError, derive_seed
 from train.config import CaptionConfig, ConceptConfig, ContainerConfig, DataConfig
-from train.data.containers import file_state
+from train.data.containers import file_state, walk
 from train.data.pictures import Policy, sound_paths
 from train.data.sources.caption_files import CaptionFiles
 from train.data.sources.captions import all_choices, class_prompt, instance_prompt, words_of_name
 from train.data.sources.folder import Picture, fingerprint, picture_files
 from train.data.sources.mask_files import parted
-from train.data.sources.metadata import read_metadata
+from train.data.sources.metadata import matched, read_metadata
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,12 @@ class Concept:
         return fingerprint(self.pictures, Path(self.config.instance_data_dir), said)
 
 
-def find_concepts(config: DataConfig) -> list[Concept]:
+def find_concepts(config: DataConfig, left_out: Counter[str] | None = None) -> list[Concept]:
     """Return the images and prompts of every concept.
+
+    Args:
+        config: the concepts.
+        left_out: gets the number of files left out that look like data, by kind.
 
     Raises:
         DataError: folders or captions cannot be used; those of all concepts are reported together.
@@ -46,10 +50,11 @@ def find_concepts(config: DataConfig) -> list[Concept]:
     for name, concept in config.named_concepts.items():
         where = f"data.concepts.{name}" if config.concepts else f"{config.concepts_list}: {name}"
         try:
-            files = picture_files(concept.instance_data_dir, f"{where}.instance_data_dir")
-            files, masks = parted(files, Path(concept.instance_data_dir), config.masks)
+            root, key = concept.instance_data_dir, f"{where}.instance_data_dir"
+            files = picture_files(root, key, left_out=left_out)
+            files, masks = parted(files, Path(root), config.masks, left_out)
             files = sound_paths(files, config.broken_pictures)
-            captions = captions_of(files, concept.instance_data_dir, config.captions)
+            captions = captions_of(files, root, config.captions, where)
         except DataError as error:
             faults.append(str(error))
             continue
@@ -78,12 +83,18 @@ def _first(caption: str, config: CaptionConfig) -> str:
 
 
 def captions_of(
-    files: Sequence[Path], folder: str, config: CaptionConfig
+    files: Sequence[Path], folder: str, config: CaptionConfig, concept: str = ""
 ) -> list[tuple[Path, tuple[str, ...]]]:
-    """Return the captions of each image, from metadata.jsonl or beside it; they may be empty."""
-    described = read_metadata(folder, ContainerConfig())
+    """Return the captions of each image, from metadata.jsonl or beside it; there may be none.
+
+    With the recipe key of a `concept`, a warning counts caption files without text.
+    """
+    described, _ = matched(read_metadata(folder, ContainerConfig()), files)
     beside = CaptionFiles(config)
-    return [(file, described.get(file) or beside.captions(file)) for file in files]
+    found = [(file, described.get(file) or beside.captions(file)) for file in files]
+    if concept:
+        beside.warn_of_empty(len(files), f"pictures of {concept}", "their names are the captions")
+    return found
 
 
 @dataclass(frozen=True)
@@ -115,9 +126,11 @@ class ClassFolder:
         """
         if not self.path.is_dir():
             return []
+        if not list(walk(self.path)):  # nothing in it yet; a folder without access is an error
+            return []
         try:
             files = picture_files(str(self.path), "class_data_dir")
-        except DataError:  # nothing in it yet
+        except DataError:  # other files
             return []
         return [
             Picture(file, texts or (class_prompt(self.config, words_of_name(file.stem)),))

@@ -1,29 +1,40 @@
 """A folder of images with captions."""
 
 import hashlib
+import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from inference.recipe import RecipeWarning
+from inference.media import sequence_files
+from inference.prompts import misread
+from inference.recipe import RecipeWarning, cut
+from inference.runtime import InputError, require
 from train.common import DataError
 from train.config import CaptionConfig, ContainerConfig, DataConfig
 from train.data.containers import (
     METADATA,
-    PICTURE_EXTENSIONS,
+    READ_BY_EXTRA,
+    ROWS,
     TABLES,
+    exists,
     file_state,
     files_within,
     is_row,
+    left_out_line,
+    looks_like_data,
     name_within,
+    picture_extensions,
     walk,
 )
 from train.data.pictures import add_root
 from train.data.sources.caption_files import CaptionFiles
-from train.data.sources.listing import containers_at, pictures_in, warn_unused
+from train.data.sources.captions import longest_choice, plain_caption
+from train.data.sources.listing import containers_at, no_folder, pictures_in, warn_unused
 from train.data.sources.mask_files import parted
-from train.data.sources.metadata import read_metadata
+from train.data.sources.metadata import matched, read_metadata
 
 COLUMN = "column"
 FALLBACK = "fallback"
@@ -45,72 +56,123 @@ class Picture:
     table) or `fallback`."""
 
 
-def find_pictures(config: DataConfig, captioned: bool) -> list[Picture]:
+NUMBERED = re.compile(r"([0-9]{1,3})_(.+)")
+"""Names of kohya's folders, `REPEATS_class tokens`; four digits are more likely a year."""
+
+
+def find_pictures(
+    config: DataConfig, captioned: bool, left_out: Counter[str] | None = None
+) -> list[Picture]:
     """Return all usable images of the folder, sorted by path.
 
     Args:
         config: the folder and the sources of captions.
         captioned: whether the objective needs captions.
+        left_out: gets the number of files left out that look like data, by kind.
 
     Raises:
         DataError: no folder, no image, or images without a caption or a mask.
     """
     assert config.path is not None
-    paths = picture_files(config.path, "data.path", config)
-    paths, masks = parted(paths, Path(config.path), config.masks)
+    paths = picture_files(config.path, "data.path", config, left_out)
+    paths, masks = parted(paths, Path(config.path), config.masks, left_out)
+    hint_at_kohya(paths, Path(config.path))
     if captioned:
         captions = read_metadata(config.path, config)
-        pictures = with_captions(paths, captions, config.captions)
+        pictures = with_captions(paths, captions, config.captions, left_out=left_out)
     else:
         pictures = [Picture(path, ()) for path in paths]
     return [replace(one, mask=masks.get(one.path)) for one in pictures]
 
 
-def picture_files(folder: str, key: str, source: ContainerConfig | None = None) -> list[Path]:
+def hint_at_kohya(paths: Sequence[Path], root: Path) -> None:
+    """Warn if the images are in folders that kohya would read as `REPEATS_class tokens`."""
+    parts = {path.relative_to(root).parts for path in paths if path.is_relative_to(root)}
+    folders = sorted({one[0] for one in parts if len(one) > 1})
+    if folders and all(len(one) > 1 for one in parts) and all(map(NUMBERED.fullmatch, folders)):
+        shown = ", ".join(folders[:3]) + (", …" if len(folders) > 3 else "")
+        warnings.warn(
+            f"data.path: all folders in {str(root)!r} are named as kohya's, REPEATS_class tokens "
+            f"({shown}), which has no effect on data.path; data.kohya_folders={root} repeats them "
+            "and takes their words as captions",
+            RecipeWarning,
+            stacklevel=3,
+        )
+
+
+def picture_files(
+    folder: str,
+    key: str,
+    source: ContainerConfig | None = None,
+    left_out: Counter[str] | None = None,
+) -> list[Path]:
     """Return the images of a folder (see `files_in`), or of its containers.
 
     Args:
         folder: as `data.path`.
         key: its recipe key.
         source: what to read from containers.
+        left_out: see `find_pictures`.
 
     Raises:
         DataError: there is none.
     """
     source = source or ContainerConfig()
-    containers = containers_at(folder, key, source)
+    containers = containers_at(folder, key, source, left_out)
     warn_unused(containers, folder, key, source)
     if not containers:
-        return files_in(folder, key, PICTURE_EXTENSIONS, "pictures")
+        return files_in(folder, key, left_out)
     for place in [Path(folder)] if Path(folder).is_dir() else containers:
         add_root(place)
-    if not (paths := pictures_in(containers, PICTURE_EXTENSIONS, source)):
+    endings = picture_extensions()
+    if not (paths := pictures_in(containers, endings, source, left_out)):
         count = sum(1 for one in containers if one.suffix not in TABLES for _ in files_within(one))
         raise DataError(
             f"{key}: no pictures in {folder!r}: looked for names ending in "
-            f"{', '.join(PICTURE_EXTENSIONS)}; found {count} other files"
+            f"{', '.join(endings)}; found {count} other files"
         )
     return paths
 
 
-def files_in(folder: str, key: str, extensions: Sequence[str], what: str) -> list[Path]:
-    """Return the files with these extensions, recursively, sorted by path; at least one.
+def files_in(folder: str, key: str, left_out: Counter[str] | None = None) -> list[Path]:
+    """Return the images of a folder, recursively, sorted by path; at least one.
 
     Raises:
-        DataError: no folder, or no such file; `key` is the recipe key of the folder.
+        DataError: no folder, or no image that can be read; `key` is the recipe key of the folder.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"{key}: {folder!r} is not a folder")
+        raise no_folder(folder, key)
     add_root(root)
-    paths = [path for path in walk(root) if path.suffix.lower() in extensions]
+    omitted: Counter[str] = Counter()
+    paths, others, endings = [], 0, picture_extensions()
+    for path in walk(root, omitted):
+        ending = path.suffix.lower()
+        if ending in endings:
+            paths.append(path)
+            continue
+        others += 1
+        omitted[ending] += looks_like_data(path.name)
     if not paths:
+        _require_formats(omitted, key)
         raise DataError(
-            f"{key}: no {what} in {folder!r}: looked for files ending in "
-            f"{', '.join(extensions)}, in folders within it too; found "
-            f"{sum(1 for _ in walk(root))} other files"
+            f"{key}: no pictures in {folder!r}: looked for files ending in "
+            f"{', '.join(endings)}, in folders within it too; found {others} other files"
+            + (f"; {left_out_line(omitted)}" if omitted.total() else "")
         )
+    if left_out is not None:
+        left_out += omitted
     return paths
+
+
+def _require_formats(found: Counter[str], key: str) -> None:
+    """Raise DataError if there are images that only an extra reads, and it is not installed."""
+    for ending, (module, library) in READ_BY_EXTRA.items():
+        if found[ending]:
+            try:
+                require(module, f"{ending} pictures", library, "formats")
+            except InputError as error:
+                raise DataError(f"{key}: {error}") from error
 
 
 def fingerprint(pictures: list[Picture], root: Path, template: Sequence[str] = ()) -> str:
@@ -131,8 +193,7 @@ def size_on_disk(path: Path) -> int | list[tuple[str, int]]:
     """Return the bytes of a file; for a clip folder, names and bytes of its images."""
     if not path.is_dir():
         return file_state(path)[0]
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_EXTENSIONS)
-    return [(file.name, file.stat().st_size) for file in files]
+    return [(file.name, file.stat().st_size) for file in sorted(sequence_files(path))]
 
 
 def with_captions(
@@ -142,6 +203,7 @@ def with_captions(
     what: str = "pictures",
     key: str = "data.captions",
     metadata: str = METADATA,
+    left_out: Counter[str] | None = None,
 ) -> list[Picture]:
     """Assign captions to each image; all images without one are listed together.
 
@@ -152,10 +214,14 @@ def with_captions(
         what: what messages call the images.
         key: recipe key of `config`.
         metadata: file that `described` is from.
+        left_out: gets the number of rows of metadata whose image does not exist.
 
     Raises:
         DataError: images have none.
     """
+    described, lost = matched(described, paths)
+    if left_out is not None:
+        left_out[ROWS] += sum(not exists(path) for path in lost)
     pictures, bare, beside = [], [], CaptionFiles(config)
     for path in paths:
         captions, told_by = described.get(path) or (), COLUMN if is_row(path) else metadata
@@ -168,6 +234,10 @@ def with_captions(
             pictures.append(Picture(path, captions, told_by=told_by))
         else:
             bare.append(path)
+    effect = f"they are learned without words ({key}.fallback gives them some)"
+    effect = effect if config.fallback is None else f"they have {key}.fallback"
+    beside.warn_of_empty(len(paths), what, effect)
+    warn_of_syntax(pictures, what, config, key)
     fallen = [picture.path for picture in pictures if picture.told_by == FALLBACK]
     if hint := beside.hint(bare or fallen, key):
         hint = f". {hint}"
@@ -185,3 +255,32 @@ def with_captions(
             f'{key}.fallback="…" gives them one' + hint
         )
     return pictures
+
+
+def warn_of_syntax(pictures: Sequence[Picture], what: str, config: CaptionConfig, key: str) -> None:
+    """Warn about captions that prompts read differently than they are learned.
+
+    Args:
+        pictures: the images.
+        what: what messages call them.
+        config: how captions are processed.
+        key: the recipe key of the captions' settings.
+    """
+    seen: dict[str, list[str]] = {}
+    for picture in pictures:
+        for text in picture.captions:
+            if misread(text) and (reading := misread(_learned(text, config))):
+                seen.setdefault(reading, []).append(text)
+                break
+    for reading, texts in seen.items():
+        message = (
+            f"{key}: captions of {len(texts)} of {len(pictures)} {what} are learned as they are "
+            f"written, while in prompts {reading}; there write \\ before such signs: "
+            f"{cut(texts[0])!r}"
+        )
+        warnings.warn(message, RecipeWarning, stacklevel=3)
+
+
+def _learned(caption: str, config: CaptionConfig) -> str:
+    """Return a caption without the signs that its processing removes."""
+    return plain_caption(longest_choice(caption) if config.wildcards else caption, config)

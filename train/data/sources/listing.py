@@ -3,8 +3,8 @@
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from inference.recipe import RecipeWarning
@@ -12,19 +12,25 @@ from train.common import DataError
 from train.config import ContainerConfig, is_address
 from train.data.containers import (
     BRACES,
+    HIDDEN,
     HUB,
+    IN_HIDDEN_FOLDERS,
     KINDS,
     METADATA_TABLE,
-    PICTURE_EXTENSIONS,
     SPLIT,
     SPLITS,
     TABLES,
     chosen_split,
     expanded,
     is_container,
+    is_hidden,
+    left_out_line,
+    looks_like_data,
     open_archive,
     open_table,
+    picture_extensions,
     walk,
+    windows_parts,
 )
 from train.data.pictures import Known, picture_facts
 from train.data.streaming import is_shard, streamed_shards
@@ -33,18 +39,27 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar
 STATE = "state.json"
 
 
-def containers_at(folder: str, key: str, source: ContainerConfig) -> list[Path]:
+def containers_at(
+    folder: str, key: str, source: ContainerConfig, left_out: Counter[str] | None = None
+) -> list[Path]:
     """Return the containers that a path names; none for a folder with images as plain files.
+
+    Args:
+        folder: as `data.path`.
+        key: its recipe key.
+        source: what to read from containers.
+        left_out: see `walk`.
 
     Raises:
         DataError: it is neither; see `containers_of`.
     """
     root = Path(folder)
     if root.is_dir() and not is_saved(root):
+        endings = picture_extensions()
         for path in walk(root):
-            if path.suffix.lower() in PICTURE_EXTENSIONS:
+            if path.suffix.lower() in endings:
                 return []
-    return containers_of(folder, key, walk(root), source)
+    return containers_of(folder, key, walk(root, left_out), source)
 
 
 def containers_of(
@@ -90,6 +105,16 @@ def containers_of(
     return _matching_shards(path, key)
 
 
+def no_folder(path: str, key: str) -> DataError:
+    """Return the error for a path that is no folder; one of Windows is recognized."""
+    hint = ""
+    if (parts := windows_parts(path)) is not None:
+        hint = f"; it is a path of Windows, here perhaps {'/'.join(parts)!r}"
+        if PureWindowsPath(path).drive:
+            hint = "; it is a path of Windows: name the folder on this disk (WSL: C:\\ is /mnt/c)"
+    return DataError(f"{key}: {path!r} is not a folder{hint}")
+
+
 def _matching_shards(pattern: str, key: str) -> list[Path]:
     """Return the files that a pattern such as `{000..012}.tar` stands for.
 
@@ -100,7 +125,7 @@ def _matching_shards(pattern: str, key: str) -> list[Path]:
     if Path(pattern).is_file():
         raise DataError(f"{key}: {pattern!r} is neither a folder nor one of {known}")
     if not BRACES.search(pattern):
-        raise DataError(f"{key}: {pattern!r} is not a folder")
+        raise no_folder(pattern, key)
     shards = [Path(one) for one in expanded(pattern, key)]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
@@ -201,7 +226,10 @@ def of_split(files: list[Path], folder: Path, split: str | None, key: str) -> li
 
 
 def pictures_in(
-    containers: Sequence[Path], endings: Sequence[str], source: ContainerConfig
+    containers: Sequence[Path],
+    endings: Sequence[str],
+    source: ContainerConfig,
+    left_out: Counter[str] | None = None,
 ) -> list[Path]:
     """Return the images in containers, one after the other, each in path or row order.
 
@@ -209,11 +237,17 @@ def pictures_in(
     image, and images with a second extension (`000123.mask.png`) belong to it. Pickled files are
     never read, since reading them may run code.
 
+    Args:
+        containers: tars, zips and tables.
+        endings: extensions of images.
+        source: what to read.
+        left_out: gets the number of members left out, by kind; without it a warning names them.
+
     Raises:
         DataError: a container is damaged or lacks columns, or a sample has two images.
     """
     found: list[Path] = []
-    left_out: Counter[str] = Counter()
+    omitted: Counter[str] = Counter()
     notes: list[str] = []
     for path in _shown(containers):
         if path.suffix.lower() in TABLES:
@@ -222,21 +256,22 @@ def pictures_in(
             notes = notes or table.notes(source.columns)
         else:
             archive = open_archive(path)
-            names = [name for name in archive.names() if _is_picture(name, endings)]
+            names = list(shown_members(archive.names(), endings, omitted))
             if path.suffix.lower() == ".tar":
                 names, others = samples(names, path)
-                left_out["pictures of a second ending"] += others
+                omitted["pictures of a second ending"] += others
             own = [path / name for name in names]
-            left_out += archive.left_out
+            omitted += archive.left_out
         if is_shard(path):  # probed while it is here
             picture_facts(own, Known.SIZE | Known.DIGEST)
         found += own
     for note in notes:
         warnings.warn(note, RecipeWarning, stacklevel=2)
-    if said := [f"{count} {kind}" for kind, count in sorted(left_out.items()) if count]:
+    if left_out is not None:
+        left_out += omitted
+    elif omitted.total():
         where = str(containers[0]) if len(containers) == 1 else f"{containers[0]} and others"
-        message = f"{where}: left out: {', '.join(said)}"
-        warnings.warn(message, RecipeWarning, stacklevel=2)
+        warnings.warn(f"{where}: {left_out_line(omitted)}", RecipeWarning, stacklevel=2)
     return found
 
 
@@ -249,10 +284,21 @@ def _shown(containers: Sequence[Path]) -> Iterable[Path]:
     return tqdm(containers, desc="looking through shards", leave=False, disable=None)
 
 
-def _is_picture(name: str, endings: Sequence[str]) -> bool:
-    """Return whether a member is an image, and not macOS's metadata of one."""
-    is_note = name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
-    return name.lower().endswith(tuple(endings)) and not is_note
+def shown_members(
+    names: Iterable[str], endings: Sequence[str], left_out: Counter[str]
+) -> Iterator[str]:
+    """Yield the members that are images; count those that are hidden, or of unread formats."""
+    wanted = tuple(endings)
+    for name in names:
+        *folders, own = name.split("/")
+        if any(map(is_hidden, folders)):
+            left_out[IN_HIDDEN_FOLDERS] += looks_like_data(own)
+        elif is_hidden(own):
+            left_out[HIDDEN] += looks_like_data(own)
+        elif name.lower().endswith(wanted):
+            yield name
+        elif looks_like_data(own):
+            left_out[name[name.rfind(".") :].lower()] += 1
 
 
 def samples(names: Sequence[str], path: Path) -> tuple[list[str], int]:

@@ -1,19 +1,46 @@
 """Assignment of mask files to images."""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from inference.recipe import RecipeWarning
 from train.common import DataError
 from train.config import MaskConfig
-from train.data.containers import name_within
+from train.data.containers import MASKS, name_within, nfc, walk
 
 MASK_EXTENSIONS = (".png", ".webp", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
+LABELS = ("-masklabel", "-condlabel")
+"""OneTrainer's suffixes of masks and conditions beside their images."""
+
+
+def without_labels(
+    files: Sequence[Path], config: MaskConfig | None, left_out: Counter[str] | None
+) -> list[Path]:
+    """Return the files without OneTrainer's masks and conditions of others among them."""
+    if not any(path.stem.endswith(LABELS) for path in files):
+        return list(files)
+    stems = {path.with_suffix("") for path in files}
+    kept = []
+    for path in files:
+        label = next((one for one in LABELS if path.stem.endswith(one)), "")
+        picture = path.with_name(path.stem.removesuffix(label)) if label != path.stem else path
+        is_label = label and picture in stems
+        if is_label and not (config is not None and config.is_mask(path)):
+            if left_out is not None:
+                left_out[MASKS] += 1
+        else:
+            kept.append(path)
+    return kept
+
 
 def parted(
-    files: Sequence[Path], root: Path, config: MaskConfig | None
+    files: Sequence[Path],
+    root: Path,
+    config: MaskConfig | None,
+    left_out: Counter[str] | None = None,
 ) -> tuple[list[Path], dict[Path, Path]]:
     """Return the images among the files of a folder, and the mask of each that has one.
 
@@ -21,10 +48,12 @@ def parted(
         files: all image files.
         root: the folder that they were found in.
         config: location of masks.
+        left_out: gets the number of OneTrainer's masks that the recipe does not use.
 
     Raises:
         DataError: images without a mask, all listed; an image with two; no folder.
     """
+    files = without_labels(files, config, left_out)
     if config is None or config.source == "alpha":
         return list(files), {}
     pictures = [file for file in files if not config.is_mask(file)]
@@ -36,17 +65,19 @@ def parted(
         home = Path(config.path)
         if not home.is_dir():
             raise DataError(f"data.masks.path: {config.path!r} is not a folder")
-        masks = sorted(p for p in home.rglob("*") if p.suffix.lower() in MASK_EXTENSIONS)
+        masks = [path for path in walk(home) if path.suffix.lower() in MASK_EXTENSIONS]
     by_name: dict[str, Path] = {}
     for mask in masks:
-        name = Path(name_within(mask, home)).with_suffix("").as_posix()
+        name = nfc(Path(name_within(mask, home)).with_suffix("").as_posix())
         if name in by_name:
             raise DataError(f"data.masks: {by_name[name]} and {mask} are masks of one picture")
         by_name[name] = mask
     found = {
         picture: by_name[name]
         for picture in pictures
-        if (name := Path(name_within(picture, root)).with_suffix("").as_posix() + config.ending)
+        if (
+            name := nfc(Path(name_within(picture, root)).with_suffix("").as_posix() + config.ending)
+        )
         in by_name
     }
     bare = [picture for picture in pictures if picture not in found]

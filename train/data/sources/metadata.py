@@ -2,9 +2,8 @@
 
 import csv
 import io
-import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,15 @@ from train.config import ContainerConfig
 from train.data.containers import (
     METADATA_FILES,
     TABLES,
+    exists,
     files_within,
+    nfc,
     open_file,
     open_table,
+    parsed_json,
     read_text,
     walk,
+    windows_parts,
 )
 from train.data.sources.listing import containers_at
 
@@ -55,8 +58,41 @@ def read_metadata(
             continue
         for where, row in _rows(file):
             name, texts = _parsed(row, column, f"{file}: {where}")
-            captions[file.parent / name] = texts
+            captions[named_by(file.parent, name)] = texts
     return captions
+
+
+def named_by(folder: Path, name: str) -> Path:
+    """Return the file that a table names, relative to a folder.
+
+    A path that Windows wrote is read as such unless a file has exactly this name. Of one with a
+    drive the longest end that exists in the folder is meant: the data have moved.
+    """
+    path = folder / name
+    if (parts := windows_parts(name)) is None or exists(path):
+        return path
+    ends = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
+    return next((end for end in ends if exists(end)), ends[0] if ends else path)
+
+
+def matched(
+    described: dict[Path, tuple[str, ...]], paths: Collection[Path]
+) -> tuple[dict[Path, tuple[str, ...]], list[Path]]:
+    """Return the captions under the images' own names, and what has none among `paths`.
+
+    macOS and some disks spell accents in another way than what wrote the table (`nfc`).
+    """
+    lost = described.keys() - set(paths) if described else ()
+    if not lost:
+        return described, []
+    spelled = {nfc(str(path)): path for path in lost}
+    found = {
+        path: spelled.pop(name)
+        for path in paths
+        if path not in described and (name := nfc(str(path))) in spelled
+    }
+    again = {path: described[other] for path, other in found.items()}
+    return described | again, [*spelled.values()]
 
 
 def has_captions(file: Path) -> bool:
@@ -103,10 +139,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     else:
         for number, line in enumerate(read_text(file).splitlines(), 1):
             if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{file}: line {number}: not JSON: {error}") from error
+                yield f"line {number}", parsed_json(line, f"{file}: line {number}")
 
 
 def _rows_of_parquet(file: Path) -> Iterator[tuple[str, Any]]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from inference.recipe import RecipeWarning
 from train.common import DataError, RunDirectoryError
 from train.config import FILEWORDS, DataConfig, TrainRecipe, has_streamed, is_commit, stage_recipes
+from train.data.containers import left_out_line
 from train.data.pictures import sound_paths
 from train.data.sources.captions import asks_for_captions, read_template
 from train.data.sources.clip_folder import find_clips, warn_of_short
@@ -57,19 +61,26 @@ def split_off_validation(
         if recipe.data.streaming is not None:  # a setting of the whole run
             source |= {"streaming": None, "revision": None}
         other = replace(recipe.data, **source)
-        found = find(replace(recipe, data=other)).pictures
-        root = Path(config.path)
+        others = find(replace(recipe, data=other))
+        found, root = others.pictures, Path(config.path)
         facts = {
             "validation_pictures": len(found),
             "validation_fingerprint": fingerprint(found, root),
         }
         numbers = {one.path: number_of(one, [root], config.seed) for one in found}
-        return replace(sources, held_back=chosen(numbers, found, config.max_examples, facts))
+        held = chosen(numbers, found, config.max_examples, facts)
+        left_out = sources.left_out + others.left_out
+        return replace(sources, held_back=held, left_out=left_out)
     assert config.split is not None
     roots = roots_of(sources)
     numbers = {one.path: number_of(one, roots, config.seed) for one in sources.pictures}
     limit = max(config.split * RANGE, min(numbers.values()) + 1)  # at least one
     inside = [one for one in sources.pictures if numbers[one.path] < limit]
+    if len(sources.pictures) == 1:
+        raise DataError(
+            "validation.split: there is one picture only, and nothing would be left to learn; "
+            "give other pictures (validation.path), or leave validation out"
+        )
     if len(inside) == len(sources.pictures):
         raise DataError(
             f"validation.split: {config.split} of {len(inside)} pictures holds all of them back; "
@@ -92,7 +103,7 @@ def number_of(picture: Picture, roots: Sequence[Path], seed: int) -> int:
     """Derive a uniform number in 0 … 2^56-1 from the image's relative name and the seed."""
     root = next((root for root in roots if picture.path.is_relative_to(root)), None)
     name = picture.path.relative_to(root) if root is not None else picture.path
-    text = f"{seed}\n{name.as_posix()}".encode()
+    text = f"{seed}\n".encode() + os.fsencode(name.as_posix())
     digest = hashlib.blake2b(text, digest_size=7, person=b"validation").digest()
     return int.from_bytes(digest)
 
@@ -120,6 +131,8 @@ class Sources:
     """Those of subsets, which exist."""
     held_back: ValidationSplit = field(default_factory=ValidationSplit)
     """The validation split; none of it is among `pictures` (except for `validation.path`)."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Number of files left out that look like data, by kind."""
 
     @property
     def commits(self) -> dict[str, str]:
@@ -144,13 +157,17 @@ class Sources:
 def find_sources(recipe: TrainRecipe) -> Sources:
     """Return the recipe's images and captions, with the validation split apart.
 
-    A resumed run uses the commits that it started with.
+    A resumed run uses the commits that it started with. One warning counts what is left out
+    although it looks like data.
 
     Raises:
         DataError: images or captions cannot be used.
     """
     recipe = pinned(recipe)
-    return split_off_validation(recipe, _all_sources(recipe), _all_sources)
+    sources = split_off_validation(recipe, _all_sources(recipe), _all_sources)
+    if sources.left_out.total():
+        warnings.warn(f"data: {left_out_line(sources.left_out)}", RecipeWarning, stacklevel=2)
+    return sources
 
 
 def pinned(recipe: TrainRecipe) -> TrainRecipe:
@@ -185,11 +202,11 @@ def at_commits(recipe: TrainRecipe, commits: dict[str, str]) -> TrainRecipe:
 
 
 def _all_sources(recipe: TrainRecipe) -> Sources:
-    data = recipe.data
+    data, left_out = recipe.data, Counter[str]()
     if data.subsets:
         return _of_subsets(recipe)
     if data.path is None:
-        concepts = find_concepts(data)
+        concepts = find_concepts(data, left_out)
         digest = hashlib.blake2b(digest_size=16)
         for concept in concepts:
             digest.update(concept.fingerprint.encode())
@@ -197,26 +214,29 @@ def _all_sources(recipe: TrainRecipe) -> Sources:
         captions = replace(data.captions, keep_tokens=max(1, data.captions.keep_tokens))
         pictures = [picture for concept in concepts for picture in concept.pictures]
         config = replace(data, captions=captions)
-        return Sources(pictures, config, (FILEWORDS,), digest.hexdigest(), concepts)
+        said = digest.hexdigest()
+        return Sources(pictures, config, (FILEWORDS,), said, concepts, left_out=left_out)
     template = read_template(data.captions.template, recipe.objective.word or recipe.name)
     captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
     pictures: list[Picture] = []
     if data.clips is None:
-        found = find_pictures(data, captioned)
+        found = find_pictures(data, captioned, left_out)
         digests = data.cache == "disk" and not data.is_random
         sound = {*sound_paths([one.path for one in found], data.broken_pictures, digests)}
         pictures += [one for one in found if one.path in sound]
     else:
-        clips = find_clips(data, captioned)
+        clips = find_clips(data, captioned, left_out)
         for own in stage_recipes(recipe):
             assert own.data.clips is not None
             warn_of_short(clips, own.data.clips)
         pictures += clips
-    return Sources(pictures, data, template, fingerprint(pictures, Path(data.path), template))
+    digest = fingerprint(pictures, Path(data.path), template)
+    return Sources(pictures, data, template, digest, left_out=left_out)
 
 
 def _of_subsets(recipe: TrainRecipe) -> Sources:
-    subsets = find_subsets(recipe)
+    left_out = Counter[str]()
+    subsets = find_subsets(recipe, left_out)
     digest = hashlib.blake2b("".join(one.fingerprint for one in subsets).encode(), digest_size=16)
     own, of_classes = (
         [one for subset in subsets if subset.config.is_reg == is_reg for one in subset.pictures]
@@ -225,5 +245,11 @@ def _of_subsets(recipe: TrainRecipe) -> Sources:
     data = recipe.data
     template = read_template(data.captions.template, recipe.objective.word or recipe.name)
     return Sources(
-        own, data, template, digest.hexdigest(), subsets=subsets, class_pictures=of_classes
+        own,
+        data,
+        template,
+        digest.hexdigest(),
+        subsets=subsets,
+        class_pictures=of_classes,
+        left_out=left_out,
     )

@@ -1,6 +1,7 @@
 """Subsets: the images of each, how they become examples, and their repeats."""
 
-import json
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,7 +11,15 @@ import numpy as np
 
 from train.common import DataError
 from train.config import ExampleConfig, SubsetConfig, TrainRecipe
-from train.data.containers import METADATA, PICTURE_EXTENSIONS, exists, read_text
+from train.data.containers import (
+    METADATA,
+    exists,
+    nfc,
+    parsed_json,
+    picture_extensions,
+    read_text,
+    windows_parts,
+)
 from train.data.pictures import sound_paths
 from train.data.sources.captions import asks_for_captions, read_template
 from train.data.sources.folder import Picture, fingerprint, picture_files, with_captions
@@ -47,8 +56,12 @@ def at_resolution(subset: Subset, run: ExampleConfig, stage: ExampleConfig) -> S
     return replace(subset, config=replace(subset.config, resolution=stage.resolution))
 
 
-def find_subsets(recipe: TrainRecipe) -> list[Subset]:
+def find_subsets(recipe: TrainRecipe, left_out: Counter[str]) -> list[Subset]:
     """Return the recipe's subsets with their images, those of class images last.
+
+    Args:
+        recipe: the recipe.
+        left_out: gets the number of files left out that look like data, by kind.
 
     Raises:
         DataError: folders or captions cannot be used; those of all subsets are reported together.
@@ -57,7 +70,7 @@ def find_subsets(recipe: TrainRecipe) -> list[Subset]:
     faults: list[str] = []
     for name, config in recipe.data.named_subsets.items():
         try:
-            found.append(_find(name, config, recipe))
+            found.append(_find(name, config, recipe, left_out))
         except DataError as error:
             faults.append(str(error))
     if faults:
@@ -65,7 +78,7 @@ def find_subsets(recipe: TrainRecipe) -> list[Subset]:
     return sorted(found, key=lambda subset: subset.config.is_reg)
 
 
-def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
+def _find(name: str, config: SubsetConfig, recipe: TrainRecipe, left_out: Counter[str]) -> Subset:
     key = f"data.subsets.{name}"
     word = recipe.objective.word or recipe.name
     template = read_template(config.captions.template, word, f"{key}.captions")
@@ -74,9 +87,9 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
         paths, metadata = sorted(captions), Path(config.metadata_file).name
     else:
         assert config.path is not None
-        paths = picture_files(config.path, f"{key}.path", config)
+        paths = picture_files(config.path, f"{key}.path", config, left_out)
         captions, metadata = read_metadata(config.path, config), METADATA
-    paths, masks = parted(paths, Path(config.path or ""), config.masks)
+    paths, masks = parted(paths, Path(config.path or ""), config.masks, left_out)
     try:
         digests = recipe.data.cache == "disk" and not recipe.data.is_random
         paths = sound_paths(paths, recipe.data.broken_pictures, digests)
@@ -84,7 +97,12 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe) -> Subset:
         raise DataError(f"{key}: {error}") from None
     if recipe.objective.learns_from_captions and asks_for_captions(template):
         pictures = with_captions(
-            paths, captions, config.captions, key=f"{key}.captions", metadata=metadata
+            paths,
+            captions,
+            config.captions,
+            key=f"{key}.captions",
+            metadata=metadata,
+            left_out=left_out,
         )
     else:
         pictures = [Picture(path, ()) for path in paths]
@@ -100,24 +118,26 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
     """Return the images that a kohya metadata json names, and their captions.
 
     An image is named by its path, as it is or within the subset's folder, with or without its
-    extension. Its tags are appended to its caption, as in `FineTuningDataset` of kohya's
-    `library/train_util.py`; `train_resolution`, of images scaled in advance, is ignored.
+    extension; paths that Windows wrote are read too. Its tags are appended to its caption, as in
+    `FineTuningDataset` of kohya's `library/train_util.py`; `train_resolution`, of images scaled in
+    advance, is ignored.
 
     Raises:
         DataError: it cannot be read, is no such file, or images are missing; `key` is its
             recipe key.
     """
     try:
-        entries = json.loads(read_text(file))
+        text = read_text(file)
     except OSError as error:
         raise DataError(f"{key}: {str(file)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{key}: {str(file)!r} is not JSON: {error}") from error
+    entries = parsed_json(text, f"{key}: {str(file)!r}")
     if not isinstance(entries, dict) or not entries:
         raise DataError(f'{key}: {str(file)!r}: expected {{"picture": {{"caption": …}}, …}}')
     found: dict[Path, tuple[str, ...]] = {}
     missing: list[str] = []
     for name, entry in entries.items():
+        if not Path(name).name:
+            raise DataError(f"{key}: {str(file)!r}: {name!r} names no picture; take it out")
         if (path := _named(name, config.path)) is None:
             missing.append(name)
             continue
@@ -138,10 +158,15 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
 
 def _named(name: str, folder: str | None) -> Path | None:
     """Return the image that a metadata json means; see `kohya_metadata`."""
-    for path in (Path(name), Path(folder or "") / name):
+    home = Path(folder or "")
+    names = {name, nfc(name), unicodedata.normalize("NFD", name)}
+    places = [path for one in sorted(names) for path in (Path(one), home / one)]
+    parts = windows_parts(name) or ()
+    places += [home.joinpath(*parts[start:]) for start in range(len(parts))]
+    for path in places:
         if exists(path):
             return path
-        for ending in PICTURE_EXTENSIONS:
+        for ending in picture_extensions() if path.name else ():
             if exists(longer := path.with_name(path.name + ending)):
                 return longer
     return None

@@ -250,3 +250,32 @@ def test_a_base_without_such_layers_is_refused(base):
     base.unet = nn.Module()
     with pytest.raises(ArtifactError, match="no layers of the kind attention"):
         create(base, targets=["attention"], text=False)
+
+
+@pytest.mark.parametrize("drops_ranks", [False, True])
+def test_dropout_acts_on_inputs_as_in_peft_or_on_ranks_as_in_kohya(base, drops_ranks):
+    """Of ranks, each is dropped or doubled as a whole; of inputs, parts of their sum are."""
+    spec = LoraSpec(4, 4.0, 0.5, EVERYTHING, False, drops_ranks=drops_ranks)
+    lora = Lora.create(base, spec, 0)
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    layer = low_rank(lora, name)
+    with torch.no_grad():
+        layer.lora_B.weight.zero_()
+        layer.lora_B.weight[:4] = torch.eye(4)
+    lora.attach(base)
+    (found,) = [
+        module
+        for module in base.unet.modules()
+        if layer.lora_A in list(getattr(module, "lora_A", nn.ModuleDict()).values())
+    ]
+    x = torch.randn(64, 24)
+    layer.eval()
+    plain = (found(x) - found.base_layer(x))[:, :4]
+    assert torch.allclose(plain, x @ layer.lora_A.weight.T, atol=1e-5)
+    layer.train()
+    ratio = (found(x) - found.base_layer(x))[:, :4] / plain
+    is_whole = ratio.isclose(torch.zeros(()), atol=1e-2) | ratio.isclose(2 * torch.ones(()), 1e-2)
+    assert bool(is_whole.all()) == drops_ranks
+    if drops_ranks:
+        assert 0.3 < ratio.count_nonzero() / ratio.numel() < 0.7
+    assert {*lora.layers[name].tensors()} == {*LowRank.suffixes}

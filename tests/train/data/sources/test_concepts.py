@@ -155,6 +155,13 @@ def test_a_file_as_a1111_writes_it(tmp_path: Path) -> None:
     assert read.notes == []
 
 
+def test_paths_of_windows(tmp_path: Path) -> None:
+    entries = [{"instance_data_dir": path} for path in ("pics\\rex", "C:\\pics\\rex")]
+    one, two = read_concepts_list(concepts_list(tmp_path, *entries)).concepts.values()
+    assert one.instance_data_dir == str(tmp_path / "pics" / "rex")
+    assert two.instance_data_dir == "C:\\pics\\rex"
+
+
 def test_types_are_coerced_unused_panels_left_out_unknown_keys_named(tmp_path: Path) -> None:
     odd = AS_A1111_WRITES | {
         "instance_data_dir": "/elsewhere/rex",
@@ -250,7 +257,7 @@ WRONG = {
     "objective: {type: lora}\ndata: {concepts: {a/b: {instance_data_dir: a}}}": "data.concepts.a/b"
     ": names a folder of class pictures: no / and no . in front",
     "objective: {type: lora}\ndata: {concepts_list: no.json}": "data.concepts_list: 'no.json' "
-    "cannot be read: No such file or directory",
+    "is not a file",
 }
 
 
