@@ -1,20 +1,23 @@
-"""Errors, warnings, signals, devices and processes."""
+"""Errors, warnings, signals, streams, devices and processes."""
 
 from typing import TYPE_CHECKING
 
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
+    from inference.runtime.command import run_command, status_of
     from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
     from inference.runtime.extras import require
+    from inference.runtime.failures import describe_worker_fault, keys_named, memory_explained
     from inference.runtime.registry import register
-    from inference.runtime.signals import Interrupted, StopSignals
+    from inference.runtime.signals import STOP_SIGNALS, Interrupted, Stopped, StopSignals
     from inference.runtime.text import number
     from inference.runtime.version import clone, describe_version, git, limner_version
     from inference.runtime.warnings import quiet_libraries
 
 __all__ = [
+    "STOP_SIGNALS",
     "ArtifactError",
     "BaseModelError",
     "DrawWarning",
@@ -23,16 +26,22 @@ __all__ = [
     "Processes",
     "Progress",
     "StopSignals",
+    "Stopped",
     "choose_device",
     "clone",
     "describe_version",
+    "describe_worker_fault",
     "git",
+    "keys_named",
     "limner_version",
+    "memory_explained",
     "number",
     "progress_bar",
     "quiet_libraries",
     "register",
     "require",
+    "run_command",
+    "status_of",
 ]
 
 __getattr__ = lazy(__name__, __file__)

@@ -40,11 +40,15 @@ class Board:
             if hasattr(self, "writer"):
                 self.writer.flush()
         except OSError as error:
-            self.is_broken = True
-            self.say(
-                f"warning: {self.folder} cannot be written to ({error.strerror or error}): "
-                f"TensorBoard misses what comes from step {step} on; training goes on"
-            )
+            self.tell_broken(error, f"what comes from step {step} on")
+
+    def tell_broken(self, error: OSError, missing: str) -> None:
+        """Warn once that the event file lacks something from now on."""
+        self.is_broken = True
+        self.say(
+            f"warning: {self.folder} cannot be written to ({error.strerror or error}): "
+            f"TensorBoard misses {missing}; training goes on"
+        )
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         if self.is_broken:
@@ -81,8 +85,13 @@ class Board:
             self.writer._get_file_writer().add_summary(summary, step)
 
     def close(self) -> None:
-        if not self.is_broken:
+        """End the event file."""
+        if self.is_broken:
+            return
+        try:
             self.writer.close()
+        except OSError as error:
+            self.tell_broken(error, "the last entries")
 
 
 def wait_for_a_later_name(folder: Path) -> None:

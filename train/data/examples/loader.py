@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from inference.runtime import STOP_SIGNALS
 from train.common import Batch, DataError
 from train.data.examples.examples import Examples
 from train.data.examples.stream import MicroBatches
@@ -21,7 +22,7 @@ def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch 
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=collate,
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
@@ -44,6 +45,12 @@ def is_stackable(values: list[Any]) -> bool:
     return isinstance(values[0], Tensor) and len({value.shape for value in values}) == 1
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes of the terminal; workers end with the trainer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """Ignore the signals that stop a run, and reach all of its processes; workers end with it.
+
+    Ctrl-C and a lost terminal reach all processes of the terminal, SIGTERM of a batch system those
+    of the job. A second SIGTERM ends a worker that hangs when its trainer ends.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
