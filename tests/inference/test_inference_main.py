@@ -185,7 +185,7 @@ def test_failed_writing_leaves_nothing(recipe, monkeypatch, capsys):
     monkeypatch.setattr("inference.media.outputs.save_picture", fail)
     assert main(recipe) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "draw: output_dir: out/00000-1.png: No space left on device; make room on this disk, or "
+        "draw: output_dir: out/00000-5.png: No space left on device; make room on this disk, or "
         "write to another one"
     ]
     assert list(Path("out").iterdir()) == []
