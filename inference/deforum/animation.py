@@ -254,8 +254,7 @@ class Animation:
         )
 
     def keep_first_state(self) -> None:
-        """Save the state before frame 0, so that a run is resumed that ends before its first frame.
-        """
+        """Save the state before frame 0, so that a run that ends before it can be resumed."""
         if not self.state.seeds:
             self.state.seeds = seed_sequence(self.script).state()
             self.keep(self.state)

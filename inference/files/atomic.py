@@ -12,6 +12,9 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     Args:
         target: the file's final path; its folder is created.
         write: writes the file at the path that it receives.
+
+    Raises:
+        OSError: it cannot be written; the error names `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -19,6 +22,10 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
         write(unfinished)
         sync(unfinished)
         unfinished.replace(target)
+    except OSError as error:
+        if error.filename in (None, str(unfinished)):
+            error.filename = str(target)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -9,7 +9,12 @@ if TYPE_CHECKING:
     from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
     from inference.runtime.extras import require
-    from inference.runtime.failures import describe_worker_fault, keys_named, memory_explained
+    from inference.runtime.failures import (
+        describe_worker_fault,
+        is_system_fault,
+        keys_named,
+        memory_explained,
+    )
     from inference.runtime.registry import register
     from inference.runtime.signals import STOP_SIGNALS, Interrupted, Stopped, StopSignals
     from inference.runtime.text import number
@@ -32,6 +37,7 @@ __all__ = [
     "describe_version",
     "describe_worker_fault",
     "git",
+    "is_system_fault",
     "keys_named",
     "limner_version",
     "memory_explained",

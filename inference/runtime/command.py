@@ -72,13 +72,13 @@ def status_of(program: str, work: Callable[[], int]) -> int:
         if message is None:
             raise
         say(program, message)
-        is_input = isinstance(error, OSError | ValueError) and not is_of_the_system(error)
-        return WRONG_INPUT if is_input else FAILED
+        return FAILED if is_of_the_system(error) else WRONG_INPUT
 
 
 def is_of_the_system(error: BaseException) -> bool:
     """Return whether no other input would mend an error."""
-    return is_memory_fault(error) or number_of(error) in NOT_OF_THE_INPUT
+    is_lost = describe_worker_fault(error) is not None
+    return is_lost or is_memory_fault(error) or number_of(error) in NOT_OF_THE_INPUT
 
 
 def describe_failure(error: BaseException) -> str | None:

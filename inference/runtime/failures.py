@@ -117,6 +117,13 @@ def describe_worker_fault(error: BaseException) -> str | None:
     )
 
 
+def is_system_fault(error: BaseException) -> bool:
+    """Return whether the system lacks files or processes, so that no file at hand is to blame."""
+    lacking = errno.EMFILE, errno.ENFILE, errno.ENOMEM
+    is_lacking = isinstance(error, OSError) and error.errno in lacking
+    return is_lacking or describe_worker_fault(error) is not None
+
+
 @contextmanager
 def keys_named(recipe: object) -> Iterator[None]:
     """Add the key of the recipe that names the file to errors of files in the block."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         first,
         rows_of,
     )
-    from train.runs.disk import megabytes, room, size_of
+    from train.runs.disk import existing, megabytes, room, size_of
     from train.runs.manifests import describe_environment, run_metadata
     from train.runs.run_directory import RunDirectory
 
@@ -46,6 +46,7 @@ __all__ = [
     "describe_environment",
     "different_lines",
     "environment_of",
+    "existing",
     "first",
     "megabytes",
     "open_run",

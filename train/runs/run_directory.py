@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from inference.artifacts import twin_of
 from inference.files import remove_left_overs, sync, write_atomically
 from inference.recipe import RecipeWarning, dump_recipe, load_recipe
-from inference.runtime import InputError
+from inference.runtime import InputError, is_system_fault
 from train.common import RunDirectoryError, SavingError
 from train.config import train_schema
 from train.runs.checkpoint_folder import Checkpoints, Write
@@ -258,6 +258,8 @@ class RunDirectory:
         try:
             yield
         except kinds as error:
+            if is_system_fault(error):  # a process of the data loader was lost meanwhile
+                raise
             remove_left_overs(self.checkpoints)
             raise SavingError(self.failure(f"{target} could not be written", str(error))) from error
 
