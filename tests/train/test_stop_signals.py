@@ -1,0 +1,88 @@
+"""Every signal that asks for the end, in every phase of a run: its status, and what is left."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.train.run_tools import Straight, check_the_same, contents
+
+OPTIONS = [
+    "max_train_steps=4",
+    "saving.save_every_n_steps=2",
+    "sampling.sample_every_n_steps=2",
+    "sampling.images.one.prompt=red",
+    "data.cache=disk",
+    "validation={path: {pictures}, every_n_steps: 2, num_timesteps: 1}",
+    "stages={first: {steps: 3}, second: {resolution: 8}}",
+]
+NOTHING = "nothing yet, since no step was taken"
+PHASES: dict[str, tuple[str, int, str]] = {
+    "loading": ("train.trainer:load_objective", 1, ""),
+    "base row": ("train.monitoring.previews:PromptGrid.draw", 1, NOTHING),
+    "caches": ("train.data.caching.content_cache:ContentCache.has", 1, NOTHING),
+    "caches of captions": ("train.caches:PromptStates.fill", 1, NOTHING),
+    "validation before step 1": ("train.monitoring.validation:Validation.fill_in", 1, NOTHING),
+    "micro-batch": ("train.trainer:Trainer.forward_backward", 2, "step-000002"),
+    "saving": ("train.optimization.training_state:TrainingState.write", 1, "step-000002"),
+    "preview": ("train.monitoring.previews:PromptGrid.draw", 2, "step-000002"),
+    "second stage": ("train.caches:Caches.fill", 2, "step-000003"),
+}
+"""Phase -> a function that runs then, in which of its calls, and what is saved."""
+
+NAMES = "INT", "TERM", "HUP", "USR1", "USR2"
+QUICK = {
+    ("TERM", "caches"),
+    ("USR1", "validation before step 1"),
+    ("HUP", "preview"),
+    ("USR2", "second stage"),
+    ("INT", "loading"),
+}
+
+
+@pytest.fixture(scope="module")
+def straight(commands: Any, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """The run that no signal stops."""
+    folder = tmp_path_factory.mktemp("straight")
+    options = [one.replace("{pictures}", str(pictures)) for one in OPTIONS]
+    done = commands.train(f"output_dir={folder}", *options)
+    assert done.status == 0, done.err
+    return Straight(options, contents(folder / "run"))
+
+
+@pytest.mark.parametrize(
+    ("name", "phase"),
+    [
+        pytest.param(name, phase, marks=() if (name, phase) in QUICK else pytest.mark.slow)
+        for name in NAMES
+        for phase in PHASES
+    ],
+)
+def test_a_signal_ends_the_run_with_its_number_and_the_state_is_saved(
+    name: str,
+    phase: str,
+    straight: Straight,
+    commands: Any,
+    stop_at: Callable[..., dict[str, object]],
+    tmp_path: Path,
+) -> None:
+    function, call, saved = PHASES[phase]
+    overrides = [f"output_dir={tmp_path}", *straight.overrides]
+    done = commands.train(*overrides, stop=stop_at(function, call, name))
+    assert done.status == 128 + signal.Signals[f"SIG{name}"], done.err
+    assert "Traceback" not in done.err
+    last = done.err.splitlines()[-1]
+    assert last.startswith(f"train: stopped by SIG{name}")
+    run = tmp_path / "run"
+    if saved == NOTHING:
+        assert last.endswith(f"saved {NOTHING}; resume=true continues")
+        assert "step 1/4" not in done.err
+        assert not list(run.glob("checkpoints/*"))
+    elif saved:
+        assert last.endswith(f"saved {run / 'checkpoints' / saved}; resume=true continues")
+    done = commands.train(*overrides, "resume=true")
+    assert done.status == 0, done.err
+    check_the_same(run, straight)
