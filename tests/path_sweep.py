@@ -1,0 +1,99 @@
+"""Runs commands with paths that cannot be used, in a process that obeys the rights of files.
+
+    python tests/path_sweep.py < cases.json
+
+Cases are [[name, [command, argument, ...]], ...]; the answer is one line of JSON for each: name,
+exit status or the exception's text, standard error, seconds. A case that takes longer than SECONDS
+is given up. Tests often run as root, whom no right stops: before the process starts, `without_root`
+takes the capabilities away that make the difference, and `main` fails where a file of mode 0 can be
+read anyway.
+"""
+
+import ctypes
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from pkgutil import resolve_name
+from types import FrameType
+
+SECONDS = 25
+CAPABILITIES = 1, 2
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+PR_CAPBSET_DROP = 24
+
+
+def without_root() -> None:
+    """Drop the capabilities from those that a program started now can have."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for capability in CAPABILITIES:
+            if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
+                raise OSError(ctypes.get_errno(), "a capability cannot be dropped")
+
+
+def check_rights() -> None:
+    """End where a file that nobody may read can be read."""
+    with tempfile.NamedTemporaryFile() as file:
+        os.chmod(file.name, 0)
+        try:
+            Path(file.name).read_bytes()
+        except PermissionError:
+            return
+    sys.exit("a file of mode 0 can be read: nothing is shown about paths without access")
+
+
+class TooSlowError(BaseException):
+    """A case hangs, as one that opens a pipe does."""
+
+
+def give_up(number: int, frame: FrameType | None) -> None:
+    raise TooSlowError("".join(traceback.format_stack(frame, 4)))
+
+
+def run(command: str, arguments: list[str]) -> tuple[int | str, str]:
+    """Return what a command's main returns or raises, and its standard error."""
+    from train.cli import COMMANDS
+
+    err = io.StringIO()
+    signal.alarm(SECONDS)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(err), warnings.catch_warnings():
+            status: int | str = resolve_name(COMMANDS[command].main)(arguments)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else str(end.code)
+    except BaseException:
+        status = traceback.format_exc()
+    finally:
+        signal.alarm(0)
+    return status, err.getvalue()
+
+
+def main() -> None:
+    check_rights()
+    signal.signal(signal.SIGALRM, give_up)
+    for name, (command, *arguments) in json.load(sys.stdin):
+        start = time.perf_counter()
+        status, err = run(command, arguments)
+        print(json.dumps([name, status, err, time.perf_counter() - start]), flush=True)
+        forget_processes()
+
+
+def forget_processes() -> None:
+    """Let accelerate begin anew in the next case."""
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+if __name__ == "__main__":
+    main()
