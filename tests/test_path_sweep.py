@@ -193,9 +193,13 @@ def cases(folder: Path, base: Path, names: list[str]) -> list[tuple[str, list[st
 
 def quoted(arguments: list[str]) -> list[str]:
     """Join the parts of a quoted value again."""
-    return " ".join(arguments).replace('"Video Input"', '"Video\0Input"').replace(" ", "\n").replace(
-        "\0", " "
-    ).split("\n")
+    return (
+        " ".join(arguments)
+        .replace('"Video Input"', '"Video\0Input"')
+        .replace(" ", "\n")
+        .replace("\0", " ")
+        .split("\n")
+    )
 
 
 PICTURE = bytes.fromhex(
@@ -221,7 +225,9 @@ def faults(folder: Path, base: Path, names: list[str]) -> list[str]:
     found = []
     for line in done.stdout.splitlines():
         name, status, err, seconds = json.loads(line)
-        print(f"{name}: {status if isinstance(status, int) else 'RAISED'}, {seconds:.1f} s: {err[:300]}")
+        print(
+            f"{name}: {status if isinstance(status, int) else 'RAISED'}, {seconds:.1f} s: {err[:300]}"
+        )
         if status not in (1, 2) or "Traceback" in err or not err.strip():
             found.append(f"{name}: {status}: {err}")
     return found
