@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.recipe import DRAWING_GROUPS, load_plugins, warnings_reported
-from inference.runtime import InputError, quiet_libraries, refuse_special, run_command
+from inference.runtime import InputError, quiet_libraries, check_readable, run_command
 from inference.shadowing import refuse_foreign_train
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def convert(request: Request) -> list[str]:
     from inference.models import is_single_file, resolve_path
 
     source = Path(resolve_path(request.input))
-    refuse_special(source)
+    check_readable(source)
     if not source.exists():
         raise InputError(f"{request.input}: no such file or folder")
     if (source / "model_index.json").is_file():

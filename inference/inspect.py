@@ -18,7 +18,7 @@ from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import lora_hash, read_header, sha256, weights_file
 from inference.media import SUFFIXES
 from inference.recipe import DRAWING_GROUPS, load_plugins, warnings_reported
-from inference.runtime import InputError, quiet_libraries, refuse_special, run_command, status_of
+from inference.runtime import InputError, quiet_libraries, check_readable, run_command, status_of
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.inspect FILE...
@@ -60,7 +60,7 @@ def inspect(path: Path) -> Description:
     Raises:
         InputError: it does not exist, cannot be read, or is of an unknown type.
     """
-    refuse_special(path)
+    check_readable(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.suffix.lower() in SUFFIXES:

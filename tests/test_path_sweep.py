@@ -54,7 +54,12 @@ OPTIONS = {
     "train output_dir": ("train", "output_dir={}", "folder", ""),
     "train cache_dir": ("train", "data.cache=disk data.cache_dir={}", "folder", ""),
     "train template": ("train", "data.captions.template={}", "file", ".txt"),
-    "train metadata_file": ("train", "data.metadata_file={}", "file", ".jsonl"),
+    "train metadata_file": (
+        "train",
+        "data.subsets.a.path=DATA data.path=null data.subsets.a.metadata_file={}",
+        "file",
+        ".json",
+    ),
     "train masks.path": ("train", "data.masks.path={}", "folder", ""),
     "train validation.path": ("train", "validation.path={}", "folder", ""),
     "train kohya_config": ("train", "data.path=null data.kohya_config={}", "file", ".toml"),
@@ -133,7 +138,8 @@ QUICK = ("train data.path", "draw output_dir", "draw artifact", "inspect artifac
 def hazard(folder: Path, kind: str, expected: str, suffix: str) -> Path:
     """Make a path that cannot be used, and return it."""
     path = folder / f"{kind}-{expected}{suffix}"
-    if path.is_symlink() or kind not in ("long", "longer") and path.exists():
+    is_too_long = kind in ("long", "longer")
+    if path.is_symlink() or (not is_too_long and path.exists()):
         return path
     match kind:
         case "locked":
@@ -183,7 +189,8 @@ def cases(folder: Path, base: Path, names: list[str]) -> list[tuple[str, list[st
             if kind == "pipe" and name in PIPES_ARE_READ:
                 continue
             path = str(hazard(folder, kind, expected, suffix))
-            given = [one.format(path) for one in arguments.replace("BASE", str(base)).split(" ")]
+            places = arguments.replace("BASE", str(base)).replace("DATA", str(data))
+            given = [one.format(path) for one in places.split(" ")]
             if recipe is not None:
                 command = "draw" if recipe in ("images", "clips", "animation") else name.split()[0]
                 given = [command, str(folder / f"{recipe}.yaml"), *quoted(given)]
@@ -211,25 +218,27 @@ PICTURE = bytes.fromhex(
 
 def faults(folder: Path, base: Path, names: list[str]) -> list[str]:
     """Return the cases that do not end with one message, and what they do instead."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "path_sweep.py")],
-        input=json.dumps(cases(folder, base, names)),
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        preexec_fn=without_root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = []
-    for line in done.stdout.splitlines():
-        name, status, err, seconds = json.loads(line)
-        print(
-            f"{name}: {status if isinstance(status, int) else 'RAISED'}, {seconds:.1f} s: {err[:300]}"
+    left, found = cases(folder, base, names), []
+    while left:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tests" / "path_sweep.py")],
+            input=json.dumps(left),
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            preexec_fn=without_root,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        if status not in (1, 2) or "Traceback" in err or not err.strip():
-            found.append(f"{name}: {status}: {err}")
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        for name, status, err, seconds in lines:
+            print(f"{name}: {status}, {seconds:.1f} s: {err}")
+            if status not in (1, 2) or "Traceback" in err or not err.strip():
+                found.append(f"{name}: {status}: {err}")
+        left = left[len(lines) :]
+        if left:  # the process ended in the next one
+            found.append(f"{left[0][0]}: {done.returncode}: {done.stderr}")
+            left = left[1:]
     return found
 
 

@@ -16,7 +16,7 @@ from inference.artifacts.embedding_picture import read_embedding_picture
 from inference.config import ArtifactConfig
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import PICKLES, artifact_hash, read_pickle, unreadable
-from inference.runtime import ArtifactError, refuse_special
+from inference.runtime import ArtifactError, check_readable
 
 if TYPE_CHECKING:
     from inference.models import DiffusionModel, ImageModel
@@ -104,7 +104,7 @@ def load_artifact(path: Path | str) -> Artifact:
         ArtifactError: the path does not exist, cannot be read, or is no known artifact.
     """
     path = Path(path)
-    refuse_special(path)
+    check_readable(path)
     if not path.exists():
         raise ArtifactError(f"{path}: no such file or folder")
     keys = [] if path.is_dir() else read_keys(path)

@@ -24,6 +24,7 @@ from inference.runtime import (
     DrawWarning,
     InputError,
     Processes,
+    check_readable,
     choose_device,
     number,
     progress_bar,
@@ -88,8 +89,10 @@ def set_up(
     if saver and "mp4" in recipe.formats:
         saver.check_mp4()
     device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
-    configs = [config for config in recipe.artifacts.values() if config is not None]
-    loaded = [(config, load_artifact(config.path)) for config in configs]
+    named = {name: config for name, config in recipe.artifacts.items() if config is not None}
+    for name, config in named.items():
+        check_readable(config.path, f"artifacts.{name}.path")
+    loaded = [(config, load_artifact(config.path)) for config in named.values()]
     base = load_clip_model(recipe.base_model, recipe.precision, "cpu")
     if recipe.drop_learned_positions and not base.drop_learned_positions():
         recorded = "drop_learned_positions: has no effect, this model has learned no positions"

@@ -21,7 +21,14 @@ from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new, write_picture
 from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
-from inference.runtime import InputError, Processes, choose_device, number, progress_bar
+from inference.runtime import (
+    InputError,
+    Processes,
+    check_readable,
+    choose_device,
+    number,
+    progress_bar,
+)
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: request.prompt,
@@ -91,11 +98,14 @@ def set_up(
     for image in images:
         check_prompts(image)
     for folder in recipe.artifact_dirs:
+        check_readable(folder, "artifact_dirs")
         if not Path(folder).is_dir():
             raise InputError(f"artifact_dirs: {folder} is no folder")
     device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
-    configs = [config for config in recipe.artifacts.values() if config is not None]
-    attached = [(config, load_artifact(config.path)) for config in configs]
+    named = {name: config for name, config in recipe.artifacts.items() if config is not None}
+    for name, config in named.items():
+        check_readable(config.path, f"artifacts.{name}.path")
+    attached = [(config, load_artifact(config.path)) for config in named.values()]
     base = load_image_model(recipe.base_model, recipe.precision, device)
     requests = expand(base, images)
     for config, artifact in attached:
@@ -115,6 +125,7 @@ def styled(recipe: ImagesRecipe) -> list[ImageConfig]:
     if not any(image.styles for image in images):
         return images
     assert recipe.styles_file
+    check_readable(recipe.styles_file, "styles_file")
     styles = read_styles(recipe.styles_file)
     return [
         dataclasses.replace(image, prompt=prompt, negative_prompt=negative)

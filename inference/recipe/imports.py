@@ -10,7 +10,7 @@ import yaml
 
 from inference.recipe.layers import Layer, absolute, shown
 from inference.recipe.yaml_nodes import MAPPING_TAG, RecipeDumper, plain
-from inference.runtime import InputError
+from inference.runtime import InputError, check_readable
 
 
 @dataclass
@@ -59,6 +59,7 @@ def take_in(
         if not isinstance(value, str) or not value or plain(node) is None:
             continue  # the schema reports the error
         try:
+            check_readable(value)
             found = read(value)
         except InputError as error:
             faults += [

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         keys_named,
         memory_explained,
     )
-    from inference.runtime.paths import refuse_special
+    from inference.runtime.paths import check_readable
     from inference.runtime.registry import register
     from inference.runtime.signals import STOP_SIGNALS, Interrupted, Stopped, StopSignals
     from inference.runtime.text import number
@@ -45,7 +45,7 @@ __all__ = [
     "number",
     "progress_bar",
     "quiet_libraries",
-    "refuse_special",
+    "check_readable",
     "register",
     "require",
     "run_command",

@@ -16,6 +16,7 @@ of that rank, from within, in the named function's call of that number:
 
     {"signals": [9, ...], "delay": 0.0}  it gets the signals, maybe so many seconds later
     {"file_size": 1000}  no file can grow beyond so many bytes any more, as on a disk that is full
+    {"descriptors": 40}  no more files can be open at once
     {"error": "text"}    the function raises a RuntimeError
     {"nan": 2}           what this call and the next one return is no number any more
 
@@ -112,6 +113,8 @@ def strike(what: dict[str, Any]) -> None:
         raise RuntimeError(what["error"])
     if "file_size" in what:
         resource.setrlimit(resource.RLIMIT_FSIZE, (what["file_size"], resource.RLIM_INFINITY))
+    if "descriptors" in what:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (what["descriptors"], what["descriptors"]))
     for number in what.get("signals", ()):
         if what.get("delay"):
             threading.Timer(what["delay"], os.kill, (os.getpid(), number)).start()

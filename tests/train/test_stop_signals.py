@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.train.conftest import happens
 from tests.train.run_tools import Straight, check_the_same, contents
 
 OPTIONS = [
@@ -85,3 +86,53 @@ def test_a_signal_ends_the_run_with_its_number_and_the_state_is_saved(
     done = commands.train(*overrides, "resume=true")
     assert done.status == 0, done.err
     check_the_same(run, straight)
+
+
+WORKERS = "train.data.examples.examples:Examples.__getitems__"
+
+
+@pytest.mark.parametrize("name", ["TERM", pytest.param("HUP", marks=pytest.mark.slow)])
+def test_a_signal_to_all_processes_of_a_job_ends_no_worker(
+    name: str, commands: Any, stop_at: Callable[..., dict[str, object]], tmp_path: Path
+) -> None:
+    """Batch systems signal each process; the trainer needs its workers until its step is done."""
+    stop = stop_at(WORKERS, 1, name)
+    done = commands.train(f"output_dir={tmp_path}", "data.num_workers=2", stop=stop)
+    assert done.status == 0, done.err
+
+
+FAULTS = {
+    "a worker that the system kills": (
+        (WORKERS, 2, {"signals": [9]}),
+        "data.num_workers=2",
+        "a process that prepares examples was ended from outside (signal: Killed), most likely by "
+        "the system because memory ran out; lower data.num_workers",
+    ),
+    "eight workers at forty descriptors": (
+        ("train.run_data:build_loader", 1, {"descriptors": 40}),
+        "data.num_workers=8",
+        "Too many open files; raise the limit (`ulimit -n 4096`), or lower data.num_workers",
+    ),
+    "too little memory": (
+        (
+            "train.trainer:Trainer.forward_backward",
+            2,
+            {"error": "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"},
+        ),
+        "gradient_checkpointing=true",
+        "the system has not enough memory; train_batch_size is 2, data.resolution the base model's "
+        "own, gradient_checkpointing true: lower the first two",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_lack_of_the_system_is_one_message_with_its_cause(
+    fault: str, commands: Any, tmp_path: Path
+) -> None:
+    place, option, message = FAULTS[fault]
+    done = commands.train(f"output_dir={tmp_path}", option, stop=happens(*place))
+    assert done.status == 1, done.err
+    assert done.err.splitlines()[-1].startswith(f"train: {message}"), done.err
+    assert "Traceback" not in done.err
+    assert "picture" not in done.err

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
-from inference.runtime import InputError, refuse_special
+from inference.runtime import InputError, check_readable
 from train.config.rules import Faults, at_least
 
 FILEWORDS = "[filewords]"
@@ -160,7 +160,7 @@ def read_concepts_list(path: str) -> ConceptsFile:
     Raises:
         InputError: it is missing, is not such a list, or has values of a wrong type; one line each.
     """
-    refuse_special(path)
+    check_readable(path)
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:

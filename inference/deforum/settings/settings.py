@@ -18,7 +18,7 @@ from inference.deforum.settings.coercion import coerce
 from inference.deforum.settings.dialects import migrate, translate
 from inference.deforum.settings.keys import KEYS, SAVED_IF_CHANGED
 from inference.files import write_atomically
-from inference.runtime import InputError, refuse_special
+from inference.runtime import InputError, check_readable
 
 LARGEST = 64 * 2**20
 """Maximum size of a settings file in bytes."""
@@ -110,7 +110,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it contains something else.
     """
-    refuse_special(path)
+    check_readable(path)
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path}: is too large for a settings file")
