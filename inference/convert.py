@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.recipe import DRAWING_GROUPS, load_plugins, warnings_reported
-from inference.runtime import InputError, quiet_libraries, check_readable, run_command
+from inference.runtime import InputError, check_readable, quiet_libraries, run_command
 from inference.shadowing import refuse_foreign_train
 
 if TYPE_CHECKING:

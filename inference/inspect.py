@@ -18,7 +18,7 @@ from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import lora_hash, read_header, sha256, weights_file
 from inference.media import SUFFIXES
 from inference.recipe import DRAWING_GROUPS, load_plugins, warnings_reported
-from inference.runtime import InputError, quiet_libraries, check_readable, run_command, status_of
+from inference.runtime import InputError, check_readable, quiet_libraries, run_command, status_of
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.inspect FILE...

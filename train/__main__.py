@@ -94,11 +94,12 @@ def memory_remedy(recipe: TrainRecipe, path: str) -> str:
     size = f"data.resolution {recipe.data.resolution or own}"
     if clips is not None:
         size = f"data.clips {clips.frames} frames, {clips.width or own} x {clips.height or own}"
+    switched = "" if recipe.gradient_checkpointing else ", and set the third to true"
     return (
         f"train_batch_size is {recipe.train_batch_size}, {size}, gradient_checkpointing "
         f"{checkpointing}: lower the first two (gradient_accumulation_steps make up for a smaller "
-        f"batch), and set the third to true. `limner plan {path}` reckons the memory of a run. "
-        "What was saved before is untouched; resume=true continues from the newest checkpoint"
+        f"batch){switched}. `limner plan {path}` reckons the memory of a run. What was saved "
+        "before is untouched; resume=true continues from the newest checkpoint"
     )
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from inference.runtime.extras import require
     from inference.runtime.failures import (
         describe_worker_fault,
+        free_descriptors,
         is_system_fault,
         keys_named,
         memory_explained,
@@ -33,10 +34,12 @@ __all__ = [
     "Progress",
     "StopSignals",
     "Stopped",
+    "check_readable",
     "choose_device",
     "clone",
     "describe_version",
     "describe_worker_fault",
+    "free_descriptors",
     "git",
     "is_system_fault",
     "keys_named",
@@ -45,7 +48,6 @@ __all__ = [
     "number",
     "progress_bar",
     "quiet_libraries",
-    "check_readable",
     "register",
     "require",
     "run_command",

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from inference.runtime.streams import FULL
@@ -84,6 +85,20 @@ def shorten(path: str) -> str:
         return path
     half = LONGEST_PATH // 2
     return f"{path[:half]}…{path[-half:]}"
+
+
+def free_descriptors() -> int | None:
+    """Return how many more files this process may open; None where the system does not say."""
+    try:
+        import resource
+
+        limit, used = (
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            len([*Path("/dev/fd").iterdir()]),
+        )
+    except (ImportError, OSError):
+        return None
+    return None if limit == resource.RLIM_INFINITY else max(0, limit - used)
 
 
 def is_memory_fault(error: BaseException) -> bool:

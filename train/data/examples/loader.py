@@ -7,15 +7,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from inference.runtime import STOP_SIGNALS
+from inference.runtime import STOP_SIGNALS, InputError, free_descriptors
 from train.common import Batch, DataError
 from train.data.examples.examples import Examples
 from train.data.examples.stream import MicroBatches
 
+FILES_OF_A_WORKER = 8
+"""Open files of this process for each worker: queues, a pipe, and tensors that are handed over."""
+
 
 def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:
-    """Return a loader of the batches in stream order; independent of the number of workers."""
+    """Return a loader of the batches in stream order; independent of the number of workers.
+
+    Raises:
+        InputError: so many workers need more open files than the system allows.
+    """
     workers = examples.config.num_workers
+    check_descriptors(workers)
     loader: Any = DataLoader(
         examples,
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
@@ -27,6 +35,19 @@ def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch 
         generator=torch.Generator(),
     )
     return loader
+
+
+def check_descriptors(workers: int) -> None:
+    """Raise InputError if a process may not open as many files as its workers need.
+
+    torch notices it halfway, with workers that nobody ends.
+    """
+    needed, left = FILES_OF_A_WORKER * workers, free_descriptors()
+    if workers and left is not None and needed > left:
+        raise InputError(
+            f"data.num_workers: {workers} need about {needed} open files, and {left} more are "
+            "allowed: raise the limit (`ulimit -n 4096`), or lower data.num_workers"
+        )
 
 
 def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
