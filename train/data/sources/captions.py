@@ -98,6 +98,7 @@ def read_lines(path: Path, key: str) -> list[str]:
     Raises:
         InputError: it is empty, or not in UTF-8; `key` is its recipe key.
     """
+    check_readable(path, key)
     if not path.is_file():
         raise InputError(f"{key}: {str(path)!r} is not a file")
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
