@@ -2,11 +2,12 @@
 
     python tests/path_sweep.py < cases.json
 
-Cases are [[name, [command, argument, ...]], ...]; the answer is one line of JSON for each: name,
-exit status or the exception's text, standard error, seconds. A case that takes longer than SECONDS,
-as one that opens a pipe does, ends the process. Tests often run as root, whom no right stops:
-before the process starts, `without_root` takes the capabilities away that make the difference, and
-`main` fails where a file of mode 0 can be read anyway.
+Cases are [[name, [command, argument, ...], bytes], ...]: no file can grow beyond so many bytes in a
+case, as on a full disk (null: any size). The answer is one line of JSON for each: name, exit status
+or the exception's text, standard error, seconds. A case that takes longer than SECONDS, as one that
+opens a pipe does, ends the process. Tests often run as root, whom no right stops: before the
+process starts, `without_root` takes the capabilities away that make the difference, and `main`
+fails where a file of mode 0 can be read anyway.
 """
 
 import ctypes
@@ -14,16 +15,37 @@ import faulthandler
 import io
 import json
 import os
+import resource
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import NamedTuple
 
-SECONDS = 40
+Case = tuple[str, list[str], int | None]
+
+
+class Answer(NamedTuple):
+    """What a command did."""
+
+    name: str
+    status: int | str
+    err: str
+    seconds: float
+
+    @property
+    def is_a_message(self) -> bool:
+        """Whether it ended with a message for the user."""
+        return self.status in (1, 2) and "Traceback" not in self.err and bool(self.err.strip())
+
+
+SECONDS = 100
 CAPABILITIES = 1, 2
 """CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
 PR_CAPBSET_DROP = 24
@@ -64,12 +86,36 @@ def run(command: str, arguments: list[str]) -> tuple[int | str, str]:
     return status, err.getvalue()
 
 
+def answers(cases: list[Case], folder: Path) -> Iterator[Answer]:
+    """Run cases in a process without rights, from a folder; one that ends it is answered too."""
+    while cases:
+        done = subprocess.run(
+            [sys.executable, __file__],
+            input=json.dumps(cases),
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            preexec_fn=without_root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = done.stdout.splitlines()
+        yield from (Answer(*json.loads(line)) for line in lines)
+        cases = cases[len(lines) :]
+        if cases:  # the process ended in the next one
+            yield Answer(cases[0][0], done.returncode, done.stderr, 0)
+            cases = cases[1:]
+
+
 def main() -> None:
     check_rights()
-    for name, (command, *arguments) in json.load(sys.stdin):
+    for name, (command, *arguments), file_size in json.load(sys.stdin):
         start = time.perf_counter()
         faulthandler.dump_traceback_later(SECONDS, exit=True)
+        limit = resource.RLIM_INFINITY if file_size is None else file_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         status, err = run(command, arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         faulthandler.cancel_dump_traceback_later()
         print(json.dumps([name, status, err, time.perf_counter() - start]), flush=True)
         forget_processes()

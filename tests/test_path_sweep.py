@@ -1,17 +1,12 @@
 """Every command and path option with paths that cannot be used: one message, never a traceback."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.path_sweep import without_root
-
-ROOT = Path(__file__).parents[1]
+from tests.path_sweep import Case, answers
 
 TRAIN = """
 name: run
@@ -132,7 +127,14 @@ OPTIONS = {
 PIPES_ARE_READ = ("recipe of train", "recipe of plan", "recipe of draw")
 """A recipe may come out of a pipe, as `<(generate)`; nobody writes to this one."""
 
-QUICK = ("train data.path", "draw output_dir", "draw artifact", "inspect artifact", "diff")
+QUICK = (
+    "train kohya_config",
+    "train concepts_list",
+    "recipe of draw",
+    "settings of draw",
+    "inspect picture",
+)
+"""Those that are answered before torch is imported, which takes longer than all of them."""
 
 
 def hazard(folder: Path, kind: str, expected: str, suffix: str) -> Path:
@@ -173,7 +175,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
             path.chmod(0o755)
 
 
-def cases(folder: Path, base: Path, names: list[str]) -> list[tuple[str, list[str]]]:
+def cases(folder: Path, base: Path, names: list[str]) -> list[Case]:
     """Return the command lines of options with each hazard."""
     data = folder / "data"
     data.mkdir()
@@ -182,7 +184,7 @@ def cases(folder: Path, base: Path, names: list[str]) -> list[tuple[str, list[st
     for name, text in recipes.items():
         content = text.format(base=base, data=data, out=folder / "out" / name)
         (folder / f"{name}.yaml").write_text(content)
-    found = []
+    found: list[Case] = []
     for name in names:
         recipe, arguments, expected, suffix = OPTIONS[name]
         for kind in HAZARDS:
@@ -194,7 +196,7 @@ def cases(folder: Path, base: Path, names: list[str]) -> list[tuple[str, list[st
             if recipe is not None:
                 command = "draw" if recipe in ("images", "clips", "animation") else name.split()[0]
                 given = [command, str(folder / f"{recipe}.yaml"), *quoted(given)]
-            found.append((f"{name}: {kind}", given))
+            found.append((f"{name}: {kind}", given, None))
     return found
 
 
@@ -218,27 +220,11 @@ PICTURE = bytes.fromhex(
 
 def faults(folder: Path, base: Path, names: list[str]) -> list[str]:
     """Return the cases that do not end with one message, and what they do instead."""
-    left, found = cases(folder, base, names), []
-    while left:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "tests" / "path_sweep.py")],
-            input=json.dumps(left),
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            preexec_fn=without_root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        for name, status, err, seconds in lines:
-            print(f"{name}: {status}, {seconds:.1f} s: {err}")
-            if status not in (1, 2) or "Traceback" in err or not err.strip():
-                found.append(f"{name}: {status}: {err}")
-        left = left[len(lines) :]
-        if left:  # the process ended in the next one
-            found.append(f"{left[0][0]}: {done.returncode}: {done.stderr}")
-            left = left[1:]
+    found = []
+    for one in answers(cases(folder, base, names), folder):
+        print(f"{one.name}: {one.status}, {one.seconds:.1f} s: {one.err}")
+        if not one.is_a_message:
+            found.append(f"{one.name}: {one.status}: {one.err}")
     return found
 
 
