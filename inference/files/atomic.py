@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from inference.runtime import naming
+
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     """Write to a temporary name in the same folder, flush to disk, and rename.
@@ -19,13 +21,10 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        write(unfinished)
-        sync(unfinished)
-        unfinished.replace(target)
-    except OSError as error:
-        if error.filename in (None, str(unfinished)):
-            error.filename = str(target)
-        raise
+        with naming(target, unfinished):
+            write(unfinished)
+            sync(unfinished)
+            unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
 

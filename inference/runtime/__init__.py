@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         is_system_fault,
         keys_named,
         memory_explained,
+        naming,
     )
     from inference.runtime.paths import check_readable
     from inference.runtime.registry import register
@@ -45,6 +46,7 @@ __all__ = [
     "keys_named",
     "limner_version",
     "memory_explained",
+    "naming",
     "number",
     "progress_bar",
     "quiet_libraries",

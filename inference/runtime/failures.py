@@ -79,6 +79,25 @@ def number_of(error: BaseException) -> int:
     return errno.EMFILE if "Too many open files" in str(error) else 0
 
 
+@contextmanager
+def naming(target: Path, unfinished: Path) -> Iterator[None]:
+    """Let errors of writing a temporary file or folder in the block name its final path.
+
+    Errors of libraries become errors of the system if they repeat its number; others stay.
+
+    Raises:
+        OSError: one of them.
+    """
+    try:
+        yield
+    except Exception as error:
+        number, path = number_of(error), path_of(error) if isinstance(error, OSError) else ""
+        if not number or (path and not path.startswith(str(unfinished))):
+            raise
+        rest = path.removeprefix(str(unfinished))
+        raise OSError(number, os.strerror(number), f"{target}{rest}") from error
+
+
 def shorten(path: str) -> str:
     """Return a path without the middle of a very long one."""
     if len(path) <= LONGEST_PATH:

@@ -28,7 +28,7 @@ output_dir: {out}
 """
 WRITERS = {
     "images": "draw images.yaml",
-    "jpeg": "draw images.yaml file_format=jpg save_text=true",
+    "jpeg": "draw images.yaml file_format=jpg",
     "clip as gif": "draw clips.yaml formats=[gif]",
     "clip as webp": "draw clips.yaml formats=[webp]",
     "clip as mp4": "draw clips.yaml formats=[mp4]",
