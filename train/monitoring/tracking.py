@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ class Board:
         self.folder = folder
         self.say = say
         self.is_broken = False
+        self._usual_hook = threading.excepthook
+        threading.excepthook = self._report_thread
         with self._told(step):
             from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -84,14 +87,25 @@ class Board:
         with self._told(step):
             self.writer._get_file_writer().add_summary(summary, step)
 
+    def _report_thread(self, args: threading.ExceptHookArgs) -> None:
+        """Report an exception of a thread, except for the writer's, which its next call raises."""
+        if not (isinstance(args.exc_value, OSError) and is_writer(args.thread)):
+            self._usual_hook(args)
+
     def close(self) -> None:
         """End the event file."""
-        if self.is_broken:
-            return
         try:
-            self.writer.close()
+            if not self.is_broken:
+                self.writer.close()
         except OSError as error:
             self.tell_broken(error, "the last entries")
+        finally:
+            threading.excepthook = self._usual_hook
+
+
+def is_writer(thread: threading.Thread | None) -> bool:
+    """Return whether a thread writes a file of TensorBoard."""
+    return type(thread).__module__.startswith("tensorboard.")
 
 
 def wait_for_a_later_name(folder: Path) -> None:
