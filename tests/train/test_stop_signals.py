@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.train.conftest import happens
 from tests.train.run_tools import Straight, check_the_same, contents
@@ -136,3 +137,69 @@ def test_a_lack_of_the_system_is_one_message_with_its_cause(
     assert done.err.splitlines()[-1].startswith(f"train: {message}"), done.err
     assert "Traceback" not in done.err
     assert "picture" not in done.err.splitlines()[-1]
+
+
+IMAGES = """
+base_model: {{path: {base}}}
+settings: {{steps: 1, seed: 1}}
+images: {{a: {{prompt: cat}}, b: {{prompt: dog}}}}
+batch_size: 1
+output_dir: {out}
+"""
+ANIMATION = """
+type: animation
+base_model: {{path: {base}}}
+settings: {{max_frames: 3, W: 16, H: 16, steps: 1, seed: 1, diffusion_cadence: 1}}
+output_dir: {out}
+preset: ultrafast
+"""
+FRAMES = f"*_{'[0-9]' * 9}.png"
+
+
+@pytest.mark.parametrize(
+    "name", ["HUP", *(pytest.param(one, marks=pytest.mark.slow) for one in NAMES if one != "HUP")]
+)
+def test_a_signal_ends_drawing_and_what_was_saved_is_whole(
+    name: str,
+    commands: Any,
+    stop_at: Callable[..., dict[str, object]],
+    tiny_base_folder: Path,
+    tmp_path: Path,
+) -> None:
+    recipe, out = tmp_path / "images.yaml", tmp_path / "out"
+    recipe.write_text(IMAGES.format(base=tiny_base_folder, out=out))
+    stop = stop_at("inference.images.drawing:draw_batch", 2, name)
+    (done,) = commands.run("inference", [str(recipe)], [{}], stop)
+    assert done.status == 128 + signal.Signals[f"SIG{name}"], done.err
+    assert done.err == f"draw: stopped by SIG{name}; what was saved before is complete\n"
+    (picture,) = out.iterdir()
+    assert done.out == f"{picture}\n"
+    with Image.open(picture) as image:
+        image.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("USR1", 2), pytest.param("KILL", 1, id="killed before its first state")]
+    + [pytest.param(one, 2, marks=pytest.mark.slow) for one in NAMES if one != "USR1"],
+)
+def test_a_signal_ends_an_animation_that_is_resumed(
+    name: str,
+    call: int,
+    commands: Any,
+    stop_at: Callable[..., dict[str, object]],
+    tiny_base_folder: Path,
+    tmp_path: Path,
+) -> None:
+    recipe, out = tmp_path / "animation.yaml", tmp_path / "out"
+    recipe.write_text(ANIMATION.format(base=tiny_base_folder, out=out))
+    stop = stop_at("inference.deforum.loop.loop:FeedbackLoop.diffuse", call, name)
+    (done,) = commands.run("inference", [str(recipe)], [{}], stop)
+    status = -9 if name == "KILL" else 128 + signal.Signals[f"SIG{name}"]
+    assert done.status == status, done.err
+    assert "Traceback" not in done.err
+    assert len([*out.rglob(FRAMES)]) == (0 if name == "KILL" else call)
+    done = commands.draw(recipe, "resume=true")
+    assert done.status == 0, done.err
+    (folder,) = out.iterdir()
+    assert len([*folder.glob(FRAMES)]) == 3
