@@ -91,7 +91,7 @@ def set_up(
     device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
     named = {name: config for name, config in recipe.artifacts.items() if config is not None}
     for name, config in named.items():
-        check_readable(config.path, f"artifacts.{name}.path", is_needed=True)
+        check_readable(config.path, f"artifacts.{name}.path")
     loaded = [(config, load_artifact(config.path)) for config in named.values()]
     base = load_clip_model(recipe.base_model, recipe.precision, "cpu")
     if recipe.drop_learned_positions and not base.drop_learned_positions():

@@ -104,7 +104,7 @@ def set_up(
     device = choose_device(recipe.device, processes.local_rank if processes.count > 1 else None)
     named = {name: config for name, config in recipe.artifacts.items() if config is not None}
     for name, config in named.items():
-        check_readable(config.path, f"artifacts.{name}.path", is_needed=True)
+        check_readable(config.path, f"artifacts.{name}.path")
     attached = [(config, load_artifact(config.path)) for config in named.values()]
     base = load_image_model(recipe.base_model, recipe.precision, device)
     requests = expand(base, images)
@@ -125,7 +125,7 @@ def styled(recipe: ImagesRecipe) -> list[ImageConfig]:
     if not any(image.styles for image in images):
         return images
     assert recipe.styles_file
-    check_readable(recipe.styles_file, "styles_file", is_needed=True)
+    check_readable(recipe.styles_file, "styles_file")
     styles = read_styles(recipe.styles_file)
     return [
         dataclasses.replace(image, prompt=prompt, negative_prompt=negative)

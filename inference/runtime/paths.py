@@ -10,16 +10,16 @@ from inference.runtime.errors import InputError
 from inference.runtime.failures import describe_os_error, shorten
 
 
-def check_readable(path: str | Path, key: str = "", is_needed: bool = False) -> None:
+def check_readable(path: str | Path, key: str = "") -> None:
     """Raise InputError for a path that cannot be read, with the reason that the system gives.
 
     Libraries give others: safetensors says of a file without access that there is none. Reading a
-    named pipe or a device may never end.
+    named pipe or a device may never end. A path where nothing is passes: whoever opens it reports
+    it.
 
     Args:
         path: of a file or folder, as the user wrote it.
         key: begins the message, if it is a key's value.
-        is_needed: refuse also a path where nothing is; otherwise whoever opens it reports that.
     """
     prefix = f"{key}: " if key else ""
     try:
@@ -34,9 +34,9 @@ def check_readable(path: str | Path, key: str = "", is_needed: bool = False) -> 
                 f"{prefix}{shorten(str(path))}: is a pipe or a device, which is not read; name a "
                 "file"
             )
+    except (FileNotFoundError, NotADirectoryError):
+        return
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError) and not is_needed:
-            return
         raise InputError(f"{prefix}{describe_os_error(error)}") from error
     except InputError:
         raise

@@ -78,7 +78,7 @@ class ModelGenerator:
         self.device = choose_device(device)
         self.batch_size = batch_size
         for name, one in self.configs.items():
-            check_readable(one.path, f"artifacts.{name}.path", is_needed=True)
+            check_readable(one.path, f"artifacts.{name}.path")
         self.artifacts = {name: load_artifact(one.path) for name, one in self.configs.items()}
         self.checkpoint: str | None = None
         self.base = self.load(base_model)
