@@ -115,7 +115,7 @@ def main() -> None:
         limit = resource.RLIM_INFINITY if file_size is None else file_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         status, err = run(command, arguments)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         faulthandler.cancel_dump_traceback_later()
         print(json.dumps([name, status, err, time.perf_counter() - start]), flush=True)
         forget_processes()

@@ -70,7 +70,7 @@ def lasting_streams(is_process: bool) -> Iterator[None]:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            if output_of(stream) is not None:
+            if stream is not None and output_of(stream) is not None:
                 stream.flush()
         sys.stdout, sys.stderr = before
 
