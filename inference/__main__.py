@@ -11,7 +11,15 @@ from pathlib import Path
 
 from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
 from inference.recipe import find_recipe, is_first_process, load_recipe, report, warnings_reported
-from inference.runtime import InputError, Interrupted, quiet_libraries
+from inference.runtime import (
+    InputError,
+    Interrupted,
+    Stopped,
+    keys_named,
+    memory_explained,
+    quiet_libraries,
+    run_command,
+)
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference RECIPE|PICTURE|SETTINGS [key=value ...] [--check]
@@ -38,9 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0 done, 1 failed, 2 wrong input, 130 or 143 interrupted.
+        The exit status: 0 done, 1 failed, 2 wrong input, 128 + signal interrupted.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command("draw", command, arguments)
+
+
+def command(arguments: list[str]) -> int:
+    """Print the usage, check a recipe or generate what it describes; return the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -53,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(check(recipe))
                 return 0
             quiet_libraries()
-            run(recipe)
+            with keys_named(recipe), memory_explained(lambda: memory_remedy(recipe)):
+                run(recipe)
     except InputError as error:
         log(error)
         return 2
@@ -62,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Interrupted as stop:
         log(f"{stop}. Continue with resume=true")
+        return 128 + stop.number
+    except Stopped as stop:
+        log(f"{stop}; what was saved before is complete")
         return 128 + stop.number
     except KeyboardInterrupt:
         log("interrupted; what was saved before is complete")
@@ -129,6 +145,36 @@ def run(recipe: object) -> None:
             from inference.clips import draw_recipe
 
             draw_recipe(recipe)
+        case _:
+            raise AssertionError(f"no way to draw {type(recipe).__name__}")
+
+
+def memory_remedy(recipe: object) -> str:
+    """Return what the memory of generating depends on, with the recipe's values."""
+    own = "the model's own"
+    match recipe:
+        case ImagesRecipe():
+            images = [image for image in recipe.images.values() if image is not None]
+            sizes = dict.fromkeys(f"{one.width or own} x {one.height or own}" for one in images)
+            return (
+                f"batch_size is {recipe.batch_size}, the size of the images {', '.join(sizes)}, "
+                f"precision {recipe.precision}: lower one of them"
+            )
+        case ClipsRecipe():
+            clips = [clip for clip in recipe.clips.values() if clip is not None]
+            sizes = dict.fromkeys(
+                f"{one.frames or own} frames, {one.width or own} x {one.height or own}"
+                for one in clips
+            )
+            return (
+                f"the clips have {', '.join(sizes)}, memory is {recipe.memory}: draw fewer or "
+                "smaller frames, or take memory: sequential_offload"
+            )
+        case AnimationRecipe():
+            return (
+                f"batch_size is {recipe.batch_size}, precision {recipe.precision}: lower one of "
+                "them, or draw smaller frames (W, H)"
+            )
         case _:
             raise AssertionError(f"no way to draw {type(recipe).__name__}")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.recipe import DRAWING_GROUPS, load_plugins, report, warnings_reported
-from inference.runtime import InputError, quiet_libraries
+from inference.recipe import DRAWING_GROUPS, load_plugins, warnings_reported
+from inference.runtime import InputError, check_readable, quiet_libraries, run_command
 from inference.shadowing import refuse_foreign_train
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ class Request:
 @refuse_foreign_train("convert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status: 0 done, 2 wrong input."""
+    return run_command("convert", command, arguments)
+
+
+def command(arguments: list[str]) -> int:
+    """Convert a file by the options of the command line; return the exit status."""
     options = command_line().parse_args(arguments)
     request = Request(
         input=options.input,
@@ -71,16 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         alpha=options.alpha,
     )
     quiet_libraries()
-    try:
-        check_output(request, options.overwrite)
-        with warnings_reported("convert"):
-            load_plugins({}, DRAWING_GROUPS)
-            lines = convert(request)
-        for line in lines:
-            print(line)
-    except InputError as error:
-        report("convert", error)
-        return 2
+    check_output(request, options.overwrite)
+    with warnings_reported("convert"):
+        load_plugins({}, DRAWING_GROUPS)
+        lines = convert(request)
+    for line in lines:
+        print(line)
     return 0
 
 
@@ -144,6 +145,7 @@ def convert(request: Request) -> list[str]:
     from inference.models import is_single_file, resolve_path
 
     source = Path(resolve_path(request.input))
+    check_readable(source)
     if not source.exists():
         raise InputError(f"{request.input}: no such file or folder")
     if (source / "model_index.json").is_file():

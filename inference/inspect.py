@@ -10,14 +10,15 @@ import pkgutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import lora_hash, read_header, sha256, weights_file
 from inference.media import SUFFIXES
-from inference.recipe import DRAWING_GROUPS, load_plugins, report, warnings_reported
-from inference.runtime import InputError, quiet_libraries
+from inference.recipe import DRAWING_GROUPS, load_plugins, warnings_reported
+from inference.runtime import InputError, check_readable, quiet_libraries, run_command, status_of
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.inspect FILE...
@@ -33,25 +34,24 @@ Description = dict[str, str]
 @refuse_foreign_train("inspect")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Describe every file; return the exit status: 0, or 2 if one of them is unknown."""
-    files = sys.argv[1:] if arguments is None else arguments
+    return run_command("inspect", command, arguments, prints_result=True)
+
+
+def command(files: list[str]) -> int:
+    """Print the usage or the descriptions; return the exit status."""
     if not files or files[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if files else sys.stderr)
         return 0 if files else 2
     quiet_libraries()
-    try:
-        with warnings_reported("inspect"):
-            load_plugins({}, DRAWING_GROUPS)
-    except InputError as error:
-        report("inspect", error)
-        return 2
-    status = 0
-    for file in files:
-        try:
-            show(file, inspect(Path(file)))
-        except InputError as error:
-            print(f"inspect: {error}", file=sys.stderr)
-            status = 2
-    return status
+    with warnings_reported("inspect"):
+        load_plugins({}, DRAWING_GROUPS)
+        return max([status_of("inspect", partial(describe, file)) for file in files])
+
+
+def describe(file: str) -> int:
+    """Print the description of a file; return the exit status."""
+    show(file, inspect(Path(file)))
+    return 0
 
 
 def inspect(path: Path) -> Description:
@@ -60,6 +60,7 @@ def inspect(path: Path) -> Description:
     Raises:
         InputError: it does not exist, cannot be read, or is of an unknown type.
     """
+    check_readable(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.suffix.lower() in SUFFIXES:

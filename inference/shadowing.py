@@ -22,9 +22,13 @@ def refuse_foreign_train(
     def decorate(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
         @wraps(main)
         def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
-            message = foreign_train()
-            if message is None:
-                return main(*args, **kwargs)
+            try:
+                message = foreign_train()
+                if message is None:
+                    return main(*args, **kwargs)
+            except KeyboardInterrupt:  # before the command itself handles signals
+                print(f"{program}: stopped by SIGINT", file=sys.stderr)
+                return 130
             print(f"{program}: {message}", file=sys.stderr)
             return 2
 

@@ -1,30 +1,35 @@
 """Train a recipe: `python -m train RECIPE [key=value ...]`."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from train.shadowing import refuse_foreign_inference
+
+if TYPE_CHECKING:
+    from train.config import TrainRecipe
 
 USAGE = "usage: python -m train RECIPE [key=value ...]"
 
 
 @refuse_foreign_inference("train")
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit status: 0 done, 1 failed, 2 invalid input, 130/143 stopped and saved."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Return the exit status: 0 done, 1 failed, 2 invalid input, 128 + signal stopped and saved."""
+    from inference.runtime import run_command
+
+    return run_command("train", command, arguments)
+
+
+def command(arguments: list[str]) -> int:
+    """Print the usage, or train a recipe; return the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         stream = sys.stdout if arguments else sys.stderr
         print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=stream)
         return 0 if arguments else 2
-    from inference.recipe import report
-    from inference.runtime import InputError
-
-    try:
-        return train(arguments[0], arguments[1:])
-    except InputError as error:
-        report("train", error)
-        return 2
+    return train(arguments[0], arguments[1:])
 
 
 def train(path: str, overrides: list[str]) -> int:
@@ -33,22 +38,32 @@ def train(path: str, overrides: list[str]) -> int:
         find_recipe,
         is_first_process,
         load_recipe,
-        report,
         warnings_reported,
     )
-    from inference.runtime import quiet_libraries
+    from inference.runtime import keys_named, memory_explained, quiet_libraries
     from train.config import train_schema
 
     with warnings_reported("train"):
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
+    with (
+        keys_named(recipe),
+        memory_explained(lambda: memory_remedy(recipe, path)),
+        warnings_reported("train", is_silent=not is_first_process()),
+    ):
+        return run(recipe)
 
-    from inference.runtime import Interrupted
+
+def run(recipe: TrainRecipe) -> int:
+    """Train a valid recipe, and print where the result is; return the exit status."""
+    from inference.recipe import is_first_process, report
+    from inference.runtime import Interrupted, Stopped
     from train.common import RunEndedError, lost_processes_reported
     from train.trainer import Trainer
 
+    is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        with lost_processes_reported(lambda: int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        with lost_processes_reported(lambda: is_one_of_several):
             trainer = Trainer(recipe)
             artifact = trainer.train()
     except Interrupted as stop:
@@ -58,7 +73,9 @@ def train(path: str, overrides: list[str]) -> int:
         if is_first_process() or not error.of_all_processes:
             report("train", error)
         return 1
-    except KeyboardInterrupt:  # the second Ctrl-C, or one before the first step
+    except Stopped:  # before the first step
+        raise
+    except KeyboardInterrupt:  # the second Ctrl-C
         report("train", "stopped at once; resume=true continues from the newest checkpoint")
         return 128 + signal.SIGINT
     if trainer.is_main:
@@ -68,6 +85,22 @@ def train(path: str, overrides: list[str]) -> int:
             print(f"grid:     {grid}")
         print(f"watch:    tensorboard --logdir {recipe.output_dir}")
     return 0
+
+
+def memory_remedy(recipe: TrainRecipe, path: str) -> str:
+    """Return what the memory of a run depends on, with the recipe's values, and what to change."""
+    clips, checkpointing = recipe.data.clips, str(recipe.gradient_checkpointing).lower()
+    own = "the base model's own"
+    size = f"data.resolution {recipe.data.resolution or own}"
+    if clips is not None:
+        size = f"data.clips {clips.frames} frames, {clips.width or own} x {clips.height or own}"
+    switched = "" if recipe.gradient_checkpointing else ", and set the third to true"
+    return (
+        f"train_batch_size is {recipe.train_batch_size}, {size}, gradient_checkpointing "
+        f"{checkpointing}: lower the first two (gradient_accumulation_steps make up for a smaller "
+        f"batch){switched}. `limner plan {path}` reckons the memory of a run. What was saved "
+        "before is untouched; resume=true continues from the newest checkpoint"
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 As in diffusers' train_dreambooth.py and A1111's DreamBooth extension (`image_builder.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,7 +12,7 @@ from inference.config import DrawSettings, ImageConfig
 from inference.files import write_atomically
 from inference.images import Drawing, draw
 from inference.media import prepare_folder, save_png
-from inference.runtime import InputError
+from inference.runtime import InputError, Stopped, StopSignals
 from train.config import ConceptConfig, TrainRecipe
 from train.data import ClassFolder, ClassPicture, Track
 
@@ -48,9 +48,9 @@ def draw_missing(
     resolution: int,
     accelerator: Accelerator,
     track: Track,
-    stop: Callable[[], object],
+    signals: StopSignals,
 ) -> None:
-    """Generate this process's share of the missing images, until `stop` returns something true.
+    """Generate this process's share of the missing images, until a signal comes.
 
     Raises:
         InputError: a folder cannot be written to.
@@ -64,10 +64,13 @@ def draw_missing(
         requests = [
             request_for(picture, concept, sampling.settings, resolution) for picture in pictures
         ]
-        for picture, drawing in zip(pictures, draw(base, requests, len(requests)), strict=True):
-            keep(picture, drawing)
-        if stop():
+        try:
+            with signals.at_once():
+                drawings = draw(base, requests, len(requests))
+        except Stopped:
             return
+        for picture, drawing in zip(pictures, drawings, strict=True):
+            keep(picture, drawing)
 
 
 def request_for(

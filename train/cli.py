@@ -83,7 +83,13 @@ COMMANDS = {
 @refuse_foreign_inference("limner")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status; 2 if there is no such command."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from inference.runtime import run_command
+
+    return run_command("limner", choose, arguments)
+
+
+def choose(arguments: list[str]) -> int:
+    """Print the usage, or run the subcommand that the first argument names."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2

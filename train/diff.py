@@ -13,7 +13,13 @@ USAGE = "usage: python -m train.diff RUN RUN [--json]"
 @refuse_foreign_inference("diff")
 def main(arguments: list[str] | None = None) -> int:
     """Compare two runs; return the exit status: 0 compared, 2 the input is wrong."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from inference.runtime import run_command
+
+    return run_command("diff", command, arguments, prints_result=True)
+
+
+def command(arguments: list[str]) -> int:
+    """Print the usage or a comparison; return the exit status."""
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
     if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
@@ -21,17 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
         stream = sys.stdout if asked else sys.stderr
         print(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", file=stream)
         return 0 if asked else 2
-    from inference.recipe import report
-    from inference.runtime import InputError, quiet_libraries
+    from inference.runtime import quiet_libraries
 
     quiet_libraries()
     from train.runs import compare_runs, open_run
 
-    try:
-        found = compare_runs(*map(open_run, arguments))
-    except InputError as error:
-        report("diff", error)
-        return 2
+    found = compare_runs(*map(open_run, arguments))
     if as_json:
         print(json.dumps(found.as_dict(), indent=1, default=str))
     else:

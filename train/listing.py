@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+from inference.runtime import run_command
 from train.config import plugin_options, with_plugins
 
 Rows = dict[str, str]
@@ -14,7 +15,11 @@ Rows = dict[str, str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the entries of a kind; return the exit status: 0 done, 2 no such kind."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command("list", list_kind, arguments, prints_result=True)
+
+
+def list_kind(arguments: list[str]) -> int:
+    """Print the usage or the entries of a kind; return the exit status."""
     usage = f"usage: limner list {'|'.join(KINDS)} [plugins=[MODULE]]"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage, file=sys.stdout if arguments else sys.stderr)
@@ -131,9 +136,13 @@ class Plugin:
 
 def list_plugins(arguments: Sequence[str] | None = None) -> int:
     """Print the plug-ins; return the exit status: 0 all load, 1 some do not, 2 wrong input."""
+    return run_command("plugins", print_plugins, arguments, prints_result=True)
+
+
+def print_plugins(arguments: list[str]) -> int:
+    """Print the usage or the plug-ins; return the exit status."""
     from inference.recipe import PLUGIN_GROUPS, PLUGIN_VARIABLE
 
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments:
         asked = arguments[0] in ("-h", "--help")
         text = (

@@ -24,9 +24,15 @@ that recipe.yaml names are loaded only if plugins=[...] or LIMNER_PLUGINS names 
 def main(arguments: list[str] | None = None) -> int:
     """Repeat a run and return the exit status.
 
-    0 the same bytes, 1 they differ or training failed, 2 the input is wrong, 130/143 stopped.
+    0 the same bytes, 1 they differ or training failed, 2 the input is wrong, 128 + signal stopped.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from inference.runtime import run_command
+
+    return run_command("rerun", command, arguments, prints_result=True)
+
+
+def command(arguments: list[str]) -> int:
+    """Print the usage, or repeat a run; return the exit status."""
     folder = None
     if "--name" in arguments[:-1]:
         place = arguments.index("--name")
@@ -38,28 +44,24 @@ def main(arguments: list[str] | None = None) -> int:
         asked = arguments[:1] in (["-h"], ["--help"])
         print(f"{USAGE}\n{HELP}", file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    from inference.recipe import is_first_process, report
-    from inference.runtime import InputError, quiet_libraries
+    from inference.recipe import is_first_process
+    from inference.runtime import quiet_libraries
 
     quiet_libraries()
     from train.cli import COMMANDS, run
     from train.runs import RunDirectory, open_run
 
-    try:
-        first = open_run(arguments[0])
-        second = RunDirectory(place_of(first.path, folder) / first.path.name)
-        if is_first_process():
-            first.lock.refuse_if_held()
-            report_changes(first, plugins)
-        output = f"output_dir={second.path.parent}"
-        overrides = [f"name={first.path.name}", output, "resume=false", "overwrite=false"]
-        status = run(COMMANDS["train"], [str(first.recipe), *overrides, *plugins])
-        if status or not is_first_process():
-            return status
-        return verdict(first, second)
-    except InputError as error:
-        report("rerun", error)
-        return 2
+    first = open_run(arguments[0])
+    second = RunDirectory(place_of(first.path, folder) / first.path.name)
+    if is_first_process():
+        first.lock.refuse_if_held()
+        report_changes(first, plugins)
+    output = f"output_dir={second.path.parent}"
+    overrides = [f"name={first.path.name}", output, "resume=false", "overwrite=false"]
+    status = run(COMMANDS["train"], [str(first.recipe), *overrides, *plugins])
+    if status or not is_first_process():
+        return status
+    return verdict(first, second)
 
 
 def place_of(run: Path, folder: str | None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from inference.models import DiffusionModel
 from train.class_images import draw_missing
-from train.common import Batch, DataError, derive_seed
+from train.common import Batch, DataError, StopSignals, derive_seed
 from train.config import TrainRecipe
 from train.data import (
     Examples,
@@ -64,7 +64,7 @@ class Data:
         resolution: int,
         accelerator: Accelerator,
         track: Track,
-        stop: Callable[[], object],
+        signals: StopSignals,
     ) -> None:
         """Generate this process's share of the missing class images.
 
@@ -73,7 +73,7 @@ class Data:
             resolution: of the images.
             accelerator: of this process.
             track: shows the progress.
-            stop: generating ends early once this returns something true.
+            signals: generating ends early once one has come.
         """
         draw_missing(
             base,  # pyright: ignore[reportArgumentType]  # only its family has concepts
@@ -82,7 +82,7 @@ class Data:
             resolution,
             accelerator,
             track,
-            stop,
+            signals,
         )
 
     def find_class_pictures(self) -> None:

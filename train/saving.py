@@ -11,7 +11,7 @@ from train.common import RESERVE, RunDirectoryError, SavingError
 from train.config import TrainRecipe
 from train.optimization import Optimization, state_bytes
 from train.run_data import Data
-from train.runs import RunDirectory, megabytes, room, run_metadata, size_of
+from train.runs import RunDirectory, existing, megabytes, room, run_metadata, size_of
 
 
 class Savings:
@@ -129,7 +129,7 @@ class Savings:
         return total
 
     def _free(self) -> str:
-        free = shutil.disk_usage(self.run.path).free
+        free = shutil.disk_usage(existing(self.run.path)).free
         return f"{megabytes(free)} are free, of which {megabytes(RESERVE)} are left free"
 
     def artifacts(self, step: int) -> None:

@@ -27,6 +27,9 @@ DataFactory = Callable[[TrainRecipe], Data]
 RunFactory = Callable[[TrainRecipe, RunDirectory, Accelerator, int], Run]
 CacheFactory = Callable[[TrainRecipe, Objective, Accelerator], Caches]
 
+NOTHING = "nothing yet, since no step was taken"
+"""What is saved of a run that is stopped before its first step."""
+
 
 class Trainer:
     """A run, from its recipe to its artifact."""
@@ -93,7 +96,7 @@ class Trainer:
 
         Raises:
             RunDirectoryError: another process writes to the run's folder.
-            Interrupted: SIGINT or SIGTERM came; the state has been saved.
+            Interrupted: a stop signal came; the state has been saved.
             NonFiniteError: losses or gradients are not finite; the state before was saved.
         """
         of_first(self.accelerator, lambda: self.run.take_folder(self.data))
@@ -106,11 +109,15 @@ class Trainer:
         """Train to the last step in the locked folder; see `train`."""
         recipe = self.recipe
         with self.run.progress, self.signals.noted(self.run.progress.say):
-            self.begin()
+            if self.data.class_folders:
+                self.draw_class_pictures()
+            self.until_stopped(self.begin)
+            self.stop_before_a_step()
             for stage in [one for one in self.stages if self.step_number < one.last_step]:
-                self.enter(stage)
+                self.until_stopped(self.enter, stage)
                 if self.step_number == 0:
-                    self.validation.show(0)
+                    self.until_stopped(self.validation.show, 0)
+                self.stop_if_asked()
                 for batch in self.data.batches(self.examples, stage, self.step_number, self.share):
                     self.forward_backward(batch)
                     if not batch["completes_step"]:
@@ -129,9 +136,7 @@ class Trainer:
         return self.savings.last(self.step_number)
 
     def begin(self) -> None:
-        """Complete the class images, resume if configured, and open the run's folder."""
-        if self.data.class_folders:
-            self.draw_class_pictures()
+        """Resume if configured, and open the run's folder."""
         if self.recipe.resume:
             self.resume()
         if self.is_main:
@@ -146,12 +151,12 @@ class Trainer:
         """Generate the missing ones in all processes, then train on all of them.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; the generated ones are saved.
+            Interrupted: a stop signal came; the generated ones are saved.
         """
         resolution, track = self.examples.resolution, self.run.progress.track
         with self.optimization.weights.of_base():
             self.data.draw_class_pictures(
-                self.base, resolution, self.accelerator, track, lambda: self.signals.number
+                self.base, resolution, self.accelerator, track, self.signals
             )
         if asked := self.signals.of_all(self.accelerator):
             self.close()
@@ -262,11 +267,43 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def draw(self) -> None:
-        """Generate the preview grid; other processes wait."""
+        """Generate the preview grid; other processes wait.
+
+        A signal ends it early, except after the last step: a resumed run generates the grid.
+        """
         with self.run.clock.paused():
+            is_last = self.step_number == self.recipe.max_train_steps
             if self.is_main:
-                self.previews.draw(self.step_number, self.examples)
+                signals = None if is_last else self.signals
+                self.previews.draw(self.step_number, self.examples, signals)
             self.accelerator.wait_for_everyone()
+
+    def until_stopped(self, work: Callable[..., object], *arguments: object) -> None:
+        """Do work that comes before a step; a signal ends it early, a resumed run does it again.
+
+        Of several processes each ends by itself, since the others may wait for one that has ended;
+        in later stages, where there is a state to save, they end together after the next step.
+
+        Raises:
+            Stopped: a signal came, and this is one of several processes.
+        """
+        if self.accelerator.num_processes == 1:
+            self.signals.attempt(work, *arguments)
+        elif self.step_number == 0:
+            with self.signals.at_once():
+                work(*arguments)
+        else:
+            work(*arguments)
+
+    def stop_before_a_step(self) -> None:
+        """Stop once this process, which has no others, has received a signal in `begin`.
+
+        Raises:
+            Interrupted: it has; nothing has changed since the newest checkpoint.
+        """
+        if self.accelerator.num_processes == 1 and self.signals.number:
+            self.close()
+            raise Interrupted(self.signals.number, self.run.folder.newest_checkpoint() or NOTHING)
 
     def stop_if_asked(self) -> None:
         """Save and stop, on all processes together, once one of them has received a signal.
@@ -276,10 +313,11 @@ class Trainer:
         """
         asked = self.signals.of_all(self.accelerator)
         if asked and self.step_number < self.recipe.max_train_steps:
-            if self.is_main:
+            if self.is_main and self.step_number > 0:
                 self.savings.checkpoint(self.step_number)
             self.close()
-            raise Interrupted(asked, self.run.folder.checkpoint(self.step_number))
+            saved = self.run.folder.checkpoint(self.step_number) if self.step_number else NOTHING
+            raise Interrupted(asked, saved)
 
     def close(self) -> None:
         """Close TensorBoard and the connection to the other processes."""

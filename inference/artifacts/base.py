@@ -16,7 +16,7 @@ from inference.artifacts.embedding_picture import read_embedding_picture
 from inference.config import ArtifactConfig
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import PICKLES, artifact_hash, read_pickle, unreadable
-from inference.runtime import ArtifactError
+from inference.runtime import ArtifactError, check_readable
 
 if TYPE_CHECKING:
     from inference.models import DiffusionModel, ImageModel
@@ -104,6 +104,7 @@ def load_artifact(path: Path | str) -> Artifact:
         ArtifactError: the path does not exist, cannot be read, or is no known artifact.
     """
     path = Path(path)
+    check_readable(path)
     if not path.exists():
         raise ArtifactError(f"{path}: no such file or folder")
     keys = [] if path.is_dir() else read_keys(path)
@@ -149,10 +150,13 @@ def load_artifacts(configs: Mapping[str, ArtifactConfig | None]) -> Attached:
     """Load a recipe's artifacts; those that are null are left out.
 
     Raises:
+        InputError: a path cannot be read; the message names its key.
         ArtifactError: as `load_artifact`.
     """
-    named = [config for config in configs.values() if config is not None]
-    return [(config, load_artifact(config.path)) for config in named]
+    named = {name: config for name, config in configs.items() if config is not None}
+    for name, config in named.items():
+        check_readable(config.path, f"artifacts.{name}.path")
+    return [(config, load_artifact(config.path)) for config in named.values()]
 
 
 def set_strength(config: ArtifactConfig, artifact: Artifact, factor: float) -> UsedArtifact:

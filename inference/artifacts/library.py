@@ -22,7 +22,7 @@ from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import artifact_hash
 from inference.models import ARTIFACTS, files_in, output_name
 from inference.prompts import ExtraNetwork
-from inference.runtime import ArtifactError, DrawWarning, InputError
+from inference.runtime import ArtifactError, DrawWarning, InputError, check_readable
 
 if TYPE_CHECKING:
     from inference.models import ImageModel
@@ -64,6 +64,7 @@ class NetworkLibrary:
         found: dict[str, list[Path]] = {}
         seen: set[Path] = set()
         for folder in self.folders:
+            check_readable(folder, "artifact_dirs")
             if not folder.is_dir():
                 raise InputError(f"artifact_dirs: {folder} is no folder")
             for path in files_in(folder, (*ARTIFACTS, *PICTURES)):

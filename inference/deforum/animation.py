@@ -141,6 +141,7 @@ class Animation:
             self.estimator = open_depth(self.script["depth_model"], device)
         self.masks = FrameMasks(self.script, self.script.video, self.words(device))
         self.run.make()
+        self.keep_first_state()
         self.script.settings.save(self.run.settings)
         self.save_recipe()
 
@@ -232,10 +233,7 @@ class Animation:
         """Return the frame loop of the animation mode."""
         script = self.script
         seeds = seed_sequence(script)
-        if self.state.seeds:
-            seeds.restore(self.state.seeds)
-        else:
-            self.state.seeds = seeds.state()
+        seeds.restore(self.state.seeds)
         self.depths = Depths(script, self.estimator, self.run.save_depth)
         colors = Colors(script)
         if not script.has_feedback:
@@ -254,6 +252,12 @@ class Animation:
             seeds,
             self.show,
         )
+
+    def keep_first_state(self) -> None:
+        """Save the state before frame 0, so that a run that ends before it can be resumed."""
+        if not self.state.seeds:
+            self.state.seeds = seed_sequence(self.script).state()
+            self.keep(self.state)
 
     def keep(self, state: State) -> None:
         """Save the state from which a run is resumed."""

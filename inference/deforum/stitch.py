@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.deforum.settings import load_settings_recipe, recipe_settings
-from inference.recipe import report, warnings_reported
-from inference.runtime import InputError
+from inference.recipe import warnings_reported
+from inference.runtime import InputError, run_command
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.deforum.stitch FOLDER|SETTINGS [key=value ...]
@@ -23,16 +23,16 @@ Writes the videos of an animation's frames again, with its settings; for example
 @refuse_foreign_train("stitch")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status: 0 done, 2 wrong input."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command("stitch", command, arguments)
+
+
+def command(arguments: list[str]) -> int:
+    """Print the usage, or write the videos of a run again; return the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    try:
-        with warnings_reported("stitch"):
-            stitch(Path(arguments[0]), arguments[1:])
-    except InputError as error:
-        report("stitch", error)
-        return 2
+    with warnings_reported("stitch"):
+        stitch(Path(arguments[0]), arguments[1:])
     return 0
 
 

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from inference.runtime import naming
+
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)
 """Errors by which a disk reports that it lost data, not that it lacks an operation."""
 
@@ -16,13 +18,17 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     Args:
         target: the file's final path; its folder is created.
         write: writes the file at the path that it receives.
+
+    Raises:
+        OSError: it cannot be written; the error names `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        write(unfinished)
-        sync(unfinished)
-        unfinished.replace(target)
+        with naming(target, unfinished):
+            write(unfinished)
+            sync(unfinished)
+            unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
 

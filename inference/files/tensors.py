@@ -21,7 +21,7 @@ from torch import Tensor
 
 from inference.files.atomic import sync, write_atomically
 from inference.files.hashes import read_header
-from inference.runtime import ArtifactError
+from inference.runtime import ArtifactError, naming
 
 EMBEDDING_PICTURES = (".png", ".webp", ".avif", ".jxl")
 """Suffixes of images that can contain an embedding."""
@@ -207,6 +207,9 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     Args:
         target: the folder's final path; an existing one is replaced.
         write: fills the new, empty folder that it receives.
+
+    Raises:
+        OSError: it cannot be written; the error names the file within `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
@@ -214,14 +217,15 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     for left_over in (unfinished, replaced):  # left by a process that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     try:
-        unfinished.mkdir()
-        write(unfinished)
-        for entry in [*unfinished.rglob("*"), unfinished]:
-            sync(entry)
-        if target.exists():
-            target.rename(replaced)
-        unfinished.rename(target)
-        sync(target.parent)
+        with naming(target, unfinished):
+            unfinished.mkdir()
+            write(unfinished)
+            for entry in [*unfinished.rglob("*"), unfinished]:
+                sync(entry)
+            if target.exists():
+                target.rename(replaced)
+            unfinished.rename(target)
+            sync(target.parent)
     finally:
         for left_over in (unfinished, replaced):
             shutil.rmtree(left_over, ignore_errors=True)

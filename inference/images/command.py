@@ -21,7 +21,7 @@ from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new_grid, write_picture
 from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
-from inference.runtime import InputError, Processes, number, progress_bar
+from inference.runtime import InputError, Processes, check_readable, number, progress_bar
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: request.prompt,
@@ -88,6 +88,7 @@ def set_up(
     for image in images:
         check_prompts(image)
     for folder in recipe.artifact_dirs:
+        check_readable(folder, "artifact_dirs")
         if not Path(folder).is_dir():
             raise InputError(f"artifact_dirs: {folder} is no folder")
     device = processes.device(recipe.device)
@@ -111,6 +112,7 @@ def styled(recipe: ImagesRecipe) -> list[ImageConfig]:
     if not any(image.styles for image in images):
         return images
     assert recipe.styles_file
+    check_readable(recipe.styles_file, "styles_file")
     styles = read_styles(recipe.styles_file)
     return [
         dataclasses.replace(image, prompt=prompt, negative_prompt=negative)

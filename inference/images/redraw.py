@@ -25,7 +25,7 @@ from inference.images.redraw_settings import settings_from
 from inference.media import SUFFIXES
 from inference.models import find_model, find_named
 from inference.recipe import absolute, load_mapping, merged, override_layers, shown
-from inference.runtime import InputError
+from inference.runtime import InputError, check_readable
 
 ENTRY = "picture"
 """The name of the recipe's one image; all options but its prompt are in `settings`."""
@@ -55,6 +55,7 @@ def recipe_from_picture(
         InputError: the image cannot be read, or has no infotext.
     """
     path = Path(path)
+    check_readable(path)
     try:
         text = read_infotext(path) or read_other_programs(path)
     except (OSError, ValueError, SyntaxError) as error:

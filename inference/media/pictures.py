@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,9 @@ def save_picture(path: Path, image: Image.Image, infotext: str, quality: int = 8
     elif suffix in (".jpg", ".jpeg") and image.mode != "RGB":
         image = image.convert("RGB")
     kind = {".jpg": "JPEG"}.get(suffix, suffix[1:].upper())
-    write_atomically(path, lambda file: image.save(file, format=kind, **options))
+    content = BytesIO()  # of a JPEG on a full disk Pillow itself would lose a part in silence
+    image.save(content, format=kind, **options)
+    write_atomically(path, lambda file: file.write_bytes(content.getvalue()))
 
 
 def fitting_format(size: tuple[int, int], infotext: str, wanted: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -10,7 +11,8 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 def resolve_path(path: str) -> str:
     """Return the folder of an embedded model's name; other paths unchanged."""
-    return str(ASSETS / path) if (ASSETS / path / "model_index.json").is_file() else path
+    index = ASSETS / path / "model_index.json"
+    return str(ASSETS / path) if os.path.isfile(index) else path  # noqa: PTH113 (may be long)
 
 
 def is_single_file(path: str | Path) -> bool:

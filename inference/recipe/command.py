@@ -47,16 +47,15 @@ def is_first_process() -> bool:
 
 @contextmanager
 def warnings_reported(program: str, is_silent: bool = False) -> Iterator[None]:
-    """Print warnings meant for the user as one line each, without a source location.
+    """Print warnings as one line each, without a source location.
 
-    Other warnings are shown as usual. `is_silent`: print nothing, since another process prints the
-    same warnings.
+    Those of libraries begin with "warning:". `is_silent`: print none that are meant for the user,
+    since another process prints the same ones.
     """
-    usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if not issubclass(category, RecipeWarning | DrawWarning):
-            usual(message, category, *where)
+            report(program, f"warning: {' '.join(str(message).split())}")
         elif not is_silent:
             report(program, message)
 

@@ -10,7 +10,7 @@ import yaml
 
 from inference.recipe.layers import Layer, absolute, at_home, shown
 from inference.recipe.yaml_nodes import MAPPING_TAG, RecipeDumper, plain
-from inference.runtime import InputError
+from inference.runtime import InputError, check_readable
 
 
 @dataclass
@@ -60,6 +60,7 @@ def take_in(
             continue  # the schema reports the error
         try:
             value = at_home(value)
+            check_readable(value)
             found = read(value)
         except InputError as error:
             faults += [

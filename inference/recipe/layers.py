@@ -259,7 +259,7 @@ def explain_absence(path: Path, error: OSError) -> str:
         return f"cannot be read: {error.strerror}"
     if not os.path.isdir(path.parent):  # noqa: PTH112
         return f"no such file: there is no folder {shown(path.parent)}"
-    beside = {one.stem: one for one in sorted(path.parent.glob("*.y*ml"))}
+    beside = {one.stem: one for one in sorted(path.parent.glob("*.y*ml")) if one != path}
     near = difflib.get_close_matches(path.stem, beside, n=3)
     names = ", ".join(shown(beside[stem]) for stem in near)
     return f"no such file. Did you mean: {names}?" if near else "no such file"

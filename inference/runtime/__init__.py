@@ -1,23 +1,35 @@
-"""Errors, warnings, signals, devices and processes."""
+"""Errors, warnings, signals, streams, devices and processes."""
 
 from typing import TYPE_CHECKING
 
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
+    from inference.runtime.command import run_command, status_of
     from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
     from inference.runtime.extras import require
+    from inference.runtime.failures import (
+        describe_worker_fault,
+        free_descriptors,
+        is_system_fault,
+        keys_named,
+        memory_explained,
+        naming,
+    )
+    from inference.runtime.paths import check_readable
     from inference.runtime.registry import register
-    from inference.runtime.signals import Interrupted, StopSignals
+    from inference.runtime.signals import STOP_SIGNALS, Interrupted, Stopped, StopSignals
     from inference.runtime.text import number
     from inference.runtime.version import clone, describe_version, git, limner_version
     from inference.runtime.warnings import quiet_libraries
 
 __all__ = [
-    "ArtifactError", "BaseModelError", "DrawWarning", "InputError", "Interrupted", "Processes",
-    "Progress", "StopSignals", "choose_device", "clone", "describe_version", "git",
-    "limner_version", "number", "progress_bar", "quiet_libraries", "register", "require",
+    "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError", "Interrupted",
+    "Processes", "Progress", "StopSignals", "Stopped", "check_readable", "choose_device", "clone",
+    "describe_version", "describe_worker_fault", "free_descriptors", "git", "is_system_fault",
+    "keys_named", "limner_version", "memory_explained", "naming", "number", "progress_bar",
+    "quiet_libraries", "register", "require", "run_command", "status_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -17,6 +17,7 @@ in the named function's call of that number:
 
     {"signals": [9, ...], "delay": 0.0}  it gets the signals, maybe so many seconds later
     {"file_size": 1000}  no file can grow beyond so many bytes any more, as on a disk that is full
+    {"descriptors": 40}  no more files can be open at once
     {"error": "text"}    the function raises a RuntimeError
     {"run": "code"}      it executes Python code
     {"poor_disk": true}  the disk has no links, no locks, and flushes no folders
@@ -123,6 +124,8 @@ def strike(what: dict[str, Any]) -> None:
         make_disk_poor()
     if "file_size" in what:
         resource.setrlimit(resource.RLIMIT_FSIZE, (what["file_size"], resource.RLIM_INFINITY))
+    if "descriptors" in what:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (what["descriptors"], what["descriptors"]))
     for number in what.get("signals", ()):
         if what.get("delay"):
             threading.Timer(what["delay"], os.kill, (os.getpid(), number)).start()

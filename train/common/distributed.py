@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from inference.runtime import InputError, Interrupted
+from inference.runtime import InputError, Interrupted, describe_worker_fault
 from inference.runtime import StopSignals as SignalsOfProcess
 from train.common.errors import RunEndedError
 
@@ -51,7 +51,7 @@ LOST = re.compile(
 
 @contextmanager
 def lost_processes_reported(is_one_of_several: Callable[[], bool]) -> Iterator[None]:
-    """Report in plain words that another process has ended.
+    """Report in plain words that another process of the run, or of a data loader, has ended.
 
     Raises:
         ProcessLostError: another process has ended.
@@ -59,6 +59,10 @@ def lost_processes_reported(is_one_of_several: Callable[[], bool]) -> Iterator[N
     try:
         yield
     except RuntimeError as error:
+        if (worker := describe_worker_fault(error)) is not None:
+            raise ProcessLostError(
+                f"{worker}. resume=true continues from the newest checkpoint"
+            ) from error
         if not (is_one_of_several() and LOST.search(str(error))):
             raise
         first_line = str(error).strip().splitlines()[0]
@@ -72,7 +76,7 @@ __all__ = ["Interrupted", "StopSignals"]
 
 
 class StopSignals(SignalsOfProcess):
-    """The first SIGINT or SIGTERM requests the end of the run; the second ends it at once."""
+    """The first signal requests the end of the run; a second SIGINT or SIGTERM ends it at once."""
 
     def of_all(self, accelerator: Accelerator) -> int:
         """Return the signal that one of the processes received, or 0; the same in all of them."""

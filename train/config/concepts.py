@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 from inference.prompts import misread
 from inference.recipe import at_home, fields_of
-from inference.runtime import InputError
+from inference.runtime import InputError, check_readable
 from train.config.rules import Faults, at_least
 
 FILEWORDS = "[filewords]"
@@ -172,6 +172,7 @@ def read_concepts_list(path: str) -> ConceptsFile:
     Raises:
         InputError: it is missing, is not such a list, or has values of a wrong type; one line each.
     """
+    check_readable(path)
     entries = _json_of(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(

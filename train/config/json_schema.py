@@ -14,7 +14,13 @@ recipe by it that begins with
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a schema; return the exit status: 0 done, 2 wrong input."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from inference.runtime import run_command
+
+    return run_command("schema", command, arguments, prints_result=True)
+
+
+def command(arguments: list[str]) -> int:
+    """Print the usage or a schema; return the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2

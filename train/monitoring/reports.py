@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from inference.config import ImageConfig
 from inference.models import DiffusionModel
+from inference.runtime import Stopped, StopSignals
 from train.config import TrainRecipe
 from train.data import Examples
 from train.families import training_of
 from train.monitoring.clip_previews import ClipGrid
-from train.monitoring.previews import PromptGrid, reconstruction_grid
+from train.monitoring.previews import PromptGrid, Shown, reconstruction_grid
 from train.monitoring.run import Run
 from train.optimization import Optimization
 
@@ -65,19 +67,32 @@ class Previews:
             with folder.saving(folder.samples, (OSError,)), self.weights.of_base():
                 self.grid.keep_base_row()
 
-    def draw(self, step: int, examples: Examples) -> None:
-        """Generate the prompts, or an autoencoder's reconstructions, with the weights as saved."""
+    def draw(self, step: int, examples: Examples, signals: StopSignals | None = None) -> None:
+        """Generate the prompts, or an autoencoder's reconstructions, with the weights as saved.
+
+        A signal ends it early if `signals` are given; the weights of training stand then.
+        """
         if self.draws_prompts and not self.grid:
             return
-        path = self.run.folder.grid(step)
-        with self.run.folder.saving(path, (OSError,)), self.weights.as_saved_and_drawn():
-            if self.draws_prompts:
-                drawn = self.grid.save(path, step)
-            else:
-                shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
-                drawn = reconstruction_grid(self.base, shown, path)
+        path, drawn = self.run.folder.grid(step), None
+        with (
+            self.run.folder.saving(path, (OSError,)),
+            self.weights.as_saved_and_drawn(),
+            suppress(Stopped),
+            signals.at_once() if signals else nullcontext(),
+        ):
+            drawn = self.drawn(path, step, examples)
+        if drawn is None:
+            return
         self.run.progress.say(f"drew {path}")
         assert self.run.board is not None
         self.run.board.image("grid", drawn.image, step)
         if drawn.animation is not None:
             self.run.board.animation("clips", drawn.animation, drawn.fps, step)
+
+    def drawn(self, path: Path, step: int, examples: Examples) -> Shown:
+        """Generate and save the grid of a step; return it."""
+        if self.draws_prompts:
+            return self.grid.save(path, step)
+        shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
+        return reconstruction_grid(self.base, shown, path)

@@ -26,6 +26,8 @@ class Board:
         self.folder = folder
         self.say = say
         self.is_broken = False
+        self._usual_hook = threading.excepthook
+        threading.excepthook = self._report_thread
         with self._told(step):
             from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -43,11 +45,15 @@ class Board:
             if hasattr(self, "writer"):
                 self.writer.flush()
         except OSError as error:
-            self.is_broken = True
-            self.say(
-                f"warning: {self.folder} cannot be written to ({error.strerror or error}): "
-                f"TensorBoard misses what comes from step {step} on; training goes on"
-            )
+            self.tell_broken(error, f"what comes from step {step} on")
+
+    def tell_broken(self, error: OSError, missing: str) -> None:
+        """Warn once that the event file lacks something from now on."""
+        self.is_broken = True
+        self.say(
+            f"warning: {self.folder} cannot be written to ({error.strerror or error}): "
+            f"TensorBoard misses {missing}; training goes on"
+        )
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         if self.is_broken:
@@ -83,9 +89,25 @@ class Board:
         with self._told(step):
             self.writer._get_file_writer().add_summary(summary, step)
 
+    def _report_thread(self, args: threading.ExceptHookArgs) -> None:
+        """Report an exception of a thread, except for the writer's, which its next call raises."""
+        if not (isinstance(args.exc_value, OSError) and is_writer(args.thread)):
+            self._usual_hook(args)
+
     def close(self) -> None:
-        if not self.is_broken:
-            self.writer.close()
+        """End the event file."""
+        try:
+            if not self.is_broken:
+                self.writer.close()
+        except OSError as error:
+            self.tell_broken(error, "the last entries")
+        finally:
+            threading.excepthook = self._usual_hook
+
+
+def is_writer(thread: threading.Thread | None) -> bool:
+    """Return whether a thread writes a file of TensorBoard."""
+    return type(thread).__module__.startswith("tensorboard.")
 
 
 @cache

@@ -22,28 +22,31 @@ FLAGS = ("--json", "--check-pictures", "--probe")
 @refuse_foreign_inference("plan")
 def main(arguments: list[str] | None = None) -> int:
     """Print a plan; return the exit status: 0 done, 2 the input is wrong."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from inference.runtime import run_command
+
+    return run_command("plan", command, arguments, prints_result=True)
+
+
+def command(arguments: list[str]) -> int:
+    """Print the usage or a plan; return the exit status."""
     flags = {argument for argument in arguments if argument in FLAGS}
     arguments = [argument for argument in arguments if argument not in FLAGS]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    from inference.recipe import find_recipe, load_recipe, report, warnings_reported
-    from inference.runtime import InputError, quiet_libraries
+    from inference.recipe import find_recipe, load_recipe, warnings_reported
+    from inference.runtime import keys_named, quiet_libraries
     from train.config import train_schema
     from train.plan.plan import plan_run, probed
 
-    try:
-        with warnings_reported("plan"):
-            recipe = load_recipe(find_recipe(arguments[0]), train_schema, arguments[1:])
-            quiet_libraries()
-            processes = int(os.environ.get("WORLD_SIZE", "1"))
+    with warnings_reported("plan"):
+        recipe = load_recipe(find_recipe(arguments[0]), train_schema, arguments[1:])
+        quiet_libraries()
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        with keys_named(recipe):
             plan = plan_run(recipe, processes, "--check-pictures" in flags)
             if "--probe" in flags:
                 plan = probed(plan)
-    except InputError as error:
-        report("plan", error)
-        return 2
     if "--json" in flags:
         print(json.dumps(plan.as_dict(), indent=1))
     else:

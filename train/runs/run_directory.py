@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from inference.artifacts import twin_of
 from inference.files import remove_left_overs, write_atomically
+from inference.runtime import is_system_fault
 from train.common import RunDirectoryError, SavingError
 from train.runs.artifact_list import ArtifactList, point
 from train.runs.checkpoint_folder import Checkpoints, Write
@@ -382,6 +383,8 @@ class RunDirectory:
         try:
             yield
         except kinds as error:
+            if is_system_fault(error):  # a process of the data loader was lost meanwhile
+                raise
             remove_left_overs(self.checkpoints)
             raise SavingError(self.failure(f"{target} could not be written", str(error))) from error
 

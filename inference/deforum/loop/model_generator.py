@@ -34,7 +34,7 @@ from inference.images import (
 from inference.models import ImageModel, load_image_model, models_in, path_of
 from inference.models import file_model_name as model_name
 from inference.prompts import extract_extra_networks
-from inference.runtime import InputError, choose_device
+from inference.runtime import InputError, check_readable, choose_device
 from inference.sampling import SAMPLERS, find_sampler
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class ModelGenerator:
         self.precision = precision
         self.device = choose_device(device)
         self.batch_size = batch_size
+        for name, one in self.configs.items():
+            check_readable(one.path, f"artifacts.{name}.path")
         self.artifacts = {name: load_artifact(one.path) for name, one in self.configs.items()}
         self.checkpoint: str | None = None
         self.base = self.load(base_model)

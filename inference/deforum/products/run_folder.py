@@ -114,6 +114,8 @@ def run_of_timestring(folder: Path, timestring: str) -> RunFolder:
 def latest_run(folder: Path, fits: str) -> RunFolder:
     """Return the run with the newest state, among those with the same settings.
 
+    A run that ended before its first frame counts only if no other one did more.
+
     Args:
         folder: contains the folders of runs.
         fits: the fingerprint of the settings.
@@ -124,14 +126,21 @@ def latest_run(folder: Path, fits: str) -> RunFolder:
     from inference.deforum.loop import load_state
 
     states = sorted(folder.rglob("*_state.npz"), key=lambda file: -file.stat().st_mtime_ns)
-    for state in states:
+    without_frames: list[RunFolder] = []
+    for file in states:
         try:
-            written_with = load_state(state)[1]
+            state, written_with = load_state(file)
         except InputError as error:
             warnings.warn(f"resume: skipped: {error}", DrawWarning, stacklevel=2)
             continue
-        if written_with == fits:
-            return RunFolder(state.parent, state.name.removesuffix("_state.npz"))
+        if written_with != fits:
+            continue
+        run = RunFolder(file.parent, file.name.removesuffix("_state.npz"))
+        if state.emitted:
+            return run
+        without_frames.append(run)
+    if without_frames:
+        return without_frames[0]
     found = f"{len(states)} with other settings" if states else "none at all"
     raise InputError(
         f"resume: no animation of these settings was stopped in {folder} (there are {found}); name "

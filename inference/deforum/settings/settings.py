@@ -19,7 +19,7 @@ from inference.deforum.settings.dialects import migrate, translate
 from inference.deforum.settings.keys import KEYS, PATHS, SAVED_IF_CHANGED
 from inference.files import write_atomically
 from inference.recipe import at_home
-from inference.runtime import InputError
+from inference.runtime import InputError, check_readable
 
 LARGEST = 64 * 2**20
 """Maximum size of a settings file in bytes."""
@@ -113,6 +113,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it contains something else.
     """
+    check_readable(path)
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path}: is too large for a settings file")

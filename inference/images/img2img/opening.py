@@ -10,7 +10,7 @@ import torch
 from PIL import ExifTags, Image, ImageColor, ImageOps
 from torch import Tensor
 
-from inference.runtime import InputError
+from inference.runtime import InputError, check_readable
 
 BACKGROUND = "#ffffff"
 """The default background of transparent areas."""
@@ -31,6 +31,7 @@ def read_image(source: str | Path | Image.Image, key: str = "init_image") -> Ima
     if isinstance(source, Image.Image):
         return _in_8_bits(ImageOps.exif_transpose(source))
     path = Path(source)
+    check_readable(path, key)
     if not path.is_file():
         raise InputError(f"{key}: there is no file {str(path)!r}; give the path of a picture")
     try:
@@ -85,6 +86,7 @@ def picture_size(path: str | Path, key: str = "init_image") -> tuple[int, int]:
     Raises:
         InputError: the file does not exist or is not an image; `key` is the recipe's option.
     """
+    check_readable(path, key)
     try:
         with Image.open(path) as image:
             is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5

@@ -37,7 +37,7 @@ from inference.models.stable_diffusion.keys import (
     places,
 )
 from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime import ArtifactError, BaseModelError, InputError
+from inference.runtime import ArtifactError, BaseModelError, InputError, check_readable
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -270,6 +270,7 @@ def read_base_model(
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     path = Path(config.path)
+    check_readable(path, "base_model.path")
     if not path.is_file():
         raise BaseModelError(f"base_model.path: no such file: {config.path!r}")
     try:

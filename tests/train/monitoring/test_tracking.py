@@ -1,10 +1,13 @@
 """What a person sees: TensorBoard, the lines of a log, and the clock behind them."""
 
+import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
@@ -82,6 +85,33 @@ def test_scalars_are_on_disk_at_once(tmp_path: Path) -> None:
     board.scalars({"loss": 1.0}, 1)
     assert steps(read(tmp_path), "loss") == [1]
     board.close()
+
+
+@pytest.mark.parametrize("fault", ["full", "deleted", "full at the end"])
+def test_board_that_cannot_be_written_warns_once_and_the_run_goes_on(
+    fault: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    board = Board(tmp_path / "logs", 0, "name: x", said.append)
+    board.scalars({"loss": 1.0}, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if fault == "deleted":
+        shutil.rmtree(tmp_path / "logs")
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        for step in () if fault == "full at the end" else (2, 3):
+            board.scalars({"loss": 1.0}, step)
+            board.image("grid", Image.new("RGB", (64, 64)), step)
+        if fault == "full at the end":
+            board.writer.add_scalar("loss", 1.0, 4)
+        board.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (line,) = said
+    assert line.startswith(f"warning: {tmp_path / 'logs'} cannot be written to (")
+    assert line.endswith("training goes on")
+    assert capfd.readouterr().err == ""
 
 
 def test_clock_leaves_out_what_stands_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,25 +7,47 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from inference.runtime import STOP_SIGNALS, InputError, free_descriptors
 from train.common import Batch, DataError
 from train.data.examples.examples import Examples
 from train.data.examples.stream import MicroBatches
 
+FILES_OF_A_WORKER = 8
+"""Open files of this process for each worker: queues, a pipe, and tensors that are handed over."""
+
 
 def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:
-    """Return a loader of the batches in stream order; independent of the number of workers."""
+    """Return a loader of the batches in stream order; independent of the number of workers.
+
+    Raises:
+        InputError: so many workers need more open files than the system allows.
+    """
     workers = examples.config.num_workers
+    check_descriptors(workers)
     loader: Any = DataLoader(
         examples,
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=collate,
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
     return loader
+
+
+def check_descriptors(workers: int) -> None:
+    """Raise InputError if a process may not open as many files as its workers need.
+
+    torch notices it halfway, with workers that nobody ends.
+    """
+    needed, left = FILES_OF_A_WORKER * workers, free_descriptors()
+    if workers and left is not None and needed > left:
+        raise InputError(
+            f"data.num_workers: {workers} need about {needed} open files, and {left} more are "
+            "allowed: raise the limit (`ulimit -n 4096`), or lower data.num_workers"
+        )
 
 
 def collate(examples: list[dict[str, Any]] | DataError) -> Batch | DataError:
@@ -44,6 +66,12 @@ def is_stackable(values: list[Any]) -> bool:
     return isinstance(values[0], Tensor) and len({value.shape for value in values}) == 1
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes of the terminal; workers end with the trainer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_signals_to_the_trainer(worker: int) -> None:
+    """Ignore the signals that stop a run, and reach all of its processes; workers end with it.
+
+    Ctrl-C and a lost terminal reach all processes of the terminal, SIGTERM of a batch system those
+    of the job. A second SIGTERM ends a worker that hangs when its trainer ends.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from inference.media import sequence_files
+from inference.runtime import is_system_fault
 from train.common import DataError, FetchError, tell_once
 from train.data.containers import file_state as member_state
 from train.data.containers import file_status, open_file, read_bytes
@@ -287,6 +288,8 @@ class _Search:
         except DataError as error:
             return number, error
         except OSError as error:
+            if is_system_fault(error):
+                raise
             return number, DataError(f"{shown(path)}: cannot be read: {error.strerror or error}")
         return number, found
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from inference.runtime import is_system_fault
 from train.common import DataError
 from train.data.containers import file_state, open_file
 from train.data.pictures.colours import Planes, check_numbers, in_srgb, planes, profile_of
@@ -185,6 +186,8 @@ def opened(path: Path, content: BytesIO | None = None) -> Iterator[Any]:
     except DataError:
         raise
     except READING_ERRORS as error:
+        if is_system_fault(error):
+            raise
         raise DataError(
             f"{shown(path)}: cannot be read as a picture: {_reason(path, error)}; mend or remove it"
         ) from None

@@ -1,6 +1,7 @@
 """Processing of captions for the text encoder (kohya's and A1111's options)."""
 
 import itertools
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from math import floor, prod
 from pathlib import Path
 
-from inference.runtime import InputError
+from inference.runtime import InputError, check_readable
 from train.config import FILEWORDS, CaptionConfig, ConceptConfig
 from train.data.containers import read_text
 
@@ -82,7 +83,8 @@ def read_template(template: str | None, name: str, key: str = "data.captions") -
     if template is None:
         return (FILEWORDS,)
     shipped = TEMPLATES / f"{template}.txt"
-    path = shipped if shipped.is_file() else Path(template)
+    path = shipped if os.path.isfile(shipped) else Path(template)  # noqa: PTH113 (may be long)
+    check_readable(path, f"{key}.template")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.txt")))
         raise InputError(f"{key}.template: {template!r} is neither a file nor one of {known}")
@@ -96,6 +98,7 @@ def read_lines(path: Path, key: str) -> list[str]:
     Raises:
         InputError: it is empty, or not in UTF-8; `key` is its recipe key.
     """
+    check_readable(path, key)
     if not path.is_file():
         raise InputError(f"{key}: {str(path)!r} is not a file")
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]

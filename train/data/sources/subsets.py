@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from inference.runtime import check_readable
 from train.common import DataError
 from train.config import ExampleConfig, SubsetConfig, TrainRecipe
 from train.data.containers import (
@@ -126,6 +127,7 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
         DataError: it cannot be read, is no such file, or images are missing; `key` is its
             recipe key.
     """
+    check_readable(file, key)
     try:
         text = read_text(file)
     except OSError as error:

@@ -1,0 +1,155 @@
+"""What every command does around its work: streams, signals, and errors as one message."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+from inference.runtime.errors import InputError
+from inference.runtime.failures import (
+    NOT_OF_THE_INPUT,
+    describe_memory_fault,
+    describe_os_error,
+    describe_worker_fault,
+    is_memory_fault,
+    number_of,
+)
+from inference.runtime.signals import Stopped, heeded_signals
+from inference.runtime.streams import lasting_streams, lost_output
+
+DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 128
+"""Exit statuses; STOPPED is increased by the signal's number."""
+
+MEMORY_REMEDY = "close other programs, or ask for less at once"
+
+
+def run_command(
+    program: str,
+    work: Callable[[list[str]], int],
+    arguments: Sequence[str] | None,
+    prints_result: bool = False,
+) -> int:
+    """Do a command's work and return its exit status; errors of input and system are one message.
+
+    Args:
+        program: begins every message.
+        work: takes the arguments and returns the exit status.
+        arguments: None takes those of the process, which this command then is: a stop signal ends
+            it with one line and the status 128 + number.
+        prints_result: whether the result is what the command prints, so that a full disk below
+            standard output is an error.
+    """
+    is_process = arguments is None
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with lasting_streams(is_process), stop_signals_heeded(program, is_process):
+        try:
+            status = status_of(program, lambda: work(given))
+        except KeyboardInterrupt as stop:
+            number = stop.number if isinstance(stop, Stopped) else int(signal.SIGINT)
+            say_once(program, f"{Stopped(number)}; what was saved before is complete")
+            return STOPPED + number
+        if prints_result and status == DONE and (lost := lost_output()) is not None:
+            lost.filename = "standard output"
+            say(program, describe_os_error(lost))
+            return FAILED
+        return status
+
+
+def status_of(program: str, work: Callable[[], int]) -> int:
+    """Return the exit status of work, after printing the message of its error, if it has one."""
+    try:
+        return work()
+    except InputError as error:
+        say(program, error)
+        return WRONG_INPUT
+    except Exception as error:
+        message = describe_failure(error)
+        if message is None:
+            raise
+        say(program, message)
+        return FAILED if is_of_the_system(error) else WRONG_INPUT
+
+
+def is_of_the_system(error: BaseException) -> bool:
+    """Return whether no other input would mend an error."""
+    is_lost = describe_worker_fault(error) is not None
+    return is_lost or is_memory_fault(error) or number_of(error) in NOT_OF_THE_INPUT
+
+
+def describe_failure(error: BaseException) -> str | None:
+    """Return the message of an error of files, disks, memory or processes; None for another one."""
+    if is_memory_fault(error):
+        remedy = getattr(error, "__notes__", [MEMORY_REMEDY])[-1]
+        return f"{describe_memory_fault(error)}; {remedy}"
+    if (lost := describe_worker_fault(error)) is not None:
+        return lost
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    if number := number_of(error):  # of libraries that write files by themselves
+        return describe_os_error(OSError(number, os.strerror(number)))
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return "a path contains the character U+0000, which no path can contain; remove it"
+    return None
+
+
+def say(program: str, message: object) -> None:
+    """Print every line of a message to standard error, prefixed with the program's name."""
+    for line in str(message).splitlines():
+        shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
+        print(f"{program}: {shown}", file=sys.stderr)
+
+
+def say_once(program: str, message: object) -> None:
+    """Print a message that every process of a job has, in the first one of them."""
+    if os.environ.get("RANK", "0") == "0":
+        say(program, message)
+
+
+@contextmanager
+def stop_signals_heeded(program: str, is_process: bool) -> Iterator[None]:
+    """Let stop signals end the work while the block lasts, unless it handles them itself.
+
+    During an import they end the process, with one line: an exception there may be swallowed, or
+    become another one. Nothing happens within a process that is not this command's own.
+
+    Raises:
+        Stopped: one came.
+    """
+    if not is_process:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if is_importing(frame):
+            leave(program, number)
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, end) for number in heeded_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Return whether a frame belongs to an import."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") in ("importlib._bootstrap", "_frozen_importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def leave(program: str, number: int) -> NoReturn:
+    """End the process at once, with one line and the status of a stop signal."""
+    say_once(program, Stopped(number))
+    flush: Any
+    for flush in (sys.stdout.flush, sys.stderr.flush):
+        flush()
+    os._exit(STOPPED + number)

@@ -1,0 +1,142 @@
+"""Failures of the system, as the commands report them."""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from inference.runtime import InputError, keys_named, memory_explained, run_command
+from inference.runtime.failures import key_of
+
+
+@dataclass
+class Data:
+    path: str = "pictures"
+    extensions: list[str] = field(default_factory=lambda: [".txt"])
+
+
+@dataclass
+class Recipe:
+    output_dir: str = "/runs"
+    name: str = "mine"
+    data: Data = field(default_factory=Data)
+    subsets: dict[str, Data] = field(default_factory=dict)
+
+
+RECIPE = Recipe(data=Data("/data/pictures"), subsets={"cats": Data("/data/pictures/cats")})
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/data/pictures", "data.path"),
+        ("/data/pictures/a.png", "data.path"),
+        ("/data/pictures/cats/a.png", "subsets.cats.path"),
+        ("/runs/mine/logs", "output_dir"),
+        ("/data/picturesque", ""),
+        ("/etc/passwd", ""),
+        (f"/runs/{'a' * 5000}", "output_dir"),
+    ],
+)
+def test_the_key_of_a_file(path: str, key: str) -> None:
+    assert key_of(RECIPE, path) == key
+
+
+def fail_with(error: BaseException) -> Callable[[list[str]], int]:
+    def work(arguments: list[str]) -> int:
+        with keys_named(RECIPE), memory_explained(lambda: "lower train_batch_size"):
+            raise error
+
+    return work
+
+
+def os_error(number: int, path: str | None = None) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+LOST = "DataLoader worker (pid 7) is killed by signal: Killed. Details are lost"
+GONE = "DataLoader worker (pid(s) 7, 8) exited unexpectedly"
+OOM = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
+HOST = "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried"
+CASES = {
+    "no access": (
+        os_error(errno.EACCES, "/data/pictures/a.png"),
+        2,
+        "data.path: /data/pictures/a.png: Permission denied; give this user the right",
+    ),
+    "too long": (
+        os_error(errno.ENAMETOOLONG, f"/x/{'a' * 300}"),
+        2,
+        f"/x/{'a' * 97}…{'a' * 100}: File name too long; a name has at most 255 bytes",
+    ),
+    "circle": (os_error(errno.ELOOP, "a"), 2, "a: Too many levels of symbolic links; its links go"),
+    "full": (os_error(errno.ENOSPC, "/runs/mine/x"), 1, "output_dir: /runs/mine/x: No space left"),
+    "read only": (os_error(errno.EROFS, "/o/x"), 1, "/o/x: Read-only file system; nothing can be"),
+    "limit": (os_error(errno.EFBIG, "/o/x"), 1, "/o/x: File too large; the disk's format or"),
+    "descriptors": (os_error(errno.EMFILE), 1, "Too many open files; raise the limit (`ulimit -n "),
+    "of a worker": (
+        OSError("Caught OSError in DataLoader worker process 0.\n[Errno 24] Too many open files"),
+        1,
+        "Too many open files; raise the limit",
+    ),
+    "of torch": (
+        RuntimeError("Too many open files. Communication with the workers is no longer possible"),
+        1,
+        "Too many open files; raise the limit",
+    ),
+    "zero byte": (ValueError("embedded null byte"), 2, "a path contains the character U+0000"),
+    "input": (InputError("x: \x1b[2Jwrong"), 2, "x: \\x1b[2Jwrong"),
+    "device": (
+        torch.OutOfMemoryError(OOM),
+        1,
+        "the device has not enough memory for 2.00 GiB more; lower train_batch_size",
+    ),
+    "host": (
+        RuntimeError(HOST),
+        1,
+        "the system has not enough memory; lower train_batch_size",
+    ),
+    "numpy": (
+        MemoryError("Unable to allocate 3.00 TiB for an array"),
+        1,
+        "the system has not enough memory for 3.00 TiB more; lower train_batch_size",
+    ),
+    "killed": (
+        RuntimeError(LOST),
+        1,
+        "a process that prepares examples was ended from outside (signal: Killed), most likely by",
+    ),
+    "gone": (RuntimeError(GONE), 1, "a process that prepares examples was ended from outside, "),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_failure_is_one_message(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error, status, message = CASES[case]
+    assert run_command("work", fail_with(error), []) == status
+    err = capsys.readouterr().err
+    assert err.startswith(f"work: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command("work", fail_with(ZeroDivisionError()), [])
+    with pytest.raises(RuntimeError, match="shape"):
+        run_command("work", fail_with(RuntimeError("shape mismatch")), [])
+
+
+def test_a_library_that_writes_by_itself_names_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(arguments: list[str]) -> int:
+        save_file({"a": torch.zeros(4)}, tmp_path / "none" / "a.safetensors")
+        return 0
+
+    assert run_command("work", work, []) == 2
+    assert capsys.readouterr().err.startswith("work: No such file or directory; check the path")
