@@ -14,7 +14,7 @@ def sd(name: str) -> list[str]:
     return [f"base_model.path={FULL}/{name}", f"data.path={PICTURES}"]
 
 
-CLIPS = ["data.path=."]
+CLIPS = [f"data.path={PICTURES}"]
 XL = [*sd("sdxl"), "data.resolution=1024", "base_model.vae_precision=fp32"]
 ONE = ["train_batch_size=1"]
 UNCHECKPOINTED = ["gradient_checkpointing=false"]

@@ -307,7 +307,7 @@ def test_broken_picture_ends_the_run(
     for file in pictures.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "4-magenta.png").write_bytes(b"no picture")
-    done = commands.train(f"output_dir={tmp_path}/runs", f"data.path={tmp_path}", *options)
+    done = commands.train(f"output_dir={tmp_path}/.runs", f"data.path={tmp_path}", *options)
     assert done.status == 2
     errors = [line for line in done.err.splitlines() if line.startswith("train: ")]
     assert len(errors) == 3
@@ -318,7 +318,8 @@ def test_broken_picture_ends_the_run(
 
 
 def test_empty_folder_and_wrong_part_are_wrong_input(commands: Any, tmp_path: Path) -> None:
-    empty = commands.train(f"output_dir={tmp_path}", f"data.path={tmp_path}")
+    (tmp_path / "empty").mkdir()
+    empty = commands.train(f"output_dir={tmp_path}", f"data.path={tmp_path}/empty")
     assert empty.status == 2
     assert empty.err.startswith("train: data.path: no pictures in")
     part = commands.train(f"output_dir={tmp_path}", "optimizer.learning_rates={text_encoder: 0.1}")

@@ -184,7 +184,7 @@ def test_the_unet_is_told_the_sizes_of_each_example(
         image = Image.effect_noise((16 + 8 * number, 16), 50)
         image.save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("a")
-    more = ["train_batch_size=3", "max_train_steps=2", f"output_dir={tmp_path}/runs"]
+    more = ["train_batch_size=3", "max_train_steps=2", f"output_dir={tmp_path}/.runs"]
     made = recipe(f"data.path={tmp_path}", *more, *options)
     trainer, told = Trainer(made), []
     trainer.base.denoiser.register_forward_pre_hook(
