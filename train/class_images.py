@@ -53,7 +53,7 @@ def draw_missing(
     """Generate this process's share of the missing images, until `stop` returns something true.
 
     Raises:
-        InputError: a folder cannot be written to.
+        InputError: a folder cannot be written to, or an image is not finite.
     """
     sampling, extensions = recipe.sampling, recipe.data.captions.extensions
     found = portions(folders, recipe.seed, sampling.batch_size, extensions)
@@ -64,7 +64,13 @@ def draw_missing(
         requests = [
             request_for(picture, concept, sampling.settings, resolution) for picture in pictures
         ]
-        for picture, drawing in zip(pictures, draw(base, requests, len(requests)), strict=True):
+        try:
+            drawings = draw(base, requests, len(requests))
+        except FloatingPointError as error:
+            raise InputError(
+                f"class pictures of {concept.class_prompt!r} cannot be drawn: {error}"
+            ) from error
+        for picture, drawing in zip(pictures, drawings, strict=True):
             keep(picture, drawing)
         if stop():
             return

@@ -39,6 +39,7 @@ from inference.deforum.products import (
     new_run,
     run_of_settings,
     run_of_timestring,
+    runs_without_state,
 )
 from inference.deforum.schedules import (
     Schedules,
@@ -49,7 +50,8 @@ from inference.deforum.schedules import (
     folder_name,
     without_effect,
 )
-from inference.deforum.settings import Settings, recipe_settings
+from inference.deforum.settings import Settings, load_settings, recipe_settings
+from inference.files import write_atomically
 from inference.recipe import dump_recipe
 from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals
 
@@ -124,6 +126,19 @@ class Animation:
         for remark in without_effect(drawn):
             warnings.warn(remark, DrawWarning, stacklevel=2)
         self.print = fingerprint(settings, recipe)
+        self.plan(settings)
+        while not self.claim():  # another animation of this second was faster
+            self.plan(settings)
+        self.script.settings.save(self.run.settings)
+        self.save_recipe()
+
+    def plan(self, settings: Settings) -> None:
+        """Choose the run, and check everything that depends on it.
+
+        Raises:
+            InputError: a setting is wrong.
+        """
+        recipe = self.recipe
         self.run, self.state, settings = self.begin(settings)
         names = [name for name, one in recipe.artifacts.items() if one is not None]
         self.script = Script(
@@ -140,9 +155,25 @@ class Animation:
         if self.estimator is None and self.script["depth_model"]:
             self.estimator = open_depth(self.script["depth_model"], device)
         self.masks = FrameMasks(self.script, self.script.video, self.words(device))
+
+    def claim(self) -> bool:
+        """Create the run's folder, and its state before frame 0, unless it is resumed.
+
+        Of several animations that have chosen one name only one creates this file; so a run that
+        ends before its first frame can be resumed, too.
+
+        Returns:
+            Whether the name is this run's.
+        """
         self.run.make()
-        self.script.settings.save(self.run.settings)
-        self.save_recipe()
+        if self.state.seeds:
+            return True
+        self.state.seeds = seed_sequence(self.script).state()
+        try:
+            save_state(self.run.state, self.state, self.print, is_first=True)
+        except FileExistsError:
+            return False
+        return True
 
     def begin(self, settings: Settings) -> tuple[RunFolder, State, Settings]:
         """Return the folder and state of the run, and the settings with its seed."""
@@ -153,15 +184,17 @@ class Animation:
             run = new_run(lambda time: output / folder_name(settings, time))
             return run, State(), settings
         if not found.state.is_file():
-            raise InputError(f"resume: {found.state} is missing; the run cannot be resumed")
+            tell(f"resume: {found.state} is missing, so {found.timestring} starts from frame 0")
+            seed = load_settings(str(found.settings))["seed"]
+            return found, State(), settings.replace(seed=seed)
         state, known = load_state(found.state)
         if known != self.print:
-            warnings.warn(
+            tell(
                 f"{found.state}: was written with other settings; the remaining frames use the "
-                "new ones",
-                DrawWarning,
-                stacklevel=3,
+                "new ones"
             )
+        if not state.emitted:
+            tell(f"resume: {found.timestring} was stopped before its first frame; it starts there")
         return found, state, settings.replace(seed=state.seeds["run_seed"])
 
     def check_resumed(self) -> None:
@@ -193,8 +226,20 @@ class Animation:
             return run_of_timestring(folder, settings["resume_timestring"])
         if not self.recipe.resume:
             return None
-        saved = self.recipe.settings_file and run_of_settings(self.recipe.settings_file)
-        return saved or latest_run(folder, self.print)
+        file = self.recipe.settings_file
+        found = (file and run_of_settings(file, folder)) or latest_run(folder, self.print)
+        found = found or next(filter(self.is_of, runs_without_state(folder)), None)
+        if found is None:
+            tell(f"resume: no animation of these settings was begun in {folder}; it begins anew")
+        return found
+
+    def is_of(self, run: RunFolder) -> bool:
+        """Return whether a run has saved the settings of this animation."""
+        try:
+            return fingerprint(load_settings(str(run.settings)), self.recipe) == self.print
+        except InputError as error:
+            tell(f"resume: skipped: {error}")
+            return False
 
     def words(self, device: str) -> Any:
         """Return the model for word masks, if the settings name one."""
@@ -209,7 +254,10 @@ class Animation:
         recipe = dataclasses.replace(
             self.recipe, settings_file=str(self.run.settings), settings={}, resume=False
         )
-        self.run.file("_recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        text = dump_recipe(recipe)
+        write_atomically(
+            self.run.file("_recipe.yaml"), lambda file: file.write_text(text, encoding="utf-8")
+        )
 
     def draw(self, generator: FrameGenerator, log: Log = print) -> None:
         """Generate the remaining frames, then write the videos.
@@ -232,10 +280,7 @@ class Animation:
         """Return the frame loop of the animation mode."""
         script = self.script
         seeds = seed_sequence(script)
-        if self.state.seeds:
-            seeds.restore(self.state.seeds)
-        else:
-            self.state.seeds = seeds.state()
+        seeds.restore(self.state.seeds)
         self.depths = Depths(script, self.estimator, self.run.save_depth)
         colors = Colors(script)
         if not script.has_feedback:
@@ -262,6 +307,11 @@ class Animation:
     def show(self, frame: int, picture: np.ndarray) -> None:
         """Save a frame."""
         self.run.save_frame(frame, picture)
+
+
+def tell(remark: str) -> None:
+    """Report something about a resumed run."""
+    warnings.warn(remark, DrawWarning, stacklevel=4)
 
 
 def seed_sequence(script: Script) -> SeedSequence:

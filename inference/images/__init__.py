@@ -6,7 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.images.command import draw_images
-    from inference.images.drawing import Drawing, draw, draw_batch, evaluation
+    from inference.images.drawing import Drawing, check_finite, draw, draw_batch, evaluation
     from inference.images.img2img import (
         TO_XYZ,
         WHITE,
@@ -40,6 +40,7 @@ __all__ = [
     "WHITE",
     "Drawing",
     "InitImage",
+    "check_finite",
     "correct_colors",
     "draw",
     "draw_batch",

@@ -7,12 +7,10 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.media.grid import image_grid, save_grid, write_new_grid
     from inference.media.outputs import (
-        DIGITS,
         PictureForm,
-        nothing_left,
         prepare_folder,
-        reserve,
-        reserve_name,
+        text_writer,
+        write_files,
         write_new,
         write_picture,
     )
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_FPS",
-    "DIGITS",
     "LARGEST_SIDE",
     "PICTURES",
     "PICTURE_EXTENSIONS",
@@ -65,7 +62,6 @@ __all__ = [
     "image_grid",
     "is_animated",
     "iter_frames",
-    "nothing_left",
     "pictures_in",
     "prepare_folder",
     "probe",
@@ -74,13 +70,13 @@ __all__ = [
     "read_frames",
     "read_pictures",
     "read_user_comment",
-    "reserve",
-    "reserve_name",
     "save_grid",
     "save_png",
     "sequence_files",
+    "text_writer",
     "user_comment",
     "video_facts",
+    "write_files",
     "write_gif",
     "write_mp4",
     "write_new",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from inference.config import ImageConfig
 from inference.models import DiffusionModel
@@ -10,9 +12,11 @@ from train.config import TrainRecipe
 from train.data import Examples
 from train.families import training_of
 from train.monitoring.clip_previews import ClipGrid
-from train.monitoring.previews import PromptGrid, reconstruction_grid
+from train.monitoring.previews import PromptGrid, Shown, reconstruction_grid
 from train.monitoring.run import Run
 from train.optimization import Optimization
+
+Result = TypeVar("Result")
 
 
 def build_grid(
@@ -63,7 +67,7 @@ class Previews:
         if self.draws_prompts:
             folder = self.run.folder
             with folder.saving(folder.samples, (OSError,)), self.weights.of_base():
-                self.grid.keep_base_row()
+                self.unless_not_finite(self.grid.keep_base_row, "the base model's row")
 
     def draw(self, step: int, examples: Examples) -> None:
         """Generate the prompts, or an autoencoder's reconstructions, with the weights as saved."""
@@ -71,13 +75,26 @@ class Previews:
             return
         path = self.run.folder.grid(step)
         with self.run.folder.saving(path, (OSError,)), self.weights.as_saved_and_drawn():
-            if self.draws_prompts:
-                drawn = self.grid.save(path, step)
-            else:
-                shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
-                drawn = reconstruction_grid(self.base, shown, path)
+            drawn = self.unless_not_finite(lambda: self.drawn(path, step, examples), str(path))
+        if drawn is None:
+            return
         self.run.progress.say(f"drew {path}")
         assert self.run.board is not None
         self.run.board.image("grid", drawn.image, step)
         if drawn.animation is not None:
             self.run.board.animation("clips", drawn.animation, drawn.fps, step)
+
+    def drawn(self, path: Path, step: int, examples: Examples) -> Shown:
+        """Generate and save the grid of a step; return it."""
+        if self.draws_prompts:
+            return self.grid.save(path, step)
+        shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
+        return reconstruction_grid(self.base, shown, path)
+
+    def unless_not_finite(self, draw: Callable[[], Result], what: str) -> Result | None:
+        """Draw; warn and return None if a value is not finite, since the run can go on without."""
+        try:
+            return draw()
+        except FloatingPointError as error:
+            self.run.progress.say(f"warning: {what} was not drawn: {error}")
+            return None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         new_run,
         run_of_settings,
         run_of_timestring,
+        runs_without_state,
     )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "new_run",
     "run_of_settings",
     "run_of_timestring",
+    "runs_without_state",
 ]
 
 __getattr__ = lazy(__name__, __file__)

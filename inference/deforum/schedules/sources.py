@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from inference.files import write_atomically
 from inference.images import open_init_image, read_image
 from inference.media import PICTURES, iter_frames, pictures_in
 from inference.runtime import InputError
@@ -139,13 +140,15 @@ class VideoFrames:
         if not extraction.anew and stamp.is_file() and stamp.read_text("utf-8") == origin:
             return sorted(self.folder.glob(f"{glob_safe(stem)}{'[0-9]' * DIGITS}.png"))
         self.folder.mkdir(parents=True, exist_ok=True)
+        stamp.unlink(missing_ok=True)  # the last thing written: without it the frames count not
         for old in self.folder.glob(f"{glob_safe(stem)}{'[0-9]' * DIGITS}.png"):
             old.unlink()
         files = []
         for number, picture in enumerate(self.decoded(extraction)):
             files.append(self.folder / f"{stem}{number:0{DIGITS}}.png")
-            Image.fromarray(picture).save(files[-1], compress_level=1)
-        stamp.write_text(origin, "utf-8")
+            image = Image.fromarray(picture)
+            write_atomically(files[-1], partial(image.save, format="PNG", compress_level=1))
+        write_atomically(stamp, lambda file: file.write_text(origin, "utf-8"))
         return files
 
     def decoded(self, extraction: Extraction) -> Iterable[np.ndarray]:

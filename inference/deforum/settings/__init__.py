@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     )
     from inference.deforum.settings.parseq import managed_prompts, managed_values
     from inference.deforum.settings.settings import Settings
-    from inference.deforum.settings.settings_recipe import load_settings_recipe, recipe_settings
+    from inference.deforum.settings.settings_recipe import (
+        load_settings,
+        load_settings_recipe,
+        recipe_settings,
+    )
 
 __all__ = [
     "DEFORUM",
@@ -43,6 +47,7 @@ __all__ = [
     "compute",
     "evaluated",
     "is_number",
+    "load_settings",
     "load_settings_recipe",
     "managed_prompts",
     "managed_values",
