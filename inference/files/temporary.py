@@ -70,14 +70,18 @@ def unfinished(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def final_name_in_errors(path: Path, target: Path) -> Iterator[None]:
-    """Let errors of the system name a file's final path instead of the hidden one."""
+    """Let errors of the system name a file's final path instead of the hidden one.
+
+    Raises:
+        OSError: what the block raised, of the same kind.
+    """
     try:
         yield
     except OSError as error:
         is_hidden = error.filename is None or str(error.filename).startswith(str(path))
-        if error.errno is not None and is_hidden:
-            error.filename = str(target)
-        raise
+        if error.errno is None or not is_hidden:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Exif tag UserComment, as the library piexif writes it. GIF: the comment.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from collections.abc import Callable, Mapping
@@ -59,7 +60,22 @@ def png_writer(image: Image.Image, texts: Mapping[str, str]) -> Callable[[Path],
     chunks = PngInfo()
     for keyword, text in texts.items():
         chunks.add_text(keyword, encodable(text))
-    return lambda file: image.save(file, format="PNG", pnginfo=chunks)
+    return image_writer(image, "PNG", pnginfo=chunks)
+
+
+def image_writer(image: Image.Image, kind: str, **options: Any) -> Callable[[Path], object]:
+    """Return a function that writes an image in Pillow's format `kind`.
+
+    It is encoded in memory: Pillow's own writing of JPEG loses data on a full disk without an error
+    (`encode_to_file` takes a short write for a complete one).
+    """
+
+    def write(file: Path) -> None:
+        buffer = io.BytesIO()
+        image.save(buffer, format=kind, **options)
+        file.write_bytes(buffer.getbuffer())
+
+    return write
 
 
 def save_picture(path: Path, image: Image.Image, infotext: str, quality: int = 80) -> None:
@@ -97,7 +113,7 @@ def picture_writer(
     elif suffix in (".jpg", ".jpeg") and image.mode != "RGB":
         image = image.convert("RGB")
     kind = {".jpg": "JPEG"}.get(suffix, suffix[1:].upper())
-    return lambda file: image.save(file, format=kind, **options)
+    return image_writer(image, kind, **options)
 
 
 def fitting_format(size: tuple[int, int], infotext: str, wanted: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from inference.deforum.schedules import DIGITS, timestring
 from inference.files import write_atomically
-from inference.media import prepare_folder
+from inference.media import image_writer, prepare_folder
 from inference.runtime import DrawWarning, InputError
 
 SETTINGS = re.compile(r"(\d{14})_settings\.txt")
@@ -65,8 +65,7 @@ class RunFolder:
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """Write an image, (h, w) or (h, w, 3), atomically."""
-    image = Image.fromarray(picture)
-    write_atomically(path, lambda file: image.save(file, format="PNG", compress_level=4))
+    write_atomically(path, image_writer(Image.fromarray(picture), "PNG", compress_level=4))
 
 
 def new_run(folder_at: Callable[[str], Path]) -> RunFolder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 
 from inference.files import write_atomically
 from inference.images import open_init_image, read_image
-from inference.media import PICTURES, iter_frames, pictures_in
+from inference.media import PICTURES, image_writer, iter_frames, pictures_in
 from inference.runtime import InputError
 
 DIGITS = 9
@@ -146,8 +146,8 @@ class VideoFrames:
         files = []
         for number, picture in enumerate(self.decoded(extraction)):
             files.append(self.folder / f"{stem}{number:0{DIGITS}}.png")
-            image = Image.fromarray(picture)
-            write_atomically(files[-1], partial(image.save, format="PNG", compress_level=1))
+            write = image_writer(Image.fromarray(picture), "PNG", compress_level=1)
+            write_atomically(files[-1], write)
         write_atomically(stamp, lambda file: file.write_text(origin, "utf-8"))
         return files
 

@@ -105,7 +105,7 @@ def test_killed_before_its_first_frame_it_starts_from_the_beginning(
     assert len(again) == 2
     assert (animate.last.script.seed == seed) == is_same
     assert (animate.last.run.settings == settings) or not is_same
-    assert not [file for file in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_of_two_that_begin_in_one_second_the_second_takes_the_next(
