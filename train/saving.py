@@ -145,7 +145,7 @@ class Savings:
             path.parent.mkdir(exist_ok=True)
             pictures, others = self.data.facts["pictures"], len(self.data.class_pictures)
             metadata = run_metadata(member.recipe, step, pictures, others)
-            with self.run.saving(path), self.finite_alone(path), self.weights.as_saved():
+            with self.finite_alone(path), self.run.saving(path), self.weights.as_saved():
                 artifact = member.objective.artifact()
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
             self.run.point_last(path)

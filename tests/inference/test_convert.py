@@ -289,3 +289,21 @@ def test_nothing_is_overwritten_unasked(lora_file, tmp_path, capsys):
     converted: Any = load_artifact(out)
     original: Any = load_artifact(lora_file)
     assert converted.layers.keys() == original.layers.keys()
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "folder", "single file", "embedding", "hypernetwork"])
+def test_what_fp16_cannot_hold_is_not_written(
+    kind: str, tiny_base: BaseModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = LARGE[kind](tiny_base, tmp_path)
+    name, to = OUT_OF[kind]
+    out = tmp_path / name
+    assert main([str(made), str(out), "--to", to, "--dtype", "fp16"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"convert: {out}: was not written: ")
+    assert "tensors are not finite (NaN or infinite) in fp16" in message
+    assert "--dtype" in message
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
+    assert main([str(made), str(out), "--to", to, "--dtype", "bf16"]) == 0
+    assert out.exists()
