@@ -38,8 +38,11 @@ _swept: set[str] = set()
 
 @cache
 def this_host() -> str:
-    """Return 8 hexadecimal digits that stand for this host."""
-    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+    """Return 8 hexadecimal digits that stand for this host, or for this container on it."""
+    name = platform.node()
+    with suppress(OSError):  # only Linux has it: the numbers of processes differ by container
+        name += str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
 
 
 def hidden_name(target: Path, end: str = END) -> Path:

@@ -181,7 +181,7 @@ def test_failed_writing_leaves_nothing(recipe, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.media.outputs.save_picture", fail)
+    monkeypatch.setattr("inference.media.outputs.picture_writer", lambda *_: fail)
     with pytest.raises(OSError, match="disk full"):
         main(recipe)
     assert list(Path("out").iterdir()) == []
