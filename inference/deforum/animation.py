@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -129,8 +129,24 @@ class Animation:
         self.plan(settings)
         while not self.claim():  # another animation of this second was faster
             self.plan(settings)
-        self.script.settings.save(self.run.settings)
+        self.held = self.hold()
         self.save_recipe()
+
+    def hold(self) -> IO[bytes]:
+        """Save the settings, and lock their file, so that one process at a time draws the run.
+
+        Raises:
+            InputError: another process draws it.
+        """
+        settings, file = self.script.settings, self.run.settings
+        if not file.is_file():
+            settings.save(file)
+        held = self.run.hold()
+        if file.read_bytes() != settings.text().encode():
+            settings.save(file)
+            held.close()
+            held = self.run.hold()
+        return held
 
     def plan(self, settings: Settings) -> None:
         """Choose the run, and check everything that depends on it.
@@ -272,9 +288,10 @@ class Animation:
             if signals.number and state.frame < self.script.max_frames:
                 raise Interrupted(signals.number, self.run.state)
 
-        with signals.noted(log, "frame"):
-            self.loop(generator).run(self.state, saved)
-        finish(self.script, self.run, self.recipe, self.state, log, self.depths)
+        with self.held:
+            with signals.noted(log, "frame"):
+                self.loop(generator).run(self.state, saved)
+            finish(self.script, self.run, self.recipe, self.state, log, self.depths)
 
     def loop(self, generator: FrameGenerator) -> FeedbackLoop | IndependentFrames:
         """Return the frame loop of the animation mode."""

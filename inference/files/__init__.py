@@ -6,6 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.files.atomic import (
+        lock_file,
         name_new,
         one_at_a_time,
         remove_left_overs,
@@ -52,6 +53,7 @@ __all__ = [
     "final_name_in_errors",
     "fitting",
     "is_finite",
+    "lock_file",
     "lora_hash",
     "lora_legacy_hash",
     "name_new",

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from inference.files.temporary import final_name_in_errors, unfinished
 
@@ -84,6 +85,26 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def lock_file(path: Path) -> IO[bytes] | None:
+    """Lock a file until what is returned is closed, or this process ends.
+
+    Returns:
+        The open file; None if another process has locked it. A disk without locks locks nothing.
+    """
+    file = path.open("rb")
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:  # the disk has no locks
+            return file
+    return file
 
 
 def sync(path: Path) -> None:

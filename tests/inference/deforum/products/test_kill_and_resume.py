@@ -9,7 +9,7 @@ from PIL import Image
 
 from inference.deforum.animation import Animation
 from inference.deforum.loop.generator import SeededGenerator, random_picture
-from inference.runtime.errors import DrawWarning
+from inference.runtime.errors import DrawWarning, InputError
 
 FRAMES = 24
 CARRIED = {
@@ -129,3 +129,23 @@ def test_of_two_that_begin_in_one_second_the_second_takes_the_next(
     for run in (taken[0], animate.last.run):
         assert len(run.frames()) == 2
         assert run.settings.is_file()
+
+
+def test_of_two_that_resume_at_once_the_second_says_why_it_does_not(animate, tmp_path):
+    """Also beside the one that began."""
+
+    def another_begins(frame):
+        before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+        early = pytest.warns(DrawWarning, match="before its first frame")
+        with (
+            early if frame == 0 else nullcontext(),
+            pytest.raises(InputError, match=r"_settings.txt: another process is drawing this"),
+        ):
+            animate(SeededGenerator(), recipe={"resume": True}, **SHORT)
+        assert before == {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+        tried.append(frame)
+
+    tried = []
+    animate(SeededGenerator(), show=another_begins, **SHORT)
+    assert tried == [0, 1]
+    animate(SeededGenerator(), recipe={"resume": True}, **SHORT)
