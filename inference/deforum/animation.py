@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -51,7 +51,7 @@ from inference.deforum.schedules import (
     without_effect,
 )
 from inference.deforum.settings import Settings, load_settings, recipe_settings
-from inference.files import write_atomically
+from inference.files import HeldFile, write_atomically
 from inference.recipe import dump_recipe
 from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals
 
@@ -132,7 +132,7 @@ class Animation:
         self.held = self.hold()
         self.save_recipe()
 
-    def hold(self) -> IO[bytes]:
+    def hold(self) -> HeldFile:
         """Save the settings, and lock their file, so that one process at a time draws the run.
 
         Raises:
@@ -144,7 +144,7 @@ class Animation:
         held = self.run.hold()
         if file.read_bytes() != settings.text().encode():
             settings.save(file)
-            held.close()
+            held.release()
             held = self.run.hold()
         return held
 
@@ -200,17 +200,21 @@ class Animation:
             run = new_run(lambda time: output / folder_name(settings, time))
             return run, State(), settings
         if not found.state.is_file():
-            tell(f"resume: {found.state} is missing, so {found.timestring} starts from frame 0")
+            warn_resuming(
+                f"resume: {found.state} is missing, so {found.timestring} starts from frame 0"
+            )
             seed = load_settings(str(found.settings))["seed"]
             return found, State(), settings.replace(seed=seed)
         state, known = load_state(found.state)
         if known != self.print:
-            tell(
+            warn_resuming(
                 f"{found.state}: was written with other settings; the remaining frames use the "
                 "new ones"
             )
         if not state.emitted:
-            tell(f"resume: {found.timestring} was stopped before its first frame; it starts there")
+            warn_resuming(
+                f"resume: {found.timestring} was stopped before its first frame; it starts there"
+            )
         return found, state, settings.replace(seed=state.seeds["run_seed"])
 
     def check_resumed(self) -> None:
@@ -246,7 +250,9 @@ class Animation:
         found = (file and run_of_settings(file, folder)) or latest_run(folder, self.print)
         found = found or next(filter(self.is_of, runs_without_state(folder)), None)
         if found is None:
-            tell(f"resume: no animation of these settings was begun in {folder}; it begins anew")
+            warn_resuming(
+                f"resume: no animation of these settings was begun in {folder}; it begins anew"
+            )
         return found
 
     def is_of(self, run: RunFolder) -> bool:
@@ -254,7 +260,7 @@ class Animation:
         try:
             return fingerprint(load_settings(str(run.settings)), self.recipe) == self.print
         except InputError as error:
-            tell(f"resume: skipped: {error}")
+            warn_resuming(f"resume: skipped: {error}")
             return False
 
     def words(self, device: str) -> Any:
@@ -288,10 +294,12 @@ class Animation:
             if signals.number and state.frame < self.script.max_frames:
                 raise Interrupted(signals.number, self.run.state)
 
-        with self.held:
+        try:
             with signals.noted(log, "frame"):
                 self.loop(generator).run(self.state, saved)
             finish(self.script, self.run, self.recipe, self.state, log, self.depths)
+        finally:
+            self.held.release()
 
     def loop(self, generator: FrameGenerator) -> FeedbackLoop | IndependentFrames:
         """Return the frame loop of the animation mode."""
@@ -326,7 +334,7 @@ class Animation:
         self.run.save_frame(frame, picture)
 
 
-def tell(remark: str) -> None:
+def warn_resuming(remark: str) -> None:
     """Report something about a resumed run."""
     warnings.warn(remark, DrawWarning, stacklevel=4)
 

@@ -6,7 +6,8 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.files.atomic import (
-        lock_file,
+        HeldFile,
+        hold_file,
         name_new,
         one_at_a_time,
         remove_left_overs,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDING_PICTURES",
     "PICKLES",
+    "HeldFile",
     "Naming",
     "NotFiniteError",
     "TensorFile",
@@ -52,8 +54,8 @@ __all__ = [
     "fill_in",
     "final_name_in_errors",
     "fitting",
+    "hold_file",
     "is_finite",
-    "lock_file",
     "lora_hash",
     "lora_legacy_hash",
     "name_new",

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from inference.files.temporary import final_name_in_errors, unfinished
 
@@ -87,24 +86,35 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def lock_file(path: Path) -> IO[bytes] | None:
-    """Lock a file until what is returned is closed, or this process ends.
+class HeldFile:
+    """A locked file, until it is released or this process ends."""
 
-    Returns:
-        The open file; None if another process has locked it. A disk without locks locks nothing.
-    """
-    file = path.open("rb")
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        """Let others lock it."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def hold_file(path: Path) -> HeldFile | None:
+    """Lock a file; return None if another process has. A disk without locks locks nothing."""
+    held = HeldFile(os.open(path, os.O_RDONLY))
     if os.name == "posix":
         import fcntl
 
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
             return None
         except OSError:  # the disk has no locks
-            return file
-    return file
+            return held
+    return held
 
 
 def sync(path: Path) -> None:

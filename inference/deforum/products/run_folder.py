@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from inference.deforum.schedules import DIGITS, timestring
-from inference.files import lock_file, write_atomically
+from inference.files import HeldFile, hold_file, write_atomically
 from inference.media import image_writer, prepare_folder
 from inference.runtime import DrawWarning, InputError
 
@@ -55,13 +54,13 @@ class RunFolder:
         """Write a frame's depth map, (h, w)."""
         save_png(self.file(f"_depth_{number:0{DIGITS}}.png"), depth)
 
-    def hold(self) -> IO[bytes]:
-        """Lock the settings file, until what is returned is closed or this process ends.
+    def hold(self) -> HeldFile:
+        """Lock the settings file, until it is released or this process ends.
 
         Raises:
             InputError: another process holds it.
         """
-        file = lock_file(self.settings)
+        file = hold_file(self.settings)
         if file is None:
             raise InputError(
                 f"{self.settings}: another process is drawing this animation; wait until it has "
