@@ -200,19 +200,17 @@ class Animation:
             run = new_run(lambda time: output / folder_name(settings, time))
             return run, State(), settings
         if not found.state.is_file():
-            warn_resuming(
-                f"resume: {found.state} is missing, so {found.timestring} starts from frame 0"
-            )
+            notice(f"resume: {found.state} is missing, so {found.timestring} starts from frame 0")
             seed = load_settings(str(found.settings))["seed"]
             return found, State(), settings.replace(seed=seed)
         state, known = load_state(found.state)
         if known != self.print:
-            warn_resuming(
+            notice(
                 f"{found.state}: was written with other settings; the remaining frames use the "
                 "new ones"
             )
         if not state.emitted:
-            warn_resuming(
+            notice(
                 f"resume: {found.timestring} was stopped before its first frame; it starts there"
             )
         return found, state, settings.replace(seed=state.seeds["run_seed"])
@@ -250,9 +248,7 @@ class Animation:
         found = (file and run_of_settings(file, folder)) or latest_run(folder, self.print)
         found = found or next(filter(self.is_of, runs_without_state(folder)), None)
         if found is None:
-            warn_resuming(
-                f"resume: no animation of these settings was begun in {folder}; it begins anew"
-            )
+            notice(f"resume: no animation of these settings was begun in {folder}; it begins anew")
         return found
 
     def is_of(self, run: RunFolder) -> bool:
@@ -260,7 +256,7 @@ class Animation:
         try:
             return fingerprint(load_settings(str(run.settings)), self.recipe) == self.print
         except InputError as error:
-            warn_resuming(f"resume: skipped: {error}")
+            notice(f"resume: skipped: {error}")
             return False
 
     def words(self, device: str) -> Any:
@@ -334,7 +330,7 @@ class Animation:
         self.run.save_frame(frame, picture)
 
 
-def warn_resuming(remark: str) -> None:
+def notice(remark: str) -> None:
     """Report something about a resumed run."""
     warnings.warn(remark, DrawWarning, stacklevel=4)
 
