@@ -141,6 +141,21 @@ def convert(request: Request) -> list[str]:
     Raises:
         InputError: IN cannot be read, or cannot be converted to this format.
     """
+    from inference.files import NotFiniteError
+
+    try:
+        return converted(request)
+    except NotFiniteError as error:
+        raise InputError(f"{request.output}: was not written: {error}") from error
+
+
+def converted(request: Request) -> list[str]:
+    """Write OUT, and return the lines to print.
+
+    Raises:
+        InputError: IN cannot be read, or cannot be converted to this format.
+        NotFiniteError: a value is not finite.
+    """
     from inference.artifacts import Checkpoint, load_artifact
     from inference.models import is_single_file, resolve_path
 
@@ -284,7 +299,7 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
 
     import torch
 
-    from inference.files import serialize, write_atomically
+    from inference.files import refuse_not_finite, serialize, write_atomically
 
     if len(artifact.learned.by_encoder()) > 1:
         raise InputError(
@@ -292,6 +307,7 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
             "of diffusers' format holds; --to kohya keeps them together"
         )
     tensors = {artifact.name: artifact.learned.vectors.detach().to("cpu", dtype).contiguous()}
+    refuse_not_finite(tensors)
     if path.suffix == ".bin":
         buffer = io.BytesIO()
         torch.save(tensors, buffer)

@@ -53,7 +53,7 @@ def draw_missing(
     """Generate this process's share of the missing images, until a signal comes.
 
     Raises:
-        InputError: a folder cannot be written to.
+        InputError: a folder cannot be written to, or an image is not finite.
     """
     sampling, extensions = recipe.sampling, recipe.data.captions.extensions
     found = portions(folders, recipe.seed, sampling.batch_size, extensions)
@@ -67,6 +67,10 @@ def draw_missing(
         try:
             with signals.at_once():
                 drawings = draw(base, requests, len(requests))
+        except FloatingPointError as error:
+            raise InputError(
+                f"class pictures of {concept.class_prompt!r} cannot be drawn: {error}"
+            ) from error
         except Stopped:
             return
         for picture, drawing in zip(pictures, drawings, strict=True):

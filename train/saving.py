@@ -1,10 +1,12 @@
 """Checkpoints and artifacts of a run."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from inference.artifacts import twin_of
+from inference.files import NotFiniteError
 from inference.models import DTYPES
 from inference.runtime import limner_version
 from train.common import RESERVE, RunDirectoryError, SavingError
@@ -71,8 +73,14 @@ class Savings:
         """Write the state to resume from; the oldest checkpoints are deleted.
 
         Raises:
-            SavingError: the disk has no room for it, and nothing was written; or writing failed.
+            SavingError: the disk has no room for it, or trained weights are not finite, and nothing
+                was written; or writing failed.
         """
+        if not self.state.is_trained_finite():
+            raise SavingError(
+                f"{self.run.checkpoint(step)} was not written, since trained weights are not finite"
+                f" (NaN or infinite): a lower learning rate may help{self._kept()}"
+            )
         target, needed = self.run.checkpoint(step), self.checkpoint_bytes()
         if needed > room(self.run.path) and not target.exists():
             what = f"{target} was not written, since the disk has no room for it"
@@ -137,7 +145,7 @@ class Savings:
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
             pictures, others = self.data.facts["pictures"], len(self.data.class_pictures)
             metadata = run_metadata(member.recipe, step, pictures, others)
-            with self.run.saving(path), self.weights.as_saved():
+            with self.finite_alone(path), self.run.saving(path), self.weights.as_saved():
                 path.parent.mkdir(exist_ok=True)
                 artifact = member.objective.artifact()
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
@@ -155,6 +163,24 @@ class Savings:
             self.run.listing.add([*paths, *twins], self.run.identity)
         for path in paths:
             self.run.point_last(path, self.say)
+
+    @contextmanager
+    def finite_alone(self, path: Path) -> Iterator[None]:
+        """Report that an artifact is not finite in its precision.
+
+        Raises:
+            SavingError: it is not; earlier saves are intact.
+        """
+        try:
+            yield
+        except NotFiniteError as error:
+            raise SavingError(f"{path} was not written: {error}{self._kept()}") from error
+
+    def _kept(self) -> str:
+        """Return what a run can resume from after a refused saving, as the end of a sentence."""
+        newest = self.run.newest_checkpoint()
+        kept = f"; resume=true continues from {newest}" if newest else ""
+        return f". What was saved before is untouched{kept}"
 
     def are_made(self, step: int) -> bool:
         """Return whether the artifacts of a step exist, as they were written."""

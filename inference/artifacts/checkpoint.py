@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 from weakref import WeakKeyDictionary
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.artifacts.base import Artifact, read_keys
-from inference.files import write_folder
+from inference.files import is_finite, write_folder
 from inference.models import (
     FACTS,
     cast,
@@ -155,13 +155,18 @@ class Checkpoint(Artifact):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Load the trained parts; from a folder of another tool, all parts that exist."""
+        """Load the trained parts; from a folder of another tool, all parts that exist.
+
+        Raises:
+            ArtifactError: the content is not understood, or is not finite.
+        """
         path = Path(path)
         if path.is_file():
             form = single_file_format(read_keys(path))
             if form is None:
                 raise ArtifactError(f"{path}: holds no base model that is known here")
             modules, prediction_type = form.read_parts(path)
+            check_finite(path, modules)
             return cls(modules, path=path, name=path.stem, prediction_type=prediction_type)
         known = folder_family(path).parts
         found = [part for part in known if (path / part / "config.json").is_file()]
@@ -173,8 +178,10 @@ class Checkpoint(Artifact):
             )
         file = path / "scheduler" / "scheduler_config.json"
         schedule = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        modules = {part: read_part(path, part) for part in found}
+        check_finite(path, modules)
         return cls(
-            {part: read_part(path, part) for part in found},
+            modules,
             path=path,
             name=path.name,
             prediction_type=schedule.get("prediction_type", "epsilon") if schedule else None,
@@ -231,6 +238,16 @@ class Checkpoint(Artifact):
                 f"{self.name}: predicts {theirs}, this base model {ours}. Name it as "
                 "base_model.path instead"
             )
+
+
+def check_finite(path: Path, parts: Mapping[str, nn.Module]) -> None:
+    """Raise ArtifactError if a weight of a part is not finite."""
+    for part, module in parts.items():
+        for name, value in weights_of(module).items():
+            if not is_finite(value):
+                raise ArtifactError(
+                    f"{path}: {part}.{name} holds numbers that are not finite; its training failed"
+                )
 
 
 def _mix(original: Tensor, new: Tensor, strength: float) -> Tensor:

@@ -21,7 +21,15 @@ from inference.artifacts.base import Artifact, check_kind
 from inference.artifacts.embedding_picture import picture_with, read_embedding_picture
 from inference.artifacts.metadata import made_upon
 from inference.files import EMBEDDING_PICTURES as PICTURES
-from inference.files import PICKLES, read_pickle, read_tensors, serialize, write_atomically
+from inference.files import (
+    PICKLES,
+    read_pickle,
+    read_tensors,
+    refuse_not_finite,
+    serialize,
+    sound,
+    write_atomically,
+)
 from inference.media import save_png
 from inference.prompts import LearnedVectors, token_ids
 from inference.runtime import ArtifactError
@@ -144,6 +152,7 @@ class Embedding(Artifact):
 
         Raises:
             ArtifactError: an image is requested for SDXL; no program looks for the pair in one.
+            NotFiniteError: a value is not finite.
         """
         path = Path(path)
         check_suffix(path.suffix, self.learned)
@@ -160,6 +169,7 @@ class Embedding(Artifact):
         tensors = {"emb_params": written[0]}
         if len(written) > 1:  # A1111 takes every entry of the dict for a tensor
             content = tensors = dict(zip(PAIR, written, strict=True))
+        refuse_not_finite(tensors)
         if path.suffix == ".png":
             save_png(path, *picture_with(self.card(step), content))
             return
@@ -240,7 +250,8 @@ def _checked(path: Path, vectors: Tensor) -> Tensor:
     Raises:
         ArtifactError: they have another shape, or are not finite.
     """
-    vectors = vectors.detach()[None] if vectors.dim() == 1 else vectors.detach()
+    vectors = sound(path, "vectors", vectors).detach()
+    vectors = vectors[None] if vectors.dim() == 1 else vectors
     if vectors.dim() != 2 or not vectors.is_floating_point() or not len(vectors):
         raise ArtifactError(
             f"{path}: expected vectors (number, width), found {vectors.dtype} of shape "

@@ -63,7 +63,7 @@ def read_embedding_picture(path: Path) -> dict[str, Any] | None:
     try:
         data = base64.b64decode(text) if isinstance(text, str) else _from_stripes(pixels)
         return None if data is None else json.loads(data, object_hook=_as_tensor)
-    except (ValueError, zlib.error) as error:
+    except (ValueError, TypeError, RuntimeError, OverflowError, zlib.error) as error:
         raise ArtifactError(f"{path}: carries an embedding that is damaged: {error}") from error
 
 

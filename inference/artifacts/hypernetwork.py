@@ -19,11 +19,12 @@ from inference.artifacts.hypernetwork_files import (
     HypernetworkSpec,
     a1111_file,
     initial_pair,
+    network_tensors,
     read_hypernetwork,
     safetensors_file,
 )
 from inference.artifacts.metadata import made_upon
-from inference.files import serialize, write_atomically
+from inference.files import refuse_not_finite, serialize, write_atomically
 from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
@@ -143,6 +144,9 @@ class Hypernetwork(Artifact):
             path: the file.
             dtype: dtype of the weights.
             metadata: `ss_output_name` and `ss_steps` are written under A1111's names.
+
+        Raises:
+            NotFiniteError: a value is not finite.
         """
         path = Path(path)
         facts = dict(self.facts)
@@ -155,6 +159,7 @@ class Hypernetwork(Artifact):
                     {key: value.to("cpu", dtype).contiguous() for key, value in state.items()}
                     for state in pair
                 )
+        refuse_not_finite(network_tensors(content))
         if path.suffix == ".safetensors":
             tensors, texts = safetensors_file(content)
             known = {key: value for key, value in facts.items() if key.startswith("ss_")}

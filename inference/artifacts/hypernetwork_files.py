@@ -232,17 +232,21 @@ def a1111_file(
     }
 
 
-def safetensors_file(content: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the same as tensors `WIDTH.k.linear.N.weight` and JSON values as metadata."""
-    tensors = {
+def network_tensors(content: dict[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors of A1111's dict by names `WIDTH.k.linear.N.weight`."""
+    return {
         f"{width}.{role}.{key}": value
         for width, pair in content.items()
         if isinstance(width, int)
         for role, state in zip(ROLES, pair, strict=True)
         for key, value in state.items()
     }
+
+
+def safetensors_file(content: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the same as tensors and JSON values as metadata."""
     facts = {key: json.dumps(value) for key, value in content.items() if isinstance(key, str)}
-    return tensors, {"format": FORMAT, **facts}
+    return network_tensors(content), {"format": FORMAT, **facts}
 
 
 def _from_pickle(path: Path) -> tuple[States, Facts]:

@@ -26,6 +26,7 @@ from inference.clips.requests import ClipSources, fitted, padded_frames, read_so
 from inference.clips.sampling import ClipStart, plan_run, steps_taken
 from inference.clips.windows import blend_weights, windows
 from inference.config import ClipConfig
+from inference.images import check_finite
 from inference.models import ClipModel, Conditions, LatentScale
 from inference.sampling import SAMPLERS
 
@@ -62,6 +63,7 @@ def draw_clips(
 
     Raises:
         InputError: a file of a request cannot be read.
+        FloatingPointError: a clip is not finite.
     """
     way = way or Way()
     total = sum(steps_taken(request) for request in requests)
@@ -95,6 +97,9 @@ def draw_clip(
         sources: the conditioning images and clips.
         way: device placement and cache.
         report: called with the number of steps done.
+
+    Raises:
+        FloatingPointError: a latent or a pixel is not finite.
     """
     device = way.placement.device or base.device
     generator = torch.Generator().manual_seed(request.seed)
@@ -115,8 +120,10 @@ def draw_clip(
         )
         latents = run.draw(start, loop.predict, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
+    check_finite(latents, "latent of the clip", base)
     with way.placement.at_work(base, "vae"):
         pixels = base.decode_latents(latents[:, extra:])
+    check_finite(pixels, "clip", base)
     return to_frames(pixels[0])
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from inference.files import Naming, fill_in, write_atomically
+from inference.files import Naming, write_atomically
 from inference.media import (
-    DIGITS,
     LARGEST_SIDE,
     Mp4Options,
     animated_webp,
     encodable,
     image_grid,
-    nothing_left,
-    prepare_folder,
-    reserve,
-    reserve_name,
+    text_writer,
     user_comment,
+    write_files,
     write_gif,
     write_mp4,
 )
@@ -71,42 +68,47 @@ def write_clip(
     Raises:
         InputError: the pattern cannot be used, or PyAV is missing.
     """
-    name = fill_in(files.file_name, naming)
-    folder = prepare_folder(str(folder.joinpath(*name.folders)), "file_name")
-    suffix, *others = files.suffixes
-    if name.has_number:
-        path = reserve(folder, name.before, DIGITS, f"{name.after}{suffix}", others)
-    else:
-        path = reserve_name(folder, name.before, suffix, others)
-    paths = [path.with_suffix(ending) for ending in (suffix, *others)]
-    with nothing_left(*paths):
-        for file in paths:
-            write_file(file, frames, fps, infotext, files.crf)
-    return paths
+    writers = {
+        suffix: clip_writer(suffix, frames, fps, infotext, files.crf) for suffix in files.suffixes
+    }
+    return write_files(folder, files.file_name, naming, writers)
 
 
-def write_file(path: Path, frames: np.ndarray, fps: float, infotext: str, crf: int = 17) -> None:
-    """Write a clip atomically, in the format of its suffix.
+def clip_writer(
+    suffix: str, frames: np.ndarray, fps: float, infotext: str, crf: int = 17
+) -> Callable[[Path], object]:
+    """Return a function that writes a clip in the format of a suffix.
 
     Raises:
-        InputError: it is mp4 and PyAV is missing, or webp and a side is too long.
+        InputError: it is webp and a side is too long.
     """
     text = encodable(infotext)
-    match path.suffix:
+    match suffix:
         case ".mp4":
-            write_mp4(path, frames, fps, Mp4Options(crf=crf, comment=text))
+            return lambda file: write_mp4(file, frames, fps, Mp4Options(crf=crf, comment=text))
         case ".gif":
-            write_gif(path, frames, fps, comment=text)
+            return lambda file: write_gif(file, frames, fps, comment=text)
         case ".webp":
-            write_webp(path, frames, fps, text)
+            data = webp_bytes(frames, fps, text)
+            return lambda file: file.write_bytes(data)
         case ".txt":
-            write_atomically(path, lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
-        case suffix:
+            return text_writer(f"{text}\n")
+        case _:
             raise ValueError(f"no way to write a clip as {suffix}")
 
 
 def write_webp(path: Path, frames: np.ndarray, fps: float, infotext: str) -> None:
-    """Write a lossless animated WebP that repeats forever; infotext as in WebP images (Exif).
+    """Write what `webp_bytes` returns, atomically.
+
+    Raises:
+        InputError: it is larger than WebP allows.
+    """
+    data = webp_bytes(frames, fps, infotext)
+    write_atomically(path, lambda file: file.write_bytes(data))
+
+
+def webp_bytes(frames: np.ndarray, fps: float, infotext: str) -> bytes:
+    """Return a lossless animated WebP that repeats forever; infotext as in WebP images (Exif).
 
     Every frame stays separate, even if it equals the last.
 
@@ -115,8 +117,7 @@ def write_webp(path: Path, frames: np.ndarray, fps: float, infotext: str) -> Non
     """
     if max(frames.shape[1:3]) > LARGEST_SIDE:
         raise InputError(f"formats: webp has at most {LARGEST_SIDE} pixels on a side; take mp4")
-    data = animated_webp(frames, fps, user_comment(infotext).removeprefix(b"Exif\0\0"))
-    write_atomically(path, lambda file: file.write_bytes(data))
+    return animated_webp(frames, fps, user_comment(infotext).removeprefix(b"Exif\0\0"))
 
 
 def contact_sheet(clips: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:

@@ -39,6 +39,7 @@ from inference.deforum.products import (
     new_run,
     run_of_settings,
     run_of_timestring,
+    runs_without_state,
 )
 from inference.deforum.schedules import (
     Schedules,
@@ -49,7 +50,8 @@ from inference.deforum.schedules import (
     folder_name,
     without_effect,
 )
-from inference.deforum.settings import Settings, recipe_settings
+from inference.deforum.settings import Settings, load_settings, recipe_settings
+from inference.files import HeldFile, write_atomically
 from inference.recipe import dump_recipe
 from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals
 
@@ -124,6 +126,35 @@ class Animation:
         for remark in without_effect(drawn):
             warnings.warn(remark, DrawWarning, stacklevel=2)
         self.print = fingerprint(settings, recipe)
+        self.plan(settings)
+        while not self.claim():  # another animation of this second was faster
+            self.plan(settings)
+        self.held = self.hold()
+        self.save_recipe()
+
+    def hold(self) -> HeldFile:
+        """Save the settings, and lock their file, so that one process at a time draws the run.
+
+        Raises:
+            InputError: another process draws it.
+        """
+        settings, file = self.script.settings, self.run.settings
+        if not file.is_file():
+            settings.save(file)
+        held = self.run.hold()
+        if file.read_bytes() != settings.text().encode():
+            settings.save(file)
+            held.release()
+            held = self.run.hold()
+        return held
+
+    def plan(self, settings: Settings) -> None:
+        """Choose the run, and check everything that depends on it.
+
+        Raises:
+            InputError: a setting is wrong.
+        """
+        recipe = self.recipe
         self.run, self.state, settings = self.begin(settings)
         names = [name for name, one in recipe.artifacts.items() if one is not None]
         self.script = Script(
@@ -140,10 +171,25 @@ class Animation:
         if self.estimator is None and self.script["depth_model"]:
             self.estimator = open_depth(self.script["depth_model"], device)
         self.masks = FrameMasks(self.script, self.script.video, self.words(device))
+
+    def claim(self) -> bool:
+        """Create the run's folder, and its state before frame 0, unless it is resumed.
+
+        Of several animations that have chosen one name only one creates this file; so a run that
+        ends before its first frame can be resumed, too.
+
+        Returns:
+            Whether the name is this run's.
+        """
         self.run.make()
-        self.keep_first_state()
-        self.script.settings.save(self.run.settings)
-        self.save_recipe()
+        if self.state.seeds:
+            return True
+        self.state.seeds = seed_sequence(self.script).state()
+        try:
+            save_state(self.run.state, self.state, self.print, is_first=True)
+        except FileExistsError:
+            return False
+        return True
 
     def begin(self, settings: Settings) -> tuple[RunFolder, State, Settings]:
         """Return the folder and state of the run, and the settings with its seed."""
@@ -154,14 +200,18 @@ class Animation:
             run = new_run(lambda time: output / folder_name(settings, time))
             return run, State(), settings
         if not found.state.is_file():
-            raise InputError(f"resume: {found.state} is missing; the run cannot be resumed")
+            notice(f"resume: {found.state} is missing, so {found.timestring} starts from frame 0")
+            seed = load_settings(str(found.settings))["seed"]
+            return found, State(), settings.replace(seed=seed)
         state, known = load_state(found.state)
         if known != self.print:
-            warnings.warn(
+            notice(
                 f"{found.state}: was written with other settings; the remaining frames use the "
-                "new ones",
-                DrawWarning,
-                stacklevel=3,
+                "new ones"
+            )
+        if not state.emitted:
+            notice(
+                f"resume: {found.timestring} was stopped before its first frame; it starts there"
             )
         return found, state, settings.replace(seed=state.seeds["run_seed"])
 
@@ -194,8 +244,20 @@ class Animation:
             return run_of_timestring(folder, settings["resume_timestring"])
         if not self.recipe.resume:
             return None
-        saved = self.recipe.settings_file and run_of_settings(self.recipe.settings_file)
-        return saved or latest_run(folder, self.print)
+        file = self.recipe.settings_file
+        found = (file and run_of_settings(file, folder)) or latest_run(folder, self.print)
+        found = found or next(filter(self.is_of, runs_without_state(folder)), None)
+        if found is None:
+            notice(f"resume: no animation of these settings was begun in {folder}; it begins anew")
+        return found
+
+    def is_of(self, run: RunFolder) -> bool:
+        """Return whether a run has saved the settings of this animation."""
+        try:
+            return fingerprint(load_settings(str(run.settings)), self.recipe) == self.print
+        except InputError as error:
+            notice(f"resume: skipped: {error}")
+            return False
 
     def words(self, device: str) -> Any:
         """Return the model for word masks, if the settings name one."""
@@ -210,7 +272,10 @@ class Animation:
         recipe = dataclasses.replace(
             self.recipe, settings_file=str(self.run.settings), settings={}, resume=False
         )
-        self.run.file("_recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        text = dump_recipe(recipe)
+        write_atomically(
+            self.run.file("_recipe.yaml"), lambda file: file.write_text(text, encoding="utf-8")
+        )
 
     def draw(self, generator: FrameGenerator, log: Log = print) -> None:
         """Generate the remaining frames, then write the videos.
@@ -225,9 +290,12 @@ class Animation:
             if signals.number and state.frame < self.script.max_frames:
                 raise Interrupted(signals.number, self.run.state)
 
-        with signals.noted(log, "frame"):
-            self.loop(generator).run(self.state, saved)
-        finish(self.script, self.run, self.recipe, self.state, log, self.depths)
+        try:
+            with signals.noted(log, "frame"):
+                self.loop(generator).run(self.state, saved)
+            finish(self.script, self.run, self.recipe, self.state, log, self.depths)
+        finally:
+            self.held.release()
 
     def loop(self, generator: FrameGenerator) -> FeedbackLoop | IndependentFrames:
         """Return the frame loop of the animation mode."""
@@ -253,12 +321,6 @@ class Animation:
             self.show,
         )
 
-    def keep_first_state(self) -> None:
-        """Save the state before frame 0, so that a run that ends before it can be resumed."""
-        if not self.state.seeds:
-            self.state.seeds = seed_sequence(self.script).state()
-            self.keep(self.state)
-
     def keep(self, state: State) -> None:
         """Save the state from which a run is resumed."""
         save_state(self.run.state, state, self.print)
@@ -266,6 +328,11 @@ class Animation:
     def show(self, frame: int, picture: np.ndarray) -> None:
         """Save a frame."""
         self.run.save_frame(frame, picture)
+
+
+def notice(remark: str) -> None:
+    """Report something about a resumed run."""
+    warnings.warn(remark, DrawWarning, stacklevel=4)
 
 
 def seed_sequence(script: Script) -> SeedSequence:

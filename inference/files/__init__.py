@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from inference.files.atomic import remove_left_overs, sync, write_atomically
+    from inference.files.atomic import (
+        HeldFile,
+        hold_file,
+        name_new,
+        one_at_a_time,
+        remove_left_overs,
+        sync,
+        write_atomically,
+        write_once,
+    )
     from inference.files.hash_cache import cache_file
     from inference.files.hashes import (
         artifact_hash,
@@ -18,6 +27,8 @@ if TYPE_CHECKING:
         weights_file,
     )
     from inference.files.name_patterns import Naming, fill_in, fitting, pattern_faults
+    from inference.files.temporary import final_name_in_errors, unfinished
+    from inference.files.tensor_checks import NotFiniteError, is_finite, refuse_not_finite, sound
     from inference.files.tensors import (
         EMBEDDING_PICTURES,
         PICKLES,
@@ -35,11 +46,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "EMBEDDING_PICTURES", "PICKLES", "Naming", "TensorFile", "artifact_hash", "cache_file",
-    "fill_in", "fitting", "framed_header", "header_entries", "lora_hash", "lora_legacy_hash",
-    "old_hash", "open_tensors", "pattern_faults", "read_header", "read_json", "read_pickle",
-    "read_tensors", "remove_left_overs", "serialize", "sha256", "sync", "tensor_bytes",
-    "unreadable", "weights_file", "write_atomically", "write_folder", "write_tensors",
+    "EMBEDDING_PICTURES", "PICKLES", "HeldFile", "Naming", "NotFiniteError", "TensorFile",
+    "artifact_hash", "cache_file", "fill_in", "final_name_in_errors", "fitting", "framed_header",
+    "header_entries", "hold_file", "is_finite", "lora_hash", "lora_legacy_hash", "name_new",
+    "old_hash", "one_at_a_time", "open_tensors", "pattern_faults", "read_header", "read_json",
+    "read_pickle", "read_tensors", "refuse_not_finite", "remove_left_overs", "serialize", "sha256",
+    "sound", "sync", "tensor_bytes", "unfinished", "unreadable", "weights_file", "write_atomically",
+    "write_folder", "write_once", "write_tensors",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

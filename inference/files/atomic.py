@@ -3,9 +3,11 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from inference.files.temporary import unfinished
 from inference.runtime import naming
 
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)
@@ -13,7 +15,7 @@ FAILURES = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ENOENT)
 
 
 def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary name in the same folder, flush to disk, and rename.
+    """Write to a hidden name in the same folder, flush to disk, and rename.
 
     Args:
         target: the file's final path; its folder is created.
@@ -22,15 +24,98 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: it cannot be written; the error names `target`.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    with unfinished(target) as path, naming(target, path):
+        write(path)
+        sync(path)
+        path.replace(target)
+
+
+def write_once(target: Path, write: Callable[[Path], object]) -> None:
+    """Do the same, unless the file exists; of several processes one writes it.
+
+    Raises:
+        FileExistsError: it exists.
+        OSError: it cannot be written; the error names `target`.
+    """
+    with unfinished(target) as path, naming(target, path):
+        write(path)
+        sync(path)
+        name_new(path, target)
+
+
+def name_new(path: Path, target: Path) -> None:
+    """Give a complete file its name, unless there is another file of this name.
+
+    The file gets the name as a second one, which no system does over an existing file. A disk that
+    has no such links (exFAT, some shared folders) gets an empty file of the name, which the
+    complete one replaces at once: only there a process that is killed between the two leaves it
+    empty.
+
+    Raises:
+        FileExistsError: there is another file of this name.
+    """
     try:
-        with naming(target, unfinished):
-            write(unfinished)
-            sync(unfinished)
-            unfinished.replace(target)
+        os.link(path, target)
+    except FileExistsError as error:
+        raise FileExistsError(error.errno, error.strerror, str(target)) from None
+    except OSError:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            path.replace(target)
+        except OSError:
+            target.unlink()
+            raise
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process after the other run the block, as far as the disk supports locks.
+
+    The lock leaves no file behind, and ends with the process. Some shared folders have none.
+    """
+    descriptor = None
+    if os.name == "posix":
+        import fcntl
+
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
     finally:
-        unfinished.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class HeldFile:
+    """A locked file, until it is released or this process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def release(self) -> None:
+        """Let others lock it."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def hold_file(path: Path) -> HeldFile | None:
+    """Lock a file; return None if another process has. A disk without locks locks nothing."""
+    held = HeldFile(os.open(path, os.O_RDONLY))
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        except OSError:  # the disk has no locks
+            return held
+    return held
 
 
 def sync(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import shutil
 import sys
 import warnings
 import zipfile
@@ -21,6 +20,8 @@ from torch import Tensor
 
 from inference.files.atomic import sync, write_atomically
 from inference.files.hashes import read_header
+from inference.files.temporary import set_aside, unfinished
+from inference.files.tensor_checks import refuse_not_finite, sound, sound_content
 from inference.runtime import ArtifactError, naming
 
 EMBEDDING_PICTURES = (".png", ".webp", ".avif", ".jxl")
@@ -68,14 +69,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Pickles are read with `weights_only`, so no code in them is executed.
 
     Raises:
-        ArtifactError: not a safetensors file or a pickle of tensors.
+        ArtifactError: not a safetensors file or a pickle of tensors, or a tensor cannot be used.
     """
     if path.suffix in PICKLES:
         content = read_pickle(path)
         return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}, {}
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {
+                key: sound(path, key, file.get_tensor(key))
+                for key in file.keys()  # noqa: SIM118
+            }
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from error
@@ -98,14 +102,15 @@ def open_tensors(path: Path) -> TensorFile:
     header = read_header(path)
     metadata = header.pop("__metadata__", {})
     shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
-    return TensorFile(shapes, metadata, file.get_tensor)
+    return TensorFile(shapes, metadata, lambda key: sound(path, key, file.get_tensor(key)))
 
 
 def read_pickle(path: Path) -> dict[Any, Any]:
     """Return the dict in a pickle, or under its `state_dict` or `module` (SAT); executes no code.
 
     Raises:
-        ArtifactError: it is not a pickle, contains more than data, or has no dict.
+        ArtifactError: it is not a pickle, contains more than data, has no dict, or a tensor in it
+            cannot be used.
     """
     try:
         with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():
@@ -120,7 +125,7 @@ def read_pickle(path: Path) -> dict[Any, Any]:
             content = content[inner]
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: expected a dict, found a {type(content).__name__}")
-    return content
+    return sound_content(path, content)
 
 
 def unreadable(path: Path, error: Exception) -> ArtifactError:
@@ -142,7 +147,11 @@ def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """Return the bytes of a safetensors file; equal for equal input.
 
     safetensors itself writes metadata in an order that differs from process to process.
+
+    Raises:
+        NotFiniteError: a value is not finite.
     """
+    refuse_not_finite(tensors)
     raw = safetensors.torch.save(tensors)
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
@@ -152,7 +161,12 @@ def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write what `serialize` returns, one tensor at a time, without a second copy in memory."""
+    """Write what `serialize` returns, one tensor at a time, without a second copy in memory.
+
+    Raises:
+        NotFiniteError: a value is not finite.
+    """
+    refuse_not_finite(tensors)
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     header |= header_entries(tensors)
 
@@ -202,30 +216,20 @@ def _json(header: dict[str, Any]) -> str:
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder with a temporary name, flush it to disk, then rename it.
+    """Let `write` fill a folder with a hidden name, flush it to disk, then rename it.
 
     Args:
         target: the folder's final path; an existing one is replaced.
         write: fills the new, empty folder that it receives.
 
     Raises:
-        OSError: it cannot be written; the error names the file within `target`.
+        OSError: it cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    replaced = target.with_name(f".{target.name}.replaced")
-    for left_over in (unfinished, replaced):  # left by a process that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
-    try:
-        with naming(target, unfinished):
-            unfinished.mkdir()
-            write(unfinished)
-            for entry in [*unfinished.rglob("*"), unfinished]:
-                sync(entry)
-            if target.exists():
-                target.rename(replaced)
-            unfinished.rename(target)
+    with unfinished(target) as folder, naming(target, folder):
+        folder.mkdir()
+        write(folder)
+        for entry in [*folder.rglob("*"), folder]:
+            sync(entry)
+        with set_aside(target):
+            folder.rename(target)
             sync(target.parent)
-    finally:
-        for left_over in (unfinished, replaced):
-            shutil.rmtree(left_over, ignore_errors=True)

@@ -37,7 +37,7 @@ from inference.images.img2img import (
 from inference.images.infotext import describe_drawing
 from inference.images.passes import Pass, all_texts, hires_prompts, sample
 from inference.images.requests import all_calls, expand, group, networks_called, second_size
-from inference.models import ImageModel
+from inference.models import DiffusionModel, ImageModel
 from inference.runtime import Progress
 from inference.sampling import Callback, img2img_steps
 
@@ -203,7 +203,7 @@ def enlarge(base: ImageModel, latents: Tensor, size: HiresSize, upscaler: str) -
         larger = upscale_latents(latents, width, height, upscaler)
     else:
         function = image_upscaler(upscaler, "hires.upscaler")
-        small = [floor_to_images(base.decode_latents(one[None]))[0] for one in latents]
+        small = [floor_to_images(decode(base, one)[None])[0] for one in latents]
         sides = size.upscale_width, size.upscale_height
         pictures = [scale_to(image, *sides, function) for image in small]
         larger = torch.cat([encode(base, [one], width, height) for one in pictures])
@@ -258,17 +258,26 @@ def to_images(base: ImageModel, latents: Tensor) -> list[Image.Image]:
     """
     pictures = []
     for latent in latents:
-        check_finite(latent, "latent", base)
-        pixels = base.decode_latents(latent[None])[0]
-        check_finite(pixels, "picture", base)
-        array = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
+        array = ((decode(base, latent) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
         pictures.append(Image.fromarray(array.cpu().numpy()))
     return pictures
 
 
-def check_finite(values: Tensor, what: str, base: ImageModel) -> None:
+def decode(base: ImageModel, latent: Tensor) -> Tensor:
+    """Return the pixels (3, h, w) of a latent (c, h, w).
+
+    Raises:
+        FloatingPointError: a latent or a pixel is not finite.
+    """
+    check_finite(latent, "latent", base)
+    pixels = base.decode_latents(latent[None])[0]
+    check_finite(pixels, "picture", base)
+    return pixels
+
+
+def check_finite(values: Tensor, what: str, base: DiffusionModel) -> None:
     """Raise FloatingPointError if a value is infinite or NaN."""
     if not values.isfinite().all():
         is_full = base.dtype == torch.float32
-        remedy = "the model's weights are at fault" if is_full else "precision: fp32 may help"
+        remedy = "the model's weights are at fault" if is_full else "a precision of fp32 may help"
         raise FloatingPointError(f"the {what} is not finite (NaN or infinite); {remedy}")

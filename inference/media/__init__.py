@@ -7,12 +7,10 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.media.grid import image_grid, save_grid, write_new_grid
     from inference.media.outputs import (
-        DIGITS,
         PictureForm,
-        nothing_left,
         prepare_folder,
-        reserve,
-        reserve_name,
+        text_writer,
+        write_files,
         write_new,
         write_picture,
     )
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
         PICTURES,
         SUFFIXES,
         encodable,
+        image_writer,
         pictures_in,
         read_user_comment,
         save_png,
@@ -49,13 +48,12 @@ if TYPE_CHECKING:
     from inference.media.webp import LARGEST_SIDE, animated_webp
 
 __all__ = [
-    "DEFAULT_FPS", "DIGITS", "LARGEST_SIDE", "PICTURES", "PICTURE_EXTENSIONS", "SUFFIXES",
-    "VIDEO_EXTENSIONS", "ClipFacts", "Mp4Options", "PictureForm", "animated_webp", "encodable",
-    "has_sound", "image_grid", "is_animated", "iter_frames", "nothing_left", "pictures_in",
-    "prepare_folder", "probe", "pyav", "read_clip", "read_frames", "read_pictures",
-    "read_user_comment", "reserve", "reserve_name", "save_grid", "save_png", "sequence_files",
-    "user_comment", "video_facts", "write_gif", "write_mp4", "write_new", "write_new_grid",
-    "write_picture",
+    "DEFAULT_FPS", "LARGEST_SIDE", "PICTURES", "PICTURE_EXTENSIONS", "SUFFIXES", "VIDEO_EXTENSIONS",
+    "ClipFacts", "Mp4Options", "PictureForm", "animated_webp", "encodable", "has_sound",
+    "image_grid", "image_writer", "is_animated", "iter_frames", "pictures_in", "prepare_folder",
+    "probe", "pyav", "read_clip", "read_frames", "read_pictures", "read_user_comment", "save_grid",
+    "save_png", "sequence_files", "text_writer", "user_comment", "video_facts", "write_files",
+    "write_gif", "write_mp4", "write_new", "write_new_grid", "write_picture",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

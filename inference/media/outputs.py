@@ -1,17 +1,28 @@
 """New files in an output folder: numbered, written atomically, never overwriting."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from PIL import Image
 
-from inference.files import Naming, fill_in, write_atomically
-from inference.media.pictures import encodable, fitting_format, save_picture, save_png
+from inference.files import (
+    Naming,
+    fill_in,
+    final_name_in_errors,
+    name_new,
+    one_at_a_time,
+    sync,
+    unfinished,
+)
+from inference.media.pictures import encodable, fitting_format, picture_writer, png_writer
 from inference.runtime import InputError
+
+Write = Callable[[Path], object]
+"""Writes a file at a path."""
 
 DIGITS = 5
 """Minimum number of digits of the numbers in names."""
@@ -41,38 +52,82 @@ def prepare_folder(path: str, key: str = "output_dir") -> Path:
     return folder
 
 
-def reserve(folder: Path, before: str, digits: int, after: str, beside: Sequence[str] = ()) -> Path:
-    """Create an empty file `before`NUMBER`after`, with a number above all existing ones, from 0.
+def write_numbered(
+    folder: Path, before: str, digits: int, after: str, files: Mapping[str, Write]
+) -> list[Path]:
+    """Write files `before`NUMBER`after`SUFFIX, with a number above all existing ones, from 0.
 
     Counts as A1111 does: all files with the same `before` count, whatever follows their number.
-    `beside` are the suffixes of further files to create, such as `.txt`.
+    Several processes may write into a folder at once: no number is given twice.
+
+    Args:
+        folder: an existing folder.
+        before: before the number.
+        digits: minimum number of digits.
+        after: between the number and the suffix.
+        files: what writes each file, by suffix.
     """
     form = re.compile(rf"{re.escape(before)}(\d{{{digits},}})(?!\d)")
-    taken = [int(match[1]) for file in folder.iterdir() if (match := form.match(file.name))]
-    names = (f"{before}{number:0{digits}d}{after}" for number in count(max(taken, default=-1) + 1))
-    return first_free(folder, names, beside)
+
+    def names() -> Iterator[str]:
+        taken = [int(match[1]) for file in folder.iterdir() if (match := form.match(file.name))]
+        first = max(taken, default=-1) + 1
+        return (f"{before}{number:0{digits}d}{after}" for number in count(first))
+
+    return write_first_free(folder, names, files)
 
 
-def reserve_name(folder: Path, name: str, suffix: str, beside: Sequence[str] = ()) -> Path:
-    """Create an empty file `name``suffix`, or, if it exists, `name`-1, `name`-2 and so on."""
-    names = (f"{name}{f'-{number}' if number else ''}{suffix}" for number in count())
-    return first_free(folder, names, beside)
+def write_named(folder: Path, name: str, files: Mapping[str, Write]) -> list[Path]:
+    """Write files `name`SUFFIX, or, if one of them exists, `name`-1, `name`-2 and so on."""
+
+    def names() -> Iterator[str]:
+        return (f"{name}{f'-{number}' if number else ''}" for number in count())
+
+    return write_first_free(folder, names, files)
 
 
-def first_free(folder: Path, names: Iterator[str], beside: Sequence[str] = ()) -> Path:
-    """Create the first of the files that does not exist yet, empty; return its path."""
-    for name in names:
-        path = folder / name
-        made: list[Path] = []
-        try:
-            for file in (path, *map(path.with_suffix, beside)):
-                file.touch(exist_ok=False)
-                made.append(file)
-            return path
-        except FileExistsError:  # it existed, or another process was faster
-            for file in made:
-                file.unlink()
+def write_first_free(
+    folder: Path, names: Callable[[], Iterator[str]], files: Mapping[str, Write]
+) -> list[Path]:
+    """Write files under the first name of which none exists yet; return their paths.
+
+    They are complete under hidden names before one of them gets its final name.
+    """
+    expected = next(names())  # for messages; another process may be faster
+    with ExitStack() as stack:
+        hidden = {
+            suffix: stack.enter_context(unfinished(folder / f"{expected}{suffix}"))
+            for suffix in files
+        }
+        for suffix, write in files.items():
+            with final_name_in_errors(hidden[suffix], folder / f"{expected}{suffix}"):
+                write(hidden[suffix])
+                sync(hidden[suffix])
+        with one_at_a_time(folder):
+            for name in names():
+                targets = {folder / f"{name}{suffix}": path for suffix, path in hidden.items()}
+                if name_all(targets):
+                    return list(targets)
     raise AssertionError("names never end")
+
+
+def name_all(targets: Mapping[Path, Path]) -> bool:
+    """Give hidden files their final names; return False if one of these exists."""
+    done: list[Path] = []
+    try:
+        for target, path in targets.items():
+            name_new(path, target)
+            done.append(target)
+    except OSError as error:
+        for target in done:
+            if targets[target].exists():  # under both names
+                target.unlink()
+            else:
+                target.replace(targets[target])
+        if not isinstance(error, FileExistsError):
+            raise
+        return False
+    return True
 
 
 def write_new(
@@ -84,10 +139,29 @@ def write_new(
     after: str = "",
 ) -> Path:
     """Save an image as PNG with texts under the next free number; return its path."""
-    path = reserve(folder, before, digits, f"{after}.png")
-    with nothing_left(path):
-        save_png(path, image, texts)
-    return path
+    files = {".png": png_writer(image, texts)}
+    return write_numbered(folder, before, digits, after, files)[0]
+
+
+def write_files(
+    folder: Path, file_name: str, naming: Naming, files: Mapping[str, Write]
+) -> list[Path]:
+    """Write files under the new name that a pattern gives; return their paths.
+
+    Args:
+        folder: of the results.
+        file_name: the pattern.
+        naming: the fields for the name.
+        files: what writes each file, by suffix.
+
+    Raises:
+        InputError: the pattern is invalid, or a folder that it names cannot be created.
+    """
+    name = fill_in(file_name, naming)
+    folder = prepare_folder(str(folder.joinpath(*name.folders)), "file_name")
+    if name.has_number:
+        return write_numbered(folder, name.before, DIGITS, name.after, files)
+    return write_named(folder, name.before, files)
 
 
 def write_picture(
@@ -100,29 +174,13 @@ def write_picture(
     Raises:
         InputError: the pattern is invalid, or a folder that it names cannot be created.
     """
-    name = fill_in(form.file_name, naming)
-    folder = prepare_folder(str(folder.joinpath(*name.folders)), "file_name")
     suffix = f".{fitting_format(image.size, infotext, form.file_format)}"
-    beside = [".txt"] if form.save_text else []
-    if name.has_number:
-        path = reserve(folder, name.before, DIGITS, f"{name.after}{suffix}", beside)
-    else:
-        path = reserve_name(folder, name.before, suffix, beside)
-    sides = [path.with_suffix(ending) for ending in beside]
-    with nothing_left(path, *sides):
-        save_picture(path, image, infotext, form.quality)
-        text = f"{encodable(infotext)}\n"
-        for side in sides:
-            write_atomically(side, lambda file: file.write_text(text, encoding="utf-8"))
-    return path
+    files: dict[str, Write] = {suffix: picture_writer(suffix, image, infotext, form.quality)}
+    if form.save_text:
+        files[".txt"] = text_writer(f"{encodable(infotext)}\n")
+    return write_files(folder, form.file_name, naming, files)[0]
 
 
-@contextmanager
-def nothing_left(*files: Path) -> Iterator[None]:
-    """Delete the files if the block that writes them fails."""
-    try:
-        yield
-    except BaseException:
-        for file in files:
-            file.unlink(missing_ok=True)
-        raise
+def text_writer(text: str) -> Write:
+    """Return a function that writes a text in UTF-8."""
+    return lambda file: file.write_text(text, encoding="utf-8")

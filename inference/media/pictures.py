@@ -7,10 +7,10 @@ Exif tag UserComment, as the library piexif writes it. GIF: the comment.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
-from collections.abc import Mapping
-from io import BytesIO
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +50,32 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif")
 
 def save_png(path: Path, image: Image.Image, texts: Mapping[str, str]) -> None:
     """Write a PNG atomically, with texts by keyword; A1111's keyword is `parameters`."""
+    write_atomically(path, png_writer(image, texts))
+
+
+def png_writer(image: Image.Image, texts: Mapping[str, str]) -> Callable[[Path], object]:
+    """Return a function that writes a PNG with texts by keyword."""
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
     for keyword, text in texts.items():
         chunks.add_text(keyword, encodable(text))
-    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=chunks))
+    return image_writer(image, "PNG", pnginfo=chunks)
+
+
+def image_writer(image: Image.Image, kind: str, **options: Any) -> Callable[[Path], object]:
+    """Return a function that writes an image in Pillow's format `kind`.
+
+    It is encoded in memory: Pillow's own writing of JPEG loses data on a full disk without an error
+    (`encode_to_file` takes a short write for a complete one).
+    """
+
+    def write(file: Path) -> None:
+        buffer = io.BytesIO()
+        image.save(buffer, format=kind, **options)
+        file.write_bytes(buffer.getbuffer())
+
+    return write
 
 
 def save_picture(path: Path, image: Image.Image, infotext: str, quality: int = 80) -> None:
@@ -71,21 +91,29 @@ def save_picture(path: Path, image: Image.Image, infotext: str, quality: int = 8
         ValueError: another suffix, or an image or infotext too large for the format
             (`fitting_format` checks this).
     """
-    infotext, suffix = encodable(infotext), path.suffix.lower()
+    write_atomically(path, picture_writer(path.suffix, image, infotext, quality))
+
+
+def picture_writer(
+    suffix: str, image: Image.Image, infotext: str, quality: int = 80
+) -> Callable[[Path], object]:
+    """Return a function that writes the same to a file of any name.
+
+    Raises:
+        ValueError: no images end in this suffix.
+    """
+    infotext, suffix = encodable(infotext), suffix.lower()
     options: dict[str, Any] = {"quality": quality, "exif": user_comment(infotext)}
     if suffix == ".png":
-        save_png(path, image, {"parameters": infotext})
-        return
+        return png_writer(image, {"parameters": infotext})
     if suffix == ".gif":
         options = {"comment": infotext.encode()}
     elif suffix not in SUFFIXES:
-        raise ValueError(f"{path.name}: pictures end in {', '.join(SUFFIXES)}")
+        raise ValueError(f"pictures end in {', '.join(SUFFIXES)}, not in {suffix!r}")
     elif suffix in (".jpg", ".jpeg") and image.mode != "RGB":
         image = image.convert("RGB")
     kind = {".jpg": "JPEG"}.get(suffix, suffix[1:].upper())
-    content = BytesIO()  # of a JPEG on a full disk Pillow itself would lose a part in silence
-    image.save(content, format=kind, **options)
-    write_atomically(path, lambda file: file.write_bytes(content.getvalue()))
+    return image_writer(image, kind, **options)
 
 
 def fitting_format(size: tuple[int, int], infotext: str, wanted: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from inference.files import write_atomically
+from inference.media.pictures import image_writer
 from inference.media.video_reading import pyav
 from inference.runtime import InputError
 
@@ -217,18 +218,14 @@ def write_gif(path: Path, pictures: Iterable[np.ndarray], fps: float, comment: s
     edges = [round(number * 100 / fps) * 10 for number in range(len(frames) + 1)]
     durations = [max(10, end - start) for start, end in itertools.pairwise(edges)]
 
-    def write(unfinished: Path) -> None:
-        frames[0].save(
-            unfinished,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=durations,
-            loop=0,
-            comment=comment.encode(),
-        )
-
-    write_atomically(path, write)
+    options = {
+        "save_all": True,
+        "append_images": frames[1:],
+        "duration": durations,
+        "loop": 0,
+        "comment": comment.encode(),
+    }
+    write_atomically(path, image_writer(frames[0], "GIF", **options))
 
 
 def video_facts(path: str | Path) -> dict[str, str]:

@@ -151,10 +151,19 @@ REMEDIES: dict[Draws, str] = {
 def _load_drawing(
     config: BaseModelConfig, precision: str, device: torch.device | str, draws: Draws
 ) -> DiffusionModel:
-    family = find_family(ModelFiles(config), draws)
+    files = ModelFiles(config)
+    family = find_family(files, draws)
     if family.draws != draws:
         raise BaseModelError(f"base_model.path: {config.path!r} draws no {draws}{REMEDIES[draws]}")
-    return family.load(config, precision, device)
+    base = family.load(config, precision, device)
+    if precision == "fp16" and files.stored_dtype(family.denoiser_name) == "BF16":
+        warnings.warn(
+            f"precision: fp16: the weights of {config.path!r} are in bf16, which holds larger "
+            "numbers; if what is drawn is not finite, take bf16 or fp32",
+            DrawWarning,
+            stacklevel=3,
+        )
+    return base
 
 
 def skeleton(config: BaseModelConfig, precision: str) -> DiffusionModel:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from inference.files import refuse_not_finite
 from inference.models.base import DiffusionModel
 from inference.models.families import folder_family
 from inference.models.names import resolve_path
@@ -73,10 +74,14 @@ def write_base_model(
         trained: names of the parts that are rounded to `dtype`; the others keep their values.
         dtype: dtype of the trained parts.
         metadata: the run's, for FACTS.
+
+    Raises:
+        NotFiniteError: a value is not finite.
     """
     for part, module in base.parts.items():
         weights = {key: value.detach().cpu() for key, value in untied(module).items()}
         weights = cast(weights, dtype) if part in trained else compact(weights, dtype)
+        refuse_not_finite({f"{part}.{key}": value for key, value in weights.items()})
         (folder / part).mkdir()
         weights = {base.portable_key(part, key): value for key, value in weights.items()}
         _write_json(folder / part / "config.json", _config(module, weights))

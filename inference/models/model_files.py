@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from inference.config import BaseModelConfig
+from inference.files import read_header, weights_file
 from inference.models.names import is_single_file, resolve_path
 from inference.runtime import BaseModelError
 
@@ -118,6 +121,26 @@ class ModelFiles:
             f"others get the settings: hf download {self.config.path} "
             "--include '*.json' '*.txt' '*.model'"
         )
+
+    def stored_dtype(self, part: str) -> str:
+        """Return the data type of most values of a part (or single file), as headers name it.
+
+        Empty if its weights are not on this disk, or not in safetensors.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        weights: Path | None = Path(self.path)
+        if not self.is_single_file:
+            config = self.file(part)
+            weights = weights_file(config.parent) if config else None
+        if weights is None or weights.suffix != ".safetensors":
+            return ""
+        sizes: Counter[str] = Counter()
+        for name, entry in read_header(weights).items():
+            if name != "__metadata__":
+                sizes[entry["dtype"]] += math.prod(entry["shape"])
+        return max(sizes, key=sizes.__getitem__, default="")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

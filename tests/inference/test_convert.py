@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.adapters.lora_keys import diffusers_path
 from inference.artifacts.base import load_artifact
+from inference.artifacts.checkpoint import Checkpoint
 from inference.artifacts.embedding import Embedding
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.hypernetwork_files import HypernetworkSpec
@@ -289,3 +290,53 @@ def test_nothing_is_overwritten_unasked(lora_file, tmp_path, capsys):
     converted: Any = load_artifact(out)
     original: Any = load_artifact(lora_file)
     assert converted.layers.keys() == original.layers.keys()
+
+
+LARGE = 7e4
+"""More than fp16 can hold."""
+
+
+def large_file(kind: str, base, folder: Path) -> Path:
+    """A file with a value that is too large for fp16."""
+    path = folder / f"in{'.pt' if kind == 'hypernetwork' else '.safetensors'}"
+    if kind == "LoRA":
+        made = Lora.create(base, LoraSpec(2, 2.0, 0.0, ["attention"], False), seed=0)
+        fill(made.layers.values())
+        tensor = next(iter(made.layers.values())).lora_B.weight  # type: ignore[union-attr]
+    elif kind == "embedding":
+        made = Embedding(torch.ones(2, 16), "word")
+        tensor = made.learned.vectors
+    elif kind == "hypernetwork":
+        made = Hypernetwork.create(base, HypernetworkSpec(), [16], seed=0)
+        tensor = made.pairs[16][0].linears[0].weight  # type: ignore[union-attr,index]
+    else:
+        made = Checkpoint.of(base, ["unet", "text_encoder", "vae"])
+        tensor = base.unet.conv_in.weight
+        path = path if kind == "model file" else folder / "in"
+    with torch.no_grad():
+        tensor.view(-1)[0] = LARGE  # type: ignore[operator]
+    made.save(path, torch.float32, {})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "to"),
+    [
+        ("LoRA", "out.safetensors", "diffusers"),
+        ("embedding", "out.pt", "a1111"),
+        ("embedding", "out.png", "a1111"),
+        ("embedding", "out.bin", "diffusers"),
+        ("hypernetwork", "out.safetensors", "single-file"),
+        ("model file", "out", "diffusers"),
+        ("model folder", "out.safetensors", "single-file"),
+    ],
+)
+def test_what_fp16_cannot_hold_is_not_written(tiny_base, tmp_path, capsys, kind, name, to):
+    source, out = large_file(kind, tiny_base, tmp_path), tmp_path / name
+    message = refusal(capsys, source, out, "--to", to, "--dtype", "fp16")
+    assert message.startswith(f"convert: {out}: was not written: 1 of ")
+    for part in ("tensors are not finite (NaN or infinite) in fp16", "--dtype", "65504"):
+        assert part in message
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+    convert(source, out, "--to", to, "--dtype", "bf16")
+    assert out.exists()

@@ -182,7 +182,7 @@ def test_failed_writing_leaves_nothing(recipe, monkeypatch, capsys):
     def fail(path, *_):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("inference.media.outputs.save_picture", fail)
+    monkeypatch.setattr("inference.media.outputs.picture_writer", lambda *_: fail)
     assert main(recipe) == 1
     assert capsys.readouterr().err.splitlines() == [
         "draw: output_dir: out/00000-5.png: No space left on device; make room on this disk, or "

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from inference.config import ImageConfig
-from inference.images import Drawing, draw, read_infotext
+from inference.images import Drawing, check_finite, draw, read_infotext
 from inference.media import image_grid, save_grid, save_png
 from inference.models import DiffusionModel
 from train.common import derive_seed
@@ -127,9 +127,15 @@ class PromptGrid:
 
 @torch.no_grad()
 def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Path) -> Shown:
-    """Save images above their reconstructions by the VAE as PNG; return the grid."""
+    """Save images above their reconstructions by the VAE as PNG; return the grid.
+
+    Raises:
+        FloatingPointError: a reconstruction is not finite.
+    """
     originals = [picture.to(base.device) for picture in pixels]
     restored = [base.decode_latents(base.encode_images(one[None])[0])[0] for one in originals]
+    for picture in restored:
+        check_finite(picture, "reconstruction", base)
     rows = [[to_image(picture) for picture in row] for row in (originals, restored)]
     errors = [
         (one - other).square().mean() / 4 for one, other in zip(originals, restored, strict=True)

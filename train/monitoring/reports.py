@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from inference.config import ImageConfig
 from inference.models import DiffusionModel
@@ -15,6 +17,8 @@ from train.monitoring.clip_previews import ClipGrid
 from train.monitoring.previews import PromptGrid, Shown, reconstruction_grid
 from train.monitoring.run import Run
 from train.optimization import Optimization
+
+Result = TypeVar("Result")
 
 
 def build_grid(
@@ -65,7 +69,7 @@ class Previews:
         if self.draws_prompts:
             folder = self.run.folder
             with folder.saving(folder.samples, (OSError,)), self.weights.of_base():
-                self.grid.keep_base_row()
+                self.unless_not_finite(self.grid.keep_base_row, "the base model's row")
 
     def draw(self, step: int, examples: Examples, signals: StopSignals | None = None) -> None:
         """Generate the prompts, or an autoencoder's reconstructions, with the weights as saved.
@@ -81,7 +85,7 @@ class Previews:
             suppress(Stopped),
             signals.at_once() if signals else nullcontext(),
         ):
-            drawn = self.drawn(path, step, examples)
+            drawn = self.unless_not_finite(lambda: self.drawn(path, step, examples), str(path))
         if drawn is None:
             return
         self.run.progress.say(f"drew {path}")
@@ -96,3 +100,11 @@ class Previews:
             return self.grid.save(path, step)
         shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
         return reconstruction_grid(self.base, shown, path)
+
+    def unless_not_finite(self, draw: Callable[[], Result], what: str) -> Result | None:
+        """Draw; warn and return None if a value is not finite, since the run can go on without."""
+        try:
+            return draw()
+        except FloatingPointError as error:
+            self.run.progress.say(f"warning: {what} was not drawn: {error}")
+            return None

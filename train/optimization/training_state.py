@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from inference.files import framed_header, header_entries, tensor_bytes
+from inference.files import framed_header, header_entries, is_finite, sound, tensor_bytes
+from inference.runtime import ArtifactError
+from train.common import RunDirectoryError
 from train.objectives import Objective
 from train.optimization.guards import Guard
 from train.runs import PROGRESS, CheckpointWriter, HashedFile
@@ -61,8 +63,12 @@ class TrainingState:
 
     def is_finite(self) -> bool:
         """Return whether all trained weights, the optimizer's state and the EMA are finite."""
-        floats = (one for one in self.tensors() if one.is_floating_point())
-        return all(bool(torch.isfinite(one).all()) for one in floats)
+        return all(map(is_finite, self.tensors()))
+
+    def is_trained_finite(self) -> bool:
+        """Return whether all trained weights and the EMA are finite."""
+        averages = [] if self.ema is None else self.ema.shadow_params
+        return all(map(is_finite, [*self.objective.state_dict().values(), *averages]))
 
     def tensors(self) -> list[Tensor]:
         """Return all large tensors of a checkpoint."""
@@ -77,22 +83,72 @@ class TrainingState:
         return sum(tensor.nbytes + BYTES_AROUND for tensor in self.tensors()) + 2**16
 
     def read(self, folder: Path) -> int:
-        """Restore the state; return the step."""
+        """Restore the state; return the step.
+
+        Raises:
+            RunDirectoryError: a tensor in it is not finite, or no plain one.
+        """
         progress = json.loads((folder / PROGRESS).read_text())
         known = {name: progress[name] for name in self.guard.counts if name in progress}
         self.guard.counts |= known
-        self.objective.load_state_dict(load_file(folder / "trained.safetensors"))
+        self.objective.load_state_dict(trained_tensors(folder / "trained.safetensors"))
         state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        check_content(folder / "optimizer.pt", state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
-            averages = load_file(folder / "ema.safetensors")
+            averages = trained_tensors(folder / "ema.safetensors")
             for i, shadow in enumerate(self.ema.shadow_params):
                 shadow.data.copy_(averages[str(i)])
             self.ema.optimization_step = progress["step"]
         return progress["step"]
+
+
+def trained_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint's safetensors file.
+
+    Raises:
+        RunDirectoryError: one is not finite, or no plain tensor.
+    """
+    tensors = {}
+    for name, tensor in load_file(path).items():
+        tensors[name] = checked(path, name, tensor)
+        if not is_finite(tensors[name]):
+            raise RunDirectoryError(
+                f"{path}: {name!r} is not finite (NaN or infinite), so the run cannot continue from"
+                " it; delete this checkpoint to continue from the one before"
+            )
+    return tensors
+
+
+def check_content(path: Path, content: object, name: object = "") -> None:
+    """Check all tensors in the nested content of a pickle.
+
+    Raises:
+        RunDirectoryError: one is no plain tensor.
+    """
+    if isinstance(content, Tensor):
+        checked(path, name, content)
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            check_content(path, value, key)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            check_content(path, value, name)
+
+
+def checked(path: Path, name: object, tensor: Tensor) -> Tensor:
+    """Return a tensor as a plain one.
+
+    Raises:
+        RunDirectoryError: it has no values, is sparse or of another kind that no run writes.
+    """
+    try:
+        return sound(path, name, tensor)
+    except ArtifactError as error:
+        raise RunDirectoryError(f"{error}; or delete this checkpoint") from error
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: HashedFile) -> None:

@@ -35,7 +35,7 @@ from inference.artifacts.adapters.low_rank import (
 )
 from inference.artifacts.base import Artifact
 from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
-from inference.files import read_tensors, serialize, write_atomically
+from inference.files import is_finite, read_tensors, serialize, write_atomically
 from inference.models import LoraLayout, family_of
 from inference.recipe import typed_options
 from inference.runtime import ArtifactError, DrawWarning
@@ -74,7 +74,8 @@ def is_convolution_in_kohya(name: str) -> bool:
 def check_effect(path: Path, layers: Mapping[str, Adapter]) -> None:
     """Raise ArtifactError for a LoRA that changes nothing or is not finite."""
     parts = [part for layer in layers.values() for part in layer.effect()]
-    if not all(bool(part.isfinite().all()) for part in parts):
+    tensors = (tensor for layer in layers.values() for tensor in layer.tensors().values())
+    if not all(is_finite(tensor) for tensor in (*parts, *tensors)):
         raise ArtifactError(f"{path}: holds numbers that are not finite; its training went wrong")
     if not any(bool(part.any()) for part in parts):
         raise ArtifactError(f"{path}: changes nothing: every up half or alpha is zero")

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from inference.files import write_atomically
+from inference.files import write_atomically, write_once
 from inference.runtime import InputError
 
 VERSION = 1
@@ -48,8 +48,18 @@ class State:
     """Other values that later frames depend on: numbers, texts, lists."""
 
 
-def save_state(path: Path, state: State, fingerprint: str) -> None:
-    """Write a state; `fingerprint` identifies its settings."""
+def save_state(path: Path, state: State, fingerprint: str, is_first: bool = False) -> None:
+    """Write a state.
+
+    Args:
+        path: the file.
+        state: the state.
+        fingerprint: identifies its settings.
+        is_first: whether it must not exist yet.
+
+    Raises:
+        FileExistsError: it is the first one, and there is another.
+    """
     arrays, plain = {}, {}
     for name, value in vars(state).items():
         if isinstance(value, np.ndarray):
@@ -63,7 +73,7 @@ def save_state(path: Path, state: State, fingerprint: str) -> None:
         with unfinished.open("wb") as file:
             np.savez(file, **arrays)
 
-    write_atomically(path, write)
+    (write_once if is_first else write_atomically)(path, write)
 
 
 def load_state(path: Path) -> tuple[State, str]:

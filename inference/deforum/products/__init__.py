@@ -13,11 +13,12 @@ if TYPE_CHECKING:
         new_run,
         run_of_settings,
         run_of_timestring,
+        runs_without_state,
     )
 
 __all__ = [
     "SETTINGS", "Products", "RunFolder", "check_products", "finish", "latest_run", "new_run",
-    "run_of_settings", "run_of_timestring",
+    "run_of_settings", "run_of_timestring", "runs_without_state",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from inference.deforum.schedules import DIGITS, timestring
-from inference.files import write_atomically
-from inference.media import prepare_folder
+from inference.files import HeldFile, hold_file, write_atomically
+from inference.media import image_writer, prepare_folder
 from inference.runtime import DrawWarning, InputError
 
 SETTINGS = re.compile(r"(\d{14})_settings\.txt")
@@ -54,6 +54,20 @@ class RunFolder:
         """Write a frame's depth map, (h, w)."""
         save_png(self.file(f"_depth_{number:0{DIGITS}}.png"), depth)
 
+    def hold(self) -> HeldFile:
+        """Lock the settings file, until it is released or this process ends.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        file = hold_file(self.settings)
+        if file is None:
+            raise InputError(
+                f"{self.settings}: another process is drawing this animation; wait until it has "
+                "ended, or draw another one without resume"
+            )
+        return file
+
     def make(self) -> None:
         """Create the folder.
 
@@ -65,8 +79,7 @@ class RunFolder:
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """Write an image, (h, w) or (h, w, 3), atomically."""
-    image = Image.fromarray(picture)
-    write_atomically(path, lambda file: image.save(file, format="PNG", compress_level=4))
+    write_atomically(path, image_writer(Image.fromarray(picture), "PNG", compress_level=4))
 
 
 def new_run(folder_at: Callable[[str], Path]) -> RunFolder:
@@ -79,19 +92,26 @@ def new_run(folder_at: Callable[[str], Path]) -> RunFolder:
     while True:
         time = timestring(now)
         run = RunFolder(folder_at(time), time)
-        if not run.settings.exists():
+        if not run.settings.exists() and not run.state.exists():
             return run
         now += timedelta(seconds=1)
 
 
-def run_of_settings(path: str | Path) -> RunFolder | None:
-    """Return the run that saved a settings file, if its files are still beside it."""
+def run_of_settings(path: str | Path, output_dir: Path) -> RunFolder | None:
+    """Return the run that saved a settings file; None for a copy of one.
+
+    Args:
+        path: the file.
+        output_dir: contains the folders of runs; a file elsewhere needs other files of its run
+            beside it.
+    """
     path = Path(path)
     named = SETTINGS.fullmatch(path.name)
     if named is None:
         return None
     run = RunFolder(path.parent, named[1])
-    return run if run.state.is_file() or run.frames() else None
+    is_here = path.resolve().is_relative_to(output_dir.resolve())
+    return run if is_here or run.state.is_file() or run.frames() else None
 
 
 def run_of_timestring(folder: Path, timestring: str) -> RunFolder:
@@ -102,16 +122,16 @@ def run_of_timestring(folder: Path, timestring: str) -> RunFolder:
     """
     if not re.fullmatch(r"\d{14}", timestring):
         raise InputError(f"resume_timestring: expected 14 digits, got {timestring!r}")
-    states = sorted(folder.rglob(f"{timestring}_state.npz")) if folder.is_dir() else []
-    if not states:
-        raise InputError(
-            f"resume_timestring: there is no {timestring}_state.npz in {folder} or below it;"
-            " such a run cannot be resumed"
-        )
-    return RunFolder(states[-1].parent, timestring)
+    for end in ("_state.npz", "_settings.txt"):
+        if found := sorted(folder.rglob(f"{timestring}{end}")) if folder.is_dir() else []:
+            return RunFolder(found[-1].parent, timestring)
+    raise InputError(
+        f"resume_timestring: there is no {timestring}_state.npz in {folder} or below it;"
+        " such a run cannot be resumed"
+    )
 
 
-def latest_run(folder: Path, fits: str) -> RunFolder:
+def latest_run(folder: Path, fits: str) -> RunFolder | None:
     """Return the run with the newest state, among those with the same settings.
 
     A run that ended before its first frame counts only if no other one did more.
@@ -119,9 +139,6 @@ def latest_run(folder: Path, fits: str) -> RunFolder:
     Args:
         folder: contains the folders of runs.
         fits: the fingerprint of the settings.
-
-    Raises:
-        InputError: there is none.
     """
     from inference.deforum.loop import load_state
 
@@ -139,10 +156,13 @@ def latest_run(folder: Path, fits: str) -> RunFolder:
         if state.emitted:
             return run
         without_frames.append(run)
-    if without_frames:
-        return without_frames[0]
-    found = f"{len(states)} with other settings" if states else "none at all"
-    raise InputError(
-        f"resume: no animation of these settings was stopped in {folder} (there are {found}); name "
-        "the settings file that the run has saved, or resume_from_timestring and resume_timestring"
-    )
+    return without_frames[0] if without_frames else None
+
+
+def runs_without_state(folder: Path) -> Iterator[RunFolder]:
+    """Yield runs that have saved their settings and no state, the newest first."""
+    files = sorted(folder.rglob("*_settings.txt"), key=lambda file: -file.stat().st_mtime_ns)
+    for file in files:
+        named = SETTINGS.fullmatch(file.name)
+        if named and not (run := RunFolder(file.parent, named[1])).state.is_file():
+            yield run

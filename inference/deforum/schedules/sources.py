@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from inference.files import write_atomically
 from inference.images import open_init_image, read_image
-from inference.media import PICTURES, iter_frames, pictures_in
+from inference.media import PICTURES, image_writer, iter_frames, pictures_in
 from inference.recipe import at_home
 from inference.runtime import InputError
 
@@ -140,13 +141,15 @@ class VideoFrames:
         if not extraction.anew and stamp.is_file() and stamp.read_text("utf-8") == origin:
             return sorted(self.folder.glob(f"{glob_safe(stem)}{'[0-9]' * DIGITS}.png"))
         self.folder.mkdir(parents=True, exist_ok=True)
+        stamp.unlink(missing_ok=True)  # the last thing written: without it the frames count not
         for old in self.folder.glob(f"{glob_safe(stem)}{'[0-9]' * DIGITS}.png"):
             old.unlink()
         files = []
         for number, picture in enumerate(self.decoded(extraction)):
             files.append(self.folder / f"{stem}{number:0{DIGITS}}.png")
-            Image.fromarray(picture).save(files[-1], compress_level=1)
-        stamp.write_text(origin, "utf-8")
+            write = image_writer(Image.fromarray(picture), "PNG", compress_level=1)
+            write_atomically(files[-1], write)
+        write_atomically(stamp, lambda file: file.write_text(origin, "utf-8"))
         return files
 
     def decoded(self, extraction: Extraction) -> Iterable[np.ndarray]:

@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     )
     from inference.deforum.settings.parseq import managed_prompts, managed_values
     from inference.deforum.settings.settings import Settings
-    from inference.deforum.settings.settings_recipe import load_settings_recipe, recipe_settings
+    from inference.deforum.settings.settings_recipe import (
+        load_settings,
+        load_settings_recipe,
+        recipe_settings,
+    )
 
 __all__ = [
     "DEFORUM", "FIXED", "GATES", "INT_SCHEDULES", "KEYS", "KOHYA", "SCHEDULE", "TEXT_SCHEDULES",
     "Compat", "FormulaError", "Settings", "Values", "compute", "evaluated", "is_number",
-    "load_settings_recipe", "managed_prompts", "managed_values", "number_of", "recipe_settings",
-    "sampler_name",
+    "load_settings", "load_settings_recipe", "managed_prompts", "managed_values", "number_of",
+    "recipe_settings", "sampler_name",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -363,3 +363,17 @@ def test_euler_on_velocity_is_its_product_of_steps(tiny_video_model: VideoModel)
         factor *= 1 + (after - sigma) * sigma / (SPREAD**2 + sigma**2)
     result = run.draw(ClipStart(noise), LinearModel(base), source, lambda step: None)
     torch.testing.assert_close(result, noise * factor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("part", "what"), [("vae", "clip is not finite"), ("transformer", "latent of the clip is not")]
+)
+def test_a_clip_that_is_no_number_is_an_error(
+    part: str, what: str, tiny_video_model: VideoModel
+) -> None:
+    """It would be black."""
+    with torch.no_grad():
+        for weight in getattr(tiny_video_model, part).parameters():
+            weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=what):
+        draw_clips(tiny_video_model, [request_of(tiny_video_model, steps=1)])

@@ -185,7 +185,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.media.outputs.save_picture", fail)
+    monkeypatch.setattr("inference.media.outputs.picture_writer", lambda *_: fail)
     with pytest.raises(OSError, match="disk full"):
         written(tmp_path, save_text=True)
     assert not [*tmp_path.iterdir()]

@@ -2,18 +2,22 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from inference.config.images import ImageConfig
+from inference.config.images import HiresConfig, ImageConfig
+from inference.config.models import BaseModelConfig
 from inference.images import drawing as sampling
 from inference.images.drawing import draw
 from inference.images.infotext.text import parse_infotext
 from inference.images.passes import Pass, sample
 from inference.images.requests import expand, group
-from inference.runtime.errors import InputError
+from inference.models.families import load_image_model
+from inference.runtime.errors import DrawWarning, InputError
 
 CAT = ImageConfig(prompt="a cat", seed=1, steps=3)
 DOG = ImageConfig(prompt="a dog", negative_prompt="cat", seed=2, steps=3)
@@ -153,7 +157,6 @@ def test_progress_counts_steps_of_pictures(tiny_base, sampler):
 
 
 def test_half_precision_draws_nearly_the_same(tiny_base_folder):
-    from inference.config.models import BaseModelConfig
     from inference.models.stable_diffusion.loading import load_base_model
 
     config = BaseModelConfig(path=str(tiny_base_folder))
@@ -170,6 +173,33 @@ def test_picture_that_is_no_number_is_an_error(tiny_base):
     tiny_base.unet.conv_out.weight.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="latent is not finite"):
         draw(tiny_base, [CAT])
+
+
+def test_a_first_pass_that_is_no_number_is_an_error(tiny_base, monkeypatch):
+    """Its picture would be black, and the second pass make something finite of it."""
+    calls = []
+
+    def first_is_no_number(*arguments):
+        calls.append(arguments)
+        return sample(*arguments) * (float("nan") if len(calls) == 1 else 1)
+
+    monkeypatch.setattr(sampling, "sample", first_is_no_number)
+    hires = HiresConfig(upscaler="Lanczos", denoising_strength=0.6)
+    with pytest.raises(FloatingPointError, match="latent is not finite"):
+        draw(tiny_base, [dataclasses.replace(CAT, hires=hires)])
+
+
+def test_fp16_of_weights_in_bf16_is_noted(tiny_base_folder, tmp_path, recwarn):
+    shutil.copytree(tiny_base_folder, tmp_path / "base")
+    weights = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = {key: value.bfloat16() for key, value in load_file(weights).items()}
+    save_file(tensors, weights, {"format": "pt"})
+    config = BaseModelConfig(path=str(tmp_path / "base"))
+    load_image_model(config, "bf16")
+    load_image_model(BaseModelConfig(path=str(tiny_base_folder)), "fp16")
+    assert not recwarn.list
+    with pytest.warns(DrawWarning, match=r"^precision: fp16: the weights of .*base' are in bf16"):
+        load_image_model(config, "fp16")
 
 
 def test_velocity_model_is_drawn_with(tiny_base):

@@ -215,9 +215,9 @@ def test_written_settings_draw_the_same_again(animate, tmp_path):
     assert again.run.settings.read_bytes() == written.read_bytes()
 
 
-def test_nothing_to_resume_is_told(animate):
-    with pytest.raises(InputError, match="no animation of these settings was stopped"):
-        animate(recipe={"resume": True})
+def test_with_nothing_to_resume_it_begins_anew_and_says_so(animate):
+    with pytest.warns(DrawWarning, match="no animation of these settings was begun in .*anew"):
+        assert len(animate(recipe={"resume": True})) == 6
 
 
 @pytest.mark.filterwarnings("ignore:.*written with other settings")
