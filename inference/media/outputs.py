@@ -12,14 +12,13 @@ from PIL import Image
 from inference.files import (
     Naming,
     fill_in,
-    final_name_in_errors,
     name_new,
     one_at_a_time,
     sync,
     unfinished,
 )
 from inference.media.pictures import encodable, fitting_format, picture_writer, png_writer
-from inference.runtime import InputError
+from inference.runtime import InputError, naming
 
 Write = Callable[[Path], object]
 """Writes a file at a path."""
@@ -100,7 +99,7 @@ def write_first_free(
             for suffix in files
         }
         for suffix, write in files.items():
-            with final_name_in_errors(hidden[suffix], folder / f"{expected}{suffix}"):
+            with naming(folder / f"{expected}{suffix}", hidden[suffix]):
                 write(hidden[suffix])
                 sync(hidden[suffix])
         with one_at_a_time(folder):
