@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from omegaconf import MISSING
-
 from inference.config.images import MOST_SEED, Faults
 from inference.config.models import ArtifactConfig, BaseModelConfig
 from inference.files import pattern_faults
+from inference.recipe import MISSING
 from inference.sampling import SAMPLERS, samplers_of
 
 FORMATS = ("mp4", "gif", "webp")

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from omegaconf import MISSING
-
 from inference.prompts import split_composition
+from inference.recipe import MISSING
 from inference.runtime import InputError
 from inference.sampling import SAMPLERS, SCHEDULES, resolve_schedule, samplers_of, schedule_types
 

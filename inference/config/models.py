@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from omegaconf import MISSING
-
 from inference.config.images import Faults
+from inference.recipe import MISSING
 
 EMBEDDED = ("picto", "picto-motion")
 """Base models that are shipped with Limner."""

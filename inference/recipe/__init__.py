@@ -38,11 +38,13 @@ if TYPE_CHECKING:
         old_names,
         resolve,
     )
+    from inference.recipe.references import MISSING, reference
     from inference.recipe.schema import field_docs, fields_of, got, is_word, without_none
     from inference.recipe.yaml_nodes import cut
 
 __all__ = [
     "DRAWING_GROUPS",
+    "MISSING",
     "PLUGIN_GROUPS",
     "PLUGIN_VARIABLE",
     "Imported",
@@ -72,6 +74,7 @@ __all__ = [
     "override_layers",
     "print_text",
     "recipe_json_schema",
+    "reference",
     "report",
     "resolve",
     "shipped_recipes",

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import MISSING
-
+from inference.recipe import MISSING
 from inference.runtime import InputError
 from train.config.rules import Faults, at_least
 

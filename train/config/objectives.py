@@ -8,10 +8,8 @@ from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from omegaconf import MISSING, SI
-
 from inference.config import ADAPTERS
-from inference.recipe import RecipeError, got, is_word, option_faults
+from inference.recipe import MISSING, RecipeError, got, is_word, option_faults, reference
 from train.config.optimization import LRSchedulerConfig, schedule_faults
 from train.config.rules import Faults, at_least, fraction
 
@@ -82,7 +80,7 @@ class LoraConfig(ObjectiveConfig):
     """Options of an algorithm other than lora, by their names."""
     rank: int = 16
     """Rank of the layers (kohya: network_dim)."""
-    alpha: float = SI("${.rank}")
+    alpha: float = reference(".rank")
     """The learned change is scaled by alpha / rank (kohya: network_alpha)."""
     dropout: float = 0.0
     """Dropout on the inputs of the layers during training (kohya: network_dropout)."""

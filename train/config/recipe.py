@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from omegaconf import MISSING
-
 from inference.config import BaseModelConfig, ClipConfig, ClipSettings, DrawSettings, ImageConfig
-from inference.recipe import Reader
+from inference.recipe import MISSING, Reader
 from train.config.clips import ImageConditionConfig
 from train.config.data import DataConfig
 from train.config.objectives import (
