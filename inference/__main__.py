@@ -11,7 +11,7 @@ from pathlib import Path
 
 from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
 from inference.recipe import find_recipe, is_first_process, load_recipe, report, warnings_reported
-from inference.runtime import InputError, Interrupted, quiet_libraries
+from inference.runtime import InputError, Interrupted, output, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference RECIPE|PICTURE|SETTINGS [key=value ...] [--check]
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        output(USAGE, is_error=not arguments)
         return 0 if arguments else 2
     is_check = CHECK in arguments
     arguments = [argument for argument in arguments if argument != CHECK]
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings_reported("draw", is_silent=not is_first_process()):
             recipe = load(arguments[0], arguments[1:])
             if is_check:
-                print(check(recipe))
+                output(check(recipe))
                 return 0
             quiet_libraries()
             run(recipe)

@@ -6,6 +6,8 @@ Only the command line is parsed here; torch is imported once it is valid.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.recipe import DRAWING_GROUPS, load_plugins, report, warnings_reported
-from inference.runtime import InputError, quiet_libraries
+from inference.runtime import InputError, output, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Request:
 @refuse_foreign_train("convert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status: 0 done, 2 wrong input."""
-    options = command_line().parse_args(arguments)
+    options = parsed(arguments)
     request = Request(
         input=options.input,
         output=Path(options.output),
@@ -77,11 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             load_plugins({}, DRAWING_GROUPS)
             lines = convert(request)
         for line in lines:
-            print(line)
+            output(line)
     except InputError as error:
         report("convert", error)
         return 2
     return 0
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; argparse prints its messages, which quote names of files, by itself."""
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return command_line().parse_args(arguments)
+    finally:
+        if text := messages.getvalue().rstrip("\n"):
+            output(text, is_error=True)
 
 
 def command_line() -> argparse.ArgumentParser:

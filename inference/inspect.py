@@ -17,7 +17,7 @@ from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import lora_hash, read_header, sha256, weights_file
 from inference.media import SUFFIXES
 from inference.recipe import DRAWING_GROUPS, load_plugins, report, warnings_reported
-from inference.runtime import InputError, quiet_libraries
+from inference.runtime import InputError, open_console, output, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.inspect FILE...
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Describe every file; return the exit status: 0, or 2 if one of them is unknown."""
     files = sys.argv[1:] if arguments is None else arguments
     if not files or files[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if files else sys.stderr)
+        output(USAGE, is_error=not files)
         return 0 if files else 2
     quiet_libraries()
     try:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             show(file, inspect(Path(file)))
         except InputError as error:
-            print(f"inspect: {error}", file=sys.stderr)
+            report("inspect", error)
             status = 2
     return status
 
@@ -272,7 +272,6 @@ def describe_tensors(header: Mapping[str, Any]) -> str:
 
 def show(title: str, facts: Description) -> None:
     """Print the description as a table."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -281,7 +280,7 @@ def show(title: str, facts: Description) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(Text(name), Text(value))
-    Console().print(table)
+    open_console().print(table)
 
 
 if __name__ == "__main__":

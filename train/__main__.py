@@ -14,8 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Return the exit status: 0 done, 1 failed, 2 invalid input, 130/143 stopped and saved."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        stream = sys.stdout if arguments else sys.stderr
-        print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=stream)
+        from inference.runtime import output
+
+        output(f"{USAGE}\nEvery key is explained in docs/recipes.md.", is_error=not arguments)
         return 0 if arguments else 2
     from inference.recipe import report
     from inference.runtime import InputError
@@ -43,7 +44,7 @@ def train(path: str, overrides: list[str]) -> int:
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
 
-    from inference.runtime import Interrupted
+    from inference.runtime import Interrupted, output
     from train.common import RunEndedError, lost_processes_reported
     from train.trainer import Trainer
 
@@ -62,11 +63,11 @@ def train(path: str, overrides: list[str]) -> int:
         report("train", "stopped at once; resume=true continues from the newest checkpoint")
         return 128 + signal.SIGINT
     if trainer.is_main:
-        print(f"artifact: {artifact}")
+        output(f"artifact: {artifact}")
         grid = trainer.run.folder.grid(trainer.step_number)
         if grid.is_file():
-            print(f"grid:     {grid}")
-        print(f"watch:    tensorboard --logdir {recipe.output_dir}")
+            output(f"grid:     {grid}")
+        output(f"watch:    tensorboard --logdir {recipe.output_dir}")
     return 0
 
 

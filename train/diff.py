@@ -13,13 +13,14 @@ USAGE = "usage: python -m train.diff RUN RUN [--json]"
 @refuse_foreign_inference("diff")
 def main(arguments: list[str] | None = None) -> int:
     """Compare two runs; return the exit status: 0 compared, 2 the input is wrong."""
+    from inference.runtime import output
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
     if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
         asked = arguments[:1] in (["-h"], ["--help"])
-        stream = sys.stdout if asked else sys.stderr
-        print(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", file=stream)
+        output(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", is_error=not asked)
         return 0 if asked else 2
     from inference.recipe import report
     from inference.runtime import InputError, quiet_libraries
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         report("diff", error)
         return 2
     if as_json:
-        print(json.dumps(found.as_dict(), indent=1, default=str))
+        output(json.dumps(found.as_dict(), indent=1, default=str))
     else:
         from train.runs import show
 

@@ -14,10 +14,12 @@ Rows = dict[str, str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the entries of a kind; return the exit status: 0 done, 2 no such kind."""
+    from inference.runtime import output
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     usage = f"usage: limner list {'|'.join(KINDS)} [plugins=[MODULE]]"
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage, file=sys.stdout if arguments else sys.stderr)
+        output(usage, is_error=not arguments)
         return 0 if arguments else 2
     named, arguments = plugin_options(arguments)
     kind, *others = arguments or [""]
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         near = get_close_matches(kind, KINDS, 1)
         found = f"got {others[0]!r} besides {kind}" if others else f"got {kind!r}"
         hint = f"; did you mean {near[0]}?" if near and not others else ""
-        print(f"list: expected one of {', '.join(KINDS)}; {found}{hint}", file=sys.stderr)
+        output(f"list: expected one of {', '.join(KINDS)}; {found}{hint}", is_error=True)
         return 2
     from inference.recipe import print_text
 
@@ -132,6 +134,7 @@ class Plugin:
 def list_plugins(arguments: Sequence[str] | None = None) -> int:
     """Print the plug-ins; return the exit status: 0 all load, 1 some do not, 2 wrong input."""
     from inference.recipe import PLUGIN_GROUPS, PLUGIN_VARIABLE
+    from inference.runtime import output
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments:
@@ -140,13 +143,14 @@ def list_plugins(arguments: Sequence[str] | None = None) -> int:
             "usage: limner plugins\nLoads the installed entry points of the groups "
             f"{', '.join(PLUGIN_GROUPS)}, and the modules that {PLUGIN_VARIABLE} names."
         )
-        print(text, file=sys.stdout if asked else sys.stderr)
+        output(text, is_error=not asked)
         return 0 if asked else 2
     found = list(plugins())
     for one in found:
-        print(f"{one.group}: {one.name} = {one.value} ({one.distribution}): {one.error or 'loads'}")
+        state = one.error or "loads"
+        output(f"{one.group}: {one.name} = {one.value} ({one.distribution}): {state}")
     if not found:
-        print(f"no plug-ins: no entry points are installed, and {PLUGIN_VARIABLE} names none")
+        output(f"no plug-ins: no entry points are installed, and {PLUGIN_VARIABLE} names none")
     return 1 if any(one.error for one in found) else 0
 
 

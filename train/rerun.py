@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 the same bytes, 1 they differ or training failed, 2 the input is wrong, 130/143 stopped.
     """
+    from inference.runtime import output
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     folder = None
     if "--name" in arguments[:-1]:
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument not in plugins]
     if len(arguments) != 1 or arguments[0].startswith("-"):
         asked = arguments[:1] in (["-h"], ["--help"])
-        print(f"{USAGE}\n{HELP}", file=sys.stdout if asked else sys.stderr)
+        output(f"{USAGE}\n{HELP}", is_error=not asked)
         return 0 if asked else 2
     from inference.recipe import is_first_process, report
     from inference.runtime import InputError, quiet_libraries
@@ -114,19 +116,20 @@ def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:
 
 def verdict(first: RunDirectory, second: RunDirectory) -> int:
     """Print what is the same and what is not; return the exit status."""
+    from inference.runtime import output
     from train.runs import Comparison, compare_files, different_lines
 
     found = Comparison()
     compare_files(first, second, found)
     for run, names in ((first, found.only_first), (second, found.only_second)):
         if names:
-            print(f"only in {run.path}: {', '.join(names)}")
+            output(f"only in {run.path}: {', '.join(names)}")
     for line in different_lines(found):
-        print(line)
+        output(line)
     if found.files or not found.equal:
-        print(f"differs: {len(found.files)} of {len(found.files) + len(found.equal)} files")
+        output(f"differs: {len(found.files)} of {len(found.files) + len(found.equal)} files")
         return 1
-    print(f"equal: all {len(found.equal)} files that both have, byte by byte")
+    output(f"equal: all {len(found.equal)} files that both have, byte by byte")
     return 0
 
 

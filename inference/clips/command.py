@@ -26,6 +26,7 @@ from inference.runtime import (
     Processes,
     choose_device,
     number,
+    output,
     progress_bar,
 )
 
@@ -158,7 +159,7 @@ class Saver:
             )
             self.count += 1
             for path in paths:
-                print(path, flush=True)
+                output(path)
 
     def save_sheet(self, drawings: Sequence[ClipDrawing], factors: Sequence[float]) -> None:
         """Save frames of all clips in one image, with the clips' infotexts."""
@@ -172,7 +173,7 @@ class Saver:
         sheet = contact_sheet([drawing.frames for drawing in drawings], labels)
         infotext = "\n\n".join(drawing.infotext for drawing in drawings)
         texts = {"parameters": infotext, "grid": sheet.info["grid"]}
-        print(write_new(self.folder, sheet, texts, before="sheet-", digits=4))
+        output(write_new(self.folder, sheet, texts, before="sheet-", digits=4))
 
 
 def naming_of(drawing: ClipDrawing, index: int, total: int, started: datetime) -> Naming:

@@ -21,7 +21,7 @@ from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new, write_picture
 from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
-from inference.runtime import InputError, Processes, choose_device, number, progress_bar
+from inference.runtime import InputError, Processes, choose_device, number, output, progress_bar
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: request.prompt,
@@ -163,13 +163,13 @@ class Saver:
         """Save one under the name from the recipe's pattern."""
         naming = naming_of(drawing, index, total, self.recipe.batch_size, self.started)
         path = write_picture(self.folder, drawing.image, drawing.infotext, naming, self.form)
-        print(path, flush=True)
+        output(path)
 
     def save_grid(self, grid: Image.Image, rows: Sequence[Sequence[Drawing]]) -> None:
         """Save the grid with the infotexts of its images."""
         infotext = "\n\n".join(drawing.infotext for row in rows for drawing in row)
         texts = {"parameters": infotext, "grid": grid.info["grid"]}
-        print(write_new(self.folder, grid, texts, before="grid-", digits=4))
+        output(write_new(self.folder, grid, texts, before="grid-", digits=4))
 
 
 def naming_of(

@@ -26,8 +26,11 @@ from scripts.architecture.tree import (
 )
 
 FLOORS = (
-    ("inference/runtime/", "inference/shadowing.py", "train/shadowing.py"),
-    ("inference/recipe/", "inference/files/", "inference/prompts/", "inference/sampling/"),
+    ("inference/runtime/", "train/shadowing.py"),
+    (
+        "inference/recipe/", "inference/files/", "inference/prompts/", "inference/sampling/",
+        "inference/shadowing.py",
+    ),
     ("inference/config/", "inference/media/", "train/kohya/"),
     ("inference/models/",),
     ("train/config/", "train/common/", "inference/artifacts/"),

@@ -14,14 +14,16 @@ recipe by it that begins with
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a schema; return the exit status: 0 done, 2 wrong input."""
+    from inference.runtime import output
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        output(USAGE, is_error=not arguments)
         return 0 if arguments else 2
     named, arguments = plugin_options(arguments)
     if arguments not in (["train"], ["draw"]):
         got = " ".join(arguments)
-        print(f"schema: expected one of train, draw; got {got}", file=sys.stderr)
+        output(f"schema: expected one of train, draw; got {got}", is_error=True)
         return 2
     from inference.recipe import print_text
 

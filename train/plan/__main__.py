@@ -22,11 +22,13 @@ FLAGS = ("--json", "--check-pictures", "--probe")
 @refuse_foreign_inference("plan")
 def main(arguments: list[str] | None = None) -> int:
     """Print a plan; return the exit status: 0 done, 2 the input is wrong."""
+    from inference.runtime import output
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     flags = {argument for argument in arguments if argument in FLAGS}
     arguments = [argument for argument in arguments if argument not in FLAGS]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        output(USAGE, is_error=not arguments)
         return 0 if arguments else 2
     from inference.recipe import find_recipe, load_recipe, report, warnings_reported
     from inference.runtime import InputError, quiet_libraries
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         report("plan", error)
         return 2
     if "--json" in flags:
-        print(json.dumps(plan.as_dict(), indent=1))
+        output(json.dumps(plan.as_dict(), indent=1))
     else:
         from train.plan.table import show
 
