@@ -55,7 +55,14 @@ if TYPE_CHECKING:
     from inference.models.image_model import ImageModel
     from inference.models.lora_layout import LoraLayout
     from inference.models.model_files import ModelFiles
-    from inference.models.names import file_model_name, is_single_file, path_of, resolve_path
+    from inference.models.names import (
+        base_name,
+        file_model_name,
+        is_single_file,
+        path_of,
+        published_name,
+        resolve_path,
+    )
     from inference.models.parametrization import (
         DiscreteVP,
         Epsilon,
@@ -102,6 +109,7 @@ __all__ = [
     "Velocity",
     "all_families",
     "as_timelines",
+    "base_name",
     "cast",
     "check_size",
     "compact",
@@ -126,6 +134,7 @@ __all__ = [
     "part_layout",
     "part_names",
     "path_of",
+    "published_name",
     "read_part",
     "read_text",
     "register_family",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from pathlib import Path, PureWindowsPath
 
 ASSETS = Path(__file__).parents[1] / "assets"
 """The embedded models."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""`owner/name`."""
 
 
 def resolve_path(path: str) -> str:
@@ -16,6 +20,21 @@ def resolve_path(path: str) -> str:
 def is_single_file(path: str | Path) -> bool:
     """Return whether a path has the suffix of a single file (`.safetensors`, `.ckpt`)."""
     return str(path).lower().endswith((".safetensors", ".ckpt"))
+
+
+def base_name(path: str) -> str:
+    """Return the last name of a path, also of one of Windows: files that are shared hold no more.
+
+    They would reveal folders, and with them users, clients and projects.
+    """
+    name = PureWindowsPath(path).name
+    return name if name not in ("", "..") else Path(path).absolute().resolve().name
+
+
+def published_name(path: str) -> str:
+    """Return a base model's name for kohya's metadata: the id of one on the hub, else a name."""
+    is_on_hub = HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+    return path if is_on_hub and not is_single_file(path) else base_name(path)
 
 
 def path_of(model: Path) -> str:

@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
+from inference.models import published_name
 from inference.runtime import git, limner_version
 from train.config import TrainRecipe
 
@@ -66,6 +67,6 @@ def run_metadata(
         "ss_caption_tag_dropout_rate": recipe.data.captions.tag_dropout_rate,
         "ss_shuffle_caption": recipe.data.captions.shuffle_tags,
         "ss_keep_tokens": recipe.data.captions.keep_tokens,
-        "ss_sd_model_name": recipe.base_model.path,
+        "ss_sd_model_name": published_name(recipe.base_model.path),
     }
     return {key: str(value) for key, value in facts.items()}
