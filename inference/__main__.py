@@ -5,13 +5,14 @@ Only what recipes need is imported here; torch is imported once the recipe is va
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
 from inference.recipe import find_recipe, is_first_process, load_recipe, report, warnings_reported
-from inference.runtime import InputError, Interrupted, output, quiet_libraries
+from inference.runtime import ArtifactError, InputError, Interrupted, output, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference RECIPE|PICTURE|SETTINGS [key=value ...] [--check]
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 output(check(recipe))
                 return 0
             quiet_libraries()
+            check_files(recipe)
             run(recipe)
     except InputError as error:
         log(error)
@@ -111,6 +113,21 @@ def check(recipe: object) -> str:
     from inference.deforum import recipe_settings, settings_report
 
     return settings_report(recipe_settings(recipe))
+
+
+def check_files(recipe: object) -> None:
+    """Check that the base model and the artifacts exist, before the heavy libraries load.
+
+    Raises:
+        InputError: one does not.
+    """
+    assert isinstance(recipe, ImagesRecipe | AnimationRecipe | ClipsRecipe)
+    from inference.models import check_place
+
+    check_place(recipe.base_model.path)
+    for config in recipe.artifacts.values():
+        if config is not None and not os.path.exists(Path(config.path).expanduser()):  # noqa: PTH110 (names may be long)
+            raise ArtifactError(f"{config.path}: no such file or folder")
 
 
 def run(recipe: object) -> None:

@@ -39,10 +39,12 @@ def train(path: str, overrides: list[str]) -> int:
     )
     from inference.runtime import quiet_libraries
     from train.config import train_schema
+    from train.places import check_places
 
     with warnings_reported("train"):
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
+    check_places(recipe)
 
     from inference.runtime import Interrupted, output
     from train.common import RunEndedError, lost_processes_reported

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from inference.models.model_files import ModelFiles
     from inference.models.names import (
         base_name,
+        check_place,
         file_model_name,
         is_single_file,
         path_of,
@@ -111,6 +112,7 @@ __all__ = [
     "as_timelines",
     "base_name",
     "cast",
+    "check_place",
     "check_size",
     "compact",
     "discrete_vp",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path, PureWindowsPath
 
+from inference.runtime import BaseModelError
+
 ASSETS = Path(__file__).parents[1] / "assets"
 """The embedded models."""
 
@@ -14,12 +16,42 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 def resolve_path(path: str) -> str:
     """Return the folder of an embedded model's name; other paths unchanged."""
-    return str(ASSETS / path) if (ASSETS / path / "model_index.json").is_file() else path
+    try:
+        is_embedded = (ASSETS / path / "model_index.json").is_file()
+    except OSError:  # the name is too long to be one of ours
+        is_embedded = False
+    return str(ASSETS / path) if is_embedded else path
 
 
 def is_single_file(path: str | Path) -> bool:
     """Return whether a path has the suffix of a single file (`.safetensors`, `.ckpt`)."""
     return str(path).lower().endswith((".safetensors", ".ckpt"))
+
+
+def check_place(path: str) -> None:
+    """Check that a base model is on this disk, or may be on the hub; reads nothing of it.
+
+    Raises:
+        BaseModelError: it is not.
+    """
+    place = Path(resolve_path(path)).expanduser()
+    try:
+        if is_single_file(path) and not place.is_file():
+            raise BaseModelError(f"base_model.path: no such file: {path!r}")
+        is_on_hub = path.count("/") == 1 and not place.is_absolute()
+        if not is_on_hub and not place.is_dir():
+            raise no_model(path)
+    except OSError as error:
+        raise BaseModelError(f"base_model.path: {path!r}: {error.strerror}") from error
+
+
+def no_model(path: str) -> BaseModelError:
+    """Return the error of a path at which there is nothing."""
+    embedded = sorted(p.parent.name for p in ASSETS.glob("*/model_index.json"))
+    return BaseModelError(
+        f"base_model.path: {path!r} is neither an embedded model ({', '.join(embedded)}) nor a "
+        "folder, and does not look like a hub id (org/model)"
+    )
 
 
 def base_name(path: str) -> str:

@@ -34,7 +34,10 @@ FLOORS = (
     ("inference/config/", "inference/media/", "train/kohya/"),
     ("inference/models/",),
     ("train/config/", "train/common/", "inference/artifacts/"),
-    ("train/data/", "train/losses/", "inference/images/", "inference/convert.py"),
+    (
+        "train/data/", "train/losses/", "train/places.py", "inference/images/",
+        "inference/convert.py",
+    ),
     (
         "train/families/", "train/runs/", "train/stages.py", "train/class_images.py",
         "inference/clips/", "inference/deforum/", "inference/inspect.py",

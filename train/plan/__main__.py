@@ -33,12 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
     from inference.recipe import find_recipe, load_recipe, report, warnings_reported
     from inference.runtime import InputError, quiet_libraries
     from train.config import train_schema
-    from train.plan.plan import plan_run, probed
+    from train.places import check_places
 
     try:
         with warnings_reported("plan"):
             recipe = load_recipe(find_recipe(arguments[0]), train_schema, arguments[1:])
             quiet_libraries()
+            check_places(recipe)
+            from train.plan.plan import plan_run, probed
+
             processes = int(os.environ.get("WORLD_SIZE", "1"))
             plan = plan_run(recipe, processes, "--check-pictures" in flags)
             if "--probe" in flags:
