@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         Offload,
     )
     from inference.config.images import (
+        MOST_AT_ONCE,
+        MOST_PIXELS,
         RESIZE_MODES,
         DrawSettings,
         HiresConfig,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAPTERS",
     "DRAWING_RECIPES",
+    "MOST_AT_ONCE",
+    "MOST_PIXELS",
     "RESIZE_MODES",
     "AnimationRecipe",
     "ArtifactConfig",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         override_layers,
         shown,
     )
+    from inference.recipe.limits import NO_LIMIT
     from inference.recipe.loader import dump_recipe, load_mapping, load_recipe
     from inference.recipe.options import option_faults, takes, typed_options
     from inference.recipe.plugins import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DRAWING_GROUPS",
     "MISSING",
+    "NO_LIMIT",
     "PLUGIN_GROUPS",
     "PLUGIN_VARIABLE",
     "Imported",

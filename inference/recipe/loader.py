@@ -13,6 +13,7 @@ fields, resolves `${...}` and builds the objects. A dataclass can define more:
   the values of earlier sources in it are discarded;
 - `imports: ClassVar = {"data.kohya_config": read}`: the content of the file that this key names
   replaces the key, as if the recipe were based on it (`inference.recipe.imports`);
+- `limits: ClassVar = {"width": 16384}`: how large a number can be (`inference.recipe.limits`);
 - `registries: ClassVar = {"type": NAMES}`: the names that a text can be, besides `module:name`;
 - `null` removes an entry of a `dict[str, X | None]`.
 """
@@ -58,6 +59,7 @@ from inference.recipe.layers import (
     shown,
     source_of,
 )
+from inference.recipe.limits import limit_faults
 from inference.recipe.plugins import consent_to
 from inference.recipe.references import ABSENT, ExpansionFault, Reference, ReferenceFault
 from inference.recipe.schema import (
@@ -358,7 +360,9 @@ class _Draft:
             parts = list(_dataclasses(sound, prefix))
             givers = _givers(parts)
             for key, part in parts:
-                for field, message in getattr(part, "faults", tuple)():
+                beyond = dict(limit_faults(part))
+                others = getattr(part, "faults", tuple)() if not beyond else beyond.items()
+                for field, message in others:
                     self.fault(dotted(key, field), message)
                 if givers and _is_within(key, givers):
                     continue  # the entries that inherit these fields report what has no effect

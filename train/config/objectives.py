@@ -66,6 +66,8 @@ ADAPTER_GIVEN = ("target", "rank", "alpha", "dropout", "generator")
 class LoraConfig(ObjectiveConfig):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet, transformer, text encoder."""
 
+    limits: ClassVar[dict[str, float]] = {"rank": 65_536}
+
     target: ClassVar[str] = "train.objectives.lora:LoraObjective"
     learns_clips: ClassVar[bool] = True
     is_combinable: ClassVar[bool] = True
@@ -126,6 +128,8 @@ class LoraConfig(ObjectiveConfig):
 @dataclass
 class TextualInversionConfig(ObjectiveConfig):
     """Vectors for a new token (Gal et al. 2022, arXiv 2208.01618)."""
+
+    limits: ClassVar[dict[str, float]] = {"num_vectors_per_token": 10_000}
 
     target: ClassVar[str] = "train.objectives.textual_inversion:TextualInversionObjective"
     is_combinable: ClassVar[bool] = True
@@ -196,6 +200,8 @@ class HypernetworkConfig(ObjectiveConfig):
             yield "layer_structure", f"must begin and end with 1, as [1, 2, 1]; got {structure}"
         elif min(structure) <= 0:
             yield "layer_structure", f"must be above 0 throughout, got {structure}"
+        if self.sizes is not None and any(size < 1 for size in self.sizes):
+            yield "sizes", f"must be at least 1, got {min(self.sizes)}"
         name = self.activation_func.lower()
         if name in UNUSABLE_ACTIVATIONS:
             reason = UNUSABLE_ACTIVATIONS[name]
