@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from inference.files import EMBEDDING_PICTURES as PICTURES
-from inference.files import lora_hash, read_header, sha256, weights_file
-from inference.media import SUFFIXES
-from inference.recipe import DRAWING_GROUPS, load_plugins, report, warnings_reported
+from inference.files import check_regular, lora_hash, read_header, sha256, weights_file
+from inference.media import PILLOW_ERRORS, SUFFIXES
+from inference.recipe import DRAWING_GROUPS, cut, load_plugins, report, warnings_reported
 from inference.runtime import InputError, open_console, output, quiet_libraries
 from inference.shadowing import refuse_foreign_train
 
@@ -25,6 +25,12 @@ USAGE = """usage: python -m inference.inspect FILE...
 Describes artifacts, base models, images and videos, with the metadata that they contain."""
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+
+MOST_FACTS = 500
+"""Maximum number of lines that are printed of a file."""
+LONGEST_FACT = 2000
+LONGEST_TEXT = 100_000
+"""Maximum number of characters that are printed of one of its facts, and of its infotext."""
 
 Description = dict[str, str]
 """The description of a file, in this order."""
@@ -60,8 +66,7 @@ def inspect(path: Path) -> Description:
     Raises:
         InputError: it does not exist, cannot be read, or is of an unknown type.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
+    check_regular(path)
     if path.suffix.lower() in SUFFIXES:
         return inspect_picture(path)
     if path.suffix.lower() in VIDEOS:
@@ -73,7 +78,7 @@ def inspect(path: Path) -> Description:
 
 def inspect_picture(path: Path) -> Description:
     """Return size and infotext."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     from inference.artifacts import read_embedding_picture
     from inference.images import read_infotext, read_other_programs
@@ -85,7 +90,7 @@ def inspect_picture(path: Path) -> Description:
         infotext = read_infotext(path)
     except InputError:
         raise
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except PILLOW_ERRORS as error:
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
     try:
         infotext = infotext or read_other_programs(path)
@@ -278,8 +283,12 @@ def show(title: str, facts: Description) -> None:
     table = Table(title=Text(title), show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(Text(name), Text(value))
+    for number, (name, value) in enumerate(facts.items()):
+        if number == MOST_FACTS:
+            table.add_row(Text("…"), Text(f"and {len(facts) - MOST_FACTS} more"))
+            break
+        length = LONGEST_TEXT if name == "infotext" else LONGEST_FACT
+        table.add_row(Text(cut(name)), Text(cut(value, length)))
     open_console().print(table)
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from inference.artifacts.embedding_picture import read_embedding_picture
 from inference.config import ArtifactConfig
 from inference.files import EMBEDDING_PICTURES as PICTURES
-from inference.files import PICKLES, artifact_hash, read_pickle, unreadable
+from inference.files import PICKLES, artifact_hash, check_regular, read_pickle, unreadable
 from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def load_artifact(path: Path | str) -> Artifact:
     path = Path(path)
     if not path.exists():
         raise ArtifactError(f"{path}: no such file or folder")
+    check_regular(path)
     keys = [] if path.is_dir() else read_keys(path)
     for target in ARTIFACTS.values():
         artifact_class = pkgutil.resolve_name(target)

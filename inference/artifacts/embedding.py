@@ -21,7 +21,14 @@ from inference.artifacts.base import Artifact, check_kind
 from inference.artifacts.embedding_picture import picture_with, read_embedding_picture
 from inference.artifacts.metadata import made_upon
 from inference.files import EMBEDDING_PICTURES as PICTURES
-from inference.files import PICKLES, read_pickle, read_tensors, serialize, write_atomically
+from inference.files import (
+    PICKLES,
+    check_tensors,
+    read_pickle,
+    read_tensors,
+    serialize,
+    write_atomically,
+)
 from inference.media import save_png
 from inference.prompts import LearnedVectors, token_ids
 from inference.runtime import ArtifactError
@@ -192,7 +199,9 @@ class Embedding(Artifact):
         """
         path = Path(path)
         if path.suffix in PICKLES:
-            found, facts = _from_dict(path, read_pickle(path))
+            content = read_pickle(path)
+            check_tensors(path, content)
+            found, facts = _from_dict(path, content)
         elif path.suffix in PICTURES:
             found, facts = _from_dict(path, read_embedding_picture(path) or {})
         else:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inference.files import read_pickle, read_tensors
+from inference.files import check_tensors, read_pickle, read_tensors
 from inference.runtime import ArtifactError
 
 UNUSABLE = ("glu", "threshold", "multiheadattention")
@@ -241,6 +241,7 @@ def safetensors_file(content: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[s
 
 def _from_pickle(path: Path) -> tuple[States, Facts]:
     content = read_pickle(path)
+    check_tensors(path, content)
     states = {
         width: (pair[0], pair[1])
         for width, pair in content.items()

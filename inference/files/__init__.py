@@ -18,10 +18,12 @@ if TYPE_CHECKING:
         weights_file,
     )
     from inference.files.name_patterns import Naming, fill_in, fitting, pattern_faults
+    from inference.files.regular import check_regular
     from inference.files.tensors import (
         EMBEDDING_PICTURES,
         PICKLES,
         TensorFile,
+        check_tensors,
         open_tensors,
         read_pickle,
         read_tensors,
@@ -38,6 +40,8 @@ __all__ = [
     "TensorFile",
     "artifact_hash",
     "cache_file",
+    "check_regular",
+    "check_tensors",
     "fill_in",
     "fitting",
     "lora_hash",

@@ -82,8 +82,16 @@ def lora_hash(path: Path) -> str:
     """Return A1111's hash of a LoRA (it shows 12 digits): from the metadata, or of its weights."""
     if path.suffix != ".safetensors":
         return sha256(path)
-    metadata = read_header(path).get("__metadata__", {})
-    return metadata.get("sshs_model_hash") or sha256(path, after_header=True)
+    status = path.stat()
+    said = _said_hash(path.resolve(), status.st_size, status.st_mtime_ns)
+    return said or sha256(path, after_header=True)
+
+
+@lru_cache(maxsize=4096)
+def _said_hash(path: Path, size: int, changed: int) -> str | None:
+    """Return the hash in a LoRA's metadata; cached while the file is unchanged."""
+    said = read_header(path).get("__metadata__", {}).get("sshs_model_hash")
+    return said if isinstance(said, str) else None
 
 
 def weights_file(folder: Path) -> Path | None:

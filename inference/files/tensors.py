@@ -69,17 +69,62 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Pickles are read with `weights_only`, so no code in them is executed.
 
     Raises:
-        ArtifactError: not a safetensors file or a pickle of tensors.
+        ArtifactError: not a safetensors file or a pickle of tensors, or see `check_tensors`.
     """
     if path.suffix in PICKLES:
-        content = read_pickle(path)
-        return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}, {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from error
+        tensors, metadata = _pickled_tensors(path), {}
+    else:
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                metadata = dict(file.metadata() or {})
+        except (SafetensorError, OSError) as error:
+            raise unreadable(path, error) from error
+    check_tensors(path, tensors)
+    return tensors, metadata
+
+
+def _pickled_tensors(path: Path) -> dict[str, Tensor]:
+    content = read_pickle(path)
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+MOST_LEVELS = 16
+"""Maximum nesting of mappings and lists in an artifact's pickle; hypernetworks have 3."""
+
+
+def check_tensors(path: Path, content: Any, name: str = "", level: int = 0) -> None:
+    """Check that all tensors in the mappings and lists of a file are what an artifact has.
+
+    Raises:
+        ArtifactError: one has no values of its own, or is not finite; the message names it.
+    """
+    if isinstance(content, Tensor):
+        if problem := _unusable(content):
+            raise ArtifactError(f"{path}: tensor {name[:100]!r} {problem}")
+    elif isinstance(content, dict | list | tuple):
+        if level == MOST_LEVELS:
+            raise ArtifactError(f"{path}: has more than {MOST_LEVELS} nested levels")
+        members = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in members:
+            check_tensors(path, value, f"{name}.{key}" if name else str(key), level + 1)
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    """Return what is wrong with a tensor of an artifact; None if it can be used."""
+    if tensor.is_meta:
+        return "has a shape, but no values (meta); write the file anew from the original"
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else "sparse"
+        return f"is {kind}; expected a dense one (tensor.to_dense(), tensor.dequantize())"
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > stored:
+        return f"is expanded: {tensor.numel()} values of which {stored} are stored"
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() == 1):
+        return f"has the data type {tensor.dtype}; expected fp32, fp16 or bf16"
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        return "has values that are not finite (NaN or infinite): it would draw black or noise"
+    return None
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -89,7 +134,7 @@ def open_tensors(path: Path) -> TensorFile:
         ArtifactError: not a safetensors file or a pickle of tensors.
     """
     if path.suffix in PICKLES:
-        tensors, _ = read_tensors(path)
+        tensors = _pickled_tensors(path)
         shapes = {key: tuple(value.shape) for key, value in tensors.items()}
         return TensorFile(shapes, {}, tensors.__getitem__)
     try:

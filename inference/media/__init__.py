@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from inference.media.video_reading import (
         DEFAULT_FPS,
         PICTURE_EXTENSIONS,
+        PILLOW_ERRORS,
         VIDEO_EXTENSIONS,
         ClipFacts,
         is_animated,
@@ -54,6 +55,7 @@ __all__ = [
     "LARGEST_SIDE",
     "PICTURES",
     "PICTURE_EXTENSIONS",
+    "PILLOW_ERRORS",
     "SUFFIXES",
     "VIDEO_EXTENSIONS",
     "ClipFacts",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from inference.models.family import KINDS, Match, ModelFamily, PartLayout, SingleFile
     from inference.models.finding import (
         ARTIFACTS,
+        artifacts_in,
         files_in,
         find_model,
         find_named,
@@ -110,6 +111,7 @@ __all__ = [
     "Timeline",
     "Velocity",
     "all_families",
+    "artifacts_in",
     "as_timelines",
     "base_name",
     "cast",

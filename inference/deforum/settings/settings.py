@@ -17,7 +17,7 @@ from typing import Any
 from inference.deforum.settings.coercion import coerce
 from inference.deforum.settings.dialects import migrate, translate
 from inference.deforum.settings.keys import KEYS, SAVED_IF_CHANGED
-from inference.files import write_atomically
+from inference.files import check_regular, write_atomically
 from inference.runtime import InputError
 
 LARGEST = 64 * 2**20
@@ -110,6 +110,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it contains something else.
     """
+    if path.exists():
+        check_regular(path)
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path}: is too large for a settings file")
