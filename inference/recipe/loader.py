@@ -73,6 +73,7 @@ from inference.recipe.schema import (
     without_none,
 )
 from inference.recipe.yaml_nodes import RecipeDumper, cut, plain, readable
+from inference.runtime import without_passwords
 
 __all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_recipe"]
 
@@ -153,8 +154,12 @@ def _load(
 
 
 def dump_recipe(recipe: Any) -> str:
-    """Return the YAML of a recipe with every field; it loads back to an equal object."""
-    return yaml.dump(_escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
+    """Return the YAML of a recipe with every field; it loads back to an equal object.
+
+    Only passwords in addresses are left out: they are given on the command line again.
+    """
+    text = yaml.dump(_escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
+    return without_passwords(text)
 
 
 def _escaped(value: Any) -> Any:

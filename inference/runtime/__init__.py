@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from inference.runtime.extras import require
     from inference.runtime.registry import register
     from inference.runtime.signals import Interrupted, StopSignals
-    from inference.runtime.text import number, output, printable
+    from inference.runtime.text import number, output, printable, without_passwords
     from inference.runtime.version import clone, describe_version, git, limner_version
     from inference.runtime.warnings import quiet_libraries
 
@@ -37,6 +37,7 @@ __all__ = [
     "quiet_libraries",
     "register",
     "require",
+    "without_passwords",
 ]
 
 __getattr__ = lazy(__name__, __file__)

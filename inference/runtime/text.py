@@ -16,6 +16,15 @@ UNPRINTABLE = re.compile(
 )
 
 
+PASSWORD = re.compile(r"(?<=://)[^/\s@:'\"]*:[^/\s@'\"]+@")
+"""`user:password@` in an address."""
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with addresses as `https://host/…` that were `https://user:password@host/…`."""
+    return PASSWORD.sub("", text)
+
+
 def number(value: object) -> str:
     """Return a number as A1111's page writes it: 7.0 as 7."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
@@ -24,9 +33,9 @@ def number(value: object) -> str:
 def printable(text: str) -> str:
     r"""Return a text with control characters and directions of writing escaped, as `\x1b`.
 
-    Newlines and tabs stay.
+    Newlines and tabs stay; passwords in addresses are left out.
     """
-    return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+    return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], without_passwords(text))
 
 
 def output(text: object = "", *, is_error: bool = False) -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from inference.models import published_name
-from inference.runtime import git, limner_version
+from inference.runtime import git, limner_version, without_passwords
 from train.config import TrainRecipe
 
 PACKAGES = (
@@ -25,7 +25,7 @@ def describe_environment() -> dict[str, Any]:
         "limner": limner_version(),
         "git_commit": git("rev-parse", "HEAD"),
         "git_changed_files": (git("status", "--porcelain") or "").splitlines(),
-        "command": shlex.join(sys.orig_argv),
+        "command": without_passwords(shlex.join(sys.orig_argv)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from inference.files import UNREADABLE, load_data, reason_of
 from inference.runtime import InputError
 
 TENSOR_FILES = (".safetensors", ".pt")
@@ -79,9 +80,9 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return _Safetensors(path)
-        return dict(_flat(torch.load(path, map_location="cpu", weights_only=True)))
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path}: damaged: {error}") from error
+        return dict(_flat(load_data(path)))
+    except (*UNREADABLE, SafetensorError) as error:
+        raise InputError(f"{path}: damaged: {reason_of(error)}") from error
 
 
 class _Safetensors(Mapping[str, Tensor]):

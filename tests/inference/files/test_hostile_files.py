@@ -256,3 +256,21 @@ def test_json_of_an_embedding_picture_is_bounded(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="carries an embedding that is damaged"):
         load_artifact(tmp_path / "x.png")
     assert json.dumps(text)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80", b"junk", b"\x80\x02}q\x00.", b"cos\nsystem\n(S'x'\ntR.", b"\x80\x04K\x01.",
+     b"PK\x03\x04" + b"\0" * 50, b"\x80\x02c__builtin__\neval\nq\x00."],
+)  # fmt: skip
+def test_no_message_advises_to_run_the_code_of_a_pickle(content: bytes, tmp_path: Path) -> None:
+    from train.runs.tensor_comparison import read_tensors as compared
+
+    path = tmp_path / "x.pt"
+    path.write_bytes(content)
+    for read in (load_artifact, compared):
+        with pytest.raises(InputError) as caught:
+            read(path)
+        message = str(caught.value)
+        assert "weights_only" not in message and "two options" not in message
+        assert "\x1b" not in message and message.count("\n") == 0

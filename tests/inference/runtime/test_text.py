@@ -122,3 +122,29 @@ def test_the_one_that_prints_by_itself_escapes_too() -> None:
     for character in map(chr, range(sys.maxunicode + 1)):
         if printable(character) != character:
             assert printable(shown(character)) == shown(character)
+
+
+def test_passwords_in_addresses_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {
+        "https://me:secret@host/a.tar": "https://host/a.tar",
+        "'s3://key:secret@bucket/x' and hf://owner/name": "'s3://bucket/x' and hf://owner/name",
+        "https://:token@host": "https://host",
+        "ssh://git@host/x": "ssh://git@host/x",
+        "C:\\a, b@c, a cat: me@home://x": "C:\\a, b@c, a cat: me@home://x",
+    }
+    for text, shown in texts.items():
+        assert printable(text) == shown
+    report("train", next(iter(texts)))
+    assert "secret" not in capsys.readouterr().err
+    assert printable("://a:" * 300_000) == "://a:" * 300_000
+
+
+def test_passwords_are_not_written_into_runs() -> None:
+    from inference.config import ImagesRecipe
+    from inference.recipe import dump_recipe, load_mapping
+
+    mapping = {"images": {"a": {"prompt": "x"}}, "artifact_dirs": ["https://me:secret@host/x"]}
+    recipe = load_mapping(mapping, "test", lambda _: ImagesRecipe)
+    assert recipe.artifact_dirs == mapping["artifact_dirs"]
+    assert "secret" not in dump_recipe(recipe)
+    assert "https://host/x" in dump_recipe(recipe)
