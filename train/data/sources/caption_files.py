@@ -1,15 +1,15 @@
 """Captions beside images: files of the same name with another extension."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from train.common import DataError
+from train.common import DataError, tell_once
 from train.config import CaptionConfig
 from train.data.containers import container_of, files_within, read_text
+from train.data.sources.texts import check_caption, is_followed, parse_json
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".json", ".tags", ".cap", ".text")
 """Extensions that trainers and taggers give captions; upper case counts too."""
@@ -89,6 +89,9 @@ class CaptionFiles:
                     if entry.is_dir():
                         found[1].add(entry.name)
                     elif entry.name.lower().endswith(endings) and entry.is_file():
+                        if entry.is_symlink() and not is_followed(Path(entry.path)):
+                            tell_once(f"{entry.path}: a link out of the data is not followed")
+                            continue
                         found[0].add(entry.name)
             self.folders[folder] = found
         return found
@@ -107,15 +110,14 @@ def read_captions(file: Path, config: CaptionConfig, *, is_sample: bool = False)
         texts = _texts_of_json(file, text, is_sample)
     else:
         texts = text.splitlines() if config.wildcards else [text]
+    for one in texts:
+        check_caption(one, str(file))
     return tuple(one for one in (" ".join(text.split()) for text in texts) if one)
 
 
 def _texts_of_json(file: Path, text: str, is_sample: bool) -> list[str]:
     """Return the texts of a caption, a list, or an object with `caption`, `text` or `tags`."""
-    try:
-        content: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}: not JSON: {error}") from error
+    content: Any = parse_json(text, str(file))
     if isinstance(content, dict):
         key = next((name for name in ("caption", "text", "tags") if content.get(name)), None)
         if key is None and is_sample:

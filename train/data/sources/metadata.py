@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from train.data.containers import (
     walk,
 )
 from train.data.sources.listing import containers_at
+from train.data.sources.texts import check_caption, check_within, parse_json
 
 
 def read_metadata(
@@ -55,6 +55,7 @@ def read_metadata(
             continue
         for where, row in _rows(file):
             name, texts = _parsed(row, column, f"{file}: {where}")
+            check_within(name, file.parent, f"{file}: {where}")
             captions[file.parent / name] = texts
     return captions
 
@@ -82,6 +83,8 @@ def _parsed(row: Any, column: str | None, where: str) -> tuple[str, tuple[str, .
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
         raise DataError(f"{where}: text must be a caption or a list of them")
+    for one in (str(name), *texts):
+        check_caption(one, where)
     return str(name), tuple(texts)
 
 
@@ -103,10 +106,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     else:
         for number, line in enumerate(read_text(file).splitlines(), 1):
             if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{file}: line {number}: not JSON: {error}") from error
+                yield f"line {number}", parse_json(line, f"{file}: line {number}")
 
 
 def _rows_of_parquet(file: Path) -> Iterator[tuple[str, Any]]:

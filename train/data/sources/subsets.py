@@ -1,6 +1,5 @@
 """Subsets: the images of each, how they become examples, and their repeats."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from train.data.sources.captions import asks_for_captions, read_template
 from train.data.sources.folder import Picture, fingerprint, picture_files, with_captions
 from train.data.sources.mask_files import parted
 from train.data.sources.metadata import read_metadata
+from train.data.sources.texts import check_caption, parse_json
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,9 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
             recipe key.
     """
     try:
-        entries = json.loads(read_text(file))
+        entries = parse_json(read_text(file), f"{key}: {str(file)!r}")
     except OSError as error:
         raise DataError(f"{key}: {str(file)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{key}: {str(file)!r} is not JSON: {error}") from error
     if not isinstance(entries, dict) or not entries:
         raise DataError(f'{key}: {str(file)!r}: expected {{"picture": {{"caption": …}}, …}}')
     found: dict[Path, tuple[str, ...]] = {}
@@ -125,6 +123,8 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
             found[path] = _caption(entry)
         except ValueError as error:
             raise DataError(f"{key}: {str(file)!r}: {name}: {error}") from None
+        for text in found[path]:
+            check_caption(text, f"{key}: {str(file)!r}: {name}")
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         where = f"in {config.path!r}" if config.path else "from the working folder"
