@@ -39,7 +39,7 @@ def check_caption(text: str, where: str) -> None:
     Raises:
         DataError: it is too long, or contains a character that no text can contain.
     """
-    if found := HALF_CHARACTER.search(text):
+    if not text.isascii() and (found := HALF_CHARACTER.search(text)):
         code = f"U+{ord(found[0]):04X}"
         raise DataError(f"{where}: contains the character {code}, which text cannot contain")
     if len(text) > LONGEST_CAPTION:
@@ -54,6 +54,8 @@ def check_within(name: str, folder: Path, where: str) -> None:
     Raises:
         DataError: it leads out of it.
     """
+    if ".." not in name and name[:1] not in ("/", "\\") and ":" not in name:
+        return  # almost all
     whole = os.path.normpath(folder / name)
     is_outside = not Path(whole).is_relative_to(os.path.normpath(folder))
     is_outside |= ".." in PureWindowsPath(name).parts and "\\" in name
