@@ -42,10 +42,10 @@ class RecipeError(InputError):
     @classmethod
     def of(cls, faults: Iterable[str]) -> "RecipeError":
         """Return an error with one printable line per fault; if there are many, the first ones."""
-        lines = [readable(line) for line in faults]
+        lines = list(faults)
         if len(lines) > MOST_FAULTS:
             lines[MOST_FAULTS - 1 :] = [f"... and {len(lines) - MOST_FAULTS + 1} more"]
-        return cls("\n".join(lines))
+        return cls("\n".join(map(readable, lines)))
 
 
 class RecipeWarning(UserWarning):

@@ -113,7 +113,8 @@ def cut(text: str, length: int = 100) -> str:
 
 def readable(line: str) -> str:
     """Return a line of a message with unprintable characters escaped, truncated if very long."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:3000])
     return cut(line, 3000)
 
 

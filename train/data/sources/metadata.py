@@ -53,10 +53,11 @@ def read_metadata(
     for file in files:
         if file.suffix != ".jsonl" and column is None and not has_captions(file):
             continue
+        parent = file.parent
         for where, row in _rows(file):
             name, texts = _parsed(row, column, f"{file}: {where}")
-            check_within(name, file.parent, f"{file}: {where}")
-            captions[file.parent / name] = texts
+            check_within(name, parent, f"{file}: {where}")
+            captions[parent / name] = texts
     return captions
 
 
