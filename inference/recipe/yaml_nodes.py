@@ -9,6 +9,7 @@ import math
 import re
 import stat
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,7 @@ class QuickLoader(RecipeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__("")
-        from yaml.cyaml import CParser
-
-        events = CParser(text)
+        events: Any = import_module("yaml.cyaml").CParser(text)  # only where libyaml is there
         self.check_event, self.peek_event = events.check_event, events.peek_event
         self.get_event = events.get_event
 
