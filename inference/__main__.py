@@ -5,6 +5,7 @@ Only what recipes need is imported here; torch is imported once the recipe is va
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from pathlib import Path
 from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
 from inference.recipe import find_recipe, is_first_process, load_recipe, report, warnings_reported
 from inference.runtime import (
+    ArtifactError,
     InputError,
     Interrupted,
     Stopped,
     keys_named,
     memory_explained,
+    output,
     quiet_libraries,
     run_command,
 )
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(arguments: list[str]) -> int:
     """Print the usage, check a recipe or generate what it describes; return the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        output(USAGE, is_error=not arguments)
         return 0 if arguments else 2
     is_check = CHECK in arguments
     arguments = [argument for argument in arguments if argument != CHECK]
@@ -62,10 +65,11 @@ def command(arguments: list[str]) -> int:
         with warnings_reported("draw", is_silent=not is_first_process()):
             recipe = load(arguments[0], arguments[1:])
             if is_check:
-                print(check(recipe))
+                output(check(recipe))
                 return 0
             quiet_libraries()
             with keys_named(recipe), memory_explained(lambda: memory_remedy(recipe)):
+                check_files(recipe)
                 run(recipe)
     except InputError as error:
         log(error)
@@ -127,6 +131,21 @@ def check(recipe: object) -> str:
     from inference.deforum import recipe_settings, settings_report
 
     return settings_report(recipe_settings(recipe))
+
+
+def check_files(recipe: object) -> None:
+    """Check that the base model and the artifacts exist, before the heavy libraries load.
+
+    Raises:
+        InputError: one does not.
+    """
+    assert isinstance(recipe, ImagesRecipe | AnimationRecipe | ClipsRecipe)
+    from inference.models import check_place
+
+    check_place(recipe.base_model.path)
+    for config in recipe.artifacts.values():
+        if config is not None and not os.path.exists(Path(config.path).expanduser()):  # noqa: PTH110 (names may be long)
+            raise ArtifactError(f"{config.path}: no such file or folder")
 
 
 def run(recipe: object) -> None:

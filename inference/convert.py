@@ -6,6 +6,8 @@ Only the command line is parsed here; torch is imported once it is valid.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference.recipe import DRAWING_GROUPS, load_plugins, warnings_reported
-from inference.runtime import InputError, check_readable, quiet_libraries, run_command
+from inference.runtime import InputError, check_readable, output, quiet_libraries, run_command
 from inference.shadowing import refuse_foreign_train
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command(arguments: list[str]) -> int:
     """Convert a file by the options of the command line; return the exit status."""
-    options = command_line().parse_args(arguments)
+    options = parsed(arguments)
     request = Request(
         input=options.input,
         output=Path(options.output),
@@ -81,8 +83,19 @@ def command(arguments: list[str]) -> int:
         load_plugins({}, DRAWING_GROUPS)
         lines = convert(request)
     for line in lines:
-        print(line)
+        output(line)
     return 0
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; argparse prints its messages, which quote names of files, by itself."""
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return command_line().parse_args(arguments)
+    finally:
+        if text := messages.getvalue().rstrip("\n"):
+            output(text, is_error=True)
 
 
 def command_line() -> argparse.ArgumentParser:

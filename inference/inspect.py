@@ -16,9 +16,17 @@ from typing import Any
 
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import lora_hash, read_header, sha256, weights_file
-from inference.media import SUFFIXES
-from inference.recipe import DRAWING_GROUPS, load_plugins, warnings_reported
-from inference.runtime import InputError, check_readable, quiet_libraries, run_command, status_of
+from inference.media import PILLOW_ERRORS, SUFFIXES
+from inference.recipe import DRAWING_GROUPS, cut, load_plugins, warnings_reported
+from inference.runtime import (
+    InputError,
+    check_readable,
+    open_console,
+    output,
+    quiet_libraries,
+    run_command,
+    status_of,
+)
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.inspect FILE...
@@ -26,6 +34,12 @@ USAGE = """usage: python -m inference.inspect FILE...
 Describes artifacts, base models, images and videos, with the metadata that they contain."""
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+
+MOST_FACTS = 500
+"""Maximum number of lines that are printed of a file."""
+LONGEST_FACT = 2000
+LONGEST_TEXT = 100_000
+"""Maximum number of characters that are printed of one of its facts, and of its infotext."""
 
 Description = dict[str, str]
 """The description of a file, in this order."""
@@ -40,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(files: list[str]) -> int:
     """Print the usage or the descriptions; return the exit status."""
     if not files or files[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if files else sys.stderr)
+        output(USAGE, is_error=not files)
         return 0 if files else 2
     quiet_libraries()
     with warnings_reported("inspect"):
@@ -74,7 +88,7 @@ def inspect(path: Path) -> Description:
 
 def inspect_picture(path: Path) -> Description:
     """Return size and infotext."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     from inference.artifacts import read_embedding_picture
     from inference.images import read_infotext, read_other_programs
@@ -86,7 +100,7 @@ def inspect_picture(path: Path) -> Description:
         infotext = read_infotext(path)
     except InputError:
         raise
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except PILLOW_ERRORS as error:
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
     try:
         infotext = infotext or read_other_programs(path)
@@ -273,16 +287,19 @@ def describe_tensors(header: Mapping[str, Any]) -> str:
 
 def show(title: str, facts: Description) -> None:
     """Print the description as a table."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(title), show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(Text(name), Text(value))
-    Console().print(table)
+    for number, (name, value) in enumerate(facts.items()):
+        if number == MOST_FACTS:
+            table.add_row(Text("…"), Text(f"and {len(facts) - MOST_FACTS} more"))
+            break
+        length = LONGEST_TEXT if name == "infotext" else LONGEST_FACT
+        table.add_row(Text(cut(name)), Text(cut(value, length)))
+    open_console().print(table)
 
 
 if __name__ == "__main__":

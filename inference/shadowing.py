@@ -4,12 +4,13 @@
 no line of a foreign package runs.
 """
 
-import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ParamSpec
+
+from inference.runtime import output
 
 Arguments = ParamSpec("Arguments")
 
@@ -27,9 +28,9 @@ def refuse_foreign_train(
                 if message is None:
                     return main(*args, **kwargs)
             except KeyboardInterrupt:  # before the command itself handles signals
-                print(f"{program}: stopped by SIGINT", file=sys.stderr)
+                output(f"{program}: stopped by SIGINT", is_error=True)
                 return 130
-            print(f"{program}: {message}", file=sys.stderr)
+            output(f"{program}: {message}", is_error=True)
             return 2
 
         return run

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from omegaconf import MISSING
-
 from inference.config import DRAWING_RECIPES
-from inference.recipe import field_docs, fields_of, without_none
+from inference.recipe import MISSING, field_docs, fields_of, without_none
 from train.config import ObjectiveConfig, TrainRecipe, choices, rule_sentences, schema_text
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -41,7 +39,8 @@ causes a warning.
 - **Named mappings**, whose keys below are written `<name>`, have entries of your choice, and
   `<name>: null` removes one of a base.
 - **`${optimizer.learning_rate}`** stands for another value of the recipe, `${.rank}` for one beside
-  it. Write `${` in text as `\\${`.
+  it. It names nothing outside the recipe, such as environment variables; `${name:...}` is an error.
+  Write `${` in text as `\\${`.
 - **Quotes.** YAML does not read `no`, `on` and `12:30` as text, and `: `, `#`, `[`, `{` and some
   others have a meaning in it. Put prompts in quotes, or below `>-`:
 

@@ -26,8 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
 def command(arguments: list[str]) -> int:
     """Print the usage, or train a recipe; return the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        stream = sys.stdout if arguments else sys.stderr
-        print(f"{USAGE}\nEvery key is explained in docs/recipes.md.", file=stream)
+        from inference.runtime import output
+
+        output(f"{USAGE}\nEvery key is explained in docs/recipes.md.", is_error=not arguments)
         return 0 if arguments else 2
     return train(arguments[0], arguments[1:])
 
@@ -42,6 +43,7 @@ def train(path: str, overrides: list[str]) -> int:
     )
     from inference.runtime import keys_named, memory_explained, quiet_libraries
     from train.config import train_schema
+    from train.places import check_places
 
     with warnings_reported("train"):
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
@@ -51,13 +53,14 @@ def train(path: str, overrides: list[str]) -> int:
         memory_explained(lambda: memory_remedy(recipe, path)),
         warnings_reported("train", is_silent=not is_first_process()),
     ):
+        check_places(recipe)
         return run(recipe)
 
 
 def run(recipe: TrainRecipe) -> int:
     """Train a valid recipe, and print where the result is; return the exit status."""
     from inference.recipe import is_first_process, report
-    from inference.runtime import Interrupted, Stopped
+    from inference.runtime import Interrupted, Stopped, output
     from train.common import RunEndedError, lost_processes_reported
     from train.trainer import Trainer
 
@@ -79,11 +82,11 @@ def run(recipe: TrainRecipe) -> int:
         report("train", "stopped at once; resume=true continues from the newest checkpoint")
         return 128 + signal.SIGINT
     if trainer.is_main:
-        print(f"artifact: {artifact}")
+        output(f"artifact: {artifact}")
         grid = trainer.run.folder.grid(trainer.step_number)
         if grid.is_file():
-            print(f"grid:     {grid}")
-        print(f"watch:    tensorboard --logdir {recipe.output_dir}")
+            output(f"grid:     {grid}")
+        output(f"watch:    tensorboard --logdir {recipe.output_dir}")
     return 0
 
 

@@ -90,21 +90,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def choose(arguments: list[str]) -> int:
     """Print the usage, or run the subcommand that the first argument names."""
+    from inference.runtime import output
+
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        output(usage(), is_error=not arguments)
         return 0 if arguments else 2
     name, *rest = arguments
     if name == "--version":
         from inference.runtime import describe_version
 
-        print(f"limner {describe_version()}")
+        output(f"limner {describe_version()}")
         return 0
     if name not in COMMANDS:
-        print(f"limner: {unknown(name)}", file=sys.stderr)
+        output(f"limner: {unknown(name)}", is_error=True)
         return 2
     command = COMMANDS[name]
     if rest[:1] in (["-h"], ["--help"]):
-        print(f"{command.summary}\nexample: {command.example}\n")
+        output(f"{command.summary}\nexample: {command.example}\n")
     return run(command, rest)
 
 

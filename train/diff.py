@@ -20,12 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command(arguments: list[str]) -> int:
     """Print the usage or a comparison; return the exit status."""
+    from inference.runtime import output
+
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
     if len(arguments) != 2 or arguments[0] in ("-h", "--help"):
         asked = arguments[:1] in (["-h"], ["--help"])
-        stream = sys.stdout if asked else sys.stderr
-        print(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", file=stream)
+        output(f"{USAGE}\nRUN is the folder of a run, as runs/mine.", is_error=not asked)
         return 0 if asked else 2
     from inference.runtime import quiet_libraries
 
@@ -34,7 +35,7 @@ def command(arguments: list[str]) -> int:
 
     found = compare_runs(*map(open_run, arguments))
     if as_json:
-        print(json.dumps(found.as_dict(), indent=1, default=str))
+        output(json.dumps(found.as_dict(), indent=1, default=str))
     else:
         from train.runs import show
 

@@ -1,6 +1,5 @@
 """What recipes can name, and which plug-ins are there: `limner list KIND`, `limner plugins`."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -20,9 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def list_kind(arguments: list[str]) -> int:
     """Print the usage or the entries of a kind; return the exit status."""
+    from inference.runtime import output
+
     usage = f"usage: limner list {'|'.join(KINDS)} [plugins=[MODULE]]"
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage, file=sys.stdout if arguments else sys.stderr)
+        output(usage, is_error=not arguments)
         return 0 if arguments else 2
     named, arguments = plugin_options(arguments)
     kind, *others = arguments or [""]
@@ -32,7 +33,7 @@ def list_kind(arguments: list[str]) -> int:
         near = get_close_matches(kind, KINDS, 1)
         found = f"got {others[0]!r} besides {kind}" if others else f"got {kind!r}"
         hint = f"; did you mean {near[0]}?" if near and not others else ""
-        print(f"list: expected one of {', '.join(KINDS)}; {found}{hint}", file=sys.stderr)
+        output(f"list: expected one of {', '.join(KINDS)}; {found}{hint}", is_error=True)
         return 2
     from inference.recipe import print_text
 
@@ -142,6 +143,7 @@ def list_plugins(arguments: Sequence[str] | None = None) -> int:
 def print_plugins(arguments: list[str]) -> int:
     """Print the usage or the plug-ins; return the exit status."""
     from inference.recipe import PLUGIN_GROUPS, PLUGIN_VARIABLE
+    from inference.runtime import output
 
     if arguments:
         asked = arguments[0] in ("-h", "--help")
@@ -149,13 +151,14 @@ def print_plugins(arguments: list[str]) -> int:
             "usage: limner plugins\nLoads the installed entry points of the groups "
             f"{', '.join(PLUGIN_GROUPS)}, and the modules that {PLUGIN_VARIABLE} names."
         )
-        print(text, file=sys.stdout if asked else sys.stderr)
+        output(text, is_error=not asked)
         return 0 if asked else 2
     found = list(plugins())
     for one in found:
-        print(f"{one.group}: {one.name} = {one.value} ({one.distribution}): {one.error or 'loads'}")
+        state = one.error or "loads"
+        output(f"{one.group}: {one.name} = {one.value} ({one.distribution}): {state}")
     if not found:
-        print(f"no plug-ins: no entry points are installed, and {PLUGIN_VARIABLE} names none")
+        output(f"no plug-ins: no entry points are installed, and {PLUGIN_VARIABLE} names none")
     return 1 if any(one.error for one in found) else 0
 
 

@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command(arguments: list[str]) -> int:
     """Print the usage, or repeat a run; return the exit status."""
+    from inference.runtime import output
+
     folder = None
     if "--name" in arguments[:-1]:
         place = arguments.index("--name")
@@ -42,7 +44,7 @@ def command(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument not in plugins]
     if len(arguments) != 1 or arguments[0].startswith("-"):
         asked = arguments[:1] in (["-h"], ["--help"])
-        print(f"{USAGE}\n{HELP}", file=sys.stdout if asked else sys.stderr)
+        output(f"{USAGE}\n{HELP}", is_error=not asked)
         return 0 if asked else 2
     from inference.recipe import is_first_process
     from inference.runtime import quiet_libraries
@@ -117,19 +119,20 @@ def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:
 
 def verdict(first: RunDirectory, second: RunDirectory) -> int:
     """Print what is the same and what is not; return the exit status."""
+    from inference.runtime import output
     from train.runs import Comparison, compare_files, different_lines
 
     found = Comparison()
     compare_files(first, second, found)
     for run, names in ((first, found.only_first), (second, found.only_second)):
         if names:
-            print(f"only in {run.path}: {', '.join(names)}")
+            output(f"only in {run.path}: {', '.join(names)}")
     for line in different_lines(found):
-        print(line)
+        output(line)
     if found.files or not found.equal:
-        print(f"differs: {len(found.files)} of {len(found.files) + len(found.equal)} files")
+        output(f"differs: {len(found.files)} of {len(found.files) + len(found.equal)} files")
         return 1
-    print(f"equal: all {len(found.equal)} files that both have, byte by byte")
+    output(f"equal: all {len(found.equal)} files that both have, byte by byte")
     return 0
 
 

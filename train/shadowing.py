@@ -1,7 +1,7 @@
 """Refuse to run beside a package `inference` that is not Limner's.
 
 `inference.shadowing` is its counterpart. This one imports nothing of `inference`: what would be
-imported may be a program of somebody else.
+imported may be a program of somebody else. Hence it prints by itself, not by `inference.runtime`.
 """
 
 import sys
@@ -32,12 +32,17 @@ def refuse_foreign_inference(
             except KeyboardInterrupt:  # before the command itself handles signals
                 print(f"{program}: stopped by SIGINT", file=sys.stderr)
                 return 130
-            print(f"{program}: {message}", file=sys.stderr)
+            print(f"{program}: {shown(message)}", file=sys.stderr)
             return 2
 
         return run
 
     return decorate
+
+
+def shown(message: str) -> str:
+    """Return the message with everything escaped that Python does not take for printable."""
+    return message if message.isprintable() else repr(message)[1:-1]
 
 
 def foreign_inference() -> str | None:

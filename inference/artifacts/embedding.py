@@ -202,7 +202,8 @@ class Embedding(Artifact):
         """
         path = Path(path)
         if path.suffix in PICKLES:
-            found, facts = _from_dict(path, read_pickle(path))
+            content = read_pickle(path)
+            found, facts = _from_dict(path, content)
         elif path.suffix in PICTURES:
             found, facts = _from_dict(path, read_embedding_picture(path) or {})
         else:

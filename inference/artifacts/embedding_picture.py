@@ -58,13 +58,23 @@ def read_embedding_picture(path: Path) -> dict[str, Any] | None:
             image.load()
             text = image.info.get(KEYWORD)
             pixels = np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (
+        OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         raise ArtifactError(f"{path}: cannot be read as a picture: {error}") from error
     try:
         data = base64.b64decode(text) if isinstance(text, str) else _from_stripes(pixels)
         return None if data is None else json.loads(data, object_hook=_as_tensor)
-    except (ValueError, TypeError, RuntimeError, OverflowError, zlib.error) as error:
+    except (
+        ValueError, TypeError, RuntimeError, OverflowError, RecursionError, zlib.error,
+    ) as error:  # fmt: skip
         raise ArtifactError(f"{path}: carries an embedding that is damaged: {error}") from error
+
+
+LARGEST_CONTENT = 2**26
+"""Maximum size of an embedding's text in bytes; 75 vectors of SDXL take 4 MB."""
+LARGEST_STRIPES = 2**22
+"""Maximum number of values in a stripe at the side of an image."""
 
 
 def _from_stripes(pixels: Pixels) -> bytes | None:
@@ -78,12 +88,16 @@ def _from_stripes(pixels: Pixels) -> bytes | None:
     if len(dark) < 2:
         return None
     low, high = _masked(bits[:, : dark[0]]), _masked(bits[:, dark[-1] + 1 :])
-    if low.shape != high.shape or not low.size:
+    if low.shape != high.shape or not low.size or low.size > LARGEST_STRIPES:
         return None
     data = (high << 4 | low).tobytes()
     if data[0] != 0x78:  # zlib's first byte: else the image only looks alike
         return None
-    return zlib.decompressobj().decompress(data)
+    decompressor = zlib.decompressobj()
+    text = decompressor.decompress(data, LARGEST_CONTENT)
+    if decompressor.unconsumed_tail:
+        raise ValueError(f"its text is larger than {LARGEST_CONTENT >> 20} MiB")
+    return text
 
 
 def _masked(block: Pixels) -> Pixels:

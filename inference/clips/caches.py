@@ -17,6 +17,7 @@ from torch import nn
 
 from inference.config import Cache, CacheConfig, ClipConfig
 from inference.models import ClipModel
+from inference.runtime import output
 
 CONTEXT = "cond_uncond"
 """The pipelines' name for evaluating both prompts at once."""
@@ -28,7 +29,7 @@ class StepCache:
 
     kind: Cache = "none"
     settings: CacheConfig = field(default_factory=CacheConfig)
-    tell: Callable[[str], object] = print
+    tell: Callable[[str], object] = output
     """Called with the mag_ratios that calibration has found."""
     timestep: int = 0
     """The timestep of the transformer's current evaluation."""

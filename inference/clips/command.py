@@ -21,7 +21,14 @@ from inference.images import parse_infotext
 from inference.media import prepare_folder, write_new_grid
 from inference.models import ClipModel, load_clip_model
 from inference.recipe import report
-from inference.runtime import DrawWarning, InputError, Processes, number, progress_bar
+from inference.runtime import (
+    DrawWarning,
+    InputError,
+    Processes,
+    number,
+    output,
+    progress_bar,
+)
 
 
 def draw_recipe(recipe: ClipsRecipe) -> None:
@@ -141,7 +148,7 @@ class Saver:
             )
             self.count += 1
             for path in paths:
-                print(path, flush=True)
+                output(path)
 
     def save_sheet(self, drawings: Sequence[ClipDrawing], factors: Sequence[float]) -> None:
         """Save frames of all clips in one image, with the clips' infotexts."""
@@ -154,7 +161,7 @@ class Saver:
             labels.append(label)
         sheet = contact_sheet([drawing.frames for drawing in drawings], labels)
         infotexts = [drawing.infotext for drawing in drawings]
-        print(write_new_grid(self.folder, sheet, infotexts, "sheet-"))
+        output(write_new_grid(self.folder, sheet, infotexts, "sheet-"))
 
 
 def naming_of(drawing: ClipDrawing, index: int, total: int, started: datetime) -> Naming:

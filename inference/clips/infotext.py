@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from inference.artifacts import UsedArtifact
 from inference.config import ClipConfig
 from inference.images import TAGS, hash_list, tag_of, write_infotext
-from inference.models import ClipModel, model_hash, model_name
+from inference.models import ClipModel, base_name, model_hash, model_name
 from inference.runtime import limner_version, number
 from inference.sampling import SAMPLERS, resolve_schedule
 
@@ -54,7 +53,7 @@ def describe_clip(
         "Window": request.window,
         "Window overlap": request.overlap if request.window else None,
         **{
-            title: Path(path).name if (path := getattr(request, key)) else None
+            title: base_name(path) if (path := getattr(request, key)) else None
             for key, title in SOURCES.items()
         },
         "Lora hashes": hash_list([a for a in at_work if a.kind == "lora"]),

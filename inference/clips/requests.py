@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from inference.config import ClipConfig
 from inference.images import RANDOM_SEEDS
-from inference.media import DEFAULT_FPS, ClipFacts, probe, read_frames
+from inference.media import DEFAULT_FPS, PILLOW_ERRORS, ClipFacts, probe, read_frames
 from inference.models import ClipModel, rounded_size
 from inference.runtime import DrawWarning, InputError
 from inference.sampling import SAMPLERS
@@ -214,7 +214,7 @@ def read_picture(key: str, path: str) -> Image.Image:
     try:
         with Image.open(path) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except PILLOW_ERRORS as error:
         raise InputError(f"{key}: {path} cannot be read as a picture: {error}") from error
 
 

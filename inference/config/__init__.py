@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         Offload,
     )
     from inference.config.images import (
+        MOST_AT_ONCE,
+        MOST_PIXELS,
         RESIZE_MODES,
         DrawSettings,
         HiresConfig,
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
 
 __all__ = [
-    "ADAPTERS", "DRAWING_RECIPES", "RESIZE_MODES", "AnimationRecipe", "ArtifactConfig",
-    "BaseModelConfig", "Cache", "CacheConfig", "ClipConfig", "ClipSettings", "ClipsRecipe",
-    "DrawSettings", "HiresConfig", "ImageConfig", "ImageToImageConfig", "ImagesRecipe",
-    "InpaintConfig", "Offload", "check_size", "draw_schema",
+    "ADAPTERS", "DRAWING_RECIPES", "MOST_AT_ONCE", "MOST_PIXELS", "RESIZE_MODES", "AnimationRecipe",
+    "ArtifactConfig", "BaseModelConfig", "Cache", "CacheConfig", "ClipConfig", "ClipSettings",
+    "ClipsRecipe", "DrawSettings", "HiresConfig", "ImageConfig", "ImageToImageConfig",
+    "ImagesRecipe", "InpaintConfig", "Offload", "check_size", "draw_schema",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from omegaconf import MISSING
-
-from inference.config.images import MOST_SEED, Faults
+from inference.config.images import MOST_PIXELS, MOST_SEED, Faults
 from inference.config.models import ArtifactConfig, BaseModelConfig
 from inference.files import pattern_faults
+from inference.recipe import MISSING, NO_LIMIT
 from inference.sampling import SAMPLERS, samplers_of
 
 FORMATS = ("mp4", "gif", "webp")
@@ -17,11 +16,22 @@ Offload = Literal["none", "model_offload", "sequential_offload"]
 Cache = Literal["none", "pab", "faster_cache", "first_block_cache", "mag_cache"]
 
 
+MOST_FRAMES = 100_000
+
+
 @dataclass
 class ClipSettings:
     """Settings of a generated clip."""
 
     paths: ClassVar[tuple[str, ...]] = ("image", "end_image", "video", "control_video")
+    limits: ClassVar[dict[str, float]] = {
+        "seed": NO_LIMIT,
+        "frames": MOST_FRAMES,
+        "window": MOST_FRAMES,
+        "width": MOST_PIXELS,
+        "height": MOST_PIXELS,
+        "count": 1_000_000,
+    }
 
     negative_prompt: str = ""
     """What the clip should not show."""
@@ -187,6 +197,8 @@ class CacheConfig:
             yield "timesteps", f"must be two rising numbers in 0 … 1000, got {ends}"
         if self.threshold is not None and self.threshold <= 0:
             yield "threshold", f"must be above 0, got {self.threshold}"
+        if any(ratio < 0 for ratio in self.mag_ratios):
+            yield "mag_ratios", f"must not be negative, got {min(self.mag_ratios)}"
         if self.calibrate and self.mag_ratios:
             yield "calibrate", "finds mag_ratios; leave out one of them"
 

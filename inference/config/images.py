@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from omegaconf import MISSING
-
 from inference.prompts import split_composition
+from inference.recipe import MISSING, NO_LIMIT
 from inference.runtime import InputError
 from inference.sampling import SAMPLERS, SCHEDULES, resolve_schedule, samplers_of, schedule_types
 
@@ -160,6 +159,11 @@ RESIZE_MODES = (
 )
 
 MOST_SEED = 2**63
+MOST_STEPS = 10_000
+MOST_PIXELS = 16_384
+"""Maximum width and height."""
+MOST_AT_ONCE = 65_536
+"""Maximum batch size."""
 
 
 @dataclass
@@ -195,6 +199,13 @@ class ScheduleConfig:
 @dataclass
 class HiresConfig:
     """A1111's Hires. fix: generate small, upscale, and denoise again."""
+
+    limits: ClassVar[dict[str, float]] = {
+        "upscale": 16,
+        "resize_x": MOST_PIXELS,
+        "resize_y": MOST_PIXELS,
+        "steps": MOST_STEPS,
+    }
 
     upscale: float = 2.0
     """Factor of both sides; has no effect with resize_x and resize_y."""
@@ -239,6 +250,7 @@ class InpaintConfig:
     """Generates only inside a mask, like A1111's Inpaint tabs."""
 
     paths: ClassVar[tuple[str, ...]] = ("mask", "sketch")
+    limits: ClassVar[dict[str, float]] = {"padding": MOST_PIXELS}
 
     mask: str | None = None
     """Mask file: white is generated anew (in an image with transparency, its alpha channel is the
@@ -335,6 +347,17 @@ class ImageToImageConfig:
 @dataclass
 class DrawSettings:
     """Settings of a generated image. Names and meanings are A1111's."""
+
+    limits: ClassVar[dict[str, float]] = {
+        "seed": NO_LIMIT,
+        "variation_seed": NO_LIMIT,
+        "steps": MOST_STEPS,
+        "width": MOST_PIXELS,
+        "height": MOST_PIXELS,
+        "seed_resize_from_width": MOST_PIXELS,
+        "seed_resize_from_height": MOST_PIXELS,
+        "count": 1_000_000,
+    }
 
     negative_prompt: str = ""
     """What the image should not show."""
@@ -447,7 +470,7 @@ class DrawSettings:
             if size is not None and size < 8:
                 yield name, f"must be at least 8 pixels, got {size}"
         resize_from = self.seed_resize_from_width, self.seed_resize_from_height
-        if max(resize_from) != 0 and min(resize_from) < 8:
+        if any(resize_from) and min(resize_from) < 8:
             rule = "and seed_resize_from_height must both be 8 pixels at least, or both 0"
             yield "seed_resize_from_width", rule
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from omegaconf import MISSING
-
 from inference.config.images import Faults
+from inference.recipe import MISSING
 
 EMBEDDED = ("picto", "picto-motion")
 """Base models that are shipped with Limner."""

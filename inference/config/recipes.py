@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
-from inference.config.images import DrawSettings, Faults, ImageConfig
+from inference.config.images import MOST_AT_ONCE, DrawSettings, Faults, ImageConfig
 from inference.config.models import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
 from inference.files import pattern_faults
 from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
@@ -29,6 +29,7 @@ class ImagesRecipe:
 
     paths: ClassVar[tuple[str, ...]] = ("artifact_dirs", "styles_file", "output_dir")
     inherits: ClassVar[dict[str, str]] = {"images": "settings"}
+    limits: ClassVar[dict[str, float]] = {"batch_size": MOST_AT_ONCE}
 
     type: Literal["images"] = "images"
     """What is generated."""
@@ -98,6 +99,7 @@ class AnimationRecipe:
     """`type: animation`: a Deforum animation, from a settings file, or from `settings`, or both."""
 
     paths: ClassVar[tuple[str, ...]] = ("artifact_dirs", "settings_file", "output_dir")
+    limits: ClassVar[dict[str, float]] = {"batch_size": MOST_AT_ONCE}
 
     type: Literal["animation"] = "animation"
     """What is generated."""

@@ -53,7 +53,7 @@ from inference.deforum.schedules import (
 from inference.deforum.settings import Settings, load_settings, recipe_settings
 from inference.files import HeldFile, write_atomically
 from inference.recipe import dump_recipe
-from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals
+from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals, output
 
 NOT_OF_THE_RUN = ("seed", "resume_from_timestring", "resume_timestring")
 """Settings that may differ when a run is resumed."""
@@ -61,7 +61,7 @@ NOT_OF_THE_RUN = ("seed", "resume_from_timestring", "resume_timestring")
 Log = Callable[[str], None]
 
 
-def draw_animation(recipe: AnimationRecipe, log: Log = print) -> None:
+def draw_animation(recipe: AnimationRecipe, log: Log = output) -> None:
     """Generate an animation, and log the paths of the files written.
 
     Raises:
@@ -277,7 +277,7 @@ class Animation:
             self.run.file("_recipe.yaml"), lambda file: file.write_text(text, encoding="utf-8")
         )
 
-    def draw(self, generator: FrameGenerator, log: Log = print) -> None:
+    def draw(self, generator: FrameGenerator, log: Log = output) -> None:
         """Generate the remaining frames, then write the videos.
 
         Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from inference.deforum.settings import load_settings_recipe, recipe_settings
 from inference.recipe import warnings_reported
-from inference.runtime import InputError, run_command
+from inference.runtime import InputError, output, run_command
 from inference.shadowing import refuse_foreign_train
 
 USAGE = """usage: python -m inference.deforum.stitch FOLDER|SETTINGS [key=value ...]
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(arguments: list[str]) -> int:
     """Print the usage, or write the videos of a run again; return the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        output(USAGE, is_error=not arguments)
         return 0 if arguments else 2
     with warnings_reported("stitch"):
         stitch(Path(arguments[0]), arguments[1:])
@@ -64,7 +64,7 @@ def stitch(path: Path, overrides: Sequence[str] = ()) -> None:
     script = Script(recipe_settings(recipe), recipe.compat, run.path, (), run.timestring)
     check_products(script, recipe)
     state = load_state(run.state)[0] if run.state.is_file() else State()
-    Products(script, run, recipe, print, state).make()
+    Products(script, run, recipe, output, state).make()
 
 
 if __name__ == "__main__":

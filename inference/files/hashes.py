@@ -27,7 +27,7 @@ def read_header(path: Path) -> dict[str, Any]:
             header = json.loads(file.read(length))
             if not isinstance(header, dict):
                 raise ValueError("its header is not a mapping")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from error
     return header
 
@@ -82,8 +82,16 @@ def lora_hash(path: Path) -> str:
     """Return A1111's hash of a LoRA (it shows 12 digits): from the metadata, or of its weights."""
     if path.suffix != ".safetensors":
         return sha256(path)
-    metadata = read_header(path).get("__metadata__", {})
-    return metadata.get("sshs_model_hash") or sha256(path, after_header=True)
+    status = path.stat()
+    said = _said_hash(path.resolve(), status.st_size, status.st_mtime_ns)
+    return said or sha256(path, after_header=True)
+
+
+@lru_cache(maxsize=4096)
+def _said_hash(path: Path, size: int, changed: int) -> str | None:
+    """Return the hash in a LoRA's metadata; cached while the file is unchanged."""
+    said = read_header(path).get("__metadata__", {}).get("sshs_model_hash")
+    return said if isinstance(said, str) else None
 
 
 def weights_file(folder: Path) -> Path | None:
@@ -111,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping, found a {type(content).__name__}")

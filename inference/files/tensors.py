@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 import sys
 import warnings
 import zipfile
@@ -44,7 +45,7 @@ class _Callback:
 
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError,
-    AttributeError,
+    AttributeError, struct.error, RecursionError,
 )  # fmt: skip
 """Errors that reading damaged or malicious pickles can raise."""
 
@@ -113,11 +114,8 @@ def read_pickle(path: Path) -> dict[Any, Any]:
             cannot be used.
     """
     try:
-        with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+        with torch.serialization.safe_globals(SAFE_CLASSES):
+            content = load_data(path, mmap=zipfile.is_zipfile(path))
     except UNREADABLE as error:
         raise unreadable(path, error) from error
     for inner in ("state_dict", "module"):
@@ -126,6 +124,17 @@ def read_pickle(path: Path) -> dict[Any, Any]:
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: expected a dict, found a {type(content).__name__}")
     return sound_content(path, content)
+
+
+def load_data(path: Path, mmap: bool = False) -> Any:
+    """Return the tensors and plain data of a pickle; code in it is not executed.
+
+    Raises:
+        Any of UNREADABLE: it is damaged, or contains something else.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def unreadable(path: Path, error: Exception) -> ArtifactError:
@@ -138,9 +147,18 @@ def unreadable(path: Path, error: Exception) -> ArtifactError:
             "only data is read from pickles, since anything else could run programs on this "
             "machine. If you trust where it comes from, convert it to safetensors there"
         )
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     kind = "a pickle" if path.suffix in PICKLES else "safetensors"
-    return ArtifactError(f"{path}: cannot be read as {kind} ({size} bytes): {reason}")
+    return ArtifactError(f"{path}: cannot be read as {kind} ({size} bytes): {reason_of(error)}")
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error, without torch's advice to read pickles with their code."""
+    text = str(error).strip()
+    if found := re.search(r"WeightsUnpickler error: (.+)", text):
+        return found[1]
+    if "weights_only" in text or "Weights only" in text:
+        return "it is no pickle of tensors and plain data"
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def serialize(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

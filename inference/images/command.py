@@ -21,7 +21,7 @@ from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new_grid, write_picture
 from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
-from inference.runtime import InputError, Processes, check_readable, number, progress_bar
+from inference.runtime import InputError, Processes, check_readable, number, output, progress_bar
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: request.prompt,
@@ -161,12 +161,12 @@ class Saver:
         """Save one under the name from the recipe's pattern."""
         naming = naming_of(drawing, index, total, self.recipe.batch_size, self.started)
         path = write_picture(self.folder, drawing.image, drawing.infotext, naming, self.form)
-        print(path, flush=True)
+        output(path)
 
     def save_grid(self, grid: Image.Image, rows: Sequence[Sequence[Drawing]]) -> None:
         """Save the grid with the infotexts of its images."""
         infotexts = [drawing.infotext for row in rows for drawing in row]
-        print(write_new_grid(self.folder, grid, infotexts, "grid-"))
+        output(write_new_grid(self.folder, grid, infotexts, "grid-"))
 
 
 def naming_of(

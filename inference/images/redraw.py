@@ -22,15 +22,22 @@ from inference.images.infotext import (
     read_other_programs,
 )
 from inference.images.redraw_settings import settings_from
-from inference.media import SUFFIXES
-from inference.models import find_model, find_named
-from inference.recipe import absolute, load_mapping, merged, override_layers, shown
+from inference.media import PILLOW_ERRORS, SUFFIXES
+from inference.models import artifacts_in, find_model, find_named
+from inference.recipe import absolute, cut, load_mapping, merged, override_layers, shown
 from inference.runtime import InputError, check_readable
 
 ENTRY = "picture"
 """The name of the recipe's one image; all options but its prompt are in `settings`."""
 
-TAG = re.compile(r"<(lora|lyco|hypernet):([^:>]+)((?::[^>]*)?)>")
+TAG = re.compile(r"<(lora|lyco|hypernet):([^:<>]+)((?::[^<>]*)?)>")
+"""A tag; nothing in it can begin another one, which keeps the search linear."""
+
+MOST_NOTES = 100
+"""Maximum number of notes on what an infotext names; keys and tags can be many."""
+LONGEST_NOTE = 300
+LONGEST_INFOTEXT = 2**20
+"""Maximum number of characters; A1111 writes some hundred."""
 
 
 @dataclass
@@ -39,6 +46,13 @@ class Redrawing:
 
     recipe: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+
+    def shorten(self) -> None:
+        """Cut long notes, and leave out those beyond a number."""
+        more = len(self.notes) - MOST_NOTES
+        del self.notes[MOST_NOTES:]
+        self.notes[:] = [cut(note, LONGEST_NOTE) for note in self.notes]
+        self.notes += [f"… and {more} more notes"] if more > 0 else []
 
 
 def is_picture(path: str | Path) -> bool:
@@ -58,7 +72,7 @@ def recipe_from_picture(
     check_readable(path)
     try:
         text = read_infotext(path) or read_other_programs(path)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (*PILLOW_ERRORS, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as a picture: {error}") from error
@@ -66,6 +80,10 @@ def recipe_from_picture(
         raise InputError(
             f"{path}: does not say how it was drawn: there is no infotext in it, and none in a "
             f"{path.stem}.txt beside it"
+        )
+    if len(text) > LONGEST_INFOTEXT:
+        raise InputError(
+            f"{path}: its infotext has {len(text)} characters; expected {LONGEST_INFOTEXT} at most"
         )
     return recipe_from_infotext(text, folders, base_model)
 
@@ -124,6 +142,7 @@ def recipe_from_infotext(
         "settings": settings,
         "images": {ENTRY: {"prompt": prompt}},
     }
+    made.shorten()
     return made
 
 
@@ -160,11 +179,16 @@ def called_here(
     Tags of missing files are removed.
     """
     hashes = dict(hash_pairs(recorded.get("Lora hashes", "")))
+    files = artifacts_in("lora", folders) if TAG.search(prompt) else []
+    found: dict[tuple[str, str, str | None], tuple[str | None, str]] = {}
 
     def rename(tag: re.Match[str]) -> str:
         name, kind = tag[2], "hypernetwork" if tag[1] == "hypernet" else "lora"
         hash_ = hashes.get(name.replace(",", "")) if kind == "lora" else None
-        file, remark = find_named(name, kind, hash_, folders)
+        key = name, kind, hash_
+        if key not in found:
+            found[key] = find_named(*key, folders, files)
+        file, remark = found[key]
         if file is None:
             notes.append(f"{tag[0]}: {remark}; the picture is drawn without")
             return ""
@@ -176,8 +200,10 @@ def called_here(
 
 def note_embeddings(recorded: Mapping[str, str], folders: Sequence[Path], notes: list[str]) -> None:
     """Note the embeddings of the infotext that are missing; prompts call them by name."""
-    for name, hash_ in hash_pairs(recorded.get("TI hashes", "")):
-        file, remark = find_named(name, "embedding", hash_, folders)
+    pairs = list(hash_pairs(recorded.get("TI hashes", "")))
+    files = artifacts_in("embedding", folders) if pairs else []
+    for name, hash_ in pairs:
+        file, remark = find_named(name, "embedding", hash_, folders, files)
         if file is not None and file != name:
             remark = f"is called {file} here: write that into the prompt"
         if remark:

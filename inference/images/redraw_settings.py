@@ -183,7 +183,7 @@ def put_values(image: dict[str, Any], recorded: Mapping[str, str], notes: list[s
             set_key(image, SWITCHES[key], value.lower() not in FALSE)
         elif key in REMARKS and not value.startswith("Use same "):
             notes += [f"{key}: {value}: {REMARKS[key]}"] if REMARKS[key] else []
-        elif key not in (*ELSEWHERE, *REMARKS):
+        elif key not in ELSEWHERE and key not in REMARKS:
             notes.append(f"{key}: {value}: not known here; left out")
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from inference.media.video_reading import (
         DEFAULT_FPS,
         PICTURE_EXTENSIONS,
+        PILLOW_ERRORS,
         VIDEO_EXTENSIONS,
         ClipFacts,
         is_animated,
@@ -48,12 +49,13 @@ if TYPE_CHECKING:
     from inference.media.webp import LARGEST_SIDE, animated_webp
 
 __all__ = [
-    "DEFAULT_FPS", "LARGEST_SIDE", "PICTURES", "PICTURE_EXTENSIONS", "SUFFIXES", "VIDEO_EXTENSIONS",
-    "ClipFacts", "Mp4Options", "PictureForm", "animated_webp", "encodable", "has_sound",
-    "image_grid", "image_writer", "is_animated", "iter_frames", "pictures_in", "prepare_folder",
-    "probe", "pyav", "read_clip", "read_frames", "read_pictures", "read_user_comment", "save_grid",
-    "save_png", "sequence_files", "text_writer", "user_comment", "video_facts", "write_files",
-    "write_gif", "write_mp4", "write_new", "write_new_grid", "write_picture",
+    "DEFAULT_FPS", "LARGEST_SIDE", "PICTURES", "PICTURE_EXTENSIONS", "PILLOW_ERRORS", "SUFFIXES",
+    "VIDEO_EXTENSIONS", "ClipFacts", "Mp4Options", "PictureForm", "animated_webp", "encodable",
+    "has_sound", "image_grid", "image_writer", "is_animated", "iter_frames", "pictures_in",
+    "prepare_folder", "probe", "pyav", "read_clip", "read_frames", "read_pictures",
+    "read_user_comment", "save_grid", "save_png", "sequence_files", "text_writer", "user_comment",
+    "video_facts", "write_files", "write_gif", "write_mp4", "write_new", "write_new_grid",
+    "write_picture",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

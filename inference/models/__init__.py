@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from inference.models.family import KINDS, Match, ModelFamily, PartLayout, SingleFile
     from inference.models.finding import (
         ARTIFACTS,
+        artifacts_in,
         files_in,
         find_model,
         find_named,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         FACTS,
         cast,
         compact,
+        load_auto,
         read_part,
         weights_of,
         write_base_model,
@@ -55,7 +57,15 @@ if TYPE_CHECKING:
     from inference.models.image_model import ImageModel
     from inference.models.lora_layout import LoraLayout
     from inference.models.model_files import ModelFiles
-    from inference.models.names import file_model_name, is_single_file, path_of, resolve_path
+    from inference.models.names import (
+        base_name,
+        check_place,
+        file_model_name,
+        is_single_file,
+        path_of,
+        published_name,
+        resolve_path,
+    )
     from inference.models.parametrization import (
         DiscreteVP,
         Epsilon,
@@ -76,13 +86,14 @@ __all__ = [
     "DiffusionModel", "DiscreteVP", "DrawingConditions", "Epsilon", "FrameArithmetic", "FrameRule",
     "ImageModel", "LatentScale", "LoraLayout", "Match", "ModelFamily", "ModelFiles",
     "Parametrization", "Part", "PartLayout", "PromptSettings", "RoundedSize", "SingleFile",
-    "SizeRules", "Timeline", "Velocity", "all_families", "as_timelines", "cast", "check_size",
-    "compact", "discrete_vp", "family_named", "family_of", "file_model_name", "files_in",
-    "find_model", "find_named", "folder_family", "is_single_file", "load_clip_model",
-    "load_image_model", "load_model", "mixed", "model_hash", "model_name", "models_in",
-    "needs_negatives", "output_name", "part_layout", "part_names", "path_of", "read_part",
-    "read_text", "register_family", "resolve_path", "rounded_size", "single_file_format",
-    "single_file_of", "skeleton", "weights_of", "write_base_model",
+    "SizeRules", "Timeline", "Velocity", "all_families", "artifacts_in", "as_timelines",
+    "base_name", "cast", "check_place", "check_size", "compact", "discrete_vp", "family_named",
+    "family_of", "file_model_name", "files_in", "find_model", "find_named", "folder_family",
+    "is_single_file", "load_auto", "load_clip_model", "load_image_model", "load_model", "mixed",
+    "model_hash", "model_name", "models_in", "needs_negatives", "output_name", "part_layout",
+    "part_names", "path_of", "published_name", "read_part", "read_text", "register_family",
+    "resolve_path", "rounded_size", "single_file_format", "single_file_of", "skeleton",
+    "weights_of", "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

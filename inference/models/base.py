@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from inference.config import BaseModelConfig
 from inference.files import sha256, weights_file
 from inference.models.conditions import Conditions
-from inference.models.names import is_single_file, resolve_path
+from inference.models.names import base_name, is_single_file, resolve_path
 from inference.models.parametrization import Parametrization
 from inference.models.size_rules import SizeRules
 
@@ -158,8 +158,8 @@ def made_ready(base: Model, config: BaseModelConfig) -> Model:
 
 def model_name(base: DiffusionModel) -> str:
     """Return a single file's name without suffix, as in A1111; else the folder's or the hub's."""
-    path = Path(base.path)
-    return path.stem if is_single_file(path) else path.name
+    name = base_name(base.path)
+    return Path(name).stem if is_single_file(name) else name
 
 
 def model_hash(base: DiffusionModel) -> str | None:

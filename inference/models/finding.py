@@ -109,15 +109,25 @@ def legacy_hash(file: Path, kind: str) -> str | None:
     return lora_legacy_hash(file) if kind == "lora" else None
 
 
+def artifacts_in(kind: str, folders: Sequence[Path]) -> list[Path]:
+    """Return the files in folders that may be artifacts of a kind."""
+    suffixes = (*ARTIFACTS, *EMBEDDING_PICTURES) if kind == "embedding" else ARTIFACTS
+    return [file for folder in folders for file in files_in(folder, suffixes)]
+
+
 def find_named(
-    name: str, kind: str, hash_: str | None, folders: Sequence[Path]
+    name: str,
+    kind: str,
+    hash_: str | None,
+    folders: Sequence[Path],
+    files: Sequence[Path] | None = None,
 ) -> tuple[str | None, str]:
     """Find the artifact that a prompt calls: (its name here, remarks).
 
-    It is found by name (the file's, or kohya's in its metadata), or else by hash.
+    It is found by name (the file's, or kohya's in its metadata), or else by hash. `files` are those
+    of `artifacts_in`, for callers who look for many.
     """
-    suffixes = (*ARTIFACTS, *EMBEDDING_PICTURES) if kind == "embedding" else ARTIFACTS
-    files = [file for folder in folders for file in files_in(folder, suffixes)]
+    files = artifacts_in(kind, folders) if files is None else files
     namesakes = [file for file in files if name in (file.stem, output_name(file))]
     for file in namesakes:
         if not hash_ or is_known_as(file, kind, hash_):

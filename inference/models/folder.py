@@ -16,7 +16,7 @@ from inference.files import refuse_not_finite
 from inference.models.base import DiffusionModel
 from inference.models.families import folder_family
 from inference.models.names import resolve_path
-from inference.runtime import ArtifactError
+from inference.runtime import ArtifactError, BaseModelError
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 FACTS = "limner.json"
@@ -57,6 +57,32 @@ def read_part(folder: Path, part: str) -> nn.Module:
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{folder / part}: cannot be read: {error}") from error
     return module.requires_grad_(False).eval()
+
+
+def load_auto(kind: Any, source: str | Path, **options: Any) -> Any:
+    """Return a part that transformers loads by its configuration.
+
+    A configuration can name classes in Python files beside it (`auto_map`). They are never run, and
+    transformers does not ask whether to.
+
+    Args:
+        kind: an Auto class.
+        source: a folder, or the id of a model on the hub.
+        options: others of `from_pretrained`.
+
+    Raises:
+        BaseModelError: it works only with code of its own.
+        OSError, ValueError, KeyError: its files cannot be read.
+    """
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise BaseModelError(
+            f"{source}: needs Python code of its own (auto_map), which is never run; take a model "
+            "that transformers knows"
+        ) from error
 
 
 def write_base_model(

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import re
+from pathlib import Path, PureWindowsPath
+
+from inference.runtime import BaseModelError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 """The embedded models."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""`owner/name`."""
 
 
 def resolve_path(path: str) -> str:
@@ -18,6 +24,47 @@ def resolve_path(path: str) -> str:
 def is_single_file(path: str | Path) -> bool:
     """Return whether a path has the suffix of a single file (`.safetensors`, `.ckpt`)."""
     return str(path).lower().endswith((".safetensors", ".ckpt"))
+
+
+def check_place(path: str) -> None:
+    """Check that a base model is on this disk, or may be on the hub; reads nothing of it.
+
+    Raises:
+        BaseModelError: it is not.
+    """
+    place = Path(resolve_path(path)).expanduser()
+    try:
+        if is_single_file(path) and not place.is_file():
+            raise BaseModelError(f"base_model.path: no such file: {path!r}")
+        is_on_hub = path.count("/") == 1 and not place.is_absolute()
+        if not is_on_hub and not place.is_dir():
+            raise no_model(path)
+    except OSError as error:
+        raise BaseModelError(f"base_model.path: {path!r}: {error.strerror}") from error
+
+
+def no_model(path: str) -> BaseModelError:
+    """Return the error of a path at which there is nothing."""
+    embedded = sorted(p.parent.name for p in ASSETS.glob("*/model_index.json"))
+    return BaseModelError(
+        f"base_model.path: {path!r} is neither an embedded model ({', '.join(embedded)}) nor a "
+        "folder, and does not look like a hub id (org/model)"
+    )
+
+
+def base_name(path: str) -> str:
+    """Return the last name of a path, also of one of Windows: files that are shared hold no more.
+
+    They would reveal folders, and with them users, clients and projects.
+    """
+    name = PureWindowsPath(path).name
+    return name if name not in ("", "..") else Path(path).absolute().resolve().name
+
+
+def published_name(path: str) -> str:
+    """Return a base model's name for kohya's metadata: the id of one on the hub, else a name."""
+    is_on_hub = HUB_ID.fullmatch(path) is not None and not Path(path).exists()
+    return path if is_on_hub and not is_single_file(path) else base_name(path)
 
 
 def path_of(model: Path) -> str:

@@ -33,6 +33,8 @@ def read_styles(path: str | Path) -> dict[str, Style]:
     """
     styles: dict[str, Style] = {}
     rows: csv.DictReader[str] | None = None
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path}: is a folder, pipe or device; expected A1111's styles.csv")
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)

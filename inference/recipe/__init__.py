@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         set_key,
         shown,
     )
+    from inference.recipe.limits import NO_LIMIT
     from inference.recipe.loader import dump_recipe, load_mapping, load_recipe
     from inference.recipe.options import option_faults, takes, typed_options
     from inference.recipe.plugins import (
@@ -40,17 +41,18 @@ if TYPE_CHECKING:
         old_names,
         resolve,
     )
+    from inference.recipe.references import MISSING, reference
     from inference.recipe.schema import field_docs, fields_of, got, is_word, without_none
     from inference.recipe.yaml_nodes import cut
 
 __all__ = [
-    "DRAWING_GROUPS", "PLUGIN_GROUPS", "PLUGIN_VARIABLE", "Imported", "Moved", "Reader",
-    "RecipeError", "RecipeWarning", "absolute", "at_home", "cut", "dump_recipe", "field_docs",
-    "fields_of", "find_recipe", "got", "installed_plugins", "is_first_process", "is_word",
-    "load_consented", "load_mapping", "load_plugins", "load_recipe", "loading_error", "merged",
-    "named_plugins", "old_names", "option_faults", "override_layers", "print_text",
-    "recipe_json_schema", "report", "resolve", "set_key", "shipped_recipes", "shown", "takes",
-    "typed_options", "warnings_reported", "without_none",
+    "DRAWING_GROUPS", "MISSING", "NO_LIMIT", "PLUGIN_GROUPS", "PLUGIN_VARIABLE", "Imported",
+    "Moved", "Reader", "RecipeError", "RecipeWarning", "absolute", "at_home", "cut", "dump_recipe",
+    "field_docs", "fields_of", "find_recipe", "got", "installed_plugins", "is_first_process",
+    "is_word", "load_consented", "load_mapping", "load_plugins", "load_recipe", "loading_error",
+    "merged", "named_plugins", "old_names", "option_faults", "override_layers", "print_text",
+    "recipe_json_schema", "reference", "report", "resolve", "set_key", "shipped_recipes", "shown",
+    "takes", "typed_options", "warnings_reported", "without_none",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from inference.recipe.layers import RecipeWarning
-from inference.runtime import DrawWarning, clone
+from inference.runtime import DrawWarning, clone, output
 
 
 def report(program: str, message: object) -> None:
     """Print every line of the message to standard error, prefixed with the program's name."""
-    for line in str(message).splitlines():
-        print(f"{program}: {line}", file=sys.stderr)
+    for line in str(message).rstrip("\n").split("\n"):
+        output(f"{program}: {line}", is_error=True)
 
 
 def print_text(text: str) -> None:
     """Print a text; exit quietly if the reader closes the pipe (`| head`)."""
     try:
-        print(text, flush=True)
+        output(text)
     except BrokenPipeError:  # else Python reports it again on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

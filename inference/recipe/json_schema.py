@@ -9,8 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from omegaconf import MISSING
-
+from inference.recipe.references import MISSING
 from inference.recipe.schema import PLAIN_NUMBER, field_docs, fields_of, without_none
 
 Schema = dict[str, Any]

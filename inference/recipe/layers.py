@@ -25,7 +25,6 @@ from inference.recipe.yaml_nodes import (
     plain,
     read,
     readable,
-    scalar_value,
     unusable,
 )
 from inference.runtime import InputError
@@ -44,10 +43,10 @@ class RecipeError(InputError):
     @classmethod
     def of(cls, faults: Iterable[str]) -> "RecipeError":
         """Return an error with one printable line per fault; if there are many, the first ones."""
-        lines = [readable(line) for line in faults]
+        lines = list(faults)
         if len(lines) > MOST_FAULTS:
             lines[MOST_FAULTS - 1 :] = [f"... and {len(lines) - MOST_FAULTS + 1} more"]
-        return cls("\n".join(lines))
+        return cls("\n".join(map(readable, lines)))
 
 
 class RecipeWarning(UserWarning):
@@ -104,8 +103,9 @@ def begun_anew(layers: Sequence[Layer], key: str) -> list[Layer]:
     kept: list[Layer] = []
     kind: Any = None
     for layer in layers:
-        value = plain(layer.node).get(key)
-        new = value.get("type") if isinstance(value, dict) else None
+        value = next((value for name, value in layer.node.value if name.value == key), None)
+        members = plain(value) if isinstance(value, yaml.MappingNode) else {}
+        new = members.get("type")
         if new is not None and kind not in (None, new):
             kept = [other if other.key else _without(other, key) for other in kept]
         kind = kind if new is None else new
@@ -128,7 +128,7 @@ def key_sources(layers: Sequence[Layer], file: str) -> dict[str, str]:
 
     def note(node: yaml.Node, key: str, source: str) -> None:
         is_scalar = isinstance(node, yaml.ScalarNode)
-        if is_scalar and key in mappings and scalar_value(node) is None:
+        if is_scalar and key in mappings and plain(node) is None:
             for below in [other for other in sources if other.startswith(f"{key}.")]:
                 del sources[below]
         sources[key] = source
@@ -151,7 +151,7 @@ def source_of(key: str, sources: dict[str, str]) -> str:
 
 def dotted(*names: str) -> str:
     """Join the non-empty names of a key with dots."""
-    return ".".join(name for name in names if name)
+    return ".".join(filter(None, names))
 
 
 def set_key(mapping: dict[str, Any], key: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """Load recipes: YAML files and overrides -> plain dataclasses, or one error that lists every fault.
 
-The schema is a dataclass. OmegaConf's structured configs check values, resolve `${...}` and build
-the objects; nothing of OmegaConf is left after `load_recipe`. A dataclass can define more:
+The schema is a dataclass. A draft (`inference.recipe.draft`) checks values against the types of its
+fields, resolves `${...}` and builds the objects. A dataclass can define more:
 
 - `faults(self)` yields (field, message) for invalid values, `idle(self)` for fields that are set
   but have no effect; both may name a nested field (`lr_scheduler.warmup_steps`);
@@ -14,6 +14,7 @@ the objects; nothing of OmegaConf is left after `load_recipe`. A dataclass can d
 - `imports: ClassVar = {"data.kohya_config": read}`: the content of the file that this key names
   replaces the key, as if the recipe were based on it (`inference.recipe.imports`);
 - `paths: ClassVar = ("path",)`: fields that are paths, or lists of them; `~` is the home folder;
+- `limits: ClassVar = {"width": 16384}`: how large a number can be (`inference.recipe.limits`);
 - `registries: ClassVar = {"type": NAMES}`: the names that a text can be, besides `module:name`;
 - `null` removes an entry of a `dict[str, X | None]`.
 """
@@ -22,17 +23,28 @@ import dataclasses
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from inference.recipe.draft import (
+    HOLDERS,
+    Group,
+    Level,
+    Levels,
+    References,
+    RefusedError,
+    blank,
+    built,
+    children,
+    converted,
+    copied,
+    merged_values,
+)
 from inference.recipe.imports import take_in
 from inference.recipe.layers import (
     Layer,
@@ -49,7 +61,9 @@ from inference.recipe.layers import (
     shown,
     source_of,
 )
+from inference.recipe.limits import limit_faults
 from inference.recipe.plugins import consent_to
+from inference.recipe.references import ABSENT, ExpansionFault, Reference, ReferenceFault
 from inference.recipe.schema import (
     describe,
     field_docs,
@@ -62,6 +76,7 @@ from inference.recipe.schema import (
     without_none,
 )
 from inference.recipe.yaml_nodes import RecipeDumper, cut, plain, readable
+from inference.runtime import without_passwords
 
 __all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_recipe"]
 
@@ -128,8 +143,11 @@ def _load(
     draft.faults.update(dict.fromkeys(misspelt))
     draft.idle.update(dict.fromkeys(unused))
     for layer in layers:
-        draft.put(layer, layer.node, (), kind)
-    draft.complete(draft.config, "")
+        draft.put_all(layer, layer.node, (), draft.root, kind)
+    try:
+        draft.complete((Level(draft.root, kind),), "")
+    except ExpansionFault as error:
+        raise RecipeError.of([*draft.faults, f"{file}: {error}"]) from error
     recipe = draft.finish()
     if draft.faults:
         raise RecipeError.of(draft.faults)
@@ -139,8 +157,12 @@ def _load(
 
 
 def dump_recipe(recipe: Any) -> str:
-    """Return the YAML of a recipe with every field; it loads back to an equal object."""
-    return yaml.dump(_escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
+    """Return the YAML of a recipe with every field; it loads back to an equal object.
+
+    Only passwords in addresses are left out: they are given on the command line again.
+    """
+    text = yaml.dump(_escaped(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True)
+    return without_passwords(text)
 
 
 def _escaped(value: Any) -> Any:
@@ -152,8 +174,8 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_escaped(inner) for inner in value]
     if isinstance(value, str):
-        value = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
-        return re.sub(r"^(\\*\?\?\?)$", r"\\\1", value)
+        value = re.sub(r"(?<!\\)(\\*)\$\{", r"\1\1\\${", value)
+        return f"\\{value}" if re.fullmatch(r"\\*\?\?\?", value) else value
     return value
 
 
@@ -163,11 +185,18 @@ class _Draft:
     def __init__(self, kind: type, sources: dict[str, str]) -> None:
         self.kind = kind
         self.sources = sources
-        self.config = deepcopy(_structured(kind))
+        self.root = blank(kind)
+        self.references = References()
         self.faults: dict[str, None] = {}  # lines in order, without duplicates
         self.idle: dict[str, None] = {}
-        self.bad: list[str] = []
-        self.inherited: dict[str, str] = {}
+        self.bad: set[str] = set()
+        self.fields_set: dict[str, set[str]] = {}
+        """Keys -> the names below them that a source sets."""
+        for key in sources:
+            above, _, name = key.rpartition(".")
+            self.fields_set.setdefault(above, set()).add(name)
+        self.givers: dict[str, tuple[str, frozenset[str]]] = {}
+        """Entries that inherit -> the key that they inherit from, and the fields that they can."""
 
     def line(self, key: str, message: str, source: str = "") -> str:
         key = self.giver_of(key)
@@ -178,12 +207,16 @@ class _Draft:
     def giver_of(self, key: str) -> str:
         """Return the key from which an entry inherited a key; the key itself if it did not."""
         above = key
-        while above and above not in self.inherited:
-            above = above.rpartition(".")[0]
-        return self.inherited[above] + key.removeprefix(above) if above else key
+        while above:
+            entry, _, field = above.rpartition(".")
+            giver, fields = self.givers.get(entry, ("", frozenset[str]()))
+            if field in fields and above not in self.sources:
+                return dotted(giver, field) + key.removeprefix(above)
+            above = entry
+        return key
 
     def fault(self, key: str, message: str, source: str = "") -> None:
-        self.bad.append(key)
+        self.bad.add(key)
         self.faults[self.line(key, message, source)] = None
 
     def put(
@@ -192,9 +225,10 @@ class _Draft:
         node: yaml.Node,
         key: tuple[str, ...],
         hint: Any,
+        holder: dict[str, Any],
         is_path: bool = False,
     ) -> None:
-        """Set `key`, which is of type `hint`, to the value in the layer, leaf by leaf."""
+        """Set `key`, a value of this type in `holder`, to the value in the layer, leaf by leaf."""
         kind, is_optional = without_none(hint)
         value = None
         try:
@@ -204,25 +238,39 @@ class _Draft:
             if is_null and not is_optional:
                 raise ValueError(f"must not be null; expected {describe(kind)}")
             if is_mapping(kind) and isinstance(node, yaml.MappingNode):
-                return self.put_members(layer, node, key, kind)
+                return self.put_members(layer, node, key, kind, holder)
             if is_mapping(kind) and not is_null:
                 raise ValueError(f"expected {describe(kind)}, got {in_yaml(plain(node))}")
             value = leaf(kind, node, typed=bool(layer.key))
             if is_path:
                 value = _at_home(value)
-            OmegaConf.update(self.config, _path(key), value)
-        except OmegaConfBaseException as error:
+            found = None if value is None else converted(value, kind)
+            holder[key[-1]] = merged_values(holder.get(key[-1]), found)
+        except RefusedError as error:
             self.fault(".".join(key), _refusal(error, kind, value), layer.source)
         except ValueError as error:
             self.fault(".".join(key), str(error), layer.source)
 
     def put_members(
-        self, layer: Layer, node: yaml.MappingNode, key: tuple[str, ...], kind: Any
+        self,
+        layer: Layer,
+        node: yaml.MappingNode,
+        key: tuple[str, ...],
+        kind: Any,
+        holder: dict[str, Any],
     ) -> None:
         """Set the members of a dataclass or of a named mapping."""
         is_named = get_origin(kind) is dict
-        if key and OmegaConf.select(self.config, _path(key)) is None:
-            OmegaConf.update(self.config, _path(key), {} if is_named else _structured(kind))
+        group = holder.get(key[-1])
+        if not isinstance(group, Group):
+            group = holder[key[-1]] = Group(kind, {}) if is_named else blank(kind)
+        self.put_all(layer, node, key, group, kind)
+
+    def put_all(
+        self, layer: Layer, node: yaml.MappingNode, key: tuple[str, ...], group: Group, kind: Any
+    ) -> None:
+        """Set the members of a group to the values in the layer."""
+        is_named = group.is_named
         for name_node, value in node.value:
             name = name_node.value
             hint = get_args(kind)[1] if is_named else fields_of(kind).get(name)
@@ -233,92 +281,122 @@ class _Draft:
                 )
                 self.fault(".".join((*key, name)), message, layer.source)
             elif is_named and is_null and without_none(hint)[1] and hint is not Any:
-                entries = OmegaConf.select(self.config, _path(key))
-                if name in entries:
-                    entries.pop(name)
-                else:
-                    message = (
-                        f"null removes nothing; the entries are {', '.join(entries) or 'none'}"
-                    )
+                if group.values.pop(name, ABSENT) is ABSENT:
+                    entries = cut(", ".join(group.values), 1000) or "none"
+                    message = f"null removes nothing; the entries are {entries}"
                     line = self.line(".".join((*key, name)), message, layer.source)
                     self.idle[line] = None
             else:
                 is_path = not is_named and name in paths_of(kind)
-                self.put(layer, value, (*key, name), hint, is_path)
+                self.put(layer, value, (*key, name), hint, group.values, is_path)
 
-    def complete(self, node: Any, prefix: str) -> None:
+    def complete(self, path: Levels, prefix: str) -> None:
         """Let entries inherit; find missing values and references that cannot be resolved."""
-        self.inherit(node, prefix)
-        names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
-        for name in names:
-            key = dotted(prefix, str(name))
-            if OmegaConf.is_interpolation(node, name):
+        level = path[-1]
+        if isinstance(level.holder, Group):
+            self.inherit(path, prefix)
+        for name, value in list(children(level.holder)):
+            if isinstance(value, Reference):
+                key = dotted(prefix, str(name))
                 try:
-                    node[name]
-                except OmegaConfBaseException as error:
-                    raw: Any = OmegaConf.to_container(node, resolve=False)
-                    self.fault(key, _unfilled(raw[name], error))
-            elif OmegaConf.is_missing(node, name):
-                if key not in self.bad:
-                    doc = field_docs(OmegaConf.get_type(node)).get(name, "").replace("\n", " ")
-                    sentence = doc.partition(". ")[0].rstrip(".")
-                    self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
-            elif isinstance(child := node[name], DictConfig | ListConfig | TupleConfig):
-                self.complete(child, key)
+                    self.references.resolve(path, name)
+                except ExpansionFault:
+                    raise
+                except ReferenceFault as error:
+                    self.fault(key, str(error))
+            elif value is ABSENT:
+                self.fault_absent(dotted(prefix, str(name)), level, name)
+            elif isinstance(value, HOLDERS):
+                self.complete((*path, level.below(name)), dotted(prefix, str(name)))
 
-    def inherit(self, node: Any, prefix: str) -> None:
+    def fault_absent(self, key: str, level: Level, name: Any) -> None:
+        """Report a value that must be given, unless its key is reported already."""
+        if key in self.bad:
+            return
+        kind = level.holder.kind if isinstance(level.holder, Group) else dict
+        docs = field_docs(kind) if dataclasses.is_dataclass(kind) else {}
+        doc = docs.get(str(name), "").replace("\n", " ")
+        sentence = doc.partition(". ")[0].rstrip(".")
+        self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
+
+    def inherit(self, path: Levels, prefix: str) -> None:
         """Fill the fields that an entry does not set from the field that its mapping `inherits`."""
-        kind = OmegaConf.get_type(node)
-        for mapping, giver in getattr(kind, "inherits", {}).items():
-            for name, entry in node[mapping].items():
+        group = path[-1].holder
+        assert isinstance(group, Group)
+        for mapping, giver in getattr(group.kind, "inherits", {}).items():
+            entries = group.values[mapping]
+            for name, entry in entries.values.items() if isinstance(entries, Group) else ():
                 key = dotted(prefix, mapping, name)
                 if isinstance(giver, type):
-                    self.take(entry, key, node, prefix, giver)
-                else:
-                    self.take(entry, key, node[giver], dotted(prefix, giver))
+                    self.take(entry, key, path, prefix, giver)
+                elif isinstance(group.values[giver], Group):
+                    self.take(entry, key, (*path, path[-1].below(giver)), dotted(prefix, giver))
 
     def take(
-        self, entry: Any, key: str, giver: Any, giver_key: str, kind: type | None = None
+        self, entry: Any, key: str, giver: Levels, giver_key: str, kind: type | None = None
     ) -> None:
         """Copy what an entry does not set from the giver, also within groups that it sets.
 
         Copies all fields that both have, or those of a dataclass that both subclass.
         """
-        kinds = OmegaConf.get_type(entry), kind or OmegaConf.get_type(giver)
-        for field in fields_of(kinds[0]).keys() & fields_of(kinds[1]):
-            own, given = dotted(key, field), dotted(giver_key, field)
-            with suppress(OmegaConfBaseException):  # reported at the giver's key
-                if own not in self.sources:
-                    self.inherited[own] = given
-                    value = giver[field]  # resolved: any `${` left in it is text
-                    entry[field] = _escaped(value) if isinstance(value, str) else value
-                elif all(_is_group(each[field]) for each in (entry, giver)):
-                    self.take(entry[field], own, giver[field], given)
+        if not isinstance(entry, Group):
+            return
+        fields = _shared_fields(entry.kind, kind or giver[-1].holder.kind)  # type: ignore[union-attr]
+        self.givers[key] = giver_key, fields
+        own, given = entry.values, giver[-1].held
+        fields_set = self.fields_set.get(key, set())
+        for field in fields - fields_set:
+            value = given[field]
+            with suppress(ReferenceFault):  # reported at the giver's key
+                own[field] = value if type(value) in LEAVES else self.given(giver, field, value)
+        for field in fields & fields_set:
+            if isinstance(given[field], Group) and isinstance(own[field], Group):
+                inner = (*giver, giver[-1].below(field))
+                self.take(own[field], dotted(key, field), inner, dotted(giver_key, field))
+
+    def given(self, giver: Levels, field: str, value: Any) -> Any:
+        """Return a value of a giver without references, for an entry to have.
+
+        Raises:
+            ReferenceFault: a reference in it cannot be resolved.
+        """
+        if isinstance(value, Reference):
+            return self.references.resolve(giver, field)
+        if not isinstance(value, HOLDERS):
+            return value
+        level = giver[-1].below(field)
+        for name, inner in list(children(level.holder)):
+            self.given((*giver, level), name, inner)
+        return copied(level.holder)
 
     def finish(self) -> Any:
         """Build the recipe, after the dataclasses have checked every part without errors so far."""
-        parts = list(self.sound_parts(self.config, ""))
-        for prefix, sound in parts:
-            givers = _givers(sound, prefix)
-            for key, part in _dataclasses(sound, prefix):
-                for field, message in getattr(part, "faults", tuple)():
+        recipe = None
+        for prefix, sound in self.sound_parts(self.root, "", _prefixes(self.bad)):
+            recipe = sound if not prefix else recipe
+            parts = list(_dataclasses(sound, prefix))
+            givers = _givers(parts)
+            for key, part in parts:
+                beyond = dict(limit_faults(part))
+                others = getattr(part, "faults", tuple)() if not beyond else beyond.items()
+                for field, message in others:
                     self.fault(dotted(key, field), message)
-                if any(f"{key}.".startswith(f"{giver}.") for giver in givers):
+                if givers and _is_within(key, givers):
                     continue  # the entries that inherit these fields report what has no effect
                 for field, message in getattr(part, "idle", tuple)():
                     self.idle[self.line(dotted(key, field), message)] = None
-        return None if self.faults else parts[0][1]
+        return None if self.faults else recipe
 
-    def sound_parts(self, node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
-        """Yield the largest parts of the config without errors, as objects."""
-        if not any(bad.startswith(f"{prefix}.") or not prefix for bad in self.bad):
-            yield prefix, OmegaConf.to_object(node)
+    def sound_parts(
+        self, group: Group, prefix: str, bad: frozenset[str]
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield the largest parts of the draft without errors, as objects."""
+        if prefix not in bad:
+            yield prefix, built(group)
             return
-        for name in map(str, node):
-            if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
-                continue
-            if isinstance(child := node[name], DictConfig):
-                yield from self.sound_parts(child, dotted(prefix, name))
+        for name, value in group.values.items():
+            if isinstance(value, Group):
+                yield from self.sound_parts(value, dotted(prefix, name), bad)
 
 
 def _at_home(value: Any) -> Any:
@@ -329,59 +407,65 @@ def _at_home(value: Any) -> Any:
 
 
 @cache
-def _structured(kind: type) -> DictConfig:
-    """Return the config of a dataclass; copy it before use. Cached, since building it is slow."""
-    return OmegaConf.structured(kind)
+def _shared_fields(one: type, other: type) -> frozenset[str]:
+    return frozenset(fields_of(one).keys() & fields_of(other).keys())
 
 
-def _is_group(value: Any) -> bool:
-    """Return whether a value of a config is a dataclass."""
-    return isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value))
+def _prefixes(keys: Iterable[str]) -> frozenset[str]:
+    """Return every key above these ones, and "", which is above all."""
+    found: set[str] = set()
+    for key in keys:
+        found.add("")
+        while key := key.rpartition(".")[0]:
+            if key in found:
+                break
+            found.add(key)
+    return frozenset(found)
+
+
+def _is_within(key: str, givers: set[str]) -> bool:
+    """Return whether a key is one of these, or below it."""
+    while key:
+        if key in givers:
+            return True
+        key = key.rpartition(".")[0]
+    return False
 
 
 def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Yield all dataclass instances in a value, including itself, with their dotted keys."""
-    if dataclasses.is_dataclass(value):
-        yield key, value
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, list | tuple):
-        value = {str(index): inner for index, inner in enumerate(value)}
+    inner: Iterable[tuple[str, Any]]
     if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _dataclasses(inner, dotted(key, name))
+        inner = value.items()
+    elif isinstance(value, list | tuple):
+        inner = ((str(index), one) for index, one in enumerate(value))
+    else:
+        yield key, value
+        inner = ((name, getattr(value, name)) for name in fields_of(type(value)))
+    for name, one in inner:
+        if type(one) not in LEAVES:
+            yield from _dataclasses(one, dotted(key, name))
 
 
-def _givers(value: Any, key: str) -> list[str]:
+LEAVES = (str, int, float, bool, type(None))
+"""Types of the values of a recipe that contain no others."""
+
+
+def _givers(parts: Sequence[tuple[str, Any]]) -> set[str]:
     """Return the dotted keys that entries inherit from, for mappings with entries."""
-    return [
+    return {
         dotted(name, field)
-        for name, part in _dataclasses(value, key)
+        for name, part in parts
         for mapping, giver in getattr(part, "inherits", {}).items()
         if any(entry is not None for entry in getattr(part, mapping).values())
         for field in (fields_of(giver) if isinstance(giver, type) else [giver])
-    ]
+    }
 
 
-def _path(key: tuple[str, ...]) -> str:
-    """Return a key in OmegaConf's syntax."""
-    return ".".join(re.sub(r"([.\[\]=])", r"\\\1", name) for name in key)
-
-
-def _refusal(error: OmegaConfBaseException, kind: Any, value: Any) -> str:
-    """Explain why OmegaConf rejects a value, in terms of the recipe."""
-    first = str(error).partition("\n")[0]
-    if isinstance(error, GrammarParseError):
-        return _unfilled(value, error)
-    if "expected one of" in first:
-        return first
+def _refusal(error: RefusedError, kind: Any, value: Any) -> str:
+    """Explain why a value is rejected, in terms of the recipe."""
+    if "expected one of" in str(error):
+        return str(error)
     whole = kind is int and isinstance(value, float) and value.is_integer()
     remedy = f"; write {value:.0f}" if whole else ""
     return f"expected {describe(kind)}, got {in_yaml(value)}{remedy}"
-
-
-def _unfilled(value: Any, error: OmegaConfBaseException) -> str:
-    """Explain why a `${...}` cannot be resolved."""
-    found = re.search(r"\$\{[^}]*\}?", str(value))
-    what = cut(found[0] if found else str(value))
-    first = str(error).partition("\n")[0]
-    return f"{what} stands for another value of the recipe ({first}); for text write \\{what}"

@@ -24,7 +24,7 @@ from typing import Any
 
 from inference.recipe.layers import Layer, RecipeError, RecipeWarning, merged, override_layers
 from inference.recipe.yaml_nodes import cut, plain
-from inference.runtime import InputError
+from inference.runtime import InputError, output
 
 PLUGIN_GROUPS = (
     "limner.objectives",
@@ -55,6 +55,8 @@ _consented: set[str] = set()
 """Modules that the command lines of this process have named."""
 _loaded: set[str] = set()
 """Entry points that this process has tried to load."""
+_announced: set[str] = set()
+"""Modules of which this process has printed that they were loaded."""
 
 
 def consent_to(overrides: Sequence[Layer]) -> None:
@@ -106,11 +108,22 @@ def load_plugins(
             if key not in _loaded and (error := loading_error(point)):
                 text = f"plug-in {point.name} ({point.group}) does not load: {error}"
                 warnings.warn(text, RecipeWarning, stacklevel=2)
+            elif key not in _loaded:
+                _announce(point.name, point.module, f"installed, {point.group}")
             _loaded.add(key)
         for name in named_plugins():
             _import(name, PLUGIN_VARIABLE)
         for name in _modules_in(untyped):
             _import(name, "plugins")
+
+
+def _announce(name: str, module: str, why: str) -> None:
+    """Print once which code outside Limner was loaded, from where, and by whose consent."""
+    if module in _announced or os.environ.get("RANK", "0") != "0":
+        return
+    _announced.add(module)
+    file = getattr(sys.modules.get(module), "__file__", None)
+    output(f"plug-in {name} loaded from {file or 'memory'} ({why})", is_error=True)
 
 
 def installed_plugins(groups: Sequence[str] = PLUGIN_GROUPS) -> list[EntryPoint]:
@@ -151,9 +164,12 @@ def resolve(name: str, moved: Moved | None = None) -> Any:
         raise InputError(_remedy([match["module"]], []))
     try:
         with old_names(moved or {}):
-            return pkgutil.resolve_name(name)
+            found = pkgutil.resolve_name(name)
     except (Exception, SystemExit) as error:
         raise InputError(f"{name!r} cannot be loaded: {_explain(error)}") from error
+    if not _is_below(match["module"], {*OURS}):
+        _announce(match["module"], match["module"], "named by type")
+    return found
 
 
 def _import(name: str, key: str) -> None:
@@ -172,6 +188,7 @@ def _import(name: str, key: str) -> None:
     except (Exception, SystemExit) as error:
         why = str(error) if isinstance(error, ImportError) else _explain(error)
         raise _said(key, f"{name!r} cannot be imported: {why}") from error
+    _announce(name, point.module, "named by " + (key if key == PLUGIN_VARIABLE else f"{key}=[…]"))
 
 
 def _said(key: str, message: str) -> InputError:

@@ -6,6 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.runtime.command import run_command, status_of
+    from inference.runtime.console import open_console
     from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
     from inference.runtime.extras import require
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from inference.runtime.paths import check_readable
     from inference.runtime.registry import register
     from inference.runtime.signals import STOP_SIGNALS, Interrupted, Stopped, StopSignals
-    from inference.runtime.text import number
+    from inference.runtime.text import number, output, printable, without_passwords
     from inference.runtime.version import clone, describe_version, git, limner_version
     from inference.runtime.warnings import quiet_libraries
 
@@ -28,8 +29,9 @@ __all__ = [
     "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError", "Interrupted",
     "Processes", "Progress", "StopSignals", "Stopped", "check_readable", "choose_device", "clone",
     "describe_version", "describe_worker_fault", "free_descriptors", "git", "is_system_fault",
-    "keys_named", "limner_version", "memory_explained", "naming", "number", "progress_bar",
-    "quiet_libraries", "register", "require", "run_command", "status_of",
+    "keys_named", "limner_version", "memory_explained", "naming", "number", "open_console",
+    "output", "printable", "progress_bar", "quiet_libraries", "register", "require", "run_command",
+    "status_of", "without_passwords",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

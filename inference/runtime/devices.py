@@ -129,11 +129,12 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """Show a progress bar if standard error is a terminal; yield a function (done, total)."""
-    from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    from inference.runtime.console import open_console
+
+    console = open_console(is_error=True)
     columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     hidden = not console.is_terminal
     with Bar("drawing", *columns, console=console, transient=True, disable=hidden) as bar:

@@ -26,12 +26,18 @@ from scripts.architecture.tree import (
 )
 
 FLOORS = (
-    ("inference/runtime/", "inference/shadowing.py", "train/shadowing.py"),
-    ("inference/recipe/", "inference/files/", "inference/prompts/", "inference/sampling/"),
+    ("inference/runtime/", "train/shadowing.py"),
+    (
+        "inference/recipe/", "inference/files/", "inference/prompts/", "inference/sampling/",
+        "inference/shadowing.py",
+    ),
     ("inference/config/", "inference/media/", "train/kohya/"),
     ("inference/models/",),
     ("train/config/", "train/common/", "inference/artifacts/"),
-    ("train/data/", "train/losses/", "inference/images/", "inference/convert.py"),
+    (
+        "train/data/", "train/losses/", "train/places.py", "inference/images/",
+        "inference/convert.py",
+    ),
     (
         "train/families/", "train/runs/", "train/stages.py", "train/class_images.py",
         "inference/clips/", "inference/deforum/", "inference/inspect.py",

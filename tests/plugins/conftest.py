@@ -39,6 +39,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(plugins, "_consented", set())
     monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(plugins, "_announced", set())
     monkeypatch.delenv(plugins.PLUGIN_VARIABLE, raising=False)
     before = [dict(registry) for registry in REGISTRIES]
     yield folder

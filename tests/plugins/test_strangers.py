@@ -184,6 +184,71 @@ def test_run_folder_is_no_consent(
     assert rerun.main(["runs/run", "plugins=[my_optimizer]"]) == 0
 
 
+def test_module_beside_a_run_is_never_imported(
+    run: Callable[..., int],
+    outside: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A downloaded run folder with a module beside it, which its recipe names in either way."""
+    assert run(PLAIN) == 0
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass X: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = Path("runs/run/recipe.yaml")
+    sound = recipe.read_text()
+    names = {
+        "plugins: []": "plugins: [evil]",
+        "type: adamw": "type: evil:X",
+        "type: constant": "type: evil:X",
+    }
+    for old, new in names.items():
+        assert old in sound
+        shutil.rmtree("other", ignore_errors=True)
+        shutil.copytree("runs/run", "other/run")
+        Path("other/run/recipe.yaml").write_text(sound.replace(old, new, 1))
+        capsys.readouterr()
+        for command, status in (
+            (["diff", "other/run", "runs/run"], 0),
+            (["plan", "other/run/recipe.yaml"], 2),
+            (["train", "other/run/recipe.yaml", "output_dir=other", "resume=true"], 2),
+            (["train", "other/run/recipe.yaml", "name=anew"], 2),
+            (["rerun", "other/run"], 2),
+            (["inspect", "other/run/artifacts/last.safetensors"], 0),
+        ):
+            assert cli.main(command) == status, (command, capsys.readouterr().err)
+            said = capsys.readouterr().err
+            assert status == 0 or "add plugins=[evil] to the command line" in said
+            assert "evil" not in sys.modules and not ran.exists(), command
+
+
+def test_what_is_loaded_by_consent_is_printed(
+    run: Callable[..., int],
+    outside: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line for each plug-in, with its file and who consented; none without plug-ins."""
+    one, file = STRANGERS["optimizer"], outside / "my_optimizer.py"
+
+    def lines(*overrides: str) -> list[str]:
+        for name in ("_announced", "_loaded", "_consented"):
+            monkeypatch.setattr(plugins, name, set())
+        capsys.readouterr()
+        run(one, "max_train_steps=0", *overrides)
+        return [line for line in capsys.readouterr().err.splitlines() if "plug-in" in line]
+
+    first = f"plug-in my_optimizer loaded from {file} "
+    assert lines("plugins=[my_optimizer]") == [f"{first}(named by plugins=[…])"]
+    assert lines("optimizer.type=my_optimizer:Momentum") == [f"{first}(named by type)"]
+    monkeypatch.setenv(PLUGIN_VARIABLE, "my_optimizer")
+    assert lines() == [f"{first}(named by {PLUGIN_VARIABLE})"]
+    monkeypatch.delenv(PLUGIN_VARIABLE)
+    install(outside, one)
+    assert lines() == [f"plug-in mine loaded from {file} (installed, limner.optimizers)"]
+
+
 def test_sampler_draws_by_its_own_steps(run: Callable[..., int], outside: Path) -> None:
     one = STRANGERS["sampler"]
     drawn = []

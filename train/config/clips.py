@@ -3,8 +3,9 @@
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
+from inference.config import MOST_PIXELS
 from inference.models import FrameRule
 from inference.runtime import InputError
 from train.config.rules import Faults, at_least, fraction
@@ -28,6 +29,8 @@ class Bucket(NamedTuple):
 @dataclass
 class ClipDataConfig:
     """How videos become examples of a video model; if set, training uses videos."""
+
+    limits: ClassVar[dict[str, float]] = {"height": MOST_PIXELS, "width": MOST_PIXELS}
 
     frames: int = 49
     """Frames of an example: 1, 8k or 8k + 1 (9, 17, 25, 33, 41, 49, …, and 81 or 161 for CogVideoX

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, ClassVar
 
-from omegaconf import MISSING
-
 from inference.prompts import misread
-from inference.recipe import at_home, fields_of
+from inference.recipe import MISSING, at_home, fields_of
 from inference.runtime import InputError, check_readable
 from train.config.rules import Faults, at_least
 

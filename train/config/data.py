@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from inference.config import MOST_PIXELS
 from inference.runtime import InputError
 from train.config.clips import ClipDataConfig
 from train.config.concepts import ConceptConfig, read_concepts_list
@@ -21,6 +22,8 @@ MOST_REPEATS = 100_000
 @dataclass
 class ExampleConfig(ContainerConfig):
     """How an image and its caption become an example."""
+
+    limits: ClassVar[dict[str, float]] = {"resolution": MOST_PIXELS}
 
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     resolution: int | None = None
@@ -233,6 +236,8 @@ class DataConfig(ExampleConfig, SourceConfig):
     """Where the images are, and how they become examples."""
 
     paths: ClassVar[tuple[str, ...]] = ("cache_dir",)
+    limits: ClassVar[dict[str, float]] = {"num_workers": 1024}
+
     inherits: ClassVar[dict[str, type]] = {"subsets": ExampleConfig}
 
     clips: ClipDataConfig | None = None

@@ -1,7 +1,6 @@
 """JSON Schemas of recipes: `limner schema train|draw`."""
 
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,13 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command(arguments: list[str]) -> int:
     """Print the usage or a schema; return the exit status."""
+    from inference.runtime import output
+
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        output(USAGE, is_error=not arguments)
         return 0 if arguments else 2
     named, arguments = plugin_options(arguments)
     if arguments not in (["train"], ["draw"]):
         got = " ".join(arguments)
-        print(f"schema: expected one of train, draw; got {got}", file=sys.stderr)
+        output(f"schema: expected one of train, draw; got {got}", is_error=True)
         return 2
     from inference.recipe import print_text
 

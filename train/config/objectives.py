@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from omegaconf import MISSING, SI
-
 from inference.config import ADAPTERS
 from inference.prompts import misread
-from inference.recipe import RecipeError, got, is_word, option_faults
+from inference.recipe import MISSING, RecipeError, got, is_word, option_faults, reference
 from train.config.optimization import LRSchedulerConfig, schedule_faults
 from train.config.rules import Faults, at_least, fraction
 
@@ -69,6 +67,8 @@ ADAPTER_GIVEN = ("target", "rank", "alpha", "dropout", "generator")
 class LoraConfig(ObjectiveConfig):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of UNet, transformer, text encoder."""
 
+    limits: ClassVar[dict[str, float]] = {"rank": 65_536}
+
     target: ClassVar[str] = "train.objectives.lora:LoraObjective"
     learns_clips: ClassVar[bool] = True
     is_combinable: ClassVar[bool] = True
@@ -83,7 +83,7 @@ class LoraConfig(ObjectiveConfig):
     """Options of an algorithm other than lora, by their names."""
     rank: int = 16
     """Rank of the layers (kohya: network_dim)."""
-    alpha: float = SI("${.rank}")
+    alpha: float = reference(".rank")
     """The learned change is scaled by alpha / rank (kohya: network_alpha)."""
     dropout: float = 0.0
     """Dropout during training (kohya: network_dropout)."""
@@ -138,6 +138,8 @@ class LoraConfig(ObjectiveConfig):
 @dataclass
 class TextualInversionConfig(ObjectiveConfig):
     """Vectors for a new token (Gal et al. 2022, arXiv 2208.01618)."""
+
+    limits: ClassVar[dict[str, float]] = {"num_vectors_per_token": 10_000}
 
     target: ClassVar[str] = "train.objectives.textual_inversion:TextualInversionObjective"
     is_combinable: ClassVar[bool] = True
@@ -214,6 +216,8 @@ class HypernetworkConfig(ObjectiveConfig):
             yield "layer_structure", f"must begin and end with 1, as [1, 2, 1]; got {structure}"
         elif min(structure) <= 0:
             yield "layer_structure", f"must be above 0 throughout, got {structure}"
+        if self.sizes is not None and any(size < 1 for size in self.sizes):
+            yield "sizes", f"must be at least 1, got {min(self.sizes)}"
         name = self.activation_func.lower()
         if name in UNUSABLE_ACTIVATIONS:
             reason = UNUSABLE_ACTIVATIONS[name]

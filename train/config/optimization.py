@@ -209,6 +209,9 @@ class OptimizerConfig:
     def faults(self) -> Faults:
         yield from self.type_faults()
         yield from at_least(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        yield from at_least(0, epsilon=self.epsilon)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            yield "betas", f"must lie in 0 … 1 (1 excluded), got {list(self.betas)}"
         for part, rate in self.learning_rates.items():
             if rate < 0:
                 yield f"learning_rates.{part}", f"must not be negative, got {rate}"
@@ -276,6 +279,7 @@ class LRSchedulerConfig:
         )
         yield from at_least(0, warmup_steps=self.warmup_steps)
         yield from at_least(1, num_cycles=self.num_cycles)
+        yield from at_least(0, power=self.power)
         if (self.type == "schedule") != (self.schedule is not None):
             yield "schedule", "goes with type: schedule, and that with it"
         try:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from omegaconf import MISSING
-
-from inference.config import BaseModelConfig, ClipConfig, ClipSettings, DrawSettings, ImageConfig
-from inference.recipe import Reader
+from inference.config import (
+    MOST_AT_ONCE,
+    BaseModelConfig,
+    ClipConfig,
+    ClipSettings,
+    DrawSettings,
+    ImageConfig,
+)
+from inference.recipe import MISSING, NO_LIMIT, Reader
 from train.config.clips import ImageConditionConfig
 from train.config.data import DataConfig
 from train.config.objectives import (
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 @dataclass
 class LossConfig:
     """Noise, and the loss weight at each noise level."""
+
+    limits: ClassVar[dict[str, float]] = {"min_timestep": 1_000_000, "max_timestep": 1_000_000}
 
     weighting: Literal["uniform", "min_snr", "truncated_snr"] = "uniform"
     """`uniform` is the mean squared error of the prediction; `min_snr` (Hang et al. 2023, arXiv
@@ -118,6 +125,7 @@ class SamplingConfig:
     """The preview grid."""
 
     inherits: ClassVar[dict[str, str]] = {"images": "settings", "clips": "clip_settings"}
+    limits: ClassVar[dict[str, float]] = {"sanity_seed": NO_LIMIT, "batch_size": MOST_AT_ONCE}
 
     sample_every_n_steps: int = 500
     """Generate a preview grid every n optimizer steps, and always at the last step."""
@@ -161,6 +169,11 @@ class TrainRecipe:
 
     paths: ClassVar[tuple[str, ...]] = ("output_dir",)
     begins_anew: ClassVar[tuple[str, ...]] = ("objective",)
+    limits: ClassVar[dict[str, float]] = {
+        "seed": NO_LIMIT,
+        "train_batch_size": MOST_AT_ONCE,
+        "gradient_accumulation_steps": 1_000_000,
+    }
     imports: ClassVar[dict[str, Reader]] = KOHYA_SOURCES
 
     name: str = MISSING

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from inference.config import MOST_AT_ONCE, MOST_PIXELS
 from train.config.rules import Faults, at_least
 
 if TYPE_CHECKING:
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 @dataclass
 class StageConfig:
     """A stage of a run (progressive resolution); keys that are not set are as in the recipe."""
+
+    limits: ClassVar[dict[str, float]] = {
+        "resolution": MOST_PIXELS,
+        "height": MOST_PIXELS,
+        "width": MOST_PIXELS,
+        "train_batch_size": MOST_AT_ONCE,
+    }
 
     steps: int | None = None
     """Optimizer steps of this stage. The last stage may omit it: it gets the rest of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from inference.runtime import open_console, output
 
 
 class Board:
@@ -168,7 +169,6 @@ class ProgressBar:
     """Step, loss, time per step and time left: a bar in a terminal, lines elsewhere."""
 
     def __init__(self, total: int, visible: bool) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -177,7 +177,7 @@ class ProgressBar:
             TimeRemainingColumn,
         )
 
-        self.console = Console(file=sys.stderr)
+        self.console = open_console(is_error=True)
         self.visible = visible
         self.total = total
         self.bar = Progress(
@@ -208,7 +208,7 @@ class ProgressBar:
         if self.visible and not self.console.is_terminal:
             left = (self.total - step) * seconds_per_step
             line = f"step {step}/{self.total}  loss {loss:.4f}  {pace}  {duration(left)} left"
-            print(line, file=sys.stderr, flush=True)
+            output(line, is_error=True)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -218,7 +218,7 @@ class ProgressBar:
     def track(self, sequence: Sequence[Any], title: str) -> Iterable[Any]:
         """Iterate over a sequence with a bar of its own; without a terminal, log one line."""
         if self.visible and not self.console.is_terminal:
-            print(f"{title}: {len(sequence)} batches", file=sys.stderr, flush=True)
+            output(f"{title}: {len(sequence)} batches", is_error=True)
         task = self.bar.add_task(title, total=len(sequence), text="")
         for item in sequence:
             yield item

@@ -9,6 +9,7 @@ import torch
 
 from inference.models import DTYPES, DiffusionModel, load_model
 from inference.recipe import old_names
+from inference.runtime import InputError
 from train.config import MOVED, TrainRecipe
 from train.families import build_denoising, training_of
 from train.losses import Denoising, FrozenPrior, check_weights
@@ -35,6 +36,7 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     Raises:
         InputError: the base model does not support this training.
     """
+    check_timesteps(recipe, base)
     training = training_of(base)
     training.check(recipe, base)
     training.prepare(recipe, base)
@@ -46,6 +48,25 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
             if parameter.is_floating_point() and not parameter.requires_grad:  # else quantized
                 parameter.data = parameter.data.to(part_dtype(recipe, base, name))
     return objective
+
+
+def check_timesteps(recipe: TrainRecipe, base: DiffusionModel) -> None:
+    """Check the range of timesteps against the base model's.
+
+    Raises:
+        InputError: it has fewer.
+    """
+    count = base.parametrization.num_train_timesteps
+    if recipe.loss.min_timestep >= count:
+        raise InputError(
+            f"loss.min_timestep: must be below {count}, the number of the base model's timesteps, "
+            f"got {recipe.loss.min_timestep}"
+        )
+    if recipe.loss.max_timestep is not None and recipe.loss.max_timestep > count:
+        raise InputError(
+            f"loss.max_timestep: must be at most {count}, the number of the base model's "
+            f"timesteps, got {recipe.loss.max_timestep}"
+        )
 
 
 def part_dtype(recipe: TrainRecipe, base: DiffusionModel, part: str) -> torch.dtype:

@@ -29,26 +29,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command(arguments: list[str]) -> int:
     """Print the usage or a plan; return the exit status."""
+    from inference.runtime import output
+
     flags = {argument for argument in arguments if argument in FLAGS}
     arguments = [argument for argument in arguments if argument not in FLAGS]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if arguments else sys.stderr)
+        output(USAGE, is_error=not arguments)
         return 0 if arguments else 2
     from inference.recipe import find_recipe, load_recipe, warnings_reported
     from inference.runtime import keys_named, quiet_libraries
     from train.config import train_schema
-    from train.plan.plan import plan_run, probed
+    from train.places import check_places
 
     with warnings_reported("plan"):
         recipe = load_recipe(find_recipe(arguments[0]), train_schema, arguments[1:])
         quiet_libraries()
+        check_places(recipe)
         processes = int(os.environ.get("WORLD_SIZE", "1"))
+        from train.plan.plan import plan_run, probed
+
         with keys_named(recipe):
             plan = plan_run(recipe, processes, "--check-pictures" in flags)
             if "--probe" in flags:
                 plan = probed(plan)
     if "--json" in flags:
-        print(json.dumps(plan.as_dict(), indent=1))
+        output(json.dumps(plan.as_dict(), indent=1))
     else:
         from train.plan.table import show
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from inference.config import BaseModelConfig
-from inference.models import DiffusionModel
+from inference.models import DiffusionModel, load_auto
 from train.config import FILEWORDS, CaptionConfig, TrainRecipe
 from train.data import (
     Examples,
@@ -239,7 +239,7 @@ def tokenizers_of(base: DiffusionModel, config: BaseModelConfig) -> dict[str, tu
         return {}
     from transformers import AutoTokenizer
 
-    return {"tokenizer": (AutoTokenizer.from_pretrained(file.parent), limits[0])}
+    return {"tokenizer": (load_auto(AutoTokenizer, file.parent), limits[0])}
 
 
 def _is_open(caption: str) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from inference.runtime import open_console
 from train.plan.data import CachePlan, ValidationPlan
 from train.plan.lint_table import caption_rows, picture_rows
 from train.plan.memory import GIB, MemoryPlan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def show(plan: Plan) -> None:
     """Print a plan."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(highlight=False, soft_wrap=True)
     for table in (
         _run(plan),
         *([_subsets(plan)] if plan.subsets else []),

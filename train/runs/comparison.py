@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from inference.runtime import InputError
+from inference.runtime import InputError, open_console
 from train.runs.data_manifest import DataChanges, changes, read_rows
 from train.runs.environments import ENVIRONMENTS, environments, read_environment
 from train.runs.identity import RESULT_HASH, RUN_ID
@@ -229,7 +229,7 @@ def different_lines(found: Comparison) -> list[str]:
 
 def show(found: Comparison, first: str, second: str) -> None:
     """Print the differences between two runs."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(highlight=False, soft_wrap=True)
     for title, rows in (("recipe", found.recipe), ("environment", found.environment)):
         if rows:
             table = _table(title, "", first, second)

@@ -7,7 +7,8 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from inference.runtime import git, limner_version
+from inference.models import published_name
+from inference.runtime import git, limner_version, without_passwords
 from train.config import TrainRecipe
 
 PACKAGES = (
@@ -25,7 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "limner": limner_version(),
         "git_commit": git("rev-parse", "HEAD"),
         "git_changed_files": (git("status", "--porcelain") or "").splitlines(),
-        "command": shlex.join(sys.orig_argv),
+        "command": without_passwords(shlex.join(sys.orig_argv)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
@@ -73,6 +74,6 @@ def run_metadata(
         "ss_caption_tag_dropout_rate": recipe.data.captions.tag_dropout_rate,
         "ss_shuffle_caption": recipe.data.captions.shuffle_tags,
         "ss_keep_tokens": recipe.data.captions.keep_tokens,
-        "ss_sd_model_name": recipe.base_model.path,
+        "ss_sd_model_name": published_name(recipe.base_model.path),
     }
     return {key: str(value) for key, value in facts.items()}

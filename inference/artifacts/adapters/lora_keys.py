@@ -57,9 +57,21 @@ def layers_of(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     Where a LoRA is injected, this is the original layer.
     """
-    for path, module in part.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and ".lora_" not in path:
+    waiting: list[tuple[str, nn.Module]] = [("", part)]
+    seen: set[nn.Module] = set()
+    while waiting:
+        path, module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        if isinstance(module, nn.Linear | nn.Conv2d):
             yield path.removesuffix(".base_layer"), module
+        inner = [
+            (f"{path}.{name}" if path else name, child)
+            for name, child in module.named_children()
+            if not name.startswith("lora_")  # of hundreds of LoRAs, maybe
+        ]
+        waiting += reversed(inner)
 
 
 def kohya_name(part: str, path: str, layout: LoraLayout | None = None) -> str:

@@ -31,7 +31,6 @@ class LowRank(Adapter):
         super().__init__(alpha, dropout)
         self.lora_A = _layer(down)
         self.lora_B = _layer(up)
-        self.requires_grad_(False)
 
     @classmethod
     def create(
@@ -157,15 +156,18 @@ def refuse_packed(target: nn.Module, path: str) -> None:
 def _layer(weight: Tensor) -> nn.Linear | nn.Conv2d:
     """Return a layer with this very tensor as its weight, without drawing random numbers."""
     if weight.dim() == 2:
-        layer = nn.Linear(1, 1, bias=False, device="meta")
-        layer.in_features, layer.out_features = weight.shape[1], weight.shape[0]
-    elif weight.dim() == 4:
+        layer = nn.Linear.__new__(nn.Linear)  # __init__ would fill it with random numbers
+        nn.Module.__init__(layer)
+        vars(layer).update(in_features=weight.shape[1], out_features=weight.shape[0])
+        layer.register_parameter("bias", None)
+        layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+        return layer
+    if weight.dim() == 4:
         kernel = (weight.shape[2], weight.shape[3])
         layer = nn.Conv2d(weight.shape[1], weight.shape[0], kernel, bias=False, device="meta")
-    else:
-        raise ArtifactError(f"expected 2 or 4 dimensions, got shape {_show(weight.shape)}")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    return layer
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        return layer
+    raise ArtifactError(f"expected 2 or 4 dimensions, got shape {_show(weight.shape)}")
 
 
 def _same(tensor: Tensor, shape: tuple[int, ...]) -> bool:

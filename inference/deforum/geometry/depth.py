@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.deforum.geometry.pixels import Bytes, Floats, Pixels, opencv, to_bytes
+from inference.models import load_auto
 from inference.runtime import InputError
 
 BINS = 1024
@@ -126,8 +127,8 @@ class TransformersDepth:
 
         here = {"local_files_only": True}
         try:
-            self.processor: Any = AutoImageProcessor.from_pretrained(source, backend="pil", **here)
-            self.model: Any = AutoModelForDepthEstimation.from_pretrained(source, **here)
+            self.processor: Any = load_auto(AutoImageProcessor, source, backend="pil", **here)
+            self.model: Any = load_auto(AutoModelForDepthEstimation, source, **here)
         except (OSError, ValueError, ImportError, KeyError) as error:
             there = "cannot be loaded" if Path(source).exists() else "is no folder here"
             raise InputError(

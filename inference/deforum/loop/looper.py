@@ -99,7 +99,7 @@ def keyed_files(value: Any, max_frames: int, seed: int) -> dict[int, str]:
     try:
         pairs = json.loads(value) if isinstance(value, str) else value
         items = dict(pairs).items()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         example = '{"0": "first.png", "max_f/2": "second.png"}'
         raise InputError(f"init_images: expected JSON such as {example}; {error}") from error
     files: dict[int, str] = {}

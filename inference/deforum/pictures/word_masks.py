@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from inference.deforum.geometry import Bytes, Pixels, opencv, to_bytes
+from inference.models import load_auto
 from inference.runtime import InputError
 
 
@@ -33,8 +34,8 @@ class WordMasks:
 
         here = {"local_files_only": True}
         try:
-            self.processor: Any = AutoImageProcessor.from_pretrained(source, backend="pil", **here)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **here)
+            self.processor: Any = load_auto(AutoImageProcessor, source, backend="pil", **here)
+            self.tokenizer: Any = load_auto(AutoTokenizer, source, **here)
             self.model: Any = CLIPSegForImageSegmentation.from_pretrained(source, **here)
         except (OSError, ValueError, ImportError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -187,6 +187,7 @@ class Script:
                 self["extract_to_frame"],
                 max(1, self["extract_nth_frame"]),
                 self["overwrite_extracted_frames"],
+                None if key == "video_init_path" and self.follows_video else self["max_frames"],
             ),
         )
 

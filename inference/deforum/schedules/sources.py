@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +78,22 @@ class Extraction:
         last: last frame, inclusive; -1 is the end.
         step: take every n-th frame, counted from the video's first.
         anew: write them again even if they exist.
+        most: how many at most; None is all of them.
     """
 
     first: int = 0
     last: int = -1
     step: int = 1
     anew: bool = False
+    most: int | None = None
+
+    @property
+    def count(self) -> int | None:
+        """Return the number of frames after which none is needed; None without a limit."""
+        if self.last == -1:
+            return self.most
+        within = len(range(-(-self.first // self.step) * self.step, self.last + 1, self.step))
+        return within if self.most is None else min(within, self.most)
 
     def keeps(self, number: int) -> bool:
         """Return whether a frame is extracted."""
@@ -132,9 +143,11 @@ class VideoFrames:
     def extracted(self, extraction: Extraction) -> list[Path]:
         """Return the files of the frames; write them unless they exist."""
         if self.source.is_dir():
-            return [file for n, file in enumerate(pictures_in(self.source)) if extraction.keeps(n)]
+            files = [file for n, file in enumerate(pictures_in(self.source)) if extraction.keeps(n)]
+            return files[: extraction.count]
         stat = self.source.stat()
         which = f"{extraction.first}-{extraction.last}-{extraction.step}"
+        which += "" if extraction.most is None else f"-{extraction.most}"
         origin = f"{self.source.resolve()} {which} {stat.st_size} {stat.st_mtime_ns}"
         stamp = self.folder / f"{self.source.stem}.txt"
         stem = self.source.stem
@@ -145,7 +158,8 @@ class VideoFrames:
         for old in self.folder.glob(f"{glob_safe(stem)}{'[0-9]' * DIGITS}.png"):
             old.unlink()
         files = []
-        for number, picture in enumerate(self.decoded(extraction)):
+        # islice() ends at the last frame that is needed, without decoding the others.
+        for number, picture in enumerate(islice(self.decoded(extraction), extraction.count)):
             files.append(self.folder / f"{stem}{number:0{DIGITS}}.png")
             write = image_writer(Image.fromarray(picture), "PNG", compress_level=1)
             write_atomically(files[-1], write)

@@ -186,13 +186,22 @@ def unknown(settings: Mapping[str, Any]) -> list[str]:
     for start, what in OF_FORKS.items():
         found = [key for key in settings if key.startswith(start) and key not in KEYS]
         if found:
-            notes.append(f"ignored, {what}: {', '.join(found)}")
-    for key in settings:
-        if key in KEYS or key.startswith(tuple(OF_FORKS)):
-            continue
+            notes.append(f"ignored, {what}: {listed(found, len(found))}")
+    others = [key for key in settings if key not in KEYS and not key.startswith(tuple(OF_FORKS))]
+    for key in others[:MOST_NAMED]:
         near = get_close_matches(key, KEYS, 1, 0.85)
         names.append(f"{key[:60]!r} (is {near[0]} meant?)" if near else repr(key[:60]))
-    return notes + ([f"ignored, as not known: {', '.join(names)}"] if names else [])
+    return notes + ([f"ignored, as not known: {listed(names, len(others))}"] if names else [])
+
+
+MOST_NAMED = 50
+"""Maximum number of unknown keys that a note lists."""
+
+
+def listed(names: Sequence[str], count: int) -> str:
+    """Return the first of so many names for a note."""
+    more = count - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 OF_FORKS = {

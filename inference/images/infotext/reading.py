@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+LARGEST_TEXT = 2**22
+"""Maximum size of a .txt in bytes; a larger one is something else."""
+
+
 def read_infotext(path: Path) -> str | None:
     """Return the infotext in an image file, or in the .txt beside it; None if there is none.
 
@@ -47,7 +51,8 @@ def read_text_beside(path: Path) -> str | None:
     """Return the infotext of the .txt of the same name, as A1111 writes it on demand."""
     side = path.with_suffix(".txt")
     try:
-        text = side.read_text(encoding="utf-8").strip() if side.is_file() else ""
+        is_small = side.is_file() and side.stat().st_size <= LARGEST_TEXT
+        text = side.read_text(encoding="utf-8").strip() if is_small else ""
     except UnicodeDecodeError:
         return None  # not A1111's text
     except OSError as error:

@@ -122,6 +122,7 @@ def unquote(text: str) -> str:
     if len(text) < 2 or not text[0] == text[-1] == '"':
         return text
     try:
-        return str(json.loads(text))
+        found = str(json.loads(text))
     except ValueError:
         return text
+    return text if re.search("[\0\ud800-\udfff]", found) else found

@@ -14,6 +14,7 @@ from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, made_ready
 from inference.models.cogvideox.detect import TEXT_ENCODER, family_on_hub
 from inference.models.cogvideox.model import VideoModel
+from inference.models.folder import load_auto
 from inference.models.model_files import ModelFiles
 from inference.models.names import resolve_path
 from inference.runtime import BaseModelError, InputError
@@ -225,7 +226,7 @@ def read_parts(
     # From these keys alone: a folder may name the DPM scheduler, whose class they suit as well.
     return VideoModel(
         path=config.path,
-        tokenizer=read(AutoTokenizer, "tokenizer"),
+        tokenizer=load_auto(AutoTokenizer, path, subfolder="tokenizer", **source),
         text_encoder=read(T5EncoderModel, "text_encoder", **weights),
         vae=read(AutoencoderKLCogVideoX, "vae", **{**weights, "dtype": torch.float32}),
         transformer=read(CogVideoXTransformer3DModel, "transformer", **weights),

@@ -11,7 +11,7 @@ import torch
 from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, DiffusionModel, made_ready
 from inference.models.model_files import ModelFiles
-from inference.models.names import ASSETS, is_single_file, resolve_path
+from inference.models.names import is_single_file, no_model, resolve_path
 from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
 from inference.runtime import BaseModelError
 
@@ -19,11 +19,7 @@ from inference.runtime import BaseModelError
 def check_layout(folder: Path, path: str) -> None:
     """Raise BaseModelError unless the folder has all parts of the SD 1.x/2.x or SDXL layout."""
     if not folder.is_dir():
-        embedded = sorted(p.parent.name for p in ASSETS.glob("*/model_index.json"))
-        raise BaseModelError(
-            f"base_model.path: {path!r} is neither an embedded model ({', '.join(embedded)}) nor a "
-            "folder, and does not look like a hub id (org/model)"
-        )
+        raise no_model(path)
     if (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
         raise BaseModelError(
             f"base_model.path: {path!r} is an SDXL refiner: it has only text_encoder_2, and only "

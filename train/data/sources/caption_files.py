@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from inference.recipe import RecipeWarning
-from train.common import DataError
+from train.common import DataError, tell_once
 from train.config import CaptionConfig
 from train.data.containers import container_of, files_within, nfc, parsed_json, read_text
+from train.data.sources.texts import check_caption, is_followed
 
 KNOWN_EXTENSIONS = (".txt", ".caption", ".json", ".tags", ".cap", ".text")
 """Extensions that trainers and taggers give captions; upper case counts too."""
@@ -128,6 +129,9 @@ class CaptionFiles:
                     if entry.is_dir():
                         found[1].add(entry.name)
                     elif entry.name.lower().endswith(endings) and entry.is_file():
+                        if entry.is_symlink() and not is_followed(Path(entry.path)):
+                            tell_once(f"{entry.path}: a link out of the data is not followed")
+                            continue
                         found[0].add(entry.name)
             self.folders[folder] = found
         return found
@@ -146,6 +150,8 @@ def read_captions(file: Path, config: CaptionConfig, *, is_sample: bool = False)
         texts = _texts_of_json(file, text, is_sample)
     else:
         texts = text.splitlines() if config.wildcards else [text]
+    for one in texts:
+        check_caption(one, str(file))
     return tuple(one for one in (" ".join(text.split()) for text in texts) if one)
 
 

@@ -24,6 +24,7 @@ from train.data.containers import (
     windows_parts,
 )
 from train.data.sources.listing import containers_at
+from train.data.sources.texts import check_caption, check_within
 
 
 def read_metadata(
@@ -56,9 +57,12 @@ def read_metadata(
     for file in files:
         if file.suffix != ".jsonl" and column is None and not has_captions(file):
             continue
+        parent = file.parent
         for where, row in _rows(file):
             name, texts = _parsed(row, column, f"{file}: {where}")
-            captions[named_by(file.parent, name)] = texts
+            path = named_by(parent, name)
+            check_within(name, path, parent, f"{file}: {where}")
+            captions[path] = texts
     return captions
 
 
@@ -118,6 +122,8 @@ def _parsed(row: Any, column: str | None, where: str) -> tuple[str, tuple[str, .
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
         raise DataError(f"{where}: text must be a caption or a list of them")
+    for one in (str(name), *texts):
+        check_caption(one, where)
     return str(name), tuple(texts)
 
 

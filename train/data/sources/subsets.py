@@ -26,6 +26,7 @@ from train.data.sources.captions import asks_for_captions, read_template
 from train.data.sources.folder import Picture, fingerprint, picture_files, with_captions
 from train.data.sources.mask_files import parted
 from train.data.sources.metadata import read_metadata
+from train.data.sources.texts import check_caption
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
             found[path] = _caption(entry)
         except ValueError as error:
             raise DataError(f"{key}: {str(file)!r}: {name}: {error}") from None
+        for text in found[path]:
+            check_caption(text, f"{key}: {str(file)!r}: {name}")
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         where = f"in {config.path!r}" if config.path else "from the working folder"
