@@ -58,7 +58,6 @@ from inference.recipe.references import (
     References,
     check_form,
     targets,
-    texts,
     unfilled,
 )
 from inference.recipe.schema import (
@@ -144,7 +143,7 @@ def _load(
         draft.refer()
     except ExpansionFault as error:
         raise RecipeError.of([*draft.faults, f"{file}: {error}"]) from error
-    draft.complete(draft.config, ())
+    draft.complete(draft.config, "")
     recipe = draft.finish()
     if draft.faults:
         raise RecipeError.of(draft.faults)
@@ -186,14 +185,10 @@ class _Draft:
         self.faults: dict[str, None] = {}  # lines in order, without duplicates
         self.idle: dict[str, None] = {}
         self.bad: set[str] = set()
-        self.referring: frozenset[str] = frozenset()
-        """Keys of references, and every key above them."""
-        self.unresolved: frozenset[str] = frozenset()
-        """Those of references that cannot be resolved."""
         self.givers: dict[str, tuple[str, frozenset[str]]] = {}
         """Entries that inherit -> the key that they inherit from, and the fields that they can."""
-        self.given: dict[str, dict[str, Any]] = {}
-        """Keys that entries inherit from -> the values that they take."""
+        self.given: dict[str, Any] = {}
+        """Keys that entries inherit -> their values."""
 
     def line(self, key: str, message: str, source: str = "") -> str:
         key = self.giver_of(key)
@@ -268,54 +263,72 @@ class _Draft:
                 self.put(layer, value, (*key, name), hint)
 
     def refer(self) -> None:
-        """Find the references that cannot be resolved, before OmegaConf resolves any.
+        """Replace references by the values that OmegaConf resolves them to, inner ones first.
 
         Raises:
             ExpansionFault: all together expand to too much.
         """
         tree: Any = OmegaConf.to_container(self.config, resolve=False)
-        faults = {_dotted(key): message for key, message in References(tree).faults().items()}
-        for key, message in faults.items():
-            self.fault(key, message)
-        self.referring = _with_prefixes(_dotted(key) for key, _ in texts(tree))
-        self.unresolved = _with_prefixes(faults)
+        references = References(tree)
+        faults = references.faults()
+        for key in (*references.sizes, *faults):
+            message = faults[key] if key in faults else self.resolve(key, references.texts[key])
+            if message:
+                self.fault(".".join(map(str, key)), message)
+                self.replace(key, MISSING)
 
-    def complete(self, node: Any, path: Key) -> None:
-        """Let entries inherit; find missing values and references to values of another type."""
-        prefix = _dotted(path)
-        self.inherit(node, prefix)
-        names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
-        for name in names:
-            key = dotted(prefix, str(name))
-            if OmegaConf.is_interpolation(node, name):
-                if key not in self.bad and (message := self.misfit(node, (*path, name))):
-                    self.fault(key, message)
-            elif OmegaConf.is_missing(node, name):
-                if key not in self.bad:
-                    doc = field_docs(OmegaConf.get_type(node)).get(name, "").replace("\n", " ")
-                    sentence = doc.partition(". ")[0].rstrip(".")
-                    self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
-            elif isinstance(child := node[name], CONTAINERS):
-                self.complete(child, (*path, name))
-
-    def misfit(self, node: Any, path: Key) -> str:
-        """Explain why a reference cannot be resolved to a value of its type; "" if it can."""
-        raw: Any = OmegaConf.to_container(node, resolve=False)
-        text, kind = raw[path[-1]], _hint_at(self.kind, path)
-        found = targets(text)
+    def resolve(self, key: Key, text: str) -> str:
+        """Replace a reference by its value, or explain why that is of another type."""
+        kind, found = _hint_at(self.kind, key), targets(text)
         try:
-            value = node[path[-1]]
+            value = self.holder(key)[key[-1]]
             if not isinstance(value, float) or math.isfinite(value):
+                self.replace(key, _escaped(value))
                 return ""
-            why = "not a finite number"
+            why = f"{value} is not a finite number"
         except OmegaConfBaseException as error:
             why = str(error).partition("\n")[0]
         if not found:  # only escaped ones
             return f"expected {describe(kind)}, got {in_yaml(text)}"
-        if found[0].text == text and (key := found[0].key(path)):
-            value = OmegaConf.select(self.config, _path(key))
+        names = found[0].key(key)
+        if (
+            found[0].text == text
+            and names
+            and not OmegaConf.is_missing(self.holder(names), names[-1])
+        ):
+            value = OmegaConf.select(self.config, _path(names))
             why = f"expected {describe(kind)}, got {in_yaml(value)}"
         return unfilled(found[0].text, why)
+
+    def replace(self, key: Key, value: Any) -> None:
+        """Set a value; a tuple is set as a whole, since it cannot be modified."""
+        holder = self.holder(key)
+        if isinstance(holder, TupleConfig):
+            items: Any = OmegaConf.to_container(holder, resolve=False)
+            value = [value if index == key[-1] else item for index, item in enumerate(items)]
+            key = key[:-1]
+        OmegaConf.update(self.config, _path(key), value)
+
+    def holder(self, key: Key) -> Any:
+        """Return the part of the config that holds the value at a key."""
+        holder: Any = self.config
+        for name in key[:-1]:
+            holder = holder[name]
+        return holder
+
+    def complete(self, node: Any, prefix: str) -> None:
+        """Let entries inherit; find missing values."""
+        self.inherit(node, prefix)
+        names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+        for name in names:
+            key = dotted(prefix, str(name))
+            if OmegaConf.is_missing(node, name):
+                if self.giver_of(key) not in self.bad:
+                    doc = field_docs(OmegaConf.get_type(node)).get(name, "").replace("\n", " ")
+                    sentence = doc.partition(". ")[0].rstrip(".")
+                    self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
+            elif isinstance(child := node[name], CONTAINERS):
+                self.complete(child, key)
 
     def inherit(self, node: Any, prefix: str) -> None:
         """Fill the fields that an entry does not set from the field that its mapping `inherits`."""
@@ -343,25 +356,12 @@ class _Draft:
             own = dotted(key, field)
             with suppress(OmegaConfBaseException):  # reported at the giver's key
                 if own not in self.sources:
-                    value = self.given_value(giver, giver_key, field)
-                    if value is not MISSING:
-                        OmegaConf.update(entry, field, value)
+                    given = dotted(giver_key, field)
+                    if given not in self.given:
+                        self.given[given] = _escaped(giver[field])
+                    entry[field] = self.given[given]
                 elif all(_is_group(each[field]) for each in (entry, giver)):
                     self.take(entry[field], own, giver[field], dotted(giver_key, field))
-
-    def given_value(self, giver: Any, giver_key: str, field: str) -> Any:
-        """Return a value of a giver without references, for entries to take."""
-        values = self.given.setdefault(giver_key, {})
-        if field not in values:
-            key = dotted(giver_key, field)
-            values[field] = MISSING
-            value = MISSING if key in self.unresolved else giver[field]
-            if key in self.referring and isinstance(value, CONTAINERS):
-                value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-            is_config = isinstance(value, CONTAINERS)
-            is_finite = not isinstance(value, float) or math.isfinite(value)
-            values[field] = value if is_config else _escaped(value) if is_finite else MISSING
-        return values[field]
 
     def finish(self) -> Any:
         """Build the recipe, after the dataclasses have checked every part without errors so far."""
@@ -389,7 +389,7 @@ class _Draft:
             yield prefix, OmegaConf.to_object(node)
             return
         for name in map(str, node):
-            if OmegaConf.is_interpolation(node, name) or OmegaConf.is_missing(node, name):
+            if OmegaConf.is_missing(node, name):
                 continue
             if isinstance(child := node[name], DictConfig):
                 yield from self.sound_parts(child, dotted(prefix, name), bad)
@@ -472,10 +472,6 @@ def _hint_at(kind: Any, path: Key) -> Any:
         else:
             kind = get_args(kind)[-1 if get_origin(kind) is dict else 0] if get_args(kind) else Any
     return without_none(kind)[0]
-
-
-def _dotted(key: Key) -> str:
-    return ".".join(map(str, key))
 
 
 def _path(key: Key) -> str:

@@ -19,7 +19,7 @@ from inference.recipe.yaml_nodes import cut
 
 __all__ = ["MISSING", "reference"]
 
-MOST_TEXT = 2**20
+MOST_TEXT = 2**22
 """Maximum number of characters that the references of a recipe expand to, all together."""
 LENGTH_OF_ONE = 256
 """Number of characters that a `${` itself counts as, since OmegaConf takes time for each."""
@@ -132,8 +132,9 @@ class References:
 
     def __init__(self, tree: dict[str, Any]) -> None:
         self.tree = tree
+        self.texts = dict(texts(tree))
         self.sizes: dict[Key, Size] = {}
-        """What was measured before."""
+        """What was measured before; a text comes after those that it refers to."""
         self.asking: list[Key] = []
         """The keys that are being measured, each for the one before it."""
 
@@ -145,7 +146,7 @@ class References:
         """
         found: dict[Key, str] = {}
         total = 0
-        for key, text in texts(self.tree):
+        for key, text in self.texts.items():
             try:
                 total += self.size(key, text).length
             except ReferenceFault as error:
@@ -192,8 +193,6 @@ class References:
     def size_of(self, target: Target, place: Key) -> Size:
         """Return the size of the value that a reference names, seen from a place, as `size`."""
         key, value = self.find(target, place)
-        if value == MISSING:
-            raise ReferenceFault(unfilled(target.text, "which must be given"))
         if not isinstance(value, HOLDERS):
             return self.size(key, value)
         if isinstance(value, dict) or any(isinstance(item, HOLDERS) for item in value):
