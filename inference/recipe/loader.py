@@ -50,6 +50,7 @@ from inference.recipe.layers import (
     source_of,
 )
 from inference.recipe.limits import limit_faults
+from inference.recipe.plain_entries import PlainEntries, set_aside
 from inference.recipe.plugins import consent_to
 from inference.recipe.references import (
     MISSING,
@@ -137,6 +138,7 @@ def _load(
     draft = _Draft(kind, key_sources(layers, file))
     draft.faults.update(dict.fromkeys(misspelt))
     draft.idle.update(dict.fromkeys(unused))
+    layers, draft.aside = set_aside(kind, layers)
     for layer in layers:
         draft.put(layer, layer.node, (), kind)
     try:
@@ -144,6 +146,7 @@ def _load(
     except ExpansionFault as error:
         raise RecipeError.of([*draft.faults, f"{file}: {error}"]) from error
     draft.complete(draft.config, "")
+    draft.complete_aside()
     recipe = draft.finish()
     if draft.faults:
         raise RecipeError.of(draft.faults)
@@ -184,7 +187,9 @@ class _Draft:
         self.config = deepcopy(_structured(kind))
         self.faults: dict[str, None] = {}  # lines in order, without duplicates
         self.idle: dict[str, None] = {}
-        self.bad: set[str] = set()
+        self.bad: dict[str, str] = {}
+        """Keys -> messages."""
+        self.aside: list[PlainEntries] = []
         self.givers: dict[str, tuple[str, frozenset[str]]] = {}
         """Entries that inherit -> the key that they inherit from, and the fields that they can."""
         self.given: dict[str, Any] = {}
@@ -208,7 +213,7 @@ class _Draft:
         return key
 
     def fault(self, key: str, message: str, source: str = "") -> None:
-        self.bad.add(key)
+        self.bad.setdefault(key, message)
         self.faults[self.line(key, message, source)] = None
 
     def put(self, layer: Layer, node: yaml.Node, key: tuple[str, ...], hint: Any) -> None:
@@ -330,6 +335,22 @@ class _Draft:
             elif isinstance(child := node[name], CONTAINERS):
                 self.complete(child, key)
 
+    def complete_aside(self) -> None:
+        """Let what is true of an entry be true of those that are like it, and not in the config."""
+        like = {
+            ".".join((*aside.mapping, first)): [".".join((*aside.mapping, one)) for one in others]
+            for aside in self.aside
+            for first, others in aside.alike.items()
+        }
+        for first in like.keys() & self.givers.keys():
+            self.givers.update(dict.fromkeys(like[first], self.givers[first]))
+        for key, message in list(self.bad.items()):
+            first = key
+            while first and first not in like:
+                first = first.rpartition(".")[0]
+            for other in like.get(first, ()):
+                self.fault(other + key.removeprefix(first), message)
+
     def inherit(self, node: Any, prefix: str) -> None:
         """Fill the fields that an entry does not set from the field that its mapping `inherits`."""
         kind = OmegaConf.get_type(node)
@@ -368,7 +389,11 @@ class _Draft:
         recipe = None
         for prefix, sound in self.sound_parts(self.config, "", _with_prefixes(self.bad)):
             recipe = sound if not prefix else recipe
-            parts = list(_dataclasses(sound, prefix))
+            parts = [
+                part
+                for key, one in self.with_aside(prefix, sound)
+                for part in _dataclasses(one, key)
+            ]
             givers = _givers(parts)
             for key, part in parts:
                 beyond = dict(limit_faults(part))
@@ -380,6 +405,17 @@ class _Draft:
                 for field, message in getattr(part, "idle", tuple)():
                     self.idle[self.line(dotted(key, field), message)] = None
         return None if self.faults else recipe
+
+    def with_aside(self, prefix: str, sound: Any) -> Iterator[tuple[str, Any]]:
+        """Yield a part of the recipe, with the entries that were set aside in it or beside it."""
+        above, _, name = prefix.rpartition(".")
+        for aside in self.aside:
+            mapping = ".".join(aside.mapping)
+            if not prefix or f"{mapping}.".startswith(f"{prefix}."):
+                aside.add_to(sound, tuple(prefix.split(".")) if prefix else ())
+            elif above == mapping and name in aside.alike:
+                yield from ((dotted(above, one), entry) for one, entry in aside.like(name, sound))
+        yield prefix, sound
 
     def sound_parts(
         self, node: DictConfig, prefix: str, bad: frozenset[str]
