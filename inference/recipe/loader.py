@@ -1,7 +1,7 @@
 """Load recipes: YAML files and overrides -> plain dataclasses, or one error that lists every fault.
 
-The schema is a dataclass. A draft (`inference.recipe.draft`) checks values against the types of its
-fields, resolves `${...}` and builds the objects. A dataclass can define more:
+The schema is a dataclass. OmegaConf's structured configs check values, resolve `${...}` and build
+the objects; nothing of OmegaConf is left after `load_recipe`. A dataclass can define more:
 
 - `faults(self)` yields (field, message) for invalid values, `idle(self)` for fields that are set
   but have no effect; both may name a nested field (`lr_scheduler.warmup_steps`);
@@ -21,30 +21,20 @@ fields, resolves `${...}` and builds the objects. A dataclass can define more:
 
 import dataclasses
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from inference.recipe.draft import (
-    HOLDERS,
-    Group,
-    Level,
-    Levels,
-    References,
-    RefusedError,
-    blank,
-    built,
-    children,
-    converted,
-    copied,
-    merged_values,
-)
 from inference.recipe.imports import take_in
 from inference.recipe.layers import (
     Layer,
@@ -62,8 +52,17 @@ from inference.recipe.layers import (
     source_of,
 )
 from inference.recipe.limits import limit_faults
+from inference.recipe.plain_entries import PlainEntries, set_aside
 from inference.recipe.plugins import consent_to
-from inference.recipe.references import ABSENT, ExpansionFault, Reference, ReferenceFault
+from inference.recipe.references import (
+    MISSING,
+    ExpansionFault,
+    Key,
+    References,
+    check_form,
+    targets,
+    unfilled,
+)
 from inference.recipe.schema import (
     describe,
     field_docs,
@@ -142,12 +141,15 @@ def _load(
     draft = _Draft(kind, key_sources(layers, file))
     draft.faults.update(dict.fromkeys(misspelt))
     draft.idle.update(dict.fromkeys(unused))
+    layers, draft.aside = set_aside(kind, layers)
     for layer in layers:
-        draft.put_all(layer, layer.node, (), draft.root, kind)
+        draft.put(layer, layer.node, (), kind)
     try:
-        draft.complete((Level(draft.root, kind),), "")
+        draft.refer()
     except ExpansionFault as error:
         raise RecipeError.of([*draft.faults, f"{file}: {error}"]) from error
+    draft.complete(draft.config, "")
+    draft.complete_aside()
     recipe = draft.finish()
     if draft.faults:
         raise RecipeError.of(draft.faults)
@@ -185,18 +187,16 @@ class _Draft:
     def __init__(self, kind: type, sources: dict[str, str]) -> None:
         self.kind = kind
         self.sources = sources
-        self.root = blank(kind)
-        self.references = References()
+        self.config = deepcopy(_structured(kind))
         self.faults: dict[str, None] = {}  # lines in order, without duplicates
         self.idle: dict[str, None] = {}
-        self.bad: set[str] = set()
-        self.fields_set: dict[str, set[str]] = {}
-        """Keys -> the names below them that a source sets."""
-        for key in sources:
-            above, _, name = key.rpartition(".")
-            self.fields_set.setdefault(above, set()).add(name)
+        self.bad: dict[str, str] = {}
+        """Keys -> messages."""
+        self.aside: list[PlainEntries] = []
         self.givers: dict[str, tuple[str, frozenset[str]]] = {}
         """Entries that inherit -> the key that they inherit from, and the fields that they can."""
+        self.given: dict[str, Any] = {}
+        """Keys that entries inherit -> their values."""
 
     def line(self, key: str, message: str, source: str = "") -> str:
         key = self.giver_of(key)
@@ -216,19 +216,13 @@ class _Draft:
         return key
 
     def fault(self, key: str, message: str, source: str = "") -> None:
-        self.bad.add(key)
+        self.bad.setdefault(key, message)
         self.faults[self.line(key, message, source)] = None
 
     def put(
-        self,
-        layer: Layer,
-        node: yaml.Node,
-        key: tuple[str, ...],
-        hint: Any,
-        holder: dict[str, Any],
-        is_path: bool = False,
+        self, layer: Layer, node: yaml.Node, key: tuple[str, ...], hint: Any, is_path: bool = False
     ) -> None:
-        """Set `key`, a value of this type in `holder`, to the value in the layer, leaf by leaf."""
+        """Set `key`, which is of type `hint`, to the value in the layer, leaf by leaf."""
         kind, is_optional = without_none(hint)
         value = None
         try:
@@ -238,39 +232,26 @@ class _Draft:
             if is_null and not is_optional:
                 raise ValueError(f"must not be null; expected {describe(kind)}")
             if is_mapping(kind) and isinstance(node, yaml.MappingNode):
-                return self.put_members(layer, node, key, kind, holder)
+                return self.put_members(layer, node, key, kind)
             if is_mapping(kind) and not is_null:
                 raise ValueError(f"expected {describe(kind)}, got {in_yaml(plain(node))}")
             value = leaf(kind, node, typed=bool(layer.key))
+            check_form(value)
             if is_path:
                 value = _at_home(value)
-            found = None if value is None else converted(value, kind)
-            holder[key[-1]] = merged_values(holder.get(key[-1]), found)
-        except RefusedError as error:
+            OmegaConf.update(self.config, _path(key), value)
+        except OmegaConfBaseException as error:
             self.fault(".".join(key), _refusal(error, kind, value), layer.source)
         except ValueError as error:
             self.fault(".".join(key), str(error), layer.source)
 
     def put_members(
-        self,
-        layer: Layer,
-        node: yaml.MappingNode,
-        key: tuple[str, ...],
-        kind: Any,
-        holder: dict[str, Any],
+        self, layer: Layer, node: yaml.MappingNode, key: tuple[str, ...], kind: Any
     ) -> None:
         """Set the members of a dataclass or of a named mapping."""
         is_named = get_origin(kind) is dict
-        group = holder.get(key[-1])
-        if not isinstance(group, Group):
-            group = holder[key[-1]] = Group(kind, {}) if is_named else blank(kind)
-        self.put_all(layer, node, key, group, kind)
-
-    def put_all(
-        self, layer: Layer, node: yaml.MappingNode, key: tuple[str, ...], group: Group, kind: Any
-    ) -> None:
-        """Set the members of a group to the values in the layer."""
-        is_named = group.is_named
+        if key and OmegaConf.select(self.config, _path(key)) is None:
+            OmegaConf.update(self.config, _path(key), {} if is_named else _structured(kind))
         for name_node, value in node.value:
             name = name_node.value
             hint = get_args(kind)[1] if is_named else fields_of(kind).get(name)
@@ -281,100 +262,146 @@ class _Draft:
                 )
                 self.fault(".".join((*key, name)), message, layer.source)
             elif is_named and is_null and without_none(hint)[1] and hint is not Any:
-                if group.values.pop(name, ABSENT) is ABSENT:
-                    entries = cut(", ".join(group.values), 1000) or "none"
-                    message = f"null removes nothing; the entries are {entries}"
+                entries = OmegaConf.select(self.config, _path(key))
+                if name in entries:
+                    entries.pop(name)
+                else:
+                    message = (
+                        f"null removes nothing; the entries are {', '.join(entries) or 'none'}"
+                    )
                     line = self.line(".".join((*key, name)), message, layer.source)
                     self.idle[line] = None
             else:
                 is_path = not is_named and name in paths_of(kind)
-                self.put(layer, value, (*key, name), hint, group.values, is_path)
+                self.put(layer, value, (*key, name), hint, is_path)
 
-    def complete(self, path: Levels, prefix: str) -> None:
-        """Let entries inherit; find missing values and references that cannot be resolved."""
-        level = path[-1]
-        if isinstance(level.holder, Group):
-            self.inherit(path, prefix)
-        for name, value in list(children(level.holder)):
-            if isinstance(value, Reference):
-                key = dotted(prefix, str(name))
-                try:
-                    self.references.resolve(path, name)
-                except ExpansionFault:
-                    raise
-                except ReferenceFault as error:
-                    self.fault(key, str(error))
-            elif value is ABSENT:
-                self.fault_absent(dotted(prefix, str(name)), level, name)
-            elif isinstance(value, HOLDERS):
-                self.complete((*path, level.below(name)), dotted(prefix, str(name)))
+    def refer(self) -> None:
+        """Replace references by the values that OmegaConf resolves them to, inner ones first.
 
-    def fault_absent(self, key: str, level: Level, name: Any) -> None:
-        """Report a value that must be given, unless its key is reported already."""
-        if key in self.bad:
-            return
-        kind = level.holder.kind if isinstance(level.holder, Group) else dict
-        docs = field_docs(kind) if dataclasses.is_dataclass(kind) else {}
-        doc = docs.get(str(name), "").replace("\n", " ")
-        sentence = doc.partition(". ")[0].rstrip(".")
-        self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
+        Raises:
+            ExpansionFault: all together expand to too much.
+        """
+        tree: Any = OmegaConf.to_container(self.config, resolve=False)
+        references = References(tree)
+        faults = references.faults()
+        for key in (*references.sizes, *faults):
+            message = faults[key] if key in faults else self.resolve(key, references.texts[key])
+            if message:
+                self.fault(".".join(map(str, key)), message)
+                self.replace(key, MISSING)
 
-    def inherit(self, path: Levels, prefix: str) -> None:
+    def resolve(self, key: Key, text: str) -> str:
+        """Replace a reference by its value, or explain why that is of another type."""
+        kind, found = _hint_at(self.kind, key), targets(text)
+        try:
+            value = self.holder(key)[key[-1]]
+            if not isinstance(value, float) or math.isfinite(value):
+                self.replace(key, _escaped(value))
+                return ""
+            why = f"{value} is not a finite number"
+        except OmegaConfBaseException as error:
+            why = str(error).partition("\n")[0]
+        if not found:  # only escaped ones
+            return f"expected {describe(kind)}, got {in_yaml(text)}"
+        names = found[0].key(key)
+        if (
+            found[0].text == text
+            and names
+            and not OmegaConf.is_missing(self.holder(names), names[-1])
+        ):
+            value = OmegaConf.select(self.config, _path(names))
+            why = f"expected {describe(kind)}, got {in_yaml(value)}"
+        return unfilled(found[0].text, why)
+
+    def replace(self, key: Key, value: Any) -> None:
+        """Set a value; a tuple is set as a whole, since it cannot be modified."""
+        holder = self.holder(key)
+        if isinstance(holder, TupleConfig):
+            items: Any = OmegaConf.to_container(holder, resolve=False)
+            value = [value if index == key[-1] else item for index, item in enumerate(items)]
+            key = key[:-1]
+        OmegaConf.update(self.config, _path(key), value)
+
+    def holder(self, key: Key) -> Any:
+        """Return the part of the config that holds the value at a key."""
+        holder: Any = self.config
+        for name in key[:-1]:
+            holder = holder[name]
+        return holder
+
+    def complete(self, node: Any, prefix: str) -> None:
+        """Let entries inherit; find missing values."""
+        self.inherit(node, prefix)
+        names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+        for name in names:
+            key = dotted(prefix, str(name))
+            if OmegaConf.is_missing(node, name):
+                if self.giver_of(key) not in self.bad:
+                    doc = field_docs(OmegaConf.get_type(node)).get(name, "").replace("\n", " ")
+                    sentence = doc.partition(". ")[0].rstrip(".")
+                    self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
+            elif isinstance(child := node[name], CONTAINERS):
+                self.complete(child, key)
+
+    def complete_aside(self) -> None:
+        """Let what is true of an entry be true of those that are like it, and not in the config."""
+        like = {
+            ".".join((*aside.mapping, first)): [".".join((*aside.mapping, one)) for one in others]
+            for aside in self.aside
+            for first, others in aside.alike.items()
+        }
+        for first in like.keys() & self.givers.keys():
+            self.givers.update(dict.fromkeys(like[first], self.givers[first]))
+        for key, message in list(self.bad.items()):
+            first = key
+            while first and first not in like:
+                first = first.rpartition(".")[0]
+            for other in like.get(first, ()):
+                self.fault(other + key.removeprefix(first), message)
+
+    def inherit(self, node: Any, prefix: str) -> None:
         """Fill the fields that an entry does not set from the field that its mapping `inherits`."""
-        group = path[-1].holder
-        assert isinstance(group, Group)
-        for mapping, giver in getattr(group.kind, "inherits", {}).items():
-            entries = group.values[mapping]
-            for name, entry in entries.values.items() if isinstance(entries, Group) else ():
+        kind = OmegaConf.get_type(node)
+        for mapping, giver in getattr(kind, "inherits", {}).items():
+            for name, entry in node[mapping].items():
                 key = dotted(prefix, mapping, name)
                 if isinstance(giver, type):
-                    self.take(entry, key, path, prefix, giver)
-                elif isinstance(group.values[giver], Group):
-                    self.take(entry, key, (*path, path[-1].below(giver)), dotted(prefix, giver))
+                    self.take(entry, key, node, prefix, giver)
+                else:
+                    self.take(entry, key, node[giver], dotted(prefix, giver))
 
     def take(
-        self, entry: Any, key: str, giver: Levels, giver_key: str, kind: type | None = None
+        self, entry: Any, key: str, giver: Any, giver_key: str, kind: type | None = None
     ) -> None:
         """Copy what an entry does not set from the giver, also within groups that it sets.
 
         Copies all fields that both have, or those of a dataclass that both subclass.
         """
-        if not isinstance(entry, Group):
+        if not _is_group(entry) or not _is_group(giver):
             return
-        fields = _shared_fields(entry.kind, kind or giver[-1].holder.kind)  # type: ignore[union-attr]
+        fields = _shared_fields(OmegaConf.get_type(entry), kind or OmegaConf.get_type(giver))
         self.givers[key] = giver_key, fields
-        own, given = entry.values, giver[-1].held
-        fields_set = self.fields_set.get(key, set())
-        for field in fields - fields_set:
-            value = given[field]
-            with suppress(ReferenceFault):  # reported at the giver's key
-                own[field] = value if type(value) in LEAVES else self.given(giver, field, value)
-        for field in fields & fields_set:
-            if isinstance(given[field], Group) and isinstance(own[field], Group):
-                inner = (*giver, giver[-1].below(field))
-                self.take(own[field], dotted(key, field), inner, dotted(giver_key, field))
-
-    def given(self, giver: Levels, field: str, value: Any) -> Any:
-        """Return a value of a giver without references, for an entry to have.
-
-        Raises:
-            ReferenceFault: a reference in it cannot be resolved.
-        """
-        if isinstance(value, Reference):
-            return self.references.resolve(giver, field)
-        if not isinstance(value, HOLDERS):
-            return value
-        level = giver[-1].below(field)
-        for name, inner in list(children(level.holder)):
-            self.given((*giver, level), name, inner)
-        return copied(level.holder)
+        for field in fields:
+            own = dotted(key, field)
+            with suppress(OmegaConfBaseException):  # reported at the giver's key
+                if own not in self.sources:
+                    given = dotted(giver_key, field)
+                    if given not in self.given:
+                        self.given[given] = _escaped(giver[field])
+                    entry[field] = self.given[given]
+                elif all(_is_group(each[field]) for each in (entry, giver)):
+                    self.take(entry[field], own, giver[field], dotted(giver_key, field))
 
     def finish(self) -> Any:
         """Build the recipe, after the dataclasses have checked every part without errors so far."""
         recipe = None
-        for prefix, sound in self.sound_parts(self.root, "", _prefixes(self.bad)):
+        for prefix, sound in self.sound_parts(self.config, "", _with_prefixes(self.bad)):
             recipe = sound if not prefix else recipe
-            parts = list(_dataclasses(sound, prefix))
+            parts = [
+                part
+                for key, one in self.with_aside(prefix, sound)
+                for part in _dataclasses(one, key)
+            ]
             givers = _givers(parts)
             for key, part in parts:
                 beyond = dict(limit_faults(part))
@@ -387,16 +414,43 @@ class _Draft:
                     self.idle[self.line(dotted(key, field), message)] = None
         return None if self.faults else recipe
 
+    def with_aside(self, prefix: str, sound: Any) -> Iterator[tuple[str, Any]]:
+        """Yield a part of the recipe, with the entries that were set aside in it or beside it."""
+        above, _, name = prefix.rpartition(".")
+        for aside in self.aside:
+            mapping = ".".join(aside.mapping)
+            if not prefix or f"{mapping}.".startswith(f"{prefix}."):
+                aside.add_to(sound, tuple(prefix.split(".")) if prefix else ())
+            elif above == mapping and name in aside.alike:
+                yield from ((dotted(above, one), entry) for one, entry in aside.like(name, sound))
+        yield prefix, sound
+
     def sound_parts(
-        self, group: Group, prefix: str, bad: frozenset[str]
+        self, node: DictConfig, prefix: str, bad: frozenset[str]
     ) -> Iterator[tuple[str, Any]]:
-        """Yield the largest parts of the draft without errors, as objects."""
+        """Yield the largest parts of the config without errors, as objects."""
         if prefix not in bad:
-            yield prefix, built(group)
+            yield prefix, OmegaConf.to_object(node)
             return
-        for name, value in group.values.items():
-            if isinstance(value, Group):
-                yield from self.sound_parts(value, dotted(prefix, name), bad)
+        for name in map(str, node):
+            if OmegaConf.is_missing(node, name):
+                continue
+            if isinstance(child := node[name], DictConfig):
+                yield from self.sound_parts(child, dotted(prefix, name), bad)
+
+
+CONTAINERS = (DictConfig, ListConfig, TupleConfig)
+
+
+@cache
+def _structured(kind: type) -> DictConfig:
+    """Return the config of a dataclass; copy it before use. Cached, since building it is slow."""
+    return OmegaConf.structured(kind)
+
+
+def _is_group(value: Any) -> bool:
+    """Return whether a value of a config is a dataclass."""
+    return isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value))
 
 
 def _at_home(value: Any) -> Any:
@@ -411,15 +465,13 @@ def _shared_fields(one: type, other: type) -> frozenset[str]:
     return frozenset(fields_of(one).keys() & fields_of(other).keys())
 
 
-def _prefixes(keys: Iterable[str]) -> frozenset[str]:
-    """Return every key above these ones, and "", which is above all."""
+def _with_prefixes(keys: Iterable[str]) -> frozenset[str]:
+    """Return these keys and every key above them, up to ""."""
     found: set[str] = set()
     for key in keys:
-        found.add("")
-        while key := key.rpartition(".")[0]:
-            if key in found:
-                break
+        while key not in found:
             found.add(key)
+            key = key.rpartition(".")[0]
     return frozenset(found)
 
 
@@ -462,10 +514,29 @@ def _givers(parts: Sequence[tuple[str, Any]]) -> set[str]:
     }
 
 
-def _refusal(error: RefusedError, kind: Any, value: Any) -> str:
-    """Explain why a value is rejected, in terms of the recipe."""
-    if "expected one of" in str(error):
-        return str(error)
+def _hint_at(kind: Any, path: Key) -> Any:
+    """Return the type of the value at a key of a schema."""
+    for name in path:
+        kind, _ = without_none(kind)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            kind = fields_of(kind)[str(name)]
+        else:
+            kind = get_args(kind)[-1 if get_origin(kind) is dict else 0] if get_args(kind) else Any
+    return without_none(kind)[0]
+
+
+def _path(key: Key) -> str:
+    """Return a key in OmegaConf's syntax."""
+    return ".".join(re.sub(r"([.\[\]=])", r"\\\1", str(name)) for name in key)
+
+
+def _refusal(error: OmegaConfBaseException, kind: Any, value: Any) -> str:
+    """Explain why OmegaConf rejects a value, in terms of the recipe."""
+    first = str(error).partition("\n")[0]
+    if isinstance(error, GrammarParseError):
+        return unfilled(str(value), first)
+    if "expected one of" in first:
+        return first
     whole = kind is int and isinstance(value, float) and value.is_integer()
     remedy = f"; write {value:.0f}" if whole else ""
     return f"expected {describe(kind)}, got {in_yaml(value)}{remedy}"

@@ -2,36 +2,44 @@
 
 A reference names another value of the same recipe, and nothing else: neither the environment nor
 files nor functions, since recipes come from other people and what they say ends up in artifacts and
-pictures. What references expand to is bounded.
+pictures. OmegaConf resolves references; what it would do without limits is checked here before.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from omegaconf import MISSING, SI
+
+from inference.recipe.schema import REFERENCE
 from inference.recipe.yaml_nodes import cut
 
-MISSING: Any = "???"
-"""Default of a field that a recipe must set."""
+__all__ = ["MISSING", "reference"]
 
-MOST_TEXT = 2**24
+MOST_TEXT = 2**22
 """Maximum number of characters that the references of a recipe expand to, all together."""
+LENGTH_OF_ONE = 256
+"""Number of characters that a `${` itself counts as, since OmegaConf takes time for each."""
 DEEPEST_REFERENCE = 32
 """Maximum number of references that lead to a value, one after the other."""
+TOO_DEEP = f"it leads through more than {DEEPEST_REFERENCE} others"
+GROUP = "it names a group of values, not one"
+HOLDERS = (dict, list, tuple)
 
-ESCAPED_MISSING = re.compile(r"\\+\?\?\?")
-NAME = r"(?:[^\\{}\[\]:.]|\\.)+"
+NAME = r"""[^\\{}()\[\]:.\s'"]+"""
 TARGET = re.compile(
-    rf"(?P<dots>\.*)(?P<names>(?:{NAME}|\[{NAME}\])(?:\.{NAME}|\[{NAME}\])*)\}}", re.DOTALL
+    rf"\$\{{\s*(?P<dots>\.*)(?P<names>(?:{NAME}|\[{NAME}\])(?:\.{NAME}|\[{NAME}\])*)\s*\}}"
 )
-ONE_NAME = re.compile(NAME, re.DOTALL)
+
+Key = tuple[str | int, ...]
 
 
 def reference(target: str) -> Any:
     """Return the default of a field that takes the value of another one: `reference(".rank")`."""
-    return f"${{{target}}}"
+    return SI(f"${{{target}}}")
 
 
 class ReferenceFault(ValueError):  # noqa: N818 - a fault of the recipe, reported as a line
@@ -52,64 +60,40 @@ class Target:
     """Leading dots: 0 counts from the recipe, 1 from the group that holds the reference."""
     names: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class Reference:
-    """A text of the recipe that contains references."""
-
-    parts: tuple[str | Target, ...]
-
-    @property
-    def first(self) -> Target:
-        """Return the first value that is named."""
-        return next(part for part in self.parts if isinstance(part, Target))
-
-    @property
-    def only(self) -> Target | None:
-        """Return the value that the text is, if it is nothing but a reference."""
-        return self.first if len(self.parts) == 1 else None
+    def key(self, place: Key) -> Key | None:
+        """Return the key of the value, seen from a place; None if there are too many dots."""
+        if self.dots > len(place):
+            return None
+        return (*place[: len(place) - self.dots], *self.names) if self.dots else self.names
 
 
-class Absent:
-    """The value of a field that must be given, and is not yet."""
-
-
-ABSENT = Absent()
-
-
-def read_text(text: str) -> str | Reference | Absent:
-    """Return a text as it is meant, what it refers to, or that it stands for a missing value.
+def targets(text: str) -> list[Target]:
+    """Return the values that a text of a recipe refers to.
 
     Raises:
         ReferenceFault: a reference is not of a form that recipes have.
     """
-    if text == MISSING:
-        return ABSENT
-    if ESCAPED_MISSING.fullmatch(text):
-        return text[1:]
-    parts: list[str | Target] = []
-    literal: list[str] = []
-    at = 0
-    while (begin := text.find("${", at)) >= 0:
-        before = text[at:begin]
-        slashes = len(before) - len(before.rstrip("\\"))
-        literal.append(before[: len(before) - slashes] + "\\" * (slashes // 2))
-        at = begin + 2
-        if slashes % 2:
-            literal.append("${")
-            continue
-        target = _target(text, begin)
-        at = begin + len(target.text)
-        if any(literal):
-            parts.append("".join(literal))
-        parts.append(target)
-        literal = []
-    literal.append(text[at:])
-    if any(literal):
-        parts.append("".join(literal))
-    if any(isinstance(part, Target) for part in parts):
-        return Reference(tuple(parts))
-    return "".join(literal)
+    found = []
+    for begin in REFERENCE.finditer(text):
+        match = TARGET.match(text, begin.end() - 2)
+        if match is None:
+            raise ReferenceFault(_malformed(text, begin.end() - 2))
+        names = tuple(re.findall(NAME, match["names"]))
+        found.append(Target(match[0], len(match["dots"]), names))
+    return found
+
+
+def check_form(value: Any) -> None:
+    """Check the form of the references in a value that a source sets.
+
+    Raises:
+        ReferenceFault: a reference is not of a form that recipes have.
+    """
+    if isinstance(value, str):
+        targets(value)
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            check_form(inner)
 
 
 def unfilled(written: str, why: str) -> str:
@@ -118,26 +102,137 @@ def unfilled(written: str, why: str) -> str:
     return f"{what} stands for another value of the recipe ({why}); for text write \\{what}"
 
 
-def _target(text: str, begin: int) -> Target:
-    """Return the reference that begins at a position.
-
-    Raises:
-        ReferenceFault: it is not of a form that recipes have.
-    """
-    match = TARGET.match(text, begin + 2)
-    if match is not None:
-        names = tuple(re.sub(r"\\(.)", r"\1", name) for name in ONE_NAME.findall(match["names"]))
-        return Target(text[begin : match.end()], len(match["dots"]), names)
+def _malformed(text: str, begin: int) -> str:
+    """Return the message for a reference of another form that begins at a position."""
     end = text.find("}", begin)
     written = text[begin : end + 1] if end >= 0 else text[begin:]
-    inner = written[2:]
-    if "${" in inner:
-        raise ReferenceFault(unfilled(written, "a reference cannot contain another one"))
-    if ":" in inner:
-        raise ReferenceFault(
+    if "${" in written[2:]:
+        return unfilled(written, "a reference cannot contain another one")
+    if ":" in written:
+        return (
             f"{cut(written)}: a recipe refers only to its own values, as ${{optimizer.type}}, not "
             "to the environment, files or functions; write the value itself, or give it on the "
             f"command line; for text write \\{cut(written)}"
         )
-    why = "it names no key" if end >= 0 else "it has no closing }"
-    raise ReferenceFault(unfilled(written, why))
+    return unfilled(written, "it names no key" if end >= 0 else "it has no closing }")
+
+
+class Size(NamedTuple):
+    """What a value expands to."""
+
+    length: int
+    """Characters of the text, or of all items of the list."""
+    depth: int
+    """References that lead to it, one after another."""
+    is_list: bool
+
+
+class References:
+    """The references of a recipe whose values are a tree, and what each expands to."""
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        self.tree = tree
+        self.texts = dict(texts(tree))
+        self.sizes: dict[Key, Size] = {}
+        """What was measured before; a text comes after those that it refers to."""
+        self.asking: list[Key] = []
+        """The keys that are being measured, each for the one before it."""
+
+    def faults(self) -> dict[Key, str]:
+        """Return the keys of references that cannot be resolved, with messages.
+
+        Raises:
+            ExpansionFault: all together expand to too much.
+        """
+        found: dict[Key, str] = {}
+        total = 0
+        for key, text in self.texts.items():
+            try:
+                total += self.size(key, text).length
+            except ReferenceFault as error:
+                found[key] = str(error)
+            if total > MOST_TEXT:
+                why = f"all references together expand to more than {MOST_TEXT >> 20} MiB"
+                raise ExpansionFault(unfilled(text, why))
+        return found
+
+    def size(self, key: Key, value: Any) -> Size:
+        """Return what a text or a number expands to.
+
+        Raises:
+            ReferenceFault: it refers to nothing, to itself, to a group, or through too many.
+        """
+        if not isinstance(value, str) or "${" not in value:
+            return Size(len(str(value)), 0, False)
+        if key not in self.sizes:
+            found = targets(value)
+            if found and key in self.asking:
+                raise ReferenceFault(unfilled(found[0].text, "it leads back to itself"))
+            if found and len(self.asking) >= DEEPEST_REFERENCE:
+                raise ReferenceFault(unfilled(found[0].text, TOO_DEEP))
+            self.asking.append(key)
+            try:
+                self.sizes[key] = self.expanded(key, value, found)
+            finally:
+                self.asking.pop()
+        return self.sizes[key]
+
+    def expanded(self, key: Key, text: str, found: list[Target]) -> Size:
+        """Return what a text with these references expands to, as `size`."""
+        length, depth, is_list = len(text) + LENGTH_OF_ONE * text.count("${"), 0, False
+        for target in found:
+            inner = self.size_of(target, key)
+            if inner.is_list and target.text != text:
+                raise ReferenceFault(unfilled(target.text, "a list cannot be part of a text"))
+            if inner.depth >= DEEPEST_REFERENCE:
+                raise ReferenceFault(unfilled(target.text, TOO_DEEP))
+            length, depth = length + inner.length, max(depth, inner.depth + 1)
+            is_list = inner.is_list
+        return Size(length, depth, is_list)
+
+    def size_of(self, target: Target, place: Key) -> Size:
+        """Return the size of the value that a reference names, seen from a place, as `size`."""
+        key, value = self.find(target, place)
+        if not isinstance(value, HOLDERS):
+            return self.size(key, value)
+        if isinstance(value, dict) or any(isinstance(item, HOLDERS) for item in value):
+            raise ReferenceFault(unfilled(target.text, GROUP))
+        sizes = [self.size((*key, index), item) for index, item in enumerate(value)]
+        if any(size.is_list for size in sizes):
+            raise ReferenceFault(unfilled(target.text, GROUP))
+        depth = max((size.depth for size in sizes), default=0)
+        return Size(sum(size.length + 1 for size in sizes), depth, True)
+
+    def find(self, target: Target, place: Key) -> tuple[Key, Any]:
+        """Return the key and the value that a reference names, seen from a place.
+
+        Raises:
+            ReferenceFault: there is none.
+        """
+        names = target.key(place)
+        if names is None:
+            raise ReferenceFault(unfilled(target.text, "it has too many leading dots"))
+        key: Key = ()
+        value: Any = self.tree
+        for name in names:
+            if isinstance(value, list | tuple):
+                name = int(name) if re.fullmatch("[0-9]{1,9}", str(name)) else name
+                is_there = name in range(len(value))
+            else:
+                is_there = isinstance(value, dict) and name in value
+            if not is_there:
+                why = f"Interpolation key {'.'.join(target.names)!r} not found"
+                raise ReferenceFault(unfilled(target.text, why))
+            key, value = (*key, name), value[name]
+        return key, value
+
+
+def texts(value: Any, key: Key = ()) -> Iterator[tuple[Key, str]]:
+    """Yield the keys and texts of a tree of values that contain references, or `${` as text."""
+    if isinstance(value, str):
+        if "${" in value:
+            yield key, value
+    elif isinstance(value, dict | list | tuple):
+        named = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, inner in named:
+            yield from texts(inner, (*key, name))
