@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from inference.runtime import InputError
@@ -66,7 +67,7 @@ def _command(module: str, *overrides: str) -> Callable[[], Any]:
 
 def unknown_keys_of_infotext(folder: Path) -> Callable[[], Any]:
     """Read an infotext with hundreds of thousands of unknown keys."""
-    from inference.images.redraw import recipe_from_infotext
+    recipe_from_infotext = resolve_name("inference.images.redraw:recipe_from_infotext")
 
     keys = ", ".join(f"K{n}: 1" for n in range(UNKNOWN))
     text = f"a cat\nSteps: 3, Seed: 1, Size: 8x8, {keys}"
@@ -75,7 +76,7 @@ def unknown_keys_of_infotext(folder: Path) -> Callable[[], Any]:
 
 def tags_of_infotext(folder: Path) -> Callable[[], Any]:
     """Read an infotext with hundreds of thousands of tags."""
-    from inference.images.redraw import recipe_from_infotext
+    recipe_from_infotext = resolve_name("inference.images.redraw:recipe_from_infotext")
 
     text = "".join(f"<lora:l{n}:1>" for n in range(UNKNOWN)) + "\nSteps: 3, Seed: 1, Size: 8x8"
     return lambda: recipe_from_infotext(text)
@@ -105,7 +106,8 @@ def unknown_keys_of_a_recipe(folder: Path) -> Callable[[], Any]:
 def long_metadata(folder: Path) -> Callable[[], Any]:
     """Read the captions of a metadata.jsonl of a million lines."""
     from train.config import ContainerConfig
-    from train.data.sources.metadata import read_metadata
+
+    read_metadata = resolve_name("train.data.sources.metadata:read_metadata")
 
     with (folder / "metadata.jsonl").open("w") as file:
         for number in range(LINES):
@@ -117,20 +119,21 @@ def long_animated_image(folder: Path) -> Callable[[], Any]:
     """Take 10 frames of an animated image of thousands."""
     from PIL import Image
 
-    from inference.deforum.schedules.sources import Extraction, VideoFrames
+    inner = "inference.deforum.schedules.sources"
+    taken, frames_of = (resolve_name(f"{inner}:{name}") for name in ("Extraction", "VideoFrames"))
 
     frames = [Image.new("P", (16, 16), number % 250) for number in range(FRAMES)]
     path = folder / "long.gif"
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
     size = (16, 16)
-    return lambda: VideoFrames(path, "video_init_path", folder / "f", size, Extraction(most=10))
+    return lambda: frames_of(path, "video_init_path", folder / "f", size, taken(most=10))
 
 
 def many_loras(folder: Path) -> Callable[[], Any]:
     """Draw a prompt that calls hundreds of LoRAs."""
     import torch
 
-    from inference.artifacts.adapters.lora import Lora, LoraSpec
+    from inference.artifacts import Lora, LoraSpec
     from inference.config import BaseModelConfig, ImagesRecipe
     from inference.images import draw_images
     from inference.models import load_image_model
