@@ -187,7 +187,7 @@ def animated(folder: Path) -> dict[str, str]:
     return {
         re.sub(r"\d{14}", "TIME", name): content
         for name, content in found.items()
-        if not name.endswith(("_settings.txt", "_state.npz", ".mp4"))
+        if not name.endswith(("_settings.txt", "_recipe.yaml", "_state.npz"))
     }
 
 

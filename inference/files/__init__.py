@@ -27,11 +27,35 @@ if TYPE_CHECKING:
         weights_file,
     )
     from inference.files.name_patterns import Naming, fill_in, fitting, pattern_faults
+    from inference.files.temporary import unfinished
+    from inference.files.tensor_checks import NotFiniteError, is_finite, refuse_not_finite, sound
+    from inference.files.tensors import (
+        EMBEDDING_PICTURES,
+        PICKLES,
+        UNREADABLE,
+        TensorFile,
+        framed_header,
+        header_entries,
+        load_data,
+        open_tensors,
+        read_pickle,
+        read_tensors,
+        reason_of,
+        serialize,
+        tensor_bytes,
+        unreadable,
+        write_folder,
+        write_tensors,
+    )
+
 __all__ = [
-    "HeldFile", "Naming", "artifact_hash", "cache_file", "fill_in", "fitting", "hold_file",
-    "lora_hash", "lora_legacy_hash", "name_new", "old_hash", "one_at_a_time", "pattern_faults",
-    "read_header", "read_json", "remove_left_overs", "sha256", "sync", "weights_file",
-    "write_atomically", "write_once",
+    "EMBEDDING_PICTURES", "PICKLES", "UNREADABLE", "HeldFile", "Naming", "NotFiniteError",
+    "TensorFile", "artifact_hash", "cache_file", "fill_in", "fitting", "framed_header",
+    "header_entries", "hold_file", "is_finite", "load_data", "lora_hash", "lora_legacy_hash",
+    "name_new", "old_hash", "one_at_a_time", "open_tensors", "pattern_faults", "read_header",
+    "read_json", "read_pickle", "read_tensors", "reason_of", "refuse_not_finite",
+    "remove_left_overs", "serialize", "sha256", "sound", "sync", "tensor_bytes", "unfinished",
+    "unreadable", "weights_file", "write_atomically", "write_folder", "write_once", "write_tensors",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -215,15 +215,14 @@ class References:
         key: Key = ()
         value: Any = self.tree
         for name in names:
+            members = value if isinstance(value, dict) else {}
             if isinstance(value, list | tuple):
+                members = dict(enumerate(value))
                 name = int(name) if re.fullmatch("[0-9]{1,9}", str(name)) else name
-                is_there = name in range(len(value))
-            else:
-                is_there = isinstance(value, dict) and name in value
-            if not is_there:
+            if name not in members:
                 why = f"Interpolation key {'.'.join(target.names)!r} not found"
                 raise ReferenceFault(unfilled(target.text, why))
-            key, value = (*key, name), value[name]
+            key, value = (*key, name), members[name]
         return key, value
 
 
