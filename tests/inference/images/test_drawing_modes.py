@@ -336,7 +336,7 @@ def drawn_latents(base, requests, batch_size):
 def test_batches_equal_single_pictures(tiny_base, files, sampler):
     """Of noise and of inpainting; DPM adaptive draws one at a time anyway.
 
-    Libraries multiply matrices of other sizes by other routes, whose rounding some samplers amplify.
+    Matrices of other sizes are multiplied by other routes, whose rounding some samplers amplify.
     """
     inpainted = [
         request(files, init, masked(files), prompt=prompt, seed=seed, sampler=sampler, steps=2,
