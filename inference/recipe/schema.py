@@ -167,6 +167,9 @@ def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
             raise ValueError(f"YAML reads this as a {what}; put the text in quotes")
         if origin in (list, tuple) and isinstance(node, yaml.SequenceNode):
             inner, _ = without_none(get_args(kind)[0])
+            is_nested = not all(isinstance(child, yaml.ScalarNode) for child in node.value)
+            if is_nested and inner in (int, float, bool):  # OmegaConf accepts them in a tuple
+                raise ValueError(f"expected {describe(kind)}, got {in_yaml(value)}")
             return [leaf(inner, child, typed) for child in node.value]
         return value
     text = node.value
