@@ -481,6 +481,8 @@ def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         inner = value.items()
     elif isinstance(value, list | tuple):
         inner = ((str(index), one) for index, one in enumerate(value))
+    elif isinstance(value, str):  # OmegaConf's own kind, which stands for the text ???
+        return
     else:
         yield key, value
         inner = ((name, getattr(value, name)) for name in fields_of(type(value)))
