@@ -336,7 +336,9 @@ class _Draft:
         for name in names:
             key = dotted(prefix, str(name))
             if OmegaConf.is_missing(node, name):
-                if self.giver_of(key) not in self.bad:
+                if reported := self.bad.get(self.giver_of(key)):
+                    self.bad.setdefault(key, reported)
+                else:
                     doc = field_docs(OmegaConf.get_type(node)).get(name, "").replace("\n", " ")
                     sentence = doc.partition(". ")[0].rstrip(".")
                     self.fault(key, "must be given" + (f" ({sentence})" if doc else ""))
@@ -357,7 +359,10 @@ class _Draft:
             while first and first not in like:
                 first = first.rpartition(".")[0]
             for other in like.get(first, ()):
-                self.fault(other + key.removeprefix(first), message)
+                below = other + key.removeprefix(first)
+                if self.giver_of(below) == below:
+                    self.fault(below, message)
+                self.bad.setdefault(below, message)
 
     def inherit(self, node: Any, prefix: str) -> None:
         """Fill the fields that an entry does not set from the field that its mapping `inherits`."""
@@ -491,6 +496,8 @@ def _dataclasses(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         inner = value.items()
     elif isinstance(value, list | tuple):
         inner = ((str(index), one) for index, one in enumerate(value))
+    elif isinstance(value, str):  # OmegaConf's own kind, which stands for the text ???
+        return
     else:
         yield key, value
         inner = ((name, getattr(value, name)) for name in fields_of(type(value)))

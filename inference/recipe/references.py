@@ -203,26 +203,28 @@ class References:
         depth = max((size.depth for size in sizes), default=0)
         return Size(sum(size.length + 1 for size in sizes), depth, True)
 
-    def find(self, target: Target, place: Key) -> tuple[Key, Any]:
+    def find(self, target: Target, seen_from: Key) -> tuple[Key, Any]:
         """Return the key and the value that a reference names, seen from a place.
 
         Raises:
             ReferenceFault: there is none.
         """
-        names = target.key(place)
+        names = target.key(seen_from)
         if names is None:
             raise ReferenceFault(unfilled(target.text, "it has too many leading dots"))
         key: Key = ()
         value: Any = self.tree
         for name in names:
-            members = value if isinstance(value, dict) else {}
+            index: Any = name
             if isinstance(value, list | tuple):
-                members = dict(enumerate(value))
-                name = int(name) if re.fullmatch("[0-9]{1,9}", str(name)) else name
-            if name not in members:
+                index = int(name) if re.fullmatch("[0-9]{1,9}", str(name)) else None
+                is_there = index in range(len(value))
+            else:
+                is_there = isinstance(value, dict) and name in value
+            if not is_there:
                 why = f"Interpolation key {'.'.join(target.names)!r} not found"
                 raise ReferenceFault(unfilled(target.text, why))
-            key, value = (*key, name), members[name]
+            key, value = (*key, index), value[index]
         return key, value
 
 

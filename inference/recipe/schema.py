@@ -161,6 +161,15 @@ def is_number(text: str) -> bool:
     return bool(finite or REFERENCE.search(text))
 
 
+def list_leaf(kind: Any, node: yaml.SequenceNode, typed: bool) -> list[Any]:
+    """Return the value of a list of this type, as `leaf`."""
+    inner, _ = without_none(get_args(kind)[0])
+    is_nested = not all(isinstance(child, yaml.ScalarNode) for child in node.value)
+    if is_nested and inner in (int, float, bool):  # OmegaConf accepts them in a tuple
+        raise ValueError(f"expected {describe(kind)}, got {in_yaml(plain(node))}")
+    return [leaf(inner, child, typed) for child in node.value]
+
+
 def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
     """Return the value of a leaf of this type.
 
@@ -175,8 +184,7 @@ def leaf(kind: Any, node: yaml.Node, typed: bool) -> Any:
             what = "list" if isinstance(value, list) else "mapping"
             raise ValueError(f"YAML reads this as a {what}; put the text in quotes")
         if origin in (list, tuple) and isinstance(node, yaml.SequenceNode):
-            inner, _ = without_none(get_args(kind)[0])
-            return [leaf(inner, child, typed) for child in node.value]
+            return list_leaf(kind, node, typed)
         return value
     text = node.value
     refers = isinstance(value, str) and REFERENCE.search(value)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
+from inference.config import draw_schema
 from inference.recipe import MISSING, load_recipe, loader
 from inference.recipe.layers import Layer, RecipeError
 from inference.recipe.plain_entries import set_aside
@@ -169,6 +170,19 @@ def test_what_is_left_to_omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert of(entry, entry, entry) == []
 
 
+def test_a_value_that_a_giver_lacks_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if entries inherit the group that lacks it, of which all but the first are copies."""
+    monkeypatch.chdir(tmp_path)
+    rows = "a: {prompt: a}, b: {prompt: b}"
+    Path("r.yaml").write_text(f"settings: {{img2img: {{exact_steps: true}}}}\nimages: {{{rows}}}")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("r.yaml", draw_schema, ["base_model.path=picto"])
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("r.yaml: settings.img2img.init_image: must be given")
+
+
 def test_copies_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = "a: {prompt: a}, b: {prompt: b}, c: {prompt: c}"
@@ -176,3 +190,12 @@ def test_copies_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     images = answer(text, [])[0].sampling.images
     images["b"].inner.words.append("y")
     assert [one.inner.words for one in images.values()] == [["x"], ["x", "y"], ["x"]]
+
+
+def test_a_list_within_a_pair_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, lines, _ = answer("sampling: {settings: {sizes: [[1], 2]}}", [])
+    assert lines == [
+        "r.yaml: sampling.settings.sizes: expected a list of 2 values ([a, b]), each a whole "
+        "number, got [[1], 2]"
+    ]
