@@ -21,6 +21,7 @@ from inference.runtime.failures import (
 )
 from inference.runtime.signals import Stopped, heeded_signals
 from inference.runtime.streams import lasting_streams, lost_output
+from inference.runtime.text import output
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 128
 """Exit statuses; STOPPED is increased by the signal's number."""
@@ -100,8 +101,7 @@ def describe_failure(error: BaseException) -> str | None:
 def say(program: str, message: object) -> None:
     """Print every line of a message to standard error, prefixed with the program's name."""
     for line in str(message).splitlines():
-        shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
-        print(f"{program}: {shown}", file=sys.stderr)
+        output(f"{program}: {line}", is_error=True)
 
 
 def say_once(program: str, message: object) -> None:

@@ -41,7 +41,7 @@ CLIPS = [
     "data.captions.dropout_rate=0.3",
     "ema={decay: 0.8}",
 ]
-VALIDATION = "validation={path: {pictures}, every_n_steps: 2, num_timesteps: 1}"
+VALIDATION = "validation={path: {validation}, every_n_steps: 2, num_timesteps: 1}"
 LORA = "objective={type: lora, rank: 2, dropout: 0.2}"
 EMBEDDING = "objective={type: textual_inversion, token: xyz, num_vectors_per_token: 2}"
 HYPERNETWORK = "objective={type: hypernetwork, dropout_structure: [0, 0.2, 0]}"
@@ -147,7 +147,11 @@ def test_killed_runs_end_as_if_they_had_not_been(
     tmp_path: Path,
 ) -> None:
     ranks, overrides = RUNS[name]
-    overrides = [override.replace("{pictures}", str(pictures)) for override in overrides]
+    validation = shutil.copytree(pictures, tmp_path / "validation")
+    overrides = [
+        one.replace("{pictures}", str(pictures)).replace("{validation}", str(validation))
+        for one in overrides
+    ]
     given = clip_commands if name == "clips" else commands
 
     def train(folder: str, stop: dict[str, object] | None = None) -> list[Any]:

@@ -27,7 +27,7 @@ CASES = [
     ("train", [*LORA, "base_model.path=x.ckpt"], "base_model.path: no such file: 'x.ckpt'\n"),
     ("train", [*LORA, f"base_model.path={LONG}"], f"base_model.path: '{LONG}'"),
     ("plan", [*LORA, "data.path=/no/such"], "data.path: '/no/such' is not a folder\n"),
-    ("plan", [*LORA, "data.path=.", "base_model.path=no"], MODEL),
+    ("plan", [*LORA, "data.path=docs", "base_model.path=no"], MODEL),
     ("draw", [*IMAGES, "base_model.path=no"], MODEL),
     ("draw", [*IMAGES, "artifacts.a.path=no.safetensors"], "no.safetensors: no such file or fol"),
     ("draw", [*CLIP, "base_model.path=no"], MODEL),
@@ -75,10 +75,9 @@ def test_every_place_has_its_key(
     assert (key, "no") in list(data_places(recipe))
     with pytest.raises(ValueError, match=f"^{key}: 'no' is not a folder$"):
         check_places(recipe)
-    make = [
-        one.replace(": no", f": {tmp_path}").replace("=no", f"={tmp_path}") for one in [override]
-    ]
-    check_places(make_recipe(*make))
+    (place := tmp_path / "place").mkdir()
+    override = override.replace(": no", f": {place}").replace("=no", f"={place}")
+    check_places(make_recipe(override))
 
 
 def test_what_is_elsewhere_is_left_to_its_reader(make_recipe: Callable[..., TrainRecipe]) -> None:

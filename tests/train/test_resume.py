@@ -259,7 +259,7 @@ def test_a_second_signal_ends_the_run_at_once(
         assert done.err.splitlines()[-1] == told
 
 
-@pytest.mark.parametrize(("ignored", "status"), [((), -1), ((signal.SIGHUP,), 143)])
+@pytest.mark.parametrize(("ignored", "status"), [((), 129), ((signal.SIGHUP,), 143)])
 def test_a_terminal_that_closes_ends_no_run_of_nohup(
     ignored: Sequence[int], status: int, commands: Any, tmp_path: Path
 ) -> None:

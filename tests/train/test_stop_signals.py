@@ -1,5 +1,6 @@
 """Every signal that asks for the end, in every phase of a run: its status, and what is left."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,8 @@ QUICK = {
 def straight(commands: Any, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
     """The run that no signal stops."""
     folder = tmp_path_factory.mktemp("straight")
-    options = [one.replace("{pictures}", str(pictures)) for one in OPTIONS]
+    validation = shutil.copytree(pictures, tmp_path_factory.mktemp("validation") / "pictures")
+    options = [one.replace("{pictures}", str(validation)) for one in OPTIONS]
     done = commands.train(f"output_dir={folder}", *options)
     assert done.status == 0, done.err
     return Straight(options, contents(folder / "run"))

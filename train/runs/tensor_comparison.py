@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from inference.files import UNREADABLE, load_data, reason_of
 from inference.runtime import InputError
 
 TENSOR_FILES = (".safetensors", ".pt")
@@ -81,10 +82,10 @@ def read_tensors(path: Path) -> dict[str, Callable[[], Any]]:
         if path.suffix == ".safetensors":
             file = safe_open(path, "pt")
             return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_data(path)
         return {name: (lambda value=value: value) for name, value in _flat(content)}
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path}: damaged: {error}") from error
+    except (*UNREADABLE, SafetensorError) as error:
+        raise InputError(f"{path}: damaged: {reason_of(error)}") from error
 
 
 def _flat(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -78,9 +78,9 @@ def test_values_fall_through_from_subset_to_dataset_to_general(tmp_path: Path) -
 
 
 def test_paths_of_windows(tmp_path: Path) -> None:
-    text = DREAMBOOTH.replace("sets/girl", "sets\\girl").replace("sets/boy", "C:\\sets\\boy")
+    text = DREAMBOOTH.replace("C:\\hoge", "sets\\girl")
     girl, boy, _ = load(tmp_path, text).data.named_subsets.values()
-    assert (girl.path, boy.path) == ("sets/girl", "C:\\sets\\boy")
+    assert (girl.path, boy.path) == ("sets/girl", "C:\\fuga")
 
 
 FINE_TUNING = """

@@ -69,7 +69,7 @@ def windows_parts(name: str) -> tuple[str, ...] | None:
     `sub\a.png` has two parts, `C:\data\a.png` too.
     """
     path = PureWindowsPath(name)
-    if not ("\\" in name or path.drive):
+    if not ("\\" in name or (path.drive and path.root)):
         return None
     return path.parts[1:] if path.anchor else path.parts
 
