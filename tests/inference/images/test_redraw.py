@@ -243,6 +243,13 @@ def test_picture_that_says_nothing(tmp_path):
         recipe_from_infotext("a", [tmp_path / "none"])
 
 
+def test_missing_picture_is_named(tmp_path, capsys):
+    """One line, without the system's words for it."""
+    missing = tmp_path / "gone.png"
+    assert main([str(missing)]) == 2
+    assert capsys.readouterr().err == f"draw: {missing}: no such file\n"
+
+
 def test_given_base_model_is_taken(tmp_path):
     path = tmp_path / "a.jpg"
     save_picture(path, Image.new("RGB", (3, 2)), f"p\n{USUAL}, Model: gone, Clip skip: 2")

@@ -183,6 +183,14 @@ LOST = {
         lambda run: (run / "environment.json").unlink(),
         "environment.json: damaged or lost",
     ),
+    "an empty list of environments": (
+        lambda run: edit(run / "environment.json", environments=[]),
+        "environment.json: damaged or lost",
+    ),
+    "an environment without its step": (
+        lambda run: edit(run / "environment.json", environments=[{"step": "1"}]),
+        "environment.json: damaged or lost",
+    ),
     "no manifests": (without_manifests, "manifest.json: is gone"),
     "manifests without files": (without_files, "it lists no files"),
 }
