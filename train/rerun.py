@@ -90,8 +90,9 @@ def report_changes(run: RunDirectory, plugins: list[str]) -> None:
     from train.runs import Comparison, compare_environments, describe_environment, environment_of
 
     found = Comparison()
-    before = environment_of(run)
-    compare_environments(before, describe_environment(), found)
+    now = describe_environment()
+    before = {key: value for key, value in environment_of(run).items() if key in now}
+    compare_environments(before, now, found)
     for key, old, new in found.environment:
         if key in before or key.split(".")[0] in ("packages",):
             report("rerun", f"{key}: {old!r} became {new!r}")

@@ -55,6 +55,7 @@ def test_run_is_repeated_and_compared(
     printed = capsys.readouterr()
     assert "byte by byte" in printed.out
     assert printed.err.count("left out: 1 with hidden names") == 1
+    assert "rerun:" not in printed.err  # nothing has changed
     assert rerun.main([str(run), "--name", "again"]) == 2  # is there already
     capsys.readouterr()
     assert diff.main([str(run), str(again), "--json"]) == 0
@@ -70,6 +71,9 @@ def test_run_is_repeated_and_compared(
     save_file(tensors, file)
     assert diff.main([str(run), str(again)]) == 0
     assert name in capsys.readouterr().out
+    shutil.rmtree(again / "logs")
+    assert diff.main([str(run), str(again)]) == 0
+    assert f"curves: not compared, without {again / 'logs'}" in capsys.readouterr().out
     for arguments in ([], [str(run)], [str(run), str(tmp_path)]):
         assert diff.main(arguments) == 2
     assert rerun.main([str(tmp_path / "nothing")]) == 2

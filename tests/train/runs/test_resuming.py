@@ -253,6 +253,13 @@ def test_an_artifact_that_is_not_what_was_written_is_written_again(
     assert artifact.read_bytes() == before
 
 
+def test_fewer_steps_than_were_taken_are_refused(run: Path, resume: Resume) -> None:
+    """Its recipe.yaml would describe another run than its artifacts."""
+    before = (run / "recipe.yaml").read_text()
+    assert "has taken 2 steps already" in refused(resume, "max_train_steps=1")
+    assert (run / "recipe.yaml").read_text() == before
+
+
 # Another environment
 
 
