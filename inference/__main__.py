@@ -143,9 +143,9 @@ def check_files(recipe: object) -> None:
     from inference.models import check_place
 
     check_place(recipe.base_model.path)
-    for config in recipe.artifacts.values():
+    for name, config in recipe.artifacts.items():
         if config is not None and not os.path.exists(Path(config.path).expanduser()):  # noqa: PTH110 (names may be long)
-            raise ArtifactError(f"{config.path}: no such file or folder")
+            raise ArtifactError(f"artifacts.{name}.path: {config.path}: no such file or folder")
 
 
 def run(recipe: object) -> None:

@@ -45,13 +45,14 @@ def train(path: str, overrides: list[str]) -> int:
     from train.config import train_schema
     from train.places import check_places
 
-    with warnings_reported("train"):
+    is_silent = not is_first_process()
+    with warnings_reported("train", is_silent):
         recipe = load_recipe(find_recipe(path), train_schema, overrides)
     quiet_libraries()
     with (
         keys_named(recipe),
         memory_explained(lambda: memory_remedy(recipe, path)),
-        warnings_reported("train", is_silent=not is_first_process()),
+        warnings_reported("train", is_silent),
     ):
         check_places(recipe)
         return run(recipe)

@@ -58,8 +58,8 @@ def command(arguments: list[str]) -> int:
     if is_first_process():
         first.lock.refuse_if_held()
         report_changes(first, plugins)
-    output = f"output_dir={second.path.parent}"
-    overrides = [f"name={first.path.name}", output, "resume=false", "overwrite=false"]
+    parent = f"output_dir={second.path.parent}"
+    overrides = [f"name={first.path.name}", parent, "resume=false", "overwrite=false"]
     status = run(COMMANDS["train"], [str(first.recipe), *overrides, *plugins])
     if status or not is_first_process():
         return status
@@ -90,8 +90,9 @@ def report_changes(run: RunDirectory, plugins: list[str]) -> None:
     from train.runs import Comparison, compare_environments, describe_environment, environment_of
 
     found = Comparison()
-    before = environment_of(run)
-    compare_environments(before, describe_environment(), found)
+    now = describe_environment()
+    before = {key: value for key, value in environment_of(run).items() if key in now}
+    compare_environments(before, now, found)
     for key, old, new in found.environment:
         if key in before or key.split(".")[0] in ("packages",):
             report("rerun", f"{key}: {old!r} became {new!r}")
@@ -100,19 +101,23 @@ def report_changes(run: RunDirectory, plugins: list[str]) -> None:
 
 
 def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:
-    """Return the changes of the data; nothing if there are none, or if the run lists no data."""
-    from inference.recipe import load_recipe
+    """Return the changes of the data; nothing if there are none, or if the run lists no data.
+
+    Warnings about recipe and data are left to the training that follows.
+    """
+    from inference.recipe import load_recipe, warnings_reported
     from train.config import train_schema
     from train.data import find_sources
     from train.runs import HELD_BACK, PICTURE, data_changes, first, rows_of
 
-    recipe = load_recipe(str(run.recipe), train_schema, plugins)
-    if not run.data.is_file():
-        return [f"{run.path} does not list its data in detail (an older run)"]
-    sources = find_sources(recipe)
-    rows = rows_of(sources.pictures, recipe.data)
-    held = rows_of(sources.held_back.pictures, recipe.data, HELD_BACK)
-    found = data_changes(run.data, [PICTURE, HELD_BACK], chain(rows, held))
+    with warnings_reported("rerun", is_silent=True):
+        recipe = load_recipe(str(run.recipe), train_schema, plugins)
+        if not run.data.is_file():
+            return [f"{run.path} does not list its data in detail (an older run)"]
+        sources = find_sources(recipe)
+        rows = rows_of(sources.pictures, recipe.data)
+        held = rows_of(sources.held_back.pictures, recipe.data, HELD_BACK)
+        found = data_changes(run.data, [PICTURE, HELD_BACK], chain(rows, held))
     touched = f"{len(found.touched)} written to since, of the same size: {first(found.touched)}"
     return found.lines() + ([touched] if found.touched else [])
 

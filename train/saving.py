@@ -138,7 +138,7 @@ class Savings:
 
     def _free(self) -> str:
         free = shutil.disk_usage(existing(self.run.path)).free
-        return f"{megabytes(free)} are free, of which {megabytes(RESERVE)} are left free"
+        return f"{megabytes(free)} are free; {megabytes(RESERVE)} must stay free"
 
     def artifacts(self, step: int) -> None:
         """Write each member's artifact to its own file, with the number of training images."""

@@ -70,6 +70,8 @@ def recipe_from_picture(
     """
     path = Path(path)
     check_readable(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
     try:
         text = read_infotext(path) or read_other_programs(path)
     except (*PILLOW_ERRORS, RecursionError) as error:

@@ -86,7 +86,8 @@ class Run:
         Another warning names what has changed in the environment.
 
         Raises:
-            RunDirectoryError: all are damaged, one is of another run, or the images have changed.
+            RunDirectoryError: all are damaged, one is of another run, the images have changed, or
+                the run has taken more steps than the recipe asks for.
         """
         if data.class_folders and self.folder.newest_checkpoint() is not None:
             facts = class_facts(data.class_pictures)
@@ -94,6 +95,7 @@ class Run:
         say = self.progress.say
         self.folder.tell_touched(say)
         found = self.folder.saved.newest_sound(say, self.folder.identity)
+        self.folder.refuse_fewer_steps(found, self.recipe.max_train_steps)
         if found is None:
             say(f"nothing is saved in {self.folder.path} yet, so the run begins anew")
         elif changes := self.folder.environment_changes():

@@ -77,6 +77,8 @@ class Comparison:
     """Files with the same bytes."""
     files: list[FileDifference] = field(default_factory=list)
     losses: list[LossDifference] = field(default_factory=list)
+    without_curves: list[str] = field(default_factory=list)
+    """Folders of logs that do not exist, so that no curves were compared."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -92,6 +94,7 @@ class Comparison:
                 for one in self.files
             ],
             "losses": [vars(one) for one in self.losses],
+            "without_curves": self.without_curves,
         }
 
 
@@ -119,7 +122,9 @@ def compare_runs(first: RunDirectory, second: RunDirectory) -> Comparison:
     compare_environments(environment_of(first), environment_of(second), found)
     compare_data(first, second, found)
     compare_files(first, second, found)
-    found.losses = list(different_losses(first, second))
+    found.without_curves = [str(run.logs) for run in (first, second) if not run.logs.is_dir()]
+    if not found.without_curves:
+        found.losses = list(different_losses(first, second))
     return found
 
 
@@ -246,6 +251,9 @@ def show(found: Comparison, first: str, second: str) -> None:
             last = (f"{value:.6g}" for value in one.last)
             table.add_row(one.name, str(one.first_step), f"{one.largest:.3g}", *last)
         console.print(table)
+    elif found.without_curves:
+        missing = ", ".join(found.without_curves)
+        console.print(f"curves: not compared, without {missing}", markup=False)
     else:
         console.print("curves: the same")
 

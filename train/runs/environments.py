@@ -32,8 +32,10 @@ def read_environment(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not content:
             raise ValueError("expected a mapping that is not empty")
-        if not all(isinstance(one, dict) for one in environments(content)):
-            raise ValueError(f"{ENVIRONMENTS}: expected a list of mappings")
+        known = environments(content)
+        steps = [one.get("step") if isinstance(one, dict) else None for one in known]
+        if not known or not all(isinstance(step, int) for step in steps):
+            raise ValueError(f"{ENVIRONMENTS}: expected a list of mappings, each with its step")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise RunDirectoryError(
@@ -58,7 +60,7 @@ def continued(
     An environment is listed again only if something in it is different. Those that began later are
     dropped: their steps are repeated.
     """
-    known = [one for one in environments(before or {}) if before and one.get("step", 0) < step]
+    known = [one for one in environments(before or {}) if before and one["step"] < step]
     present = {"step": step} | {key: now[key] for key in KEYS if key in now}
     if known and known[-1] | {"step": step} == present:
         return known

@@ -16,7 +16,7 @@ from inference.files import remove_left_overs, write_atomically
 from inference.runtime import is_system_fault
 from train.common import RunDirectoryError, SavingError
 from train.runs.artifact_list import ArtifactList, point
-from train.runs.checkpoint_folder import Checkpoints, Write
+from train.runs.checkpoint_folder import Checkpoints, Write, step_of
 from train.runs.data_manifest import (
     CLASS_PICTURE,
     HELD_BACK,
@@ -213,6 +213,15 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path} lists or has artifacts, but no checkpoint to continue from: restore "
                 f"{self.checkpoints.name}/, or overwrite=true starts anew and renames this run"
+            )
+
+    def refuse_fewer_steps(self, checkpoint: Path | None, steps: int) -> None:
+        """Raise RunDirectoryError if a checkpoint to continue from is beyond the last step."""
+        taken = step_of(checkpoint) if checkpoint is not None else None
+        if taken is not None and taken > steps:
+            raise RunDirectoryError(
+                f"{self.path} has taken {taken} steps already, and max_train_steps is {steps}: "
+                f"give at least max_train_steps={taken}, or another name=…"
             )
 
     def _put_aside_locked(self, run: str) -> None:

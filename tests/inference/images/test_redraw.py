@@ -243,6 +243,22 @@ def test_picture_that_says_nothing(tmp_path):
         recipe_from_infotext("a", [tmp_path / "none"])
 
 
+def test_missing_picture_is_named(tmp_path, capsys):
+    """One line, without the system's words for it."""
+    missing = tmp_path / "gone.png"
+    assert main([str(missing)]) == 2
+    assert capsys.readouterr().err == f"draw: {missing}: no such file\n"
+
+
+def test_missing_artifact_is_named_with_its_key(tmp_path, capsys):
+    path = tmp_path / "images.yaml"
+    path.write_text("base_model: {path: picto}\nimages: {a: {prompt: cat}}\n")
+    missing = tmp_path / "gone.safetensors"
+    assert main([str(path), f"artifacts.cats.path={missing}"]) == 2
+    expected = f"draw: artifacts.cats.path: {missing}: no such file or folder\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_given_base_model_is_taken(tmp_path):
     path = tmp_path / "a.jpg"
     save_picture(path, Image.new("RGB", (3, 2)), f"p\n{USUAL}, Model: gone, Clip skip: 2")

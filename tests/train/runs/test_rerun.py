@@ -1,6 +1,7 @@
 """A run is repeated from its folder and compared byte by byte; two runs are compared."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from inference.recipe.layers import RecipeWarning
 from train import diff, rerun
 from train.config.recipe import TrainRecipe
 from train.runs.comparison import Comparison, FileDifference, different_lines
@@ -35,13 +37,25 @@ def test_tensors_that_differ(tmp_path: Path) -> None:
 
 
 def test_run_is_repeated_and_compared(
-    make_recipe: Callable[..., TrainRecipe], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    make_recipe: Callable[..., TrainRecipe],
+    pictures: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    """Equal bytes; then a tensor is spoilt, and both commands tell which."""
-    Trainer(make_recipe("objective={type: lora, rank: 2}", "max_train_steps=2")).train()
+    """Equal bytes, and one warning; then a tensor is spoilt, and both commands tell which."""
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    shutil.copyfile(data / "0-red.png", data / ".hidden.png")
+    options = "objective={type: lora, rank: 2}", "max_train_steps=2", f"data.path={data}"
+    with pytest.warns(RecipeWarning, match="left out: 1 with hidden names"):
+        Trainer(make_recipe(*options)).train()
     run, again = tmp_path / "run", tmp_path / "again" / "run"
+    capsys.readouterr()
     assert rerun.main([str(run), "--name", "again"]) == 0
-    assert "byte by byte" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "byte by byte" in printed.out
+    assert printed.err.count("left out: 1 with hidden names") == 1
+    assert "rerun:" not in printed.err  # nothing has changed
     assert rerun.main([str(run), "--name", "again"]) == 2  # is there already
     capsys.readouterr()
     assert diff.main([str(run), str(again), "--json"]) == 0
@@ -57,6 +71,9 @@ def test_run_is_repeated_and_compared(
     save_file(tensors, file)
     assert diff.main([str(run), str(again)]) == 0
     assert name in capsys.readouterr().out
+    shutil.rmtree(again / "logs")
+    assert diff.main([str(run), str(again)]) == 0
+    assert f"curves: not compared, without {again / 'logs'}" in capsys.readouterr().out
     for arguments in ([], [str(run)], [str(run), str(tmp_path)]):
         assert diff.main(arguments) == 2
     assert rerun.main([str(tmp_path / "nothing")]) == 2

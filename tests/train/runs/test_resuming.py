@@ -183,6 +183,14 @@ LOST = {
         lambda run: (run / "environment.json").unlink(),
         "environment.json: damaged or lost",
     ),
+    "an empty list of environments": (
+        lambda run: edit(run / "environment.json", environments=[]),
+        "environment.json: damaged or lost",
+    ),
+    "an environment without its step": (
+        lambda run: edit(run / "environment.json", environments=[{"step": "1"}]),
+        "environment.json: damaged or lost",
+    ),
     "no manifests": (without_manifests, "manifest.json: is gone"),
     "manifests without files": (without_files, "it lists no files"),
 }
@@ -243,6 +251,13 @@ def test_an_artifact_that_is_not_what_was_written_is_written_again(
     save_file({"a": torch.zeros(1)}, artifact)
     resume()
     assert artifact.read_bytes() == before
+
+
+def test_fewer_steps_than_were_taken_are_refused(run: Path, resume: Resume) -> None:
+    """Its recipe.yaml would describe another run than its artifacts."""
+    before = (run / "recipe.yaml").read_text()
+    assert "has taken 2 steps already" in refused(resume, "max_train_steps=1")
+    assert (run / "recipe.yaml").read_text() == before
 
 
 # Another environment
