@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("kills", "commands"),
     [
-        (6, ["lora", "images", "conversion to a file"]),
+        (6, ["lora", "images"]),
         pytest.param(60, list(kinds()), marks=pytest.mark.slow),
     ],
 )

@@ -111,16 +111,23 @@ sys.exit(run_command("work", work, None))
 """
 
 
+NOTHING_IGNORED = """
+import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, signal.SIG_DFL)
+"""
+
+
 @pytest.mark.parametrize("place", ["time.sleep(60)", "import slow_module"])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_a_signal_ends_a_command_with_one_line(name: str, place: str, tmp_path: Path) -> None:
-    """Also in an import that would swallow an exception."""
+    """Also in an import that would swallow an exception; whatever this process has inherited."""
     (tmp_path / "slow_module.py").write_text(
         "import time\ntry:\n    print('deep', flush=True); time.sleep(60)\n"
         "except BaseException as error:\n    raise ImportError('no') from error\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", WAIT.replace("WAITING", place)],
+        [sys.executable, "-c", NOTHING_IGNORED + WAIT.replace("WAITING", place)],
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
