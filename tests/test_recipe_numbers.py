@@ -96,6 +96,8 @@ def all_numbers() -> list[Number]:
 
 
 NUMBERS = all_numbers()
+PARTS = 4
+"""A part of the numbers is tried in every run of the tests."""
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +126,12 @@ def test_there_are_many() -> None:
     }
 
 
-def test_numbers_are_accepted_or_refused_in_words(empty: Path) -> None:
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))]
+)
+def test_numbers_are_accepted_or_refused_in_words(empty: Path, part: int) -> None:
     wrong = []
-    for number in NUMBERS:
+    for number in NUMBERS[part::PARTS]:
         for value in VALUES:
             message = answer(empty, number, value)
             is_beyond = len(value) > 2 and not number.has_own_range

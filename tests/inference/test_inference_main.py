@@ -118,7 +118,10 @@ def test_strengths_are_compared(recipe, lora, capsys):
         (["settings.sed=1"], "draw: command line: settings.sed: Key 'sed' not in"),
         (["images.cat.width=18"], "draw: width: 18 pixels do not fit this base model"),
         (["base_model.path=nowhere"], "draw: base_model.path: 'nowhere' is neither"),
-        (["artifacts.a.path=nowhere.safetensors"], "draw: nowhere.safetensors: no such file"),
+        (
+            ["artifacts.a.path=nowhere.safetensors"],
+            "draw: artifacts.a.path: nowhere.safetensors: no such file",
+        ),
         (["artifacts.a.path=recipe.yaml"], "draw: recipe.yaml: "),
         (["device=gpu7"], "draw: device: 'gpu7' cannot be used here"),
         (["output_dir=recipe.yaml"], "draw: output_dir: 'recipe.yaml' cannot be a folder"),

@@ -29,7 +29,11 @@ CASES = [
     ("plan", [*LORA, "data.path=/no/such"], "data.path: '/no/such' is not a folder\n"),
     ("plan", [*LORA, "data.path=docs", "base_model.path=no"], MODEL),
     ("draw", [*IMAGES, "base_model.path=no"], MODEL),
-    ("draw", [*IMAGES, "artifacts.a.path=no.safetensors"], "no.safetensors: no such file or fol"),
+    (
+        "draw",
+        [*IMAGES, "artifacts.a.path=no.safetensors"],
+        "artifacts.a.path: no.safetensors: no s",
+    ),
     ("draw", [*CLIP, "base_model.path=no"], MODEL),
 ]
 CODE = """

@@ -236,9 +236,8 @@ def test_picture_that_says_nothing(tmp_path):
     with pytest.raises(InputError, match=r"does not say how it was drawn.* none in a a\.txt"):
         recipe_from_picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("x")
-    for name in ("b.png", "none.png"):
-        with pytest.raises(InputError, match="cannot be read as a picture"):
-            recipe_from_picture(tmp_path / name)
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        recipe_from_picture(tmp_path / "b.png")
     with pytest.raises(InputError, match=r"artifact_dirs: .* is not a folder"):
         recipe_from_infotext("a", [tmp_path / "none"])
 
