@@ -120,7 +120,7 @@ def test_strengths_are_compared(recipe, lora, capsys):
         (["base_model.path=nowhere"], "draw: base_model.path: 'nowhere' is neither"),
         (
             ["artifacts.a.path=nowhere.safetensors"],
-            "draw: artifacts.a.path: nowhere.safetensors: no such file",
+            "draw: artifacts.a.path: nowhere.safetensors: no",
         ),
         (["artifacts.a.path=recipe.yaml"], "draw: recipe.yaml: "),
         (["device=gpu7"], "draw: device: 'gpu7' cannot be used here"),

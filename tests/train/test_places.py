@@ -32,7 +32,7 @@ CASES = [
     (
         "draw",
         [*IMAGES, "artifacts.a.path=no.safetensors"],
-        "artifacts.a.path: no.safetensors: no s",
+        "artifacts.a.path: no.safetensors: no",
     ),
     ("draw", [*CLIP, "base_model.path=no"], MODEL),
 ]
