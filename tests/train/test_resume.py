@@ -141,11 +141,11 @@ def test_run_killed_again_and_again(
     ("name", "signal_name"),
     [
         ("lora", "TERM"),
-        ("lora 8 bit", "INT"),
+        pytest.param("lora 8 bit", "INT", marks=pytest.mark.slow),
         pytest.param("textual_inversion", "INT", marks=pytest.mark.slow),
         pytest.param("hypernetwork", "TERM", marks=pytest.mark.slow),
         ("combined", "INT"),
-        ("text_to_image", "TERM"),
+        pytest.param("text_to_image", "TERM", marks=pytest.mark.slow),
         pytest.param("text_to_image bf16", "INT", marks=pytest.mark.slow),
         pytest.param("autoencoder", "TERM", marks=pytest.mark.slow),
     ],

@@ -38,9 +38,7 @@ PHASES: dict[str, tuple[str, int, str]] = {
 NAMES = "INT", "TERM", "HUP", "USR1", "USR2"
 QUICK = {
     ("TERM", "caches"),
-    ("USR1", "validation before step 1"),
     ("HUP", "preview"),
-    ("USR2", "second stage"),
     ("INT", "loading"),
 }
 

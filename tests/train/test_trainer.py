@@ -112,7 +112,9 @@ BF16 = "mixed_precision=bf16"
         pytest.param([COMBINED], id="combined", marks=pytest.mark.slow),
         pytest.param([COMBINED, "ema={decay: 0.5}", BF16], id="combined ema bf16"),
         pytest.param([TEXT_TO_IMAGE], id="text_to_image", marks=pytest.mark.slow),
-        pytest.param([TEXT_TO_IMAGE, "ema={decay: 0.5}"], id="text_to_image ema"),
+        pytest.param(
+            [TEXT_TO_IMAGE, "ema={decay: 0.5}"], id="text_to_image ema", marks=pytest.mark.slow
+        ),
         pytest.param([ONE_FILE, BF16], id="text_to_image in one file bf16"),
         pytest.param(
             ["objective={type: lora, rank: 4, train_text_encoder: true}", BF16],

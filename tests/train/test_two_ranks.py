@@ -49,7 +49,7 @@ ROUNDING = 2e-6
         pytest.param(EMBEDDING, 1, marks=pytest.mark.slow),
         pytest.param(HYPERNETWORK, 1, marks=pytest.mark.slow),
         (COMBINED, 1),
-        (TEXT_TO_IMAGE, 1),
+        pytest.param(TEXT_TO_IMAGE, 1, marks=pytest.mark.slow),
     ],
     ids=["lora", "textual_inversion", "hypernetwork", "combined", "text_to_image"],
 )

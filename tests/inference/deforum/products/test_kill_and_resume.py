@@ -38,7 +38,7 @@ FLOW = {"optical_flow_cadence": "DIS Medium", "seed_behavior": "random"}
     ("cadence", "more", "compat"),
     [
         (1, {}, "fixed"),
-        (3, FLOW, "fixed"),
+        pytest.param(3, FLOW, "fixed", marks=pytest.mark.slow),
         pytest.param(3, {}, "fixed", marks=pytest.mark.slow),
         pytest.param(1, {}, "deforum-3.0", marks=pytest.mark.slow),
         pytest.param(3, FLOW, "deforum-3.0", marks=pytest.mark.slow),
