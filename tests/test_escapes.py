@@ -37,7 +37,7 @@ RECIPES = {
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugins, "installed_plugins", lambda groups=(): [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
     return tmp_path
 
 
