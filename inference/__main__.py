@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe, draw_schema
-from inference.recipe import find_recipe, is_first_process, load_recipe, report, warnings_reported
+from inference.recipe import find_recipe, load_recipe, warnings_reported
 from inference.runtime import (
     ArtifactError,
     InputError,
     Interrupted,
     Stopped,
+    is_first_process,
     keys_named,
     memory_explained,
     output,
     quiet_libraries,
+    report,
     run_command,
 )
 from inference.shadowing import refuse_foreign_train

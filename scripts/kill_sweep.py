@@ -43,11 +43,16 @@ KILLS_A_RUN = 3
 """At most, before a run may reach its end."""
 
 PRELOADED = (
+    "diffusers.models.autoencoders.autoencoder_kl_cogvideox",
+    "diffusers.models.transformers.cogvideox_transformer_3d",
+    "diffusers.schedulers.scheduling_ddim_cogvideox",
+    "diffusers.schedulers.scheduling_dpm_cogvideox",
     "inference.clips.command",
     "inference.convert",
     "inference.deforum.animation",
     "inference.images.command",
     "omegaconf.vendor.antlr4.LL1Analyzer",
+    "rich.progress",
     "torch.utils.serialization.config",
     "torch.utils.tensorboard.writer",
     "train.objectives.autoencoder",
@@ -57,9 +62,9 @@ PRELOADED = (
     "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip",
     "transformers.models.t5.modeling_t5",
-    "diffusers.models.autoencoders.autoencoder_kl_cogvideox",
-    "diffusers.models.transformers.cogvideox_transformer_3d",
+    "transformers.optimization",
 )
+"""What the commands import, so that a forked one need not."""
 
 PICTURES = (
     "data={path: {data}}",

@@ -35,13 +35,13 @@ def command(arguments: list[str]) -> int:
 
 def train(path: str, overrides: list[str]) -> int:
     """Load the recipe, and only then the heavy libraries."""
-    from inference.recipe import (
-        find_recipe,
+    from inference.recipe import find_recipe, load_recipe, warnings_reported
+    from inference.runtime import (
         is_first_process,
-        load_recipe,
-        warnings_reported,
+        keys_named,
+        memory_explained,
+        quiet_libraries,
     )
-    from inference.runtime import keys_named, memory_explained, quiet_libraries
     from train.config import train_schema
     from train.places import check_places
 
@@ -60,8 +60,7 @@ def train(path: str, overrides: list[str]) -> int:
 
 def run(recipe: TrainRecipe) -> int:
     """Train a valid recipe, and print where the result is; return the exit status."""
-    from inference.recipe import is_first_process, report
-    from inference.runtime import Interrupted, Stopped, output
+    from inference.runtime import Interrupted, Stopped, is_first_process, output, report
     from train.common import RunEndedError, lost_processes_reported
     from train.trainer import Trainer
 

@@ -35,13 +35,12 @@ def list_kind(arguments: list[str]) -> int:
         hint = f"; did you mean {near[0]}?" if near and not others else ""
         output(f"list: expected one of {', '.join(KINDS)}; {found}{hint}", is_error=True)
         return 2
-    from inference.recipe import print_text
 
     if status := with_plugins("list", named):
         return status
     rows = KINDS[kind]()
     width = max(map(len, rows))
-    print_text("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in rows.items()))
+    output("\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in rows.items()))
     return 0
 
 

@@ -46,8 +46,7 @@ def command(arguments: list[str]) -> int:
         asked = arguments[:1] in (["-h"], ["--help"])
         output(f"{USAGE}\n{HELP}", is_error=not asked)
         return 0 if asked else 2
-    from inference.recipe import is_first_process
-    from inference.runtime import quiet_libraries
+    from inference.runtime import is_first_process, quiet_libraries
 
     quiet_libraries()
     from train.cli import COMMANDS, run
@@ -86,7 +85,7 @@ def place_of(run: Path, folder: str | None) -> Path:
 
 def report_changes(run: RunDirectory, plugins: list[str]) -> None:
     """Report what has changed since the run was made: versions, commit, machine, data."""
-    from inference.recipe import report
+    from inference.runtime import report
     from train.runs import Comparison, compare_environments, describe_environment, environment_of
 
     found = Comparison()

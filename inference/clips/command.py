@@ -20,7 +20,6 @@ from inference.files import Naming
 from inference.images import parse_infotext
 from inference.media import prepare_folder, write_new_grid
 from inference.models import ClipModel, load_clip_model
-from inference.recipe import report
 from inference.runtime import (
     DrawWarning,
     InputError,
@@ -28,6 +27,7 @@ from inference.runtime import (
     number,
     output,
     progress_bar,
+    report,
 )
 
 

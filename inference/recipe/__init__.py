@@ -7,9 +7,6 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.recipe.command import (
         find_recipe,
-        is_first_process,
-        print_text,
-        report,
         shipped_recipes,
         warnings_reported,
     )
@@ -48,11 +45,11 @@ if TYPE_CHECKING:
 __all__ = [
     "DRAWING_GROUPS", "MISSING", "NO_LIMIT", "PLUGIN_GROUPS", "PLUGIN_VARIABLE", "Imported",
     "Moved", "Reader", "RecipeError", "RecipeWarning", "absolute", "at_home", "cut", "dump_recipe",
-    "field_docs", "fields_of", "find_recipe", "got", "installed_plugins", "is_first_process",
-    "is_word", "load_consented", "load_mapping", "load_plugins", "load_recipe", "loading_error",
-    "merged", "named_plugins", "old_names", "option_faults", "override_layers", "print_text",
-    "recipe_json_schema", "reference", "report", "resolve", "set_key", "shipped_recipes", "shown",
-    "takes", "typed_options", "warnings_reported", "without_none",
+    "field_docs", "fields_of", "find_recipe", "got", "installed_plugins", "is_word",
+    "load_consented", "load_mapping", "load_plugins", "load_recipe", "loading_error", "merged",
+    "named_plugins", "old_names", "option_faults", "override_layers", "recipe_json_schema",
+    "reference", "resolve", "set_key", "shipped_recipes", "shown", "takes", "typed_options",
+    "warnings_reported", "without_none",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

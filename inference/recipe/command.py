@@ -1,7 +1,6 @@
-"""Helpers of the commands: find a recipe, print messages and warnings."""
+"""Helpers of the commands: find a recipe, print warnings."""
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,21 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.recipe.layers import RecipeWarning
-from inference.runtime import DrawWarning, clone, output
-
-
-def report(program: str, message: object) -> None:
-    """Print every line of the message to standard error, prefixed with the program's name."""
-    for line in str(message).rstrip("\n").split("\n"):
-        output(f"{program}: {line}", is_error=True)
-
-
-def print_text(text: str) -> None:
-    """Print a text; exit quietly if the reader closes the pipe (`| head`)."""
-    try:
-        output(text)
-    except BrokenPipeError:  # else Python reports it again on exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+from inference.runtime import DrawWarning, clone, report
 
 
 def shipped_recipes() -> Path:
@@ -38,11 +23,6 @@ def find_recipe(path: str) -> str:
     shipped = shipped_recipes() / path.removeprefix("configs/")
     own, ours = (os.path.isfile(one) for one in (path, shipped))  # noqa: PTH113 (names may be long)
     return str(shipped) if ours and not own else path
-
-
-def is_first_process() -> bool:
-    """Return whether this is the process (of those accelerate or torchrun started) that prints."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

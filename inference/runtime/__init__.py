@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from inference.runtime.command import run_command, status_of
+    from inference.runtime.command import is_first_process, report, run_command, status_of
     from inference.runtime.console import open_console
     from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError", "Interrupted",
     "Processes", "Progress", "StopSignals", "Stopped", "check_readable", "choose_device", "clone",
-    "describe_version", "describe_worker_fault", "free_descriptors", "git", "is_system_fault",
-    "keys_named", "limner_version", "memory_explained", "naming", "number", "open_console",
-    "output", "printable", "progress_bar", "quiet_libraries", "register", "require", "run_command",
-    "status_of", "without_passwords",
+    "describe_version", "describe_worker_fault", "free_descriptors", "git", "is_first_process",
+    "is_system_fault", "keys_named", "limner_version", "memory_explained", "naming", "number",
+    "open_console", "output", "printable", "progress_bar", "quiet_libraries", "register", "report",
+    "require", "run_command", "status_of", "without_passwords",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

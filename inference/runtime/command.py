@@ -52,11 +52,11 @@ def run_command(
             status = status_of(program, lambda: work(given))
         except KeyboardInterrupt as stop:
             number = stop.number if isinstance(stop, Stopped) else int(signal.SIGINT)
-            say_once(program, f"{Stopped(number)}; what was saved before is complete")
+            report_once(program, f"{Stopped(number)}; what was saved before is complete")
             return STOPPED + number
         if prints_result and status == DONE and (lost := lost_output()) is not None:
             lost.filename = "standard output"
-            say(program, describe_os_error(lost))
+            report(program, describe_os_error(lost))
             return FAILED
         return status
 
@@ -66,13 +66,13 @@ def status_of(program: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except InputError as error:
-        say(program, error)
+        report(program, error)
         return WRONG_INPUT
     except Exception as error:
         message = describe_failure(error)
         if message is None:
             raise
-        say(program, message)
+        report(program, message)
         return FAILED if is_of_the_system(error) else WRONG_INPUT
 
 
@@ -98,16 +98,21 @@ def describe_failure(error: BaseException) -> str | None:
     return None
 
 
-def say(program: str, message: object) -> None:
+def report(program: str, message: object) -> None:
     """Print every line of a message to standard error, prefixed with the program's name."""
-    for line in str(message).splitlines():
+    for line in str(message).rstrip("\n").split("\n"):
         output(f"{program}: {line}", is_error=True)
 
 
-def say_once(program: str, message: object) -> None:
+def is_first_process() -> bool:
+    """Return whether this is the process (of those accelerate or torchrun started) that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def report_once(program: str, message: object) -> None:
     """Print a message that every process of a job has, in the first one of them."""
-    if os.environ.get("RANK", "0") == "0":
-        say(program, message)
+    if is_first_process():
+        report(program, message)
 
 
 @contextmanager
@@ -148,7 +153,7 @@ def is_importing(frame: FrameType | None) -> bool:
 
 def leave(program: str, number: int) -> NoReturn:
     """End the process at once, with one line and the status of a stop signal."""
-    say_once(program, Stopped(number))
+    report_once(program, Stopped(number))
     flush: Any
     for flush in (sys.stdout.flush, sys.stderr.flush):
         flush()

@@ -47,6 +47,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scripts.kill_sweep import PRELOADED
+
 SECONDS_TO_LIVE = 200
 SECONDS_ALONE = 30
 """For processes to find out that another one is gone, and to end."""
@@ -57,26 +59,7 @@ def prepare(base: str) -> None:
     from inference.runtime.warnings import quiet_libraries
 
     quiet_libraries()
-    for name in (
-        "diffusers.models.autoencoders.autoencoder_kl_cogvideox",
-        "diffusers.models.transformers.cogvideox_transformer_3d",
-        "diffusers.schedulers.scheduling_ddim_cogvideox",
-        "diffusers.schedulers.scheduling_dpm_cogvideox",
-        "inference.images.command",
-        "inference.clips.command",
-        "omegaconf.vendor.antlr4.LL1Analyzer",
-        "rich.progress",
-        "torch.utils.serialization.config",
-        "torch.utils.tensorboard.writer",
-        "train.objectives.autoencoder",
-        "train.objectives.lora",
-        "train.objectives.whole_parts",
-        "train.trainer",
-        "transformers.models.clip.modeling_clip",
-        "transformers.models.clip.tokenization_clip",
-        "transformers.models.t5.modeling_t5",
-        "transformers.optimization",
-    ):
+    for name in PRELOADED:
         importlib.import_module(name)
     from PIL import Image
 

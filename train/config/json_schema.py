@@ -30,11 +30,10 @@ def command(arguments: list[str]) -> int:
         got = " ".join(arguments)
         output(f"schema: expected one of train, draw; got {got}", is_error=True)
         return 2
-    from inference.recipe import print_text
 
     if status := with_plugins("schema", named):
         return status
-    print_text(schema_text(arguments[0]).rstrip("\n"))
+    output(schema_text(arguments[0]).rstrip("\n"))
     return 0
 
 
@@ -50,8 +49,8 @@ def with_plugins(program: str, options: Sequence[str]) -> int:
     Returns:
         The exit status: 0 done, 2 one is not found.
     """
-    from inference.recipe import load_consented, report, warnings_reported
-    from inference.runtime import InputError
+    from inference.recipe import load_consented, warnings_reported
+    from inference.runtime import InputError, report
     from train.config.schema import MOVED
 
     try:

@@ -9,8 +9,7 @@ import pytest
 from rich.progress import BarColumn, Progress
 from rich.table import Table
 
-from inference.recipe import report
-from inference.runtime import open_console, output, printable
+from inference.runtime import open_console, output, printable, report
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted(path for name in ("train", "inference") for path in ROOT.glob(f"{name}/**/*.py"))
