@@ -28,9 +28,9 @@ OLD = (
 
 def test_old_objective_trains(make_recipe: Callable[..., TrainRecipe], outside: Path) -> None:
     (outside / "my_objective.py").write_text(OLD)
-    with pytest.warns(RecipeWarning) as told:
+    with pytest.warns(RecipeWarning) as reported:
         recipe = make_recipe("plugins=[my_objective]", "objective={type: biases}")
-    assert [str(one.message) for one in told] == [
+    assert [str(one.message) for one in reported] == [
         "a plug-in imports Denoising from train.denoising, which has moved: from "
         "train.objectives.loading import OldDenoising"
     ]

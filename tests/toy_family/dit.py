@@ -42,7 +42,7 @@ class Block(nn.Module):
         self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
-        """Tokens (b, n, width), told of time and prompt (b, width)."""
+        """Return tokens (b, n, width), conditioned on time and prompt (b, width)."""
         shares = self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = shares
         tokens = tokens + gate * self.attn(normed(tokens) * (1 + scale) + shift)

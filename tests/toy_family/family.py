@@ -146,7 +146,7 @@ class ToyFlow(ImageModel):
         noisy_latents: Tensor,
         timesteps: Tensor,
         conditions: Conditions,
-        told: Tensor | None = None,
+        reported: Tensor | None = None,
         /,
     ) -> Tensor:
         return self.toy_dit(noisy_latents, timesteps, conditions.states)

@@ -81,10 +81,10 @@ def test_help_of_a_command_is_its_own_with_an_example(
     except SystemExit as end:  # argparse
         status = end.code
     assert status == 0
-    told = capsys.readouterr()
-    assert cli.COMMANDS[name].example in told.out
-    assert "usage: " in told.out
-    assert told.err == ""
+    reported = capsys.readouterr()
+    assert cli.COMMANDS[name].example in reported.out
+    assert "usage: " in reported.out
+    assert reported.err == ""
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_version_comes_from_one_place(capsys: pytest.CaptureFixture[str]) -> Non
     assert train.__version__ == inference.__version__ == PROJECT["version"]
     assert describe_environment()["limner"] == PROJECT["version"]
     assert cli.main(["--version"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"limner {PROJECT['version']} (")
-    assert str(ROOT) in told
+    reported = capsys.readouterr().out
+    assert reported.startswith(f"limner {PROJECT['version']} (")
+    assert str(ROOT) in reported
     with pytest.raises(AttributeError):
         _ = train.nothing  # type: ignore[attr-defined]
 

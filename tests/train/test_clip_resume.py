@@ -123,9 +123,9 @@ def test_killed_run_goes_on(
     name, function, call, after = STOPS[place]
     stop = stop_at(function, call, "KILL", after)
     done = check_killed_run_goes_on(clip_commands, straight(name), stop, tmp_path)
-    told = [line.split(": ")[0] for line in done.err.splitlines() if line.startswith("stage ")]
+    reported = [line.split(": ")[0] for line in done.err.splitlines() if line.startswith("stage ")]
     if name == "stages":
-        assert told == ["stage pictures", "stage clips"][place != "in the first stage" :]
+        assert reported == ["stage pictures", "stage clips"][place != "in the first stage" :]
 
 
 @pytest.mark.parametrize(

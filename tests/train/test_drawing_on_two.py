@@ -47,7 +47,7 @@ def test_random_seeds_are_those_of_one_process(commands: Any, recipe: Path, tmp_
 
 
 def test_an_error_in_one_ends_both(commands: Any, recipe: Path, tmp_path: Path) -> None:
-    """What one finds out while it draws, the first one tells."""
+    """The first process reports what any of them finds while drawing."""
     Image.new("RGB", (16, 16)).save(tmp_path / "init.png")
     options = [
         f"images.dog.img2img.init_image={tmp_path}/init.png",

@@ -62,9 +62,9 @@ def test_a_process_that_is_alone_ends_and_says_so(
     gone, other = done[rank], done[1 - rank]
     assert (gone.status, other.status) == (status, 1), other.err
     assert message in gone.err
-    told = [line for line in other.err.splitlines() if line.startswith("train: ")]
-    assert len(told) == 1 and "another process of this run has ended" in told[0], other.err
-    assert told[0].endswith("resume=true continues from the newest checkpoint")
+    reported = [line for line in other.err.splitlines() if line.startswith("train: ")]
+    assert len(reported) == 1 and "another process of this run has ended" in reported[0], other.err
+    assert reported[0].endswith("resume=true continues from the newest checkpoint")
     assert "Traceback" not in other.err
     succeed(commands.train_on_two(*arguments))
     check_the_same(tmp_path / "run", straight)

@@ -255,8 +255,8 @@ def test_a_second_signal_ends_the_run_at_once(
     names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert names == ["step-000001"]
     if signal_name == "INT":
-        told = "train: stopped at once; resume=true continues from the newest checkpoint"
-        assert done.err.splitlines()[-1] == told
+        reported = "train: stopped at once; resume=true continues from the newest checkpoint"
+        assert done.err.splitlines()[-1] == reported
 
 
 @pytest.mark.parametrize(("ignored", "status"), [((), 129), ((signal.SIGHUP,), 143)])

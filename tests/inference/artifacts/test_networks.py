@@ -91,7 +91,7 @@ def same(*drawings):
     return all(np.array_equal(first, other) for other in others)
 
 
-def told(drawing):
+def infotext_of(drawing):
     return parse_infotext(drawing.infotext).parameters
 
 
@@ -104,10 +104,10 @@ def test_lora_by_its_name_and_by_the_one_in_the_file(draw_one, folder):
     hash_ = artifact_hash(folder / "ink.safetensors", "lora")
     assert hash_
     hash_ = hash_[:12]
-    assert told(by_stem)["Lora hashes"] == f"ink: {hash_}"
-    assert told(by_alias)["Lora hashes"] == f"pen: {hash_}"
+    assert infotext_of(by_stem)["Lora hashes"] == f"ink: {hash_}"
+    assert infotext_of(by_alias)["Lora hashes"] == f"pen: {hash_}"
     assert parse_infotext(by_stem.infotext).prompt == "a cat<lora:ink:0.5>"
-    assert "Lora hashes" not in told(plain)
+    assert "Lora hashes" not in infotext_of(plain)
 
 
 def test_strengths_of_the_parts(draw_one):
@@ -123,8 +123,8 @@ def test_strengths_of_the_parts(draw_one):
 
 
 def test_lora_of_the_text_encoder_alone_is_told(draw_one):
-    assert told(draw_one("a cat<lora:te-only:1:0>"))["Lora hashes"].startswith("te-only: ")
-    assert "Lora hashes" not in told(draw_one("a cat<lora:ink:0:0>"))
+    assert infotext_of(draw_one("a cat<lora:te-only:1:0>"))["Lora hashes"].startswith("te-only: ")
+    assert "Lora hashes" not in infotext_of(draw_one("a cat<lora:ink:0:0>"))
 
 
 def test_dyn_takes_the_first_ranks(draw_one, tiny_base, folder):
@@ -154,13 +154,13 @@ def test_embeddings_by_the_names_of_their_files(draw_one, folder):
     assert hash_
     hash_ = hash_[:12]
     for drawing in (called, negative, capitals):
-        assert told(drawing)["TI hashes"] == f"style: {hash_}"
+        assert infotext_of(drawing)["TI hashes"] == f"style: {hash_}"
     (folder / "style.safetensors").rename(folder / "other.safetensors")
     without = NetworkLibrary(draw_one.library.base, [folder])
     requests = expand(without.base, [dataclasses.replace(CAT, prompt="a cat, style")])
     letters = Drawer(without.base, requests, without, [[0]])([0])[0][1]
     assert not same(called, letters)
-    assert "TI hashes" not in told(letters)
+    assert "TI hashes" not in infotext_of(letters)
     assert not same(negative, draw_one("a cat, of", negative_prompt="x"))
 
 
@@ -277,9 +277,9 @@ def test_tag_equals_the_artifact_attached(draw_one, tiny_base, folder, tag, file
 def test_second_pass_calls_its_own(draw_one):
     hires = HiresConfig(prompt="a cat<lora:te-only:1>", negative_prompt="style", steps=2)
     own = draw_one("a cat<lora:unet-only:1>", hires=hires)
-    first, second = told(own)["Lora hashes"].split(", ")
+    first, second = infotext_of(own)["Lora hashes"].split(", ")
     assert first.startswith("unet-only: ") and second.startswith("te-only: ")
-    assert told(own)["TI hashes"].startswith("style: ")
+    assert infotext_of(own)["TI hashes"].startswith("style: ")
     shared = draw_one("a cat<lora:unet-only:1>", hires=dataclasses.replace(hires, prompt=None))
     assert not same(own, shared)
     plain = dataclasses.replace(hires, prompt="a cat")
@@ -292,8 +292,8 @@ def test_attached_artifact_is_in_the_second_passes_prompt_too(draw_one, tiny_bas
     hires = HiresConfig(prompt="a dog", steps=2)
     attached = draw_one("a cat", [UsedArtifact("lora", "ink", 0.5, "0" * 12)], hires=hires)
     artifact.detach()
-    assert told(attached)["Hires prompt"] == "a dog <lora:ink:0.5>"
-    called = dataclasses.replace(hires, prompt=told(attached)["Hires prompt"])
+    assert infotext_of(attached)["Hires prompt"] == "a dog <lora:ink:0.5>"
+    called = dataclasses.replace(hires, prompt=infotext_of(attached)["Hires prompt"])
     assert same(attached, draw_one("a cat <lora:ink:0.5>", hires=called))
 
 
@@ -312,4 +312,4 @@ def test_batches_of_other_networks_are_apart(tiny_base, folder):
         difference = np.asarray(alone.image, int) - np.asarray(drawing.image, int)
         assert abs(difference).max() <= 1
         assert alone.infotext == drawing.infotext
-    assert "TI hashes" not in told(together[1])
+    assert "TI hashes" not in infotext_of(together[1])

@@ -173,10 +173,10 @@ def test_check_draws_nothing(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(recipe), "--check", "clips.cube.video=nowhere.mp4"]) == 0
-    told = capsys.readouterr().out
-    assert "clip ball: a red ball\n  seed 4 and 1 more, 2 steps" in told
-    assert "video: nowhere.mp4 (not there)" in told
-    assert "clips: 3, each as mp4, gif, webp" in told
+    reported = capsys.readouterr().out
+    assert "clip ball: a red ball\n  seed 4 and 1 more, 2 steps" in reported
+    assert "video: nowhere.mp4 (not there)" in reported
+    assert "clips: 3, each as mp4, gif, webp" in reported
     assert not (tmp_path / "out").exists()
 
 
@@ -190,7 +190,7 @@ def test_clips_inherit_the_settings(recipe: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "reported"),
     [
         ("settings.cfg_scale=0.5", "settings.cfg_scale: must be 1 (no guidance) or more"),
         ("settings.cfg_scales=[1, 2, 3]", "settings.cfg_scales: 3 numbers for 2 steps"),
@@ -204,10 +204,12 @@ def test_clips_inherit_the_settings(recipe: Path) -> None:
         ("settings.dynamic_cfg=off", "settings.dynamic_cfg: Invalid value 'off', expected one of"),
     ],
 )
-def test_faults_are_told_before_anything_is_loaded(recipe: Path, override: str, told: str) -> None:
+def test_faults_are_told_before_anything_is_loaded(
+    recipe: Path, override: str, reported: str
+) -> None:
     with pytest.raises(RecipeError) as refused:
         load_recipe(str(recipe), draw_schema, [override])
-    assert told in str(refused.value)
+    assert reported in str(refused.value)
 
 
 @pytest.mark.parametrize("sampler", ["Heun", "DPM fast"])

@@ -72,12 +72,12 @@ def test_a_cache_is_gone_where_drawing_fails(tiny_video_model: VideoModel) -> No
 
 
 def test_calibration_draws_the_plain_clip_and_tells_ratios(tiny_video_model: VideoModel) -> None:
-    base, told = tiny_video_model, list[str]()
-    cache = StepCache("mag_cache", CacheConfig(calibrate=True), told.append)
+    base, reported = tiny_video_model, list[str]()
+    cache = StepCache("mag_cache", CacheConfig(calibrate=True), reported.append)
     request = request_of(base, seed=7)
     frames = draw_clip(base, request, ClipSources(), Way(cache=cache))
     assert np.array_equal(frames, draw_clip(base, request, ClipSources(), Way()))
-    words, _, numbers = told[0].partition(": ")
+    words, _, numbers = reported[0].partition(": ")
     ratios = [float(number) for number in numbers.strip("[]").split(",")]
     assert words == "mag_ratios of seed 7"
     assert len(ratios) == 8

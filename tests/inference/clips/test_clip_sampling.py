@@ -108,12 +108,12 @@ def test_the_last_frame_is_told_too(video_model: Made) -> None:
     request = request_of(base, image=__file__, end_image=__file__)
     sources = ClipSources(image=first, end_image=last)
     generator = torch.Generator().manual_seed(0)
-    told = sampling.first_frame(base, request, sources, 4, generator)
-    assert told.shape == (1, 4, 4, 4, 4)
-    assert [bool(frame.any()) for frame in told[0]] == [True, False, False, True]
+    reported = sampling.first_frame(base, request, sources, 4, generator)
+    assert reported.shape == (1, 4, 4, 4, 4)
+    assert [bool(frame.any()) for frame in reported[0]] == [True, False, False, True]
     generator.manual_seed(0)
     scaled = sampling.first_frame(base, request, sources, 4, generator, "scaled")
-    assert torch.allclose(scaled, told * 0.7**2)
+    assert torch.allclose(scaled, reported * 0.7**2)
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("5b", 9), ("1.5", 8)])
@@ -199,7 +199,7 @@ def test_long_clips_by_windows(tiny_video_model: VideoModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "given", "told"),
+    ("asked", "given", "reported"),
     [
         ({"frames": 13}, (16, 32, 32), "frames: 16 instead of 13"),
         ({"frames": 12}, (9, 32, 32), "frames: 9 instead of 12"),
@@ -207,16 +207,16 @@ def test_long_clips_by_windows(tiny_video_model: VideoModel) -> None:
     ],
 )
 def test_sizes_are_rounded_and_told(
-    tiny_video_model: VideoModel, asked: dict[str, int], given: tuple[int, int, int], told: str
+    tiny_video_model: VideoModel, asked: dict[str, int], given: tuple[int, int, int], reported: str
 ) -> None:
-    with pytest.warns(DrawWarning, match=told):
+    with pytest.warns(DrawWarning, match=reported):
         request = request_of(tiny_video_model, **asked)
     assert (request.frames, request.width, request.height) == given
     assert (request.fps, request.sampler) == (8, "ddim")
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "told"),
+    ("kind", "settings", "reported"),
     [
         ("5b", {"image": __file__}, "image: tiny-5b draws from text alone"),
         ("5b_i2v", {}, "image: tiny-5b_i2v draws from a picture"),
@@ -226,8 +226,8 @@ def test_sizes_are_rounded_and_told(
         ("5b", {"sampler": "dpm", "eta": 1.0}, "eta: is of ddim"),
     ],
 )
-def test_refusals(video_model: Made, kind: str, settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_refusals(video_model: Made, kind: str, settings: dict[str, Any], reported: str) -> None:
+    with pytest.raises(InputError, match=reported):
         request_of(video_model(kind), **settings)
 
 
@@ -272,8 +272,8 @@ def test_samplers_of_pictures_draw_clips(tiny_video_model: VideoModel, sampler: 
     other = draw_clip(base, request_of(base, sampler=sampler, seed=6), ClipSources(), Way())
     assert not np.array_equal(other, drawings[0].frames)
     type_ = {"Euler a": "Automatic", "DPM++ 2M": "Karras", "DPM++ SDE": "Karras"}.get(sampler)
-    told = f"Sampler: {sampler}, Schedule type: {type_ or 'Automatic'}, CFG scale: 6, "
-    assert told in drawings[0].infotext
+    reported = f"Sampler: {sampler}, Schedule type: {type_ or 'Automatic'}, CFG scale: 6, "
+    assert reported in drawings[0].infotext
     assert "Eta" not in drawings[0].infotext
 
 

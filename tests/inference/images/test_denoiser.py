@@ -96,10 +96,10 @@ def test_prompts_change_at_their_evaluations():
     denoiser = Denoiser(base, [[Part(1.0, edited)], [Part(1.0, turns)]])
     for expected in ((1, 1), (1, 1), (1, 5), (5, 1), (5, 5), (5, 5)):
         close(denoiser(X, SIGMA), *expected)
-    told = [call.conditions for call in base.calls]
-    assert told[0] is told[1]  # put together once, while nothing changes
-    assert told[4] is told[5]
-    assert told[1] is not told[2]
+    given = [call.conditions for call in base.calls]
+    assert given[0] is given[1]  # put together once, while nothing changes
+    assert given[4] is given[5]
+    assert given[1] is not given[2]
 
 
 def test_other_lengths_go_through_the_model_apart():

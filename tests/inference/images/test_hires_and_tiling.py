@@ -257,8 +257,8 @@ def test_random_seeds_differ_and_are_told(tiny_base):
 def test_variations(tiny_base):
     one = dataclasses.replace(CAT, variation_seed=5, variation_strength=0.4, count=2)
     drawings = draw(tiny_base, [one])
-    told = [parse_infotext(drawing.infotext).parameters for drawing in drawings]
-    assert [(each["Seed"], each["Variation seed"]) for each in told] == [("1", "5"), ("1", "6")]
+    reported = [parse_infotext(drawing.infotext).parameters for drawing in drawings]
+    assert [(each["Seed"], each["Variation seed"]) for each in reported] == [("1", "5"), ("1", "6")]
     assert not np.array_equal(pixels(drawings[0]), pixels(drawings[1]))
     whole = dataclasses.replace(CAT, variation_seed=5, variation_strength=1.0)
     other = dataclasses.replace(CAT, seed=5)
@@ -294,11 +294,11 @@ def init(tmp_path):
 
 
 def test_inpainting_checkpoints(nine_channels, init, monkeypatch):
-    told = []
+    reported = []
     predict = nine_channels.predict
 
     def watched(noisy, *rest):
-        told.append(noisy[0, 4:])
+        reported.append(noisy[0, 4:])
         return predict(noisy, *rest)
 
     monkeypatch.setattr(nine_channels, "predict", watched)
@@ -306,14 +306,14 @@ def test_inpainting_checkpoints(nine_channels, init, monkeypatch):
         grey, _ = nine_channels.encode_images(torch.zeros(1, 3, 24, 16))
     alone = [CAT, dataclasses.replace(CAT, seed=2), hires()]
     assert [one.image.size for one in draw(nine_channels, alone, 8)] == [(16, 24)] * 2 + [(32, 48)]
-    assert bool((told[0][:1] == 1).all())
-    torch.testing.assert_close(told[0][1:], grey[0])
-    assert told[-1].shape == (5, 12, 8)
-    assert bool((told[-1][:1] == 1).all())
-    told.clear()
+    assert bool((reported[0][:1] == 1).all())
+    torch.testing.assert_close(reported[0][1:], grey[0])
+    assert reported[-1].shape == (5, 12, 8)
+    assert bool((reported[-1][:1] == 1).all())
+    reported.clear()
     drawing = draw_one(nine_channels, dataclasses.replace(CAT, img2img=init))
     expected = torch.tensor([1.0, 1, 1, 0, 0, 0])[:, None].expand(6, 4)
-    assert torch.equal(told[0][0], expected)
+    assert torch.equal(reported[0][0], expected)
     kept = np.asarray(Image.open(init.init_image), dtype=int)[12:]
     assert np.array_equal(pixels(drawing)[12:], kept)
     assert parse_infotext(drawing.infotext).parameters["Conditional mask weight"] == "1"

@@ -45,7 +45,7 @@ def settings(line, **options):
     [
         ("Version: v1.10.1", {}),
         ("Sampler: DPM++ 2M Karras", {"sampler": "DPM++ 2M", "schedule_type": "Karras"}),
-        ("Sampler: DPM++ 2M, Version: v1.8.0",  # Schedule type: Automatic was not told then
+        ("Sampler: DPM++ 2M, Version: v1.8.0",  # Schedule type: Automatic was not written then
          {"sampler": "DPM++ 2M", "schedule_type": "Uniform"}),
         ("Sampler: DPM++ 2M, Version: v1.9.0", {"sampler": "DPM++ 2M"}),
         ("Size: 16×24", {"width": 16, "height": 24}),
@@ -107,7 +107,7 @@ def test_what_cannot_be_followed_is_noted(line, note):
     import re
 
     _, notes = settings(line)
-    assert len([told for told in notes if re.search(note, told)]) == 1, notes
+    assert len([reported for reported in notes if re.search(note, reported)]) == 1, notes
 
 
 def test_face_restoration_at_hand():

@@ -107,20 +107,22 @@ def test_the_unet_is_told_what_diffusers_tells_it(
     tiny_sdxl: BaseModel, pipe: Any, negative: str
 ) -> None:
     """In 24 x 40 pixels; without a negative prompt diffusers takes zeros too."""
-    told: list[dict[str, Any]] = []
-    pipe.unet.register_forward_pre_hook(lambda _, __, named: told.append(named), with_kwargs=True)
+    reported: list[dict[str, Any]] = []
+    pipe.unet.register_forward_pre_hook(
+        lambda _, __, named: reported.append(named), with_kwargs=True
+    )
     pipe(
         "a red cat", negative_prompt=negative or None, height=24, width=40,
         num_inference_steps=1, guidance_scale=5.0, output_type="latent",
     )  # fmt: skip
     tiny_sdxl.unet.register_forward_pre_hook(
-        lambda _, inputs, named: told.append({**named, "latents": inputs[0]}), with_kwargs=True
+        lambda _, inputs, named: reported.append({**named, "latents": inputs[0]}), with_kwargs=True
     )
     request = ImageConfig(
         prompt="a red cat", negative_prompt=negative, steps=1, cfg_scale=5.0, width=40, height=24
     )
     [drawing] = draw(tiny_sdxl, [request])
-    theirs, ours = told
+    theirs, ours = reported
     assert drawing.image.size == (40, 24)
     assert ours["latents"].shape == (2, 4, 6, 10)
     order = [1, 0]  # diffusers puts the negative prompt first

@@ -291,12 +291,12 @@ def test_lcm_has_fifty_levels():
 
 
 def test_automatic_is_what_a1111_tells():
-    told = {name: resolve_schedule(name, "Automatic") for name in SAMPLERS}
+    reported = {name: resolve_schedule(name, "Automatic") for name in SAMPLERS}
     karras = {"DPM++ 2M", "DPM++ SDE", "DPM++ 2S a", "DPM2", "DPM2 a", "Restart"}
     exponential = {"DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"}
-    assert {name for name in told if told[name] == "Karras"} == karras
-    assert {name for name in told if told[name] == "Exponential"} == exponential
-    assert {told[name] for name in told.keys() - karras - exponential} == {"Automatic"}
+    assert {name for name in reported if reported[name] == "Karras"} == karras
+    assert {name for name in reported if reported[name] == "Exponential"} == exponential
+    assert {reported[name] for name in reported.keys() - karras - exponential} == {"Automatic"}
     assert resolve_schedule("DPM++ 2M", "Uniform") == "Uniform"
     uniform = SCHEDULES["Uniform"](LEVELS, 5, PLAIN)
     assert sampling_sigmas(LEVELS, "Euler", "Automatic", 5) == uniform

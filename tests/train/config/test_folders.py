@@ -55,8 +55,10 @@ def test_folders_within_the_data_are_refused(key: str, other: str, tmp_path: Pat
     places["FAR"] = tmp_path / "far"
     (tmp_path / "link").symlink_to(tmp_path / "data")
     for inner in ("data", "data/runs", "link/a/b"):
-        told = rf"^recipe: {other}: '.*{inner}' lies within {key} '.*data', which is searched too"
-        with pytest.raises(RecipeError, match=told):
+        reported = (
+            rf"^recipe: {other}: '.*{inner}' lies within {key} '.*data', which is searched too"
+        )
+        with pytest.raises(RecipeError, match=reported):
             load(DATA[key], OTHERS[other], {**places, "INNER": tmp_path / inner})
     for inner in ("data2", "data/.runs", "runs"):
         load(DATA[key], OTHERS[other], {**places, "INNER": tmp_path / inner})

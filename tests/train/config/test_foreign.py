@@ -15,7 +15,7 @@ from train.config.schema import recipe_class, train_schema
 KEYS = {key for kind in OBJECTIVE_CONFIGS.values() for key in all_keys(recipe_class(kind))}
 
 
-def told(path: Path, *overrides: str) -> str:
+def reported(path: Path, *overrides: str) -> str:
     with pytest.raises(RecipeError) as error:
         load_recipe(path, train_schema, overrides)
     return str(error.value)
@@ -34,7 +34,7 @@ def test_options_of_other_trainers_are_named(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: x\nobjective: {type: lora, network_dim: 8}\ndata: {path: .}\n")
     overrides = ("lr=1", "data.flip_aug=true", "nonsense_of_nobody=1", "lora_rank=8")
-    lines = told(recipe, *overrides).splitlines()
+    lines = reported(recipe, *overrides).splitlines()
     for line in (
         "Key 'network_dim' not in 'LoraConfig'; kohya's network_dim is objective.rank here",
         "Key 'lr' not in 'TrainRecipe'; ai-toolkit's lr is optimizer.learning_rate here",
@@ -110,4 +110,4 @@ def test_every_config_has_a_case() -> None:
 def test_several_folders_are_subsets(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("name: x\nobjective: {type: lora}\ndata: {path: [a, b]}\n")
-    assert "data.path: is one folder; several are data.subsets" in told(recipe)
+    assert "data.path: is one folder; several are data.subsets" in reported(recipe)

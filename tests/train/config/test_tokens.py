@@ -45,11 +45,11 @@ def recipe(objective: dict[str, Any]) -> object:
 @pytest.mark.parametrize("token", ["[v]", "(sks)", "AND", "BREAK", "a:1"])
 def test_tokens_that_prompts_cannot_spell_are_refused(token: str) -> None:
     own = {"type": "textual_inversion", "token": token}
-    told = r"token: .* cannot be written in a prompt, where .*; take a word such as my-style"
-    with pytest.raises(RecipeError, match=told):
+    reported = r"token: .* cannot be written in a prompt, where .*; take a word such as my-style"
+    with pytest.raises(RecipeError, match=reported):
         recipe(own)
     members = {"a": {"objective": own}, "b": {"objective": {"type": "lora"}}}
-    with pytest.raises(RecipeError, match=rf"members\.a\.objective\.{told}"):
+    with pytest.raises(RecipeError, match=rf"members\.a\.objective\.{reported}"):
         recipe({"type": "combined", "members": members})
 
 
@@ -64,11 +64,11 @@ def test_captions_are_noted_once(tmp_path: Path) -> None:
     for number, text in enumerate(["saber (fate)", "a (dog)", "plain", "10:30 in rain"]):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(text)
-    told = (
+    reported = (
         r"^data\.captions: captions of 2 of 4 pictures are learned as they are written, while in "
         r"prompts \( and \) set weights; there write \\ before such signs: 'saber \(fate\)'$"
     )
-    with pytest.warns(RecipeWarning, match=told):
+    with pytest.warns(RecipeWarning, match=reported):
         find_pictures(DataConfig(path=str(tmp_path)), True)
     (tmp_path / "0.txt").write_text("a {red|blue} cat ||| b")
     (tmp_path / "1.txt").write_text("b")

@@ -106,8 +106,8 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a.psd").write_bytes(b"8BPS")
-    told = r"no pictures in .*\.png, .*\.jpg.* found 1 other files; left out: 1 \.psd$"
-    with pytest.raises(DataError, match=told):
+    reported = r"no pictures in .*\.png, .*\.jpg.* found 1 other files; left out: 1 \.psd$"
+    with pytest.raises(DataError, match=reported):
         find_pictures(config(tmp_path), captioned=True)
 
 

@@ -97,14 +97,14 @@ def examples(path: Path | str, workers: int = 0) -> list[tuple[bytes, str]]:
     own = config(path, workers)
     made = Examples(find_pictures(own, captioned=True), own, 8, seed=3)
     batches = MicroBatches(2, 1, 0, 1, 0, 6)
-    told: list[tuple[bytes, str]] = []
+    reported: list[tuple[bytes, str]] = []
     for batch in build_loader(made, batches):
         assert isinstance(batch, dict)
-        told += [
+        reported += [
             (pixels.numpy().tobytes(), prompt)
             for pixels, prompt in zip(batch["pixels"], batch["prompts"], strict=True)
         ]
-    return told
+    return reported
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +186,8 @@ def test_samples_of_webdataset(tmp_path: Path) -> None:
         ("03.cls.pyd", b"cos\nsystem\n"),
     ]
     path = in_tar(tmp_path / "x.tar", members)
-    told = r"x.tar: left out: 1 \*.pyd, 1 pictures of a second ending"
-    with pytest.warns(RecipeWarning, match=told):
+    reported = r"x.tar: left out: 1 \*.pyd, 1 pictures of a second ending"
+    with pytest.warns(RecipeWarning, match=reported):
         assert [(one.path.name, one.captions) for one in found(path)] == [
             ("01.jpg", ("by json",)),
             ("02.png", ("by txt",)),
@@ -422,8 +422,8 @@ def test_columns_are_chosen_by_their_names_or_by_the_recipe(tmp_path: Path) -> N
         {"mask": picture(4), "image": picture(3), "text": None, "long": "m", "url": "http"},
     ]
     path = in_parquet(tmp_path / "x.parquet", rows)
-    told = "images are taken from column 'image' and captions from 'text', not from mask, long"
-    with pytest.warns(RecipeWarning, match=told):
+    reported = "images are taken from column 'image' and captions from 'text', not from mask, long"
+    with pytest.warns(RecipeWarning, match=reported):
         own = found(path, fallback="none")
     assert [one.captions for one in own] == [("t",), ("none",)]
     assert [read_bytes(one.path) for one in own] == [picture(1), picture(3)]
@@ -500,9 +500,9 @@ def test_splits(tmp_path: Path) -> None:
 def test_settings_of_tables_without_any_are_told(tmp_path: Path) -> None:
     in_folder(tmp_path, PAIR)
     own = DataConfig(path=str(tmp_path), split="train", columns=ColumnsConfig(image="x"))
-    with pytest.warns(RecipeWarning) as told:
+    with pytest.warns(RecipeWarning) as reported:
         find_pictures(own, captioned=False)
-    said = [str(one.message) for one in told]
+    said = [str(one.message) for one in reported]
     assert [one.split(" on ")[0] for one in said] == [
         "data.columns.image has no effect",
         "data.split has no effect",

@@ -317,9 +317,11 @@ def test_numbered_folders_become_subsets(tmp_path: Path) -> None:
         f"name: x\nobjective: {{type: lora}}\ndata: {{kohya_folders: {tmp_path}/train, "
         f"kohya_reg_folders: {tmp_path}/reg}}\n"
     )
-    with pytest.warns(RecipeWarning, match="has no effect: not named REPEATS_class tokens") as told:
+    with pytest.warns(
+        RecipeWarning, match="has no effect: not named REPEATS_class tokens"
+    ) as reported:
         recipe = load_recipe(recipe_file, train_schema)
-    assert len(told) == 2  # log, 0_old
+    assert len(reported) == 2  # log, 0_old
     found = {
         name: (one.repeats, one.captions.fallback, one.is_reg)
         for name, one in recipe.data.named_subsets.items()
@@ -362,9 +364,9 @@ def test_plan_of_a_dataset_config(tmp_path: Path, capsys: pytest.CaptureFixture[
     plan = plan_run(load(tmp_path, toml, max_train_steps=25))
     (stage,) = plan.stages
     assert (stage.epoch_length, stage.examples, stage.epochs) == (40, 100, 2.5)
-    told = {one["name"]: one for one in plan.as_dict()["subsets"]}
+    reported = {one["name"]: one for one in plan.as_dict()["subsets"]}
     assert {name: (one["pictures"], one["repeats"], one["examples"], one["share"])
-            for name, one in told.items()} == {
+            for name, one in reported.items()} == {
         "a": (3, 10, 30, 0.75),
         "b": (5, 2, 10, 0.25),
         "r": (4, 1, 4, 1.0),

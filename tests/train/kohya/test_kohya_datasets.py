@@ -47,7 +47,7 @@ def loaded(tmp_path: Path, toml: str, *overrides: str, **recipe: Any) -> tuple[A
 
 
 def test_the_documented_example(tmp_path: Path) -> None:
-    recipe, told = loaded(tmp_path, DOCUMENTED)
+    recipe, reported = loaded(tmp_path, DOCUMENTED)
     subsets = recipe.data.named_subsets
     assert list(subsets) == ["hoge", "fuga", "reg", "piyo_md"]
     assert [one.path for one in subsets.values()] == [
@@ -64,7 +64,7 @@ def test_the_documented_example(tmp_path: Path) -> None:
     assert all(one.captions.extensions == [".txt"] for one in subsets.values())
     assert all(one.buckets is None and one.repeats == 1 for one in subsets.values())
     assert (recipe.data.resolution, recipe.train_batch_size) == (512, 4)
-    assert told == [
+    assert reported == [
         "datasets 2: batch_size: 2 has no effect: every micro-batch of a run has train_batch_size "
         "examples, so that all steps count the same; taken is 4 of datasets 1, unless the recipe "
         "sets another",
@@ -114,9 +114,9 @@ SIZES: dict[tuple[str, ...], list[Any]] = {
 def test_sizes_of_several_datasets(heads: tuple[str, ...], tmp_path: Path) -> None:
     base = tmp_path / "base.yaml"
     base.write_text("data: {resolution: 256}\n")
-    recipe, told = loaded(tmp_path, datasets(*heads), base="base.yaml")
+    recipe, reported = loaded(tmp_path, datasets(*heads), base="base.yaml")
     assert sizes_of(recipe.data) == SIZES[heads]
-    assert told == []
+    assert reported == []
 
 
 def test_the_recipe_has_the_last_word_on_sizes(tmp_path: Path) -> None:
@@ -127,9 +127,11 @@ def test_the_recipe_has_the_last_word_on_sizes(tmp_path: Path) -> None:
 
 def test_what_a_run_has_once_is_the_first_that_is_said(tmp_path: Path) -> None:
     toml = datasets("validation_split = 0.25", "batch_size = 3", "validation_split = 0.1")
-    recipe, told = loaded(tmp_path, toml)
+    recipe, reported = loaded(tmp_path, toml)
     assert recipe.train_batch_size == 3 and recipe.validation.split == 0.25
-    assert [line.partition(": ever")[0].partition(": validation.split is")[0] for line in told] == [
+    assert [
+        line.partition(": ever")[0].partition(": validation.split is")[0] for line in reported
+    ] == [
         "datasets 1: batch_size: is not said",
         "datasets 3: batch_size: is not said",
         "datasets 2: validation_split: is not said",

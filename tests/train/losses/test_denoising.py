@@ -231,8 +231,10 @@ def test_weights_that_are_no_numbers_are_refused(weighting: Any) -> None:
     """With zero terminal SNR and epsilon the last timestep's weight is 0 / 0, or 1 / 0."""
     alphas = torch.cat([ALPHAS[:-1], torch.zeros(1)])
     last = len(alphas) - 1
-    told = rf"loss\.weighting: {weighting} divides by .*at timestep {last} .*max_timestep={last} l"
-    with pytest.raises(InputError, match=told):
+    reported = (
+        rf"loss\.weighting: {weighting} divides by .*at timestep {last} .*max_timestep={last} l"
+    )
+    with pytest.raises(InputError, match=reported):
         check_weights(LossConfig(weighting=weighting), discrete_vp(alphas, "epsilon"))
     check_weights(LossConfig(weighting=weighting), discrete_vp(alphas, "v_prediction"))
     check_weights(LossConfig(weighting=weighting), discrete_vp(ALPHAS, "epsilon"))

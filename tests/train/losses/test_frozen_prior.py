@@ -76,10 +76,10 @@ def differences(objective: Objective, base: BaseModel, examples: Any) -> Tensor:
     denoising = replace(objective.denoising, prior=None)
     timesteps = denoising.timesteps(examples)
     noisy, _ = denoising.noised(examples, timesteps)
-    told = examples["prompts"]
+    reported = examples["prompts"]
     with torch.no_grad():
-        ours = denoising.base.predict(noisy, timesteps, denoising.base.encode_prompts(told))
-        theirs = base.predict(noisy, timesteps, base.encode_prompts(told))
+        ours = denoising.base.predict(noisy, timesteps, denoising.base.encode_prompts(reported))
+        theirs = base.predict(noisy, timesteps, base.encode_prompts(reported))
     return (ours - theirs).square().flatten(1).mean(1)
 
 
@@ -138,7 +138,7 @@ def test_examples_of_the_subject_and_gradients_are_what_they_are_without(
 def test_a_stopped_text_encoder_does_not_tell_the_base_model(
     recipe: MakeRecipe, tiny_base: BaseModel
 ) -> None:
-    """DreamBooth encodes prompts itself then: what was learned is not told to the copy."""
+    """DreamBooth encodes prompts itself then: the copy gets nothing that was learned."""
     objective = load_objective(recipe(*OBJECTIVES["dreambooth"]), torch.device("cpu"))
     change(objective)
     stopped = batch(-1, -2, step=3)
@@ -163,7 +163,7 @@ def test_refused(recipe: MakeRecipe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reported"),
     [
         (["loss.prior_copy=true"], "loss.prior_copy: has no effect but with"),
         (["objective={type: textual_inversion, token: sks}"], "do not contain the new token"),
@@ -171,7 +171,7 @@ def test_refused(recipe: MakeRecipe) -> None:
     ],
 )
 def test_settings_without_effect_are_told(
-    recipe: MakeRecipe, overrides: list[str], told: str
+    recipe: MakeRecipe, overrides: list[str], reported: str
 ) -> None:
-    with pytest.warns(RecipeWarning, match=told):
+    with pytest.warns(RecipeWarning, match=reported):
         recipe(*overrides)

@@ -323,7 +323,7 @@ def test_an_empty_mask_is_told_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "reported"),
     [
         (["data.masks={suffix: ''}"], "data.masks.suffix: must not be empty"),
         (["data.masks={suffix: _m.png}"], "data.masks.suffix: stands before the file's ending"),
@@ -332,14 +332,16 @@ def test_an_empty_mask_is_told_by_name(tmp_path: Path) -> None:
         (["data.masks={}", "objective={type: autoencoder}"], "data.masks: weigh the error of"),
     ],
 )
-def test_refused(make_recipe: Callable[..., TrainRecipe], overrides: list[str], told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_refused(
+    make_recipe: Callable[..., TrainRecipe], overrides: list[str], reported: str
+) -> None:
+    with pytest.raises(RecipeError, match=reported):
         make_recipe(*overrides)
 
 
 def test_settings_without_effect_are_told(make_recipe: Callable[..., TrainRecipe]) -> None:
-    with pytest.warns(RecipeWarning) as told:
+    with pytest.warns(RecipeWarning) as reported:
         make_recipe("data.masks={source: alpha, path: masks, formula: a1111, normalize: true}")
-    lines = "\n".join(str(one.message) for one in told)
+    lines = "\n".join(str(one.message) for one in reported)
     assert "data.masks.path: has no effect with source: alpha" in lines
     assert "data.masks.normalize: has no effect with formula: a1111" in lines

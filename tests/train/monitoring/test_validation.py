@@ -220,10 +220,10 @@ def test_no_process_waits_for_one_that_fails(
     trainer: Callable[..., Trainer], others: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = trainer("data.cache=off")
-    told: list[float] = []
+    reported: list[float] = []
 
     def reduce(value: torch.Tensor, kind: str) -> torch.Tensor:
-        told.append(float(value[-1]))
+        reported.append(float(value[-1]))
         return value + 1
 
     monkeypatch.setattr(made.accelerator, "reduce", reduce)
@@ -232,7 +232,7 @@ def test_no_process_waits_for_one_that_fails(
     next(others.glob("*.png")).write_bytes(b"broken")
     with pytest.raises(DataError, match=r"other.*png"):
         made.validation.measure(0)
-    assert told == [0, 1]
+    assert reported == [0, 1]
 
 
 # Runs
@@ -281,7 +281,7 @@ def test_on_two_processes(commands: Commands, others: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("validation", "told"),
+    ("validation", "reported"),
     [
         ("{}", "validation.split: or path must be given"),
         ("{split: 0.1, path: x}", "validation.split: or path must be given"),
@@ -290,8 +290,8 @@ def test_on_two_processes(commands: Commands, others: Path, tmp_path: Path) -> N
         ("{split: 0.1, timesteps: [3, 3]}", "validation.timesteps: must be different"),
     ],
 )
-def test_refused(make_recipe: MakeRecipe, validation: str, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_refused(make_recipe: MakeRecipe, validation: str, reported: str) -> None:
+    with pytest.raises(RecipeError, match=reported):
         make_recipe(f"validation={validation}")
 
 

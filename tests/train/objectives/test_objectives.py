@@ -334,11 +334,11 @@ def test_a_hypernetwork_that_begins_far_from_nothing_is_told(
     options: str, warned: bool, make_recipe: MakeRecipe
 ) -> None:
     recipe = make_recipe("objective={type: hypernetwork, " + options + "}")
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as reported:
         warnings.simplefilter("always", RecipeWarning)
         load_objective(recipe, torch.device("cpu"))
-    assert [w.category for w in told] == [RecipeWarning] * warned
-    assert not warned or "add_layer_norm: true" in str(told[0].message)
+    assert [w.category for w in reported] == [RecipeWarning] * warned
+    assert not warned or "add_layer_norm: true" in str(reported[0].message)
 
 
 @pytest.mark.parametrize("ema", ["null", "{decay: 0.5}"])

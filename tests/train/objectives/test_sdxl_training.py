@@ -186,13 +186,14 @@ def test_the_unet_is_told_the_sizes_of_each_example(
         (tmp_path / f"{number}.txt").write_text("a")
     more = ["train_batch_size=3", "max_train_steps=2", f"output_dir={tmp_path}/.runs"]
     made = recipe(f"data.path={tmp_path}", *more, *options)
-    trainer, told = Trainer(made), []
+    trainer, reported = Trainer(made), []
     trainer.base.denoiser.register_forward_pre_hook(
-        lambda _, __, named: told.append(named["added_cond_kwargs"]["time_ids"]), with_kwargs=True
+        lambda _, __, named: reported.append(named["added_cond_kwargs"]["time_ids"]),
+        with_kwargs=True,
     )
     trainer.train()
-    assert len(told) == 2
-    for epoch, seen in enumerate(told):
+    assert len(reported) == 2
+    for epoch, seen in enumerate(reported):
         order = [trainer.examples.stream[position] for position in range(3 * epoch, 3 * epoch + 3)]
         expected: list[Tensor] = [trainer.examples.crop(index, e).sizes for e, index in order]
         assert seen.dtype == torch.float32

@@ -35,10 +35,10 @@ class OneOfTwo:
 
 
 def guard(non_finite: Any = "skip", limit: int = 2, accelerator: Any = None) -> tuple[Guard, list]:
-    told: list[str] = []
+    reported: list[str] = []
     alone: Any = SimpleNamespace(num_processes=1, scaler=None)
     config = GuardConfig(non_finite=non_finite, max_skips_in_a_row=limit)
-    return Guard(config, accelerator or alone, told.append), told
+    return Guard(config, accelerator or alone, reported.append), reported
 
 
 def watch(one: Guard, **losses: float) -> None:
@@ -47,10 +47,10 @@ def watch(one: Guard, **losses: float) -> None:
 
 
 def test_finite_steps_are_allowed() -> None:
-    one, told = guard("stop")
+    one, reported = guard("stop")
     watch(one, a=1.0, b=2.0)
     assert one.allows(FINE, 1)
-    assert set(one.counts.values()) == {0} and told == []
+    assert set(one.counts.values()) == {0} and reported == []
 
 
 def test_losses_name_their_pictures_of_all_micro_batches() -> None:
@@ -72,12 +72,12 @@ def test_gradients_name_all_pictures_of_the_step(norm: float) -> None:
 
 
 def test_skipped_steps_are_told_and_counted_and_end_in_a_row() -> None:
-    one, told = guard(limit=2)
+    one, reported = guard(limit=2)
     for step, loss in enumerate((NAN, NAN, 1.0, NAN, NAN), 1):
         watch(one, **{f"p{step}": loss})
         assert one.allows(FINE, step) == (loss == 1.0)
     assert (one.counts["skipped"], one.counts["skipped_in_a_row"]) == (4, 2)
-    assert told[1] == "warning: skipped, 2 so far: loss is not finite at step 2: p2 (nan)"
+    assert reported[1] == "warning: skipped, 2 so far: loss is not finite at step 2: p2 (nan)"
     watch(one, p6=NAN)
     before = dict(one.counts)
     with pytest.raises(NonFiniteError, match=r"More than 2 steps in a row .*max_skips_in_a_row"):
@@ -86,22 +86,22 @@ def test_skipped_steps_are_told_and_counted_and_end_in_a_row() -> None:
 
 
 def test_all_processes_decide_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here all is well; another process says otherwise, and its pictures are told."""
+    """The loss is finite here; another process reports its own, with its pictures."""
     monkeypatch.setattr("train.optimization.guards.of_all", lambda _, own: [*own, "theirs (nan)"])
-    one, told = guard(accelerator=OneOfTwo())
+    one, reported = guard(accelerator=OneOfTwo())
     watch(one, a=1.0)
     assert not one.allows(FINE, 1)
-    assert told == ["warning: skipped, 1 so far: loss is not finite at step 1: theirs (nan)"]
+    assert reported == ["warning: skipped, 1 so far: loss is not finite at step 1: theirs (nan)"]
 
 
 def test_what_a_loss_scaler_skips_is_counted_apart() -> None:
     accelerator: Any = SimpleNamespace(num_processes=1, scaler=object())
-    one, told = guard("stop", accelerator=accelerator)
+    one, reported = guard("stop", accelerator=accelerator)
     for norm in (INF, NAN, 1.0):
         watch(one, a=1.0)
         assert one.allows(torch.tensor(norm), 1)
     assert (one.counts["scaler_skipped"], one.counts["scaler_row"]) == (2, 0)
-    assert one.counts["skipped"] == 0 and told == []
+    assert one.counts["skipped"] == 0 and reported == []
     with pytest.raises(NonFiniteError, match=r"overflow at any scale .*=bf16"):
         for _ in range(60):
             one.allows(torch.tensor(INF), 2)
@@ -132,8 +132,8 @@ def test_a_skipped_step_leaves_weights_and_moments(
     )
     accelerator = build_accelerator(recipe)
     objective = load_objective(recipe, accelerator.device)
-    told: list[str] = []
-    optimization = Optimization(recipe, objective, accelerator, told.append)
+    reported: list[str] = []
+    optimization = Optimization(recipe, objective, accelerator, reported.append)
     parameters, ema = optimization.parameters, optimization.ema
     before = [one.detach().clone() for one in parameters]
 
@@ -143,7 +143,9 @@ def test_a_skipped_step_leaves_weights_and_moments(
         optimization.step(number)
 
     take_step(1, NAN)
-    assert len(told) == 1 and told[0].startswith("warning: skipped, 1 so far: gradients are not")
+    assert len(reported) == 1 and reported[0].startswith(
+        "warning: skipped, 1 so far: gradients are not"
+    )
     assert all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
     assert not optimization.optimizer.state and all(one.grad is None for one in parameters)
     assert optimization.rates == {"unet": pytest.approx(0.1)}

@@ -145,12 +145,12 @@ def test_what_is_trained_is_what_was_planned(objective, make_recipe):
     assert plan.memory.gradients == 4 * sum(trained.values())
     for name, part in made.base.parts.items():
         own = [p for path, p in part.named_parameters() if ".lora_" not in path]
-        told = plan.memory.parts[name]
-        assert (told.parameters, told.bytes) == (
+        reported = plan.memory.parts[name]
+        assert (reported.parameters, reported.bytes) == (
             sum(p.numel() for p in own),
             sum(p.nbytes for p in own),
         )
-        assert DTYPES[told.format] in {p.dtype for p in own}
+        assert DTYPES[reported.format] in {p.dtype for p in own}
     beside = sum(p.nbytes for p in made.parameters()) if "type: lora" in objective else None
     assert plan.memory.trained == beside or beside is None
     assert plan.memory.activations > 0 and plan.memory.peak > plan.memory.weights
@@ -164,9 +164,9 @@ def test_the_command(recipe_file, tmp_path, capsys):
     for words in ("8 of 8, 8 different prompts", "8 in 1.00 epochs", "16x16", "peak of a step"):
         assert words in shown
     assert main([*common, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["steps"], told["examples"], told["epochs"]) == (4, 8, 1.0)
-    assert told["memory"]["previews"] == 0 and told["class_pictures"] is None
+    reported = json.loads(capsys.readouterr().out)
+    assert (reported["steps"], reported["examples"], reported["epochs"]) == (4, 8, 1.0)
+    assert reported["memory"]["previews"] == 0 and reported["class_pictures"] is None
     assert not list(tmp_path.iterdir())  # nothing is written
 
     for override, message in (

@@ -58,11 +58,11 @@ def trained(recipe: TrainRecipe) -> tuple[Trainer, dict[str, Met]]:
 
 def check(plan: Plan, trainer: Trainer, met: dict[str, Met]) -> None:
     """Counts of the run against the plan's, as JSON has them."""
-    told = json.loads(json.dumps(plan.as_dict()))
-    assert told["steps"] == trainer.step_number
-    assert told["micro_batches"] == sum(len(stage.batches) for stage in met.values())
-    assert told["examples"] == sum(len(stage.own) for stage in met.values())
-    for stage in told["stages"]:
+    reported = json.loads(json.dumps(plan.as_dict()))
+    assert reported["steps"] == trainer.step_number
+    assert reported["micro_batches"] == sum(len(stage.batches) for stage in met.values())
+    assert reported["examples"] == sum(len(stage.own) for stage in met.values())
+    for stage in reported["stages"]:
         seen = met[stage["name"]]
         used, own = seen.examples, seen.own
         assert used is not None
@@ -83,8 +83,8 @@ def check(plan: Plan, trainer: Trainer, met: dict[str, Met]) -> None:
             shapes = Counter("x".join(map(str, sides(trainer, seen, index))) for index in indices)
             assert stage["buckets"] == dict(shapes)
             assert stage["repeated"] == 0
-            check_balance(told, used, indices)
-    check_captions(told, trainer, met)
+            check_balance(reported, used, indices)
+    check_captions(reported, trainer, met)
 
 
 def sides(trainer: Trainer, met: Met, index: int) -> tuple[int, int]:
@@ -97,18 +97,18 @@ def sides(trainer: Trainer, met: Met, index: int) -> tuple[int, int]:
     raise AssertionError(index)
 
 
-def check_balance(told: dict[str, Any], used: Examples, indices: Counter[int]) -> None:
+def check_balance(reported: dict[str, Any], used: Examples, indices: Counter[int]) -> None:
     counted = Counter[str]()
     for index, times in indices.items():
         counted[used.pictures[index].subset] += times
-    balance = told["checks"]["captions"]["balance"]
+    balance = reported["checks"]["captions"]["balance"]
     planned = {name: n for name, n in balance.items() if "(regularisation)" not in name}
     assert planned == (dict(counted) if planned else {})
 
 
-def check_captions(told: dict[str, Any], trainer: Trainer, met: dict[str, Met]) -> None:
+def check_captions(reported: dict[str, Any], trainer: Trainer, met: dict[str, Met]) -> None:
     pictures = trainer.data.sources.pictures
-    captions, lint = told["captions"], told["checks"]["captions"]
+    captions, lint = reported["captions"], reported["checks"]["captions"]
     assert captions["pictures"] == len(pictures)
     assert lint["told_by"] == trainer.data.facts["captions_from"]
     assert captions["with_caption"] == sum(bool(one.captions) for one in pictures)
@@ -117,15 +117,15 @@ def check_captions(told: dict[str, Any], trainer: Trainer, met: dict[str, Met]) 
     prompts = {
         text for stage in met.values() for batch in stage.batches for text in batch["prompts"]
     }
-    if told["cache"]["kind"] == "auto":
-        assert told["cache"]["prompts"] == len(states.known)
+    if reported["cache"]["kind"] == "auto":
+        assert reported["cache"]["prompts"] == len(states.known)
         if states.known:
             assert prompts <= states.known.keys()
     used = [stage.examples for stage in met.values()]
     if trainer.recipe.validation is not None:
         used.append(trainer.validation.examples)
     kept = sum(len(one.latents) for one in used if one is not None and one.latents is not None)
-    assert told["cache"]["latents"] == kept
+    assert reported["cache"]["latents"] == kept
 
 
 def test_folder_with_wildcards_and_epochs_without_captions(make_recipe: Make) -> None:

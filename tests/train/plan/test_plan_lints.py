@@ -169,11 +169,11 @@ def test_concepts(make_recipe: Make, tmp_path: Path, tiny_base: BaseModel) -> No
     found = lint_captions(recipe, sources, build_examples(recipe, sources, tiny_base), tiny_base)
     assert found.balance == {"dog": 4, "cat": 1}
     assert [(one.concept, one.having, one.captions) for one in found.triggers] == [("dog", 4, 4)]
-    told = dict(caption_rows(found))
-    assert told["examples of an epoch"] == (
+    reported = dict(caption_rows(found))
+    assert reported["examples of an epoch"] == (
         "dog 4 (80%), cat 1 (20%); 4 times as many of one as of another"
     )
-    assert told["instance_token of dog"] == "'sks' in 4 of 4 captions"
+    assert reported["instance_token of dog"] == "'sks' in 4 of 4 captions"
 
 
 # Pictures
@@ -236,8 +236,8 @@ def test_duplicates_of_files(
     assert [names(group) for group in found.near] == [["a", "smaller"]]
     assert (found.plain, found.is_complete) == (1, True)
     assert plan_run(recipe).picture_lint.duplicates is None
-    told = dict(picture_rows(thorough))
-    assert told["same bytes"] == "2 pictures in 1 groups: pictures/a.png = pictures/copy.png"
+    reported = dict(picture_rows(thorough))
+    assert reported["same bytes"] == "2 pictures in 1 groups: pictures/a.png = pictures/copy.png"
     paths = sorted(folder.glob("*.*g"))
     looked: list[int] = []
     known = picture_facts(paths, Known.SIZE | Known.LIKENESS, lambda: looked.append(1))

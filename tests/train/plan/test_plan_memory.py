@@ -141,7 +141,7 @@ def before(made: MemoryPlan, base: VideoModel, procedure: str) -> int:
 
 
 def test_published_figures(capsys):
-    told = []
+    reported = []
     for name, published, model, rank, shape, changes, procedure in CASES:
         if name.startswith("factory"):
             changes = {**changes, "optimizer": OptimizerConfig(type="adamw8bit")}
@@ -149,11 +149,11 @@ def test_published_figures(capsys):
         made, base = plan(model, objective, shape, **changes)
         step, start = made.training, before(made, base, procedure)
         off = max(step, start) / GIB / published - 1
-        told.append((name, published, start / GIB, step / GIB, off))
-        assert abs(off) <= 0.15, told[-1]
+        reported.append((name, published, start / GIB, step / GIB, off))
+        assert abs(off) <= 0.15, reported[-1]
     with capsys.disabled():
         print(f"\n{'GiB':32}{'published':>10}{'before':>10}{'step':>10}{'off':>10}")
-        for name, *numbers, off in told:
+        for name, *numbers, off in reported:
             print(f"{name:32}" + "".join(f"{one:10.1f}" for one in numbers) + f"{off:10.1%}")
 
 

@@ -137,9 +137,9 @@ def test_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(
     if not expected:  # without a manifest it looks like the former format
         cut(run.checkpoint(2) / "optimizer.pt")
         expected = r"optimizer\.pt: cannot be read \(File is not a zip file"
-    told: list[str] = []
-    assert run.saved.newest_sound(told.append) == run.checkpoint(1)
-    (line,) = told
+    reported: list[str] = []
+    assert run.saved.newest_sound(reported.append) == run.checkpoint(1)
+    (line,) = reported
     assert line.startswith(f"damaged checkpoint {run.checkpoint(2)}: ")
     assert line.endswith("moved to damaged-step-000002")
     assert re.search(expected, line), line

@@ -1,4 +1,4 @@
-"""What a run keeps of its data, and how a change of them is told."""
+"""The record of a run's data, and the report of changes."""
 
 import os
 from dataclasses import replace
@@ -91,8 +91,8 @@ def test_another_order_is_a_change(pictures: list[Picture]) -> None:
 def test_frames_and_masks(pictures: list[Picture]) -> None:
     old = rows(pictures)[0]._replace(size=[["0.png", 5], ["1.png", 6]], mask=["m.png", 3])
     found = changes([old], [old._replace(size=[["0.png", 5]], mask=None)])
-    told = "2 frames of 11 bytes -> 1 frames of 5 bytes"
-    assert found.changed == [f"{old.path} ({told})", f"{old.path} (its mask)"]
+    reported = "2 frames of 11 bytes -> 1 frames of 5 bytes"
+    assert found.changed == [f"{old.path} ({reported})", f"{old.path} (its mask)"]
 
 
 def test_digests_are_kept_where_the_caches_have_them(pictures: list[Picture]) -> None:
@@ -112,8 +112,8 @@ def test_resumed_run_with_other_data_is_refused_in_detail(
     now = rows([replace(pictures[0], captions=("a dog",)), *pictures[1:]])
     with pytest.raises(RunDirectoryError) as error:
         run.open("name: run\n", FACTS | {"dataset_fingerprint": "bb"}, resume=True, rows=now)
-    told = f"1 other captions: {tmp_path}/a.png: 'a cat, a' -> 'a dog'"
-    assert told in str(error.value).splitlines()[1]
+    reported = f"1 other captions: {tmp_path}/a.png: 'a cat, a' -> 'a dog'"
+    assert reported in str(error.value).splitlines()[1]
     os.utime(tmp_path / "b.png", ns=(0, 5))
     run.open("name: run\n", FACTS, resume=True, rows=rows(pictures))
     assert run.touched == [f"{tmp_path}/b.png"]

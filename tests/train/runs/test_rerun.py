@@ -26,8 +26,8 @@ def test_tensors_that_differ(tmp_path: Path) -> None:
     second = {"a": torch.tensor([0.0, 3.0, 4.0]), "b": torch.ones(3), "c": same, "e": same.clone()}
     save_file(second, tmp_path / "2.safetensors")
     found = different_tensors(tmp_path / "1.safetensors", tmp_path / "2.safetensors")
-    told = {one.name: (one.what, one.largest, one.norm, one.relative) for one in found}
-    assert told == {
+    reported = {one.name: (one.what, one.largest, one.norm, one.relative) for one in found}
+    assert reported == {
         "a": ("", 4.0, 5.0, None),
         "b": ("shapes [2], [3]", None, None, None),
         "d": ("only in the first", None, None, None),
@@ -42,7 +42,7 @@ def test_run_is_repeated_and_compared(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Equal bytes, and one warning; then a tensor is spoilt, and both commands tell which."""
+    """Equal bytes and one warning; then a tensor is changed, and both commands name it."""
     data = tmp_path / "data"
     shutil.copytree(pictures, data)
     shutil.copyfile(data / "0-red.png", data / ".hidden.png")
@@ -59,10 +59,16 @@ def test_run_is_repeated_and_compared(
     assert rerun.main([str(run), "--name", "again"]) == 2  # is there already
     capsys.readouterr()
     assert diff.main([str(run), str(again), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["files"] == told["recipe"] == told["only_first"] == told["only_second"] == []
-    assert not told["data"]["differ"] and told["losses"] == []
-    assert "artifacts/step-000002.safetensors" in told["equal"]
+    reported = json.loads(capsys.readouterr().out)
+    assert (
+        reported["files"]
+        == reported["recipe"]
+        == reported["only_first"]
+        == reported["only_second"]
+        == []
+    )
+    assert not reported["data"]["differ"] and reported["losses"] == []
+    assert "artifacts/step-000002.safetensors" in reported["equal"]
 
     file = again / "artifacts" / "step-000002.safetensors"
     tensors = load_file(file)

@@ -239,8 +239,8 @@ def test_a_run_of_nothing_begins_and_says_so(
     make_recipe: Callable[..., TrainRecipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Trainer(make_recipe("max_train_steps=1", "name=typo", "resume=true")).train()
-    told = f"nothing is saved in {tmp_path / 'typo'} yet, so the run begins anew"
-    assert told in capsys.readouterr().err
+    reported = f"nothing is saved in {tmp_path / 'typo'} yet, so the run begins anew"
+    assert reported in capsys.readouterr().err
 
 
 def test_an_artifact_that_is_not_what_was_written_is_written_again(

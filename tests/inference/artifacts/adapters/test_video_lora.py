@@ -210,7 +210,7 @@ def read_told(path: Path) -> tuple[Lora, list[str]]:
 def test_files_of_other_tools_load_with_the_right_delta(source, base, tmp_path):
     path = tmp_path / ("lora.pt" if source == "SAT raw" else "lora.safetensors")
     products = foreign_file(source, path)
-    lora, told = read_told(path)
+    lora, reported = read_told(path)
     scale = SOURCES[source][2] / 4
 
     for parameter in base.transformer.parameters():  # so that sums lose nothing
@@ -220,10 +220,10 @@ def test_files_of_other_tools_load_with_the_right_delta(source, base, tmp_path):
     for key, product in products.items():
         assert torch.equal(found[key], product * scale), key
     is_said = SOURCES[source][1] != ""
-    assert len(told) == (0 if is_said else 1)
+    assert len(reported) == (0 if is_said else 1)
     if not is_said:
         taken = "1 is taken, as SAT does" if scale == 0.25 else "its rank, 4, is taken"
-        assert taken in told[0] and "--alpha" in told[0]
+        assert taken in reported[0] and "--alpha" in reported[0]
 
 
 @pytest.mark.parametrize("source", ["SAT raw", "SAT exported", "diffusers without"])
@@ -232,8 +232,8 @@ def test_alpha_is_written_into_a_file_that_does_not_say_it(source, tmp_path, cap
     foreign_file(source, path)
     out = tmp_path / "out.safetensors"
     assert convert([str(path), str(out), "--to", "diffusers", "--alpha", "3"]) == 0
-    lora, told = read_told(out)
-    assert not told
+    lora, reported = read_told(out)
+    assert not reported
     assert {low_rank.alpha for low_rank in lora.layers.values()} == {3.0}
     facts = inspect(out)
     assert (facts["rank"], facts["alpha"], facts["naming"]) == ("4", "3", "diffusers")

@@ -232,7 +232,7 @@ def test_drawing_is_told_in_a1111s_words_and_order(tiny_base, tiny_base_folder):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "eta", "told"),
+    ("sampler", "eta", "reported"),
     [
         ("Euler a", None, {}),
         ("Euler a", 1.0, {}),
@@ -242,10 +242,10 @@ def test_drawing_is_told_in_a1111s_words_and_order(tiny_base, tiny_base_folder):
         ("Euler", 0.5, {}),
     ],
 )
-def test_eta_is_told_where_it_is_not_the_usual_one(tiny_base, sampler, eta, told):
+def test_eta_is_told_where_it_is_not_the_usual_one(tiny_base, sampler, eta, reported):
     request = dataclasses.replace(REQUEST, sampler=sampler, eta=eta)
     parameters = parse_infotext(describe_drawing(request, tiny_base)).parameters
-    assert {key: value for key, value in parameters.items() if key.startswith("Eta")} == told
+    assert {key: value for key, value in parameters.items() if key.startswith("Eta")} == reported
 
 
 def test_loras_at_work_are_told(tiny_base):
@@ -297,7 +297,7 @@ def test_order_is_a1111s(tiny_base):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"ensd": 31337}, {}),  # DPM++ 2M has no fresh noise
         ({"ensd": 31337, "sampler": "Euler a"}, {"ENSD": "31337"}),
@@ -335,14 +335,14 @@ def test_order_is_a1111s(tiny_base):
           "Mask blur": "0"}),
     ],
 )  # fmt: skip
-def test_what_is_unusual_is_told(tiny_base, changes, told):
+def test_what_is_unusual_is_told(tiny_base, changes, reported):
     usual = parse_infotext(describe_drawing(REQUEST, tiny_base)).parameters
     request = dataclasses.replace(REQUEST, **changes)
     found = parse_infotext(describe_drawing(request, tiny_base)).parameters
     known = {*usual} - {"CFG scale", "Sampler", "Schedule type"}
     assert {key: value for key, value in found.items() if key not in usual} | {
         key: found.get(key) for key in known if found.get(key) != usual[key]
-    } == told
+    } == reported
 
 
 def test_extra_parameters_keep_the_place_of_known_ones(tiny_base):

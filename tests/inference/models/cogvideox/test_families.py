@@ -115,8 +115,8 @@ def test_loras_say_what_they_were_made_for(name, resolution):
 def test_a_lora_of_another_family_that_fits_is_told():
     base = bare("cogvideox-1.5-5b")
     lora = Lora.create(bare("cogvideox-5b"), LoraSpec(1, 0.5, 0.0, None, False), seed=0)
-    told = r"lora: was made for cogvideox-5b, and this base model \(.*\) is cogvideox-1.5-5b\."
-    with pytest.warns(DrawWarning, match=told):
+    reported = r"lora: was made for cogvideox-5b, and this base model \(.*\) is cogvideox-1.5-5b\."
+    with pytest.warns(DrawWarning, match=reported):
         lora.attach(base)
     lora.detach()
     with warnings.catch_warnings():

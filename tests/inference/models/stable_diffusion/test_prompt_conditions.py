@@ -168,25 +168,25 @@ def test_emphasis_in_sdxl_is_each_encoders_own(tiny_sdxl):
 def test_plain_prompts_are_what_they_were(base, request):
     base = request.getfixturevalue(base)
     expected = base.encode_prompts(["a cat", "dog", "blue, x"])
-    told = encode_drawing_prompts(base, ["a cat", "dog"], ["blue, x", "blue, x"], SETTINGS)
-    rows = [parts[0].timeline.conditions for parts in told.positives]
-    rows.append(told.negatives[0].conditions)
+    encoded = encode_drawing_prompts(base, ["a cat", "dog"], ["blue, x", "blue, x"], SETTINGS)
+    rows = [parts[0].timeline.conditions for parts in encoded.positives]
+    rows.append(encoded.negatives[0].conditions)
     for number, row in enumerate(rows):
         assert torch.equal(row.states, expected[[number]].states)
         if row.pooled is not None:
             assert torch.equal(row.pooled, expected[[number]].pooled)
-    assert told.negatives[0] is told.negatives[1]
-    assert [len(parts) for parts in told.positives] == [1, 1]
+    assert encoded.negatives[0] is encoded.negatives[1]
+    assert [len(parts) for parts in encoded.positives] == [1, 1]
 
 
 def test_each_text_is_encoded_once(tiny_base):
     seen = []
     tiny_base.text_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     prompts = ["[a|b] AND c", "[a|b] AND c :2", "b"]
-    told = encode_drawing_prompts(tiny_base, prompts, ["c", "c", "AND"], SETTINGS)
+    encoded = encode_drawing_prompts(tiny_base, prompts, ["c", "c", "AND"], SETTINGS)
     assert seen == [5]  # "a", "b", " c", "c", and the word "AND"
-    assert [[part.weight for part in parts] for parts in told.positives] == [[1, 1], [1, 2], [1]]
-    assert told.positives[0][0].timeline is told.positives[1][0].timeline
+    assert [[part.weight for part in parts] for parts in encoded.positives] == [[1, 1], [1, 2], [1]]
+    assert encoded.positives[0][0].timeline is encoded.positives[1][0].timeline
     seen.clear()
     many = [f"[a|{' '.join(str(n))}]" for n in range(100)]
     encode_drawing_prompts(tiny_base, many, [], SETTINGS)
@@ -200,9 +200,9 @@ def test_texts_of_one_timeline_have_equally_many_chunks(tiny_base):
     empty = tiny_base.encode_prompts([""]).states[0]
     torch.testing.assert_close(states[0, 77:], empty)
     torch.testing.assert_close(states[1:], tiny_base.encode_prompts([long]).states)
-    told = encode_drawing_prompts(tiny_base, ["a", long], [], SETTINGS)
-    assert [p[0].timeline.conditions.states.shape[1] for p in told.positives] == [77, 154]
-    assert told.filler is None
+    encoded = encode_drawing_prompts(tiny_base, ["a", long], [], SETTINGS)
+    assert [p[0].timeline.conditions.states.shape[1] for p in encoded.positives] == [77, 154]
+    assert encoded.filler is None
     padded = dataclasses.replace(SETTINGS, pad_conds=True)
     filler = encode_drawing_prompts(tiny_base, ["a", long], [], padded).filler
     assert filler is not None
@@ -210,13 +210,13 @@ def test_texts_of_one_timeline_have_equally_many_chunks(tiny_base):
 
 
 def test_empty_negative_prompts_of_sdxl_are_zeros(tiny_sdxl):
-    told = encode_drawing_prompts(tiny_sdxl, [""] * 3, ["", "[a::0]", "[a::1]"], SETTINGS)
-    sums = [timeline.conditions.states.abs().sum().item() for timeline in told.negatives]
+    encoded = encode_drawing_prompts(tiny_sdxl, [""] * 3, ["", "[a::0]", "[a::1]"], SETTINGS)
+    sums = [timeline.conditions.states.abs().sum().item() for timeline in encoded.negatives]
     assert sums[:2] == [0, 0]
     assert sums[2] > 0
-    pooled = told.negatives[0].conditions.pooled
+    pooled = encoded.negatives[0].conditions.pooled
     assert pooled is not None and pooled.abs().sum() == 0
-    assert told.positives[0][0].timeline.conditions.states.abs().sum() > 0
+    assert encoded.positives[0][0].timeline.conditions.states.abs().sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -264,19 +264,19 @@ def test_prompts_of_every_kind_share_a_batch(tiny_base):
 @pytest.mark.parametrize(("sampler", "seen"), [("Euler", "bbbd"), ("Heun", "bbbbbdd")])
 def test_samplers_of_second_order_count_evaluations(tiny_base, sampler, seen):
     """[b:d:0.5] in 4 steps: 3 of Euler's 4 evaluations; 5 of Heun's 7."""
-    told = []
+    encoded = []
     words = {letter: tiny_base.encode_prompts([letter]).states for letter in "bd"}
 
     def note(_, __, named):
         states = named["encoder_hidden_states"]
-        told.extend(
+        encoded.extend(
             letter for letter, own in words.items() if torch.allclose(states, own, atol=1e-4)
         )
 
     tiny_base.unet.register_forward_pre_hook(note, with_kwargs=True)
     request = dataclasses.replace(CAT, prompt="[b:d:0.5]", sampler=sampler, cfg_scale=1)
     draw(tiny_base, [request])
-    assert "".join(told) == seen
+    assert "".join(encoded) == seen
 
 
 def test_a_prompt_that_cannot_be_read_says_where(tiny_base):

@@ -139,8 +139,8 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_recipes_that_are_refused(fault: tuple[str, str]) -> None:
-    told = list(PictureBucketsConfig(**FAULTS[fault]).faults())
-    assert any(key == fault[0] and fault[1] in text for key, text in told), told
+    reported = list(PictureBucketsConfig(**FAULTS[fault]).faults())
+    assert any(key == fault[0] and fault[1] in text for key, text in reported), reported
 
 
 def test_options_without_effect() -> None:

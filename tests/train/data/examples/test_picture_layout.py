@@ -59,8 +59,8 @@ def test_sizes_of_examples_and_what_sdxl_is_told(tmp_path: Path) -> None:
     made = examples(tmp_path, [(100, 60), (60, 60), (60, 16)], buckets=SMALL)
     assert [made.shape(index) for index in range(3)] == [(24, 40), (32, 32), (16, 56)]
     assert made.content(0)["pixels"].shape == (3, 24, 40)
-    told = [made.content(index)["sizes"].tolist() for index in range(3)]
-    assert told == [[60, 100, 0, 0, 24, 40], [60, 60, 0, 0, 32, 32], [16, 60, 0, 2, 16, 56]]
+    reported = [made.content(index)["sizes"].tolist() for index in range(3)]
+    assert reported == [[60, 100, 0, 0, 24, 40], [60, 60, 0, 0, 32, 32], [16, 60, 0, 2, 16, 56]]
     assert torch.equal(  # nothing is scaled: the columns from 2 on
         made.content(2)["pixels"][0, 0], torch.arange(2, 58) / 127.5 - 1
     )
@@ -93,9 +93,9 @@ def test_own_sizes(tmp_path: Path) -> None:
 
 def test_pictures_that_are_too_small_are_told_together(tmp_path: Path) -> None:
     sizes = [(40, 40), (4, 40), (40, 5)]
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         examples(tmp_path, sizes, resize="own_size")
-    first, *named = str(told.value).splitlines()
+    first, *named = str(reported.value).splitlines()
     assert first == "2 of 3 pictures cannot be used:"
     assert [line.partition(": ")[0][-6:] for line in named] == ["01.png", "02.png"]
 
@@ -224,14 +224,14 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("told", WRONG)
-def test_recipes_that_are_refused(told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reported", WRONG)
+def test_recipes_that_are_refused(reported: str, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    text = f"name: a\nobjective: {{type: lora}}\ndata: {{path: x, {told}}}\n"
+    text = f"name: a\nobjective: {{type: lora}}\ndata: {{path: x, {reported}}}\n"
     recipe.write_text(text, encoding="utf-8")
     with pytest.raises(RecipeError) as error:
         load_recipe(recipe, train_schema)
-    assert WRONG[told] in str(error.value)
+    assert WRONG[reported] in str(error.value)
 
 
 def test_sizes_the_model_cannot_take(tmp_path: Path) -> None:

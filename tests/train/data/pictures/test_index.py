@@ -180,7 +180,7 @@ def test_two_at_once_look_once(tmp_path: Path, opened: list[str]) -> None:
         for _ in range(3)
     ]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # told where one waits for the other
+        warnings.simplefilter("ignore")  # printed where one waits for the other
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -205,7 +205,7 @@ def test_what_is_gone_leaves_the_index(tmp_path: Path) -> None:
 def test_sound_pictures_are_not_opened_again(tmp_path: Path, opened: list[str], policy) -> None:
     paths = folder(tmp_path / "data")
     first, *others = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
-    first.save(paths[0], save_all=True, append_images=others)  # animated: told at each start
+    first.save(paths[0], save_all=True, append_images=others)  # animated: reported at each start
     for digests in (True, False):
         with pytest.warns(RecipeWarning, match="1 of 4 pictures are animated"):
             assert sound_paths(paths, policy, digests) == paths

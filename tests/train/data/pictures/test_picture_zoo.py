@@ -372,10 +372,12 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 def test_named_report(name: str, tmp_path: Path) -> None:
     content, reason = BROKEN[name]
     path = at(tmp_path, name, content)
-    with pytest.raises(DataError, match=f"cannot be read as a picture: .*{reason}.*; mend") as told:
+    with pytest.raises(
+        DataError, match=f"cannot be read as a picture: .*{reason}.*; mend"
+    ) as reported:
         read_picture(path)
-    assert str(told.value).startswith(shown(path) + ":")
-    str(told.value).encode("utf-8")
+    assert str(reported.value).startswith(shown(path) + ":")
+    str(reported.value).encode("utf-8")
     good = at(tmp_path, "good.png", RIGHT["rgb.png"][0])
     with pytest.warns(RecipeWarning, match="left out: 1 of 2 pictures"):
         assert sound_paths([path, good], "skip") == [good]
@@ -441,9 +443,9 @@ def test_too_long_to_be_scaled(tmp_path: Path) -> None:
 def test_all_broken_pictures_are_told_together(tmp_path: Path) -> None:
     good = at(tmp_path, "good.png", RIGHT["rgb.png"][0])
     bad = [at(tmp_path, f"{number:02}.png", b"") for number in range(13)]
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         sound_paths([*bad, good], "refuse")
-    first, *named, more, remedy = str(told.value).splitlines()
+    first, *named, more, remedy = str(reported.value).splitlines()
     assert first == "13 of 14 pictures cannot be used:"
     assert [line.partition(": ")[0] for line in named] == [str(path) for path in bad[:10]]
     assert (more, remedy) == ("… and 3 more", "data.broken_pictures: skip leaves such pictures out")

@@ -288,10 +288,10 @@ IDLE = {
 
 @pytest.mark.parametrize("text", IDLE)
 def test_option_without_effect_is_told(text: str, tmp_path: Path) -> None:
-    with pytest.warns(RecipeWarning) as told:
+    with pytest.warns(RecipeWarning) as reported:
         load(tmp_path, f"objective: {{type: lora}}\n{text}")
     file = tmp_path / "recipe.yaml"
-    assert [str(one.message) for one in told] == [f"{file}: {IDLE[text]}"]
+    assert [str(one.message) for one in reported] == [f"{file}: {IDLE[text]}"]
 
 
 def test_shuffled_tags_leave_the_subject_in_front(make_recipe: MakeRecipe, pictures: Path) -> None:

@@ -154,8 +154,8 @@ def test_formats_of_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "a.heic").write_bytes(b"?")
     (tmp_path / "a.txt").write_text("a cat")
     if names.find_spec("pillow_heif") is None:
-        told = r"^data.path: .heic pictures need pillow-heif.*pip install 'limner\[formats\]'$"
-        with pytest.raises(DataError, match=told):
+        reported = r"^data.path: .heic pictures need pillow-heif.*pip install 'limner\[formats\]'$"
+        with pytest.raises(DataError, match=reported):
             learned(tmp_path)
 
     def register() -> None:
@@ -190,12 +190,12 @@ def test_one_line_names_what_is_left_out(make_recipe: MakeRecipe, tmp_path: Path
     rows = [("b.png", "b"), ("lost.png", "c")]
     lines = (json.dumps({"file_name": name, "text": text}) for name, text in rows)
     (root / "metadata.jsonl").write_text("\n".join(lines))
-    told = (
+    reported = (
         r"^data: left out: 1 \.heic, 1 in hidden folders, 1 mask, 1 row without file "
         r"\(pip install 'limner\[formats\]' reads \.heic and \.jxl\)$"
     )
     for overrides in ([f"data.path={root}"], ["data.path=null", f"data.subsets.x.path={root}"]):
-        with pytest.warns(RecipeWarning, match=told):
+        with pytest.warns(RecipeWarning, match=reported):
             assert len(find_sources(make_recipe(*overrides)).pictures) == 2
 
 
@@ -225,8 +225,10 @@ def test_concepts_and_clips_count_too(tmp_path: Path) -> None:
 def test_an_empty_caption_of_a_concept_is_named(tmp_path: Path) -> None:
     save(tmp_path / "red cat.png", "")
     data = DataConfig(concepts={"x": ConceptConfig(instance_data_dir=str(tmp_path))})
-    told = r"1 of 1 pictures of data.concepts.x have empty caption files: their names are the cap"
-    with pytest.warns(RecipeWarning, match=told):
+    reported = (
+        r"1 of 1 pictures of data.concepts.x have empty caption files: their names are the cap"
+    )
+    with pytest.warns(RecipeWarning, match=reported):
         (concept,) = find_concepts(data)
     assert concept.pictures[0].captions == ("red cat",)
 
@@ -234,8 +236,8 @@ def test_an_empty_caption_of_a_concept_is_named(tmp_path: Path) -> None:
 def test_folders_of_kohya_are_recognized(tmp_path: Path) -> None:
     save(tmp_path / "10_sks dog" / "a.png")
     save(tmp_path / "2_dog" / "a.png")
-    told = r"named as kohya's, REPEATS_class tokens \(10_sks dog, 2_dog\).*data.kohya_folders="
-    with pytest.warns(RecipeWarning, match=told):
+    reported = r"named as kohya's, REPEATS_class tokens \(10_sks dog, 2_dog\).*data.kohya_folders="
+    with pytest.warns(RecipeWarning, match=reported):
         learned(tmp_path)
     save(tmp_path / "2019_summer" / "a.png")
     assert len(learned(tmp_path)[0]) == 3
@@ -341,8 +343,10 @@ def test_empty_caption_files_are_empty_captions(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("\n")
     save(tmp_path / "c.png", None)
     (tmp_path / "c.caption").write_text("has words")
-    told = r"^1 of 3 pictures have empty caption files: they are learned without words .*a\.txt$"
-    with pytest.warns(RecipeWarning, match=told):
+    reported = (
+        r"^1 of 3 pictures have empty caption files: they are learned without words .*a\.txt$"
+    )
+    with pytest.warns(RecipeWarning, match=reported):
         found = find_pictures(DataConfig(path=str(tmp_path)), True)
     assert [one.captions for one in found] == [("",), ("b",), ("has words",)]
     assert [one.told_by for one in found] == [".txt", ".txt", ".caption"]
@@ -435,7 +439,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "shut" / "b.png")
     (tmp_path / "shut").chmod(0)
-    told = f"DataError: {tmp_path}/shut: cannot be listed (Permission denied)"
+    reported = f"DataError: {tmp_path}/shut: cannot be listed (Permission denied)"
     kind = ClassFolder(tmp_path, "x", ConceptConfig(), Counter())
     try:
         kohya = f"InputError: {str(tmp_path / 'shut')!r} cannot be listed: Permission denied"
@@ -449,6 +453,6 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
             lambda: find_clips(DataConfig(path=str(tmp_path), clips=ClipDataConfig()), False),
             lambda: kind.pictures([".txt"]),
         ):
-            assert without_rights(action).startswith(told)
+            assert without_rights(action).startswith(reported)
     finally:
         (tmp_path / "shut").chmod(0o700)

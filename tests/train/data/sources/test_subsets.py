@@ -171,8 +171,8 @@ def test_facts_change_with_every_subset(tmp_path: Path) -> None:
     subsets = {"a": {"path": str(folder)}, "b": {"path": str(fill(tmp_path / "b", 1))}}
 
     def facts(**changes: Any) -> str:
-        told = {name: one | changes.get(name, {}) for name, one in subsets.items()}
-        return find_sources(recipe_of(tmp_path, told)).facts["dataset_fingerprint"]
+        reported = {name: one | changes.get(name, {}) for name, one in subsets.items()}
+        return find_sources(recipe_of(tmp_path, reported)).facts["dataset_fingerprint"]
 
     first = facts()
     assert facts() == first
@@ -233,8 +233,8 @@ def test_subsets_without_pictures_or_captions_are_told_together(tmp_path: Path) 
 
 def metadata(tmp_path: Path, content: Any, **subset: Any) -> Examples:
     (tmp_path / "meta.json").write_text(json.dumps(content))
-    told = {"path": str(tmp_path / "a"), "metadata_file": str(tmp_path / "meta.json"), **subset}
-    return examples_of(recipe_of(tmp_path, {"a": told}))
+    reported = {"path": str(tmp_path / "a"), "metadata_file": str(tmp_path / "meta.json"), **subset}
+    return examples_of(recipe_of(tmp_path, {"a": reported}))
 
 
 def test_metadata_json_names_pictures_and_appends_tags(tmp_path: Path) -> None:

@@ -85,15 +85,15 @@ def made(own: DataConfig) -> Examples:
 
 
 def seen(examples: Examples, steps: int, start: int = 0) -> list[tuple[bytes, str]]:
-    told: list[tuple[bytes, str]] = []
+    reported: list[tuple[bytes, str]] = []
     for batch in build_loader(examples, MicroBatches(2, 1, 0, 1, start, steps)):
         if isinstance(batch, DataError):
             raise batch
-        told += [
+        reported += [
             (pixels.numpy().tobytes(), prompt)
             for pixels, prompt in zip(batch["pixels"], batch["prompts"], strict=True)
         ]
-    return told
+    return reported
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -338,9 +338,9 @@ def test_what_fails_for_a_moment_is_tried_again(
         own(shard, part)
 
     monkeypatch.setattr(remote, "_download", shaky)
-    with pytest.warns(RecipeWarning, match="reset by peer; it is tried again") as told:
+    with pytest.warns(RecipeWarning, match="reset by peer; it is tried again") as reported:
         assert read_bytes(path) == picture(3)
-    assert len(told) == 2
+    assert len(reported) == 2
     take_away(kept(tmp_path / "cache"))
     failures += [1] * 3
     examples = Examples([Picture(path, ())], config("", None), 16, seed=3)
@@ -392,16 +392,16 @@ def test_bounds_and_addresses(tmp_path: Path, fetched: Path) -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What stands for the hub: two commits, of which one is the newest; or no network."""
-    told: dict[str, Any] = {"newest": "a" * 40, "asked": []}
+    reported: dict[str, Any] = {"newest": "a" * 40, "asked": []}
     own = datasets.load_dataset_builder
     for commit in ("a" * 40, "b" * 40):
         tables(tmp_path / f"name@{commit}" / "data")
 
     def builder(name: str, configuration: str | None, revision: str | None) -> Any:
-        told["asked"].append(revision)
-        if told["newest"] is None:
+        reported["asked"].append(revision)
+        if reported["newest"] is None:
             raise ConnectionError("no route to the hub")
-        folder = tmp_path / f"name@{revision or told['newest']}" / "data"
+        folder = tmp_path / f"name@{revision or reported['newest']}" / "data"
         if not folder.is_dir():
             raise FileNotFoundError(f"no revision {revision}")
         found = own(str(folder.parent)).config.data_files  # as the library finds them
@@ -410,7 +410,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         return SimpleNamespace(config=SimpleNamespace(data_files=files))
 
     monkeypatch.setattr(datasets, "load_dataset_builder", builder)
-    return told
+    return reported
 
 
 def test_hub_is_pinned(tmp_path: Path, fetched: Path, hub: dict[str, Any]) -> None:
