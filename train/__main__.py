@@ -101,7 +101,7 @@ def memory_remedy(recipe: TrainRecipe, path: str) -> str:
     return (
         f"train_batch_size is {recipe.train_batch_size}, {size}, gradient_checkpointing "
         f"{checkpointing}: lower the first two (gradient_accumulation_steps make up for a smaller "
-        f"batch){switched}. `limner plan {path}` reckons the memory of a run. What was saved "
+        f"batch){switched}. `limner plan {path}` estimates the memory of a run. What was saved "
         "before is untouched; resume=true continues from the newest checkpoint"
     )
 

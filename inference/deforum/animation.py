@@ -248,7 +248,7 @@ class Animation:
         found = (file and run_of_settings(file, folder)) or latest_run(folder, self.print)
         found = found or next(filter(self.is_of, runs_without_state(folder)), None)
         if found is None:
-            notice(f"resume: no animation of these settings was begun in {folder}; it begins anew")
+            notice(f"resume: no animation of these settings was begun in {folder}; it starts over")
         return found
 
     def is_of(self, run: RunFolder) -> bool:

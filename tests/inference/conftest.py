@@ -22,7 +22,7 @@ def video_model() -> Callable[..., VideoModel]:
 
 @pytest.fixture
 def tiny_video_model() -> VideoModel:
-    """A 5B-like model in memory, made anew for every test."""
+    """A 5B-like model in memory, made again for every test."""
     return make_video_model()
 
 

@@ -121,7 +121,7 @@ def test_four_runs_fill_one_cache_at_once(commands: Any, tmp_path: Path) -> None
     "way", ["moved", "its logs deleted", pytest.param("its lock deleted", marks=pytest.mark.slow)]
 )
 def test_a_folder_that_goes_while_it_is_written_to(way: str, commands: Any, tmp_path: Path) -> None:
-    """One message; nothing is made anew in the old place."""
+    """One message; nothing is made again in the old place."""
     run = tmp_path / "run"
     code = {
         "moved": f"os.rename({str(run)!r}, {str(tmp_path / 'new')!r})",

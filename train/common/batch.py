@@ -41,7 +41,7 @@ class Batch(TypedDict):
     """(b, c, h / f, w / f), for clips (b, f', c, h', w'): mean of the VAE's distribution (or drawn
     once), scaled."""
     latents_std: NotRequired[Tensor]
-    """Standard deviation of the latents, only if they are drawn anew every time."""
+    """Standard deviation of the latents, only if they are drawn again every time."""
     mask: NotRequired[Tensor]
     """Loss weight of each latent position, (b, 1, h / f, w / f); see
     `train.data.examples.masks`."""

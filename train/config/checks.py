@@ -205,7 +205,7 @@ REFUSALS: tuple[Check, ...] = (
     Rule(
         "overwrite",
         lambda r: r.overwrite and r.resume,
-        "cannot go with resume: one starts anew, the other continues",
+        "cannot go with resume: one starts over, the other continues",
         "Is refused with `resume`.",
     ),
     Rules(

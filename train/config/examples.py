@@ -192,7 +192,7 @@ class MaskConfig:
     unmasked_weight: float = 0.0
     """Weight of black: lower weights are raised to it (OneTrainer: unmasked weight)."""
     unmasked_probability: float = 0.0
-    """Fraction of examples that ignore their mask, drawn anew in every epoch (OneTrainer: unmasked
+    """Fraction of examples that ignore their mask, drawn again in every epoch (OneTrainer: unmasked
     probability)."""
     normalize: bool = False
     """Divide by the mean weight, so that the loss of an image does not depend on the area of its

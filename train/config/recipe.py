@@ -219,7 +219,7 @@ class TrainRecipe:
     resume: bool = False
     """Continue from the newest checkpoint in the run's folder."""
     overwrite: bool = False
-    """Start anew if a run of this name exists; the old folder is kept as NAME.1."""
+    """Start over if a run of this name exists; the old folder is kept as NAME.1."""
     plugins: list[str] = field(default_factory=list)
     """Python modules with objectives, optimizers, samplers, … of your own (docs/extending.md);
     loaded only if the command line or LIMNER_PLUGINS names them too."""

@@ -134,8 +134,7 @@ def check_clips_are_given(recipe: TrainRecipe) -> None:
     if not kind.learns_clips:
         known = ", ".join(name for name, one in OBJECTIVE_CONFIGS.items() if one.learns_clips)
         raise InputError(
-            f"objective.type: {kind.type} cannot be trained upon {path!r}, a video model; "
-            f"{known} can"
+            f"objective.type: {kind.type} cannot be trained on {path!r}, a video model; {known} can"
         )
     if recipe.data.clips is None:
         raise InputError(

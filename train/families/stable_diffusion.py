@@ -34,7 +34,7 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         if base.is_inpainting_model and recipe.objective.type != "autoencoder":
             raise InputError(
                 f"base_model.path: {recipe.base_model.path!r} is an inpainting model, which also "
-                "looks at a mask: it is drawn with, and not trained upon. Train upon the plain "
+                "looks at a mask: it is drawn with, and not trained on. Train on the plain "
                 "model; what is learned works with both"
             )
 

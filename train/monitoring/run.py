@@ -97,7 +97,7 @@ class Run:
         found = self.folder.saved.newest_sound(say, self.folder.identity)
         self.folder.refuse_fewer_steps(found, self.recipe.max_train_steps)
         if found is None:
-            say(f"nothing is saved in {self.folder.path} yet, so the run begins anew")
+            say(f"nothing is saved in {self.folder.path} yet, so the run starts from the beginning")
         elif changes := self.folder.environment_changes():
             say(
                 f"warning: the run continues in another environment ({'; '.join(changes)}), so "

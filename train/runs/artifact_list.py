@@ -63,7 +63,7 @@ class ArtifactList:
         if content and identity and own != dict(identity):
             raise RunDirectoryError(
                 f"{self.path} belongs to another run ({own[RUN_ID]}) than its folder "
-                f"({identity[RUN_ID]}): restore this run's artifacts, or overwrite=true starts anew"
+                f"({identity[RUN_ID]}): restore this run's artifacts, or overwrite=true starts over"
             )
 
     def add(self, paths: Iterable[Path], identity: Mapping[str, str]) -> None:

@@ -68,7 +68,7 @@ class Checkpoints:
             raise RunDirectoryError(
                 f"{self.folder.parent} has no intact checkpoint to continue from. "
                 f"{'. '.join(lines)}. "
-                "Restore one of them from a copy; or overwrite=true starts anew and renames this "
+                "Restore one of them from a copy; or overwrite=true starts over and renames this "
                 "run"
             )
         return None

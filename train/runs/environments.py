@@ -40,7 +40,7 @@ def read_environment(path: Path) -> dict[str, Any]:
         why = error.strerror if isinstance(error, OSError) else error
         raise RunDirectoryError(
             f"{path}: damaged or lost ({why}): what the run was trained with is unknown. Restore "
-            "it from a copy; or overwrite=true starts anew and renames this run"
+            "it from a copy; or overwrite=true starts over and renames this run"
         ) from error
     return content
 

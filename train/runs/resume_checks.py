@@ -49,7 +49,7 @@ def stored_recipe(path: Path) -> Any:
         why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise RunDirectoryError(
             f"{path}: damaged or lost ({why}): what the run was trained with is unknown. Restore "
-            "it from a copy; or overwrite=true starts anew and renames this run"
+            "it from a copy; or overwrite=true starts over and renames this run"
         ) from error
     return found
 

@@ -105,7 +105,7 @@ class RunDirectory:
             recipe_yaml: the resolved recipe.
             facts: metadata of the images in environment.json, which must be the same.
             resume: whether to resume the existing run.
-            overwrite: whether to rename an existing run and start anew.
+            overwrite: whether to rename an existing run and start over.
             rows: rows of the images, to report how they differ.
 
         Raises:
@@ -212,7 +212,7 @@ class RunDirectory:
         if not (was_cut and RUN_ID in read_environment(self.environment)):
             raise RunDirectoryError(
                 f"{self.path} lists or has artifacts, but no checkpoint to continue from: restore "
-                f"{self.checkpoints.name}/, or overwrite=true starts anew and renames this run"
+                f"{self.checkpoints.name}/, or overwrite=true starts over and renames this run"
             )
 
     def refuse_fewer_steps(self, checkpoint: Path | None, steps: int) -> None:
@@ -225,7 +225,7 @@ class RunDirectory:
             )
 
     def _put_aside_locked(self, run: str) -> None:
-        """Put the run aside, and lock the folder anew for another run.
+        """Put the run aside, and lock the folder again for another run.
 
         Raises:
             RunDirectoryError: it cannot be renamed, or another process was faster.

@@ -6,7 +6,7 @@ one of another host is alive is unknown, so its lock holds until somebody remove
 
 A dead lock is taken over under a lock of its own, named by the dead one's token: of all processes
 that see the same dead lock, one makes that file, and only the holder of that file replaces the
-lock. Were it deleted and made anew instead, a slower process would delete the new one.
+lock. Were it deleted and made again instead, a slower process would delete the new one.
 """
 
 from __future__ import annotations

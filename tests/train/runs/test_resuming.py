@@ -232,14 +232,14 @@ def test_a_run_cut_in_its_first_saving_begins_anew_and_says_so(
     shutil.rmtree(run / "checkpoints")
     (run / "artifacts.json").unlink()
     resume()
-    assert f"nothing is saved in {run} yet, so the run begins anew" in capsys.readouterr().err
+    assert f"nothing is saved in {run} yet, so the run starts" in capsys.readouterr().err
 
 
 def test_a_run_of_nothing_begins_and_says_so(
     make_recipe: Callable[..., TrainRecipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Trainer(make_recipe("max_train_steps=1", "name=typo", "resume=true")).train()
-    reported = f"nothing is saved in {tmp_path / 'typo'} yet, so the run begins anew"
+    reported = f"nothing is saved in {tmp_path / 'typo'} yet, so the run starts from the beginning"
     assert reported in capsys.readouterr().err
 
 

@@ -42,7 +42,7 @@ class Container(ABC):
         """Return the error for a missing member."""
         return DataError(
             f"{self.path}: there is no {member!r} in it; it is not the container that the run "
-            "started with: restore that one, or start anew"
+            "started with: restore that one, or start over"
         )
 
     def damaged(self, member: str, why: str) -> DataError:

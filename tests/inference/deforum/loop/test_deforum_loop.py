@@ -216,7 +216,7 @@ def test_written_settings_draw_the_same_again(animate, tmp_path):
 
 
 def test_with_nothing_to_resume_it_begins_anew_and_says_so(animate):
-    with pytest.warns(DrawWarning, match="no animation of these settings was begun in .*anew"):
+    with pytest.warns(DrawWarning, match="no animation of .* it starts over"):
         assert len(animate(recipe={"resume": True})) == 6
 
 

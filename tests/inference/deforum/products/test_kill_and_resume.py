@@ -82,7 +82,7 @@ SHORT = {"max_frames": 2, "W": 8, "H": 8, "seed": -1}
         ("_settings.txt _state.npz", "was stopped before its first frame; it starts there", True),
         ("_state.npz", "was stopped before its first frame; it starts there", True),
         ("_settings.txt", "_state.npz is missing, so .* starts from frame 0", True),
-        ("", "no animation of these settings was begun in .*; it begins anew", False),
+        ("", "no animation of these settings was begun in .*; it starts over", False),
     ],
 )
 def test_killed_before_its_first_frame_it_starts_from_the_beginning(
