@@ -299,7 +299,7 @@ class Command:
                 break
             time.sleep(0.002)
         else:
-            os.killpg(self.child, signal.SIGKILL)
+            os.kill(self.child, signal.SIGKILL)  # it may not lead a group yet
             _, status = os.waitpid(self.child, 0)
         with suppress(ProcessLookupError):
             os.killpg(self.child, signal.SIGKILL)  # what it started itself
