@@ -10,6 +10,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Tests start many processes; without byte code each would compile the packages again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test smoke test-slow test-portable test-gpu check lint format docs install-pretrain clean

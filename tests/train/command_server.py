@@ -27,6 +27,7 @@ Where one is killed the others are, as launchers do; with `alone` they have SECO
 with a line: the list of their exit statuses, negative for signals.
 """
 
+import atexit
 import errno
 import faulthandler
 import fcntl
@@ -143,7 +144,11 @@ def inherit_signals(ignored: list[int]) -> None:
 
 
 def become(request: dict[str, Any], number: int) -> None:
-    """What a forked process does; it never returns."""
+    """What a forked process does; it never returns.
+
+    It ends without taking the libraries down, which copies every page that it shares with the
+    server and takes as long as a tiny run.
+    """
     inherit_signals(request["ignored"])
     os.environ |= request["environments"][number]
     for descriptor, end in ((1, "out"), (2, "err")):
@@ -155,8 +160,18 @@ def become(request: dict[str, Any], number: int) -> None:
         arm(stop["function"], stop["call"], stop["after"], stop["what"])
     arguments = (one.replace("{number}", str(number)) for one in request["arguments"])
     sys.argv = [request["module"], *arguments]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-    sys.exit(0)
+    status: object = None
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def same(one: list[np.ndarray], two: list[np.ndarray]) -> bool:
     "options",
     [
         ["objective={type: lora, rank: 4, alpha: 8, comfyui_twin: true}"],
-        [LORA, "ema={decay: 0.5}", "mixed_precision=bf16"],
+        pytest.param([LORA, "ema={decay: 0.5}", "mixed_precision=bf16"], marks=SLOW),
         pytest.param(["objective={type: text_to_image}", "ema={decay: 0.5}"], marks=SLOW),
     ],
     ids=["lora", "lora ema bf16", "text_to_image ema"],

@@ -142,7 +142,7 @@ def lose_random_position(run: Path) -> None:
     "lose",
     [
         lose_moments,
-        lose_random_position,
+        pytest.param(lose_random_position, marks=pytest.mark.slow),
         pytest.param(lose_schedule, marks=pytest.mark.slow),
         pytest.param(lose_average, marks=pytest.mark.slow),
     ],

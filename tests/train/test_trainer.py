@@ -143,9 +143,18 @@ def test_last_grid_is_what_a_new_process_draws(
     assert drawn(with_artifacts) == pixels(last_row)
     assert drawn(commands.draw(drawing_recipe, precision, to)) == pixels(base_row)
     assert not set(pixels(base_row)) & set(pixels(last_row))
-    if options[0].startswith("objective={type: lora") and len(options) == 1:
-        options = [str(drawing_recipe), precision, to, *drawn_with(tmp_path)]
-        assert drawn_by_the_real_command(*options) == pixels(last_row)
+
+
+@pytest.mark.slow
+def test_the_real_command_draws_the_last_grid(
+    commands: Any, drawing_recipe: Path, tmp_path: Path
+) -> None:
+    """In a process that shares nothing with the one that trained."""
+    done = commands.train(f"output_dir={tmp_path}", *IMAGES, "objective={type: lora, rank: 4}")
+    assert done.status == 0, done.err
+    _, last_row = grid_cells(Image.open(tmp_path / "run" / "samples" / "step-000004.png"))
+    options = [str(drawing_recipe), "precision=fp32", f"output_dir={tmp_path / 'out'}"]
+    assert drawn_by_the_real_command(*options, *drawn_with(tmp_path)) == pixels(last_row)
 
 
 def test_a_trained_folder_is_a_base_model(

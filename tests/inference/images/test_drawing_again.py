@@ -296,8 +296,15 @@ def base(tiny_base):
     return tiny_base
 
 
-def test_any_settings_are_read_back(base):
-    for seed in range(200):
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(range(60), id="some"),
+        pytest.param(range(60, 400), id="more", marks=pytest.mark.slow),
+    ],
+)
+def test_any_settings_are_read_back(base, seeds):
+    for seed in seeds:
         one = some_request(seed)
         assert not list(one.faults()), seed
         text = describe_drawing(one, base)

@@ -93,7 +93,13 @@ def test_told_pictures_are_always_the_same(
     assert not torch.equal(losses[2], losses[0])
 
 
-@pytest.mark.parametrize("shape", [[], [ANY_SIZE, "data.clips.pack=true"]], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param([], id="plain", marks=pytest.mark.slow),
+        pytest.param([ANY_SIZE, "data.clips.pack=true"], id="packed"),
+    ],
+)
 def test_training_is_not_disturbed(
     shape: list[str], make_clip_recipe: MakeRecipe, others: Path, tmp_path: Path
 ) -> None:

@@ -121,7 +121,11 @@ def test_children_are_the_parameter_groups(
     ("overrides", "falls_to"),
     [
         (["objective={type: lora, rank: 8}", "optimizer.learning_rate=2e-2"], 0.95),
-        (["objective={type: hypernetwork}", "optimizer.learning_rate=3e-2"], 0.98),
+        pytest.param(
+            ["objective={type: hypernetwork}", "optimizer.learning_rate=3e-2"],
+            0.98,
+            marks=pytest.mark.slow,
+        ),
         (["objective={type: text_to_image}", "optimizer.learning_rate=1e-2"], 0.7),
         (
             ["objective={type: autoencoder, gradient_weight: 0.0}", "optimizer.learning_rate=3e-2"],
@@ -182,8 +186,10 @@ def test_loss_that_is_not_finite_ends_the_run(
     [
         ["objective={type: lora, rank: 4, dropout: 0.3, train_text_encoder: true}"],
         ["objective={type: hypernetwork, dropout_structure: [0, 0.3, 0]}"],
-        ["objective={type: text_to_image, train_text_encoder: true}"],
-        ["objective={type: autoencoder}"],
+        pytest.param(
+            ["objective={type: text_to_image, train_text_encoder: true}"], marks=pytest.mark.slow
+        ),
+        pytest.param(["objective={type: autoencoder}"], marks=pytest.mark.slow),
     ],
 )
 def test_gradient_checkpointing_changes_no_number(

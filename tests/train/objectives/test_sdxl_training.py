@@ -59,7 +59,7 @@ def bytes_of(images: list[Image.Image]) -> list[tuple[tuple[int, int], bytes]]:
     ("objective", "precision", "trained"),
     [
         (LORA, "fp32", TEXTS),
-        ("objective={type: lora, rank: 2}", "bf16", {"unet"}),
+        pytest.param("objective={type: lora, rank: 2}", "bf16", {"unet"}, marks=pytest.mark.slow),
         (TEXT_TO_IMAGE, "fp32", TEXTS),
         ("objective={type: textual_inversion, token: x}", "bf16", {"embedding"}),
         ("objective={type: hypernetwork, activation_func: relu}", "fp32", {"hypernetwork"}),
@@ -69,7 +69,7 @@ def bytes_of(images: list[Image.Image]) -> list[tuple[tuple[int, int], bytes]]:
 def test_last_grid_is_what_the_artifact_draws(
     objective: str, precision: str, trained: set[str], recipe: MakeRecipe, tiny_sdxl_folder: Path
 ) -> None:
-    """Pixel for pixel, upon a base model loaded anew; each part of the objective has moved."""
+    """Pixel for pixel, on a base model loaded again; each part of the objective has moved."""
     trainer = Trainer(
         recipe(objective, f"mixed_precision={precision}", "max_train_steps=2", *IMAGES)
     )

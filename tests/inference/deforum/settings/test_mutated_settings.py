@@ -18,6 +18,7 @@ from inference.deforum.settings.settings_recipe import recipe_settings
 from inference.runtime.errors import DrawWarning, InputError
 
 CHUNKS, IN_CHUNK = 12, 25
+QUICK_CHUNKS = 4
 FRAMES = 3
 DEAR = (
     "diffusion_redo", "reroll_patience", "perlin_octaves", "max_frames", "W", "H", "depth_model",
@@ -145,7 +146,13 @@ def outcome(recipe):
     return "drawn"
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        pytest.param(chunk, marks=[pytest.mark.slow] if chunk >= QUICK_CHUNKS else [])
+        for chunk in range(CHUNKS)
+    ],
+)
 def test_mutated_settings_are_drawn_or_told(files, tmp_path, chunk):
     drawn = 0
     for number in range(IN_CHUNK):
