@@ -43,10 +43,9 @@ def process_space() -> str:
     """Return what distinguishes process numbers of one host name, or "" where nothing does.
 
     Containers may share a host name while each counts its processes by itself: on Linux, the
-    namespace of process numbers tells them apart. That of a container is numbered alike on many
-    machines and does not survive a restart of its machine, whose boot id therefore goes with it. The
-    namespace of a machine outside containers has one number everywhere; a restart only ends its
-    processes.
+    namespace of process numbers distinguishes them. Those of containers have the same numbers on
+    many machines, and none survives a restart of its machine, so the boot id goes with them. The
+    namespace outside containers has one number everywhere; a restart only ends its processes.
     """
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())

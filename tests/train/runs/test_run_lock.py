@@ -95,7 +95,7 @@ def test_another_host_keeps_it_until_its_file_is_removed(dead: Holder, tmp_path:
 def test_another_container_of_the_same_host_name_keeps_it(
     number: int, dead: Holder, tmp_path: Path
 ) -> None:
-    """Its process numbers mean nothing here, whether or not there are processes of these numbers."""
+    """Its process numbers mean nothing here, even if there are processes of these numbers."""
     lock = RunLock(tmp_path)
     started = start_of(number) or "before"
     own = replace(dead, pid=number, started=started, space="pid:[4026532999] another boot")
