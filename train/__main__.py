@@ -62,7 +62,14 @@ def train(path: str, overrides: list[str]) -> int:
 
 def run(recipe: TrainRecipe) -> int:
     """Train a valid recipe, and print where the result is; return the exit status."""
-    from inference.runtime import Interrupted, Stopped, is_first_process, output, report
+    from inference.runtime import (
+        Interrupted,
+        Stopped,
+        is_first_process,
+        output,
+        report,
+        report_failure,
+    )
     from train.common import RunEndedError, lost_processes_reported
     from train.trainer import Trainer
 
@@ -76,7 +83,7 @@ def run(recipe: TrainRecipe) -> int:
         return 128 + stop.number
     except RunEndedError as error:
         if is_first_process() or not error.of_all_processes:
-            report("train", error)
+            report_failure("train", error)
         return 1
     except Stopped:  # before the first step
         raise
