@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -124,13 +123,13 @@ def is_new_in_job(message: str) -> bool:
     is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if not is_kept or os.environ.get("WORLD_SIZE", "1") == "1":
         return True
-    from torch.distributed import TCPStore
+    from torch.distributed.elastic.utils.distributed import create_c10d_store
 
     digest = hashlib.sha256(message.encode("utf-8", "surrogatepass")).hexdigest()
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=PATIENCE))
+        store = create_c10d_store(False, address, port, timeout=PATIENCE, wait_for_workers=False)
         return store.add(f"limner/{attempt}/{digest}", 1) == 1
     except (KeyError, ValueError, RuntimeError):
         return True

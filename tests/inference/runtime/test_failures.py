@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.distributed import TCPStore
+from torch.distributed.elastic.utils.distributed import create_c10d_store
 
 from inference.runtime import InputError, command, keys_named, memory_explained, run_command
 from inference.runtime.failures import key_of
@@ -147,7 +147,7 @@ def test_a_library_that_writes_by_itself_names_the_reason(
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make this process one of two of a job, whose launcher keeps a store as torchrun does."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = create_c10d_store(True, "127.0.0.1", wait_for_workers=False)
     values = {"WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": store.port}
     for name, value in {**values, "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, str(value))

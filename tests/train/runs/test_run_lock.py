@@ -127,11 +127,10 @@ def test_two_namespaces_of_process_numbers(tmp_path: Path) -> None:
     if not shutil.which("unshare") or subprocess.run([*isolated, "true"]).returncode:
         pytest.skip("no namespaces may be made here")
     command = [*isolated, sys.executable, "-c", TAKE, str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    first = subprocess.Popen(command, **pipes)  # type: ignore[call-overload]
-    assert first.stdout.readline() == "taken\n"
-    second = subprocess.Popen(command, **pipes)  # type: ignore[call-overload]
-    answer, _ = second.communicate()
+    pipe = subprocess.PIPE
+    first = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+    assert first.stdout and first.stdout.readline() == "taken\n"
+    answer = subprocess.run(command, input="", capture_output=True, text=True, cwd=ROOT).stdout
     first.communicate()
     assert "in use by process" in answer and "another container" in answer
 
