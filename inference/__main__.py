@@ -23,6 +23,7 @@ from inference.runtime import (
     output,
     quiet_libraries,
     report,
+    report_failure,
     run_command,
 )
 from inference.shadowing import refuse_foreign_train
@@ -73,11 +74,8 @@ def command(arguments: list[str]) -> int:
             with keys_named(recipe), memory_explained(lambda: memory_remedy(recipe)):
                 check_files(recipe)
                 run(recipe)
-    except InputError as error:
-        log(error)
-        return 2
     except FloatingPointError as error:
-        log(error)
+        report_failure("draw", error)
         return 1
     except Interrupted as stop:
         log(f"{stop}. Continue with resume=true")

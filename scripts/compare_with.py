@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from inference.runtime import open_console, output
 from scripts.compare_files import compare_folders, compare_plans
 from scripts.compare_items import Item, all_items
 
@@ -205,7 +205,7 @@ def compare(
                 outcomes[item.name] = outcome
                 seconds = time.monotonic() - begun
                 place = f"[{len(outcomes)}/{len(items)}] {seconds:5.0f} s"
-                print(f"{place}  {item.name}: {outcome.verdict}, {outcome.details[0]}", flush=True)
+                output(f"{place}  {item.name}: {outcome.verdict}, {outcome.details[0]}")
                 if clean:
                     remove_results(item, sides)
         except BaseException:
@@ -270,7 +270,7 @@ def show(outcomes: dict[str, Outcome], title: str) -> None:
         more = len(outcome.details) - 4
         details = outcome.details[:4] + ([f"and {more} more"] if more > 0 else [])
         table.add_row(name, outcome.verdict, "\n".join(details))
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = open_console(width=None if sys.stdout.isatty() else 160)
     console.print(table, markup=False)
 
 

@@ -35,8 +35,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
+
+from inference.runtime import open_console
 
 ROOT = Path(__file__).parents[1]
 KILLS_A_RUN = 3
@@ -462,7 +463,7 @@ def sweep(kills: int, seed: int, names: list[str], work: Path) -> dict[str, Tall
         work: an empty folder.
     """
     make_inputs(work)
-    known, console = kinds(), Console(stderr=True)
+    known, console = kinds(), open_console(is_error=True)
     if "conversion to a folder" in names:
         module, arguments = known["conversion to a file"].command(work, work)
         Command(module, arguments, work).wait()
@@ -499,7 +500,7 @@ def main() -> int:
     prepare()
     with tempfile.TemporaryDirectory() as work:
         tallies = sweep(given.kills, given.seed, given.only, Path(work))
-    console = Console()
+    console = open_console()
     console.print(report(tallies))
     faults = total(tallies)
     for one in [*faults.differences, *faults.left_overs]:

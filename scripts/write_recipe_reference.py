@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from inference.config import DRAWING_RECIPES
 from inference.recipe import MISSING, field_docs, fields_of, without_none
+from inference.runtime import output
 from train.config import ObjectiveConfig, TrainRecipe, choices, rule_sentences, schema_text
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -61,7 +62,7 @@ def main() -> None:
     for path, text in texts.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        print(path)
+        output(path)
 
 
 @dataclasses.dataclass

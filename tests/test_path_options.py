@@ -231,7 +231,7 @@ def test_odd_files_are_refused_or_read(
             warnings.simplefilter("ignore")
             find_sources(load("train", key, str(path)))
     except InputError as error:
-        assert key.split(".")[-1] in str(error) or "odd" in str(error)
+        assert f"{key}: " in str(error)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.txt", "metadata.jsonl", "metadata.csv", "x.tar"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from train.shadowing import refuse_foreign_inference
@@ -51,7 +53,7 @@ def train(path: str, overrides: list[str]) -> int:
     quiet_libraries()
     with (
         keys_named(recipe),
-        memory_explained(lambda: memory_remedy(recipe, path)),
+        memory_explained(lambda: memory_remedy(recipe, [path, *overrides])),
         warnings_reported("train", is_silent),
     ):
         check_places(recipe)
@@ -60,7 +62,14 @@ def train(path: str, overrides: list[str]) -> int:
 
 def run(recipe: TrainRecipe) -> int:
     """Train a valid recipe, and print where the result is; return the exit status."""
-    from inference.runtime import Interrupted, Stopped, is_first_process, output, report
+    from inference.runtime import (
+        Interrupted,
+        Stopped,
+        is_first_process,
+        output,
+        report,
+        report_failure,
+    )
     from train.common import RunEndedError, lost_processes_reported
     from train.trainer import Trainer
 
@@ -74,7 +83,7 @@ def run(recipe: TrainRecipe) -> int:
         return 128 + stop.number
     except RunEndedError as error:
         if is_first_process() or not error.of_all_processes:
-            report("train", error)
+            report_failure("train", error)
         return 1
     except Stopped:  # before the first step
         raise
@@ -90,8 +99,13 @@ def run(recipe: TrainRecipe) -> int:
     return 0
 
 
-def memory_remedy(recipe: TrainRecipe, path: str) -> str:
-    """Return what the memory of a run depends on, with the recipe's values, and what to change."""
+def memory_remedy(recipe: TrainRecipe, arguments: list[str]) -> str:
+    """Return what the memory of a run depends on, with the recipe's values, and what to change.
+
+    Args:
+        recipe: the run's.
+        arguments: those of the command.
+    """
     clips, checkpointing = recipe.data.clips, str(recipe.gradient_checkpointing).lower()
     own = "the base model's own"
     size = f"data.resolution {recipe.data.resolution or own}"
@@ -101,8 +115,28 @@ def memory_remedy(recipe: TrainRecipe, path: str) -> str:
     return (
         f"train_batch_size is {recipe.train_batch_size}, {size}, gradient_checkpointing "
         f"{checkpointing}: lower the first two (gradient_accumulation_steps make up for a smaller "
-        f"batch){switched}. `limner plan {path}` estimates the memory of a run. What was saved "
-        "before is untouched; resume=true continues from the newest checkpoint"
+        f"batch){switched}. {memory_figures(recipe, arguments)}. What was saved before is "
+        "untouched; resume=true continues from the newest checkpoint"
+    )
+
+
+def memory_figures(recipe: TrainRecipe, arguments: list[str]) -> str:
+    """Return what `limner plan` computes of the memory of a run, as far as memory allows."""
+    command = f"`limner plan {shlex.join(arguments)}`"
+    try:
+        from train.memory import in_gib, memory_planned, outlined
+
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run has printed them
+            plan = memory_planned(recipe, outlined(recipe, processes), processes)
+    except Exception:  # whatever too little memory, or what changed meanwhile, leads to
+        return f"{command} estimates the memory of a run"
+    switched = str(not recipe.gradient_checkpointing).lower()
+    return (
+        f"{command} computes a peak of {in_gib(plan.peak)} on each device: a step takes "
+        f"{in_gib(plan.training)}, of which the batch takes {in_gib(plan.activations)} "
+        f"({in_gib(plan.other_activations)} with gradient_checkpointing {switched})"
     )
 
 

@@ -18,6 +18,8 @@ from itertools import count
 from pathlib import Path
 
 END = ".limner"
+OUTSIDE = "pid:[4026531836]"
+"""Linux's namespace of process numbers outside containers (`PROC_PID_INIT_INO`)."""
 REPLACED = ".replaced"
 """Ends the name of a folder that makes room for another one."""
 LONGEST_NAME = 48
@@ -37,11 +39,28 @@ _swept: set[str] = set()
 
 
 @cache
+def process_space() -> str:
+    """Return what distinguishes process numbers of one host name, or "" where nothing does.
+
+    Containers may share a host name while each counts its processes by itself: on Linux, the
+    namespace of process numbers distinguishes them. Those of containers have the same numbers on
+    many machines, and none survives a restart of its machine, so the boot id goes with them. The
+    namespace outside containers has one number everywhere; a restart only ends its processes.
+    """
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+        if namespace == OUTSIDE:
+            return namespace
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:  # another system
+        return ""
+    return f"{namespace} {boot}"
+
+
+@cache
 def this_host() -> str:
     """Return 8 hexadecimal digits that stand for this host, or for this container on it."""
-    name = platform.node()
-    with suppress(OSError):  # only Linux has it: the numbers of processes differ by container
-        name += str(Path("/proc/self/ns/pid").readlink())
+    name = platform.node() + process_space()
     return hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
 
 

@@ -99,7 +99,12 @@ def check_form(value: Any) -> None:
 def unfilled(written: str, why: str) -> str:
     """Return the message for a reference that cannot be resolved."""
     what = cut(written)
-    return f"{what} stands for another value of the recipe ({why}); for text write \\{what}"
+    return f"{what} stands for another value of the recipe ({why}); for text write {escaped(what)}"
+
+
+def escaped(text: str) -> str:
+    """Return a text whose references are text."""
+    return text.replace("${", "\\${")
 
 
 def _malformed(text: str, begin: int) -> str:
@@ -112,7 +117,7 @@ def _malformed(text: str, begin: int) -> str:
         return (
             f"{cut(written)}: a recipe refers only to its own values, as ${{optimizer.type}}, not "
             "to the environment, files or functions; write the value itself, or give it on the "
-            f"command line; for text write \\{cut(written)}"
+            f"command line; for text write {escaped(cut(written))}"
         )
     return unfilled(written, "it names no key" if end >= 0 else "it has no closing }")
 

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from inference.runtime.command import is_first_process, report, run_command, status_of
+    from inference.runtime.command import (
+        is_first_process,
+        report,
+        report_failure,
+        run_command,
+        status_of,
+    )
     from inference.runtime.console import open_console
     from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
@@ -31,7 +37,7 @@ __all__ = [
     "describe_version", "describe_worker_fault", "free_descriptors", "git", "is_first_process",
     "is_system_fault", "keys_named", "limner_version", "memory_explained", "naming", "number",
     "open_console", "output", "printable", "progress_bar", "quiet_libraries", "register", "report",
-    "require", "run_command", "status_of", "without_passwords",
+    "report_failure", "require", "run_command", "status_of", "without_passwords",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

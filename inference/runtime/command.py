@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -25,6 +26,9 @@ from inference.runtime.text import output
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 128
 """Exit statuses; STOPPED is increased by the signal's number."""
+
+PATIENCE = 5.0
+"""Seconds to wait for the store of a job."""
 
 MEMORY_REMEDY = "close other programs, or ask for less at once"
 
@@ -66,13 +70,13 @@ def status_of(program: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except InputError as error:
-        report(program, error)
+        report_failure(program, error)
         return WRONG_INPUT
     except Exception as error:
         message = describe_failure(error)
         if message is None:
             raise
-        report(program, message)
+        report_failure(program, message)
         return FAILED if is_of_the_system(error) else WRONG_INPUT
 
 
@@ -102,6 +106,33 @@ def report(program: str, message: object) -> None:
     """Print every line of a message to standard error, prefixed with the program's name."""
     for line in str(message).rstrip("\n").split("\n"):
         output(f"{program}: {line}", is_error=True)
+
+
+def report_failure(program: str, message: object) -> None:
+    """Print the message of an error, unless another process of the job has printed the same one."""
+    if is_new_in_job(f"{program}: {message}"):
+        report(program, message)
+
+
+def is_new_in_job(message: str) -> bool:
+    """Return whether no other process of a job has reported a message so far.
+
+    torchrun, and accelerate by it, keeps a store for the processes of a job that outlives them all.
+    Where there is none, or it does not answer, every message is new: rather twice than never.
+    """
+    is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not is_kept or os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from torch.distributed.elastic.utils.distributed import create_c10d_store
+
+    digest = hashlib.sha256(message.encode("utf-8", "surrogatepass")).hexdigest()
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = create_c10d_store(False, address, port, timeout=PATIENCE, wait_for_workers=False)
+        return store.add(f"limner/{attempt}/{digest}", 1) == 1
+    except (KeyError, ValueError, RuntimeError):
+        return True
 
 
 def is_first_process() -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,11 +172,15 @@ def keys_named(recipe: object) -> Iterator[None]:
 
 @contextmanager
 def memory_explained(remedy: Callable[[], str]) -> Iterator[None]:
-    """Add what uses the memory, and what to lower, to errors of too little memory in the block."""
+    """Add what uses the memory, and what to lower, to errors of too little memory in the block.
+
+    The values of the block are released first, so that there is memory to work it out.
+    """
     try:
         yield
     except Exception as error:
         if is_memory_fault(error):
+            traceback.clear_frames(error.__traceback__)
             error.add_note(remedy())
         raise
 

@@ -31,7 +31,7 @@ from inference.clips import draw_clips, expand
 from inference.config import BaseModelConfig, ClipConfig
 from inference.models.cogvideox import VideoModel, load_video_model
 from inference.recipe import load_recipe
-from inference.runtime import quiet_libraries
+from inference.runtime import output, quiet_libraries
 from scripts.bench.common import compare_trainer, take_turns
 from scripts.picto import init_picto_motion
 from train.config import TrainRecipe, train_schema
@@ -54,10 +54,9 @@ def main() -> None:
         bench_drawing(base, options.turns)
         recipe = recipe_of(root, path, options)
         ours, bare, ratio = compare_trainer(recipe, options.turns, options.steps, bare_loop)
-        print(
+        output(
             f"step: trainer {ours * 1000:.1f} ms, bare loop {bare * 1000:.1f} ms; "
             f"ratio {ratio:.3f}, at most {WANTED} wanted",
-            flush=True,
         )
         for accumulation in ACCUMULATIONS:
             bench_variance(recipe, accumulation, options.variance_steps)
@@ -117,7 +116,7 @@ def bench_drawing(base: VideoModel, turns: int) -> None:
     ratios = [one / other for one, other in zip(times["ours"], times["bare"], strict=True)]
     medians = ", ".join(f"{k} {statistics.median(v) * 1000:.0f} ms" for k, v in times.items())
     ratio = statistics.median(ratios)
-    print(f"drawing: {medians}; ratio {ratio:.3f}, at most {WANTED} wanted", flush=True)
+    output(f"drawing: {medians}; ratio {ratio:.3f}, at most {WANTED} wanted")
 
 
 def latent_shape(base: VideoModel) -> tuple[int, int, int, int]:
@@ -204,11 +203,10 @@ def bench_variance(recipe: TrainRecipe, accumulation: int, steps: int) -> None:
         )
         variances[sampling] = statistics.variance(step_losses(own, steps))
     ratio = variances["uniform"] / variances["stratified"]
-    print(
+    output(
         f"variance of the step's loss, {accumulation} micro-batches, {steps} steps: uniform "
         f"{variances['uniform']:.3g}, stratified {variances['stratified']:.3g}; {ratio:.1f} times "
         f"smaller, the deviation {ratio**0.5:.1f} times",
-        flush=True,
     )
 
 

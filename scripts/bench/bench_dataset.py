@@ -31,6 +31,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from inference.runtime import output
+
 FEW = 10_000
 KINDS = 200
 """Number of different images; bytes beside the pixels make each file unique."""
@@ -42,7 +44,7 @@ def main() -> None:
     """Run the benchmark and print the results."""
     arguments = read_arguments()
     if arguments.measure:
-        print(json.dumps(MEASURES[arguments.measure](arguments)))
+        output(json.dumps(MEASURES[arguments.measure](arguments)))
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.only in (None, "dataset"):
@@ -71,23 +73,22 @@ def show_dataset(root: Path, count: int) -> None:
     """Measure a dataset of this many images."""
     start = time.perf_counter()
     make_pictures(root / "pictures", count)
-    print(f"{count:,} pictures made in {time.perf_counter() - start:.0f} s", flush=True)
+    output(f"{count:,} pictures made in {time.perf_counter() - start:.0f} s")
     recipe = write_recipe(root / "recipe.yaml", root / "pictures", "picto", cache="off")
     time.sleep(3)  # files that have just changed are not indexed
     for title in ("first start, no index", "second start, with index"):
         found = measured("start", recipe)
-        print(
+        output(
             f"  {title}: {count / found['scan']:,.0f} files/s ({found['scan']:.2f} s); "
             f"first batch {found['first']:.2f} s later; {found['bytes'] / count:,.0f} bytes of "
             f"memory a picture, {found['peak'] / count:,.0f} at the peak",
-            flush=True,
         )
-    print(f"  loader: {found['loaded']:,.0f} examples/s in one process of small pictures")
+    output(f"  loader: {found['loaded']:,.0f} examples/s in one process of small pictures")
     for title in ("first digests", "digests with index"):
         found = measured("digests", recipe)
-        print(f"  {title}: {count / found['scan']:,.0f} files/s", flush=True)
+        output(f"  {title}: {count / found['scan']:,.0f} files/s")
     found = measured("plan", recipe)
-    print(f"  plan: {found['seconds']:.1f} s", flush=True)
+    output(f"  plan: {found['seconds']:.1f} s")
 
 
 def make_pictures(root: Path, count: int) -> None:
@@ -237,7 +238,7 @@ def show_cache(root: Path, arguments: argparse.Namespace) -> None:
             kept += [seconds] if turn else []  # the first turn warms up
     count, middle = arguments.cached, statistics.median
     ratio = middle(b / f for b, f in zip(bare, fill, strict=True))
-    print(
+    output(
         f"cache of {count} pictures of {side}x{side}, VAE of {arguments.base}: filled at "
         f"{count / middle(fill):.1f}/s, the bare VAE {count / middle(bare):.1f}/s; ratio "
         f"{ratio:.3f}, at least 0.9 wanted; read back at {count / middle(read):,.0f}/s"

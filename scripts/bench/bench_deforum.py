@@ -28,7 +28,7 @@ import torch
 from inference.config import AnimationRecipe, BaseModelConfig
 from inference.deforum import Animation, IdentityGenerator, ModelGenerator, open_generator
 from inference.models import ImageModel
-from inference.runtime import quiet_libraries
+from inference.runtime import output, quiet_libraries
 from scripts.bench.common import now, widen
 
 SETTINGS: dict[str, Any] = {
@@ -140,10 +140,9 @@ def compare(name: str, mode: str, path: str, options: argparse.Namespace, folder
     animation.draw(generator, log=lambda text: None)
     ours, floors = zip(*times[WARM:], strict=True)
     ratio = statistics.median(one / floor for one, floor in times[WARM:])
-    print(
+    output(
         f"{name}, {mode}: {statistics.median(ours) * 1000:.1f} ms a frame, floor "
         f"{statistics.median(floors) * 1000:.1f} ms; ratio {ratio:.3f}, at most {wanted} wanted",
-        flush=True,
     )
 
 
@@ -166,7 +165,7 @@ def memory(size: int, folder: str) -> None:
     start = time.perf_counter()
     animation.draw(IdentityGenerator(), log=lambda text: None)
     each = (time.perf_counter() - start) / LONG * 1000
-    print(
+    output(
         f"{LONG} frames without a model: {each:.1f} ms each; memory {held[EARLY]:.1f} MB at frame "
         f"{EARLY}, {held[LONG]:.1f} MB at frame {LONG}"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from inference.runtime import InputError
+from inference.runtime import InputError, output
 
 ENTRIES = 8000
 UNKNOWN = 300_000
@@ -186,7 +186,7 @@ def main() -> None:
             wall, used = time.perf_counter(), time.process_time()
             refused(work)
             wall, used = time.perf_counter() - wall, time.process_time() - used
-        print(f"{case.__name__:26} {wall:7.2f} s ({used:.2f} s of CPU)  {wanted}", flush=True)
+        output(f"{case.__name__:26} {wall:7.2f} s ({used:.2f} s of CPU)  {wanted}")
 
 
 if __name__ == "__main__":

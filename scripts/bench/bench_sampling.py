@@ -25,7 +25,7 @@ import torch
 from inference.config import BaseModelConfig, ImageConfig
 from inference.images import draw
 from inference.models.stable_diffusion import BaseModel, load_base_model
-from inference.runtime import quiet_libraries
+from inference.runtime import output, quiet_libraries
 from scripts.bench.common import take_turns, widen
 
 STEPS = 20
@@ -55,12 +55,11 @@ def compare(name: str, base: BaseModel, turns: int) -> None:
     times = take_turns(runs, turns)
     medians = {kind: statistics.median(values) for kind, values in times.items()}
     shown = ", ".join(f"{kind} {seconds * 1000:.0f} ms" for kind, seconds in medians.items())
-    print(f"{name}: {shown}", flush=True)
+    output(f"{name}: {shown}")
     for other, wanted in (("bare", 1.05), ("pipeline", 1.0)):
         ratios = [one / two for one, two in zip(times["ours"], times[other], strict=True)]
-        print(
+        output(
             f"{name}: ours / {other} {statistics.median(ratios):.3f}, at most {wanted} wanted",
-            flush=True,
         )
 
 
@@ -138,7 +137,7 @@ def time_artifacts(base: BaseModel, folder: Path, turns: int) -> None:
         switching.append(time.perf_counter() - start)
         second.detach()
     size = paths[0].stat().st_size / 1e6
-    print(
+    output(
         f"LoRA of {size:.1f} MB: loading {statistics.median(loading) * 1000:.0f} ms, "
         f"switching {statistics.median(switching) * 1000:.0f} ms"
     )

@@ -27,7 +27,7 @@ from torch.nn.functional import mse_loss
 from inference.config import BaseModelConfig
 from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.recipe import load_recipe
-from inference.runtime import quiet_libraries
+from inference.runtime import output, quiet_libraries
 from scripts.bench.common import compare_trainer, widen
 from train.config import TrainRecipe, train_schema
 
@@ -45,15 +45,14 @@ def main() -> None:
             base = widen(arguments.base, root / "model") if name == "wide" else arguments.base
             path = write_recipe(root / f"{name}.yaml", base, arguments)
             if name == "base":
-                print(f"from the command to the first step: {first_step(path):.1f} s", flush=True)
+                output(f"from the command to the first step: {first_step(path):.1f} s")
             recipe = load_recipe(path, train_schema)
             ours, bare, ratio = compare_trainer(
                 recipe, arguments.turns, arguments.steps, build_bare_loop
             )
-            print(
+            output(
                 f"{name}: trainer {ours * 1000:.1f} ms, bare loop {bare * 1000:.1f} ms a step; "
                 f"ratio {ratio:.3f}, at most {target} wanted",
-                flush=True,
             )
 
 

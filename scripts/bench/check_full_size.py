@@ -25,7 +25,7 @@ from torch import nn
 from inference.models import Conditions, DiffusionModel
 from inference.models.cogvideox import FAMILIES, VideoFamily, VideoModel
 from inference.recipe import load_recipe
-from inference.runtime import quiet_libraries
+from inference.runtime import output, quiet_libraries
 from train.common import Batch
 from train.config import TrainRecipe, train_schema
 from train.objectives import LoraObjective
@@ -46,11 +46,10 @@ def main() -> None:
     count = sum(parameter.numel() for parameter in base.transformer.parameters())
     objective = LoraObjective(recipe_of(options), base).to(options.device).train()
     trained = [*objective.parameters()]
-    print(
+    output(
         f"{options.model}: {count / 1e9:.3f} B parameters in {options.precision}, "
         f"{sum(parameter.numel() for parameter in trained) / 1e6:.2f} M of rank {options.rank} in "
         f"fp32; built in {time.perf_counter() - started:.1f} s, {peak(base):.2f} GiB",
-        flush=True,
     )
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     for step in range(options.steps):
@@ -63,10 +62,9 @@ def main() -> None:
         optimizer.zero_grad()
         if not (loss.isfinite() and norm.isfinite() and norm > 0):
             raise SystemExit(f"step {step + 1}: loss {loss.item()}, gradient {norm.item()}")
-        print(
+        output(
             f"step {step + 1}: loss {loss.item():.4f}, gradient {norm.item():.3g}, "
             f"{time.perf_counter() - started:.1f} s; at most {peak(base):.2f} GiB",
-            flush=True,
         )
 
 

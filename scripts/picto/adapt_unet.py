@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference.runtime import output
 from scripts.picto.whiten_latents import PICTURES, modes
 from scripts.score.evaluate_picto import read_images, read_pairs, to_pixels
 
@@ -63,8 +64,8 @@ def main() -> None:
     shutil.copytree(options.folder, options.output, dirs_exist_ok=True)
     shutil.copytree(options.vae / "vae", options.output / "vae", dirs_exist_ok=True)
     unet.save_pretrained(options.output / "unet")
-    print(f"old latents from new ones: {old_share:.3f} of the variance")
-    print(f"new latents from old ones: {new_share:.3f} of the variance")
+    output(f"old latents from new ones: {old_share:.3f} of the variance")
+    output(f"new latents from old ones: {new_share:.3f} of the variance")
 
 
 if __name__ == "__main__":

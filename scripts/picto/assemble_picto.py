@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from inference.runtime import output
+
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "transformer": "diffusion_pytorch_model.safetensors",
@@ -53,12 +55,12 @@ def main() -> None:
         if not source.is_dir():
             continue
         count = copy_in_half(source, options.output / part, file)
-        print(f"{part:13} {count / 1e6:6.2f} M weights")
+        output(f"{part:13} {count / 1e6:6.2f} M weights")
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(options.denoiser / part, options.output / part, dirs_exist_ok=True)
     shutil.copyfile(options.denoiser / "model_index.json", options.output / "model_index.json")
     size = sum(file.stat().st_size for file in options.output.rglob("*") if file.is_file())
-    print(f"{options.output}: {size / 1e6:.1f} MB")
+    output(f"{options.output}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

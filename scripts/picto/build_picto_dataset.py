@@ -29,6 +29,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from inference.runtime import output
+
 SIZE = 64  # pixels
 SPLITS = ("train", "val", "demo")
 WHITE = (255, 255, 255)
@@ -338,9 +340,11 @@ def build(folder: Path, variants: int, seed: int, workers: int) -> None:
     rows = compose_all(manifest, images / "train", folder / "composed", variants, seed, workers)
     splits = Counter(record["split"] for record in manifest)
     for split in SPLITS:
-        print(f"{images / split}: {splits[split]} pictures, RGBA {SIZE}x{SIZE}, metadata.jsonl")
+        output(f"{images / split}: {splits[split]} pictures, RGBA {SIZE}x{SIZE}, metadata.jsonl")
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(r["kind"] for r in rows).items())
-    print(f"{folder / 'composed'}: {len(rows)} scenes, RGB {SIZE}x{SIZE} ({kinds}), metadata.jsonl")
+    output(
+        f"{folder / 'composed'}: {len(rows)} scenes, RGB {SIZE}x{SIZE} ({kinds}), metadata.jsonl"
+    )
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from inference.runtime import output
 from scripts.picto.build_picto_dataset import COLOURS, SPLITS, WHITE, Record, load_icon, write_jsonl
 from scripts.picto.picto_motions import (
     FRAMES,
@@ -359,7 +360,7 @@ def main() -> None:
         out = options.out / split
         rows = write_clips(options.images, split, out, motions, options.seed, options.workers)
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(r["motion"] for r in rows).items())
-        print(f"{out}: {len(rows)} clips of {FRAMES} frames ({kinds})")
+        output(f"{out}: {len(rows)} clips of {FRAMES} frames ({kinds})")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from inference.runtime import output
 from scripts.picto.build_picto_dataset import COLOURS
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -345,7 +346,7 @@ def distil(options: argparse.Namespace) -> None:
     tokenizer = build_tokenizer(options.merges, options.out / "tokenizer")
     phrases = collect_phrases(options.manifest, tokenizer, options.seed, options.phrases)
     targets = teacher_vectors(phrases, options.out / "cache", options.bf16)
-    print(f"{len(phrases)} phrases, {len(tokenizer)} token ids", flush=True)
+    output(f"{len(phrases)} phrases, {len(tokenizer)} token ids")
     ids = token_ids(tokenizer, phrases)
     lengths = (ids != tokenizer.eos_token_id).sum(1) + 1
     order = torch.randperm(len(phrases), generator=torch.Generator().manual_seed(options.seed))
@@ -353,7 +354,7 @@ def distil(options: argparse.Namespace) -> None:
     model = build_student(tokenizer, options.layers, options.width)
     head = torch.nn.Linear(options.width, targets.shape[1])
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"student: {size:.2f} M parameters", flush=True)
+    output(f"student: {size:.2f} M parameters")
     steps = train_student(model, head, ids[used], lengths[used], targets[used], options)
     save_text_encoder(model, options.out / "text_encoder")
     verify_saved(model, options.out, ids[:8])
@@ -362,11 +363,11 @@ def distil(options: argparse.Namespace) -> None:
     nearest = nearest_names(model, head, tokenizer, names)
     for query, found in nearest.items():
         mark = "ok" if found[0] in CHECKS[query] else "--"
-        print(f"  {mark} {query:20s} -> {', '.join(found)}")
-    print(f"held-out cosine {cosine:.3f} ({options.held_out} phrases), {steps} steps")
+        output(f"  {mark} {query:20s} -> {', '.join(found)}")
+    output(f"held-out cosine {cosine:.3f} ({options.held_out} phrases), {steps} steps")
     report = {"cosine": cosine, "steps": steps, "phrases": len(phrases), "nearest": nearest}
     (options.out / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-    print(f"saved: {options.out / 'tokenizer'} and {options.out / 'text_encoder'}")
+    output(f"saved: {options.out / 'tokenizer'} and {options.out / 'text_encoder'}")
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from inference.runtime import output
+
 UNET = {
     "sample_size": 16,
     "in_channels": 4,
@@ -83,7 +85,7 @@ def main() -> None:
     UNet2DConditionModel(**UNET).save_pretrained(options.output / "unet")
     DDIMScheduler(**NOISE_SCHEDULE).save_pretrained(options.output / "scheduler")
     (options.output / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
-    print(f"untrained picto: {options.output}")
+    output(f"untrained picto: {options.output}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from inference.runtime import output
+
 SPECIALS = ("<pad>", "</s>", "<unk>")
 PIECES = 3000
 MAX_TOKENS = 32
@@ -189,11 +191,11 @@ def main() -> None:
         part.save_pretrained(options.output / name)  # pyright: ignore[reportCallIssue]
         count = sum(weight.numel() for weight in part.parameters())
         total += count
-        print(f"{name:13}{count:12,} parameters")
+        output(f"{name:13}{count:12,} parameters")
     CogVideoXDDIMScheduler(**NOISE_SCHEDULE).save_pretrained(options.output / "scheduler")
     (options.output / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
-    print(f"{'all':13}{total:12,} parameters, {total * 2 / 1e6:.1f} MB in fp16")
-    print(f"untrained picto-motion, {vocabulary} pieces: {options.output}")
+    output(f"{'all':13}{total:12,} parameters, {total * 2 / 1e6:.1f} MB in fp16")
+    output(f"untrained picto-motion, {vocabulary} pieces: {options.output}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from inference.media import read_clip
+from inference.runtime import output
 from scripts.score.evaluate_picto import read_images, read_pairs, to_pixels
 
 PICTURES = 600
@@ -141,7 +142,8 @@ def main() -> None:
     vae.save_pretrained(options.output / "vae")
     for title, latents in (("before", before), ("after", after)):
         variances = torch.linalg.eigvalsh(torch.cov(latents.T)).tolist()
-        print(f"variances of the axes {title}:", ", ".join(f"{value:.3f}" for value in variances))
+        shown = ", ".join(f"{value:.3f}" for value in variances)
+        output(f"variances of the axes {title}: {shown}")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm
 
+from inference.runtime import output
 from train.losses import EfficientNetLite0, load_efficientnet_lite0
 
 REFERENCES = 50  # number of images, one of which is the true one
@@ -237,14 +238,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 def print_table(report: dict[str, Any]) -> None:
     """Print the report as a small table."""
-    print(f"\n{report['base']}\n  VAE PSNR, split val: {report['vae_psnr']:.2f} dB")
+    output(f"\n{report['base']}\n  VAE PSNR, split val: {report['vae_psnr']:.2f} dB")
     for split, score in report.get("retrieval", {}).items():
-        print(
+        output(
             f"  {split:5s}  {score['pairs']:4d} pairs   top-1 {score['top1']:6.1%}   "
             f"top-5 {score['top5']:6.1%}   (chance 2 %, 10 %)"
         )
     if "seconds_per_drawing" in report:
-        print(f"  {report['seconds_per_drawing']:.2f} s per drawing")
+        output(f"  {report['seconds_per_drawing']:.2f} s per drawing")
 
 
 def main() -> None:
@@ -263,7 +264,7 @@ def main() -> None:
     print_table(report)
     path = options.out / "report.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"  written: {path}" + ("" if options.vae_only else f" and {options.out / 'grid.png'}"))
+    output(f"  written: {path}" + ("" if options.vae_only else f" and {options.out / 'grid.png'}"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from inference.runtime import output
+
 CHROMA = 0.15
 """A pixel is strongly coloured if its largest and smallest channel differ by more (0 … 1)."""
 INK = 0.25
@@ -37,7 +39,7 @@ def report(name: str, images: Sequence[Image.Image]) -> float:
     chroma = float(np.mean([chroma_share(image) for image in images]))
     ink = [ink_share(image) for image in images]
     inside = sum(0.05 <= share <= 0.60 for share in ink)
-    print(
+    output(
         f"{name:14} coloured {chroma:6.3f}   drawn on {min(ink):.2f} … {max(ink):.2f} "
         f"(mean {np.mean(ink):.2f}), {inside} of {len(ink)} within 0.05 … 0.60"
     )
@@ -78,10 +80,10 @@ def main() -> None:
     report("real pictures", wanted)
     pairs = zip(rows["base"], rows["strength 0.0"], strict=True)
     same = all(a.tobytes() == b.tobytes() for a, b in pairs)
-    print(f"strength 0 is the base model bit for bit: {'yes' if same else 'NO'}")
-    print(f"coloured with the LoRA / with the base: {scores['strength 1.0'] / scores['base']:.3f}")
+    output(f"strength 0 is the base model bit for bit: {'yes' if same else 'NO'}")
+    output(f"coloured with the LoRA / with the base: {scores['strength 1.0'] / scores['base']:.3f}")
     save_grid(options.grid, image_grid(list(rows.values()), list(rows), captions), [])
-    print(f"grid: {options.grid}")
+    output(f"grid: {options.grid}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from inference.runtime import output
 from scripts.picto.clip_turning import Array, centre, covered, foreground, turn_of
 from scripts.picto.picto_motions import HELD_OUT, MOTIONS
 
@@ -276,9 +277,9 @@ def report(clips: Iterable[tuple[str, Array]]) -> float:
         shown = {label: n for (asked, label), n in counts.items() if asked == wanted}
         if shown:
             others = ", ".join(f"{n} {key}" for key, n in shown.items() if key != wanted)
-            print(f"{wanted:17}{shown.get(wanted, 0):4} of {sum(shown.values()):4}   {others}")
+            output(f"{wanted:17}{shown.get(wanted, 0):4} of {sum(shown.values()):4}   {others}")
     share = sum(n for (asked, label), n in counts.items() if asked == label) / counts.total()
-    print(f"{'all':17}{share:.1%} of {counts.total()}")
+    output(f"{'all':17}{share:.1%} of {counts.total()}")
     return share
 
 

@@ -26,6 +26,7 @@ from inference.config import BaseModelConfig, ImageConfig
 from inference.images import draw
 from inference.media import image_grid, save_grid
 from inference.models.stable_diffusion import BaseModel, load_base_model
+from inference.runtime import output
 from scripts.score.evaluate_picto import embed, read_images, read_pairs
 from train.losses import load_efficientnet_lite0
 
@@ -112,10 +113,10 @@ def main() -> None:
     options = parser.parse_args()
     rows = draw_both(options)
     for name, value in score(options, rows).items():
-        print(f"{name:32} {value:6.3f}")
+        output(f"{name:32} {value:6.3f}")
     options.grid.parent.mkdir(parents=True, exist_ok=True)
     save_grid(options.grid, image_grid(list(rows.values()), list(rows)), [])
-    print(f"grid: {options.grid}")
+    output(f"grid: {options.grid}")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ from inference.models import Conditions, DiffusionModel
 from inference.recipe import load_recipe
 from train.config import TrainRecipe, train_schema
 from train.losses.denoising import Denoising
+from train.memory import objective_without_weights
 from train.objectives import enable_gradient_checkpointing
 from train.plan import skeleton
-from train.plan.plan import objective_without_weights
 
 GIB = 2**30
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

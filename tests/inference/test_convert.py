@@ -1,6 +1,7 @@
 """`python -m inference.convert`: every pair of formats, merging, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,27 @@ def test_what_cannot_be_is_refused_in_words(lora_file, tiny_base_folder, tmp_pat
     assert "invalid choice: 'zip'" in said(lora_file, out, "--to", "zip")
     assert "--to" in said(lora_file, out)
     assert not out.exists()
+
+
+def test_results_name_no_folder_of_their_sources(lora_file, tiny_base_folder, tmp_path):
+    """A file that is passed on names models, and not where they were."""
+    home = tmp_path / "alice_and_client"
+    shutil.copytree(tiny_base_folder, home / "model")
+    shutil.copy(lora_file, home / "icons.safetensors")
+    for part in ("unet", "vae"):  # as older versions of diffusers wrote them
+        config = home / "model" / part / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"_name_or_path": str(home)}))
+    merge = ("--merge", home / "icons.safetensors")
+    out = tmp_path / "out"
+    convert(home / "model", out / "file.safetensors", "--to", "single-file", *merge)
+    convert(home / "model", out / "folder", "--to", "diffusers", *merge)
+    convert(home / "icons.safetensors", out / "lora.safetensors", "--to", "diffusers")
+    shutil.copy(out / "lora.safetensors", home)
+    convert(home / "lora.safetensors", out / "kohya.safetensors", "--to", "kohya")
+    contents = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert len(contents) > 3
+    assert b"model, icons:1" in contents[out / "file.safetensors"]
+    assert not [path for path, content in contents.items() if home.name.encode() in content]
 
 
 def test_nothing_is_overwritten_unasked(lora_file, tmp_path, capsys):

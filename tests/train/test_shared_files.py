@@ -23,6 +23,7 @@ OBJECTIVES = {
     "embedding in a picture": "objective={type: textual_inversion, token: mizu, save_as: png}",
     "hypernetwork": "objective={type: hypernetwork}",
     "folder": "objective={type: text_to_image}",
+    "single file": "objective={type: text_to_image, save_as: safetensors}",
 }
 
 

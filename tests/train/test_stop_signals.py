@@ -1,5 +1,6 @@
 """Every signal that asks for the end, in every phase of a run: its status, and what is left."""
 
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -136,6 +137,9 @@ def test_a_lack_of_the_system_is_one_message_with_its_cause(
     assert done.err.splitlines()[-1].startswith(f"train: {message}"), done.err
     assert "Traceback" not in done.err
     assert "picture" not in done.err.splitlines()[-1]
+    if "memory" in fault:
+        figures = r"`limner plan .*` computes a peak of [\d.]+ [GM]iB on each device: a step takes "
+        assert re.search(figures, done.err.splitlines()[-1])
 
 
 IMAGES = """

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from inference.files import process_space
 from tests.train.conftest import happens, signals
 from tests.train.run_tools import contents
 from train import diff, rerun
@@ -38,7 +39,8 @@ def held(trained: Path, tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(trained, tmp_path, symlinks=True, dirs_exist_ok=True)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert child.stdin
-    holder = Holder(child.pid, start_of(child.pid) or "", os.uname().nodename, "aa", "11")
+    started, host = start_of(child.pid) or "", os.uname().nodename
+    holder = Holder(child.pid, started, host, process_space(), "aa", "11")
     (tmp_path / "run" / "run.lock").write_text(json.dumps(asdict(holder)))
     yield tmp_path / "run"
     child.stdin.close()

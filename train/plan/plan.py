@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inference.models import DiffusionModel
     from train.config import TrainRecipe
     from train.data import Examples, Sources
+    from train.memory import MemoryPlan
     from train.objectives import Objective
     from train.plan.data import (
         CachePlan,
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         ValidationPlan,
     )
     from train.plan.lints import CaptionLint
-    from train.plan.memory import MemoryPlan
     from train.plan.pictures import PictureLint
     from train.plan.probe import Probe
     from train.plan.streams import StreamPlan
@@ -109,9 +108,7 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     Raises:
         InputError: the run could not start: data, captions, sizes or the base model.
     """
-    from train.data import build_examples, class_folders, find_sources, pictures_there
-    from train.monitoring import grid_images
-    from train.plan.base import skeleton
+    from train.memory import memory_planned, outlined
     from train.plan.data import (
         plan_cache,
         plan_captions,
@@ -121,22 +118,10 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         plan_validation,
     )
     from train.plan.lints import lint_captions
-    from train.plan.memory import plan_memory
     from train.plan.streams import plan_streams
-    from train.stages import stages_of
 
-    sources = find_sources(recipe)
-    images = grid_images(recipe, sources.concepts)
-    folders = class_folders(sources.concepts, Path(recipe.output_dir) / recipe.name)
-    objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
-    base = objective.base
-    stages = stages_of(recipe, processes)
-    made = [build_examples(s.recipe, sources, base, s.pace(processes)) for s in stages]
-    data = recipe.data
-    there = pictures_there(folders, data.captions.extensions, data.broken_pictures)
-    for one in made if (others := sources.class_pictures or there) else ():
-        one.add_class_pictures(others)
-    pairs = [(stage.recipe, one) for stage, one in zip(stages, made, strict=True)]
+    outline = outlined(recipe, processes)
+    sources, objective, made = outline.sources, outline.objective, outline.examples
     is_captioned = recipe.objective.learns_from_captions
     return Plan(
         recipe=recipe,
@@ -144,16 +129,18 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         trained=numbers_trained(objective),
         stages=[
             plan_stage(stage, one, sources.pictures, processes)
-            for stage, one in zip(stages, made, strict=True)
+            for stage, one in zip(outline.stages, made, strict=True)
         ],
-        captions=plan_captions(sources, made[0], base, True) if is_captioned else None,
+        captions=plan_captions(sources, made[0], objective.base, True) if is_captioned else None,
         subsets=plan_subsets(sources, made[0]),
-        class_pictures=plan_class_pictures(folders, recipe, len(sources.class_pictures)),
+        class_pictures=plan_class_pictures(outline.folders, recipe, len(sources.class_pictures)),
         validation=plan_validation(recipe, sources, objective),
         cache=plan_cache(recipe, sources, objective, made),
         disk=plan_disk(recipe, objective),
-        memory=plan_memory(recipe, objective, pairs, list(images.values()), processes),
-        caption_lint=lint_captions(recipe, sources, made[0], base) if is_captioned else None,
+        memory=memory_planned(recipe, outline, processes),
+        caption_lint=lint_captions(recipe, sources, made[0], objective.base)
+        if is_captioned
+        else None,
         picture_lint=look_at_pictures(sources, made, check_pictures),
         streams=plan_streams(recipe, sources),
     )
@@ -185,27 +172,6 @@ def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -
     pictures = [*sources.pictures, *sources.class_pictures]
     with tqdm(total=len(pictures), desc="looking at pictures", leave=False, disable=None) as bar:
         return lint_pictures(pictures, stages, thorough, bar.update)
-
-
-def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
-    """Build the objective as `objective_on`, without quantized weights and feature networks."""
-    import torch
-
-    from train.config import AutoencoderConfig, LoraConfig
-    from train.families import training_of
-    from train.objectives import objective_on
-
-    config = recipe.objective
-    if isinstance(config, AutoencoderConfig):
-        config = replace(config, perceptual_weight=0.0, l1_weight=config.l1_weight or 1.0)
-    unpacked = replace(recipe.base_model, quantization=None)
-    if not isinstance(config, LoraConfig):
-        training_of(base).fill_skeleton(base)
-    # What others begin with is worked out from values; a LoRA's is as large as it is random.
-    with torch.device("meta" if isinstance(config, LoraConfig) else "cpu"):
-        objective = objective_on(replace(recipe, objective=config, base_model=unpacked), base)
-    base.to("meta")
-    return objective.to("meta")
 
 
 def plan_disk(recipe: TrainRecipe, objective: Objective) -> DiskPlan:

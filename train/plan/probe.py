@@ -21,8 +21,8 @@ from inference.runtime import InputError
 from train.caches import Caches, put_aside
 from train.config import TrainRecipe
 from train.data import Examples, Picture, Track, latents_kept
+from train.memory import CONTEXT, MemoryPlan
 from train.objectives import Objective
-from train.plan.memory import CONTEXT, MemoryPlan
 from train.run_data import Data
 from train.stages import Stage
 from train.trainer import Trainer

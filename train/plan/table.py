@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from inference.runtime import open_console
+from train.memory import GIB, MemoryPlan, in_gib
 from train.plan.data import CachePlan, ValidationPlan
 from train.plan.lint_table import caption_rows, picture_rows
-from train.plan.memory import GIB, MemoryPlan
 from train.plan.plan import Plan
 from train.plan.streams import StreamPlan
 
@@ -79,9 +79,9 @@ def _run(plan: Plan) -> Table:
     rows.append(
         (
             "disk",
-            f"{_gib(disk.needed)}: {disk.artifacts} artifacts of {_gib(disk.artifact)}, "
-            f"{disk.checkpoints_kept} + 1 checkpoints of {_gib(disk.checkpoint)}; "
-            f"{_gib(disk.free)} free",
+            f"{in_gib(disk.needed)}: {disk.artifacts} artifacts of {in_gib(disk.artifact)}, "
+            f"{disk.checkpoints_kept} + 1 checkpoints of {in_gib(disk.checkpoint)}; "
+            f"{in_gib(disk.free)} free",
         )
     )
     for row in rows:
@@ -100,9 +100,9 @@ def _validation(plan: ValidationPlan) -> str:
 def _stream(stream: StreamPlan) -> str:
     at = f" at {stream.commit[:12]}" if stream.commit else ""
     return (
-        f"{stream.source}{at}: {stream.shards:,} shards of {_gib(stream.bytes)}, "
-        f"{stream.shards_here:,} here ({_gib(stream.bytes_here)}); at most "
-        f"{_gib(stream.disk_bytes)} are kept, {stream.window} shards are shuffled together"
+        f"{stream.source}{at}: {stream.shards:,} shards of {in_gib(stream.bytes)}, "
+        f"{stream.shards_here:,} here ({in_gib(stream.bytes_here)}); at most "
+        f"{in_gib(stream.disk_bytes)} are kept, {stream.window} shards are shuffled together"
     )
 
 
@@ -211,8 +211,8 @@ def _probe(probe: Probe) -> Table:
         )
     table.add_row("all steps, without savings and previews", _time(probe.steps))
     table.add_row("encoding what no cache holds, about", _time(probe.filling))
-    table.add_row("peak of memory in steps", _gib(probe.peak))
-    table.add_row("  where the plan reckons", _gib(probe.estimated))
+    table.add_row("peak of memory in steps", in_gib(probe.peak))
+    table.add_row("  where the plan reckons", in_gib(probe.estimated))
     return table
 
 
@@ -226,7 +226,3 @@ def _time(seconds: float) -> str:
 
 def _number(count: int) -> str:
     return f"{count / GIB:.2f}" if count else "-"
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:.2f} MiB"

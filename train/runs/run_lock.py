@@ -1,8 +1,9 @@
 """The lock of a run's folder: at most one process writes to a run.
 
-The file `run.lock` names its holder: process, its start time, host, run. It is made with O_EXCL,
-which disks without links or flock support too. A dead process of this host holds no lock; whether
-one of another host is alive is unknown, so its lock holds until somebody removes the file.
+The file `run.lock` names its holder: process, its start time, host, container, run. It is made with
+O_EXCL, which disks without links or flock support too. A dead process of this host holds no lock;
+whether one of another host or container is alive is unknown, so its lock holds until somebody
+removes the file.
 
 A dead lock is taken over under a lock of its own, named by the dead one's token: of all processes
 that see the same dead lock, one makes that file, and only the holder of that file replaces the
@@ -17,9 +18,10 @@ import secrets
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from inference.files import process_space
 from train.common import RunDirectoryError
 
 LOCK = "run.lock"
@@ -38,6 +40,8 @@ class Holder:
     started: str
     """When the process began, in the system's own terms; compared, never read."""
     host: str
+    space: str
+    """Where its number counts (`process_space`)."""
     run: str
     """The id of the run that it writes."""
     token: str
@@ -45,8 +49,8 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Return whether it is a process of this host."""
-        return self.host == socket.gethostname()
+        """Return whether it is a process of this host, and of the same container."""
+        return (self.host, self.space) == (socket.gethostname(), process_space())
 
     @property
     def is_this_process(self) -> bool:
@@ -120,8 +124,9 @@ class RunLock:
         Raises:
             RunDirectoryError: another process holds it, or it cannot be written.
         """
-        me = os.getpid()
-        mine = Holder(me, start_of(me) or UNKNOWN, socket.gethostname(), run, secrets.token_hex(8))
+        me, host = os.getpid(), socket.gethostname()
+        started, token = start_of(me) or UNKNOWN, secrets.token_hex(8)
+        mine = Holder(me, started, host, process_space(), run, token)
         try:
             claim(self.path, mine)
         except OSError as error:
@@ -197,11 +202,11 @@ def read(path: Path) -> Holder | None:
     while True:
         try:
             content = json.loads(path.read_bytes())
-            names = {"pid": int, "started": str, "host": str, "run": str, "token": str}
-            values = {name: kind(content[name]) for name, kind in names.items()}
+            names = [field.name for field in fields(Holder) if field.name != "pid"]
+            values = {name: str(content[name]) for name in names}
             if not values["token"].isalnum():
                 raise ValueError("its token is not one")
-            return Holder(**values)
+            return Holder(pid=int(content["pid"]), **values)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -220,7 +225,10 @@ def held(path: Path, holder: Holder) -> RunDirectoryError:
             f"{path.parent} is in use: process {holder.pid} of this machine writes to it "
             f"({path.name}). Wait until it has ended, stop it, or give another name=…"
         )
+    where = holder.host
+    if where == socket.gethostname():
+        where = f"another container or host called {where}"
     return RunDirectoryError(
-        f"{path.parent} is in use by process {holder.pid} on {holder.host}; if no run is active "
+        f"{path.parent} is in use by process {holder.pid} on {where}; if no run is active "
         f"there any more, remove {path}"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from inference.config import ImagesRecipe, draw_schema
 from inference.recipe import MISSING, RecipeError, load_mapping, load_recipe, reference
@@ -151,6 +152,15 @@ def test_a_missing_value_is_reported_where_it_is_missing() -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe("r.yaml", lambda _: Run)
     assert "r.yaml: needed: must be given" in str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    "text", ["${a.b}${a.b}", "x ${oc.env:A_TOKEN} z", "${${${", "${a${b}}", "${", "${count", "${}"]
+)
+def test_the_remedy_for_text_is_read_as_the_text(text: str) -> None:
+    remedy = complaint(yaml.safe_dump({"note": text})).rpartition("for text write ")[2]
+    written = text.replace(remedy.replace("\\", ""), remedy)
+    assert load(yaml.safe_dump({"note": written})).note == text
 
 
 def doubling(levels: int) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.distributed.elastic.utils.distributed import create_c10d_store
 
-from inference.runtime import InputError, keys_named, memory_explained, run_command
+from inference.runtime import InputError, command, keys_named, memory_explained, run_command
 from inference.runtime.failures import key_of
 
 
@@ -140,3 +142,67 @@ def test_a_library_that_writes_by_itself_names_the_reason(
 
     assert run_command("work", work, []) == 2
     assert capsys.readouterr().err.startswith("work: No such file or directory; check the path")
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make this process one of two of a job, whose launcher keeps a store as torchrun does."""
+    store = create_c10d_store(True, "127.0.0.1", wait_for_workers=False)
+    values = {"WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": store.port}
+    for name, value in {**values, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, str(value))
+
+    def become(rank: int) -> None:
+        assert store.port
+        monkeypatch.setenv("RANK", str(rank))
+
+    return become
+
+
+def test_an_error_of_all_processes_is_printed_once(
+    job: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error of one process is printed by it, whichever it is."""
+    common, own = InputError("data.path: no pictures"), InputError("data.path: no second disk")
+    for rank, error in ((1, common), (0, common), (1, own)):
+        job(rank)
+        assert run_command("train", fail_with(error), []) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["train: data.path: no pictures", "train: data.path: no second disk"]
+
+
+@pytest.mark.parametrize("lost", ["MASTER_ADDR", "MASTER_PORT", "the store", "another launcher"])
+def test_without_a_store_every_process_prints(
+    lost: str,
+    job: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "PATIENCE", 0.2)
+    if lost == "the store":
+        monkeypatch.setenv("MASTER_PORT", "1")
+    elif lost == "another launcher":
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    else:
+        monkeypatch.delenv(lost)
+    for rank in (0, 1):
+        job(rank)
+        assert run_command("train", fail_with(InputError("wrong")), []) == 2
+    assert capsys.readouterr().err.splitlines() == ["train: wrong"] * 2
+
+
+def test_errors_release_the_values_of_the_block() -> None:
+    """What the step held is free before the remedy is worked out."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def step() -> None:
+        batch = torch.zeros(4)
+        held.append(weakref.ref(batch))
+        raise MemoryError
+
+    with (
+        pytest.raises(MemoryError) as error,
+        memory_explained(lambda: f"free: {held[0]() is None}"),
+    ):
+        step()
+    assert error.value.__notes__ == ["free: True"]

@@ -22,9 +22,15 @@ from train.config.optimization import OptimizerConfig
 from train.config.recipe import TrainRecipe
 from train.config.schema import recipe_class
 from train.families.cogvideox.memory import Learned, kept_per_token
+from train.memory import (
+    CONTEXT,
+    GIB,
+    MemoryPlan,
+    objective_without_weights,
+    plan_memory,
+    prompt_bytes,
+)
 from train.plan.base import skeleton
-from train.plan.memory import CONTEXT, GIB, MemoryPlan, plan_memory, prompt_bytes
-from train.plan.plan import objective_without_weights
 
 LAYERS = 6
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from inference.files import process_space
 from train.common.errors import RunDirectoryError
 from train.runs import run_lock
 from train.runs.run_lock import Holder, RunLock, claim, read, start_of
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -22,7 +26,8 @@ def other() -> Iterator[Holder]:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin and child.stdout
     child.stdout.readline()
-    yield Holder(child.pid, start_of(child.pid) or "", os.uname().nodename, "aa", "11")
+    started, host = start_of(child.pid) or "", os.uname().nodename
+    yield Holder(child.pid, started, host, process_space(), "aa", "11")
     child.stdin.close()
     child.stdout.close()
     child.wait()
@@ -84,6 +89,50 @@ def test_another_host_keeps_it_until_its_file_is_removed(dead: Holder, tmp_path:
         lock.take("bb")
     assert str(error.value).endswith(f"remove {lock.path}")
     assert "on elsewhere;" in str(error.value)
+
+
+@pytest.mark.parametrize("number", [1, os.getpid(), 2**22 + 1])
+def test_another_container_of_the_same_host_name_keeps_it(
+    number: int, dead: Holder, tmp_path: Path
+) -> None:
+    """Its process numbers mean nothing here, even if there are processes of these numbers."""
+    lock = RunLock(tmp_path)
+    started = start_of(number) or "before"
+    own = replace(dead, pid=number, started=started, space="pid:[4026532999] another boot")
+    write(lock.path, own)
+    for ask in (lock.refuse_if_held, lambda: lock.take("bb")):
+        with pytest.raises(RunDirectoryError, match="another container or host called") as error:
+            ask()
+        assert str(error.value).endswith(f"remove {lock.path}")
+    assert read(lock.path) == own
+
+
+TAKE = """
+import sys
+from pathlib import Path
+from train.runs.run_lock import RunLock
+lock = RunLock(Path(sys.argv[1]))
+try:
+    lock.take("bb")
+    print("taken", flush=True)
+    sys.stdin.read()
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_two_namespaces_of_process_numbers(tmp_path: Path) -> None:
+    """The first process in each is number 1 or 2; both live, and the second one is refused."""
+    isolated = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*isolated, "true"]).returncode:
+        pytest.skip("no namespaces may be made here")
+    command = [*isolated, sys.executable, "-c", TAKE, str(tmp_path)]
+    pipe = subprocess.PIPE
+    first = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+    assert first.stdout and first.stdout.readline() == "taken\n"
+    answer = subprocess.run(command, input="", capture_output=True, text=True, cwd=ROOT).stdout
+    first.communicate()
+    assert "in use by process" in answer and "another container" in answer
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff{", b"[]", b"{}", b'{"pid": 1, "token": "../x"}'])

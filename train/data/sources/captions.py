@@ -10,6 +10,7 @@ from math import floor, prod
 from pathlib import Path
 
 from inference.runtime import InputError, check_readable
+from train.common import DataError
 from train.config import FILEWORDS, CaptionConfig, ConceptConfig
 from train.data.containers import read_text
 
@@ -101,7 +102,11 @@ def read_lines(path: Path, key: str) -> list[str]:
     check_readable(path, key)
     if not path.is_file():
         raise InputError(f"{key}: {str(path)!r} is not a file")
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    try:
+        text = read_text(path)
+    except DataError as error:
+        raise InputError(f"{key}: {error}") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"{key}: {str(path)!r} has no prompt in it")
     return lines

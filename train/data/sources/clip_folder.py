@@ -55,7 +55,10 @@ class Clip(Picture):
 
 
 def find_clips(
-    config: DataConfig, captioned: bool, left_out: Counter[str] | None = None
+    config: DataConfig,
+    captioned: bool,
+    left_out: Counter[str] | None = None,
+    key: str = "data.path",
 ) -> list[Clip]:
     """Return all clips of the folder, sorted by path; `usable` decides which are long enough.
 
@@ -63,6 +66,7 @@ def find_clips(
         config: the folder and the sources of captions.
         captioned: whether the objective needs captions.
         left_out: gets the number of files left out that look like data, by kind.
+        key: the recipe key of the folder.
 
     Raises:
         DataError: no folder, no clip, clips without a caption, or corrupt ones; all of one kind are
@@ -72,12 +76,12 @@ def find_clips(
     assert config.clips is not None
     root = Path(config.path)
     if not root.is_dir():
-        raise no_folder(config.path, "data.path")
+        raise no_folder(config.path, key)
     add_root(root)
     left_out = Counter() if left_out is None else left_out
     paths = sorted(clip_paths(root, config.clips, left_out))
     if not paths:
-        raise DataError(_nothing_found(root, config.clips))
+        raise DataError(_nothing_found(root, config.clips, key))
     pictures = [Picture(path, ()) for path in paths]
     if captioned:
         pictures = with_captions(
@@ -115,7 +119,7 @@ def _is_sequence(folder: Path, inside: Sequence[Path]) -> bool:
         return True
 
 
-def _nothing_found(root: Path, config: ClipDataConfig) -> str:
+def _nothing_found(root: Path, config: ClipDataConfig, key: str) -> str:
     files = list(walk(root))
     pictures = sum(path.suffix.lower() in PICTURE_EXTENSIONS for path in files)
     remedy = ""
@@ -124,7 +128,7 @@ def _nothing_found(root: Path, config: ClipDataConfig) -> str:
         options = " or ".join(f"data.clips.{name}: true" for name in keys)
         remedy = f"; {options} learns from its {pictures} pictures"
     return (
-        f"data.path: no clips in {str(root)!r}: looked for files ending in "
+        f"{key}: no clips in {str(root)!r}: looked for files ending in "
         f"{', '.join(CLIP_EXTENSIONS)}, in folders within it too; found {len(files)} other "
         f"files{remedy}"
     )

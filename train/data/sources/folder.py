@@ -61,7 +61,10 @@ NUMBERED = re.compile(r"([0-9]{1,3})_(.+)")
 
 
 def find_pictures(
-    config: DataConfig, captioned: bool, left_out: Counter[str] | None = None
+    config: DataConfig,
+    captioned: bool,
+    left_out: Counter[str] | None = None,
+    key: str = "data.path",
 ) -> list[Picture]:
     """Return all usable images of the folder, sorted by path.
 
@@ -69,31 +72,32 @@ def find_pictures(
         config: the folder and the sources of captions.
         captioned: whether the objective needs captions.
         left_out: gets the number of files left out that look like data, by kind.
+        key: the recipe key of the folder.
 
     Raises:
         DataError: no folder, no image, or images without a caption or a mask.
     """
     assert config.path is not None
-    paths = picture_files(config.path, "data.path", config, left_out)
+    paths = picture_files(config.path, key, config, left_out)
     paths, masks = parted(paths, Path(config.path), config.masks, left_out)
-    hint_at_kohya(paths, Path(config.path))
+    hint_at_kohya(paths, Path(config.path), key)
     if captioned:
-        captions = read_metadata(config.path, config)
+        captions = read_metadata(config.path, config, key)
         pictures = with_captions(paths, captions, config.captions, left_out=left_out)
     else:
         pictures = [Picture(path, ()) for path in paths]
     return [replace(one, mask=masks.get(one.path)) for one in pictures]
 
 
-def hint_at_kohya(paths: Sequence[Path], root: Path) -> None:
+def hint_at_kohya(paths: Sequence[Path], root: Path, key: str) -> None:
     """Warn if the images are in folders that kohya would read as `REPEATS_class tokens`."""
     parts = {path.relative_to(root).parts for path in paths if path.is_relative_to(root)}
     folders = sorted({one[0] for one in parts if len(one) > 1})
     if folders and all(len(one) > 1 for one in parts) and all(map(NUMBERED.fullmatch, folders)):
         shown = ", ".join(folders[:3]) + (", …" if len(folders) > 3 else "")
         warnings.warn(
-            f"data.path: all folders in {str(root)!r} are named as kohya's, REPEATS_class tokens "
-            f"({shown}), which has no effect on data.path; data.kohya_folders={root} repeats them "
+            f"{key}: all folders in {str(root)!r} are named as kohya's, REPEATS_class tokens "
+            f"({shown}), which has no effect on {key}; data.kohya_folders={root} repeats them "
             "and takes their words as captions",
             RecipeWarning,
             stacklevel=3,

@@ -41,6 +41,7 @@ def parted(
     root: Path,
     config: MaskConfig | None,
     left_out: Counter[str] | None = None,
+    key: str = "data.masks",
 ) -> tuple[list[Path], dict[Path, Path]]:
     """Return the images among the files of a folder, and the mask of each that has one.
 
@@ -49,6 +50,7 @@ def parted(
         root: the folder that they were found in.
         config: location of masks.
         left_out: gets the number of OneTrainer's masks that the recipe does not use.
+        key: the recipe key of `config`.
 
     Raises:
         DataError: images without a mask, all listed; an image with two; no folder.
@@ -59,18 +61,18 @@ def parted(
     pictures = [file for file in files if not config.is_mask(file)]
     masks = [file for file in files if config.is_mask(file)]
     if not pictures:
-        raise DataError(f"data.masks: all {len(masks)} pictures in {str(root)!r} are masks")
+        raise DataError(f"{key}: all {len(masks)} pictures in {str(root)!r} are masks")
     home = root
     if config.path is not None:
         home = Path(config.path)
         if not home.is_dir():
-            raise DataError(f"data.masks.path: {config.path!r} is not a folder")
+            raise DataError(f"{key}.path: {config.path!r} is not a folder")
         masks = [path for path in walk(home) if path.suffix.lower() in MASK_EXTENSIONS]
     by_name: dict[str, Path] = {}
     for mask in masks:
         name = nfc(Path(name_within(mask, home)).with_suffix("").as_posix())
         if name in by_name:
-            raise DataError(f"data.masks: {by_name[name]} and {mask} are masks of one picture")
+            raise DataError(f"{key}: {by_name[name]} and {mask} are masks of one picture")
         by_name[name] = mask
     found = {
         picture: by_name[name]
@@ -82,18 +84,18 @@ def parted(
     }
     bare = [picture for picture in pictures if picture not in found]
     if bare:
-        report_missing(bare, len(pictures), config)
+        report_missing(bare, len(pictures), config, key)
     return pictures, found
 
 
-def report_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None:
+def report_missing(bare: Sequence[Path], count: int, config: MaskConfig, key: str) -> None:
     """Report images without a mask.
 
     Raises:
         DataError: unless the recipe gives them full weight.
     """
     shown = ", ".join(map(str, bare[:3])) + (", …" if len(bare) > 3 else "")
-    message = f"data.masks: {len(bare)} of {count} pictures have no mask: {shown}"
+    message = f"{key}: {len(bare)} of {count} pictures have no mask: {shown}"
     if config.missing == "whole":
         warnings.warn(f"{message}; they count everywhere", RecipeWarning, stacklevel=2)
         return
@@ -101,5 +103,5 @@ def report_missing(bare: Sequence[Path], count: int, config: MaskConfig) -> None
     where = f"{name} beside them" if config.path is None else f"{name} in {config.path!r}"
     raise DataError(
         f"{message}. Looked for {where}, or ending in {', '.join(MASK_EXTENSIONS[1:])}; "
-        "data.masks.missing=whole has them count everywhere"
+        f"{key}.missing=whole has them count everywhere"
     )

@@ -28,7 +28,7 @@ from train.data.sources.texts import check_caption, check_within
 
 
 def read_metadata(
-    folder: Path | str, source: ContainerConfig | None = None
+    folder: Path | str, source: ContainerConfig | None = None, key: str = "data.path"
 ) -> dict[Path, tuple[str, ...]]:
     """Return captions by image from every metadata file of a folder, and from containers.
 
@@ -38,6 +38,7 @@ def read_metadata(
         folder: as `data.path`.
         source: what to read from containers, and the column of captions; without it
             containers are ignored.
+        key: the recipe key of the folder.
 
     Raises:
         DataError: a file cannot be read, or lacks one of the two.
@@ -45,7 +46,7 @@ def read_metadata(
     captions: dict[Path, tuple[str, ...]] = {}
     root = Path(folder)
     files = [path for path in walk(root) if path.name in METADATA_FILES] if root.is_dir() else []
-    for container in containers_at(str(folder), "data.path", source) if source else ():
+    for container in containers_at(str(folder), key, source) if source else ():
         if container.suffix.lower() in TABLES:
             table = open_table(container)
             columns = (source or ContainerConfig()).columns

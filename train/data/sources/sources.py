@@ -41,14 +41,14 @@ class ValidationSplit:
 
 
 def split_off_validation(
-    recipe: TrainRecipe, sources: Sources, find: Callable[[TrainRecipe], Sources]
+    recipe: TrainRecipe, sources: Sources, find: Callable[[TrainRecipe, str], Sources]
 ) -> Sources:
     """Return the sources with the validation split, which is removed from the training images.
 
     Args:
         recipe: the run's recipe.
         sources: all sources of the run.
-        find: finds the images of another folder.
+        find: finds the images of another folder, whose recipe key it takes.
 
     Raises:
         DataError: no training images would be left; images of the other folder cannot be used.
@@ -61,7 +61,7 @@ def split_off_validation(
         if recipe.data.streaming is not None:  # a setting of the whole run
             source |= {"streaming": None, "revision": None}
         other = replace(recipe.data, **source)
-        others = find(replace(recipe, data=other))
+        others = find(replace(recipe, data=other), "validation.path")
         found, root = others.pictures, Path(config.path)
         facts = {
             "validation_pictures": len(found),
@@ -201,7 +201,7 @@ def at_commits(recipe: TrainRecipe, commits: dict[str, str]) -> TrainRecipe:
     return replace(recipe, data=replace(own(recipe.data), subsets=subsets))
 
 
-def _all_sources(recipe: TrainRecipe) -> Sources:
+def _all_sources(recipe: TrainRecipe, key: str = "data.path") -> Sources:
     data, left_out = recipe.data, Counter[str]()
     if data.subsets:
         return _of_subsets(recipe)
@@ -220,12 +220,12 @@ def _all_sources(recipe: TrainRecipe) -> Sources:
     captioned = recipe.objective.learns_from_captions and asks_for_captions(template)
     pictures: list[Picture] = []
     if data.clips is None:
-        found = find_pictures(data, captioned, left_out)
+        found = find_pictures(data, captioned, left_out, key)
         digests = data.cache == "disk" and not data.is_random
         sound = {*sound_paths([one.path for one in found], data.broken_pictures, digests)}
         pictures += [one for one in found if one.path in sound]
     else:
-        clips = find_clips(data, captioned, left_out)
+        clips = find_clips(data, captioned, left_out, key)
         for own in stage_recipes(recipe):
             assert own.data.clips is not None
             warn_of_short(clips, own.data.clips)

@@ -90,8 +90,10 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe, left_out: Counte
     else:
         assert config.path is not None
         paths = picture_files(config.path, f"{key}.path", config, left_out)
-        captions, metadata = read_metadata(config.path, config), METADATA
-    paths, masks = parted(paths, Path(config.path or ""), config.masks, left_out)
+        captions, metadata = read_metadata(config.path, config, f"{key}.path"), METADATA
+    masks_key = "data.masks" if config.masks == recipe.data.masks else f"{key}.masks"
+    root = Path(config.path or "")
+    paths, masks = parted(paths, root, config.masks, left_out, masks_key)
     try:
         digests = recipe.data.cache == "disk" and not recipe.data.is_random
         paths = sound_paths(paths, recipe.data.broken_pictures, digests)
@@ -133,6 +135,8 @@ def kohya_metadata(file: Path, config: SubsetConfig, key: str) -> dict[Path, tup
         text = read_text(file)
     except OSError as error:
         raise DataError(f"{key}: {str(file)!r} cannot be read: {error.strerror}") from error
+    except DataError as error:  # a folder, or in another encoding
+        raise DataError(f"{key}: {error}") from error
     entries = parsed_json(text, f"{key}: {str(file)!r}")
     if not isinstance(entries, dict) or not entries:
         raise DataError(f'{key}: {str(file)!r}: expected {{"picture": {{"caption": …}}, …}}')

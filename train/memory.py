@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from inference.clips import decoding_bytes, expand, needs_of
 from inference.config import ClipConfig, ImageConfig
-from inference.models import DTYPES, DiffusionModel
-from train.config import TrainRecipe
-from train.data import PIXELS_AT_ONCE, ClipExamples, Examples
+from inference.models import DTYPES, DiffusionModel, skeleton
+from train.config import AutoencoderConfig, LoraConfig, TrainRecipe
+from train.data import (
+    PIXELS_AT_ONCE,
+    ClassFolder,
+    ClipExamples,
+    Examples,
+    Sources,
+    build_examples,
+    class_folders,
+    find_sources,
+    pictures_there,
+)
 from train.families import LIVE_TENSORS, traced, training_of
-from train.objectives import Objective
+from train.monitoring import grid_images
+from train.objectives import Objective, objective_on
 from train.optimization import state_bytes
+from train.stages import Stage, stages_of
 
 GIB = 2**30
 CONTEXT = GIB // 2
@@ -91,6 +104,54 @@ class MemoryPlan:
         return max(self.filling, self.training, self.previews)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What a run is made of, on a base model without weights."""
+
+    sources: Sources
+    images: list[ImageConfig]
+    """Of the previews."""
+    folders: list[ClassFolder]
+    objective: Objective
+    """On the meta device."""
+    stages: list[Stage]
+    examples: list[Examples]
+    """Of each stage."""
+
+
+def outlined(recipe: TrainRecipe, processes: int = 1) -> Outline:
+    """Return the parts of a run, made by the same functions as in training.
+
+    Raises:
+        InputError: the run could not start: data, captions, sizes or the base model.
+    """
+    sources = find_sources(recipe)
+    images = [*grid_images(recipe, sources.concepts).values()]
+    folders = class_folders(sources.concepts, Path(recipe.output_dir) / recipe.name)
+    objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
+    base, data, stages = objective.base, recipe.data, stages_of(recipe, processes)
+    examples = [build_examples(s.recipe, sources, base, s.pace(processes)) for s in stages]
+    there = pictures_there(folders, data.captions.extensions, data.broken_pictures)
+    for one in examples if (others := sources.class_pictures or there) else ():
+        one.add_class_pictures(others)
+    return Outline(sources, images, folders, objective, stages, examples)
+
+
+def objective_without_weights(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
+    """Build the objective as `objective_on`, without quantized weights and feature networks."""
+    config = recipe.objective
+    if isinstance(config, AutoencoderConfig):
+        config = replace(config, perceptual_weight=0.0, l1_weight=config.l1_weight or 1.0)
+    unpacked = replace(recipe.base_model, quantization=None)
+    if not isinstance(config, LoraConfig):
+        training_of(base).fill_skeleton(base)
+    # What others begin with is worked out from values; a LoRA's is as large as it is random.
+    with torch.device("meta" if isinstance(config, LoraConfig) else "cpu"):
+        objective = objective_on(replace(recipe, objective=config, base_model=unpacked), base)
+    base.to("meta")
+    return objective.to("meta")
+
+
 def plan_memory(
     recipe: TrainRecipe,
     objective: Objective,
@@ -132,6 +193,18 @@ def plan_memory(
     plan.aside = parts_put_aside(recipe, objective, stages)
     plan.drawing = drawing_bytes(recipe, base, images, plan)
     return plan
+
+
+def memory_planned(recipe: TrainRecipe, outline: Outline, processes: int = 1) -> MemoryPlan:
+    """Return the memory of a run on each of its devices."""
+    recipes = [stage.recipe for stage in outline.stages]
+    pairs = [*zip(recipes, outline.examples, strict=True)]
+    return plan_memory(recipe, outline.objective, pairs, outline.images, processes)
+
+
+def in_gib(count: int) -> str:
+    """Return a number of bytes for people; below 10 MiB in MiB."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 100 else f"{count / 2**20:.2f} MiB"
 
 
 def parts_put_aside(
