@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from inference.deforum.schedules.schedule_table import Schedules
 from inference.deforum.schedules.schedules import frame_names, frame_of
 from inference.deforum.schedules.sources import Extraction, VideoFrames, open_picture
 from inference.deforum.settings import FormulaError
-from inference.runtime import InputError
+from inference.runtime import DrawWarning, InputError
 
 if TYPE_CHECKING:
     from inference.deforum.settings import Compat, Settings
@@ -61,7 +62,7 @@ class Script:
         self.settings = settings
         self.video = self.open_video("video_init_path", "inputframes") if self.needs_video else None
         if self.video is not None and self.follows_video:
-            self.settings = settings.replace(max_frames=len(self.video))
+            self.end_with(self.video)
         if settings["animation_mode"] == "None":
             self.settings = one_frame_each(settings)
         self.max_frames: int = self["max_frames"]
@@ -166,10 +167,27 @@ class Script:
 
     @property
     def follows_video(self) -> bool:
-        """Return whether the animation has as many frames as the video."""
+        """Return whether the animation has as many frames as the video, or as many as it may."""
         if self["animation_mode"] == "Video Input":
             return True
         return self.is_hybrid and not self["hybrid_use_init_image"]
+
+    def end_with(self, video: VideoFrames) -> None:
+        """Give the animation as many frames as a video; warn if `max_frames` ends it before."""
+        most = self["max_frames"]
+        if not self.takes_whole_video and video.end_after(most):
+            warnings.warn(
+                f"max_frames: the animation ends after {most} frames, before the video does; for "
+                "all of the video raise max_frames, or take compat deforum-3.0",
+                DrawWarning,
+                stacklevel=4,
+            )
+        self.settings = self.settings.replace(max_frames=len(video))
+
+    @property
+    def takes_whole_video(self) -> bool:
+        """Return whether the video's length replaces `max_frames`, as in Deforum."""
+        return self.compat == "deforum-3.0"
 
     def open_video(self, key: str, folder: str) -> VideoFrames:
         """Extract the frames of a video that the settings name.
@@ -177,6 +195,9 @@ class Script:
         Raises:
             InputError: it cannot be read.
         """
+        most = self["max_frames"]
+        if key == "video_init_path" and self.follows_video:  # one more shows whether it goes on
+            most = None if self.takes_whole_video else most + 1
         return VideoFrames(
             self[key],
             key,
@@ -187,7 +208,7 @@ class Script:
                 self["extract_to_frame"],
                 max(1, self["extract_nth_frame"]),
                 self["overwrite_extracted_frames"],
-                None if key == "video_init_path" and self.follows_video else self["max_frames"],
+                most,
             ),
         )
 

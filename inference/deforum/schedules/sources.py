@@ -175,6 +175,12 @@ class VideoFrames:
     def __len__(self) -> int:
         return len(self.files)
 
+    def end_after(self, count: int) -> bool:
+        """Leave out all frames after some; return whether there are any."""
+        goes_on = len(self.files) > count
+        self.files = self.files[:count]
+        return goes_on
+
     def _read(self, number: int) -> np.ndarray:
         return fitted(open_init_image(self.files[number], key=self.key), *self.size)
 

@@ -133,7 +133,8 @@ def test_hybrid_motion_moves_as_the_video_does(animate, clip, motion):
 
 def test_hybrid_composite_mixes_the_video_in(animate, clip):
     black = ConstantGenerator((0, 0, 0))
-    settings = {"video_init_path": str(clip), "hybrid_comp_alpha_schedule": "0:(0.25)"}
+    settings = {"video_init_path": str(clip), "hybrid_comp_alpha_schedule": "0:(0.25)",
+                "max_frames": 8}  # fmt: skip
     generator = RecordGenerator(black)
     animate(generator, "n", hybrid_composite="Normal", **settings)
     first, second = (request.init for request in generator.requests[:2])
@@ -156,6 +157,7 @@ def test_colors_follow_the_video_or_an_image(animate, clip, tmp_path):
         color_coherence="Video Input",
         hybrid_composite="Normal",
         video_init_path=str(clip),
+        max_frames=8,
     )
     assert np.ptp(video[2].astype(int), axis=2).mean() > 20
     red = random_picture(64, 64, 1)
@@ -196,6 +198,7 @@ def test_hybrid_flow_goes_on_after_a_stop(animate, clip):
         "hybrid_motion": "Optical Flow", "hybrid_flow_method": "DIS Medium",
         "hybrid_composite": "Normal", "hybrid_flow_consistency": True, "diffusion_cadence": 2,
         "video_init_path": str(clip), "noise_schedule": "0:(0.05)", "color_coherence": "RGB",
+        "max_frames": 8,
     }  # fmt: skip
     whole = animate(SeededGenerator(), "whole", **settings)
     for stop in (2, 5):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from inference.deforum.schedules import sources
 from inference.deforum.schedules.sources import Extraction, VideoFrames
+from inference.runtime import DrawWarning
 
 LENGTH = 40
 
@@ -69,6 +70,45 @@ def test_script_asks_for_as_many_as_it_shows(gif: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     script = Script(recipe_settings(AnimationRecipe(settings=settings)), folder=tmp_path)
     assert len(script.open_video("video_mask_path", "maskframes")) == 6
-    settings |= {"animation_mode": "Video Input", "extract_nth_frame": 4}
-    script = Script(recipe_settings(AnimationRecipe(settings=settings)), folder=tmp_path / "b")
-    assert script.max_frames == LENGTH // 4
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [{"animation_mode": "Video Input"}, {"hybrid_composite": "Normal"}],
+    ids=["mode", "hybrid"],
+)
+@pytest.mark.parametrize(
+    ("compat", "frames", "decoded"), [("fixed", 3, 13), ("deforum-3.0", LENGTH // 4, LENGTH)]
+)
+def test_animations_of_a_video_end_at_max_frames(
+    compat, frames: int, decoded: int, mode: dict[str, str], gif: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Deforum ignores `max_frames`: of a GIF of 300,000 frames it writes them all."""
+    from inference.config import AnimationRecipe
+    from inference.deforum.schedules import Script
+    from inference.deforum.settings import recipe_settings
+
+    asked = []
+    original = sources.iter_frames
+    monkeypatch.setattr(
+        sources,
+        "iter_frames",
+        lambda path, key, keep: original(path, key, lambda n: asked.append(n) or keep(n)),
+    )
+    settings = {
+        "W": 64, "H": 64, "max_frames": 3, "animation_mode": "2D", "extract_nth_frame": 4,
+        "video_init_path": str(gif), **mode,
+    }  # fmt: skip
+
+    def script() -> Script:
+        recipe = recipe_settings(AnimationRecipe(settings=settings))
+        return Script(recipe, compat, tmp_path / compat)
+
+    if compat == "fixed":
+        with pytest.warns(DrawWarning, match="max_frames: the animation ends after 3 frames"):
+            assert script().max_frames == frames
+    else:
+        assert script().max_frames == frames
+    assert len(asked) == decoded
+    settings["max_frames"] = LENGTH // 4  # as many as there are
+    assert script().max_frames == LENGTH // 4
