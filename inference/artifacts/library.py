@@ -51,6 +51,8 @@ class NetworkLibrary:
     def __init__(self, base: ImageModel, folders: Sequence[Path] = ()) -> None:
         self.base = base
         self.folders = list(folders)
+        self._found: dict[tuple[str, str], Path] = {}
+        self._kinds: dict[Path, frozenset[type[Artifact]]] = {}
         self._loaded: dict[Path, Artifact] = {}
         self._loras: dict[tuple[Path, int | None], Lora] = {}
 
@@ -85,20 +87,22 @@ class NetworkLibrary:
         return found
 
     def find(self, call: ExtraNetwork) -> Path:
-        """Return the file that a prompt calls.
+        """Return the file that a prompt calls; searched once for each type and name.
 
         Files of another type may have the same name, as previews and embeddings do.
 
         Raises:
             InputError: no file or several have the name, or its type is wrong.
         """
+        if known := self._found.get((call.kind, call.name)):
+            return known
         named = [*self.files.get(call.name, []), *self.aliases.get(call.name, [])]
         paths = [path for path in named if path.suffix.lower() not in PICTURES]
         kind = KINDS[call.kind]
-        fitting = [path for path in paths if is_kind(path, kind)]
+        fitting = [path for path in paths if self.is_kind(path, kind)]
         fitting = [path for path in fitting if path.stem == call.name] or fitting
         if len(fitting) == 1:
-            return fitting[0]
+            return self._found.setdefault((call.kind, call.name), fitting[0])
         where = ", ".join(map(str, self.folders)) or "no folder: artifact_dirs is empty"
         if fitting:
             several = " and ".join(map(str, fitting))
@@ -152,7 +156,7 @@ class NetworkLibrary:
     def start(self, call: ExtraNetwork, ended: list[Artifact]) -> UsedArtifact:
         """Activate one artifact, and add its clean-up to `ended`."""
         path = self.find(call)
-        artifact = self.load(path)
+        artifact = self._loras.get((path, call.dyn)) or self.load(path)
         if isinstance(artifact, Lora):
             lora = self.lora(path, artifact, call.dyn)
             ended.append(lora)
@@ -176,21 +180,25 @@ class NetworkLibrary:
         return UsedArtifact(kind, call.name, call.unet, hash_, True, call.te)
 
     def lora(self, path: Path, whole: Lora, rank: int | None) -> Lora:
-        """Return a LoRA, attached, with as many of its ranks as are called."""
+        """Return a LoRA, attached, with as many of its ranks as are called.
+
+        `whole` is what its file holds, or the LoRA itself if it is attached already. Of an attached
+        one only what the layers hold is kept, which is a copy.
+        """
         key = path, rank
         lora = self._loras.pop(key, None)
         if lora is None:
             lora = whole if rank is None else whole.limited(rank)
             lora.attach(self.base, 0.0)
+            lora.forget()
+            self._loaded.pop(path, None)
         self._loras[key] = lora  # the most recently called comes last
         return lora
 
     def let_go(self) -> None:
         """Detach the LoRAs that were called longest ago, except for a few."""
         while len(self._loras) > MOST_KEPT:
-            path, rank = next(iter(self._loras))
-            self._loras.pop((path, rank)).detach()
-            self._loaded.pop(path, None)
+            self._loras.pop(next(iter(self._loras))).detach()
 
     def named(self, texts: Sequence[str]) -> list[Path]:
         """Return the files of embeddings whose names are in the texts and not attached yet.
@@ -206,7 +214,7 @@ class NetworkLibrary:
         for name, paths in self.names_of_embeddings.items():
             if name in attached or not spells(said, name):
                 continue
-            fitting = [path for path in paths if is_embedding(path)]
+            fitting = [path for path in paths if self.is_embedding(path)]
             if len(fitting) > 1:
                 several = " and ".join(map(str, fitting))
                 raise InputError(
@@ -236,9 +244,19 @@ class NetworkLibrary:
     def own_name(self, path: Path) -> str:
         """Return the name in an embedding's file; the file's name if it is none or damaged."""
         try:
-            return self.load(path).name if is_embedding(path) else path.stem
+            return self.load(path).name if self.is_embedding(path) else path.stem
         except ArtifactError:
             return path.stem  # whoever calls it by this name gets the error
+
+    def is_kind(self, path: Path, kind: type[Artifact]) -> bool:
+        """Return whether a file is an artifact of a type; it is read once."""
+        if path not in self._kinds:
+            self._kinds[path] = kinds_of(path)
+        return kind in self._kinds[path]
+
+    def is_embedding(self, path: Path) -> bool:
+        """Return whether a file is an embedding."""
+        return path.stat().st_size <= LARGEST_EMBEDDING and self.is_kind(path, Embedding)
 
     def close(self) -> None:
         """Detach everything from the base model."""
@@ -262,19 +280,16 @@ def spells(text: str, name: str) -> bool:
     return re.search(before + re.escape(name) + after, text, re.IGNORECASE) is not None
 
 
-def is_embedding(path: Path) -> bool:
-    """Return whether a file is an embedding."""
-    return path.stat().st_size <= LARGEST_EMBEDDING and is_kind(path, Embedding)
+def kinds_of(path: Path) -> frozenset[type[Artifact]]:
+    """Return the types that a file called by a prompt is of; none if it is unreadable.
 
-
-def is_kind(path: Path, kind: type[Artifact]) -> bool:
-    """Return whether a file is an artifact of a type; an unreadable one is not.
-
-    Warns about it, except for images, which are seldom embeddings.
+    Warns about that, except for images, which are seldom embeddings.
     """
     try:
-        return kind.recognizes(path, read_keys(path))
+        keys = read_keys(path)
     except ArtifactError as error:
         if path.suffix.lower() not in PICTURES:
             warnings.warn(f"{error}: passed over", DrawWarning, stacklevel=2)
-        return False
+        return frozenset()
+    kinds: list[type[Artifact]] = [*KINDS.values(), Embedding]
+    return frozenset(kind for kind in kinds if kind.recognizes(path, keys))

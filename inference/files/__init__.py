@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     )
     from inference.files.name_patterns import Naming, fill_in, fitting, pattern_faults
     from inference.files.temporary import process_space, unfinished
-    from inference.files.tensor_checks import NotFiniteError, is_finite, refuse_not_finite, sound
+    from inference.files.tensor_checks import (
+        NotFiniteError,
+        are_finite,
+        is_finite,
+        refuse_not_finite,
+        sound,
+    )
     from inference.files.tensors import (
         EMBEDDING_PICTURES,
         PICKLES,
@@ -50,12 +56,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMBEDDING_PICTURES", "PICKLES", "UNREADABLE", "HeldFile", "Naming", "NotFiniteError",
-    "TensorFile", "artifact_hash", "cache_file", "fill_in", "fitting", "framed_header",
-    "header_entries", "hold_file", "is_finite", "load_data", "lora_hash", "lora_legacy_hash",
-    "name_new", "old_hash", "one_at_a_time", "open_tensors", "pattern_faults", "process_space",
-    "read_header", "read_json", "read_pickle", "read_tensors", "reason_of", "refuse_not_finite",
-    "remove_left_overs", "serialize", "sha256", "sound", "sync", "tensor_bytes", "unfinished",
-    "unreadable", "weights_file", "write_atomically", "write_folder", "write_once", "write_tensors",
+    "TensorFile", "are_finite", "artifact_hash", "cache_file", "fill_in", "fitting",
+    "framed_header", "header_entries", "hold_file", "is_finite", "load_data", "lora_hash",
+    "lora_legacy_hash", "name_new", "old_hash", "one_at_a_time", "open_tensors", "pattern_faults",
+    "process_space", "read_header", "read_json", "read_pickle", "read_tensors", "reason_of",
+    "refuse_not_finite", "remove_left_overs", "serialize", "sha256", "sound", "sync",
+    "tensor_bytes", "unfinished", "unreadable", "weights_file", "write_atomically", "write_folder",
+    "write_once", "write_tensors",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ LARGEST_REPEATED = 1 << 24
 
 DEEPEST = 4
 """Maximum depth of the tensors in a pickle: a hypernetwork's are in a dict in a tuple in a dict."""
+
+
+LARGEST_TOGETHER = 1 << 16
+"""Maximum values of a tensor that is checked together with others."""
 
 
 class NotFiniteError(ArtifactError):
@@ -54,6 +58,18 @@ def is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Return whether all values of all tensors are finite; small tensors are checked together."""
+    waiting: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel() > LARGEST_TOGETHER:
+            if not is_finite(tensor):
+                return False
+        else:
+            waiting.setdefault((tensor.dtype, tensor.device), []).append(tensor.flatten())
+    return all(is_finite(torch.cat(several)) for several in waiting.values())
+
+
 def sound(path: Path, name: object, tensor: Tensor) -> Tensor:
     """Return a tensor of a file as a plain one; that of 8-bit floats in fp16, which holds them.
 
@@ -69,8 +85,8 @@ def sound(path: Path, name: object, tensor: Tensor) -> Tensor:
     if tensor.is_quantized or tensor.is_complex():
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ArtifactError(f"{where} is of the type {kind}; expected floating point or integers")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        size = tensor.numel() * tensor.element_size()
+    size = tensor.numel() * tensor.element_size()
+    if not tensor.is_contiguous() and size > tensor.untyped_storage().nbytes():
         if size > LARGEST_REPEATED:
             raise ArtifactError(
                 f"{where} repeats {tensor.untyped_storage().nbytes()} stored bytes to {size}; save "

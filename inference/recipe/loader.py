@@ -80,6 +80,10 @@ from inference.runtime import without_passwords
 __all__ = ["RecipeError", "RecipeWarning", "dump_recipe", "load_mapping", "load_recipe"]
 
 
+MOST_UNKNOWN = 50
+"""How many unknown keys of a mapping are reported one by one, at most."""
+
+
 def load_recipe(
     path: str | Path, schema: Callable[[dict[str, Any]], type], overrides: Sequence[str] = ()
 ) -> Any:
@@ -252,9 +256,12 @@ class _Draft:
         is_named = get_origin(kind) is dict
         if key and OmegaConf.select(self.config, _path(key)) is None:
             OmegaConf.update(self.config, _path(key), {} if is_named else _structured(kind))
+        unknown = 0
         for name_node, value in node.value:
             name = name_node.value
             hint = get_args(kind)[1] if is_named else fields_of(kind).get(name)
+            if hint is None and (unknown := unknown + 1) > MOST_UNKNOWN:
+                continue
             is_null = isinstance(value, yaml.ScalarNode) and plain(value) is None
             if hint is None:
                 message = (
@@ -274,6 +281,9 @@ class _Draft:
             else:
                 is_path = not is_named and name in paths_of(kind)
                 self.put(layer, value, (*key, name), hint, is_path)
+        if unknown > MOST_UNKNOWN:
+            message = f"and {unknown - MOST_UNKNOWN:,} more unknown keys"
+            self.faults[self.line(".".join(key), message, layer.source)] = None
 
     def refer(self) -> None:
         """Replace references by the values that OmegaConf resolves them to, inner ones first.

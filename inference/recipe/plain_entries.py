@@ -1,9 +1,10 @@
 """Entries of named mappings that need no conversion: an optimization of OmegaConf's result.
 
 OmegaConf takes milliseconds for each entry, and a recipe can have thousands, such as one for each
-image. Of the entries of a mapping that set the same fields, each to a plain value of exactly the
-field's type, only the first is left to OmegaConf. The others become copies of the object that it
-builds, with their own values, which is what it would build of them.
+image. Of the entries of a mapping that set the same fields, also within groups, each to a value of
+the field's type or a number that is converted to it, only the first is left to OmegaConf. The
+others become copies of the object that it builds, with their own values, which is what it would
+build of them.
 """
 
 import re
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -23,6 +24,9 @@ from inference.recipe.yaml_nodes import MAPPING_TAG, plain
 
 Names = tuple[str, ...]
 PLAIN = (str, int, float, bool)
+UNKNOWN = object()
+"""No value: what a field is set to is for OmegaConf to say."""
+Shape = frozenset[Any]
 
 
 @dataclass
@@ -47,10 +51,8 @@ class PlainEntries:
 
     def like(self, first: str, entry: Any) -> Iterator[tuple[str, Any]]:
         """Yield the entries like one that OmegaConf read, with their names."""
-        given = {one.name: getattr(entry, one.name) for one in fields(entry)}
-        held = {name: one for name, one in given.items() if type(one) not in PLAIN}
         for name, values in self.alike[first].items():
-            yield name, replace(entry, **{**deepcopy(held), **values})
+            yield name, _copy(entry, values)
 
 
 def set_aside(kind: type, layers: Sequence[Layer]) -> tuple[list[Layer], list[PlainEntries]]:
@@ -60,12 +62,12 @@ def set_aside(kind: type, layers: Sequence[Layer]) -> tuple[list[Layer], list[Pl
     for path, hint in mappings_of(kind):
         entries = _entries(layers, path, without_none(hint)[1])
         found = PlainEntries(path, list(entries))
-        firsts: dict[frozenset[str], str] = {}
+        firsts: dict[Shape, str] = {}
         for name, ((layer, node), *later) in entries.items():
             is_alone = not later and not layer.key and "." not in name and name not in referred
             values = plain_values(hint, node) if is_alone else None
             if values is not None:
-                first = firsts.setdefault(frozenset(values), name)
+                first = firsts.setdefault(_shape(values), name)
                 if first != name:
                     found.alike.setdefault(first, {})[name] = values
         if found.alike:
@@ -76,21 +78,63 @@ def set_aside(kind: type, layers: Sequence[Layer]) -> tuple[list[Layer], list[Pl
 
 
 def plain_values(hint: Any, node: yaml.Node) -> dict[str, Any] | None:
-    """Return the values of an entry by field; None unless all are plain and of the exact type."""
+    """Return the values of an entry by field, those of a group in it as a dict.
+
+    None unless it is certain what OmegaConf makes of all of them.
+    """
     if not isinstance(node, yaml.MappingNode):
         return None
     hints, values = fields_of(without_none(hint)[0]), {}
     for name, value in node.value:
-        kind, _ = without_none(hints.get(name.value))
-        try:
-            found = leaf(kind, value, typed=False) if kind in PLAIN else None
-        except ValueError:  # OmegaConf's way reports it
-            return None
-        is_special = kind is str and any(sign in str(found) for sign in ("${", "???", "~"))
-        if found is None or type(found) is not kind or is_special:
+        kind, is_optional = without_none(hints.get(name.value))
+        if is_dataclass(kind) and isinstance(value, yaml.MappingNode):
+            found = plain_values(kind, value)
+            found = UNKNOWN if found is None else found
+        else:
+            found = _plain_value(kind, is_optional, value)
+        if found is UNKNOWN:
             return None
         values[name.value] = found
     return values
+
+
+def _plain_value(kind: Any, is_optional: bool, node: yaml.Node) -> Any:
+    """Return the value of a field; UNKNOWN if that is left to OmegaConf."""
+    is_literal = get_origin(kind) is Literal
+    try:
+        found = leaf(kind, node, typed=False) if kind in PLAIN or is_literal else plain(node)
+        if found is None:
+            return None if is_optional and kind is not Any else UNKNOWN
+        if kind in (int, float) and type(found) in (int, str):
+            found = kind(found)  # "7" and, for a float, 7
+    except ValueError:  # OmegaConf's way reports it
+        return UNKNOWN
+    if is_literal:
+        is_one = any(type(found) is type(one) and found == one for one in get_args(kind))
+        return found if is_one else UNKNOWN
+    is_special = kind is str and any(sign in str(found) for sign in ("${", "???", "~"))
+    return found if kind in PLAIN and type(found) is kind and not is_special else UNKNOWN
+
+
+def _shape(values: dict[str, Any]) -> Shape:
+    """Return which fields are set, also within groups."""
+    return frozenset(
+        (name, _shape(one)) if isinstance(one, dict) else name for name, one in values.items()
+    )
+
+
+def _copy(entry: Any, values: dict[str, Any]) -> Any:
+    """Return a copy of a dataclass with other values; of a group in it those of a dict."""
+    held: dict[str, Any] = {}
+    for one in fields(entry):
+        given = getattr(entry, one.name)
+        if isinstance(values.get(one.name), dict):
+            held[one.name] = _copy(given, values[one.name])
+        elif one.name in values:
+            held[one.name] = values[one.name]
+        elif type(given) not in PLAIN:
+            held[one.name] = deepcopy(given)
+    return replace(entry, **held)
 
 
 @cache

@@ -9,6 +9,7 @@ import math
 import re
 import stat
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,22 @@ for _kind in (RecipeLoader, RecipeDumper):
     _kind.add_implicit_resolver(FLOAT_TAG, _number, list("-+0123456789"))
 
 _reader = RecipeLoader("")
-scalar_value = _reader.construct_document
+
+
+@lru_cache(maxsize=1 << 14)
+def _value(tag: str, text: str) -> Any:
+    return _reader.construct_document(yaml.ScalarNode(tag, text))
+
+
+@lru_cache(maxsize=1 << 14)
+def _written(text: str) -> str:
+    """Return the tag of an unquoted text."""
+    return str(_reader.resolve(yaml.ScalarNode, text, (True, False)))
+
+
+def scalar_value(node: yaml.Node) -> Any:
+    """Return the text, number, truth value or None of a scalar."""
+    return _value(node.tag, node.value)
 
 
 def fault(problem: str, place: Any) -> yaml.MarkedYAMLError:
@@ -189,8 +205,7 @@ def check_scalar(node: yaml.Node) -> None:
     if node.tag == MERGE_TAG:  # has a meaning only as a key
         node.tag = TEXT_TAG
     is_scalar = isinstance(node, yaml.ScalarNode)
-    written = _reader.resolve(yaml.ScalarNode, node.value, (True, False)) if is_scalar else ""
-    if not is_scalar or node.tag not in (TEXT_TAG, written):
+    if not is_scalar or (node.tag != TEXT_TAG and node.tag != _written(node.value)):
         name = cut(node.tag.replace("tag:yaml.org,2002:", "!!"))
         raise fault(f"the tag {name} cannot be used here; {QUOTING_HINT}", node)
     if node.tag == TEXT_TAG:

@@ -20,6 +20,9 @@ from inference.runtime import ArtifactError
 
 A = TypeVar("A", bound="type[Adapter]")
 
+NO_DROPOUT = nn.Identity()
+"""Shared by all layers: hundreds of LoRAs have tens of thousands."""
+
 
 class Adapter(nn.Module, ABC):
     """The trained part of one layer."""
@@ -37,7 +40,7 @@ class Adapter(nn.Module, ABC):
     def __init__(self, alpha: float, dropout: float = 0.0) -> None:
         super().__init__()
         self.alpha = alpha
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout else NO_DROPOUT
 
     @classmethod
     @abstractmethod

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +29,14 @@ from inference.artifacts.adapters.lora_formats import (
 from inference.artifacts.adapters.lora_keys import family_of_names, layers_of, part_of
 from inference.artifacts.adapters.low_rank import (
     LowRank,
+    Stack,
     hang_in,
     refuse_packed,
-    scale,
     take_out,
 )
 from inference.artifacts.base import Artifact
 from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
-from inference.files import is_finite, read_tensors, serialize, write_atomically
+from inference.files import are_finite, read_tensors, serialize, write_atomically
 from inference.models import LoraLayout, family_of
 from inference.recipe import typed_options
 from inference.runtime import ArtifactError, DrawWarning
@@ -75,7 +76,7 @@ def check_effect(path: Path, layers: Mapping[str, Adapter]) -> None:
     """Raise ArtifactError for a LoRA that changes nothing or is not finite."""
     parts = [part for layer in layers.values() for part in layer.effect()]
     tensors = (tensor for layer in layers.values() for tensor in layer.tensors().values())
-    if not all(is_finite(tensor) for tensor in (*parts, *tensors)):
+    if not are_finite([*parts, *tensors]):
         raise ArtifactError(f"{path}: holds numbers that are not finite; its training went wrong")
     if not any(bool(part.any()) for part in parts):
         raise ArtifactError(f"{path}: changes nothing: every up half or alpha is zero")
@@ -123,6 +124,16 @@ class LoraSpec:
     """Whether dropout acts on the ranks, after the down half."""
 
 
+class _Place(NamedTuple):
+    """A layer of a base model into which a LoRA is injected."""
+
+    stack: Stack
+    part: nn.Module
+    path: str
+    """Within the part."""
+    is_text_encoder: bool
+
+
 @final
 class Lora(Artifact):
     """Low-rank layers by their kohya names; loaded from several formats.
@@ -146,9 +157,8 @@ class Lora(Artifact):
         """Whether `save` also writes a video model's LoRA for ComfyUI-CogVideoXWrapper."""
         self.strength = 1.0
         self._slot = f"lora{next(_numbers)}"
-        self._attached: list[tuple[nn.Module, str]] = []
-        """Part and path of every layer into which this LoRA is injected."""
-        self._text_encoders: list[nn.Module] = []
+        self._attached: list[_Place] = []
+        """The layers into which this LoRA is injected."""
 
     @classmethod
     def create(cls, base: DiffusionModel, spec: LoraSpec, seed: int) -> Self:
@@ -212,13 +222,12 @@ class Lora(Artifact):
             except ArtifactError as error:
                 raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
         warn_of_other_family(self.name, self.metadata, base)
-        device = base.device
-        self._text_encoders = list(base.text_encoders.values())
-        for name, (part, path, module) in places.items():
+        device, parts, encoders = base.device, base.parts, base.text_encoders
+        for name, (part, path, _) in places.items():
             own = self.layers[name]
-            low_rank = own.to(device) if own.is_trained else own.fitted(module)
-            hang_in(base.parts[part], path, self._slot, low_rank)
-            self._attached.append((base.parts[part], path))
+            own = own.to(device) if own.is_trained else own
+            stack = hang_in(parts[part], path, self._slot, own)
+            self._attached.append(_Place(stack, parts[part], path, part in encoders))
         self.set_strength(strength)
 
     def set_strength(self, strength: float) -> None:
@@ -228,19 +237,22 @@ class Lora(Artifact):
     def set_strengths(self, unet: float, text_encoder: float) -> None:
         """Set the strengths in the denoiser and the text encoders (A1111: `<lora:x:te:unet>`)."""
         self.strength = unet
-        for part, path in self._attached:
-            strength = text_encoder if part in self._text_encoders else unet
-            scale(part, path, self._slot, strength)
+        for place in self._attached:
+            place.stack.set_strength(self._slot, text_encoder if place.is_text_encoder else unet)
 
     def limited(self, rank: int) -> Self:
         """Return a copy that uses only the first ranks, at the full scale (A1111's `dyn`)."""
         layers = {name: layer.limited(rank) for name, layer in self.layers.items()}
         return type(self)(layers, self.metadata, self.name)
 
+    def forget(self) -> None:
+        """Let go of its own layers, once the base model has copies; `detach` still works."""
+        self.layers = {}
+
     def detach(self) -> None:
         """Restore the base model's own layers."""
-        for part, path in self._attached:
-            take_out(part, path, self._slot)
+        for place in self._attached:
+            take_out(place.part, place.path, self._slot, place.stack)
         self._attached = []
 
     def merge_into(self, base: DiffusionModel, strength: float = 1.0) -> None:
@@ -324,10 +336,8 @@ class Lora(Artifact):
         """Return kohya name -> part, path and layer of the base model, for each layer here."""
         known: dict[str, tuple[str, str, nn.Module]] = {}
         layout = family_of(base).lora_layout(base)
-        for part, parent in changeable_parts(base).items():
-            for path, module in layers_of(parent):
-                for name in layout.known_names(part, path):
-                    known.setdefault(name, (part, path, module))
+        for part, parent in reversed(changeable_parts(base).items()):  # of names, the first counts
+            known |= named_layers(part, parent, layout)
         unmatched = [name for name in self.layers if name not in known]
         if len(unmatched) == len(self.layers):
             raise ArtifactError(
@@ -366,6 +376,26 @@ class Lora(Artifact):
             if part_of(name) == part and name.endswith(layer) and (width := one.input_width)
         )
         return widths.most_common(1)[0][0] if widths else None
+
+
+_named: WeakKeyDictionary[nn.Module, tuple[str, LoraLayout, dict[str, Any]]] = WeakKeyDictionary()
+
+
+def named_layers(
+    part: str, parent: nn.Module, layout: LoraLayout
+) -> dict[str, tuple[str, str, nn.Module]]:
+    """Return part, path and layer for every name that a file may have for a layer of a part.
+
+    Made once for each part of a base model: its layers stay the same objects.
+    """
+    kept = _named.get(parent)
+    if kept is None or kept[:2] != (part, layout):
+        found: dict[str, tuple[str, str, nn.Module]] = {}
+        for path, module in layers_of(parent):
+            for name in layout.known_names(part, path):
+                found.setdefault(name, (part, path, module))
+        kept = _named[parent] = (part, layout, found)
+    return kept[2]
 
 
 def changeable_parts(base: DiffusionModel) -> dict[str, nn.Module]:

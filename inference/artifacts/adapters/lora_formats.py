@@ -195,8 +195,11 @@ def split_adapters(
         if match := KOHYA_KEY.fullmatch(key):
             by_layer.setdefault(match["name"], {})[match["what"]] = tensor
     layers: dict[str, Adapter] = {}
+    known = {
+        suffix: adapter_with(suffix) for suffix in {one for own in by_layer.values() for one in own}
+    }
     for name, own in by_layer.items():
-        kinds = {kind for suffix in own if (kind := adapter_with(suffix)) is not None}
+        kinds = {kind for suffix in own if (kind := known[suffix]) is not None}
         kind = next(iter(kinds), LowRank)
         if len(kinds) > 1 or kind is LowRank:
             continue

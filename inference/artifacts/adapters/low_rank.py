@@ -1,20 +1,27 @@
 """Low-rank layers (Hu et al. 2021, arXiv 2106.09685), injected with peft's layers.
 
-A layer's output becomes `W x + sum over LoRAs of strength * alpha / rank * B A dropout(x)`.
+A layer's output becomes `W x + sum over LoRAs of strength * alpha / rank * B A dropout(x)`. LoRAs
+that are trained are modules of the layer; those of files are pairs of tensors, and many of them are
+added as one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from peft.tuners.lora.layer import Conv2d, Linear, LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from inference.artifacts.adapters.base import Adapter, adapter, working_dtype
 from inference.runtime import ArtifactError
+
+MANY = 16
+"""From how many LoRAs of files at work in a layer on they are added as one. Their sum is rounded in
+another order then."""
 
 
 @adapter("lora")
@@ -31,6 +38,7 @@ class LowRank(Adapter):
         super().__init__(alpha, dropout)
         self.lora_A = _layer(down)
         self.lora_B = _layer(up)
+        self._rank = down.shape[0]
 
     @classmethod
     def create(
@@ -89,7 +97,7 @@ class LowRank(Adapter):
     @property
     def rank(self) -> int:
         """Return the width of the bottleneck."""
-        return self.lora_A.weight.shape[0]
+        return self._rank
 
     @property
     def scaling(self) -> float:
@@ -106,19 +114,27 @@ class LowRank(Adapter):
                 f"model's layer needs {_show(expected_down)} and {_show(expected_up)}"
             )
 
-    def fitted(self, target: nn.Module) -> LowRank:
-        """Return a copy for inference, with a layer's device, dtype and number of dimensions."""
-        weight: Tensor = target.weight  # type: ignore[assignment]
-        dtype = working_dtype(target)
-        halves = (self.lora_A.weight.detach(), self.lora_B.weight.detach())
+    @property
+    def is_trained(self) -> bool:
+        """Return whether one of the halves gets gradients."""
+        return self.lora_A.weight.requires_grad or self.lora_B.weight.requires_grad
+
+    def halves(self, target: nn.Module) -> Halves:
+        """Return copies for inference, with a layer's device, dtype and number of dimensions."""
+        device, dtype = target.weight.device, working_dtype(target)
+        weights = (self.lora_A.weight.detach(), self.lora_B.weight.detach())
         down, up = (
-            half.reshape(shape).to(weight.device, dtype, copy=True)
-            for half, shape in zip(halves, factor_shapes(target, self.rank), strict=True)
+            half.reshape(shape).to(device, dtype, copy=True)
+            for half, shape in zip(weights, factor_shapes(target, self.rank), strict=True)
         )
-        copy = LowRank(down, up, self.alpha)
-        if isinstance(target, nn.Conv2d):
-            copy.lora_A.stride, copy.lora_A.padding = target.stride, target.padding  # type: ignore
-        return copy.eval()
+        return Halves(down, up)
+
+
+class Halves(NamedTuple):
+    """The halves of a low-rank layer that is not trained, in the shapes of its target."""
+
+    down: Tensor
+    up: Tensor
 
 
 def initial_low_rank(
@@ -159,8 +175,7 @@ def _layer(weight: Tensor) -> nn.Linear | nn.Conv2d:
         layer = nn.Linear.__new__(nn.Linear)  # __init__ would fill it with random numbers
         nn.Module.__init__(layer)
         vars(layer).update(in_features=weight.shape[1], out_features=weight.shape[0])
-        layer.register_parameter("bias", None)
-        layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+        layer._parameters.update(bias=None, weight=nn.Parameter(weight, requires_grad=False))
         return layer
     if weight.dim() == 4:
         kernel = (weight.shape[2], weight.shape[3])
@@ -183,7 +198,7 @@ def _show(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-class _Stack(LoraLayer):
+class Stack(LoraLayer):
     """A peft layer whose LoRAs are injected from outside, each with its own strength.
 
     LoRAs at strength 0 are skipped. peft's own switches would also change which weights are
@@ -194,6 +209,17 @@ class _Stack(LoraLayer):
     """Adapters other than LoRA, which peft's layers do not compute."""
     strengths: dict[str, float]
     """Their strengths."""
+    halves: dict[str, Halves]
+    """LoRAs that are not trained. Modules for them would take most of the time of loading them."""
+    change: tuple[Tensor, ...] | None
+    """The weights that `MANY` of these together amount to; None until they are needed."""
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        nn.Module.__init__(self)
+        LoraLayer.__init__(self, base_layer)
+        self.lora_others, self.strengths = nn.ModuleDict(), {}
+        self.halves, self.change = {}, None
+        self.cast_input_dtype_enabled = False  # autocast casts it, or the dtypes are equal
 
     @property
     def active_adapters(self) -> list[str]:
@@ -201,7 +227,28 @@ class _Stack(LoraLayer):
 
     @property
     def is_empty(self) -> bool:
-        return not self.lora_A and not self.lora_others
+        return not self.lora_A and not self.lora_others and not self.halves
+
+    def added(self, output: Tensor, x: Tensor) -> Tensor:
+        """Return the base layer's output plus that of the LoRAs, in the order of their insertion.
+
+        One by one as peft's layers do, except for `MANY` that are not trained.
+        """
+        dtype, active, target = output.dtype, self.active_adapters, self.get_base_layer()
+        fixed = [name for name in active if name in self.halves]
+        if len(fixed) >= MANY:
+            if self.change is None:
+                scaling = [self.scaling[name] for name in fixed]
+                self.change = combined([self.halves[name] for name in fixed], scaling)
+            output = output + through(target, x, self.change)
+            active = [name for name in active if name not in self.halves]
+        for name in active:
+            if name in self.halves:
+                change = through(target, x, self.halves[name])
+            else:
+                change = self.lora_B[name](self.lora_A[name](self.lora_dropout[name](x)))
+            output = output + change * self.scaling[name]
+        return output.to(dtype)
 
     def with_others(self, output: Tensor, x: Tensor) -> Tensor:
         """Return a layer's output plus that of the other adapters."""
@@ -211,84 +258,115 @@ class _Stack(LoraLayer):
                 output = output + change
         return output
 
-    def insert(self, name: str, low_rank: Adapter) -> None:
-        if not isinstance(low_rank, LowRank):
-            self.lora_others[name], self.strengths[name] = low_rank, 1.0
+    def insert(self, name: str, adapter: Adapter) -> None:
+        """Add an adapter: one that is trained itself, otherwise a copy that fits the layer."""
+        if not isinstance(adapter, LowRank):
+            own = adapter if adapter.is_trained else adapter.fitted(self.get_base_layer())
+            self.lora_others[name], self.strengths[name] = own, 1.0
             return
-        self.lora_A[name] = low_rank.lora_A
-        self.lora_B[name] = low_rank.lora_B
-        self.lora_dropout[name] = low_rank.dropout
-        self.r[name], self.lora_alpha[name] = low_rank.rank, low_rank.alpha
-        self.scaling[name] = low_rank.scaling
-        self.lora_bias[name] = self.use_rslora[name] = self.use_dora[name] = False
+        if adapter.is_trained:
+            self.lora_A[name] = adapter.lora_A
+            self.lora_B[name] = adapter.lora_B
+            self.lora_dropout[name] = adapter.dropout
+        else:
+            self.halves[name], self.change = adapter.halves(self.get_base_layer()), None
+        self.r[name], self.lora_alpha[name] = adapter.rank, adapter.alpha
+        self.scaling[name] = adapter.scaling
 
     def set_strength(self, name: str, strength: float) -> None:
         if name in self.strengths:
             self.strengths[name] = strength
         else:
-            self.set_scale(name, strength)
+            self.scaling[name] = strength * self.lora_alpha[name] / self.r[name]
+            self.change = None
 
     def drop(self, name: str) -> None:
         if name in self.strengths:
             del self.lora_others[name], self.strengths[name]
             return
-        for entries in (self.lora_A, self.lora_B, self.lora_dropout, self.r, self.lora_alpha):
-            del entries[name]
-        for entries in (self.scaling, self.lora_bias, self.use_rslora, self.use_dora):
-            del entries[name]
+        if name in self.halves:
+            del self.halves[name]
+            self.change = None
+        else:
+            del self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
+        del self.r[name], self.lora_alpha[name], self.scaling[name]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the halves along with the layer, or convert them, as PyTorch does its parameters."""
+        self.halves = {name: Halves(*map(fn, each)) for name, each in self.halves.items()}
+        self.change = None
+        return super()._apply(fn, recurse)  # type: ignore[misc]
 
 
-class _LinearStack(_Stack, Linear):
+def combined(halves: Sequence[Halves], scaling: Sequence[float]) -> tuple[Tensor, ...]:
+    """Return the scaled sum of low-rank layers: two halves, or a whole weight if smaller."""
+    down = torch.cat([one.down for one in halves])
+    ranks = torch.tensor([one.down.shape[0] for one in halves])
+    factors = torch.tensor(scaling, dtype=torch.float32).repeat_interleave(ranks).to(down.device)
+    up = torch.cat([one.up for one in halves], 1)
+    scaled = up.flatten(1).float() * factors
+    shape = (up.shape[0], *down.shape[1:])
+    if down.numel() + up.numel() < math.prod(shape):
+        return down, scaled.reshape(up.shape).to(up.dtype)
+    return ((scaled @ down.flatten(1).float()).reshape(shape).to(up.dtype),)
+
+
+def through(layer: nn.Module, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Return the output of weights that are applied one after the other in place of a layer's.
+
+    The first are applied as the layer's own: with its strides, edges and, for tiling, padding.
+    """
+    first, *others = (weight.to(x.device) for weight in weights)  # elsewhere if it is offloaded
+    if not isinstance(layer, nn.Conv2d):
+        x = functional.linear(x, first)
+        for weight in others:
+            x = functional.linear(x, weight)
+        return x
+    x = layer._conv_forward(x, first, None)
+    for weight in others:
+        x = functional.conv2d(x, weight)
+    return x
+
+
+class _LinearStack(Stack, Linear):
     def __init__(self, base_layer: nn.Linear) -> None:
-        nn.Module.__init__(self)
-        LoraLayer.__init__(self, base_layer)
-        self.lora_others, self.strengths = nn.ModuleDict(), {}
+        Stack.__init__(self, base_layer)
         self.fan_in_fan_out = False
         self.is_target_conv_1d_layer = False
-        self.cast_input_dtype_enabled = False  # autocast casts it, or the dtypes are equal
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        output = Linear.forward(self, x, *args, **kwargs)
+        output = self.added(self.base_layer(x, *args, **kwargs), x)
         return self.with_others(output, x)
 
 
-class _ConvStack(_Stack, Conv2d):
+class _ConvStack(Stack, Conv2d):
     def __init__(self, base_layer: nn.Conv2d) -> None:
-        nn.Module.__init__(self)
-        LoraLayer.__init__(self, base_layer)
-        self.lora_others, self.strengths = nn.ModuleDict(), {}
+        Stack.__init__(self, base_layer)
         self._kernel_dim = 4
-        self.conv_fn = torch.nn.functional.conv2d
-        self.cast_input_dtype_enabled = False
+        self.conv_fn = functional.conv2d
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        output = Conv2d.forward(self, x, *args, **kwargs)
+        output = self.added(self.base_layer(x, *args, **kwargs), x)
         return self.with_others(output, x)
 
 
-def hang_in(part: nn.Module, path: str, name: str, low_rank: Adapter) -> None:
-    """Inject an adapter into the layer at `path`; the layer itself stays the same object."""
-    layer = part.get_submodule(path)
-    if not isinstance(layer, _Stack):
+def hang_in(part: nn.Module, path: str, name: str, adapter: Adapter) -> Stack:
+    """Inject an adapter into the layer at `path`, which stays the same object; return its stack."""
+    layer = part
+    for child in path.split("."):
+        layer = layer._modules[child]  # type: ignore[assignment] # get_submodule is slow
+    if not isinstance(layer, Stack):
         layer = (_LinearStack if isinstance(layer, nn.Linear) else _ConvStack)(layer)  # type: ignore
         _replace(part, path, layer)
-    layer.insert(name, low_rank)
+    layer.insert(name, adapter)
+    return layer
 
 
-def take_out(part: nn.Module, path: str, name: str) -> None:
+def take_out(part: nn.Module, path: str, name: str, stack: Stack) -> None:
     """Remove a LoRA; with the last one the original layer is restored."""
-    layer = part.get_submodule(path)
-    assert isinstance(layer, _Stack)
-    layer.drop(name)
-    if layer.is_empty:
-        _replace(part, path, layer.get_base_layer())
-
-
-def scale(part: nn.Module, path: str, name: str, strength: float) -> None:
-    """Set the strength of a LoRA in the layer at `path`."""
-    layer = part.get_submodule(path)
-    assert isinstance(layer, _Stack)
-    layer.set_strength(name, strength)
+    stack.drop(name)
+    if stack.is_empty:
+        _replace(part, path, stack.get_base_layer())
 
 
 def _replace(part: nn.Module, path: str, layer: nn.Module) -> None:

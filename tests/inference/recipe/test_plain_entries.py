@@ -62,13 +62,14 @@ class Run:
 
 VALUES = {
     "prompt": ["a cat", "'1'", "a \\${b}", "'???'", "${note}", "no", "7", "[a]", "x", "y"],
-    "seed": ["1", "2", "3", "2.0", "null", "'4'", "0123", "x"],
-    "steps": ["4", "5", "-1", "${.seed}", "1e1"],
-    "cfg": ["1.0", "2.5", "3", "x"],
+    "seed": ["1", "'4'", "null", "2", "2.0", "'4.0'", "0123", "x"],
+    "steps": ["4", "'5'", "-1", "${.seed}", "1e1", "'1e1'"],
+    "cfg": ["1.0", "3", "'2.5'", "2.5", "true", "'x'"],
     "negative": ["ugly", "null", "''"],
     "upside_down": ["true", "no", "'true'", "1"],
     "mode": ["a", "b", "c"],
-    "inner": ["{strength: 1.5}", "{strength: x}", "{words: [q]}", "null"],
+    "inner": ["{strength: 1.5}", "{strength: '2'}", "{strength: 3, words: [q]}", "{strength: x}",
+              "{words: [q]}", "null"],
     "nothing": ["1"],
 }  # fmt: skip
 """Fields -> what recipes say, the plain values first."""
@@ -77,7 +78,10 @@ VALUES = {
 def a_recipe(dice: random.Random) -> tuple[str, list[str]]:
     """Return the text of a recipe with mostly plain entries, and overrides."""
     fancy = dice.random() < 0.7
-    sets = [dice.sample(["prompt", "seed", "steps", "cfg", "negative"], 3) for _ in range(2)]
+    sets = [
+        dice.sample(["prompt", "seed", "steps", "cfg", "negative", "mode", "inner"], 3)
+        for _ in range(2)
+    ]
     rows = []
     for number in range(dice.randint(1, 8)):
         names = list(dice.choice(sets))
@@ -136,10 +140,14 @@ def test_copies_are_what_omegaconf_makes(
         if found[0] is not None:
             assert list(found[0].sampling.images) == list(expected[0].sampling.images)
             types = [
-                type(value) for one in found[0].sampling.images.values() for value in vars(one)
+                type(value)
+                for one in found[0].sampling.images.values()
+                for value in vars(one).values()
             ]
             assert types == [
-                type(value) for one in expected[0].sampling.images.values() for value in vars(one)
+                type(value)
+                for one in expected[0].sampling.images.values()
+                for value in vars(one).values()
             ]
         copies += len(aside_of(text))
     assert copies > len(seeds) / 2
@@ -155,7 +163,7 @@ def aside_of(text: str) -> list[str]:
 
 
 def test_what_is_left_to_omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All entries that have something to convert, and the first of those that have not."""
+    """Entries with lists, references or faults, and the first of each other kind."""
     monkeypatch.chdir(tmp_path)
 
     def of(*entries: str) -> list[str]:
@@ -166,8 +174,18 @@ def test_what_is_left_to_omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert of("prompt: a", "seed: 1", "prompt: c", "seed: 2") == ["e2", "e3"]
     for entry in ("'???'", "${note}", "\\${x}", "7", "no", "null", "[a]"):
         assert of("prompt: a", f"prompt: {entry}", f"prompt: {entry}") == []
-    for entry in ("cfg: 3", "inner: {strength: 1.5}", "mode: a", "sizes: [1, 2]", "seed: 2.0"):
+    for entry in (
+        "cfg: x",
+        "inner: {words: [a]}",
+        "mode: c",
+        "sizes: [1, 2]",
+        "seed: 2.0",
+        "steps: null",
+    ):
         assert of(entry, entry, entry) == []
+    for plain in ("cfg: 3", "cfg: '2'", "seed: null", "mode: b", "inner: {strength: '1'}"):
+        assert of("prompt: x", plain, plain, f"{plain}, prompt: y") == ["e2"]
+    assert of("inner: {strength: 1}", "inner: {}", "inner: {strength: 2}") == ["e2"]
 
 
 def test_a_value_that_a_giver_lacks_is_one_line(

@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Literal
 import pytest
 from omegaconf import MISSING, SI
 
+from inference.config import draw_schema
 from inference.config.recipes import ImagesRecipe
+from inference.recipe import loader
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import RecipeWarning, dump_recipe, load_recipe
 from inference.recipe.schema import all_keys, field_docs
@@ -628,3 +630,23 @@ def test_field_docs_and_keys() -> None:
     assert field_docs(Picture) == {"prompt": "What it\nshows. Said in words."}
     assert list(all_keys(Drawing))[:3] == ["settings", "settings.steps", "settings.size"]
     assert "images.<name>.prompt" in list(all_keys(Drawing))
+
+
+@pytest.mark.parametrize("place", ["", "settings"])
+def test_of_very_many_unknown_keys_some_are_named_and_the_others_counted(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Close names are searched for only a few: with 90,000 keys that took hours once."""
+    searched = []
+    monkeypatch.setattr(loader, "unknown_key", lambda name, *_: searched.append(name) or "unknown")
+    count, indent = 9000, "  " if place else ""
+    rows = "".join(f"{indent}k{number}: 1\n" for number in range(count))
+    (tmp_path / "r.yaml").write_text(f"{place}:\n{rows}" if place else rows)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "r.yaml", draw_schema)
+    lines = str(caught.value).splitlines()
+    assert len(searched) == 20
+    named = loader.MOST_UNKNOWN
+    assert sum("unknown" in line or "no such key" in line for line in lines) == named + 1
+    (rest,) = [line for line in lines if "more unknown keys" in line]
+    assert rest.endswith(f"{f'{place}: ' if place else ''}and {count - named:,} more unknown keys")

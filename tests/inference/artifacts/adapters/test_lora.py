@@ -150,7 +150,7 @@ def test_attaching_one_lora_does_not_change_what_another_trains(base, trained, t
     frozen.attach(base, 0.5)
     assert all(p.requires_grad for layer in trained.layers.values() for p in layer.parameters())
     loras = [p for name, p in base.unet.named_parameters() if ".lora_" in name]
-    assert sum(p.requires_grad for p in loras) * 2 == len(loras)
+    assert loras and all(p.requires_grad for p in loras)  # those of `frozen` are no parameters
 
 
 def test_it_cannot_be_attached_twice(base, trained):
