@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
     ("kills", "commands"),
     [
         (6, ["lora", "images"]),
-        pytest.param(60, list(kinds()), marks=pytest.mark.slow),
+        pytest.param(60, list(kinds()), marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )
 def test_killed_commands_leave_the_same_bytes_and_nothing_else(

@@ -156,6 +156,10 @@ def test_bases_that_multiply() -> None:
 
 def test_a_message_is_never_endless() -> None:
     lines = complaint("".join(f"key{n}: 1\n" for n in range(3000))).splitlines()
+    assert len(lines) == 51
+    assert lines[-1] == "r.yaml: and 2,950 more unknown keys"
+    rates = "".join(f"  key{n}: x\n" for n in range(3000))
+    lines = complaint(f"rates:\n{rates}").splitlines()
     assert len(lines) == 100
     assert lines[-1] == "... and 2901 more"
     assert len(complaint("x" * 10_000 + ": 1")) < 1000
