@@ -7,7 +7,6 @@ pair, `clip_l` and `clip_g`.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from inference.files import (
     serialize,
     sound,
     write_atomically,
+    write_pickle,
 )
 from inference.media import save_png
 from inference.prompts import LearnedVectors, token_ids
@@ -174,13 +174,11 @@ class Embedding(Artifact):
             save_png(path, *picture_with(self.card(step), content))
             return
         if path.suffix == ".pt":
-            buffer = io.BytesIO()
-            torch.save(content, buffer)
-            data = buffer.getvalue()
-        else:
-            facts = {**self.facts, "name": self.name, "step": step}
-            said = {key: str(value) for key, value in facts.items() if value is not None}
-            data = serialize(tensors, {**said, **metadata})
+            write_pickle(path, content)
+            return
+        facts = {**self.facts, "name": self.name, "step": step}
+        said = {key: str(value) for key, value in facts.items() if value is not None}
+        data = serialize(tensors, {**said, **metadata})
         write_atomically(path, lambda unfinished: unfinished.write_bytes(data))
 
     def card(self, step: int) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -24,7 +23,7 @@ from inference.artifacts.hypernetwork_files import (
     safetensors_file,
 )
 from inference.artifacts.metadata import made_upon
-from inference.files import refuse_not_finite, serialize, write_atomically
+from inference.files import refuse_not_finite, serialize, write_atomically, write_pickle
 from inference.runtime import ArtifactError
 
 if TYPE_CHECKING:
@@ -160,14 +159,12 @@ class Hypernetwork(Artifact):
                     for state in pair
                 )
         refuse_not_finite(network_tensors(content))
-        if path.suffix == ".safetensors":
-            tensors, texts = safetensors_file(content)
-            known = {key: value for key, value in facts.items() if key.startswith("ss_")}
-            data = serialize(tensors, {**texts, **known, **metadata})
-        else:
-            buffer = io.BytesIO()
-            torch.save(content, buffer)
-            data = buffer.getvalue()
+        if path.suffix != ".safetensors":
+            write_pickle(path, content)
+            return
+        tensors, texts = safetensors_file(content)
+        known = {key: value for key, value in facts.items() if key.startswith("ss_")}
+        data = serialize(tensors, {**texts, **known, **metadata})
         write_atomically(path, lambda unfinished: unfinished.write_bytes(data))
 
     @classmethod
