@@ -308,11 +308,7 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
 
 def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> None:
     """Save a single tensor, whose key is the token, as diffusers' training script does."""
-    import io
-
-    import torch
-
-    from inference.files import refuse_not_finite, serialize, write_atomically
+    from inference.files import refuse_not_finite, serialize, write_atomically, write_pickle
 
     if len(artifact.learned.by_encoder()) > 1:
         raise InputError(
@@ -322,11 +318,9 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
     tensors = {artifact.name: artifact.learned.vectors.detach().to("cpu", dtype).contiguous()}
     refuse_not_finite(tensors)
     if path.suffix == ".bin":
-        buffer = io.BytesIO()
-        torch.save(tensors, buffer)
-        content = buffer.getvalue()
-    else:
-        content = serialize(tensors, {"format": "pt"})
+        write_pickle(path, tensors)
+        return
+    content = serialize(tensors, {"format": "pt"})
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         weights_file,
     )
     from inference.files.name_patterns import Naming, fill_in, fitting, pattern_faults
+    from inference.files.pickles import write_pickle
     from inference.files.temporary import process_space, unfinished
     from inference.files.tensor_checks import (
         NotFiniteError,
@@ -62,7 +63,7 @@ __all__ = [
     "process_space", "read_header", "read_json", "read_pickle", "read_tensors", "reason_of",
     "refuse_not_finite", "remove_left_overs", "serialize", "sha256", "sound", "sync",
     "tensor_bytes", "unfinished", "unreadable", "weights_file", "write_atomically", "write_folder",
-    "write_once", "write_tensors",
+    "write_once", "write_pickle", "write_tensors",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

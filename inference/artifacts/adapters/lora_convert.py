@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from inference.artifacts.adapters.base import Adapter
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, is_convolution_in_kohya
 from inference.artifacts.adapters.lora_formats import adapter_metadata, diffusers_tensors
 from inference.artifacts.adapters.lora_keys import (
     diffusers_path,
@@ -18,6 +18,7 @@ from inference.artifacts.adapters.lora_keys import (
     part_of,
 )
 from inference.artifacts.adapters.low_rank import LowRank
+from inference.artifacts.metadata import hashes
 from inference.files import serialize, write_atomically
 from inference.models import LoraLayout
 from inference.runtime import ArtifactError
@@ -45,6 +46,28 @@ def read_width(layers: Layers, layout: LoraLayout) -> int | None:
     return widths.most_common(1)[0][0] if widths else None
 
 
+def diffusers_note(lora: Lora) -> str | None:
+    """Return why diffusers does not load a LoRA in kohya's format; None if it does.
+
+    kohya writes SD 2.x's proj_in and proj_out as convolutions; they are linear layers there.
+    """
+    projections = [
+        layer.lora_A.weight
+        for name, layer in lora.layers.items()
+        if is_convolution_in_kohya(name) and isinstance(layer, LowRank)
+    ]
+    layout, width = variant_of(lora.layers)
+    if layout.file_format != "kohya" or not projections:
+        return None
+    is_linear = lora.metadata.get("ss_v2") == "True" or width in layout.linear_widths
+    if not is_linear and all(weight.dim() == 4 for weight in projections):
+        return None
+    return (
+        "diffusers does not load this file: as kohya does, it has SD 2.x's proj_in and proj_out as "
+        "convolutions. `python -m inference.convert IN OUT --to diffusers` writes one that it loads"
+    )
+
+
 def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     """Write kohya's format, with kohya's layer names."""
     layout, width = variant_of(lora.layers)
@@ -68,7 +91,10 @@ def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
 
 
 def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
-    """Write diffusers' format, which `load_lora_weights` loads at the trained strength."""
+    """Write diffusers' format, which `load_lora_weights` loads at the trained strength.
+
+    In every version of diffusers: alpha is folded into `lora_B`.
+    """
     low_rank = {name: one for name, one in lora.layers.items() if isinstance(one, LowRank)}
     if len(low_rank) < len(lora.layers):
         kinds = ", ".join(sorted({one.kind for one in lora.layers.values()}))
@@ -80,8 +106,9 @@ def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     is_linear = lora.metadata.get("ss_v2") == "True" or width in layout.linear_widths
     tensors = diffusers_tensors(low_rank, dtype, is_linear)
     metadata = {
+        "modelspec.title": lora.name,
         **{key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")},
         **adapter_metadata(low_rank),
     }
-    content = serialize(tensors, metadata)
+    content = serialize(tensors, {**metadata, **hashes(tensors, metadata)})
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))

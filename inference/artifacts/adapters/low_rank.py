@@ -280,6 +280,10 @@ class Stack(LoraLayer):
             self.scaling[name] = strength * self.lora_alpha[name] / self.r[name]
             self.change = None
 
+    def set_alpha(self, name: str, alpha: float) -> None:
+        """Set the alpha of a LoRA; the next `set_strength` applies it."""
+        self.lora_alpha[name] = alpha  # pyright: ignore[reportArgumentType]
+
     def drop(self, name: str) -> None:
         if name in self.strengths:
             del self.lora_others[name], self.strengths[name]

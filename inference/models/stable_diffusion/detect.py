@@ -7,6 +7,7 @@ kohya's sd-scripts `library/sai_model_spec.py`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,13 @@ FAMILIES = {
 SD2_VELOCITY = "stable-diffusion-v2-768-v"
 
 MODEL = "limner.model"
-"""Metadata of a file whose model has not the sizes of a known family: its settings, as JSON."""
+"""Metadata of a file whose model has not the sizes, the words or the noise schedule of a known
+family: its settings, as JSON."""
+SIZES = ("configs", "tokenizers")
+"""Settings without which another program cannot build the model."""
+VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
+"""Empty tensors that mark v-prediction and zero terminal SNR, as in NoobAI's files; ComfyUI and
+Forge look for them."""
 TRAINED_PARTS = "limner.parts"
 """Metadata: the trained parts, separated by commas."""
 
@@ -221,16 +228,36 @@ def prediction_type_of(
 ) -> str | None:
     """Return a file's `epsilon` or `v_prediction`; None for an SD 2.x without the information.
 
-    From its metadata, else by the tensor `v_pred` (NoobAI's mark, which A1111's forks and ComfyUI
-    read), else by the family: SD 1.x and SDXL predict noise.
+    From its metadata, else by the tensor `v_pred`, else by the family: SD 1.x and SDXL predict
+    noise.
     """
     said = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key")
     words = {"v": "v_prediction", "epsilon": "epsilon", "v_prediction": "v_prediction"}
     if said in words:
         return words[said]
-    if metadata.get("modelspec.architecture") == SD2_VELOCITY or "v_pred" in keys:
+    if metadata.get("modelspec.architecture") == SD2_VELOCITY or VELOCITY in keys:
         return "v_prediction"
     return None if family.key == "sd2" else "epsilon"
+
+
+def settings_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that a file's family does not imply, from its metadata.
+
+    Raises:
+        FamilyError: they cannot be read.
+    """
+    try:
+        settings = json.loads(metadata.get(MODEL, "{}"))
+    except ValueError as error:
+        raise FamilyError(f"its metadata {MODEL!r} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise FamilyError(f"its metadata {MODEL!r} is no mapping")
+    return settings
+
+
+def has_own_sizes(settings: Mapping[str, Any]) -> bool:
+    """Return whether settings describe a model that other programs cannot build."""
+    return any(key in settings for key in SIZES)
 
 
 def modelspec(

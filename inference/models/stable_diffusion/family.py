@@ -15,9 +15,12 @@ from inference.models.stable_diffusion.detect import (
     MODEL,
     TRAINED_PARTS,
     UNET,
+    ZERO_SNR,
     family_of,
+    has_own_sizes,
     looks_like_checkpoint,
     prediction_type_of,
+    settings_of,
 )
 from inference.models.stable_diffusion.lora import LAYOUTS, VERSIONS, layout_for
 
@@ -68,19 +71,20 @@ class CompVisFile(SingleFile):
         parts = replace(
             parts_of(cast("BaseModel", base)), trained=None if trained is None else tuple(trained)
         )
-        if write_model(path, parts, cast_part, metadata, weights_of or nn.Module.state_dict):
-            return []
-        sizes = "its sizes are those of no SD 1.x, SD 2.x or SDXL"
-        return [f"{sizes}: only Limner knows how to open it"]
+        return write_model(path, parts, cast_part, metadata, weights_of or nn.Module.state_dict)
 
     def inspect(self, file: TensorFile) -> dict[str, str]:
         family = family_of(file.shapes)
-        sizes = ", of sizes of its own" if MODEL in file.metadata else ""
+        settings = settings_of(file.metadata)
+        sizes = ", of sizes of its own" if has_own_sizes(settings) else ""
         says = prediction_type_of(family, file.shapes, file.metadata)
         facts = {
             "family": f"{family.title} ({family.architecture}){sizes}",
             "prediction type": says or "does not say; set base_model.prediction_type",
         }
+        schedule = settings.get("noise_schedule", {})
+        if ZERO_SNR in file.shapes or schedule.get("rescale_betas_zero_snr"):
+            facts["terminal SNR"] = "zero"
         for part, prefix in family.layout.items():
             numbers = [math.prod(s) for key, s in file.shapes.items() if key.startswith(prefix)]
             facts[part] = f"{sum(numbers):,} parameters" if numbers else "none in this file"
@@ -134,6 +138,13 @@ class StableDiffusion(ModelFamily):
         "sd_v2": "stable-diffusion-v2-512",
         "sd_v2_v": "stable-diffusion-v2-768-v",
         "sdxl_base_v1-0": "stable-diffusion-xl-v1-base",
+    }
+    licenses: ClassVar = {
+        "sd_v1": "CreativeML Open RAIL-M",
+        "sd_v1_v": "CreativeML Open RAIL-M",
+        "sd_v2": "CreativeML Open RAIL++-M",
+        "sd_v2_v": "CreativeML Open RAIL++-M",
+        "sdxl_base_v1-0": "CreativeML Open RAIL++-M",
     }
     lora_layouts = LAYOUTS
 

@@ -6,7 +6,6 @@ by its metadata, `limner.model`: other programs cannot build such a model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,13 @@ from inference.models.stable_diffusion.detect import (
     MODEL,
     NOISE_SCHEDULE,
     TRAINED_PARTS,
+    ZERO_SNR,
     Config,
     Family,
     FamilyError,
     family_of,
     prediction_type_of,
+    settings_of,
 )
 from inference.models.stable_diffusion.keys import (
     build_tokenizer,
@@ -88,7 +89,7 @@ def read_model(
     file = open_tensors(path)
     try:
         family = family_of(file.shapes)
-        settings = _settings(file.metadata)
+        settings = settings_of(file.metadata)
     except FamilyError as error:
         raise ArtifactError(f"{path}: {error}") from error
     trained = (
@@ -123,16 +124,6 @@ def read_model(
         prediction_type=prediction_type,
         trained=trained,
     )
-
-
-def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        settings = json.loads(metadata.get(MODEL, "{}"))
-    except ValueError as error:
-        raise FamilyError(f"its metadata {MODEL!r} is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise FamilyError(f"its metadata {MODEL!r} is no mapping")
-    return settings
 
 
 def _size(resolution: str, prediction_type: str | None, family: Family) -> Config:
@@ -253,7 +244,7 @@ def _noise_schedule(
     settings: Mapping[str, Any], keys: Collection[str], prediction_type: str | None
 ) -> Config:
     schedule = {**NOISE_SCHEDULE, **settings.get("noise_schedule", {})}
-    if "ztsnr" in keys:  # Lin et al. 2023, arXiv 2305.08891; the mark of NoobAI
+    if ZERO_SNR in keys:  # Lin et al. 2023, arXiv 2305.08891
         schedule["rescale_betas_zero_snr"] = True
     return {**schedule, "prediction_type": prediction_type or "epsilon"}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from inference.files import write_tensors
@@ -16,11 +17,20 @@ from inference.models.stable_diffusion.detect import (
     MODEL,
     NOISE_SCHEDULE,
     TRAINED_PARTS,
+    VELOCITY,
+    ZERO_SNR,
     Config,
     Family,
+    has_own_sizes,
     modelspec,
 )
 from inference.models.stable_diffusion.keys import is_clips, to_file, vocabulary_of
+from inference.models.stable_diffusion.ldm_config import (
+    CONFIGS,
+    config_path,
+    remove_config,
+    write_config,
+)
 from inference.models.stable_diffusion.single_file import ModelParts
 from inference.runtime import InputError
 
@@ -49,8 +59,8 @@ def write_model(
     in_format: Format,
     metadata: Mapping[str, str],
     weights_of: Callable[[nn.Module], dict[str, Tensor]] = nn.Module.state_dict,
-) -> bool:
-    """Write all parts as one `.safetensors`, atomically.
+) -> list[str]:
+    """Write all parts as one `.safetensors`, atomically; where A1111 needs it, a config beside it.
 
     Args:
         path: the file.
@@ -60,10 +70,10 @@ def write_model(
         weights_of: the weights of a module by name.
 
     Returns:
-        Whether other programs can open it, i.e. whether it has the sizes of a known family.
+        What the user must know to open it in other programs.
 
     Raises:
-        InputError: a part is missing.
+        InputError: a part is missing, or another config is where A1111 looks for one.
     """
     family = family_for(model.modules)
     missing = [part for part in family.layout if part not in model.modules]
@@ -78,17 +88,58 @@ def write_model(
     resolution = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
     prediction_type = model.prediction_type or "epsilon"
     title = metadata.get("ss_output_name", path.stem)
-    said = modelspec(family, prediction_type, resolution, title, not settings)
+    is_family = not has_own_sizes(settings)
+    said = modelspec(family, prediction_type, resolution, title, is_family)
     if settings:
         said[MODEL] = json.dumps(settings, sort_keys=True, ensure_ascii=False)
     if model.trained is not None:
         said[TRAINED_PARTS] = ",".join(sorted(model.trained))
+    has_zero_snr = bool(model.noise_schedule.get("rescale_betas_zero_snr"))
+    is_velocity = prediction_type == "v_prediction"
+    tensors |= marks(family, is_velocity, has_zero_snr)
+    needs_config = is_family and is_velocity and family.key in CONFIGS
+    if needs_config:
+        write_config(path, family.key, unet["in_channels"], has_zero_snr)
+    else:
+        remove_config(path)
     write_tensors(path, tensors, {**said, **metadata})
-    return not settings
+    return notes(path, settings, needs_config, has_zero_snr)
+
+
+def marks(family: Family, is_velocity: bool, has_zero_snr: bool) -> dict[str, Tensor]:
+    """Return the empty tensors by which ComfyUI and Forge know v-prediction and zero SNR.
+
+    SD 2.x is recognized without the first one, and for SD 1.x no program looks for it.
+    """
+    names = {VELOCITY: is_velocity and family.key == "sdxl", ZERO_SNR: has_zero_snr}
+    return {name: torch.zeros(0) for name, applies in names.items() if applies}
+
+
+def notes(
+    path: Path, settings: Mapping[str, Any], has_config: bool, has_zero_snr: bool
+) -> list[str]:
+    """Return what the user must know to open a file in other programs."""
+    if has_own_sizes(settings):
+        sizes = "its sizes are those of no SD 1.x, SD 2.x or SDXL"
+        return [f"{sizes}: only Limner knows how to open it"]
+    found = []
+    if "noise_schedule" in settings:
+        found.append(
+            "its noise schedule is not that of Stable Diffusion: other programs open it, and draw "
+            "with the usual one"
+        )
+    if has_config:
+        found.append(f"A1111 needs {config_path(path)} beside it, to draw with v-prediction")
+    if has_zero_snr:
+        found.append("in A1111 choose the noise schedule 'Zero Terminal SNR' in the settings")
+    return found
 
 
 def own_settings(model: ModelParts, family: Family) -> dict[str, Any]:
-    """Return the settings that the family does not imply; empty for one of its models."""
+    """Return the settings that the family does not imply; empty for one of its models.
+
+    Zero terminal SNR is no such setting: a tensor of the file marks it.
+    """
     has_clips_words = all(is_clips(tokenizer) for tokenizer in model.tokenizers.values())
     ignored = (*IGNORED, *TOKEN_IDS) if has_clips_words else IGNORED
     configs = {part: _config(module) for part, module in model.modules.items()}
@@ -102,9 +153,9 @@ def own_settings(model: ModelParts, family: Family) -> dict[str, Any]:
     schedule = {
         key: value
         for key, value in model.noise_schedule.items()
-        if key.startswith(("beta_", "num_train", "trained_", "rescale_"))
+        if key.startswith(("beta_", "num_train", "trained_"))
     }
-    usual = {"trained_betas": None, "rescale_betas_zero_snr": False, **NOISE_SCHEDULE}
+    usual = {"trained_betas": None, **NOISE_SCHEDULE}
     if any(usual.get(key) != value for key, value in schedule.items()):
         own["noise_schedule"] = schedule
     if not has_clips_words:
