@@ -121,10 +121,11 @@ class LowRank(Adapter):
 
     def halves(self, target: nn.Module) -> Halves:
         """Return copies for inference, with a layer's device, dtype and number of dimensions."""
-        device, dtype = target.weight.device, working_dtype(target)
+        weight: Tensor = target.weight  # type: ignore[assignment]
+        dtype = working_dtype(target)
         weights = (self.lora_A.weight.detach(), self.lora_B.weight.detach())
         down, up = (
-            half.reshape(shape).to(device, dtype, copy=True)
+            half.reshape(shape).to(weight.device, dtype, copy=True)
             for half, shape in zip(weights, factor_shapes(target, self.rank), strict=True)
         )
         return Halves(down, up)
