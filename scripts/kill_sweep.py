@@ -42,6 +42,8 @@ from inference.runtime import open_console
 ROOT = Path(__file__).parents[1]
 KILLS_A_RUN = 3
 """At most, before a run may reach its end."""
+WIDTH = 110
+"""Columns of the table in a file or pipe, so that no word of it is cut."""
 
 PRELOADED = (
     "diffusers.models.autoencoders.autoencoder_kl_cogvideox",
@@ -500,7 +502,7 @@ def main() -> int:
     prepare()
     with tempfile.TemporaryDirectory() as work:
         tallies = sweep(given.kills, given.seed, given.only, Path(work))
-    console = open_console()
+    console = open_console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(report(tallies))
     faults = total(tallies)
     for one in [*faults.differences, *faults.left_overs]:
