@@ -288,14 +288,14 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
     if artifact.kind == "hypernetwork":
         pairs: Any = artifact.pairs  # type: ignore[attr-defined]
         first = next(next(iter(pairs.values())).parameters())
-        current = "single-file" if source.suffix == ".safetensors" else "a1111"
+        current = "single-file" if source.suffix.lower() == ".safetensors" else "a1111"
         return "hypernetwork", current, first.dtype
     if artifact.kind == "embedding":
         if "string_to_param" in keys:
             return "embedding", "a1111", torch.float32
         dtype = next(iter(read_tensors(source)[0].values())).dtype
         forms = ({"emb_params"}, {"emp_params"}, {"clip_l", "clip_g"})
-        is_kohyas = source.suffix not in PICKLES and {*keys} in forms
+        is_kohyas = source.suffix.lower() not in PICKLES and {*keys} in forms
         return "embedding", "kohya" if is_kohyas else "diffusers", dtype
     tensors, _ = read_tensors(source)
     dtype = next(
@@ -321,7 +321,7 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
         )
     tensors = {artifact.name: artifact.learned.vectors.detach().to("cpu", dtype).contiguous()}
     refuse_not_finite(tensors)
-    if path.suffix == ".bin":
+    if path.suffix.lower() == ".bin":
         buffer = io.BytesIO()
         torch.save(tensors, buffer)
         content = buffer.getvalue()

@@ -110,7 +110,7 @@ def inspect_picture(path: Path) -> Description:
     if frames > 1:
         facts |= {"kind": "animated picture", "frames": str(frames)}
     facts["infotext"] = infotext or "none in this file"
-    if path.suffix in PICTURES and read_embedding_picture(path):
+    if path.suffix.lower() in PICTURES and read_embedding_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}
     return facts
 
@@ -165,7 +165,7 @@ def inspect_artifact(path: Path) -> Description:
     facts = {"kind": f"artifact: {kind}"}
     if path.is_dir():
         return facts | dict(describe_parts(path))
-    is_safetensors = path.suffix == ".safetensors"
+    is_safetensors = path.suffix.lower() == ".safetensors"
     metadata = read_header(path).get("__metadata__", {}) if is_safetensors else {}
     if kind == "lora":
         facts |= describe_lora(read_tensors(path)[0], metadata)
@@ -269,7 +269,7 @@ def describe_parts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (name, size and hash) of each part of a model in a folder."""
     for part in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         file = weights_file(part)
-        if file and file.suffix == ".safetensors":
+        if file and file.suffix.lower() == ".safetensors":
             yield part.name, f"{describe_tensors(read_header(file))}, sha256 {sha256(file)}"
 
 

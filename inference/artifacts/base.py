@@ -131,9 +131,9 @@ def read_keys(path: Path) -> list[str]:
     For a pickle, all keys of its dict as text, or of the dict under `state_dict`; for an image,
     those of the embedding inside.
     """
-    if path.suffix in PICTURES:
+    if path.suffix.lower() in PICTURES:
         return [*(read_embedding_picture(path) or {})]
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         return [str(key) for key in read_pickle(path)]
     try:
         with safe_open(path, framework="pt") as file:

@@ -155,7 +155,7 @@ class Embedding(Artifact):
             NotFiniteError: a value is not finite.
         """
         path = Path(path)
-        check_suffix(path.suffix, self.learned)
+        check_suffix(path.suffix.lower(), self.learned)
         written = [v.detach().to("cpu", dtype).contiguous() for v in self.learned.by_encoder()]
         step = int(metadata.get("ss_steps", self.facts.get("step") or 0))
         content: dict[str, Any] = {
@@ -170,10 +170,10 @@ class Embedding(Artifact):
         if len(written) > 1:  # A1111 takes every entry of the dict for a tensor
             content = tensors = dict(zip(PAIR, written, strict=True))
         refuse_not_finite(tensors)
-        if path.suffix == ".png":
+        if path.suffix.lower() == ".png":
             save_png(path, *picture_with(self.card(step), content))
             return
-        if path.suffix == ".pt":
+        if path.suffix.lower() == ".pt":
             buffer = io.BytesIO()
             torch.save(content, buffer)
             data = buffer.getvalue()
@@ -201,10 +201,10 @@ class Embedding(Artifact):
             ArtifactError: the content is not understood, or is not finite.
         """
         path = Path(path)
-        if path.suffix in PICKLES:
+        if path.suffix.lower() in PICKLES:
             content = read_pickle(path)
             found, facts = _from_dict(path, content)
-        elif path.suffix in PICTURES:
+        elif path.suffix.lower() in PICTURES:
             found, facts = _from_dict(path, read_embedding_picture(path) or {})
         else:
             found, facts = _from_safetensors(path)
@@ -212,7 +212,7 @@ class Embedding(Artifact):
         if len({len(each) for each in vectors}) > 1:
             counts = " and ".join(str(len(each)) for each in vectors)
             raise ArtifactError(f"{path}: expected equally many vectors in {PAIR}, found {counts}")
-        has_own_name = RUN_FILE.fullmatch(path.stem) or path.suffix in PICTURES
+        has_own_name = RUN_FILE.fullmatch(path.stem) or path.suffix.lower() in PICTURES
         name = facts.get("name") if has_own_name else None
         second = vectors[1] if len(vectors) > 1 else None
         return cls(vectors[0], str(name or path.stem), facts, second)

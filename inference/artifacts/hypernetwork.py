@@ -160,7 +160,7 @@ class Hypernetwork(Artifact):
                     for state in pair
                 )
         refuse_not_finite(network_tensors(content))
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             tensors, texts = safetensors_file(content)
             known = {key: value for key, value in facts.items() if key.startswith("ss_")}
             data = serialize(tensors, {**texts, **known, **metadata})

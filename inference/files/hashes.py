@@ -73,14 +73,14 @@ def old_hash(path: Path) -> str:
 
 def lora_legacy_hash(path: Path) -> str:
     """Return kohya's `sshs_legacy_hash` from the metadata, otherwise the file's `old_hash`."""
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return old_hash(path)
     return read_header(path).get("__metadata__", {}).get("sshs_legacy_hash") or old_hash(path)
 
 
 def lora_hash(path: Path) -> str:
     """Return A1111's hash of a LoRA (it shows 12 digits): from the metadata, or of its weights."""
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return sha256(path)
     status = path.stat()
     said = _said_hash(path.resolve(), status.st_size, status.st_mtime_ns)
