@@ -194,14 +194,13 @@ def load_at(path: Path, alpha: float) -> Artifact:
     Raises:
         InputError: it specifies its alpha, or is not a LoRA.
     """
-    from inference.artifacts import Lora, read_keys, says_alpha
-    from inference.files import read_tensors
+    from inference.artifacts import Lora, read_keys, read_lora, says_alpha
 
     if alpha <= 0:
         raise InputError(f"--alpha: must be above 0, got {alpha:g}")
     if not Lora.recognizes(path, [] if path.is_dir() else read_keys(path)):
         raise InputError(f"--alpha: is for LoRAs; {path} is not one")
-    if says_alpha(*read_tensors(path)):
+    if says_alpha(*read_lora(path)):
         raise InputError(f"--alpha: {path} specifies its alpha")
     return Lora.load(path, alpha)
 
@@ -281,10 +280,10 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
     """Return kind and format of an artifact's file, and the data type of its weights."""
     import torch
 
-    from inference.artifacts import format_of, is_lora, read_keys
+    from inference.artifacts import format_of, is_lora, read_keys, read_lora
     from inference.files import PICKLES, read_tensors
 
-    keys = read_keys(source)
+    keys = [] if source.is_dir() else read_keys(source)
     if artifact.kind == "hypernetwork":
         pairs: Any = artifact.pairs  # type: ignore[attr-defined]
         first = next(next(iter(pairs.values())).parameters())
@@ -297,13 +296,13 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
         forms = ({"emb_params"}, {"emp_params"}, {"clip_l", "clip_g"})
         is_kohyas = source.suffix.lower() not in PICKLES and {*keys} in forms
         return "embedding", "kohya" if is_kohyas else "diffusers", dtype
-    tensors, _ = read_tensors(source)
+    tensors, _ = read_lora(source)
     dtype = next(
         value.dtype
         for key, value in tensors.items()
         if not key.endswith(".alpha") and is_lora([key])
     )
-    return "LoRA", format_of(keys), dtype
+    return "LoRA", format_of(tensors), dtype
 
 
 def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.files import EMBEDDING_PICTURES as PICTURES
-from inference.files import lora_hash, read_header, sha256, weights_file
+from inference.files import artifact_hash, lora_hash, read_header, sha256, weights_file
 from inference.media import PILLOW_ERRORS, SUFFIXES
 from inference.recipe import DRAWING_GROUPS, cut, load_plugins, warnings_reported
 from inference.runtime import (
@@ -155,20 +155,24 @@ def hash_of_denoiser(folder: Path) -> Description:
 
 def inspect_artifact(path: Path) -> Description:
     """Return kind, layers, metadata and hashes of an artifact."""
-    from inference.artifacts import read_keys
-    from inference.files import read_tensors
+    from inference.artifacts import read_keys, read_lora
 
     keys = [] if path.is_dir() else read_keys(path)
     kind = artifact_kind(path, keys)
     if kind == "checkpoint" and path.is_file():
         return inspect_single_file(path)
     facts = {"kind": f"artifact: {kind}"}
+    if path.is_dir() and kind == "lora":
+        facts |= describe_lora(*read_lora(path))
+        known_by = artifact_hash(path, kind)
+        return facts | ({"hash in infotext": known_by[:12]} if known_by else {})
     if path.is_dir():
         return facts | dict(describe_parts(path))
     is_safetensors = path.suffix.lower() == ".safetensors"
     metadata = read_header(path).get("__metadata__", {}) if is_safetensors else {}
     if kind == "lora":
-        facts |= describe_lora(read_tensors(path)[0], metadata)
+        tensors, said = read_lora(path)
+        facts |= describe_lora(tensors, {**said, **metadata})
     if kind == "embedding":
         return facts | describe_embedding(path) | {"sha256": sha256(path)}
     if kind == "hypernetwork":

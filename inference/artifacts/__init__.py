@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         is_lora,
         part_of,
         read_layers,
+        read_lora,
         save_diffusers,
         save_kohya,
         says_alpha,
@@ -47,8 +48,8 @@ __all__ = [
     "HypernetworkSpec", "Lora", "LoraSpec", "NetworkLibrary", "UsedArtifact", "adapter",
     "adapter_of", "check_suffix", "distance_from_identity", "format_of", "is_lora", "load_artifact",
     "load_artifacts", "made_for", "merge", "part_of", "read_embedding_picture", "read_hypernetwork",
-    "read_keys", "read_layers", "save_diffusers", "save_kohya", "says_alpha", "set_strength",
-    "twin_of", "write_file_of", "write_folder_of",
+    "read_keys", "read_layers", "read_lora", "save_diffusers", "save_kohya", "says_alpha",
+    "set_strength", "twin_of", "write_file_of", "write_folder_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.artifacts.adapters import Lora
+from inference.artifacts.adapters import Lora, lora_name
 from inference.artifacts.base import Artifact, UsedArtifact, load_artifact, read_keys
 from inference.artifacts.embedding import RUN_FILE, Embedding
 from inference.artifacts.hypernetwork import Hypernetwork
@@ -71,7 +71,7 @@ class NetworkLibrary:
                 if path.resolve() in seen:
                     continue
                 seen.add(path.resolve())  # folders may contain one another
-                found.setdefault(path.stem, []).append(path)
+                found.setdefault(lora_name(path), []).append(path)
         return found
 
     @cached_property

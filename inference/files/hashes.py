@@ -13,6 +13,10 @@ LARGEST_HEADER = 100_000_000
 """Maximum header size in bytes; the limit of the safetensors format."""
 
 
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+"""Files with the weights of a peft adapter."""
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Return the header of a safetensors file: `__metadata__`, dtype and shape of every tensor.
 
@@ -101,8 +105,19 @@ def weights_file(folder: Path) -> Path | None:
     return next((file for file in found if file.is_file()), None)
 
 
+def adapter_file(folder: Path) -> Path | None:
+    """Return the weight file of a peft adapter; of one for several parts that of the denoiser."""
+    inner = sorted(one for one in folder.iterdir() if one.is_dir())
+    inner.sort(key=lambda one: one.name not in ("unet", "transformer"))
+    files = [place / name for place in (folder, *inner) for name in ADAPTER_FILES]
+    return next((file for file in files if file.is_file()), None)
+
+
 def artifact_hash(path: Path, kind: str) -> str | None:
     """Return A1111's hash of an artifact; for a folder, the hash of its UNet's weights."""
+    if path.is_dir() and kind == "lora":
+        file = adapter_file(path)
+        return lora_hash(file) if file else None
     if path.is_dir():
         file = weights_file(path / "unet")
         return sha256(file) if file else None
