@@ -50,6 +50,7 @@ def place(tmp_path, tiny_base, monkeypatch):
             rows, columns = module.weight.shape
             tensors[f"{name}.lora_down.weight"] = torch.randn(2, columns, generator=generator)
             tensors[f"{name}.lora_up.weight"] = torch.randn(rows, 2, generator=generator)
+            tensors[f"{name}.alpha"] = torch.tensor(2.0)
     save_file(tensors, "models/ink.safetensors")
     values = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
     Image.fromarray(values).save("init.png")
