@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -32,7 +33,7 @@ from inference.files import (
 )
 from inference.media import save_png
 from inference.prompts import LearnedVectors, token_ids
-from inference.runtime import ArtifactError
+from inference.runtime import ArtifactError, DrawWarning
 
 if TYPE_CHECKING:
     from inference.models import DiffusionModel, ImageModel
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 PAIR: tuple[str, ...] = ("clip_l", "clip_g")
 """Keys of SDXL's files: vectors for its first and its second text encoder."""
+ENCODER_KEY = re.compile(r"(?P<encoder>clip_l|clip_g|em[bp]_params|t5|t5xxl)(?P<output>_out)?")
+"""Keys of kohya's and OneTrainer's files. With `_out` the vectors replace the text encoder's output
+(OneTrainer's output embeddings), otherwise token embeddings."""
 FACTS = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
 """Metadata of a file, by A1111's names."""
 RUN_FILE = re.compile(r"step-\d+|last")
@@ -219,8 +223,9 @@ class Embedding(Artifact):
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """Recognize A1111's `string_to_param`, SDXL's pair, or a single tensor."""
-        return "string_to_param" in keys or {*PAIR} <= {*keys} or len(keys) == 1
+        """Recognize A1111's `string_to_param`, kohya's and OneTrainer's keys, or one tensor."""
+        is_known = len(keys) > 0 and all(ENCODER_KEY.fullmatch(key) for key in keys)
+        return "string_to_param" in keys or {*PAIR} <= {*keys} or is_known or len(keys) == 1
 
 
 def made_for(learned: LearnedVectors) -> str:
@@ -280,12 +285,35 @@ def _from_safetensors(path: Path) -> tuple[list[Tensor], dict[str, Any]]:
 
 
 def _by_encoder(path: Path, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return SDXL's pair, or the vectors for one text encoder."""
-    if {*PAIR} <= tensors.keys():
-        return [tensors[key] for key in PAIR]
-    if len(tensors) != 1:
+    """Return SDXL's pair, or the vectors for one text encoder; the others with a warning.
+
+    Raises:
+        ArtifactError: there are none, or several.
+    """
+    unused = {key: what for key in tensors if (what := _unused(key)) is not None}
+    own = [key for key in tensors if key not in unused]
+    used = PAIR if {*PAIR} <= {*own} else tuple(own)
+    unused |= {key: "nothing that is known here" for key in own if key not in used}
+    listed = "; ".join(f"{key!r} has vectors for {what}" for key, what in unused.items())
+    if not used and unused:
         raise ArtifactError(
-            f"{path}: expected vectors under one name, found {len(tensors)}: "
-            f"{', '.join(list(tensors)[:4])}"
+            f"{path}: {listed}; expected vectors for token embeddings, under {' and '.join(PAIR)} "
+            "(SDXL) or one other name"
         )
-    return [next(iter(tensors.values()))]
+    if len(used) != 1 and used != PAIR:
+        raise ArtifactError(
+            f"{path}: expected vectors under one name, found {len(used)}: {', '.join(used[:4])}"
+        )
+    if unused:
+        warnings.warn(f"{path}: {listed}: left out", DrawWarning, stacklevel=4)
+    return [tensors[key] for key in used]
+
+
+def _unused(key: str) -> str | None:
+    """Return what the vectors of a key are for, if no model here can use them."""
+    match = ENCODER_KEY.fullmatch(key)
+    if match is None:
+        return None
+    if match["encoder"].startswith("t5"):
+        return "T5, which image models here do not have"
+    return "the output of the text encoder (OneTrainer)" if match["output"] else None

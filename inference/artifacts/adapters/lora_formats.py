@@ -88,7 +88,10 @@ def _peft_options(layers: Mapping[str, LowRank]) -> dict[str, Any]:
 
 KOHYA_KEY = re.compile(r"(?P<name>lora_(unet|te[12]?)_\w+)\.(?P<what>.+)")
 DIFFUSERS_KEY = re.compile(r"(?P<part>unet|transformer|text_encoder(?:_2)?)\.(?P<path>.+)")
-BARE_UNET_KEY = re.compile(r"(?P<path>(?:down_blocks|mid_block|up_blocks)\..+)")
+BARE_UNET_KEY = re.compile(
+    r"(?P<path>(?:down_blocks|mid_block|up_blocks|time_embedding|add_embedding|class_embedding)\..+"
+    r"|conv_in|conv_out)"
+)
 """A key of a file that diffusers wrote for the UNet alone."""
 BARE_TRANSFORMER_KEY = re.compile(r"(?P<path>(?:transformer_blocks|patch_embed|proj_out)\..+)")
 """A key as CogVideo's tool exports it from SAT's checkpoints."""

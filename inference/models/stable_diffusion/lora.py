@@ -86,6 +86,8 @@ class StableDiffusionLora(LoraLayout):
             names += [f"{layout.prefixes[part]}_{bare}" for layout in LAYOUTS]
         elif path == "up_blocks.0.upsamplers.0.conv":  # no attention before it, unlike in SDXL
             names.append("lora_unet_output_blocks_2_1_conv")
+        elif path.startswith("add_embedding."):  # ComfyUI's other name of the layer
+            names.append(f"lora_unet_{path.replace('add_', 'class_').replace('.', '_')}")
         return names
 
     def diffusers_path(self, part: str, joined: str, name: str) -> str:

@@ -345,3 +345,24 @@ def test_interrupted_saving_leaves_the_old_file(trained, tmp_path, monkeypatch):
         trained.save(path, torch.float32, {"ss_steps": "2"})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_lora_of_8_bits_has_the_effect_of_its_values(base, predict, tmp_path, dtype, suffix):
+    eight = {key: value.to(dtype) for key, value in hand_written().items()}
+    path, plain = tmp_path / f"eight{suffix}", tmp_path / "plain.safetensors"
+    save_file(eight, path) if suffix == ".safetensors" else torch.save(eight, path)
+    save_file({key: value.float() for key, value in eight.items()}, plain)
+    found, before = [], predict(base)
+    for file in (path, plain):
+        lora = load_artifact(file)
+        lora.attach(base)
+        found.append(predict(base))
+        lora.detach()
+    assert torch.equal(*found)
+    assert not torch.allclose(found[0], before, atol=1e-3)
+    eighth = Lora.load(path)
+    eighth.save(tmp_path / "again.safetensors", torch.float16, {})
+    again = load_file(tmp_path / "again.safetensors")
+    assert all(torch.equal(again[key].float(), value.float()) for key, value in eight.items())
