@@ -14,7 +14,7 @@ from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, made_ready
 from inference.models.cogvideox.detect import TEXT_ENCODER, family_on_hub
 from inference.models.cogvideox.model import VideoModel
-from inference.models.folder import load_auto
+from inference.models.folder import load_auto, unloadable, variant_of
 from inference.models.model_files import ModelFiles
 from inference.models.names import resolve_path
 from inference.runtime import BaseModelError, InputError
@@ -191,9 +191,7 @@ def load_video_model(
     try:
         model = read_parts(config, path, is_local, DTYPES[precision])
     except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"base_model.path: {config.path!r} cannot be loaded: {error}"
-        ) from error
+        raise unloadable(config, is_local, error) from error
     check_parts(model)
     vae_dtype = DTYPES[config.vae_precision or precision]
     if model.vae.dtype != vae_dtype:
@@ -218,6 +216,8 @@ def read_parts(
     from transformers import AutoTokenizer, T5EncoderModel
 
     def read(part_class: Any, part: str, **options: Any) -> Any:
+        if is_local and "dtype" in options:
+            options["variant"] = variant_of(Path(path) / part, config.variant)
         return part_class.from_pretrained(path, subfolder=part, **source, **options)
 
     source = {"revision": config.revision, "local_files_only": is_local}

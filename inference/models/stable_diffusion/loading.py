@@ -10,6 +10,7 @@ import torch
 
 from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, DiffusionModel, made_ready
+from inference.models.folder import unloadable, variant_of
 from inference.models.model_files import ModelFiles
 from inference.models.names import is_single_file, no_model, resolve_path
 from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
@@ -158,9 +159,7 @@ def read_folder(config: BaseModelConfig, path: str, dtype: torch.dtype) -> BaseM
     try:
         return read_parts(config, path, is_local, dtype)
     except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"base_model.path: {config.path!r} cannot be loaded: {error}"
-        ) from error
+        raise unloadable(config, is_local, error) from error
 
 
 def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.dtype) -> BaseModel:
@@ -176,6 +175,8 @@ def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     def read(part_class: Any, part: str, **options: Any) -> Any:
+        if is_local and "dtype" in options:
+            options["variant"] = variant_of(Path(path) / part, config.variant)
         return part_class.from_pretrained(path, subfolder=part, **source, **options)
 
     source = {"revision": config.revision, "local_files_only": is_local}
