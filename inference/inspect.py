@@ -74,6 +74,8 @@ def inspect(path: Path) -> Description:
     Raises:
         InputError: it does not exist, cannot be read, or is of an unknown type.
     """
+    from inference.models import is_vae_folder
+
     check_readable(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
@@ -83,6 +85,8 @@ def inspect(path: Path) -> Description:
         return inspect_video(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         return inspect_base_model(path)
+    if path.is_dir() and is_vae_folder(path):
+        return inspect_vae(path)
     return inspect_artifact(path)
 
 
@@ -153,11 +157,40 @@ def hash_of_denoiser(folder: Path) -> Description:
     return {f"sha256 of the {name}": digest, "model hash in infotext": digest[:10]}
 
 
+def inspect_vae(path: Path) -> Description:
+    """Return names, parameters and hash of a standalone VAE: a file, or a diffusers folder."""
+    from inference.files import open_tensors, read_json
+    from inference.models import vae_file, vae_form, vae_name
+
+    file = vae_file(path)
+    facts = {"kind": "VAE (base_model.vae)", "called": vae_name(path)}
+    if path.is_dir():
+        config = read_json(path / "config.json")
+        facts["class"] = str(config["_class_name"])
+        keys = ("latent_channels", "scaling_factor", "force_upcast")
+        facts |= {key.replace("_", " "): str(config[key]) for key in keys if key in config}
+    if file is None:
+        return facts | {"weights": "none in this folder"}
+    tensors = open_tensors(file)
+    if form := vae_form(tensors.shapes):
+        prefix = f", each behind {form.prefix}" if form.prefix else ""
+        channels = tensors.shapes[f"{form.prefix}decoder.conv_in.weight"][1]
+        facts |= {"naming": f"{form.naming}{prefix}", "latent channels": str(channels)}
+    if file.suffix.lower() == ".safetensors":
+        facts["parameters"] = describe_tensors(read_header(file))
+    digest = sha256(file)
+    facts |= {"sha256": digest, "VAE hash in infotext": digest[:10]}
+    return facts | dict(sorted(tensors.metadata.items()))
+
+
 def inspect_artifact(path: Path) -> Description:
     """Return kind, layers, metadata and hashes of an artifact."""
     from inference.artifacts import read_keys, read_lora
+    from inference.models import is_vae
 
     keys = [] if path.is_dir() else read_keys(path)
+    if is_vae(keys):
+        return inspect_vae(path)
     kind = artifact_kind(path, keys)
     if kind == "checkpoint" and path.is_file():
         return inspect_single_file(path)

@@ -103,11 +103,15 @@ def load_artifact(path: Path | str) -> Artifact:
     Raises:
         ArtifactError: the path does not exist, cannot be read, or is no known artifact.
     """
+    from inference.models import is_vae, is_vae_folder
+
     path = Path(path)
     check_readable(path)
     if not path.exists():
         raise ArtifactError(f"{path}: no such file or folder")
     keys = [] if path.is_dir() else read_keys(path)
+    if is_vae(keys) or is_vae_folder(path):
+        raise ArtifactError(f"{path}: is a VAE; name it as base_model.vae={path}")
     for target in ARTIFACTS.values():
         artifact_class = pkgutil.resolve_name(target)
         if artifact_class.recognizes(path, keys):

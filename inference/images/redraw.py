@@ -23,7 +23,7 @@ from inference.images.infotext import (
 )
 from inference.images.redraw_settings import settings_from
 from inference.media import PILLOW_ERRORS, SUFFIXES
-from inference.models import artifacts_in, find_model, find_named
+from inference.models import artifacts_in, find_model, find_named, find_vae
 from inference.recipe import absolute, cut, load_mapping, merged, override_layers, shown
 from inference.runtime import InputError, check_readable
 
@@ -32,6 +32,9 @@ ENTRY = "picture"
 
 TAG = re.compile(r"<(lora|lyco|hypernet):([^:<>]+)((?::[^<>]*)?)>")
 """A tag; nothing in it can begin another one, which keeps the search linear."""
+
+NO_VAE = ("", "none", "automatic")
+"""Values of `VAE` that name no file."""
 
 MOST_NOTES = 100
 """Maximum number of notes on what an infotext names; keys and tags can be many."""
@@ -165,6 +168,10 @@ def base_of(
         notes += [f"Model: {remark}"] if remark else []
         if path is not None:
             base["path"] = path
+    if recorded.get("VAE", "").lower() not in NO_VAE or "VAE hash" in recorded:
+        vae, remark = find_vae(recorded.get("VAE"), recorded.get("VAE hash"), folders)
+        notes += [f"VAE: {remark}"] if remark else []
+        base |= {"vae": vae} if vae is not None else {}
     if pasted["Clip skip"] != "1":
         try:
             base["clip_skip"] = int(pasted["Clip skip"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from inference.files import (
     EMBEDDING_PICTURES,
@@ -12,10 +13,12 @@ from inference.files import (
     lora_legacy_hash,
     old_hash,
     read_header,
+    read_json,
+    sha256,
     weights_file,
 )
 from inference.models.families import folder_family, single_file_format
-from inference.models.names import ASSETS, file_model_name, path_of
+from inference.models.names import ASSETS, file_model_name, path_of, vae_file, vae_name
 from inference.runtime import InputError
 
 OLD_DIGITS = 8
@@ -107,6 +110,91 @@ def is_known_as(path: Path, kind: str, hash_: str) -> bool:
 def legacy_hash(file: Path, kind: str) -> str | None:
     """Return kohya's old hash, by which old infotext identifies LoRAs."""
     return lora_legacy_hash(file) if kind == "lora" else None
+
+
+class VaeForm(NamedTuple):
+    """How a file names the weights of a VAE."""
+
+    prefix: str
+    """Before each name: `first_stage_model.` (checkpoints), `vae.`, or nothing."""
+    naming: Literal["LDM", "diffusers"]
+
+
+VAE_PREFIXES = ("first_stage_model.", "vae.", "")
+BESIDE_VAE = ("loss.", "model_ema.")
+"""Beginnings of further names in files of VAEs: their training's."""
+
+
+def vae_form(keys: Collection[str]) -> VaeForm | None:
+    """Return how a file with these tensors names the weights of its VAE; None without a VAE."""
+    for prefix in VAE_PREFIXES:
+        if all(f"{prefix}{half}.conv_in.weight" in keys for half in ("encoder", "decoder")):
+            is_ldm = any(key.startswith(f"{prefix}decoder.mid.") for key in keys)
+            return VaeForm(prefix, "LDM" if is_ldm else "diffusers")
+    return None
+
+
+def is_vae(keys: Collection[str]) -> bool:
+    """Return whether a file with these tensors is a VAE, and nothing else."""
+    form = vae_form(keys)
+    return form is not None and all(key.startswith((form.prefix, *BESIDE_VAE)) for key in keys)
+
+
+def is_vae_folder(path: Path) -> bool:
+    """Return whether a folder is a VAE in diffusers' layout.
+
+    Raises:
+        InputError: its config.json is damaged.
+    """
+    config = read_json(path / "config.json") if path.is_dir() else {}
+    return str(config.get("_class_name", "")).startswith("Autoencoder")
+
+
+def vaes_in(folders: Sequence[Path]) -> Iterator[Path]:
+    """Yield the VAEs in folders: files of their own, and folders in diffusers' layout."""
+    for folder in folders:
+        for config in sorted(folder.rglob("config.json")):
+            try:
+                if is_vae_folder(config.parent):
+                    yield config.parent
+            except InputError:
+                continue
+        for file in files_in(folder, ARTIFACTS):
+            try:
+                if file.suffix.lower() != ".safetensors" or is_vae(header_keys(file)):
+                    yield file
+            except InputError:
+                continue
+
+
+def header_keys(file: Path) -> list[str]:
+    """Return the names of the tensors of a safetensors file.
+
+    Raises:
+        InputError: it is not one.
+    """
+    return [key for key in read_header(file) if key != "__metadata__"]
+
+
+def find_vae(
+    name: str | None, hash_: str | None, folders: Sequence[Path]
+) -> tuple[str | None, str]:
+    """Find the infotext's VAE: (value for `base_model.vae`, remarks).
+
+    VAEs of the same name are checked first. Pickles are compared by their hash alone.
+    """
+    found = sorted(vaes_in(folders), key=lambda vae: vae_name(vae) != name)
+    for vae in found:
+        if hash_ and (file := vae_file(vae)) and sha256(file).startswith(hash_):
+            return str(vae), ""
+    described = f"{name or 'the VAE'}{f' (hash {hash_})' if hash_ else ''}"
+    namesake = next((vae for vae in found if vae_name(vae) == name), None)
+    if namesake is not None:
+        remark = f"{described}: the one of this name here has another hash" if hash_ else ""
+        return str(namesake), remark
+    searched = f"is not in {', '.join(map(str, folders))}"
+    searched = searched if folders else "was looked for nowhere (give artifact_dirs=[…])"
+    return None, f"{described} {searched}: the model's own draws; or give base_model.vae=…"
 
 
 def artifacts_in(kind: str, folders: Sequence[Path]) -> list[Path]:

@@ -180,6 +180,10 @@ def load_video_model(
         BaseModelError: a part is missing or cannot be read, or the model is of another type.
     """
     path = resolve_path(config.path)
+    if config.vae is not None:
+        raise BaseModelError(
+            f"base_model.vae: {config.vae!r} is for image models; {config.path!r} is a video model"
+        )
     is_local = Path(path).is_dir() or path.count("/") != 1
     if is_local:
         missing = [name for name in PARTS if not (Path(path) / name).is_dir()]

@@ -14,6 +14,7 @@ from inference.models.folder import unloadable, variant_of
 from inference.models.model_files import ModelFiles
 from inference.models.names import is_single_file, no_model, resolve_path
 from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
+from inference.models.stable_diffusion.vae import read_vae
 from inference.runtime import BaseModelError
 
 
@@ -140,6 +141,8 @@ def load_base_model(
         base = read_base_model(config, DTYPES[precision])
     else:
         base = read_folder(config, path, DTYPES[precision])
+    if config.vae is not None:
+        base.vae = read_vae(config.vae, base.vae)
     check_parts(base, config.path)
     vae_dtype = frozen_dtype(base, config, precision, "vae")
     if base.vae.dtype != vae_dtype:
@@ -213,6 +216,8 @@ def picture_skeleton(files: ModelFiles, precision: str) -> BaseModel:
         base = read_base_model(files.config, DTYPES[precision], without_weights=True).to("meta")
     else:
         base = folder_skeleton(files, DTYPES[precision])
+    if files.config.vae is not None:
+        base.vae = read_vae(files.config.vae, base.vae, without_weights=True)
     check_parts(base, files.config.path)
     return base
 
