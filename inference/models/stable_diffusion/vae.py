@@ -99,7 +99,7 @@ def vae_of_file(path: Path, own: AutoencoderKL, without_weights: bool) -> Autoen
     if form is None:
         names = ", ".join(list(file.shapes)[:3]) or "none"
         raise BaseModelError(
-            f"{KEY}: {str(path)!r} holds no VAE by its names ({names}); expected names such as "
+            f"{KEY}: {str(path)!r} contains no VAE by its names ({names}); expected names such as "
             "decoder.conv_in.weight, first_stage_model.decoder.conv_in.weight"
         )
     with init_empty_weights(include_buffers=False):
@@ -109,7 +109,7 @@ def vae_of_file(path: Path, own: AutoencoderKL, without_weights: bool) -> Autoen
     shapes = {name: tuple(value.shape) for name, value in empty.items()}
     if faults := list(misfits(form, found, shapes, file.shapes)):
         raise BaseModelError(
-            f"{KEY}: {str(path)!r} has not the layers of the base model's own VAE; "
+            f"{KEY}: {str(path)!r} does not have the layers of the base model's own VAE; "
             f"{'; '.join(faults)}"
         )
     if not without_weights:
@@ -137,7 +137,7 @@ def misfits(
     ]
     own = [key for key in shapes if key.startswith(form.prefix) and not is_beside(key)]
     over = [key for key in own if key not in known]
-    named = {"missing": missing, "of other shapes": misshapen, "not in the own one": over}
+    named = {"missing": missing, "of other shapes": misshapen, "superfluous": over}
     yield from (f"{what}: {listed(names)}" for what, names in named.items() if names)
 
 

@@ -3,10 +3,14 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from inference.artifacts.base import load_artifact
@@ -21,6 +25,7 @@ from inference.models.families import skeleton
 from inference.models.finding import is_vae, vae_form
 from inference.models.names import check_vae
 from inference.models.stable_diffusion.loading import load_base_model
+from inference.models.stable_diffusion.vae import read_vae
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import load_mapping
 from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning
@@ -54,18 +59,24 @@ def ldm_name(name: str) -> str:
     return name
 
 
-@pytest.fixture
-def trained(tiny_base):
-    """Another VAE of the tiny base model's sizes."""
+@pytest.fixture(scope="module")
+def own(tiny_base_folder):
+    """The tiny base model's VAE."""
+    return AutoencoderKL.from_pretrained(tiny_base_folder / "vae", local_files_only=True)
+
+
+@pytest.fixture(scope="module")
+def trained(own):
+    """Another VAE of its sizes."""
     generator = torch.Generator().manual_seed(7)
     return {
         key: value + 0.1 * torch.randn(value.shape, generator=generator)
-        for key, value in tiny_base.vae.state_dict().items()
+        for key, value in own.state_dict().items()
     }
 
 
 @pytest.fixture
-def write(tiny_base, tiny_base_folder, trained, tmp_path):
+def write(tiny_base_folder, trained, tmp_path):
     """A function that writes the VAE in one of FORMS, and returns its path."""
 
     def written(form: str) -> Path:
@@ -104,16 +115,26 @@ def write(tiny_base, tiny_base_folder, trained, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_read(form, write, trained, tiny_base_folder):
-    config = BaseModelConfig(path=str(tiny_base_folder), vae=str(write(form)))
-    base = load_base_model(config)
-    assert base.vae.state_dict().keys() == trained.keys()
-    for key, value in base.vae.state_dict().items():
+def test_every_form_is_read(form, write, trained, own):
+    path = str(write(form))
+    vae = read_vae(path, own)
+    assert vae.state_dict().keys() == trained.keys()
+    for key, value in vae.state_dict().items():
         assert torch.equal(value, trained[key]), key
-    assert base.vae.config.scaling_factor == SCALE
+    assert vae.config.scaling_factor == SCALE
+    planned = read_vae(path, own, without_weights=True)
+    assert {parameter.device.type for parameter in planned.parameters()} == {"meta"}
+
+
+def test_a_base_model_is_loaded_and_planned_with_it(write, trained, tiny_base_folder):
+    config = BaseModelConfig(path=str(tiny_base_folder), vae=str(write("prefixed.safetensors")))
+    base = load_base_model(config)
+    assert all(torch.equal(v, trained[key]) for key, v in base.vae.state_dict().items())
     assert not any(parameter.requires_grad for parameter in base.vae.parameters())
-    plan = skeleton(config, "fp32")
-    assert {parameter.device.type for parameter in plan.vae.parameters()} == {"meta"}
+    assert not base.vae.training
+    assert skeleton(config, "fp32").vae.device.type == "meta"
+    half = load_base_model(replace(config, vae_precision="bf16"))
+    assert half.vae.dtype == torch.bfloat16
 
 
 def test_it_changes_what_is_decoded_and_encoded(write, tiny_base, tiny_base_folder):
@@ -129,9 +150,9 @@ def test_it_changes_what_is_decoded_and_encoded(write, tiny_base, tiny_base_fold
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_infotext_names_it_and_finds_it_again(form, write, tiny_base_folder):
+def test_infotext_names_it_and_finds_it_again(form, write):
     path = write(form)
-    base = load_base_model(BaseModelConfig(path=str(tiny_base_folder), vae=str(path)))
+    base: Any = SimpleNamespace(source=BaseModelConfig(vae=str(path)))
     said, file = vae_parameters(base), path
     if path.is_dir():
         inner = path / "vae" if form == "model_folder" else path
@@ -191,40 +212,36 @@ def test_other_files_are_no_vae(tiny_base_folder, tiny_base):
     assert not is_vae(unet)
 
 
-def refused(path, folder) -> str:
-    config = BaseModelConfig(path=str(folder), vae=str(path))
+def refused(path, own) -> str:
     messages = []
-    for load in (load_base_model, lambda config: skeleton(config, "fp32")):
+    for without_weights in (False, True):
         with pytest.raises(BaseModelError) as caught:
-            load(config)
+            read_vae(str(path), own, without_weights)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]  # a plan says what the run would
     assert messages[0].startswith("base_model.vae: ")
     return messages[0]
 
 
-def test_what_does_not_fit_is_refused(write, tiny_base_folder, tmp_path):
-    path = write("ldm.safetensors")
-    tensors = load_file(path)
+def test_what_does_not_fit_is_refused(write, own, tmp_path):
+    tensors = load_file(write("ldm.safetensors"))
     wrong = tmp_path / "wrong.safetensors"
     save_file({k: v for k, v in tensors.items() if k != "decoder.norm_out.weight"}, wrong)
-    assert "missing: decoder.norm_out.weight" in refused(wrong, tiny_base_folder)
+    assert "missing: decoder.norm_out.weight" in refused(wrong, own)
     save_file({**tensors, "decoder.conv_out.weight": torch.zeros(3, 99, 3, 3)}, wrong)
-    assert "of other shapes: decoder.conv_out.weight (3, 99, 3, 3)" in refused(
-        wrong, tiny_base_folder
-    )
+    assert "of other shapes: decoder.conv_out.weight (3, 99, 3, 3)" in refused(wrong, own)
     save_file({**tensors, "decoder.extra.weight": torch.zeros(1)}, wrong)
-    assert "not in the own one: decoder.extra.weight" in refused(wrong, tiny_base_folder)
+    assert "superfluous: decoder.extra.weight" in refused(wrong, own)
     save_file({"a": torch.zeros(1)}, wrong)
-    assert "holds no VAE by its names (a)" in refused(wrong, tiny_base_folder)
+    assert "contains no VAE by its names (a)" in refused(wrong, own)
     wrong.write_text("<html>")
-    assert "cannot be loaded" in refused(wrong, tiny_base_folder)
-    assert "no such file or folder" in refused(tmp_path / "nothing", tiny_base_folder)
+    assert "cannot be loaded" in refused(wrong, own)
+    assert "no such file or folder" in refused(tmp_path / "nothing", own)
     with pytest.raises(BaseModelError, match=r"base_model.vae: no such file"):
         check_vae("nothing.pt")
 
 
-def test_a_folder_of_another_kind_is_refused(write, tiny_base_folder):
+def test_a_folder_of_another_kind_is_refused(write, own):
     folder = write("folder")
     config = json.loads((folder / "config.json").read_text())
     for change, message in (
@@ -232,22 +249,19 @@ def test_a_folder_of_another_kind_is_refused(write, tiny_base_folder):
         ({"latent_channels": 16}, "has 16 latent_channels; the base model's own VAE 4"),
     ):
         (folder / "config.json").write_text(json.dumps(config | change))
-        config_here = BaseModelConfig(path=str(tiny_base_folder), vae=str(folder))
         with pytest.raises(BaseModelError, match=message):
-            skeleton(config_here, "fp32")
+            read_vae(str(folder), own, without_weights=True)
     (folder / "config.json").unlink()
-    assert "config.json is missing" in refused(folder, tiny_base_folder)
+    assert "config.json is missing" in refused(folder, own)
 
 
-def test_a_folders_own_scale_is_kept_with_a_warning(write, tiny_base_folder):
+def test_a_folders_own_scale_is_kept_with_a_warning(write, own):
     folder = write("folder")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"scaling_factor": 0.13025}))
-    with pytest.warns(
-        DrawWarning, match=rf"scales latents by 0.13025, the base model's .* {SCALE}"
-    ):
-        base = load_base_model(BaseModelConfig(path=str(tiny_base_folder), vae=str(folder)))
-    assert base.vae.config.scaling_factor == 0.13025
+    with pytest.warns(DrawWarning, match=rf"latents by 0.13025, the base model's .* {SCALE}"):
+        vae = read_vae(str(folder), own)
+    assert vae.config.scaling_factor == 0.13025
 
 
 def test_video_models_have_their_own(tiny_video_folder, tmp_path):
