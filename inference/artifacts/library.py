@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.artifacts.adapters import Lora, lora_name
+from inference.artifacts.adapters import Lora
 from inference.artifacts.base import Artifact, UsedArtifact, load_artifact, read_keys
 from inference.artifacts.embedding import RUN_FILE, Embedding
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import artifact_hash
-from inference.models import ARTIFACTS, files_in, output_name
+from inference.models import ARTIFACTS, artifact_name, files_in, output_name
 from inference.prompts import ExtraNetwork
 from inference.runtime import ArtifactError, DrawWarning, InputError, check_readable
 
@@ -71,7 +71,7 @@ class NetworkLibrary:
                 if path.resolve() in seen:
                     continue
                 seen.add(path.resolve())  # folders may contain one another
-                found.setdefault(lora_name(path), []).append(path)
+                found.setdefault(artifact_name(path), []).append(path)
         return found
 
     @cached_property

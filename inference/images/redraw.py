@@ -108,6 +108,10 @@ def load_picture(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Any, 
     known = [folder for folder in folders if isinstance(folder, str)]  # others are reported below
     base_path = base.get("path") if isinstance(base, dict) else None
     made = recipe_from_picture(path, known, base_path)
+    if (
+        isinstance(base, dict) and "vae" in base
+    ):  # another one draws, whether the old is here or not
+        made.notes = [note for note in made.notes if not note.startswith("VAE: ")]
     return load_mapping(made.recipe, shown(absolute(path)), draw_schema, overrides), made.notes
 
 

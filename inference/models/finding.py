@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from inference.files import (
+    ADAPTER_FILES,
     EMBEDDING_PICTURES,
     artifact_hash,
     lora_legacy_hash,
@@ -26,6 +27,9 @@ OLD_DIGITS = 8
 
 OLD_START = 0x100000
 """Bytes of a file that old hashes skip; shorter files all have the same hash."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file beside the weights of a peft adapter."""
 
 MODELS, ARTIFACTS = (".safetensors", ".ckpt"), (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
 
@@ -197,6 +201,17 @@ def find_vae(
     return None, f"{described} {searched}: the model's own draws; or give base_model.vae=…"
 
 
+def artifact_name(path: Path) -> str:
+    """Return the name that prompts call an artifact by: its file's without suffix, or its folder's.
+
+    The weight file of a peft adapter is named by its folder.
+    """
+    is_adapter = path.name.lower() in ADAPTER_FILES and (path.parent / ADAPTER_CONFIG).is_file()
+    if is_adapter or path.is_dir():
+        return (path.parent if is_adapter else path).resolve().name
+    return path.stem
+
+
 def artifacts_in(kind: str, folders: Sequence[Path]) -> list[Path]:
     """Return the files in folders that may be artifacts of a kind."""
     suffixes = (*ARTIFACTS, *EMBEDDING_PICTURES) if kind == "embedding" else ARTIFACTS
@@ -216,14 +231,15 @@ def find_named(
     of `artifacts_in`, for callers who look for many.
     """
     files = artifacts_in(kind, folders) if files is None else files
-    namesakes = [file for file in files if name in (file.stem, output_name(file))]
+    namesakes = [file for file in files if name in (artifact_name(file), output_name(file))]
     for file in namesakes:
         if not hash_ or is_known_as(file, kind, hash_):
             return name, ""
     if hash_:
         for file in files:
             if file not in namesakes and is_known_as(file, kind, hash_):
-                return file.stem, "" if file.stem == name else f"is called {file.stem} here"
+                own = artifact_name(file)
+                return own, "" if own == name else f"is called {own} here"
     described = f" with the hash {hash_}" if hash_ else ""
     if namesakes:
         return name, f"{namesakes[0]} is another file of this name, not the one{described}"

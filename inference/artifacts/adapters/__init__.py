@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from inference.artifacts.adapters.base import Adapter, adapter, adapter_of
     from inference.artifacts.adapters.lora import Lora, LoraSpec, twin_of
     from inference.artifacts.adapters.lora_convert import save_diffusers, save_kohya
-    from inference.artifacts.adapters.lora_files import lora_name, read_lora
+    from inference.artifacts.adapters.lora_files import read_lora
     from inference.artifacts.adapters.lora_formats import (
         format_of,
         is_lora,
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inference.artifacts.adapters.lora_keys import part_of
 
 __all__ = [
-    "Adapter", "Lora", "LoraSpec", "adapter", "adapter_of", "format_of", "is_lora", "lora_name",
+    "Adapter", "Lora", "LoraSpec", "adapter", "adapter_of", "format_of", "is_lora",
     "part_of", "read_layers", "read_lora", "save_diffusers", "save_kohya", "says_alpha", "twin_of",
 ]  # fmt: skip
 

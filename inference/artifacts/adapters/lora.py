@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.artifacts.adapters.base import Adapter, adapter_of
-from inference.artifacts.adapters.lora_files import is_adapter_folder, lora_name, read_lora
+from inference.artifacts.adapters.lora_files import is_adapter_folder, read_lora
 from inference.artifacts.adapters.lora_formats import (
     ALPHA_KEYS,
     adapter_metadata,
@@ -37,7 +37,7 @@ from inference.artifacts.adapters.low_rank import (
 from inference.artifacts.base import Artifact
 from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
 from inference.files import is_finite, serialize, write_atomically
-from inference.models import LoraLayout, family_of
+from inference.models import LoraLayout, artifact_name, family_of
 from inference.recipe import typed_options
 from inference.runtime import ArtifactError, DrawWarning
 
@@ -307,7 +307,7 @@ class Lora(Artifact):
         check_effect(path, layers)
         dropped = ("sshs_model_hash", "sshs_legacy_hash", *ALPHA_KEYS, "format")
         kept = {key: value for key, value in metadata.items() if key not in dropped}
-        lora = cls(layers, kept, lora_name(path))
+        lora = cls(layers, kept, artifact_name(path))
         if not is_told:
             warn_of_alpha(path, next(iter(layers.values())), lora.layout.file_format == "kohya")
         return lora

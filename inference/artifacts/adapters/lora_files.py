@@ -11,10 +11,10 @@ from torch import Tensor
 
 from inference.artifacts.adapters.lora_names import KINDS_OF_PEFT
 from inference.files import ADAPTER_FILES, read_json, read_tensors
+from inference.models import ADAPTER_CONFIG as CONFIG
 from inference.models import all_families, part_names
 from inference.runtime import ArtifactError
 
-CONFIG = "adapter_config.json"
 METADATA = "lora_adapter_metadata"
 """The key of a file's metadata in which diffusers keeps such a config, by parts."""
 OPTIONS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
@@ -33,14 +33,6 @@ def adapter_folders(path: Path) -> list[Path]:
     if (path / CONFIG).is_file():
         return [path]
     return sorted(inner for inner in path.iterdir() if (inner / CONFIG).is_file())
-
-
-def lora_name(path: Path) -> str:
-    """Return a LoRA's name: its file's without suffix, or its folder's."""
-    is_adapter = path.name.lower() in ADAPTER_FILES and (path.parent / CONFIG).is_file()
-    if path.is_dir() or is_adapter:
-        return (path.parent if is_adapter else path).resolve().name
-    return path.stem
 
 
 def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

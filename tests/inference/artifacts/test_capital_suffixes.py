@@ -112,7 +112,9 @@ def test_pickles_are_read_under_names_in_capitals(base, tmp_path):
     vectors = torch.randn(2, 24)
     for suffix in (".PT", ".BIN", ".Pt", ".PTH", ".CKPT"):
         torch.save({"string_to_param": {"*": vectors}, "name": "cat"}, tmp_path / f"x{suffix}")
-        assert torch.equal(load_artifact(tmp_path / f"x{suffix}").learned.vectors, vectors)
+        loaded = load_artifact(tmp_path / f"x{suffix}")
+        assert isinstance(loaded, Embedding)
+        assert torch.equal(loaded.learned.vectors, vectors)
 
 
 def test_captions_are_found_under_names_in_capitals(tmp_path):

@@ -87,7 +87,7 @@ def test_layers_that_the_base_model_lacks_are_counted_in_one_warning(base, writt
 def test_a_lora_of_which_more_than_half_is_unknown_is_refused(base, written, snapshot):
     before = snapshot(base)
     tensors = layer(Q) | layer(K, in_=24) | unknown(3)
-    lora = load_artifact(written(tensors))
+    lora = Lora.load(written(tensors))
     for use in (lora.attach, lora.merge_into):
         message = refusal(lambda use=use: use(base))
         assert "3 of 5 layers are not in this base model" in message

@@ -24,7 +24,7 @@ from inference.config.images import (
 from inference.config.recipes import draw_schema
 from inference.files.hashes import sha256
 from inference.images.infotext.describe import describe_drawing, passes, uses_ensd
-from inference.images.redraw import recipe_from_infotext
+from inference.images.redraw import load_picture, recipe_from_infotext
 from inference.recipe.loader import load_mapping
 from inference.sampling.registry import SAMPLERS as TABLE
 from inference.sampling.registry import resolve_schedule, samplers_of
@@ -119,6 +119,9 @@ def test_a_picture_of_another_vae_is_drawn_again_with_it(tiny_base, tiny_base_fo
     again = drawn(str(first), f"artifact_dirs=[models, {tiny_base_folder}]", "output_dir=again")
     assert again.read_bytes() == first.read_bytes()
     assert pixels[0] != pixels[1]
+    own = load_picture(first, [f"artifact_dirs=[{tiny_base_folder}]", "base_model.vae=null"])
+    assert own[0].base_model.vae is None
+    assert not [note for note in own[1] if "VAE" in note]
 
 
 @pytest.mark.usefixtures("place")

@@ -17,6 +17,7 @@ from inference.artifacts.library import NetworkLibrary
 from inference.convert import Request, convert
 from inference.files.hashes import artifact_hash
 from inference.inspect import inspect
+from inference.models.finding import find_named
 from inference.models.stable_diffusion.detect import FAMILIES
 from inference.models.stable_diffusion.keys import places
 from inference.models.stable_diffusion.lora import LAYOUTS
@@ -173,6 +174,7 @@ def test_one_adapter_is_named_by_its_folder_or_its_file(adapters, new_base, pred
     assert torch.equal(found[0], predict(both))
     assert load_artifact(folder / "unet" / "adapter_model.safetensors").name == "unet"
     hash_ = artifact_hash(folder, "lora")
+    assert hash_ is not None
     assert hash_ == artifact_hash(folder / "unet" / "adapter_model.safetensors", "lora")
     facts = inspect(folder)
     assert facts["naming"] == "peft"
@@ -200,6 +202,9 @@ def test_prompts_call_an_adapter_by_its_folder(adapters, base):
     library = NetworkLibrary(base, [folder.parent])
     found = library.find(ExtraNetwork("lora", "kitten", 1.0, 1.0, None, 0))
     assert found == folder / "adapter_model.safetensors"
+    hash_ = artifact_hash(found, "lora")
+    for name, remark in (("kitten", ""), ("other", "is called kitten here")):
+        assert find_named(name, "lora", hash_, [folder.parent]) == ("kitten", remark)
 
 
 def test_an_adapter_is_converted(adapters, new_base, predict, tmp_path):
