@@ -125,6 +125,8 @@ class VaeForm(NamedTuple):
 
 
 VAE_PREFIXES = ("first_stage_model.", "vae.", "")
+LARGEST_VAE = 2**30
+"""Bytes: with the averages and the discriminator of its training a VAE of SD takes 0.8 GB."""
 BESIDE_VAE = ("loss.", "model_ema.")
 """Beginnings of further names in files of VAEs: their training's."""
 
@@ -150,8 +152,8 @@ def is_vae_folder(path: Path) -> bool:
     Raises:
         InputError: its config.json is damaged.
     """
-    config = read_json(path / "config.json") if path.is_dir() else {}
-    return str(config.get("_class_name", "")).startswith("Autoencoder")
+    settings = read_json(path / "config.json") if path.is_dir() else {}
+    return str(settings.get("_class_name", "")).startswith("Autoencoder")
 
 
 def vaes_in(folders: Sequence[Path]) -> Iterator[Path]:
@@ -164,8 +166,9 @@ def vaes_in(folders: Sequence[Path]) -> Iterator[Path]:
             except InputError:
                 continue
         for file in files_in(folder, ARTIFACTS):
+            is_pickle = file.suffix.lower() != ".safetensors"
             try:
-                if file.suffix.lower() != ".safetensors" or is_vae(header_keys(file)):
+                if file.stat().st_size <= LARGEST_VAE and (is_pickle or is_vae(header_keys(file))):
                     yield file
             except InputError:
                 continue
@@ -185,14 +188,19 @@ def find_vae(
 ) -> tuple[str | None, str]:
     """Find the infotext's VAE: (value for `base_model.vae`, remarks).
 
-    VAEs of the same name are checked first. Pickles are compared by their hash alone.
+    VAEs of the same name, with or without its suffix, are checked first. Pickles are compared by
+    their hash alone.
     """
-    found = sorted(vaes_in(folders), key=lambda vae: vae_name(vae) != name)
+
+    def is_called(vae: Path) -> bool:
+        return name in (vae_name(vae), Path(vae_name(vae)).stem)
+
+    found = sorted(vaes_in(folders), key=lambda vae: not is_called(vae))
     for vae in found:
         if hash_ and (file := vae_file(vae)) and sha256(file).startswith(hash_):
             return str(vae), ""
     described = f"{name or 'the VAE'}{f' (hash {hash_})' if hash_ else ''}"
-    namesake = next((vae for vae in found if vae_name(vae) == name), None)
+    namesake = next(filter(is_called, found), None)
     if namesake is not None:
         remark = f"{described}: the one of this name here has another hash" if hash_ else ""
         return str(namesake), remark

@@ -73,27 +73,27 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     files = [folder / name for name in ADAPTER_FILES if (folder / name).is_file()]
     if not files:
         raise ArtifactError(f"{folder}: has {CONFIG}, and no {' or '.join(ADAPTER_FILES)}")
-    config = read_json(folder / CONFIG)
-    check_config(folder / CONFIG, config)
-    part = adapted_part(folder, config)
+    settings = read_json(folder / CONFIG)
+    check_config(folder / CONFIG, settings)
+    part = adapted_part(folder, settings)
     begin = f"{part}." if part else ""
     tensors, _ = read_tensors(files[0])
     named = {
         begin + key if key.startswith("base_model.") else key: tensor
         for key, tensor in tensors.items()
     }
-    return named, {f"{begin}{name}": config[name] for name in OPTIONS if name in config}
+    return named, {f"{begin}{name}": settings[name] for name in OPTIONS if name in settings}
 
 
-def check_config(file: Path, config: Mapping[str, Any]) -> None:
+def check_config(file: Path, settings: Mapping[str, Any]) -> None:
     """Raise ArtifactError for an adapter that is no plain LoRA."""
-    kind = str(config.get("peft_type", "LORA"))
+    kind = str(settings.get("peft_type", "LORA"))
     if kind != "LORA":
         name = KINDS_OF_PEFT.get(kind, kind)
         raise ArtifactError(f"{file}: peft_type {kind}: {name} cannot be read; only LoRA can")
-    if config.get("use_dora"):
+    if settings.get("use_dora"):
         raise ArtifactError(f"{file}: use_dora: DoRA cannot be read; only plain LoRA can")
-    start = config.get("init_lora_weights")
+    start = settings.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGING):
         raise ArtifactError(
             f"{file}: init_lora_weights {start!r} also changed the base model's weights, which are "
@@ -101,9 +101,9 @@ def check_config(file: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def adapted_part(folder: Path, config: Mapping[str, Any]) -> str | None:
+def adapted_part(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """Return the part of a model that an adapter is for; None if only its layers' names show it."""
-    mapping = config.get("auto_mapping")
+    mapping = settings.get("auto_mapping")
     wanted = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     for family in all_families():
         for part, layout in family.parts.items():

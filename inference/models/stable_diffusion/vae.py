@@ -63,13 +63,13 @@ def vae_of_folder(folder: Path, own: AutoencoderKL, without_weights: bool) -> Au
 
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"{KEY}: {str(folder)!r}: config.json is missing; expected a VAE")
-    config = read_json(folder / "config.json")
-    kind = config.get("_class_name", "AutoencoderKL")
+    settings = read_json(folder / "config.json")
+    kind = settings.get("_class_name", "AutoencoderKL")
     if kind != "AutoencoderKL":
         raise BaseModelError(f"{KEY}: {str(folder)!r} is an {kind}; expected an AutoencoderKL")
     if without_weights:
         with torch.device("meta"):
-            vae: Any = AutoencoderKL.from_config(config)
+            vae: Any = AutoencoderKL.from_config(settings)
     else:
         options: dict[str, Any] = {"variant": variant_of(folder, None), "dtype": torch.float32}
         vae = AutoencoderKL.from_pretrained(str(folder), local_files_only=True, **options)

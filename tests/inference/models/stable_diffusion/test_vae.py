@@ -180,7 +180,8 @@ def test_a_vae_that_is_not_here_is_noted(write):
     vae, (note,) = made("VAE hash: 0123456789, VAE: ldm.vae.pt")
     assert vae == str(path)
     assert "has another hash" in note
-    assert made("VAE: ldm.vae.pt") == (str(path), [])
+    for name in ("ldm.vae.pt", "ldm.vae"):
+        assert made(f"VAE: {name}") == (str(path), [])
     assert made("VAE: Automatic") == (None, [])
 
 
