@@ -140,9 +140,10 @@ def check_files(recipe: object) -> None:
         InputError: one does not.
     """
     assert isinstance(recipe, ImagesRecipe | AnimationRecipe | ClipsRecipe)
-    from inference.models import check_place
+    from inference.models import check_place, check_vae
 
     check_place(recipe.base_model.path)
+    check_vae(recipe.base_model.vae)
     for name, config in recipe.artifacts.items():
         if config is not None and not os.path.exists(Path(config.path).expanduser()):  # noqa: PTH110 (names may be long)
             raise ArtifactError(f"artifacts.{name}.path: {config.path}: no such file or folder")

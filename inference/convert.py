@@ -194,14 +194,13 @@ def load_at(path: Path, alpha: float) -> Artifact:
     Raises:
         InputError: it specifies its alpha, or is not a LoRA.
     """
-    from inference.artifacts import Lora, read_keys, says_alpha
-    from inference.files import read_tensors
+    from inference.artifacts import Lora, read_keys, read_lora, says_alpha
 
     if alpha <= 0:
         raise InputError(f"--alpha: must be above 0, got {alpha:g}")
     if not Lora.recognizes(path, [] if path.is_dir() else read_keys(path)):
         raise InputError(f"--alpha: is for LoRAs; {path} is not one")
-    if says_alpha(*read_tensors(path)):
+    if says_alpha(*read_lora(path)):
         raise InputError(f"--alpha: {path} specifies its alpha")
     return Lora.load(path, alpha)
 
@@ -281,29 +280,29 @@ def describe(source: Path, artifact: Artifact) -> tuple[str, str, torch.dtype]:
     """Return kind and format of an artifact's file, and the data type of its weights."""
     import torch
 
-    from inference.artifacts import format_of, is_lora, read_keys
+    from inference.artifacts import format_of, is_lora, read_keys, read_lora
     from inference.files import PICKLES, read_tensors
 
-    keys = read_keys(source)
+    keys = [] if source.is_dir() else read_keys(source)
     if artifact.kind == "hypernetwork":
         pairs: Any = artifact.pairs  # type: ignore[attr-defined]
         first = next(next(iter(pairs.values())).parameters())
-        current = "single-file" if source.suffix == ".safetensors" else "a1111"
+        current = "single-file" if source.suffix.lower() == ".safetensors" else "a1111"
         return "hypernetwork", current, first.dtype
     if artifact.kind == "embedding":
         if "string_to_param" in keys:
             return "embedding", "a1111", torch.float32
         dtype = next(iter(read_tensors(source)[0].values())).dtype
         forms = ({"emb_params"}, {"emp_params"}, {"clip_l", "clip_g"})
-        is_kohyas = source.suffix not in PICKLES and {*keys} in forms
+        is_kohyas = source.suffix.lower() not in PICKLES and {*keys} in forms
         return "embedding", "kohya" if is_kohyas else "diffusers", dtype
-    tensors, _ = read_tensors(source)
+    tensors, _ = read_lora(source)
     dtype = next(
         value.dtype
         for key, value in tensors.items()
         if not key.endswith(".alpha") and is_lora([key])
     )
-    return "LoRA", format_of(keys), dtype
+    return "LoRA", format_of(tensors), dtype
 
 
 def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> None:
@@ -317,7 +316,7 @@ def save_diffusers_embedding(artifact: Any, path: Path, dtype: torch.dtype) -> N
         )
     tensors = {artifact.name: artifact.learned.vectors.detach().to("cpu", dtype).contiguous()}
     refuse_not_finite(tensors)
-    if path.suffix == ".bin":
+    if path.suffix.lower() == ".bin":
         write_pickle(path, tensors)
         return
     content = serialize(tensors, {"format": "pt"})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.files import EMBEDDING_PICTURES as PICTURES
-from inference.files import lora_hash, read_header, sha256, weights_file
+from inference.files import artifact_hash, lora_hash, read_header, sha256, weights_file
 from inference.media import PILLOW_ERRORS, SUFFIXES
 from inference.recipe import DRAWING_GROUPS, cut, load_plugins, warnings_reported
 from inference.runtime import (
@@ -74,6 +74,8 @@ def inspect(path: Path) -> Description:
     Raises:
         InputError: it does not exist, cannot be read, or is of an unknown type.
     """
+    from inference.models import is_vae_folder
+
     check_readable(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
@@ -83,6 +85,8 @@ def inspect(path: Path) -> Description:
         return inspect_video(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         return inspect_base_model(path)
+    if path.is_dir() and is_vae_folder(path):
+        return inspect_vae(path)
     return inspect_artifact(path)
 
 
@@ -110,7 +114,7 @@ def inspect_picture(path: Path) -> Description:
     if frames > 1:
         facts |= {"kind": "animated picture", "frames": str(frames)}
     facts["infotext"] = infotext or "none in this file"
-    if path.suffix in PICTURES and read_embedding_picture(path):
+    if path.suffix.lower() in PICTURES and read_embedding_picture(path):
         facts |= {"carries": "an embedding", **describe_embedding(path)}
     return facts
 
@@ -153,22 +157,55 @@ def hash_of_denoiser(folder: Path) -> Description:
     return {f"sha256 of the {name}": digest, "model hash in infotext": digest[:10]}
 
 
+def inspect_vae(path: Path) -> Description:
+    """Return names, parameters and hash of a standalone VAE: a file, or a diffusers folder."""
+    from inference.files import open_tensors, read_json
+    from inference.models import vae_file, vae_form, vae_name
+
+    file = vae_file(path)
+    facts = {"kind": "VAE (base_model.vae)", "called": vae_name(path)}
+    if path.is_dir():
+        config = read_json(path / "config.json")
+        facts["class"] = str(config["_class_name"])
+        keys = ("latent_channels", "scaling_factor", "force_upcast")
+        facts |= {key.replace("_", " "): str(config[key]) for key in keys if key in config}
+    if file is None:
+        return facts | {"weights": "none in this folder"}
+    tensors = open_tensors(file)
+    if form := vae_form(tensors.shapes):
+        prefix = f", each behind {form.prefix}" if form.prefix else ""
+        channels = tensors.shapes[f"{form.prefix}decoder.conv_in.weight"][1]
+        facts |= {"naming": f"{form.naming}{prefix}", "latent channels": str(channels)}
+    if file.suffix.lower() == ".safetensors":
+        facts["parameters"] = describe_tensors(read_header(file))
+    digest = sha256(file)
+    facts |= {"sha256": digest, "VAE hash in infotext": digest[:10]}
+    return facts | dict(sorted(tensors.metadata.items()))
+
+
 def inspect_artifact(path: Path) -> Description:
     """Return kind, layers, metadata and hashes of an artifact."""
-    from inference.artifacts import read_keys
-    from inference.files import read_tensors
+    from inference.artifacts import read_keys, read_lora
+    from inference.models import is_vae
 
     keys = [] if path.is_dir() else read_keys(path)
+    if is_vae(keys):
+        return inspect_vae(path)
     kind = artifact_kind(path, keys)
     if kind == "checkpoint" and path.is_file():
         return inspect_single_file(path)
     facts = {"kind": f"artifact: {kind}"}
+    if path.is_dir() and kind == "lora":
+        facts |= describe_lora(*read_lora(path))
+        known_by = artifact_hash(path, kind)
+        return facts | ({"hash in infotext": known_by[:12]} if known_by else {})
     if path.is_dir():
         return facts | dict(describe_parts(path))
-    is_safetensors = path.suffix == ".safetensors"
+    is_safetensors = path.suffix.lower() == ".safetensors"
     metadata = read_header(path).get("__metadata__", {}) if is_safetensors else {}
     if kind == "lora":
-        facts |= describe_lora(read_tensors(path)[0], metadata)
+        tensors, said = read_lora(path)
+        facts |= describe_lora(tensors, {**said, **metadata})
     if kind == "embedding":
         return facts | describe_embedding(path) | {"sha256": sha256(path)}
     if kind == "hypernetwork":
@@ -281,7 +318,7 @@ def describe_parts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (name, size and hash) of each part of a model in a folder."""
     for part in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         file = weights_file(part)
-        if file and file.suffix == ".safetensors":
+        if file and file.suffix.lower() == ".safetensors":
             yield part.name, f"{describe_tensors(read_header(file))}, sha256 {sha256(file)}"
 
 

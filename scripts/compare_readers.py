@@ -61,7 +61,7 @@ def read(path: Path) -> Any:
     """Return a file's content as plain values and arrays; of a link, where it points."""
     if path.is_symlink():
         return {"link to": without_volatile(str(path.readlink()))}
-    return READERS.get(path.suffix, read_bytes)(path)
+    return READERS.get(path.suffix.lower(), read_bytes)(path)
 
 
 def read_safetensors(path: Path) -> Any:

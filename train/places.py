@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.models import check_place
+from inference.models import check_place, check_vae
 from train.common import DataError
 from train.config import is_address
 
@@ -23,6 +23,7 @@ def check_places(recipe: TrainRecipe) -> None:
         InputError: one does not exist; the message names its key.
     """
     check_place(recipe.base_model.path)
+    check_vae(recipe.base_model.vae)
     for key, path in data_places(recipe):
         if not is_address(path) and "{" not in path and not _exists(path):
             raise DataError(f"{key}: {path!r} is not a folder")

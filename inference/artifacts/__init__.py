@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         is_lora,
         part_of,
         read_layers,
+        read_lora,
         save_diffusers,
         save_kohya,
         says_alpha,
@@ -52,8 +53,8 @@ __all__ = [
     "adapter", "adapter_of", "base_facts", "check_suffix", "comfyui_difference", "companions_of",
     "diffusers_note", "distance_from_identity", "format_of", "is_lora", "load_artifact",
     "load_artifacts", "made_for", "merge", "part_of", "read_embedding_picture", "read_hypernetwork",
-    "read_keys", "read_layers", "save_diffusers", "save_kohya", "says_alpha", "set_strength",
-    "twin_of", "write_file_of", "write_folder_of",
+    "read_keys", "read_layers", "read_lora", "save_diffusers", "save_kohya", "says_alpha",
+    "set_strength", "twin_of", "write_file_of", "write_folder_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

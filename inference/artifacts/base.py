@@ -103,11 +103,15 @@ def load_artifact(path: Path | str) -> Artifact:
     Raises:
         ArtifactError: the path does not exist, cannot be read, or is no known artifact.
     """
+    from inference.models import is_vae, is_vae_folder
+
     path = Path(path)
     check_readable(path)
     if not path.exists():
         raise ArtifactError(f"{path}: no such file or folder")
     keys = [] if path.is_dir() else read_keys(path)
+    if is_vae(keys) or is_vae_folder(path):
+        raise ArtifactError(f"{path}: is a VAE; name it as base_model.vae={path}")
     for target in ARTIFACTS.values():
         artifact_class = pkgutil.resolve_name(target)
         if artifact_class.recognizes(path, keys):
@@ -131,9 +135,9 @@ def read_keys(path: Path) -> list[str]:
     For a pickle, all keys of its dict as text, or of the dict under `state_dict`; for an image,
     those of the embedding inside.
     """
-    if path.suffix in PICTURES:
+    if path.suffix.lower() in PICTURES:
         return [*(read_embedding_picture(path) or {})]
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         return [str(key) for key in read_pickle(path)]
     try:
         with safe_open(path, framework="pt") as file:

@@ -137,7 +137,7 @@ class Checkpoint(Artifact):
                 a single file is requested for a video model.
         """
         base = self._base or self._complete_base()
-        if Path(path).suffix == ".safetensors":
+        if Path(path).suffix.lower() == ".safetensors":
             self._save_single_file(Path(path), base, dtype, metadata)
             return
         write_folder(

@@ -7,6 +7,8 @@ pair, `clip_l` and `clip_g`.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -32,7 +34,7 @@ from inference.files import (
 )
 from inference.media import save_png
 from inference.prompts import LearnedVectors, token_ids
-from inference.runtime import ArtifactError
+from inference.runtime import ArtifactError, DrawWarning
 
 if TYPE_CHECKING:
     from inference.models import DiffusionModel, ImageModel
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 PAIR: tuple[str, ...] = ("clip_l", "clip_g")
 """Keys of SDXL's files: vectors for its first and its second text encoder."""
+ENCODER_KEY = re.compile(r"(?P<encoder>clip_l|clip_g|em[bp]_params|t5|t5xxl)(?P<output>_out)?")
+"""Keys of kohya's and OneTrainer's files. With `_out` the vectors replace the text encoder's output
+(OneTrainer's output embeddings), otherwise token embeddings."""
 FACTS = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
 """Metadata of a file, by A1111's names."""
 
@@ -151,7 +156,7 @@ class Embedding(Artifact):
             NotFiniteError: a value is not finite.
         """
         path = Path(path)
-        check_suffix(path.suffix, self.learned)
+        check_suffix(path.suffix.lower(), self.learned)
         written = [v.detach().to("cpu", dtype).contiguous() for v in self.learned.by_encoder()]
         step = int(metadata.get("ss_steps", self.facts.get("step") or 0))
         content: dict[str, Any] = {
@@ -166,10 +171,10 @@ class Embedding(Artifact):
         if len(written) > 1:  # A1111 takes every entry of the dict for a tensor
             content = tensors = dict(zip(PAIR, written, strict=True))
         refuse_not_finite(tensors)
-        if path.suffix == ".png":
+        if path.suffix.lower() == ".png":
             save_png(path, *picture_with(self.card(step), content))
             return
-        if path.suffix == ".pt":
+        if path.suffix.lower() == ".pt":
             write_pickle(path, content)
             return
         facts = {**self.facts, "name": self.name, "step": step}
@@ -195,10 +200,10 @@ class Embedding(Artifact):
             ArtifactError: the content is not understood, or is not finite.
         """
         path = Path(path)
-        if path.suffix in PICKLES:
+        if path.suffix.lower() in PICKLES:
             content = read_pickle(path)
             found, facts = _from_dict(path, content)
-        elif path.suffix in PICTURES:
+        elif path.suffix.lower() in PICTURES:
             found, facts = _from_dict(path, read_embedding_picture(path) or {})
         else:
             found, facts = _from_safetensors(path)
@@ -207,15 +212,16 @@ class Embedding(Artifact):
             counts = " and ".join(str(len(each)) for each in vectors)
             raise ArtifactError(f"{path}: expected equally many vectors in {PAIR}, found {counts}")
         # Images, and files whose name is the run's, are called by their metadata.
-        has_own_name = path.suffix in PICTURES or is_named_by_run(path)
+        has_own_name = path.suffix.lower() in PICTURES or is_named_by_run(path)
         name = facts.get("name") if has_own_name else None
         second = vectors[1] if len(vectors) > 1 else None
         return cls(vectors[0], str(name or path.stem), facts, second)
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """Recognize A1111's `string_to_param`, SDXL's pair, or a single tensor."""
-        return "string_to_param" in keys or {*PAIR} <= {*keys} or len(keys) == 1
+        """Recognize A1111's `string_to_param`, kohya's and OneTrainer's keys, or one tensor."""
+        is_known = len(keys) > 0 and all(ENCODER_KEY.fullmatch(key) for key in keys)
+        return "string_to_param" in keys or {*PAIR} <= {*keys} or is_known or len(keys) == 1
 
 
 def made_for(learned: LearnedVectors) -> str:
@@ -275,12 +281,35 @@ def _from_safetensors(path: Path) -> tuple[list[Tensor], dict[str, Any]]:
 
 
 def _by_encoder(path: Path, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return SDXL's pair, or the vectors for one text encoder."""
-    if {*PAIR} <= tensors.keys():
-        return [tensors[key] for key in PAIR]
-    if len(tensors) != 1:
+    """Return SDXL's pair, or the vectors for one text encoder; the others with a warning.
+
+    Raises:
+        ArtifactError: there are none, or several.
+    """
+    unused = {key: what for key in tensors if (what := _unused(key)) is not None}
+    own = [key for key in tensors if key not in unused]
+    used = PAIR if {*PAIR} <= {*own} else tuple(own)
+    unused |= {key: "nothing that is known here" for key in own if key not in used}
+    listed = "; ".join(f"{key!r} has vectors for {what}" for key, what in unused.items())
+    if not used and unused:
         raise ArtifactError(
-            f"{path}: expected vectors under one name, found {len(tensors)}: "
-            f"{', '.join(list(tensors)[:4])}"
+            f"{path}: {listed}; expected vectors for token embeddings, under {' and '.join(PAIR)} "
+            "(SDXL) or one other name"
         )
-    return [next(iter(tensors.values()))]
+    if len(used) != 1 and used != PAIR:
+        raise ArtifactError(
+            f"{path}: expected vectors under one name, found {len(used)}: {', '.join(used[:4])}"
+        )
+    if unused:
+        warnings.warn(f"{path}: {listed}: left out", DrawWarning, stacklevel=4)
+    return [tensors[key] for key in used]
+
+
+def _unused(key: str) -> str | None:
+    """Return what the vectors of a key are for, if no model here can use them."""
+    match = ENCODER_KEY.fullmatch(key)
+    if match is None:
+        return None
+    if match["encoder"].startswith("t5"):
+        return "T5, which image models here do not have"
+    return "the output of the text encoder (OneTrainer)" if match["output"] else None

@@ -166,7 +166,7 @@ class Hypernetwork(Artifact):
                     for state in pair
                 )
         refuse_not_finite(network_tensors(content))
-        if path.suffix != ".safetensors":
+        if path.suffix.lower() != ".safetensors":
             self._report_comfyui(path)
             write_pickle(path, content)
             return

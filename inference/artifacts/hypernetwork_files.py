@@ -211,7 +211,9 @@ def read_hypernetwork(path: Path) -> tuple[dict[int, nn.ModuleList], Hypernetwor
     Raises:
         ArtifactError: it cannot be read safely, or is no supported hypernetwork.
     """
-    states, facts = (_from_safetensors if path.suffix == ".safetensors" else _from_pickle)(path)
+    states, facts = (_from_safetensors if path.suffix.lower() == ".safetensors" else _from_pickle)(
+        path
+    )
     if facts.get("skip_connection") or facts.get("upsample_linear"):
         raise ArtifactError(
             f"{path}: made by the Hypernetwork-MonkeyPatch extension with skip_connection or "

@@ -21,7 +21,7 @@ from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.run_files import is_named_by_run
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import artifact_hash
-from inference.models import ARTIFACTS, files_in, output_name
+from inference.models import ARTIFACTS, artifact_name, files_in, output_name
 from inference.prompts import ExtraNetwork
 from inference.runtime import ArtifactError, DrawWarning, InputError, check_readable
 
@@ -75,7 +75,7 @@ class NetworkLibrary:
                 if place in seen:
                     continue
                 seen.add(place)  # folders may contain one another
-                found.setdefault(path.stem, []).append(path)
+                found.setdefault(artifact_name(path), []).append(path)
         return found
 
     @cached_property

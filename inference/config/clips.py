@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from inference.config.images import MOST_PIXELS, MOST_SEED, Faults
-from inference.config.models import ArtifactConfig, BaseModelConfig
+from inference.config.models import (
+    ArtifactConfig,
+    BaseModelConfig,
+    clips_have_their_own_vae,
+)
 from inference.files import pattern_faults
 from inference.recipe import MISSING, NO_LIMIT
 from inference.sampling import SAMPLERS, samplers_of
@@ -282,6 +286,7 @@ class ClipsRecipe:
                 "memory",
                 "sequential_offload cannot move packed weights (base_model.quantization)",
             )
+        yield from clips_have_their_own_vae(self.base_model)
         yield from self.cache_faults()
 
     def cache_faults(self) -> Faults:

@@ -14,7 +14,7 @@ EMBEDDED = ("picto", "picto-motion")
 class BaseModelConfig:
     """The base model to train on or to generate with."""
 
-    paths: ClassVar[tuple[str, ...]] = ("path",)
+    paths: ClassVar[tuple[str, ...]] = ("path", "vae")
 
     path: str = "picto"
     """`picto` (shipped with Limner, like `picto-motion` for clips), a diffusers folder, a hub id
@@ -30,6 +30,9 @@ class BaseModelConfig:
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     """Prediction type of a single file, if the file does not specify it or specifies it wrongly.
     Folders specify it themselves."""
+    vae: str | None = None
+    """Another VAE, for image models: a file (`.safetensors`, `.vae.pt`, `.ckpt`; also a checkpoint
+    that contains one) or a diffusers folder. null is the base model's own VAE."""
     vae_precision: Literal["fp32", "fp16", "bf16"] | None = "fp32"
     """Data type of the VAE; null uses that of the other weights. SDXL's VAE overflows in fp16, as
     its config says (`force_upcast`): null then means fp32, and fp16 is rejected."""
@@ -44,6 +47,8 @@ class BaseModelConfig:
     def faults(self) -> Faults:
         if not self.path.strip():
             yield "path", "must name a base model: `picto`, a diffusers folder, or a hub id"
+        if self.vae is not None and not self.vae.strip():
+            yield "vae", "must name a file or folder; null is the base model's own VAE"
         if self.clip_skip < 1:
             yield "clip_skip", f"must be at least 1 (the last layer), got {self.clip_skip}"
 
@@ -72,6 +77,13 @@ def pictures_are_not_quantized(config: BaseModelConfig) -> Faults:
     if config.quantization is not None:
         why = f"{config.quantization} is for video models, which `type: clip` uses"
         yield "base_model.quantization", why
+
+
+def clips_have_their_own_vae(config: BaseModelConfig) -> Faults:
+    """Yield an error if a recipe for clips asks for another VAE."""
+    if config.vae is not None:
+        problem = f"is for image models, and a video model has its own; got {config.vae!r}"
+        yield "base_model.vae", problem
 
 
 @dataclass

@@ -350,6 +350,7 @@ def fingerprint(settings: Settings, recipe: AnimationRecipe) -> str:
     artifacts = {
         name: [one.path, one.strength] for name, one in recipe.artifacts.items() if one is not None
     }
-    others = recipe.compat, recipe.cadence_blend, recipe.base_model.path, artifacts
+    vae = [recipe.base_model.vae] if recipe.base_model.vae is not None else []
+    others = recipe.compat, recipe.cadence_blend, recipe.base_model.path, artifacts, *vae
     text = json.dumps([relevant, others], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from inference.files.hash_cache import cache_file
     from inference.files.hashes import (
+        ADAPTER_FILES,
         artifact_hash,
         lora_hash,
         lora_legacy_hash,
@@ -56,12 +57,12 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "EMBEDDING_PICTURES", "PICKLES", "UNREADABLE", "HeldFile", "Naming", "NotFiniteError",
-    "TensorFile", "are_finite", "artifact_hash", "cache_file", "fill_in", "fitting",
-    "framed_header", "header_entries", "hold_file", "is_finite", "load_data", "lora_hash",
-    "lora_legacy_hash", "name_new", "old_hash", "one_at_a_time", "open_tensors", "pattern_faults",
-    "process_space", "read_header", "read_json", "read_pickle", "read_tensors", "reason_of",
-    "refuse_not_finite", "remove_left_overs", "serialize", "sha256", "sound", "sync",
+    "ADAPTER_FILES", "EMBEDDING_PICTURES", "PICKLES", "UNREADABLE", "HeldFile", "Naming",
+    "NotFiniteError", "TensorFile", "are_finite", "artifact_hash", "cache_file", "fill_in",
+    "fitting", "framed_header", "header_entries", "hold_file", "is_finite", "load_data",
+    "lora_hash", "lora_legacy_hash", "name_new", "old_hash", "one_at_a_time", "open_tensors",
+    "pattern_faults", "process_space", "read_header", "read_json", "read_pickle", "read_tensors",
+    "reason_of", "refuse_not_finite", "remove_left_overs", "serialize", "sha256", "sound", "sync",
     "tensor_bytes", "unfinished", "unreadable", "weights_file", "write_atomically", "write_folder",
     "write_once", "write_pickle", "write_tensors",
 ]  # fmt: skip

@@ -13,6 +13,10 @@ LARGEST_HEADER = 100_000_000
 """Maximum header size in bytes; the limit of the safetensors format."""
 
 
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+"""Files with the weights of a peft adapter."""
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Return the header of a safetensors file: `__metadata__`, dtype and shape of every tensor.
 
@@ -73,14 +77,14 @@ def old_hash(path: Path) -> str:
 
 def lora_legacy_hash(path: Path) -> str:
     """Return kohya's `sshs_legacy_hash` from the metadata, otherwise the file's `old_hash`."""
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return old_hash(path)
     return read_header(path).get("__metadata__", {}).get("sshs_legacy_hash") or old_hash(path)
 
 
 def lora_hash(path: Path) -> str:
     """Return A1111's hash of a LoRA (it shows 12 digits): from the metadata, or of its weights."""
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return sha256(path)
     status = path.stat()
     said = _said_hash(path.resolve(), status.st_size, status.st_mtime_ns)
@@ -101,8 +105,19 @@ def weights_file(folder: Path) -> Path | None:
     return next((file for file in found if file.is_file()), None)
 
 
+def adapter_file(folder: Path) -> Path | None:
+    """Return the weight file of a peft adapter; of one for several parts that of the denoiser."""
+    inner = sorted(one for one in folder.iterdir() if one.is_dir())
+    inner.sort(key=lambda one: one.name not in ("unet", "transformer"))
+    files = [place / name for place in (folder, *inner) for name in ADAPTER_FILES]
+    return next((file for file in files if file.is_file()), None)
+
+
 def artifact_hash(path: Path, kind: str) -> str | None:
     """Return A1111's hash of an artifact; for a folder, the hash of its UNet's weights."""
+    if path.is_dir() and kind == "lora":
+        file = adapter_file(path)
+        return lora_hash(file) if file else None
     if path.is_dir():
         file = weights_file(path / "unet")
         return sha256(file) if file else None

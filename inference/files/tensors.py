@@ -76,7 +76,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ArtifactError: not a safetensors file or a pickle of tensors, or a tensor cannot be used.
     """
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         content = read_pickle(path)
         return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}, {}
     if path.is_file() and path.stat().st_size <= LARGEST_AT_ONCE and (found := _at_once(path)):
@@ -117,7 +117,7 @@ def open_tensors(path: Path) -> TensorFile:
     Raises:
         ArtifactError: not a safetensors file or a pickle of tensors.
     """
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         tensors, _ = read_tensors(path)
         shapes = {key: tuple(value.shape) for key, value in tensors.items()}
         return TensorFile(shapes, {}, tensors.__getitem__)
@@ -172,7 +172,7 @@ def unreadable(path: Path, error: Exception) -> ArtifactError:
             "only data is read from pickles, since anything else could run programs on this "
             "machine. If you trust where it comes from, convert it to safetensors there"
         )
-    kind = "a pickle" if path.suffix in PICKLES else "safetensors"
+    kind = "a pickle" if path.suffix.lower() in PICKLES else "safetensors"
     return ArtifactError(f"{path}: cannot be read as {kind} ({size} bytes): {reason_of(error)}")
 
 

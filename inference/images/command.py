@@ -188,6 +188,7 @@ def naming_of(
         styles=tuple(request.styles),
         model_name=recorded["Model"],
         model_hash=recorded.get("Model hash", ""),
+        vae_name=recorded.get("VAE", "NoneType").lstrip(".").partition(".")[0],
         clip_skip=int(recorded.get("Clip skip", 1)),
         denoising_strength=float(strength) if strength else None,
         batch_index=index % batch_size,

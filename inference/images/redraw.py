@@ -23,7 +23,7 @@ from inference.images.infotext import (
 )
 from inference.images.redraw_settings import settings_from
 from inference.media import PILLOW_ERRORS, SUFFIXES
-from inference.models import artifacts_in, find_model, find_named
+from inference.models import artifacts_in, find_model, find_named, find_vae
 from inference.recipe import absolute, cut, load_mapping, merged, override_layers, shown
 from inference.runtime import InputError, check_readable
 
@@ -32,6 +32,9 @@ ENTRY = "picture"
 
 TAG = re.compile(r"<(lora|lyco|hypernet):([^:<>]+)((?::[^<>]*)?)>")
 """A tag; nothing in it can begin another one, which keeps the search linear."""
+
+NO_VAE = ("", "none", "automatic")
+"""Values of `VAE` that name no file."""
 
 MOST_NOTES = 100
 """Maximum number of notes on what an infotext names; keys and tags can be many."""
@@ -105,6 +108,10 @@ def load_picture(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Any, 
     known = [folder for folder in folders if isinstance(folder, str)]  # others are reported below
     base_path = base.get("path") if isinstance(base, dict) else None
     made = recipe_from_picture(path, known, base_path)
+    if (
+        isinstance(base, dict) and "vae" in base
+    ):  # another one draws, whether the old is here or not
+        made.notes = [note for note in made.notes if not note.startswith("VAE: ")]
     return load_mapping(made.recipe, shown(absolute(path)), draw_schema, overrides), made.notes
 
 
@@ -165,6 +172,10 @@ def base_of(
         notes += [f"Model: {remark}"] if remark else []
         if path is not None:
             base["path"] = path
+    if recorded.get("VAE", "").lower() not in NO_VAE or "VAE hash" in recorded:
+        vae, remark = find_vae(recorded.get("VAE"), recorded.get("VAE hash"), folders)
+        notes += [f"VAE: {remark}"] if remark else []
+        base |= {"vae": vae} if vae is not None else {}
     if pasted["Clip skip"] != "1":
         try:
             base["clip_skip"] = int(pasted["Clip skip"])

@@ -91,14 +91,13 @@ FALSE = ("false", "0", "no")
 
 ELSEWHERE = {
     "Sampler", "Schedule type", "Hires sampler", "Hires schedule type", "Model", "Model hash",
-    "RNG", "Clip skip", "Denoising strength", "Face restoration", "Lora hashes", "TI hashes",
-    "Hypernet", "Hypernet strength", "First pass size-1", "First pass size-2", "Version", "User",
+    "VAE", "VAE hash", "RNG", "Clip skip", "Denoising strength", "Face restoration",
+    "Lora hashes", "TI hashes", "Hypernet", "Hypernet strength", "First pass size-1",
+    "First pass size-2", "Version", "User",
 }  # fmt: skip
 """Parameters that functions of this module handle, or that do not affect the image."""
 
 REMARKS = {
-    "VAE": "there is no setting for another VAE; the model's own draws",
-    "VAE hash": "",
     "Hires checkpoint": "the second pass is drawn with the same model",
     "Refiner": "there is no refiner; the model draws to the end",
     "Refiner switch at": "",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         DiffusionModel,
         model_hash,
         model_name,
+        vae_of,
         weights_path,
     )
     from inference.models.clip_model import ClipModel, LatentScale
@@ -43,13 +44,19 @@ if TYPE_CHECKING:
     )
     from inference.models.family import KINDS, Match, ModelFamily, PartLayout, SingleFile
     from inference.models.finding import (
+        ADAPTER_CONFIG,
         ARTIFACTS,
+        artifact_name,
         artifacts_in,
         files_in,
         find_model,
         find_named,
+        find_vae,
+        is_vae,
+        is_vae_folder,
         models_in,
         output_name,
+        vae_form,
     )
     from inference.models.folder import (
         FACTS,
@@ -66,11 +73,14 @@ if TYPE_CHECKING:
     from inference.models.names import (
         base_name,
         check_place,
+        check_vae,
         file_model_name,
         is_single_file,
         path_of,
         published_name,
         resolve_path,
+        vae_file,
+        vae_name,
     )
     from inference.models.parametrization import (
         DiscreteVP,
@@ -89,18 +99,19 @@ if TYPE_CHECKING:
     from inference.models.stable_diffusion import config_path
 
 __all__ = [
-    "ARTIFACTS", "DTYPES", "FACTS", "FAMILIES", "KINDS", "ClipModel", "Conditions",
-    "DiffusionModel", "DiscreteVP", "DrawingConditions", "Epsilon", "FrameArithmetic", "FrameRule",
-    "ImageModel", "LatentScale", "LoraLayout", "Match", "ModelFamily", "ModelFiles",
+    "ADAPTER_CONFIG", "ARTIFACTS", "DTYPES", "FACTS", "FAMILIES", "KINDS", "ClipModel",
+    "Conditions", "DiffusionModel", "DiscreteVP", "DrawingConditions", "Epsilon", "FrameArithmetic",
+    "FrameRule", "ImageModel", "LatentScale", "LoraLayout", "Match", "ModelFamily", "ModelFiles",
     "Parametrization", "Part", "PartLayout", "PromptSettings", "RoundedSize", "SingleFile",
-    "SizeRules", "Timeline", "Velocity", "all_families", "artifacts_in", "as_timelines",
-    "base_name", "cast", "check_place", "check_size", "compact", "config_path", "discrete_vp",
-    "family_named", "family_of", "file_model_name", "files_in", "find_model", "find_named",
-    "folder_family", "is_single_file", "load_auto", "load_clip_model", "load_image_model",
-    "load_model", "mixed", "model_hash", "model_name", "models_in", "needs_negatives",
-    "output_name", "part_layout", "part_names", "path_of", "published_name", "read_part",
-    "read_text", "register_family", "resolve_path", "rounded_size", "single_file_format",
-    "single_file_of", "skeleton", "weights_of", "weights_path", "write_base_model",
+    "SizeRules", "Timeline", "Velocity", "all_families", "artifact_name", "artifacts_in",
+    "as_timelines", "base_name", "cast", "check_place", "check_size", "check_vae", "compact",
+    "config_path", "discrete_vp", "family_named", "family_of", "file_model_name", "files_in",
+    "find_model", "find_named", "find_vae", "folder_family", "is_single_file", "is_vae",
+    "is_vae_folder", "load_auto", "load_clip_model", "load_image_model", "load_model", "mixed",
+    "model_hash", "model_name", "models_in", "needs_negatives", "output_name", "part_layout",
+    "part_names", "path_of", "published_name", "read_part", "read_text", "register_family",
+    "resolve_path", "rounded_size", "single_file_format", "single_file_of", "skeleton", "vae_file",
+    "vae_form", "vae_name", "vae_of", "weights_of", "weights_path", "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

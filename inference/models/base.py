@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from inference.config import BaseModelConfig
 from inference.files import sha256, weights_file
 from inference.models.conditions import Conditions
-from inference.models.names import base_name, is_single_file, resolve_path
+from inference.models.names import (
+    base_name,
+    is_single_file,
+    resolve_path,
+    vae_file,
+    vae_name,
+)
 from inference.models.parametrization import Parametrization
 from inference.models.size_rules import SizeRules
 
@@ -160,6 +166,13 @@ def model_name(base: DiffusionModel) -> str:
     """Return a single file's name without suffix, as in A1111; else the folder's or the hub's."""
     name = base_name(base.path)
     return Path(name).stem if is_single_file(name) else name
+
+
+def vae_of(base: DiffusionModel) -> tuple[str, str] | None:
+    """Return name and SHA-256 of the VAE that replaces a model's own; None for its own."""
+    path = base.source.vae if base.source is not None else None
+    file = vae_file(path) if path is not None else None
+    return (vae_name(path), sha256(file)) if path is not None and file is not None else None
 
 
 def model_hash(base: DiffusionModel) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from inference.config import BaseModelConfig
 from inference.files import refuse_not_finite
 from inference.models.base import DiffusionModel
 from inference.models.families import folder_family
@@ -21,6 +23,47 @@ from inference.runtime import ArtifactError, BaseModelError
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 FACTS = "limner.json"
 """The trained parts, and the run's metadata. Other tools ignore it."""
+
+
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?"
+    r"(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+)
+"""Names of a part's weight files as diffusers and transformers write them, also sharded."""
+
+
+def variant_of(part: Path, wanted: str | None) -> str | None:
+    """Return the variant of a part's weights to load; None is the usual files.
+
+    A folder that was downloaded with `variant="fp16"` has no others: the only variant is taken.
+
+    Args:
+        part: the folder of the part.
+        wanted: `base_model.variant`.
+
+    Raises:
+        BaseModelError: there are several variants, none of them is wanted, and no usual files.
+    """
+    if wanted is not None or not part.is_dir():
+        return wanted
+    matches = [WEIGHTS.fullmatch(file.name) for file in part.iterdir()]
+    variants = {match["variant"] for match in matches if match}
+    if len(variants) < 2 or None in variants:
+        return next(iter(variants)) if len(variants) == 1 else None
+    raise BaseModelError(
+        f"base_model.variant: {part} has weights of several variants; choose one of "
+        f"{', '.join(sorted(map(str, variants)))}"
+    )
+
+
+def unloadable(config: BaseModelConfig, is_local: bool, error: Exception) -> BaseModelError:
+    """Return the error for a folder, or a model on the hub, whose parts cannot be read."""
+    if isinstance(error, BaseModelError):
+        return error
+    is_absent = not is_local and config.variant is None and isinstance(error, OSError)
+    hint = ". If it has weights of a variant only, name that: base_model.variant=fp16"
+    reason = f"cannot be loaded: {error}{hint if is_absent else ''}"
+    return BaseModelError(f"base_model.path: {config.path!r} {reason}")
 
 
 def weights_of(part: nn.Module) -> dict[str, Tensor]:
@@ -50,9 +93,10 @@ def read_part(folder: Path, part: str) -> nn.Module:
         ArtifactError: its files are missing or cannot be read.
     """
     part_class = folder_family(folder).parts[part].load_class()
+    options: dict[str, Any] = {"variant": variant_of(folder / part, None), "dtype": torch.float32}
     try:
         module = part_class.from_pretrained(
-            str(folder), subfolder=part, local_files_only=True, dtype=torch.float32
+            str(folder), subfolder=part, local_files_only=True, **options
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{folder / part}: cannot be read: {error}") from error

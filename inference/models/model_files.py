@@ -134,7 +134,7 @@ class ModelFiles:
         if not self.is_single_file:
             config = self.file(part)
             weights = weights_file(config.parent) if config else None
-        if weights is None or weights.suffix != ".safetensors":
+        if weights is None or weights.suffix.lower() != ".safetensors":
             return ""
         sizes: Counter[str] = Counter()
         for name, entry in read_header(weights).items():

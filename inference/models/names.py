@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path, PureWindowsPath
 
+from inference.files import weights_file
 from inference.runtime import BaseModelError
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -41,6 +42,36 @@ def check_place(path: str) -> None:
             raise no_model(path)
     except OSError as error:
         raise BaseModelError(f"base_model.path: {path!r}: {error.strerror}") from error
+
+
+def check_vae(path: str | None) -> None:
+    """Check that the VAE of a recipe is on this disk; reads nothing of it.
+
+    Raises:
+        BaseModelError: it is not.
+    """
+    if path is not None and not os.path.exists(Path(path).expanduser()):  # noqa: PTH110 (may be long)
+        raise BaseModelError(f"base_model.vae: no such file or folder: {path!r}")
+
+
+def vae_folder(path: Path) -> Path:
+    """Return the folder of a VAE in diffusers' layout: the folder, or `vae` in that of a model."""
+    return path / "vae" if (path / "vae" / "config.json").is_file() else path
+
+
+def vae_file(path: str | Path) -> Path | None:
+    """Return the file with a VAE's weights; None if there is none."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return weights_file(vae_folder(place))
+    return place if place.is_file() else None
+
+
+def vae_name(path: str | Path) -> str:
+    """Return a VAE's name in infotext: its file's as in A1111, with the suffix, or its folder's."""
+    place = Path(path).expanduser()
+    is_part = place.is_dir() and place.name == "vae"
+    return base_name(str(place.parent if is_part else place))
 
 
 def no_model(path: str) -> BaseModelError:

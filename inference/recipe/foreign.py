@@ -16,6 +16,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     KOHYA: {
         "pretrained_model_name_or_path": "base_model.path",
         "v_parameterization": "base_model.prediction_type",
+        "vae": "base_model.vae",
         "network_module": "objective.type",
         "network_dim": "objective.rank",
         "network_alpha": "objective.alpha",

@@ -293,6 +293,12 @@ REFUSALS: tuple[Check, ...] = (
         "Training refuses it without `data.clips`.",
     ),
     Rule(
+        "base_model.vae",
+        lambda r: r.base_model.vae is not None and r.data.clips is not None,
+        "is for image models; a video model, which data.clips trains, has its own",
+        "Is refused with `data.clips`.",
+    ),
+    Rule(
         "data.masks",
         lambda r: r.data.has_masks and r.data.clips is not None,
         "are for images; clips (data.clips) count as a whole",

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from inference.files import sha256
-from inference.models import resolve_path
+from inference.models import resolve_path, vae_file
 
 SAFE_TO_CHANGE = (
     "name",
@@ -52,7 +52,7 @@ DATA_PATHS = (
 )
 """Keys of folders and files with data, which may be moved: their contents are compared."""
 
-BASE_PATH = "base_model.path"
+BASE_PATH, VAE_PATH = "base_model.path", "base_model.vae"
 
 ACCUMULATION = ("gradient_accumulation_steps", "stages.*.gradient_accumulation_steps")
 """Keys that may change with the number of processes."""
@@ -111,7 +111,7 @@ def new_identity(recipe_yaml: str, facts: Mapping[str, Any], processes: int) -> 
     """
     deciding = {}
     for key, value in leaves(yaml.safe_load(recipe_yaml)).items():
-        if is_safe(key) or is_one_of(key, (*DATA_PATHS, BASE_PATH)):
+        if is_safe(key) or is_one_of(key, (*DATA_PATHS, BASE_PATH, VAE_PATH)):
             continue
         is_count = is_one_of(key, ACCUMULATION) and isinstance(value, int)
         deciding[key] = value * processes if is_count else value
@@ -124,12 +124,21 @@ def new_identity(recipe_yaml: str, facts: Mapping[str, Any], processes: int) -> 
 def base_fingerprint(recipe: Any) -> str | None:
     """Return a hash of the weights of a recipe's base model; None if they are not here.
 
-    Of a folder, the weights of all parts count.
+    Of a folder, the weights of all parts count; a VAE that replaces the model's own counts too.
 
     Args:
         recipe: the values of a recipe.yaml.
     """
     values = leaves(recipe)
+    own, vae = model_fingerprint(values), values.get(VAE_PATH)
+    file = vae_file(vae) if isinstance(vae, str) else None
+    if own is None or file is None:
+        return own
+    return hashlib.sha256(f"{own} {sha256(file)}".encode()).hexdigest()
+
+
+def model_fingerprint(values: Mapping[str, Any]) -> str | None:
+    """Return a hash of a base model's weights, given a recipe's values by dotted key."""
     if not isinstance(path := values.get(BASE_PATH), str):
         return None
     place = Path(resolve_path(path))

@@ -7,7 +7,8 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from inference.models import published_name
+from inference.files import old_hash, sha256
+from inference.models import published_name, vae_file, vae_name
 from inference.runtime import git, limner_version, without_passwords
 from train.config import TrainRecipe
 
@@ -79,5 +80,11 @@ def run_metadata(
         "ss_keep_tokens": recipe.data.captions.keep_tokens,
         "ss_sd_model_name": published_name(recipe.base_model.path),
     }
+    if (vae := recipe.base_model.vae) is not None and (file := vae_file(vae)) is not None:
+        facts |= {
+            "ss_vae_name": vae_name(vae),
+            "ss_vae_hash": old_hash(file),
+            "ss_new_vae_hash": sha256(file),
+        }
     title = {"modelspec.title": recipe.saving.output_name or recipe.name}
     return {key: str(value) for key, value in facts.items()} | title

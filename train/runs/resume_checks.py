@@ -20,6 +20,7 @@ from train.runs.identity import (
     BASE_PATH,
     DATA_PATHS,
     SAFE_TO_CHANGE,
+    VAE_PATH,
     is_one_of,
     is_safe,
     leaves,
@@ -97,7 +98,7 @@ def refuse_changes(
             continue
         if is_one_of(key, ACCUMULATION) and isinstance(started, int) and started != processes:
             continue
-        if key == BASE_PATH and (known := environment.get(BASE_FINGERPRINT)):
+        if key in (BASE_PATH, VAE_PATH) and (known := environment.get(BASE_FINGERPRINT)):
             if base_print() == known:
                 continue
             changes.append(f"{key}: {old!r} became {new!r}, which holds other weights")

@@ -40,7 +40,7 @@ def different_tensors(first: Path, second: Path) -> list[TensorDifference]:
     Raises:
         InputError: a file is damaged.
     """
-    if first.suffix not in TENSOR_FILES:
+    if first.suffix.lower() not in TENSOR_FILES:
         return []
     ours, theirs = read_tensors(first), read_tensors(second)
     found = []
@@ -79,7 +79,7 @@ def read_tensors(path: Path) -> dict[str, Callable[[], Any]]:
         InputError: it is damaged.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             file = safe_open(path, "pt")
             return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118
         content = load_data(path)

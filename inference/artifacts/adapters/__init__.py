@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         save_diffusers,
         save_kohya,
     )
+    from inference.artifacts.adapters.lora_files import read_lora
     from inference.artifacts.adapters.lora_formats import (
         format_of,
         is_lora,
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter", "Lora", "LoraSpec", "adapter", "adapter_of", "diffusers_note", "format_of",
-    "is_lora", "part_of", "read_layers", "save_diffusers", "save_kohya", "says_alpha", "twin_of",
+    "is_lora", "part_of", "read_layers", "read_lora", "save_diffusers", "save_kohya", "says_alpha",
+    "twin_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.artifacts.adapters.base import Adapter, adapter_of
+from inference.artifacts.adapters.lora_files import is_adapter_folder, read_lora
 from inference.artifacts.adapters.lora_formats import (
     ALPHA_KEYS,
     adapter_metadata,
@@ -37,8 +38,8 @@ from inference.artifacts.adapters.low_rank import (
 )
 from inference.artifacts.base import Artifact
 from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
-from inference.files import are_finite, read_tensors, serialize, write_atomically
-from inference.models import LoraLayout, family_of
+from inference.files import are_finite, serialize, write_atomically
+from inference.models import LoraLayout, artifact_name, family_of
 from inference.recipe import typed_options
 from inference.runtime import ArtifactError, DrawWarning
 
@@ -83,15 +84,17 @@ def check_effect(path: Path, layers: Mapping[str, Adapter]) -> None:
         raise ArtifactError(f"{path}: changes nothing: every up half or alpha is zero")
 
 
-def warn_of_alpha(path: Path, low_rank: Adapter) -> None:
+def warn_of_alpha(path: Path, low_rank: Adapter, is_for_pictures: bool) -> None:
     """Warn which alpha is assumed if a file does not have one."""
     rank, alpha = low_rank.rank, low_rank.alpha
     taken = f"1 is taken, as SAT does, and so 1/{rank} of the product of its halves works"
     if alpha == rank:
-        taken = f"its rank, {rank}, is taken, as diffusers and VideoX-Fun do"
+        others = "A1111, ComfyUI" if is_for_pictures else "VideoX-Fun"
+        taken = f"its rank, {rank}, is taken, as {others} and diffusers do"
+    example = "" if is_for_pictures else " (DimensionX's with 1)"
     warnings.warn(
-        f"{path}: does not say its alpha; {taken}. Was it trained with another (DimensionX's with "
-        "1), then write that into it: python -m inference.convert … --alpha ALPHA",
+        f"{path}: does not say its alpha; {taken}. Was it trained with another{example}, then "
+        "write that into it: python -m inference.convert … --alpha ALPHA",
         DrawWarning,
         stacklevel=3,
     )
@@ -217,11 +220,6 @@ class Lora(Artifact):
         if self._attached:
             raise ArtifactError(f"{self.name}: already attached; detach it first")
         places = self._places(base)
-        for name, (_, _, module) in places.items():
-            try:
-                self.layers[name].check_fit(module, name)
-            except ArtifactError as error:
-                raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
         warn_of_other_family(self.name, self.metadata, base)
         device, parts, encoders = base.device, base.parts, base.text_encoders
         for name, (part, path, _) in places.items():
@@ -266,8 +264,7 @@ class Lora(Artifact):
                 the model is unchanged then.
         """
         places = self._places(base)
-        for name, (_, _, module) in places.items():
-            self.layers[name].check_fit(module, name)
+        for _, _, module in places.values():
             refuse_packed(module, base.path)
         for name, (_, _, module) in places.items():
             own, weight = self.layers[name], module.weight
@@ -340,18 +337,18 @@ class Lora(Artifact):
 
     @classmethod
     def load(cls, path: Path, alpha: float | None = None) -> Self:
-        """Load a LoRA in the format of kohya, diffusers, peft or SAT.
+        """Load a LoRA in the format of kohya, diffusers, ComfyUI, peft or SAT.
 
         Args:
-            path: a safetensors or pickle file.
+            path: a safetensors or pickle file, or the folder of a peft adapter.
             alpha: alpha of the training, for a file without it; None assumes the default of all
-                tools: the rank, and 1 for SAT. For files of video models a warning is shown.
+                tools, with a warning: the rank, and 1 for SAT.
 
         Raises:
             ArtifactError: the content is not understood, or would have no effect.
         """
         path = Path(path)
-        tensors, metadata = read_tensors(path)
+        tensors, metadata = read_lora(path)
         try:
             layers = read_layers(tensors, metadata, alpha)
             is_told = alpha is not None or says_alpha(tensors, metadata)
@@ -360,40 +357,57 @@ class Lora(Artifact):
         check_effect(path, layers)
         dropped = ("sshs_model_hash", "sshs_legacy_hash", *ALPHA_KEYS, "format")
         kept = {key: value for key, value in metadata.items() if key not in dropped}
-        lora = cls(layers, kept, path.stem)
-        if not is_told and lora.layout.file_format == "diffusers":
-            warn_of_alpha(path, next(iter(layers.values())))
+        lora = cls(layers, kept, artifact_name(path))
+        if not is_told:
+            warn_of_alpha(path, next(iter(layers.values())), lora.layout.file_format == "kohya")
         return lora
 
     @classmethod
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
-        """Return whether the names of the tensors are those of a LoRA."""
-        return is_lora(keys)
+        """Return whether the names of the tensors are those of a LoRA; or a folder peft's."""
+        return is_lora(keys) or is_adapter_folder(path)
 
     def _places(self, base: DiffusionModel) -> dict[str, tuple[str, str, nn.Module]]:
-        """Return kohya name -> part, path and layer of the base model, for each layer here."""
+        """Return kohya name -> part, path and layer of the base model, for each layer here.
+
+        Layers that the base model lacks are left out with one warning.
+
+        Raises:
+            ArtifactError: shapes differ, or the base model lacks more than half of the layers.
+        """
         known: dict[str, tuple[str, str, nn.Module]] = {}
         layout = family_of(base).lora_layout(base)
         for part, parent in reversed(changeable_parts(base).items()):  # of names, the first counts
             known |= named_layers(part, parent, layout)
         unmatched = [name for name in self.layers if name not in known]
+        listed = f"{', '.join(unmatched[:3]) or 'no layers'}{', …' if len(unmatched) > 3 else ''}"
         if len(unmatched) == len(self.layers):
             raise ArtifactError(
                 f"{self.name}: matches nothing in this base model ({base.path}). It holds "
-                f"{', '.join(unmatched[:3]) or 'no layers'}{', …' if len(unmatched) > 3 else ''}"
-                f"{self._made_for(base)}"
+                f"{listed}{self._made_for(base)}"
             )
-        unmatched = [name for name in unmatched if not name.endswith(HARMLESS)]
-        if unmatched:
-            raise ArtifactError(
-                f"{self.name}: {len(unmatched)} of {len(self.layers)} layers are not in this base "
-                f"model ({base.path}): {', '.join(unmatched[:3])}"
-                f"{', …' if len(unmatched) > 3 else ''}{self._made_for(base)}"
-            )
-        return {name: known[name] for name in self.layers if name in known}
+        missing = [name for name in unmatched if not name.endswith(HARMLESS)]
+        lacking = (
+            f"{self.name}: {len(missing)} of {len(self.layers)} layers are not in this base "
+            f"model ({base.path}): {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
+        )
+        if len(missing) > len(self.layers) / 2:
+            raise ArtifactError(f"{lacking}{self._made_for(base)}")
+        places = {name: known[name] for name in self.layers if name in known}
+        for name, (_, _, module) in places.items():
+            try:
+                self.layers[name].check_fit(module, name)
+            except ArtifactError as error:
+                raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
+        if missing:
+            warnings.warn(f"{lacking}; they have no effect", DrawWarning, stacklevel=3)
+        return places
 
     def _made_for(self, base: DiffusionModel) -> str:
-        """Describe the base model it was trained on, as far as shapes and metadata show."""
+        """Describe the base model it was trained on, as far as shapes and metadata show.
+
+        Empty where they show nothing that differs from this base model.
+        """
         own, here = self.layout, family_of(base).lora_layout(base)
         widths = (self._input_width(reader, own.denoiser) for reader in own.readers)
         width = next(filter(None, widths), None)
@@ -401,10 +415,13 @@ class Lora(Artifact):
             return ""
         said = self.metadata.get("ss_base_model_version", "another model")
         words = {"width": width, "model": own.widths.get(width, said)}
-        if own.denoiser == here.denoiser:
+        if own.denoiser != here.denoiser:
+            elsewhere = own.made_for_elsewhere.format(**words)
+            kind = family_of(base).draws
+            return f". It was made for {elsewhere}; this base model is one of {kind}"
+        if width != here.input_width(base):
             return f". It was made for {own.made_for.format(**words)} {here.input_width(base)}"
-        elsewhere = own.made_for_elsewhere.format(**words)
-        return f". It was made for {elsewhere}; this base model is one of {family_of(base).draws}"
+        return ""
 
     def _input_width(self, layer: str, part: str) -> int | None:
         """Return the most common input width of layers with this name; None if there are none."""

@@ -1,4 +1,4 @@
-"""Parse LoRA files with the names of kohya, diffusers, peft and SAT.
+"""Parse LoRA files with the names of kohya, diffusers and SAT, and those of `lora_names`.
 
 SAT (SwissArmyTransformer) is the framework CogVideoX was trained with: `sat/README.md` and
 `tools/export_sat_lora_weight.py` of github.com/zai-org/CogVideo document its names.
@@ -18,6 +18,14 @@ from torch import Tensor
 
 from inference.artifacts.adapters.base import Adapter, adapter_with
 from inference.artifacts.adapters.lora_keys import diffusers_path, kohya_name, part_of
+from inference.artifacts.adapters.lora_names import (
+    ROLES,
+    naming_of,
+    other_kinds,
+    refuse_other_kinds,
+    renamed,
+    split_end,
+)
 from inference.artifacts.adapters.low_rank import LowRank
 from inference.models import LoraLayout, all_families
 from inference.runtime import ArtifactError
@@ -86,7 +94,10 @@ def _peft_options(layers: Mapping[str, LowRank]) -> dict[str, Any]:
 
 KOHYA_KEY = re.compile(r"(?P<name>lora_(unet|te[12]?)_\w+)\.(?P<what>.+)")
 DIFFUSERS_KEY = re.compile(r"(?P<part>unet|transformer|text_encoder(?:_2)?)\.(?P<path>.+)")
-BARE_UNET_KEY = re.compile(r"(?P<path>(?:down_blocks|mid_block|up_blocks)\..+)")
+BARE_UNET_KEY = re.compile(
+    r"(?P<path>(?:down_blocks|mid_block|up_blocks|time_embedding|add_embedding|class_embedding)\..+"
+    r"|conv_in|conv_out)"
+)
 """A key of a file that diffusers wrote for the UNet alone."""
 BARE_TRANSFORMER_KEY = re.compile(r"(?P<path>(?:transformer_blocks|patch_embed|proj_out)\..+)")
 """A key as CogVideo's tool exports it from SAT's checkpoints."""
@@ -102,28 +113,6 @@ ALPHA_KEYS = ("lora_adapter_metadata", "lora_config")
 """Keys of a file's metadata that contain alpha: diffusers' (`<part>.lora_alpha`), and finetrainers'
 (`lora_alpha`)."""
 
-ROLES = (
-    ("down", (".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight",
-              ".lora_linear_layer.down.weight", "_lora.down.weight", ".lora_down.weight")),
-    ("up", (".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight",
-            ".lora_linear_layer.up.weight", "_lora.up.weight", ".lora_up.weight")),
-    ("alpha", (".alpha",)),
-)  # fmt: skip
-"""Suffixes of keys -> the role of the tensor. The first ones are what diffusers writes today."""
-
-OTHER_FORMATS = {
-    "dora_scale": "DoRA (weight decomposition)",
-    "lora_magnitude_vector": "DoRA (weight decomposition)",
-    "lora_mid": "LoCon with Tucker decomposition",
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "oft_": "OFT",
-    "on_input": "IA3",
-    ".diff": "full weight differences",
-    "bundle_emb": "embeddings bundled with a LoRA",
-}
-"""Marks of LoRA relatives that are not supported here."""
-
 
 @dataclass
 class _Found:
@@ -133,22 +122,23 @@ class _Found:
 
 
 def is_lora(keys: Iterable[str]) -> bool:
-    """Return whether some tensor has the name of a LoRA tensor."""
-    ends = [end for role, role_ends in ROLES if role != "alpha" for end in role_ends]
-    return any(
-        key.endswith(tuple(ends)) or KOHYA_KEY.fullmatch(key) or SAT_KEY.fullmatch(key)
-        for key in keys
+    """Return whether some tensor has the name of a LoRA tensor, or of one of LoRA's relatives."""
+    keys = list(keys)
+    ends = tuple(end for role, role_ends in ROLES if role != "alpha" for end in role_ends)
+    is_known = any(
+        key.endswith(ends) or KOHYA_KEY.fullmatch(key) or SAT_KEY.fullmatch(key) for key in keys
     )
+    return is_known or bool(other_kinds(keys))
 
 
 def format_of(keys: Iterable[str]) -> str:
-    """Return the format of the names: `kohya`, `SAT` or `diffusers` (peft's are alike)."""
+    """Return the format of the names: `kohya`, `ComfyUI`, `peft`, `SAT`, … or `diffusers`."""
     keys = list(keys)
     if all(KOHYA_KEY.fullmatch(key) for key in keys):
         return "kohya"
     if any(SAT_KEY.fullmatch(key) or BARE_TRANSFORMER_KEY.fullmatch(key) for key in keys):
         return "SAT"
-    return "diffusers"
+    return naming_of(keys) or "diffusers"
 
 
 def says_alpha(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
@@ -169,17 +159,21 @@ def read_layers(
         alpha: alpha of the training, if the file does not have it. None is 1 for SAT's files and
             the rank for others, as in every tool.
 
+    Layers of which no part of any model is known keep the name that the file has.
+
     Raises:
         ArtifactError: a tensor is of an unknown kind, a layer is incomplete, or
             the metadata cannot be parsed.
     """
-    others, tensors = split_adapters(tensors)
+    refuse_other_kinds(tensors)
+    is_sat = format_of(tensors) == "SAT"
+    others, tensors = split_adapters(renamed(tensors))
     found: dict[str, _Found] = {}
     layout = layout_of_file(tensors)
     if any(SAT_KEY.fullmatch(key) for key in tensors):
         tensors = {key: value for key, value in tensors.items() if SAT_KEY.fullmatch(key)}
     adapters = read_adapters(metadata)
-    if alpha is None and format_of(tensors) == "SAT":
+    if alpha is None and is_sat:
         alpha = SAT_ALPHA
     for key, tensor in tensors.items():
         name, path, role = parse_key(key, layout)
@@ -254,14 +248,16 @@ def parse_key(key: str, layout: LoraLayout | None = None) -> tuple[str, str, str
         return _parse_sat(match)
     for role, ends in ROLES:
         for end in ends:
-            if key.endswith(end) and (found := _parse_stem(key.removesuffix(end), end, layout)):
+            if key.endswith(end) and (found := _parse_stem(key.removesuffix(end), layout)):
                 return *found, role
-    for sign, what in OTHER_FORMATS.items():
-        if sign in key:
-            raise ArtifactError(f"{key}: {what} cannot be read; only plain LoRA (down and up) can")
+    stem, end = split_end(key)
+    role = next((role for role, ends in ROLES if end in ends), None)
+    if role is not None:
+        return stem, "", role
     raise ArtifactError(
         f"{key}: not a LoRA tensor. Known are lora_unet_….lora_down.weight, .lora_up.weight and "
-        ".alpha (kohya), unet.… or transformer.….lora_A.weight and .lora_B.weight (diffusers)"
+        ".alpha (kohya), unet.… or transformer.….lora_A.weight and .lora_B.weight (diffusers), "
+        "diffusion_model.… (ComfyUI), and base_model.model.… (peft)"
     )
 
 
@@ -273,8 +269,8 @@ def _parse_sat(match: re.Match[str]) -> tuple[str, str, str]:
     return kohya_name("transformer", path), path, role
 
 
-def _parse_stem(stem: str, end: str, layout: LoraLayout | None) -> tuple[str, str] | None:
-    """Return the kohya name and the path of a key less its `end`; None if it names no layer."""
+def _parse_stem(stem: str, layout: LoraLayout | None) -> tuple[str, str] | None:
+    """Return the kohya name and the path of a key without its end; None if it names no layer."""
     if part_of(f"{stem}_") and "." not in stem:
         return stem, ""
     if BARE_TRANSFORMER_KEY.fullmatch(stem):
@@ -284,7 +280,7 @@ def _parse_stem(stem: str, end: str, layout: LoraLayout | None) -> tuple[str, st
         return None
     # attention processors of old diffusers: attn1.processor.to_q_lora, to_out_lora
     path = re.sub(r"\.processor\.(to_\w+?)$", r".\1", match["path"])
-    if end.startswith("_lora") and path.endswith("to_out"):
+    if path.endswith(".to_out"):
         path += ".0"
     part = match.groupdict().get("part", "unet")
     return kohya_name(part, path, layout), path

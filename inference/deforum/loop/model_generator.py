@@ -31,7 +31,13 @@ from inference.images import (
     group,
     prepare_init,
 )
-from inference.models import ImageModel, load_image_model, models_in, path_of
+from inference.models import (
+    ImageModel,
+    is_single_file,
+    load_image_model,
+    models_in,
+    path_of,
+)
 from inference.models import file_model_name as model_name
 from inference.prompts import extract_extra_networks
 from inference.runtime import InputError, check_readable, choose_device
@@ -115,7 +121,7 @@ class ModelGenerator:
         plain = name.partition(" [")[0].strip()  # A1111 shows `model.ckpt [hash]`
         if Path(plain).exists():
             return plain
-        stem = Path(plain).stem if plain.endswith((".ckpt", ".safetensors")) else plain
+        stem = Path(plain).stem if is_single_file(plain) else plain
         models = list(models_in(self.folders))
         for model in models:
             if plain == model.name or stem == model_name(model):

@@ -16,7 +16,7 @@ from inference.config import (
     ImageToImageConfig,
 )
 from inference.images.infotext.text import write_infotext
-from inference.models import model_hash, model_name
+from inference.models import model_hash, model_name, vae_of
 from inference.runtime import limner_version, number
 from inference.sampling import SAMPLERS, SCHEDULES, resolve_schedule
 
@@ -65,6 +65,7 @@ def describe_drawing(
         **first_parameters(request),
         "Model hash": hash_[:10] if hash_ else None,
         "Model": name,
+        **vae_parameters(base),
         **seed_parameters(request),
         "Denoising strength": None,
         "Conditional mask weight": mask_weight(request, base),
@@ -98,6 +99,12 @@ def first_parameters(request: ImageConfig) -> Parameters:
         "Face restoration": request.restore_faces,
         "Size": f"{request.width}x{request.height}",
     }
+
+
+def vae_parameters(base: ImageModel) -> Parameters:
+    """Return hash and name of a VAE that replaces the model's own."""
+    name, hash_ = vae_of(base) or (None, None)
+    return {"VAE hash": hash_[:10] if hash_ else None, "VAE": name}
 
 
 def seed_parameters(request: ImageConfig) -> Parameters:

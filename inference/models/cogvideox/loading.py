@@ -14,7 +14,7 @@ from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, made_ready
 from inference.models.cogvideox.detect import TEXT_ENCODER, family_on_hub
 from inference.models.cogvideox.model import VideoModel
-from inference.models.folder import load_auto
+from inference.models.folder import load_auto, unloadable, variant_of
 from inference.models.model_files import ModelFiles
 from inference.models.names import resolve_path
 from inference.runtime import BaseModelError, InputError
@@ -180,6 +180,10 @@ def load_video_model(
         BaseModelError: a part is missing or cannot be read, or the model is of another type.
     """
     path = resolve_path(config.path)
+    if config.vae is not None:
+        raise BaseModelError(
+            f"base_model.vae: {config.vae!r} is for image models; {config.path!r} is a video model"
+        )
     is_local = Path(path).is_dir() or path.count("/") != 1
     if is_local:
         missing = [name for name in PARTS if not (Path(path) / name).is_dir()]
@@ -191,9 +195,7 @@ def load_video_model(
     try:
         model = read_parts(config, path, is_local, DTYPES[precision])
     except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"base_model.path: {config.path!r} cannot be loaded: {error}"
-        ) from error
+        raise unloadable(config, is_local, error) from error
     check_parts(model)
     vae_dtype = DTYPES[config.vae_precision or precision]
     if model.vae.dtype != vae_dtype:
@@ -218,6 +220,8 @@ def read_parts(
     from transformers import AutoTokenizer, T5EncoderModel
 
     def read(part_class: Any, part: str, **options: Any) -> Any:
+        if is_local and "dtype" in options:
+            options["variant"] = variant_of(Path(path) / part, config.variant)
         return part_class.from_pretrained(path, subfolder=part, **source, **options)
 
     source = {"revision": config.revision, "local_files_only": is_local}

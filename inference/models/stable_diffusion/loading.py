@@ -10,9 +10,11 @@ import torch
 
 from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, DiffusionModel, made_ready
+from inference.models.folder import unloadable, variant_of
 from inference.models.model_files import ModelFiles
 from inference.models.names import is_single_file, no_model, resolve_path
 from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
+from inference.models.stable_diffusion.vae import read_vae
 from inference.runtime import BaseModelError
 
 
@@ -139,6 +141,8 @@ def load_base_model(
         base = read_base_model(config, DTYPES[precision])
     else:
         base = read_folder(config, path, DTYPES[precision])
+    if config.vae is not None:
+        base.vae = read_vae(config.vae, base.vae)
     check_parts(base, config.path)
     vae_dtype = frozen_dtype(base, config, precision, "vae")
     if base.vae.dtype != vae_dtype:
@@ -158,9 +162,7 @@ def read_folder(config: BaseModelConfig, path: str, dtype: torch.dtype) -> BaseM
     try:
         return read_parts(config, path, is_local, dtype)
     except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"base_model.path: {config.path!r} cannot be loaded: {error}"
-        ) from error
+        raise unloadable(config, is_local, error) from error
 
 
 def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.dtype) -> BaseModel:
@@ -176,6 +178,8 @@ def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     def read(part_class: Any, part: str, **options: Any) -> Any:
+        if is_local and "dtype" in options:
+            options["variant"] = variant_of(Path(path) / part, config.variant)
         return part_class.from_pretrained(path, subfolder=part, **source, **options)
 
     source = {"revision": config.revision, "local_files_only": is_local}
@@ -212,6 +216,8 @@ def picture_skeleton(files: ModelFiles, precision: str) -> BaseModel:
         base = read_base_model(files.config, DTYPES[precision], without_weights=True).to("meta")
     else:
         base = folder_skeleton(files, DTYPES[precision])
+    if files.config.vae is not None:
+        base.vae = read_vae(files.config.vae, base.vae, without_weights=True)
     check_parts(base, files.config.path)
     return base
 

@@ -32,8 +32,8 @@ SDXL_NAMES = ("lora_te1_", "lora_te2_", "lora_unet_input_", "lora_unet_output_")
 """Prefixes of names in SDXL's files only."""
 SDXL_WIDTH = 2048
 """Width of the prompt embeddings in SDXL."""
-SDXL_READER = re.compile(r"attn2\.(processor\.)?to_[kv].*(lora_A|down)")
-"""The half of a LoRA layer that reads them, in diffusers' naming."""
+SDXL_READER = re.compile(r"attn2[._](processor\.)?to_[kv].*(lora_A|down)")
+"""The half of a LoRA layer that reads them, in diffusers' and kohya's naming."""
 
 _RESNET = r"conv1|conv2|conv_shortcut|time_emb_proj"
 
@@ -86,6 +86,8 @@ class StableDiffusionLora(LoraLayout):
             names += [f"{layout.prefixes[part]}_{bare}" for layout in LAYOUTS]
         elif path == "up_blocks.0.upsamplers.0.conv":  # no attention before it, unlike in SDXL
             names.append("lora_unet_output_blocks_2_1_conv")
+        elif path.startswith("add_embedding."):  # ComfyUI's other name of the layer
+            names.append(f"lora_unet_{path.replace('add_', 'class_').replace('.', '_')}")
         return names
 
     def diffusers_path(self, part: str, joined: str, name: str) -> str:

@@ -19,7 +19,7 @@ from inference.artifacts.base import load_artifact
 from inference.artifacts.embedding import Embedding
 from inference.artifacts.embedding_picture import picture_with
 from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import ArtifactError
+from inference.runtime.errors import ArtifactError, DrawWarning
 
 VECTORS = torch.arange(12.0).reshape(3, 4) / 8
 
@@ -280,3 +280,61 @@ def test_what_does_not_fit_is_refused(tiny_base: BaseModel) -> None:
         one.attach(tiny_base)
     with pytest.raises(ArtifactError, match="another embedding of this name"):
         embedding("x", 1).attach(tiny_base)
+
+
+@pytest.mark.parametrize(
+    ("keys", "used", "said"),
+    [
+        (("clip_l", "clip_l_out"), ["clip_l"], "'clip_l_out' has vectors for the output of the"),
+        (("emp_params", "emp_params_out"), ["emp_params"], "'emp_params_out' has vectors for the"),
+        (("clip_l", "clip_g", "t5"), ["clip_l", "clip_g"], "'t5' has vectors for T5"),
+        (("clip_l", "t5xxl", "t5xxl_out"), ["clip_l"], "'t5xxl' has vectors for T5"),
+        (("clip_l", "clip_g", "llama"), ["clip_l", "clip_g"], "'llama' has vectors for nothing"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_vectors_that_no_model_here_can_use_are_named(
+    tmp_path: Path, suffix: str, keys: tuple[str, ...], used: list[str], said: str
+) -> None:
+    """OneTrainer's output embeddings, and those of models with T5."""
+    tensors = {key: VECTORS + number for number, key in enumerate(keys)}
+    path = written(tmp_path / f"x{suffix}", tensors)
+    with pytest.warns(DrawWarning, match=f"x{suffix}: .*{said}.*: left out"):
+        loaded = load_artifact(path)
+    assert isinstance(loaded, Embedding)
+    found = loaded.learned.by_encoder()
+    assert len(found) == len(used)
+    assert all(torch.equal(a, tensors[key]) for a, key in zip(found, used, strict=True))
+
+
+@pytest.mark.parametrize("keys", [("clip_l_out",), ("clip_g_out", "clip_l_out"), ("t5",)])
+def test_an_embedding_of_only_such_vectors_is_refused(
+    tmp_path: Path, keys: tuple[str, ...]
+) -> None:
+    path = written(tmp_path / "x.safetensors", {key: VECTORS.clone() for key in keys})
+    with pytest.raises(ArtifactError, match=rf"x.safetensors: '{keys[0]}' has vectors for .*expec"):
+        load_artifact(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("keys", [("emb_params",), ("clip_l", "clip_g"), ("*",)])
+def test_vectors_of_8_bits_are_their_values(
+    tmp_path: Path, dtype: torch.dtype, suffix: str, keys: tuple[str, ...]
+) -> None:
+    tensors = {key: (VECTORS + number).to(dtype) for number, key in enumerate(keys)}
+    content = {"string_to_param": tensors} if keys == ("*",) and suffix == ".pt" else tensors
+    loaded = load_artifact(written(tmp_path / f"x{suffix}", content))
+    assert isinstance(loaded, Embedding)
+    found = loaded.learned.by_encoder()
+    assert [one.dtype for one in found] == [torch.float32] * len(keys)
+    for one, key in zip(found, keys, strict=True):
+        assert torch.equal(one, tensors[key].float())
+
+
+def written(path: Path, content: dict[str, Any]) -> Path:
+    if path.suffix == ".pt":
+        torch.save(content, path)
+    else:
+        save_file(content, path)
+    return path

@@ -20,7 +20,7 @@ from inference.config.models import BaseModelConfig
 from inference.convert import Request, convert
 from inference.inspect import inspect
 from inference.models.stable_diffusion.loading import load_base_model
-from inference.runtime.errors import ArtifactError, InputError
+from inference.runtime.errors import ArtifactError, DrawWarning, InputError
 
 Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -65,13 +65,42 @@ def test_a_lora_that_matches_nothing_says_what_it_was_made_for(base, written, sn
     assert snapshot(base) == before
 
 
-def test_layers_that_the_base_model_lacks_are_listed(base, written, snapshot):
+def unknown(number):
+    names = (f"lora_unet_mid_block_attentions_{7 + index}_proj_in" for index in range(number))
+    return {key: tensor for name in names for key, tensor in layer(name).items()}
+
+
+def test_layers_that_the_base_model_lacks_are_counted_in_one_warning(base, written):
+    """Up to half of them; the others work."""
+    tensors = layer(Q) | layer(K, in_=24) | layer("lora_te3_encoder_block_0") | unknown(1)
+    lora = load_artifact(written(tensors))
+    with pytest.warns(DrawWarning) as warned:
+        lora.attach(base)
+    (message,) = [str(one.message) for one in warned]
+    assert "file: 2 of 4 layers are not in this base model (tiny): " in message
+    assert "lora_te3_encoder_block_0, lora_unet_mid_block_attentions_7_proj_in" in message
+    assert "they have no effect" in message
+    attached = [path for path, _ in base.unet.named_modules() if path.endswith("base_layer")]
+    assert [path.split(".")[-2] for path in attached] == ["to_q", "to_k"]
+
+
+def test_a_lora_of_which_more_than_half_is_unknown_is_refused(base, written, snapshot):
     before = snapshot(base)
-    tensors = layer(Q) | layer("lora_unet_mid_block_attentions_7_proj_in")
+    tensors = layer(Q) | layer(K, in_=24) | unknown(3)
+    lora = Lora.load(written(tensors))
+    for use in (lora.attach, lora.merge_into):
+        message = refusal(lambda use=use: use(base))
+        assert "3 of 5 layers are not in this base model" in message
+        assert "lora_unet_mid_block_attentions_7_proj_in" in message
+        assert "made for" not in message  # its width, 24, is that of this base model
+        assert snapshot(base) == before
+
+
+def test_no_message_says_that_a_width_differs_from_itself(base, written):
+    tensors = layer(K, in_=24, out=99) | layer(Q)
     message = refusal(lambda: load_artifact(written(tensors)).attach(base))
-    assert "1 of 2 layers are not in this base model" in message
-    assert "lora_unet_mid_block_attentions_7_proj_in" in message
-    assert snapshot(base) == before
+    assert "99x2" in message
+    assert "made for" not in message
 
 
 def test_a_text_projection_that_is_never_used_is_passed_over(base, written):
@@ -97,14 +126,24 @@ def test_other_shapes_are_told_with_the_layer(base, written, snapshot):
         (f"{Q}.hada_w1_a", (2, 2), "LoHa"),
         (f"{Q}.lokr_w1", (2, 2), "LoKr"),
         (f"{Q}.diff", (16, 16), "full weight differences"),
+        (f"{Q}.a1.weight", (2, 16), "GLoRA"),
+        (f"{Q}.w_norm", (16,), "train_norm"),
+        (f"{Q}.b_norm", (16,), "train_norm"),
+        (f"{Q}.oft_blocks", (2, 8, 8), "OFT"),
+        ("oft_unet_down_blocks_0_attentions_0_proj_in.oft_blocks", (2, 8, 8), "OFT"),
+        (f"{Q}.on_input", (), "IA3"),
+        ("unet.down_blocks.0.attentions.0.proj_in.lora_magnitude_vector", (16,), "DoRA"),
+        ("diffusion_model.input_blocks.1.1.proj_in.diff", (16, 16), "full weight differences"),
         ("bundle_emb.cat.string_to_param.*", (1, 24), "embeddings"),
         (f"{Q}.mystery", (2,), "not a LoRA tensor"),
     ],
 )
 def test_relatives_that_would_be_read_wrongly_are_refused(written, key, shape, what):
-    message = refusal(lambda: load_artifact(written(layer(Q) | {key: torch.ones(shape)})))
-    assert key in message
-    assert what in message
+    for others in (layer(Q), {}):  # also in a file that holds nothing else
+        path = written(others | {key: torch.ones(shape)})
+        message = refusal(lambda path=path: load_artifact(path))
+        assert f"{path}: {key}: " in message
+        assert what in message
 
 
 def test_a_lora_in_training_is_checked_as_well(base, new_base):

@@ -195,7 +195,8 @@ def test_diffusers_names_become_sdxls(tiny_sdxl: BaseModel, tmp_path: Path) -> N
 
     def halves(path: str, width: int) -> dict[str, Tensor]:
         return {f"{path}.lora_A.weight": torch.ones(2, width),
-                f"{path}.lora_B.weight": torch.ones(16, 2)}  # fmt: skip
+                f"{path}.lora_B.weight": torch.ones(16, 2),
+                f"{path}.alpha": torch.tensor(2.0)}  # fmt: skip
 
     block = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     sgm = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
@@ -345,6 +346,7 @@ def test_a_projection_may_carry_a_lora_too(tiny_sdxl: BaseModel, tmp_path: Path)
     tensors = {
         f"{name}.lora_down.weight": torch.arange(24.0)[None],
         f"{name}.lora_up.weight": torch.ones(20, 1),
+        f"{name}.alpha": torch.tensor(1.0),
     }
     save_file(tensors, tmp_path / "lora.safetensors")
     before = tiny_sdxl.encode_prompts(["a"]).pooled

@@ -22,8 +22,9 @@ from inference.config.images import (
     ScheduleConfig,
 )
 from inference.config.recipes import draw_schema
+from inference.files.hashes import sha256
 from inference.images.infotext.describe import describe_drawing, passes, uses_ensd
-from inference.images.redraw import recipe_from_infotext
+from inference.images.redraw import load_picture, recipe_from_infotext
 from inference.recipe.loader import load_mapping
 from inference.sampling.registry import SAMPLERS as TABLE
 from inference.sampling.registry import resolve_schedule, samplers_of
@@ -50,6 +51,7 @@ def place(tmp_path, tiny_base, monkeypatch):
             rows, columns = module.weight.shape
             tensors[f"{name}.lora_down.weight"] = torch.randn(2, columns, generator=generator)
             tensors[f"{name}.lora_up.weight"] = torch.randn(rows, 2, generator=generator)
+            tensors[f"{name}.alpha"] = torch.tensor(2.0)
     save_file(tensors, "models/ink.safetensors")
     values = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
     Image.fromarray(values).save("init.png")
@@ -88,6 +90,38 @@ def test_pictures_are_drawn_again_byte_for_byte(tiny_base_folder, capsys, one, o
     again = Path(capsys.readouterr().out.strip())
     assert again.parent.name == "again"
     assert again.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.usefixtures("place")
+def test_a_picture_of_another_vae_is_drawn_again_with_it(tiny_base, tiny_base_folder, capsys):
+    weights = {key: value + 0.05 for key, value in tiny_base.vae.state_dict().items()}
+    torch.save({"state_dict": weights}, "models/other.vae.pt")
+    hash_ = sha256(Path("models/other.vae.pt"))[:10]
+    Path("recipe.yaml").write_text(RECIPE.format(base=tiny_base_folder, one="{prompt: a cat}"))
+
+    def drawn(*arguments) -> Path:
+        assert main([*arguments]) == 0, capsys.readouterr().err
+        return Path(capsys.readouterr().out.strip().splitlines()[-1])
+
+    named = "file_name=[vae_filename]-[number]"
+    first = drawn("recipe.yaml", "base_model.vae=models/other.vae.pt", named)
+    plain = drawn("recipe.yaml", named)
+    assert (first.name.split("-")[0], plain.name.split("-")[0]) == ("other", "NoneType")
+    texts, pixels = [], []
+    for file in (first, plain):
+        with Image.open(file) as picture:
+            texts.append(picture.info["parameters"])
+            pixels.append(picture.tobytes())
+    infotext = texts[0]
+    assert f", VAE hash: {hash_}, VAE: other.vae.pt, " in infotext
+    assert infotext.index(", Model: ") < infotext.index(", VAE hash: ")
+    assert "VAE" not in texts[1]
+    again = drawn(str(first), f"artifact_dirs=[models, {tiny_base_folder}]", "output_dir=again")
+    assert again.read_bytes() == first.read_bytes()
+    assert pixels[0] != pixels[1]
+    own = load_picture(first, [f"artifact_dirs=[{tiny_base_folder}]", "base_model.vae=null"])
+    assert own[0].base_model.vae is None
+    assert not [note for note in own[1] if "VAE" in note]
 
 
 @pytest.mark.usefixtures("place")

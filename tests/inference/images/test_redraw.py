@@ -89,7 +89,7 @@ def test_parameters_become_settings(line, expected):
         ("Eta: nan", "Eta: 'nan' is no number"),
         ("Sampler: Unheard of", "Sampler: Unheard of is not known here"),
         ("Emphasis: Loud", "Emphasis: Loud is not known here"),
-        ("VAE: x", "VAE: x: there is no setting"),
+        ("VAE: x", "VAE: x was looked for nowhere .* the model.s own draws"),
         ("Refiner: x [1234567890]", "Refiner: x \\[1234567890\\]: there is no refiner"),
         ("Hires checkpoint: x, Hires upscale: 2", "Hires checkpoint: x: the second pass"),
         ("Hires steps: 3", "there was no second pass"),

@@ -44,7 +44,7 @@ REFUSED = [
     [members(", stop_step: 5, lr_scheduler: {warmup_steps: 5}", ", stop_step: 6")],
     ["stages={a: {resolution: 32, steps: 5}, b: {}}", "data.masks={}", PRIOR, CLIPS],
     ["base_model.quantization=nf4", PRIOR, "objective={type: dreambooth}"],
-    ["data.masks={}", "data.clips.pack=true", AUTOENCODER],
+    ["data.masks={}", "data.clips.pack=true", "base_model.vae=x", AUTOENCODER],
     [CONCEPT, AUTOENCODER],
     [*CLASS_IMAGES, AUTOENCODER],
 ]  # fmt: skip

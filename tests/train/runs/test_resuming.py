@@ -1,5 +1,6 @@
 """What a run may be resumed with, what is refused, and with which message."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from train.runs.comparison import Comparison, compare_environments
 from train.runs.data_manifest import read_rows
 from train.runs.environments import changes_since, continued, environments
 from train.runs.identity import base_fingerprint, new_identity
+from train.runs.manifests import run_metadata
 from train.runs.run_directory import RunDirectory
 from train.trainer import Trainer
 
@@ -394,3 +396,37 @@ def test_fingerprints_of_base_models(tiny_base_folder: Path, tmp_path: Path) -> 
     assert first and base_fingerprint({"base_model": {"path": "picto"}}) not in (None, first)
     for path in ("no/such/model", "/no/such/model", str(tmp_path / "none.safetensors")):
         assert base_fingerprint({"base_model": {"path": path}}) is None
+
+
+def test_a_vae_decides_the_result_by_its_weights(tiny_base_folder: Path, tmp_path: Path) -> None:
+    def print_of(vae: Path | None) -> str | None:
+        recipe = {"base_model": {"path": str(tiny_base_folder), "vae": vae and str(vae)}}
+        return base_fingerprint(recipe)
+
+    one, two, moved = (tmp_path / name for name in ("one.vae.pt", "two.vae.pt", "moved.vae.pt"))
+    for file, content in ((one, b"1"), (two, b"2"), (moved, b"1")):
+        file.write_bytes(content)
+    plain = base_fingerprint({"base_model": {"path": str(tiny_base_folder)}})
+    assert print_of(None) == plain
+    assert len({plain, print_of(one), print_of(two)}) == 3
+    assert print_of(moved) == print_of(one)
+    recipe = "{name: a, base_model: {path: x, vae: %s}}"
+    hashes = {new_identity(recipe % vae, {}, 1)["result_hash"] for vae in ("null", one, moved)}
+    assert len(hashes) == 1  # its weights count, by the fingerprint
+
+
+def test_artifacts_name_the_vae_that_replaces_the_models_own(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    """By kohya's keys; nothing else changes."""
+    vae = tmp_path / "other.vae.pt"
+    vae.write_bytes(b"weights")
+    plain, own = (
+        run_metadata(load_recipe(recipe_file, train_schema, [*OPTIONS, *more]), 2, 3, 0)
+        for more in ([], [f"base_model.vae={vae}"])
+    )
+    assert {key: value for key, value in own.items() if plain.get(key) != value} == {
+        "ss_vae_name": "other.vae.pt",
+        "ss_vae_hash": "e3b0c442",  # of nothing: the file is below 1 MiB
+        "ss_new_vae_hash": hashlib.sha256(b"weights").hexdigest(),
+    }

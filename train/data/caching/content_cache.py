@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inference.files import write_atomically
-from inference.models import Conditions, DiffusionModel, resolve_path
+from inference.models import Conditions, DiffusionModel, resolve_path, vae_file
 from inference.runtime import InputError
 from train.common import DataError, normal
 
@@ -127,6 +127,8 @@ class ContentCache:
         if source is None or root is None or not root.exists():
             return None
         files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        vae = vae_file(source.vae) if source.vae is not None else None
+        files += [vae] if vae is not None else []
         states = [(str(p.resolve()), (s := p.stat()).st_size, s.st_mtime_ns) for p in files]
         dtypes = str(base.dtype), str(base.vae.dtype)
         origin = {"files": states, "variant": source.variant, "dtypes": dtypes}

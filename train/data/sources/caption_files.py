@@ -84,15 +84,16 @@ class CaptionFiles:
         warnings.warn(message, RecipeWarning, stacklevel=3)
 
     def _file(self, folder: Path, name: str) -> str | None:
-        """Return the file of this name, or of another spelling of its accents (`nfc`)."""
+        """Return the file of this name, or of another spelling (`spelling`)."""
         files, _ = self._names(folder)
         if name in files:
             return name
-        if name.isascii():
-            return None
         if folder not in self.spelled:
-            self.spelled[folder] = {nfc(one): one for one in files if not one.isascii()}
-        return self.spelled[folder].get(nfc(name))
+            usual = {one: spelling(one) for one in files}
+            odd = {new: one for one, new in usual.items() if new != one or not one.isascii()}
+            self.spelled[folder] = odd
+        spelled = self.spelled[folder]
+        return spelled.get(spelling(name)) if spelled else None
 
     def hint(self, bare: Iterable[Path], key: str) -> str:
         """Describe files of other extensions beside images without a caption, if any.
@@ -135,6 +136,12 @@ class CaptionFiles:
                         found[0].add(entry.name)
             self.folders[folder] = found
         return found
+
+
+def spelling(name: str) -> str:
+    """Return a file's name with its extension in lower case and its accents composed (`nfc`)."""
+    stem, dot, ending = name.rpartition(".")
+    return nfc(f"{stem}{dot}{ending.lower()}")
 
 
 def read_captions(file: Path, config: CaptionConfig, *, is_sample: bool = False) -> tuple[str, ...]:

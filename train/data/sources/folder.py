@@ -130,7 +130,9 @@ def picture_files(
         add_root(place)
     endings = picture_extensions()
     if not (paths := pictures_in(containers, endings, source, left_out)):
-        count = sum(1 for one in containers if one.suffix not in TABLES for _ in files_within(one))
+        count = sum(
+            1 for one in containers if one.suffix.lower() not in TABLES for _ in files_within(one)
+        )
         raise DataError(
             f"{key}: no pictures in {folder!r}: looked for names ending in "
             f"{', '.join(endings)}; found {count} other files"

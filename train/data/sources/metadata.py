@@ -56,7 +56,7 @@ def read_metadata(
             files += [path for path in files_within(container) if path.name in METADATA_FILES]
     column = source.columns.text if source else None
     for file in files:
-        if file.suffix != ".jsonl" and column is None and not has_captions(file):
+        if file.suffix.lower() != ".jsonl" and column is None and not has_captions(file):
             continue
         parent = file.parent
         for where, row in _rows(file):
@@ -134,9 +134,9 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: its content does not fit its extension.
     """
-    if file.suffix == ".parquet":
+    if file.suffix.lower() == ".parquet":
         yield from _rows_of_parquet(file)
-    elif file.suffix == ".csv":
+    elif file.suffix.lower() == ".csv":
         rows = csv.DictReader(io.StringIO(read_text(file)), strict=True)
         try:
             for row in rows:

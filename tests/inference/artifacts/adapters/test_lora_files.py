@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save, save_file
 from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.base import load_artifact
 from inference.files.tensors import read_tensors, serialize
+from inference.runtime.errors import DrawWarning
 from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 
 EVERYTHING = ["attention", "feed_forward", "projection"]
@@ -127,7 +128,8 @@ def test_alpha_of_diffusers_files_is_in_their_metadata(base, tmp_path):
         lora = Lora.load(tmp_path / "lora.safetensors")
         return [layer.scaling for layer in low_ranks(lora).values()]
 
-    assert scalings() == [1, 1]
+    with pytest.warns(DrawWarning, match="does not say its alpha; its rank, 4, is taken"):
+        assert scalings() == [1, 1]
     assert scalings(r=4, lora_alpha=2) == [0.5, 0.5]
     assert scalings(r=4, lora_alpha=2, use_rslora=True) == [1, 1]
     assert sorted(scalings(r=4, lora_alpha=2, alpha_pattern={"attn1.to_q": 12})) == [0.5, 3]
@@ -303,7 +305,9 @@ def test_convolutions_of_resnets_are_read(base, tmp_path):
     delta = torch.einsum("or,rihw->oihw", up[..., 0, 0], down)
     change = torch.nn.functional.conv2d(x, delta, stride=conv.stride, padding=conv.padding)
     expected = conv(x) + change
-    Lora.load(tmp_path / "c.safetensors").attach(base)
+    with pytest.warns(DrawWarning, match="its rank, 2, is taken, as A1111, ComfyUI"):
+        lora = Lora.load(tmp_path / "c.safetensors")
+    lora.attach(base)
     torch.testing.assert_close(base.unet.get_submodule(path)(x), expected)
 
 
@@ -341,3 +345,24 @@ def test_interrupted_saving_leaves_the_old_file(trained, tmp_path, monkeypatch):
         trained.save(path, torch.float32, {"ss_steps": "2"})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_lora_of_8_bits_has_the_effect_of_its_values(base, predict, tmp_path, dtype, suffix):
+    eight = {key: value.to(dtype) for key, value in hand_written().items()}
+    path, plain = tmp_path / f"eight{suffix}", tmp_path / "plain.safetensors"
+    save_file(eight, path) if suffix == ".safetensors" else torch.save(eight, path)
+    save_file({key: value.float() for key, value in eight.items()}, plain)
+    found, before = [], predict(base)
+    for file in (path, plain):
+        lora = load_artifact(file)
+        lora.attach(base)
+        found.append(predict(base))
+        lora.detach()
+    assert torch.equal(*found)
+    assert not torch.allclose(found[0], before, atol=1e-3)
+    eighth = Lora.load(path)
+    eighth.save(tmp_path / "again.safetensors", torch.float16, {})
+    again = load_file(tmp_path / "again.safetensors")
+    assert all(torch.equal(again[key].float(), value.float()) for key, value in eight.items())

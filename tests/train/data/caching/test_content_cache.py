@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from inference.config.models import BaseModelConfig
 from inference.models.cogvideox.arithmetic import FrameRule
 from inference.models.conditions import Conditions
 from inference.runtime.errors import InputError
@@ -41,7 +42,7 @@ from train.data.sources.folder import find_pictures
 class Base:
     """Means of neighbouring pixels as latents, words' lengths as states; counts its work."""
 
-    source = None
+    source: Any = None
 
     dtype = torch.float32
     device = torch.device("cpu")
@@ -295,3 +296,21 @@ def test_prompt_states_on_disk(tmp_path: Path) -> None:
     read = other.read("ab")
     assert read.pooled is not None
     assert torch.equal(read.pooled, torch.full((1, 2), 4.0))
+
+
+def test_what_is_remembered_of_a_model_depends_on_its_vae(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("model/weights", "one.vae.pt", "two.vae.pt"):
+        (tmp_path / name).write_bytes(name.encode())
+    cache, base = ContentCache(tmp_path / "cache"), Base()
+    base.vae.dtype = torch.float32
+
+    def remembered(vae: str | None) -> Any:
+        base.source = BaseModelConfig(str(tmp_path / "model"), vae=vae and str(tmp_path / vae))
+        before = cache.remembered("vae", base)  # type: ignore[arg-type]
+        cache.remember("vae", base, {"vae": vae})  # type: ignore[arg-type]
+        return before
+
+    vaes = (None, "one.vae.pt", "two.vae.pt")
+    assert [remembered(vae) for vae in vaes] == [None, None, None]
+    assert [remembered(vae) for vae in vaes] == [{"vae": vae} for vae in vaes]

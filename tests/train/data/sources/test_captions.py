@@ -283,11 +283,11 @@ def test_where_captions_are_from(tmp_path: Path) -> None:
 
 
 def test_files_of_another_ending_are_told(tmp_path: Path) -> None:
-    data = folder(tmp_path, a_json='"x"', b_json='"y"', b_TXT="z")
+    data = folder(tmp_path, a_json='"x"', b_json='"y"', b_tags="z")
     with pytest.raises(DataError) as error:
         captions_of(data)
     assert str(error.value).endswith(
-        "There are files ending in .json beside 2, .TXT beside 1 of them: "
+        "There are files ending in .json beside 2, .tags beside 1 of them: "
         "data.captions.extensions=[.txt, .caption, .json] reads them"
     )
     with pytest.warns(RecipeWarning, match=r"fallback: 2 of 2 pictures have it\. There are files"):
