@@ -45,9 +45,8 @@ FLOORS = (
     ("train/objectives/", "train/diff.py", "inference/__main__.py"),
     (
         "train/optimization/", "train/run_data.py", "train/caches.py",
-        "train/artifact_metadata.py",
     ),
-    ("train/monitoring/", "train/saving.py"),
+    ("train/monitoring/", "train/saving/"),
     ("train/trainer.py", "train/cli.py", "train/memory.py"),
     ("train/__main__.py", "train/plan/", "train/rerun.py", "train/listing.py"),
 )  # fmt: skip

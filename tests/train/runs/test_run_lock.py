@@ -91,7 +91,9 @@ def test_another_host_keeps_it_until_its_file_is_removed(dead: Holder, tmp_path:
     assert "on elsewhere;" in str(error.value)
 
 
-@pytest.mark.parametrize("number", [1, os.getpid(), 2**22 + 1])
+@pytest.mark.parametrize(
+    "number", [1, os.getpid(), 2**22 + 1], ids=["first", "this process", "too large"]
+)
 def test_another_container_of_the_same_host_name_keeps_it(
     number: int, dead: Holder, tmp_path: Path
 ) -> None:

@@ -23,7 +23,12 @@ from inference.models.stable_diffusion.model import BaseModel
 from tests.inference.artifacts.conftest import build_base
 from train import __main__ as train_main
 from train import diff
-from train.artifact_metadata import (
+from train.common.errors import DataError
+from train.config.recipe import MetadataConfig, TrainRecipe
+from train.data.sources.folder import Picture
+from train.data.sources.sources import find_sources
+from train.places import check_places
+from train.saving.artifact_metadata import (
     MOST_TAGS,
     ArtifactMetadata,
     count_tags,
@@ -31,11 +36,6 @@ from train.artifact_metadata import (
     image_facts,
     said_by_user,
 )
-from train.common.errors import DataError
-from train.config.recipe import MetadataConfig, TrainRecipe
-from train.data.sources.folder import Picture
-from train.data.sources.sources import find_sources
-from train.places import check_places
 from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]

@@ -9,13 +9,13 @@ from inference.artifacts import Lora, companions_of, diffusers_note, twin_of
 from inference.files import NotFiniteError
 from inference.models import DTYPES, config_path
 from inference.runtime import limner_version
-from train.artifact_metadata import ArtifactMetadata
 from train.common import RESERVE, RunDirectoryError, SavingError
 from train.config import TrainRecipe
 from train.data import Examples
 from train.optimization import Optimization, state_bytes
 from train.run_data import Data
 from train.runs import RunDirectory, existing, megabytes, room, size_of
+from train.saving.artifact_metadata import ArtifactMetadata
 
 
 class Savings:
