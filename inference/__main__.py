@@ -110,10 +110,7 @@ def load(path: str, overrides: Sequence[str]) -> object:
 
     if not is_picture(path):
         return load_recipe(find_recipe(path), draw_schema, overrides)
-    recipe, notes = load_picture(path, overrides)
-    for note in notes:
-        log(f"{path}: {note}")
-    return recipe
+    return load_picture(path, overrides, lambda note: log(f"{path}: {note}"))[0]
 
 
 def check(recipe: object) -> str:

@@ -8,7 +8,7 @@ an image of img2img needs its `img2img.init_image` on the command line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,30 @@ from typing import Any
 from inference.config import draw_schema
 from inference.images.infotext import (
     Infotext,
+    Resources,
     as_pasted,
     parse_infotext,
     read_infotext,
     read_other_programs,
+    resources_of,
 )
-from inference.images.redraw_settings import settings_from
+from inference.images.redraw_settings import (
+    WITHOUT_INIT,
+    in_known_words,
+    is_only_postprocessed,
+    settings_from,
+)
 from inference.media import PILLOW_ERRORS, SUFFIXES
 from inference.models import artifacts_in, find_model, find_named
-from inference.recipe import absolute, cut, load_mapping, merged, override_layers, shown
+from inference.recipe import (
+    RecipeError,
+    absolute,
+    cut,
+    load_mapping,
+    merged,
+    override_layers,
+    shown,
+)
 from inference.runtime import InputError, check_readable
 
 ENTRY = "picture"
@@ -66,7 +81,7 @@ def recipe_from_picture(
     """Return the recipe of an image; arguments as of `recipe_from_infotext`.
 
     Raises:
-        InputError: the image cannot be read, or has no infotext.
+        InputError: the image cannot be read, or has no infotext that says how to draw it.
     """
     path = Path(path)
     check_readable(path)
@@ -87,14 +102,27 @@ def recipe_from_picture(
         raise InputError(
             f"{path}: its infotext has {len(text)} characters; expected {LONGEST_INFOTEXT} at most"
         )
-    return recipe_from_infotext(text, folders, base_model)
+    infotext = parse_infotext(text)
+    if is_only_postprocessed(infotext):
+        raise InputError(
+            f"{path}: its infotext says only how it was processed after it was drawn "
+            f"({cut(text.strip(), LONGEST_NOTE)}), and not how it was drawn"
+        )
+    return recipe_from_infotext(infotext, folders, base_model)
 
 
-def load_picture(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Any, list[str]]:
+def load_picture(
+    path: str | Path, overrides: Sequence[str] = (), log: Callable[[str], object] | None = None
+) -> tuple[Any, list[str]]:
     """Load the valid recipe of an image, and notes on what it cannot reproduce.
 
     Models and artifacts are searched in the `artifact_dirs` of the overrides; a `base_model.path`
     replaces the model that infotext names.
+
+    Args:
+        path: the image.
+        overrides: `key=value` each.
+        log: gets each note before the recipe is checked, so that notes precede an error.
 
     Raises:
         InputError: the image or an override cannot be used.
@@ -105,7 +133,22 @@ def load_picture(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Any, 
     known = [folder for folder in folders if isinstance(folder, str)]  # others are reported below
     base_path = base.get("path") if isinstance(base, dict) else None
     made = recipe_from_picture(path, known, base_path)
-    return load_mapping(made.recipe, shown(absolute(path)), draw_schema, overrides), made.notes
+    for note in made.notes:
+        if log is not None:
+            log(note)
+    try:
+        recipe = load_mapping(made.recipe, shown(absolute(path)), draw_schema, overrides)
+    except RecipeError as error:
+        raise RecipeError("\n".join(map(with_way_out, str(error).splitlines()))) from error
+    return recipe, made.notes
+
+
+def with_way_out(line: str) -> str:
+    """Return a line of an error with the override that replaces what the picture says."""
+    if "settings.img2img.init_image: must be given" in line:
+        return f"{line}; or give {WITHOUT_INIT}"
+    key = re.search(r"\b(settings\.[\w.]+): ", line)
+    return f"{line} ({key[1]}=… replaces it)" if key and "=…" not in line else line
 
 
 def recipe_from_infotext(
@@ -126,20 +169,25 @@ def recipe_from_infotext(
         InputError: a folder does not exist.
     """
     infotext = parse_infotext(infotext) if isinstance(infotext, str) else infotext
+    infotext = in_known_words(infotext)
+    resources = resources_of(infotext.parameters)
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if not path.is_dir():
             raise InputError(f"artifact_dirs: {str(path)!r} is not a folder")
-    pasted, recorded = as_pasted(infotext), infotext.split_sizes()
+    pasted = as_pasted(infotext)
     settings, notes = settings_from(infotext, restorers)
-    made = Redrawing({}, notes)
-    prompt = called_here(pasted["Prompt"], recorded, paths, made.notes)
+    made = Redrawing({}, notes + resources.remarks)
+    prompt = pasted["Prompt"]
+    if not TAG.search(prompt):
+        prompt = " ".join([prompt, *resources.called.values()])
+    prompt = called_here(prompt, resources, paths, made.notes)
     if later := settings.get("hires", {}).get("prompt"):
-        settings["hires"]["prompt"] = called_here(later, recorded, paths, made.notes)
-    note_embeddings(recorded, paths, made.notes)
+        settings["hires"]["prompt"] = called_here(later, resources, paths, made.notes)
+    note_embeddings(resources, paths, made.notes)
     made.recipe = {
         "type": "images",
-        "base_model": base_of(pasted, recorded, paths, base_model, made.notes),
+        "base_model": base_of(pasted, resources, paths, base_model, made.notes),
         **({"artifact_dirs": [str(path) for path in paths]} if paths else {}),
         "settings": settings,
         "images": {ENTRY: {"prompt": prompt}},
@@ -150,14 +198,14 @@ def recipe_from_infotext(
 
 def base_of(
     pasted: Mapping[str, str],
-    recorded: Mapping[str, str],
+    resources: Resources,
     folders: Sequence[Path],
     given: str | None,
     notes: list[str],
 ) -> dict[str, Any]:
     """Return the recipe's base_model: the given one, or else the one that infotext names."""
     base: dict[str, Any] = {}
-    name, hash_ = recorded.get("Model"), recorded.get("Model hash")
+    name, hash_ = resources.model_name, resources.model_hash
     if given is None and not name and not hash_:
         notes.append("Model: infotext names none: picto draws; or give base_model.path=…")
     elif given is None:
@@ -174,13 +222,13 @@ def base_of(
 
 
 def called_here(
-    prompt: str, recorded: Mapping[str, str], folders: Sequence[Path], notes: list[str]
+    prompt: str, resources: Resources, folders: Sequence[Path], notes: list[str]
 ) -> str:
     """Return the prompt with its tags of LoRAs and hypernetworks renamed to the files here.
 
     Tags of missing files are removed.
     """
-    hashes = dict(hash_pairs(recorded.get("Lora hashes", "")))
+    hashes = resources.loras
     files = artifacts_in("lora", folders) if TAG.search(prompt) else []
     found: dict[tuple[str, str, str | None], tuple[str | None, str]] = {}
 
@@ -200,21 +248,13 @@ def called_here(
     return TAG.sub(rename, prompt)
 
 
-def note_embeddings(recorded: Mapping[str, str], folders: Sequence[Path], notes: list[str]) -> None:
+def note_embeddings(resources: Resources, folders: Sequence[Path], notes: list[str]) -> None:
     """Note the embeddings of the infotext that are missing; prompts call them by name."""
-    pairs = list(hash_pairs(recorded.get("TI hashes", "")))
+    pairs = resources.embeddings
     files = artifacts_in("embedding", folders) if pairs else []
-    for name, hash_ in pairs:
+    for name, hash_ in pairs.items():
         file, remark = find_named(name, "embedding", hash_, folders, files)
         if file is not None and file != name:
             remark = f"is called {file} here: write that into the prompt"
         if remark:
             notes.append(f"embedding {name}: {remark}")
-
-
-def hash_pairs(text: str) -> Iterator[tuple[str, str]]:
-    """Return names and hashes of `name: hash, …`."""
-    for pair in text.split(","):
-        name, colon, hash_ = pair.strip().rpartition(":")
-        if colon and re.fullmatch(r"[0-9a-f]{8,64}", hash_.strip()):
-            yield name.strip(), hash_.strip()
