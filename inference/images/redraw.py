@@ -66,7 +66,7 @@ class Redrawing:
         """Cut long notes, and leave out those beyond a number."""
         more = len(self.notes) - MOST_NOTES
         del self.notes[MOST_NOTES:]
-        self.notes[:] = [cut(note, LONGEST_NOTE) for note in self.notes]
+        self.notes[:] = [cut(note.replace("\n", "\\n"), LONGEST_NOTE) for note in self.notes]
         self.notes += [f"… and {more} more notes"] if more > 0 else []
 
 
@@ -145,10 +145,13 @@ def load_picture(
 
 def with_way_out(line: str) -> str:
     """Return a line of an error with the override that replaces what the picture says."""
-    if "settings.img2img.init_image: must be given" in line:
-        return f"{line}; or give {WITHOUT_INIT}"
     key = re.search(r"\b(settings\.[\w.]+): ", line)
-    return f"{line} ({key[1]}=… replaces it)" if key and "=…" not in line else line
+    if key is None:
+        return line
+    if "must be given" not in line:
+        return f"{line} ({key[1]}=… replaces it)"
+    is_init = key[1].startswith("settings.img2img.")
+    return f"{line}: {key[1]}=…{f'; or give {WITHOUT_INIT}' if is_init else ''}"
 
 
 def recipe_from_infotext(

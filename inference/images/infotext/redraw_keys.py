@@ -80,9 +80,9 @@ SAMPLERS = {
 FOREIGN_SAMPLERS = {
     "euler_ancestral": "Euler a", "euler_a": "Euler a", "dpm_2": "DPM2",
     "dpm_2_ancestral": "DPM2 a", "dpm2_a": "DPM2 a", "dpm_fast": "DPM fast",
-    "dpm_adaptive": "DPM adaptive", "dpmpp_2s_ancestral": "DPM++ 2S a",
-    "dpmpp_2s_a": "DPM++ 2S a", "dpmpp_2m": "DPM++ 2M", "dpmpp_sde": "DPM++ SDE",
-    "dpmpp_2m_sde": "DPM++ 2M SDE", "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun", "dpmpp_3m_sde": "DPM++ 3M SDE", "uni_pc": "UniPC",
+    "dpm_adaptive": "DPM adaptive", "dpmpp_2s_ancestral": "DPM++ 2S a", "dpmpp_2s_a": "DPM++ 2S a",
+    "dpmpp_2m": "DPM++ 2M", "dpmpp_sde": "DPM++ SDE", "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun", "dpmpp_3m_sde": "DPM++ 3M SDE", "uni_pc": "UniPC",
     "uni_pc_bh2": "UniPC", "unipc_snr": "UniPC", "unipc_tu": "UniPC", "unipc_tq": "UniPC",
     "unipc_snr_2": "UniPC",
 }  # fmt: skip
