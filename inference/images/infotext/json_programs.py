@@ -59,6 +59,15 @@ def looks_like_json(text: str) -> bool:
     return re.match(r'\s*\{\s*"', text) is not None
 
 
+def is_json(text: str) -> bool:
+    """Return whether a text is JSON from beginning to end."""
+    try:
+        json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def translate_json(text: str, size: Size) -> str:
     """Return the infotext of SwarmUI's, Fooocus's or Easy Diffusion's JSON.
 

@@ -48,6 +48,7 @@ def find_infotext(image: Image.Image) -> str | None:
     """
     from inference.images.infotext.json_programs import (
         is_easy_diffusion,
+        is_json,
         is_novel_ai,
         looks_like_json,
         translate_easy_diffusion,
@@ -65,8 +66,9 @@ def find_infotext(image: Image.Image) -> str | None:
     text = next((text for text in texts if isinstance(text, str) and text), None)
     if text is None and is_easy_diffusion(info):
         return translate_easy_diffusion(info, image.size)
-    if text is not None and looks_like_json(text) and not has_parameters(text):
-        return translate_json(text, image.size)
+    if text is not None and looks_like_json(text):
+        if is_json(text) or not has_parameters(text):
+            return translate_json(text, image.size)
     return text or next((info[key] for key in POSTPROCESSED if info.get(key)), None)
 
 

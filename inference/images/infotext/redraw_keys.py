@@ -138,7 +138,7 @@ def sampler_and_schedule(sampler: str, schedule_type: str | None = None) -> tupl
 
 def divided_name(name: str) -> tuple[str, str | None]:
     """Return a sampler's name in A1111, and the schedule type at its end, if there is one."""
-    plain = name.lower().removesuffix("_gpu")
+    plain = name.lower().removeprefix("sample_").removesuffix("_gpu")
     if plain in KNOWN_SAMPLERS:
         return KNOWN_SAMPLERS[plain], None
     for label, others in SCHEDULES.items():
@@ -147,7 +147,7 @@ def divided_name(name: str) -> tuple[str, str | None]:
                 rest = plain.removesuffix(sign + ending.lower().replace(" ", sign))
                 known = KNOWN_SAMPLERS.get(rest.removesuffix("_gpu"))
                 if rest != plain and (known or sign == " "):
-                    return known or name[: len(rest)], label
+                    return known or name[: len(rest) - len(plain)], label
     if plain.removesuffix("_ka") in KNOWN_SAMPLERS:
         return KNOWN_SAMPLERS[plain.removesuffix("_ka")], "Karras"
     return name, None

@@ -90,12 +90,14 @@ def test_parameters_wherever_they_are(text, prompt, expected):
         ("Sampler: dpmpp_2m_sde_gpu, Scheduler: sgm_uniform", ("DPM++ 2M SDE", "SGM Uniform")),
         ("Sampler: dpmpp_2m_karras, Version: ComfyUI", ("DPM++ 2M", "Karras")),
         ("Sampler: euler_ancestral_ddim_uniform", ("Euler a", "DDIM")),
+        ("Sampler: sample_dpmpp_2m, Scheduler: normal", ("DPM++ 2M", "Normal")),
+        ("Sampler: Unheard of Karras", (None, "Karras")),
     ],
 )
 def test_schedule_type_that_is_not_written(line, expected):
     made = recipe_from_infotext(f"p\nSteps: 3, {line}, Seed: 1, CFG Scale: 5")
     settings = made.recipe["settings"]
-    assert (settings["sampler"], settings["schedule_type"]) == expected
+    assert (settings.get("sampler"), settings["schedule_type"]) == expected
     assert settings["cfg_scale"] == 5  # whatever the capitals
     assert settings["rng"] == ("CPU" if "ComfyUI" in line else "NV")
 
@@ -216,7 +218,8 @@ SWARM = {
     "sui_extra_data": {"date": "2024-09-09"},
 }  # fmt: skip
 FOOOCUS = {
-    "prompt": "red apple", "negative_prompt": "blurry", "base_model": "juggernaut.safetensors",
+    "prompt": "red apple", "negative_prompt": "blurry", "full_prompt": "a: b, c: d, e: f",
+    "base_model": "juggernaut.safetensors",
     "base_model_hash": "d91d35736d", "guidance_scale": 4, "sampler": "dpmpp_2m_sde_gpu",
     "scheduler": "karras", "seed": "7", "steps": 30, "resolution": "(1152, 896)", "sharpness": 2,
     "loras": [["ink.safetensors", 0.5, "ab"]], "clip_skip": 2, "vae": "Default (model)",
