@@ -117,7 +117,7 @@ def check(recipe: object) -> str:
     """Describe what would be generated, without a model.
 
     Raises:
-        InputError: the recipe is of a type without a check.
+        InputError: the recipe is of a type without a check, or a file of it is missing.
     """
     if isinstance(recipe, ClipsRecipe):
         from inference.clips import report_recipe
@@ -129,7 +129,9 @@ def check(recipe: object) -> str:
         )
     from inference.deforum import recipe_settings, settings_report
 
-    return settings_report(recipe_settings(recipe))
+    quiet_libraries()
+    check_files(recipe)
+    return settings_report(recipe_settings(recipe), recipe)
 
 
 def check_files(recipe: object) -> None:

@@ -39,16 +39,16 @@ if TYPE_CHECKING:
         distance_from_identity,
         read_hypernetwork,
     )
-    from inference.artifacts.library import NetworkLibrary
+    from inference.artifacts.library import NetworkFiles, NetworkLibrary
     from inference.artifacts.merging import merge, write_file_of, write_folder_of
 
 __all__ = [
     "ARTIFACTS", "Adapter", "Artifact", "Attached", "Checkpoint", "Embedding", "Hypernetwork",
-    "HypernetworkSpec", "Lora", "LoraSpec", "NetworkLibrary", "UsedArtifact", "adapter",
-    "adapter_of", "check_suffix", "distance_from_identity", "format_of", "is_lora", "load_artifact",
-    "load_artifacts", "made_for", "merge", "part_of", "read_embedding_picture", "read_hypernetwork",
-    "read_keys", "read_layers", "save_diffusers", "save_kohya", "says_alpha", "set_strength",
-    "twin_of", "write_file_of", "write_folder_of",
+    "HypernetworkSpec", "Lora", "LoraSpec", "NetworkFiles", "NetworkLibrary", "UsedArtifact",
+    "adapter", "adapter_of", "check_suffix", "distance_from_identity", "format_of", "is_lora",
+    "load_artifact", "load_artifacts", "made_for", "merge", "part_of", "read_embedding_picture",
+    "read_hypernetwork", "read_keys", "read_layers", "save_diffusers", "save_kohya", "says_alpha",
+    "set_strength", "twin_of", "write_file_of", "write_folder_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

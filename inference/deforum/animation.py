@@ -85,16 +85,42 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         return PreviewGenerator()
     from inference.deforum.loop import ModelGenerator, check_words
 
-    generator = ModelGenerator(
+    folders = [Path(folder) for folder in recipe.artifact_dirs]
+    check_words(script, folders)
+    return ModelGenerator(
         recipe.base_model,
         {name: one for name, one in recipe.artifacts.items() if one is not None},
-        [Path(folder) for folder in recipe.artifact_dirs],
+        folders,
         recipe.precision,
         recipe.device,
         recipe.batch_size,
     )
-    check_words(script, generator)
-    return generator
+
+
+def preflight(recipe: AnimationRecipe, settings: Settings) -> list[str]:
+    """Return what drawing would reject after the settings' own check, without a model.
+
+    Videos are read to their end, since the settings say which frames are taken; nothing is written.
+    """
+    names = [name for name, one in recipe.artifacts.items() if one is not None]
+    try:
+        script = Script(
+            settings,
+            recipe.compat,
+            artifact_names=names,
+            cadence_blend=recipe.cadence_blend,
+            is_dry=True,
+        )
+        check_products(script, recipe)
+        if not script["word_mask_model"]:
+            FrameMasks(script, script.video)
+        if not script["motion_preview_mode"]:
+            from inference.deforum.loop import check_words
+
+            check_words(script, [Path(folder) for folder in recipe.artifact_dirs])
+    except InputError as error:
+        return str(error).splitlines()
+    return []
 
 
 @dataclass

@@ -19,9 +19,10 @@ from inference.deforum.schedules import (
     switched_on,
     without_effect,
 )
-from inference.deforum.settings import GATES, TEXT_SCHEDULES
+from inference.deforum.settings import GATES, TEXT_SCHEDULES, managed_prompts
 
 if TYPE_CHECKING:
+    from inference.config import AnimationRecipe
     from inference.deforum.settings import Settings
 
 POINTS = 5
@@ -48,10 +49,11 @@ LONGEST = 70
 """Maximum number of characters shown of a prompt."""
 
 
-def settings_report(settings: Settings) -> str:
+def settings_report(settings: Settings, recipe: AnimationRecipe | None = None) -> str:
     """Describe what the settings will generate: frames, features, schedules, prompts, notes.
 
-    A seed of -1 is reported as such, and stands for 0 in schedules here.
+    A seed of -1 is reported as such, and stands for 0 in schedules here. With a recipe its problems
+    are all that drawing would reject before the first frame.
 
     Raises:
         InputError: a schedule or a prompt is invalid; other problems are part of the report.
@@ -66,7 +68,7 @@ def settings_report(settings: Settings) -> str:
         ("Prompts", prompt_lines(drawn, schedules)),
         ("Without effect", without_effect(drawn)),
         ("Read differently than written", list(settings.notes)),
-        ("Problems", problems(drawn, schedules)),
+        ("Problems", problems(drawn, schedules, recipe)),
     ]
     lines: list[str] = []
     for title, content in sections:
@@ -76,9 +78,16 @@ def settings_report(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def problems(settings: Settings, schedules: Schedules) -> list[str]:
+def problems(
+    settings: Settings, schedules: Schedules, recipe: AnimationRecipe | None = None
+) -> list[str]:
     """Return everything that prevents the settings from being generated."""
-    return [f"{key}: {message}" for key, message in faults(settings, schedules)]
+    found = [f"{key}: {message}" for key, message in faults(settings, schedules)]
+    if found or recipe is None:
+        return found
+    from inference.deforum.animation import preflight
+
+    return preflight(recipe, settings)
 
 
 def outline(settings: Settings, schedules: Schedules) -> list[str]:
@@ -158,8 +167,13 @@ def schedule_lines(schedules: Schedules) -> list[str]:
 def prompt_lines(settings: Settings, schedules: Schedules) -> list[str]:
     """Return the prompts with the frame at which each starts."""
     names = frame_names(settings["max_frames"], settings["seed"], schedules.variables)
-    texts = at_frames(settings["prompts"], names)
-    lines = []
+    managed = managed_prompts(settings)
+    if managed is None:
+        texts = at_frames(settings["prompts"], names)
+    else:  # Parseq's are drawn
+        changed = [n for n, text in enumerate(managed) if n == 0 or text != managed[n - 1]]
+        texts = {frame: managed[frame] for frame in changed}
+    lines = ["by the Parseq manifest"] if managed is not None else []
     for frame in sorted(texts):
         text = " ".join(texts[frame].split())
         cut = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

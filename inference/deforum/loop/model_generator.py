@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from inference.artifacts import Artifact, NetworkLibrary, UsedArtifact, load_artifact
+from inference.artifacts import (
+    Artifact,
+    NetworkFiles,
+    NetworkLibrary,
+    UsedArtifact,
+    load_artifact,
+)
 from inference.config import (
     ArtifactConfig,
     BaseModelConfig,
@@ -112,18 +118,7 @@ class ModelGenerator:
 
     def find(self, name: str) -> str:
         """Return the path of a base model, given its path, or its file name (suffix optional)."""
-        plain = name.partition(" [")[0].strip()  # A1111 shows `model.ckpt [hash]`
-        if Path(plain).exists():
-            return plain
-        stem = Path(plain).stem if plain.endswith((".ckpt", ".safetensors")) else plain
-        models = list(models_in(self.folders))
-        for model in models:
-            if plain == model.name or stem == model_name(model):
-                return path_of(model)
-        known = ", ".join(sorted(map(model_name, models))) or "none"
-        raise InputError(
-            f"checkpoint_schedule: there is no model {name!r} in artifact_dirs; there are: {known}"
-        )
+        return find_checkpoint(name, self.folders)
 
     def generate(self, request: FrameRequest) -> Picture:
         """Return one image of the request's size."""
@@ -190,14 +185,45 @@ class ModelGenerator:
         return UsedArtifact(artifact.kind, artifact.name, strength, known_by)
 
 
-def check_words(script: Script, generator: ModelGenerator) -> None:
-    """Reject before frame 0 what a later frame could not be generated with.
+def find_checkpoint(name: str, folders: Sequence[Path]) -> str:
+    """Return the path of a base model, given its path, or its file name (suffix optional).
 
     Raises:
-        InputError: a sampler, checkpoint, network or prompt cannot be used; names the frame.
+        InputError: there is none of that name in the folders.
     """
+    plain = name.partition(" [")[0].strip()  # A1111 shows `model.ckpt [hash]`
+    if Path(plain).exists():
+        return plain
+    stem = Path(plain).stem if plain.endswith((".ckpt", ".safetensors")) else plain
+    models = list(models_in(folders))
+    for model in models:
+        if plain == model.name or stem == model_name(model):
+            return path_of(model)
+    known = ", ".join(sorted(map(model_name, models))) or "none"
+    raise InputError(
+        f"checkpoint_schedule: there is no model {name!r} in artifact_dirs; there are: {known}"
+    )
+
+
+def check_words(script: Script, folders: Sequence[Path]) -> None:
+    """Reject before frame 0 what a later frame could not be generated with; needs no model.
+
+    Raises:
+        InputError: a sampler, checkpoint, network, restorer or prompt cannot be used; one line
+            each, with the frame.
+    """
+    if found := list(word_faults(script, folders)):
+        raise InputError("\n".join(found))
+
+
+def word_faults(script: Script, folders: Sequence[Path]) -> Iterator[str]:
+    """Yield what `check_words` rejects."""
     if script["restore_faces"]:
-        face_restorer(FACE_RESTORER, "restore_faces")
+        try:
+            face_restorer(FACE_RESTORER, "restore_faces")
+        except InputError as error:
+            yield str(error)
+    files = NetworkFiles(folders)
     known: set[tuple[str, ...]] = set()
     for frame in range(script.max_frames):
         request = frame_request(script, frame, seed=0)
@@ -208,12 +234,13 @@ def check_words(script: Script, generator: ModelGenerator) -> None:
         try:
             as_image(request)
             if request.checkpoint is not None:
-                generator.find(request.checkpoint)
+                find_checkpoint(request.checkpoint, folders)
             for call in extract_extra_networks(request.prompt)[1]:
-                generator.library.find(call)
+                files.find(call)
         except InputError as error:
             where = "" if str(error).startswith("frame ") else f"frame {frame}: "
-            raise InputError(f"{where}{error}") from error
+            yield f"{where}{error}"
+            return  # later frames often have the same fault
 
 
 def alike(requests: Sequence[FrameRequest]) -> list[list[int]]:

@@ -110,7 +110,7 @@ class VideoFrames:
     Args:
         path: the video (any that FFmpeg reads, also GIF) or a folder of images.
         key: its key in the settings, for messages.
-        folder: folder for its frames.
+        folder: folder for its frames; None only counts those of a video, and keeps the first.
         size: (width, height) of the frames returned.
         extraction: which frames are taken; all of them if None.
 
@@ -122,7 +122,7 @@ class VideoFrames:
         self,
         path: object,
         key: str,
-        folder: Path,
+        folder: Path | None,
         size: tuple[int, int],
         extraction: Extraction | None = None,
     ) -> None:
@@ -130,6 +130,7 @@ class VideoFrames:
         self.key = key
         self.folder = folder
         self.size = size
+        self.first: np.ndarray | None = None
         extraction = extraction or Extraction()
         self.files = self.extracted(extraction)
         if not self.files:
@@ -145,6 +146,8 @@ class VideoFrames:
         if self.source.is_dir():
             files = [file for n, file in enumerate(pictures_in(self.source)) if extraction.keeps(n)]
             return files[: extraction.count]
+        if self.folder is None:
+            return self.counted(extraction)
         stat = self.source.stat()
         which = f"{extraction.first}-{extraction.last}-{extraction.step}"
         which += "" if extraction.most is None else f"-{extraction.most}"
@@ -166,6 +169,14 @@ class VideoFrames:
         write_atomically(stamp, lambda file: file.write_text(origin, "utf-8"))
         return files
 
+    def counted(self, extraction: Extraction) -> list[Path]:
+        """Return a path for each frame that would be written, and keep the first frame."""
+        found: list[Path] = []
+        for picture in islice(self.decoded(extraction), extraction.count):
+            self.first = picture if self.first is None else self.first
+            found.append(self.source)
+        return found
+
     def decoded(self, extraction: Extraction) -> Iterable[np.ndarray]:
         """Return the images of the video, or the one of an image file."""
         if self.source.suffix.lower() in set(PICTURES) - {".gif"}:
@@ -176,6 +187,8 @@ class VideoFrames:
         return len(self.files)
 
     def _read(self, number: int) -> np.ndarray:
+        if self.first is not None:
+            return fitted(Image.fromarray(self.first), *self.size)
         return fitted(open_init_image(self.files[number], key=self.key), *self.size)
 
     def __getitem__(self, frame: int) -> np.ndarray:
@@ -188,7 +201,7 @@ class VideoFrames:
 
     def remove(self) -> None:
         """Delete the files written."""
-        if not self.source.is_dir():
+        if self.folder is not None and not self.source.is_dir():
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -66,9 +66,9 @@ def find_infotext(image: Image.Image) -> str | None:
     text = next((text for text in texts if isinstance(text, str) and text), None)
     if text is None and is_easy_diffusion(info):
         return translate_easy_diffusion(info, image.size)
-    if text is not None and looks_like_json(text):
-        if is_json(text) or not has_parameters(text):
-            return translate_json(text, image.size)
+    is_object = text is not None and looks_like_json(text)
+    if text is not None and is_object and (is_json(text) or not has_parameters(text)):
+        return translate_json(text, image.size)
     return text or next((info[key] for key in POSTPROCESSED if info.get(key)), None)
 
 
