@@ -119,6 +119,7 @@ def check(recipe: object) -> str:
     Raises:
         InputError: the recipe is of a type without a check, or a file of it is missing.
     """
+    quiet_libraries()
     if isinstance(recipe, ClipsRecipe):
         from inference.clips import report_recipe
 
@@ -129,7 +130,6 @@ def check(recipe: object) -> str:
         )
     from inference.deforum import recipe_settings, settings_report
 
-    quiet_libraries()
     check_files(recipe)
     return settings_report(recipe_settings(recipe), recipe)
 

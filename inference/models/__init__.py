@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inference.models.families import (
         FAMILIES,
         all_families,
+        clip_skeleton,
         family_named,
         family_of,
         folder_family,
@@ -87,13 +88,13 @@ __all__ = [
     "ImageModel", "LatentScale", "LoraLayout", "Match", "ModelFamily", "ModelFiles",
     "Parametrization", "Part", "PartLayout", "PromptSettings", "RoundedSize", "SingleFile",
     "SizeRules", "Timeline", "Velocity", "all_families", "artifacts_in", "as_timelines",
-    "base_name", "cast", "check_place", "check_size", "compact", "discrete_vp", "family_named",
-    "family_of", "file_model_name", "files_in", "find_model", "find_named", "folder_family",
-    "is_single_file", "load_auto", "load_clip_model", "load_image_model", "load_model", "mixed",
-    "model_hash", "model_name", "models_in", "needs_negatives", "output_name", "part_layout",
-    "part_names", "path_of", "published_name", "read_part", "read_text", "register_family",
-    "resolve_path", "rounded_size", "single_file_format", "single_file_of", "skeleton",
-    "weights_of", "write_base_model",
+    "base_name", "cast", "check_place", "check_size", "clip_skeleton", "compact", "discrete_vp",
+    "family_named", "family_of", "file_model_name", "files_in", "find_model", "find_named",
+    "folder_family", "is_single_file", "load_auto", "load_clip_model", "load_image_model",
+    "load_model", "mixed", "model_hash", "model_name", "models_in", "needs_negatives",
+    "output_name", "part_layout", "part_names", "path_of", "published_name", "read_part",
+    "read_text", "register_family", "resolve_path", "rounded_size", "single_file_format",
+    "single_file_of", "skeleton", "weights_of", "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
