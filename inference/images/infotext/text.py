@@ -44,7 +44,7 @@ def entry_pattern(separator: str) -> re.Pattern[str]:
 
 ENTRIES = {separator: entry_pattern(separator) for separator in ",|"}
 ENDS = {separator: re.compile(rf"[^\S\n]*+(?:[{separator}\n]|$)") for separator in ",|"}
-PIPES = re.compile(r"\s*Steps: ?\d+ ?\|")
+PIPES = re.compile(r'\s*Steps: ?"?\d+"? ?\|')
 """The start of SD.Next's parameters, which stand between `|`."""
 
 TEMPLATES = "Template", "Negative Template"
