@@ -10,10 +10,12 @@ import json
 import random
 import struct
 import warnings
+from typing import Any
 
 import pytest
 import torch
 
+from inference.artifacts.adapters.lora import Lora
 from inference.artifacts.base import load_artifact
 from inference.config.recipes import draw_schema
 from inference.deforum.schedules.prompts import frame_prompts
@@ -233,7 +235,8 @@ FRAMES = 8
 
 def canonical_settings(rng):
     """Values by Deforum's keys; schedules as two keyframes (frame, value)."""
-    values = {"W": rng.choice([64, 128]), "H": 64, "steps": rng.randint(1, 50), "seed": 7}
+    values: dict[str, Any] = {"W": rng.choice([64, 128]), "H": 64, "steps": rng.randint(1, 50)}
+    values["seed"] = 7
     values |= {key: rng.random() < 0.5 for key in rng.sample(TYPED["bool"], 3)}
     values |= {key: rng.choice(KEYS[key].choices) for key in rng.sample(TYPED["enum"], 3)}
     schedules = {
@@ -421,7 +424,9 @@ def valid_header(number, folder):
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[key], tensors[key]) for key in tensors)
     assert metadata == header.get("__metadata__", {})
-    layers = load_artifact(path).layers
+    artifact = load_artifact(path)
+    assert isinstance(artifact, Lora)
+    layers = artifact.layers
     assert {*layers} == {key.partition(".")[0] for key in tensors}
     assert {(layer.rank, layer.alpha) for layer in layers.values()} == {(2, alpha)}
 

@@ -135,7 +135,6 @@ def translate_swarm(recorded: Any) -> str:
     tags = [f"<lora:{stem(name)}:{weight}>" for name, weight in loras]
     sides = recorded.get("width"), recorded.get("height")
     skip = recorded.get("clipstopatlayer")
-    is_skipped = isinstance(skip, int) and skip < 0
     parameters = {
         "Steps": recorded.get("steps"),
         **named_sampler(
@@ -150,7 +149,7 @@ def translate_swarm(recorded: Any) -> str:
         "Variation seed": recorded.get("variationseed"),
         "Variation seed strength": recorded.get("variationseedstrength"),
         "Denoising strength": recorded.get("initimagecreativity"),
-        "Clip skip": -skip if is_skipped else None,
+        "Clip skip": -skip if isinstance(skip, int) and skip < 0 else None,
         "RNG": "CPU",
         "Version": f"SwarmUI {recorded.get('swarm_version', '')}".strip(),
     }
