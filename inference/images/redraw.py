@@ -184,9 +184,9 @@ def recipe_from_infotext(
     prompt = pasted["Prompt"]
     if not TAG.search(prompt):
         prompt = " ".join([prompt, *resources.called.values()])
-    prompt = called_here(prompt, resources, paths, made.notes)
+    prompt = called_here(prompt, resources.loras, paths, made.notes)
     if later := settings.get("hires", {}).get("prompt"):
-        settings["hires"]["prompt"] = called_here(later, resources, paths, made.notes)
+        settings["hires"]["prompt"] = called_here(later, resources.loras, paths, made.notes)
     note_embeddings(resources, paths, made.notes)
     made.recipe = {
         "type": "images",
@@ -225,13 +225,12 @@ def base_of(
 
 
 def called_here(
-    prompt: str, resources: Resources, folders: Sequence[Path], notes: list[str]
+    prompt: str, hashes: Mapping[str, str], folders: Sequence[Path], notes: list[str]
 ) -> str:
     """Return the prompt with its tags of LoRAs and hypernetworks renamed to the files here.
 
     Tags of missing files are removed.
     """
-    hashes = resources.loras
     files = artifacts_in("lora", folders) if TAG.search(prompt) else []
     found: dict[tuple[str, str, str | None], tuple[str | None, str]] = {}
 

@@ -177,7 +177,7 @@ def _unusable(name: str, key: str) -> InputError:
             "inference.images.img2img.upscalers.register_upscaler, or take Lanczos"
         )
     known = upscaler_names()
-    nearest = difflib.get_close_matches(name, known, 1, 0.5)
+    nearest = difflib.get_close_matches(name, [*known, *MODEL_UPSCALERS], 1, 0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
     return InputError(f"{key}: there is no upscaler {name!r}; {hint}")
 
