@@ -76,7 +76,10 @@ def is_picture(path: str | Path) -> bool:
 
 
 def recipe_from_picture(
-    path: str | Path, folders: Sequence[str | Path] = (), base_model: str | None = None
+    path: str | Path,
+    folders: Sequence[str | Path] = (),
+    base_model: str | None = None,
+    has_init: bool = False,
 ) -> Redrawing:
     """Return the recipe of an image; arguments as of `recipe_from_infotext`.
 
@@ -108,7 +111,7 @@ def recipe_from_picture(
             f"{path}: its infotext says only how it was processed after it was drawn "
             f"({cut(text.strip(), LONGEST_NOTE)}), and not how it was drawn"
         )
-    return recipe_from_infotext(infotext, folders, base_model)
+    return recipe_from_infotext(infotext, folders, base_model, has_init=has_init)
 
 
 def load_picture(
@@ -132,7 +135,7 @@ def load_picture(
     folders = [folders] if isinstance(folders, str) else folders
     known = [folder for folder in folders if isinstance(folder, str)]  # others are reported below
     base_path = base.get("path") if isinstance(base, dict) else None
-    made = recipe_from_picture(path, known, base_path)
+    made = recipe_from_picture(path, known, base_path, gives_init(given))
     for note in made.notes:
         if log is not None:
             log(note)
@@ -141,6 +144,14 @@ def load_picture(
     except RecipeError as error:
         raise RecipeError("\n".join(map(with_way_out, str(error).splitlines()))) from error
     return recipe, made.notes
+
+
+def gives_init(given: Mapping[str, Any]) -> bool:
+    """Return whether overrides give an init image, in `settings` or of the one image."""
+    images = given.get("images")
+    own = images.get(ENTRY) if isinstance(images, Mapping) else None
+    places = [place for place in (given.get("settings"), own) if isinstance(place, Mapping)]
+    return any(isinstance(place.get("img2img"), Mapping) for place in places)
 
 
 def with_way_out(line: str) -> str:
@@ -159,6 +170,7 @@ def recipe_from_infotext(
     folders: Sequence[str | Path] = (),
     base_model: str | None = None,
     restorers: Sequence[str] = (),
+    has_init: bool = False,
 ) -> Redrawing:
     """Return the recipe for an infotext.
 
@@ -167,6 +179,7 @@ def recipe_from_infotext(
         folders: where models, LoRAs, hypernetworks and embeddings are searched, recursively.
         base_model: replaces the model that infotext names.
         restorers: the available face restorers.
+        has_init: whether the user gives an init image.
 
     Raises:
         InputError: a folder does not exist.
@@ -179,7 +192,7 @@ def recipe_from_infotext(
         if not path.is_dir():
             raise InputError(f"artifact_dirs: {str(path)!r} is not a folder")
     pasted = as_pasted(infotext)
-    settings, notes = settings_from(infotext, restorers)
+    settings, notes = settings_from(infotext, restorers, has_init)
     made = Redrawing({}, notes + resources.remarks)
     prompt = pasted["Prompt"]
     if not TAG.search(prompt):

@@ -131,6 +131,12 @@ LEAK = (
 
 LAST_LEAKING = (24, 3)
 
+DETAILER_DEFAULTS = {
+    "Denoising strength": "0.4", "Mask blur": "4", "Inpaint area": "Only masked",
+    "Masked area padding": "32",
+}  # fmt: skip
+"""ADetailer's own defaults; all of them together are its leak, even if its keys were removed."""
+
 POSTPROCESSING = ("Postprocess ", "CodeFormer ", "GFPGAN ")
 """Beginnings of the parameters of A1111's Extras tab."""
 
@@ -174,8 +180,16 @@ def is_only_postprocessed(infotext: Infotext) -> bool:
     return bool(keys) and is_named and not infotext.prompt
 
 
-def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return a recipe's `settings`, as nested mappings, and notes on what cannot be reproduced."""
+def settings_from(
+    infotext: Infotext, restorers: Sequence[str], has_init: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a recipe's `settings`, as nested mappings, and notes on what cannot be reproduced.
+
+    Args:
+        infotext: with A1111's names of parameters.
+        restorers: the available face restorers.
+        has_init: whether the user gives an init image, so that there was one.
+    """
     image: dict[str, Any] = {}
     notes: list[str] = []
     if not infotext.parameters:
@@ -183,7 +197,7 @@ def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[st
             "infotext has no settings, that is no line that begins with `Steps: `: all of it is "
             "taken as the prompt, and the usual settings draw"
         )
-    infotext = without_leak(infotext, notes)
+    infotext = infotext if has_init else without_leak(infotext, notes)
     pasted, recorded = as_pasted(infotext), infotext.split_sizes()
     if infotext.negative_prompt:
         image["negative_prompt"] = infotext.negative_prompt
@@ -202,24 +216,23 @@ def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[st
 def without_leak(infotext: Infotext, notes: list[str]) -> Infotext:
     """Return infotext without what ADetailer adds to it of its own inpainting.
 
-    An init image's hash, Hires. fix and a later ADetailer show that the parameters are the
-    picture's.
+    An init image's hash and a later ADetailer show that the parameters are the picture's; the
+    denoising strength of Hires. fix is its own.
     """
     given = infotext.parameters
     version = re.match(r"(\d{1,4})\.(\d{1,4})", given.get("ADetailer version", ""))
     is_later = version is not None and (int(version[1]), int(version[2])) > LAST_LEAKING
     is_used = any(key.startswith("ADetailer ") for key in given)
+    is_ours = given.get("Version", "").startswith("limner ")
+    is_used = is_used or (not is_ours and DETAILER_DEFAULTS.items() <= given.items())
     if not is_used or is_later or "Init image hash" in given:
         return infotext
     has_hires = any(key.startswith("Hires ") for key in given) or "First pass size" in given
     leaked = [key for key in LEAK if key in given and (key != LEAK[0] or not has_hires)]
     if leaked:
-        way_out = "settings.img2img.init_image=…"
-        if LEAK[0] in leaked:
-            way_out += f" and settings.img2img.denoising_strength={given[LEAK[0]]}"
         notes.append(
             f"{', '.join(leaked)}: taken as ADetailer's own; drawn without an init image. If "
-            f"there was one, give {way_out}"
+            f"there was one, give settings.img2img.init_image=…"
         )
     kept = {key: text for key, text in given.items() if key not in leaked}
     return Infotext(infotext.prompt, infotext.negative_prompt, kept)

@@ -131,6 +131,14 @@ def test_leak_of_adetailer_is_not_img2img(tmp_path):
         f"{LINE}, {LEAKED}, ADetailer model: face.pt, ADetailer version: 24.4.2",
     ):
         assert "img2img" in recipe_from_infotext(f"p\n{other}").recipe["settings"]
+    init = png(tmp_path / "init.png")
+    given = f"settings.img2img.init_image={init}", f"settings.img2img.inpaint.mask={init}"
+    image, _ = drawn(tmp_path / "a.png", *given)  # then it was img2img
+    assert (image.img2img.denoising_strength, image.img2img.inpaint.mask_blur) == (0.4, 4)
+    image, _ = drawn(png(tmp_path / "a.png", parameters=f"p\n{LINE}, {LEAKED}"))
+    assert image.img2img is None  # its defaults without its keys
+    for other in (LEAKED.replace("0.4", "0.5"), f"{LEAKED}, Version: limner 0.1.0"):
+        assert "img2img" in recipe_from_infotext(f"p\n{LINE}, {other}").recipe["settings"]
     hires = recipe_from_infotext(f"p\n{LINE}, {LEAKED}, ADetailer model: x, Hires upscale: 2")
     assert hires.recipe["settings"]["hires"]["denoising_strength"] == 0.4
     assert "img2img" not in hires.recipe["settings"]
