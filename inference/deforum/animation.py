@@ -103,6 +103,11 @@ def preflight(recipe: AnimationRecipe, settings: Settings) -> list[str]:
     Videos are read to their end, since the settings say which frames are taken; nothing is written.
     """
     names = [name for name, one in recipe.artifacts.items() if one is not None]
+    for key in ("depth_model", "word_mask_model"):
+        name = settings[key]
+        is_known = not name or name.lower() in ("none", "cues") or Path(name).exists()
+        if not is_known and name.count("/") != 1:  # else it may be an id on the hub
+            return [f"{key}: there is no folder {name!r}"]
     try:
         script = Script(
             settings,

@@ -270,6 +270,8 @@ def test_check_finds_what_drawing_would_reject(tmp_path, capsys):
     scheduled = {"enable_checkpoint_scheduling": True, "checkpoint_schedule": '0: ("gone")'}
     assert report_of(tmp_path, **scheduled) == 0
     assert "checkpoint_schedule: there is no model 'gone'" in capsys.readouterr().out
+    assert report_of(tmp_path, animation_mode="3D", depth_model="no/such/folder") == 0
+    assert "  depth_model: there is no folder 'no/such/folder'" in capsys.readouterr().out
     assert report_of(tmp_path, network_schedules={"ink": "0:(1)"}) == 0
     assert "network_schedules.ink: neither an artifact" in capsys.readouterr().out
     assert report_of(tmp_path, "base_model.path=gone.safetensors") == 2
