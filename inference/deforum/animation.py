@@ -97,37 +97,6 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
     )
 
 
-def preflight(recipe: AnimationRecipe, settings: Settings) -> list[str]:
-    """Return what drawing would reject after the settings' own check, without a model.
-
-    Videos are read to their end, since the settings say which frames are taken; nothing is written.
-    """
-    names = [name for name, one in recipe.artifacts.items() if one is not None]
-    for key in ("depth_model", "word_mask_model"):
-        name = settings[key]
-        is_known = not name or name.lower() in ("none", "cues") or Path(name).exists()
-        if not is_known and name.count("/") != 1:  # else it may be an id on the hub
-            return [f"{key}: there is no folder {name!r}"]
-    try:
-        script = Script(
-            settings,
-            recipe.compat,
-            artifact_names=names,
-            cadence_blend=recipe.cadence_blend,
-            is_dry=True,
-        )
-        check_products(script, recipe)
-        if not script["word_mask_model"]:
-            FrameMasks(script, script.video)
-        if not script["motion_preview_mode"]:
-            from inference.deforum.loop import check_words
-
-            check_words(script, [Path(folder) for folder in recipe.artifact_dirs])
-    except InputError as error:
-        return str(error).splitlines()
-    return []
-
-
 @dataclass
 class Animation:
     """An animation: `prepare` reads and checks its settings, `draw` generates it.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.deforum.products import chosen_fields
 from inference.deforum.schedules import (
     FORMULA,
     MOVING,
     SCHEDULES,
     Schedules,
+    Script,
     at_frames,
     diffused_frames,
     faults,
@@ -20,6 +23,7 @@ from inference.deforum.schedules import (
     without_effect,
 )
 from inference.deforum.settings import GATES, TEXT_SCHEDULES, managed_prompts
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
     from inference.config import AnimationRecipe
@@ -44,6 +48,9 @@ FEEDBACK = (
 
 UNUSED = ("pix2pix_img_cfg_scale_schedule", "near_schedule", "far_schedule")
 """Schedules that have no effect, or none without a model of their own."""
+
+PICTURED = ("use_mask", "use_mask_video", "use_noise_mask", "use_init")
+"""Switches of images that are read before frame 0."""
 
 LONGEST = 70
 """Maximum number of characters shown of a prompt."""
@@ -85,9 +92,55 @@ def problems(
     found = [f"{key}: {message}" for key, message in faults(settings, schedules)]
     if found or recipe is None:
         return found
-    from inference.deforum.animation import preflight
-
     return preflight(recipe, settings)
+
+
+def preflight(recipe: AnimationRecipe, settings: Settings) -> list[str]:
+    """Return what drawing would reject after the settings' own check, without a model.
+
+    Videos are read to their end, since the settings say which frames are taken; nothing is written.
+    torch is imported only for what the settings use.
+    """
+    names = [name for name, one in recipe.artifacts.items() if one is not None]
+    for key in ("depth_model", "word_mask_model"):
+        name = settings[key]
+        is_known = not name or name.lower() in ("none", "cues") or Path(name).exists()
+        if not is_known and name.count("/") != 1:  # else it may be an id on the hub
+            return [f"{key}: there is no folder {name!r}"]
+    try:
+        script = Script(
+            settings,
+            recipe.compat,
+            artifact_names=names,
+            cadence_blend=recipe.cadence_blend,
+            is_dry=True,
+        )
+        check_files(script, recipe)
+        if not script["motion_preview_mode"]:
+            from inference.deforum.loop import check_words
+
+            check_words(script, [Path(folder) for folder in recipe.artifact_dirs])
+    except InputError as error:
+        return str(error).splitlines()
+    return []
+
+
+def check_files(script: Script, recipe: AnimationRecipe) -> None:
+    """Check what is read beside frames, and what is made of them.
+
+    Raises:
+        InputError: a mask, an init image, a sound, an upscaler or a subtitle field cannot be used.
+    """
+    chosen_fields(recipe.subtitle_fields)
+    if script["r_upscale_video"] or script["add_soundtrack"] != "None":
+        from inference.deforum.products import check_products
+
+        check_products(script, recipe)
+    reads_pictures = script.is_hybrid or any(script[key] for key in PICTURED)
+    if reads_pictures and not script["word_mask_model"]:
+        from inference.deforum.loop import FrameMasks
+
+        FrameMasks(script, script.video)
 
 
 def outline(settings: Settings, schedules: Schedules) -> list[str]:

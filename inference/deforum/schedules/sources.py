@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from inference.files import write_atomically
-from inference.images import open_init_image, read_image
 from inference.media import PICTURES, image_writer, iter_frames, pictures_in
 from inference.recipe import at_home
 from inference.runtime import InputError
@@ -49,6 +48,8 @@ def open_picture(path: object, key: str, width: int, height: int) -> np.ndarray:
     Raises:
         InputError: there is no such file, or it is not an image.
     """
+    from inference.images import open_init_image
+
     return fitted(open_init_image(local(path, key), key=key), width, height)
 
 
@@ -58,6 +59,8 @@ def open_alpha_picture(path: object, key: str) -> Image.Image:
     Raises:
         InputError: there is no such file, or it is not an image.
     """
+    from inference.images import read_image
+
     return read_image(local(path, key), key)
 
 
@@ -180,6 +183,8 @@ class VideoFrames:
     def decoded(self, extraction: Extraction) -> Iterable[np.ndarray]:
         """Return the images of the video, or the one of an image file."""
         if self.source.suffix.lower() in set(PICTURES) - {".gif"}:
+            from inference.images import read_image
+
             return [np.array(read_image(self.source, self.key).convert("RGB"))]
         return iter_frames(self.source, self.key, extraction.keeps)
 
@@ -189,6 +194,8 @@ class VideoFrames:
     def _read(self, number: int) -> np.ndarray:
         if self.first is not None:
             return fitted(Image.fromarray(self.first), *self.size)
+        from inference.images import open_init_image
+
         return fitted(open_init_image(self.files[number], key=self.key), *self.size)
 
     def __getitem__(self, frame: int) -> np.ndarray:
