@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from inference.runtime import number
 
@@ -54,6 +55,9 @@ SIZE = re.compile(r"(\d{1,9})\s?[x×]\s?(\d{1,9})")
 
 FEWEST_PARAMETERS = 3
 """With fewer of them A1111 treats the last line as part of the prompt."""
+
+MOST_TRIED = 20
+"""Maximum number of lines that begin with Steps and are tried, from the last one."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +140,11 @@ def parameters_line(lines: list[str]) -> int:
     is_ours = keys[-2:] == list(EXACT)
     if is_ours or (len(keys) >= FEWEST_PARAMETERS and "Steps" in keys):
         return last
-    for place in range(last, -1, -1):
-        if lines[place].lstrip().startswith("Steps: "):
-            entries, _ = first_line("\n".join(lines[place:]))
-            if sum(not is_word for _, _, is_word in entries) >= FEWEST_PARAMETERS:
-                return place
+    begin_so = (n for n in range(last, -1, -1) if lines[n].lstrip().startswith("Steps: "))
+    for place in islice(begin_so, MOST_TRIED):
+        entries, _ = first_line("\n".join(lines[place:]))
+        if sum(not is_word for _, _, is_word in entries) >= FEWEST_PARAMETERS:
+            return place
     is_parameters = len(keys) >= FEWEST_PARAMETERS or lines[last].startswith("Steps: ")
     return last if is_parameters else len(lines)
 
