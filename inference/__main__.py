@@ -108,18 +108,16 @@ def load(path: str, overrides: Sequence[str]) -> object:
 
     if not is_picture(path):
         return load_recipe(find_recipe(path), draw_schema, overrides)
-    recipe, notes = load_picture(path, overrides)
-    for note in notes:
-        log(f"{path}: {note}")
-    return recipe
+    return load_picture(path, overrides, lambda note: log(f"{path}: {note}"))[0]
 
 
 def check(recipe: object) -> str:
     """Describe what would be generated, without a model.
 
     Raises:
-        InputError: the recipe is of a type without a check.
+        InputError: the recipe is of a type without a check, or a file of it is missing.
     """
+    quiet_libraries()
     if isinstance(recipe, ClipsRecipe):
         from inference.clips import report_recipe
 
@@ -130,7 +128,8 @@ def check(recipe: object) -> str:
         )
     from inference.deforum import recipe_settings, settings_report
 
-    return settings_report(recipe_settings(recipe))
+    check_files(recipe)
+    return settings_report(recipe_settings(recipe), recipe)
 
 
 def check_files(recipe: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -41,21 +42,17 @@ LARGEST_EMBEDDING = 20_000_000
 Calls = tuple[ExtraNetwork, ...]
 
 
-class NetworkLibrary:
-    """The artifacts in some folders; loaded when a prompt first calls them, and cached.
+class NetworkFiles:
+    """The files of the artifacts in some folders, by the names that prompts call.
 
     Args:
-        base: the model they are attached to.
         folders: the folders, with all subfolders.
     """
 
-    def __init__(self, base: ImageModel, folders: Sequence[Path] = ()) -> None:
-        self.base = base
+    def __init__(self, folders: Sequence[Path] = ()) -> None:
         self.folders = list(folders)
         self._found: dict[tuple[str, str], Path] = {}
         self._kinds: dict[Path, frozenset[type[Artifact]]] = {}
-        self._loaded: dict[Path, Artifact] = {}
-        self._loras: dict[tuple[Path, int | None], Lora] = {}
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
@@ -115,11 +112,11 @@ class NetworkLibrary:
         hint = f". Did you mean: {', '.join(close)}?" if close else ""
         raise InputError(f"{call}: no file of this name in {where}{hint}")
 
-    def load(self, path: Path) -> Artifact:
-        """Return the artifact of a file, loaded once."""
-        if path not in self._loaded:
-            self._loaded[path] = load_artifact(path)
-        return self._loaded[path]
+    def is_kind(self, path: Path, kind: type[Artifact]) -> bool:
+        """Return whether a file is an artifact of a type; it is read once."""
+        if path not in self._kinds:
+            self._kinds[path] = kinds_of(path)
+        return kind in self._kinds[path]
 
     def check(self, calls: Iterable[ExtraNetwork]) -> None:
         """Find everything that prompts call, so that nothing is missing after minutes.
@@ -130,12 +127,48 @@ class NetworkLibrary:
         for call in {(call.kind, call.name): call for call in calls}.values():
             self.find(call)
 
+
+class NetworkLibrary:
+    """The artifacts in some folders; loaded when a prompt first calls them, and cached.
+
+    Args:
+        base: the model they are attached to.
+        folders: the folders, with all subfolders.
+    """
+
+    def __init__(self, base: ImageModel, folders: Sequence[Path] = ()) -> None:
+        self.base = base
+        self.on_disk = NetworkFiles(folders)
+        self._loaded: dict[Path, Artifact] = {}
+        self._loras: dict[tuple[Path, int | None], Lora] = {}
+
+    @property
+    def files(self) -> dict[str, list[Path]]:
+        """Return the files by name without suffix."""
+        return self.on_disk.files
+
+    def find(self, call: ExtraNetwork) -> Path:
+        """Return the file that a prompt calls; see `NetworkFiles.find`."""
+        return self.on_disk.find(call)
+
+    def check(self, calls: Iterable[ExtraNetwork]) -> None:
+        """Find everything that prompts call; see `NetworkFiles.check`."""
+        self.on_disk.check(calls)
+
+    def load(self, path: Path) -> Artifact:
+        """Return the artifact of a file, loaded once."""
+        if path not in self._loaded:
+            self._loaded[path] = load_artifact(path)
+        return self._loaded[path]
+
     @contextmanager
     def at_work(self, calls: Calls, texts: Sequence[str]) -> Iterator[list[UsedArtifact]]:
         """Attach what the tags call and the embeddings named in the texts; deactivate them at exit.
 
         LoRAs stay attached at strength 0, which changes nothing, so that they are quickly active
-        again. A LoRA that is called twice has the last call's strengths.
+        again. A LoRA that is called several times by one name has the last call's strengths each
+        time, as in A1111 (`extensions-builtin/Lora/networks.py`, `load_networks`): `<lora:x:1>
+        <lora:x:0.5>` is 1. Called by two names, it has the sum.
 
         Raises:
             InputError: a called artifact is missing, of another type, or does not fit.
@@ -143,8 +176,16 @@ class NetworkLibrary:
         ended: list[Artifact] = []
         used: list[UsedArtifact] = []
         try:
+            times = Counter((call.kind, call.name) for call in calls)
+            strengths: dict[int, tuple[float, float]] = {}
             for call in {(call.kind, call.name): call for call in calls}.values():
-                used.append(self.start(call, ended))
+                artifact = self.start(call, ended)
+                if isinstance(artifact, Lora):
+                    unet, te = strengths.get(id(artifact), (0.0, 0.0))
+                    count = times[call.kind, call.name]
+                    strengths[id(artifact)] = unet + count * call.unet, te + count * call.te
+                    artifact.set_strengths(*strengths[id(artifact)])
+                used.append(self.used(call))
             used += [self.start_embedding(path, ended) for path in self.named(texts)]
             yield used
         finally:
@@ -155,18 +196,16 @@ class NetworkLibrary:
                     artifact.detach()
             self.let_go()
 
-    def start(self, call: ExtraNetwork, ended: list[Artifact]) -> UsedArtifact:
-        """Activate one artifact, and add its clean-up to `ended`."""
+    def start(self, call: ExtraNetwork, ended: list[Artifact]) -> Artifact:
+        """Attach what is called, add its clean-up to `ended`, and return it."""
         path = self.find(call)
         artifact = self._loras.get((path, call.dyn)) or self.load(path)
         if isinstance(artifact, Lora):
-            lora = self.lora(path, artifact, call.dyn)
-            ended.append(lora)
-            lora.set_strengths(call.unet, call.te)
+            artifact = self.lora(path, artifact, call.dyn)
         else:
             artifact.attach(self.base, call.unet)
-            ended.append(artifact)
-        return self.used(call)
+        ended.append(artifact)
+        return artifact
 
     def start_embedding(self, path: Path, ended: list[Artifact]) -> UsedArtifact:
         """Attach an embedding so that prompts can call it, and add its clean-up to `ended`."""
@@ -250,15 +289,9 @@ class NetworkLibrary:
         except ArtifactError:
             return path.stem  # whoever calls it by this name gets the error
 
-    def is_kind(self, path: Path, kind: type[Artifact]) -> bool:
-        """Return whether a file is an artifact of a type; it is read once."""
-        if path not in self._kinds:
-            self._kinds[path] = kinds_of(path)
-        return kind in self._kinds[path]
-
     def is_embedding(self, path: Path) -> bool:
         """Return whether a file is an embedding."""
-        return path.stat().st_size <= LARGEST_EMBEDDING and self.is_kind(path, Embedding)
+        return path.stat().st_size <= LARGEST_EMBEDDING and self.on_disk.is_kind(path, Embedding)
 
     def close(self) -> None:
         """Detach everything from the base model."""

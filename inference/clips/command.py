@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from inference.config import ClipConfig, ClipsRecipe
 from inference.files import Naming
 from inference.images import parse_infotext
 from inference.media import prepare_folder, write_new_grid
-from inference.models import ClipModel, load_clip_model
+from inference.models import ClipModel, clip_skeleton, load_clip_model
 from inference.runtime import (
     DrawWarning,
     InputError,
@@ -188,31 +189,53 @@ def naming_of(drawing: ClipDrawing, index: int, total: int, started: datetime) -
 
 
 def report_recipe(recipe: ClipsRecipe) -> str:
-    """Report what the recipe would generate, as far as it is known without the model."""
+    """Report what the recipe would generate, rounded as in drawing; no weights are read.
+
+    Of a base model that is not on this disk, only what the recipe says is reported.
+    """
     lines = [f"base model: {recipe.base_model.path}", f"folder: {recipe.output_dir}"]
     lines += [
         f"artifact {name}: {config.path}, strength {number(config.strength)}"
         for name, config in recipe.artifacts.items()
         if config is not None
     ]
+    try:
+        base = clip_skeleton(recipe.base_model, recipe.precision)
+        if recipe.drop_learned_positions:
+            base.drop_learned_positions()
+    except InputError as error:
+        base = None
+        lines.append(f"sizes and lengths are not checked: {error}")
     for name, clip in recipe.clips.items():
-        if clip is None:
-            continue
-        seeds = "random" if clip.seed == -1 else f"{clip.seed}"
-        if clip.count > 1:
-            seeds += f" and {clip.count - 1} more"
-        own = "the model's own"
-        size = f"{clip.width or own} x {clip.height or own}"
-        lines += [
-            f"clip {name}: {clip.prompt}",
-            f"  seed {seeds}, {steps_taken(clip)} steps, sampler {clip.sampler or own}, "
-            f"CFG scale {number(clip.cfg_scale)}",
-            f"  frames: {clip.frames or own}; size: {size}; fps: {clip.fps or own}",
-        ]
-        for key in ("image", "end_image", "video", "control_video"):
-            if path := getattr(clip, key):
-                is_there = "" if Path(path).exists() else " (not there)"
-                lines.append(f"  {key}: {path}{is_there}")
+        if clip is not None:
+            lines += clip_lines(name, clip, base)
     rows = len(recipe.compare_strengths) if recipe.artifacts and recipe.compare_strengths else 1
     clips = rows * sum(clip.count for clip in recipe.clips.values() if clip is not None)
     return "\n".join([*lines, f"clips: {clips}, each as {', '.join(recipe.formats)}"])
+
+
+def clip_lines(name: str, clip: ClipConfig, base: ClipModel | None) -> Iterator[str]:
+    """Yield the report on one entry, and what the model cannot generate of it."""
+    drawn, problem = clip, ""
+    if base is not None:
+        try:
+            (drawn,) = expand(base, [dataclasses.replace(clip, count=1)])
+        except InputError as error:
+            problem = str(error)
+    seeds = "random" if clip.seed == -1 else f"{clip.seed}"
+    if clip.count > 1:
+        seeds += f" and {clip.count - 1} more"
+    own = "the model's own"
+    size = f"{drawn.width or own} x {drawn.height or own}"
+    yield f"clip {name}: {clip.prompt}"
+    yield (
+        f"  seed {seeds}, {steps_taken(clip)} steps, sampler {drawn.sampler or own}, "
+        f"CFG scale {number(clip.cfg_scale)}"
+    )
+    yield f"  frames: {drawn.frames or own}; size: {size}; fps: {number(drawn.fps or own)}"
+    for key in ("image", "end_image", "video", "control_video"):
+        if path := getattr(clip, key):
+            is_there = "" if Path(path).exists() else " (not there)"
+            yield f"  {key}: {path}{is_there}"
+    if problem:
+        yield f"  problem: {problem}"

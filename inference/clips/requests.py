@@ -6,11 +6,11 @@ import dataclasses
 import math
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from inference.config import ClipConfig
 from inference.images import RANDOM_SEEDS
@@ -18,6 +18,9 @@ from inference.media import DEFAULT_FPS, PILLOW_ERRORS, ClipFacts, probe, read_f
 from inference.models import ClipModel, rounded_size
 from inference.runtime import DrawWarning, InputError
 from inference.sampling import SAMPLERS
+
+WHOLE = 0.98
+"""Share of a source from which its crop is not reported."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,8 @@ def expand(base: ClipModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
     """Return one request for each clip, with its own seed, size, frames, fps and sampler.
 
     Sizes and numbers of frames that the model does not support are rounded, with a DrawWarning;
-    another one lists prompts that are truncated.
+    others say how much of a source is cropped off, and list prompts that are truncated. A model
+    without weights is enough.
 
     Raises:
         InputError: the model cannot generate the request, or a file is missing.
@@ -48,6 +52,8 @@ def expand(base: ClipModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
         resolved = dataclasses.replace(clip, fps=fps, sampler=sampler_of(base, clip))
         frames = frames_of(base, resolved)
         width, height = size_of(base, clip)
+        for note in crops_of(clip, width, height):
+            warnings.warn(note, DrawWarning, stacklevel=2)
         seen = base.frame_counts.latent_frames(frames)
         if window := window_frames(base, clip):
             seen = min(seen, window[0])
@@ -64,6 +70,46 @@ def expand(base: ClipModel, clips: Sequence[ClipConfig]) -> list[ClipConfig]:
     if note := base.truncation_of(list(asked)):
         warnings.warn(note, DrawWarning, stacklevel=2)
     return requests
+
+
+def crops_of(clip: ClipConfig, width: int, height: int) -> Iterator[str]:
+    """Yield a line for each source of another aspect ratio, which `fitted` crops to the clip's.
+
+    Raises:
+        InputError: a source cannot be read.
+    """
+    for key in ("image", "end_image", "video", "control_video"):
+        path = getattr(clip, key)
+        if path is None:
+            continue
+        if key.endswith("image"):
+            size = picture_size(key, path)
+        else:
+            facts = shown_frames(key, path, clip.fps or DEFAULT_FPS)[0]
+            size = facts.width, facts.height
+        scale = min(size[0] / width, size[1] / height)
+        kept = round(width * scale), round(height * scale)
+        share = kept[0] * kept[1] / (size[0] * size[1])
+        if share < WHOLE:
+            yield (
+                f"{key}: {path} is {size[0]}x{size[1]}; its middle {kept[0]}x{kept[1]} is shown "
+                f"({share:.0%}), as the clip is {width}x{height}"
+            )
+
+
+def picture_size(key: str, path: str) -> tuple[int, int]:
+    """Return width and height of an image file, turned upright; its pixels are not decoded.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            is_turned = opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except PILLOW_ERRORS as error:
+        raise InputError(f"{key}: {path} cannot be read as a picture: {error}") from error
+    return (height, width) if is_turned else (width, height)
 
 
 def sampler_of(base: ClipModel, clip: ClipConfig) -> str:

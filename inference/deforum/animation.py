@@ -85,16 +85,16 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         return PreviewGenerator()
     from inference.deforum.loop import ModelGenerator, check_words
 
-    generator = ModelGenerator(
+    folders = [Path(folder) for folder in recipe.artifact_dirs]
+    check_words(script, folders)
+    return ModelGenerator(
         recipe.base_model,
         {name: one for name, one in recipe.artifacts.items() if one is not None},
-        [Path(folder) for folder in recipe.artifact_dirs],
+        folders,
         recipe.precision,
         recipe.device,
         recipe.batch_size,
     )
-    check_words(script, generator)
-    return generator
 
 
 @dataclass

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.deforum.products import chosen_fields
 from inference.deforum.schedules import (
     FORMULA,
     MOVING,
     SCHEDULES,
     Schedules,
+    Script,
     at_frames,
     diffused_frames,
     faults,
@@ -19,9 +22,11 @@ from inference.deforum.schedules import (
     switched_on,
     without_effect,
 )
-from inference.deforum.settings import GATES, TEXT_SCHEDULES
+from inference.deforum.settings import GATES, TEXT_SCHEDULES, managed_prompts
+from inference.runtime import InputError
 
 if TYPE_CHECKING:
+    from inference.config import AnimationRecipe
     from inference.deforum.settings import Settings
 
 POINTS = 5
@@ -44,14 +49,18 @@ FEEDBACK = (
 UNUSED = ("pix2pix_img_cfg_scale_schedule", "near_schedule", "far_schedule")
 """Schedules that have no effect, or none without a model of their own."""
 
+PICTURED = ("use_mask", "use_mask_video", "use_noise_mask", "use_init")
+"""Switches of images that are read before frame 0."""
+
 LONGEST = 70
 """Maximum number of characters shown of a prompt."""
 
 
-def settings_report(settings: Settings) -> str:
+def settings_report(settings: Settings, recipe: AnimationRecipe | None = None) -> str:
     """Describe what the settings will generate: frames, features, schedules, prompts, notes.
 
-    A seed of -1 is reported as such, and stands for 0 in schedules here.
+    A seed of -1 is reported as such, and stands for 0 in schedules here. With a recipe its problems
+    are all that drawing would reject before the first frame.
 
     Raises:
         InputError: a schedule or a prompt is invalid; other problems are part of the report.
@@ -66,7 +75,7 @@ def settings_report(settings: Settings) -> str:
         ("Prompts", prompt_lines(drawn, schedules)),
         ("Without effect", without_effect(drawn)),
         ("Read differently than written", list(settings.notes)),
-        ("Problems", problems(drawn, schedules)),
+        ("Problems", problems(drawn, schedules, recipe)),
     ]
     lines: list[str] = []
     for title, content in sections:
@@ -76,9 +85,62 @@ def settings_report(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def problems(settings: Settings, schedules: Schedules) -> list[str]:
+def problems(
+    settings: Settings, schedules: Schedules, recipe: AnimationRecipe | None = None
+) -> list[str]:
     """Return everything that prevents the settings from being generated."""
-    return [f"{key}: {message}" for key, message in faults(settings, schedules)]
+    found = [f"{key}: {message}" for key, message in faults(settings, schedules)]
+    if found or recipe is None:
+        return found
+    return preflight(recipe, settings)
+
+
+def preflight(recipe: AnimationRecipe, settings: Settings) -> list[str]:
+    """Return what drawing would reject after the settings' own check, without a model.
+
+    Videos are read to their end, since the settings say which frames are taken; nothing is written.
+    torch is imported only for what the settings use.
+    """
+    names = [name for name, one in recipe.artifacts.items() if one is not None]
+    for key in ("depth_model", "word_mask_model"):
+        name = settings[key]
+        is_known = not name or name.lower() in ("none", "cues") or Path(name).exists()
+        if not is_known and name.count("/") != 1:  # else it may be an id on the hub
+            return [f"{key}: there is no folder {name!r}"]
+    try:
+        script = Script(
+            settings,
+            recipe.compat,
+            artifact_names=names,
+            cadence_blend=recipe.cadence_blend,
+            is_dry=True,
+        )
+        check_files(script, recipe)
+        if not script["motion_preview_mode"]:
+            from inference.deforum.loop import check_words
+
+            check_words(script, [Path(folder) for folder in recipe.artifact_dirs])
+    except InputError as error:
+        return str(error).splitlines()
+    return []
+
+
+def check_files(script: Script, recipe: AnimationRecipe) -> None:
+    """Check what is read beside frames, and what is made of them.
+
+    Raises:
+        InputError: a mask, an init image, a sound, an upscaler or a subtitle field cannot be used.
+    """
+    chosen_fields(recipe.subtitle_fields)
+    if script["r_upscale_video"] or script["add_soundtrack"] != "None":
+        from inference.deforum.products import check_products
+
+        check_products(script, recipe)
+    reads_pictures = script.is_hybrid or any(script[key] for key in PICTURED)
+    if reads_pictures and not script["word_mask_model"]:
+        from inference.deforum.loop import FrameMasks
+
+        FrameMasks(script, script.video)
 
 
 def outline(settings: Settings, schedules: Schedules) -> list[str]:
@@ -158,8 +220,13 @@ def schedule_lines(schedules: Schedules) -> list[str]:
 def prompt_lines(settings: Settings, schedules: Schedules) -> list[str]:
     """Return the prompts with the frame at which each starts."""
     names = frame_names(settings["max_frames"], settings["seed"], schedules.variables)
-    texts = at_frames(settings["prompts"], names)
-    lines = []
+    managed = managed_prompts(settings)
+    if managed is None:
+        texts = at_frames(settings["prompts"], names)
+    else:  # Parseq's are drawn
+        changed = [n for n, text in enumerate(managed) if n == 0 or text != managed[n - 1]]
+        texts = {frame: managed[frame] for frame in changed}
+    lines = ["by the Parseq manifest"] if managed is not None else []
     for frame in sorted(texts):
         text = " ".join(texts[frame].split())
         cut = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

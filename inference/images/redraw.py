@@ -8,7 +8,7 @@ an image of img2img needs its `img2img.init_image` on the command line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,30 @@ from typing import Any
 from inference.config import draw_schema
 from inference.images.infotext import (
     Infotext,
+    Resources,
     as_pasted,
     parse_infotext,
     read_infotext,
     read_other_programs,
+    resources_of,
 )
-from inference.images.redraw_settings import settings_from
+from inference.images.redraw_settings import (
+    WITHOUT_INIT,
+    in_known_words,
+    is_only_postprocessed,
+    settings_from,
+)
 from inference.media import PILLOW_ERRORS, SUFFIXES
 from inference.models import artifacts_in, find_model, find_named, find_vae
-from inference.recipe import absolute, cut, load_mapping, merged, override_layers, shown
+from inference.recipe import (
+    RecipeError,
+    absolute,
+    cut,
+    load_mapping,
+    merged,
+    override_layers,
+    shown,
+)
 from inference.runtime import InputError, check_readable
 
 ENTRY = "picture"
@@ -54,7 +69,7 @@ class Redrawing:
         """Cut long notes, and leave out those beyond a number."""
         more = len(self.notes) - MOST_NOTES
         del self.notes[MOST_NOTES:]
-        self.notes[:] = [cut(note, LONGEST_NOTE) for note in self.notes]
+        self.notes[:] = [cut(note.replace("\n", "\\n"), LONGEST_NOTE) for note in self.notes]
         self.notes += [f"… and {more} more notes"] if more > 0 else []
 
 
@@ -64,12 +79,15 @@ def is_picture(path: str | Path) -> bool:
 
 
 def recipe_from_picture(
-    path: str | Path, folders: Sequence[str | Path] = (), base_model: str | None = None
+    path: str | Path,
+    folders: Sequence[str | Path] = (),
+    base_model: str | None = None,
+    has_init: bool = False,
 ) -> Redrawing:
     """Return the recipe of an image; arguments as of `recipe_from_infotext`.
 
     Raises:
-        InputError: the image cannot be read, or has no infotext.
+        InputError: the image cannot be read, or has no infotext that says how to draw it.
     """
     path = Path(path)
     check_readable(path)
@@ -90,14 +108,27 @@ def recipe_from_picture(
         raise InputError(
             f"{path}: its infotext has {len(text)} characters; expected {LONGEST_INFOTEXT} at most"
         )
-    return recipe_from_infotext(text, folders, base_model)
+    infotext = parse_infotext(text)
+    if is_only_postprocessed(infotext):
+        raise InputError(
+            f"{path}: its infotext says only how it was processed after it was drawn "
+            f"({cut(text.strip(), LONGEST_NOTE)}), and not how it was drawn"
+        )
+    return recipe_from_infotext(infotext, folders, base_model, has_init=has_init)
 
 
-def load_picture(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Any, list[str]]:
+def load_picture(
+    path: str | Path, overrides: Sequence[str] = (), log: Callable[[str], object] | None = None
+) -> tuple[Any, list[str]]:
     """Load the valid recipe of an image, and notes on what it cannot reproduce.
 
     Models and artifacts are searched in the `artifact_dirs` of the overrides; a `base_model.path`
     replaces the model that infotext names.
+
+    Args:
+        path: the image.
+        overrides: `key=value` each.
+        log: gets each note before the recipe is checked, so that notes precede an error.
 
     Raises:
         InputError: the image or an override cannot be used.
@@ -107,12 +138,36 @@ def load_picture(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Any, 
     folders = [folders] if isinstance(folders, str) else folders
     known = [folder for folder in folders if isinstance(folder, str)]  # others are reported below
     base_path = base.get("path") if isinstance(base, dict) else None
-    made = recipe_from_picture(path, known, base_path)
-    if (
-        isinstance(base, dict) and "vae" in base
-    ):  # another one draws, whether the old is here or not
+    made = recipe_from_picture(path, known, base_path, gives_init(given))
+    if isinstance(base, dict) and "vae" in base:  # it draws, whether the picture's is here or not
         made.notes = [note for note in made.notes if not note.startswith("VAE: ")]
-    return load_mapping(made.recipe, shown(absolute(path)), draw_schema, overrides), made.notes
+    for note in made.notes:
+        if log is not None:
+            log(note)
+    try:
+        recipe = load_mapping(made.recipe, shown(absolute(path)), draw_schema, overrides)
+    except RecipeError as error:
+        raise RecipeError("\n".join(map(with_way_out, str(error).splitlines()))) from error
+    return recipe, made.notes
+
+
+def gives_init(given: Mapping[str, Any]) -> bool:
+    """Return whether overrides give an init image, in `settings` or of the one image."""
+    images = given.get("images")
+    own = images.get(ENTRY) if isinstance(images, Mapping) else None
+    places = [place for place in (given.get("settings"), own) if isinstance(place, Mapping)]
+    return any(isinstance(place.get("img2img"), Mapping) for place in places)
+
+
+def with_way_out(line: str) -> str:
+    """Return a line of an error with the override that replaces what the picture says."""
+    key = re.search(r"\b(settings\.[\w.]+): ", line)
+    if key is None:
+        return line
+    if "must be given" not in line:
+        return f"{line} ({key[1]}=… replaces it)"
+    is_init = key[1].startswith("settings.img2img.")
+    return f"{line}: {key[1]}=…{f'; or give {WITHOUT_INIT}' if is_init else ''}"
 
 
 def recipe_from_infotext(
@@ -120,6 +175,7 @@ def recipe_from_infotext(
     folders: Sequence[str | Path] = (),
     base_model: str | None = None,
     restorers: Sequence[str] = (),
+    has_init: bool = False,
 ) -> Redrawing:
     """Return the recipe for an infotext.
 
@@ -128,25 +184,31 @@ def recipe_from_infotext(
         folders: where models, LoRAs, hypernetworks and embeddings are searched, recursively.
         base_model: replaces the model that infotext names.
         restorers: the available face restorers.
+        has_init: whether the user gives an init image.
 
     Raises:
         InputError: a folder does not exist.
     """
     infotext = parse_infotext(infotext) if isinstance(infotext, str) else infotext
+    infotext = in_known_words(infotext)
+    resources = resources_of(infotext.parameters)
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if not path.is_dir():
             raise InputError(f"artifact_dirs: {str(path)!r} is not a folder")
-    pasted, recorded = as_pasted(infotext), infotext.split_sizes()
-    settings, notes = settings_from(infotext, restorers)
-    made = Redrawing({}, notes)
-    prompt = called_here(pasted["Prompt"], recorded, paths, made.notes)
+    pasted = as_pasted(infotext)
+    settings, notes = settings_from(infotext, restorers, has_init)
+    made = Redrawing({}, notes + resources.remarks)
+    prompt = pasted["Prompt"]
+    if not TAG.search(prompt):
+        prompt = " ".join([prompt, *resources.called.values()])
+    prompt = called_here(prompt, resources.loras, paths, made.notes)
     if later := settings.get("hires", {}).get("prompt"):
-        settings["hires"]["prompt"] = called_here(later, recorded, paths, made.notes)
-    note_embeddings(recorded, paths, made.notes)
+        settings["hires"]["prompt"] = called_here(later, resources.loras, paths, made.notes)
+    note_embeddings(resources, paths, made.notes)
     made.recipe = {
         "type": "images",
-        "base_model": base_of(pasted, recorded, paths, base_model, made.notes),
+        "base_model": base_of(pasted, resources, paths, base_model, made.notes),
         **({"artifact_dirs": [str(path) for path in paths]} if paths else {}),
         "settings": settings,
         "images": {ENTRY: {"prompt": prompt}},
@@ -157,14 +219,14 @@ def recipe_from_infotext(
 
 def base_of(
     pasted: Mapping[str, str],
-    recorded: Mapping[str, str],
+    resources: Resources,
     folders: Sequence[Path],
     given: str | None,
     notes: list[str],
 ) -> dict[str, Any]:
     """Return the recipe's base_model: the given one, or else the one that infotext names."""
     base: dict[str, Any] = {}
-    name, hash_ = recorded.get("Model"), recorded.get("Model hash")
+    name, hash_ = resources.model_name, resources.model_hash
     if given is None and not name and not hash_:
         notes.append("Model: infotext names none: picto draws; or give base_model.path=…")
     elif given is None:
@@ -185,13 +247,12 @@ def base_of(
 
 
 def called_here(
-    prompt: str, recorded: Mapping[str, str], folders: Sequence[Path], notes: list[str]
+    prompt: str, hashes: Mapping[str, str], folders: Sequence[Path], notes: list[str]
 ) -> str:
     """Return the prompt with its tags of LoRAs and hypernetworks renamed to the files here.
 
     Tags of missing files are removed.
     """
-    hashes = dict(hash_pairs(recorded.get("Lora hashes", "")))
     files = artifacts_in("lora", folders) if TAG.search(prompt) else []
     found: dict[tuple[str, str, str | None], tuple[str | None, str]] = {}
 
@@ -211,21 +272,13 @@ def called_here(
     return TAG.sub(rename, prompt)
 
 
-def note_embeddings(recorded: Mapping[str, str], folders: Sequence[Path], notes: list[str]) -> None:
+def note_embeddings(resources: Resources, folders: Sequence[Path], notes: list[str]) -> None:
     """Note the embeddings of the infotext that are missing; prompts call them by name."""
-    pairs = list(hash_pairs(recorded.get("TI hashes", "")))
+    pairs = resources.embeddings
     files = artifacts_in("embedding", folders) if pairs else []
-    for name, hash_ in pairs:
+    for name, hash_ in pairs.items():
         file, remark = find_named(name, "embedding", hash_, folders, files)
         if file is not None and file != name:
             remark = f"is called {file} here: write that into the prompt"
         if remark:
             notes.append(f"embedding {name}: {remark}")
-
-
-def hash_pairs(text: str) -> Iterator[tuple[str, str]]:
-    """Return names and hashes of `name: hash, …`."""
-    for pair in text.split(","):
-        name, colon, hash_ = pair.strip().rpartition(":")
-        if colon and re.fullmatch(r"[0-9a-f]{8,64}", hash_.strip()):
-            yield name.strip(), hash_.strip()

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from inference.images.infotext import Infotext, as_pasted, parse_version, sampler_and_schedule
+from inference.images.infotext import (
+    Infotext,
+    as_pasted,
+    entries_of,
+    parse_version,
+    sampler_and_schedule,
+)
 from inference.recipe import set_key
 from inference.sampling import samplers_of, schedule_types
 
@@ -50,7 +57,6 @@ NUMBERS: dict[str, tuple[str, type]] = {
 
 TEXTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Emphasis": ("emphasis", ("Original", "No norm", "Ignore", "None")),
-    "Hires upscaler": ("hires.upscaler", ()),
     "Hires prompt": ("hires.prompt", ()),
     "Hires negative prompt": ("hires.negative_prompt", ()),
     "Mask mode": ("img2img.inpaint.mask_mode", ("Inpaint masked", "Inpaint not masked")),
@@ -78,7 +84,7 @@ SWITCHES = {
 """Parameter of infotext -> setting that is true or false."""
 
 SCHEDULES_APART = (1, 9, 0, 0)
-"""The version of A1111 that separated schedule types from the samplers' names."""
+"""The version of A1111 that separated schedule types from the samplers' names, and writes them."""
 
 ONCE_UNIFORM = (
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE",
@@ -87,17 +93,55 @@ ONCE_UNIFORM = (
 """Samplers that earlier used Uniform unless their name said otherwise. A1111 itself treats these
 names as today's, which use another schedule."""
 
+WITHOUT_INIT = "settings.img2img=null, which draws without one"
+"""The way out where an init image is missing."""
+
 FALSE = ("false", "0", "no")
 
 ELSEWHERE = {
     "Sampler", "Schedule type", "Hires sampler", "Hires schedule type", "Model", "Model hash",
     "VAE", "VAE hash", "RNG", "Clip skip", "Denoising strength", "Face restoration",
-    "Lora hashes", "TI hashes", "Hypernet", "Hypernet strength", "First pass size-1",
-    "First pass size-2", "Version", "User",
+    "Lora hashes", "TI hashes", "Hypernet", "Hypernet strength", "First pass size-1", "First pass size-2", "Version", "User",
+    "Hires upscaler", "Hashes", "Civitai resources", "Civitai metadata", "Template",
+    "Negative Template", "App", "Backend", "Pipeline", "Operations", "Parser", "Batch",
+    "Script", "Index", "Created Date",
 }  # fmt: skip
-"""Parameters that functions of this module handle, or that do not affect the image."""
+"""Parameters that other functions handle, or that do not affect the image."""
+
+OTHER_NAMES = {
+    "Scheduler": "Schedule type",
+    "Variation strength": "Variation seed strength",
+    "Hires scale": "Hires upscale",
+    "Hires fixed": "Hires resize",
+    "Hires strength": "Denoising strength",
+}
+"""Parameters of SD.Next and of ComfyUI's image savers -> A1111's, unless these are there, too."""
+
+COMFY_VERSION = "ComfyUI"
+"""`Version` in the infotext of ComfyUI's image savers, whose noise is the CPU's."""
+
+EXTENSIONS = ("ADetailer", "ControlNet", "Postprocess", "Wildcard", "Tiled", "FreeU", "Regional")
+"""Extensions of A1111, the first word of their parameters: one note each."""
+
+LEAK = (
+    "Denoising strength", "Mask blur", "Inpaint area", "Masked area padding", "Masked content",
+    "Mask mode", "Noise multiplier",
+)  # fmt: skip
+"""Parameters of its own inpainting that ADetailer before 24.4 adds to those of the picture."""
+
+LAST_LEAKING = (24, 3)
+
+DETAILER_DEFAULTS = {
+    "Denoising strength": "0.4", "Mask blur": "4", "Inpaint area": "Only masked",
+    "Masked area padding": "32",
+}  # fmt: skip
+"""ADetailer's own defaults; all of them together are its leak, even if its keys were removed."""
+
+POSTPROCESSING = ("Postprocess ", "CodeFormer ", "GFPGAN ")
+"""Beginnings of the parameters of A1111's Extras tab."""
 
 REMARKS = {
+    "Further samplers": "the first sampler of the graph draws",
     "Hires checkpoint": "the second pass is drawn with the same model",
     "Refiner": "there is no refiner; the model draws to the end",
     "Refiner switch at": "",
@@ -110,10 +154,48 @@ REMARKS = {
 """Parameters that are not supported, and the note on them; empty if another has it."""
 
 
-def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return a recipe's `settings`, as nested mappings, and notes on what cannot be reproduced."""
+def in_known_words(infotext: Infotext) -> Infotext:
+    """Return infotext with A1111's names of parameters, which other programs vary."""
+    known = {key.removesuffix("-1").removesuffix("-2") for key in (*NUMBERS, *TEXTS, *SWITCHES)}
+    known |= ELSEWHERE | REMARKS.keys()
+    folded = {key.casefold(): key for key in known}
+    given = {folded.get(key.casefold(), key): text for key, text in infotext.parameters.items()}
+    for other, name in OTHER_NAMES.items():
+        if other in given and name not in given:
+            given = {name if key == other else key: text for key, text in given.items()}
+    if given.get("Version") == COMFY_VERSION:
+        given.setdefault("RNG", "CPU")
+    return Infotext(infotext.prompt, infotext.negative_prompt, given)
+
+
+def is_only_postprocessed(infotext: Infotext) -> bool:
+    """Return whether infotext has nothing but the parameters of A1111's Extras tab."""
+    keys = list(infotext.parameters)
+    if not keys and "\n" not in infotext.prompt:
+        keys = [key for key, _ in entries_of(infotext.prompt)]
+        return bool(keys) and infotext.prompt.startswith(POSTPROCESSING)
+    is_named = all(key.startswith(POSTPROCESSING) for key in keys)
+    return bool(keys) and is_named and not infotext.prompt
+
+
+def settings_from(
+    infotext: Infotext, restorers: Sequence[str], has_init: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a recipe's `settings`, as nested mappings, and notes on what cannot be reproduced.
+
+    Args:
+        infotext: with A1111's names of parameters.
+        restorers: the available face restorers.
+        has_init: whether the user gives an init image, so that there was one.
+    """
     image: dict[str, Any] = {}
     notes: list[str] = []
+    if not infotext.parameters:
+        notes.append(
+            "infotext has no settings, that is no line that begins with `Steps: `: all of it is "
+            "taken as the prompt, and the usual settings draw"
+        )
+    infotext = infotext if has_init else without_leak(infotext, notes)
     pasted, recorded = as_pasted(infotext), infotext.split_sizes()
     if infotext.negative_prompt:
         image["negative_prompt"] = infotext.negative_prompt
@@ -127,6 +209,31 @@ def settings_from(infotext: Infotext, restorers: Sequence[str]) -> tuple[dict[st
     elif restorer:
         notes.append(f"Face restoration: {restorer} is not at hand; faces stay as drawn")
     return image, notes
+
+
+def without_leak(infotext: Infotext, notes: list[str]) -> Infotext:
+    """Return infotext without what ADetailer adds to it of its own inpainting.
+
+    An init image's hash and a later ADetailer show that the parameters are the picture's; the
+    denoising strength of Hires. fix is its own.
+    """
+    given = infotext.parameters
+    version = re.match(r"(\d{1,4})\.(\d{1,4})", given.get("ADetailer version", ""))
+    is_later = version is not None and (int(version[1]), int(version[2])) > LAST_LEAKING
+    is_used = any(key.startswith("ADetailer ") for key in given)
+    is_ours = given.get("Version", "").startswith("limner ")
+    is_used = is_used or (not is_ours and DETAILER_DEFAULTS.items() <= given.items())
+    if not is_used or is_later or "Init image hash" in given:
+        return infotext
+    has_hires = any(key.startswith("Hires ") for key in given) or "First pass size" in given
+    leaked = [key for key in LEAK if key in given and (key != LEAK[0] or not has_hires)]
+    if leaked:
+        notes.append(
+            f"{', '.join(leaked)}: taken as ADetailer's own; drawn without an init image. If "
+            f"there was one, give settings.img2img.init_image=…"
+        )
+    kept = {key: text for key, text in given.items() if key not in leaked}
+    return Infotext(infotext.prompt, infotext.negative_prompt, kept)
 
 
 def meant(pasted: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
@@ -149,29 +256,37 @@ def put_samplers(
         elif value is not None and not value.startswith("Use same "):
             notes.append(f"{key}: {value} is not known here; the usual one draws")
 
-    schedule = pasted["Schedule type"]
     version = parse_version(recorded.get("Version"))
-    is_old = version is not None and version < SCHEDULES_APART
-    if is_old and schedule == "Automatic" and pasted.get("Sampler") in ONCE_UNIFORM:
-        schedule = "Uniform"
+    is_old = "Schedule type" not in recorded or (version is not None and version < SCHEDULES_APART)
+    schedule = earlier(pasted.get("Sampler"), pasted["Schedule type"], is_old)
     samplers, types = samplers_of("pictures"), schedule_types()
     put_known("Sampler", "sampler", pasted.get("Sampler"), samplers)
     put_known("Schedule type", "schedule_type", schedule, types)
     if sampler := recorded.get("Hires sampler"):
-        is_told = "Hires schedule type" in recorded
+        is_named = "Hires schedule type" in recorded
         sampler, schedule = sampler_and_schedule(sampler, recorded.get("Hires schedule type"))
+        is_own = is_old and sampler in samplers and not is_named
+        schedule = earlier(sampler, schedule, is_own)
         put_known("Hires sampler", "hires.sampler", sampler, samplers)
-        if is_told or schedule != "Automatic":
+        if is_named or schedule != "Automatic" or is_own:
             put_known("Hires schedule type", "hires.schedule_type", schedule, types)
     elif schedule := recorded.get("Hires schedule type"):
         put_known("Hires schedule type", "hires.schedule_type", schedule, types)
 
 
+def earlier(sampler: str | None, schedule: str, is_old: bool) -> str:
+    """Return the schedule type that an old name of a sampler meant."""
+    return "Uniform" if is_old and schedule == "Automatic" and sampler in ONCE_UNIFORM else schedule
+
+
 def put_values(image: dict[str, Any], recorded: Mapping[str, str], notes: list[str]) -> None:
     """Set the options that are one number, text or switch; note what is left."""
+    unknown: dict[str, list[str]] = {}
     for key, value in recorded.items():
         if key in NUMBERS:
             put_number(image, key, value, *NUMBERS[key], notes)
+        elif key == "Hires upscaler":
+            put_upscaler(image, value, notes)
         elif key in TEXTS:
             name, known = TEXTS[key]
             if not known or value in known:
@@ -183,7 +298,32 @@ def put_values(image: dict[str, Any], recorded: Mapping[str, str], notes: list[s
         elif key in REMARKS and not value.startswith("Use same "):
             notes += [f"{key}: {value}: {REMARKS[key]}"] if REMARKS[key] else []
         elif key not in ELSEWHERE and key not in REMARKS:
-            notes.append(f"{key}: {value}: not known here; left out")
+            extension = next((name for name in EXTENSIONS if key.startswith(f"{name} ")), key)
+            unknown.setdefault(extension, []).append(f"{key}: {value}")
+    notes += left_out(unknown)
+
+
+def left_out(unknown: Mapping[str, Sequence[str]]) -> Iterable[str]:
+    """Yield one note on each unknown parameter, or on all those of an extension."""
+    for name, entries in unknown.items():
+        if name in EXTENSIONS:
+            yield f"{name}: there is no such extension here; left out: {', '.join(entries)}"
+        else:
+            yield f"{entries[0]}: not known here; left out"
+
+
+def put_upscaler(image: dict[str, Any], name: str, notes: list[str]) -> None:
+    """Set the upscaler of the second pass, if it is one that works here."""
+    from inference.images.img2img import upscaler_names
+
+    known = upscaler_names()
+    if name in known:
+        set_key(image, "hires.upscaler", name)
+    else:
+        notes.append(
+            f"Hires upscaler: {name} is not at hand; left out, so that Latent enlarges. Choose "
+            f"with settings.hires.upscaler=… from {', '.join(known)}"
+        )
 
 
 def put_number(
@@ -214,7 +354,9 @@ def put_passes(
     if has_hires and (left_out := image.pop("img2img", None)):
         names = ", ".join(left_out)
         notes.append(f"Hires. fix begins with no picture here: img2img's {names} left out")
-    elif not has_hires and "hires" in image:
+    if has_hires:
+        image.setdefault("hires", {})  # with the usual upscaler, if its own is not at hand
+    elif "hires" in image:
         del image["hires"]
         notes.append("Hires: there was no second pass; its parameters are left out")
     group = "hires" if has_hires else "img2img"
@@ -229,7 +371,10 @@ def put_passes(
         wanted = "settings.img2img.init_image=…"
         if "inpaint" in image["img2img"]:
             wanted += " and settings.img2img.inpaint.mask=…"
-        notes.append(f"drawn over a picture that infotext does not hold{known_by}: give {wanted}")
+        notes.append(
+            f"drawn over a picture that infotext does not hold{known_by}: give {wanted}; or "
+            f"{WITHOUT_INIT}"
+        )
 
 
 def put_noise(image: dict[str, Any], source: str, notes: list[str]) -> None:

@@ -142,6 +142,17 @@ def load_clip_model(
     return cast("ClipModel", _load_drawing(config, precision, device, "clips"))
 
 
+def clip_skeleton(config: BaseModelConfig, precision: str = "fp32") -> ClipModel:
+    """Build a video model without weights, from which sizes and lengths are known.
+
+    Raises:
+        BaseModelError: as `skeleton`, or the model generates images.
+    """
+    base = skeleton(config, precision)
+    check_draws(family_of(base), config, "clips")
+    return cast("ClipModel", base)
+
+
 REMEDIES: dict[Draws, str] = {
     "pictures": "; draw with it by a recipe of `type: clip`",
     "clips": "; give a CogVideoX model, such as picto-motion or THUDM/CogVideoX-2b",
@@ -153,8 +164,7 @@ def _load_drawing(
 ) -> DiffusionModel:
     files = ModelFiles(config)
     family = find_family(files, draws)
-    if family.draws != draws:
-        raise BaseModelError(f"base_model.path: {config.path!r} draws no {draws}{REMEDIES[draws]}")
+    check_draws(family, config, draws)
     base = family.load(config, precision, device)
     if precision == "fp16" and files.stored_dtype(family.denoiser_name) == "BF16":
         warnings.warn(
@@ -164,6 +174,12 @@ def _load_drawing(
             stacklevel=3,
         )
     return base
+
+
+def check_draws(family: ModelFamily, config: BaseModelConfig, draws: Draws) -> None:
+    """Raise BaseModelError unless models of the family draw pictures, or clips."""
+    if family.draws != draws:
+        raise BaseModelError(f"base_model.path: {config.path!r} draws no {draws}{REMEDIES[draws]}")
 
 
 def skeleton(config: BaseModelConfig, precision: str) -> DiffusionModel:

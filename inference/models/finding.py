@@ -103,6 +103,8 @@ def is_known_as(path: Path, kind: str, hash_: str) -> bool:
         whole = artifact_hash(path, kind)
         if whole is not None and whole.startswith(hash_):
             return True
+        if kind == "lora" and sha256(path).startswith(hash_):  # Civitai's, of the whole file
+            return True
         file = weights_file(path / folder_family(path).denoiser_name) if path.is_dir() else path
         if file is None or len(hash_) != OLD_DIGITS or file.stat().st_size <= OLD_START:
             return False

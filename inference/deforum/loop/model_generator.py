@@ -6,20 +6,18 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from inference.artifacts import Artifact, NetworkLibrary, UsedArtifact, load_artifact
-from inference.config import (
-    ArtifactConfig,
-    BaseModelConfig,
-    ImageConfig,
-    ImageToImageConfig,
-    InpaintConfig,
+from inference.artifacts import (
+    Artifact,
+    NetworkLibrary,
+    UsedArtifact,
+    load_artifact,
 )
-from inference.deforum.loop.frame_requests import frame_request
+from inference.config import ArtifactConfig, BaseModelConfig, ImageConfig
+from inference.deforum.loop.frame_images import as_image, find_checkpoint
 from inference.deforum.loop.generator import FrameRequest, Picture
 from inference.files import artifact_hash
 from inference.images import (
@@ -27,30 +25,11 @@ from inference.images import (
     draw_batch,
     evaluation,
     expand,
-    face_restorer,
     group,
     prepare_init,
 )
-from inference.models import (
-    ImageModel,
-    is_single_file,
-    load_image_model,
-    models_in,
-    path_of,
-)
-from inference.models import file_model_name as model_name
-from inference.prompts import extract_extra_networks
-from inference.runtime import InputError, check_readable, choose_device
-from inference.sampling import SAMPLERS, find_sampler
-
-if TYPE_CHECKING:
-    from inference.deforum.schedules import Script
-
-FACE_RESTORER = "CodeFormer"
-"""Meaning of `restore_faces` if the file only says yes (A1111's default)."""
-
-HANDED_IN = "(frame)"
-"""Name of init images that are not files."""
+from inference.models import ImageModel, load_image_model
+from inference.runtime import check_readable, choose_device
 
 
 class ModelGenerator:
@@ -118,18 +97,7 @@ class ModelGenerator:
 
     def find(self, name: str) -> str:
         """Return the path of a base model, given its path, or its file name (suffix optional)."""
-        plain = name.partition(" [")[0].strip()  # A1111 shows `model.ckpt [hash]`
-        if Path(plain).exists():
-            return plain
-        stem = Path(plain).stem if is_single_file(plain) else plain
-        models = list(models_in(self.folders))
-        for model in models:
-            if plain == model.name or stem == model_name(model):
-                return path_of(model)
-        known = ", ".join(sorted(map(model_name, models))) or "none"
-        raise InputError(
-            f"checkpoint_schedule: there is no model {name!r} in artifact_dirs; there are: {known}"
-        )
+        return find_checkpoint(name, self.folders)
 
     def generate(self, request: FrameRequest) -> Picture:
         """Return one image of the request's size."""
@@ -196,32 +164,6 @@ class ModelGenerator:
         return UsedArtifact(artifact.kind, artifact.name, strength, known_by)
 
 
-def check_words(script: Script, generator: ModelGenerator) -> None:
-    """Reject before frame 0 what a later frame could not be generated with.
-
-    Raises:
-        InputError: a sampler, checkpoint, network or prompt cannot be used; names the frame.
-    """
-    if script["restore_faces"]:
-        face_restorer(FACE_RESTORER, "restore_faces")
-    known: set[tuple[str, ...]] = set()
-    for frame in range(script.max_frames):
-        request = frame_request(script, frame, seed=0)
-        words = request.prompt, request.negative_prompt, request.sampler, str(request.checkpoint)
-        if words in known:
-            continue
-        known.add(words)
-        try:
-            as_image(request)
-            if request.checkpoint is not None:
-                generator.find(request.checkpoint)
-            for call in extract_extra_networks(request.prompt)[1]:
-                generator.library.find(call)
-        except InputError as error:
-            where = "" if str(error).startswith("frame ") else f"frame {frame}: "
-            raise InputError(f"{where}{error}") from error
-
-
 def alike(requests: Sequence[FrameRequest]) -> list[list[int]]:
     """Group the indices of requests that share the settings of the whole base model."""
     groups: dict[str, list[int]] = {}
@@ -230,64 +172,6 @@ def alike(requests: Sequence[FrameRequest]) -> list[list[int]]:
         shared = one.checkpoint, one.clip_skip, one.freeu, strengths, one.mixes_embeddings
         groups.setdefault(repr(shared), []).append(number)
     return list(groups.values())
-
-
-def as_image(request: FrameRequest) -> ImageConfig:
-    """Convert the request to the settings of an image recipe.
-
-    Raises:
-        InputError: the sampler is unknown, or a value is out of range.
-    """
-    sampler, schedule_type = find_sampler(request.sampler)
-    eta = request.ddim_eta if sampler.startswith("DDIM") else request.eta
-    if SAMPLERS[sampler].default_eta is None:
-        eta = None
-    width, height = request.seed_resize_from
-    is_resized = width > 0 and height > 0
-    image = ImageConfig(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        seed=request.seed,
-        steps=request.steps,
-        cfg_scale=request.cfg_scale,
-        sampler=sampler,
-        schedule_type=schedule_type or "Automatic",
-        eta=eta,
-        width=request.width,
-        height=request.height,
-        variation_seed=request.subseed if request.subseed_strength else -1,
-        variation_strength=request.subseed_strength,
-        seed_resize_from_width=width if is_resized else 0,
-        seed_resize_from_height=height if is_resized else 0,
-        tiling=request.tiling,
-        restore_faces=FACE_RESTORER if request.restore_faces else None,
-        img2img=over_init(request),
-    )
-    for part in (image, *([image.img2img] if image.img2img else [])):
-        for name, message in part.faults():
-            raise InputError(f"frame {request.frame}: {name}: {message}")
-    return image
-
-
-def over_init(request: FrameRequest) -> ImageToImageConfig | None:
-    """Return the img2img settings of a request with an init image."""
-    if request.init is None:
-        return None
-    inpaint = None
-    if request.mask is not None:
-        inpaint = InpaintConfig(
-            mask=HANDED_IN,
-            mask_blur=request.mask_blur,
-            masked_content=request.masked_content,  # type: ignore[arg-type]
-            area="Only masked" if request.full_res_mask else "Whole picture",
-            padding=request.full_res_mask_padding,
-        )
-    return ImageToImageConfig(
-        init_image=HANDED_IN,
-        denoising_strength=min(max(1 - request.strength, 0.0), 1.0),
-        noise_multiplier=request.noise_multiplier,
-        inpaint=inpaint,
-    )
 
 
 def init_of(image: ImageConfig, request: FrameRequest) -> InitImage:

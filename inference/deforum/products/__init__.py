@@ -15,10 +15,11 @@ if TYPE_CHECKING:
         run_of_timestring,
         runs_without_state,
     )
+    from inference.deforum.products.subtitles import chosen_fields
 
 __all__ = [
-    "SETTINGS", "Products", "RunFolder", "check_products", "finish", "latest_run", "new_run",
-    "run_of_settings", "run_of_timestring", "runs_without_state",
+    "SETTINGS", "Products", "RunFolder", "check_products", "chosen_fields", "finish", "latest_run",
+    "new_run", "run_of_settings", "run_of_timestring", "runs_without_state",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

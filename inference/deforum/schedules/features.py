@@ -232,7 +232,7 @@ def reads_video(settings: Settings) -> bool:
     return (
         settings["animation_mode"] == "Video Input"
         or follows_something(settings)
-        or (moving and (is_hybrid or settings["hybrid_generate_inputframes"]))
+        or (moving and is_hybrid)
         or takes_sound
     )
 
@@ -280,6 +280,9 @@ def _output_notes(settings: Settings) -> Iterator[str]:
             f"r_upscale_model: {settings['r_upscale_model']} is not available; the recipe's "
             "upscaler is used instead"
         )
+    is_hybrid = settings["hybrid_composite"] != "None" or settings["hybrid_motion"] != "None"
+    if settings["hybrid_generate_inputframes"] and not is_hybrid:
+        yield "hybrid_generate_inputframes: has no effect without hybrid_composite or hybrid_motion"
     if settings["hybrid_comp_save_extra_frames"]:
         yield "hybrid_comp_save_extra_frames: the composites' parts are not saved"
     if settings["store_frames_in_ram"]:

@@ -69,6 +69,9 @@ def evaluate(
             series[frame:end] = compute(formula, part)
         except FormulaError as error:
             at = frame + (error.place or 0)
+            if (colon := formula.find(":")) >= 0:
+                message = f"a second ':' in one keyframe; expected frame:(value), {EXAMPLE}"
+                raise mistake(key, message, column + colon, at) from None
             raise mistake(key, str(error), column + error.column, at) from None
     known = np.flatnonzero(~np.isnan(series))
     return np.interp(np.arange(num_frames), known, series[known]).tolist()

@@ -38,6 +38,7 @@ class Script:
         artifact_names: the recipe's names of artifacts.
         timestring: prefix of the run's files.
         cadence_blend: whether diffused frames fade in.
+        is_dry: whether nothing is written: frames of a video are counted, and the first is kept.
 
     Raises:
         InputError: a schedule, a prompt or a video cannot be used.
@@ -51,12 +52,14 @@ class Script:
         artifact_names: Sequence[str] = (),
         timestring: str = "",
         cadence_blend: bool = True,
+        is_dry: bool = False,
     ) -> None:
         self.compat: Compat = compat
         self.folder = folder
         self.artifact_names = list(artifact_names)
         self.timestring = timestring
         self.cadence_blend = cadence_blend
+        self.is_dry = is_dry
         self.width, self.height = (settings[name] // SIZE_STEP * SIZE_STEP for name in ("W", "H"))
         self.settings = settings
         self.video = self.open_video("video_init_path", "inputframes") if self.needs_video else None
@@ -159,7 +162,6 @@ class Script:
         return (
             self["animation_mode"] == "Video Input"
             or self.is_hybrid
-            or (self.has_feedback and self["hybrid_generate_inputframes"])
             or bool(self["use_mask_video"])
             or is_asked
         )
@@ -180,7 +182,7 @@ class Script:
         return VideoFrames(
             self[key],
             key,
-            self.folder / folder,
+            None if self.is_dry else self.folder / folder,
             (self.width, self.height),
             Extraction(
                 self["extract_from_frame"],

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from inference.files import write_atomically
-from inference.images import open_init_image, read_image
 from inference.media import PICTURES, image_writer, iter_frames, pictures_in
 from inference.recipe import at_home
 from inference.runtime import InputError
@@ -49,6 +48,8 @@ def open_picture(path: object, key: str, width: int, height: int) -> np.ndarray:
     Raises:
         InputError: there is no such file, or it is not an image.
     """
+    from inference.images import open_init_image
+
     return fitted(open_init_image(local(path, key), key=key), width, height)
 
 
@@ -58,6 +59,8 @@ def open_alpha_picture(path: object, key: str) -> Image.Image:
     Raises:
         InputError: there is no such file, or it is not an image.
     """
+    from inference.images import read_image
+
     return read_image(local(path, key), key)
 
 
@@ -110,7 +113,7 @@ class VideoFrames:
     Args:
         path: the video (any that FFmpeg reads, also GIF) or a folder of images.
         key: its key in the settings, for messages.
-        folder: folder for its frames.
+        folder: folder for its frames; None only counts those of a video, and keeps the first.
         size: (width, height) of the frames returned.
         extraction: which frames are taken; all of them if None.
 
@@ -122,7 +125,7 @@ class VideoFrames:
         self,
         path: object,
         key: str,
-        folder: Path,
+        folder: Path | None,
         size: tuple[int, int],
         extraction: Extraction | None = None,
     ) -> None:
@@ -130,6 +133,7 @@ class VideoFrames:
         self.key = key
         self.folder = folder
         self.size = size
+        self.first: np.ndarray | None = None
         extraction = extraction or Extraction()
         self.files = self.extracted(extraction)
         if not self.files:
@@ -145,6 +149,8 @@ class VideoFrames:
         if self.source.is_dir():
             files = [file for n, file in enumerate(pictures_in(self.source)) if extraction.keeps(n)]
             return files[: extraction.count]
+        if self.folder is None:
+            return self.counted(extraction)
         stat = self.source.stat()
         which = f"{extraction.first}-{extraction.last}-{extraction.step}"
         which += "" if extraction.most is None else f"-{extraction.most}"
@@ -166,9 +172,19 @@ class VideoFrames:
         write_atomically(stamp, lambda file: file.write_text(origin, "utf-8"))
         return files
 
+    def counted(self, extraction: Extraction) -> list[Path]:
+        """Return a path for each frame that would be written, and keep the first frame."""
+        found: list[Path] = []
+        for picture in islice(self.decoded(extraction), extraction.count):
+            self.first = picture if self.first is None else self.first
+            found.append(self.source)
+        return found
+
     def decoded(self, extraction: Extraction) -> Iterable[np.ndarray]:
         """Return the images of the video, or the one of an image file."""
         if self.source.suffix.lower() in set(PICTURES) - {".gif"}:
+            from inference.images import read_image
+
             return [np.array(read_image(self.source, self.key).convert("RGB"))]
         return iter_frames(self.source, self.key, extraction.keeps)
 
@@ -176,6 +192,10 @@ class VideoFrames:
         return len(self.files)
 
     def _read(self, number: int) -> np.ndarray:
+        if self.first is not None:
+            return fitted(Image.fromarray(self.first), *self.size)
+        from inference.images import open_init_image
+
         return fitted(open_init_image(self.files[number], key=self.key), *self.size)
 
     def __getitem__(self, frame: int) -> np.ndarray:
@@ -188,7 +208,7 @@ class VideoFrames:
 
     def remove(self) -> None:
         """Delete the files written."""
-        if not self.source.is_dir():
+        if self.folder is not None and not self.source.is_dir():
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from inference.deforum.settings.expressions import is_number
 from inference.deforum.settings.keys import (
     A_SAMPLERS,
+    ANY_TEXT,
     BOOL,
     ENUM,
     FLOAT,
@@ -151,6 +152,8 @@ def choice(name: str, key: Key, value: Any) -> str:
         return known[word]
     if value == "" and "none" in known:
         return known["none"]
+    if name in ANY_TEXT and isinstance(value, str) and value.strip():
+        return writable(value.strip())
     raise ValueError(f"expected one of {', '.join(key.choices)}; got {shown(value)}")
 
 

@@ -1,4 +1,4 @@
-"""Settings files by other programs: the notebook's, deforum-studio's, wrapped ones.
+"""Settings files by other programs: the notebook's, hosted ones', deforum-studio's, wrapped ones.
 
 The result always has Deforum 3.0's keys, with prompts joined. Sources: Deforum for A1111 3.0
 (`settings.py`), the notebook 0.7.1 (`helpers/prompts.py`, `helpers/settings.py`), deforum-studio's
@@ -8,6 +8,7 @@ settings.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ RENAMED = {
     "sampler_name": "sampler",
     "scale": "cfg_scale_schedule",
     "cfg_scale": "cfg_scale_schedule",
+    "guidance_scale": "cfg_scale_schedule",
+    "num_inference_steps": "steps",
     "fov": "fov_schedule",
     "near_plane": "near_schedule",
     "far_plane": "far_schedule",
@@ -33,6 +36,24 @@ SCHEDULERS = {
     "kl_optimal": "KL Optimal", "ays": "Align Your Steps",
 }  # fmt: skip
 """ComfyUI's names of schedule types that differ by more than capitals."""
+
+NOTEBOOK = ("animation_prompts", "scale", "interpolate_key_frames", "n_batch", "clip_name")
+"""Keys that only files of the notebook, and of the hosted programs built on it, have."""
+
+NOTEBOOKS_OWN = {
+    "noise_type": "uniform",
+    "enable_noise_multiplier_scheduling": False,
+    "amount_schedule": "0: (0.2)",
+}
+"""What the notebook does where its files cannot say, or do not say, anything else."""
+
+OLD_UNIT = re.compile(r"controlnet_(?:(\d)_)?(\w+)")
+OLD_UNIT_KEYS = {"lowvram": "low_vram"}
+"""Keys of the one ControlNet unit that Deforum had in the beginning."""
+
+KEYED = re.compile(r"\s*0+\s*:")
+NEXT_KEY = re.compile(r"\|(?=\s*\d+\s*:)")
+"""`0: a cat | 50: a dog`, the prompts of hosted programs, begin at frame 0."""
 
 WRAPPERS = ("input", "settings", "deforum_settings")
 BORDERS = {"warp": "wrap"}
@@ -49,7 +70,10 @@ def translate(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
         InputError: several settings in one file; invalid prompts.
     """
     settings = unwrap(raw)
+    notebooks_own(settings, notes)
     rename(settings, notes)
+    for name in ("prompts", "neg_prompts"):
+        keyed_text(settings, name, notes)
     if isinstance(border := settings.get("border"), str) and border in BORDERS:
         settings["border"] = BORDERS[border]
         notes.append(f"border: {border!r} is read as {BORDERS[border]!r}")
@@ -83,6 +107,27 @@ def unwrap(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in settings.items()}
 
 
+def notebooks_own(settings: dict[str, Any], notes: list[str]) -> None:
+    """Set what the notebook does and its files do not say."""
+    if not any(key in settings for key in NOTEBOOK):
+        return
+    added = {key: value for key, value in NOTEBOOKS_OWN.items() if key not in settings}
+    settings |= added
+    if added:
+        shown = ", ".join(f"{key} {json.dumps(value)}" for key, value in added.items())
+        notes.append(f"a file of the notebook: as there, {shown}")
+
+
+def keyed_text(settings: dict[str, Any], name: str, notes: list[str]) -> None:
+    """Divide a text of prompts with frames, `0: a cat | 50: a dog`."""
+    text = settings.get(name)
+    if not isinstance(text, str) or not KEYED.match(text):
+        return
+    parts = [part.partition(":") for part in NEXT_KEY.split(text)]
+    settings[name] = {frame.strip(): words.strip() for frame, _, words in parts}
+    notes.append(f"{name}: read as {len(parts)} prompts, `frame: text | frame: text`")
+
+
 def rename(settings: dict[str, Any], notes: list[str]) -> None:
     """Rename keys of other dialects; if both exist, Deforum 3.0's wins."""
     if isinstance(settings.get("prompts"), list) and "animation_prompts" in settings:
@@ -94,6 +139,10 @@ def rename(settings: dict[str, Any], notes: list[str]) -> None:
         short = name.replace("hybrid_video_", "hybrid_", 1)
         if name not in KEYS and short != name and short in KEYS:
             names[name] = short
+        if unit := OLD_UNIT.fullmatch(name):
+            key = f"cn_{unit[1] or 1}_{OLD_UNIT_KEYS.get(unit[2], unit[2])}"
+            if key in KEYS:
+                names[name] = key
     for old, new in names.items():
         if old not in settings:
             continue

@@ -362,6 +362,14 @@ SAVED_IF_CHANGED = frozenset(
 )  # fmt: skip
 """Keys that Deforum 3.0 does not write; ours are omitted from files that do not use them."""
 
+ANY_TEXT = frozenset(
+    ("depth_algorithm", "r_upscale_model", "frame_interpolation_engine",
+     "kohya_hrfix_downscale_method", "kohya_hrfix_upscale_method",
+     *(f"cn_{unit}_{name}" for unit in range(1, 6) for name in ("resize_mode", "control_mode")))
+)  # fmt: skip
+"""Keys with a choice of values none of which changes a frame here (of an engine only whether it is
+None): newer programs have further ones."""
+
 LIMITS: dict[str, tuple[float, float]] = {
     "W": (8, 16384), "H": (8, 16384), "max_frames": (1, 100_000), "steps": (1, 10_000),
     "seed": (-1, 2**63 - 1), "seed_iter_N": (1, 10**9), "fps": (0.01, 1000),

@@ -16,7 +16,7 @@ from typing import Any
 
 from inference.deforum.settings.coercion import coerce
 from inference.deforum.settings.dialects import migrate, translate
-from inference.deforum.settings.keys import KEYS, PATHS, SAVED_IF_CHANGED
+from inference.deforum.settings.keys import ANY_TEXT, KEYS, PATHS, SAVED_IF_CHANGED
 from inference.files import write_atomically
 from inference.recipe import at_home
 from inference.runtime import InputError, check_readable
@@ -101,6 +101,11 @@ def read_settings(
         key: coerced(key, settings[key], name) if key in settings else copy.deepcopy(default)
         for key, default in DEFAULTS.items()
     }
+    notes += [
+        f"{key}: {values[key]!r} is not known here, and no value of this key changes a frame"
+        for key in sorted(ANY_TEXT & settings.keys())
+        if values[key] not in KEYS[key].choices
+    ]
     if "prompts" not in settings:
         notes.append("has no prompts: every frame has an empty prompt")
     notes += unknown(settings)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         is_latent_upscaler,
         upscale_latents,
         upscaler,
+        upscaler_names,
     )
 
 __all__ = [
@@ -54,7 +55,7 @@ __all__ = [
     "encode_start", "face_restorer", "floor_to_images", "hires_size", "image_upscaler",
     "is_latent_upscaler", "match_histogram", "open_init", "open_init_image", "picture_size",
     "prepare_init", "read_image", "scale_to", "upscale_latents", "upscaler",
-    "whole_picture_conditioning",
+    "upscaler_names", "whole_picture_conditioning",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

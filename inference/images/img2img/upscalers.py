@@ -176,8 +176,8 @@ def _unusable(name: str, key: str) -> InputError:
             f"{key}: {name!r} needs weights that Limner does not ship; register it with "
             "inference.images.img2img.upscalers.register_upscaler, or take Lanczos"
         )
-    known = [*upscaler_names(), *MODEL_UPSCALERS]
-    nearest = difflib.get_close_matches(name, known, 1, 0.5)
+    known = upscaler_names()
+    nearest = difflib.get_close_matches(name, [*known, *MODEL_UPSCALERS], 1, 0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
     return InputError(f"{key}: there is no upscaler {name!r}; {hint}")
 

@@ -1,67 +1,39 @@
-"""Translate the metadata of other programs' images into infotext.
+"""Translate what ComfyUI and InvokeAI write into images into infotext.
 
-NovelAI's here, as A1111 1.10.1 does (`modules/images.py`); ComfyUI's, InvokeAI's and Fooocus's by
-the library sd-parsers, if it is installed (`pip install 'limner[metadata]'`).
+It is read by the library sd-parsers, if it is installed (`pip install 'limner[metadata]'`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from inference.images.infotext.redraw_keys import KNOWN_SAMPLERS, sampler_and_schedule
+from inference.images.infotext.json_programs import looks_like_json, named_sampler, stem
 from inference.images.infotext.text import write_infotext
 from inference.runtime import InputError, require
 
 MARKS = {
-    "workflow": "ComfyUI",
-    "prompt": "ComfyUI",
     "invokeai_metadata": "InvokeAI",
     "sd-metadata": "InvokeAI",
     "Dream": "InvokeAI",
-    "fooocus_scheme": "Fooocus",
 }
 """Keyword in a PNG -> the program that writes it."""
 
-
-def is_novel_ai(info: Mapping[Any, Any]) -> bool:
-    """Return whether a PNG's texts are NovelAI's."""
-    return info.get("Software") == "NovelAI" and isinstance(info.get("Comment"), str)
-
-
-def is_fooocus(info: Mapping[Any, Any]) -> bool:
-    """Return whether `parameters` has Fooocus's JSON, and no infotext."""
-    return info.get("fooocus_scheme") == "fooocus" and "parameters" in info
-
-
-def translate_novel_ai(info: Mapping[Any, Any], size: tuple[int, int]) -> str | None:
-    """Return the infotext of NovelAI's texts, with its Clip skip and ENSD; None if damaged."""
-    try:
-        recorded = json.loads(info["Comment"])
-        sampler = KNOWN_SAMPLERS.get(str(recorded["sampler"]).lower(), "Euler a")
-        parameters = {
-            "Steps": recorded["steps"],
-            "Sampler": sampler,
-            "CFG scale": recorded["scale"],
-            "Seed": recorded["seed"],
-            "Size": f"{size[0]}x{size[1]}",
-            "Clip skip": 2,
-            "ENSD": 31337,
-        }
-        return write_infotext(str(info["Description"]), str(recorded["uc"]), parameters)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+GRAPHS = "workflow", "prompt"
+"""ComfyUI's keywords; other programs call plain texts `prompt`."""
 
 
 def other_program(info: Mapping[Any, Any]) -> str | None:
     """Return the program that wrote an image's texts, if sd-parsers supports it."""
+    graphs = [info[key] for key in GRAPHS if isinstance(info.get(key), str)]
+    if any(looks_like_json(text) for text in graphs):
+        return "ComfyUI"
     return next((program for key, program in MARKS.items() if key in info), None)
 
 
 def read_other_programs(path: Path) -> str | None:
-    """Return the infotext of an image by ComfyUI, InvokeAI or Fooocus; None for other images.
+    """Return the infotext of an image by ComfyUI or InvokeAI; None for other images.
 
     Raises:
         InputError: it is one, but sd-parsers is not installed or cannot read it.
@@ -89,22 +61,17 @@ def translate(found: Any, size: tuple[int, int]) -> str:
     model = sampler.model
     parameters = {
         "Steps": recorded.get("steps"),
-        "Sampler": recorded["sampler"],
-        "Schedule type": None,
+        **named_sampler(recorded["sampler"], recorded.get("scheduler")),
         "CFG scale": recorded.get("cfg_scale"),
-        "Seed": recorded.get("seed"),
+        "Seed": recorded.get("seed", recorded.get("noise_seed")),
         "Size": f"{size[0]}x{size[1]}",
         "Model hash": model.hash if model else None,
-        "Model": PureWindowsPath(model.name).stem if model and model.name else None,
-        "RNG": "CPU",  # all three
+        "Model": stem(model.name) if model else None,
+        "RNG": "CPU",  # both
         "Denoising strength": partial_denoising(recorded),
+        "Further samplers": len(found.samplers) - 1 or None,
         "Version": str(found.generator.value),
     }
-    name = str(parameters["Sampler"])
-    name = KNOWN_SAMPLERS.get(f"k_{name.lower()}", name)  # ComfyUI: euler_ancestral
-    schedule = recorded.get("scheduler")
-    names = sampler_and_schedule(name, str(schedule) if schedule else None)
-    parameters |= {"Sampler": names[0], "Schedule type": names[1]}
     return write_infotext(found.full_prompt, found.full_negative_prompt, parameters)
 
 

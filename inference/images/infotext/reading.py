@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.images.infotext.text import is_parameters
+from inference.images.infotext.text import has_parameters
 from inference.media import read_user_comment
 from inference.runtime import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+
+POSTPROCESSED = "extras", "postprocessing"
+"""Keywords in PNGs of A1111's Extras tab."""
 
 LARGEST_TEXT = 2**22
 """Maximum size of a .txt in bytes; a larger one is something else."""
@@ -20,31 +23,53 @@ LARGEST_TEXT = 2**22
 def read_infotext(path: Path) -> str | None:
     """Return the infotext in an image file, or in the .txt beside it; None if there is none.
 
-    A .txt whose last line has no parameters is something else, such as a caption.
+    A .txt without parameters is something else, such as a caption.
 
     Raises:
+        InputError: a text of another program is damaged.
         OSError: the image does not exist, or cannot be read.
     """
     from PIL import Image
 
     with Image.open(path) as image:
         image.load()  # texts may follow the pixels
-        return find_infotext(image) or read_text_beside(path)
+        try:
+            text = find_infotext(image)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return text or read_text_beside(path)
 
 
 def find_infotext(image: Image.Image) -> str | None:
-    """Return the infotext of an open image, from A1111, Forge, NovelAI, or ours."""
-    from inference.images.infotext.other_programs import is_fooocus, is_novel_ai, translate_novel_ai
+    """Return the infotext of an open image, from A1111, Forge, ours, or translated from others.
 
-    if is_novel_ai(image.info):
-        return translate_novel_ai(image.info, image.size)
-    if is_fooocus(image.info):
-        return None
-    text = image.info.get("parameters") or read_user_comment(image)
-    comment = image.info.get("comment")
-    if not text and isinstance(comment, bytes):
-        text = comment.decode("utf-8", "ignore")
-    return text if isinstance(text, str) and text else None
+    Raises:
+        InputError: a text of another program is damaged.
+    """
+    from inference.images.infotext.json_programs import (
+        is_easy_diffusion,
+        is_json,
+        is_novel_ai,
+        looks_like_json,
+        translate_easy_diffusion,
+        translate_json,
+        translate_novel_ai,
+    )
+
+    info = image.info
+    if is_novel_ai(info):
+        return translate_novel_ai(info, image.size)
+    comment = info.get("comment")
+    if isinstance(comment, bytes):
+        comment = comment.decode("utf-8", "ignore")
+    texts = [info.get("parameters"), read_user_comment(image), comment]
+    text = next((text for text in texts if isinstance(text, str) and text), None)
+    if text is None and is_easy_diffusion(info):
+        return translate_easy_diffusion(info, image.size)
+    is_object = text is not None and looks_like_json(text)
+    if text is not None and is_object and (is_json(text) or not has_parameters(text)):
+        return translate_json(text, image.size)
+    return text or next((info[key] for key in POSTPROCESSED if info.get(key)), None)
 
 
 def read_text_beside(path: Path) -> str | None:
@@ -57,4 +82,4 @@ def read_text_beside(path: Path) -> str | None:
         return None  # not A1111's text
     except OSError as error:
         raise InputError(f"{side}: cannot be read: {error.strerror}") from error
-    return text if is_parameters(text.rpartition("\n")[2]) else None
+    return text if has_parameters(text) else None

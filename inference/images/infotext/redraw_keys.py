@@ -44,13 +44,14 @@ SCHEDULES = {
     "Polyexponential": ("polyexponential",),
     "SGM Uniform": ("sgm_uniform", "SGMUniform"),
     "KL Optimal": ("kl_optimal",),
-    "Align Your Steps": ("align_your_steps",),
+    "Align Your Steps": ("align_your_steps", "ays"),
     "Simple": ("simple",),
     "Normal": ("normal",),
-    "DDIM": ("ddim",),
+    "DDIM": ("ddim", "ddim_uniform"),
     "Beta": ("beta",),
 }
-"""Label of a schedule type -> its other suffixes in sampler names from before 1.9."""
+"""Label of a schedule type -> its other names: suffixes in sampler names from before 1.9, and those
+of ComfyUI."""
 
 SAMPLERS = {
     "DPM++ 2M": ("k_dpmpp_2m",),
@@ -76,9 +77,21 @@ SAMPLERS = {
 }
 """A1111's samplers and their other names, also those of NovelAI. Case is ignored."""
 
+FOREIGN_SAMPLERS = {
+    "euler_ancestral": "Euler a", "euler_a": "Euler a", "dpm_2": "DPM2",
+    "dpm_2_ancestral": "DPM2 a", "dpm2_a": "DPM2 a", "dpm_fast": "DPM fast",
+    "dpm_adaptive": "DPM adaptive", "dpmpp_2s_ancestral": "DPM++ 2S a", "dpmpp_2s_a": "DPM++ 2S a",
+    "dpmpp_2m": "DPM++ 2M", "dpmpp_sde": "DPM++ SDE", "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun", "dpmpp_3m_sde": "DPM++ 3M SDE", "uni_pc": "UniPC",
+    "uni_pc_bh2": "UniPC", "unipc_snr": "UniPC", "unipc_tu": "UniPC", "unipc_tq": "UniPC",
+    "unipc_snr_2": "UniPC",
+}  # fmt: skip
+"""Names in ComfyUI and its relatives, and in Easy Diffusion -> A1111's. Those that differ only by
+capitals are not listed."""
+
 KNOWN_SAMPLERS = {
     other.lower(): name for name, others in SAMPLERS.items() for other in (name, *others)
-}
+} | FOREIGN_SAMPLERS
 
 OLD_HIRES_PIXELS = 512 * 512
 """The first pass's default before its size became an option."""
@@ -114,15 +127,30 @@ def as_pasted(infotext: Infotext) -> dict[str, str]:
 def sampler_and_schedule(sampler: str, schedule_type: str | None = None) -> tuple[str, str]:
     """Return sampler and schedule type of a name of any version: `DPM++ 2M Karras` is both.
 
-    An unknown sampler keeps its name.
+    So are ComfyUI's names (`dpmpp_2m_sde_gpu`, and `dpmpp_2m_karras` of its extensions that write
+    infotext). An unknown sampler keeps its name.
     """
-    for label, others in SCHEDULES.items():
-        ending = next((f" {n}" for n in (label, *others) if sampler.endswith(f" {n}")), None)
-        if ending and sampler.lower() not in KNOWN_SAMPLERS:
-            sampler, schedule_type = sampler.removesuffix(ending), label
+    sampler, label = divided_name(sampler)
     schedules = {n.lower(): label for label, others in SCHEDULES.items() for n in (label, *others)}
-    schedule = schedules.get((schedule_type or "Automatic").lower(), schedule_type or "Automatic")
-    return KNOWN_SAMPLERS.get(sampler.lower(), sampler), schedule
+    named = label or schedule_type or "Automatic"
+    return sampler, schedules.get(named.lower(), named)
+
+
+def divided_name(name: str) -> tuple[str, str | None]:
+    """Return a sampler's name in A1111, and the schedule type at its end, if there is one."""
+    plain = name.lower().removeprefix("sample_").removesuffix("_gpu")
+    if plain in KNOWN_SAMPLERS:
+        return KNOWN_SAMPLERS[plain], None
+    for label, others in SCHEDULES.items():
+        for ending in (label, *others):
+            for sign in " _":
+                rest = plain.removesuffix(sign + ending.lower().replace(" ", sign))
+                known = KNOWN_SAMPLERS.get(rest.removesuffix("_gpu"))
+                if rest != plain and (known or sign == " "):
+                    return known or name[: len(rest) - len(plain)], label
+    if plain.removesuffix("_ka") in KNOWN_SAMPLERS:
+        return KNOWN_SAMPLERS[plain.removesuffix("_ka")], "Karras"
+    return name, None
 
 
 def restore_first_pass(found: dict[str, str]) -> None:

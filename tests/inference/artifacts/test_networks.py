@@ -122,6 +122,21 @@ def test_strengths_of_the_parts(draw_one):
     assert same(whole, draw_one("a cat<lora:ink>"), draw_one("a cat<lora:ink:te=1:unet=1>"))
 
 
+@pytest.mark.parametrize(
+    ("tags", "alone"),
+    [
+        ("<lora:ink:1> <lora:ink:0.5>", "<lora:ink:1>"),  # twice the last 0.5
+        ("<lora:ink:0.5> <lora:ink:1>", "<lora:ink:2>"),
+        ("<lora:ink:9:9> <lora:ink:1> <lora:ink:0.5:0.25>", "<lora:ink:1.5:0.75>"),
+        ("<lora:ink:1> <lora:pen:0.5>", "<lora:ink:1.5>"),  # two names of one file
+        ("<lora:ink:1:1:1> <lora:ink:0.5:0.5:2>", "<lora:ink:1:1:2>"),
+    ],
+)
+def test_lora_that_is_called_several_times(draw_one, tags, alone):
+    """A1111's `load_networks` takes one network per name, once per tag, with the last strengths."""
+    assert same(draw_one(f"a cat{tags}"), draw_one(f"a cat{alone}{' ' * tags.count(' ')}"))
+
+
 def test_lora_of_the_text_encoder_alone_is_told(draw_one):
     assert infotext_of(draw_one("a cat<lora:te-only:1:0>"))["Lora hashes"].startswith("te-only: ")
     assert "Lora hashes" not in infotext_of(draw_one("a cat<lora:ink:0:0>"))

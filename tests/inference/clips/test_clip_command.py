@@ -16,7 +16,7 @@ from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.clips.command import draw_with
 from inference.clips.drawing import draw_clips
 from inference.clips.output import write_webp
-from inference.clips.requests import expand
+from inference.clips.requests import crops_of, expand
 from inference.clips.windows import blend_weights, windows
 from inference.config.clips import ClipConfig, ClipsRecipe
 from inference.config.recipes import draw_schema
@@ -178,6 +178,51 @@ def test_check_draws_nothing(
     assert "video: nowhere.mp4 (not there)" in reported
     assert "clips: 3, each as mp4, gif, webp" in reported
     assert not (tmp_path / "out").exists()
+
+
+def test_check_rounds_as_drawing_does(
+    recipe: Path, tiny_video_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = ["settings.frames=20", "settings.width=41", "clips.cube=null"]
+    assert main([str(recipe), "--check", *odd]) == 0
+    reported, noted = capsys.readouterr()
+    assert "  frames: 17; size: 48 x 32; fps: 8\n" in reported
+    assert "sampler ddim," in reported
+    assert "frames: 17 instead of 20" in noted
+    assert "width: 48 instead of 41" in noted
+    assert main([str(recipe), *odd, "formats=[gif]"]) == 0
+    drawn = Path(capsys.readouterr().out.partition("\n")[0])
+    with Image.open(drawn) as picture:
+        assert (picture.width, picture.height) == (48, 32)
+    assert main([str(recipe), "--check", "base_model.path=gone/away"]) == 0
+    reported = capsys.readouterr().out
+    assert "sizes and lengths are not checked: " in reported
+    assert "  frames: 9; size: 32 x 32; fps: the model's own" in reported
+    assert main([str(recipe), "--check", "clips.ball.image=a.png"]) == 0
+    assert "  problem: image: " in capsys.readouterr().out
+
+
+def test_crops_are_reported(tmp_path: Path) -> None:
+    """A portrait picture of image-to-video loses most of itself."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (480, 720)).save(path)
+    clip = ClipConfig(prompt="", image=str(path), end_image=str(path))
+    first, last = crops_of(clip, 720, 480)
+    assert first == (
+        f"image: {path} is 480x720; its middle 480x320 is shown (44%), as the clip is 720x480"
+    )
+    assert last == first.replace("image:", "end_image:")
+    assert list(crops_of(clip, 32, 48)) == []
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (480, 720)).save(tmp_path / "t.jpg", exif=turned)
+    assert list(crops_of(ClipConfig(prompt="", image=str(tmp_path / "t.jpg")), 720, 480)) == []
+    frames = np.zeros((2, 20, 40, 3), np.uint8)
+    write_webp(tmp_path / "v.webp", frames, 8, "")
+    (line,) = crops_of(ClipConfig(prompt="", video=str(tmp_path / "v.webp")), 32, 32)
+    assert line.startswith(
+        f"video: {tmp_path / 'v.webp'} is 40x20; its middle 20x20 is shown (50%)"
+    )
 
 
 def test_clips_inherit_the_settings(recipe: Path) -> None:

@@ -6,7 +6,9 @@ import wave
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from inference.__main__ import main
 from inference.deforum.check import problems, settings_report
 from inference.deforum.schedules.features import check, switched_on, without_effect
 from inference.deforum.schedules.prompts import frame_prompts
@@ -62,6 +64,10 @@ NETWORK = "https://deforum.github.io/a1"
         ({"add_soundtrack": "File"}, f"soundtrack_path: {NETWORK}/A1.mp3"),
         ({"add_soundtrack": "File", "skip_video_creation": True}, None),
         ({"color_coherence": "Image"}, "color_coherence_image_path: is empty"),
+        ({"hybrid_generate_inputframes": True}, None),
+        ({"hybrid_motion": "Affine"}, f"video_init_path: {NETWORK}/V1.mp4 is not"),
+        ({"controlnet_enabled": True}, "cn_1_enabled: ControlNet units are not supported"),
+        ({"controlnet_2_enabled": True}, "cn_2_enabled: ControlNet units are not supported"),
         ({"use_looper": True}, f"init_images, frame '0': {NETWORK}/Gi1.png"),
         ({"use_looper": True, "init_images": "x"}, "init_images: is not JSON"),
         ({"use_looper": True, "init_images": "[]"}, "init_images: expected frames and files"),
@@ -232,6 +238,67 @@ def test_parseq_without_deltas_and_overrides(tmp_path):
 def test_manifests_that_cannot_be_used(manifest, message):
     with pytest.raises(InputError, match=f"parseq_manifest.*{message}"):
         Schedules.of(load_settings({"parseq_manifest": manifest}))
+
+
+def test_report_shows_the_prompts_of_the_manifest():
+    """Those that are drawn, and not the file's."""
+    frames = [{"frame": n, "deforum_prompt": text} for n, text in enumerate(["a", "a", "b"])]
+    manifest = json.dumps({"rendered_frames": frames})
+    text = settings_report(load_settings({"parseq_manifest": manifest, "prompts": {"0": "mine"}}))
+    assert "mine" not in text
+    assert "Prompts:\n  by the Parseq manifest\n  0: a\n  2: b" in text
+
+
+def report_of(tmp_path, *overrides, **settings):
+    """What `--check` prints, and its exit status."""
+    plain = {"W": 64, "H": 64, "max_frames": 3, "steps": 3, "legacy_colormatch": False}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(plain | {"prompts": {"0": "red apple"}} | settings), "utf-8")
+    return main([str(path), *overrides, "--check"])
+
+
+def test_check_finds_what_drawing_would_reject(tmp_path, capsys):
+    assert report_of(tmp_path) == 0
+    assert "Problems" not in capsys.readouterr().out
+    settings = {"restore_faces": True, "prompts": {"0": "a <lora:nothere:0.8>"}}
+    assert report_of(tmp_path, **settings) == 0
+    out = capsys.readouterr().out
+    assert "  restore_faces: 'CodeFormer' needs weights" in out
+    assert "  frame 0: <lora:nothere>: no file of this name in no folder" in out
+    assert report_of(tmp_path, motion_preview_mode=True, **settings) == 0
+    assert "Problems" not in capsys.readouterr().out  # no model draws
+    scheduled = {"enable_checkpoint_scheduling": True, "checkpoint_schedule": '0: ("gone")'}
+    assert report_of(tmp_path, **scheduled) == 0
+    assert "checkpoint_schedule: there is no model 'gone'" in capsys.readouterr().out
+    assert report_of(tmp_path, animation_mode="3D", depth_model="no/such/folder") == 0
+    assert "  depth_model: there is no folder 'no/such/folder'" in capsys.readouterr().out
+    assert report_of(tmp_path, network_schedules={"ink": "0:(1)"}) == 0
+    assert "network_schedules.ink: neither an artifact" in capsys.readouterr().out
+    assert report_of(tmp_path, "base_model.path=gone.safetensors") == 2
+    assert "base_model.path: no such file: 'gone.safetensors'" in capsys.readouterr().err
+
+
+def test_check_reads_the_range_of_the_video(tmp_path, capsys):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for n in range(4):
+        Image.new("RGB", (64, 64), (n, 0, 0)).save(folder / f"{n}.png")
+    colors = [Image.new("RGB", (64, 64), (90 * n, 0, 0)) for n in range(3)]
+    colors[0].save(tmp_path / "v.gif", save_all=True, append_images=colors[1:])
+    settings = {"animation_mode": "Video Input", "video_init_path": str(folder)}
+    assert report_of(tmp_path, **settings) == 0
+    assert "Problems" not in capsys.readouterr().out
+    assert report_of(tmp_path, extract_from_frame=9, **settings) == 0
+    expected = f"  video_init_path: no frames of {folder} are left with extract_from_frame=9"
+    assert expected in capsys.readouterr().out
+    settings["video_init_path"] = str(tmp_path / "v.gif")
+    (tmp_path / "a.json").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert report_of(tmp_path, **settings) == 0
+    assert "Problems" not in capsys.readouterr().out
+    assert report_of(tmp_path, extract_from_frame=3, **settings) == 0
+    assert "are left with extract_from_frame=3" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is written
 
 
 def test_loudness_of_sine_tones():

@@ -233,6 +233,48 @@ def test_files_sequences_and_pictures(tmp_path: Path) -> None:
         found(pictures=True)
 
 
+def listed(root: Path, videos: str, prompts: str, name: str = "prompts.txt") -> DataConfig:
+    for clip in ("videos/a.webp", "videos/b.webp", "videos/c.webp"):
+        animation(root / clip, 9)
+    (root / "videos.txt").write_text(videos)
+    (root / name).write_text(prompts)
+    return data(root, {"frames": 9})
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompt.txt"])
+def test_lists_of_cogvideos_trainers(tmp_path: Path, name: str) -> None:
+    videos = "videos/b.webp\r\n\nvideos/a.webp\nvideos/b.webp\n"
+    config = listed(tmp_path, videos, "a ball, rolling\n a cube \n\nthe ball\n", name)
+    left_out = Counter[str]()
+    first, second = find_clips(config, captioned=True, left_out=left_out)
+    assert (first.path.name, first.captions) == ("a.webp", ("a cube",))
+    assert (second.path.name, second.captions) == ("b.webp", ("a ball, rolling", "the ball"))
+    assert first.told_by == name
+    assert +left_out == {"clips that videos.txt does not list": 1}
+    assert names(find_clips(config, captioned=False), tmp_path) == [
+        "videos/a.webp", "videos/b.webp"
+    ]  # fmt: skip
+    (tmp_path / "images.txt").touch()
+    with pytest.warns(RecipeWarning, match=r"images\.txt: is not read"):
+        find_clips(config, captioned=True)
+    (tmp_path / "videos.txt").unlink()
+    with pytest.raises(DataError, match="3 of 3 clips have no caption"):
+        find_clips(config, captioned=True)
+
+
+@pytest.mark.parametrize(
+    ("videos", "prompts", "message"),
+    [
+        ("videos/a.webp\n", "a\nb\n", r"prompts\.txt: has 2 captions, and videos\.txt 1 clips"),
+        ("videos/gone.mp4\n", "a\n", r"videos\.txt: line 1: there is no file 'videos/gone\.mp4'"),
+        ("\n../x.webp\n", "a\n", r"videos\.txt: line 2: file_name '\.\./x\.webp' leads out"),
+    ],
+)
+def test_lists_that_do_not_fit(tmp_path: Path, videos: str, prompts: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        find_clips(listed(tmp_path, videos, prompts), captioned=True)
+
+
 def test_a_folder_of_animations_is_no_sequence(tmp_path: Path) -> None:
     animation(tmp_path / "in" / "a.webp", 9)
     animation(tmp_path / "in" / "b.webp", 9)

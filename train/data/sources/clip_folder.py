@@ -22,13 +22,14 @@ from inference.recipe import RecipeWarning
 from inference.runtime import InputError
 from train.common import DataError
 from train.config import ClipDataConfig, DataConfig
-from train.data.containers import by_folder, looks_like_data, walk
+from train.data.containers import METADATA, by_folder, looks_like_data, walk
 from train.data.pictures import add_root
 from train.data.sources.folder import Picture, with_captions
 from train.data.sources.listing import no_folder
-from train.data.sources.metadata import read_metadata
+from train.data.sources.metadata import read_lists, read_metadata
 
 CLIP_EXTENSIONS = (*VIDEO_EXTENSIONS, ".gif", ".webp", ".apng")
+NOT_LISTED = "clips that videos.txt does not list"
 READERS = 8
 """Threads that read files; they mostly wait for the disk."""
 TOLERANCE = 0.05
@@ -62,6 +63,8 @@ def find_clips(
 ) -> list[Clip]:
     """Return all clips of the folder, sorted by path; `usable` decides which are long enough.
 
+    In a folder with CogVideo's lists (`read_lists`), the clips that they name.
+
     Args:
         config: the folder and the sources of captions.
         captioned: whether the objective needs captions.
@@ -82,10 +85,16 @@ def find_clips(
     paths = sorted(clip_paths(root, config.clips, left_out))
     if not paths:
         raise DataError(_nothing_found(root, config.clips, key))
+    lists = read_lists(root)
+    if lists is not None:
+        left_out[NOT_LISTED] += sum(path not in lists[1] for path in paths)
+        paths = sorted(lists[1])
     pictures = [Picture(path, ()) for path in paths]
     if captioned:
+        metadata, described = lists or (METADATA, {})
+        described = read_metadata(root) | described
         pictures = with_captions(
-            paths, read_metadata(root), config.captions, "clips", left_out=left_out
+            paths, described, config.captions, "clips", metadata=metadata, left_out=left_out
         )
     return probed(pictures, config.clips)
 

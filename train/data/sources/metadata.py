@@ -1,4 +1,7 @@
-"""Captions in files that describe all images of a folder: metadata.jsonl, .csv and .parquet."""
+"""Captions in files that describe all images of a folder: metadata.jsonl, .csv and .parquet.
+
+Also the two lists of CogVideo's own trainers (`finetune/`): prompts.txt and videos.txt.
+"""
 
 import csv
 import io
@@ -65,6 +68,53 @@ def read_metadata(
             check_within(name, path, parent, f"{file}: {where}")
             captions[path] = texts
     return captions
+
+
+VIDEO_LIST, PROMPT_LISTS = "videos.txt", ("prompts.txt", "prompt.txt")
+FRAME_LIST = "images.txt"
+"""First frames as files; not read, since a clip has its own."""
+
+
+def read_lists(root: Path) -> tuple[str, dict[Path, tuple[str, ...]]] | None:
+    """Return the clips that a folder's videos.txt lists, with their lines of prompts.txt.
+
+    Line n of one belongs to line n of the other; empty lines do not count, as in CogVideo's
+    trainers. Paths are relative to the folder. A clip that is listed twice has both captions.
+
+    Returns:
+        Name of the list of captions, and captions by clip; None without the two lists.
+
+    Raises:
+        DataError: the lists differ in length, or name a file that does not exist.
+    """
+    named = next((name for name in PROMPT_LISTS if (root / name).is_file()), None)
+    if named is None or not (root / VIDEO_LIST).is_file():
+        return None
+    videos, prompts = _lines(root / VIDEO_LIST), _lines(root / named)
+    if len(videos) != len(prompts):
+        raise DataError(
+            f"{root / named}: has {len(prompts)} captions, and {VIDEO_LIST} {len(videos)} clips; "
+            "expected one line for each, without line breaks within a caption"
+        )
+    found: dict[Path, tuple[str, ...]] = {}
+    for (number, name), (line, text) in zip(videos, prompts, strict=True):
+        where = f"{root / VIDEO_LIST}: line {number}"
+        path = named_by(root, name)
+        check_within(name, path, root, where)
+        if not exists(path):
+            raise DataError(f"{where}: there is no file {name!r} in {str(root)!r}")
+        check_caption(text, f"{root / named}: line {line}")
+        found[path] = (*found.get(path, ()), text)
+    if (root / FRAME_LIST).is_file():
+        message = f"{root / FRAME_LIST}: is not read; the clips' own first frames are taken"
+        warnings.warn(message, RecipeWarning, stacklevel=3)
+    return named, found
+
+
+def _lines(file: Path) -> list[tuple[int, str]]:
+    """Return the lines with text, each with its number."""
+    lines = enumerate(read_text(file).split("\n"), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def named_by(folder: Path, name: str) -> Path:

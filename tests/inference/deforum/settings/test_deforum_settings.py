@@ -11,6 +11,7 @@ from inference.deforum.schedules.schedule_table import Schedules
 from inference.deforum.settings.dialects import RENAMED, joined
 from inference.deforum.settings.keys import (
     ANIMATION,
+    ANY_TEXT,
     CONTROLNET,
     KEYS,
     LOOPER,
@@ -106,6 +107,53 @@ def test_what_each_dialect_comes_to(loaded):
     assert (studio["bpm"], studio["schedule_events"]) == (90, [1])
     assert (job["W"], job["prompts"]) == (320, {"0": "a cat"})
     assert (batch["W"], batch["prompts"]) == (320, {"0": "a cat", "1": "a dog"})
+
+
+def test_prompts_of_a_hosted_program(loaded):
+    text = "0: red apple, line icon | 3: a {big|small} banana: ripe | 5:c"
+    raw = {"input": {"animation_prompts": text, "num_inference_steps": 4, "guidance_scale": 6.5}}
+    found = loaded(raw)
+    expected = {"0": "red apple, line icon", "3": "a {big|small} banana: ripe", "5": "c"}
+    assert found["prompts"] == expected
+    assert (found["steps"], found["cfg_scale_schedule"]) == (4, "0:(6.5)")
+    assert "prompts: read as 3 prompts, `frame: text | frame: text`" in found.notes
+    for plain in ("a cat | a dog", "16:9 wallpaper | 2: x", "a 0: b | 3: c"):
+        assert loaded({"prompts": plain})["prompts"] == {"0": plain}
+
+
+def test_notebook_has_neither_perlin_noise_nor_a_multiplier(loaded):
+    raw = {"width": 64, "scale": 7, "animation_prompts": {"0": "a"}}
+    found = loaded(raw)
+    assert (found["noise_type"], found["amount_schedule"]) == ("uniform", "0: (0.2)")
+    assert not found["enable_noise_multiplier_scheduling"]
+    assert [note for note in found.notes if note.startswith("a file of the notebook: as there,")]
+    said = loaded(raw | {"amount_schedule": "0: (0)", "noise_type": "perlin"})
+    assert (said["noise_type"], said["amount_schedule"]) == ("perlin", "0: (0)")
+    others = loaded({"W": 64, "prompts": {"0": "a"}})
+    assert (others["noise_type"], others["amount_schedule"]) == ("perlin", "0: (0.1)")
+    assert others["enable_noise_multiplier_scheduling"]
+
+
+@pytest.mark.parametrize("key", [key for key, one in KEYS.items() if one.choices])
+def test_unknown_values_of_a_choice(loaded, key):
+    """Of keys whose values change nothing any text is read; of others it is an error."""
+    if key in ANY_TEXT:
+        found = loaded({key: "Newer-Model-V9", "legacy_colormatch": True})
+        assert found[key] == "Newer-Model-V9"
+        assert f"{key}: 'Newer-Model-V9' is not known here" in " ".join(found.notes)
+        assert not [note for note in loaded({key: KEYS[key].default}).notes if key in note]
+        with pytest.raises(InputError, match=f"{key}: expected one of"):
+            loaded({key: ["x"]})
+    else:
+        with pytest.raises(InputError, match=rf"{key}: expected (one of|a sampler)"):
+            loaded({key: "Newer-Model-V9"})
+
+
+def test_second_colon_is_named(loaded):
+    found = loaded({"rotation_3d_x": "0: 0: (0.11*cos(t/24))", "prompts": {"0": "a"}, "seed": 1})
+    message = r"rotation_3d_x, frame 0, column 5: a second ':' in one keyframe; expected frame:\("
+    with pytest.raises(InputError, match=message):
+        Schedules.of(found)
 
 
 MIGRATIONS = [
