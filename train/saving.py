@@ -145,7 +145,7 @@ class Savings:
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
             pictures, others = self.data.facts["pictures"], len(self.data.class_pictures)
             metadata = run_metadata(member.recipe, step, pictures, others)
-            with self.finite_alone(path), self.run.saving(path), self.weights.as_saved():
+            with self.finite_alone(path), self.run.saving(path), self.weights.averaged():
                 path.parent.mkdir(exist_ok=True)
                 artifact = member.objective.artifact()
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)

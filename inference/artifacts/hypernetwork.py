@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -14,9 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from inference.artifacts.base import Artifact, check_kind
 from inference.artifacts.hypernetwork_files import (
     KEY,
+    RUN_KEYS,
     Facts,
     HypernetworkSpec,
     a1111_file,
+    comfyui_difference,
     initial_pair,
     network_tensors,
     read_hypernetwork,
@@ -24,7 +27,7 @@ from inference.artifacts.hypernetwork_files import (
 )
 from inference.artifacts.metadata import made_upon
 from inference.files import refuse_not_finite, serialize, write_atomically, write_pickle
-from inference.runtime import ArtifactError
+from inference.runtime import ArtifactError, DrawWarning
 
 if TYPE_CHECKING:
     from inference.models import DiffusionModel, ImageModel
@@ -57,6 +60,8 @@ class Hypernetwork(Artifact):
         self.facts = facts
         """Metadata of the file besides its options, by A1111's names."""
         self.strength = 1.0
+        self._is_reported = False
+        """Whether it was reported that ComfyUI applies it otherwise."""
         self._at_work: dict[int, nn.ModuleList] = {}
         self._handles: list[RemovableHandle] = []
 
@@ -139,6 +144,8 @@ class Hypernetwork(Artifact):
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
         """Write A1111's `.pt`, or safetensors by the path's suffix.
 
+        The first time, what ComfyUI does otherwise with a `.pt` is reported.
+
         Args:
             path: the file.
             dtype: dtype of the weights.
@@ -160,10 +167,11 @@ class Hypernetwork(Artifact):
                 )
         refuse_not_finite(network_tensors(content))
         if path.suffix != ".safetensors":
+            self._report_comfyui(path)
             write_pickle(path, content)
             return
         tensors, texts = safetensors_file(content)
-        known = {key: value for key, value in facts.items() if key.startswith("ss_")}
+        known = {key: value for key, value in facts.items() if key.startswith(RUN_KEYS)}
         data = serialize(tensors, {**texts, **known, **metadata})
         write_atomically(path, lambda unfinished: unfinished.write_bytes(data))
 
@@ -187,6 +195,12 @@ class Hypernetwork(Artifact):
     def recognizes(cls, path: Path, keys: Sequence[str]) -> bool:
         """Recognize widths as keys (`.pt`), or `768.k.linear.0.weight` (safetensors)."""
         return any(key.isdecimal() or KEY.fullmatch(key) for key in keys)
+
+    def _report_comfyui(self, path: Path) -> None:
+        difference = comfyui_difference(self.spec)
+        if difference and not self._is_reported:
+            self._is_reported = True
+            warnings.warn(f"{path}: {difference}", DrawWarning, stacklevel=3)
 
     def _hook(self, role: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         def change(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -30,6 +30,11 @@ UNUSABLE = ("glu", "threshold", "multiheadattention")
 ALONG_THE_BATCH = ("softmax", "softmin", "logsoftmax")
 """Created without a dimension, as in A1111, these use the contexts' first one: the batch."""
 
+COMFYUI = (
+    "linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish",
+)  # fmt: skip
+"""The activations that ComfyUI knows (`comfy_extras/nodes_hypernetwork.py`)."""
+
 INITIAL_STD = 0.01
 """Of Normal's weights, and of every LayerNorm's gain, as A1111 initializes."""
 
@@ -72,6 +77,23 @@ def activation(name: str) -> nn.Module | None:
     if name not in classes or name in UNUSABLE:
         raise ArtifactError(f"hypernetwork: no activation {name!r}")
     return classes[name](dim=0) if name in ALONG_THE_BATCH else classes[name]()
+
+
+def comfyui_difference(spec: HypernetworkSpec) -> str | None:
+    """Return what ComfyUI does otherwise than A1111 with such networks; None if nothing."""
+    name = spec.activation_func.lower()
+    if name not in COMFYUI:
+        return (
+            f"ComfyUI does not apply a hypernetwork with activation_func: {name}; it knows "
+            f"{', '.join(COMFYUI)}"
+        )
+    if spec.is_layer_norm and name != "linear" and not spec.activate_output:
+        return (
+            f"ComfyUI applies {name} after the last layer too if a hypernetwork has "
+            "add_layer_norm, and so generates other images than A1111; activate_output: true is "
+            "the same in both"
+        )
+    return None
 
 
 class HypernetworkModule(nn.Module):
@@ -167,6 +189,8 @@ def _empty(layer: nn.Module) -> nn.Module:
 FORMAT = "limner.hypernetwork.1"
 KEY = re.compile(r"(\d+)\.([kv])\.(linear\.\d+\.(?:weight|bias))")
 ROLES = ("k", "v")
+RUN_KEYS = ("ss_", "modelspec.")
+"""Beginnings of the metadata keys of a run, whose values are texts."""
 
 KINDS: dict[tuple[int, bool], type[nn.Module]] = {
     (2, True): nn.Linear,
@@ -225,7 +249,7 @@ def a1111_file(
         "sd_checkpoint": facts.get("sd_checkpoint"),
         "sd_checkpoint_name": facts.get("sd_checkpoint_name"),
         "activate_output": spec.activate_output,
-        "use_dropout": any(spec.dropout_structure),
+        "use_dropout": False,  # else ComfyUI generates with dropout; A1111 goes by the next one
         "dropout_structure": dropout,
         "last_layer_dropout": dropout[-2] != 0,
         "optional_info": facts.get("optional_info"),
@@ -273,7 +297,7 @@ def _from_safetensors(path: Path) -> tuple[States, Facts]:
         pair[ROLES.index(found[2])][found[3]] = value
     try:
         facts = {
-            key: value if key.startswith("ss_") else json.loads(value)
+            key: value if key.startswith(RUN_KEYS) else json.loads(value)
             for key, value in metadata.items()
             if key != "format"
         }

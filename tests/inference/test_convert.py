@@ -1,6 +1,8 @@
 """`python -m inference.convert`: every pair of formats, merging, and what is refused."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +80,29 @@ def test_a_lora_goes_to_diffusers_and_back(lora_file, tmp_path):
     there, back = tmp_path / "there.safetensors", tmp_path / "back.safetensors"
     convert(lora_file, there, "--to", "diffusers")
     options = json.loads(read_header(there)["__metadata__"]["lora_adapter_metadata"])
-    assert (options["unet.r"], options["unet.lora_alpha"]) == (4, 3.0)
-    assert [*options["unet.alpha_pattern"].values()] == [7.0]
+    assert (options["unet.r"], options["unet.lora_alpha"]) == (4, 4)
+    assert [*options["unet.alpha_pattern"].values()] == [2]
+    assert options["unet.alpha_pattern"] == options["unet.rank_pattern"]
     assert any(key.startswith("text_encoder.text_model.encoder") for key in load_file(there))
     convert(there, back, "--to", "kohya")
-    assert same_tensors(back, lora_file)
+    start, end = load_file(lora_file), load_file(back)
+    assert start.keys() == end.keys()
+    for key in (key.removesuffix(".alpha") for key in start if key.endswith(".alpha")):
+        rank = len(start[f"{key}.lora_down.weight"])
+        scaled = start[f"{key}.lora_up.weight"] * (start[f"{key}.alpha"].item() / rank)
+        assert end[f"{key}.alpha"] == rank
+        assert torch.equal(end[f"{key}.lora_up.weight"], scaled)
+        assert torch.equal(end[f"{key}.lora_down.weight"], start[f"{key}.lora_down.weight"])
     assert read_header(back)["__metadata__"]["ss_network_dim"] == "Dynamic"
+
+
+def test_a_lora_of_diffusers_carries_hashes_as_kohyas_do(lora_file, tmp_path):
+    convert(lora_file, tmp_path / "there.safetensors", "--to", "diffusers")
+    header = read_header(tmp_path / "there.safetensors")["__metadata__"]
+    raw = (tmp_path / "there.safetensors").read_bytes()
+    data = raw[8 + int.from_bytes(raw[:8], "little") :]
+    assert header["sshs_model_hash"] == hashlib.sha256(data).hexdigest()
+    assert re.fullmatch("[0-9a-f]{8}", header["sshs_legacy_hash"])
 
 
 def test_diffusers_reads_every_layer_at_its_strength(lora_file, tiny_base, tmp_path):
@@ -104,9 +123,10 @@ def test_diffusers_reads_every_layer_at_its_strength(lora_file, tiny_base, tmp_p
     for name, own in layers.items():
         part, path = diffusers_path(name)
         module = getattr(pipe, part).get_submodule(path.removeprefix("text_model."))
-        assert module.scaling["one"] == own.scaling
+        assert module.scaling["one"] == 1.0
         assert torch.equal(module.lora_A["one"].weight.squeeze(), own.lora_A.weight.squeeze())
-        assert torch.equal(module.lora_B["one"].weight.squeeze(), own.lora_B.weight.squeeze())
+        scaled = own.lora_B.weight.squeeze() * own.scaling
+        assert torch.equal(module.lora_B["one"].weight.squeeze(), scaled)
 
 
 def test_every_kohya_name_is_understood(lora_key_map):
@@ -132,7 +152,11 @@ def test_a_lora_of_sdxl_keeps_its_names(lora_key_map, tmp_path):
     assert any(key.startswith("text_encoder_2.text_model.") for key in keys)
     assert any(key.startswith("unet.down_blocks.") for key in keys)
     convert(tmp_path / "there.safetensors", tmp_path / "back.safetensors", "--to", "kohya")
-    assert same_tensors(tmp_path / "back.safetensors", tmp_path / "xl.safetensors")
+    start, back = (load_file(tmp_path / f"{name}.safetensors") for name in ("xl", "back"))
+    assert {key: one.shape for key, one in start.items()} == {
+        key: one.shape for key, one in back.items()
+    }
+    assert {one.item() for key, one in back.items() if key.endswith(".alpha")} == {3.0}
     metadata = read_header(tmp_path / "back.safetensors")["__metadata__"]
     assert metadata["ss_base_model_version"] == "sdxl_base_v1-0"
 

@@ -190,14 +190,15 @@ class HypernetworkConfig(ObjectiveConfig):
     """Widths of the layers as multiples of the context's width; the first and the last are 1."""
     activation_func: str = "linear"
     """Activation after every layer but the last: linear (none), relu, leakyrelu, elu, swish (which
-    is Hardswish), tanh, sigmoid, or any of torch's activations by its name in lower case."""
+    is Hardswish), tanh, sigmoid, or any of torch's activations by its name in lower case. ComfyUI
+    knows these, softsign and mish."""
     weight_initialization: Literal[
         "Normal", "XavierUniform", "XavierNormal", "KaimingUniform", "KaimingNormal"
     ] = "Normal"
     """`Normal` changes the output very little at first; the others, without add_layer_norm, change
     it so much that they destroy what the base model knows."""
     add_layer_norm: bool = False
-    """LayerNorm after every layer."""
+    """LayerNorm after every layer. With an activation, ComfyUI needs activate_output too."""
     dropout_structure: list[float] | None = None
     """Dropout during training, one rate for each of layer_structure: the first (never used) and the
     last are 0. By default there is none."""
@@ -208,7 +209,8 @@ class HypernetworkConfig(ObjectiveConfig):
     320, 640 and 1280, for SDXL among 2048 (prompts), 640 and 1280; default: all that the base model
     has."""
     save_as: Literal["pt", "safetensors"] = "pt"
-    """`pt` is what A1111, Forge and ComfyUI load; no other program reads the safetensors."""
+    """`pt` is what A1111 and ComfyUI load (Forge loads it too, and does not apply it); no other
+    program reads the safetensors."""
 
     def faults(self) -> Faults:
         structure, dropout = self.layer_structure, self.dropout_structure

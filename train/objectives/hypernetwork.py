@@ -5,7 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from inference.artifacts import Hypernetwork, HypernetworkSpec, distance_from_identity
+from inference.artifacts import (
+    Hypernetwork,
+    HypernetworkSpec,
+    comfyui_difference,
+    distance_from_identity,
+)
 from inference.recipe import RecipeWarning
 from train.common import Batch, derive_seed
 from train.config import HypernetworkConfig, TrainRecipe
@@ -41,6 +46,7 @@ class HypernetworkObjective(Objective):
         self.hypernetwork.requires_grad_(True)
         self.network.attach(base)
         warn_if_far(distance_from_identity(list(self.network.pairs.values())), config)
+        warn_of_comfyui(spec, config)
 
     def forward(self, batch: Batch) -> Tensor:
         return self.denoising.loss(batch)
@@ -59,3 +65,10 @@ def warn_if_far(distance: float, config: HypernetworkConfig) -> None:
             RecipeWarning,
             stacklevel=2,
         )
+
+
+def warn_of_comfyui(spec: HypernetworkSpec, config: HypernetworkConfig) -> None:
+    """Warn about networks that ComfyUI does not apply as A1111 does."""
+    difference = comfyui_difference(spec)
+    if difference and config.save_as == "pt":
+        warnings.warn(f"objective.activation_func: {difference}", RecipeWarning, stacklevel=2)

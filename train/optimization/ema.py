@@ -1,11 +1,12 @@
 """EMA weights, cast to the saved dtype, swapped in for previews and saving."""
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
 
+from inference.artifacts import Lora
 from inference.models import DTYPES
 from train.common import replaced_parameters
 from train.config import TrainRecipe
@@ -29,15 +30,25 @@ class ShownWeights:
         self.ema = ema
 
     @contextmanager
-    def as_saved(self) -> Iterator[None]:
-        """Use the dtype of artifacts."""
-        with self._replaced(self._saved):
-            yield
-
-    @contextmanager
     def as_saved_and_drawn(self) -> Iterator[None]:
-        """Use the dtype of artifacts, then that of generating: the weights of a preview grid."""
-        with self._replaced(self._saved, self._drawn):
+        """Use the values of artifacts, in the dtype of generating: the weights of a preview grid.
+
+        A LoRA whose file has another alpha is scaled as there.
+        """
+        with ExitStack() as stack:
+            factors: dict[nn.Parameter, float] = {}
+            for member in self.members:
+                artifact = member.objective.artifact()
+                if isinstance(artifact, Lora):
+                    factors |= stack.enter_context(artifact.as_in_file())
+            named = dict(self.objective.named_parameters())
+
+            def saved(name: str, value: Tensor) -> Tensor:
+                if named[name] in factors:
+                    value = value * factors[named[name]]
+                return value.to(DTYPES[self.recipe.saving.save_precision])
+
+            stack.enter_context(self._replaced(saved, self._drawn))
             yield
 
     @contextmanager
@@ -59,9 +70,6 @@ class ShownWeights:
     def _set_strength(self, strength: float) -> None:
         for member in self.members:
             member.objective.artifact().set_strength(strength)
-
-    def _saved(self, name: str, value: Tensor) -> Tensor:
-        return value.to(DTYPES[self.recipe.saving.save_precision])
 
     def _drawn(self, name: str, value: Tensor) -> Tensor:
         return value.to(part_dtype(self.recipe, self.objective.base, name.partition(".")[0]))

@@ -8,7 +8,8 @@ import json
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -31,6 +32,7 @@ from inference.artifacts.adapters.low_rank import (
     hang_in,
     refuse_packed,
     scale,
+    set_alpha,
     take_out,
 )
 from inference.artifacts.base import Artifact
@@ -146,8 +148,8 @@ class Lora(Artifact):
         """Whether `save` also writes a video model's LoRA for ComfyUI-CogVideoXWrapper."""
         self.strength = 1.0
         self._slot = f"lora{next(_numbers)}"
-        self._attached: list[tuple[nn.Module, str]] = []
-        """Part and path of every layer into which this LoRA is injected."""
+        self._attached: dict[str, tuple[nn.Module, str]] = {}
+        """Kohya name -> part and path of the layer into which this LoRA is injected."""
         self._text_encoders: list[nn.Module] = []
 
     @classmethod
@@ -218,7 +220,7 @@ class Lora(Artifact):
             own = self.layers[name]
             low_rank = own.to(device) if own.is_trained else own.fitted(module)
             hang_in(base.parts[part], path, self._slot, low_rank)
-            self._attached.append((base.parts[part], path))
+            self._attached[name] = base.parts[part], path
         self.set_strength(strength)
 
     def set_strength(self, strength: float) -> None:
@@ -228,7 +230,7 @@ class Lora(Artifact):
     def set_strengths(self, unet: float, text_encoder: float) -> None:
         """Set the strengths in the denoiser and the text encoders (A1111: `<lora:x:te:unet>`)."""
         self.strength = unet
-        for part, path in self._attached:
+        for part, path in self._attached.values():
             strength = text_encoder if part in self._text_encoders else unet
             scale(part, path, self._slot, strength)
 
@@ -239,9 +241,9 @@ class Lora(Artifact):
 
     def detach(self) -> None:
         """Restore the base model's own layers."""
-        for part, path in self._attached:
+        for part, path in self._attached.values():
             take_out(part, path, self._slot)
-        self._attached = []
+        self._attached = {}
 
     def merge_into(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Add the LoRA to the base model's own weights: W + strength · alpha/r · B A.
@@ -270,14 +272,52 @@ class Lora(Artifact):
         `metadata` overrides the LoRA's own.
         """
         path = Path(path)
-        low_rank = {n: one for n, one in self.layers.items() if isinstance(one, LowRank)}
-        if self.layout.file_format == "kohya" or len(low_rank) < len(self.layers):
+        if not self.has_diffusers_format:
             self._write(path, kohya_tensors(self.layers, dtype), metadata)
             return
         if self.comfyui_twin:
             self._write(twin_of(path), kohya_tensors(self.layers, dtype), metadata)
-        tensors = diffusers_tensors(low_rank, dtype)
-        self._write(path, tensors, {**metadata, **adapter_metadata(low_rank)})
+        low_rank = self.low_rank_layers
+        ranks = {one.rank for one in low_rank.values()}
+        alpha = str(float(ranks.pop())) if len(ranks) == 1 else "Dynamic"
+        own = {"ss_network_alpha": alpha, **adapter_metadata(low_rank)}
+        self._write(path, diffusers_tensors(low_rank, dtype), {**metadata, **own})
+
+    @property
+    def low_rank_layers(self) -> dict[str, LowRank]:
+        """Return the plain LoRA layers, by kohya name."""
+        return {name: one for name, one in self.layers.items() if isinstance(one, LowRank)}
+
+    @property
+    def has_diffusers_format(self) -> bool:
+        """Return whether `save` writes diffusers' format, in which alpha is the rank."""
+        is_plain = len(self.low_rank_layers) == len(self.layers)
+        return self.layout.file_format == "diffusers" and is_plain
+
+    @contextmanager
+    def as_in_file(self) -> Iterator[dict[nn.Parameter, float]]:
+        """Compute with the alphas of the file that `save` writes.
+
+        Yields:
+            Up half -> the factor that the file's has; the caller multiplies them meanwhile.
+        """
+        layers = self.low_rank_layers if self.has_diffusers_format else {}
+        factors = {layer.lora_B.weight: layer.scaling for layer in layers.values()}
+        alphas = {name: layer.alpha for name, layer in layers.items()}
+        try:
+            self._set_alphas({name: float(layer.rank) for name, layer in layers.items()})
+            yield factors
+        finally:
+            self._set_alphas(alphas)
+
+    def _set_alphas(self, alphas: Mapping[str, float]) -> None:
+        for name, alpha in alphas.items():
+            self.layers[name].alpha = alpha
+            if name in self._attached:
+                part, path = self._attached[name]
+                set_alpha(part, path, self._slot, alpha)
+        if alphas:
+            self.set_strength(self.strength)
 
     def save_kohya(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
         """Write kohya's format, also for a video model's LoRA."""

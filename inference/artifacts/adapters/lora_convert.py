@@ -18,6 +18,7 @@ from inference.artifacts.adapters.lora_keys import (
     part_of,
 )
 from inference.artifacts.adapters.low_rank import LowRank
+from inference.artifacts.metadata import hashes
 from inference.files import serialize, write_atomically
 from inference.models import LoraLayout
 from inference.runtime import ArtifactError
@@ -68,7 +69,10 @@ def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:
 
 
 def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
-    """Write diffusers' format, which `load_lora_weights` loads at the trained strength."""
+    """Write diffusers' format, which `load_lora_weights` loads at the trained strength.
+
+    In every version of diffusers: alpha is folded into `lora_B`.
+    """
     low_rank = {name: one for name, one in lora.layers.items() if isinstance(one, LowRank)}
     if len(low_rank) < len(lora.layers):
         kinds = ", ".join(sorted({one.kind for one in lora.layers.values()}))
@@ -80,8 +84,9 @@ def save_diffusers(lora: Lora, path: Path, dtype: torch.dtype) -> None:
     is_linear = lora.metadata.get("ss_v2") == "True" or width in layout.linear_widths
     tensors = diffusers_tensors(low_rank, dtype, is_linear)
     metadata = {
+        "modelspec.title": lora.name,
         **{key: value for key, value in lora.metadata.items() if key.startswith("modelspec.")},
         **adapter_metadata(low_rank),
     }
-    content = serialize(tensors, metadata)
+    content = serialize(tensors, {**metadata, **hashes(tensors, metadata)})
     write_atomically(path, lambda unfinished: unfinished.write_bytes(content))

@@ -31,6 +31,9 @@ def diffusers_tensors(
 ) -> dict[str, Tensor]:
     """Return the tensors of a file by diffusers' names, e.g. `transformer.….to_q.lora_A.weight`.
 
+    `lora_B` is multiplied by alpha / rank, in fp32: diffusers before 0.34 ignores alpha, and takes
+    the rank for it.
+
     Args:
         layers: by kohya name.
         dtype: dtype of the file.
@@ -39,7 +42,7 @@ def diffusers_tensors(
     tensors: dict[str, Tensor] = {}
     for name, low_rank in layers.items():
         part, module = diffusers_path(name)
-        halves = (low_rank.lora_A.weight, low_rank.lora_B.weight)
+        halves = (low_rank.lora_A.weight, low_rank.lora_B.weight.float() * low_rank.scaling)
         for half, weight in zip("AB", halves, strict=True):
             value = weight.detach()
             if is_linear and module.endswith((".proj_in", ".proj_out")):
@@ -49,7 +52,10 @@ def diffusers_tensors(
 
 
 def adapter_metadata(layers: Mapping[str, LowRank]) -> dict[str, str]:
-    """Return the metadata from which diffusers takes each layer's alpha; layers by kohya name."""
+    """Return the metadata from which diffusers takes each layer's alpha; layers by kohya name.
+
+    Alpha is the rank; `diffusers_tensors` includes the scale.
+    """
     parts: dict[str, dict[str, LowRank]] = {}
     for name, low_rank in layers.items():
         part, module = diffusers_path(name)
@@ -63,14 +69,14 @@ def adapter_metadata(layers: Mapping[str, LowRank]) -> dict[str, str]:
 
 
 def _peft_options(layers: Mapping[str, LowRank]) -> dict[str, Any]:
-    """Return peft's LoraConfig of a part: the most common rank and alpha, and the exceptions."""
+    """Return peft's LoraConfig of a part: the most common rank as alpha too, and the exceptions."""
     rank = Counter(low_rank.rank for low_rank in layers.values()).most_common(1)[0][0]
-    alpha = Counter(low_rank.alpha for low_rank in layers.values()).most_common(1)[0][0]
+    others = {key: one.rank for key, one in layers.items() if one.rank != rank}
     return {
         "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {key: one.rank for key, one in layers.items() if one.rank != rank},
-        "alpha_pattern": {key: one.alpha for key, one in layers.items() if one.alpha != alpha},
+        "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
         "target_modules": sorted(layers),
         "bias": "none",
         "use_dora": False,

@@ -291,6 +291,13 @@ def scale(part: nn.Module, path: str, name: str, strength: float) -> None:
     layer.set_strength(name, strength)
 
 
+def set_alpha(part: nn.Module, path: str, name: str, alpha: float) -> None:
+    """Set the alpha of a LoRA in the layer at `path`; `scale` applies it."""
+    layer = part.get_submodule(path)
+    assert isinstance(layer, _Stack)
+    layer.lora_alpha[name] = alpha  # pyright: ignore[reportArgumentType]
+
+
 def _replace(part: nn.Module, path: str, layer: nn.Module) -> None:
     """Replace a layer by another and move its input hooks (hypernetworks) along."""
     parent, _, child = path.rpartition(".")

@@ -18,11 +18,12 @@ from inference.artifacts.hypernetwork_files import (
     HypernetworkSpec,
     a1111_file,
     activation,
+    comfyui_difference,
     distance_from_identity,
     initial_pair,
 )
 from inference.models.stable_diffusion.model import BaseModel
-from inference.runtime.errors import ArtifactError
+from inference.runtime.errors import ArtifactError, DrawWarning
 from tests.inference.artifacts.adapters.low_rank_layers import low_rank, low_ranks
 from train.config.objectives import ACTIVATIONS, UNUSABLE_ACTIVATIONS
 
@@ -174,6 +175,7 @@ def outputs(path: Path, width: int = 4) -> list[Tensor]:
     return [network.eval()(context(width)) for network in loaded.pairs[width]]
 
 
+@pytest.mark.filterwarnings("ignore:.*ComfyUI")
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("name", NUMBERING)
 def test_what_is_saved_is_what_is_loaded(name: str, suffix: str, tmp_path: Path) -> None:
@@ -195,6 +197,7 @@ def test_what_is_saved_is_what_is_loaded(name: str, suffix: str, tmp_path: Path)
     assert (tmp_path / f"again{suffix}").read_bytes() == file.read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:.*ComfyUI")
 def test_the_pt_file_is_a1111s(tmp_path: Path) -> None:
     """Keys and types of A1111 1.10.1; read with weights_only."""
     spec = HypernetworkSpec(**NUMBERING["relu, norm, dropout"][0])
@@ -212,7 +215,7 @@ def test_the_pt_file_is_a1111s(tmp_path: Path) -> None:
         "sd_checkpoint": "abc",
         "sd_checkpoint_name": None,
         "activate_output": False,
-        "use_dropout": True,
+        "use_dropout": False,
         "dropout_structure": [0, 0.05, 0.15, 0],
         "last_layer_dropout": True,
         "optional_info": None,
@@ -356,6 +359,41 @@ def test_files_that_are_refused(facts: dict[Any, Any], message: str, tmp_path: P
     torch.save(content | facts, tmp_path / "x.pt")
     with pytest.raises(ArtifactError, match=message):
         load_artifact(tmp_path / "x.pt")
+
+
+KNOWN_IN_COMFYUI = {
+    "linear", "relu", "leakyrelu", "elu", "swish", "tanh", "sigmoid", "softsign", "mish",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_what_comfyui_does_otherwise_is_reported(name: str) -> None:
+    plain = comfyui_difference(HypernetworkSpec(activation_func=name))
+    assert (plain is None) == (name in KNOWN_IN_COMFYUI)
+    normed = HypernetworkSpec(activation_func=name, is_layer_norm=True)
+    assert (comfyui_difference(normed) is None) == (name == "linear")
+    whole = HypernetworkSpec(activation_func=name, is_layer_norm=True, activate_output=True)
+    assert comfyui_difference(whole) == plain
+
+
+def test_saving_reports_once_what_comfyui_does_otherwise(tmp_path: Path) -> None:
+    spec = HypernetworkSpec(activation_func="hardtanh")
+    network = Hypernetwork({4: pair_of(spec)}, spec, {})
+    network.save(tmp_path / "x.safetensors", torch.float32, {})
+    with pytest.warns(DrawWarning, match=r"x\.pt: ComfyUI does not apply .* hardtanh; it knows"):
+        network.save(tmp_path / "x.pt", torch.float32, {})
+    network.save(tmp_path / "y.pt", torch.float32, {})
+
+
+def test_dropout_of_an_old_file_is_read_as_before(tmp_path: Path) -> None:
+    """Ours says use_dropout: False beside dropout_structure, which wins in A1111 and here."""
+    spec = HypernetworkSpec((1, 2, 2, 1), dropout_structure=(0, 0.3, 0.1, 0))
+    Hypernetwork({4: pair_of(spec)}, spec, {}).save(tmp_path / "x.pt", torch.float32, {})
+    content = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert (content["use_dropout"], content["dropout_structure"]) == (False, [0, 0.3, 0.1, 0])
+    read = load_artifact(tmp_path / "x.pt")
+    assert isinstance(read, Hypernetwork)
+    assert read.spec == spec
 
 
 def test_files_that_would_have_no_effect(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Each objective: what it trains, that it learns, and what it does when it fails."""
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -324,7 +325,8 @@ def test_a_new_objective_is_one_file(
     [
         ("activation_func: relu, weight_initialization: KaimingUniform", True),
         (
-            "activation_func: relu, weight_initialization: KaimingUniform, add_layer_norm: true",
+            "activation_func: relu, weight_initialization: KaimingUniform, add_layer_norm: true, "
+            "activate_output: true",
             False,
         ),
         ("activation_func: relu", False),
@@ -339,6 +341,28 @@ def test_a_hypernetwork_that_begins_far_from_nothing_is_told(
         load_objective(recipe, torch.device("cpu"))
     assert [w.category for w in reported] == [RecipeWarning] * warned
     assert not warned or "add_layer_norm: true" in str(reported[0].message)
+
+
+@pytest.mark.parametrize(
+    ("options", "reported"),
+    [
+        ("activation_func: softshrink", "ComfyUI does not apply .* softshrink"),
+        ("activation_func: mish, add_layer_norm: true", "applies mish after the last layer too"),
+        ("activation_func: softshrink, save_as: safetensors", None),
+        ("activation_func: mish, add_layer_norm: true, activate_output: true", None),
+        ("add_layer_norm: true", None),
+    ],
+)
+def test_a_hypernetwork_that_comfyui_applies_otherwise_is_reported(
+    options: str, reported: str | None, make_recipe: MakeRecipe
+) -> None:
+    """By the objective, and so in plans and when a run starts."""
+    recipe = make_recipe("objective={type: hypernetwork, " + options + "}")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", RecipeWarning)
+        load_objective(recipe, torch.device("cpu"))
+    assert len(found) == (reported is not None)
+    assert reported is None or re.search(reported, str(found[0].message))
 
 
 @pytest.mark.parametrize("ema", ["null", "{decay: 0.5}"])

@@ -31,7 +31,7 @@ SIZES: Any = {"num_attention_heads": 4}
 
 
 def qlora(folder: Path, kind: str, precision: str):
-    made = recipe(folder, {"type": "lora", "rank": 4, "alpha": 2.5})
+    made = recipe(folder, {"type": "lora", "rank": 4, "alpha": 2.0})
     base_model = replace(made.base_model, quantization=kind)
     return replace(made, base_model=base_model, mixed_precision=precision)
 

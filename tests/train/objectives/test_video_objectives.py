@@ -1,6 +1,7 @@
 """What is trained in a video model, and which recipe options it does not support."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 
 from inference.artifacts.base import load_artifact
+from inference.models.base import DTYPES
 from inference.models.cogvideox.model import VideoModel
 from inference.models.conditions import Conditions
 from inference.models.stable_diffusion.model import BaseModel
@@ -21,8 +23,9 @@ from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
 from train.objectives.loading import build_objective
 from train.objectives.lora import LoraObjective
+from train.optimization.ema import ShownWeights
 
-LORA = {"type": "lora", "rank": 4, "alpha": 2.5}
+LORA = {"type": "lora", "rank": 4, "alpha": 2.0}
 
 
 def recipe(folder: Path, objective: dict[str, Any]) -> TrainRecipe:
@@ -85,6 +88,30 @@ def test_a_trained_lora_predicts_the_same_in_a_fresh_model(changes, tmp_path):
         fresh = build_video_base(**changes)
         load_artifact(tmp_path / name).attach(fresh)
         assert torch.equal(predict(fresh), trained), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_previews_are_drawn_with_the_numbers_of_the_file(precision, tmp_path):
+    """Its alpha is the rank; what it scales is rounded once, and so must the previews' be."""
+    base = build_video_base()
+    made = recipe(tmp_path, LORA | {"alpha": 2.5})
+    made = replace(made, saving=replace(made.saving, save_precision=precision))
+    objective = build_objective(made, base)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in objective.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    weights = ShownWeights(made, objective, objective.members(made).values(), None)
+    with weights.averaged():
+        objective.artifact().save(tmp_path / "moving.safetensors", DTYPES[precision], {})
+    trained = predict(base)
+    with weights.as_saved_and_drawn():
+        shown = predict(base)
+    assert torch.equal(predict(base), trained)
+    assert not torch.equal(shown, trained)
+    assert torch.allclose(shown, trained, atol=1e-5 if precision == "fp32" else 1e-2)
+    fresh = build_video_base()
+    load_artifact(tmp_path / "moving.safetensors").attach(fresh)
+    assert torch.equal(predict(fresh), shown)
 
 
 REFUSED = {

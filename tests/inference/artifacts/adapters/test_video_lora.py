@@ -21,7 +21,7 @@ from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 from tests.inference.artifacts.video_base import build_video_base, pipeline_of, predict, save_folder
 
 EVERYTHING = ["attention", "feed_forward", "projection"]
-RANK, ALPHA = 4, 2.5
+RANK, ALPHA = 4, 2.0  # the file has B times 0.5, which is exact
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def mixed(base: VideoModel, dtype: torch.dtype = torch.float32) -> Lora:
     first, *_, last = lora.layers
     other = Lora.create(base, LoraSpec(2, ALPHA, 0.0, EVERYTHING, False), seed=3)
     lora.layers[first] = other.layers[first]
-    lora.layers[last].alpha = 7.0
+    lora.layers[last].alpha = 8.0
     return filled(lora, dtype)
 
 
@@ -120,17 +120,39 @@ def test_the_saved_keys_and_metadata(base, tmp_path):
     assert set(tensors) == expected
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     options = json.loads(metadata["lora_adapter_metadata"])
-    assert (options["transformer.r"], options["transformer.lora_alpha"]) == (RANK, ALPHA)
+    assert (options["transformer.r"], options["transformer.lora_alpha"]) == (RANK, RANK)
+    assert metadata["ss_network_alpha"] == "4.0"
     assert metadata["ss_steps"] == "7"
     assert metadata["modelspec.architecture"] == "limner_tiny_video/lora"
 
     twin, _ = read_tensors(twin_of(path))
     assert "lora_unet__transformer_blocks_0_attn1_to_out_0.lora_down.weight" in twin
     assert twin["lora_unet__transformer_blocks_1_attn1_to_q.alpha"].item() == ALPHA
+    assert read_header(twin_of(path))["__metadata__"]["ss_network_alpha"] == "2.0"
     assert len(twin) == 8 * 3
     first = path.read_bytes()
     lora.save(path, torch.float16, {"ss_steps": "7"})
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_alpha_is_folded_into_the_up_half_before_it_is_rounded(dtype, base, tmp_path):
+    """So that diffusers 0.32 and 0.33, which ignore alpha, draw at the trained strength too."""
+    lora = trained(base)
+    for layer in lora.layers.values():
+        layer.alpha = 2.5
+    path = tmp_path / "moving.safetensors"
+    lora.save(path, dtype, {})
+    tensors, metadata = read_tensors(path)
+    options = json.loads(metadata["lora_adapter_metadata"])
+    assert options["transformer.lora_alpha"] == options["transformer.r"] == RANK
+    assert options["transformer.alpha_pattern"] == options["transformer.rank_pattern"] == {}
+    assert not any(key.endswith("alpha") for key in tensors)
+    own = low_ranks(lora)["lora_unet__transformer_blocks_1_attn1_to_out_0"]
+    stem = "transformer.transformer_blocks.1.attn1.to_out.0"
+    assert torch.equal(tensors[f"{stem}.lora_A.weight"], own.lora_A.weight.to(dtype))
+    assert torch.equal(tensors[f"{stem}.lora_B.weight"], (own.lora_B.weight * 0.625).to(dtype))
+    assert not torch.equal(tensors[f"{stem}.lora_B.weight"], own.lora_B.weight.to(dtype))
 
 
 def test_without_a_twin_only_one_file_is_written(base, tmp_path):
@@ -234,9 +256,12 @@ def test_alpha_is_written_into_a_file_that_does_not_say_it(source, tmp_path, cap
     assert convert([str(path), str(out), "--to", "diffusers", "--alpha", "3"]) == 0
     lora, reported = read_told(out)
     assert not reported
-    assert {low_rank.alpha for low_rank in lora.layers.values()} == {3.0}
+    assert {low_rank.alpha for low_rank in lora.layers.values()} == {4.0}
+    theirs = low_ranks(Lora.load(path, 3.0))
+    for name, low_rank in low_ranks(lora).items():
+        assert torch.equal(low_rank.lora_B.weight, theirs[name].lora_B.weight * (3 / 4))
     facts = inspect(out)
-    assert (facts["rank"], facts["alpha"], facts["naming"]) == ("4", "3", "diffusers")
+    assert (facts["rank"], facts["alpha"], facts["naming"]) == ("4", "4", "diffusers")
     assert facts["modules"] == "8 in transformer"
     capsys.readouterr()
     again = tmp_path / "again.safetensors"
@@ -252,7 +277,7 @@ def test_converting_tells_which_alpha_is_taken(tmp_path, capsys):
     assert "does not specify" in inspect(path)["alpha"]
     assert inspect(path)["naming"] == "SAT"
     options = json.loads(read_header(out)["__metadata__"]["lora_adapter_metadata"])
-    assert options["transformer.lora_alpha"] == 1.0
+    assert options["transformer.lora_alpha"] == options["transformer.r"] == 4
 
 
 @pytest.mark.parametrize(
