@@ -114,13 +114,14 @@ def make(pipe: Any, case: dict[str, Any]) -> None:
         config = peft.LoraConfig(
             r=4, lora_alpha=case["alpha"], target_modules=TARGETS[part], init_lora_weights=True
         )
-        module.add_adapter(config, adapter_name="one")
+        peft.inject_adapter_in_model(config, module, adapter_name="one")
+        module.peft_config = {"one": config}
         for name, parameter in module.named_parameters():
             if "lora_" in name:
                 parameter.data = torch.randn(parameter.shape, generator=numbers) * 0.3
         layers = peft.get_peft_model_state_dict(module, adapter_name="one")
         options[f"{part}_lora_layers"] = {k: v.detach().clone() for k, v in layers.items()}
-        options[f"{part}_lora_adapter_metadata"] = module.peft_config["one"].to_dict()
+        options[f"{part}_lora_adapter_metadata"] = config.to_dict()
     known = inspect.signature(pipe.save_lora_weights).parameters
     has_metadata = f"{case['parts'][0]}_lora_adapter_metadata" in known
     if case["alpha"] != 4 and not has_metadata:

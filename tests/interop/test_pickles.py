@@ -13,6 +13,7 @@ from inference.artifacts.embedding import Embedding
 from inference.artifacts.hypernetwork import Hypernetwork
 from inference.artifacts.hypernetwork_files import HypernetworkSpec
 from inference.convert import main as convert
+from tests.interop.bases import load_folder
 from tests.interop.files import classes, must_fail, records, unpickled, write_records
 
 RECORD = re.compile(r"[^/]+/(data\.pkl|data/\d+|version)")
@@ -59,9 +60,14 @@ WRITERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def base(tiny_base_folder):
+    return load_folder(tiny_base_folder)
+
+
 @pytest.mark.parametrize("name", WRITERS)
-def test_records_are_those_of_safe_py(name, tiny_base, tmp_path):
-    path = WRITERS[name](tiny_base, tmp_path / name)
+def test_records_are_those_of_safe_py(name, base, tmp_path):
+    path = WRITERS[name](base, tmp_path / name)
     check_records(path)
     assert unpickled(path)
 
@@ -78,8 +84,8 @@ def test_records_of_sdxls_pair(tiny_sdxl, tmp_path):
 @pytest.mark.parametrize(
     "record", [".format_version", ".storage_alignment", "byteorder", "code/x.py", "../version"]
 )
-def test_one_more_record_is_found(record, tiny_base, tmp_path):
-    path = embedding(tiny_base, tmp_path / "a.pt")
+def test_one_more_record_is_found(record, base, tmp_path):
+    path = embedding(base, tmp_path / "a.pt")
     found = records(path)
     folder = next(iter(found)).partition("/")[0]
     write_records(path, {**found, f"{folder}/{record}": b"1"})
@@ -90,8 +96,8 @@ def test_one_more_record_is_found(record, tiny_base, tmp_path):
     (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_sparse_tensor\n"),
     (b"ccollections\nOrderedDict\n", b"cbuiltins\ndict\n"),
 ])  # fmt: skip
-def test_another_class_is_found(old, new, tiny_base, tmp_path):
-    path = embedding(tiny_base, tmp_path / "a.pt")
+def test_another_class_is_found(old, new, base, tmp_path):
+    path = embedding(base, tmp_path / "a.pt")
     found = records(path)
     name = next(name for name in found if name.endswith("/data.pkl"))
     assert old in found[name]
@@ -99,8 +105,8 @@ def test_another_class_is_found(old, new, tiny_base, tmp_path):
     must_fail(check_records, path)
 
 
-def test_a_missing_record_is_found(tiny_base, tmp_path):
-    path = embedding(tiny_base, tmp_path / "a.pt")
+def test_a_missing_record_is_found(base, tmp_path):
+    path = embedding(base, tmp_path / "a.pt")
     kept = {name: value for name, value in records(path).items() if not name.endswith("/version")}
     write_records(path, kept)
     with pytest.raises(KeyError):
