@@ -219,19 +219,29 @@ def artifact_kind(path: Path, keys: Sequence[str]) -> str:
 
 def describe_lora(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Description:
     """Return ranks, alphas and layers, and the base model that the metadata name."""
-    from inference.artifacts import format_of, part_of, read_layers, says_alpha
+    from inference.artifacts import (
+        Lora,
+        diffusers_note,
+        format_of,
+        part_of,
+        read_layers,
+        says_alpha,
+    )
 
     layers = read_layers(tensors, metadata)
     said = "" if says_alpha(tensors, metadata) else " (assumed; the file does not specify it)"
     parts = Counter(part_of(name) for name in layers)
     architecture = metadata.get("modelspec.architecture")
-    return {
+    naming = format_of(tensors)
+    note = diffusers_note(Lora(layers, dict(metadata))) if naming == "kohya" else None
+    facts = {
         "base model": metadata.get("ss_base_model_version") or architecture or "does not say",
         "rank": count(layer.rank for layer in layers.values()),
         "alpha": count(layer.alpha for layer in layers.values()) + said,
-        "naming": format_of(tensors),
+        "naming": naming,
         "modules": ", ".join(f"{number} in {part}" for part, number in parts.items()),
     }
+    return facts if note is None else facts | {"in diffusers": note}
 
 
 def describe_embedding(path: Path) -> Description:
@@ -246,7 +256,7 @@ def describe_embedding(path: Path) -> Description:
 
 def describe_hypernetwork(path: Path) -> Description:
     """Return its widths, its layers in A1111's terms, and its metadata."""
-    from inference.artifacts import read_hypernetwork
+    from inference.artifacts import comfyui_difference, read_hypernetwork
 
     pairs, spec, facts = read_hypernetwork(path)
     parameters = sum(p.numel() for pair in pairs.values() for p in pair.parameters())
@@ -254,7 +264,9 @@ def describe_hypernetwork(path: Path) -> Description:
     said = {name: str(facts[name]) for name in names if facts.get(name) is not None}
     options = {name: str(value) for name, value in dataclasses.asdict(spec).items()}
     sizes = ", ".join(map(str, pairs))
-    return {"sizes": sizes, "parameters": f"{parameters:,}", **options, **said}
+    difference = comfyui_difference(spec) if path.suffix != ".safetensors" else None
+    note = {} if difference is None else {"in ComfyUI": difference}
+    return {"sizes": sizes, "parameters": f"{parameters:,}", **options, **note, **said}
 
 
 def count(values: Iterator[float]) -> str:

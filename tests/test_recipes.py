@@ -90,6 +90,9 @@ WRONG = {
     "plugins: [no_such_module]": "plugins: no_such_module: code outside Limner is not loaded "
     "because a recipe names it; if you trust it, add plugins=[no_such_module] to the command line, "
     "or set LIMNER_PLUGINS=no_such_module",
+    "saving: {output_name: a/b}": "saving.output_name: must be the name of a file, got 'a/b'",
+    "saving: {output_name: mine.pt}": "saving.output_name: is given without the suffix; got "
+    "'mine.pt'",
     "objective: {rank: 0, alpha: 1}": "objective.rank: must be at least 1, got 0",
     "objective: {alpha: 0}": "objective.alpha: must be above 0, got 0.0: "
     "0 would switch the LoRA off",

@@ -83,6 +83,8 @@ def run(recipe: TrainRecipe) -> int:
         return 128 + signal.SIGINT
     if trainer.is_main:
         output(f"artifact: {artifact}")
+        for note in trainer.savings.notes():
+            output(f"note:     {note}")
         grid = trainer.run.folder.grid(trainer.step_number)
         if grid.is_file():
             output(f"grid:     {grid}")

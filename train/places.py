@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_places(recipe: TrainRecipe) -> None:
-    """Check that the base model and the folders of data exist.
+    """Check that the base model, the folders of data and the thumbnail exist.
 
     Addresses, hub ids and patterns are left to those who read them.
 
@@ -26,6 +26,9 @@ def check_places(recipe: TrainRecipe) -> None:
     for key, path in data_places(recipe):
         if not is_address(path) and "{" not in path and not _exists(path):
             raise DataError(f"{key}: {path!r} is not a folder")
+    thumbnail = recipe.metadata.thumbnail
+    if thumbnail is not None and not Path(thumbnail).expanduser().is_file():
+        raise DataError(f"metadata.thumbnail: no such file: {thumbnail!r}")
 
 
 def data_places(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:

@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inference.artifacts import twin_of
+from inference.artifacts import Lora, companions_of, diffusers_note, twin_of
 from inference.files import NotFiniteError
-from inference.models import DTYPES
+from inference.models import DTYPES, config_path
 from inference.runtime import limner_version
+from train.artifact_metadata import ArtifactMetadata
 from train.common import RESERVE, RunDirectoryError, SavingError
 from train.config import TrainRecipe
+from train.data import Examples
 from train.optimization import Optimization, state_bytes
 from train.run_data import Data
-from train.runs import RunDirectory, existing, megabytes, room, run_metadata, size_of
+from train.runs import RunDirectory, existing, megabytes, room, size_of
 
 
 class Savings:
@@ -34,6 +36,9 @@ class Savings:
         self.state = optimization.state
         self.run = run
         self.say = say
+        processes = optimization.accelerator.num_processes
+        base = optimization.objective.base
+        self.metadata = ArtifactMetadata(recipe, data.sources, base, processes)
         self.facts = data.facts | {"limner": limner_version(), "name": recipe.name}
         """A checkpoint manifest's data about the run."""
 
@@ -46,18 +51,22 @@ class Savings:
                 "room on this disk, or give another output_dir=…"
             )
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, examples: Examples) -> None:
         """Write artifacts, then the checkpoint: a resumed run lacks no artifact. Then list them.
 
         If the disk has room for the checkpoint alone, it is written, and the run ends; the run
         writes the artifacts when it is resumed.
+
+        Args:
+            step: completed optimizer steps.
+            examples: those of the step's stage, which the artifacts describe.
 
         Raises:
             SavingError: there was no room, or writing failed.
         """
         state, artifacts = self.checkpoint_bytes(), self.artifact_bytes()
         if self.run.checkpoint(step).exists() or state + artifacts <= room(self.run.path):
-            self.artifacts(step)
+            self.artifacts(step, examples)
             self.checkpoint(step)
             self.list_artifacts(step)
             self.tell_of_next(step)
@@ -130,8 +139,8 @@ class Savings:
         """Return the size of the members' artifacts: that of the last ones, estimated at first."""
         total = 0
         itemsize = DTYPES[self.recipe.saving.save_precision].itemsize
-        for path, member in zip(self.paths(0), self.members.values(), strict=True):
-            last = path.with_name(f"last{path.suffix}")
+        for name, member in self.members.items():
+            last = self.run.last(member.objective.artifact().suffix, name)
             known = size_of(last) + size_of(twin_of(last)) if last.exists() else 0
             total += known or itemsize * sum(p.numel() for p in member.objective.parameters())
         return total
@@ -140,11 +149,11 @@ class Savings:
         free = shutil.disk_usage(existing(self.run.path)).free
         return f"{megabytes(free)} are free; {megabytes(RESERVE)} must stay free"
 
-    def artifacts(self, step: int) -> None:
-        """Write each member's artifact to its own file, with the number of training images."""
+    def artifacts(self, step: int, examples: Examples) -> None:
+        """Write each member's artifact to its own file, with its metadata."""
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
-            pictures, others = self.data.facts["pictures"], len(self.data.class_pictures)
-            metadata = run_metadata(member.recipe, step, pictures, others)
+            others = len(self.data.class_pictures)
+            metadata = self.metadata.of(member.recipe, step, examples, others)
             with self.finite_alone(path), self.run.saving(path), self.weights.averaged():
                 path.parent.mkdir(exist_ok=True)
                 artifact = member.objective.artifact()
@@ -158,9 +167,9 @@ class Savings:
             SavingError: the list cannot be written.
         """
         paths = self.paths(step)
-        twins = [twin for path in paths if (twin := twin_of(path)).exists()]
+        others = [other for path in paths for other in companions_of(path)]
         with self.run.saving(self.run.listing.path, (OSError,)):
-            self.run.listing.add([*paths, *twins], self.run.identity)
+            self.run.listing.add([*paths, *others], self.run.identity, self.run.output_name)
         for path in paths:
             self.run.point_last(path, self.say)
 
@@ -194,10 +203,23 @@ class Savings:
             for name, member in self.members.items()
         ]
 
+    def notes(self) -> list[str]:
+        """Return what other programs need to open the artifacts."""
+        found = []
+        for name, member in self.members.items():
+            artifact = member.objective.artifact()
+            if isinstance(artifact, Lora) and (note := diffusers_note(artifact)):
+                found.append(note)
+            config = config_path(self.run.last(artifact.suffix, name))
+            if artifact.suffix == ".safetensors" and config.is_file():
+                found.append(f"A1111 needs {config} beside it, to draw with v-prediction")
+        return found
+
     def last(self, step: int) -> Path:
         """Return the newest artifact, which is that of a step, or the folder of several."""
         first, *others = self.paths(step)
-        last = first.with_name(f"last{first.suffix}")
         if others:
             return self.run.artifacts
+        (member,) = self.members.values()
+        last = self.run.last(member.objective.artifact().suffix)
         return last if last.exists() and last.is_dir() == first.is_dir() else first

@@ -194,7 +194,7 @@ class Trainer:
         is_last = step >= self.recipe.max_train_steps
         if is_saved or is_last:
             if not self.savings.are_made(step):
-                self.savings.artifacts(step)
+                self.savings.artifacts(step, self.examples)
             self.savings.list_artifacts(step)
         is_drawn = self.due(self.recipe.sampling.sample_every_n_steps)
         if is_drawn and not self.run.folder.grid(step).is_file():
@@ -263,7 +263,7 @@ class Trainer:
         """Save an artifact to generate with and a checkpoint to resume; other processes wait."""
         with self.run.clock.paused():
             if self.is_main:
-                self.savings.save(self.step_number)
+                self.savings.save(self.step_number, self.examples)
             self.accelerator.wait_for_everyone()
 
     def draw(self) -> None:

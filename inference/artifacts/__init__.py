@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         LoraSpec,
         adapter,
         adapter_of,
+        diffusers_note,
         format_of,
         is_lora,
         part_of,
@@ -42,14 +43,17 @@ if TYPE_CHECKING:
     )
     from inference.artifacts.library import NetworkLibrary
     from inference.artifacts.merging import merge, write_file_of, write_folder_of
+    from inference.artifacts.metadata import base_facts
+    from inference.artifacts.run_files import MANIFEST, companions_of
 
 __all__ = [
-    "ARTIFACTS", "Adapter", "Artifact", "Attached", "Checkpoint", "Embedding", "Hypernetwork",
-    "HypernetworkSpec", "Lora", "LoraSpec", "NetworkLibrary", "UsedArtifact", "adapter",
-    "adapter_of", "check_suffix", "comfyui_difference", "distance_from_identity", "format_of",
-    "is_lora", "load_artifact", "load_artifacts", "made_for", "merge", "part_of",
-    "read_embedding_picture", "read_hypernetwork", "read_keys", "read_layers", "save_diffusers",
-    "save_kohya", "says_alpha", "set_strength", "twin_of", "write_file_of", "write_folder_of",
+    "ARTIFACTS", "MANIFEST", "Adapter", "Artifact", "Attached", "Checkpoint", "Embedding",
+    "Hypernetwork", "HypernetworkSpec", "Lora", "LoraSpec", "NetworkLibrary", "UsedArtifact",
+    "adapter", "adapter_of", "base_facts", "check_suffix", "comfyui_difference", "companions_of",
+    "diffusers_note", "distance_from_identity", "format_of", "is_lora", "load_artifact",
+    "load_artifacts", "made_for", "merge", "part_of", "read_embedding_picture", "read_hypernetwork",
+    "read_keys", "read_layers", "save_diffusers", "save_kohya", "says_alpha", "set_strength",
+    "twin_of", "write_file_of", "write_folder_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -7,7 +7,6 @@ pair, `clip_l` and `clip_g`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -19,6 +18,7 @@ from torch import Tensor
 from inference.artifacts.base import Artifact, check_kind
 from inference.artifacts.embedding_picture import picture_with, read_embedding_picture
 from inference.artifacts.metadata import made_upon
+from inference.artifacts.run_files import is_named_by_run
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import (
     PICKLES,
@@ -42,10 +42,6 @@ PAIR: tuple[str, ...] = ("clip_l", "clip_g")
 """Keys of SDXL's files: vectors for its first and its second text encoder."""
 FACTS = ("name", "step", "sd_checkpoint", "sd_checkpoint_name")
 """Metadata of a file, by A1111's names."""
-RUN_FILE = re.compile(r"step-\d+|last")
-"""Names of the file in a run's folder. These and images are named by their metadata, others by
-their file name.
-file's name."""
 
 
 @final
@@ -210,7 +206,8 @@ class Embedding(Artifact):
         if len({len(each) for each in vectors}) > 1:
             counts = " and ".join(str(len(each)) for each in vectors)
             raise ArtifactError(f"{path}: expected equally many vectors in {PAIR}, found {counts}")
-        has_own_name = RUN_FILE.fullmatch(path.stem) or path.suffix in PICTURES
+        # Images, and files whose name is the run's, are called by their metadata.
+        has_own_name = path.suffix in PICTURES or is_named_by_run(path)
         name = facts.get("name") if has_own_name else None
         second = vectors[1] if len(vectors) > 1 else None
         return cls(vectors[0], str(name or path.stem), facts, second)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from inference.artifacts.adapters import Lora
 from inference.artifacts.base import Artifact, UsedArtifact, load_artifact, read_keys
-from inference.artifacts.embedding import RUN_FILE, Embedding
+from inference.artifacts.embedding import Embedding
 from inference.artifacts.hypernetwork import Hypernetwork
+from inference.artifacts.run_files import is_named_by_run
 from inference.files import EMBEDDING_PICTURES as PICTURES
 from inference.files import artifact_hash
 from inference.models import ARTIFACTS, files_in, output_name
@@ -56,21 +57,22 @@ class NetworkLibrary:
 
     @cached_property
     def files(self) -> dict[str, list[Path]]:
-        """Return the files by name without suffix.
+        """Return the files by name without suffix; a link has a name of its own.
 
         Raises:
             InputError: a folder does not exist.
         """
         found: dict[str, list[Path]] = {}
-        seen: set[Path] = set()
+        seen: set[tuple[Path, str]] = set()
         for folder in self.folders:
             check_readable(folder, "artifact_dirs")
             if not folder.is_dir():
                 raise InputError(f"artifact_dirs: {folder} is no folder")
             for path in files_in(folder, (*ARTIFACTS, *PICTURES)):
-                if path.resolve() in seen:
+                place = path.parent.resolve(), path.name
+                if place in seen:
                     continue
-                seen.add(path.resolve())  # folders may contain one another
+                seen.add(place)  # folders may contain one another
                 found.setdefault(path.stem, []).append(path)
         return found
 
@@ -81,7 +83,7 @@ class NetworkLibrary:
         for path in [path for paths in self.files.values() for path in paths]:
             name = output_name(path)
             if name and name != path.stem:
-                found.setdefault(name, []).append(path)
+                add_once(found.setdefault(name, []), path)
         return found
 
     def find(self, call: ExtraNetwork) -> Path:
@@ -228,9 +230,9 @@ class NetworkLibrary:
             for path in paths:
                 if path.suffix.lower() in PICTURES and (shown or is_preview(path, self.files)):
                     continue
-                says_itself = RUN_FILE.fullmatch(stem) or path.suffix.lower() in PICTURES
+                says_itself = path.suffix.lower() in PICTURES or is_named_by_run(path)
                 name = self.own_name(path) if says_itself else stem
-                found.setdefault(name.casefold(), []).append(path)
+                add_once(found.setdefault(name.casefold(), []), path)
         return found
 
     def own_name(self, path: Path) -> str:
@@ -245,6 +247,12 @@ class NetworkLibrary:
         for lora in self._loras.values():
             lora.detach()
         self._loras = {}
+
+
+def add_once(paths: list[Path], path: Path) -> None:
+    """Append a path, unless it or a link to the same file is among them."""
+    if path.resolve() not in [one.resolve() for one in paths]:
+        paths.append(path)
 
 
 def is_preview(path: Path, files: Mapping[str, Sequence[Path]]) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from inference.files import serialize
+from inference.files import old_hash, read_header, serialize
 from inference.models import all_families, family_of
 from inference.runtime import DrawWarning
 
@@ -56,6 +57,32 @@ def made_upon(base: DiffusionModel) -> dict[str, str | None]:
         "sd_checkpoint": known_by[:10] if known_by else None,
         "sd_checkpoint_name": model_name(base),
     }
+
+
+def base_facts(base: DiffusionModel) -> dict[str, str]:
+    """Return kohya's hashes of the base model, and its licence, as far as they are known.
+
+    Of a folder, the hashes are those of the denoiser's file.
+    """
+    from inference.models import model_hash, weights_path
+
+    found, path = {}, weights_path(base)
+    if path is not None:
+        found["ss_sd_model_hash"] = old_hash(path)
+        found["ss_new_sd_model_hash"] = str(model_hash(base))
+    if licence := licence_of(base):
+        found["modelspec.license"] = licence
+    return found
+
+
+def licence_of(base: DiffusionModel) -> str | None:
+    """Return what a single file says is its licence, else that of its published architecture."""
+    path = Path(base.path)
+    if path.suffix.lower() == ".safetensors" and path.is_file():
+        said = read_header(path).get("__metadata__", {}).get("modelspec.license")
+        if said:
+            return said
+    return family_of(base).licenses.get(base_model_version(base))
 
 
 def lora_metadata(base: DiffusionModel, rank: int, alpha: float, dropout: float) -> dict[str, str]:

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from inference.models.base import DTYPES, DiffusionModel, model_hash, model_name
+    from inference.models.base import (
+        DTYPES,
+        DiffusionModel,
+        model_hash,
+        model_name,
+        weights_path,
+    )
     from inference.models.clip_model import ClipModel, LatentScale
     from inference.models.cogvideox import FrameRule
     from inference.models.conditions import Conditions
@@ -80,6 +86,7 @@ if TYPE_CHECKING:
         check_size,
         rounded_size,
     )
+    from inference.models.stable_diffusion import config_path
 
 __all__ = [
     "ARTIFACTS", "DTYPES", "FACTS", "FAMILIES", "KINDS", "ClipModel", "Conditions",
@@ -87,13 +94,13 @@ __all__ = [
     "ImageModel", "LatentScale", "LoraLayout", "Match", "ModelFamily", "ModelFiles",
     "Parametrization", "Part", "PartLayout", "PromptSettings", "RoundedSize", "SingleFile",
     "SizeRules", "Timeline", "Velocity", "all_families", "artifacts_in", "as_timelines",
-    "base_name", "cast", "check_place", "check_size", "compact", "discrete_vp", "family_named",
-    "family_of", "file_model_name", "files_in", "find_model", "find_named", "folder_family",
-    "is_single_file", "load_auto", "load_clip_model", "load_image_model", "load_model", "mixed",
-    "model_hash", "model_name", "models_in", "needs_negatives", "output_name", "part_layout",
-    "part_names", "path_of", "published_name", "read_part", "read_text", "register_family",
-    "resolve_path", "rounded_size", "single_file_format", "single_file_of", "skeleton",
-    "weights_of", "write_base_model",
+    "base_name", "cast", "check_place", "check_size", "compact", "config_path", "discrete_vp",
+    "family_named", "family_of", "file_model_name", "files_in", "find_model", "find_named",
+    "folder_family", "is_single_file", "load_auto", "load_clip_model", "load_image_model",
+    "load_model", "mixed", "model_hash", "model_name", "models_in", "needs_negatives",
+    "output_name", "part_layout", "part_names", "path_of", "published_name", "read_part",
+    "read_text", "register_family", "resolve_path", "rounded_size", "single_file_format",
+    "single_file_of", "skeleton", "weights_of", "weights_path", "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -167,8 +167,14 @@ def model_hash(base: DiffusionModel) -> str | None:
 
     For a folder, that of the file with the denoiser's weights (the first of several).
     """
+    path = weights_path(base)
+    return sha256(path) if path else None
+
+
+def weights_path(base: DiffusionModel) -> Path | None:
+    """Return the file by whose hash a model is known: its own, or that of a folder's denoiser."""
     if is_single_file(base.path):
-        return sha256(Path(base.path)) if Path(base.path).is_file() else None
+        return Path(base.path) if Path(base.path).is_file() else None
     folder = Path(resolve_path(base.path)) / base.denoiser_name
     file = weights_file(folder)
     if file is None and not folder.is_dir():
@@ -177,4 +183,4 @@ def model_hash(base: DiffusionModel) -> str | None:
         name = f"{base.denoiser_name}/diffusion_pytorch_model.safetensors"
         cached = try_to_load_from_cache(base.path, name) if base.path.count("/") == 1 else None
         file = Path(cached) if isinstance(cached, str) else None
-    return sha256(file) if file else None
+    return file

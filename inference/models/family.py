@@ -132,6 +132,9 @@ class ModelFamily(ABC):
     """Published models by name: their titles."""
     architectures: ClassVar[Mapping[str, str]]
     """kohya's `ss_base_model_version` -> `modelspec.architecture`."""
+    licenses: ClassVar[Mapping[str, str]] = {}
+    """kohya's `ss_base_model_version` -> licence of the published model, which what is trained on
+    it inherits."""
     lora_layouts: ClassVar[tuple[LoraLayout, ...]]
     """Naming of LoRA layers, one for each variant of the architecture."""
 

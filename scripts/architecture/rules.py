@@ -43,7 +43,10 @@ FLOORS = (
         "inference/clips/", "inference/deforum/", "inference/inspect.py",
     ),
     ("train/objectives/", "train/diff.py", "inference/__main__.py"),
-    ("train/optimization/", "train/run_data.py", "train/caches.py"),
+    (
+        "train/optimization/", "train/run_data.py", "train/caches.py",
+        "train/artifact_metadata.py",
+    ),
     ("train/monitoring/", "train/saving.py"),
     ("train/trainer.py", "train/cli.py"),
     ("train/__main__.py", "train/plan/", "train/rerun.py", "train/listing.py"),

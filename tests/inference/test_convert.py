@@ -20,6 +20,7 @@ from inference.artifacts.hypernetwork_files import HypernetworkSpec
 from inference.config.models import BaseModelConfig
 from inference.convert import main
 from inference.files.hashes import read_header
+from inference.inspect import inspect
 from inference.models.stable_diffusion.loading import load_base_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lora_key_map.json"
@@ -176,6 +177,23 @@ def test_sd2s_projections_are_linear_in_diffusers_only(tmp_path):
     convert(tmp_path / "there.safetensors", tmp_path / "back.safetensors", "--to", "kohya")
     back = load_file(tmp_path / "back.safetensors")
     assert back[f"{name}_proj_in.lora_down.weight"].shape == (2, 8, 1, 1)
+
+
+@pytest.mark.parametrize(("width", "is_reported"), [(1024, True), (768, False)])
+def test_inspect_says_what_diffusers_needs_for_sd2(width, is_reported, tmp_path):
+    """Only of kohya's form, in which its linear layers are convolutions."""
+    name = "lora_unet_down_blocks_0_attentions_0"
+    tensors = {
+        f"{name}_proj_in.lora_down.weight": torch.ones(2, 8, 1, 1),
+        f"{name}_proj_in.lora_up.weight": torch.ones(8, 2, 1, 1),
+        f"{name}_transformer_blocks_0_attn2_to_k.lora_down.weight": torch.ones(2, width),
+        f"{name}_transformer_blocks_0_attn2_to_k.lora_up.weight": torch.ones(8, 2),
+    }
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    facts = inspect(tmp_path / "kohya.safetensors")
+    assert ("--to diffusers" in facts.get("in diffusers", "")) is is_reported
+    convert(tmp_path / "kohya.safetensors", tmp_path / "there.safetensors", "--to", "diffusers")
+    assert "in diffusers" not in inspect(tmp_path / "there.safetensors")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])

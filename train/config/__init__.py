@@ -47,7 +47,14 @@ if TYPE_CHECKING:
         function_of,
         parse_schedule,
     )
-    from train.config.recipe import LossConfig, TrainRecipe, named_stages, recipe_in, stage_recipes
+    from train.config.recipe import (
+        LossConfig,
+        MetadataConfig,
+        TrainRecipe,
+        named_stages,
+        recipe_in,
+        stage_recipes,
+    )
     from train.config.schema import MOVED, train_schema
     from train.config.stages import ValidationConfig
 
@@ -56,7 +63,7 @@ __all__ = [
     "Bucket", "CaptionConfig", "ClipDataConfig", "ColorJitterConfig", "ColumnsConfig",
     "CombinedConfig", "ConceptConfig", "ContainerConfig", "DataConfig", "DreamboothConfig",
     "ExampleConfig", "GuardConfig", "HypernetworkConfig", "ImageConditionConfig",
-    "LRSchedulerConfig", "LoraConfig", "LossConfig", "MaskConfig", "MemberConfig",
+    "LRSchedulerConfig", "LoraConfig", "LossConfig", "MaskConfig", "MemberConfig", "MetadataConfig",
     "ObjectiveConfig", "OptimizerConfig", "PictureBucketsConfig", "Registry", "Size",
     "StreamingConfig", "SubsetConfig", "TextualInversionConfig", "TrainRecipe", "ValidationConfig",
     "WholePartsConfig", "choices", "function_of", "has_streamed", "is_address", "is_commit",

@@ -114,10 +114,53 @@ class SavingConfig:
     """Number of checkpoints to keep; older ones are deleted. All artifacts are kept."""
     save_precision: Literal["fp32", "fp16", "bf16"] = "fp16"
     """Precision of the artifacts. Preview grids are generated with weights in this precision."""
+    output_name: str | None = None
+    """Name of the artifacts' files: NAME-000500.safetensors for step 500 and NAME.safetensors for
+    the newest, instead of step-000500 and last (kohya: output_name). A1111 and ComfyUI call
+    embeddings and LoRAs by the name of their file."""
 
     def faults(self) -> Faults:
+        name = self.output_name
+        if name is not None:
+            if not name.strip() or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
+                yield "output_name", f"must be the name of a file, got {name!r}"
+            elif name.lower().endswith((".safetensors", ".pt", ".png", ".bin", ".ckpt")):
+                yield "output_name", f"is given without the suffix; got {name!r}"
         yield from at_least(1, save_every_n_steps=self.save_every_n_steps)
         yield from at_least(1, keep_last_n_checkpoints=self.keep_last_n_checkpoints)
+
+
+@dataclass
+class MetadataConfig:
+    """What the artifacts say about themselves, in kohya's and Stability AI's metadata keys.
+
+    A1111 and ComfyUI show it on their cards. `.pt` files and images have no place for it.
+    """
+
+    paths: ClassVar[tuple[str, ...]] = ("thumbnail",)
+
+    author: str | None = None
+    """Author (`modelspec.author`)."""
+    license: str | None = None
+    """Licence (`modelspec.license`); by default the base model's, where it is known."""
+    tags: list[str] = field(default_factory=list)
+    """Tags (`modelspec.tags`)."""
+    description: str | None = None
+    """Description (`modelspec.description`)."""
+    trigger_phrase: str | None = None
+    """Words to use in prompts (`modelspec.trigger_phrase`)."""
+    usage_hint: str | None = None
+    """How to use it (`modelspec.usage_hint`)."""
+    thumbnail: str | None = None
+    """An image file; a copy of at most 256x256 pixels is stored (`modelspec.thumbnail`)."""
+    comment: str | None = None
+    """Comment on the training (`ss_training_comment`)."""
+    caption_tags: bool = True
+    """Store how often each tag of the captions occurs, which A1111 shows as training tags
+    (`ss_tag_frequency`); false keeps the captions to yourself."""
+    dates: bool = False
+    """Store when the training began and ended. Two runs of the same recipe then differ in these
+    bytes, also a resumed one from one that was never stopped."""
 
 
 @dataclass
@@ -190,6 +233,7 @@ class TrainRecipe:
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     ema: EmaConfig | None = None
     saving: SavingConfig = field(default_factory=SavingConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     validation: ValidationConfig | None = None
     stages: dict[str, StageConfig | None] = field(default_factory=dict)

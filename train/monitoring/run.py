@@ -28,7 +28,8 @@ def open_folder(data: Data) -> RunDirectory:
         RunDirectoryError: it belongs to another run, recipe or images have changed, or it
             cannot be written to.
     """
-    recipe, folder = data.recipe, RunDirectory(data.folder)
+    recipe = data.recipe
+    folder = RunDirectory(data.folder, recipe.saving.output_name)
     text = dump_recipe(recipe)
     folder.open(text, data.facts, recipe.resume, recipe.overwrite, data.rows())
     return folder

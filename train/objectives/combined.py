@@ -59,10 +59,12 @@ class CombinedObjective(Objective):
 def member_recipe(recipe: TrainRecipe, name: str, member: MemberConfig) -> TrainRecipe:
     """Return the run's recipe as it would be for this member alone."""
     rate, decay = member.learning_rate, member.weight_decay
+    output_name = recipe.saving.output_name
     return replace(
         recipe,
         name=f"{recipe.name}_{name}",
         objective=member.objective,
+        saving=replace(recipe.saving, output_name=output_name and f"{output_name}_{name}"),
         optimizer=replace(
             recipe.optimizer,
             learning_rate=recipe.optimizer.learning_rate if rate is None else rate,

@@ -1,7 +1,8 @@
-"""The list of a run's artifacts, `artifacts.json`, and the newest of them, `last.*`.
+"""The list of a run's artifacts, `artifacts.json`, and the newest of them, `last.*` or `NAME.*`.
 
 Both are written after each checkpoint. The list names the run, and holds the size and SHA-256 of
-every file of its artifacts. `last.*` is a link, or a copy where the disk has no links.
+every file of its artifacts, and the output name if the recipe has one. `last.*` is a link, or a
+copy where the disk has no links.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from inference.artifacts import MANIFEST
 from inference.files import sync, write_atomically
 from train.common import RunDirectoryError
 from train.runs.identity import RESULT_HASH, RUN_ID
@@ -24,7 +26,7 @@ class ArtifactList:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self.path = run / "artifacts.json"
+        self.path = run / MANIFEST
 
     def read(self) -> dict[str, Any]:
         """Return its content; empty if there is none.
@@ -66,7 +68,19 @@ class ArtifactList:
                 f"({identity[RUN_ID]}): restore this run's artifacts, or overwrite=true starts over"
             )
 
-    def add(self, paths: Iterable[Path], identity: Mapping[str, str]) -> None:
+    @property
+    def output_name(self) -> str | None:
+        """Return the name of the run's artifacts; None for `step-000500` and `last`.
+
+        Raises:
+            RunDirectoryError: the list is damaged.
+        """
+        name = self.read().get("output_name")
+        return name if isinstance(name, str) else None
+
+    def add(
+        self, paths: Iterable[Path], identity: Mapping[str, str], output_name: str | None = None
+    ) -> None:
         """List artifacts that were saved; those that were deleted since are dropped."""
         known = self.read().get("files", {})
         files = {name: one for name, one in known.items() if (self.run / name).is_file()}
@@ -75,7 +89,8 @@ class ArtifactList:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
             name = file.relative_to(self.run).as_posix()
             files[name] = {"size": file.stat().st_size, "sha256": digest}
-        text = json.dumps({"format": FORMAT, **identity, "files": files}, indent=1)
+        named = {} if output_name is None else {"output_name": output_name}
+        text = json.dumps({"format": FORMAT, **identity, **named, "files": files}, indent=1)
         write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
 
     def matches(self, paths: Iterable[Path]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +164,9 @@ def compare_data(first: RunDirectory, second: RunDirectory, found: Comparison) -
 
 def compare_files(first: RunDirectory, second: RunDirectory, found: Comparison) -> None:
     """Compare artifacts, preview grids and the files of the last checkpoints."""
-    ours, theirs = files_of(first), files_of(second)
+    names = {run.listing.output_name for run in (first, second)}
+    as_usual = len(names) > 1
+    ours, theirs = files_of(first, as_usual), files_of(second, as_usual)
     found.only_first = [name for name in ours if name not in theirs]
     found.only_second = [name for name in theirs if name not in ours]
     for name in (name for name in ours if name in theirs):
@@ -174,20 +177,41 @@ def compare_files(first: RunDirectory, second: RunDirectory, found: Comparison) 
             found.files.append(FileDifference(name, tensors))
 
 
-def files_of(run: RunDirectory) -> dict[str, Path]:
-    """Return the products of a run, by names that are comparable between runs."""
+def files_of(run: RunDirectory, as_usual: bool = False) -> dict[str, Path]:
+    """Return the products of a run, by names that are comparable between runs.
+
+    Args:
+        run: the run.
+        as_usual: name artifacts as those of a run without an output name.
+    """
     found = {}
+    output_name = run.listing.output_name if as_usual else None
     for folder in (run.artifacts, run.samples):
         for file in sorted(folder.rglob("*")):
             linked = any(part.is_symlink() for part in (file, *file.parents) if part != run.path)
             if file.is_file() and not linked and not file.name.startswith("."):
-                found[file.relative_to(run.path).as_posix()] = file
+                place = file.relative_to(run.path)
+                if output_name is not None and folder == run.artifacts:
+                    place = usual_place(place, output_name)
+                found[place.as_posix()] = file
     newest = run.newest_checkpoint()
     for name in ("trained.safetensors", "ema.safetensors", "optimizer.pt") if newest else ():
         assert newest is not None
         if (newest / name).is_file():
             found[f"{HEAD}, {newest.name}/{name}"] = newest / name
     return found
+
+
+def usual_place(place: Path, output_name: str) -> Path:
+    """Return the place that an artifact's file would have without the output name."""
+    folder, member, *rest = place.parts
+    parts = [member, *rest]
+    for number, part in enumerate(parts):
+        if named := re.fullmatch(rf"{re.escape(output_name)}-(\d+)(\..+)?", part):
+            parts[number] = f"step-{named[1]}{named[2] or ''}"
+        elif named := re.fullmatch(rf"{re.escape(output_name)}(\..+)?", part):
+            parts[number] = f"last{named[1] or ''}"
+    return Path(folder, *parts)
 
 
 def curves(run: RunDirectory) -> dict[str, dict[int, float]]:

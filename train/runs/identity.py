@@ -23,6 +23,7 @@ SAFE_TO_CHANGE = (
     "name",
     "max_train_steps",
     "saving",
+    "metadata",
     "sampling",
     "guards",
     "log_every_n_steps",

@@ -44,12 +44,15 @@ def processes_of_run() -> int:
 def run_metadata(
     recipe: TrainRecipe, step: int, num_pictures: int, num_class_pictures: int
 ) -> dict[str, str]:
-    """Return ss_* values as kohya's sd-scripts write them: strings, `None` for what is not set."""
+    """Return ss_* values as kohya's sd-scripts write them: strings, `None` for what is not set.
+
+    And the run's title.
+    """
     optimizer, lr_scheduler = recipe.optimizer, recipe.lr_scheduler
     rates = optimizer.learning_rates
     denoiser = "unet" if recipe.data.clips is None else "transformer"
     facts = {
-        "ss_output_name": recipe.name,
+        "ss_output_name": recipe.saving.output_name or recipe.name,
         "ss_seed": recipe.seed,
         "ss_steps": step,
         "ss_max_train_steps": recipe.max_train_steps,
@@ -76,4 +79,5 @@ def run_metadata(
         "ss_keep_tokens": recipe.data.captions.keep_tokens,
         "ss_sd_model_name": published_name(recipe.base_model.path),
     }
-    return {key: str(value) for key, value in facts.items()}
+    title = {"modelspec.title": recipe.saving.output_name or recipe.name}
+    return {key: str(value) for key, value in facts.items()} | title

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from inference.artifacts import twin_of
+from inference.artifacts import companions_of
 from inference.files import remove_left_overs, write_atomically
 from inference.runtime import is_system_fault
 from train.common import RunDirectoryError, SavingError
@@ -52,8 +52,10 @@ FINGERPRINTS = {
 class RunDirectory:
     """runs/<name>/ with recipe, logs, samples, checkpoints and artifacts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, output_name: str | None = None) -> None:
         self.path = path
+        self.output_name = output_name
+        """Name of the artifacts that are written; None for `step-000500` and `last`."""
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
         self.data = path / "data.jsonl.gz"
@@ -82,7 +84,11 @@ class RunDirectory:
 
     def artifact(self, step: int, suffix: str, member: str = "") -> Path:
         """Return artifacts/step-….suffix; each of several objectives has its own folder."""
-        return self.artifacts / member / f"step-{step:06d}{suffix}"
+        return self.artifacts / member / f"{self.output_name or 'step'}-{step:06d}{suffix}"
+
+    def last(self, suffix: str, member: str = "") -> Path:
+        """Return the path that stands for the newest artifact."""
+        return self.artifacts / member / f"{self.output_name or 'last'}{suffix}"
 
     def grid(self, step: int) -> Path:
         return self.samples / f"step-{step:06d}.png"
@@ -408,14 +414,20 @@ class RunDirectory:
         )
 
     def point_last(self, artifact: Path, say: Callable[[str], None]) -> Path:
-        """Let `last.*` stand for the newest artifact beside it, and so its twin; return its path.
+        """Let `last.*` stand for the newest artifact beside it; return its path.
 
-        A convenience: if it cannot be made, that is reported, once.
+        So for the files that belong to it. A convenience: if it cannot be made, that is reported,
+        once.
         """
-        last = artifact.with_name(f"last{artifact.suffix}")
+        stem, _, rest = artifact.name.rpartition("-")
+        assert stem == (self.output_name or "step"), artifact
+        suffix = rest.lstrip("0123456789")
+        last = artifact.with_name(f"{self.output_name or 'last'}{suffix}")
+        own_stem = artifact.name.removesuffix(suffix)
         pairs = [(last, artifact)]
-        if twin_of(artifact).exists():
-            pairs.append((twin_of(last), twin_of(artifact)))
+        for other in companions_of(artifact):
+            ending = other.name.removeprefix(own_stem)
+            pairs.append((last.with_name(f"{last.name.removesuffix(suffix)}{ending}"), other))
         for path, target in pairs:
             try:
                 point(path, target)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from inference.artifacts.adapters.base import Adapter
-from inference.artifacts.adapters.lora import Lora
+from inference.artifacts.adapters.lora import Lora, is_convolution_in_kohya
 from inference.artifacts.adapters.lora_formats import adapter_metadata, diffusers_tensors
 from inference.artifacts.adapters.lora_keys import (
     diffusers_path,
@@ -44,6 +44,28 @@ def read_width(layers: Layers, layout: LoraLayout) -> int | None:
         and (width := layer.input_width)
     )
     return widths.most_common(1)[0][0] if widths else None
+
+
+def diffusers_note(lora: Lora) -> str | None:
+    """Return why diffusers does not load a LoRA in kohya's format; None if it does.
+
+    kohya writes SD 2.x's proj_in and proj_out as convolutions; they are linear layers there.
+    """
+    projections = [
+        layer.lora_A.weight
+        for name, layer in lora.layers.items()
+        if is_convolution_in_kohya(name) and isinstance(layer, LowRank)
+    ]
+    layout, width = variant_of(lora.layers)
+    if layout.file_format != "kohya" or not projections:
+        return None
+    is_linear = lora.metadata.get("ss_v2") == "True" or width in layout.linear_widths
+    if not is_linear and all(weight.dim() == 4 for weight in projections):
+        return None
+    return (
+        "diffusers does not load this file: as kohya does, it has SD 2.x's proj_in and proj_out as "
+        "convolutions. `python -m inference.convert IN OUT --to diffusers` writes one that it loads"
+    )
 
 
 def save_kohya(lora: Lora, path: Path, dtype: torch.dtype) -> None:

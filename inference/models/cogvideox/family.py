@@ -54,6 +54,9 @@ class CogVideoX(ModelFamily):
     single_file = None
     published: ClassVar = {name: one.title for name, one in FAMILIES.items()}
     architectures: ClassVar = {name: name for name in FAMILIES}
+    licenses: ClassVar = {
+        name: "Apache-2.0" if name == "cogvideox-2b" else "CogVideoX License" for name in FAMILIES
+    }
     lora_layouts = (LORA,)
 
     def detect(self, files: ModelFiles) -> Match | None:

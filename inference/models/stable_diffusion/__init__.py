@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         prediction_type_of,
     )
     from inference.models.stable_diffusion.keys import SGM_OUTER, SGM_RESNET, sgm_path
+    from inference.models.stable_diffusion.ldm_config import config_path
     from inference.models.stable_diffusion.loading import (
         check_layout,
         check_parts,
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES", "MODEL", "SGM_OUTER", "SGM_RESNET", "SIZE_CONDITIONS", "TRAINED_PARTS", "BaseModel",
-    "check_layout", "check_parts", "encode_drawing_prompts", "family_of", "frozen_dtype",
-    "load_base_model", "looks_like_checkpoint", "parts_of", "prediction_type_of", "read_base_model",
-    "read_model", "sgm_path", "write_model",
+    "check_layout", "check_parts", "config_path", "encode_drawing_prompts", "family_of",
+    "frozen_dtype", "load_base_model", "looks_like_checkpoint", "parts_of", "prediction_type_of",
+    "read_base_model", "read_model", "sgm_path", "write_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

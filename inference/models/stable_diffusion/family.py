@@ -139,6 +139,13 @@ class StableDiffusion(ModelFamily):
         "sd_v2_v": "stable-diffusion-v2-768-v",
         "sdxl_base_v1-0": "stable-diffusion-xl-v1-base",
     }
+    licenses: ClassVar = {
+        "sd_v1": "CreativeML Open RAIL-M",
+        "sd_v1_v": "CreativeML Open RAIL-M",
+        "sd_v2": "CreativeML Open RAIL++-M",
+        "sd_v2_v": "CreativeML Open RAIL++-M",
+        "sdxl_base_v1-0": "CreativeML Open RAIL++-M",
+    }
     lora_layouts = LAYOUTS
 
     def detect(self, files: ModelFiles) -> Match | None:

@@ -1,12 +1,14 @@
 """How prompts find files by names."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from inference.artifacts.library import NetworkLibrary, spells
+from inference.prompts import ExtraNetwork
 from inference.runtime.errors import DrawWarning
 
 LORA = {
@@ -55,3 +57,22 @@ def test_embeddings_are_called_in_any_case_and_as_whole_words(library):
 )
 def test_names_in_texts(text, name, expected):
     assert spells(text, name) == expected
+
+
+def test_links_have_names_of_their_own_and_stand_for_one_file(tmp_path):
+    """As in the folder of a run: NAME.safetensors is a link to the newest artifact."""
+    artifacts = tmp_path / "run" / "artifacts"
+    artifacts.mkdir(parents=True)
+    (tmp_path / "run" / "artifacts.json").write_text('{"output_name": "mine"}')
+    save_file(LORA, artifacts / "mine-000500.safetensors", {"ss_output_name": "mine"})
+    save_file(LORA, artifacts / "mine-001000.safetensors", {"ss_output_name": "mine"})
+    (artifacts / "mine.safetensors").symlink_to("mine-001000.safetensors")
+    save_file(EMBEDDING, artifacts / "word-000500.safetensors", {"name": "word"})
+    (artifacts / "word.safetensors").symlink_to("word-000500.safetensors")
+    base: Any = SimpleNamespace(embeddings={})
+    library = NetworkLibrary(base, [tmp_path, artifacts])
+    for name in ("mine", "mine-000500", "mine-001000"):
+        assert library.find(ExtraNetwork("lora", name, ())).name == f"{name}.safetensors"
+    (tmp_path / "run" / "artifacts.json").write_text('{"output_name": "word", "format": 1}')
+    library = NetworkLibrary(base, [tmp_path, artifacts])
+    assert len(library.names_of_embeddings["word"]) == 1

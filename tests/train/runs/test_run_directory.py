@@ -9,6 +9,7 @@ import pytest
 from inference.artifacts.adapters.lora import twin_of
 from train.common.errors import RunDirectoryError, SavingError
 from train.runs.checkpoint_files import CheckpointWriter
+from train.runs.comparison import usual_place
 from train.runs.run_directory import RunDirectory, differences
 
 FACTS = {"pictures": 8, "dataset_fingerprint": "aa"}
@@ -161,6 +162,43 @@ def test_last_points_to_the_twin_too(run: RunDirectory) -> None:
         last = run.point_last(path, pytest.fail)
     assert twin_of(last).name == "last.comfyui.safetensors"
     assert (last.read_text(), twin_of(last).read_text()) == ("20", "twin of 20")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ""])
+@pytest.mark.parametrize("name", ["mine", "v1.5", "a-b-000003"])
+def test_an_output_name_stands_for_step_and_last(name: str, suffix: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, name)
+    run.artifacts.mkdir()
+    for step in (10, 2_000_000):
+        path = run.artifact(step, suffix)
+        if suffix:
+            path.write_text(str(step))
+            twin_of(path).write_text(f"twin of {step}")
+            path.with_suffix(".yaml").write_text(f"config of {step}")
+        else:
+            path.mkdir()
+            (path / "step").write_text(str(step))
+        assert run.point_last(path, pytest.fail) == run.last(suffix)
+    expected = {f"{name}-000010{suffix}", f"{name}-2000000{suffix}", f"{name}{suffix}"}
+    if suffix:
+        stems = (f"{name}-000010", f"{name}-2000000", name)
+        expected |= {f"{stem}{end}" for stem in stems for end in (".comfyui.safetensors", ".yaml")}
+        assert (tmp_path / "artifacts" / f"{name}.yaml").read_text() == "config of 2000000"
+        assert twin_of(run.last(suffix)).read_text() == "twin of 2000000"
+    assert set(names(run.artifacts)) == expected
+
+
+def test_files_are_named_as_usual_to_compare_runs_of_other_output_names() -> None:
+    usual = {
+        "artifacts/mine-000500.safetensors": "artifacts/step-000500.safetensors",
+        "artifacts/mine.safetensors": "artifacts/last.safetensors",
+        "artifacts/look/mine-000500.pt": "artifacts/look/step-000500.pt",
+        "artifacts/mine-000500.comfyui.safetensors": "artifacts/step-000500.comfyui.safetensors",
+        "artifacts/mine-000500/unet/config.json": "artifacts/step-000500/unet/config.json",
+        "artifacts/other.safetensors": "artifacts/other.safetensors",
+    }
+    for place, expected in usual.items():
+        assert usual_place(Path(place), "mine") == Path(expected)
 
 
 @pytest.mark.parametrize(
