@@ -20,6 +20,8 @@ RECORDS = re.compile(r"[^/]+/(data\.pkl|data/\d+|version)")
 """The records that are written: structure, storages, and the version of the format."""
 ALIGNMENT = 64
 """The contents of records begin at multiples of this many bytes, as torch.save aligns them."""
+FIXED_HEADER = 30
+"""Bytes of a record's header before its name."""
 PADDING = b"FB"
 """Begins torch's padding in the extra field of a record's header."""
 
@@ -40,7 +42,7 @@ def pickle_bytes(content: dict[Any, Any]) -> bytes:
     with zipfile.ZipFile(saved) as source, zipfile.ZipFile(kept, "w") as target:
         for name in filter(RECORDS.fullmatch, source.namelist()):
             record = zipfile.ZipInfo(name)  # its date is 1980-01-01
-            start = kept.tell() + zipfile.sizeFileHeader + len(name.encode())
+            start = kept.tell() + FIXED_HEADER + len(name.encode())
             record.extra = padding(start)
             target.writestr(record, source.read(name))
     return kept.getvalue()

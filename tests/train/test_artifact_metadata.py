@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,14 @@ from inference.models.stable_diffusion.model import BaseModel
 from tests.inference.artifacts.conftest import build_base
 from train import __main__ as train_main
 from train import diff
-from train.artifact_metadata import MOST_TAGS, count_tags, data_url, image_facts, said_by_user
+from train.artifact_metadata import (
+    MOST_TAGS,
+    ArtifactMetadata,
+    count_tags,
+    data_url,
+    image_facts,
+    said_by_user,
+)
 from train.common.errors import DataError
 from train.config.recipe import MetadataConfig, TrainRecipe
 from train.data.sources.folder import Picture
@@ -169,13 +177,14 @@ def test_the_end_of_a_run_says_what_diffusers_needs_for_sd2(
     assert tensors["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"].dim() == 4
 
 
-def test_dates_are_stored_if_asked_for(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    Trainer(make_recipe(*SHORT, "max_train_steps=1", "metadata.dates=true")).train()
-    said = metadata(tmp_path / "run" / "artifacts" / "last.safetensors")
+def test_dates_are_stored_if_asked_for(make_recipe: MakeRecipe, tiny_base: BaseModel) -> None:
+    recipe = make_recipe("metadata.dates=true")
+    sources = find_sources(recipe)
+    said = ArtifactMetadata(recipe, sources, tiny_base, 1).dates()
     started, finished = (float(said[f"ss_training_{word}_at"]) for word in ("started", "finished"))
     assert 0 < finished - started < 600
-    assert len(said["modelspec.date"]) == len("2026-01-31T12:00:00")
-    assert said["modelspec.title"] == "run"
+    assert datetime.fromisoformat(said["modelspec.date"]) == datetime.fromtimestamp(int(finished))
+    assert ArtifactMetadata(make_recipe(), sources, tiny_base, 1).dates() == {}
 
 
 def test_what_each_kind_of_source_says(make_recipe: MakeRecipe, pictures: Path) -> None:

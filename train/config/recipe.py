@@ -132,10 +132,7 @@ class SavingConfig:
 
 @dataclass
 class MetadataConfig:
-    """What the artifacts say about themselves, in kohya's and Stability AI's metadata keys.
-
-    A1111 and ComfyUI show it on their cards. `.pt` files and images have no place for it.
-    """
+    """What safetensors artifacts say about themselves, as A1111's and ComfyUI's cards show it."""
 
     paths: ClassVar[tuple[str, ...]] = ("thumbnail",)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from inference.artifacts import Lora
 from inference.models import DTYPES
@@ -36,7 +36,7 @@ class ShownWeights:
         A LoRA whose file has another alpha is scaled as there.
         """
         with ExitStack() as stack:
-            factors: dict[nn.Parameter, float] = {}
+            factors: dict[Tensor, float] = {}
             for member in self.members:
                 artifact = member.objective.artifact()
                 if isinstance(artifact, Lora):

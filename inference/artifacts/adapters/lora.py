@@ -295,7 +295,7 @@ class Lora(Artifact):
         return self.layout.file_format == "diffusers" and is_plain
 
     @contextmanager
-    def as_in_file(self) -> Iterator[dict[nn.Parameter, float]]:
+    def as_in_file(self) -> Iterator[dict[Tensor, float]]:
         """Compute with the alphas of the file that `save` writes.
 
         Yields:

@@ -72,7 +72,7 @@ def test_links_have_names_of_their_own_and_stand_for_one_file(tmp_path):
     base: Any = SimpleNamespace(embeddings={})
     library = NetworkLibrary(base, [tmp_path, artifacts])
     for name in ("mine", "mine-000500", "mine-001000"):
-        assert library.find(ExtraNetwork("lora", name, ())).name == f"{name}.safetensors"
+        assert library.find(ExtraNetwork("lora", name, 1, 1, None, 0)).name == f"{name}.safetensors"
     (tmp_path / "run" / "artifacts.json").write_text('{"output_name": "word", "format": 1}')
     library = NetworkLibrary(base, [tmp_path, artifacts])
     assert len(library.names_of_embeddings["word"]) == 1

@@ -114,7 +114,7 @@ def test_training_does_what_was_planned(tmp_path):
     artifacts = [path for path in run.artifacts.iterdir() if not path.is_symlink()]
     assert (disk.checkpoints_kept, disk.artifacts) == (len(kept), len(artifacts)) == (2, 3)
     assert size_of(kept[-1]) == pytest.approx(disk.checkpoint, rel=0.06)
-    assert size_of(artifacts[0]) == pytest.approx(disk.artifact, rel=0.06)
+    assert size_of(artifacts[0]) == pytest.approx(disk.artifact, abs=8192)  # metadata, whole blocks
 
     again = plan_run(recipe)
     assert again.cache.latents_found == again.cache.latents == plan.cache.latents

@@ -1,6 +1,7 @@
 """Marks of single files: v-prediction and zero terminal SNR, and A1111's config beside them."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_the_configs_describe_the_published_models(tmp_path):
     for key, make, part in (("sd1", sd1_config, "unet"), ("sdxl", sdxl_config, "network")):
         model = make(4)["model"]["params"]
         unet, expected = model[f"{part}_config"]["params"], FAMILIES[key].configs["unet"]
-        built = build_part("unet", expected, FAMILIES[key]).config
+        built: Any = build_part("unet", expected, FAMILIES[key]).config
         widths = [unet["model_channels"] * factor for factor in unet["channel_mult"]]
         assert widths == list(built.block_out_channels)
         assert unet["context_dim"] == built.cross_attention_dim
