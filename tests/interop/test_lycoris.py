@@ -54,7 +54,9 @@ def outputs(base: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def difference(one, two) -> float:
-    return max((a - b).abs().max().item() for a, b in zip(one, two, strict=True))
+    found = [(a - b).abs().max().item() for a, b in zip(one, two, strict=True)]
+    print("UNet, text:", found)
+    return max(found)
 
 
 def fill(parameters) -> None:
