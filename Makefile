@@ -5,6 +5,7 @@
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
+INTEROP := .venv-interop
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -14,7 +15,8 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test smoke test-slow test-portable test-gpu check lint format docs install-pretrain clean
+.PHONY: help demo test smoke test-slow test-portable test-gpu test-interop check lint format docs \
+  install-pretrain install-interop clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -23,7 +25,7 @@ demo: $(VENV)/core.stamp ## install, then train a LoRA on the embedded model and
 	$(BIN)/python -m train configs/demo/line_icons_lora.yaml resume=true $(ARGS)
 
 test: $(VENV)/dev.stamp ## install, then run the tests
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not interop" $(ARGS)
 
 smoke: $(VENV)/dev.stamp ## run one test of each promise in a minute (tests/smoke.txt)
 	$(BIN)/python -m pytest -q @tests/smoke.txt $(ARGS)
@@ -32,10 +34,13 @@ test-slow: $(VENV)/dev.stamp ## run the tests that take minutes
 	$(PYTEST) -m slow $(ARGS)
 
 test-portable: $(VENV)/dev.stamp ## the tests with the kernels of CPUs with narrower vectors, and as a background job
-	@sh scripts/test_portable.sh $(PYTEST) -m "not slow" $(ARGS)
+	@sh scripts/test_portable.sh $(PYTEST) -m "not slow and not interop" $(ARGS)
 
 test-gpu: $(VENV)/dev.stamp ## run the GPU tests (11 minutes), on a mock device where there is no GPU
 	$(BIN)/python -m tests.gpu.run_pytest $(ARGS)
+
+test-interop: $(VENV)/dev.stamp ## run Limner's files in other versions of diffusers (after make install-interop)
+	$(BIN)/python -m pytest -q -rs -m interop tests/interop $(ARGS)
 
 check: lint test ## run everything that must pass before a change is merged
 
@@ -53,8 +58,10 @@ docs: $(VENV)/core.stamp ## write docs/recipes.md and docs/schema/ from the docs
 
 install-pretrain: $(VENV)/pretrain.stamp ## install what the scripts that build the embedded models need
 
-clean: ## remove .venv, caches and build outputs, but keep runs/
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
+install-interop: $(INTEROP)/032/stamp $(INTEROP)/034/stamp $(INTEROP)/new/stamp ## install other versions of diffusers into .venv-interop (4 GB)
+
+clean: ## remove the environments, caches and build outputs, but keep runs/
+	rm -rf $(VENV) $(INTEROP) .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. If a stamp is older than pyproject.toml or constraints.txt, packages are installed
@@ -75,6 +82,20 @@ $(VENV)/dev.stamp: $(VENV)/core.stamp
 $(VENV)/pretrain.stamp: $(VENV)/core.stamp
 	$(INSTALL) --editable '.[pretrain,eval]'
 	$(INSTALL) --no-deps open-clip-torch
+	@touch $@
+
+# Old versions of diffusers with the transformers of their time, and the newest of both; the torch of
+# constraints.txt. An environment that could not be completed is removed, and its tests are skipped.
+$(INTEROP)/032/stamp: PACKAGES = diffusers==0.32.1 transformers==4.54.1
+$(INTEROP)/034/stamp: PACKAGES = diffusers==0.34.0 transformers==4.53.3
+$(INTEROP)/new/stamp: PACKAGES = diffusers transformers
+$(INTEROP)/%/stamp: Makefile constraints.txt
+	@echo "Installing $(PACKAGES) into $(@D)"
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES) \
+	  peft accelerate safetensors "$$(grep ^torch== constraints.txt)" || { rm -rf $(@D); \
+	  echo "$(PACKAGES) could not be installed; make test-interop skips what needs it"; exit 1; }
 	@touch $@
 
 $(VENV)/pyvenv.cfg:
