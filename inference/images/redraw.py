@@ -234,8 +234,8 @@ def base_of(
         notes += [f"Model: {remark}"] if remark else []
         if path is not None:
             base["path"] = path
-    if recorded.get("VAE", "").lower() not in NO_VAE or "VAE hash" in recorded:
-        vae, remark = find_vae(recorded.get("VAE"), recorded.get("VAE hash"), folders)
+    if (resources.vae_name or "").lower() not in NO_VAE or resources.vae_hash is not None:
+        vae, remark = find_vae(resources.vae_name, resources.vae_hash, folders)
         notes += [f"VAE: {remark}"] if remark else []
         base |= {"vae": vae} if vae is not None else {}
     if pasted["Clip skip"] != "1":

@@ -1,7 +1,7 @@
 """Files that infotext names with their hashes: A1111's `Lora hashes`, and Civitai's JSON.
 
 Formats: `Lora hashes: "name: 12 digits, …"` and `TI hashes` (A1111 1.10.1); `Hashes: {"model": "…",
-"lora:name": "…", "embed:name": "…"}` (Civitai's extension for A1111, ComfyUI's image savers);
+"vae": "…", "lora:name": "…", "embed:name": "…"}` (Civitai's extension for A1111, ComfyUI's image savers);
 `Civitai resources: [{"type": "lora", "weight": 0.8, "modelName": "…"}, …]` (Civitai's generator).
 """
 
@@ -28,6 +28,9 @@ class Resources:
 
     model_name: str | None = None
     model_hash: str | None = None
+    vae_name: str | None = None
+    vae_hash: str | None = None
+    """Of the VAE that replaced the model's own."""
     loras: dict[str, str] = field(default_factory=dict)
     """Name -> hash. Names in tags lack commas here, as in A1111."""
     embeddings: dict[str, str] = field(default_factory=dict)
@@ -44,6 +47,8 @@ def resources_of(recorded: Mapping[str, str]) -> Resources:
     read_civitai(found, recorded.get("Civitai resources"))
     found.model_name = recorded.get("Model", found.model_name)
     found.model_hash = recorded.get("Model hash", found.model_hash)
+    found.vae_name = recorded.get("VAE")
+    found.vae_hash = recorded.get("VAE hash", found.vae_hash)
     found.loras |= dict(hash_pairs(recorded.get("Lora hashes", "")))
     found.embeddings |= dict(hash_pairs(recorded.get("TI hashes", "")))
     return found
@@ -80,6 +85,8 @@ def read_hashes(found: Resources, text: str | None) -> None:
             found.remarks.append(f"Hashes: {key}: {value!r} is no hash; left out")
         elif key == "model":
             found.model_hash = value.lower()
+        elif key == "vae":
+            found.vae_hash = value.lower()
         elif kind.lower() in OF_LORAS:
             found.loras[name.replace(",", "")] = value.lower()
         elif kind == "embed":
