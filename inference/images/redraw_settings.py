@@ -102,7 +102,8 @@ ELSEWHERE = {
     "Sampler", "Schedule type", "Hires sampler", "Hires schedule type", "Model", "Model hash",
     "VAE", "VAE hash", "RNG", "Clip skip", "Denoising strength", "Face restoration",
     "Lora hashes", "TI hashes", "Hypernet", "Hypernet strength", "First pass size-1",
-    "First pass size-2", "Version", "User", "Hires upscaler", "Hashes", "Civitai resources", "Civitai metadata", "Template",
+    "First pass size-2", "Version", "User", "Hires upscaler", "Hashes",
+    "Civitai resources", "Civitai metadata", "Template",
     "Negative Template", "App", "Backend", "Pipeline", "Operations", "Parser", "Batch",
     "Script", "Index", "Created Date",
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """Files that infotext names with their hashes: A1111's `Lora hashes`, and Civitai's JSON.
 
 Formats: `Lora hashes: "name: 12 digits, …"` and `TI hashes` (A1111 1.10.1); `Hashes: {"model": "…",
-"vae": "…", "lora:name": "…", "embed:name": "…"}` (Civitai's extension for A1111, ComfyUI's image savers);
-`Civitai resources: [{"type": "lora", "weight": 0.8, "modelName": "…"}, …]` (Civitai's generator).
+"vae": "…", "lora:name": "…", "embed:name": "…"}` (Civitai's extension for A1111, ComfyUI's image
+savers); `Civitai resources: [{"type": "lora", "weight": 0.8, "modelName": "…"}, …]` (Civitai's
+generator).
 """
 
 from __future__ import annotations
