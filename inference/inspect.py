@@ -301,7 +301,7 @@ def describe_hypernetwork(path: Path) -> Description:
     said = {name: str(facts[name]) for name in names if facts.get(name) is not None}
     options = {name: str(value) for name, value in dataclasses.asdict(spec).items()}
     sizes = ", ".join(map(str, pairs))
-    difference = comfyui_difference(spec) if path.suffix != ".safetensors" else None
+    difference = comfyui_difference(spec) if path.suffix.lower() != ".safetensors" else None
     note = {} if difference is None else {"in ComfyUI": difference}
     return {"sizes": sizes, "parameters": f"{parameters:,}", **options, **note, **said}
 

@@ -21,7 +21,7 @@ def companions_of(path: Path) -> list[Path]:
 
     The twin of a video model's LoRA for ComfyUI, and the config of a model for A1111.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return []
     return [one for one in (twin_of(path), config_path(path)) if one.is_file()]
 

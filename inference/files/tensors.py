@@ -93,14 +93,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _at_once(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Return what `read_tensors` does, some times faster; None if that has to say what is wrong."""
+    """Return what `read_tensors` does, some times faster; None if that has to say what is wrong.
+
+    Sorted by name, as safe_open lists them; safetensors.torch.load has no order.
+    """
     try:
         content = path.read_bytes()
         read = safetensors.torch.load(content)
         metadata = _metadata(content[8 : 8 + int.from_bytes(content[:8], "little")].decode())
     except (SafetensorError, OSError, LookupError, ValueError):
         return None
-    return {key: sound(path, key, tensor) for key, tensor in read.items()}, metadata
+    return {key: sound(path, key, read[key]) for key in sorted(read)}, metadata
 
 
 def _metadata(header: str) -> dict[str, str]:

@@ -47,7 +47,7 @@ def test_random_seeds_are_those_of_one_process(commands: Any, recipe: Path, tmp_
 
 
 def test_an_error_in_one_ends_both(commands: Any, recipe: Path, tmp_path: Path) -> None:
-    """The first process reports what any of them finds while drawing."""
+    """Each reports what any of them finds: the tests' launcher has no store to agree by."""
     Image.new("RGB", (16, 16)).save(tmp_path / "init.png")
     options = [
         f"images.dog.img2img.init_image={tmp_path}/init.png",
@@ -58,16 +58,15 @@ def test_an_error_in_one_ends_both(commands: Any, recipe: Path, tmp_path: Path) 
     (tmp_path / "init.png").write_bytes(damaged)
     two = commands.draw_on_two(recipe, *options)
     assert [rank.status for rank in two] == [2, 2], two
-    assert two[0].err.count("draw: ") == 1
-    assert "cannot be read as a picture" in two[0].err
-    assert two[1].err == ""
+    for rank in two:
+        assert rank.err.count("draw: ") == 1
+        assert "cannot be read as a picture" in rank.err
 
 
-def test_what_all_find_out_is_told_once(commands: Any, recipe: Path, tmp_path: Path) -> None:
-    """A folder that cannot be is the first one's matter alone: the second does not wait."""
+def test_what_all_find_out_keeps_none_waiting(commands: Any, recipe: Path, tmp_path: Path) -> None:
+    """Where the launcher has a store it is printed once, see runtime/test_failures.py."""
     (tmp_path / "file").write_text("x")
     for option in (f"output_dir={tmp_path}/file", "images.cat.width=18"):
         two = commands.draw_on_two(recipe, option)
         assert [rank.status for rank in two] == [2, 2], two
-        assert two[0].err.count("draw: ") == 1
-        assert two[1].err == ""
+        assert [rank.err.count("draw: ") for rank in two] == [1, 1]

@@ -211,7 +211,7 @@ class Savings:
             if isinstance(artifact, Lora) and (note := diffusers_note(artifact)):
                 found.append(note)
             config = config_path(self.run.last(artifact.suffix, name))
-            if artifact.suffix == ".safetensors" and config.is_file():
+            if artifact.suffix.lower() == ".safetensors" and config.is_file():
                 found.append(f"A1111 needs {config} beside it, to draw with v-prediction")
         return found
 

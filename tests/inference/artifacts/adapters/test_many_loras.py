@@ -10,7 +10,7 @@ from torch import nn
 
 from inference.artifacts import Lora, LoraSpec, NetworkLibrary
 from inference.artifacts.adapters import lora as lora_module
-from inference.artifacts.adapters import low_rank
+from inference.artifacts.adapters import lora_files, low_rank
 from inference.artifacts.adapters.low_rank import MANY, LowRank, Stack, hang_in, initial_low_rank
 from inference.prompts import ExtraNetwork
 
@@ -104,11 +104,11 @@ def test_each_file_is_read_once_and_each_model_is_walked_once(
     walks, reads, built = [], [], []
     layers_of, read_tensors, init = (
         lora_module.layers_of,
-        lora_module.read_tensors,
+        lora_files.read_tensors,
         LowRank.__init__,
     )
     monkeypatch.setattr(lora_module, "layers_of", lambda p: walks.append(p) or layers_of(p))
-    monkeypatch.setattr(lora_module, "read_tensors", lambda p: reads.append(p) or read_tensors(p))
+    monkeypatch.setattr(lora_files, "read_tensors", lambda p: reads.append(p) or read_tensors(p))
     monkeypatch.setattr(LowRank, "__init__", lambda *a, **k: built.append(1) or init(*a, **k))
     calls = tuple(ExtraNetwork("lora", f"l{n}", 0.1, 0.1, None, n) for n in range(count))
     library = NetworkLibrary(tiny_base, [tmp_path])

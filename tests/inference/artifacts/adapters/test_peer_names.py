@@ -121,7 +121,7 @@ def test_comfyuis_sdxl_names_are_those_of_sdxl(tiny_sdxl, tmp_path):
     save_file(tensors, tmp_path / "x.safetensors")
     lora = Lora.load(tmp_path / "x.safetensors")
     lora.attach(tiny_sdxl)
-    attached = {path for _, path in lora._attached}
+    attached = {place.path for place in lora._attached.values()}
     assert attached >= {"text_projection", "mid_block.attentions.0.proj_in"}
     assert any(path.endswith("encoder.layers.1.mlp.fc1") for path in attached)
     assert len(attached) == 3
