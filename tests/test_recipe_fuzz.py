@@ -134,7 +134,7 @@ def is_said(value: Any, text: str) -> bool:
     if isinstance(value, int | float):
         number = yaml.safe_load(text) if ":" not in text else None
         return number is not None and float(number) == float(value)
-    return value == text
+    return value in (text, os.path.expanduser(text))  # noqa: PTH111 (as text, whatever it is)
 
 
 def ignored(case: Case, recipe: Any) -> list[str]:
