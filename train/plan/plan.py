@@ -177,10 +177,14 @@ def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -
 def plan_disk(recipe: TrainRecipe, objective: Objective) -> DiskPlan:
     """Return the size of saves: that of `TrainingState` and of the artifacts."""
     import shutil
+    import warnings
 
     from inference.models import DTYPES
+    from inference.recipe import RecipeWarning
+    from train.common import RunDirectoryError
     from train.config import LoraConfig
     from train.optimization import state_bytes
+    from train.runs import check_writable, existing
 
     trained = [p for p in objective.parameters() if p.requires_grad]
     numbers = sum(p.numel() for p in trained)
@@ -191,7 +195,10 @@ def plan_disk(recipe: TrainRecipe, objective: Objective) -> DiskPlan:
     savings = last // every + bool(last % every)
     twin = isinstance(recipe.objective, LoraConfig) and recipe.objective.comfyui_twin
     artifact = numbers * DTYPES[recipe.saving.save_precision].itemsize * (2 if twin else 1)
-    folder = Path(recipe.output_dir).absolute()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    folder = Path(recipe.output_dir)
+    try:
+        check_writable([folder])
+    except RunDirectoryError as error:  # the run may be for another machine
+        warnings.warn(f"output_dir: {error}", RecipeWarning, stacklevel=2)
     keep = min(recipe.saving.keep_last_n_checkpoints, savings)
-    return DiskPlan(state, keep, artifact, savings, shutil.disk_usage(there).free)
+    return DiskPlan(state, keep, artifact, savings, shutil.disk_usage(existing(folder)).free)

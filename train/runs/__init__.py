@@ -25,15 +25,16 @@ if TYPE_CHECKING:
         first,
         rows_of,
     )
-    from train.runs.disk import existing, megabytes, room, size_of
+    from train.runs.disk import check_writable, existing, megabytes, room, size_of
     from train.runs.manifests import describe_environment, run_metadata
     from train.runs.run_directory import RunDirectory
 
 __all__ = [
     "CLASS_PICTURE", "HELD_BACK", "PICTURE", "PROGRESS", "CheckpointWriter", "Comparison",
-    "HashedFile", "Row", "RunDirectory", "compare_environments", "compare_files", "compare_runs",
-    "data_changes", "describe_environment", "different_lines", "environment_of", "existing",
-    "first", "megabytes", "open_run", "room", "rows_of", "run_metadata", "show", "size_of",
+    "HashedFile", "Row", "RunDirectory", "check_writable", "compare_environments", "compare_files",
+    "compare_runs", "data_changes", "describe_environment", "different_lines", "environment_of",
+    "existing", "first", "megabytes", "open_run", "room", "rows_of", "run_metadata", "show",
+    "size_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
