@@ -35,6 +35,13 @@ def megabytes(size: int) -> str:
 
 def check_writable(folders: Iterable[Path]) -> None:
     """Raise RunDirectoryError if one of the folders, existing or not, cannot be written to."""
+    folders = list(folders)
+    for link in (place for path in folders for place in (path, *path.parents)):
+        if link.is_symlink() and not link.exists():
+            raise RunDirectoryError(
+                f"{link} is a link that leads nowhere; a run saves there. Remove the link or give "
+                "another output_dir=…"
+            )
     for folder in dict.fromkeys(existing(folder) for folder in folders):
         if not folder.is_dir():
             raise RunDirectoryError(
