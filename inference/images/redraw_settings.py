@@ -299,7 +299,8 @@ def put_values(image: dict[str, Any], recorded: Mapping[str, str], notes: list[s
         elif key in REMARKS and not value.startswith("Use same "):
             notes += [f"{key}: {value}: {REMARKS[key]}"] if REMARKS[key] else []
         elif key not in ELSEWHERE and key not in REMARKS:
-            extension = next((name for name in EXTENSIONS if key.startswith(f"{name} ")), key)
+            first, space, _ = key.partition(" ")
+            extension = first if space and first in EXTENSIONS else key
             unknown.setdefault(extension, []).append(f"{key}: {value}")
     notes += left_out(unknown)
 

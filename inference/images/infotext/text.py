@@ -176,9 +176,11 @@ def first_line(text: str) -> tuple[list[tuple[str, str, bool]], int]:
     """
     entries: list[tuple[str, str, bool]] = []
     for match, value, end in matches_of(text):
-        space = len(match[0]) - len(match[0].lstrip())
-        if match.start() > 0 and "\n" in match[0][:space]:
-            return entries, match.start()
+        found = match[0]
+        if "\n" in found and match.start() > 0:
+            space = len(found) - len(found.lstrip())
+            if "\n" in found[:space]:
+                return entries, match.start()
         if match["key"]:
             entries.append((match["key"].rstrip(), unquote(value), False))
         elif match["word"] and (match.start() == 0 or text[match.start() - 1] in ",|"):
