@@ -90,6 +90,9 @@ def plain_values(hint: Any, node: yaml.Node) -> dict[str, Any] | None:
         if is_dataclass(kind) and isinstance(value, yaml.MappingNode):
             found = plain_values(kind, value)
             found = UNKNOWN if found is None else found
+        elif get_origin(kind) is list and isinstance(value, yaml.SequenceNode):
+            found = [_plain_value(get_args(kind)[0], False, one) for one in value.value]
+            found = UNKNOWN if UNKNOWN in found else found
         else:
             found = _plain_value(kind, is_optional, value)
         if found is UNKNOWN:
@@ -99,7 +102,9 @@ def plain_values(hint: Any, node: yaml.Node) -> dict[str, Any] | None:
 
 
 def _plain_value(kind: Any, is_optional: bool, node: yaml.Node) -> Any:
-    """Return the value of a field; UNKNOWN if that is left to OmegaConf."""
+    """Return the value of a field or of a list's member; UNKNOWN if that is left to OmegaConf."""
+    if not isinstance(node, yaml.ScalarNode):
+        return UNKNOWN
     is_literal = get_origin(kind) is Literal
     try:
         found = leaf(kind, node, typed=False) if kind in PLAIN or is_literal else plain(node)

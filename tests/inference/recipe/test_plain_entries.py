@@ -68,8 +68,9 @@ VALUES = {
     "negative": ["ugly", "null", "''"],
     "upside_down": ["true", "no", "'true'", "1"],
     "mode": ["a", "b", "c"],
-    "inner": ["{strength: 1.5}", "{strength: '2'}", "{strength: 3, words: [q]}", "{strength: x}",
-              "{words: [q]}", "null"],
+    "inner": ["{strength: 1.5, words: [a]}", "{strength: '2', words: [b, 'c']}", "{strength: 3}",
+              "{strength: x}", "{words: []}", "{words: [1, yes]}", "{words: [q, '${note}']}",
+              "{words: [a, null]}", "{words: [[a]]}", "{words: q}", "null"],
     "nothing": ["1"],
 }  # fmt: skip
 """Fields -> what recipes say, the plain values first."""
@@ -163,7 +164,7 @@ def aside_of(text: str) -> list[str]:
 
 
 def test_what_is_left_to_omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries with lists, references or faults, and the first of each other kind."""
+    """Entries with nested lists, references or faults, and the first of each other kind."""
     monkeypatch.chdir(tmp_path)
 
     def of(*entries: str) -> list[str]:
@@ -176,14 +177,22 @@ def test_what_is_left_to_omegaconf(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert of("prompt: a", f"prompt: {entry}", f"prompt: {entry}") == []
     for entry in (
         "cfg: x",
-        "inner: {words: [a]}",
+        "inner: {words: [[a]]}",
+        "inner: {words: ['${note}']}",
         "mode: c",
         "sizes: [1, 2]",
         "seed: 2.0",
         "steps: null",
     ):
         assert of(entry, entry, entry) == []
-    for plain in ("cfg: 3", "cfg: '2'", "seed: null", "mode: b", "inner: {strength: '1'}"):
+    for plain in (
+        "cfg: 3",
+        "cfg: '2'",
+        "seed: null",
+        "mode: b",
+        "inner: {strength: '1'}",
+        "inner: {words: [a]}",
+    ):
         assert of("prompt: x", plain, plain, f"{plain}, prompt: y") == ["e2"]
     assert of("inner: {strength: 1}", "inner: {}", "inner: {strength: 2}") == ["e2"]
 
