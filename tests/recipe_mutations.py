@@ -342,14 +342,15 @@ def encode(text: str, rng: random.Random) -> bytes:
 
 def odd_override(kind: type, rng: random.Random, case: Case) -> str:
     """A `key=value` with something odd about it."""
-    key = rng.choice(list(all_keys(kind))).replace("<name>", rng.choice(["a", "cat", "a b", "0"]))
+    known = rng.choice(list(all_keys(kind)))
+    key = known.replace("<name>", rng.choice(["a", "cat", "a b", "0"]))
     value = rng.choice(ODD).replace("\n", " ")
     way = rng.randrange(8)
     if way == 0:
         names = key.split(".")
         names[-1] = new = misspelt(names[-1], rng)
         above = names[-2] if len(names) > 1 else ""
-        is_new = ".".join(names) not in all_keys(kind)
+        is_new = ".".join([*known.split(".")[:-1], new]) not in all_keys(kind)
         if above not in FREE and is_new and new.strip() and "." not in new:
             case.new_keys.append(new)
         return f"{'.'.join(names)}={rng.choice(WORDS)}"
