@@ -29,7 +29,8 @@ def straight(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Straigh
     return Straight(OPTIONS, contents(folder / "run"))
 
 
-FULL = {"file_size": 1000}
+FULL = {"file_size": 8000}
+"""Less than a state, more than what is printed, which goes to a file too."""
 LOST: dict[str, tuple[int, dict[str, object], int, str]] = {
     "the second is killed": (1, happens(STEP, 3, signals("SIGKILL")), -9, ""),
     "the first is killed": (0, happens(STEP, 3, signals("SIGKILL")), -9, ""),
