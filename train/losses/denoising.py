@@ -27,7 +27,7 @@ def check_weights(config: LossConfig, parametrization: Parametrization) -> None:
     if config.weighting == "uniform":
         return
     last = config.max_timestep or parametrization.num_train_timesteps
-    numbers = torch.arange(config.min_timestep, last)
+    numbers = torch.arange(config.min_timestep, last, device="cpu")  # also of a plan's skeleton
     timesteps = parametrization.sample_timesteps(numbers)
     weights = parametrization.loss_weight(timesteps, config.weighting, config.snr_gamma)
     if weights.is_meta:
