@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ class PartMemory:
 
     parameters: int
     format: str
-    """fp32, fp16, bf16, nf4 or int8; fp32 if trained."""
+    """That of most weights: fp32, fp16, bf16, nf4 or int8; fp32 if trained."""
     bytes: int
 
 
@@ -228,8 +229,10 @@ def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMem
     """Return the weights of a part on the device, without injected LoRAs."""
     weights = [(path, p) for path, p in base.parts[name].named_parameters() if ".lora_" not in path]
     count, size = sum(p.numel() for _, p in weights), sum(p.nbytes for _, p in weights)
-    names = {dtype: word for word, dtype in DTYPES.items()}
-    kind = names[max((p.dtype for _, p in weights), key=lambda dtype: dtype.itemsize)]
+    names, sizes = {dtype: word for word, dtype in DTYPES.items()}, Counter[torch.dtype]()
+    for _, p in weights:
+        sizes[p.dtype] += p.numel()
+    kind = names[sizes.most_common(1)[0][0]]
     packing = recipe.base_model.quantization
     if packing is not None and name == base.denoiser_name:
         size -= training_of(base).quantization_savings(base, packing)

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from inference.models.base import DTYPES, DiffusionModel, model_hash, model_name
+    from inference.models.base import (
+        DTYPES,
+        DiffusionModel,
+        model_hash,
+        model_name,
+        weight_dtype,
+    )
     from inference.models.clip_model import ClipModel, LatentScale
     from inference.models.cogvideox import FrameRule
     from inference.models.conditions import Conditions
@@ -93,7 +99,7 @@ __all__ = [
     "model_hash", "model_name", "models_in", "needs_negatives", "output_name", "part_layout",
     "part_names", "path_of", "published_name", "read_part", "read_text", "register_family",
     "resolve_path", "rounded_size", "single_file_format", "single_file_of", "skeleton",
-    "weights_of", "write_base_model",
+    "weight_dtype", "weights_of", "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

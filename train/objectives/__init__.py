@@ -7,16 +7,16 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from train.objectives.base import Member, Objective
     from train.objectives.loading import (
+        drawn_dtype,
         enable_gradient_checkpointing,
         load_objective,
         objective_on,
-        part_dtype,
     )
     from train.objectives.lora import LoraObjective
 
 __all__ = [
-    "LoraObjective", "Member", "Objective", "enable_gradient_checkpointing", "load_objective",
-    "objective_on", "part_dtype",
+    "LoraObjective", "Member", "Objective", "drawn_dtype", "enable_gradient_checkpointing",
+    "load_objective", "objective_on",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from inference.models import DTYPES, DiffusionModel, load_model
+from inference.models import DTYPES, DiffusionModel, load_model, weight_dtype
 from inference.recipe import old_names
 from inference.runtime import InputError
 from train.config import MOVED, TrainRecipe
@@ -44,9 +44,9 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     check_weights(recipe.loss, base.parametrization)
     base.dtype = DTYPES[recipe.mixed_precision]
     for name, part in base.parts.items():
-        for parameter in part.parameters():
+        for path, parameter in part.named_parameters():
             if parameter.is_floating_point() and not parameter.requires_grad:  # else quantized
-                parameter.data = parameter.data.to(part_dtype(recipe, base, name))
+                parameter.data = parameter.data.to(drawn_dtype(recipe, base, f"{name}.{path}"))
     return objective
 
 
@@ -69,9 +69,17 @@ def check_timesteps(recipe: TrainRecipe, base: DiffusionModel) -> None:
         )
 
 
-def part_dtype(recipe: TrainRecipe, base: DiffusionModel, part: str) -> torch.dtype:
-    """Return the dtype of a frozen part of the base model."""
-    return training_of(base).frozen_dtype(recipe, base, part)
+def drawn_dtype(recipe: TrainRecipe, base: DiffusionModel, name: str) -> torch.dtype:
+    """Return the dtype of a frozen weight, or that in which a trained one draws previews.
+
+    Args:
+        recipe: the run's.
+        base: its base model.
+        name: of the weight in the base model or in the objective, with the part in front.
+    """
+    part, _, path = name.partition(".")
+    dtype = training_of(base).frozen_dtype(recipe, base, part)
+    return weight_dtype(base.parts.get(part), path, dtype)
 
 
 def enable_gradient_checkpointing(objective: Objective) -> None:

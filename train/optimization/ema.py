@@ -9,7 +9,7 @@ from torch import Tensor
 from inference.models import DTYPES
 from train.common import replaced_parameters
 from train.config import TrainRecipe
-from train.objectives import Member, Objective, part_dtype
+from train.objectives import Member, Objective, drawn_dtype
 
 
 class ShownWeights:
@@ -64,7 +64,7 @@ class ShownWeights:
         return value.to(DTYPES[self.recipe.saving.save_precision])
 
     def _drawn(self, name: str, value: Tensor) -> Tensor:
-        return value.to(part_dtype(self.recipe, self.objective.base, name.partition(".")[0]))
+        return value.to(drawn_dtype(self.recipe, self.objective.base, name))
 
     @contextmanager
     def _replaced(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
