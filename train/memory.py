@@ -13,9 +13,9 @@ import torch
 from inference.clips import decoding_bytes, expand, needs_of
 from inference.config import ClipConfig, ImageConfig
 from inference.models import DTYPES, DiffusionModel, skeleton
+from train.common import encoded_at_once
 from train.config import AutoencoderConfig, LoraConfig, TrainRecipe
 from train.data import (
-    PIXELS_AT_ONCE,
     ClassFolder,
     ClipExamples,
     Examples,
@@ -294,12 +294,12 @@ def encoding_bytes(
     prompts = 64 if examples.changes_words else min(64, len(examples.all_prompts()))
     needs = [prompt_bytes(base, prompts)]
     for shape in shapes_of(examples) if recipe.objective.learns_from_captions else ():
+        at_once = encoded_at_once(shape, batch)
         if isinstance(examples, ClipExamples):
-            at_once = max(1, min(batch, PIXELS_AT_ONCE // (shape[0] * shape[1] * shape[2])))
             needs.append(at_once * decoding_bytes(vae, shape[1], shape[2]))
         else:
             widest = vae.config.block_out_channels[0] * shape[0] * shape[1]
-            needs.append(batch * LIVE_TENSORS * widest * size)
+            needs.append(at_once * LIVE_TENSORS * widest * size)
     return max(needs)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inference.models import Conditions, DiffusionModel, Parametrization
 from inference.runtime import InputError
-from train.common import Batch, generator, normal
+from train.common import Batch, encode_in_parts, generator, normal
 from train.config import LossConfig
 from train.losses.frozen_prior import FrozenPrior
 from train.losses.timesteps import stratified_timesteps
@@ -102,7 +102,7 @@ class Denoising:
         pixels, cached = batch.get("pixels"), batch.get("latents")
         if pixels is not None:
             with torch.no_grad(), self.in_its_own_format():
-                mean, std = self.base.encode_images(pixels)
+                mean, std = encode_in_parts(self.base, pixels)
         else:
             assert cached is not None
             mean, std = cached.to(self.base.device), batch.get("latents_std")

@@ -26,6 +26,7 @@ from train.memory import (
     CONTEXT,
     GIB,
     MemoryPlan,
+    encoding_bytes,
     objective_without_weights,
     plan_memory,
     prompt_bytes,
@@ -116,6 +117,21 @@ def plan(
     assert isinstance(made.base, VideoModel)
     stages: Any = [(recipe, Alike(*shape))]
     return plan_memory(recipe, made, stages, []), made.base
+
+
+def test_encoding_of_large_pictures_takes_no_more_in_larger_batches():
+    """Beyond 2^20 pixels they are encoded one after the other."""
+    recipe: TrainRecipe = recipe_class(LoraConfig)(
+        name="a", objective=LoraConfig(), data=DataConfig(path="a")
+    )
+    base = skeleton(BaseModelConfig(path="picto"), "fp32")
+
+    def needed(side: int, batch: int) -> int:
+        stage: Any = replace(recipe, train_batch_size=batch), Alike(side, side)
+        return encoding_bytes(recipe, base, stage)
+
+    assert needed(1024, 4) == needed(1024, 1) > 0
+    assert needed(512, 4) == needed(512, 8) == 4 * needed(512, 1)
 
 
 OFFICIAL = 49, 480, 720
