@@ -23,6 +23,8 @@ class PromptStates:
         self.stored = stored
         """If set, embeddings are stored in files instead of memory."""
         self.known: dict[str, Conditions] = {}
+        self._encoded: dict[tuple[str, ...], list[Conditions]] = {}
+        """By the prompts that were encoded together, on which the last digits depend."""
 
     @torch.no_grad()
     def fill(
@@ -34,6 +36,7 @@ class PromptStates:
     ) -> bool:
         """Encode the captions in advance, unless they would take too much memory.
 
+        What an earlier stage has encoded is used again. Offloaded text encoders are moved back.
         Files have no such limit; with `share` as for `cache_latents`, each process encodes a part
         of those that are missing.
 
@@ -45,19 +48,28 @@ class PromptStates:
             rank, processes = share
             for prompt in track(prompts[rank::processes], "encoding captions"):
                 if not self.stored.has(prompt):
-                    self.stored.write(prompt, self.base.encode_prompts([prompt]))
+                    self.stored.write(prompt, self._encode([prompt]))
             return True
         length, width = self.base.prompt_shape
         if len(prompts) * width * length * self.base.dtype.itemsize > PROMPT_CACHE_BYTES:
             return False
-        for start in track(range(0, len(prompts), batch_size), "encoding captions"):
-            chunk = prompts[start : start + batch_size]
-            together = self.base.encode_prompts(chunk)
+        starts = range(0, len(prompts), batch_size)
+        chunks = [tuple(prompts[start : start + batch_size]) for start in starts]
+        missing = [chunk for chunk in chunks if chunk not in self._encoded]
+        for chunk in track(missing, "encoding captions"):
+            together = self._encode(chunk)
             each = [together[row : row + 1] for row in range(len(chunk))]
             if together.states.shape[1] > length:  # a caption over 75 tokens: keep its own length
-                each = [self.base.encode_prompts([prompt]) for prompt in chunk]
-            self.known |= dict(zip(chunk, each, strict=True))
+                each = [self._encode([prompt]) for prompt in chunk]
+            self._encoded[chunk] = each
+        for chunk in chunks:
+            self.known |= dict(zip(chunk, self._encoded[chunk], strict=True))
         return True
+
+    def _encode(self, prompts: Sequence[str]) -> Conditions:
+        for encoder in self.base.text_encoders.values():
+            encoder.to(self.base.device)
+        return self.base.encode_prompts(prompts)
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditions:
