@@ -259,12 +259,11 @@ def activation_bytes(
 
 
 def text_kept(objective: Objective, rows: int, is_checkpointing: bool) -> int:
-    """Return the values that trained text encoders keep for their backward pass."""
+    """Return the values that text encoders with gradients keep for their backward pass."""
     base, kept = objective.base, 0
     ids = torch.zeros(rows, base.prompt_shape[0], dtype=torch.long, device="meta")
-    for name, encoder in base.text_encoders.items():
-        if objective.trains(name):
-            kept += traced(encoder, lambda e=encoder: e(ids)).kept(is_checkpointing)
+    for encoder in objective.encoders_with_gradients.values():
+        kept += traced(encoder, lambda e=encoder: e(ids)).kept(is_checkpointing)
     return kept
 
 

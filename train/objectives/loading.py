@@ -83,13 +83,22 @@ def drawn_dtype(recipe: TrainRecipe, base: DiffusionModel, name: str) -> torch.d
 
 
 def enable_gradient_checkpointing(objective: Objective) -> None:
-    """Enable gradient checkpointing in the networks that gradients flow through."""
+    """Enable gradient checkpointing in the networks that gradients flow through.
+
+    transformers recomputes a layer only in training mode, which a frozen text encoder is not in:
+    its layers are set to it, while all that is inside them (dropout) stays in evaluation mode.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     base = objective.base
     base.denoiser.enable_gradient_checkpointing()
     base.vae.enable_gradient_checkpointing()
-    for encoder in (e for name, e in base.text_encoders.items() if objective.trains(name)):
+    for encoder in objective.encoders_with_gradients.values():
         name = "activation_checkpointing_enable"  # its name in newer versions of transformers
         getattr(encoder, name if hasattr(encoder, name) else "gradient_checkpointing_enable")()
+        for layer in encoder.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True
 
 
 def with_prior(recipe: TrainRecipe, objective: Objective) -> Objective:

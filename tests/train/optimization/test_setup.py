@@ -192,6 +192,47 @@ def test_gradient_checkpointing_reaches_every_part(make_recipe: MakeRecipe) -> N
         assert any(getattr(module, "gradient_checkpointing", False) for module in part.modules())
 
 
+WITH_ENCODERS = {
+    "lora": "{type: lora, rank: 2, train_text_encoder: true}",
+    "embedding": "{type: textual_inversion, token: sks}",
+    "whole": "{type: text_to_image, train_text_encoder: true}",
+    "combined": "{type: combined, members: {word: {objective: {type: textual_inversion, "
+    "token: sks}}, look: {objective: {type: lora, rank: 2}}}}",
+    "lora of the unet": "{type: lora, rank: 2}",
+    "hypernetwork": "{type: hypernetwork}",
+}
+
+
+@pytest.mark.parametrize("name", WITH_ENCODERS)
+def test_layers_that_gradients_flow_through_are_computed_twice(
+    name: str, make_recipe: MakeRecipe
+) -> None:
+    """With gradient checkpointing, and in each network; the gradients stay the same."""
+    recipe = make_recipe(f"objective={WITH_ENCODERS[name]}")
+    count, gradients = [], []
+    for is_checkpointing in (False, True):
+        objective = load_objective(recipe, torch.device("cpu"))
+        base: Any = objective.base
+        if is_checkpointing:
+            enable_gradient_checkpointing(objective)
+        objective.train()
+        calls = {"text": 0, "unet": 0}
+
+        def note(part: str, calls: dict[str, int] = calls) -> Any:
+            return lambda *_: calls.update({part: calls[part] + 1})
+
+        base.text_encoder.encoder.layers[1].mlp.register_forward_pre_hook(note("text"))
+        base.unet.down_blocks[1].resnets[0].register_forward_pre_hook(note("unet"))
+        states = base.encode_prompts(["red, sks"])
+        noisy = torch.linspace(-1, 1, 64).view(1, 4, 4, 4).requires_grad_()
+        base.predict(noisy, torch.tensor([400]), states).square().sum().backward()
+        count.append(calls)
+        gradients.append([one.grad for one in objective.parameters() if one.grad is not None])
+    has_text = name not in ("lora of the unet", "hypernetwork")
+    assert count == [{"text": 1, "unet": 1}, {"text": 1 + has_text, "unet": 2}]
+    assert gradients[0] and all(map(torch.equal, *gradients))
+
+
 def rates_of(text: str, steps: int, **options: Any) -> list[float]:
     """The rate of every step, of a part that has optimizer.learning_rate (1)."""
     group = {"name": "unet", "params": [nn.Parameter(torch.zeros(1))]}

@@ -154,7 +154,8 @@ def test_pictures_beyond_the_bound_are_encoded_one_after_the_other(
         torch.equal(a["latents"], b["latents"]) for a, b in zip(together, alone, strict=True)
     )
     pixels = torch.stack([one["latents"].repeat(1, 2, 2) for one in alone])
-    denoising = Denoising(base, LossConfig(), "deterministic", 0)  # type: ignore[arg-type]
+    model: Any = base
+    denoising = Denoising(model, LossConfig(), "deterministic", 0)
     latents = denoising.latents({"pixels": pixels})  # type: ignore[typeddict-item]
     assert base.encoded[5:] == [(1, 3, 8, 8)] * 3
     assert torch.equal(latents, pixels[..., ::2, ::2])
@@ -345,7 +346,8 @@ def test_a_later_stage_encodes_new_captions_alone(tmp_path: Path, is_stored: boo
     base, encoder = Base(), Encoder()
     base.text_encoders = {"text_encoder": encoder}
     cache = ContentCache(tmp_path / "cache")
-    states = PromptStates(base, StoredStates(cache, {}) if is_stored else None)  # type: ignore[arg-type]
+    model: Any = base
+    states = PromptStates(model, StoredStates(cache, {}) if is_stored else None)
     first, second = ["a", "bb", "ccc"], ["bb", "dddd"]
     assert states.fill(first, track, batch_size=2)
     assert sorted(base.encoded) == first and encoder.moves[-1] == "cpu"
