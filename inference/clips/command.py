@@ -26,6 +26,7 @@ from inference.runtime import (
     Processes,
     number,
     output,
+    prepare_drawing,
     progress_bar,
     report,
 )
@@ -83,7 +84,13 @@ def set_up(
     saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
     if saver and "mp4" in recipe.formats:
         saver.check_mp4()
-    device = processes.device(recipe.device)
+    device = prepare_drawing(
+        processes.device(recipe.device),
+        recipe.precision,
+        recipe.base_model.vae_precision,
+        recipe.deterministic,
+        processes.is_first,
+    )
     attached = load_artifacts(recipe.artifacts)
     base = load_clip_model(recipe.base_model, recipe.precision, "cpu")
     if recipe.drop_learned_positions and not base.drop_learned_positions():

@@ -259,6 +259,9 @@ class ClipsRecipe:
     """Data type of the weights: fp16 for 2B, bf16 for the others on a GPU."""
     device: str = "auto"
     """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
+    deterministic: bool = False
+    """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
+    exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
     plugins: list[str] = field(default_factory=list)
     """Python modules with extensions of your own (docs/extending.md); loaded only if the command
     line or LIMNER_PLUGINS names them too."""

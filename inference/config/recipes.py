@@ -67,6 +67,9 @@ class ImagesRecipe:
     """Data type of the weights."""
     device: str = "auto"
     """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
+    deterministic: bool = False
+    """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
+    exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
     grid: bool = True
     """Also save all images as one image grid."""
     plugins: list[str] = field(default_factory=list)
@@ -147,6 +150,9 @@ class AnimationRecipe:
     """Data type of the weights."""
     device: str = "auto"
     """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
+    deterministic: bool = False
+    """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
+    exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
     plugins: list[str] = field(default_factory=list)
     """Python modules with samplers or upscalers of your own (docs/extending.md); loaded only if the
     command line or LIMNER_PLUGINS names them too."""

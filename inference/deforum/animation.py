@@ -53,7 +53,15 @@ from inference.deforum.schedules import (
 from inference.deforum.settings import Settings, load_settings, recipe_settings
 from inference.files import HeldFile, write_atomically
 from inference.recipe import dump_recipe
-from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals, output
+from inference.runtime import (
+    DrawWarning,
+    InputError,
+    Interrupted,
+    StopSignals,
+    choose_device,
+    output,
+    prepare_drawing,
+)
 
 NOT_OF_THE_RUN = ("seed", "resume_from_timestring", "resume_timestring")
 """Settings that may differ when a run is resumed."""
@@ -85,6 +93,12 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         return PreviewGenerator()
     from inference.deforum.loop import ModelGenerator, check_words
 
+    prepare_drawing(
+        choose_device(recipe.device),
+        recipe.precision,
+        recipe.base_model.vae_precision,
+        recipe.deterministic,
+    )
     generator = ModelGenerator(
         recipe.base_model,
         {name: one for name, one in recipe.artifacts.items() if one is not None},

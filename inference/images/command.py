@@ -21,7 +21,15 @@ from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new_grid, write_picture
 from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
-from inference.runtime import InputError, Processes, check_readable, number, output, progress_bar
+from inference.runtime import (
+    InputError,
+    Processes,
+    check_readable,
+    number,
+    output,
+    prepare_drawing,
+    progress_bar,
+)
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: request.prompt,
@@ -91,7 +99,13 @@ def set_up(
         check_readable(folder, "artifact_dirs")
         if not Path(folder).is_dir():
             raise InputError(f"artifact_dirs: {folder} is no folder")
-    device = processes.device(recipe.device)
+    device = prepare_drawing(
+        processes.device(recipe.device),
+        recipe.precision,
+        recipe.base_model.vae_precision,
+        recipe.deterministic,
+        processes.is_first,
+    )
     attached = load_artifacts(recipe.artifacts)
     base = load_image_model(recipe.base_model, recipe.precision, device)
     requests = expand(base, images)

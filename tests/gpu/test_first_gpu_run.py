@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from inference.artifacts import load_artifact
@@ -328,3 +329,22 @@ def test_quantized_base(
             f"base_model={{path: {video_folders['wide']}, quantization: {kind}}}",
         )
     )
+
+
+def test_exact_runs(make_recipe: Callable[..., TrainRecipe]) -> None:
+    """With `deterministic: true`; the switches are those of the whole process."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    overrides = [*OBJECTIVES["lora"], "mixed_precision=bf16", *GRID]
+    try:
+        run(make_recipe("deterministic=true", *overrides))
+        assert torch.are_deterministic_algorithms_enabled() and cudnn.deterministic
+        assert not (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled())
+    finally:
+        torch.use_deterministic_algorithms(False)
+        cudnn.deterministic = False
+        for enable in (
+            cuda.enable_flash_sdp,
+            cuda.enable_mem_efficient_sdp,
+            cuda.enable_cudnn_sdp,
+        ):
+            enable(True)
