@@ -241,7 +241,7 @@ class Lora(Artifact):
         """Restore the base model's own layers."""
         for part, path in self._attached:
             take_out(part, path, self._slot)
-        self._attached = []
+        self._attached, self._text_encoders = [], []
 
     def merge_into(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Add the LoRA to the base model's own weights: W + strength · alpha/r · B A.
