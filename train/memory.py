@@ -324,7 +324,7 @@ def drawing_bytes(
     if not images:
         return 0
     rows = min(recipe.sampling.batch_size, len(images))
-    return training_of(base).image_drawing_bytes(base, images, rows)
+    return training_of(base).image_drawing_bytes(base, images, rows) + plan.away
 
 
 def clip_drawing_bytes(recipe: TrainRecipe, base: Any, plan: MemoryPlan) -> int:

@@ -348,3 +348,26 @@ def test_exact_runs(make_recipe: Callable[..., TrainRecipe]) -> None:
             cuda.enable_cudnn_sdp,
         ):
             enable(True)
+
+
+def test_parts_that_steps_do_not_use_are_on_the_host(
+    base_folder: str, make_recipe: Callable[..., TrainRecipe]
+) -> None:
+    """In all stages, though previews, validation and later stages use them in between."""
+    recipe = make_recipe(
+        *OBJECTIVES["lora"],
+        f"base_model.path={base_folder}",
+        "mixed_precision=bf16",
+        *GRID,
+        *OPTIONS["stages"],
+        *OPTIONS["validation"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(recipe)
+        trainer.train()
+    places = {
+        name: next(part.parameters()).device.type for name, part in trainer.base.parts.items()
+    }
+    assert places.pop("unet") == "cuda"
+    assert {*places.values()} == {"cpu"}

@@ -69,6 +69,10 @@ def test_a_shipped_recipe_is_planned_without_its_model(
     assert plan.captions is not None
     has_tokenizer = plan.recipe.data.clips is None  # a T5's is not needed for a plan
     assert (plan.captions.too_long is not None) == has_tokenizer
+    memory = plan.memory
+    assert "text_encoder" in memory.aside or recipe not in QUICK
+    if memory.aside and has_tokenizer:  # pictures: their previews need all parts
+        assert memory.drawing > memory.away > 0
     show(plan)
     assert "needed" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
