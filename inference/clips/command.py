@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from inference.artifacts import Attached, load_artifacts, set_strength
+from inference.artifacts import Attached, load_artifacts, prepare_drawing, set_strength
 from inference.clips.caches import StepCache
 from inference.clips.drawing import ClipDrawing, Way, draw_clips
 from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
@@ -26,7 +26,6 @@ from inference.runtime import (
     Processes,
     number,
     output,
-    prepare_drawing,
     progress_bar,
     report,
 )
@@ -84,15 +83,10 @@ def set_up(
     saver = Saver(recipe, prepare_folder(recipe.output_dir)) if processes.is_first else None
     if saver and "mp4" in recipe.formats:
         saver.check_mp4()
-    device = prepare_drawing(
-        processes.device(recipe.device),
-        recipe.precision,
-        recipe.base_model.vae_precision,
-        recipe.deterministic,
-        processes.is_first,
-    )
+    device = processes.device(recipe.device)
     attached = load_artifacts(recipe.artifacts)
-    base = load_clip_model(recipe.base_model, recipe.precision, "cpu")
+    precision = prepare_drawing(recipe, device, processes.is_first)
+    base = load_clip_model(recipe.base_model, precision, "cpu")
     if recipe.drop_learned_positions and not base.drop_learned_positions():
         recorded = "drop_learned_positions: has no effect, this model has learned no positions"
         warnings.warn(recorded, DrawWarning, stacklevel=2)

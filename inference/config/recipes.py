@@ -63,8 +63,10 @@ class ImagesRecipe:
     """Images generated at once. Larger batches are faster, but change images by rounding (a pixel
     here and there by one grey level); with 1, each image is reproduced byte for byte from its
     infotext."""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Data type of the weights."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
+    was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
+    Ampere."""
     device: str = "auto"
     """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
     deterministic: bool = False
@@ -146,8 +148,10 @@ class AnimationRecipe:
     """Upscaler of `r_upscale_video`: Lanczos, Nearest, or one that a plug-in registers."""
     batch_size: int = 4
     """Frames generated at once where none depends on another (Interpolation, Video Input)."""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Data type of the weights."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
+    was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
+    Ampere."""
     device: str = "auto"
     """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
     deterministic: bool = False

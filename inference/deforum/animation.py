@@ -60,7 +60,6 @@ from inference.runtime import (
     StopSignals,
     choose_device,
     output,
-    prepare_drawing,
 )
 
 NOT_OF_THE_RUN = ("seed", "resume_from_timestring", "resume_timestring")
@@ -91,19 +90,15 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
     """
     if script["motion_preview_mode"]:
         return PreviewGenerator()
+    from inference.artifacts import prepare_drawing
     from inference.deforum.loop import ModelGenerator, check_words
 
-    prepare_drawing(
-        choose_device(recipe.device),
-        recipe.precision,
-        recipe.base_model.vae_precision,
-        recipe.deterministic,
-    )
+    precision = prepare_drawing(recipe, choose_device(recipe.device))
     generator = ModelGenerator(
         recipe.base_model,
         {name: one for name, one in recipe.artifacts.items() if one is not None},
         [Path(folder) for folder in recipe.artifact_dirs],
-        recipe.precision,
+        precision,
         recipe.device,
         recipe.batch_size,
     )

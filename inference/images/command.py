@@ -11,7 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from inference.artifacts import Attached, NetworkLibrary, load_artifacts, set_strength
+from inference.artifacts import (
+    Attached,
+    NetworkLibrary,
+    load_artifacts,
+    prepare_drawing,
+    set_strength,
+)
 from inference.config import ImageConfig, ImagesRecipe
 from inference.files import Naming
 from inference.images.drawing import Drawer, Drawing
@@ -27,7 +33,6 @@ from inference.runtime import (
     check_readable,
     number,
     output,
-    prepare_drawing,
     progress_bar,
 )
 
@@ -99,15 +104,10 @@ def set_up(
         check_readable(folder, "artifact_dirs")
         if not Path(folder).is_dir():
             raise InputError(f"artifact_dirs: {folder} is no folder")
-    device = prepare_drawing(
-        processes.device(recipe.device),
-        recipe.precision,
-        recipe.base_model.vae_precision,
-        recipe.deterministic,
-        processes.is_first,
-    )
+    device = processes.device(recipe.device)
     attached = load_artifacts(recipe.artifacts)
-    base = load_image_model(recipe.base_model, recipe.precision, device)
+    precision = prepare_drawing(recipe, device, processes.is_first)
+    base = load_image_model(recipe.base_model, precision, device)
     requests = expand(base, images)
     for config, artifact in attached:
         artifact.attach(base, config.strength)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         Progress,
         choose_device,
         compute_exactly,
-        prepare_drawing,
+        computes_bf16,
         progress_bar,
         warn_of_emulation,
     )
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 __all__ = [
     "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError",
     "Interrupted", "Processes", "Progress", "StopSignals", "Stopped", "check_readable",
-    "choose_device", "clone", "compute_exactly", "describe_version", "describe_worker_fault",
-    "free_descriptors", "git", "is_first_process", "is_system_fault", "keys_named",
-    "limner_version", "memory_explained", "naming", "number", "open_console", "output",
-    "prepare_drawing", "printable", "progress_bar", "quiet_libraries", "register", "report",
+    "choose_device", "clone", "compute_exactly", "computes_bf16", "describe_version",
+    "describe_worker_fault", "free_descriptors", "git", "is_first_process", "is_system_fault",
+    "keys_named", "limner_version", "memory_explained", "naming", "number", "open_console",
+    "output", "printable", "progress_bar", "quiet_libraries", "register", "report",
     "report_failure", "require", "run_command", "status_of", "warn_of_emulation",
     "without_passwords",
 ]  # fmt: skip

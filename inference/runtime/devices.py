@@ -11,8 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from inference.runtime.command import report
-from inference.runtime.errors import DrawWarning, InputError
+from inference.runtime.errors import InputError
 
 LONGEST_WAIT = timedelta(days=7)
 """Maximum wait for another process's image. A process that has ended is noticed at once."""
@@ -132,6 +131,12 @@ FUSED_BF16 = (8, 0)
 """Compute capability from which NVIDIA's GPUs compute bf16 by themselves: Ampere."""
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Return whether a GPU computes bf16 by itself."""
+    capability = torch.cuda.get_device_capability(device)
+    return torch.version.hip is not None or capability >= FUSED_BF16
+
+
 def warn_of_emulation(
     device: torch.device, formats: Mapping[str, str | None], kind: type[Warning]
 ) -> None:
@@ -143,11 +148,9 @@ def warn_of_emulation(
         kind: the class of the warning.
     """
     keys = [key for key, value in formats.items() if value == "bf16"]
-    if not keys or device.type != "cuda" or torch.version.hip is not None:
+    if not keys or device.type != "cuda" or computes_bf16(device):
         return
     capability = torch.cuda.get_device_capability(device)
-    if capability >= FUSED_BF16:
-        return
     warnings.warn(
         f"{', '.join(keys)}: bf16: {torch.cuda.get_device_name(device)} (compute capability "
         f"{'.'.join(map(str, capability))}) only emulates it, without fused attention: slow, and "
@@ -200,33 +203,6 @@ def compute_exactly(device: torch.device, kind: type[Warning]) -> str | None:
     ):
         other(False)
     return PRICE
-
-
-def prepare_drawing(
-    device: torch.device,
-    precision: str,
-    vae_precision: str | None,
-    is_exact: bool,
-    is_first: bool = True,
-) -> torch.device:
-    """Warn about formats that a device emulates, compute exactly if configured; return the device.
-
-    Args:
-        device: what generates.
-        precision: of the weights.
-        vae_precision: of the VAE; None is that of the others.
-        is_exact: the recipe's `deterministic`.
-        is_first: whether this process prints.
-
-    Raises:
-        InputError: as `compute_exactly`.
-    """
-    formats = {"precision": precision, "base_model.vae_precision": vae_precision}
-    warn_of_emulation(device, formats, DrawWarning)
-    price = compute_exactly(device, DrawWarning) if is_exact else None
-    if price and is_first:
-        report("draw", price)
-    return device
 
 
 @contextmanager

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from inference.artifacts import load_artifact
-from inference.config import BaseModelConfig, ImageConfig
-from inference.images import draw
+from inference.config import ArtifactConfig, BaseModelConfig, ImageConfig, ImagesRecipe
+from inference.images import draw, draw_images
+from inference.media.grid import grid_cells
 from inference.models.stable_diffusion import load_base_model
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
 from train.config import TrainRecipe
@@ -371,3 +373,28 @@ def test_parts_that_steps_do_not_use_are_on_the_host(
     }
     assert places.pop("unet") == "cuda"
     assert {*places.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", *PRECISIONS])
+def test_previews_are_drawn_again_with_automatic_precision(
+    precision: str, base_folder: str, make_recipe: Callable[..., TrainRecipe], tmp_path: Path
+) -> None:
+    """Pixel for pixel, by a recipe that names no precision."""
+    base = f"base_model.path={base_folder}"
+    run_folder = tmp_path / "run"
+    run(make_recipe(*OBJECTIVES["lora"], base, f"mixed_precision={precision}", *GRID))
+    artifact = run_folder / "artifacts" / "last.safetensors"
+    request = {"prompt": "red, number", "seed": 1, "steps": 2}
+    recipe = ImagesRecipe(
+        base_model=BaseModelConfig(path=base_folder),
+        artifacts={"it": ArtifactConfig(path=str(artifact))},
+        images={"one": ImageConfig(**request)},
+        output_dir=str(tmp_path / "out"),
+        grid=False,
+    )
+    assert recipe.precision == "auto"
+    draw_images(recipe)
+    (path,) = (tmp_path / "out").glob("*.png")
+    with Image.open(path) as drawn, Image.open(run_folder / "samples/step-000004.png") as grid:
+        cells = grid_cells(grid)
+        assert np.array_equal(np.asarray(cells[1][0]), np.asarray(drawn))
