@@ -27,7 +27,7 @@ from train.data import (
 )
 from train.families import LIVE_TENSORS, traced, training_of
 from train.monitoring import grid_images
-from train.objectives import Objective, objective_on
+from train.objectives import Objective, objective_on, read_precision
 from train.optimization import state_bytes
 from train.stages import Stage, stages_of
 
@@ -67,6 +67,8 @@ class MemoryPlan:
     """The same with the opposite setting of gradient checkpointing."""
     encoding: int = 0
     """Temporary memory of VAE and text encoders."""
+    host: int = 0
+    """Memory of the system while the base model is read, before it moves to the device."""
     drawing: int = 0
     """Temporary memory of the previews: denoiser or VAE decoding, with reloaded weights."""
 
@@ -192,6 +194,7 @@ def plan_memory(
         else:
             plan.other_activations = most
     plan.aside = parts_put_aside(recipe, objective, stages)
+    plan.host = host_bytes(recipe, plan)
     plan.drawing = drawing_bytes(recipe, base, images, plan)
     return plan
 
@@ -238,6 +241,16 @@ def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMem
         size -= training_of(base).quantization_savings(base, packing)
         kind = packing
     return PartMemory(count, kind, size)
+
+
+def host_bytes(recipe: TrainRecipe, plan: MemoryPlan) -> int:
+    """Return the bytes of all weights as they are read, without those of Python and libraries."""
+    size = DTYPES[read_precision(recipe)].itemsize
+    needs = [
+        max(part.bytes, part.parameters * (4 if name == "vae" else size))
+        for name, part in plan.parts.items()
+    ]
+    return sum(needs)
 
 
 def own_weights(base: DiffusionModel, name: str) -> list[tuple[str, torch.Tensor]]:

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
         enable_gradient_checkpointing,
         load_objective,
         objective_on,
+        read_precision,
     )
     from train.objectives.lora import LoraObjective
 
 __all__ = [
     "LoraObjective", "Member", "Objective", "drawn_dtype", "enable_gradient_checkpointing",
-    "load_objective", "objective_on",
+    "load_objective", "objective_on", "read_precision",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

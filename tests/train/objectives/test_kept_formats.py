@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,23 @@ import pytest
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from inference.config.models import BaseModelConfig
 from inference.models.base import DTYPES, DiffusionModel, cast_part, weight_dtype
 from inference.models.families import load_model
+from inference.models.folder import weights_of
 from inference.recipe.loader import load_recipe
 from tests.inference.artifacts.video_base import build_video_base, save_folder
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
-from train.objectives.loading import drawn_dtype, objective_on
+from train.objectives.loading import (
+    drawn_dtype,
+    load_objective,
+    objective_on,
+    read_precision,
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,61 @@ def test_training_and_drawing_keep_the_same_weights(
     is_t5 = model == "video" and precision == "fp16"
     wanted = [name for name in drawn if ".wo." in name] if is_t5 else []
     assert kept == wanted and (bool(kept) == is_t5)
+
+
+COMBINED = (
+    "{type: combined, members: {look: {objective: {type: lora}}, "
+    "net: {objective: {type: hypernetwork}}}}"
+)
+CASES = [
+    ("sd", "{type: hypernetwork}", torch.float32),
+    ("sd", "{type: lora, rank: 2, train_text_encoder: true}", torch.float16),
+    ("sdxl", COMBINED, torch.float16),
+    ("video", "{type: lora, rank: 2}", torch.float32),
+]
+
+
+def computed(base: Any) -> list[torch.Tensor]:
+    """What text encoders, VAE and denoiser return."""
+    is_clip = base.denoiser_name == "transformer"
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, 3, *((9,) if is_clip else ()), 16, 16, generator=generator)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        states = base.encode_prompts(["a dog"])
+        latents = base.encode_images(pixels)[0]
+        prediction = base.predict(latents.to(base.dtype), torch.tensor([500]), states)
+    return [states.states, latents, prediction]
+
+
+@pytest.mark.parametrize(("model", "objective", "stored"), CASES)
+def test_weights_are_read_in_the_format_of_the_run(
+    model: str, objective: str, stored: torch.dtype, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Half of the memory, for the same bytes as of weights that were read in fp32."""
+    folder = shutil.copytree(folders[model], tmp_path / folders[model].name)
+    for file in folder.rglob("*.safetensors"):
+        weights = {name: value.to(stored) for name, value in load_file(file).items()}
+        save_file(weights, file, {"format": "pt"})
+    recipe = recipe_of(folder, tmp_path, "bf16", objective)
+    assert read_precision(recipe) == "bf16"
+    found = load_objective(recipe, torch.device("cpu")).base
+    wanted = objective_on(recipe, load_model(recipe.base_model, "fp32")).base
+    assert formats(found) == formats(wanted)
+    for name, part in wanted.parts.items():
+        own, other = weights_of(part), weights_of(found.parts[name])
+        assert own.keys() == other.keys()
+        assert all(torch.equal(value, other[key]) for key, value in own.items())
+    assert all(map(torch.equal, computed(found), computed(wanted)))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    ["{type: textual_inversion, token: sks}", "{type: text_to_image}", "{type: autoencoder}"],
+)
+def test_what_begins_from_values_reads_them_in_fp32(
+    objective: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    assert read_precision(recipe_of(folders["sd"], tmp_path, "bf16", objective)) == "fp32"
 
 
 def test_previews_of_a_trained_text_encoder(folders: dict[str, Path], tmp_path: Path) -> None:
