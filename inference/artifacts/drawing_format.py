@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from inference.config import ArtifactConfig, BaseModelConfig
+from inference.config import AnimationRecipe, ClipsRecipe, ImagesRecipe
 from inference.files import read_header
 from inference.models import FACTS, resolve_path
 from inference.runtime import (
@@ -24,16 +23,10 @@ RECORDED = {"no": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 """kohya's words in `ss_mixed_precision`."""
 
 
-class Settings(Protocol):
-    """What every drawing recipe has."""
-
-    base_model: BaseModelConfig
-    artifacts: dict[str, ArtifactConfig | None]
-    precision: str
-    deterministic: bool
+Drawn = ImagesRecipe | ClipsRecipe | AnimationRecipe
 
 
-def prepare_drawing(recipe: Settings, device: torch.device, is_first: bool = True) -> str:
+def prepare_drawing(recipe: Drawn, device: torch.device, is_first: bool = True) -> str:
     """Return the precision to generate in, after all warnings; compute exactly if configured.
 
     Args:
@@ -64,7 +57,7 @@ def prepare_drawing(recipe: Settings, device: torch.device, is_first: bool = Tru
     return precision
 
 
-def chosen(recipe: Settings, device: torch.device) -> tuple[str, str]:
+def chosen(recipe: Drawn, device: torch.device) -> tuple[str, str]:
     """Return the precision for a GPU, and why."""
     artifacts = [one.path for one in recipe.artifacts.values() if one is not None]
     for path in (*artifacts, recipe.base_model.path):

@@ -335,7 +335,8 @@ def test_quantized_base(
 
 def test_exact_runs(make_recipe: Callable[..., TrainRecipe]) -> None:
     """With `deterministic: true`; the switches are those of the whole process."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
     overrides = [*OBJECTIVES["lora"], "mixed_precision=bf16", *GRID]
     try:
         run(make_recipe("deterministic=true", *overrides))

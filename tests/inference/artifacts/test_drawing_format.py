@@ -102,7 +102,8 @@ def test_automatic_precision(
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The settings of exact computation as a function; restored afterwards."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
 
     def read() -> tuple[bool, ...]:

@@ -344,7 +344,7 @@ class Encoder(nn.Linear):
 def test_a_later_stage_encodes_new_captions_alone(tmp_path: Path, is_stored: bool) -> None:
     """On the model's device, though the encoder was offloaded; the same values as in one go."""
     base, encoder = Base(), Encoder()
-    base.text_encoders = {"text_encoder": encoder}
+    base.text_encoders["text_encoder"] = encoder
     cache = ContentCache(tmp_path / "cache")
     model: Any = base
     states = PromptStates(model, StoredStates(cache, {}) if is_stored else None)
