@@ -20,7 +20,7 @@ from inference.recipe.schema import all_keys
 from scripts import write_recipe_reference
 from scripts.write_recipe_reference import REFERENCE, reference
 from train.config.checks import rule_sentences
-from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig
+from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig, WholePartsConfig
 from train.config.schema import train_schema
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +72,19 @@ def test_every_objective_has_a_recipe() -> None:
     texts = [(ROOT / recipe).read_text(encoding="utf-8") for recipe in SHIPPED]
     for name in OBJECTIVE_CONFIGS:
         assert any(f"type: {name}" in text for text in texts), f"no recipe for {name}"
+
+
+@pytest.mark.usefixtures("at_root")
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_eight_bit_state_is_for_whole_networks(recipe: str) -> None:
+    """For each tensor it waits for the GPU; what it saves of a LoRA's state is little."""
+    if schema_of(recipe) is draw_schema:
+        return
+    text = Path(recipe).read_text("utf-8")
+    needed = [] if "concepts:" in text else ["name=x", "data.path=x"]
+    loaded: Any = load_recipe(recipe, train_schema, needed)
+    is_whole = isinstance(loaded.objective, WholePartsConfig)
+    assert loaded.optimizer.type == "adamw" or (is_whole and "configs/demo" not in recipe)
 
 
 WRONG = {

@@ -59,6 +59,9 @@ class Caches:
         states, stay = self.prompt_states, data.cache != "off" and not examples.changes_words
         if states and stay and states.fill(examples.all_prompts(), track, share=share):
             put_aside(self.base, examples)
+        else:  # an earlier stage may have offloaded what each step uses now
+            for encoder in self.base.text_encoders.values():
+                encoder.to(self.base.device)
         self.accelerator.wait_for_everyone()
 
     def add_prompts(self, batch: Batch) -> None:

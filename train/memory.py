@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from inference.clips import decoding_bytes, expand, needs_of
 from inference.config import ClipConfig, ImageConfig
 from inference.models import DTYPES, DiffusionModel, skeleton
+from train.common import encoded_at_once
 from train.config import AutoencoderConfig, LoraConfig, TrainRecipe
 from train.data import (
-    PIXELS_AT_ONCE,
     ClassFolder,
     ClipExamples,
     Examples,
@@ -26,7 +27,7 @@ from train.data import (
 )
 from train.families import LIVE_TENSORS, traced, training_of
 from train.monitoring import grid_images
-from train.objectives import Objective, objective_on
+from train.objectives import Objective, objective_on, read_precision
 from train.optimization import state_bytes
 from train.stages import Stage, stages_of
 
@@ -41,7 +42,7 @@ class PartMemory:
 
     parameters: int
     format: str
-    """fp32, fp16, bf16, nf4 or int8; fp32 if trained."""
+    """That of most weights: fp32, fp16, bf16, nf4 or int8; fp32 if trained."""
     bytes: int
 
 
@@ -66,6 +67,8 @@ class MemoryPlan:
     """The same with the opposite setting of gradient checkpointing."""
     encoding: int = 0
     """Temporary memory of VAE and text encoders."""
+    host: int = 0
+    """Memory of the system while the base model is read, before it moves to the device."""
     drawing: int = 0
     """Temporary memory of the previews: denoiser or VAE decoding, with reloaded weights."""
 
@@ -191,6 +194,7 @@ def plan_memory(
         else:
             plan.other_activations = most
     plan.aside = parts_put_aside(recipe, objective, stages)
+    plan.host = host_bytes(recipe, plan)
     plan.drawing = drawing_bytes(recipe, base, images, plan)
     return plan
 
@@ -228,13 +232,25 @@ def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMem
     """Return the weights of a part on the device, without injected LoRAs."""
     weights = [(path, p) for path, p in base.parts[name].named_parameters() if ".lora_" not in path]
     count, size = sum(p.numel() for _, p in weights), sum(p.nbytes for _, p in weights)
-    names = {dtype: word for word, dtype in DTYPES.items()}
-    kind = names[max((p.dtype for _, p in weights), key=lambda dtype: dtype.itemsize)]
+    names, sizes = {dtype: word for word, dtype in DTYPES.items()}, Counter[torch.dtype]()
+    for _, p in weights:
+        sizes[p.dtype] += p.numel()
+    kind = names[sizes.most_common(1)[0][0]]
     packing = recipe.base_model.quantization
     if packing is not None and name == base.denoiser_name:
         size -= training_of(base).quantization_savings(base, packing)
         kind = packing
     return PartMemory(count, kind, size)
+
+
+def host_bytes(recipe: TrainRecipe, plan: MemoryPlan) -> int:
+    """Return the bytes of all weights as they are read, without those of Python and libraries."""
+    size = DTYPES[read_precision(recipe)].itemsize
+    needs = [
+        max(part.bytes, part.parameters * (4 if name == "vae" else size))
+        for name, part in plan.parts.items()
+    ]
+    return sum(needs)
 
 
 def own_weights(base: DiffusionModel, name: str) -> list[tuple[str, torch.Tensor]]:
@@ -256,12 +272,11 @@ def activation_bytes(
 
 
 def text_kept(objective: Objective, rows: int, is_checkpointing: bool) -> int:
-    """Return the values that trained text encoders keep for their backward pass."""
+    """Return the values that text encoders with gradients keep for their backward pass."""
     base, kept = objective.base, 0
     ids = torch.zeros(rows, base.prompt_shape[0], dtype=torch.long, device="meta")
-    for name, encoder in base.text_encoders.items():
-        if objective.trains(name):
-            kept += traced(encoder, lambda e=encoder: e(ids)).kept(is_checkpointing)
+    for encoder in objective.encoders_with_gradients.values():
+        kept += traced(encoder, lambda e=encoder: e(ids)).kept(is_checkpointing)
     return kept
 
 
@@ -291,12 +306,12 @@ def encoding_bytes(
     prompts = 64 if examples.changes_words else min(64, len(examples.all_prompts()))
     needs = [prompt_bytes(base, prompts)]
     for shape in shapes_of(examples) if recipe.objective.learns_from_captions else ():
+        at_once = encoded_at_once(shape, batch)
         if isinstance(examples, ClipExamples):
-            at_once = max(1, min(batch, PIXELS_AT_ONCE // (shape[0] * shape[1] * shape[2])))
             needs.append(at_once * decoding_bytes(vae, shape[1], shape[2]))
         else:
             widest = vae.config.block_out_channels[0] * shape[0] * shape[1]
-            needs.append(batch * LIVE_TENSORS * widest * size)
+            needs.append(at_once * LIVE_TENSORS * widest * size)
     return max(needs)
 
 
@@ -322,7 +337,7 @@ def drawing_bytes(
     if not images:
         return 0
     rows = min(recipe.sampling.batch_size, len(images))
-    return training_of(base).image_drawing_bytes(base, images, rows)
+    return training_of(base).image_drawing_bytes(base, images, rows) + plan.away
 
 
 def clip_drawing_bytes(recipe: TrainRecipe, base: Any, plan: MemoryPlan) -> int:

@@ -93,10 +93,23 @@ def report_changes(run: RunDirectory, plugins: list[str]) -> None:
     before = {key: value for key, value in environment_of(run).items() if key in now}
     compare_environments(before, now, found)
     for key, old, new in found.environment:
-        if key in before or key.split(".")[0] in ("packages",):
+        if key in before or key.split(".")[0] in ("gpu", "packages"):
             report("rerun", f"{key}: {old!r} became {new!r}")
+    if "gpu" in now and not recipe_is_exact(run):
+        report(
+            "rerun",
+            "on a GPU only runs with deterministic: true repeat byte by byte, which this one is "
+            "not: its files may differ though nothing has changed",
+        )
     for line in data_beforehand(run, plugins):
         report("rerun", f"data: {line}")
+
+
+def recipe_is_exact(run: RunDirectory) -> bool:
+    """Return whether a run was trained with `deterministic: true`."""
+    from train.runs import stored_recipe
+
+    return bool(stored_recipe(run.recipe).get("deterministic"))
 
 
 def data_beforehand(run: RunDirectory, plugins: list[str]) -> list[str]:

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from inference.models import DiffusionModel
-from inference.recipe import dump_recipe
-from inference.runtime import Interrupted
+from inference.recipe import RecipeWarning, dump_recipe
+from inference.runtime import Interrupted, compute_exactly
 from train.caches import Caches
 from train.common import Batch, NonFiniteError, StopSignals, of_first, seeded
 from train.config import TrainRecipe
@@ -57,6 +57,7 @@ class Trainer:
         images = grid_images(recipe, self.data.sources.concepts)
         folder = open_folder(self.data)
         self.accelerator = build_accelerator(recipe)
+        price = recipe.deterministic and compute_exactly(self.accelerator.device, RecipeWarning)
         objective = load_objective(recipe, self.accelerator.device)
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(objective)
@@ -64,6 +65,8 @@ class Trainer:
             recipe, folder, self.accelerator, objective.base.parametrization.num_train_timesteps
         )
         say = self.run.progress.say
+        if price:
+            say(price)
         self.optimization = Optimization(recipe, objective, self.accelerator, say)
         self.caches = caches(recipe, objective, self.accelerator)
         self.previews = Previews(recipe, images, self.optimization, self.run)

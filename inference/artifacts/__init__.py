@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         set_strength,
     )
     from inference.artifacts.checkpoint import Checkpoint
+    from inference.artifacts.drawing_format import prepare_drawing
     from inference.artifacts.embedding import Embedding, check_suffix, made_for
     from inference.artifacts.embedding_picture import read_embedding_picture
     from inference.artifacts.hypernetwork import Hypernetwork
@@ -52,9 +53,10 @@ __all__ = [
     "Hypernetwork", "HypernetworkSpec", "Lora", "LoraSpec", "NetworkFiles", "NetworkLibrary",
     "UsedArtifact", "adapter", "adapter_of", "base_facts", "check_suffix", "comfyui_difference",
     "companions_of", "diffusers_note", "distance_from_identity", "format_of", "is_lora",
-    "load_artifact", "load_artifacts", "made_for", "merge", "part_of", "read_embedding_picture",
-    "read_hypernetwork", "read_keys", "read_layers", "read_lora", "save_diffusers", "save_kohya",
-    "says_alpha", "set_strength", "twin_of", "write_file_of", "write_folder_of",
+    "load_artifact", "load_artifacts", "made_for", "merge", "part_of", "prepare_drawing",
+    "read_embedding_picture", "read_hypernetwork", "read_keys", "read_layers", "read_lora",
+    "save_diffusers", "save_kohya", "says_alpha", "set_strength", "twin_of", "write_file_of",
+    "write_folder_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from inference.artifacts import Attached, load_artifacts, set_strength
+from inference.artifacts import Attached, load_artifacts, prepare_drawing, set_strength
 from inference.clips.caches import StepCache
 from inference.clips.drawing import ClipDrawing, Way, draw_clips
 from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
@@ -86,7 +86,8 @@ def set_up(
         saver.check_mp4()
     device = processes.device(recipe.device)
     attached = load_artifacts(recipe.artifacts)
-    base = load_clip_model(recipe.base_model, recipe.precision, "cpu")
+    precision = prepare_drawing(recipe, device, processes.is_first)
+    base = load_clip_model(recipe.base_model, precision, "cpu")
     if recipe.drop_learned_positions and not base.drop_learned_positions():
         recorded = "drop_learned_positions: has no effect, this model has learned no positions"
         warnings.warn(recorded, DrawWarning, stacklevel=2)

@@ -259,10 +259,15 @@ class ClipsRecipe:
     """Skip computations that consecutive steps share: pab (Pyramid Attention Broadcast),
     faster_cache, first_block_cache or mag_cache. Faster, with slightly different results."""
     cache_settings: CacheConfig = field(default_factory=CacheConfig)
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Data type of the weights: fp16 for 2B, bf16 for the others on a GPU."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Data type of the weights: fp16 for 2B, bf16 for the others on a GPU. `auto` is fp32 on a CPU;
+    on a GPU the one that the first artifact was trained in (`mixed_precision`), if it records it,
+    otherwise bf16, or fp16 on GPUs before Ampere."""
     device: str = "auto"
     """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
+    deterministic: bool = False
+    """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
+    exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
     plugins: list[str] = field(default_factory=list)
     """Python modules with extensions of your own (docs/extending.md); loaded only if the command
     line or LIMNER_PLUGINS names them too."""

@@ -63,10 +63,15 @@ class ImagesRecipe:
     """Images generated at once. Larger batches are faster, but change images by rounding (a pixel
     here and there by one grey level); with 1, each image is reproduced byte for byte from its
     infotext."""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Data type of the weights."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
+    was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
+    Ampere."""
     device: str = "auto"
     """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
+    deterministic: bool = False
+    """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
+    exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
     grid: bool = True
     """Also save all images as one image grid."""
     plugins: list[str] = field(default_factory=list)
@@ -143,10 +148,15 @@ class AnimationRecipe:
     """Upscaler of `r_upscale_video`: Lanczos, Nearest, or one that a plug-in registers."""
     batch_size: int = 4
     """Frames generated at once where none depends on another (Interpolation, Video Input)."""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Data type of the weights."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
+    was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
+    Ampere."""
     device: str = "auto"
     """`auto` uses the first GPU, otherwise the CPU; or a torch device such as `cuda:1`."""
+    deterministic: bool = False
+    """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
+    exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
     plugins: list[str] = field(default_factory=list)
     """Python modules with samplers or upscalers of your own (docs/extending.md); loaded only if the
     command line or LIMNER_PLUGINS names them too."""

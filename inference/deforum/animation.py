@@ -53,7 +53,14 @@ from inference.deforum.schedules import (
 from inference.deforum.settings import Settings, load_settings, recipe_settings
 from inference.files import HeldFile, write_atomically
 from inference.recipe import dump_recipe
-from inference.runtime import DrawWarning, InputError, Interrupted, StopSignals, output
+from inference.runtime import (
+    DrawWarning,
+    InputError,
+    Interrupted,
+    StopSignals,
+    choose_device,
+    output,
+)
 
 NOT_OF_THE_RUN = ("seed", "resume_from_timestring", "resume_timestring")
 """Settings that may differ when a run is resumed."""
@@ -83,6 +90,7 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
     """
     if script["motion_preview_mode"]:
         return PreviewGenerator()
+    from inference.artifacts import prepare_drawing
     from inference.deforum.loop import ModelGenerator, check_words
 
     folders = [Path(folder) for folder in recipe.artifact_dirs]
@@ -91,7 +99,7 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         recipe.base_model,
         {name: one for name, one in recipe.artifacts.items() if one is not None},
         folders,
-        recipe.precision,
+        prepare_drawing(recipe, choose_device(recipe.device)),
         recipe.device,
         recipe.batch_size,
     )

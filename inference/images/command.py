@@ -11,7 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from inference.artifacts import Attached, NetworkLibrary, load_artifacts, set_strength
+from inference.artifacts import (
+    Attached,
+    NetworkLibrary,
+    load_artifacts,
+    prepare_drawing,
+    set_strength,
+)
 from inference.config import ImageConfig, ImagesRecipe
 from inference.files import Naming
 from inference.images.drawing import Drawer, Drawing
@@ -21,7 +27,14 @@ from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new_grid, write_picture
 from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
-from inference.runtime import InputError, Processes, check_readable, number, output, progress_bar
+from inference.runtime import (
+    InputError,
+    Processes,
+    check_readable,
+    number,
+    output,
+    progress_bar,
+)
 
 TOLD_APART: tuple[Callable[[ImageConfig], str], ...] = (
     lambda request: request.prompt,
@@ -93,7 +106,8 @@ def set_up(
             raise InputError(f"artifact_dirs: {folder} is no folder")
     device = processes.device(recipe.device)
     attached = load_artifacts(recipe.artifacts)
-    base = load_image_model(recipe.base_model, recipe.precision, device)
+    precision = prepare_drawing(recipe, device, processes.is_first)
+    base = load_image_model(recipe.base_model, precision, device)
     requests = expand(base, images)
     for config, artifact in attached:
         artifact.attach(base, config.strength)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         model_hash,
         model_name,
         vae_of,
+        weight_dtype,
         weights_path,
     )
     from inference.models.clip_model import ClipModel, LatentScale
@@ -112,7 +113,8 @@ __all__ = [
     "model_hash", "model_name", "models_in", "needs_negatives", "output_name", "part_layout",
     "part_names", "path_of", "published_name", "read_part", "read_text", "register_family",
     "resolve_path", "rounded_size", "single_file_format", "single_file_of", "skeleton", "vae_file",
-    "vae_form", "vae_name", "vae_of", "weights_of", "weights_path", "write_base_model",
+    "vae_form", "vae_name", "vae_of", "weight_dtype", "weights_of", "weights_path",
+    "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -149,6 +149,26 @@ class DiffusionModel(ABC):
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+def weight_dtype(part: Any, path: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of a part's weight where the part has `dtype`: some must stay fp32.
+
+    As `from_pretrained` of diffusers and of transformers loads them, which name these layers:
+    `_keep_in_fp32_modules`, in transformers for fp16 alone, and `_keep_in_fp32_modules_strict`.
+    """
+    kept = [*(getattr(part, "_keep_in_fp32_modules_strict", None) or ())]
+    if dtype == torch.float16 or not hasattr(part, "_keep_in_fp32_modules_strict"):
+        kept += getattr(part, "_keep_in_fp32_modules", None) or ()
+    is_kept = any(f".{name}." in f".{path}." for name in kept)
+    return torch.float32 if is_kept else dtype
+
+
+def cast_part(part: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights of a part, as far as they need not stay fp32; see `weight_dtype`."""
+    for path, tensor in (*part.named_parameters(), *part.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(weight_dtype(part, path, dtype))
+
+
 Model = TypeVar("Model", bound=DiffusionModel)
 
 

@@ -24,7 +24,7 @@ class ModelFiles:
     Args:
         config: the recipe's base model.
         is_offline: read only what is on this disk, as a plan does.
-        known: titles of published models whose settings are known without their files.
+        known: names of published models whose settings are known without their files.
     """
 
     def __init__(

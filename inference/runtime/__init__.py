@@ -13,7 +13,15 @@ if TYPE_CHECKING:
         status_of,
     )
     from inference.runtime.console import open_console
-    from inference.runtime.devices import Processes, Progress, choose_device, progress_bar
+    from inference.runtime.devices import (
+        Processes,
+        Progress,
+        choose_device,
+        compute_exactly,
+        computes_bf16,
+        progress_bar,
+        warn_of_emulation,
+    )
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
     from inference.runtime.extras import require
     from inference.runtime.failures import (
@@ -32,12 +40,14 @@ if TYPE_CHECKING:
     from inference.runtime.warnings import quiet_libraries
 
 __all__ = [
-    "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError", "Interrupted",
-    "Processes", "Progress", "StopSignals", "Stopped", "check_readable", "choose_device", "clone",
-    "describe_version", "describe_worker_fault", "free_descriptors", "git", "is_first_process",
-    "is_system_fault", "keys_named", "limner_version", "memory_explained", "naming", "number",
-    "open_console", "output", "printable", "progress_bar", "quiet_libraries", "register", "report",
-    "report_failure", "require", "run_command", "status_of", "without_passwords",
+    "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError",
+    "Interrupted", "Processes", "Progress", "StopSignals", "Stopped", "check_readable",
+    "choose_device", "clone", "compute_exactly", "computes_bf16", "describe_version",
+    "describe_worker_fault", "free_descriptors", "git", "is_first_process", "is_system_fault",
+    "keys_named", "limner_version", "memory_explained", "naming", "number", "open_console",
+    "output", "printable", "progress_bar", "quiet_libraries", "register", "report",
+    "report_failure", "require", "run_command", "status_of", "warn_of_emulation",
+    "without_passwords",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 from inference.runtime.errors import InputError
 from inference.runtime.failures import (
     NOT_OF_THE_INPUT,
+    describe_inexact,
     describe_memory_fault,
     describe_os_error,
     describe_worker_fault,
+    fragments_note,
     is_memory_fault,
     number_of,
 )
@@ -90,7 +92,9 @@ def describe_failure(error: BaseException) -> str | None:
     """Return the message of an error of files, disks, memory or processes; None for another one."""
     if is_memory_fault(error):
         remedy = getattr(error, "__notes__", [MEMORY_REMEDY])[-1]
-        return f"{describe_memory_fault(error)}; {remedy}"
+        return f"{describe_memory_fault(error)}; {remedy}{fragments_note(error)}"
+    if (inexact := describe_inexact(error)) is not None:
+        return inexact
     if (lost := describe_worker_fault(error)) is not None:
         return lost
     if isinstance(error, OSError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -124,6 +125,84 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"device: {name!r} cannot be used here: {reason}") from error
+
+
+FUSED_BF16 = (8, 0)
+"""Compute capability from which NVIDIA's GPUs compute bf16 by themselves: Ampere."""
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Return whether a GPU computes bf16 by itself."""
+    capability = torch.cuda.get_device_capability(device)
+    return torch.version.hip is not None or capability >= FUSED_BF16
+
+
+def warn_of_emulation(
+    device: torch.device, formats: Mapping[str, str | None], kind: type[Warning]
+) -> None:
+    """Warn about bf16 on a GPU that only emulates it; PyTorch and accelerate call it supported.
+
+    Args:
+        device: what computes.
+        formats: fp32, fp16 or bf16 by key of the recipe.
+        kind: the class of the warning.
+    """
+    keys = [key for key, value in formats.items() if value == "bf16"]
+    if not keys or device.type != "cuda" or computes_bf16(device):
+        return
+    capability = torch.cuda.get_device_capability(device)
+    warnings.warn(
+        f"{', '.join(keys)}: bf16: {torch.cuda.get_device_name(device)} (compute capability "
+        f"{'.'.join(map(str, capability))}) only emulates it, without fused attention: slow, and "
+        f"more memory. Take {', '.join(f'{key}=fp16' for key in keys)}; or fp32, if the model "
+        "overflows in fp16",
+        kind,
+        stacklevel=2,
+    )
+
+
+EXACT_CUBLAS = (":4096:8", ":16:8")
+"""Workspaces with which cuBLAS always gives the same bytes."""
+
+PRICE = (
+    "deterministic: equal inputs give equal bytes on this GPU. It costs time and memory: attention "
+    "keeps its scores, heads x tokens² numbers per layer, and slower kernels are chosen"
+)
+
+
+def compute_exactly(device: torch.device, kind: type[Warning]) -> str | None:
+    """Choose algorithms on a GPU that give the same bytes each time; return what it costs.
+
+    PyTorch's notes on reproducibility: deterministic algorithms and cuDNN's, a fixed workspace of
+    cuBLAS, and attention in single operations, since the fused kernels' gradients are sums in any
+    order. Other devices stay as they are (CPUs give the same bytes anyway), with a warning.
+
+    Raises:
+        InputError: CUBLAS_WORKSPACE_CONFIG is set to a value that excludes it.
+    """
+    if device.type != "cuda":
+        note = "deterministic: has no effect on a CPU, which gives equal bytes with equal threads"
+        if device.type != "cpu":
+            note = f"deterministic: has no effect on {device.type}: it is for CUDA's GPUs"
+        warnings.warn(note, kind, stacklevel=2)
+        return None
+    workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", EXACT_CUBLAS[0])
+    if workspace not in EXACT_CUBLAS:
+        raise InputError(
+            f"deterministic: CUBLAS_WORKSPACE_CONFIG is {workspace!r}; cuBLAS gives equal bytes "
+            f"with {' and '.join(EXACT_CUBLAS)} alone. Unset the variable"
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    attention = torch.backends.cuda
+    attention.enable_math_sdp(True)
+    for other in (
+        attention.enable_flash_sdp,
+        attention.enable_mem_efficient_sdp,
+        attention.enable_cudnn_sdp,
+    ):
+        other(False)
+    return PRICE
 
 
 @contextmanager

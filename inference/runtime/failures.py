@@ -140,6 +140,30 @@ def describe_memory_fault(error: BaseException) -> str:
     return f"{whose} has not enough memory{asked}"
 
 
+def fragments_note(error: BaseException) -> str:
+    """Return what else helps where a GPU's memory is short, unless it is set already."""
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    is_set = any("expandable_segments:True" in os.environ.get(name, "") for name in names)
+    if is_set or "CUDA" not in str(error):
+        return ""
+    return f". If it is nearly enough, set {names[0]}=expandable_segments:True: less is wasted"
+
+
+INEXACT = re.compile(r"(\S+) does not have a deterministic implementation")
+"""What torch says of operations that `deterministic: true` excludes."""
+
+
+def describe_inexact(error: BaseException) -> str | None:
+    """Return the sentence for an operation that has no exact form; None for another error."""
+    found = INEXACT.search(str(error)) if isinstance(error, RuntimeError) else None
+    if found is None:
+        return None
+    return (
+        f"deterministic: {found[1]} cannot give equal bytes on this GPU; set deterministic=false, "
+        "or take a CPU"
+    )
+
+
 def describe_worker_fault(error: BaseException) -> str | None:
     """Return the sentence for a lost process of a data loader; None for another error."""
     found = WORKER.search(str(error))

@@ -12,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from inference.artifacts import load_artifact
-from inference.config import BaseModelConfig, ImageConfig
-from inference.images import draw
+from inference.config import ArtifactConfig, BaseModelConfig, ImageConfig, ImagesRecipe
+from inference.images import draw, draw_images
+from inference.media.grid import grid_cells
 from inference.models.stable_diffusion import load_base_model
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
 from train.config import TrainRecipe
@@ -328,3 +331,71 @@ def test_quantized_base(
             f"base_model={{path: {video_folders['wide']}, quantization: {kind}}}",
         )
     )
+
+
+def test_exact_runs(make_recipe: Callable[..., TrainRecipe]) -> None:
+    """With `deterministic: true`; the switches are those of the whole process."""
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
+    overrides = [*OBJECTIVES["lora"], "mixed_precision=bf16", *GRID]
+    try:
+        run(make_recipe("deterministic=true", *overrides))
+        assert torch.are_deterministic_algorithms_enabled() and cudnn.deterministic
+        assert not (cuda.flash_sdp_enabled() or cuda.mem_efficient_sdp_enabled())
+    finally:
+        torch.use_deterministic_algorithms(False)
+        cudnn.deterministic = False
+        for enable in (
+            cuda.enable_flash_sdp,
+            cuda.enable_mem_efficient_sdp,
+            cuda.enable_cudnn_sdp,
+        ):
+            enable(True)
+
+
+def test_parts_that_steps_do_not_use_are_on_the_host(
+    base_folder: str, make_recipe: Callable[..., TrainRecipe]
+) -> None:
+    """In all stages, though previews, validation and later stages use them in between."""
+    recipe = make_recipe(
+        *OBJECTIVES["lora"],
+        f"base_model.path={base_folder}",
+        "mixed_precision=bf16",
+        *GRID,
+        *OPTIONS["stages"],
+        *OPTIONS["validation"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(recipe)
+        trainer.train()
+    places = {
+        name: next(part.parameters()).device.type for name, part in trainer.base.parts.items()
+    }
+    assert places.pop("unet") == "cuda"
+    assert {*places.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", *PRECISIONS])
+def test_previews_are_drawn_again_with_automatic_precision(
+    precision: str, base_folder: str, make_recipe: Callable[..., TrainRecipe], tmp_path: Path
+) -> None:
+    """Pixel for pixel, by a recipe that names no precision."""
+    base = f"base_model.path={base_folder}"
+    run_folder = tmp_path / "run"
+    run(make_recipe(*OBJECTIVES["lora"], base, f"mixed_precision={precision}", *GRID))
+    artifact = run_folder / "artifacts" / "last.safetensors"
+    request = {"prompt": "red, number", "seed": 1, "steps": 2}
+    recipe = ImagesRecipe(
+        base_model=BaseModelConfig(path=base_folder),
+        artifacts={"it": ArtifactConfig(path=str(artifact))},
+        images={"one": ImageConfig(**request)},
+        output_dir=str(tmp_path / "out"),
+        grid=False,
+    )
+    assert recipe.precision == "auto"
+    draw_images(recipe)
+    (path,) = (tmp_path / "out").glob("*.png")
+    with Image.open(path) as drawn, Image.open(run_folder / "samples/step-000004.png") as grid:
+        cells = grid_cells(grid)
+        assert np.array_equal(np.asarray(cells[1][0]), np.asarray(drawn))

@@ -6,7 +6,14 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from train.common.batch import Batch
-    from train.common.distributed import StopSignals, lost_processes_reported, of_all, of_first
+    from train.common.distributed import (
+        StopSignals,
+        lost_processes_reported,
+        of_all,
+        of_first,
+        uses_gpu,
+    )
+    from train.common.encoding import encode_in_parts, encoded_at_once
     from train.common.errors import (
         RESERVE,
         DataError,
@@ -22,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RESERVE", "Batch", "DataError", "FetchError", "NonFiniteError", "RunDirectoryError",
-    "RunEndedError", "SavingError", "StopSignals", "derive_seed", "generator",
-    "lost_processes_reported", "normal", "of_all", "of_first", "replaced_parameters", "seeded",
-    "tell_once",
+    "RunEndedError", "SavingError", "StopSignals", "derive_seed", "encode_in_parts",
+    "encoded_at_once", "generator", "lost_processes_reported", "normal", "of_all", "of_first",
+    "replaced_parameters", "seeded", "tell_once", "uses_gpu",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -7,13 +7,18 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 from inference.runtime import InputError, Interrupted, describe_worker_fault
 from inference.runtime import StopSignals as SignalsOfProcess
 from train.common.errors import RunEndedError
 
 T = TypeVar("T")
+
+
+def uses_gpu() -> bool:
+    """Return whether accelerate computes on a CUDA GPU: one is here, and not forbidden."""
+    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def of_first(accelerator: Accelerator, decide: Callable[[], T]) -> T:

@@ -58,6 +58,14 @@ class ObjectiveConfig:
         """Return the replacement of `[name]` in prompts; None stands for the run's name."""
         return None
 
+    @property
+    def reads_weights(self) -> bool:
+        """Whether it trains or begins from values of the base model, which are then read in fp32.
+
+        Otherwise they are read in the precision of the run.
+        """
+        return True
+
 
 ADAPTER_GIVEN = ("target", "rank", "alpha", "dropout", "generator")
 """Parameters of an adapter's `create` that are not among its options."""
@@ -74,6 +82,11 @@ class LoraConfig(ObjectiveConfig):
     is_combinable: ClassVar[bool] = True
 
     registries: ClassVar[dict[str, Mapping[str, Any]]] = {"algorithm": ADAPTERS}
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether the algorithm is a plug-in's, which may; plain LoRA takes shapes alone."""
+        return self.algorithm != "lora"
 
     type: Literal["lora"] = "lora"
     algorithm: str = "lora"
@@ -184,6 +197,10 @@ class HypernetworkConfig(ObjectiveConfig):
 
     target: ClassVar[str] = "train.objectives.hypernetwork:HypernetworkObjective"
     is_combinable: ClassVar[bool] = True
+
+    @property
+    def reads_weights(self) -> bool:
+        return False
 
     type: Literal["hypernetwork"] = "hypernetwork"
     layer_structure: list[float] = field(default_factory=lambda: [1, 2, 1])
@@ -370,6 +387,10 @@ class CombinedConfig(ObjectiveConfig):
     type: Literal["combined"] = "combined"
     members: dict[str, MemberConfig] = field(default_factory=dict)
     """The objectives, by names of your choice; each is saved in artifacts/NAME/."""
+
+    @property
+    def reads_weights(self) -> bool:
+        return any(member.objective.reads_weights for member in self.by_name.values())
 
     @property
     def by_name(self) -> dict[str, MemberConfig]:

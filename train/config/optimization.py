@@ -155,7 +155,9 @@ class OptimizerConfig:
     """`adamw` of torch, `adamw8bit` of bitsandbytes with 8-bit state, or `module:Class`, as in
     `torch.optim:Adagrad`, with the defaults of the class and `options`. Of the keys below it gets
     learning_rate, and betas, weight_decay and epsilon where they are not at their defaults. A
-    module other than torch.optim needs consent (docs/extending.md)."""
+    module other than torch.optim needs consent (docs/extending.md). 8-bit state saves 6 bytes per
+    trained number and, on a GPU, waits once per tensor: it pays where whole networks are trained,
+    not for a LoRA."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of `module:Class` by their names."""
     learning_rate: float = 1.0e-4

@@ -246,6 +246,10 @@ class TrainRecipe:
     """Recompute activations in the backward pass: less memory, about a third slower."""
     mixed_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Precision of the frozen weights and of computation; trained weights stay in fp32."""
+    deterministic: bool = False
+    """Make a run on a GPU exact: only then do resuming and `limner rerun` give the same bytes
+    there. It takes more time, and more memory: attention keeps its scores, heads x tokens² numbers
+    per layer. Runs on CPUs are exact anyway."""
     max_grad_norm: float | None = 1.0
     """Clip gradients to this norm; null does not clip."""
     max_grad_value: float | None = None

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from train.data.caching import PromptStates, StoredStates, Track, latents_kept, text_origin
     from train.data.containers import file_state
     from train.data.examples import (
-        PIXELS_AT_ONCE,
         ClipExamples,
         Examples,
         InOrder,
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from train.data.streaming import folders_of, kept_bytes, name_of
 
 __all__ = [
-    "FALLBACK", "PIXELS_AT_ONCE", "ClassFolder", "ClassPicture", "Clip", "ClipExamples", "Concept",
+    "FALLBACK", "ClassFolder", "ClassPicture", "Clip", "ClipExamples", "Concept",
     "Examples", "Facts", "InOrder", "Known", "MicroBatches", "Pace", "Picture", "PromptStates",
     "Sources", "StoredStates", "Track", "at_commits", "build_examples", "build_loader",
     "cache_latents", "class_facts", "class_folders", "class_pictures", "collate", "file_state",

@@ -55,8 +55,8 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         return plain_denoising(recipe, base)
 
     def idle_parts(self, base: BaseModel, has_latents: bool) -> list[str]:
-        """Return none: the parts are small."""
-        return []
+        """Return the text encoders, and the VAE once latents are cached: of SDXL 1.8 GiB."""
+        return [*base.text_encoders, *(["vae"] if has_latents else [])]
 
     def describe_truncation(self, base: BaseModel, prompts: Sequence[str]) -> str | None:
         """Return None: long prompts are encoded in chunks."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inference.models import Conditions, DiffusionModel, Parametrization
 from inference.runtime import InputError
-from train.common import Batch, generator, normal
+from train.common import Batch, encode_in_parts, generator, normal
 from train.config import LossConfig
 from train.losses.frozen_prior import FrozenPrior
 from train.losses.timesteps import stratified_timesteps
@@ -27,7 +27,7 @@ def check_weights(config: LossConfig, parametrization: Parametrization) -> None:
     if config.weighting == "uniform":
         return
     last = config.max_timestep or parametrization.num_train_timesteps
-    numbers = torch.arange(config.min_timestep, last)
+    numbers = torch.arange(config.min_timestep, last, device="cpu")  # also of a plan's skeleton
     timesteps = parametrization.sample_timesteps(numbers)
     weights = parametrization.loss_weight(timesteps, config.weighting, config.snr_gamma)
     if weights.is_meta:
@@ -102,7 +102,7 @@ class Denoising:
         pixels, cached = batch.get("pixels"), batch.get("latents")
         if pixels is not None:
             with torch.no_grad(), self.in_its_own_format():
-                mean, std = self.base.encode_images(pixels)
+                mean, std = encode_in_parts(self.base, pixels)
         else:
             assert cached is not None
             mean, std = cached.to(self.base.device), batch.get("latents_std")

@@ -1,7 +1,8 @@
 """The preview grid: the base model's row above the artifact's row."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,23 @@ class BaseRow:
         return files if all(f.is_file() and read_infotext(f) == text for f, text in pairs) else []
 
 
+@contextmanager
+def brought_back(base: DiffusionModel) -> Iterator[None]:
+    """Have all parts on the denoiser's device inside the context; offloaded ones return to the CPU.
+
+    See `train.caches.put_aside`.
+    """
+    parts = base.parts.values()
+    away = [part for part in parts if next(part.parameters()).device != base.device]
+    for part in away:
+        part.to(base.device)
+    try:
+        yield
+    finally:
+        for part in away:
+            part.to("cpu")
+
+
 class PromptGrid:
     """Generates the recipe's images; the base model's once, before the first step."""
 
@@ -103,7 +121,8 @@ class PromptGrid:
         return bool(self.images)
 
     def draw(self) -> list[Drawing]:
-        return draw(self.base, self.images, self.batch_size)
+        with brought_back(self.base):
+            return draw(self.base, self.images, self.batch_size)
 
     def keep_base_row(self) -> None:
         """Generate the row of the untrained model; call it before the first step."""

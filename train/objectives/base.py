@@ -58,6 +58,13 @@ class Objective(nn.Module, ABC):
         parts = ("text_encoder", "text_encoder_2", "embedding")
         return any(self.trains(part) for part in parts)
 
+    @property
+    def encoders_with_gradients(self) -> dict[str, nn.Module]:
+        """Return the text encoders through which gradients flow, by name."""
+        encoders = self.base.text_encoders
+        learns_words = self.trains("embedding")
+        return {name: one for name, one in encoders.items() if learns_words or self.trains(name)}
+
     def unused(self) -> Tensor | float:
         """Return zero, which gives parameters without part in the loss a gradient, as DDP needs."""
         return 0.0

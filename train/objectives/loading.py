@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from inference.models import DTYPES, DiffusionModel, load_model
+from inference.models import DTYPES, DiffusionModel, load_model, weight_dtype
 from inference.recipe import old_names
 from inference.runtime import InputError
 from train.config import MOVED, TrainRecipe
@@ -19,19 +19,25 @@ from train.objectives.base import Objective
 def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
     """Load the base model, and return the recipe's objective on it.
 
-    Trained weights are fp32, as loaded; frozen ones have the dtype of `mixed_precision`.
+    Trained weights are fp32; frozen ones have the dtype of `mixed_precision`, and are read in it if
+    the objective needs no exact values: half of the system's memory, for the same bytes.
 
     Raises:
         InputError: the base model cannot be loaded, or not be trained.
     """
-    in_fp32 = replace(recipe.base_model, vae_precision="fp32", quantization=None)
-    objective = objective_on(recipe, load_model(in_fp32, "fp32"))
+    plain = replace(recipe.base_model, vae_precision="fp32", quantization=None)
+    objective = objective_on(recipe, load_model(plain, read_precision(recipe)))
     objective.base.to(device)
     return with_prior(recipe, objective.to(device))
 
 
+def read_precision(recipe: TrainRecipe) -> str:
+    """Return the precision in which the base model is read, except for its VAE: that is fp32."""
+    return "fp32" if recipe.objective.reads_weights else recipe.mixed_precision
+
+
 def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
-    """Return the recipe's objective on a base model in fp32; see `load_objective`.
+    """Return the recipe's objective on a base model as it was read; see `load_objective`.
 
     Raises:
         InputError: the base model does not support this training.
@@ -44,9 +50,9 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     check_weights(recipe.loss, base.parametrization)
     base.dtype = DTYPES[recipe.mixed_precision]
     for name, part in base.parts.items():
-        for parameter in part.parameters():
+        for path, parameter in part.named_parameters():
             if parameter.is_floating_point() and not parameter.requires_grad:  # else quantized
-                parameter.data = parameter.data.to(part_dtype(recipe, base, name))
+                parameter.data = parameter.data.to(drawn_dtype(recipe, base, f"{name}.{path}"))
     return objective
 
 
@@ -69,19 +75,36 @@ def check_timesteps(recipe: TrainRecipe, base: DiffusionModel) -> None:
         )
 
 
-def part_dtype(recipe: TrainRecipe, base: DiffusionModel, part: str) -> torch.dtype:
-    """Return the dtype of a frozen part of the base model."""
-    return training_of(base).frozen_dtype(recipe, base, part)
+def drawn_dtype(recipe: TrainRecipe, base: DiffusionModel, name: str) -> torch.dtype:
+    """Return the dtype of a frozen weight, or that in which a trained one draws previews.
+
+    Args:
+        recipe: the run's.
+        base: its base model.
+        name: of the weight in the base model or in the objective, with the part in front.
+    """
+    part, _, path = name.partition(".")
+    dtype = training_of(base).frozen_dtype(recipe, base, part)
+    return weight_dtype(base.parts.get(part), path, dtype)
 
 
 def enable_gradient_checkpointing(objective: Objective) -> None:
-    """Enable gradient checkpointing in the networks that gradients flow through."""
+    """Enable gradient checkpointing in the networks that gradients flow through.
+
+    transformers recomputes a layer only in training mode, which a frozen text encoder is not in:
+    its layers are set to it, while all that is inside them (dropout) stays in evaluation mode.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     base = objective.base
     base.denoiser.enable_gradient_checkpointing()
     base.vae.enable_gradient_checkpointing()
-    for encoder in (e for name, e in base.text_encoders.items() if objective.trains(name)):
+    for encoder in objective.encoders_with_gradients.values():
         name = "activation_checkpointing_enable"  # its name in newer versions of transformers
         getattr(encoder, name if hasattr(encoder, name) else "gradient_checkpointing_enable")()
+        for layer in encoder.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True
 
 
 def with_prior(recipe: TrainRecipe, objective: Objective) -> Objective:

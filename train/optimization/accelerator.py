@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inference.runtime import InputError
+from inference.recipe import RecipeWarning
+from inference.runtime import InputError, warn_of_emulation
+from train.common import uses_gpu
 from train.config import TrainRecipe
 
 if TYPE_CHECKING:
@@ -61,8 +63,11 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
         num_steps=recipe.gradient_accumulation_steps, sync_with_dataloader=False
     )
     precision = "no" if recipe.mixed_precision == "fp32" else recipe.mixed_precision
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("mixed_precision: fp16 needs a GPU; bf16 and fp32 work on CPUs")
+    if precision == "fp16" and not uses_gpu():
+        forbidden = ", and ACCELERATE_USE_CPU forbids it" if torch.cuda.is_available() else ""
+        raise InputError(
+            f"mixed_precision: fp16 needs a GPU{forbidden}; bf16 and fp32 work on CPUs"
+        )
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=plugin,
@@ -74,4 +79,10 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
             f"{asked} processes were asked for, accelerate started {accelerator.num_processes}. On "
             "CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m train …"
         )
+    if accelerator.is_main_process:
+        formats = {
+            "mixed_precision": recipe.mixed_precision,
+            "base_model.vae_precision": recipe.base_model.vae_precision,
+        }
+        warn_of_emulation(accelerator.device, formats, RecipeWarning)
     return accelerator

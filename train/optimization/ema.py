@@ -10,7 +10,7 @@ from inference.artifacts import Lora
 from inference.models import DTYPES
 from train.common import replaced_parameters
 from train.config import TrainRecipe
-from train.objectives import Member, Objective, part_dtype
+from train.objectives import Member, Objective, drawn_dtype
 
 
 class ShownWeights:
@@ -72,7 +72,7 @@ class ShownWeights:
             member.objective.artifact().set_strength(strength)
 
     def _drawn(self, name: str, value: Tensor) -> Tensor:
-        return value.to(part_dtype(self.recipe, self.objective.base, name.partition(".")[0]))
+        return value.to(drawn_dtype(self.recipe, self.objective.base, name))
 
     @contextmanager
     def _replaced(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:

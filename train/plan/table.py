@@ -198,6 +198,7 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
         ("  what has left the device by then", memory.away),
         ("peak while previews are drawn", memory.previews),
         ("needed", memory.peak),
+        ("memory of the system, to read the base model", memory.host),
     ):
         table.add_row(what, "", "", _number(count))
     return table

@@ -16,7 +16,7 @@ from train.common import RunDirectoryError
 
 ENVIRONMENTS = "environments"
 
-DECIDING = ("limner", "device", "threads", "processes", "packages")
+DECIDING = ("limner", "device", "gpu", "threads", "processes", "packages")
 """What the bytes of a result depend on, beside recipe and data."""
 
 KEYS = (*DECIDING, "git_commit", "git_changed_files", "command", "python", "platform")

@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -22,7 +23,9 @@ def describe_environment() -> dict[str, Any]:
     """Return versions, git commit of the clone, command line, machine."""
     import torch
 
-    on_gpu = torch.cuda.is_available()
+    from train.common import uses_gpu
+
+    on_gpu = uses_gpu()
     return {
         "limner": limner_version(),
         "git_commit": git("rev-parse", "HEAD"),
@@ -31,10 +34,33 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+        **({"gpu": describe_gpu()} if on_gpu else {}),
         "threads": torch.get_num_threads(),
         "processes": processes_of_run(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def describe_gpu() -> dict[str, Any]:
+    """Return the versions that a result on the GPU depends on; None where one is unknown."""
+    import torch
+
+    return {
+        "driver": driver_version(),
+        "cuda": torch.version.cuda or torch.version.hip,
+        "cudnn": torch.backends.cudnn.version(),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+    }
+
+
+def driver_version() -> str | None:
+    """Return the version of NVIDIA's driver, as `nvidia-smi` prints it."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(result.stdout.split()), None)
 
 
 def processes_of_run() -> int:

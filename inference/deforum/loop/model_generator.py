@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,19 +80,23 @@ class ModelGenerator:
     def use_checkpoint(self, name: str | None) -> None:
         """Switch to another base model, if one is requested; None is the recipe's.
 
+        The previous one is released first, so that memory never has to hold two.
+
         Raises:
             InputError: there is none of that name.
         """
         if name == self.checkpoint:
             return
-        self.library.close()
-        for artifact in self.artifacts.values():
-            artifact.detach()
         config = self.base_model
         if name is not None:
             config = dataclasses.replace(
                 config, path=self.find(name), revision=None, variant=None, prediction_type=None
             )
+        self.library.close()
+        for artifact in self.artifacts.values():
+            artifact.detach()
+        del self.base, self.library
+        gc.collect()  # layers and their hooks refer to each other
         self.base = self.load(config)
         self.checkpoint = name
 

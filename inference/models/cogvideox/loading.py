@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.config import BaseModelConfig
-from inference.models.base import DTYPES, made_ready
+from inference.models.base import DTYPES, cast_part, made_ready
 from inference.models.cogvideox.detect import TEXT_ENCODER, family_on_hub
 from inference.models.cogvideox.model import VideoModel
 from inference.models.folder import load_auto, unloadable, variant_of
@@ -199,7 +199,7 @@ def load_video_model(
     check_parts(model)
     vae_dtype = DTYPES[config.vae_precision or precision]
     if model.vae.dtype != vae_dtype:
-        model.vae.to(vae_dtype)
+        cast_part(model.vae, vae_dtype)
     if config.quantization is not None:
         quantize(model, config.quantization, DTYPES[precision])
     return made_ready(model, config).to(device)

@@ -136,6 +136,40 @@ FAMILIES = {
 }
 SD2_VELOCITY = "stable-diffusion-v2-768-v"
 
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model on the hub, whose settings are known without its files."""
+
+    family: Family
+    prediction_type: str = "epsilon"
+    sample_size: int | None = None
+    """Side of the latents that it was trained on; by default its family's."""
+
+    @property
+    def settings(self) -> dict[str, Config]:
+        """Return the settings of each part, and of its scheduler, by part."""
+        parts = {part: dict(config) for part, config in self.family.configs.items()}
+        if self.sample_size is not None:
+            parts["unet"]["sample_size"] = self.sample_size
+        return {**parts, "scheduler": NOISE_SCHEDULE | {"prediction_type": self.prediction_type}}
+
+
+_VELOCITY = PublishedModel(FAMILIES["sd2"], "v_prediction", 96)
+ON_HUB = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": PublishedModel(FAMILIES["sd1"]),
+    "stabilityai/stable-diffusion-2-1-base": PublishedModel(FAMILIES["sd2"]),
+    "stabilityai/stable-diffusion-2-1": _VELOCITY,
+    "stabilityai/stable-diffusion-xl-base-1.0": PublishedModel(FAMILIES["sdxl"]),
+}
+"""By their hub ids, in lower case."""
+
+
+def published_on_hub(path: str) -> PublishedModel | None:
+    """Return the published model of a hub id, or None."""
+    return ON_HUB.get(path.lower())
+
+
 MODEL = "limner.model"
 """Metadata of a file whose model has not the sizes, the words or the noise schedule of a known
 family: its settings, as JSON."""

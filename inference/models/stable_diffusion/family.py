@@ -13,6 +13,7 @@ from inference.models.lora_layout import LoraLayout
 from inference.models.stable_diffusion.detect import (
     FAMILIES,
     MODEL,
+    ON_HUB,
     TRAINED_PARTS,
     UNET,
     ZERO_SNR,
@@ -20,6 +21,7 @@ from inference.models.stable_diffusion.detect import (
     has_own_sizes,
     looks_like_checkpoint,
     prediction_type_of,
+    published_on_hub,
     settings_of,
 )
 from inference.models.stable_diffusion.lora import LAYOUTS, VERSIONS, layout_for
@@ -153,6 +155,8 @@ class StableDiffusion(ModelFamily):
             return Match.LAYOUT
         if "StableDiffusion" in str(files.index.get("_class_name")):
             return Match.NAMED
+        if not files.is_folder and published_on_hub(files.path):
+            return Match.NAMED
         is_here = "unet" in files.index if files.index else files.has("unet")
         return Match.LAYOUT if is_here else None
 
@@ -169,7 +173,7 @@ class StableDiffusion(ModelFamily):
         return picture_skeleton(files, precision)
 
     def known_offline(self) -> tuple[str, ...]:
-        return ()
+        return tuple(ON_HUB)
 
     def part_dtype(
         self, base: DiffusionModel, config: BaseModelConfig, precision: str, part: str

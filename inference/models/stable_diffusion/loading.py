@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from inference.config import BaseModelConfig
-from inference.models.base import DTYPES, DiffusionModel, made_ready
+from inference.models.base import DTYPES, DiffusionModel, cast_part, made_ready
 from inference.models.folder import unloadable, variant_of
 from inference.models.model_files import ModelFiles
 from inference.models.names import is_single_file, no_model, resolve_path
+from inference.models.stable_diffusion.detect import published_on_hub
+from inference.models.stable_diffusion.keys import clip_tokenizer
 from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
 from inference.models.stable_diffusion.vae import read_vae
 from inference.runtime import BaseModelError
@@ -146,7 +148,7 @@ def load_base_model(
     check_parts(base, config.path)
     vae_dtype = frozen_dtype(base, config, precision, "vae")
     if base.vae.dtype != vae_dtype:
-        base.vae.to(vae_dtype)
+        cast_part(base.vae, vae_dtype)
     return made_ready(base, config).to(device)
 
 
@@ -223,7 +225,10 @@ def picture_skeleton(files: ModelFiles, precision: str) -> BaseModel:
 
 
 def folder_skeleton(files: ModelFiles, dtype: torch.dtype) -> BaseModel:
-    """Build a model on the meta device from the files of a folder or of the hub."""
+    """Build a model on the meta device from the files of a folder or of the hub, or as published.
+
+    The tokenizers of published models differ in the padding alone, which a plan does not look at.
+    """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -236,19 +241,25 @@ def folder_skeleton(files: ModelFiles, dtype: torch.dtype) -> BaseModel:
 
     if files.is_folder or not files.is_hub_id:
         check_layout(Path(files.path), files.config.path)
+    known = None if files.is_folder else published_on_hub(files.path)
+    published = known and known.settings
+
+    def read(part: str, name: str = "config.json") -> dict[str, Any]:
+        return files.read(part, name, published)
 
     def tokenizer(part: str) -> CLIPTokenizer:
         file = files.file(part, "tokenizer_config.json")
-        if file is None:
-            files.read(part, "tokenizer_config.json")
-        assert file is not None
-        return CLIPTokenizer.from_pretrained(file.parent)
+        if file is not None:
+            return CLIPTokenizer.from_pretrained(file.parent)
+        if known is None:
+            files.read(part, "tokenizer_config.json")  # says what is missing
+        return clip_tokenizer()
 
-    schedule = files.read("scheduler", "scheduler_config.json")
+    schedule = read("scheduler", "scheduler_config.json")
     with torch.device("meta"):
-        unet: Any = UNet2DConditionModel.from_config(files.read("unet"))
-        vae: Any = AutoencoderKL.from_config(files.read("vae"))
-        text = CLIPTextModel(CLIPTextConfig(**files.read("text_encoder")))
+        unet: Any = UNet2DConditionModel.from_config(read("unet"))
+        vae: Any = AutoencoderKL.from_config(read("vae"))
+        text = CLIPTextModel(CLIPTextConfig(**read("text_encoder")))
     base = BaseModel(
         path=files.config.path,
         tokenizer=tokenizer("tokenizer"),
@@ -263,7 +274,7 @@ def folder_skeleton(files: ModelFiles, dtype: torch.dtype) -> BaseModel:
     )
     if unet.config.addition_embed_type == SIZE_CONDITIONS:
         with torch.device("meta"):
-            second = CLIPTextConfig(**files.read("text_encoder_2"))
+            second = CLIPTextConfig(**read("text_encoder_2"))
             base.text_encoder_2 = CLIPTextModelWithProjection(second)
         base.tokenizer_2 = tokenizer("tokenizer_2")
     return base

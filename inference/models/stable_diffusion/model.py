@@ -182,8 +182,10 @@ class BaseModel(ImageModel):
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the latents of pixels (b, 3, h, w) in -1 … 1.
 
-        Both are fp32, (b, c, h / f, w / f), scaled as the UNet sees them.
+        Both are fp32, (b, c, h / f, w / f), scaled as the UNet sees them. An offloaded VAE is moved
+        back for it.
         """
+        self.vae.to(self.device)
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         factor = self.vae.config.scaling_factor
         shift = self.vae.config.shift_factor or 0.0

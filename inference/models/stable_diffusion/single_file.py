@@ -16,6 +16,7 @@ from torch import nn
 
 from inference.config import BaseModelConfig
 from inference.files import TensorFile, open_tensors
+from inference.models.base import weight_dtype
 from inference.models.folder import TOKENIZERS
 from inference.models.stable_diffusion.detect import (
     MODEL,
@@ -182,7 +183,8 @@ def _fill(
                 f"{key} {tuple(value.shape)}, expected {tuple(empty[name].shape)} as {name}"
             )
             continue
-        found[name] = value.to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        own = weight_dtype(module, name, dtype) if value.is_floating_point() else value.dtype
+        found[name] = value.to(own).contiguous()
     faults = [
         f"{what}: {listed(names)}"
         for what, names in (("missing", missing), ("of other shapes", misshapen))

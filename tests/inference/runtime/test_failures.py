@@ -98,6 +98,11 @@ CASES = {
         1,
         "the device has not enough memory for 2.00 GiB more; lower train_batch_size",
     ),
+    "inexact": (
+        RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you"),
+        2,
+        "deterministic: cumsum_cuda_kernel cannot give equal bytes on this GPU; set deterministic=",
+    ),
     "host": (
         RuntimeError(HOST),
         1,
@@ -124,6 +129,19 @@ def test_a_failure_is_one_message(case: str, capsys: pytest.CaptureFixture[str])
     err = capsys.readouterr().err
     assert err.startswith(f"work: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["", "max_split_size_mb:64", "expandable_segments:True"])
+def test_a_full_gpu_names_the_allocator(
+    value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is set already; never for the system's memory."""
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", value)
+    hint = "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    assert run_command("work", fail_with(torch.OutOfMemoryError(OOM)), []) == 1
+    assert (hint in capsys.readouterr().err) == ("expandable" not in value)
+    assert run_command("work", fail_with(RuntimeError(HOST)), []) == 1
+    assert hint not in capsys.readouterr().err
 
 
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:

@@ -119,6 +119,18 @@ def test_parts_are_idle_that_steps_do_not_use(kind: str, has_latents: bool, idle
     assert training_of(base).idle_parts(base, has_latents) == idle
 
 
+@pytest.mark.parametrize("has_latents", [True, False])
+def test_parts_of_pictures_are_idle_too(
+    has_latents: bool, tiny_base: BaseModel, tiny_sdxl: BaseModel
+) -> None:
+    vae = ["vae"] if has_latents else []
+    for base, encoders in (
+        (tiny_base, ["text_encoder"]),
+        (tiny_sdxl, ["text_encoder", "text_encoder_2"]),
+    ):
+        assert training_of(base).idle_parts(base, has_latents) == [*encoders, *vae]
+
+
 def test_sizes_are_those_of_the_model(tiny_base: BaseModel) -> None:
     sizes = tiny_base.sizes
     assert (sizes.step, sizes.width, sizes.frames) == (

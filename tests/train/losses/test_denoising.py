@@ -238,6 +238,8 @@ def test_weights_that_are_no_numbers_are_refused(weighting: Any) -> None:
         check_weights(LossConfig(weighting=weighting), discrete_vp(alphas, "epsilon"))
     check_weights(LossConfig(weighting=weighting), discrete_vp(alphas, "v_prediction"))
     check_weights(LossConfig(weighting=weighting), discrete_vp(ALPHAS, "epsilon"))
+    with torch.device("meta"), pytest.raises(InputError, match="zero terminal SNR"):  # as in a plan
+        check_weights(LossConfig(weighting=weighting), discrete_vp(alphas, "epsilon"))
     for sound in (LossConfig(weighting=weighting, max_timestep=last), LossConfig()):
         check_weights(sound, discrete_vp(alphas, "epsilon"))
 

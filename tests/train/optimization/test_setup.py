@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from inference.recipe.layers import RecipeWarning
 from inference.runtime.errors import InputError
+from train.common.distributed import uses_gpu
 from train.config.optimization import LRSchedulerConfig, OptimizerConfig, parse_schedule
 from train.config.recipe import TrainRecipe
 from train.data.examples.build import build_examples
@@ -23,6 +26,10 @@ from train.optimization.optimizers import (
     parameter_groups,
     rate_course,
 )
+from train.runs import manifests
+from train.runs.environments import changes_since
+from train.runs.manifests import describe_environment
+from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]
 
@@ -174,6 +181,51 @@ def test_configs_of_accelerate_that_are_refused(
         build_accelerator(make_recipe())
 
 
+@pytest.mark.parametrize("is_forbidden", [False, True])
+def test_a_gpu_that_accelerate_may_not_use(
+    is_forbidden: bool, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 is refused in our words, and environment.json names what computes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA Mock")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    monkeypatch.setattr(manifests, "driver_version", lambda: "570.1")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "yes" if is_forbidden else "no")
+    assert uses_gpu() is not is_forbidden
+    found = describe_environment()
+    assert (found["device"] == "NVIDIA Mock") is not is_forbidden
+    gpu = {"driver": "570.1", "cuda": torch.version.cuda, "cudnn": None, "capability": "8.9"}
+    assert found.get("gpu") == (None if is_forbidden else gpu)
+    if is_forbidden:
+        with pytest.raises(InputError, match="needs a GPU, and ACCELERATE_USE_CPU forbids it"):
+            build_accelerator(make_recipe("mixed_precision=fp16"))
+
+
+def test_the_driver_is_what_its_own_tool_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert manifests.driver_version() is None
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 570.86.10\necho 570.86.10\n")
+    tool.chmod(0o755)
+    assert manifests.driver_version() == "570.86.10"
+
+
+def test_another_driver_is_another_environment() -> None:
+    gpu = {"driver": "1", "cuda": "12.8"}
+    before = {"device": "x", "gpu": gpu, "threads": 1}
+    now = {**before, "gpu": {**gpu, "driver": "2"}}
+    assert changes_since(before, now) == ["driver: 1 became 2"]
+    assert changes_since({"device": "x"}, now) == []  # of a version that did not record it
+
+
+def test_exactness_is_for_gpus(make_recipe: MakeRecipe) -> None:
+    with pytest.warns(RecipeWarning, match="deterministic: has no effect on a CPU"):
+        trainer = Trainer(make_recipe("deterministic=true"))
+    trainer.close()
+
+
 def test_resolution_must_fit_the_networks(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     base = load_objective(recipe, torch.device("cpu")).base
@@ -190,6 +242,47 @@ def test_gradient_checkpointing_reaches_every_part(make_recipe: MakeRecipe) -> N
     enable_gradient_checkpointing(objective)
     for part in objective.base.parts.values():
         assert any(getattr(module, "gradient_checkpointing", False) for module in part.modules())
+
+
+WITH_ENCODERS = {
+    "lora": "{type: lora, rank: 2, train_text_encoder: true}",
+    "embedding": "{type: textual_inversion, token: sks}",
+    "whole": "{type: text_to_image, train_text_encoder: true}",
+    "combined": "{type: combined, members: {word: {objective: {type: textual_inversion, "
+    "token: sks}}, look: {objective: {type: lora, rank: 2}}}}",
+    "lora of the unet": "{type: lora, rank: 2}",
+    "hypernetwork": "{type: hypernetwork}",
+}
+
+
+@pytest.mark.parametrize("name", WITH_ENCODERS)
+def test_layers_that_gradients_flow_through_are_computed_twice(
+    name: str, make_recipe: MakeRecipe
+) -> None:
+    """With gradient checkpointing, and in each network; the gradients stay the same."""
+    recipe = make_recipe(f"objective={WITH_ENCODERS[name]}")
+    count, gradients = [], []
+    for is_checkpointing in (False, True):
+        objective = load_objective(recipe, torch.device("cpu"))
+        base: Any = objective.base
+        if is_checkpointing:
+            enable_gradient_checkpointing(objective)
+        objective.train()
+        calls = {"text": 0, "unet": 0}
+
+        def note(part: str, calls: dict[str, int] = calls) -> Any:
+            return lambda *_: calls.update({part: calls[part] + 1})
+
+        base.text_encoder.encoder.layers[1].mlp.register_forward_pre_hook(note("text"))
+        base.unet.down_blocks[1].resnets[0].register_forward_pre_hook(note("unet"))
+        states = base.encode_prompts(["red, sks"])
+        noisy = torch.linspace(-1, 1, 64).view(1, 4, 4, 4).requires_grad_()
+        base.predict(noisy, torch.tensor([400]), states).square().sum().backward()
+        count.append(calls)
+        gradients.append([one.grad for one in objective.parameters() if one.grad is not None])
+    has_text = name not in ("lora of the unet", "hypernetwork")
+    assert count == [{"text": 1, "unet": 1}, {"text": 1 + has_text, "unet": 2}]
+    assert gradients[0] and all(map(torch.equal, *gradients))
 
 
 def rates_of(text: str, steps: int, **options: Any) -> list[float]:

@@ -26,6 +26,7 @@ from train.memory import (
     CONTEXT,
     GIB,
     MemoryPlan,
+    encoding_bytes,
     objective_without_weights,
     plan_memory,
     prompt_bytes,
@@ -118,6 +119,21 @@ def plan(
     return plan_memory(recipe, made, stages, []), made.base
 
 
+def test_encoding_of_large_pictures_takes_no_more_in_larger_batches():
+    """Beyond 2^20 pixels they are encoded one after the other."""
+    recipe: TrainRecipe = recipe_class(LoraConfig)(
+        name="a", objective=LoraConfig(), data=DataConfig(path="a")
+    )
+    base = skeleton(BaseModelConfig(path="picto"), "fp32")
+
+    def needed(side: int, batch: int) -> int:
+        stage: Any = replace(recipe, train_batch_size=batch), Alike(side, side)
+        return encoding_bytes(recipe, base, stage)
+
+    assert needed(1024, 4) == needed(1024, 1) > 0
+    assert needed(512, 4) == needed(512, 8) == 4 * needed(512, 1)
+
+
 OFFICIAL = 49, 480, 720
 B4 = {"train_batch_size": 4}
 FULL = {"gradient_checkpointing": False}
@@ -174,6 +190,12 @@ def test_what_makes_a_run_smaller():
     assert made.parts["transformer"].parameters == small.parts["transformer"].parameters
     assert small.activations == made.activations
 
+    counts = {name: part.parameters for name, part in made.parts.items()}
+    others = sum(count for name, count in counts.items() if name != "vae")
+    kept = 24 * 4096 * 10240  # T5's outputs of the feed-forward, which stay fp32 in fp16
+    assert made.host == 2 * others + 4 * counts["vae"] + 2 * kept
+    assert made.host == pytest.approx(small.host, rel=1e-3)  # packed only when it is read
+
     numbers = made.trained // 4
     assert numbers == 8 * 2 * 1920 * 4 * 30
     assert (made.gradients, made.optimizer, made.ema) == (4 * numbers, 8 * numbers, 0)
@@ -186,6 +208,7 @@ def test_a_text_encoder_in_training():
     text = made.parts["text_encoder"]
     assert (text.parameters, text.format) == (4_762_310_656, "fp32")
     assert made.aside == [] and frozen.aside == ["text_encoder", "vae"]
+    assert made.host == frozen.host == 4 * sum(part.parameters for part in made.parts.values())
     assert made.gradients - frozen.gradients == 4 * text.parameters
     assert made.activations > frozen.activations
 

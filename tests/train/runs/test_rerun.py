@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from inference.recipe.layers import RecipeWarning
+from inference.recipe.loader import dump_recipe
 from train import diff, rerun
 from train.config.recipe import TrainRecipe
 from train.runs.comparison import Comparison, FileDifference, different_lines
+from train.runs.run_directory import RunDirectory
 from train.runs.tensor_comparison import different_tensors
 from train.trainer import Trainer
 
@@ -91,3 +93,25 @@ def test_files_that_differ_in_metadata_alone_are_told_so() -> None:
         "artifacts/last.safetensors: the same tensors with other metadata, such as the run's name",
         "artifacts/last.png: other bytes",
     ]
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_what_a_gpu_cannot_repeat_is_said(
+    is_exact: bool,
+    make_recipe: Callable[..., TrainRecipe],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "NVIDIA Mock")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    recipe = make_recipe(f"deterministic={str(is_exact).lower()}")
+    run.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
+    run.environment.write_text(json.dumps({"device": "NVIDIA Mock", "gpu": {"driver": "1"}}))
+    rerun.report_changes(run, [])
+    told = capsys.readouterr().err
+    assert ("only runs with deterministic: true repeat byte by byte" in told) is not is_exact
+    assert "rerun: gpu.driver: '1' became " in told

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from train.data.examples.clips import ClipExamples
     from train.data.examples.examples import Examples
     from train.data.examples.latents import (
-        PIXELS_AT_ONCE,
         cache_latents,
         latents_keys,
         open_cache,
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from train.data.examples.stream import InOrder, MicroBatches, Pace
 
 __all__ = [
-    "PIXELS_AT_ONCE", "ClipExamples", "Examples", "InOrder", "MicroBatches", "Pace",
+    "ClipExamples", "Examples", "InOrder", "MicroBatches", "Pace",
     "build_examples", "build_loader", "cache_latents", "collate", "latents_keys", "open_cache",
     "shown",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.models import DiffusionModel
-from train.common import DataError
+from train.common import DataError, encoded_at_once
 from train.config import DataConfig
 from train.data.caching import (
     THREADS,
@@ -51,10 +50,6 @@ def check_latents(mean: Tensor, std: Tensor, paths: Sequence[Path]) -> None:
         f"latents are not finite: {shown(faulty)}. The VAE cannot encode this: check whether the "
         "image is intact; base_model.vae_precision=fp32 if the VAE is in half precision"
     )
-
-
-PIXELS_AT_ONCE = 2**22
-"""Limit of the pixels of clips that are encoded at once."""
 
 
 def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:
@@ -129,8 +124,7 @@ def _alike(examples: Examples, batch_size: int) -> Iterator[list[int]]:
     for index in range(len(examples)):
         shapes.setdefault(examples.shape(index), []).append(index)
     for shape, indices in shapes.items():
-        is_clip = len(shape) > 2
-        size = max(1, min(batch_size, PIXELS_AT_ONCE // prod(shape))) if is_clip else batch_size
+        size = encoded_at_once(shape, batch_size)
         yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 

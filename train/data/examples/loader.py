@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from inference.runtime import STOP_SIGNALS, InputError, free_descriptors
-from train.common import Batch, DataError
+from train.common import Batch, DataError, uses_gpu
 from train.data.examples.examples import Examples
 from train.data.examples.stream import MicroBatches
 
@@ -31,7 +31,7 @@ def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch 
         persistent_workers=workers > 0,
         collate_fn=collate,
         worker_init_fn=leave_signals_to_the_trainer,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=uses_gpu(),
         generator=torch.Generator(),
     )
     return loader

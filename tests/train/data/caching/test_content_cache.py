@@ -17,9 +17,11 @@ from inference.config.models import BaseModelConfig
 from inference.models.cogvideox.arithmetic import FrameRule
 from inference.models.conditions import Conditions
 from inference.runtime.errors import InputError
+from train.common.encoding import encoded_at_once
 from train.common.errors import DataError
 from train.config.clips import ClipDataConfig
 from train.config.data import DataConfig
+from train.config.recipe import LossConfig
 from train.data.caching.content_cache import (
     ContentCache,
     StoredStates,
@@ -37,6 +39,7 @@ from train.data.examples.latents import cache_latents, open_cache
 from train.data.pictures.index import picture_digest
 from train.data.sources.clip_folder import find_clips
 from train.data.sources.folder import find_pictures
+from train.losses.denoising import Denoising
 
 
 class Base:
@@ -125,10 +128,38 @@ def test_clips_of_one_shape_are_encoded_together(
         (3, 9, 4, 4),
         (3, 9, 4, 8),
     ]
-    monkeypatch.setattr("train.data.examples.latents.PIXELS_AT_ONCE", 9 * 8 * 16 + 1)
+    monkeypatch.setattr("train.common.encoding.CLIP_PIXELS", 9 * 8 * 16 + 1)
     alone = kept(clip_examples(tmp_path / "data"), base)
     assert base.encoded[2:] == [(1, 3, 9, 8, 16), (1, 3, 9, 8, 16), (1, 3, 9, 8, 8)]
     assert all(torch.equal(a["latents"], b["latents"]) for a, b in zip(latents, alone, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024), (512, 512), (768, 1360), (49, 480, 720)])
+def test_what_is_encoded_at_once_is_bounded_in_pixels(shape: tuple[int, ...]) -> None:
+    alone = {(1024, 1024): 1, (512, 512): 4, (768, 1360): 1, (49, 480, 720): 1}
+    assert encoded_at_once(shape, 64) == alone[shape]
+    assert encoded_at_once((64, 64), 8) == 8
+
+
+def test_pictures_beyond_the_bound_are_encoded_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the cache, and in a step that has none."""
+    base = Base()
+    together = kept(picture_examples(tmp_path / "data"), base)
+    assert base.encoded == [(2, 3, 8, 8), (1, 3, 8, 8)]
+    monkeypatch.setattr("train.common.encoding.PICTURE_PIXELS", 8 * 8)
+    alone = kept(picture_examples(tmp_path / "data"), base)
+    assert base.encoded[2:] == [(1, 3, 8, 8)] * 3
+    assert all(
+        torch.equal(a["latents"], b["latents"]) for a, b in zip(together, alone, strict=True)
+    )
+    pixels = torch.stack([one["latents"].repeat(1, 2, 2) for one in alone])
+    model: Any = base
+    denoising = Denoising(model, LossConfig(), "deterministic", 0)
+    latents = denoising.latents({"pixels": pixels})  # type: ignore[typeddict-item]
+    assert base.encoded[5:] == [(1, 3, 8, 8)] * 3
+    assert torch.equal(latents, pixels[..., ::2, ::2])
 
 
 def test_another_run_finds_what_one_has_made(tmp_path: Path) -> None:
@@ -314,3 +345,37 @@ def test_what_is_remembered_of_a_model_depends_on_its_vae(tmp_path: Path) -> Non
     vaes = (None, "one.vae.pt", "two.vae.pt")
     assert [remembered(vae) for vae in vaes] == [None, None, None]
     assert [remembered(vae) for vae in vaes] == [{"vae": vae} for vae in vaes]
+
+
+class Encoder(nn.Linear):
+    """Notes where it is moved."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.moves: list[str] = []
+
+    def to(self, device: Any) -> Any:  # type: ignore[override]
+        self.moves.append(str(device))
+        return self
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_a_later_stage_encodes_new_captions_alone(tmp_path: Path, is_stored: bool) -> None:
+    """On the model's device, though the encoder was offloaded; the same values as in one go."""
+    base, encoder = Base(), Encoder()
+    base.text_encoders["text_encoder"] = encoder
+    cache = ContentCache(tmp_path / "cache")
+    model: Any = base
+    states = PromptStates(model, StoredStates(cache, {}) if is_stored else None)
+    first, second = ["a", "bb", "ccc"], ["bb", "dddd"]
+    assert states.fill(first, track, batch_size=2)
+    assert sorted(base.encoded) == first and encoder.moves[-1] == "cpu"
+    encoder.moves.clear()
+    assert states.fill(first, track, batch_size=2)
+    assert sorted(base.encoded) == first and encoder.moves == []
+    assert states.fill(second, track, batch_size=2)
+    assert "dddd" in base.encoded[3:] and not {"a", "ccc"} & {*base.encoded[3:]}
+    assert encoder.moves and {*encoder.moves} == {"cpu"}
+    count = len(base.encoded)
+    assert [float(one) for one in states(["a", "dddd"]).states[:, 0, 0]] == [1.0, 4.0]
+    assert len(base.encoded) == count
