@@ -75,7 +75,7 @@ def trained_in(path: Path) -> str | None:
         InputError: the file is damaged.
     """
     metadata: Mapping[str, object] = {}
-    if path.suffix == ".safetensors" and path.is_file():
+    if path.suffix.lower() == ".safetensors" and path.is_file():
         metadata = read_header(path).get("__metadata__", {})
     elif (path / FACTS).is_file():
         metadata = json.loads((path / FACTS).read_text(encoding="utf-8"))["metadata"]

@@ -201,7 +201,7 @@ def report_recipe(recipe: ClipsRecipe) -> str:
         if config is not None
     ]
     try:
-        base = clip_skeleton(recipe.base_model, recipe.precision)
+        base = clip_skeleton(recipe.base_model)
         if recipe.drop_learned_positions:
             base.drop_learned_positions()
     except InputError as error:

@@ -142,13 +142,13 @@ def load_clip_model(
     return cast("ClipModel", _load_drawing(config, precision, device, "clips"))
 
 
-def clip_skeleton(config: BaseModelConfig, precision: str = "fp32") -> ClipModel:
+def clip_skeleton(config: BaseModelConfig) -> ClipModel:
     """Build a video model without weights, from which sizes and lengths are known.
 
     Raises:
         BaseModelError: as `skeleton`, or the model generates images.
     """
-    base = skeleton(config, precision)
+    base = skeleton(config)
     check_draws(family_of(base), config, "clips")
     return cast("ClipModel", base)
 

@@ -45,7 +45,7 @@ ROUNDING = 2e-6
 @pytest.mark.parametrize(
     ("objective", "accumulation"),
     [
-        (LORA, 2),
+        pytest.param(LORA, 2, marks=pytest.mark.slow),
         pytest.param(EMBEDDING, 1, marks=pytest.mark.slow),
         pytest.param(HYPERNETWORK, 1, marks=pytest.mark.slow),
         (COMBINED, 1),

@@ -97,7 +97,7 @@ def test_told_pictures_are_always_the_same(
     "shape",
     [
         pytest.param([], id="plain", marks=pytest.mark.slow),
-        pytest.param([ANY_SIZE, "data.clips.pack=true"], id="packed"),
+        pytest.param([ANY_SIZE, "data.clips.pack=true"], id="packed", marks=pytest.mark.slow),
     ],
 )
 def test_training_is_not_disturbed(

@@ -126,7 +126,13 @@ def test_text_encoder_stops_bit_for_bit(
     assert [state.states.requires_grad for state in states] == [True, True, False, False]
 
 
-@pytest.mark.parametrize(("name", "cuts"), [("dreambooth", [1, 3]), ("textual_inversion", [2])])
+@pytest.mark.parametrize(
+    ("name", "cuts"),
+    [
+        ("dreambooth", [1, 3]),
+        pytest.param("textual_inversion", [2], marks=pytest.mark.slow),
+    ],
+)
 def test_resume_is_exact(
     name: str, cuts: list[int], make_recipe: MakeRecipe, options: Options, tmp_path: Path
 ) -> None:

@@ -186,7 +186,10 @@ def test_loss_that_is_not_finite_ends_the_run(
     "overrides",
     [
         ["objective={type: lora, rank: 4, dropout: 0.3, train_text_encoder: true}"],
-        ["objective={type: hypernetwork, dropout_structure: [0, 0.3, 0]}"],
+        pytest.param(
+            ["objective={type: hypernetwork, dropout_structure: [0, 0.3, 0]}"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["objective={type: text_to_image, train_text_encoder: true}"], marks=pytest.mark.slow
         ),

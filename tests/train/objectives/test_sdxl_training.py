@@ -60,9 +60,14 @@ def bytes_of(images: list[Image.Image]) -> list[tuple[tuple[int, int], bytes]]:
     [
         (LORA, "fp32", TEXTS),
         pytest.param("objective={type: lora, rank: 2}", "bf16", {"unet"}, marks=pytest.mark.slow),
-        (TEXT_TO_IMAGE, "fp32", TEXTS),
+        pytest.param(TEXT_TO_IMAGE, "fp32", TEXTS, marks=pytest.mark.slow),
         ("objective={type: textual_inversion, token: x}", "bf16", {"embedding"}),
-        ("objective={type: hypernetwork, activation_func: relu}", "fp32", {"hypernetwork"}),
+        pytest.param(
+            "objective={type: hypernetwork, activation_func: relu}",
+            "fp32",
+            {"hypernetwork"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["lora", "lora bf16", "text_to_image", "textual_inversion bf16", "hypernetwork"],
 )

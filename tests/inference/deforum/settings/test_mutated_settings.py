@@ -18,7 +18,7 @@ from inference.deforum.settings.settings_recipe import recipe_settings
 from inference.runtime.errors import DrawWarning, InputError
 
 CHUNKS, IN_CHUNK = 12, 25
-QUICK_CHUNKS = 4
+QUICK_CHUNKS = 2
 FRAMES = 3
 DEAR = (
     "diffusion_redo", "reroll_patience", "perlin_octaves", "max_frames", "W", "H", "depth_model",
