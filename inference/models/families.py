@@ -148,7 +148,7 @@ def clip_skeleton(config: BaseModelConfig) -> ClipModel:
     Raises:
         BaseModelError: as `skeleton`, or the model generates images.
     """
-    base = skeleton(config)
+    base = skeleton(config, "fp32")
     check_draws(family_of(base), config, "clips")
     return cast("ClipModel", base)
 
