@@ -55,6 +55,7 @@ def planned(recipe: str, data: Path, output: Path, *overrides: str) -> Plan:
     return plan_run(load_recipe(ROOT / recipe, train_schema, given))
 
 
+@pytest.mark.filterwarnings("ignore:objective.activation_func. ComfyUI applies")
 @pytest.mark.parametrize(
     "recipe",
     [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in RECIPES],
