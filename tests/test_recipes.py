@@ -103,7 +103,6 @@ WRONG = {
     "plugins: [no_such_module]": "plugins: no_such_module: code outside Limner is not loaded "
     "because a recipe names it; if you trust it, add plugins=[no_such_module] to the command line, "
     "or set LIMNER_PLUGINS=no_such_module",
-    "saving: {output_name: a/b}": "saving.output_name: must be the name of a file, got 'a/b'",
     "saving: {output_name: mine.pt}": "saving.output_name: is given without the suffix; got "
     "'mine.pt'",
     "objective: {rank: 0, alpha: 1}": "objective.rank: must be at least 1, got 0",
@@ -164,6 +163,19 @@ WRONG = {
     "data: {flip: true}": "data.flip: expected a number, got true",
     "data: {path: 007}": 'data.path: YAML reads 007 as 7; write "007"',
     "name: a/b": "name: must be the name of a folder, got 'a/b'",
+    'name: "a\\nb"': "name: must not contain line breaks or other control characters, got 'a\\nb'",
+    f"name: {'ü' * 101}": "name: is too long for the name of a folder: 202 bytes of at most 200",
+    "saving: {output_name: a/b}": "saving.output_name: must be the name of a file, got 'a/b'",
+    'saving: {output_name: "a\\nb"}': "saving.output_name: must not contain line breaks or other "
+    "control characters, got 'a\\nb'",
+    "saving: {output_name: 'a '}": "saving.output_name: must not begin or end with a space, "
+    "nor end with a dot, got 'a '",
+    "saving: {output_name: a.pt}": "saving.output_name: is given without the suffix; got 'a.pt'",
+    "saving: {output_name: step-000500}": "saving.output_name: must not end like the artifact of a "
+    "step, got 'step-000500': NAME-000500 is step 500 of NAME, and the newest artifact would "
+    "replace it",
+    f"saving: {{output_name: {'a' * 201}}}": "saving.output_name: is too long for the name of a "
+    "file: 201 bytes of at most 200",
     "sampling: {images: {a: {seed: 1}}}": "sampling.images.a.prompt: "
     "must be given (What the image should show)",
     "sampling: {images: [a cat]}": "sampling.images: expected a mapping of names of your choice "
@@ -266,6 +278,17 @@ def test_wrong_drawing_recipe_is_told(tmp_path: Path) -> None:
         load_recipe(recipe, draw_schema)
     assert len(str(caught.value).splitlines()) == 1
     assert ": settings.sampler: expected one of Euler, " in str(caught.value)
+
+
+def test_a_recipe_of_the_other_command_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text(SOUND, encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"is a recipe for training .*: python -m train reads it"):
+        load_recipe(recipe, draw_schema)
+    for text in ("images: {a: {prompt: a}}", *(f"type: {kind}" for kind in DRAWING_RECIPES)):
+        recipe.write_text(text, encoding="utf-8")
+        with pytest.raises(RecipeError, match=r"is a recipe for generating .* python -m inference"):
+            load_recipe(recipe, train_schema)
 
 
 def test_wrong_recipe_is_answered_at_once(tmp_path: Path) -> None:

@@ -102,7 +102,10 @@ class NetworkFiles:
         fitting = [path for path in fitting if path.stem == call.name] or fitting
         if len(fitting) == 1:
             return self._found.setdefault((call.kind, call.name), fitting[0])
-        where = ", ".join(map(str, self.folders)) or "no folder: artifact_dirs is empty"
+        where = ", ".join(map(str, self.folders))
+        missing = f"no file of this name in {where}"
+        if not self.folders:
+            missing = "no file of this name was searched for, since artifact_dirs is empty"
         if fitting:
             several = " and ".join(map(str, fitting))
             raise InputError(f"{call}: the name stands for {several}; rename one of them")
@@ -110,7 +113,7 @@ class NetworkFiles:
             raise InputError(f"{call}: {paths[0]} is no {kind.kind}")
         close = difflib.get_close_matches(call.name, [*self.files, *self.aliases], 3, 0.5)
         hint = f". Did you mean: {', '.join(close)}?" if close else ""
-        raise InputError(f"{call}: no file of this name in {where}{hint}")
+        raise InputError(f"{call}: {missing}{hint}")
 
     def is_kind(self, path: Path, kind: type[Artifact]) -> bool:
         """Return whether a file is an artifact of a type; it is read once."""

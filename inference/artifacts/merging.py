@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ def merge(base: DiffusionModel, text: str) -> str:
         path, strength = text, 1.0
     if not path or Path(text).exists():
         path, strength = text, 1.0
+    if not math.isfinite(strength):
+        raise InputError(f"--merge: a strength is a number such as 0.8, got {number!r} in {text}")
     artifact = load_artifact(path)
     if not isinstance(artifact, Lora):
         raise InputError(

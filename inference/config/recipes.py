@@ -202,8 +202,13 @@ def draw_schema(untyped: dict[str, Any]) -> type:
     """Return the dataclass of a recipe for `python -m inference`, chosen by its `type`.
 
     Raises:
-        RecipeError: `type` is unknown; a plug-in is not found, or named without consent.
+        RecipeError: `type` is unknown, or the recipe is one for training; a plug-in is not found,
+            or named without consent.
     """
+    if "objective" in untyped and "type" not in untyped:
+        raise RecipeError(
+            "is a recipe for training (it has an objective): python -m train reads it"
+        )
     load_plugins(untyped, DRAWING_GROUPS)
     kind = untyped.get("type", "images")
     if not isinstance(kind, str) or kind not in DRAWING_RECIPES:

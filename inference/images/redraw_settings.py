@@ -208,7 +208,7 @@ def settings_from(
     if restorer in restorers:
         image["restore_faces"] = restorer
     elif restorer:
-        notes.append(f"Face restoration: {restorer} is not at hand; faces stay as drawn")
+        notes.append(f"Face restoration: {restorer} is not available here; faces are not restored")
     return image, notes
 
 
@@ -323,7 +323,7 @@ def put_upscaler(image: dict[str, Any], name: str, notes: list[str]) -> None:
         set_key(image, "hires.upscaler", name)
     else:
         notes.append(
-            f"Hires upscaler: {name} is not at hand; left out, so that Latent enlarges. Choose "
+            f"Hires upscaler: {name} is not available here; Latent is used instead. Choose "
             f"with settings.hires.upscaler=… from {', '.join(known)}"
         )
 
@@ -357,7 +357,7 @@ def put_passes(
         names = ", ".join(left_out)
         notes.append(f"Hires. fix begins with no picture here: img2img's {names} left out")
     if has_hires:
-        image.setdefault("hires", {})  # with the usual upscaler, if its own is not at hand
+        image.setdefault("hires", {})  # with the usual upscaler, if its own is not available
     elif "hires" in image:
         del image["hires"]
         notes.append("Hires: there was no second pass; its parameters are left out")

@@ -28,6 +28,9 @@ OLD_DIGITS = 8
 OLD_START = 0x100000
 """Bytes of a file that old hashes skip; shorter files all have the same hash."""
 
+NOT_SEARCHED = "was not searched for, since artifact_dirs is empty (give artifact_dirs=[…])"
+"""What remarks say of a file if there is no folder to search."""
+
 ADAPTER_CONFIG = "adapter_config.json"
 """The file beside the weights of a peft adapter."""
 
@@ -52,10 +55,8 @@ def find_model(
         remark = f"{described}: the one of this name here has the hash {found}" if hash_ else ""
         return path_of(namesake), remark
     where = ", ".join(map(str, folders))
-    searched = (
-        f"is not in {where}" if folders else "was looked for nowhere (give artifact_dirs=[…])"
-    )
-    return None, f"{described} {searched}: picto draws; or give base_model.path=…"
+    searched = f"is not in {where}" if folders else NOT_SEARCHED
+    return None, f"{described} {searched}; generated with picto. Or give base_model.path=…"
 
 
 def models_in(folders: Sequence[Path]) -> Iterator[Path]:
@@ -207,8 +208,10 @@ def find_vae(
         remark = f"{described}: the one of this name here has another hash" if hash_ else ""
         return str(namesake), remark
     searched = f"is not in {', '.join(map(str, folders))}"
-    searched = searched if folders else "was looked for nowhere (give artifact_dirs=[…])"
-    return None, f"{described} {searched}: the model's own draws; or give base_model.vae=…"
+    searched = searched if folders else NOT_SEARCHED
+    return None, (
+        f"{described} {searched}; generated with the model's own VAE. Or give base_model.vae=…"
+    )
 
 
 def artifact_name(path: Path) -> str:

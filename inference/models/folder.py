@@ -56,13 +56,22 @@ def variant_of(part: Path, wanted: str | None) -> str | None:
     )
 
 
+WEIGHT_FILE = re.compile(r"\.(bin|safetensors)\b")
+VARIANT_ONLY = ". If it has weights of a variant only, name that: base_model.variant=fp16"
+
+
 def unloadable(config: BaseModelConfig, is_local: bool, error: Exception) -> BaseModelError:
     """Return the error for a folder, or a model on the hub, whose parts cannot be read."""
     if isinstance(error, BaseModelError):
         return error
-    is_absent = not is_local and config.variant is None and isinstance(error, OSError)
-    hint = ". If it has weights of a variant only, name that: base_model.variant=fp16"
-    reason = f"cannot be loaded: {error}{hint if is_absent else ''}"
+    hint = ""
+    if not is_local and isinstance(error, OSError):
+        hint = (
+            ". Check the id, and whether the hub can be reached; folders and files need no network"
+        )
+        if WEIGHT_FILE.search(str(error)):
+            hint = VARIANT_ONLY if config.variant is None else ""
+    reason = f"cannot be loaded: {str(error).rstrip('.')}{hint}"
     return BaseModelError(f"base_model.path: {config.path!r} {reason}")
 
 

@@ -35,8 +35,10 @@ def check_place(path: str) -> None:
     """
     place = Path(resolve_path(path)).expanduser()
     try:
-        if is_single_file(path) and not place.is_file():
-            raise BaseModelError(f"base_model.path: no such file: {path!r}")
+        if is_single_file(path):
+            if not place.is_file():
+                raise BaseModelError(f"base_model.path: no such file: {path!r}")
+            return
         is_on_hub = path.count("/") == 1 and not place.is_absolute()
         if not is_on_hub and not place.is_dir():
             raise no_model(path)

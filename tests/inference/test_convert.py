@@ -307,6 +307,10 @@ def test_what_cannot_be_is_refused_in_words(lora_file, tiny_base_folder, tmp_pat
     assert "is in kohya's format already" in message
     message = said(lora_file, out, "--to", "diffusers", "--merge", lora_file)
     assert "LoRAs are merged into base models" in message
+    for strength in ("nan", "inf", "-inf"):
+        merges = ["--merge", f"{lora_file}:{strength}"]
+        message = said(tiny_base_folder, out, "--to", "single-file", *merges)
+        assert f"a strength is a number such as 0.8, got '{strength}' in" in message
     message = said(lora_file, out, "--to", "diffusers", "--prediction-type", "epsilon")
     assert "is for base models in single files" in message
     message = said(tiny_base_folder, tmp_path / "out.safetensors", "--to", "diffusers")

@@ -13,7 +13,7 @@ from train.config.folders import folder_faults
 from train.config.objectives import CombinedConfig, TextualInversionConfig, WholePartsConfig
 from train.config.optimization import schedule_faults
 from train.config.recipe import TrainRecipe, largest_batch, named_stages
-from train.config.rules import Faults, at_least
+from train.config.rules import Faults, at_least, name_fault
 
 if TYPE_CHECKING:
     from train.config.data import DataConfig
@@ -93,8 +93,8 @@ def _number_faults(recipe: TrainRecipe) -> Faults:
 
 def _name_faults(recipe: TrainRecipe) -> Faults:
     """Yield a name that no folder can have."""
-    if not recipe.name.strip() or "/" in recipe.name or recipe.name.startswith("."):
-        yield "name", f"must be the name of a folder, got {recipe.name!r}"
+    if (fault := name_fault(recipe.name, "folder")) is not None:
+        yield "name", fault
 
 
 def _schedule_faults(recipe: TrainRecipe) -> Faults:

@@ -24,7 +24,7 @@ from train.config.optimization import (
     LRSchedulerConfig,
     OptimizerConfig,
 )
-from train.config.rules import Faults, at_least, fraction
+from train.config.rules import Faults, artifact_name_fault, at_least, fraction
 from train.config.stages import StageConfig, ValidationConfig
 from train.kohya import KOHYA_SOURCES
 
@@ -121,11 +121,8 @@ class SavingConfig:
 
     def faults(self) -> Faults:
         name = self.output_name
-        if name is not None:
-            if not name.strip() or name.startswith(".") or set(name) & set('/\\:*?"<>|'):
-                yield "output_name", f"must be the name of a file, got {name!r}"
-            elif name.lower().endswith((".safetensors", ".pt", ".png", ".bin", ".ckpt")):
-                yield "output_name", f"is given without the suffix; got {name!r}"
+        if name is not None and (fault := artifact_name_fault(name)) is not None:
+            yield "output_name", fault
         yield from at_least(1, save_every_n_steps=self.save_every_n_steps)
         yield from at_least(1, keep_last_n_checkpoints=self.keep_last_n_checkpoints)
 

@@ -6,6 +6,7 @@ from dataclasses import field, make_dataclass
 from functools import cache
 from typing import Any
 
+from inference.config import DRAWING_RECIPES
 from inference.recipe import Moved, RecipeError, got, load_plugins
 from train.config.checks import recipe_faults, recipe_idle
 from train.config.objectives import OBJECTIVE_CONFIGS, ObjectiveConfig, combined_config
@@ -38,9 +39,15 @@ def train_schema(untyped: dict[str, Any]) -> type:
     """Return the dataclass of a training recipe whose `objective` is what the recipe asks for.
 
     Raises:
-        RecipeError: `objective.type` is missing or none of the known ones; a plug-in is not found,
-            or named without consent.
+        RecipeError: `objective.type` is missing or none of the known ones, or the recipe is one for
+            generating; a plug-in is not found, or named without consent.
     """
+    drawn = untyped.get("type", "images" if "images" in untyped else None)
+    if "objective" not in untyped and isinstance(drawn, str) and drawn in DRAWING_RECIPES:
+        raise RecipeError(
+            f"is a recipe for generating (type: {drawn}): python -m inference reads it; a recipe "
+            "for training has an objective"
+        )
     data = untyped.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), list):
         raise RecipeError(

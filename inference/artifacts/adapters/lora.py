@@ -8,7 +8,7 @@ import json
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +98,18 @@ def warn_of_alpha(path: Path, low_rank: Adapter, is_for_pictures: bool) -> None:
         DrawWarning,
         stacklevel=3,
     )
+
+
+def warn_of_some_alphas(path: Path, keys: Iterable[str], layers: int) -> None:
+    """Warn if some of a file's layers have an alpha, and others do not."""
+    with_alpha = sum(key.endswith(".alpha") for key in keys)
+    if 0 < with_alpha < layers:
+        warnings.warn(
+            f"{path}: {layers - with_alpha} of {layers} layers have no alpha, the others do; their "
+            "rank is taken, as A1111, ComfyUI and diffusers do. The file may be damaged",
+            DrawWarning,
+            stacklevel=3,
+        )
 
 
 HARMLESS = ("_text_projection",)
@@ -360,6 +372,8 @@ class Lora(Artifact):
         lora = cls(layers, kept, artifact_name(path))
         if not is_told:
             warn_of_alpha(path, next(iter(layers.values())), lora.layout.file_format == "kohya")
+        elif alpha is None:
+            warn_of_some_alphas(path, tensors, len(layers))
         return lora
 
     @classmethod

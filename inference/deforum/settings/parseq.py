@@ -158,8 +158,9 @@ def open_manifest(settings: Settings) -> dict[str, Any] | None:
         try:
             text = path.read_text("utf-8-sig")
         except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or error
             raise InputError(
-                f"parseq_manifest: expected JSON or a file; {given[:80]!r} cannot be read: {error}"
+                f"parseq_manifest: expected JSON or a file; {given[:80]!r} cannot be read: {why}"
             ) from None
     try:
         manifest = json.loads(text)

@@ -173,8 +173,8 @@ def upscale_latents(latents: Tensor, width: int, height: int, name: str = "Laten
 def _unusable(name: str, key: str) -> InputError:
     if name in MODEL_UPSCALERS:
         return InputError(
-            f"{key}: {name!r} needs weights that Limner does not ship; register it with "
-            "inference.images.img2img.upscalers.register_upscaler, or take Lanczos"
+            f"{key}: {name!r} needs weights that Limner does not ship; register it with the "
+            "decorator inference.images.upscaler (docs/extending.md), or take Lanczos"
         )
     known = upscaler_names()
     nearest = difflib.get_close_matches(name, [*known, *MODEL_UPSCALERS], 1, 0.5)

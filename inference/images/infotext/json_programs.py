@@ -131,8 +131,9 @@ def translate_swarm(recorded: Any) -> str:
     """
     if not isinstance(recorded, Mapping) or not isinstance(recorded.get("prompt"), str):
         raise InputError("sui_image_params: expected SwarmUI's settings, with a prompt")
-    loras = zip(listed(recorded.get("loras")), listed(recorded.get("loraweights")), strict=False)
-    tags = [f"<lora:{stem(name)}:{weight}>" for name, weight in loras]
+    loras = listed(recorded.get("loras"))
+    weights = [*listed(recorded.get("loraweights")), *["1"] * len(loras)]  # 1 where it says none
+    tags = [f"<lora:{stem(one)}:{weight}>" for one, weight in zip(loras, weights, strict=False)]
     sides = recorded.get("width"), recorded.get("height")
     skip = recorded.get("clipstopatlayer")
     parameters = {

@@ -73,7 +73,8 @@ def json_of(found: Resources, key: str, text: str | None, kind: type) -> Any:
         found.remarks.append(f"{key}: is not JSON that can be read: {error}")
         return kind()
     if not isinstance(value, kind):
-        found.remarks.append(f"{key}: expected a {kind.__name__}, got {text[:60]}")
+        expected = "a list" if kind is list else "a mapping"
+        found.remarks.append(f"{key}: expected {expected}, got {text[:60]}")
         return kind()
     return value
 
@@ -109,6 +110,10 @@ def read_civitai(found: Resources, text: str | None) -> None:
             label = str(name or f"version {entry.get('modelVersionId')} on Civitai")
             plain = UNWRITABLE.sub(" ", label)
             strength = number(weight) if is_finite(weight) else "1"
+            if not is_finite(weight):
+                found.remarks.append(
+                    f"Civitai resources: {plain}: {weight!r} is no strength; 1 is taken"
+                )
             found.called[plain] = f"<lora:{plain}:{strength}>"
             if digits:
                 found.loras[plain.replace(",", "")] = digits
@@ -116,7 +121,8 @@ def read_civitai(found: Resources, text: str | None) -> None:
 
 def is_finite(value: Any) -> bool:
     """Return whether a value is a number that can be a strength."""
-    return isinstance(value, int | float) and abs(value) < 1e6  # NaN is not below
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e6  # NaN is not below
 
 
 def kind_of(entry: Mapping[str, Any]) -> str:

@@ -235,7 +235,7 @@ def test_folders_may_lie_in_one_another(draw_one, tiny_base, folder):
 
 
 def test_nothing_is_looked_for_where_no_folder_is(tiny_base):
-    with pytest.raises(InputError, match=r"<lora:x>: no file .* in no folder: artifact_dirs is"):
+    with pytest.raises(InputError, match=r"<lora:x>: no file .* since artifact_dirs is"):
         draw(tiny_base, [dataclasses.replace(CAT, prompt="<lora:x:1>")])
 
 

@@ -227,7 +227,7 @@ def test_parseq_without_deltas_and_overrides(tmp_path):
     ("manifest", "message"),
     [
         ("https://x.org/a", "is not downloaded; save it"),
-        ("none.json", "expected JSON or a file"),
+        ("none.json", "expected JSON or a file; 'none.json' cannot be read: No such file"),
         ("{", "is not JSON"),
         ("{}", "expected rendered_frames"),
         ({"rendered_frames": [{"frame": "0"}]}, r"rendered_frames\[0\] has no frame"),
@@ -264,7 +264,7 @@ def test_check_finds_what_drawing_would_reject(tmp_path, capsys):
     assert report_of(tmp_path, **settings) == 0
     out = capsys.readouterr().out
     assert "  restore_faces: 'CodeFormer' needs weights" in out
-    assert "  frame 0: <lora:nothere>: no file of this name in no folder" in out
+    assert "  frame 0: <lora:nothere>: no file of this name was searched for" in out
     assert report_of(tmp_path, motion_preview_mode=True, **settings) == 0
     assert "Problems" not in capsys.readouterr().out  # no model draws
     scheduled = {"enable_checkpoint_scheduling": True, "checkpoint_schedule": '0: ("gone")'}

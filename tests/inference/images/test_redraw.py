@@ -89,18 +89,18 @@ def test_parameters_become_settings(line, expected):
         ("Eta: nan", "Eta: 'nan' is no number"),
         ("Sampler: Unheard of", "Sampler: Unheard of is not known here"),
         ("Emphasis: Loud", "Emphasis: Loud is not known here"),
-        ("VAE: x", "VAE: x was looked for nowhere .* the model.s own draws"),
+        ("VAE: x", "VAE: x was not searched for.* generated with the model.s own VAE"),
         ("Refiner: x [1234567890]", "Refiner: x \\[1234567890\\]: there is no refiner"),
         ("Hires checkpoint: x, Hires upscale: 2", "Hires checkpoint: x: the second pass"),
         ("Hires steps: 3", "there was no second pass"),
         ("RNG: GPU", "RNG: drawn with a GPU's own noise"),
-        ("Face restoration: GFPGAN", "Face restoration: GFPGAN is not at hand"),
+        ("Face restoration: GFPGAN", "Face restoration: GFPGAN is not available here"),
         ("Denoising strength: 0.5, Init image hash: abc",
          "drawn over a picture that infotext does not hold \\(its hash is abc\\): give settings"),
         ("Sampler: DDIM, Version: v1.5.0", "Pad conds v0"),
         ("TI hashes: \"bad: 0123456789ab\"", "embedding bad: there is no such file with the hash"),
         ("Model: other, Model hash: 0123456789",
-         "Model: other \\(hash 0123456789\\) was looked for nowhere .* picto draws"),
+         "Model: other \\(hash 0123456789\\) was not searched for.* generated with picto"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed_is_noted(line, note):
@@ -187,7 +187,7 @@ def test_models_are_found(tmp_path, tiny_base_folder):
     assert remark == f"one (hash ffffffffff): the one of this name here has the hash {hash_}"
     path, remark = find_model("lora", "f" * 10, [tmp_path])
     assert path is None
-    assert remark.startswith(f"lora (hash ffffffffff) is not in {tmp_path}: picto draws")
+    assert remark.startswith(f"lora (hash ffffffffff) is not in {tmp_path}; generated with picto")
 
 
 def test_artifacts_are_found(tmp_path):

@@ -70,6 +70,23 @@ def test_the_usual_weights_come_first(tiny_base_folder, tmp_path):
         load_base_model(BaseModelConfig(path=str(folder), variant="fp16"))
 
 
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("o/m does not appear to have a file named scheduler_config.json.", "Check the id"),
+        ("Cannot reach the hub", "Check the id"),
+        ("o/m does not appear to have a file named model.safetensors.", "base_model.variant=fp16"),
+    ],
+)
+def test_what_the_hub_lacks_is_answered_by_its_remedy(message, remedy):
+    error = unloadable(BaseModelConfig("o/m"), False, OSError(message))
+    assert str(error).startswith("base_model.path: 'o/m' cannot be loaded: ")
+    assert [text for text in ("Check the id", "base_model.variant") if text in str(error)] == [
+        remedy.removesuffix("=fp16")
+    ]
+    assert ".." not in str(error)
+
+
 def test_one_of_several_variants_is_chosen_by_the_recipe(tiny_base_folder, tmp_path):
     folder = renamed(tiny_base_folder, tmp_path / "several")
     unet = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"

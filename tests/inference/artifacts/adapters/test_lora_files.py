@@ -13,6 +13,8 @@ from inference.files.tensors import read_tensors, serialize
 from inference.runtime.errors import DrawWarning
 from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*layers have no alpha")
+
 EVERYTHING = ["attention", "feed_forward", "projection"]
 UNET_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 UNET_PROJ = "down_blocks.0.attentions.0.proj_in"
@@ -133,6 +135,13 @@ def test_alpha_of_diffusers_files_is_in_their_metadata(base, tmp_path):
     assert scalings(r=4, lora_alpha=2) == [0.5, 0.5]
     assert scalings(r=4, lora_alpha=2, use_rslora=True) == [1, 1]
     assert sorted(scalings(r=4, lora_alpha=2, alpha_pattern={"attn1.to_q": 12})) == [0.5, 3]
+
+
+def test_layers_without_alpha_among_others_are_counted(tmp_path):
+    save_file(hand_written(), tmp_path / "some.safetensors")
+    with pytest.warns(DrawWarning, match="1 of 3 layers have no alpha, the others do; their rank"):
+        lora = Lora.load(tmp_path / "some.safetensors")
+    assert sorted(layer.scaling for layer in low_ranks(lora).values()) == [0.25, 1, 2]
 
 
 def test_what_diffusers_and_peft_save_draws_the_same_here(new_base, predict, tmp_path):

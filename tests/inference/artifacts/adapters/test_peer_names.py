@@ -31,6 +31,8 @@ from tests.inference.artifacts.adapters.test_lora_files import (
 )
 from tests.inference.artifacts.conftest import build_base
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*layers have no alpha")
+
 UNET = "lora_unet_down_blocks_0_attentions_0"
 COMFY = {
     f"{UNET}_transformer_blocks_0_attn1_to_q": (

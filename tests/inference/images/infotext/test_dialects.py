@@ -212,6 +212,11 @@ def test_loras_that_only_civitai_lists_are_called(tmp_path):
     assert [note for note in made.notes if note.startswith("<lora:pen  (x):1>: there is no such")]
     called = recipe_from_infotext(f"a <lora:ink:1> cat\n{line}", [tmp_path])
     assert called.recipe["images"]["picture"]["prompt"] == "a <lora:ink:1> cat"
+    for weight in ('"heavy"', "NaN", "1e400", "true", "null"):
+        entry = f'[{{"type": "lora", "weight": {weight}, "modelName": "ink"}}]'
+        made = recipe_from_infotext(f"a cat\n{LINE}, Civitai resources: {entry}", [tmp_path])
+        assert made.recipe["images"]["picture"]["prompt"] == "a cat <lora:ink:1>"
+        assert [note for note in made.notes if "is no strength; 1 is taken" in note]
     broken = recipe_from_infotext(f'p\n{LINE}, Civitai resources: "[1,", Hashes: "{{}}"')
     assert [note for note in broken.notes if note.startswith("Civitai resources: is not JSON")]
 
@@ -262,6 +267,15 @@ def test_other_programs_are_translated(tmp_path, texts, line):
     assert infotext == f"{prompt} <lora:ink:0.5>\nNegative prompt: blurry\n{line}"
     image, _ = drawn(tmp_path / "a.png")
     assert image.prompt.strip() == prompt  # the LoRA is not here
+
+
+@pytest.mark.parametrize("weights", [{}, {"loraweights": []}, {"loraweights": ["1"]}])
+def test_swarm_loras_without_a_weight_have_1(tmp_path, weights):
+    settings = SWARM["sui_image_params"] | {"loras": ["x/ink", "pen"]}
+    del settings["loraweights"]
+    text = json.dumps({"sui_image_params": settings | weights})
+    infotext = read_infotext(png(tmp_path / "a.png", parameters=text)) or ""
+    assert infotext.splitlines()[0] == "red apple, line icon <lora:ink:1> <lora:pen:1>"
 
 
 def test_easy_diffusion_in_a_jpeg(tmp_path):
