@@ -20,6 +20,7 @@ os.environ |= {
 import gc
 import logging
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,13 +117,19 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_base(tiny_base_folder: Path) -> BaseModel:
-    """The tiny base model, freshly loaded."""
+@pytest.fixture(scope="session")
+def loaded_tiny_base(tiny_base_folder: Path) -> BaseModel:
+    """The tiny base model as it is loaded; for copies, which take a third of the time."""
     from inference.config.models import BaseModelConfig
     from inference.models.stable_diffusion.loading import load_base_model
 
     return load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
+
+
+@pytest.fixture
+def tiny_base(loaded_tiny_base: BaseModel) -> BaseModel:
+    """The tiny base model, which a test may change."""
+    return deepcopy(loaded_tiny_base)
 
 
 @pytest.fixture(scope="session")
@@ -188,10 +195,16 @@ def tiny_sdxl_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-@pytest.fixture
-def tiny_sdxl(tiny_sdxl_folder: Path) -> BaseModel:
-    """The tiny base model of the SDXL layout, freshly loaded."""
+@pytest.fixture(scope="session")
+def loaded_tiny_sdxl(tiny_sdxl_folder: Path) -> BaseModel:
+    """The tiny base model of the SDXL layout as it is loaded; for copies."""
     from inference.config.models import BaseModelConfig
     from inference.models.stable_diffusion.loading import load_base_model
 
     return load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))
+
+
+@pytest.fixture
+def tiny_sdxl(loaded_tiny_sdxl: BaseModel) -> BaseModel:
+    """The tiny base model of the SDXL layout, which a test may change."""
+    return deepcopy(loaded_tiny_sdxl)

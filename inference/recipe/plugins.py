@@ -128,10 +128,11 @@ def _announce(name: str, module: str, why: str) -> None:
 
 def installed_plugins(groups: Sequence[str] = PLUGIN_GROUPS) -> list[EntryPoint]:
     """Return the installed entry points of groups, in order."""
+    found = entry_points()  # once, since it looks through all installed packages
     return [
         point
         for group in groups
-        for point in sorted(entry_points(group=group), key=lambda point: point.name)
+        for point in sorted(found.select(group=group), key=lambda point: point.name)
     ]
 
 

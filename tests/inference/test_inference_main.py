@@ -128,7 +128,7 @@ def test_strengths_are_compared(recipe, lora, capsys):
         (["images.dog.prompt=a (dog:1.2.3)"], "draw: "),
         (["images.dog.negative_prompt=a (dog:1.2.3)"], "draw: "),
         (["images.dog.hires.prompt=a (dog:1.2.3)"], "draw: "),
-        (["images.dog.prompt=a <lora:gone:1>"], "draw: <lora:gone>: no file of this name in no"),
+        (["images.dog.prompt=a <lora:gone:1>"], "draw: <lora:gone>: no file of this name was"),
         (["images.dog.hires.prompt=a <hypernet:gone>"], "draw: <hypernet:gone>: no file of this"),
         (["artifact_dirs=[nowhere]"], "draw: artifact_dirs: nowhere is no folder"),
         (["type=film"], "draw: command line: type: expected one of images"),

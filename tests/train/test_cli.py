@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import EntryPoints
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -244,7 +245,7 @@ def test_recipes_are_listed_with_their_first_line(capsys: pytest.CaptureFixture[
 
 
 def test_no_plugins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
+    monkeypatch.setattr(plugins, "entry_points", EntryPoints)
     monkeypatch.delenv(plugins.PLUGIN_VARIABLE, raising=False)
     assert cli.main(["plugins"]) == 0
     assert capsys.readouterr().out.startswith("no plug-ins: ")
@@ -284,7 +285,7 @@ def test_plugins_are_listed_and_tried(
         "'no-name' is not of the form module or module:name",
     ]
     monkeypatch.setenv(plugins.PLUGIN_VARIABLE, "my_sampler")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
+    monkeypatch.setattr(plugins, "entry_points", EntryPoints)
     assert cli.main(["plugins"]) == 0
 
 
