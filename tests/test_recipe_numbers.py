@@ -96,7 +96,7 @@ def all_numbers() -> list[Number]:
 
 
 NUMBERS = all_numbers()
-PARTS = 8
+PARTS = 16
 """A part of the numbers is tried in every run of the tests."""
 
 

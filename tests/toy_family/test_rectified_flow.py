@@ -31,6 +31,20 @@ CLEAN = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
 NEUTRAL = Conditions(torch.zeros(2, 7, 3))
 
 
+QUICK_SAMPLERS = (
+    "Euler",
+    "Euler a",
+    "Heun",
+    "DPM2 a",
+    "DPM++ 2M",
+    "DPM++ SDE",
+    "LMS",
+    "UniPC",
+    "DDIM",
+)
+"""One of each kind; the others are slow tests."""
+
+
 class Point:
     """A model of one picture: v = noise - CLEAN, exactly, so that all paths are straight."""
 
@@ -132,7 +146,13 @@ def test_euler_by_sigma_is_euler_along_the_flow():
     torch.testing.assert_close(result, x, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", samplers_of("pictures"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        one if one in QUICK_SAMPLERS else pytest.param(one, marks=pytest.mark.slow)
+        for one in samplers_of("pictures")
+    ],
+)
 def test_every_sampler_draws_with_a_flow(name):
     steps = 60 if SAMPLERS[name].default_eta is None else 300
     result, noise, _ = draw(name, Normal(), steps, "Karras")

@@ -64,6 +64,7 @@ def check_learned_the_same(one: Path, other: Path, step: int) -> None:
     assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_batches(make_recipe: Make, tmp_path: Path) -> None:
     """3 + 5 pictures are filled up to 4 + 6; cuts, flips and colours are drawn again."""
     folder = fill(tmp_path / "data", 3, (40, 24)), fill(tmp_path / "data" / "more", 5, (33, 30))

@@ -137,7 +137,7 @@ def test_killed_run_goes_on(
     ("name", "signal_name"),
     [
         pytest.param("packed", "INT", marks=pytest.mark.slow),
-        ("image_to_video", "TERM"),
+        pytest.param("image_to_video", "TERM", marks=pytest.mark.slow),
         pytest.param("text_to_image on disk", "INT", marks=pytest.mark.slow),
     ],
 )

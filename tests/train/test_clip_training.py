@@ -151,7 +151,7 @@ TWO_RANKS = {
 }
 
 
-@pytest.mark.parametrize("name", ["stages", pytest.param("packed", marks=SLOW)])
+@pytest.mark.parametrize("name", [pytest.param(one, marks=SLOW) for one in ("stages", "packed")])
 def test_two_processes_equal_twice_the_accumulation(
     name: str, clip_commands: Any, tmp_path: Path
 ) -> None:

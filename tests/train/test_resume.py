@@ -218,6 +218,7 @@ runpy.run_module("train", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.slow
 def test_interrupted_command_saves_its_state(
     recipe_file: Path, straight: Callable[[str], Straight], commands: Any, tmp_path: Path
 ) -> None:

@@ -45,7 +45,7 @@ def foreign(folder: Path, package: str, is_module: bool) -> Path:
     return file
 
 
-@pytest.mark.parametrize("is_module", [True, False])
+@pytest.mark.parametrize("is_module", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("module", "package"),
     [(one, "inference") for one in OF_TRAIN] + [(one, "train") for one in OF_INFERENCE],

@@ -115,7 +115,7 @@ BF16 = "mixed_precision=bf16"
         pytest.param(
             [TEXT_TO_IMAGE, "ema={decay: 0.5}"], id="text_to_image ema", marks=pytest.mark.slow
         ),
-        pytest.param([ONE_FILE, BF16], id="text_to_image in one file bf16"),
+        pytest.param([ONE_FILE, BF16], id="text_to_image in one file bf16", marks=pytest.mark.slow),
         pytest.param(
             ["objective={type: lora, rank: 4, train_text_encoder: true}", BF16],
             id="lora bf16",
@@ -206,6 +206,7 @@ def test_seeing_and_saving_changes_nothing(make_recipe: MakeRecipe) -> None:
     assert same(one, tensors(Trainer(quiet).train()))
 
 
+@pytest.mark.slow
 def test_accumulation_is_a_larger_batch(make_recipe: MakeRecipe) -> None:
     """Up to rounding: the largest weight is about 0.3."""
     results = []

@@ -333,8 +333,8 @@ def base(tiny_base):
 @pytest.mark.parametrize(
     "seeds",
     [
-        pytest.param(range(60), id="some"),
-        pytest.param(range(60, 400), id="more", marks=pytest.mark.slow),
+        pytest.param(range(30), id="some"),
+        pytest.param(range(30, 400), id="more", marks=pytest.mark.slow),
     ],
 )
 def test_any_settings_are_read_back(base, seeds):

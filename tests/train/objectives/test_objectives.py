@@ -19,7 +19,7 @@ from inference.models.base import DiffusionModel
 from inference.models.folder import weights_of
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.recipe.loader import RecipeWarning
-from tests.train.run_tools import watched
+from tests.train.run_tools import watched, with_slow
 from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig
 from train.config.recipe import TrainRecipe
 from train.data.examples.loader import collate
@@ -75,7 +75,9 @@ def moved(base: DiffusionModel, before: DiffusionModel) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", with_slow(OBJECTIVES, ("lora_text", "text_to_image_text", "decoder"))
+)
 def test_only_its_own_tensors_move(name: str, make_recipe: MakeRecipe) -> None:
     overrides, beginnings = OBJECTIVES[name]
     recipe = make_recipe(*overrides, "max_train_steps=2")
@@ -128,9 +130,10 @@ def test_children_are_the_parameter_groups(
             marks=pytest.mark.slow,
         ),
         (["objective={type: text_to_image}", "optimizer.learning_rate=1e-2"], 0.7),
-        (
+        pytest.param(
             ["objective={type: autoencoder, gradient_weight: 0.0}", "optimizer.learning_rate=3e-2"],
             0.75,
+            marks=pytest.mark.slow,
         ),
     ],
 )

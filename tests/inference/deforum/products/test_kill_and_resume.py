@@ -37,7 +37,7 @@ FLOW = {"optical_flow_cadence": "DIS Medium", "seed_behavior": "random"}
 @pytest.mark.parametrize(
     ("cadence", "more", "compat"),
     [
-        (1, {}, "fixed"),
+        pytest.param(1, {}, "fixed", marks=pytest.mark.slow),
         pytest.param(3, FLOW, "fixed", marks=pytest.mark.slow),
         pytest.param(3, {}, "fixed", marks=pytest.mark.slow),
         pytest.param(1, {}, "deforum-3.0", marks=pytest.mark.slow),

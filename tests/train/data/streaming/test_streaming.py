@@ -488,6 +488,7 @@ def test_a_stopped_run_goes_on(
     assert not kept(cache)
 
 
+@pytest.mark.slow
 def test_cached_latents_need_no_shards(
     make_recipe: Any, tmp_path: Path, fetched: Path, hub: dict[str, Any]
 ) -> None:
