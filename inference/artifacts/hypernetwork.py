@@ -61,7 +61,7 @@ class Hypernetwork(Artifact):
         """Metadata of the file besides its options, by A1111's names."""
         self.strength = 1.0
         self._is_reported = False
-        """Whether it was reported that ComfyUI applies it otherwise."""
+        """Whether a difference in ComfyUI was reported."""
         self._at_work: dict[int, nn.ModuleList] = {}
         self._handles: list[RemovableHandle] = []
 
@@ -144,7 +144,7 @@ class Hypernetwork(Artifact):
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
         """Write A1111's `.pt`, or safetensors by the path's suffix.
 
-        The first time, what ComfyUI does otherwise with a `.pt` is reported.
+        The first time, a difference of a `.pt` in ComfyUI is reported.
 
         Args:
             path: the file.

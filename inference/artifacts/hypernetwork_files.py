@@ -80,7 +80,7 @@ def activation(name: str) -> nn.Module | None:
 
 
 def comfyui_difference(spec: HypernetworkSpec) -> str | None:
-    """Return what ComfyUI does otherwise than A1111 with such networks; None if nothing."""
+    """Return how ComfyUI applies such networks differently from A1111; None if it does not."""
     name = spec.activation_func.lower()
     if name not in COMFYUI:
         return (

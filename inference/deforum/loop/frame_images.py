@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from inference.config import ImageConfig, ImageToImageConfig, InpaintConfig
 from inference.deforum.loop.frame_requests import frame_request
 from inference.deforum.loop.generator import FrameRequest
-from inference.prompts import ExtraNetwork, extract_extra_networks
+from inference.prompts import extract_extra_networks
 from inference.runtime import InputError
 from inference.sampling import SAMPLERS, find_sampler
 
 if TYPE_CHECKING:
+    from inference.artifacts import NetworkFiles
     from inference.deforum.schedules import Script
 
 FACE_RESTORER = "CodeFormer"
@@ -104,6 +105,7 @@ def word_faults(script: Script, folders: Sequence[Path]) -> Iterator[str]:
             face_restorer(FACE_RESTORER, "restore_faces")
         except InputError as error:
             yield str(error)
+    files = None
     known: set[tuple[str, ...]] = set()
     for frame in range(script.max_frames):
         request = frame_request(script, frame, seed=0)
@@ -115,23 +117,20 @@ def word_faults(script: Script, folders: Sequence[Path]) -> Iterator[str]:
             as_image(request)
             if request.checkpoint is not None:
                 find_checkpoint(request.checkpoint, folders)
-            check_networks(extract_extra_networks(request.prompt)[1], folders)
+            if calls := extract_extra_networks(request.prompt)[1]:
+                files = files or network_files(folders)
+                files.check(calls)
         except InputError as error:
             where = "" if str(error).startswith("frame ") else f"frame {frame}: "
             yield f"{where}{error}"
             return  # later frames often have the same fault
 
 
-def check_networks(calls: Sequence[ExtraNetwork], folders: Sequence[Path]) -> None:
-    """Find the files that a prompt calls.
+def network_files(folders: Sequence[Path]) -> NetworkFiles:
+    """Return the files that prompts can call; the folders are read once for all frames."""
+    from inference.artifacts import NetworkFiles
 
-    Raises:
-        InputError: one is missing, or of another type.
-    """
-    if calls:
-        from inference.artifacts import NetworkFiles
-
-        NetworkFiles(folders).check(calls)
+    return NetworkFiles(folders)
 
 
 def find_checkpoint(name: str, folders: Sequence[Path]) -> str:

@@ -6,15 +6,19 @@ import wave
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from inference.__main__ import main
+from inference.artifacts import library
 from inference.deforum.check import problems, settings_report
 from inference.deforum.schedules.features import check, switched_on, without_effect
 from inference.deforum.schedules.prompts import frame_prompts
 from inference.deforum.schedules.schedule_table import Schedules
 from inference.deforum.schedules.variables import RATE, audio_variables, measure
 from inference.deforum.settings.settings_recipe import load_settings
+from inference.models.finding import files_in
 from inference.runtime.errors import InputError
 
 
@@ -276,6 +280,20 @@ def test_check_finds_what_drawing_would_reject(tmp_path, capsys):
     assert "network_schedules.ink: neither an artifact" in capsys.readouterr().out
     assert report_of(tmp_path, "base_model.path=gone.safetensors") == 2
     assert "base_model.path: no such file: 'gone.safetensors'" in capsys.readouterr().err
+
+
+def test_check_reads_the_folders_of_networks_once(tmp_path, capsys, monkeypatch):
+    tensors = {
+        f"lora_unet_mid_block.lora_{half}.weight": torch.ones(1, 1) for half in ("up", "down")
+    }
+    for name in ("ink", "oil"):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    read = []
+    monkeypatch.setattr(library, "files_in", lambda *given: read.append(given) or files_in(*given))
+    prompts = {"0": "a <lora:ink:1>", "1": "b <lora:oil:1>", "2": "c <lora:ink:0.5>"}
+    assert report_of(tmp_path, f"artifact_dirs=[{tmp_path}]", prompts=prompts) == 0
+    assert "Problems" not in capsys.readouterr().out
+    assert len(read) == 1
 
 
 def test_check_reads_the_range_of_the_video(tmp_path, capsys):
