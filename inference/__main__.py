@@ -186,8 +186,8 @@ def memory_remedy(recipe: object) -> str:
                 for one in clips
             )
             return (
-                f"the clips have {', '.join(sizes)}, memory is {recipe.memory}: draw fewer or "
-                "smaller frames, or take memory: sequential_offload"
+                f"the clips have {', '.join(sizes)}, memory is {recipe.memory.offload}: draw fewer "
+                "or smaller frames, or take memory: sequential_offload"
             )
         case AnimationRecipe():
             return (

@@ -13,8 +13,8 @@ from inference.recipe import RecipeError, load_recipe
 from inference.recipe.json_schema import recipe_json_schema
 from inference.recipe.yaml_nodes import parse, plain
 from scripts.write_recipe_reference import SCHEMAS
-from train.config.json_schema import recipe_schema, schema_text
 from train.config.objectives import OBJECTIVE_CONFIGS, LoraConfig
+from train.config.schema import recipe_schema, schema_text
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(

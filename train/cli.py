@@ -68,7 +68,7 @@ COMMANDS = {
         "limner list samplers",
     ),
     "schema": Command(
-        "train.config.json_schema:main",
+        "train.config.schema:main",
         "Print the JSON Schema of recipes, for editors.",
         "limner schema train > train.schema.json",
     ),

@@ -94,7 +94,7 @@ def set_up(
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
     for config, artifact in attached:
         artifact.attach(base, config.strength)
-    plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory)
+    plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory.offload)
     if plan.offload == "sequential_offload" and recipe.base_model.quantization is not None:
         raise InputError(
             "memory: auto: too little is free for all but sequential_offload, which cannot move "
@@ -102,8 +102,8 @@ def set_up(
         )
     if plan.reason and processes.is_first:
         report("draw", f"memory: {plan.reason}")
-    if not plan.reason and recipe.memory not in ("auto", "none"):
-        recorded = f"memory: {recipe.memory} has no effect on {device.type}"
+    if not plan.reason and recipe.memory.offload not in ("auto", "none"):
+        recorded = f"memory: {recipe.memory.offload} has no effect on {device.type}"
         warnings.warn(recorded, DrawWarning, stacklevel=2)
     is_tiled = plan.is_tiled if recipe.vae_tiling is None else recipe.vae_tiling
     placement = Placement(device, plan.offload, is_tiled)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from inference.config.images import MOST_PIXELS, MOST_SEED, Faults
+from inference.config.memory import MemoryConfig
 from inference.config.models import (
     ArtifactConfig,
     BaseModelConfig,
@@ -16,7 +17,6 @@ from inference.sampling import SAMPLERS, samplers_of
 
 FORMATS = ("mp4", "gif", "webp")
 DynamicCfg = Literal["none", "diffusers", "cosine"]
-Offload = Literal["none", "model_offload", "sequential_offload"]
 Cache = Literal["none", "pab", "faster_cache", "first_block_cache", "mag_cache"]
 
 
@@ -248,10 +248,7 @@ class ClipsRecipe:
     """Also save a contact sheet: frames of all clips, one row per clip."""
     save_text: bool = False
     """Also write each clip's infotext to a .txt beside it."""
-    memory: Literal["auto", "none", "model_offload", "sequential_offload"] = "auto"
-    """Where weights are kept: `none` all on the GPU; `model_offload` only the model part in use on
-    the GPU; `sequential_offload` only the layer in use (several times slower). `auto` chooses by
-    free memory and prints its choice. Has no effect on a CPU."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     vae_tiling: bool | None = None
     """Decode in tiles, which takes less memory and causes slight differences; null decides together
     with `memory`."""
@@ -286,9 +283,9 @@ class ClipsRecipe:
             yield "crf", f"must lie in 0 … 51, got {self.crf}"
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
-        if self.memory == "sequential_offload" and self.base_model.quantization is not None:
+        if self.memory.offload == "sequential_offload" and self.base_model.quantization is not None:
             yield (
-                "memory",
+                "memory.offload",
                 "sequential_offload cannot move packed weights (base_model.quantization)",
             )
         yield from clips_have_their_own_vae(self.base_model)

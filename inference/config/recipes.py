@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import MOST_AT_ONCE, DrawSettings, Faults, ImageConfig
+from inference.config.memory import MemoryConfig
 from inference.config.models import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
 from inference.files import pattern_faults
 from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
@@ -63,6 +64,7 @@ class ImagesRecipe:
     """Images generated at once. Larger batches are faster, but change images by rounding (a pixel
     here and there by one grey level); with 1, each image is reproduced byte for byte from its
     infotext."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
     was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
@@ -148,6 +150,7 @@ class AnimationRecipe:
     """Upscaler of `r_upscale_video`: Lanczos, Nearest, or one that a plug-in registers."""
     batch_size: int = 4
     """Frames generated at once where none depends on another (Interpolation, Video Input)."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
     was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before

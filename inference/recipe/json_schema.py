@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from inference.recipe.references import MISSING
-from inference.recipe.schema import PLAIN_NUMBER, field_docs, fields_of, without_none
+from inference.recipe.schema import (
+    PLAIN_NUMBER,
+    field_docs,
+    fields_of,
+    short_form_of,
+    without_none,
+)
 
 Schema = dict[str, Any]
 Choices = Callable[[type, type], Iterable[type]]
@@ -128,7 +134,9 @@ class _Definitions:
         if origin in (Union, types.UnionType):
             return [option for one in arguments for option in self.options(one, owner)]
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            return [_ref(self.add(one)) for one in self.choices(kind, owner)]
+            word = short_form_of(kind)
+            values = self.options(fields_of(kind)[word], kind) if word else []
+            return [*(_ref(self.add(one)) for one in self.choices(kind, owner)), *values]
         if origin is dict:
             return [{"type": "object", "additionalProperties": self.value(arguments[1], owner)}]
         if origin is Literal and len(arguments) == 1:  # the tag that distinguishes classes

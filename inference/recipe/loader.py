@@ -15,6 +15,7 @@ the objects; nothing of OmegaConf is left after `load_recipe`. A dataclass can d
   replaces the key, as if the recipe were based on it (`inference.recipe.imports`);
 - `paths: ClassVar = ("path",)`: fields that are paths, or lists of them; `~` is the home folder;
 - `limits: ClassVar = {"width": 16384}`: how large a number can be (`inference.recipe.limits`);
+- `short_form: ClassVar = "offload"`: a single value in place of the mapping is that of this field;
 - `registries: ClassVar = {"type": NAMES}`: the names that a text can be, besides `module:name`;
 - `null` removes an entry of a `dict[str, X | None]`.
 """
@@ -67,6 +68,7 @@ from inference.recipe.schema import (
     describe,
     field_docs,
     fields_of,
+    in_full,
     in_yaml,
     is_mapping,
     leaf,
@@ -235,6 +237,8 @@ class _Draft:
             is_null = isinstance(node, yaml.ScalarNode) and plain(node) is None
             if is_null and not is_optional:
                 raise ValueError(f"must not be null; expected {describe(kind)}")
+            if isinstance(node, yaml.ScalarNode) and not is_null:
+                node = in_full(node, kind)
             if is_mapping(kind) and isinstance(node, yaml.MappingNode):
                 return self.put_members(layer, node, key, kind)
             if is_mapping(kind) and not is_null:

@@ -75,11 +75,27 @@ def is_mapping(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind) or get_origin(kind) is dict
 
 
+def short_form_of(kind: Any) -> str | None:
+    """Return the field whose value can stand for the whole mapping: `short_form` of a dataclass."""
+    return getattr(kind, "short_form", None) if dataclasses.is_dataclass(kind) else None
+
+
+def in_full(node: yaml.ScalarNode, kind: Any) -> yaml.Node:
+    """Return the mapping that a single value stands for; the node itself if it stands for none."""
+    word = short_form_of(kind)
+    if word is None:
+        return node
+    name = yaml.ScalarNode("tag:yaml.org,2002:str", word)
+    return yaml.MappingNode("tag:yaml.org,2002:map", [(name, node)])
+
+
 def describe(kind: Any) -> str:
     """Describe a type in words for the author of a recipe."""
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return f"a mapping with keys of {kind.__name__} ({', '.join(fields_of(kind))})"
+        word = short_form_of(kind)
+        short = f"{describe(fields_of(kind)[word])}, or " if word else ""
+        return f"{short}a mapping with keys of {kind.__name__} ({', '.join(fields_of(kind))})"
     if origin is dict:
         return "a mapping of names of your choice (`name: ...`, not `- ...`)"
     if origin is Union:

@@ -87,6 +87,7 @@ SMALL_FILES = frozenset(
         "inference/clips/infotext.py",
         "inference/clips/windows.py",
         "inference/config/models.py",
+        "train/config/memory.py",
         "inference/deforum/geometry/tween.py",
         "inference/deforum/loop/depths.py",
         "inference/deforum/pictures/sharpen.py",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         Size,
         parse_size,
     )
-    from train.config.json_schema import choices, plugin_options, schema_text, with_plugins
+    from train.config.memory import TrainMemoryConfig
     from train.config.objectives import (
         OBJECTIVE_CONFIGS,
         AutoencoderConfig,
@@ -55,7 +55,14 @@ if TYPE_CHECKING:
         recipe_in,
         stage_recipes,
     )
-    from train.config.schema import MOVED, train_schema
+    from train.config.schema import (
+        MOVED,
+        choices,
+        plugin_options,
+        schema_text,
+        train_schema,
+        with_plugins,
+    )
     from train.config.stages import ValidationConfig
 
 __all__ = [
@@ -65,10 +72,11 @@ __all__ = [
     "ExampleConfig", "GuardConfig", "HypernetworkConfig", "ImageConditionConfig",
     "LRSchedulerConfig", "LoraConfig", "LossConfig", "MaskConfig", "MemberConfig", "MetadataConfig",
     "ObjectiveConfig", "OptimizerConfig", "PictureBucketsConfig", "Registry", "Size",
-    "StreamingConfig", "SubsetConfig", "TextualInversionConfig", "TrainRecipe", "ValidationConfig",
-    "WholePartsConfig", "choices", "function_of", "has_streamed", "is_address", "is_commit",
-    "named_stages", "parse_schedule", "parse_size", "plugin_options", "recipe_in", "rule_sentences",
-    "schema_text", "stage_recipes", "train_schema", "with_plugins",
+    "StreamingConfig", "SubsetConfig", "TextualInversionConfig", "TrainMemoryConfig",
+    "TrainRecipe", "ValidationConfig", "WholePartsConfig", "choices", "function_of",
+    "has_streamed", "is_address", "is_commit", "named_stages", "parse_schedule", "parse_size",
+    "plugin_options", "recipe_in", "rule_sentences", "schema_text", "stage_recipes", "train_schema",
+    "with_plugins",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -16,6 +16,7 @@ from inference.config import (
 from inference.recipe import MISSING, NO_LIMIT, Reader
 from train.config.clips import ImageConditionConfig
 from train.config.data import DataConfig
+from train.config.memory import TrainMemoryConfig
 from train.config.objectives import (
     ObjectiveConfig,
 )
@@ -226,6 +227,7 @@ class TrainRecipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     ema: EmaConfig | None = None
+    memory: TrainMemoryConfig = field(default_factory=TrainMemoryConfig)
     saving: SavingConfig = field(default_factory=SavingConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
