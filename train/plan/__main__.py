@@ -10,12 +10,15 @@ from train.shadowing import refuse_foreign_inference
 
 USAGE = """\
 usage: python -m train.plan RECIPE [key=value ...] [--json] [--check-pictures] [--probe]
+                                   [--fit SIZE]
 Nothing is trained, and without --probe no weight is read.
   --json            the plan as JSON in place of tables
   --check-pictures  look for duplicates and near-duplicates too: decodes each picture once, and
                     keeps what it finds in an index beside them
   --probe           take two real steps of each stage on this device, and report time and memory of
-                    a step and of the run; no result is kept"""
+                    a step and of the run; no result is kept
+  --fit SIZE        print the settings with which the run fits into a GPU of this size, as in
+                    --fit 12GB, in place of the plan; the exit status is 1 if none are enough"""
 FLAGS = ("--json", "--check-pictures", "--probe")
 
 
@@ -31,6 +34,7 @@ def command(arguments: list[str]) -> int:
     """Print the usage or a plan; return the exit status."""
     from inference.runtime import output
 
+    size, arguments = card_size(arguments)
     flags = {argument for argument in arguments if argument in FLAGS}
     arguments = [argument for argument in arguments if argument not in FLAGS]
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -46,6 +50,15 @@ def command(arguments: list[str]) -> int:
         quiet_libraries()
         check_places(recipe)
         processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if size is not None:
+            from train.plan.fit import fit_recipe, show
+
+            found = fit_recipe(arguments, size, processes)
+            if "--json" in flags:
+                output(json.dumps(found.as_dict(), indent=1))
+            else:
+                show(found, arguments[0])
+            return 0 if found.is_enough else 1
         from train.plan.plan import plan_run, probed
 
         with keys_named(recipe):
@@ -59,6 +72,23 @@ def command(arguments: list[str]) -> int:
 
         show(plan)
     return 0
+
+
+def card_size(arguments: list[str]) -> tuple[int | None, list[str]]:
+    """Return the bytes of `--fit SIZE`, if it is among the arguments, and the other arguments.
+
+    Raises:
+        InputError: `--fit` is not followed by a size.
+    """
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--fit":
+            from train.plan.fit import card_bytes
+
+            end = place + 1 if equals else place + 2
+            text = value if equals else "".join(arguments[place + 1 : end])
+            return card_bytes(text), arguments[:place] + arguments[end:]
+    return None, arguments
 
 
 if __name__ == "__main__":
