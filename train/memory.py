@@ -12,7 +12,7 @@ import torch
 
 from inference.clips import decoding_bytes, expand, needs_of
 from inference.config import ClipConfig, ImageConfig
-from inference.models import DTYPES, DiffusionModel, skeleton
+from inference.models import DTYPES, DiffusionModel, quantization_savings, skeleton
 from train.common import encoded_at_once
 from train.config import AutoencoderConfig, LoraConfig, TrainRecipe
 from train.data import (
@@ -42,7 +42,7 @@ class PartMemory:
 
     parameters: int
     format: str
-    """That of most weights: fp32, fp16, bf16, nf4 or int8; fp32 if trained."""
+    """That of most weights: fp32, fp16, bf16, fp8, int8 or nf4; fp32 if trained."""
     bytes: int
 
 
@@ -238,7 +238,7 @@ def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMem
     kind = names[sizes.most_common(1)[0][0]]
     packing = recipe.base_model.quantization
     if packing is not None and name == base.denoiser_name:
-        size -= training_of(base).quantization_savings(base, packing)
+        size -= quantization_savings(base, packing)
         kind = packing
     return PartMemory(count, kind, size)
 

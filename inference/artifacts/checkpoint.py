@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 from weakref import WeakKeyDictionary
@@ -13,17 +13,21 @@ from torch import Tensor, nn
 
 from inference.artifacts.base import Artifact, read_keys
 from inference.files import is_finite, write_folder
+from inference.memory import plain_weight, repack, restorer
 from inference.models import (
     FACTS,
     cast,
     compact,
     family_of,
     folder_family,
+    live_weights,
+    packed_by_name,
     part_layout,
     part_names,
     read_part,
     single_file_format,
     single_file_of,
+    weight_shapes,
     weights_of,
     write_base_model,
 )
@@ -65,6 +69,8 @@ class Checkpoint(Artifact):
         self._base = base
         self._path = path
         self._originals: dict[str, dict[str, Tensor]] = {}
+        self._restorers: dict[str, dict[str, Callable[[], None]]] = {}
+        """Part -> path of a packed layer (quantized) -> restores its original weight."""
         self._target: DiffusionModel | None = None
         self._scaling_factor = 1.0
 
@@ -94,22 +100,33 @@ class Checkpoint(Artifact):
                 )
             self._check_fit(part, module, base)
         for part in self.parts:
-            live = weights_of(base.parts[part])
+            live = live_weights(base.parts[part])
             self._originals[part] = {key: value.clone() for key, value in live.items()}
+            packed = packed_by_name(base.parts[part])
+            self._restorers[part] = {path: restorer(layer) for path, layer in packed.items()}
             _holders[base.parts[part]] = self
         self._scaling_factor = base.vae.config.scaling_factor
         self._target = base
         self.set_strength(strength)
 
     def set_strength(self, strength: float) -> None:
-        """Interpolate the weights linearly between 0 (the base model) and 1 (the checkpoint)."""
+        """Interpolate the weights linearly between 0 (the base model) and 1 (the checkpoint).
+
+        Those of packed layers (quantized) are unpacked for it, and packed again.
+        """
         self.strength = strength
         if self._target is None:
             return
         for part, module in self.parts.items():
             new = weights_of(module)
-            for key, value in weights_of(self._target.parts[part]).items():
+            for key, value in live_weights(self._target.parts[part]).items():
                 value.copy_(_mix(self._originals[part][key], new[key], strength))
+            packed = packed_by_name(self._target.parts[part])
+            for path, restore in self._restorers[part].items():
+                restore()
+                if strength != 0:
+                    layer = packed[path]
+                    repack(layer, _mix(plain_weight(layer), new[f"{path}.weight"], strength))
         if "vae" in self.parts:
             vae: Any = self.parts["vae"]
             factor = _mix_numbers(self._scaling_factor, vae.config.scaling_factor, strength)
@@ -124,7 +141,7 @@ class Checkpoint(Artifact):
         self.strength = strength
         for part in self.parts:
             del _holders[self._target.parts[part]]
-        self._originals = {}
+        self._originals, self._restorers = {}, {}
         self._target = None
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
@@ -218,15 +235,15 @@ class Checkpoint(Artifact):
             theirs, ours = getattr(module.config, key, None), getattr(target.config, key, None)
             if theirs != ours:
                 raise ArtifactError(f"{self.name}: its {part} has {key} {theirs}, not {ours}")
-        theirs, ours = weights_of(module), weights_of(target)
+        theirs, ours = weight_shapes(module), weight_shapes(target)
         for key in sorted(theirs.keys() ^ ours.keys()):
             where = "the checkpoint" if key in theirs else "this base model"
             raise ArtifactError(f"{self.name}: does not fit: only {where} has {part}.{key}")
-        for key, value in theirs.items():
-            if value.shape != ours[key].shape:
+        for key, shape in theirs.items():
+            if shape != ours[key]:
                 raise ArtifactError(
-                    f"{self.name}: {part}.{key} has shape {tuple(value.shape)}, in this base model "
-                    f"{tuple(ours[key].shape)}. Name it as base_model.path instead"
+                    f"{self.name}: {part}.{key} has shape {shape}, in this base model {ours[key]}. "
+                    "Name it as base_model.path instead"
                 )
         if part == base.denoiser_name:
             self._check_prediction_type(base)

@@ -48,14 +48,14 @@ def write_file_of(
     """
     import torch
 
-    from inference.models import cast, compact, model_name, single_file_of
+    from inference.models import cast, compact, model_name, single_file_of, weights_of
 
     def in_format(part: str, weights: dict[str, Any]) -> dict[str, Any]:
         return cast(weights, dtype) if dtype else compact(weights, torch.float16)
 
     sources = ", ".join([model_name(base), *merged])
     metadata = {"modelspec.merged_from": sources} if merged else {}
-    return single_file_of(base).write(path, base, in_format, metadata)
+    return single_file_of(base).write(path, base, in_format, metadata, None, weights_of)
 
 
 def write_folder_of(

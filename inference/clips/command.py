@@ -95,10 +95,11 @@ def set_up(
     for config, artifact in attached:
         artifact.attach(base, config.strength)
     plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory.offload)
-    if plan.offload == "sequential_offload" and recipe.base_model.quantization is not None:
+    if plan.offload == "sequential_offload" and not recipe.base_model.moves_by_layer:
         raise InputError(
             "memory: auto: too little is free for all but sequential_offload, which cannot move "
-            "packed weights; leave out base_model.quantization, or draw fewer or smaller frames"
+            "weights packed by bitsandbytes; take base_model.quantization=fp8, or draw fewer or "
+            "smaller frames"
         )
     if plan.reason and processes.is_first:
         report("draw", f"memory: {plan.reason}")

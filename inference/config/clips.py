@@ -283,11 +283,10 @@ class ClipsRecipe:
             yield "crf", f"must lie in 0 … 51, got {self.crf}"
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
-        if self.memory.offload == "sequential_offload" and self.base_model.quantization is not None:
-            yield (
-                "memory.offload",
-                "sequential_offload cannot move packed weights (base_model.quantization)",
-            )
+        if self.memory.offload == "sequential_offload" and not self.base_model.moves_by_layer:
+            packing = self.base_model.quantization
+            problem = f"sequential_offload cannot move weights packed by bitsandbytes ({packing})"
+            yield "memory.offload", f"{problem}; base_model.quantization=fp8 can be moved"
         yield from clips_have_their_own_vae(self.base_model)
         yield from self.cache_faults()
 

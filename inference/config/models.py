@@ -36,13 +36,20 @@ class BaseModelConfig:
     vae_precision: Literal["fp32", "fp16", "bf16"] | None = "fp32"
     """Data type of the VAE; null uses that of the other weights. SDXL's VAE overflows in fp16, as
     its config says (`force_upcast`): null then means fp32, and fp16 is rejected."""
-    quantization: Literal["nf4", "int8"] | None = None
-    """For video models, to train LoRAs (QLoRA, arXiv 2305.14314) and to generate: `nf4` packs the
-    large layers of the transformer into 4 bits per weight, `int8` into 8 (bitsandbytes). Less
-    memory, not faster, and slightly different clips."""
+    quantization: Literal["fp8", "int8", "nf4"] | None = None
+    """Pack the large layers of the UNet or transformer, to generate and to train what leaves them
+    as they are (LoRAs, also known as QLoRA, embeddings, hypernetworks): `fp8` into 8 bits per
+    weight, convolutions too; `int8` into 8, and `nf4` into 4, linear layers only and by
+    bitsandbytes. Less memory, not faster, and slightly different images
+    (docs/base_models.md#quantized-bases)."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """`sdpa` is fused attention, which is fast; `eager` computes it in single operations (on CPUs
     its backward pass is several times faster in bf16)."""
+
+    @property
+    def moves_by_layer(self) -> bool:
+        """Return whether single layers can be moved between devices; those of bitsandbytes cannot."""
+        return self.quantization in (None, "fp8")
 
     def faults(self) -> Faults:
         if not self.path.strip():
@@ -70,13 +77,6 @@ class BaseModelConfig:
 
 ADAPTERS: dict[str, str | type] = {"lora": "inference.artifacts.adapters.low_rank:LowRank"}
 """The known adapters: classes, or `module:Class`; `inference.artifacts.adapter` adds others."""
-
-
-def pictures_are_not_quantized(config: BaseModelConfig) -> Faults:
-    """Yield an error if a recipe for images asks for a quantized model."""
-    if config.quantization is not None:
-        why = f"{config.quantization} is for video models, which `type: clip` uses"
-        yield "base_model.quantization", why
 
 
 def clips_have_their_own_vae(config: BaseModelConfig) -> Faults:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import MOST_AT_ONCE, DrawSettings, Faults, ImageConfig
 from inference.config.memory import MemoryConfig
-from inference.config.models import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
+from inference.config.models import ArtifactConfig, BaseModelConfig
 from inference.files import pattern_faults
 from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
 
@@ -92,7 +92,6 @@ class ImagesRecipe:
             yield "quality", f"must lie in 1 … 100, got {self.quality}"
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
-        yield from pictures_are_not_quantized(self.base_model)
 
     def idle(self) -> Faults:
         if self.quality != 80 and self.file_format == "png":
@@ -173,7 +172,6 @@ class AnimationRecipe:
             yield "crf", f"must lie in 0 … 51, got {self.crf}"
         if self.preset not in PRESETS:
             yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
-        yield from pictures_are_not_quantized(self.base_model)
 
     def idle(self) -> Faults:
         if self.subtitle_fields and not self.subtitles:

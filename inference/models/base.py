@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inference.config import BaseModelConfig
 from inference.files import sha256, weights_file
+from inference.memory import Packable, Packing, packed_bytes, quantize
 from inference.models.conditions import Conditions
 from inference.models.names import (
     base_name,
@@ -22,6 +23,7 @@ from inference.models.names import (
 )
 from inference.models.parametrization import Parametrization
 from inference.models.size_rules import SizeRules
+from inference.runtime import BaseModelError
 
 
 class DiffusionModel(ABC):
@@ -35,6 +37,9 @@ class DiffusionModel(ABC):
 
     denoiser_name: ClassVar[str]
     """The denoiser's name in the diffusers layout: `unet` or `transformer`."""
+
+    packable: ClassVar[Packable] = Packable()
+    """The layers of the denoiser that `base_model.quantization` packs; none by default."""
 
     path: str
     vae: Any
@@ -167,6 +172,32 @@ def cast_part(part: nn.Module, dtype: torch.dtype) -> None:
     for path, tensor in (*part.named_parameters(), *part.named_buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(weight_dtype(part, path, dtype))
+
+
+def quantize_denoiser(base: DiffusionModel, kind: Packing, dtype: torch.dtype) -> None:
+    """Pack the weights of a denoiser's large layers, on the CPU.
+
+    Args:
+        base: with plain weights on the CPU.
+        kind: `base_model.quantization`.
+        dtype: dtype that the layers compute in.
+
+    Raises:
+        BaseModelError: its family has no such layers, or bitsandbytes cannot be imported.
+    """
+    paths = [path for path, _ in base.packable.layers(base.denoiser, kind)]
+    if not paths:
+        raise BaseModelError(
+            f"base_model.quantization: {kind} packs no layer of {base.path!r}, whose model family "
+            "names none; leave it out"
+        )
+    quantize(base.denoiser, kind, dtype, paths)
+
+
+def quantization_savings(base: DiffusionModel, kind: Packing) -> int:
+    """Return the bytes that quantization saves in the denoiser's weights, as they are now."""
+    layers: list[Any] = [layer for _, layer in base.packable.layers(base.denoiser, kind)]
+    return sum(layer.weight.nbytes - packed_bytes(layer, kind) for layer in layers)
 
 
 Model = TypeVar("Model", bound=DiffusionModel)

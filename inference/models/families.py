@@ -117,7 +117,20 @@ def load_model(
     Raises:
         BaseModelError: nothing is there, a part is missing, or its files cannot be read.
     """
-    return find_family(ModelFiles(config)).load(config, precision, device)
+    return _loaded(find_family(ModelFiles(config)), config, precision, device)
+
+
+def _loaded(
+    family: ModelFamily, config: BaseModelConfig, precision: str, device: torch.device | str
+) -> DiffusionModel:
+    """Load a model, and pack its weights if configured, before they move to the device."""
+    if config.quantization is None:
+        return family.load(config, precision, device)
+    from inference.models.base import DTYPES, quantize_denoiser
+
+    base = family.load(config, precision, "cpu")
+    quantize_denoiser(base, config.quantization, DTYPES[precision])
+    return base.to(device)
 
 
 def load_image_model(
@@ -165,7 +178,7 @@ def _load_drawing(
     files = ModelFiles(config)
     family = find_family(files, draws)
     check_draws(family, config, draws)
-    base = family.load(config, precision, device)
+    base = _loaded(family, config, precision, device)
     if precision == "fp16" and files.stored_dtype(family.denoiser_name) == "BF16":
         warnings.warn(
             f"precision: fp16: the weights of {config.path!r} are in bf16, which holds larger "

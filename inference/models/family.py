@@ -155,7 +155,9 @@ class ModelFamily(ABC):
     def load(
         self, config: BaseModelConfig, precision: str, device: torch.device | str
     ) -> DiffusionModel:
-        """Load every part, frozen and in evaluation mode.
+        """Load every part, frozen and in evaluation mode, with plain weights.
+
+        `load_model` packs them afterwards, if `quantization` is configured.
 
         Raises:
             BaseModelError: a part is missing or cannot be read, or the parts do not fit together.

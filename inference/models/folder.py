@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from inference.config import BaseModelConfig
 from inference.files import refuse_not_finite
+from inference.memory import packed_layers, plain_shape, plain_weight
 from inference.models.base import DiffusionModel
 from inference.models.families import folder_family
 from inference.models.names import resolve_path
@@ -76,11 +77,37 @@ def unloadable(config: BaseModelConfig, is_local: bool, error: Exception) -> Bas
 
 
 def weights_of(part: nn.Module) -> dict[str, Tensor]:
-    """Return the live weights of a part by name, without injected LoRAs."""
+    """Return the live weights of a part by name, without injected LoRAs.
+
+    Those of packed layers (quantized) are not live: they are unpacked, in the dtype that their
+    layers compute in.
+    """
+    return live_weights(part) | {
+        f"{path}.weight": plain_weight(layer) for path, layer in packed_by_name(part).items()
+    }
+
+
+def live_weights(part: nn.Module) -> dict[str, Tensor]:
+    """Return the same without those of packed layers."""
+    packed = packed_layers(part)
+    left_out = tuple(f"{path}.{name}" for path in packed for name in ("weight", "SCB"))
     return {
         key.replace(".base_layer.", "."): value
         for key, value in part.state_dict().items()
-        if ".lora_" not in key
+        if ".lora_" not in key and not key.startswith(left_out)
+    }
+
+
+def packed_by_name(part: nn.Module) -> dict[str, Any]:
+    """Return the packed layers of a part by their paths without injected LoRAs."""
+    return {path.removesuffix(".base_layer"): layer for path, layer in packed_layers(part).items()}
+
+
+def weight_shapes(part: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of `weights_of`, without unpacking anything."""
+    shapes = {key: tuple(value.shape) for key, value in live_weights(part).items()}
+    return shapes | {
+        f"{path}.weight": plain_shape(layer) for path, layer in packed_by_name(part).items()
     }
 
 

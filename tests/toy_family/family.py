@@ -14,6 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from inference.config import BaseModelConfig, ImageConfig
+from inference.memory import Packable
 from inference.models import (
     DTYPES,
     Conditions,
@@ -56,6 +57,7 @@ class ToyFlow(ImageModel):
 
     family_name: ClassVar[str] = "toy_flow"
     denoiser_name: ClassVar[str] = "toy_dit"
+    packable: ClassVar[Packable] = Packable(linear=(".attn.", ".ff."))
 
     path: str
     toy_dit: ToyDiT
@@ -289,9 +291,6 @@ class FlowTraining(FamilyTraining[ToyFlow]):
 
     def fill_skeleton(self, base: ToyFlow) -> None:
         """Objectives read no weights of it when they are built."""
-
-    def quantization_savings(self, base: ToyFlow, quantization: str) -> int:
-        return 0
 
     def activation_bytes(
         self,

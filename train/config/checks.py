@@ -279,18 +279,13 @@ REFUSALS: tuple[Check, ...] = (
     ),
     Rule(
         "base_model.quantization",
-        lambda r: bool(r.base_model.quantization) and r.objective.type != "lora",
-        "{recipe.base_model.quantization} goes with objective.type: lora; quantized weights are "
-        "not trained",
-        "Training refuses it without `objective.type: lora`.",
-    ),
-    Rule(
-        "base_model.quantization",
         lambda r: (
-            bool(r.base_model.quantization) and r.objective.type == "lora" and r.data.clips is None
+            r.base_model.quantization is not None and (_trains_base_weights(r) or _trains_vae(r))
         ),
-        "{recipe.base_model.quantization} is for video models, which are trained on data.clips",
-        "Training refuses it without `data.clips`.",
+        "{recipe.base_model.quantization} packs weights, which cannot be trained then; it goes with "
+        "objective.type: lora, textual_inversion, hypernetwork and combined, not with "
+        "{recipe.objective.type}",
+        "Training refuses it with `objective.type` dreambooth, text_to_image and autoencoder.",
     ),
     Rule(
         "base_model.vae",

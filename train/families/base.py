@@ -47,7 +47,7 @@ class FamilyTraining(ABC, Generic[Model]):
 
     @abstractmethod
     def prepare(self, recipe: TrainRecipe, base: Model) -> None:
-        """Change the loaded model, still in fp32, as the recipe requires: quantize it, for example.
+        """Change the loaded model, before its weights are packed, as the recipe requires.
 
         Raises:
             InputError: the model does not support it.
@@ -89,10 +89,6 @@ class FamilyTraining(ABC, Generic[Model]):
     @abstractmethod
     def fill_skeleton(self, base: Model) -> None:
         """Initialize the weights that objectives read when they are built."""
-
-    @abstractmethod
-    def quantization_savings(self, base: Model, quantization: str) -> int:
-        """Return the bytes that quantization saves in the denoiser's weights."""
 
     @abstractmethod
     def activation_bytes(

@@ -70,10 +70,6 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         for encoder in base.text_encoders.values():
             encoder.get_input_embeddings().to_empty(device="cpu")  # type: ignore[operator]
 
-    def quantization_savings(self, base: BaseModel, quantization: str) -> int:
-        """Return 0: `load_base_model` rejects quantization."""
-        return 0
-
     def activation_bytes(
         self,
         recipe: TrainRecipe,

@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import torch
 
-from inference.models import DTYPES, DiffusionModel, load_model, weight_dtype
+from inference.memory import is_packed
+from inference.models import (
+    DTYPES,
+    DiffusionModel,
+    load_model,
+    quantize_denoiser,
+    weight_dtype,
+)
 from inference.recipe import old_names
 from inference.runtime import InputError
 from train.config import MOVED, TrainRecipe
@@ -46,14 +53,31 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     training = training_of(base)
     training.check(recipe, base)
     training.prepare(recipe, base)
+    if recipe.base_model.quantization is not None:
+        quantize_denoiser(base, recipe.base_model.quantization, DTYPES[recipe.mixed_precision])
     objective = build_objective(recipe, base)
+    check_packed(base)
     check_weights(recipe.loss, base.parametrization)
     base.dtype = DTYPES[recipe.mixed_precision]
     for name, part in base.parts.items():
         for path, parameter in part.named_parameters():
-            if parameter.is_floating_point() and not parameter.requires_grad:  # else quantized
+            if not parameter.requires_grad and not is_packed(parameter):
                 parameter.data = parameter.data.to(drawn_dtype(recipe, base, f"{name}.{path}"))
     return objective
+
+
+def check_packed(base: DiffusionModel) -> None:
+    """Check that no packed weight is trained, by an objective of a plug-in.
+
+    Raises:
+        InputError: one is.
+    """
+    for path, parameter in base.denoiser.named_parameters():
+        if parameter.requires_grad and is_packed(parameter):
+            raise InputError(
+                f"base_model.quantization: the objective trains {base.denoiser_name}.{path}, whose "
+                "values are packed; leave quantization out"
+            )
 
 
 def check_timesteps(recipe: TrainRecipe, base: DiffusionModel) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inference.config import ADAPTERS
+from inference.memory import is_packed, plain_weight
 from inference.runtime import ArtifactError
 
 A = TypeVar("A", bound="type[Adapter]")
@@ -124,9 +125,8 @@ class Adapter(nn.Module, ABC):
 
     def forward(self, x: Tensor, layer: nn.Module, strength: float) -> Tensor:
         """Return what is added to a layer's output."""
-        weight: Tensor = layer.weight  # type: ignore[assignment]
         x = self.dropout(x)
-        change = self.delta(weight, strength).to(x.dtype)
+        change = self.delta(plain_weight(layer), strength).to(x.dtype)
         if isinstance(layer, nn.Conv2d):
             geometry = layer.stride, layer.padding, layer.dilation, layer.groups
             return functional.conv2d(x, change, None, *geometry)  # type: ignore[arg-type]
@@ -167,4 +167,4 @@ def adapter_with(suffix: str) -> type[Adapter] | None:
 def working_dtype(target: nn.Module) -> torch.dtype:
     """Return the dtype of a layer's weights; for packed weights, the dtype it computes in."""
     weight: Tensor = target.weight  # type: ignore[assignment]
-    return weight.dtype if weight.is_floating_point() else target.compute_dtype  # type: ignore
+    return target.compute_dtype if is_packed(weight) else weight.dtype  # type: ignore

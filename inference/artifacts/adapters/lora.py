@@ -33,12 +33,12 @@ from inference.artifacts.adapters.low_rank import (
     LowRank,
     Stack,
     hang_in,
-    refuse_packed,
     take_out,
 )
 from inference.artifacts.base import Artifact
 from inference.artifacts.metadata import hashes, lora_metadata, warn_of_other_family
 from inference.files import are_finite, serialize, write_atomically
+from inference.memory import is_packed, plain_weight, repack, unpacked_layer
 from inference.models import LoraLayout, artifact_name, family_of
 from inference.recipe import typed_options
 from inference.runtime import ArtifactError, DrawWarning
@@ -199,7 +199,8 @@ class Lora(Artifact):
         for part, path, module in _trained_layers(base, spec.targets, spec.train_text_encoder):
             name = layout.kohya_name(part, path)
             generator = _generator(seed, name)
-            layers[name] = kind.create(module, rank, alpha, dropout, generator, **own)
+            target = readable(module, kind)
+            layers[name] = kind.create(target, rank, alpha, dropout, generator, **own)
             if spec.drops_ranks:
                 layers[name].drop_ranks()
         metadata = lora_metadata(base, rank, alpha, dropout)
@@ -269,22 +270,23 @@ class Lora(Artifact):
     def merge_into(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Add the LoRA to the base model's own weights: W + strength · alpha/r · B A.
 
-        Computed in fp32 and rounded to the dtype of the weights; it cannot be undone.
+        Computed in fp32 and rounded to the dtype of the weights; it cannot be undone. Packed weights
+        (quantized) are unpacked for it, and packed again: changes below their steps are lost, which
+        they are not while the LoRA is only attached.
 
         Raises:
-            ArtifactError: a name matches no layer, shapes differ, or weights are quantized;
-                the model is unchanged then.
+            ArtifactError: a name matches no layer, or shapes differ; the model is unchanged then.
         """
-        places = self._places(base)
-        for _, _, module in places.values():
-            refuse_packed(module, base.path)
-        for name, (_, _, module) in places.items():
-            own, weight = self.layers[name], module.weight
+        for name, (_, _, module) in self._places(base).items():
+            own, weight = self.layers[name], plain_weight(module)
             with torch.no_grad():
                 device = next(own.parameters()).device
-                change = own.delta(weight.to(device, torch.float32), strength)  # type: ignore
-            change = change.to(weight.device)  # type: ignore[arg-type]
-            weight.data = (weight.float() + change).to(weight.dtype)  # type: ignore
+                change = own.delta(weight.to(device, torch.float32), strength)
+            merged = (weight.float() + change.to(weight.device)).to(weight.dtype)
+            if is_packed(module.weight):  # type: ignore[arg-type]
+                repack(module, merged)
+            else:
+                module.weight.data = merged  # type: ignore[union-attr]
 
     def save(self, path: Path, dtype: torch.dtype, metadata: dict[str, str]) -> None:
         """Write kohya's format; for a video model diffusers' format, and the twin if requested.
@@ -410,7 +412,8 @@ class Lora(Artifact):
         places = {name: known[name] for name in self.layers if name in known}
         for name, (_, _, module) in places.items():
             try:
-                self.layers[name].check_fit(module, name)
+                layer = self.layers[name]
+                layer.check_fit(readable(module, type(layer)), name)
             except ArtifactError as error:
                 raise ArtifactError(f"{self.name}: {error}{self._made_for(base)}") from error
         if missing:
@@ -465,6 +468,14 @@ def named_layers(
                 found.setdefault(name, (part, path, module))
         kept = _named[parent] = (part, layout, found)
     return kept[2]
+
+
+def readable(layer: nn.Module, kind: type[Adapter]) -> nn.Module:
+    """Return a layer with weights that an adapter can read, if these are packed (quantized).
+
+    LoRA reads sizes alone.
+    """
+    return layer if kind is LowRank else unpacked_layer(layer)
 
 
 def changeable_parts(base: DiffusionModel) -> dict[str, nn.Module]:

@@ -160,16 +160,6 @@ def factor_shapes(target: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[
     return (rank, in_, *kernel), (out, rank, *(1 for _ in kernel))
 
 
-def refuse_packed(target: nn.Module, path: str) -> None:
-    """Raise ArtifactError if a layer's weights are quantized: nothing can be added to them."""
-    weight: Tensor = target.weight  # type: ignore[assignment]
-    if not weight.is_floating_point():
-        raise ArtifactError(
-            f"{path!r} is quantized: a LoRA can be attached to it, and not merged into it; load it "
-            "without base_model.quantization"
-        )
-
-
 def _layer(weight: Tensor) -> nn.Linear | nn.Conv2d:
     """Return a layer with this very tensor as its weight, without drawing random numbers."""
     if weight.dim() == 2:

@@ -27,14 +27,7 @@ if TYPE_CHECKING:
         with_noise,
         without,
     )
-    from inference.models.cogvideox.loading import (
-        BITS,
-        check_parts,
-        is_packed,
-        load_video_model,
-        packable_layers,
-        quantize,
-    )
+    from inference.models.cogvideox.loading import check_parts, load_video_model
     from inference.models.cogvideox.model import VideoModel
     from inference.models.cogvideox.transformer import (
         Kind,
@@ -44,11 +37,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "BITS", "FAMILIES", "TEXT_ENCODER", "FrameRule", "Kind", "LatentScale", "Rotary", "VideoFamily",
+    "FAMILIES", "TEXT_ENCODER", "FrameRule", "Kind", "LatentScale", "Rotary", "VideoFamily",
     "VideoModel", "check_parts", "check_positions", "drop_learned_positions", "family_of",
-    "family_on_hub", "image_latents", "is_packed", "load_video_model", "offset", "packable_layers",
-    "padding", "place", "quantize", "rotary_positions", "video_to_video_multiple", "video_tokens",
-    "with_noise", "without",
+    "family_on_hub", "image_latents", "load_video_model", "offset", "padding", "place",
+    "rotary_positions", "video_to_video_multiple", "video_tokens", "with_noise", "without",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

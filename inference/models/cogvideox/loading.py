@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from inference.config import BaseModelConfig
 from inference.models.base import DTYPES, cast_part, made_ready
@@ -79,102 +77,13 @@ def _value(schedule: Mapping[str, object], key: str) -> object:
     return schedule[key] if key in schedule else CLASS_DEFAULTS[key]
 
 
-PACKED_PARTS = (".attn1.", ".ff.")
-"""Attention and feed-forward of the blocks, 83 % of CogVideoX-5B. Layers that depend on the
-timestep (norms,
-AdaLN), embeddings and the last layer are not packed: they are few and lose most accuracy."""
-BITS = {"nf4": 4 + 8 / 64 + 32 / (64 * 256), "int8": 8.0}
-"""Bits per weight. NF4: 4, and for each 64 of them a scale, itself in 8 bits (double
-quantization), and
-for 256 of those one in 32. INT8's scale for each output is left out."""
-
-
-def quantize(model: VideoModel, kind: str, dtype: torch.dtype) -> None:
-    """Quantize the weights of the transformer's large layers, on the CPU.
-
-    They are first rounded to the dtype that the layers compute in, so that training and
-    inference see the same values, whatever dtype they were loaded in.
-
-    Args:
-        model: with plain weights on the CPU.
-        kind: `nf4` or `int8`.
-        dtype: dtype that the layers compute in.
-
-    Raises:
-        BaseModelError: bitsandbytes cannot be imported.
-    """
-    try:
-        import bitsandbytes as bnb
-    except ImportError as error:
-        raise BaseModelError(
-            f"base_model.quantization: {kind} needs bitsandbytes, which cannot be imported: {error}"
-        ) from error
-    for path, layer in list(packable_layers(model.transformer)):
-        packed = _packed(bnb, layer, kind, dtype)
-        parent, _, name = path.rpartition(".")
-        setattr(model.transformer.get_submodule(parent), name, packed)
-
-
-def packable_layers(transformer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Return path and layer of all that `quantize` packs; under a LoRA the original layer."""
-    for path, layer in transformer.named_modules():
-        is_inside = any(part in f".{path}" for part in PACKED_PARTS) and ".lora_" not in path
-        if is_inside and isinstance(layer, nn.Linear):
-            yield path, layer
-
-
-def _packed(bnb: Any, layer: nn.Linear, kind: str, dtype: torch.dtype) -> nn.Linear:
-    sizes = layer.in_features, layer.out_features, layer.bias is not None
-    weight = layer.weight.detach().to(dtype)
-    if kind == "nf4":
-        packed = bnb.nn.Linear4bit(*sizes, compute_dtype=dtype, quant_type="nf4", device="meta")
-        packed.weight = bnb.nn.Params4bit(
-            weight.contiguous(), requires_grad=False, quant_type="nf4", module=packed
-        )
-    else:
-        packed = int8_layer()(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
-        packed.weight = bnb.nn.Int8Params(
-            weight.contiguous(), requires_grad=False, has_fp16_weights=False
-        )
-        packed.compute_dtype = dtype
-    if layer.bias is not None:
-        packed.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
-    return packed.to("cpu").requires_grad_(False).eval()
-
-
-@cache
-def int8_layer() -> Any:
-    """Return bitsandbytes' INT8 layer as a class whose instances can be moved once quantized.
-
-    A module moves its parameters; bitsandbytes computes with the references to weights and scales
-    that it keeps beside them, and these stayed behind.
-    """
-    from bitsandbytes.nn.modules import Linear8bitLt
-
-    class Int8Linear(Linear8bitLt):
-        def _apply(self, fn: Any, recurse: bool = True) -> Any:
-            super()._apply(fn, recurse)
-            weight: Any = self.weight
-            for kept in (weight, self.state):  # before the first forward pass, and after it
-                if kept.CB is not None:
-                    kept.CB, kept.SCB = weight.data, kept.SCB.to(weight.device)
-            return self
-
-    return Int8Linear
-
-
-def is_packed(weight: Tensor) -> bool:
-    """Return whether a layer's weight is packed, with another shape and dtype than its values."""
-    return not weight.is_floating_point()
-
-
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def load_video_model(
     config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
 ) -> VideoModel:
-    """Load every part, frozen and in evaluation mode.
+    """Load every part, frozen and in evaluation mode, with plain weights.
 
     Raises:
         BaseModelError: a part is missing or cannot be read, or the model is of another type.
@@ -200,8 +109,6 @@ def load_video_model(
     vae_dtype = DTYPES[config.vae_precision or precision]
     if model.vae.dtype != vae_dtype:
         cast_part(model.vae, vae_dtype)
-    if config.quantization is not None:
-        quantize(model, config.quantization, DTYPES[precision])
     return made_ready(model, config).to(device)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from inference.memory import Packable
 from inference.models.clip_model import ClipModel, LatentScale
 from inference.models.cogvideox.arithmetic import (
     FrameRule,
@@ -45,6 +46,7 @@ class VideoModel(ClipModel):
     denoiser_name: ClassVar[str] = "transformer"
     block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     tensor_format: ClassVar[str] = "BFCHW"
+    packable: ClassVar[Packable] = Packable(linear=(".attn1.", ".ff."))
 
     path: str
     tokenizer: PreTrainedTokenizerBase

@@ -126,16 +126,11 @@ def frozen_dtype(
 def load_base_model(
     config: BaseModelConfig, precision: str = "fp32", device: torch.device | str = "cpu"
 ) -> BaseModel:
-    """Load every part, frozen and in evaluation mode.
+    """Load every part, frozen and in evaluation mode, with plain weights.
 
     Raises:
         BaseModelError: the path does not exist, a part is missing, or its files cannot be read.
     """
-    if config.quantization is not None:
-        raise BaseModelError(
-            f"base_model.quantization: {config.quantization} is of video models; {config.path!r} "
-            "is one of pictures"
-        )
     path = resolve_path(config.path)
     if is_single_file(path):
         from inference.models.stable_diffusion.single_file import read_base_model

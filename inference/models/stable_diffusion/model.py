@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from inference.memory import Packable
 from inference.models.conditions import Conditions, Encoded, encode, final_layer_norm, whole_picture
 from inference.models.drawing_prompts import DrawingConditions, PromptSettings
 from inference.models.image_model import ImageModel
@@ -41,6 +42,10 @@ class BaseModel(ImageModel):
 
     family_name: ClassVar[str] = "stable_diffusion"
     denoiser_name: ClassVar[str] = "unet"
+    packable: ClassVar[Packable] = Packable(
+        linear=(".attn1.", ".attn2.", ".ff."),
+        convolutions=(".conv1.", ".conv2.", ".conv_shortcut."),  # of the resnets
+    )
 
     path: str
     tokenizer: CLIPTokenizer

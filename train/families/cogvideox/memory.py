@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.models import DTYPES
-from inference.models.cogvideox import BITS, FrameRule, VideoModel, packable_layers, video_tokens
+from inference.models.cogvideox import FrameRule, VideoModel, video_tokens
 from train.config import LoraConfig, ObjectiveConfig, TrainRecipe
 
 FF_WIDTH = 4
@@ -126,11 +126,3 @@ def tokens_of(base: VideoModel, shape: tuple[int, ...]) -> int:
     frames = FrameRule.of(base.vae).latent_frames(shape[0])  # video_tokens pads them
     height, width = (side // base.vae_scale_factor for side in shape[1:])
     return video_tokens(frames, height, width, base.config) + base.config.max_text_seq_length
-
-
-def quantization_savings(base: VideoModel, quantization: str) -> int:
-    """Return the bytes that quantization saves in the transformer's weights."""
-    saved = 0
-    for _, layer in packable_layers(base.denoiser):
-        saved += layer.weight.nbytes - round(layer.weight.numel() * BITS[quantization] / 8)
-    return saved

@@ -9,12 +9,12 @@ import torch
 
 from inference.config import ImageConfig
 from inference.models import DTYPES
-from inference.models.cogvideox import VideoModel, drop_learned_positions, quantize
+from inference.models.cogvideox import VideoModel, drop_learned_positions
 from inference.runtime import InputError
 from train.config import ObjectiveConfig, TrainRecipe, WholePartsConfig
 from train.families.base import ExampleKind, FamilyTraining, check_clips_are_given
 from train.families.cogvideox.clips import ClipDenoising
-from train.families.cogvideox.memory import activation_bytes, quantization_savings
+from train.families.cogvideox.memory import activation_bytes
 from train.families.cogvideox.packed import PackedDenoising
 from train.losses import Denoising
 
@@ -38,8 +38,6 @@ class CogVideoXTraining(FamilyTraining[VideoModel]):
     def prepare(self, recipe: TrainRecipe, base: VideoModel) -> None:
         if recipe.drop_learned_positions:
             drop_positions(base)
-        if recipe.base_model.quantization is not None:
-            quantize(base, recipe.base_model.quantization, DTYPES[recipe.mixed_precision])
 
     def frozen_dtype(self, recipe: TrainRecipe, base: VideoModel, part: str) -> torch.dtype:
         own = recipe.base_model.vae_precision if part == "vae" else None
@@ -69,9 +67,6 @@ class CogVideoXTraining(FamilyTraining[VideoModel]):
 
     def fill_skeleton(self, base: VideoModel) -> None:
         """Leave it empty: no objective of clips reads weights."""
-
-    def quantization_savings(self, base: VideoModel, quantization: str) -> int:
-        return quantization_savings(base, quantization)
 
     def activation_bytes(
         self,
