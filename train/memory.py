@@ -28,7 +28,7 @@ from train.data import (
 from train.families import LIVE_TENSORS, traced, training_of
 from train.monitoring import grid_images
 from train.objectives import Objective, objective_on, read_precision
-from train.optimization import state_bytes
+from train.optimization import trained_bytes
 from train.stages import Stage, stages_of
 
 GIB = 2**30
@@ -55,10 +55,12 @@ class MemoryPlan:
     aside: list[str] = field(default_factory=list)
     """Parts that are offloaded before the first step (`train.caches.put_aside`)."""
     trained: int = 0
-    """Weights besides the base model (LoRA, embedding, loss.prior_copy, …), in fp32."""
+    """Weights besides the base model (LoRA, embedding, loss.prior_copy, …)."""
     gradients: int = 0
     optimizer: int = 0
     ema: int = 0
+    step: int = 0
+    """Copies of one tensor while it takes its step (`train.optimization.trained_bytes`)."""
     casts: int = 0
     """Copies of trained weights in the dtype of the computation, and DDP's of gradients."""
     activations: int = 0
@@ -69,6 +71,8 @@ class MemoryPlan:
     """Temporary memory of VAE and text encoders."""
     host: int = 0
     """Memory of the system while the base model is read, before it moves to the device."""
+    host_state: int = 0
+    """Optimizer's state and moving average in the system's memory."""
     drawing: int = 0
     """Temporary memory of the previews: denoiser or VAE decoding, with reloaded weights."""
 
@@ -95,7 +99,7 @@ class MemoryPlan:
     @property
     def training(self) -> int:
         """Return the peak of a step."""
-        return self.state + self.gradients + self.casts + self.activations
+        return self.state + self.gradients + self.step + self.casts + self.activations
 
     @property
     def previews(self) -> int:
@@ -174,15 +178,14 @@ def plan_memory(
     base, size = objective.base, DTYPES[recipe.mixed_precision].itemsize
     inside = {id(p) for name in base.parts for _, p in own_weights(base, name)}
     trained = [p for p in objective.parameters() if p.requires_grad]
-    numbers = sum(p.numel() for p in trained)
     plan = MemoryPlan(parts={name: part_memory(recipe, base, name) for name in base.parts})
-    plan.trained = sum(4 * p.numel() for p in objective.parameters() if id(p) not in inside)
-    plan.trained += 4 * numbers if recipe.loss.prior_copy else 0
-    plan.gradients = 4 * numbers
-    plan.optimizer = state_bytes(recipe.optimizer, trained)
-    plan.ema = 4 * numbers if recipe.ema is not None else 0
-    plan.casts = size * numbers if size < 4 else 0
-    plan.casts += 4 * numbers if processes > 1 else 0
+    plan.trained = sum(p.nbytes for p in objective.parameters() if id(p) not in inside)
+    plan.trained += sum(p.nbytes for p in trained) if recipe.loss.prior_copy else 0
+    kept = trained_bytes(recipe, trained)
+    plan.gradients, plan.optimizer, plan.ema = kept.gradients, kept.optimizer, kept.ema
+    plan.step, plan.host_state = kept.step, kept.host
+    plan.casts = sum(size * p.numel() for p in trained if p.itemsize > size)
+    plan.casts += sum(p.nbytes for p in trained) if processes > 1 else 0
     encoding = [encoding_bytes(recipe, base, one) for one in stages]
     plan.encoding = max(encoding)
     is_encoded = not recipe.objective.learns_from_captions or is_cached(recipe)

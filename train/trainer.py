@@ -224,10 +224,10 @@ class Trainer:
         self.caches.add_prompts(batch)
         random = seeded(batch["seed"], self.accelerator.device)
         with random, optimization.accumulating(batch["completes_step"]):
-            losses = optimization.model(batch)
+            losses = optimization.losses(batch)
             optimization.guard.watch(losses, batch)
             loss, parts = total_loss(losses, batch)
-            self.accelerator.backward(loss)
+            optimization.backward(loss)
         parts = {"loss": loss} | {f"loss/{name}": value for name, value in parts.items()}
         self.run.losses.add(parts, losses, self.objective.timesteps(batch))
 

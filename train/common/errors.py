@@ -43,6 +43,6 @@ class FetchError(DataError):
 
 
 class NonFiniteError(RunEndedError, FloatingPointError):
-    """Losses or gradients of a step are not finite; no weight was changed by it."""
+    """Losses or gradients of a step are not finite; the message says what it has changed, if so."""
 
     of_all_processes = True

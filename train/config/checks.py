@@ -12,7 +12,7 @@ from train.config.data import has_streamed
 from train.config.folders import folder_faults
 from train.config.objectives import CombinedConfig, TextualInversionConfig, WholePartsConfig
 from train.config.optimization import schedule_faults
-from train.config.recipe import TrainRecipe, largest_batch, named_stages
+from train.config.recipe import TrainRecipe, largest_batch, named_stages, stage_recipes
 from train.config.rules import Faults, at_least, name_fault
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def _trains_vae(recipe: TrainRecipe) -> bool:
 
 def _trains_base_weights(recipe: TrainRecipe) -> bool:
     return isinstance(recipe.objective, WholePartsConfig)
+
+
+def _accumulates(recipe: TrainRecipe) -> bool:
+    return any(one.gradient_accumulation_steps > 1 for one in stage_recipes(recipe))
 
 
 def _has_prior_prediction(recipe: TrainRecipe) -> bool:
@@ -344,6 +348,34 @@ REFUSALS: tuple[Check, ...] = (
         ),
     ),
     Rule(
+        "memory.fused_backward",
+        lambda r: r.memory.fused_backward and r.max_grad_norm is not None,
+        "frees each gradient before the norm of all is known, so that nothing can be clipped by "
+        "it: set max_grad_norm=null (max_grad_value clips each value)",
+        "Is refused without `max_grad_norm: null`.",
+    ),
+    Rule(
+        "memory.fused_backward",
+        lambda r: r.memory.fused_backward and _accumulates(r),
+        "changes the weights in each backward pass, and gradient_accumulation_steps adds up the "
+        "gradients of several: set it to 1, also in stages; a larger train_batch_size with "
+        "gradient_checkpointing takes its place",
+        "Is refused with `gradient_accumulation_steps` above 1.",
+    ),
+    Rule(
+        "memory.fused_backward",
+        lambda r: r.memory.fused_backward and r.mixed_precision == "fp16",
+        "cannot go with mixed_precision: fp16, whose loss scale is checked on all gradients "
+        "before any weight changes: take bf16 or fp32",
+        "Is refused with `mixed_precision: fp16`, and with several processes.",
+    ),
+    Rule(
+        "memory.trained_weights",
+        lambda r: r.memory.trained_weights == "bf16" and r.mixed_precision != "bf16",
+        "bf16 needs mixed_precision=bf16, got {recipe.mixed_precision}",
+        "`bf16` is refused without `mixed_precision: bf16`.",
+    ),
+    Rule(
         "data.clips.pack",
         lambda r: r.data.packs_clips and _trains_vae(r),
         "is for the transformer; objective.type: {recipe.objective.type} trains the VAE",
@@ -399,6 +431,12 @@ def _unused_prior_weight(recipe: TrainRecipe) -> Faults:
 
 
 UNUSED: tuple[Check, ...] = (
+    Rule(
+        "memory.ema_on_cpu",
+        lambda r: r.memory.ema_on_cpu and r.ema is None,
+        "has no effect without ema",
+        "Has no effect without `ema`.",
+    ),
     Rule(
         "loss.motion_ratio",
         lambda r: r.data.clips is None and bool(r.loss.motion_ratio),

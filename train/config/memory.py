@@ -1,10 +1,58 @@
 """Typed options of the memory of a training run."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from inference.config import MemoryConfig
+from train.config.rules import Faults
+
+Rounding = Literal["stochastic", "kahan", "nearest"]
 
 
 @dataclass
 class TrainMemoryConfig(MemoryConfig):
     """Memory of the GPU in training: where weights and trained state lie."""
+
+    fused_backward: bool = False
+    """Take the optimizer's step of each weight as soon as its gradient is known, in the backward
+    pass, and free the gradient (kohya: fused_backward_pass): the device holds the gradient of one
+    tensor instead of all. The weights are the same as without, byte for byte. It needs
+    `max_grad_norm: null`, as no gradient is left when the norm of all is known (kohya clips each
+    tensor by its own norm, which is another training); `max_grad_value` works, and the norm is
+    logged. A gradient that is not finite ends the run: the tensors whose turn came before have
+    changed already, so that the state before the step is not saved. For optimizers whose step is
+    computed for each parameter alone."""
+    trained_weights: Literal["fp32", "bf16"] = "fp32"
+    """Format of the trained weights, of their gradients and of the optimizer's state (kohya:
+    full_bf16). `bf16` needs `mixed_precision: bf16` and takes 8 bytes per trained number with AdamW
+    instead of 16, 6 with adamw8bit instead of 10. Each tensor's step is computed in fp32, then
+    rounded as `rounding` says. The EMA stays in fp32; artifacts have `saving.save_precision`."""
+    rounding: Rounding = "stochastic"
+    """How bf16 weights take updates below their precision, 1/256 of their value. `stochastic`
+    rounds up or down with probabilities that keep the mean (drawn by seed, step and tensor, so that
+    a resumed run gives the same bytes). `kahan` keeps what rounding cuts off in a second bf16
+    tensor, 2 more bytes per number, and is as exact as 16 bits of mantissa. With both, the
+    optimizer's state is rounded stochastically. `nearest` loses small updates: at low learning
+    rates training stalls."""
+    ema_on_cpu: bool = False
+    """Keep the average of `ema` in the system's memory and compute it there: the device has 4 bytes
+    per trained number less, and each step copies all trained weights to the CPU."""
+    optimizer_on_cpu: bool = False
+    """Keep the optimizer's state in the system's memory and compute its steps on the CPU (torchao:
+    CPUOffloadOptimizer): gradients and weights are copied there and the new weights back, one
+    tensor after the other. Slower by the CPU's time for all trained numbers: of use where whole
+    networks are trained."""
+    activation_offload: bool = False
+    """Move what the forward pass keeps for the backward pass to the system's memory and back, except
+    weights and tensors below 64 KiB. With `gradient_checkpointing` these are the inputs of the
+    blocks (OneTrainer and kohya: CPU offload checkpointing), which costs little time; without,
+    everything, at the speed of the bus. The weights are the same, byte for byte."""
+
+    @property
+    def steps_by_tensor(self) -> bool:
+        """Whether the optimizer's step is taken for one tensor after the other."""
+        return self.fused_backward or self.optimizer_on_cpu or self.trained_weights != "fp32"
+
+    def idle(self) -> Faults:
+        if self.rounding != "stochastic" and self.trained_weights == "fp32":
+            yield "rounding", "has no effect with trained_weights: fp32"

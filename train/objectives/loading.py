@@ -26,7 +26,7 @@ from train.objectives.base import Objective
 def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
     """Load the base model, and return the recipe's objective on it.
 
-    Trained weights are fp32; frozen ones have the dtype of `mixed_precision`, and are read in it if
+    Trained weights are fp32, or `memory.trained_weights`; frozen ones have the dtype of `mixed_precision`, and are read in it if
     the objective needs no exact values: half of the system's memory, for the same bytes.
 
     Raises:
@@ -40,7 +40,8 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
 
 def read_precision(recipe: TrainRecipe) -> str:
     """Return the precision in which the base model is read, except for its VAE: that is fp32."""
-    return "fp32" if recipe.objective.reads_weights else recipe.mixed_precision
+    is_exact = recipe.objective.reads_weights and recipe.memory.trained_weights == "fp32"
+    return "fp32" if is_exact else recipe.mixed_precision
 
 
 def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
@@ -63,6 +64,8 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
         for path, parameter in part.named_parameters():
             if not parameter.requires_grad and not is_packed(parameter):
                 parameter.data = parameter.data.to(drawn_dtype(recipe, base, f"{name}.{path}"))
+    for parameter in objective.parameters():
+        parameter.data = parameter.data.to(DTYPES[recipe.memory.trained_weights])
     return objective
 
 

@@ -6,9 +6,13 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from train.optimization.accelerator import build_accelerator
+    from train.optimization.footprint import TrainedBytes, trained_bytes
     from train.optimization.optimization import Optimization
     from train.optimization.registry import lr_schedule, optimizer, state_bytes
 
-__all__ = ["Optimization", "build_accelerator", "lr_schedule", "optimizer", "state_bytes"]
+__all__ = [
+    "Optimization", "TrainedBytes", "build_accelerator", "lr_schedule", "optimizer", "state_bytes",
+    "trained_bytes",
+]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -52,8 +52,9 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
     """Return the accelerator of this process.
 
     Raises:
-        InputError: several processes are configured and only one was started, mixed precision
-            is not available on this device, or its config asks for what is not supported.
+        InputError: several processes are configured and only one was started, or several started
+            and the recipe is for one; mixed precision is not available on this device, or its
+            config asks for what is not supported.
     """
     check_launch(os.environ)
     from accelerate import Accelerator
@@ -78,6 +79,12 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
         raise InputError(
             f"{asked} processes were asked for, accelerate started {accelerator.num_processes}. On "
             "CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m train …"
+        )
+    if recipe.memory.fused_backward and accelerator.num_processes > 1:
+        raise InputError(
+            f"memory.fused_backward: is for one process, got {accelerator.num_processes}: it changes "
+            "weights before the processes have added up their gradients. Train on one device, or "
+            "leave it out"
         )
     if accelerator.is_main_process:
         formats = {

@@ -1,16 +1,54 @@
 """EMA weights, cast to the saved dtype, swapped in for previews and saving."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from diffusers.training_utils import EMAModel
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from inference.artifacts import Lora
 from inference.models import DTYPES
 from train.common import replaced_parameters
 from train.config import TrainRecipe
 from train.objectives import Member, Objective, drawn_dtype
+from train.optimization.tensorwise import on_host
+
+
+class Average:
+    """The moving average of the trained weights, in fp32 (diffusers: training_utils.EMAModel).
+
+    On the parameters' device, or with `memory.ema_on_cpu` on the CPU.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float, *, on_cpu: bool) -> None:
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.on_cpu = on_cpu
+        self.shadow_params = [self._of(one).clone() for one in self.parameters]
+        self.optimization_step = 0
+        """Steps of the run, also skipped ones."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the average towards the weights; of members that are done it stays."""
+        self.optimization_step += 1
+        before = self.optimization_step - 1
+        decay = min((1 + before) / (10 + before), self.decay) if before else 0.0
+        pairs = zip(self.shadow_params, self.parameters, strict=True)
+        moving = [(shadow, one) for shadow, one in pairs if one.requires_grad]
+        if not self.on_cpu and moving:
+            shadows, weights = map(list, zip(*moving, strict=True))
+            torch._foreach_sub_(shadows, torch._foreach_sub(shadows, weights), alpha=1 - decay)
+            return
+        for shadow, one in moving:
+            shadow.sub_(shadow - self._of(one), alpha=1 - decay)
+
+    def _of(self, parameter: nn.Parameter) -> Tensor:
+        """Return a weight in the format and on the device of the average, not always a copy."""
+        weight = parameter.detach()
+        if self.on_cpu and weight.device.type != "cpu":
+            weight = on_host(weight)
+        return weight.float()
 
 
 class ShownWeights:
@@ -21,7 +59,7 @@ class ShownWeights:
         recipe: TrainRecipe,
         objective: Objective,
         members: Collection[Member],
-        ema: EMAModel | None,
+        ema: Average | None,
     ) -> None:
         self.recipe = recipe
         self.objective = objective
@@ -46,14 +84,21 @@ class ShownWeights:
             def saved(name: str, value: Tensor) -> Tensor:
                 if named[name] in factors:
                     value = value * factors[named[name]]
-                return value.to(DTYPES[self.recipe.saving.save_precision])
+                return value.to(named[name].device, DTYPES[self.recipe.saving.save_precision])
 
             stack.enter_context(self._replaced(saved, self._drawn))
             yield
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Use the weights as trained, or with EMA their average; not rounded."""
+        """Use the weights as trained, or with EMA their average, in the format of training."""
+        trained = dict(self.objective.named_parameters())
+        with self._replaced(lambda name, value: value.to(trained[name])):
+            yield
+
+    @contextmanager
+    def to_save(self) -> Iterator[None]:
+        """Use the same, not rounded, and where they lie: with `memory.ema_on_cpu` on the CPU."""
         with self._replaced():
             yield
 

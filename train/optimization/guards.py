@@ -39,6 +39,10 @@ class Guard:
         pairs = zip(losses.tolist(), batch["names"], strict=True)
         self._faulty += [f"{name} ({loss})" for loss, name in pairs if not abs(loss) < torch.inf]
 
+    def pictures(self) -> str:
+        """Return the images of the step so far, of all processes, for messages."""
+        return shown(of_all(self.accelerator, self._names))
+
     def allows(self, grad_norm: Tensor, step: int) -> bool:
         """Return whether the gradients of a step may change the weights; then forget its images.
 

@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn.utils import clip_grad_value_
+from torch.optim import Optimizer
 
+from train.common import Batch, NonFiniteError
 from train.config import TrainRecipe
 from train.objectives import Objective
-from train.optimization.ema import ShownWeights
+from train.optimization.ema import Average, ShownWeights
+from train.optimization.fused_backward import FusedBackward
 from train.optimization.guards import Guard
+from train.optimization.offload import offloading, warn_of_idle_levers
 from train.optimization.optimizers import build_optimization, prepare
+from train.optimization.tensorwise import TensorwiseOptimizer, check_steps_alone
 from train.optimization.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -42,17 +46,22 @@ class Optimization:
             say: prints a line, for warnings about skipped steps.
 
         Raises:
-            InputError: a learning rate names no part of the objective.
+            InputError: a learning rate names no part of the objective, or the optimizer cannot take
+                its step tensor by tensor, as `memory` asks.
         """
         self.recipe = recipe
         self.objective = objective
         self.accelerator = accelerator
         self.members = objective.members(recipe)
         self.parameters = list(objective.parameters())
-        optimizer, self.lr_scheduler = build_optimization(recipe.optimizer, self.members)
+        memory = recipe.memory
+        warn_of_idle_levers(memory, accelerator.device)
+        wrap = self._by_tensor if memory.steps_by_tensor else None
+        optimizer, self.lr_scheduler = build_optimization(recipe.optimizer, self.members, wrap)
+        self.by_tensor = optimizer if isinstance(optimizer, TensorwiseOptimizer) else None
         self.ema = None
         if recipe.ema is not None:
-            self.ema = EMAModel(self.parameters, decay=recipe.ema.decay, foreach=True)
+            self.ema = Average(self.parameters, recipe.ema.decay, on_cpu=memory.ema_on_cpu)
         self.weights = ShownWeights(recipe, objective, self.members.values(), self.ema)
         self.model, prepared = prepare(accelerator, objective, optimizer)
         self.optimizer = cast("AcceleratedOptimizer", prepared)
@@ -60,6 +69,10 @@ class Optimization:
         self.state = TrainingState(
             accelerator, objective, self.optimizer, self.lr_scheduler, self.ema, self.guard
         )
+        self.fused = None
+        if memory.fused_backward and self.by_tensor is not None:
+            names = {one: name for name, one in objective.named_parameters()}
+            self.fused = FusedBackward(self.by_tensor, names, recipe.max_grad_value)
         self.rates: dict[str, float] = {}
         """The learning rate of each part in the last step."""
 
@@ -73,6 +86,25 @@ class Optimization:
         with self.accelerator.no_sync(self.model):
             yield
 
+    def losses(self, batch: Batch) -> Tensor:
+        """Return the losses (b,) of a micro-batch, with what their backward pass needs."""
+        parts = [self.objective, *self.objective.base.parts.values()]
+        weights = (weight for part in parts for weight in part.parameters())
+        self._begin_step(batch["step"] + 1)
+        with offloading(weights, self.recipe.memory, self.accelerator.device):
+            return self.model(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch; a fused backward pass changes the weights too.
+
+        Losses that are not finite are not passed back by the latter: the guard has recorded them.
+
+        Args:
+            loss: of the micro-batch, ().
+        """
+        if self.fused is None or bool(loss.isfinite()):
+            self.accelerator.backward(loss)
+
     def step(self, number: int) -> Tensor:
         """Change the weights if the guard allows it; advance LR schedule and EMA.
 
@@ -83,9 +115,11 @@ class Optimization:
             The gradients' norm before clipping.
 
         Raises:
-            NonFiniteError: the guard ends the run; the weights are unchanged.
+            NonFiniteError: the guard ends the run; the weights are unchanged, unless `state` is
+                torn.
         """
-        grad_norm = self.clip_gradients()
+        self._begin_step(number)
+        grad_norm = self.clip_gradients() if self.fused is None else self.finish_fused(number)
         allowed = self.guard.allows(grad_norm, number)
         if allowed:
             self.optimizer.step()
@@ -95,10 +129,27 @@ class Optimization:
         self.rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
         self._advance_rates(was_skipped=not allowed or self.optimizer.step_was_skipped)
         if self.ema is not None:
-            self.ema.step(self._averaged(self.ema))
+            self.ema.step()
         self.optimizer.zero_grad()
         self.stop_members(number)
         return grad_norm
+
+    def finish_fused(self, number: int) -> Tensor:
+        """Return the norm of the gradients of a fused backward pass, ().
+
+        Raises:
+            NonFiniteError: one was not finite after others had changed their weights.
+        """
+        assert self.fused is not None
+        done = self.fused.finish()
+        if done.refused is not None and done.changed:
+            self.state.is_torn = True
+            raise NonFiniteError(
+                f"the gradient of {done.refused} is not finite at step {number}, while the losses "
+                f"are: {self.guard.pictures()}. With memory.fused_backward {done.changed} of "
+                f"{len(self.parameters)} tensors had been changed by this step"
+            )
+        return done.norm
 
     def clip_gradients(self) -> Tensor:
         """Clip by norm and by value as configured; return the norm before."""
@@ -124,6 +175,16 @@ class Optimization:
         """
         del self.model
 
+    def _begin_step(self, number: int) -> None:
+        """Let the draws of rounding be those of a step."""
+        if self.by_tensor is not None:
+            self.by_tensor.step_number = number
+
+    def _by_tensor(self, optimizer: Optimizer) -> TensorwiseOptimizer:
+        """Return an optimizer that takes the steps of another one tensor by tensor."""
+        check_steps_alone(self.recipe.optimizer)
+        return TensorwiseOptimizer(optimizer, self.parameters, self.recipe.memory, self.recipe.seed)
+
     def _advance_rates(self, was_skipped: bool) -> None:
         """Step the LR schedule, also after a skipped step.
 
@@ -133,8 +194,3 @@ class Optimization:
             if was_skipped:
                 warnings.filterwarnings("ignore", r"Detected call of .lr_scheduler\.step")
             self.lr_scheduler.step()
-
-    def _averaged(self, ema: EMAModel) -> list[Tensor]:
-        """Return the EMA's input: for members that are done the average itself, which stays."""
-        pairs = zip(self.parameters, ema.shadow_params, strict=True)
-        return [trained if trained.requires_grad else average for trained, average in pairs]

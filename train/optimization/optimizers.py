@@ -38,15 +38,19 @@ def prepare(
 
 
 def build_optimization(
-    config: OptimizerConfig, members: Mapping[str, Member]
+    config: OptimizerConfig,
+    members: Mapping[str, Member],
+    wrap: Callable[[Optimizer], Optimizer] | None = None,
 ) -> tuple[Optimizer, LRScheduler]:
-    """Return one optimizer, and the LR schedule of every member."""
+    """Return one optimizer, wrapped if `wrap` is given, and the LR schedule of every member."""
     groups = [
         group
         for name, member in members.items()
         for group in parameter_groups(member.recipe.optimizer, member.objective, name)
     ]
     optimizer = create_optimizer(config, groups)
+    if wrap is not None:
+        optimizer = wrap(optimizer)
     courses = {
         name: rate_course(
             member.recipe.lr_scheduler,

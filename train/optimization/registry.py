@@ -15,13 +15,23 @@ from torch.optim import Optimizer
 
 from inference.recipe import typed_options
 from inference.runtime import InputError
-from train.config import LR_SCHEDULES, OPTIMIZERS, OptimizerConfig, Registry, function_of
+from train.config import (
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    OptimizerConfig,
+    Registry,
+    TrainMemoryConfig,
+    function_of,
+)
 
 SMALL = 4096
 """bitsandbytes keeps the state of tensors below this size in 32 bits."""
 
 TINY = 16
 """Longest side of the tensor that tries an optimizer which needs values."""
+
+PLAIN = TrainMemoryConfig()
+"""Everything in fp32 and on the device."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,24 +85,34 @@ def create_optimizer(config: OptimizerConfig, groups: Groups) -> Optimizer:
     return create([dict(group) for group in groups], lr=config.learning_rate, **options)
 
 
-def state_bytes(config: OptimizerConfig, parameters: Iterable[Tensor]) -> int:
+def state_bytes(
+    config: OptimizerConfig,
+    parameters: Iterable[Tensor],
+    memory: TrainMemoryConfig = PLAIN,
+) -> int:
     """Return the size of the state that an optimizer keeps for tensors.
 
-    AdamW keeps two means in fp32, or in 8 bits with block scales; others are measured.
+    AdamW keeps two means in fp32, or in 8 bits with block scales; others are measured. Means of the
+    weight's shape are bf16 with `memory.trained_weights: bf16`.
 
     Raises:
         InputError: the optimizer cannot take a step.
     """
+    is_half = memory.trained_weights == "bf16"
+    kept = 2 if is_half and memory.rounding == "kahan" else 0
+    parameters = list(parameters)
+    lost = sum(kept * one.numel() for one in parameters)
     if config.is_ours:
-        return sum(_adamw_bytes(config.type, one.numel()) for one in parameters)
-    text = json.dumps(config.options, sort_keys=True, default=str)
-    return sum(_tried_bytes(_Hashed(config, text), tuple(one.shape)) for one in parameters)
+        itemsize = 2 if is_half else 4
+        return lost + sum(_adamw_bytes(config.type, one.numel(), itemsize) for one in parameters)
+    hashed = _Hashed(config, json.dumps(config.options, sort_keys=True, default=str))
+    return lost + sum(_tried_bytes(hashed, tuple(one.shape), is_half) for one in parameters)
 
 
-def _adamw_bytes(kind: str, numbers: int) -> int:
+def _adamw_bytes(kind: str, numbers: int, itemsize: int) -> int:
     if kind == "adamw8bit" and numbers >= SMALL:
         return 2 * numbers + 2 * 4 * -(-numbers // 256)
-    return 8 * numbers
+    return 2 * itemsize * numbers
 
 
 class _Hashed:
@@ -110,15 +130,15 @@ class _Hashed:
 
 
 @cache
-def _tried_bytes(hashed: _Hashed, shape: tuple[int, ...]) -> int:
+def _tried_bytes(hashed: _Hashed, shape: tuple[int, ...], is_half: bool) -> int:
     """Return the size of the state after one step on a tensor without values, or a tiny one."""
     try:
-        return _bytes_after_step(hashed.config, torch.ones(shape, device="meta"))
+        return _bytes_after_step(hashed.config, torch.ones(shape, device="meta"), is_half)
     except (RuntimeError, NotImplementedError, TypeError, ValueError):  # it needs values
-        return _extrapolated_bytes(hashed.config, shape)
+        return _extrapolated_bytes(hashed.config, shape, is_half)
 
 
-def _extrapolated_bytes(config: OptimizerConfig, shape: tuple[int, ...]) -> int:
+def _extrapolated_bytes(config: OptimizerConfig, shape: tuple[int, ...], is_half: bool) -> int:
     """Extrapolate the size of the state from that of tiny tensors.
 
     It is assumed to be linear in each side: of a matrix in both (a mean as large as the matrix), or
@@ -130,7 +150,9 @@ def _extrapolated_bytes(config: OptimizerConfig, shape: tuple[int, ...]) -> int:
         tiny = torch.ones([side for side, _ in corner])
         try:
             with torch.random.fork_rng(devices=[]):
-                size += prod(weight for _, weight in corner) * _bytes_after_step(config, tiny)
+                size += prod(weight for _, weight in corner) * _bytes_after_step(
+                    config, tiny, is_half
+                )
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             raise InputError(f"optimizer.type: {config.type} cannot take a step: {why}") from error
@@ -143,12 +165,21 @@ def _weights(side: int) -> list[tuple[int, float]]:
     return [(TINY // 2, -beyond), (TINY, 1 + beyond)]
 
 
-def _bytes_after_step(config: OptimizerConfig, value: Tensor) -> int:
+def _bytes_after_step(config: OptimizerConfig, value: Tensor, is_half: bool) -> int:
     parameter = nn.Parameter(value)
     parameter.grad = torch.ones_like(value)
     tried = create_optimizer(config, [{"params": [parameter]}])
     tried.step()
-    return sum(one.nbytes for one in _tensors_in(tried.state[parameter]))
+    kept = _tensors_in(tried.state[parameter])
+    return sum(one.nbytes // (2 if is_half and is_mean(one, value) else 1) for one in kept)
+
+
+def is_mean(value: Any, weight: Tensor) -> bool:
+    """Return whether a part of a tensor's state is an fp32 mean of its shape; bf16 weights keep
+    those in bf16.
+    """
+    is_like = isinstance(value, Tensor) and value.shape == weight.shape and value.ndim > 0
+    return is_like and value.dtype == torch.float32
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,6 +16,7 @@ from inference.files import framed_header, header_entries, is_finite, sound, ten
 from inference.runtime import ArtifactError
 from train.common import RunDirectoryError
 from train.objectives import Objective
+from train.optimization.ema import Average
 from train.optimization.guards import Guard
 from train.runs import PROGRESS, CheckpointWriter, HashedFile
 
@@ -33,7 +33,7 @@ class TrainingState:
         objective: Objective,
         optimizer: Optimizer,
         lr_scheduler: LRScheduler,
-        ema: EMAModel | None,
+        ema: Average | None,
         guard: Guard,
     ) -> None:
         self.accelerator = accelerator
@@ -42,6 +42,8 @@ class TrainingState:
         self.lr_scheduler = lr_scheduler
         self.ema = ema
         self.guard = guard
+        self.is_torn = False
+        """Whether a step has changed some of the weights only: then nothing may be saved."""
 
     def write(self, writer: CheckpointWriter, step: int) -> None:
         """Write everything that `read` needs; the step's number too."""

@@ -189,7 +189,7 @@ def plan_disk(recipe: TrainRecipe, objective: Objective) -> DiskPlan:
     trained = [p for p in objective.parameters() if p.requires_grad]
     numbers = sum(p.numel() for p in trained)
     state = sum(t.nbytes for t in objective.state_dict().values())
-    state += state_bytes(recipe.optimizer, trained)
+    state += state_bytes(recipe.optimizer, trained, recipe.memory)
     state += 4 * numbers if recipe.ema is not None else 0
     every, last = recipe.saving.save_every_n_steps, recipe.max_train_steps
     savings = last // every + bool(last % every)

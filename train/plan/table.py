@@ -184,6 +184,7 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
         ("optimizer", memory.optimizer),
         ("moving average", memory.ema),
         ("copies in other formats", memory.casts),
+        ("copies of a tensor in its step", memory.step),
         (f"activations, {word} gradient checkpointing", memory.activations),
         (f"  ({other} it, in their place", memory.other_activations),
         ("encoding pictures and captions", memory.encoding),
@@ -199,6 +200,7 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
         ("peak while previews are drawn", memory.previews),
         ("needed", memory.peak),
         ("memory of the system, to read the base model", memory.host),
+        ("memory of the system, for the optimizer and the average", memory.host_state),
     ):
         table.add_row(what, "", "", _number(count))
     return table

@@ -103,6 +103,10 @@ class Savings:
 
     def rescue(self, step: int) -> str:
         """Save the state before a faulty step, if it is intact; return a description."""
+        if self.state.is_torn:
+            newest = self.run.newest_checkpoint()
+            remedy = f"resume=true continues from {newest}" if newest else "nothing is saved yet"
+            return f"The state before it is gone with these tensors, and was not saved; {remedy}"
         if step == 0 or not self.state.is_finite():
             return (
                 "The last checkpoint is untouched; a lower learning rate or mixed_precision=bf16 "
@@ -133,7 +137,7 @@ class Savings:
         if optimizer.state_dict()["state"]:
             return size
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        return size + state_bytes(self.recipe.optimizer, trained)
+        return size + state_bytes(self.recipe.optimizer, trained, self.recipe.memory)
 
     def artifact_bytes(self) -> int:
         """Return the size of the members' artifacts: that of the last ones, estimated at first."""
@@ -154,7 +158,7 @@ class Savings:
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
             others = len(self.data.class_pictures)
             metadata = self.metadata.of(member.recipe, step, examples, others)
-            with self.finite_alone(path), self.run.saving(path), self.weights.averaged():
+            with self.finite_alone(path), self.run.saving(path), self.weights.to_save():
                 path.parent.mkdir(exist_ok=True)
                 artifact = member.objective.artifact()
                 artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from train.common.errors import RunDirectoryError, SavingError
 from train.config.optimization import GuardConfig
+from train.optimization.ema import Average
 from train.optimization.guards import Guard
 from train.optimization.training_state import TrainingState, write_tensors
 from train.runs.checkpoint_files import CheckpointWriter, damage
@@ -30,12 +30,12 @@ def make_state(seed: int = 0, steps: int = 2) -> TrainingState:
     network: Any = nn.Linear(64, 32)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
     course = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
-    ema = EMAModel(list(network.parameters()), decay=0.5)
+    ema = Average(list(network.parameters()), decay=0.5, on_cpu=False)
     for _ in range(steps):
         network(torch.randn(4, 64)).square().mean().backward()
         optimizer.step()
         course.step()
-        ema.step(network.parameters())
+        ema.step()
         optimizer.zero_grad()
     accelerator: Any = SimpleNamespace(scaler=None, num_processes=1)
     guard = Guard(GuardConfig(), accelerator, print)
