@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from inference.models.base import (
         DTYPES,
         DiffusionModel,
+        cast_part,
         model_hash,
         model_name,
         vae_of,
@@ -106,15 +107,15 @@ __all__ = [
     "FrameRule", "ImageModel", "LatentScale", "LoraLayout", "Match", "ModelFamily", "ModelFiles",
     "Parametrization", "Part", "PartLayout", "PromptSettings", "RoundedSize", "SingleFile",
     "SizeRules", "Timeline", "Velocity", "all_families", "artifact_name", "artifacts_in",
-    "as_timelines", "base_name", "cast", "check_place", "check_size", "check_vae", "clip_skeleton",
-    "compact", "config_path", "discrete_vp", "family_named", "family_of", "file_model_name",
-    "files_in", "find_model", "find_named", "find_vae", "folder_family", "is_single_file", "is_vae",
-    "is_vae_folder", "load_auto", "load_clip_model", "load_image_model", "load_model", "mixed",
-    "model_hash", "model_name", "models_in", "needs_negatives", "output_name", "part_layout",
-    "part_names", "path_of", "published_name", "read_part", "read_text", "register_family",
-    "resolve_path", "rounded_size", "single_file_format", "single_file_of", "skeleton", "vae_file",
-    "vae_form", "vae_name", "vae_of", "weight_dtype", "weights_of", "weights_path",
-    "write_base_model",
+    "as_timelines", "base_name", "cast", "cast_part", "check_place", "check_size", "check_vae",
+    "clip_skeleton", "compact", "config_path", "discrete_vp", "family_named", "family_of",
+    "file_model_name", "files_in", "find_model", "find_named", "find_vae", "folder_family",
+    "is_single_file", "is_vae", "is_vae_folder", "load_auto", "load_clip_model", "load_image_model",
+    "load_model", "mixed", "model_hash", "model_name", "models_in", "needs_negatives",
+    "output_name", "part_layout", "part_names", "path_of", "published_name", "read_part",
+    "read_text", "register_family", "resolve_path", "rounded_size", "single_file_format",
+    "single_file_of", "skeleton", "vae_file", "vae_form", "vae_name", "vae_of", "weight_dtype",
+    "weights_of", "weights_path", "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
