@@ -89,7 +89,7 @@ def cache_latents(
     if examples.config.cache == "disk":
         assert cache is not None
         examples.latents = _latents_on_disk(examples, base, cache, track, share)
-    elif paused is not None and base.device.type == "cpu" and not examples.config.num_workers:
+    elif paused is not None and can_wait(examples, base):
         check_readable(examples)
         examples.latents = LatentsOnDemand(examples, base, batch_size, paused)
     else:
@@ -130,6 +130,17 @@ def _encoded(
         index: content | {name: value[row] for name, value in encoded.items()}
         for row, (index, content) in enumerate(zip(chunk, contents, strict=True))
     }
+
+
+def can_wait(examples: Examples, base: DiffusionModel) -> bool:
+    """Return whether images may be encoded in the order of the steps, between them.
+
+    Not those of containers and streams, which are read in their own order; and a loader's workers
+    have no base model.
+    """
+    config, pictures = examples.config, examples.pictures
+    in_order = config.streaming is not None or not all(one.path.exists() for one in pictures)
+    return base.device.type == "cpu" and config.num_workers == 0 and not in_order
 
 
 def check_readable(examples: Examples) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,7 @@ def track(values: Any, title: str) -> Any:
 
 
 def examples_of(root: Path, **options: Any) -> Examples:
-    if not root.is_dir():
+    if not root.exists():
         root.mkdir()
         for number in range(5):
             Image.new("RGB", (8, 8), (number * 50, 9, 9)).save(root / f"{number}.png")
@@ -90,10 +91,16 @@ def test_latents_are_those_of_encoding_all_in_advance(tmp_path: Path, sampling: 
     assert bases[1].encoded == [2, 2, 1] and clock.count == 3
 
 
-@pytest.mark.parametrize(("device", "workers"), [("cuda", 0), ("cpu", 1)])
+@pytest.mark.parametrize(("device", "workers"), [("cuda", 0), ("cpu", 1), ("cpu", 0)])
 def test_others_encode_all_in_advance(tmp_path: Path, device: str, workers: int) -> None:
-    """Before the VAE is put aside; and workers have no base model."""
-    examples, base = examples_of(tmp_path / "p", num_workers=workers), Base()
+    """Before the VAE is put aside; workers have no base model; archives are read in order."""
+    folder = tmp_path / "p"
+    examples, base = examples_of(folder, num_workers=workers), Base()
+    if (device, workers) == ("cpu", 0):
+        with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+            for file in folder.iterdir():
+                archive.write(file, file.name)
+        examples = examples_of(tmp_path / "p.zip")
     base.device = torch.device(device)  # type: ignore[misc]
     cache_latents(examples, base, 2, track, paused=Clock().paused)  # type: ignore[arg-type]
     assert isinstance(examples.latents, list) and base.encoded == [2, 2, 1]
