@@ -12,6 +12,7 @@ from train.common import Batch
 from train.config import TrainRecipe
 from train.data import (
     Examples,
+    Paused,
     PromptStates,
     StoredStates,
     Track,
@@ -48,16 +49,27 @@ class Caches:
             stored = folder and StoredStates(folder, text_origin(self.base))
             self.prompt_states = PromptStates(self.base, stored)
 
-    def fill(self, examples: Examples, stage: Stage, track: Track) -> None:
-        """Encode the inputs of a stage's examples; all processes together."""
+    def fill(self, examples: Examples, stage: Stage, track: Track, paused: Paused) -> None:
+        """Encode the inputs of a stage's examples; all processes together.
+
+        Args:
+            examples: of the stage.
+            stage: the current stage.
+            track: shows progress.
+            paused: stops the clock of the steps, for what is encoded between them.
+        """
         if not self.recipe.objective.learns_from_captions:
             return
         self.tell_cut_prompts(examples)
         data, batch_size = self.recipe.data, stage.recipe.train_batch_size
         share = self.accelerator.process_index, self.accelerator.num_processes
-        cache_latents(examples, self.base, batch_size, track, self.folder, share)
+        cache_latents(examples, self.base, batch_size, track, self.folder, share, paused)
         states, stay = self.prompt_states, data.cache != "off" and not examples.changes_words
-        if states and stay and states.fill(examples.all_prompts(), track, share=share):
+        if (
+            states
+            and stay
+            and states.fill(examples.all_prompts(), track, share=share, paused=paused)
+        ):
             put_aside(self.base, examples)
         else:  # an earlier stage may have offloaded what each step uses now
             for encoder in self.base.text_encoders.values():

@@ -205,14 +205,14 @@ class Trainer:
 
     def enter(self, stage: Stage) -> None:
         """Build the examples of a stage, and encode them as far as they do not change."""
-        progress = self.run.progress
+        progress, clock = self.run.progress, self.run.clock
         if stage.name:
             progress.say(f"stage {stage.name}: steps {stage.first_step} to {stage.last_step}")
         self.stage, self.examples = stage, self.examples_of(stage)
         self.accelerator.gradient_accumulation_steps = stage.recipe.gradient_accumulation_steps
-        with self.run.clock.paused():
+        with clock.paused():
             self.validation.fill(progress.track)
-            self.caches.fill(self.examples, stage, progress.track)
+            self.caches.fill(self.examples, stage, progress.track, clock.paused)
 
     def examples_of(self, stage: Stage) -> Examples:
         """Return those of a stage, for the base model, with the existing class images."""

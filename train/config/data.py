@@ -247,8 +247,9 @@ class DataConfig(ExampleConfig, SourceConfig):
     them, or skip and count them. `skip` decodes every image before the run begins."""
     cache: Literal["auto", "disk", "off"] = "auto"
     """`auto` encodes images, clips and captions once, before training, wherever nothing random
-    precedes the encoder, and keeps the results in memory; `disk` keeps them in files, which other
-    runs with the same files and weights use too."""
+    precedes the encoder, and keeps the results in memory (on a CPU when a step first needs them,
+    with the same result); `disk` keeps them in files, which other runs with the same files and
+    weights use too."""
     cache_dir: str | None = None
     """Folder of `cache: disk`; default: `cache` in the folder of all runs. Several runs may share
     it at the same time."""

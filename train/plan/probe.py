@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from inference.runtime import InputError
 from train.caches import Caches, put_aside
 from train.config import TrainRecipe
-from train.data import Examples, Picture, Track, latents_kept
+from train.data import Examples, Paused, Picture, Track, latents_kept
 from train.memory import CONTEXT, MemoryPlan
 from train.objectives import Objective
 from train.run_data import Data
@@ -77,7 +77,7 @@ class FewCaches(Caches):
         self.encoding = 0.0
         """Seconds per image."""
 
-    def fill(self, examples: Examples, stage: Stage, track: Track) -> None:
+    def fill(self, examples: Examples, stage: Stage, track: Track, paused: Paused) -> None:
         """Fill as `Caches.fill`, with the examples of `STEPS` steps."""
         data, self.encoding = self.recipe.data, 0.0
         if not self.recipe.objective.learns_from_captions or data.cache == "off":

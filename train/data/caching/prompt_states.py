@@ -1,6 +1,7 @@
 """Prompt embeddings from frozen text encoders, encoded once per caption."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ DEVICE_BYTES = 2**28
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 """Wrap a sequence in a progress bar with a title."""
 
+Paused = Callable[[], AbstractContextManager[None]]
+"""Stop the clock of the steps inside a context, for what is encoded between them."""
+
 
 class PromptStates:
     """Prompt embeddings from frozen text encoders; encodes prompts that are not cached."""
@@ -28,6 +32,9 @@ class PromptStates:
         self.known: dict[str, Conditions] = {}
         self._encoded: dict[tuple[str, ...], list[Conditions]] = {}
         """By the prompts that were encoded together, on which the last digits depend."""
+        self._waiting: dict[str, tuple[str, ...]] = {}
+        """Prompts that are encoded when a step needs them -> those that are encoded with them."""
+        self._paused: Paused = nullcontext
 
     @torch.no_grad()
     def fill(
@@ -36,12 +43,22 @@ class PromptStates:
         track: Track,
         batch_size: int = 64,
         share: tuple[int, int] = (0, 1),
+        paused: Paused | None = None,
     ) -> bool:
         """Encode the captions in advance, unless they would take too much memory.
+
+        On a CPU, in memory, that can wait until a step needs one; see `cache_latents`.
 
         What an earlier stage has encoded is used again. Offloaded text encoders are moved back.
         Files have no such limit; with `share` as for `cache_latents`, each process encodes a part
         of those that are missing.
+
+        Args:
+            prompts: the captions.
+            track: shows progress.
+            batch_size: how many are encoded at once in memory.
+            share: (rank, processes).
+            paused: if given, encoding may wait until a caption is needed, inside this context.
 
         Returns:
             Whether these captions need the text encoders no longer; in memory not if they are of
@@ -61,17 +78,33 @@ class PromptStates:
         starts = range(0, len(prompts), batch_size)
         chunks = [tuple(prompts[start : start + batch_size]) for start in starts]
         missing = [chunk for chunk in chunks if chunk not in self._encoded]
-        for chunk in track(missing, "encoding captions"):
-            together = self._encode(chunk)
-            each = [together[row : row + 1] for row in range(len(chunk))]
-            if together.states.shape[1] > length:  # a caption over 75 tokens: keep its own length
-                each = [self._encode([prompt]) for prompt in chunk]
-            if size > DEVICE_BYTES:
-                each = [one.to("cpu") for one in each]
-            self._encoded[chunk] = each
         for chunk in chunks:
-            self.known |= dict(zip(chunk, self._encoded[chunk], strict=True))
+            self.known |= dict(zip(chunk, self._encoded.get(chunk, ()), strict=False))
+        if paused is not None and self.base.device.type == "cpu":
+            self._wait_with(missing, paused)
+            return False
+        for chunk in track(missing, "encoding captions"):
+            self._keep(chunk, on_device=size <= DEVICE_BYTES)
         return len({self.known[prompt].states.shape for prompt in prompts}) <= 1
+
+    def _wait_with(self, chunks: Sequence[tuple[str, ...]], paused: Paused) -> None:
+        """Encode each of these groups when a step first needs one of its prompts."""
+        self._paused = paused
+        self._waiting = {prompt: chunk for chunk in chunks for prompt in chunk}
+        for prompt in self._waiting:
+            self.known.pop(prompt, None)  # encoded among others in an earlier stage
+
+    def _keep(self, chunk: tuple[str, ...], on_device: bool = True) -> None:
+        """Encode prompts together, and keep the embeddings of each."""
+        together = self._encode(chunk)
+        each = [together[row : row + 1] for row in range(len(chunk))]
+        if together.states.shape[1] > self.base.prompt_shape[0]:
+            # A caption over 75 tokens: keep its own length.
+            each = [self._encode([prompt]) for prompt in chunk]
+        if not on_device:
+            each = [one.to("cpu") for one in each]
+        self._encoded[chunk] = each
+        self.known |= dict(zip(chunk, each, strict=True))
 
     def _encode(self, prompts: Sequence[str]) -> Conditions:
         for encoder in self.base.text_encoders.values():
@@ -100,6 +133,9 @@ class PromptStates:
 
     def _find(self, prompt: str) -> Conditions | None:
         if self.stored is None:
+            if prompt not in self.known and prompt in self._waiting:
+                with self._paused():
+                    self._keep(self._waiting[prompt])
             return self.known.get(prompt)
         if not self.stored.has(prompt):
             self.stored.write(prompt, self._encode([prompt]))

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from train.config import (
     Size,
     SubsetConfig,
 )
-from train.data.caching import StoredLatents
 from train.data.examples.layout import Layout, ResizeRule, assign_buckets, paired_class_images
 from train.data.examples.masks import mask_shares, mask_weights
 from train.data.examples.picture_buckets import Place, SizeRule
@@ -38,6 +37,15 @@ from train.data.sources import (
     make_caption,
     slots_of,
 )
+
+
+class KeptLatents(Protocol):
+    """The tensors that replace the pixels of each image: a list, files, or encoded on demand."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Tensor]: ...
+
 
 WHOLE = MaskConfig()
 """Settings of images without a mask, in a batch with masks."""
@@ -76,7 +84,7 @@ class Examples(Dataset[dict[str, Any]]):
         self.class_stream: Stream | PairedStream | None = None
         self.layout: Layout | None = None
         """Sizes of the images; None if all are square."""
-        self.latents: list[dict[str, Tensor]] | StoredLatents | None = None
+        self.latents: KeptLatents | None = None
         """Cached tensors of every image, which replace its pixels."""
         self.latent_factor = 8
         """Pixels per latent along each side; masks are scaled to the size of latents."""

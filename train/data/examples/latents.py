@@ -14,6 +14,7 @@ from train.config import DataConfig
 from train.data.caching import (
     THREADS,
     ContentCache,
+    Paused,
     StoredLatents,
     Track,
     key_of,
@@ -66,8 +67,12 @@ def cache_latents(
     track: Track,
     cache: ContentCache | None = None,
     share: tuple[int, int] = (0, 1),
+    paused: Paused | None = None,
 ) -> None:
     """Encode every image or clip once, if nothing random precedes the encoder.
+
+    On a CPU, in memory, that can wait until a step needs it: there is no other device that the VAE
+    would have to leave. Then the first step need not wait for the last image.
 
     Args:
         examples: get the cached latents, which replace their pixels.
@@ -77,12 +82,16 @@ def cache_latents(
         cache: with `cache: disk`, the folder from `open_cache`.
         share: (rank, processes): with a folder, each process encodes a share of what is missing;
             all must wait for each other before the first example is read.
+        paused: if given, encoding may wait until an example is needed, inside this context.
     """
     if examples.config.cache == "off" or examples.config.is_random:
         return
     if examples.config.cache == "disk":
         assert cache is not None
         examples.latents = _latents_on_disk(examples, base, cache, track, share)
+    elif paused is not None and can_wait(examples, base):
+        check_readable(examples)
+        examples.latents = LatentsOnDemand(examples, base, batch_size, paused)
     else:
         examples.latents = _latents_in_memory(examples, base, batch_size, track)
 
@@ -101,16 +110,90 @@ def _latents_in_memory(
             for _ in chunk:
                 with corrupt.gathered():
                     contents.append(next(prepared).result())
-            if corrupt.messages:  # only searches for more corrupt files
-                continue
-            mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
-            check_latents(mean, std, [examples.pictures[index].path for index in chunk])
-            sampling = examples.config.latent_sampling
-            encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
-            for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
-                kept[index] = content | {name: value[row] for name, value in encoded.items()}
+            if not corrupt.messages:  # else only searches for more corrupt files
+                kept |= _encoded(examples, base, chunk, contents)
     corrupt.refuse()
     return [kept[index] for index in range(len(examples))]
+
+
+def _encoded(
+    examples: Examples,
+    base: DiffusionModel,
+    chunk: Sequence[int],
+    contents: Sequence[dict[str, Tensor]],
+) -> dict[int, dict[str, Tensor]]:
+    """Return what replaces the pixels of examples of one shape, which are encoded at once."""
+    mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
+    check_latents(mean, std, [examples.pictures[index].path for index in chunk])
+    encoded = latents_kept(mean, std, examples.config.latent_sampling, examples.seed, chunk)
+    return {
+        index: content | {name: value[row] for name, value in encoded.items()}
+        for row, (index, content) in enumerate(zip(chunk, contents, strict=True))
+    }
+
+
+def can_wait(examples: Examples, base: DiffusionModel) -> bool:
+    """Return whether images may be encoded in the order of the steps, between them.
+
+    Not those of containers and streams, which are read in their own order; and a loader's workers
+    have no base model.
+    """
+    config, pictures = examples.config, examples.pictures
+    in_order = config.streaming is not None or not all(one.path.exists() for one in pictures)
+    return base.device.type == "cpu" and config.num_workers == 0 and not in_order
+
+
+def check_readable(examples: Examples) -> None:
+    """Decode every example.
+
+    Raises:
+        DataError: files are corrupt.
+    """
+    corrupt = CorruptImages(len(examples), what=examples.kind)
+    with prefetch(examples.content, range(len(examples)), _depth(examples)) as prepared:
+        for content in prepared:
+            with corrupt.gathered():
+                content.result()
+    corrupt.refuse()
+
+
+class LatentsOnDemand:
+    """Latents of every image or clip of a run, encoded when a step first needs one of them.
+
+    The last digits depend on what is encoded at once: the groups are those of encoding all in
+    advance.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        base: DiffusionModel,
+        batch_size: int,
+        paused: Paused,
+    ) -> None:
+        self.examples = examples
+        self.base = base
+        self.paused = paused
+        self.chunks = {index: chunk for chunk in _alike(examples, batch_size) for index in chunk}
+        """The examples that are encoded together with one."""
+        self.kept: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return the tensors that replace the pixels of an example in a batch.
+
+        Raises:
+            DataError: an image cannot be read, or its latents are not finite.
+        """
+        if index not in self.kept:
+            chunk, depth = self.chunks[index], _depth(self.examples)
+            with self.paused(), prefetch(self.examples.content, chunk, depth) as prepared:
+                contents = [one.result() for one in prepared]
+                self.kept |= _encoded(self.examples, self.base, chunk, contents)
+        return self.kept[index]
 
 
 def _depth(examples: Examples) -> int:
