@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import MOST_AT_ONCE, DrawSettings, Faults, ImageConfig
-from inference.config.memory import MemoryConfig
+from inference.config.memory import MemoryConfig, pictures_have_no_groups, swapping_faults
 from inference.config.models import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
 from inference.files import pattern_faults
 from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
@@ -65,6 +65,9 @@ class ImagesRecipe:
     here and there by one grey level); with 1, each image is reproduced byte for byte from its
     infotext."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    vae_tiling: bool | None = None
+    """Encode and decode with the VAE in tiles, which takes less memory and causes slight
+    differences; null decides together with `memory`."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
     was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
@@ -93,6 +96,8 @@ class ImagesRecipe:
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
         yield from pictures_are_not_quantized(self.base_model)
+        yield from pictures_have_no_groups(self.memory)
+        yield from swapping_faults(self.memory, self.base_model)
 
     def idle(self) -> Faults:
         if self.quality != 80 and self.file_format == "png":
@@ -151,6 +156,9 @@ class AnimationRecipe:
     batch_size: int = 4
     """Frames generated at once where none depends on another (Interpolation, Video Input)."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    vae_tiling: bool | None = None
+    """Encode and decode with the VAE in tiles, which takes less memory and causes slight
+    differences; null decides together with `memory`."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
     was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
@@ -174,6 +182,8 @@ class AnimationRecipe:
         if self.preset not in PRESETS:
             yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
         yield from pictures_are_not_quantized(self.base_model)
+        yield from pictures_have_no_groups(self.memory)
+        yield from swapping_faults(self.memory, self.base_model)
 
     def idle(self) -> Faults:
         if self.subtitle_fields and not self.subtitles:

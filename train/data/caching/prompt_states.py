@@ -39,7 +39,7 @@ class PromptStates:
     ) -> bool:
         """Encode the captions in advance, unless they would take too much memory.
 
-        What an earlier stage has encoded is used again. Offloaded text encoders are moved back.
+        What an earlier stage has encoded is used again.
         Files have no such limit; with `share` as for `cache_latents`, each process encodes a part
         of those that are missing.
 
@@ -74,8 +74,6 @@ class PromptStates:
         return len({self.known[prompt].states.shape for prompt in prompts}) <= 1
 
     def _encode(self, prompts: Sequence[str]) -> Conditions:
-        for encoder in self.base.text_encoders.values():
-            encoder.to(self.base.device)
         return self.base.encode_prompts(prompts)
 
     @torch.no_grad()
