@@ -177,7 +177,8 @@ def memory_remedy(recipe: object) -> str:
             sizes = dict.fromkeys(f"{one.width or own} x {one.height or own}" for one in images)
             return (
                 f"batch_size is {recipe.batch_size}, the size of the images {', '.join(sizes)}, "
-                f"precision {recipe.precision}: lower one of them"
+                f"precision {recipe.precision}, memory is {recipe.memory.offload}: lower one of "
+                "the first three, or take memory: model_offload or sequential_offload"
             )
         case ClipsRecipe():
             clips = [clip for clip in recipe.clips.values() if clip is not None]
@@ -191,8 +192,9 @@ def memory_remedy(recipe: object) -> str:
             )
         case AnimationRecipe():
             return (
-                f"batch_size is {recipe.batch_size}, precision {recipe.precision}: lower one of "
-                "them, or draw smaller frames (W, H)"
+                f"batch_size is {recipe.batch_size}, precision {recipe.precision}, memory is "
+                f"{recipe.memory.offload}: lower one of the first two, draw smaller frames (W, H), "
+                "or take memory: model_offload or sequential_offload"
             )
         case _:
             raise AssertionError(f"no way to draw {type(recipe).__name__}")

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from train.shadowing import refuse_foreign_inference
 
@@ -76,7 +76,7 @@ def run(recipe: TrainRecipe) -> int:
     is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         with lost_processes_reported(lambda: is_one_of_several):
-            trainer = Trainer(recipe)
+            trainer = Trainer(recipe, reckon=planned_peak)
             artifact = trainer.train()
     except Interrupted as stop:
         report("train", f"{stop}; resume=true continues")
@@ -99,6 +99,20 @@ def run(recipe: TrainRecipe) -> int:
             output(f"grid:     {grid}")
         output(f"watch:    tensorboard --logdir {recipe.output_dir}")
     return 0
+
+
+def planned_peak(recipe: TrainRecipe, offload: str) -> int:
+    """Return the peak of a run on its device as `limner plan` computes it, in bytes."""
+    from dataclasses import replace
+
+    from train.memory import memory_planned, outlined
+
+    wished: Any = offload
+    recipe = replace(recipe, memory=replace(recipe.memory, offload=wished))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run prints them
+        return memory_planned(recipe, outlined(recipe, processes), processes).peak
 
 
 def memory_remedy(recipe: TrainRecipe, arguments: list[str]) -> str:

@@ -22,16 +22,23 @@ from train.data import (
 )
 from train.families import training_of
 from train.objectives import Objective
+from train.placement import idle_parts
 from train.stages import Stage
 
 
-def put_aside(base: DiffusionModel, examples: Examples) -> None:
-    """Offload parts that steps do not use to the CPU; call it when captions are encoded.
+def put_aside(
+    recipe: TrainRecipe, base: DiffusionModel, examples: Examples, has_prompts: bool = True
+) -> None:
+    """Let the parts that steps do not use wait on the CPU, as far as `memory.offload` says so.
 
-    Generating previews moves them back for a while.
+    Args:
+        recipe: the run's.
+        base: the model.
+        examples: of the stage.
+        has_prompts: whether the embeddings of all captions are cached.
     """
-    for part in training_of(base).idle_parts(base, examples.latents is not None):
-        base.parts[part].to("cpu")
+    idle = idle_parts(recipe, base, has_prompts, examples.latents is not None)
+    base.settle([name for name in base.parts if name not in idle])
 
 
 class Caches:
@@ -59,21 +66,19 @@ class Caches:
             paused: stops the clock of the steps, for what is encoded between them.
         """
         if not self.recipe.objective.learns_from_captions:
+            put_aside(self.recipe, self.base, examples)
             return
         self.tell_cut_prompts(examples)
         data, batch_size = self.recipe.data, stage.recipe.train_batch_size
         share = self.accelerator.process_index, self.accelerator.num_processes
         cache_latents(examples, self.base, batch_size, track, self.folder, share, paused)
         states, stay = self.prompt_states, data.cache != "off" and not examples.changes_words
-        if (
+        is_known = bool(
             states
             and stay
             and states.fill(examples.all_prompts(), track, share=share, paused=paused)
-        ):
-            put_aside(self.base, examples)
-        else:  # an earlier stage may have offloaded what each step uses now
-            for encoder in self.base.text_encoders.values():
-                encoder.to(self.base.device)
+        )
+        put_aside(self.recipe, self.base, examples, is_known)
         self.accelerator.wait_for_everyone()
 
     def add_prompts(self, batch: Batch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import Tensor
 
+from inference.memory import MemoryPlan
 from inference.models import DiffusionModel
 from inference.recipe import RecipeWarning, dump_recipe
 from inference.runtime import Interrupted, compute_exactly
@@ -18,6 +19,7 @@ from train.losses import total_loss
 from train.monitoring import Previews, Run, Validation, grid_images, open_folder
 from train.objectives import Objective, enable_gradient_checkpointing, load_objective
 from train.optimization import Optimization, build_accelerator
+from train.placement import Reckon, place_parts
 from train.run_data import Data
 from train.runs import RunDirectory
 from train.saving import Savings
@@ -40,6 +42,7 @@ class Trainer:
         data: DataFactory = Data,
         run: RunFactory = Run,
         caches: CacheFactory = Caches,
+        reckon: Reckon | None = None,
     ) -> None:
         """Check files and folder, then load the weights; nothing is written yet.
 
@@ -48,6 +51,7 @@ class Trainer:
             data: builds the run's data.
             run: builds its logging and manifests.
             caches: builds its caches.
+            reckon: computes its memory, for `memory.offload: auto`.
 
         Raises:
             InputError: the run cannot start.
@@ -58,7 +62,15 @@ class Trainer:
         folder = open_folder(self.data)
         self.accelerator = build_accelerator(recipe)
         price = recipe.deterministic and compute_exactly(self.accelerator.device, RecipeWarning)
-        objective = load_objective(recipe, self.accelerator.device)
+        self.memory = MemoryPlan()
+        """Where the weights of the base model lie."""
+
+        def place(objective: Objective) -> None:
+            trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+            device = self.accelerator.device
+            self.memory = place_parts(recipe, objective.base, device, trained, reckon)
+
+        objective = load_objective(recipe, self.accelerator.device, place)
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(objective)
         self.run = run(
@@ -67,6 +79,8 @@ class Trainer:
         say = self.run.progress.say
         if price:
             say(price)
+        if self.memory.reason:
+            say(f"memory: {self.memory.summary} ({self.memory.reason})")
         self.optimization = Optimization(recipe, objective, self.accelerator, say)
         self.caches = caches(recipe, objective, self.accelerator)
         self.previews = Previews(recipe, images, self.optimization, self.run)
@@ -177,6 +191,7 @@ class Trainer:
         self.stage = stage_at(self.stages, self.step_number)
         self.examples = self.examples_of(self.stage)
         self.run.progress.say(f"resuming {checkpoint} at step {self.step_number}")
+        self.run.tell_of_memory(self.memory.summary if self.memory.reason else None)
         self.optimization.stop_members(self.step_number)
 
     def open(self) -> None:
@@ -186,7 +201,10 @@ class Trainer:
             self.savings.check_room()
         text = dump_recipe(replace(self.recipe, resume=False, overwrite=False))
         kept = step and self.run.folder.data.is_file()
-        self.run.open(step, text, self.data.facts, None if kept else self.data.rows())
+        facts = self.data.facts
+        if self.memory.reason:
+            facts = facts | {"memory": self.memory.summary}
+        self.run.open(step, text, facts, None if kept else self.data.rows())
         if step == 0:
             self.previews.keep_base_row()
 
@@ -209,6 +227,7 @@ class Trainer:
         if stage.name:
             progress.say(f"stage {stage.name}: steps {stage.first_step} to {stage.last_step}")
         self.stage, self.examples = stage, self.examples_of(stage)
+        self.base.settle(())
         self.accelerator.gradient_accumulation_steps = stage.recipe.gradient_accumulation_steps
         with clock.paused():
             self.validation.fill(progress.track)

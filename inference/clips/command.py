@@ -12,13 +12,13 @@ from pathlib import Path
 from inference.artifacts import Attached, load_artifacts, prepare_drawing, set_strength
 from inference.clips.caches import StepCache
 from inference.clips.drawing import ClipDrawing, Way, draw_clips
-from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
+from inference.clips.memory import needs_of
 from inference.clips.output import ClipFiles, contact_sheet, write_clip
 from inference.clips.requests import expand
 from inference.clips.sampling import steps_taken
 from inference.config import ClipConfig, ClipsRecipe
 from inference.files import Naming
-from inference.images import parse_infotext
+from inference.images import Levers, parse_infotext, place_for_drawing
 from inference.media import prepare_folder, write_new_grid
 from inference.models import ClipModel, clip_skeleton, load_clip_model
 from inference.runtime import (
@@ -28,7 +28,6 @@ from inference.runtime import (
     number,
     output,
     progress_bar,
-    report,
 )
 
 
@@ -94,23 +93,12 @@ def set_up(
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
     for config, artifact in attached:
         artifact.attach(base, config.strength)
-    plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory.offload)
-    if plan.offload == "sequential_offload" and not recipe.base_model.moves_by_layer:
-        raise InputError(
-            "memory: auto: too little is free for all but sequential_offload, which cannot move "
-            "weights packed by bitsandbytes; take base_model.quantization=fp8, or draw fewer or "
-            "smaller frames"
-        )
-    if plan.reason and processes.is_first:
-        report("draw", f"memory: {plan.reason}")
-    if not plan.reason and recipe.memory.offload not in ("auto", "none"):
-        recorded = f"memory: {recipe.memory.offload} has no effect on {device.type}"
-        warnings.warn(recorded, DrawWarning, stacklevel=2)
-    is_tiled = plan.is_tiled if recipe.vae_tiling is None else recipe.vae_tiling
-    placement = Placement(device, plan.offload, is_tiled)
-    placement.settle(base)
+    levers = Levers(recipe.memory, recipe.vae_tiling)
+    place_for_drawing(
+        base, device, levers, lambda swap: needs_of(base, requests, swap), processes.is_first
+    )
     cache = StepCache(recipe.cache, recipe.cache_settings)
-    way = Way(placement, cache, image_latent_scale=recipe.image_latent_scale)
+    way = Way(cache, image_latent_scale=recipe.image_latent_scale)
     return saver, base, attached, requests, way
 
 

@@ -9,7 +9,6 @@ changes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +20,6 @@ from inference.artifacts import UsedArtifact
 from inference.clips.caches import StepCache
 from inference.clips.guidance import guidance_scales
 from inference.clips.infotext import describe_clip
-from inference.clips.memory import Placement
 from inference.clips.requests import ClipSources, fitted, padded_frames, read_sources, window_frames
 from inference.clips.sampling import ClipStart, plan_run, steps_taken
 from inference.clips.windows import blend_weights, windows
@@ -48,7 +46,6 @@ class ClipDrawing:
 class Way:
     """Options of generating that do not depend on the request."""
 
-    placement: Placement = field(default_factory=Placement)
     cache: StepCache = field(default_factory=StepCache)
     artifacts: Sequence[UsedArtifact] = ()
     """For the infotext; they are attached already."""
@@ -95,34 +92,24 @@ def draw_clip(
         base: a model that supports the sources.
         request: with seed, size, frames and sampler.
         sources: the conditioning images and clips.
-        way: device placement and cache.
+        way: the cache.
         report: called with the number of steps done.
 
     Raises:
         FloatingPointError: a latent or a pixel is not finite.
     """
-    device = way.placement.device or base.device
     generator = torch.Generator().manual_seed(request.seed)
-    run = plan_run(base, request, device)
-    with ExitStack() as stack:
-        for name in base.text_encoders:
-            stack.enter_context(way.placement.at_work(base, name))
-        conditions = encode(base, request).to(device)
-    with way.placement.at_work(base, "vae"):
-        start, conditioning = prepare(base, request, sources, generator, way)
-    steps = len(run.timesteps)
-    with (
-        way.placement.at_work(base, base.denoiser_name),
-        way.cache.on(base, request, steps),
-    ):
+    run = plan_run(base, request, base.device)
+    conditions = encode(base, request).to(base.device)
+    start, conditioning = prepare(base, request, sources, generator, way)
+    with way.cache.on(base, request, len(run.timesteps)):
         loop = Loop.of(
             base, request, start.noise, conditions, conditioning, run.timesteps, way.cache
         )
         latents = run.draw(start, loop.predict, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
     check_finite(latents, "latent of the clip", base)
-    with way.placement.at_work(base, "vae"):
-        pixels = base.decode_latents(latents[:, extra:])
+    pixels = base.decode_latents(latents[:, extra:])
     check_finite(pixels, "clip", base)
     return to_frames(pixels[0])
 
@@ -148,7 +135,7 @@ def prepare(
     from diffusers.utils.torch_utils import randn_tensor
 
     assert request.frames and request.width and request.height
-    device, scale = way.placement.device or base.device, way.image_latent_scale
+    device, scale = base.device, way.image_latent_scale
     latent_frames, _ = padded_frames(base, request.frames)
     factor, channels = base.vae_scale_factor, base.vae.config.latent_channels
     shape = (1, latent_frames, channels, request.height // factor, request.width // factor)
@@ -202,7 +189,7 @@ def to_pixels(base: ClipModel, frames: np.ndarray) -> Tensor:
     """Return frames (f, h, w, 3), uint8, in the VAE's form: (1, 3, f, h, w) in -1 … 1."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None]
     pixels = 2.0 * (pixels.to(torch.float32) / 255.0) - 1.0
-    return pixels.to(base.dtype).to(next(base.vae.parameters()).device, base.vae.dtype)
+    return pixels.to(base.dtype).to(base.device, base.vae.dtype)
 
 
 def to_frames(pixels: Tensor) -> np.ndarray:

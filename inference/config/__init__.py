@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         InpaintConfig,
         check_size,
     )
-    from inference.config.memory import MemoryConfig, Offload
+    from inference.config.memory import MemoryConfig, swapping_faults
     from inference.config.models import ADAPTERS, ArtifactConfig, BaseModelConfig
     from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
 
@@ -31,7 +31,8 @@ __all__ = [
     "ADAPTERS", "DRAWING_RECIPES", "MOST_AT_ONCE", "MOST_PIXELS", "RESIZE_MODES", "AnimationRecipe",
     "ArtifactConfig", "BaseModelConfig", "Cache", "CacheConfig", "ClipConfig", "ClipSettings",
     "ClipsRecipe", "DrawSettings", "HiresConfig", "ImageConfig", "ImageToImageConfig",
-    "ImagesRecipe", "InpaintConfig", "MemoryConfig", "Offload", "check_size", "draw_schema",
+    "ImagesRecipe", "InpaintConfig", "MemoryConfig", "check_size", "draw_schema",
+    "swapping_faults",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

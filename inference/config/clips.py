@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from inference.config.images import MOST_PIXELS, MOST_SEED, Faults
-from inference.config.memory import MemoryConfig
+from inference.config.memory import MemoryConfig, swapping_faults
 from inference.config.models import (
     ArtifactConfig,
     BaseModelConfig,
@@ -250,8 +250,8 @@ class ClipsRecipe:
     """Also write each clip's infotext to a .txt beside it."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     vae_tiling: bool | None = None
-    """Decode in tiles, which takes less memory and causes slight differences; null decides together
-    with `memory`."""
+    """Encode and decode with the VAE in tiles, which takes less memory and causes slight
+    differences; null decides together with `memory`."""
     cache: Cache = "none"
     """Skip computations that consecutive steps share: pab (Pyramid Attention Broadcast),
     faster_cache, first_block_cache or mag_cache. Faster, with slightly different results."""
@@ -283,10 +283,7 @@ class ClipsRecipe:
             yield "crf", f"must lie in 0 … 51, got {self.crf}"
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
-        if self.memory.offload == "sequential_offload" and not self.base_model.moves_by_layer:
-            packing = self.base_model.quantization
-            problem = f"sequential_offload cannot move weights packed by bitsandbytes ({packing})"
-            yield "memory.offload", f"{problem}; base_model.quantization=fp8 can be moved"
+        yield from swapping_faults(self.memory, self.base_model)
         yield from clips_have_their_own_vae(self.base_model)
         yield from self.cache_faults()
 

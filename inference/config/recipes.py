@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import MOST_AT_ONCE, DrawSettings, Faults, ImageConfig
-from inference.config.memory import MemoryConfig
+from inference.config.memory import MemoryConfig, pictures_have_no_groups, swapping_faults
 from inference.config.models import ArtifactConfig, BaseModelConfig
 from inference.files import pattern_faults
 from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
@@ -65,6 +65,9 @@ class ImagesRecipe:
     here and there by one grey level); with 1, each image is reproduced byte for byte from its
     infotext."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    vae_tiling: bool | None = None
+    """Encode and decode with the VAE in tiles, which takes less memory and causes slight
+    differences; null decides together with `memory`."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
     was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
@@ -92,6 +95,8 @@ class ImagesRecipe:
             yield "quality", f"must lie in 1 … 100, got {self.quality}"
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
+        yield from pictures_have_no_groups(self.memory)
+        yield from swapping_faults(self.memory, self.base_model)
 
     def idle(self) -> Faults:
         if self.quality != 80 and self.file_format == "png":
@@ -150,6 +155,9 @@ class AnimationRecipe:
     batch_size: int = 4
     """Frames generated at once where none depends on another (Interpolation, Video Input)."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    vae_tiling: bool | None = None
+    """Encode and decode with the VAE in tiles, which takes less memory and causes slight
+    differences; null decides together with `memory`."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """Data type of the weights. `auto` is fp32 on a CPU; on a GPU the one that the first artifact
     was trained in (`mixed_precision`), if it records it, otherwise bf16, or fp16 on GPUs before
@@ -172,6 +180,8 @@ class AnimationRecipe:
             yield "crf", f"must lie in 0 … 51, got {self.crf}"
         if self.preset not in PRESETS:
             yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
+        yield from pictures_have_no_groups(self.memory)
+        yield from swapping_faults(self.memory, self.base_model)
 
     def idle(self) -> Faults:
         if self.subtitle_fields and not self.subtitles:

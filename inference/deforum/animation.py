@@ -92,6 +92,7 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         return PreviewGenerator()
     from inference.artifacts import prepare_drawing
     from inference.deforum.loop import ModelGenerator, check_words
+    from inference.images import Levers
 
     folders = [Path(folder) for folder in recipe.artifact_dirs]
     check_words(script, folders)
@@ -102,6 +103,8 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         prepare_drawing(recipe, choose_device(recipe.device)),
         recipe.device,
         recipe.batch_size,
+        Levers(recipe.memory, recipe.vae_tiling),
+        (script.width, script.height),
     )
 
 

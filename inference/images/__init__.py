@@ -30,15 +30,17 @@ if TYPE_CHECKING:
         tag_of,
         write_infotext,
     )
+    from inference.images.memory import Levers, picture_needs, place_for_drawing
     from inference.images.redraw import is_picture, load_picture
     from inference.images.requests import RANDOM_SEEDS, expand, group
 
 __all__ = [
-    "RANDOM_SEEDS", "TAGS", "TO_XYZ", "WHITE", "Drawing", "InitImage", "check_finite",
+    "RANDOM_SEEDS", "TAGS", "TO_XYZ", "WHITE", "Drawing", "InitImage", "Levers", "check_finite",
     "correct_colors", "draw", "draw_batch", "draw_images", "evaluation", "expand", "face_restorer",
     "group", "hash_list", "image_upscaler", "is_picture", "load_picture", "match_histogram",
-    "open_init_image", "parse_infotext", "prepare_init", "read_image", "read_infotext",
-    "read_other_programs", "scale_to", "tag_of", "upscaler", "write_infotext",
+    "open_init_image", "parse_infotext", "picture_needs", "place_for_drawing", "prepare_init",
+    "read_image", "read_infotext", "read_other_programs", "scale_to", "tag_of", "upscaler",
+    "write_infotext",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

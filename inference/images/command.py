@@ -22,9 +22,11 @@ from inference.config import ImageConfig, ImagesRecipe
 from inference.files import Naming
 from inference.images.drawing import Drawer, Drawing
 from inference.images.infotext import parse_infotext
+from inference.images.memory import Levers, picture_needs, place_for_drawing, sizes_of
 from inference.images.passes import check_prompts
 from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new_grid, write_picture
+from inference.memory import MemoryNeeds
 from inference.models import load_image_model
 from inference.prompts import apply_styles, read_styles
 from inference.runtime import (
@@ -107,8 +109,15 @@ def set_up(
     device = processes.device(recipe.device)
     attached = load_artifacts(recipe.artifacts)
     precision = prepare_drawing(recipe, device, processes.is_first)
-    base = load_image_model(recipe.base_model, precision, device)
+    base = load_image_model(recipe.base_model, precision, "cpu")
     requests = expand(base, images)
+
+    def needs(swap: float) -> MemoryNeeds:
+        rows = min(recipe.batch_size, len(requests))
+        return picture_needs(base, sizes_of(requests, base), rows, swap)
+
+    levers = Levers(recipe.memory, recipe.vae_tiling)
+    place_for_drawing(base, device, levers, needs, processes.is_first)
     for config, artifact in attached:
         artifact.attach(base, config.strength)
     library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 
 from inference.config import BaseModelConfig
 from inference.files import sha256, weights_file
-from inference.memory import Packable, Packing, packed_bytes, quantize
+from inference.memory import (
+    MemoryPlan,
+    Packable,
+    Packing,
+    Placement,
+    packed_bytes,
+    quantize,
+)
 from inference.models.conditions import Conditions
 from inference.models.names import (
     base_name,
@@ -51,6 +59,8 @@ class DiffusionModel(ABC):
     """Dtype of the frozen denoiser and text encoders, and of generating."""
     source: BaseModelConfig | None = None
     """The config it was loaded from; None for one that was assembled in code."""
+    placement: Placement | None = None
+    """Where its parts lie; None if they are all where the denoiser is."""
 
     @property
     @abstractmethod
@@ -77,8 +87,15 @@ class DiffusionModel(ABC):
         """Return the parts that have weights, by their names in the diffusers layout."""
         return {self.denoiser_name: self.denoiser, **self.text_encoders, "vae": self.vae}
 
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """Return the denoiser's blocks that gradient checkpointing recomputes, in their order."""
+
     @property
     def device(self) -> torch.device:
+        """Return the device on which it computes, wherever its parts lie meanwhile."""
+        if self.placement is not None:
+            return self.placement.device
         return next(self.denoiser.parameters()).device  # .device walks through all its modules
 
     @property
@@ -110,6 +127,37 @@ class DiffusionModel(ABC):
         for part in self.parts.values():
             part.to(device)
         return self
+
+    def place(self, device: torch.device, plan: MemoryPlan) -> None:
+        """Move the parts to where they lie while the model computes on a device."""
+        if plan.is_plain:
+            self.to(device)
+            return
+        groups = {
+            "text_encoders": self.text_encoders,
+            "denoiser": {self.denoiser_name: self.denoiser},
+            "vae": {"vae": self.vae},
+        }
+        self.placement = Placement(groups, self.blocks(), device, plan)
+
+    def settle(self, names: Collection[str]) -> None:
+        """Let these parts stay on the device, and the others wait; see `Placement.settle`."""
+        if self.placement is not None:
+            self.placement.settle(names)
+
+    def tidy(self) -> None:
+        """Let the parts wait that were put to work beside those that stay on the device."""
+        if self.placement is not None:
+            self.placement.settle(self.placement.stays)
+
+    @contextmanager
+    def parts_alone(self) -> Iterator[None]:
+        """Let each part be on the device alone inside the context; see `Placement.alone`."""
+        if self.placement is None:
+            yield
+            return
+        with self.placement.alone():
+            yield
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,9 @@ FLOORS = (
         "train/families/", "train/runs/", "train/stages.py", "train/class_images.py",
         "inference/clips/", "inference/deforum/", "inference/inspect.py",
     ),
-    ("train/objectives/", "train/diff.py", "inference/__main__.py"),
+    (
+        "train/objectives/", "train/placement.py", "train/diff.py", "inference/__main__.py",
+    ),
     (
         "train/optimization/", "train/run_data.py", "train/caches.py",
     ),

@@ -73,6 +73,9 @@ class ToyFlow(ImageModel):
     def denoiser(self) -> ToyDiT:
         return self.toy_dit
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.toy_dit.blocks)
+
     @property
     def parametrization(self) -> RectifiedFlow:
         return RectifiedFlow(shift=float(str(self.noise_schedule.get("shift", 1.0))))

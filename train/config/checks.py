@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from inference.config import swapping_faults
 from train.config.clips import ImageConditionConfig
 from train.config.containers import is_address
 from train.config.data import has_streamed
@@ -77,6 +78,26 @@ def _has_prior_prediction(recipe: TrainRecipe) -> bool:
 def _misses_prior_target(recipe: TrainRecipe) -> bool:
     target = recipe.loss.prior_weight_target
     return target is not None and target > recipe.max_train_steps
+
+
+def _swapping_faults(recipe: TrainRecipe) -> Faults:
+    """Yield swapping of blocks that cannot be recomputed, or are trained."""
+    key = "memory.blocks_to_swap"
+    if not recipe.memory.blocks_to_swap:
+        return
+    if not recipe.gradient_checkpointing:
+        yield (
+            key,
+            "needs gradient_checkpointing: true; otherwise the backward pass keeps the weights of "
+            "all blocks on the GPU",
+        )
+    if _trains_base_weights(recipe):
+        yield (
+            key,
+            f"is for frozen weights, and objective.type: {recipe.objective.type} trains those of "
+            "the blocks, which stay on the GPU; leave it out, or train a lora",
+        )
+    yield from swapping_faults(recipe.memory, recipe.base_model)
 
 
 def _number_faults(recipe: TrainRecipe) -> Faults:
@@ -204,6 +225,16 @@ REFUSALS: tuple[Check, ...] = (
             ("seed", "Must lie in 0 … 2^63-1."),
             ("max_grad_norm", "Must be above 0."),
             ("max_grad_value", "Must be above 0."),
+        ),
+    ),
+    Rules(
+        _swapping_faults,
+        (
+            (
+                "memory.blocks_to_swap",
+                "Is refused without `gradient_checkpointing`, for an objective that trains whole "
+                "parts, and with `base_model.quantization: nf4` and `int8`.",
+            ),
         ),
     ),
     Rule(
@@ -529,6 +560,12 @@ UNUSED: tuple[Check, ...] = (
         ),
         "has no effect: prompts of class images do not contain the new token",
         "`prediction` has no effect with `objective.type: textual_inversion`.",
+    ),
+    Rule(
+        "memory.blocks_to_swap",
+        lambda r: bool(r.memory.blocks_to_swap) and _trains_vae(r),
+        "has no effect: objective.type: {recipe.objective.type} does not use the denoiser",
+        "Has no effect with `objective.type: autoencoder`.",
     ),
     Rule(
         "validation.timesteps",

@@ -228,6 +228,10 @@ class TrainRecipe:
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     ema: EmaConfig | None = None
     memory: TrainMemoryConfig = field(default_factory=TrainMemoryConfig)
+    vae_tiling: bool | None = None
+    """Encode and decode with the VAE in tiles, which takes less memory and causes slight
+    differences. null encodes whole images and clips, and decodes the previews of clips in tiles
+    where the GPU's memory is too small."""
     saving: SavingConfig = field(default_factory=SavingConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

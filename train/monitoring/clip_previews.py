@@ -11,7 +11,6 @@ from PIL import Image
 
 from inference.clips import (
     ClipDrawing,
-    Placement,
     Way,
     contact_sheet,
     draw_clips,
@@ -34,8 +33,7 @@ class ClipGrid:
         image_latent_scale: Literal["pipeline", "raw", "scaled"] = "pipeline",
     ) -> None:
         self.base = base
-        placement = Placement(base.device, "model_offload")  # T5 and the VAE may be offloaded
-        self.way = Way(placement, image_latent_scale=image_latent_scale)
+        self.way = Way(image_latent_scale=image_latent_scale)
         self.requests = expand(base, clips)
         self.base_row = BaseRow(folder, ".webp")
 
@@ -43,7 +41,8 @@ class ClipGrid:
         return bool(self.requests)
 
     def draw(self) -> list[ClipDrawing]:
-        return draw_clips(self.base, self.requests, self.way)
+        with self.base.parts_alone():
+            return draw_clips(self.base, self.requests, self.way)
 
     def keep_base_row(self) -> None:
         """Generate the row of the untrained model; call it before the first step."""

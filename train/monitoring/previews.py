@@ -1,8 +1,7 @@
 """The preview grid: the base model's row above the artifact's row."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,23 +88,6 @@ class BaseRow:
         return files if all(f.is_file() and read_infotext(f) == text for f, text in pairs) else []
 
 
-@contextmanager
-def brought_back(base: DiffusionModel) -> Iterator[None]:
-    """Have all parts on the denoiser's device inside the context; offloaded ones return to the CPU.
-
-    See `train.caches.put_aside`.
-    """
-    parts = base.parts.values()
-    away = [part for part in parts if next(part.parameters()).device != base.device]
-    for part in away:
-        part.to(base.device)
-    try:
-        yield
-    finally:
-        for part in away:
-            part.to("cpu")
-
-
 class PromptGrid:
     """Generates the recipe's images; the base model's once, before the first step."""
 
@@ -121,7 +103,7 @@ class PromptGrid:
         return bool(self.images)
 
     def draw(self) -> list[Drawing]:
-        with brought_back(self.base):
+        with self.base.parts_alone():
             return draw(self.base, self.images, self.batch_size)
 
     def keep_base_row(self) -> None:

@@ -106,6 +106,13 @@ class Run:
             )
         return found
 
+    def tell_of_memory(self, now: str | None) -> None:
+        """Report that weights lie elsewhere than before the run was stopped; it does no harm."""
+        before = self.folder.recorded("memory")
+        if now is not None and before is not None and before != now:
+            note = "what is trained does not depend on it"
+            self.progress.say(f"memory: {before} became {now}; {note}")
+
     def log(
         self,
         step: int,

@@ -86,6 +86,7 @@ class Validation:
             return
         with self.run.clock.paused():
             losses = self.measure(step)
+            self.objective.base.tidy()
         if self.run.board is not None:
             scalars = {"validation/loss": losses.double().mean().item()}
             if "denoising" in vars(self.objective):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -23,19 +24,32 @@ from train.losses import Denoising, FrozenPrior, check_weights
 from train.objectives.base import Objective
 
 
-def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
+def load_objective(
+    recipe: TrainRecipe,
+    device: torch.device,
+    place: Callable[[Objective], object] | None = None,
+) -> Objective:
     """Load the base model, and return the recipe's objective on it.
 
     Trained weights are fp32, or `memory.trained_weights`; frozen ones have the dtype of `mixed_precision`, and are read in it if
     the objective needs no exact values: half of the system's memory, for the same bytes.
+
+    Args:
+        recipe: the run's.
+        device: of what is trained.
+        place: moves the base model, which was read on the CPU; by default to the device.
 
     Raises:
         InputError: the base model cannot be loaded, or not be trained.
     """
     plain = replace(recipe.base_model, vae_precision="fp32", quantization=None)
     objective = objective_on(recipe, load_model(plain, read_precision(recipe)))
-    objective.base.to(device)
-    return with_prior(recipe, objective.to(device))
+    objective.to(device)
+    if place is None:
+        objective.base.to(device)
+    else:
+        place(objective)
+    return with_prior(recipe, objective)
 
 
 def read_precision(recipe: TrainRecipe) -> str:

@@ -26,6 +26,8 @@ SAFE_TO_CHANGE = (
     "metadata",
     "sampling",
     "guards",
+    "memory.offload",
+    "memory.blocks_to_swap",
     "log_every_n_steps",
     "validation.every_n_steps",
     "data.cache_dir",

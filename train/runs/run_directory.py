@@ -440,6 +440,10 @@ class RunDirectory:
                     )
         return last
 
+    def recorded(self, key: str) -> Any:
+        """Return a fact of environment.json; None if the run has recorded none."""
+        return read_environment(self.environment).get(key)
+
     def environment_changes(self) -> list[str]:
         """Return what the result depends on and has changed since the run was last trained."""
         return changes_since(read_environment(self.environment), describe_environment())

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,58 +24,68 @@ from inference.deforum.loop.generator import FrameRequest, Picture
 from inference.files import artifact_hash
 from inference.images import (
     InitImage,
+    Levers,
     draw_batch,
     evaluation,
     expand,
     group,
+    picture_needs,
+    place_for_drawing,
     prepare_init,
 )
 from inference.models import ImageModel, load_image_model
 from inference.runtime import check_readable, choose_device
 
 
+@dataclass
 class ModelGenerator:
     """Generates frames with a base model and artifacts.
-
-    Args:
-        base_model: the recipe's.
-        artifacts: by their names in the recipe.
-        folders: with the networks that prompts name and the base models of `checkpoint_schedule`.
-        precision: fp32, fp16 or bf16.
-        device: as in recipes.
-        batch_size: frames generated at once if they do not depend on each other.
 
     Raises:
         InputError: device, base model or an artifact cannot be used.
     """
 
-    def __init__(
-        self,
-        base_model: BaseModelConfig,
-        artifacts: Mapping[str, ArtifactConfig] | None = None,
-        folders: Sequence[Path] = (),
-        precision: str = "fp32",
-        device: str = "auto",
-        batch_size: int = 1,
-    ) -> None:
-        self.base_model = base_model
-        self.configs = dict(artifacts or {})
-        self.folders = list(folders)
-        self.precision = precision
-        self.device = choose_device(device)
-        self.batch_size = batch_size
+    base_model: BaseModelConfig
+    """The recipe's."""
+    configs: Mapping[str, ArtifactConfig] = field(default_factory=dict)
+    """The artifacts, by their names in the recipe."""
+    folders: Sequence[Path] = ()
+    """With the networks that prompts name and the base models of `checkpoint_schedule`."""
+    precision: str = "fp32"
+    """fp32, fp16 or bf16."""
+    device: str = "auto"
+    """As in recipes."""
+    batch_size: int = 1
+    """Frames generated at once if they do not depend on each other."""
+    levers: Levers = field(default_factory=Levers)
+    """Where weights lie."""
+    size: tuple[int, int] | None = None
+    """Width and height of the frames, by which memory is chosen; None is the model's own."""
+
+    def __post_init__(self) -> None:
+        self.work_device = choose_device(self.device)
+        self._is_told = False
         for name, one in self.configs.items():
             check_readable(one.path, f"artifacts.{name}.path")
         self.artifacts = {name: load_artifact(one.path) for name, one in self.configs.items()}
         self.checkpoint: str | None = None
-        self.base = self.load(base_model)
+        self.base = self.load(self.base_model)
 
     def load(self, config: BaseModelConfig) -> ImageModel:
         """Load a base model, attach the artifacts, and open a library for networks in prompts."""
-        base = load_image_model(config, self.precision, self.device)
+        base = load_image_model(config, self.precision, "cpu")
+        size = self.size or (base.resolution, base.resolution)
+        place_for_drawing(
+            base,
+            self.work_device,
+            self.levers,
+            lambda swap: picture_needs(base, [size], self.batch_size, swap),
+            is_first=not self._is_told,
+        )
+        self._is_told = True
         for name, artifact in self.artifacts.items():
             artifact.attach(base, self.configs[name].strength)
-        self.library = NetworkLibrary(base, self.folders)
+        self.library = NetworkLibrary(base, list(self.folders))
         return base
 
     def use_checkpoint(self, name: str | None) -> None:
@@ -102,7 +113,7 @@ class ModelGenerator:
 
     def find(self, name: str) -> str:
         """Return the path of a base model, given its path, or its file name (suffix optional)."""
-        return find_checkpoint(name, self.folders)
+        return find_checkpoint(name, list(self.folders))
 
     def generate(self, request: FrameRequest) -> Picture:
         """Return one image of the request's size."""

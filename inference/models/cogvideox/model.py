@@ -64,6 +64,9 @@ class VideoModel(ClipModel):
     def denoiser(self) -> CogVideoXTransformer3DModel:
         return self.transformer
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.transformer.transformer_blocks)
+
     @property
     def parametrization(self) -> DiscreteVP:
         return discrete_vp(self.alphas_cumprod, self.prediction_type)
@@ -182,10 +185,8 @@ class VideoModel(ClipModel):
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the latents of clips (b, 3, f, h, w) in -1 … 1.
 
-        Both are fp32, (b, f', c, h', w'), scaled as the transformer sees them. An offloaded VAE
-        is moved back for it.
+        Both are fp32, (b, f', c, h', w'), scaled as the transformer sees them.
         """
-        self.vae.to(self.device)
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         factor = self.vae.config.scaling_factor
         mean, std = posterior.mean.float() * factor, posterior.std.float() * factor

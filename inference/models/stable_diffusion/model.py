@@ -68,6 +68,9 @@ class BaseModel(ImageModel):
     def denoiser(self) -> UNet2DConditionModel:
         return self.unet
 
+    def blocks(self) -> list[nn.Module]:
+        return unet_blocks(self.unet)
+
     @property
     def parametrization(self) -> DiscreteVP:
         return discrete_vp(self.alphas_cumprod, self.prediction_type)
@@ -187,10 +190,8 @@ class BaseModel(ImageModel):
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the latents of pixels (b, 3, h, w) in -1 … 1.
 
-        Both are fp32, (b, c, h / f, w / f), scaled as the UNet sees them. An offloaded VAE is moved
-        back for it.
+        Both are fp32, (b, c, h / f, w / f), scaled as the UNet sees them.
         """
-        self.vae.to(self.device)
         posterior = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
         factor = self.vae.config.scaling_factor
         shift = self.vae.config.shift_factor or 0.0
@@ -272,3 +273,19 @@ class BaseModel(ImageModel):
         return self.unet(
             noisy_latents, timesteps, encoder_hidden_states=conditions.states, **extra
         ).sample
+
+
+def unet_blocks(unet: Any) -> list[nn.Module]:
+    """Return a UNet's residual and transformer blocks in the order of computation.
+
+    Without the first one in the middle, which diffusers does not recompute.
+    """
+    found: list[nn.Module] = []
+    for level in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        attentions = list(getattr(level, "attentions", None) or ())
+        for number, residual in enumerate(level.resnets):
+            if level is not unet.mid_block or number > 0:
+                found.append(residual)
+            if number < len(attentions):
+                found += attentions[number].transformer_blocks
+    return found

@@ -49,7 +49,7 @@ class PromptStates:
 
         On a CPU, in memory, that can wait until a step needs one; see `cache_latents`.
 
-        What an earlier stage has encoded is used again. Offloaded text encoders are moved back.
+        What an earlier stage has encoded is used again.
         Files have no such limit; with `share` as for `cache_latents`, each process encodes a part
         of those that are missing.
 
@@ -107,8 +107,6 @@ class PromptStates:
         self.known |= dict(zip(chunk, each, strict=True))
 
     def _encode(self, prompts: Sequence[str]) -> Conditions:
-        for encoder in self.base.text_encoders.values():
-            encoder.to(self.base.device)
         return self.base.encode_prompts(prompts)
 
     @torch.no_grad()
