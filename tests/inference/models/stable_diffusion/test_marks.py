@@ -1,5 +1,6 @@
 """Marks of single files: v-prediction and zero terminal SNR, and A1111's config beside them."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -93,8 +94,9 @@ def test_a_file_is_marked(key, prediction_type, zero_snr, models, tmp_path):
 @pytest.mark.parametrize("key", ["sd1", "sdxl"])
 def test_nine_channels_are_no_sizes_of_their_own(key, models, tmp_path):
     """Other programs open inpainting models, and see by the first layer that they are."""
-    unet = build_part("unet", {**FAMILIES[key].configs["unet"], "in_channels": 9}, FAMILIES[key])
-    unet = unet.to_empty(device="cpu")
+    unet: Any = deepcopy(models[key].modules["unet"])
+    unet.conv_in = torch.nn.Conv2d(9, unet.conv_in.out_channels, 3, padding=1)
+    unet.register_to_config(in_channels=9)
     model = replace(models[key], modules={**models[key].modules, "unet": unet})
     path, notes = written(model, tmp_path, "epsilon", False)
     assert not notes
