@@ -1,5 +1,6 @@
 """Inpainting models and SDXL's refiner, drawn as by diffusers' pipelines from the same latents."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from inference.images.drawing import evaluation
 from inference.images.img2img.init import encode_start, open_init
 from inference.images.passes import Pass, sample
 from inference.images.requests import expand
+from inference.inspect import inspect
 from inference.models.parametrization import SMALLEST_ALPHA
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.models.stable_diffusion.model import BaseModel
@@ -176,3 +178,37 @@ def test_the_refiner_draws_as_in_diffusers(
     theirs = pipe(**words, **SHARED, image=image, strength=0.5, generator=seed).images
     start = ImageToImageConfig(init_image=str(picture), denoising_strength=0.25)
     torch.testing.assert_close(ours(base, request_of("Euler", img2img=start)), theirs, **CLOSE)
+
+
+@pytest.mark.parametrize(("kind", "inpaints"), [("sd", True), ("refiner", False)])
+def test_single_files_of_variants_draw_the_same(
+    kind: str, inpaints: bool, tiny_variant: MakeVariant, picture: Path, tmp_path: Path
+) -> None:
+    """From a folder to a file and back to a folder, whose pipeline is named."""
+    folder, file = tiny_variant(kind, inpaints, "v_prediction"), tmp_path / "model.safetensors"
+    convert(Request(str(folder), file, "single-file", None, [], None))
+    convert(Request(str(file), tmp_path / "again", "diffusers", None, [], None))
+    start = ImageToImageConfig(init_image=str(picture), denoising_strength=0.5)
+    drawn = []
+    for path in (folder, file, tmp_path / "again"):
+        base = load_base_model(BaseModelConfig(path=str(path)))
+        [drawing] = draw(base, [request_of("Euler", img2img=start)])
+        drawn.append(drawing.image.tobytes())
+    assert len({*drawn}) == 1
+    index = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    assert (
+        index["_class_name"] == json.loads((folder / "model_index.json").read_text())["_class_name"]
+    )
+    tokenizers = {one.name for one in (tmp_path / "again").iterdir() if "token" in one.name}
+    assert tokenizers == {"tokenizer_2" if kind == "refiner" else "tokenizer"}
+    words = "SDXL's refiner" if kind == "refiner" else "inpainting"
+    assert words in inspect(file)["family"]
+    assert words.removeprefix("SDXL's ") in inspect(tmp_path / "again")["layout"]
+
+
+def test_a_word_of_a_refiner_may_contain_exclamation_marks(tiny_variant: MakeVariant) -> None:
+    """Its tokenizer takes them for padding; A1111 and SDXL's first tokenizer do not."""
+    base = load_base_model(BaseModelConfig(path=str(tiny_variant("refiner"))))
+    words = base.tokenizer.get_vocab()
+    [ids] = base.tokenize(["b!"]).ids[:, 0].tolist()
+    assert ids[1:3] == [words["b</w>"], words["!</w>"]]

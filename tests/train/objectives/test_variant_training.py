@@ -93,13 +93,9 @@ def test_the_loss_is_that_of_a_bare_loop(
 ) -> None:
     """One step of a loop of diffusers' parts, with the same noise, timesteps and masks."""
     folder = tiny_variant(kind, inpaints, prediction)
-    options = [
-        "data.latent_sampling=deterministic",
-        "data.aesthetic_score=7.5",
-        "train_batch_size=3",
-    ]
-    if kind != "refiner":
-        options.pop(1)
+    options = ["data.latent_sampling=deterministic", "train_batch_size=3"]
+    if kind == "refiner":
+        options.append("data.aesthetic_score=7.5")
     trainer = Trainer(make_recipe(f"base_model.path={folder}", *options))
     batch, denoising = first_batch(trainer), trainer.objective.denoising
     batch["timesteps"] = timesteps = torch.tensor([999, 500, 3])
@@ -230,8 +226,8 @@ def test_a_whole_refiner_is_opened_by_diffusers(
     """As an image-to-image pipeline without the first text encoder; single files as well."""
     from diffusers import DiffusionPipeline
 
-    options = [f"base_model.path={tiny_variant('refiner')}", "max_train_steps=1", "save_as"]
-    path = Trainer(make_recipe(*options[:2], WHOLE)).train()
+    options = [f"base_model.path={tiny_variant('refiner')}", "max_train_steps=1"]
+    path = Trainer(make_recipe(*options, WHOLE)).train()
     pipe: Any = DiffusionPipeline.from_pretrained(path, local_files_only=True)
     assert type(pipe).__name__ == "StableDiffusionXLImg2ImgPipeline"
     assert pipe.text_encoder is None
