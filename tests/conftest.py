@@ -20,7 +20,9 @@ os.environ |= {
 import gc
 import logging
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,6 +195,23 @@ def tiny_sdxl_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFa
         part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_variant(
+    tiny_base_folder: Path, tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Folders of tiny inpainting models and refiners, each made once."""
+    from tests.tiny_variants import Kind, make_variant
+
+    sources = {"sd": tiny_base_folder, "sdxl": tiny_sdxl_folder, "refiner": tiny_sdxl_folder}
+
+    @cache
+    def make(kind: Kind, inpaints: bool = False, prediction: str = "epsilon") -> Path:
+        folder = tmp_path_factory.mktemp(f"tiny_{kind}") / "model"
+        return make_variant(sources[kind], folder, kind, inpaints, prediction)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -189,6 +189,8 @@ def plan_memory(
     encoding = [encoding_bytes(recipe, base, one) for one in stages]
     plan.encoding = max(encoding)
     is_encoded = not recipe.objective.learns_from_captions or is_cached(recipe)
+    if any(examples.inpainting_masks is not None for _, examples in stages):
+        is_encoded = False  # masked images are encoded in every step
     for is_checkpointing in (True, False):
         needs = [activation_bytes(objective, *one, is_checkpointing) for one in stages]
         most: int = max(needs if is_encoded else [*needs, *encoding])

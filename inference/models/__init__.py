@@ -71,6 +71,7 @@ if TYPE_CHECKING:
         load_auto,
         packed_by_name,
         read_part,
+        tokenizer_names,
         weight_shapes,
         weights_of,
         write_base_model,
@@ -120,8 +121,8 @@ __all__ = [
     "needs_negatives", "output_name", "packed_by_name", "part_layout", "part_names", "path_of",
     "published_name", "quantization_savings", "quantize_denoiser", "read_part", "read_text",
     "register_family", "resolve_path", "rounded_size", "single_file_format", "single_file_of",
-    "skeleton", "vae_file", "vae_form", "vae_name", "vae_of", "weight_dtype", "weight_shapes",
-    "weights_of", "weights_path", "write_base_model",
+    "skeleton", "tokenizer_names", "vae_file", "vae_form", "vae_name", "vae_of", "weight_dtype",
+    "weight_shapes", "weights_of", "weights_path", "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -23,22 +23,25 @@ class Conditions:
     """Prompt embeddings for attention, (b, tokens, dim); in SDXL both encoders' side by side."""
     pooled: Tensor | None = None
     """SDXL: the second encoder's pooled embedding of each prompt, (b, dim)."""
+    scores: Tensor | None = None
+    """SDXL's refiner: the aesthetic score to draw for each prompt, (b,), fp32."""
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Conditions:
         chosen = rows if isinstance(rows, slice | Tensor) else list(rows)
-        return Conditions(self.states[chosen], None if self.pooled is None else self.pooled[chosen])
+        pooled = None if self.pooled is None else self.pooled[chosen]
+        scores = None if self.scores is None else self.scores[chosen]
+        return Conditions(self.states[chosen], pooled, scores)
 
     def to(self, target: torch.dtype | torch.device | str) -> Conditions:
-        """Return them in another dtype, or on another device."""
-        return Conditions(
-            self.states.to(target), None if self.pooled is None else self.pooled.to(target)
-        )
+        """Return them in another dtype, or on another device; scores stay as they are."""
+        pooled = None if self.pooled is None else self.pooled.to(target)
+        return Conditions(self.states.to(target), pooled, self.scores)
 
     def zeroed(self, rows: Sequence[bool]) -> Conditions:
         """Return them with zeros for some of the prompts."""
         gone = torch.tensor(rows, device=self.states.device)
         pooled = None if self.pooled is None else self.pooled.masked_fill(gone[:, None], 0)
-        return Conditions(self.states.masked_fill(gone[:, None, None], 0), pooled)
+        return Conditions(self.states.masked_fill(gone[:, None, None], 0), pooled, self.scores)
 
     def stretched(self, tokens: int) -> Conditions:
         """Return them padded with the last token to a length, as A1111 pads prompts in an AND."""
@@ -46,7 +49,7 @@ class Conditions:
         if not missing:
             return self
         last = self.states[:, -1:].expand(-1, missing, -1)
-        return Conditions(torch.cat([self.states, last], dim=1), self.pooled)
+        return Conditions(torch.cat([self.states, last], dim=1), self.pooled, self.scores)
 
     def filled_up(self, tokens: int, filler: Conditions) -> Conditions:
         """Return them padded to a length by repeating an empty chunk's embeddings (1, 77, dim)."""
@@ -55,14 +58,17 @@ class Conditions:
             return self
         times = missing // filler.states.shape[1]
         chunks = filler.states.repeat(len(self.states), times, 1)
-        return Conditions(torch.cat([self.states, chunks], dim=1), self.pooled)
+        return Conditions(torch.cat([self.states, chunks], dim=1), self.pooled, self.scores)
 
     @staticmethod
     def cat(several: Sequence[Conditions]) -> Conditions:
         """Return the concatenation; all of one base model and of equally many tokens."""
         pooled = [one.pooled for one in several if one.pooled is not None]
+        scores = [one.scores for one in several if one.scores is not None]
         states = torch.cat([one.states for one in several])
-        return Conditions(states, torch.cat(pooled) if pooled else None)
+        return Conditions(
+            states, torch.cat(pooled) if pooled else None, torch.cat(scores) if scores else None
+        )
 
 
 @dataclass(frozen=True)

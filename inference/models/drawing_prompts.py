@@ -94,7 +94,8 @@ def mixed(parts: Sequence[Part]) -> list[Part]:
         else None
     )
     assert isinstance(states, Tensor) and not isinstance(together, int | float)
-    return [Part(1.0, Timeline((0,), (0,), Conditions(states, together)))]
+    scores = conditions[0].scores
+    return [Part(1.0, Timeline((0,), (0,), Conditions(states, together, scores)))]
 
 
 def needs_negatives(prompts: Sequence[str], cfg_scale: float) -> bool:

@@ -21,7 +21,6 @@ from inference.models.families import folder_family
 from inference.models.names import resolve_path
 from inference.runtime import ArtifactError, BaseModelError
 
-TOKENIZERS = ("tokenizer", "tokenizer_2")
 FACTS = "limner.json"
 """The trained parts, and the run's metadata. Other tools ignore it."""
 
@@ -165,6 +164,11 @@ def load_auto(kind: Any, source: str | Path, **options: Any) -> Any:
         ) from error
 
 
+def tokenizer_names(base: DiffusionModel) -> list[str]:
+    """Return the names of a model's tokenizers in the diffusers layout: those of its encoders."""
+    return [name.replace("text_encoder", "tokenizer") for name in base.text_encoders]
+
+
 def write_base_model(
     folder: Path,
     base: DiffusionModel,
@@ -192,7 +196,7 @@ def write_base_model(
         weights = {base.portable_key(part, key): value for key, value in weights.items()}
         _write_json(folder / part / "config.json", _config(module, weights))
         save_file(weights, folder / part / _weight_file(module), metadata={"format": "pt"})
-    for name, tokenizer in zip(TOKENIZERS, base.tokenizers, strict=False):
+    for name, tokenizer in zip(tokenizer_names(base), base.tokenizers, strict=True):
         _write_tokenizer(folder / name, tokenizer, Path(resolve_path(base.path)) / name)
     sampler = _write_noise_schedule(folder / "scheduler", base)
     _write_json(folder / "model_index.json", base.model_index(sampler))

@@ -47,7 +47,14 @@ class Batch(TypedDict):
     `train.data.examples.masks`."""
     sizes: NotRequired[Tensor]
     """SDXL's size conditioning in pixels, (b, 6): the file's height and width, the crop's top and
-    left within the scaled image, the example's height and width."""
+    left within the scaled image, the example's height and width. For its refiner (b, 5), with the
+    aesthetic score instead of the last two."""
+    inpainting_mask: NotRequired[Tensor]
+    """An inpainting model's mask, (b, 1, h / f, w / f), 1 in the part to be repainted."""
+    masked_pixels: NotRequired[Tensor]
+    """Its images, (b, 3, h, w) in -1 … 1, grey in that part."""
+    masked_latents: NotRequired[Tensor]
+    """Their latents, (b, c, h / f, w / f), scaled; set by the loss."""
     first_frames: NotRequired[Tensor]
     """Clips for an image-to-video model: the first frames, (b, 3, h, w) in -1 … 1."""
     prompt_states: NotRequired[Conditions]

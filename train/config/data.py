@@ -51,6 +51,9 @@ class ExampleConfig(ContainerConfig):
     """If set, colours are changed at random for every example (kohya: color_aug)."""
     masks: MaskConfig | None = None
     """If set, the loss is weighted by masks (`masks: {}` for mask files beside the images)."""
+    aesthetic_score: float = 6.0
+    """For SDXL's refiner, which is conditioned on it: the score of the images, about 1 … 10.
+    Pictures are drawn at a score of 6, and away from 2.5."""
 
     def faults(self) -> Faults:
         yield from fraction(flip=self.flip)
@@ -258,6 +261,11 @@ class DataConfig(ExampleConfig, SourceConfig):
     distribution, or draw a new one each time."""
     num_workers: int = 0
     """Processes that prepare examples. The result does not depend on it."""
+    inpainting_masks: Literal["random", "files"] | None = None
+    """For inpainting models (9 channels), which also read a mask and the image without the masked
+    part: `random` (the default) masks a quarter of the examples as a whole, the others by
+    rectangles or brush strokes, anew in every epoch; `files` are the masks of data.masks, whose
+    white part is to be repainted."""
 
     def faults(self) -> Faults:
         yield from self.source_faults()
@@ -273,6 +281,8 @@ class DataConfig(ExampleConfig, SourceConfig):
                 )
         yield from self._size_faults()
         yield from at_least(0, num_workers=self.num_workers)
+        if self.inpainting_masks == "files" and not self.has_masks:
+            yield "inpainting_masks", "files are those of data.masks; set data.masks too"
 
     def _size_faults(self) -> Faults:
         parts = {"": self} | {f"subsets.{name}.": one for name, one in self.named_subsets.items()}

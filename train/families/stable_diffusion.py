@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from math import prod
 from typing import Any, ClassVar
@@ -10,9 +11,10 @@ import torch
 
 from inference.config import ImageConfig
 from inference.models import DTYPES
-from inference.models.stable_diffusion import BaseModel, frozen_dtype
-from inference.runtime import ArtifactError, InputError
-from train.config import LoraConfig, ObjectiveConfig, TrainRecipe
+from inference.models.stable_diffusion import AESTHETIC_SCORE, BaseModel, frozen_dtype
+from inference.recipe import RecipeWarning
+from inference.runtime import ArtifactError
+from train.config import ExampleConfig, LoraConfig, ObjectiveConfig, TrainRecipe
 from train.families.base import (
     ExampleKind,
     FamilyTraining,
@@ -20,7 +22,7 @@ from train.families.base import (
     plain_denoising,
 )
 from train.families.tracing import LIVE_TENSORS, traced
-from train.losses import Denoising
+from train.losses import Denoising, InpaintingDenoising
 
 
 class StableDiffusionTraining(FamilyTraining[BaseModel]):
@@ -31,12 +33,12 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
 
     def check(self, recipe: TrainRecipe, base: BaseModel) -> None:
         check_no_clips_are_given(recipe)
-        if base.is_inpainting_model and recipe.objective.type != "autoencoder":
-            raise InputError(
-                f"base_model.path: {recipe.base_model.path!r} is an inpainting model, which also "
-                "looks at a mask: it is drawn with, and not trained on. Train on the plain "
-                "model; what is learned works with both"
-            )
+        data, path = recipe.data, recipe.base_model.path
+        if data.inpainting_masks is not None and not base.is_inpainting_model:
+            warn(f"data.inpainting_masks: has no effect: {path!r} is no inpainting model")
+        parts: list[ExampleConfig] = [data, *data.named_subsets.values()]
+        if any(one.aesthetic_score != AESTHETIC_SCORE for one in parts) and not base.is_refiner:
+            warn(f"data.aesthetic_score: has no effect: {path!r} is not SDXL's refiner")
 
     def check_objective(self, config: ObjectiveConfig, base: BaseModel) -> None:
         if isinstance(config, LoraConfig) and config.comfyui_twin:
@@ -52,10 +54,15 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         return frozen_dtype(base, recipe.base_model, recipe.mixed_precision, part)
 
     def loss(self, recipe: TrainRecipe, base: BaseModel) -> Denoising:
-        return plain_denoising(recipe, base)
+        plain = plain_denoising(recipe, base)
+        return InpaintingDenoising(**vars(plain)) if base.is_inpainting_model else plain
 
     def idle_parts(self, base: BaseModel, has_latents: bool) -> list[str]:
-        """Return the text encoders, and the VAE once latents are cached: of SDXL 1.8 GiB."""
+        """Return the text encoders, and the VAE once latents are cached: of SDXL 1.8 GiB.
+
+        For an inpainting model the VAE encodes masked images in every step.
+        """
+        has_latents = has_latents and not base.is_inpainting_model
         return [*base.text_encoders, *(["vae"] if has_latents else [])]
 
     def describe_truncation(self, base: BaseModel, prompts: Sequence[str]) -> str | None:
@@ -92,6 +99,11 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         return LIVE_TENSORS * max(seen.largest * base.dtype.itemsize, decoded)
 
 
+def warn(what: str) -> None:
+    """Warn about an option of a recipe."""
+    warnings.warn(what, RecipeWarning, stacklevel=3)
+
+
 def run_unet(base: BaseModel, rows: int, height: int, width: int) -> object:
     """Evaluate the UNet on the meta device, on latents (rows, c, height, width)."""
     config: Any = base.unet.config
@@ -99,7 +111,8 @@ def run_unet(base: BaseModel, rows: int, height: int, width: int) -> object:
     with torch.device("meta"):
         if base.text_encoder_2 is not None:
             pooled = base.text_encoder_2.config.projection_dim
-            extra = {"text_embeds": torch.zeros(rows, pooled), "time_ids": torch.zeros(rows, 6)}
+            numbers = torch.zeros(rows, 5 if base.is_refiner else 6)
+            extra = {"text_embeds": torch.zeros(rows, pooled), "time_ids": numbers}
         latents = torch.zeros(rows, config.in_channels, height, width)
         states = torch.zeros(rows, *base.prompt_shape)
         return base.unet(latents, torch.zeros(rows), states, added_cond_kwargs=extra)

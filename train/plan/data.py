@@ -166,6 +166,8 @@ class CachePlan:
     """How many of them are in files; None if no run has used this folder with this model yet."""
     prompts: int = 0
     prompts_found: int | None = None
+    masked: int = 0
+    """Examples of inpainting models, whose masked image is encoded in every step."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -188,6 +190,7 @@ def plan_cache(
     still = [one for one in together if not one.config.is_random]
     same = [one for one in together if not (objective.changes_prompts or one.changes_words)]
     plan.latents = sum(map(len, still))
+    plan.masked = sum(len(one) for one in stages if one.inpainting_masks is not None)
     prompts = sorted({text for one in same for text in one.all_prompts()})
     plan.prompts = len(prompts)
     cache = open_cache(data, recipe.output_dir)

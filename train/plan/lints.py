@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from inference.config import BaseModelConfig
-from inference.models import DiffusionModel, load_auto
+from inference.models import DiffusionModel, load_auto, tokenizer_names
 from train.config import FILEWORDS, CaptionConfig, TrainRecipe
 from train.data import (
     Examples,
@@ -27,8 +27,6 @@ from train.plan.base import Configs
 MOST_NAMED = 10
 """Maximum number of images listed for each."""
 TAGS_TOLD = 10
-TOKENIZERS = ("tokenizer", "tokenizer_2")
-"""Names in the diffusers layout."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +231,7 @@ def tokenizers_of(base: DiffusionModel, config: BaseModelConfig) -> dict[str, tu
     limits, known = training_of(base).prompt_limits(base), base.tokenizers
     if None not in known:
         pairs = zip(known, limits, strict=True)
-        return dict(zip(TOKENIZERS, pairs, strict=False))
+        return dict(zip(tokenizer_names(base), pairs, strict=True))
     file = Configs(config).file("tokenizer", "tokenizer_config.json")
     if file is None:
         return {}

@@ -120,7 +120,8 @@ def _cache(cache: CachePlan) -> str:
 
     latents = counted("latents", cache.latents, cache.latents_found)
     prompts = counted("prompts", cache.prompts, cache.prompts_found)
-    return f"{cache.kind}: {latents}; {prompts}"
+    masked = "; masked images are encoded in every step" if cache.masked else ""
+    return f"{cache.kind}: {latents}; {prompts}{masked}"
 
 
 def _subsets(plan: Plan) -> Table:

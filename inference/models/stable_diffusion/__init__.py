@@ -21,7 +21,11 @@ if TYPE_CHECKING:
         frozen_dtype,
         load_base_model,
     )
-    from inference.models.stable_diffusion.model import SIZE_CONDITIONS, BaseModel
+    from inference.models.stable_diffusion.model import (
+        AESTHETIC_SCORE,
+        SIZE_CONDITIONS,
+        BaseModel,
+    )
     from inference.models.stable_diffusion.prompts import encode_drawing_prompts
     from inference.models.stable_diffusion.single_file import (
         parts_of,
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
     from inference.models.stable_diffusion.single_file_writer import write_model
 
 __all__ = [
-    "FAMILIES", "MODEL", "SGM_OUTER", "SGM_RESNET", "SIZE_CONDITIONS", "TRAINED_PARTS", "BaseModel",
+    "AESTHETIC_SCORE", "FAMILIES", "MODEL", "SGM_OUTER", "SGM_RESNET", "SIZE_CONDITIONS",
+    "TRAINED_PARTS", "BaseModel",
     "check_layout", "check_parts", "config_path", "encode_drawing_prompts", "family_of",
     "frozen_dtype", "load_base_model", "looks_like_checkpoint", "parts_of", "prediction_type_of",
     "read_base_model", "read_model", "sgm_path", "write_model",

@@ -1,8 +1,9 @@
 """The Stable Diffusion families of single files: their architectures, and how to detect them.
 
 Settings as in the config.json files of the models' diffusers folders (stable-diffusion-v1-5,
-stable-diffusion-2-base, stable-diffusion-2-1, stable-diffusion-xl-base-1.0); words for them as in
-kohya's sd-scripts `library/sai_model_spec.py`.
+stable-diffusion-2-base, stable-diffusion-2-1, stable-diffusion-xl-base-1.0,
+stable-diffusion-xl-refiner-1.0); words for them as in kohya's sd-scripts
+`library/sai_model_spec.py`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,24 @@ _SDXL_UNET = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+_REFINER_UNET = {
+    "sample_size": 128,
+    "block_out_channels": [384, 768, 1536, 1536],
+    "down_block_types": [
+        "DownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    ],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": 4,
+    "cross_attention_dim": 1280,
+    "attention_head_dim": [6, 12, 24, 24],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2560,
+}
 _VAE = {
     "sample_size": 512,
     "block_out_channels": [128, 256, 512, 512],
@@ -48,6 +67,7 @@ _VAE = {
     "latent_channels": 4,
     "scaling_factor": 0.18215,
 }
+_SDXL_VAE = {**_VAE, "sample_size": 1024, "scaling_factor": 0.13025}
 
 
 def _text(width: int, layers: int, heads: int, act: str, projection: int) -> Config:
@@ -127,10 +147,16 @@ FAMILIES = {
             "stable-diffusion-xl-v1-base",
             {
                 "unet": _SDXL_UNET,
-                "vae": {**_VAE, "sample_size": 1024, "scaling_factor": 0.13025},
+                "vae": _SDXL_VAE,
                 "text_encoder": _CLIP_L,
                 "text_encoder_2": _CLIP_BIG_G,
             },
+        ),
+        Family(
+            "sdxl_refiner",
+            "SDXL's refiner",
+            "stable-diffusion-xl-v1-refiner",
+            {"unet": _REFINER_UNET, "vae": _SDXL_VAE, "text_encoder_2": _CLIP_BIG_G},
         ),
     )
 }
@@ -145,6 +171,8 @@ class PublishedModel:
     prediction_type: str = "epsilon"
     sample_size: int | None = None
     """Side of the latents that it was trained on; by default its family's."""
+    is_inpainting: bool = False
+    """Whether its UNet also reads a mask and the latents of the masked image."""
 
     @property
     def settings(self) -> dict[str, Config]:
@@ -152,6 +180,8 @@ class PublishedModel:
         parts = {part: dict(config) for part, config in self.family.configs.items()}
         if self.sample_size is not None:
             parts["unet"]["sample_size"] = self.sample_size
+        if self.is_inpainting:
+            parts["unet"]["in_channels"] = 9
         return {**parts, "scheduler": NOISE_SCHEDULE | {"prediction_type": self.prediction_type}}
 
 
@@ -161,6 +191,16 @@ ON_HUB = {
     "stabilityai/stable-diffusion-2-1-base": PublishedModel(FAMILIES["sd2"]),
     "stabilityai/stable-diffusion-2-1": _VELOCITY,
     "stabilityai/stable-diffusion-xl-base-1.0": PublishedModel(FAMILIES["sdxl"]),
+    "stabilityai/stable-diffusion-xl-refiner-1.0": PublishedModel(FAMILIES["sdxl_refiner"]),
+    "stable-diffusion-v1-5/stable-diffusion-inpainting": PublishedModel(
+        FAMILIES["sd1"], is_inpainting=True
+    ),
+    "stabilityai/stable-diffusion-2-inpainting": PublishedModel(
+        FAMILIES["sd2"], is_inpainting=True
+    ),
+    "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": PublishedModel(
+        FAMILIES["sdxl"], is_inpainting=True
+    ),
 }
 """By their hub ids, in lower case."""
 
@@ -207,7 +247,7 @@ def family_of(shapes: Shapes) -> Family:
     """Return the family of a single file, by the names and shapes of its tensors.
 
     Raises:
-        FamilyError: it is another model, one for other inputs, or SDXL's refiner.
+        FamilyError: it is another model, or one for other inputs.
     """
     for sign, title in OTHER_MODELS.items():
         if any(sign in key for key in shapes):
@@ -224,10 +264,6 @@ def family_of(shapes: Shapes) -> Family:
     begins = {
         prefix for prefix in _text_prefixes() if any(key.startswith(prefix) for key in shapes)
     }
-    if "conditioner.embedders.0.model." in begins:
-        raise FamilyError(
-            f"this is SDXL's refiner, which goes on with others' pictures; {expected()}"
-        )
     for family in reversed(FAMILIES.values()):
         if all(family.layout[part] in begins for part in family.layout if "text" in part):
             return family
@@ -248,7 +284,7 @@ def expected() -> str:
 
 def _text_prefixes() -> set[str]:
     known = {prefix for layout in LAYOUTS.values() for prefix in layout.values()}
-    return {*known, "conditioner.embedders.0.model."} - {UNET, "first_stage_model."}
+    return known - {UNET, "first_stage_model."}
 
 
 def looks_like_checkpoint(keys: Iterable[str]) -> bool:

@@ -11,6 +11,7 @@ from inference.config import BaseModelConfig
 from inference.models.family import CastPart, Match, ModelFamily, PartLayout, SingleFile
 from inference.models.lora_layout import LoraLayout
 from inference.models.stable_diffusion.detect import (
+    CONV_IN,
     FAMILIES,
     MODEL,
     ON_HUB,
@@ -24,7 +25,7 @@ from inference.models.stable_diffusion.detect import (
     published_on_hub,
     settings_of,
 )
-from inference.models.stable_diffusion.lora import LAYOUTS, VERSIONS, layout_for
+from inference.models.stable_diffusion.lora import LAYOUTS, VERSIONS, layout_for, layout_of
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 SGM = "https://github.com/Stability-AI/generative-models"
 """The implementation whose layer names SDXL's LoRAs use."""
+
+
+INPAINTING = ", inpainting: its UNet also reads a mask and the masked image"
+"""What `inspect` adds to a model of nine channels."""
 
 
 class CompVisFile(SingleFile):
@@ -79,6 +84,7 @@ class CompVisFile(SingleFile):
         family = family_of(file.shapes)
         settings = settings_of(file.metadata)
         sizes = ", of sizes of its own" if has_own_sizes(settings) else ""
+        sizes += INPAINTING if file.shapes.get(CONV_IN, (0, 4))[1] > 4 else ""
         says = prediction_type_of(family, file.shapes, file.metadata)
         facts = {
             "family": f"{family.title} ({family.architecture}){sizes}",
@@ -140,6 +146,7 @@ class StableDiffusion(ModelFamily):
         "sd_v2": "stable-diffusion-v2-512",
         "sd_v2_v": "stable-diffusion-v2-768-v",
         "sdxl_base_v1-0": "stable-diffusion-xl-v1-base",
+        "sdxl_refiner_v1-0": "stable-diffusion-xl-v1-refiner",
     }
     licenses: ClassVar = {
         "sd_v1": "CreativeML Open RAIL-M",
@@ -147,6 +154,7 @@ class StableDiffusion(ModelFamily):
         "sd_v2": "CreativeML Open RAIL++-M",
         "sd_v2_v": "CreativeML Open RAIL++-M",
         "sdxl_base_v1-0": "CreativeML Open RAIL++-M",
+        "sdxl_refiner_v1-0": "CreativeML Open RAIL++-M",
     }
     lora_layouts = LAYOUTS
 
@@ -183,7 +191,7 @@ class StableDiffusion(ModelFamily):
         return frozen_dtype(base, config, precision, part)
 
     def lora_layout(self, base: DiffusionModel) -> LoraLayout:
-        return LAYOUTS["text_encoder_2" in base.parts]
+        return layout_of(base.parts)
 
     def lora_variant(self, names: Mapping[str, object], width: int | None) -> LoraLayout:
         return layout_for(names, width)
@@ -203,7 +211,7 @@ class StableDiffusion(ModelFamily):
             "ss_v2": str(self.version(model).startswith("sd_v2")),
             "ss_clip_skip": str(model.clip_skip if model.clip_skip > 1 else None),
             "modelspec.prediction_type": "v" if is_velocity else "epsilon",
-            "modelspec.implementation": SGM if model.has_two_text_encoders else "diffusers",
+            "modelspec.implementation": SGM if model.has_pooled_prompts else "diffusers",
             "modelspec.resolution": f"{model.resolution}x{model.resolution}",
             "modelspec.encoder_layer": str(-model.prompt_layer),
         }
@@ -230,11 +238,13 @@ class StableDiffusion(ModelFamily):
 def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
     """Describe the layout: SD 1.x/2.x or SDXL, and the width of the UNet's prompt embeddings."""
     width = unet.get("cross_attention_dim", "unknown")
+    kind = INPAINTING if unet.get("in_channels", 4) > 4 else ""
     if not (path / "text_encoder_2").is_dir():
-        return f"SD 1.x/2.x: one text encoder, prompts of width {width}"
+        return f"SD 1.x/2.x: one text encoder, prompts of width {width}{kind}"
     if not (path / "text_encoder").is_dir():
-        return "SDXL refiner: only text_encoder_2; cannot be drawn with or trained here"
-    return f"SDXL: two text encoders, prompts of width {width}, pooled prompt and sizes"
+        shown = f"prompts of width {width}, pooled prompt, sizes and aesthetic score"
+        return f"SDXL refiner: only text_encoder_2, {shown}{kind}"
+    return f"SDXL: two text encoders, prompts of width {width}, pooled prompt and sizes{kind}"
 
 
 FAMILY = StableDiffusion()

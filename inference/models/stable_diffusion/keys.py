@@ -122,6 +122,17 @@ def build_tokenizer(
     )
 
 
+def splitting_tokenizer(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+    """Return a tokenizer that pads with its end mark, so that `!` is an ordinary word to it.
+
+    For SDXL's refiner, whose only tokenizer takes every `!` of a prompt for padding.
+    """
+    vocabulary, merges = vocabulary_of(tokenizer)
+    pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
+    start, end = str(tokenizer.bos_token), str(tokenizer.eos_token)
+    return build_tokenizer(vocabulary, pairs, start, end, end)
+
+
 def vocabulary_of(tokenizer: CLIPTokenizer) -> tuple[dict[str, int], list[str]]:
     """Return ids by token, and the merges as `first second`, of any tokenizer of CLIP's type."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -148,6 +159,7 @@ LAYOUTS: dict[str, Layout] = {
         "text_encoder": "conditioner.embedders.0.transformer.",
         "text_encoder_2": "conditioner.embedders.1.model.",
     },
+    "sdxl_refiner": {**_OUTER, "text_encoder_2": "conditioner.embedders.0.model."},
 }
 
 KNOWN_EXTRAS = re.compile(
@@ -350,8 +362,8 @@ def is_left_out(key: str, layout: Layout, last_layer: int) -> bool:
         last_layer: layers of the first text encoder in use; SD 2.x files have one
             more, and a projection.
     """
-    prefix = layout["text_encoder"]
-    if is_open_clip(prefix) and key.startswith(prefix):
+    prefix = layout.get("text_encoder")
+    if prefix is not None and is_open_clip(prefix) and key.startswith(prefix):
         rest = key.removeprefix(prefix)
         if rest == "text_projection" or rest.startswith(f"transformer.resblocks.{last_layer}."):
             return True

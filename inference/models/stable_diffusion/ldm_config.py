@@ -2,7 +2,8 @@
 
 A1111 1.10.1 predicts noise with every file of SD 1.x and SDXL, unless `NAME.yaml` beside the file
 says otherwise (`find_checkpoint_config_near_filename` in `modules/sd_models_config.py`). Keys and
-values as in the models' published configs, v1-inference.yaml and sd_xl_base.yaml.
+values as in the models' published configs, v1-inference.yaml, sd_xl_base.yaml and
+sd_xl_refiner.yaml.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def write_config(path: Path, key: str, in_channels: int, has_zero_snr: bool) -> 
 
     Args:
         path: the file of the model.
-        key: the family: `sd1` or `sdxl`.
+        key: the family: `sd1`, `sdxl` or `sdxl_refiner`.
         in_channels: of the UNet: 4, or 9 for inpainting.
         has_zero_snr: whether a comment asks for A1111's setting.
 
@@ -129,8 +130,45 @@ def sd1_config(in_channels: int) -> Config:
 
 def sdxl_config(in_channels: int) -> Config:
     """Return the config of SDXL with v-prediction."""
+    return _sgm_config(
+        in_channels,
+        "target_size_as_tuple",
+        [_embedder("txt", "FrozenCLIPEmbedder", layer="hidden", layer_idx=11)],
+        adm_in_channels=2816,
+        model_channels=320,
+        channel_mult=[1, 2, 4],
+        transformer_depth=[1, 2, 10],
+        context_dim=2048,
+    )
+
+
+def refiner_config(in_channels: int) -> Config:
+    """Return the config of SDXL's refiner with v-prediction."""
+    return _sgm_config(
+        in_channels,
+        "aesthetic_score",
+        [],
+        adm_in_channels=2560,
+        model_channels=384,
+        channel_mult=[1, 2, 4, 4],
+        transformer_depth=4,
+        context_dim=[1280] * 4,
+    )
+
+
+def _sgm_config(
+    in_channels: int, last_number: str, first_encoders: list[Config], **unet: Any
+) -> Config:
+    """Return the config of a model of generative-models with v-prediction.
+
+    Args:
+        in_channels: of the UNet.
+        last_number: the numbers that follow the image's size and the crop's corner.
+        first_encoders: text encoders before OpenCLIP's.
+        unet: settings of the UNet that differ between the models.
+    """
     sgm = "sgm.modules.diffusionmodules"
-    sizes = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
+    sizes = ("original_size_as_tuple", "crop_coords_top_left", last_number)
     return _model(
         "sgm.models.diffusion.DiffusionEngine",
         scale_factor=0.13025,
@@ -144,27 +182,27 @@ def sdxl_config(in_channels: int) -> Config:
         ),
         network_config=_part(
             f"{sgm}.openaimodel.UNetModel",
-            adm_in_channels=2816,
+            adm_in_channels=unet["adm_in_channels"],
             num_classes="sequential",
             use_checkpoint=False,
             in_channels=in_channels,
             out_channels=4,
-            model_channels=320,
+            model_channels=unet["model_channels"],
             attention_resolutions=[4, 2],
             num_res_blocks=2,
-            channel_mult=[1, 2, 4],
+            channel_mult=unet["channel_mult"],
             num_head_channels=64,
             use_spatial_transformer=True,
             use_linear_in_transformer=True,
-            transformer_depth=[1, 2, 10],
-            context_dim=2048,
+            transformer_depth=unet["transformer_depth"],
+            context_dim=unet["context_dim"],
             spatial_transformer_attn_type="softmax-xformers",
             legacy=False,
         ),
         conditioner_config=_part(
             "sgm.modules.GeneralConditioner",
             emb_models=[
-                _embedder("txt", "FrozenCLIPEmbedder", layer="hidden", layer_idx=11),
+                *first_encoders,
                 _embedder(
                     "txt",
                     "FrozenOpenCLIPEmbedder2",
@@ -188,7 +226,7 @@ def sdxl_config(in_channels: int) -> Config:
     )
 
 
-CONFIGS = {"sd1": sd1_config, "sdxl": sdxl_config}
+CONFIGS = {"sd1": sd1_config, "sdxl": sdxl_config, "sdxl_refiner": refiner_config}
 """Family -> its config by the UNet's channels. A1111 finds out about SD 2.x by trying its UNet."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,39 @@ from inference.models.folder import unloadable, variant_of
 from inference.models.model_files import ModelFiles
 from inference.models.names import is_single_file, no_model, resolve_path
 from inference.models.stable_diffusion.detect import published_on_hub
-from inference.models.stable_diffusion.keys import clip_tokenizer
+from inference.models.stable_diffusion.keys import clip_tokenizer, splitting_tokenizer
 from inference.models.stable_diffusion.model import SDXL_PARTS, SIZE_CONDITIONS, BaseModel
 from inference.models.stable_diffusion.vae import read_vae
 from inference.runtime import BaseModelError
 
 
 def check_layout(folder: Path, path: str) -> None:
-    """Raise BaseModelError unless the folder has all parts of the SD 1.x/2.x or SDXL layout."""
+    """Raise BaseModelError unless the folder has all parts of the SD 1.x/2.x or SDXL layout.
+
+    SDXL's refiner has the latter without the first text encoder.
+    """
     if not folder.is_dir():
         raise no_model(path)
-    if (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
-        raise BaseModelError(
-            f"base_model.path: {path!r} is an SDXL refiner: it has only text_encoder_2, and only "
-            "improves what another model drew. Name an SDXL base model, which has text_encoder too"
-        )
-    layout, needed = "SD 1.x/2.x", ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    layout, needed = "SD 1.x/2.x", ("unet", "vae", "scheduler", *FIRST_PARTS)
     if has_sdxl_layout(folder):
         layout, needed = "SDXL", (*needed, *SDXL_PARTS)
+    if has_refiner_layout(folder):
+        layout, needed = "SDXL refiner", ("unet", "vae", "scheduler", *SDXL_PARTS)
     missing = [name for name in needed if not (folder / name).is_dir()]
     if missing:
         raise BaseModelError(
             f"base_model.path: {path!r} is not a diffusers folder of the {layout} layout: "
             f"{', '.join(missing)} missing"
         )
+
+
+FIRST_PARTS = ("text_encoder", "tokenizer")
+
+
+def has_refiner_layout(folder: Path) -> bool:
+    """Return whether a folder has the second text encoder alone."""
+    has_second = (folder / "text_encoder_2").is_dir()
+    return has_second and not any((folder / name).is_dir() for name in FIRST_PARTS)
 
 
 def has_sdxl_layout(folder: Path) -> bool:
@@ -79,7 +89,7 @@ def check_parts(base: BaseModel, path: str) -> None:
             "InstructPix2Pix and depth models, are not known here)"
         )
     embed_type = unet.addition_embed_type
-    if embed_type != (SIZE_CONDITIONS if base.has_two_text_encoders else None):
+    if embed_type != (SIZE_CONDITIONS if base.has_pooled_prompts else None):
         raise BaseModelError(
             f"base_model.path: {path!r}: its UNet has addition_embed_type {embed_type!r}; expected "
             f"none (SD 1.x/2.x), or {SIZE_CONDITIONS!r} beside text_encoder_2 (SDXL)"
@@ -87,11 +97,11 @@ def check_parts(base: BaseModel, path: str) -> None:
     if base.text_encoder_2 is None or base.tokenizer_2 is None:
         return
     room = unet.projection_class_embeddings_input_dim - base.text_encoder_2.config.projection_dim
-    if room != 6 * unet.addition_time_embed_dim:
+    kind, numbers = ("a refiner", 5) if base.is_refiner else ("an SDXL base model", 6)
+    if room != numbers * unet.addition_time_embed_dim:
         raise BaseModelError(
             f"base_model.path: {path!r}: its UNet takes {room / unet.addition_time_embed_dim:g} "
-            "numbers besides the prompt; an SDXL base model takes 6 (a refiner, which cannot be "
-            "used here, 5)"
+            f"numbers besides the prompt; {kind} takes {numbers}"
         )
     if base.tokenizer.get_vocab() != base.tokenizer_2.get_vocab():
         raise BaseModelError(
@@ -183,10 +193,13 @@ def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.
     weights = {"variant": config.variant, "dtype": dtype}
     noise_scheduler = read(DDPMScheduler, "scheduler")
     unet = read(UNet2DConditionModel, "unet", **weights)
+    is_sdxl = unet.config.addition_embed_type == SIZE_CONDITIONS
+    second = read(CLIPTokenizer, "tokenizer_2") if is_sdxl else None
+    is_refiner = is_sdxl and lacks_first_encoder(ModelFiles(config))
     base = BaseModel(
         path=config.path,
-        tokenizer=read(CLIPTokenizer, "tokenizer"),
-        text_encoder=read(CLIPTextModel, "text_encoder", **weights),
+        tokenizer=splitting_tokenizer(second) if is_refiner else read(CLIPTokenizer, "tokenizer"),
+        text_encoder=None if is_refiner else read(CLIPTextModel, "text_encoder", **weights),
         vae=read(AutoencoderKL, "vae", **{**weights, "dtype": torch.float32}),
         unet=unet,
         alphas_cumprod=noise_scheduler.alphas_cumprod.float(),
@@ -194,11 +207,18 @@ def read_parts(config: BaseModelConfig, path: str, is_local: bool, dtype: torch.
         noise_schedule=dict(noise_scheduler.config),
         dtype=dtype,
         clip_skip=config.clip_skip,
+        tokenizer_2=second,
     )
-    if unet.config.addition_embed_type == SIZE_CONDITIONS:
-        base.tokenizer_2 = read(CLIPTokenizer, "tokenizer_2")
+    if is_sdxl:
         base.text_encoder_2 = read(CLIPTextModelWithProjection, "text_encoder_2", **weights)
     return base
+
+
+def lacks_first_encoder(files: ModelFiles) -> bool:
+    """Return whether a model of the SDXL layout is a refiner, by its folder or the hub's index."""
+    if files.is_folder:
+        return has_refiner_layout(Path(files.path))
+    return files.index.get("text_encoder", ["transformers"])[0] is None
 
 
 def picture_skeleton(files: ModelFiles, precision: str) -> BaseModel:
@@ -254,11 +274,13 @@ def folder_skeleton(files: ModelFiles, dtype: torch.dtype) -> BaseModel:
     with torch.device("meta"):
         unet: Any = UNet2DConditionModel.from_config(read("unet"))
         vae: Any = AutoencoderKL.from_config(read("vae"))
-        text = CLIPTextModel(CLIPTextConfig(**read("text_encoder")))
+    is_sdxl = unet.config.addition_embed_type == SIZE_CONDITIONS
+    is_refiner = is_sdxl and not has_first_encoder(files, published)
+    second = tokenizer("tokenizer_2") if is_sdxl else None
     base = BaseModel(
         path=files.config.path,
-        tokenizer=tokenizer("tokenizer"),
-        text_encoder=text,
+        tokenizer=splitting_tokenizer(second) if second and is_refiner else tokenizer("tokenizer"),
+        text_encoder=None,
         vae=vae,
         unet=unet,
         alphas_cumprod=DDPMScheduler.from_config(schedule).alphas_cumprod.float(),
@@ -266,10 +288,19 @@ def folder_skeleton(files: ModelFiles, dtype: torch.dtype) -> BaseModel:
         noise_schedule=dict(schedule),
         dtype=dtype,
         clip_skip=files.config.clip_skip,
+        tokenizer_2=second,
     )
-    if unet.config.addition_embed_type == SIZE_CONDITIONS:
-        with torch.device("meta"):
-            second = CLIPTextConfig(**read("text_encoder_2"))
-            base.text_encoder_2 = CLIPTextModelWithProjection(second)
-        base.tokenizer_2 = tokenizer("tokenizer_2")
+    with torch.device("meta"):
+        if not is_refiner:
+            base.text_encoder = CLIPTextModel(CLIPTextConfig(**read("text_encoder")))
+        if is_sdxl:
+            config = CLIPTextConfig(**read("text_encoder_2"))
+            base.text_encoder_2 = CLIPTextModelWithProjection(config)
     return base
+
+
+def has_first_encoder(files: ModelFiles, published: Mapping[str, object] | None) -> bool:
+    """Return whether a model has the first text encoder; SDXL's refiner has not."""
+    if published is not None:
+        return "text_encoder" in published
+    return files.has("text_encoder")

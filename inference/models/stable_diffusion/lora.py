@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 
     from inference.models.base import DiffusionModel
 
-VERSIONS = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
+REFINER_WIDTH = 1280
+"""Width of the prompt embeddings in SDXL's refiner."""
+VERSIONS = {
+    768: "sd_v1",
+    1024: "sd_v2",
+    2048: "sdxl_base_v1-0",
+    REFINER_WIDTH: "sdxl_refiner_v1-0",
+}
 """Width of the prompt embeddings -> kohya's `ss_base_model_version`; for v-prediction with `_v`,
-except SDXL's."""
+except SDXL's. kohya trains no refiner: its version is named likewise."""
 
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
 """Part -> first word of kohya's names, for SD 1.x and 2.x."""
@@ -35,6 +42,7 @@ SDXL_WIDTH = 2048
 SDXL_READER = re.compile(r"attn2[._](processor\.)?to_[kv].*(lora_A|down)")
 """The half of a LoRA layer that reads them, in diffusers' and kohya's naming."""
 
+FIRST_UPSAMPLER = "up_blocks.0.upsamplers.0.conv"
 _RESNET = r"conv1|conv2|conv_shortcut|time_emb_proj"
 
 
@@ -43,6 +51,8 @@ class StableDiffusionLora(LoraLayout):
 
     Args:
         has_sgm_names: SDXL: original names in the UNet, `lora_te1_` and `lora_te2_`.
+        is_refiner: its refiner, whose text encoder is `lora_te2_`, as it is `text_encoder_2` in
+            the diffusers layout.
     """
 
     denoiser = "unet"
@@ -63,28 +73,37 @@ class StableDiffusionLora(LoraLayout):
     text_encoder_targets = r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2)"
     file_format = "kohya"
     readers = ("attn2_to_k", "attn2_to_v")
-    widths: ClassVar = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+    widths: ClassVar = {
+        768: "SD 1.x",
+        1024: "SD 2.x",
+        2048: "SDXL",
+        REFINER_WIDTH: "SDXL's refiner",
+    }
     versions: ClassVar = VERSIONS
-    linear_widths = (1024, 2048)
+    linear_widths = (1024, 2048, REFINER_WIDTH)
     made_for = "prompt states of width {width} ({model}); this base model's have"
     made_for_elsewhere = "prompt states of width {width} ({model})"
 
-    def __init__(self, has_sgm_names: bool) -> None:
+    def __init__(self, has_sgm_names: bool, is_refiner: bool = False) -> None:
         self.has_sgm_names = has_sgm_names
+        self.is_refiner = is_refiner
         self.prefixes = SDXL_PREFIXES if has_sgm_names else PREFIXES
 
     def kohya_path(self, part: str, path: str) -> str:
+        if part == "unet" and self.is_refiner and path == FIRST_UPSAMPLER:
+            return "output_blocks.2.1.conv"  # no attention before it, unlike in SDXL
         if part == "unet":
             return sgm_path(path) if self.has_sgm_names else path
         # transformers 5.6 dropped `text_model.` from its paths; every tool still writes it
         return "text_model." + path.removeprefix("text_model.")
 
     def known_names(self, part: str, path: str) -> list[str]:
-        names = [layout.kohya_name(part, path) for layout in LAYOUTS]
+        layouts = LAYOUTS[:2]  # the refiner's names are SDXL's, but for its first upsampler
+        names = [layout.kohya_name(part, path) for layout in layouts]
         if part != "unet":
             bare = path.removeprefix("text_model.").replace(".", "_")
-            names += [f"{layout.prefixes[part]}_{bare}" for layout in LAYOUTS]
-        elif path == "up_blocks.0.upsamplers.0.conv":  # no attention before it, unlike in SDXL
+            names += [f"{layout.prefixes[part]}_{bare}" for layout in layouts]
+        elif path == FIRST_UPSAMPLER:  # no attention before it, unlike in SDXL
             names.append("lora_unet_output_blocks_2_1_conv")
         elif path.startswith("add_embedding."):  # ComfyUI's other name of the layer
             names.append(f"lora_unet_{path.replace('add_', 'class_').replace('.', '_')}")
@@ -109,9 +128,10 @@ class StableDiffusionLora(LoraLayout):
 
     def recognizes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Recognize SDXL by its parts, or by the input width of attention."""
+        width = REFINER_WIDTH if self.is_refiner else SDXL_WIDTH
         return self.has_sgm_names and any(
-            key.startswith("text_encoder_2.")
-            or (SDXL_READER.search(key) is not None and shape[1:] == (SDXL_WIDTH,))
+            (key.startswith("text_encoder_2.") and not self.is_refiner)
+            or (SDXL_READER.search(key) is not None and shape[1:] == (width,))
             for key, shape in shapes.items()
         )
 
@@ -119,12 +139,21 @@ class StableDiffusionLora(LoraLayout):
         return base.denoiser.config.cross_attention_dim
 
 
-LAYOUTS = (StableDiffusionLora(False), StableDiffusionLora(True))
-"""The layouts of SD 1.x and 2.x, and of SDXL."""
+LAYOUTS = (StableDiffusionLora(False), StableDiffusionLora(True), StableDiffusionLora(True, True))
+"""The layouts of SD 1.x and 2.x, of SDXL, and of its refiner."""
+
+
+def layout_of(parts: Mapping[str, object]) -> LoraLayout:
+    """Return the layout of a base model with these parts."""
+    if "text_encoder_2" not in parts:
+        return LAYOUTS[0]
+    return LAYOUTS[1 if "text_encoder" in parts else 2]
 
 
 def layout_for(names: Mapping[str, object], width: int | None) -> LoraLayout:
     """Return the layout of a LoRA by the input width of its attention, else by its names."""
+    if width == REFINER_WIDTH:
+        return LAYOUTS[2]
     if width in VERSIONS:
         return LAYOUTS[VERSIONS[width].startswith("sdxl")]
     return LAYOUTS[any(name.startswith(SDXL_NAMES) for name in names)]
@@ -141,7 +170,7 @@ def _sgm_names() -> tuple[dict[str, str], dict[str, str]]:
             for j in range(layers):
                 paths.append(f"{side}_blocks.{i}.attentions.{j}")
                 paths += [f"{side}_blocks.{i}.resnets.{j}.{layer}" for layer in SGM_RESNET]
-    whole = {"output_blocks_2_1_conv": "up_blocks.0.upsamplers.0.conv"}  # SD 1.x and 2.x
+    whole = {"output_blocks_2_1_conv": FIRST_UPSAMPLER}  # SD 1.x, SD 2.x and SDXL's refiner
     beginnings = {}
     for path in paths:
         joined = sgm_path(path).replace(".", "_")

@@ -1,7 +1,8 @@
 """A base model in the SD 1.x/2.x or SDXL layout.
 
 SDXL (Podell et al. 2023, arXiv 2307.01952) has two text encoders, and its UNet is also conditioned
-on a prompt's pooled embedding and the image's sizes.
+on a prompt's pooled embedding and the image's sizes. SDXL's refiner has only the second encoder,
+and its UNet is conditioned on an aesthetic score instead of the image's own size.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 SDXL_PARTS = ("text_encoder_2", "tokenizer_2")
 SIZE_CONDITIONS = "text_time"
 """The name of SDXL's conditioning on pooled embedding and sizes in the UNet's config."""
+AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5
+"""The aesthetic scores that the refiner draws by, of prompts and of negative prompts: those of
+diffusers' StableDiffusionXLImg2ImgPipeline, and A1111's `sdxl_refiner_high_aesthetic_score` and
+`sdxl_refiner_low_aesthetic_score`."""
 
 
 @dataclass
@@ -49,7 +54,9 @@ class BaseModel(ImageModel):
 
     path: str
     tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
+    """Splits the prompts; of a refiner it is built from `tokenizer_2` (`splitting_tokenizer`)."""
+    text_encoder: CLIPTextModel | None
+    """None in SDXL's refiner."""
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     alphas_cumprod: Tensor
@@ -81,7 +88,13 @@ class BaseModel(ImageModel):
 
     @property
     def sizes(self) -> SizeRules:
-        return SizeRules(self.size_step, self.resolution, self.resolution)
+        return SizeRules(
+            self.size_step,
+            self.resolution,
+            self.resolution,
+            takes_masks=self.is_inpainting_model,
+            takes_scores=self.is_refiner,
+        )
 
     @property
     def resolution(self) -> int:
@@ -91,20 +104,30 @@ class BaseModel(ImageModel):
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
         """Return one text encoder for SD 1.x and 2.x, two for SDXL, by diffusers' name."""
-        encoders: dict[str, nn.Module] = {"text_encoder": self.text_encoder}
-        if self.text_encoder_2 is not None:
-            encoders["text_encoder_2"] = self.text_encoder_2
-        return encoders
+        both = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {name: one for name, one in both.items() if one is not None}
 
     @property
     def tokenizers(self) -> list[CLIPTokenizer]:
         """Return one tokenizer for each text encoder; they differ only in their padding."""
-        return [self.tokenizer] if self.tokenizer_2 is None else [self.tokenizer, self.tokenizer_2]
+        if self.tokenizer_2 is None:
+            return [self.tokenizer]
+        return [self.tokenizer_2] if self.is_refiner else [self.tokenizer, self.tokenizer_2]
 
     @property
-    def has_two_text_encoders(self) -> bool:
-        """Return whether it has the SDXL layout."""
+    def has_pooled_prompts(self) -> bool:
+        """Return whether it has the SDXL layout, or that of SDXL's refiner."""
         return self.text_encoder_2 is not None
+
+    @property
+    def is_refiner(self) -> bool:
+        """Return whether it is SDXL's refiner, which lacks the first text encoder."""
+        return self.text_encoder is None
+
+    @property
+    def aesthetic_scores(self) -> tuple[float, float] | None:
+        """Return the scores that prompts and negative prompts ask a refiner for."""
+        return (AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE) if self.is_refiner else None
 
     @property
     def is_inpainting_model(self) -> bool:
@@ -125,12 +148,12 @@ class BaseModel(ImageModel):
 
     @property
     def align_your_steps(self) -> Literal["SD1", "SDXL"]:
-        return "SDXL" if self.has_two_text_encoders else "SD1"
+        return "SDXL" if self.has_pooled_prompts else "SD1"
 
     @property
     def prompt_layer(self) -> int:
         """Return the text encoders' layer that is used: -1 is the last, which SDXL never uses."""
-        return -self.clip_skip - self.has_two_text_encoders
+        return -self.clip_skip - self.has_pooled_prompts
 
     @property
     def skips_last_text_layers(self) -> bool:
@@ -150,29 +173,37 @@ class BaseModel(ImageModel):
 
         absent = [None, None]
         of_layout: dict[str, Any] = {
-            "_class_name": "StableDiffusionPipeline",
             "requires_safety_checker": False,
             "safety_checker": absent,
         }
-        if self.has_two_text_encoders:
+        if self.has_pooled_prompts:
             of_layout = {
-                "_class_name": "StableDiffusionXLPipeline",
                 "add_watermarker": None,
                 "force_zeros_for_empty_prompt": self._zeros_for_empty_prompt(),
                 "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
                 "tokenizer_2": ["transformers", "CLIPTokenizer"],
             }
+        if self.is_refiner:
+            of_layout["requires_aesthetics_score"] = True
+        first = not self.is_refiner
         return {
             **of_layout,
+            "_class_name": self.pipeline,
             "_diffusers_version": diffusers.__version__,
             "feature_extractor": absent,
             "image_encoder": absent,
             "scheduler": ["diffusers", sampler],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "text_encoder": ["transformers", "CLIPTextModel"] if first else absent,
+            "tokenizer": ["transformers", "CLIPTokenizer"] if first else absent,
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
         }
+
+    @property
+    def pipeline(self) -> str:
+        """Return the name of the pipeline in diffusers that draws with the model."""
+        kind = "Inpaint" if self.is_inpainting_model else "Img2Img" if self.is_refiner else ""
+        return f"StableDiffusion{'XL' if self.has_pooled_prompts else ''}{kind}Pipeline"
 
     def _zeros_for_empty_prompt(self) -> bool:
         """Return the setting of the base model's own folder; SDXL 1.0's is true."""
@@ -220,10 +251,10 @@ class BaseModel(ImageModel):
         """
         chunker = PromptChunker(self.tokenizer, self.embeddings)
         encoded = self.encode_chunks([chunker.whole(prompt) for prompt in prompts])
-        if not self.has_two_text_encoders:
+        if not self.has_pooled_prompts:
             return Conditions(encoded[0].states)
         states = torch.cat([one.states for one in encoded], dim=-1)
-        return Conditions(states, encoded[1].pooled)
+        return Conditions(states, encoded[-1].pooled)
 
     def encode_chunks(self, chunks: Sequence[Sequence[Chunk]]) -> list[Encoded]:
         """Encode prompt chunks; return token weights without applying them.
@@ -237,7 +268,7 @@ class BaseModel(ImageModel):
             filler = int(self.tokenizers[number].pad_token_id)
             tokens = assemble(self.tokenizer, chunks, filler)
             encoded.append(encode(encoder, tokens, self.prompt_layer, self.embeddings, number))
-        if self.has_two_text_encoders:
+        if self.has_pooled_prompts:
             return encoded
         states = final_layer_norm(self.text_encoder)(encoded[0].states)
         return [replace(encoded[0], states=states)]
@@ -246,6 +277,14 @@ class BaseModel(ImageModel):
         self, prompts: Sequence[str], negatives: Sequence[str], settings: PromptSettings
     ) -> DrawingConditions:
         return encode_drawing_prompts(self, prompts, negatives, settings)
+
+    def with_scores(self, sizes: Tensor, scores: Tensor | None) -> Tensor:
+        """Return a refiner's conditioning (b, 5) of sizes (b, 6) and scores (b,); others' as is."""
+        if self.aesthetic_scores is None:
+            return sizes
+        if scores is None:
+            scores = sizes.new_full((len(sizes),), self.aesthetic_scores[0])
+        return torch.cat([sizes[:, :4].to(scores), scores[:, None]], dim=1)
 
     def predict(
         self,
@@ -261,13 +300,15 @@ class BaseModel(ImageModel):
             timesteps: (b,).
             conditions: of b prompts.
             sizes: SDXL's size conditioning in pixels, (b, 6), see `whole_picture`; by default
-                that of uncropped images of the latents' size. Other models ignore it.
+                that of uncropped images of the latents' size. For a refiner (b, 5), with an
+                aesthetic score instead of the last two. Other models ignore it.
         """
         extra: dict[str, Any] = {}
         if conditions.pooled is not None:
             if sizes is None:
                 height, width = (side * self.vae_scale_factor for side in noisy_latents.shape[2:])
                 sizes = whole_picture(height, width).expand(len(noisy_latents), -1)
+                sizes = self.with_scores(sizes, conditions.scores)
             sizes = sizes.to(noisy_latents.device, torch.float32)
             extra = {"added_cond_kwargs": {"text_embeds": conditions.pooled, "time_ids": sizes}}
         return self.unet(

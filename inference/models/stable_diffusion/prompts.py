@@ -6,6 +6,7 @@ As in A1111 1.10.1 (`modules/sd_hijack_clip.py`, `modules/sd_emphasis.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -40,7 +41,10 @@ class ChunkEncoder(Protocol):
     def device(self) -> torch.device: ...
 
     @property
-    def has_two_text_encoders(self) -> bool: ...
+    def has_pooled_prompts(self) -> bool: ...
+
+    @property
+    def aesthetic_scores(self) -> tuple[float, float] | None: ...
 
     def encode_chunks(self, chunks: Sequence[Sequence[Chunk]]) -> list[Encoded]: ...
 
@@ -140,6 +144,7 @@ class _TextEncoder:
         """Return the texts of one prompt, padded to equally many chunks.
 
         In SDXL an empty negative prompt is all zeros, as in A1111 (`modules/sd_models_xl.py`).
+        For its refiner, prompts and negative prompts ask for different aesthetic scores.
         """
         texts = list(dict.fromkeys(entry.text for entry in entries))
         counts = [sum(entry.text == text for entry in entries) for text in texts]
@@ -148,8 +153,11 @@ class _TextEncoder:
         conditions = self.conditions(
             [each + [self.empty] * (longest - len(each)) for each in rows], counts
         )
-        if is_negative and self.base.has_two_text_encoders and not any(texts):
+        if is_negative and self.base.has_pooled_prompts and not any(texts):
             conditions = conditions.zeroed([True])
+        if (scores := self.base.aesthetic_scores) is not None:
+            like = conditions.states.new_empty(len(texts), dtype=torch.float32)
+            conditions = replace(conditions, scores=like.fill_(scores[is_negative]))
         numbers = tuple(texts.index(entry.text) for entry in entries)
         return Timeline(tuple(entry.end_at_step for entry in entries), numbers, conditions)
 
@@ -159,7 +167,7 @@ class _TextEncoder:
         """Return the conditions of the texts with these chunk rows, (texts, chunks)."""
         index = torch.tensor(rows, device=self.base.device)
         states = [self.weighted(one, index, counts or [1] * len(rows)) for one in self.encoded]
-        pooled = self.encoded[-1].pooled if self.base.has_two_text_encoders else None
+        pooled = self.encoded[-1].pooled if self.base.has_pooled_prompts else None
         together = torch.cat([one.flatten(1, 2) for one in states], dim=-1)
         conditions = Conditions(together, None if pooled is None else pooled[index[:, 0]])
         return conditions.to(self.base.dtype)

@@ -1,7 +1,7 @@
 """Base models as single files (`.safetensors`, `.ckpt`) that A1111, Forge and ComfyUI open.
 
-A file of SD 1.x, SD 2.x or SDXL needs no other files. A model of other sizes (`picto`) is described
-by its metadata, `limner.model`: other programs cannot build such a model.
+A file of SD 1.x, SD 2.x, SDXL or its refiner needs no other files. A model of other sizes (`picto`)
+is described by its metadata, `limner.model`: other programs cannot build such a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from inference.config import BaseModelConfig
 from inference.files import TensorFile, open_tensors
 from inference.models.base import weight_dtype
-from inference.models.folder import TOKENIZERS
+from inference.models.folder import tokenizer_names
 from inference.models.stable_diffusion.detect import (
     MODEL,
     NOISE_SCHEDULE,
@@ -37,6 +37,7 @@ from inference.models.stable_diffusion.keys import (
     is_left_out,
     is_open_clip,
     places,
+    splitting_tokenizer,
 )
 from inference.models.stable_diffusion.model import BaseModel
 from inference.runtime import ArtifactError, BaseModelError, InputError, check_readable
@@ -56,9 +57,10 @@ class ModelParts:
     """A base model's parts by their names in the diffusers layout."""
 
     modules: dict[str, nn.Module]
-    """The file's parts: `unet`, `vae`, `text_encoder`, with SDXL `text_encoder_2`."""
+    """The file's parts: `unet`, `vae`, `text_encoder`, with SDXL `text_encoder_2`; a refiner's
+    without `text_encoder`."""
     tokenizers: dict[str, CLIPTokenizer]
-    """`tokenizer`, with SDXL `tokenizer_2`."""
+    """`tokenizer`, with SDXL `tokenizer_2`, which is a refiner's only one."""
     noise_schedule: Config
     """Settings as in a scheduler_config.json."""
     prediction_type: str | None
@@ -290,10 +292,13 @@ def read_base_model(
     schedule = {**model.noise_schedule, "prediction_type": prediction_type}
     noise_scheduler: Any = DDPMScheduler.from_config(schedule)
     modules: dict[str, Any] = model.modules
+    second = model.tokenizers.get("tokenizer_2")
+    first = model.tokenizers.get("tokenizer") or (second and splitting_tokenizer(second))
+    assert first is not None
     return BaseModel(
         path=config.path,
-        tokenizer=model.tokenizers["tokenizer"],
-        text_encoder=modules["text_encoder"],
+        tokenizer=first,
+        text_encoder=modules.get("text_encoder"),
         vae=modules["vae"],
         unet=modules["unet"],
         alphas_cumprod=noise_scheduler.alphas_cumprod.float().clamp(min=SMALLEST_SHARE),
@@ -301,7 +306,7 @@ def read_base_model(
         noise_schedule=dict(noise_scheduler.config),
         dtype=dtype,
         clip_skip=config.clip_skip,
-        tokenizer_2=model.tokenizers.get("tokenizer_2"),
+        tokenizer_2=second,
         text_encoder_2=modules.get("text_encoder_2"),
     )
 
@@ -310,7 +315,7 @@ def parts_of(base: BaseModel) -> ModelParts:
     """Return a base model's parts, to be written as a single file."""
     return ModelParts(
         modules=dict(base.parts),
-        tokenizers=dict(zip(TOKENIZERS, base.tokenizers, strict=False)),
+        tokenizers=dict(zip(tokenizer_names(base), base.tokenizers, strict=True)),
         noise_schedule=base.noise_schedule,
         prediction_type=base.prediction_type,
     )

@@ -34,8 +34,9 @@ from inference.models.stable_diffusion.ldm_config import (
 from inference.models.stable_diffusion.single_file import ModelParts
 from inference.runtime import InputError
 
-IGNORED = ("sample_size", "upcast_attention", "force_upcast")
-"""Settings that differ within a family; none changes a layer."""
+IGNORED = ("sample_size", "upcast_attention", "force_upcast", "in_channels")
+"""Settings that differ within a family; none changes a layer, except for the input channels of
+inpainting models, which the file's weights show."""
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 Format = Callable[[str, dict[str, Tensor]], dict[str, Tensor]]
@@ -48,7 +49,7 @@ def family_for(parts: Mapping[str, nn.Module]) -> Family:
     Decided by the text encoders: OpenCLIP's (SD 2.x) use the exact GELU, CLIP's an approximation.
     """
     if "text_encoder_2" in parts:
-        return FAMILIES["sdxl"]
+        return FAMILIES["sdxl" if "text_encoder" in parts else "sdxl_refiner"]
     text: Any = parts["text_encoder"]
     return FAMILIES["sd1" if text.config.hidden_act == "quick_gelu" else "sd2"]
 
@@ -111,7 +112,7 @@ def marks(family: Family, is_velocity: bool, has_zero_snr: bool) -> dict[str, Te
 
     SD 2.x is recognized without the first one, and for SD 1.x no program looks for it.
     """
-    names = {VELOCITY: is_velocity and family.key == "sdxl", ZERO_SNR: has_zero_snr}
+    names = {VELOCITY: is_velocity and family.key.startswith("sdxl"), ZERO_SNR: has_zero_snr}
     return {name: torch.zeros(0) for name, applies in names.items() if applies}
 
 

@@ -199,7 +199,8 @@ def without(folder: Path, copy: Path, *parts: str) -> str:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (("text_encoder", "tokenizer"), "is an SDXL refiner: it has only text_encoder_2"),
+        (("text_encoder", "tokenizer"), "takes 6 numbers besides the prompt; a refiner takes 5"),
+        (("text_encoder",), "of the SDXL layout: text_encoder missing"),
         (("text_encoder_2", "tokenizer_2"), "of the SDXL layout: text_encoder_2, tokenizer_2 miss"),
         (("tokenizer_2",), "of the SDXL layout: tokenizer_2 missing"),
     ],
@@ -252,4 +253,4 @@ def test_inspect_tells_of_the_layout(
         inspect(tiny_base_folder)["layout"] == "SD 1.x/2.x: one text encoder, prompts of width 16"
     )
     refiner = without(tiny_sdxl_folder, tmp_path / "refiner", "text_encoder", "tokenizer")
-    assert inspect(Path(refiner))["layout"].startswith("SDXL refiner")
+    assert inspect(Path(refiner))["layout"].startswith("SDXL refiner: only text_encoder_2, prompts")

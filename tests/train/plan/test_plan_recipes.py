@@ -84,6 +84,10 @@ NUMBERS = {  # of the published models: denoiser, text encoders, VAE
     "stabilityai/stable-diffusion-2-1-base": (865_910_724, 340_387_840, 83_653_863),
     "stabilityai/stable-diffusion-2-1": (865_910_724, 340_387_840, 83_653_863),
     "stabilityai/stable-diffusion-xl-base-1.0": (2_567_463_684, 817_720_320, 83_653_863),
+    "stabilityai/stable-diffusion-xl-refiner-1.0": (2_259_526_660, 694_659_840, 83_653_863),
+    "stable-diffusion-v1-5/stable-diffusion-inpainting": (859_535_364, 123_060_480, 83_653_863),
+    "stabilityai/stable-diffusion-2-inpainting": (865_925_124, 340_387_840, 83_653_863),
+    "diffusers/stable-diffusion-xl-1.0-inpainting-0.1": (2_567_478_084, 817_720_320, 83_653_863),
 }
 
 
@@ -94,7 +98,6 @@ def test_published_pictures_need_no_files(path: str) -> None:
     text = sum(count for name, count in counts.items() if "text" in name)
     assert (counts[base.denoiser_name], text, counts["vae"]) == NUMBERS[path]
     assert base.prediction_type == ("v_prediction" if path.endswith("2-1") else "epsilon")
-    sizes = {"diffusion-2-1": 768, "base-1.0": 1024}
-    wanted = next((side for end, side in sizes.items() if path.endswith(end)), 512)
+    wanted = 1024 if "-xl-" in path else 768 if path.endswith("2-1") else 512
     assert base.denoiser.config.sample_size * base.vae_scale_factor == wanted
     assert all(len(one) == 49408 for one in base.tokenizers)

@@ -44,6 +44,9 @@ def build_examples(
     )
     examples.pace = pace
     examples.latent_factor = base.vae_scale_factor
+    examples.takes_scores = sizes.takes_scores
+    if sizes.takes_masks and recipe.objective.learns_from_captions:
+        examples.inpainting_masks = config.inpainting_masks or "random"
     examples.assign_buckets(sizes.step, recipe.train_batch_size, pace.first_position)
     return examples
 

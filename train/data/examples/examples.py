@@ -3,11 +3,12 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 from train.common import DataError, derive_seed
@@ -21,12 +22,12 @@ from train.config import (
     SubsetConfig,
 )
 from train.data.examples.layout import Layout, ResizeRule, assign_buckets, paired_class_images
-from train.data.examples.masks import mask_shares, mask_weights
+from train.data.examples.masks import mask_pixels, mask_shares, mask_weights
 from train.data.examples.picture_buckets import Place, SizeRule
 from train.data.examples.stream import BucketStream, Pace, PairedStream, Stream
 from train.data.examples.transforms import Crop, crop_image
 from train.data.examples.windows import WindowStream, windows_of
-from train.data.pictures import READING
+from train.data.pictures import READING, random_mask
 from train.data.sources import (
     Picture,
     StepInfo,
@@ -86,6 +87,10 @@ class Examples(Dataset[dict[str, Any]]):
         """Sizes of the images; None if all are square."""
         self.latents: KeptLatents | None = None
         """Cached tensors of every image, which replace its pixels."""
+        self.inpainting_masks: Literal["random", "files"] | None = None
+        """Where the masks of an inpainting model come from; None for other models."""
+        self.takes_scores = False
+        """Whether a refiner's aesthetic score replaces the last two numbers of `sizes`."""
         self.latent_factor = 8
         """Pixels per latent along each side; masks are scaled to the size of latents."""
 
@@ -218,7 +223,10 @@ class Examples(Dataset[dict[str, Any]]):
 
         With masks also `mask`, before loss weights are computed.
         """
-        crop = self.crop(index, epoch, slot)
+        return self.content_of(index, self.crop(index, epoch, slot))
+
+    def content_of(self, index: int, crop: Crop) -> dict[str, Tensor]:
+        """Return the tensors of a crop of an image; see `content`."""
         content = {"pixels": crop.pixels, "sizes": crop.sizes}
         if self.has_masks:
             picture, factor = self.pictures[index], self.latent_factor
@@ -258,10 +266,36 @@ class Examples(Dataset[dict[str, Any]]):
             "prompts": self.prompt(index, epoch, self.pace.step(position), slot),
         }
         kept = self.latents
-        example |= self.content(index, epoch, slot) if kept is None else kept[index]
+        if self.inpainting_masks is None:
+            example |= self.content(index, epoch, slot) if kept is None else kept[index]
+        else:
+            crop = self.crop(index, epoch, slot)
+            example |= self.content_of(index, crop) if kept is None else kept[index]
+            example |= self.inpainting(position, index, crop)
+        if self.takes_scores:
+            score = torch.tensor([self.settings(index).aesthetic_score])
+            example["sizes"] = torch.cat([example["sizes"][:4], score])
         if self.has_masks:
             example["mask"] = self.weights(example["mask"], position, self.masks(index))
         return example
+
+    def inpainting(self, position: int, index: int, crop: Crop) -> dict[str, Tensor]:
+        """Return an inpainting model's mask at a sample index, and the pixels that it leaves.
+
+        As diffusers' training scripts and pipelines make them: masked pixels become grey, and the
+        mask at the size of latents has the nearest pixels.
+        """
+        height, width = crop.pixels.shape[1:]
+        if self.inpainting_masks == "random":
+            seed = derive_seed(self.seed, "inpainting mask", position)
+            mask = random_mask(random.Random(seed), height, width)
+        else:
+            mask = (mask_pixels(self.pictures[index], crop, self.masks(index)) >= 0.5).float()
+        small = height // self.latent_factor, width // self.latent_factor
+        return {
+            "masked_pixels": crop.pixels * (1 - mask),
+            "inpainting_mask": interpolate(mask[None], size=small)[0],
+        }
 
     def weights(self, mask: Tensor, position: int, config: MaskConfig) -> Tensor:
         """Return the loss weights of a mask at a sample index."""

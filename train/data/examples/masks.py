@@ -29,8 +29,7 @@ TOLERANCE = 0.02
 def mask_shares(picture: Picture, crop: Crop, config: MaskConfig, factor: int) -> Tensor:
     """Return the mask at the size of latents, (1, h / factor, w / factor) in 0 … 1.
 
-    It is transformed like the image: scaled, cropped and mirrored, then averaged over the pixels of
-    each latent. An image without a mask is 1 everywhere.
+    It is averaged over the pixels of each latent; see `mask_pixels`.
 
     Args:
         picture: the image of the mask.
@@ -42,12 +41,24 @@ def mask_shares(picture: Picture, crop: Crop, config: MaskConfig, factor: int) -
         DataError: the mask cannot be read, or has another aspect ratio than the image.
     """
     height, width = crop.pixels.shape[1:]
+    places = mask_pixels(picture, crop, config)
+    return places.view(height // factor, factor, width // factor, factor).mean((1, 3))[None]
+
+
+def mask_pixels(picture: Picture, crop: Crop, config: MaskConfig) -> Tensor:
+    """Return the mask of a crop, (1, h, w) in 0 … 1: scaled, cropped and mirrored like the image.
+
+    An image without a mask is 1 everywhere.
+
+    Raises:
+        DataError: the mask cannot be read, or has another aspect ratio than the image.
+    """
     mask = crop.alpha if config.source == "alpha" else None
     if picture.mask is not None:
         mask = read_mask(picture.mask)
         check_shape(mask, picture, crop)
     if mask is None:
-        return torch.ones(1, height // factor, width // factor)
+        return torch.ones(1, *crop.pixels.shape[1:])
     if not (mask.getbbox() or config.unmasked_weight or config.formula == "a1111"):
         warnings.warn(
             f"{picture.mask or picture.path}: the mask is empty everywhere, so that "
@@ -57,9 +68,7 @@ def mask_shares(picture: Picture, crop: Crop, config: MaskConfig, factor: int) -
             stacklevel=2,
         )
     cut = np.asarray(crop.cut.of(mask.convert("F"), Image.Resampling.BOX), np.float32)
-    shares = torch.from_numpy(cut.copy()).div_(255)
-    places = shares.view(height // factor, factor, width // factor, factor)
-    return places.mean((1, 3))[None]
+    return torch.from_numpy(cut.copy()).div_(255)[None]
 
 
 def mask_weights(shares: Tensor, config: MaskConfig) -> Tensor:

@@ -7,6 +7,7 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from train.data.pictures.index import Facts, Known, picture_facts
     from train.data.pictures.index_file import add_root
+    from train.data.pictures.random_masks import random_mask
     from train.data.pictures.reading import (
         MAX_PIXELS,
         READING,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_PIXELS", "READING", "READING_ERRORS", "CorruptImages", "Facts", "Known", "Policy",
-    "add_root", "picture_facts", "quiet", "read_picture", "shown", "sound_paths",
+    "add_root", "picture_facts", "quiet", "random_mask", "read_picture", "shown", "sound_paths",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -1,5 +1,6 @@
 """Marks of single files: v-prediction and zero terminal SNR, and A1111's config beside them."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,12 @@ from inference.inspect import inspect
 from inference.models.stable_diffusion import single_file_writer
 from inference.models.stable_diffusion.detect import FAMILIES
 from inference.models.stable_diffusion.keys import clip_tokenizer
-from inference.models.stable_diffusion.ldm_config import sd1_config, sdxl_config, write_config
+from inference.models.stable_diffusion.ldm_config import (
+    refiner_config,
+    sd1_config,
+    sdxl_config,
+    write_config,
+)
 from inference.models.stable_diffusion.single_file import ModelParts, build_part, read_model
 from inference.models.stable_diffusion.single_file_writer import (
     family_for,
@@ -59,6 +65,8 @@ EXPECTED = {  # by family, prediction type, zero terminal SNR: empty tensors, co
     ("sdxl", "epsilon", True): ({"ztsnr"}, False),
     ("sdxl", "v_prediction", False): ({"v_pred"}, True),
     ("sdxl", "v_prediction", True): ({"v_pred", "ztsnr"}, True),
+    ("sdxl_refiner", "epsilon", False): (set(), False),
+    ("sdxl_refiner", "v_prediction", True): ({"v_pred", "ztsnr"}, True),
 }
 
 
@@ -80,6 +88,22 @@ def test_a_file_is_marked(key, prediction_type, zero_snr, models, tmp_path):
     assert again.prediction_type == prediction_type
     assert again.noise_schedule.get("rescale_betas_zero_snr", False) is zero_snr
     assert (inspect(path).get("terminal SNR") == "zero") is zero_snr
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("key", ["sd1", "sdxl"])
+def test_nine_channels_are_no_sizes_of_their_own(key, models, tmp_path):
+    """Other programs open inpainting models, and see by the first layer that they are."""
+    unet: Any = deepcopy(models[key].modules["unet"])
+    unet.conv_in = torch.nn.Conv2d(9, unet.conv_in.out_channels, 3, padding=1)
+    unet.register_to_config(in_channels=9)
+    model = replace(models[key], modules={**models[key].modules, "unet": unet})
+    path, notes = written(model, tmp_path, "epsilon", False)
+    assert not notes
+    assert "limner.model" not in read_header(path)["__metadata__"]
+    again: Any = read_model(path).modules["unet"]
+    assert again.config.in_channels == 9
+    assert "inpainting" in inspect(path)["family"]
 
 
 def test_a_model_of_its_own_sizes_is_marked_and_has_no_config(models, tmp_path):
@@ -120,13 +144,22 @@ def test_the_config_of_an_earlier_model_goes_and_a_foreign_one_stays(models, pub
 
 def test_the_configs_describe_the_published_models(tmp_path):
     """Each number against the diffusers config from which the family's UNet is built."""
-    for key, make, part in (("sd1", sd1_config, "unet"), ("sdxl", sdxl_config, "network")):
+    for key, make, part in (
+        ("sd1", sd1_config, "unet"),
+        ("sdxl", sdxl_config, "network"),
+        ("sdxl_refiner", refiner_config, "network"),
+    ):
         model = make(4)["model"]["params"]
         unet, expected = model[f"{part}_config"]["params"], FAMILIES[key].configs["unet"]
         built: Any = build_part("unet", expected, FAMILIES[key]).config
         widths = [unet["model_channels"] * factor for factor in unet["channel_mult"]]
         assert widths == list(built.block_out_channels)
-        assert unet["context_dim"] == built.cross_attention_dim
+        depth = expected.get("transformer_layers_per_block", 1)
+        assert (unet["transformer_depth"], unet.get("adm_in_channels")) == (
+            depth,
+            built.projection_class_embeddings_input_dim,
+        )
+        assert {*torch.tensor(unet["context_dim"]).view(-1).tolist()} == {built.cross_attention_dim}
         assert unet["num_res_blocks"] == built.layers_per_block
         assert model["scale_factor"] == FAMILIES[key].configs["vae"]["scaling_factor"]
         attentive = [2**i for i, kind in enumerate(built.down_block_types) if "Cross" in kind]

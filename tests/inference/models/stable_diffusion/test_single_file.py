@@ -66,6 +66,10 @@ def small_model(key: str) -> ModelParts:
         special |= {"cross_attention_dim": 56, "transformer_layers_per_block": (1, 2),
                     "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
                     "projection_class_embeddings_input_dim": 16 + 6 * 8}  # fmt: skip
+    if key == "sdxl_refiner":
+        special |= {"cross_attention_dim": 32, "addition_embed_type": "text_time",
+                    "addition_time_embed_dim": 8,
+                    "projection_class_embeddings_input_dim": 16 + 5 * 8}  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(3)
         layers = 23 if key == "sd2" else 2
@@ -77,11 +81,13 @@ def small_model(key: str) -> ModelParts:
             ),
         }
         tokenizers = {"tokenizer": tokenizer}
-        if key == "sdxl":
+        if key.startswith("sdxl"):
             modules["text_encoder_2"] = CLIPTextModelWithProjection(
                 text_config("gelu", 3, 32, projection_dim=16)
             )
             tokenizers["tokenizer_2"] = tokenizer
+        if key == "sdxl_refiner":
+            del modules["text_encoder"], tokenizers["tokenizer"]
     for module in modules.values():
         module.requires_grad_(False).eval()
     return ModelParts(modules, tokenizers, {**NOISE_SCHEDULE}, "v_prediction")
@@ -117,7 +123,9 @@ def test_every_layout_is_read_again_to_the_same_bits(key, tmp_path):
         for name, value in vars(module.config).items():
             if name.startswith(("hidden", "num_", "intermediate", "vocab", "projection")):
                 assert getattr(again.modules[part].config, name) == value
-    assert again.tokenizers["tokenizer"]("ab c").input_ids == [0, 23, 7, 1]
+    assert again.tokenizers.keys() == model.tokenizers.keys()
+    for tokenizer in again.tokenizers.values():
+        assert tokenizer("ab c").input_ids == [0, 23, 7, 1]
 
 
 @pytest.mark.parametrize("key", FAMILIES)
@@ -126,13 +134,20 @@ def test_diffusers_reads_every_layout_to_the_same_bits(key, tmp_path):
     from diffusers import (
         DDIMScheduler,
         StableDiffusionPipeline,
+        StableDiffusionXLImg2ImgPipeline,
         StableDiffusionXLPipeline,
     )
 
     model = small_model(key)
     path = write(tmp_path / "model.safetensors", model)
-    pipeline = StableDiffusionXLPipeline if key == "sdxl" else StableDiffusionPipeline
-    extra = {} if key == "sdxl" else {"safety_checker": None, "feature_extractor": None}
+    pipelines = {
+        "sdxl": StableDiffusionXLPipeline,
+        "sdxl_refiner": StableDiffusionXLImg2ImgPipeline,
+    }
+    pipeline = pipelines.get(key, StableDiffusionPipeline)
+    extra = {} if key in pipelines else {"safety_checker": None, "feature_extractor": None}
+    if key == "sdxl_refiner":
+        extra = {"text_encoder": None, "tokenizer": None}
     parts = {**model.modules, **model.tokenizers, "scheduler": DDIMScheduler(), **extra}
     pipeline(**parts).save_pretrained(tmp_path / "config")
     for weights in (tmp_path / "config").rglob("*.safetensors"):
@@ -184,8 +199,6 @@ CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
     ("shapes", "what"),
     [
         ({CONV_IN: (320, 8, 3, 3)}, "InstructPix2Pix"),
-        ({CONV_IN: (320, 4, 3, 3), "conditioner.embedders.0.model.ln_final.bias": (1280,)},
-         "SDXL's refiner"),
         ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "Flux"),
         ({"model.diffusion_model.joint_blocks.0.x": (1,)}, "Stable Diffusion 3"),
         ({"x": (1,)}, r"no checkpoint by its names \(x\); expected a checkpoint of SD 1\.x"),
@@ -205,9 +218,14 @@ def test_inpainting_models_are_told_by_their_nine_channels():
     assert input_channels(TensorFile(shapes, {}, shapes.__getitem__), family) == {"in_channels": 9}
 
 
+def test_the_refiner_is_told_by_its_text_encoder():
+    openclip = "conditioner.embedders.0.model.ln_final.bias"
+    assert family_of({CONV_IN: (384, 4, 3, 3), openclip: (1280,)}).key == "sdxl_refiner"
+
+
 def test_a_file_with_only_a_unet_is_told_by_its_width():
     attention = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-    for width, key in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl")):
+    for width, key in ((768, "sd1"), (1024, "sd2"), (2048, "sdxl"), (1280, "sdxl_refiner")):
         assert family_of({CONV_IN: (320, 4, 3, 3), attention: (320, width)}).key == key
 
 
