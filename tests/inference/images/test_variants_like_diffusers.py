@@ -17,7 +17,8 @@ from torch import Tensor
 
 from inference.config.images import ImageConfig, ImageToImageConfig, InpaintConfig
 from inference.config.models import BaseModelConfig
-from inference.images.drawing import evaluation
+from inference.convert import Request, convert
+from inference.images.drawing import draw, evaluation
 from inference.images.img2img.init import encode_start, open_init
 from inference.images.passes import Pass, sample
 from inference.images.requests import expand
