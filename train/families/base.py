@@ -149,9 +149,11 @@ def check_no_clips_are_given(recipe: TrainRecipe) -> None:
         raise InputError(f"data.clips: are for video models; {path!r} is a model of pictures")
 
 
-def plain_denoising(recipe: TrainRecipe, base: DiffusionModel) -> Denoising:
-    """Return the loss of a family that adds nothing to `Denoising`."""
-    return Denoising(
+def plain_denoising(
+    recipe: TrainRecipe, base: DiffusionModel, kind: type[Denoising] = Denoising
+) -> Denoising:
+    """Return the loss of a family that has no options of its own for it."""
+    return kind(
         base,
         recipe.loss,
         recipe.data.latent_sampling,

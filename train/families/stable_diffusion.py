@@ -54,8 +54,8 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         return frozen_dtype(base, recipe.base_model, recipe.mixed_precision, part)
 
     def loss(self, recipe: TrainRecipe, base: BaseModel) -> Denoising:
-        plain = plain_denoising(recipe, base)
-        return InpaintingDenoising(**vars(plain)) if base.is_inpainting_model else plain
+        kind = InpaintingDenoising if base.is_inpainting_model else Denoising
+        return plain_denoising(recipe, base, kind)
 
     def idle_parts(self, base: BaseModel, has_latents: bool) -> list[str]:
         """Return the text encoders, and the VAE once latents are cached: of SDXL 1.8 GiB.

@@ -15,9 +15,11 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
 
+from inference.artifacts import Lora, LoraSpec
 from inference.config.images import ImageConfig, ImageToImageConfig, InpaintConfig
 from inference.config.models import BaseModelConfig
-from inference.images.drawing import evaluation
+from inference.convert import Request, convert
+from inference.images.drawing import draw, evaluation
 from inference.images.img2img.init import encode_start, open_init
 from inference.images.passes import Pass, sample
 from inference.images.requests import expand
@@ -114,7 +116,13 @@ def request_of(sampler: str, **options: Any) -> ImageConfig:
 
 
 @pytest.mark.parametrize(
-    ("kind", "prediction"), [("sd", "epsilon"), ("sd", "v_prediction"), ("sdxl", "epsilon")]
+    ("kind", "prediction"),
+    [
+        ("sd", "epsilon"),
+        ("sdxl", "epsilon"),
+        pytest.param("sd", "v_prediction", marks=pytest.mark.slow),
+        pytest.param("sdxl", "v_prediction", marks=pytest.mark.slow),
+    ],
 )
 def test_masked_parts_are_repainted_as_in_diffusers(
     kind: str, prediction: str, tiny_variant: MakeVariant, picture: Path, mask: Path
@@ -135,9 +143,10 @@ def test_masked_parts_are_repainted_as_in_diffusers(
     ("kind", "prediction", "sampler", "error"),
     [
         ("sd", ZERO_SNR, "DDIM", 1e-5),
-        ("sd", ZERO_SNR, "Euler", 5e-4),  # starts at a sigma of 4519, which fp32 rounds to 5e-4
-        ("sdxl", "v_prediction", "DDIM", 1e-5),
         ("sdxl", ZERO_SNR, "DDIM", 1e-5),
+        pytest.param("sdxl", "v_prediction", "DDIM", 1e-5, marks=pytest.mark.slow),
+        # Starts at a sigma of 4519, which fp32 rounds to 5e-4:
+        pytest.param("sd", ZERO_SNR, "Euler", 5e-4, marks=pytest.mark.slow),
     ],
 )
 def test_without_a_picture_everything_is_masked(
@@ -164,7 +173,14 @@ def test_without_a_picture_everything_is_masked(
     torch.testing.assert_close(ours(base, request_of(sampler)), states[last], rtol=0, atol=error)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", ZERO_SNR])
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        "epsilon",
+        pytest.param("v_prediction", marks=pytest.mark.slow),
+        pytest.param(ZERO_SNR, marks=pytest.mark.slow),
+    ],
+)
 def test_the_refiner_draws_as_in_diffusers(
     prediction: str, tiny_variant: MakeVariant, picture: Path
 ) -> None:
@@ -180,7 +196,8 @@ def test_the_refiner_draws_as_in_diffusers(
     torch.testing.assert_close(ours(base, request_of("Euler", img2img=start)), theirs, **CLOSE)
 
 
-@pytest.mark.parametrize(("kind", "inpaints"), [("sd", True), ("refiner", False)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "inpaints"), [("refiner", False), ("sd", True), ("sdxl", True)])
 def test_single_files_of_variants_draw_the_same(
     kind: str, inpaints: bool, tiny_variant: MakeVariant, picture: Path, tmp_path: Path
 ) -> None:
@@ -212,3 +229,42 @@ def test_a_word_of_a_refiner_may_contain_exclamation_marks(tiny_variant: MakeVar
     words = base.tokenizer.get_vocab()
     [ids] = base.tokenize(["b!"]).ids[:, 0].tolist()
     assert ids[1:3] == [words["b</w>"], words["!</w>"]]
+
+
+def test_the_loras_of_a_refiner_have_sdxls_names(tiny_variant: MakeVariant) -> None:
+    """Original names in the UNet, and `lora_te2`; its first upsampler follows no attention."""
+    base = load_base_model(BaseModelConfig(path=str(tiny_variant("refiner"))))
+    targets = ["attention", "convolution"]
+    names = Lora.create(base, LoraSpec(2, 2.0, 0.0, targets, True), seed=1).layers
+    assert {"_".join(name.split("_")[:2]) for name in names} == {"lora_unet", "lora_te2"}
+    assert "lora_te2_text_model_encoder_layers_0_self_attn_q_proj" in names
+    assert {"lora_unet_output_blocks_2_1_conv", "lora_unet_output_blocks_5_2_conv"} <= {*names}
+    assert not any("down_blocks" in name or "up_blocks" in name for name in names)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")
+def test_diffusers_loads_the_loras_of_a_refiner(tiny_variant: MakeVariant, tmp_path: Path) -> None:
+    """With kohya's names of SDXL: the UNet answers alike, and differs from the plain one."""
+    config = BaseModelConfig(path=str(tiny_variant("refiner")))
+    base, plain = load_base_model(config), load_base_model(config)
+    spec = LoraSpec(2, 2.0, 0.0, ["attention", "projection"], train_text_encoder=True)
+    lora = Lora.create(base, spec, seed=1)
+    for layer in lora.layers.values():
+        for name, parameter in layer.named_parameters():
+            source = torch.Generator().manual_seed(len(name))
+            parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.2)
+    path = tmp_path / "lora.safetensors"
+    lora.save(path, torch.float32, {})
+    pipe = pipeline_of(plain, "StableDiffusionXLImg2ImgPipeline", scheduler_of(plain, "DDIM"))
+    pipe.register_to_config(requires_aesthetics_score=True)
+    latents = torch.randn(1, 4, 6, 4, generator=torch.Generator().manual_seed(3))
+    before = plain.predict(latents, torch.tensor([500]), plain.encode_prompts(["a cat"]))
+    pipe.load_lora_weights(str(path))
+    Lora.load(path).attach(base)
+    states, _, pooled, _ = pipe.encode_prompt("a cat", do_classifier_free_guidance=False)
+    added = {"text_embeds": pooled, "time_ids": torch.tensor([[24.0, 16, 0, 0, 6]])}
+    theirs = pipe.unet(latents, 500, states, added_cond_kwargs=added).sample
+    ours = base.predict(latents, torch.tensor([500]), base.encode_prompts(["a cat"]))
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+    assert (ours - before).abs().max() > 0.01
