@@ -48,7 +48,7 @@ class BaseModelConfig:
 
     @property
     def moves_by_layer(self) -> bool:
-        """Return whether single layers can be moved between devices; those of bitsandbytes cannot."""
+        """Return whether layers can be moved one by one; those of bitsandbytes cannot."""
         return self.quantization in (None, "fp8")
 
     def faults(self) -> Faults:

@@ -317,8 +317,8 @@ REFUSALS: tuple[Check, ...] = (
         lambda r: (
             r.base_model.quantization is not None and (_trains_base_weights(r) or _trains_vae(r))
         ),
-        "{recipe.base_model.quantization} packs weights, which cannot be trained then; it goes with "
-        "objective.type: lora, textual_inversion, hypernetwork and combined, not with "
+        "{recipe.base_model.quantization} packs weights, which cannot be trained then; it goes "
+        "with objective.type: lora, textual_inversion, hypernetwork and combined, not with "
         "{recipe.objective.type}",
         "Training refuses it with `objective.type` dreambooth, text_to_image and autoencoder.",
     ),

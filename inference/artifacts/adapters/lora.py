@@ -270,9 +270,9 @@ class Lora(Artifact):
     def merge_into(self, base: DiffusionModel, strength: float = 1.0) -> None:
         """Add the LoRA to the base model's own weights: W + strength · alpha/r · B A.
 
-        Computed in fp32 and rounded to the dtype of the weights; it cannot be undone. Packed weights
-        (quantized) are unpacked for it, and packed again: changes below their steps are lost, which
-        they are not while the LoRA is only attached.
+        Computed in fp32 and rounded to the dtype of the weights; it cannot be undone. Packed
+        weights (quantized) are unpacked for it, and packed again, which loses changes below their
+        steps; a LoRA that is only attached loses nothing.
 
         Raises:
             ArtifactError: a name matches no layer, or shapes differ; the model is unchanged then.

@@ -196,5 +196,5 @@ def test_an_objective_that_trains_packed_weights_is_refused(tmp_path, monkeypatc
             parameter.requires_grad_(parameter.is_floating_point())
 
     monkeypatch.setattr("train.objectives.loading.build_objective", trains_all)
-    with pytest.raises(InputError, match="the objective trains transformer.*leave quantization"):
+    with pytest.raises(InputError, match=r"the objective trains transformer.*leave quantization"):
         objective_on(qlora(tmp_path, "fp8", "fp32"), base)
