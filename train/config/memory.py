@@ -54,8 +54,8 @@ class TrainMemoryConfig(MemoryConfig):
     tensor after the other. Slower by the CPU's time for all trained numbers: of use where whole
     networks are trained."""
     activation_offload: bool = False
-    """Move what the forward pass keeps for the backward pass to the system's memory and back, except
-    weights and tensors below 64 KiB. With `gradient_checkpointing` these are the inputs of the
+    """Move what the forward pass keeps for the backward pass to the system's memory and back, but
+    not weights and tensors below 64 KiB. With `gradient_checkpointing` these are the inputs of the
     blocks (OneTrainer and kohya: CPU offload checkpointing), which costs little time; without,
     everything, at the speed of the bus. The weights are the same, byte for byte."""
 

@@ -31,8 +31,9 @@ def load_objective(
 ) -> Objective:
     """Load the base model, and return the recipe's objective on it.
 
-    Trained weights are fp32, or `memory.trained_weights`; frozen ones have the dtype of `mixed_precision`, and are read in it if
-    the objective needs no exact values: half of the system's memory, for the same bytes.
+    Trained weights have the dtype of `memory.trained_weights`; frozen ones that of
+    `mixed_precision`, and are read in it if the objective needs no exact values: half of the
+    system's memory, for the same bytes.
 
     Args:
         recipe: the run's.

@@ -82,9 +82,9 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
         )
     if recipe.memory.fused_backward and accelerator.num_processes > 1:
         raise InputError(
-            f"memory.fused_backward: is for one process, got {accelerator.num_processes}: it changes "
-            "weights before the processes have added up their gradients. Train on one device, or "
-            "leave it out"
+            f"memory.fused_backward: is for one process, got {accelerator.num_processes}: weights "
+            "would change before the processes have added up their gradients. Train on one "
+            "device, or leave it out"
         )
     if accelerator.is_main_process:
         formats = {

@@ -84,7 +84,7 @@ class ShownWeights:
             def saved(name: str, value: Tensor) -> Tensor:
                 if named[name] in factors:
                     value = value * factors[named[name]]
-                return value.to(named[name].device, DTYPES[self.recipe.saving.save_precision])
+                return value.to(DTYPES[self.recipe.saving.save_precision])
 
             stack.enter_context(self._replaced(saved, self._drawn))
             yield
@@ -93,13 +93,13 @@ class ShownWeights:
     def averaged(self) -> Iterator[None]:
         """Use the weights as trained, or with EMA their average, in the format of training."""
         trained = dict(self.objective.named_parameters())
-        with self._replaced(lambda name, value: value.to(trained[name])):
+        with self._replaced(lambda name, value: value.to(trained[name].dtype)):
             yield
 
     @contextmanager
     def to_save(self) -> Iterator[None]:
         """Use the same, not rounded, and where they lie: with `memory.ema_on_cpu` on the CPU."""
-        with self._replaced():
+        with self._replaced(stay=True):
             yield
 
     @contextmanager
@@ -120,16 +120,21 @@ class ShownWeights:
         return value.to(drawn_dtype(self.recipe, self.objective.base, name))
 
     @contextmanager
-    def _replaced(self, *rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-        """Pass each tensor through the functions, and set the objective to evaluation mode."""
+    def _replaced(
+        self, *rounded: Callable[[str, Tensor], Tensor], stay: bool = False
+    ) -> Iterator[None]:
+        """Pass each tensor through the functions, and set the objective to evaluation mode.
+
+        An average on the CPU moves to the device, unless it is to `stay`.
+        """
 
         def shown() -> Iterator[Tensor]:
             values = self.ema.shadow_params if self.ema is not None else self.parameters
-            names = [name for name, _ in self.objective.named_parameters()]
-            for name, value in zip(names, values, strict=True):
+            named = self.objective.named_parameters()
+            for (name, trained), value in zip(named, values, strict=True):
                 for function in rounded:
                     value = function(name, value)
-                yield value
+                yield value if stay else value.to(trained.device)
 
         training = self.objective.training
         self.objective.eval()

@@ -175,9 +175,7 @@ def _bytes_after_step(config: OptimizerConfig, value: Tensor, is_half: bool) -> 
 
 
 def is_mean(value: Any, weight: Tensor) -> bool:
-    """Return whether a part of a tensor's state is an fp32 mean of its shape; bf16 weights keep
-    those in bf16.
-    """
+    """Return whether a part of a weight's state is an fp32 mean of its shape, bf16 in a run."""
     is_like = isinstance(value, Tensor) and value.shape == weight.shape and value.ndim > 0
     return is_like and value.dtype == torch.float32
 

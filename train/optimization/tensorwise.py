@@ -171,6 +171,9 @@ class TensorwiseOptimizer(Optimizer):
         for group, parameters in zip(inner.param_groups, lists, strict=True):
             group["params"] = parameters
         states = {owners.get(place, place): one for place, one in inner.state.items()}
+        for one in states.values():
+            if LOST in one:  # under this very string: pickle writes equal ones twice
+                one[LOST] = one.pop(LOST)
         inner.state = defaultdict(dict, states)
 
 
@@ -197,7 +200,7 @@ def stochastically_rounded(value: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """Return a copy of a tensor of a GPU in the system's memory, pinned for the bus's full speed."""
+    """Return a copy of a GPU's tensor in the system's memory, pinned for the bus's full speed."""
     copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
     return copy.copy_(tensor)
 
