@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from train.stages import Stage, stage_at, stages_of
 DataFactory = Callable[[TrainRecipe], Data]
 RunFactory = Callable[[TrainRecipe, RunDirectory, Accelerator, int], Run]
 CacheFactory = Callable[[TrainRecipe, Objective, Accelerator], Caches]
+ObjectiveFactory = Callable[[TrainRecipe, torch.device], Objective]
 
 NOTHING = "nothing yet, since no step was taken"
 """What is saved of a run that is stopped before its first step."""
@@ -40,6 +42,7 @@ class Trainer:
         data: DataFactory = Data,
         run: RunFactory = Run,
         caches: CacheFactory = Caches,
+        load: ObjectiveFactory | None = None,
     ) -> None:
         """Check files and folder, then load the weights; nothing is written yet.
 
@@ -48,6 +51,7 @@ class Trainer:
             data: builds the run's data.
             run: builds its logging and manifests.
             caches: builds its caches.
+            load: builds its objective; by default on the base model that the recipe names.
 
         Raises:
             InputError: the run cannot start.
@@ -58,7 +62,7 @@ class Trainer:
         folder = open_folder(self.data)
         self.accelerator = build_accelerator(recipe)
         price = recipe.deterministic and compute_exactly(self.accelerator.device, RecipeWarning)
-        objective = load_objective(recipe, self.accelerator.device)
+        objective = (load or load_objective)(recipe, self.accelerator.device)
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(objective)
         self.run = run(

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         drawn_dtype,
         enable_gradient_checkpointing,
         load_objective,
+        objective_from,
         objective_on,
         read_precision,
     )
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LoraObjective", "Member", "Objective", "drawn_dtype", "enable_gradient_checkpointing",
-    "load_objective", "objective_on", "read_precision",
+    "load_objective", "objective_from", "objective_on", "read_precision",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

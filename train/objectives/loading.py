@@ -26,7 +26,16 @@ def load_objective(recipe: TrainRecipe, device: torch.device) -> Objective:
         InputError: the base model cannot be loaded, or not be trained.
     """
     plain = replace(recipe.base_model, vae_precision="fp32", quantization=None)
-    objective = objective_on(recipe, load_model(plain, read_precision(recipe)))
+    return objective_from(recipe, load_model(plain, read_precision(recipe)), device)
+
+
+def objective_from(recipe: TrainRecipe, base: DiffusionModel, device: torch.device) -> Objective:
+    """Return the recipe's objective on a base model that is given, all of it on a device.
+
+    Raises:
+        InputError: the base model does not support this training.
+    """
+    objective = objective_on(recipe, base)
     objective.base.to(device)
     return with_prior(recipe, objective.to(device))
 
