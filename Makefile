@@ -15,7 +15,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test smoke test-slow test-portable test-gpu test-interop check lint format docs \
+.PHONY: help demo test smoke test-slow test-portable test-gpu bench-gpu test-interop check lint format docs \
   install-pretrain install-interop clean
 
 help: ## show this list
@@ -38,6 +38,9 @@ test-portable: $(VENV)/dev.stamp ## the tests with the kernels of CPUs with narr
 
 test-gpu: $(VENV)/dev.stamp ## run the GPU tests (11 minutes), on a mock device where there is no GPU
 	$(BIN)/python -m tests.gpu.run_pytest $(ARGS)
+
+bench-gpu: $(VENV)/dev.stamp ## check and measure on a GPU in 8 minutes, with random weights at full size
+	$(BIN)/python -m scripts.bench.gpu $(ARGS)
 
 test-interop: $(VENV)/dev.stamp ## run Limner's files in other versions of diffusers (after make install-interop)
 	$(BIN)/python -m pytest -q -rs -m interop tests/interop $(ARGS)

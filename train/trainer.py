@@ -17,7 +17,13 @@ from train.config import TrainRecipe
 from train.data import Examples
 from train.losses import total_loss
 from train.monitoring import Previews, Run, Validation, grid_images, open_folder
-from train.objectives import Objective, enable_gradient_checkpointing, load_objective
+from train.objectives import (
+    BaseReader,
+    Objective,
+    enable_gradient_checkpointing,
+    load_objective,
+    read_base,
+)
 from train.optimization import Optimization, build_accelerator
 from train.placement import Reckon, place_parts
 from train.run_data import Data
@@ -43,6 +49,7 @@ class Trainer:
         run: RunFactory = Run,
         caches: CacheFactory = Caches,
         reckon: Reckon | None = None,
+        read: BaseReader = read_base,
     ) -> None:
         """Check files and folder, then load the weights; nothing is written yet.
 
@@ -52,6 +59,7 @@ class Trainer:
             run: builds its logging and manifests.
             caches: builds its caches.
             reckon: computes its memory, for `memory.offload: auto`.
+            read: returns its base model.
 
         Raises:
             InputError: the run cannot start.
@@ -70,7 +78,7 @@ class Trainer:
             device = self.accelerator.device
             self.memory = place_parts(recipe, objective.base, device, trained, reckon)
 
-        objective = load_objective(recipe, self.accelerator.device, place)
+        objective = load_objective(recipe, self.accelerator.device, place, read)
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(objective)
         self.run = run(

@@ -23,11 +23,24 @@ from train.families import build_denoising, training_of
 from train.losses import Denoising, FrozenPrior, check_weights
 from train.objectives.base import Objective
 
+BaseReader = Callable[[TrainRecipe], DiffusionModel]
+
+
+def read_base(recipe: TrainRecipe) -> DiffusionModel:
+    """Return the recipe's base model on the CPU, as training starts from it: not quantized yet.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    plain = replace(recipe.base_model, vae_precision="fp32", quantization=None)
+    return load_model(plain, read_precision(recipe))
+
 
 def load_objective(
     recipe: TrainRecipe,
     device: torch.device,
     place: Callable[[Objective], object] | None = None,
+    read: BaseReader = read_base,
 ) -> Objective:
     """Load the base model, and return the recipe's objective on it.
 
@@ -39,12 +52,12 @@ def load_objective(
         recipe: the run's.
         device: of what is trained.
         place: moves the base model, which was read on the CPU; by default to the device.
+        read: returns the base model.
 
     Raises:
         InputError: the base model cannot be loaded, or not be trained.
     """
-    plain = replace(recipe.base_model, vae_precision="fp32", quantization=None)
-    objective = objective_on(recipe, load_model(plain, read_precision(recipe)))
+    objective = objective_on(recipe, read(recipe))
     objective.to(device)
     if place is None:
         objective.base.to(device)
