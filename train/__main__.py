@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from train.shadowing import refuse_foreign_inference
 
@@ -102,17 +102,17 @@ def run(recipe: TrainRecipe) -> int:
 
 
 def planned_peak(recipe: TrainRecipe, offload: str) -> int:
-    """Return the peak of a run on its device as `limner plan` computes it, in bytes."""
-    from dataclasses import replace
+    """Return the peak of a run on its device as `limner plan` computes it, in bytes.
 
+    With `none` an upper bound: as if all parts were there beside those at work.
+    """
     from train.memory import memory_planned, outlined
 
-    wished: Any = offload
-    recipe = replace(recipe, memory=replace(recipe.memory, offload=wished))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run prints them
-        return memory_planned(recipe, outlined(recipe, processes), processes).peak
+        plan = memory_planned(recipe, outlined(recipe, processes), processes)
+    return plan.peak + (plan.weights if offload == "none" else 0)
 
 
 def memory_remedy(recipe: TrainRecipe, arguments: list[str]) -> str:

@@ -54,7 +54,8 @@ class MemoryPlan:
     def summary(self) -> str:
         """Return the choice without its reason: `model_offload, 12 blocks swapped`."""
         swap = self.blocks_to_swap
-        swapped = f"{swap:g} blocks swapped" if swap >= 1 else f"{swap:.0%} of the blocks swapped"
+        count = "1 block" if swap == 1 else f"{swap:g} blocks"
+        swapped = f"{count if swap >= 1 else f'{swap:.0%} of the blocks'} swapped"
         tiles = ["the VAE in tiles"] if self.is_tiled else []
         return ", ".join([self.offload, *([swapped] if swap else []), *tiles])
 

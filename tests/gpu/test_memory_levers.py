@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import gc
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,12 @@ from PIL import Image
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from inference.artifacts import Lora, LoraSpec
+from inference.artifacts import Embedding, Hypernetwork, HypernetworkSpec, Lora, LoraSpec
 from inference.clips.command import draw_recipe
-from inference.config import BaseModelConfig, draw_schema
-from inference.images import draw_images
+from inference.config import BaseModelConfig, MemoryConfig, draw_schema
+from inference.deforum.loop import ModelGenerator
+from inference.deforum.loop.generator import FrameRequest
+from inference.images import Levers, draw_images
 from inference.memory import MemoryPlan, Placement, Swapping
 from inference.models.stable_diffusion import load_base_model
 from inference.recipe import load_recipe
@@ -284,23 +287,31 @@ DRAWN = {
 
 @pytest.fixture(scope="module")
 def networks(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a LoRA of each kind that reads or has weights of its own."""
+    """A folder with a LoRA."""
     folder = tmp_path_factory.mktemp("networks")
     base = load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))
-    for name, algorithm in (("plain", "lora"), ("own", "loha")):
-        with contextlib.suppress(KeyError):
-            lora = Lora.create(base, LoraSpec(2, 2, 0, None, True), 0)
-            for layer in lora.layers.values():
-                for parameter in layer.parameters():
-                    parameter.data.normal_(0, 0.1)
-            lora.save(folder / f"{name}.safetensors", torch.float32, {})
+    lora = Lora.create(base, LoraSpec(2, 2, 0, None, True), 0)
+    for layer in lora.layers.values():
+        for parameter in layer.parameters():
+            parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    lora.save(folder / "plain.safetensors", torch.float32, {})
+    spec = HypernetworkSpec(weight_initialization="XavierNormal", is_layer_norm=True)
+    Hypernetwork.create(base, spec, None, 3).save(folder / "net.pt", torch.float32, {})
+    Embedding.create(base, "zyx", "cat", 2).save(folder / "zyx.safetensors", torch.float32, {})
     return folder
+
+
+PEAKS: dict[str, int] = {}
 
 
 def drawn(
     recipe: Path, overrides: list[str], out: Path, draw: Callable[[Any], None]
 ) -> list[bytes]:
+    gc.collect()  # of earlier models
+    start = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
     draw(load_recipe(recipe, draw_schema, [*overrides, f"output_dir={out}"]))
+    PEAKS[out.name] = torch.cuda.max_memory_allocated() - start
     files = sorted(one for one in out.iterdir() if one.suffix in (".png", ".webp"))
     return [one.read_bytes() for one in files]
 
@@ -311,9 +322,10 @@ def test_pictures_do_not_depend_on_where_weights_lie(
     Image.fromarray(np.full((32, 32, 3), 120, np.uint8)).save(tmp_path / "init.png")
     (tmp_path / "pictures.yaml").write_text(
         f"base_model: {{path: {tiny_sdxl_folder}}}\nprecision: bf16\nartifact_dirs: [{networks}]\n"
+        "vae_tiling: false\n"
         f"artifacts: {{one: {{path: {networks}/plain.safetensors, strength: 0.5}}}}\n"
         "settings: {steps: 2, width: 32, height: 32, seed: 3}\nimages:\n"
-        "  plain: {prompt: '<lora:plain:0.7> red', negative_prompt: lime}\n"
+        "  plain: {prompt: '<lora:plain:0.7> <hypernet:net:0.6> red zyx', negative_prompt: lime}\n"
         "  larger: {prompt: red, hires: {upscaler: Lanczos, upscale: 1.5, steps: 1}}\n"
         f"  over: {{prompt: red, img2img: {{init_image: {tmp_path}/init.png}}}}\n",
         encoding="utf-8",
@@ -322,6 +334,8 @@ def test_pictures_do_not_depend_on_where_weights_lie(
         name: drawn(tmp_path / "pictures.yaml", [f"memory={way}"], tmp_path / name, draw_images)
         for name, way in DRAWN.items()
     }
+    assert PEAKS["layers"] < PEAKS["parts_swap"] < PEAKS["parts"] < PEAKS["none"]
+    assert PEAKS["swap"] < PEAKS["none"]
     assert len(found["none"]) == 4
     for name, pictures in found.items():
         assert pictures == found["none"], name
@@ -340,6 +354,27 @@ def test_clips_do_not_depend_on_where_weights_lie(video_folder: Path, tmp_path: 
         name: drawn(tmp_path / "clip.yaml", [f"memory={way}"], tmp_path / name, draw_recipe)
         for name, way in ways.items()
     }
+    assert PEAKS["parts"] < PEAKS["swap"] < PEAKS["none"]
     assert len(found["none"]) == 1
     for name, clips in found.items():
         assert clips == found["none"], name
+
+
+@pytest.mark.parametrize("memory", ["none", "model_offload", "sequential_offload"])
+def test_a_checkpoint_schedule_holds_one_model(
+    memory: Any, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(tiny_base_folder, tmp_path / name)
+    base_model = BaseModelConfig(path=str(tmp_path / "first"))
+    levers = Levers(MemoryConfig(offload=memory))
+    frames, held = [], []
+    generator = ModelGenerator(base_model, {}, [tmp_path], "fp32", "cuda", 1, levers, (16, 16))
+    for name in (None, "second", None):
+        request = FrameRequest(0, "red", "", 16, 16, seed=1, steps=2, checkpoint=name)
+        frames.append(generator.generate(request).tobytes())
+        gc.collect()
+        held.append(torch.cuda.memory_allocated())
+    assert held[0] == held[1] == held[2]
+    assert len({*frames}) == 1
+    assert generator.base.device.type == "cuda"

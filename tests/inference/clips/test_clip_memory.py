@@ -10,17 +10,19 @@ import torch
 
 from inference.clips.caches import StepCache
 from inference.clips.drawing import Way, draw_clip
-from inference.clips.memory import (
-    GIB,
-    MemoryNeeds,
-    Placement,
-    choose_memory,
-    decoding_bytes,
-    needs_of,
-    peak_of,
-)
+from inference.clips.memory import decoding_bytes, needs_of
 from inference.clips.requests import ClipSources, expand
 from inference.config.clips import CacheConfig, ClipConfig
+from inference.memory import (
+    GIB,
+    MemoryNeeds,
+    MemoryPlan,
+    choose_memory,
+    peak_of,
+    swapped_bytes,
+    tiled,
+    weight_bytes,
+)
 from inference.models.cogvideox.model import VideoModel
 
 NEEDS = MemoryNeeds(11 * GIB, 9 * GIB, GIB // 2, 2 * GIB, 18 * GIB, 5 * GIB)
@@ -85,29 +87,28 @@ def test_calibration_draws_the_plain_clip_and_tells_ratios(tiny_video_model: Vid
     assert all(0.1 < ratio < 10 for ratio in ratios)
 
 
-@pytest.mark.parametrize("offload", ["model_offload", "sequential_offload"])
-def test_offloading_changes_nothing(tiny_video_model: VideoModel, offload: Any) -> None:
-    base = tiny_video_model
-    request = request_of(base)
-    plain = draw_clip(base, request, ClipSources(), Way())
-    way = Way(Placement(torch.device("cpu"), offload))
-    assert np.array_equal(draw_clip(base, request, ClipSources(), way), plain)
-    assert base.device.type == "cpu"
-    assert np.array_equal(draw_clip(base, request, ClipSources(), Way()), plain)
-
-
 def test_tiles_are_switched_back(tiny_video_model: VideoModel) -> None:
-    base = tiny_video_model
-    place = Placement(is_tiled=True)
-    with place.at_work(base, "vae"):
-        assert base.vae.use_tiling
-    assert not base.vae.use_tiling
-    with place.at_work(base, "transformer"):
-        assert not base.vae.use_tiling
-    base.vae.enable_tiling()
-    with place.at_work(base, "vae"):
+    vae = tiny_video_model.vae
+    with tiled(vae, True):
+        assert vae.use_tiling
+    assert not vae.use_tiling
+    with tiled(vae, False):
+        assert not vae.use_tiling
+    vae.enable_tiling()
+    with tiled(vae, True):
         pass
-    assert base.vae.use_tiling
+    assert vae.use_tiling
+
+
+def test_a_placed_vae_works_in_tiles(tiny_video_model: VideoModel) -> None:
+    base, seen = tiny_video_model, list[bool]()
+    plain = draw_clip(base, request_of(base), ClipSources(), Way())
+    base.place(torch.device("cpu"), MemoryPlan(is_tiled=True))
+    base.vae.decoder.register_forward_pre_hook(lambda *_: seen.append(base.vae.use_tiling))
+    tiles = draw_clip(base, request_of(base), ClipSources(), Way())
+    assert all(seen) and seen
+    assert not base.vae.use_tiling
+    assert np.array_equal(tiles, plain)  # one tile
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,10 @@ def test_needs_are_those_of_the_largest_clip(tiny_video_model: VideoModel) -> No
     small = request_of(base)
     needs = needs_of(base, [small])
     assert needs.drawing == 2 * (3 * 4 + 16) * 12 * 32 * 4
-    assert needs.transformer == sum(p.numel() * 4 for p in base.transformer.parameters())
+    assert needs.denoiser == weight_bytes(base.transformer)
     assert needs.decoding == decoding_bytes(base.vae, 32, 32)
     large = expand(base, [ClipConfig(prompt="a", width=64, height=32, frames=17)])
     assert needs_of(base, [small, *large]).decoding == 2 * needs.decoding
+    assert needs_of(base, [small], 0.5).denoiser == needs.denoiser - swapped_bytes(
+        base.blocks(), 0.5
+    )

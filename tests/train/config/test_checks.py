@@ -43,14 +43,16 @@ REFUSED = [
     [members(", stop_step: 2000, lr_scheduler: {type: schedule, schedule: '1e-3:20'}")],
     [members(", stop_step: 5, lr_scheduler: {warmup_steps: 5}", ", stop_step: 6")],
     ["stages={a: {resolution: 32, steps: 5}, b: {}}", "data.masks={}", PRIOR, CLIPS],
-    ["base_model.quantization=nf4", PRIOR, "objective={type: dreambooth}"],
+    ["base_model.quantization=nf4", PRIOR, "objective={type: dreambooth}",
+     "memory.blocks_to_swap=2"],
     ["data.masks={}", "data.clips.pack=true", "base_model.vae=x", AUTOENCODER],
     [CONCEPT, AUTOENCODER],
     [*CLASS_IMAGES, AUTOENCODER],
 ]  # fmt: skip
 WARNED_OF = [
     ["sampling.images.one.prompt=cat", "sampling.sanity_prompt=dog",
-     "validation={split: 0.1, timesteps: [5]}", AUTOENCODER],
+     "validation={split: 0.1, timesteps: [5]}", AUTOENCODER, "gradient_checkpointing=true",
+     "memory.blocks_to_swap=2"],
     ["data.clips.pack=true", "train_batch_size=1", "sampling.images.one.prompt=cat"],
     ["loss={motion_ratio: 0.1, prior_weight: 0.5, prior_weight_min: 0.2, prior: prediction, "
      "prior_copy: true}", "image_condition.dropout_rate=0.3", "drop_learned_positions=true",
