@@ -73,7 +73,7 @@ class Optimization:
         with self.accelerator.no_sync(self.model):
             yield
 
-    def step(self, number: int) -> Tensor:
+    def step(self, number: int) -> float:
         """Change the weights if the guard allows it; advance LR schedule and EMA.
 
         Args:
@@ -85,8 +85,7 @@ class Optimization:
         Raises:
             NonFiniteError: the guard ends the run; the weights are unchanged.
         """
-        grad_norm = self.clip_gradients()
-        allowed = self.guard.allows(grad_norm, number)
+        allowed = self.guard.allows(self.clip_gradients(), number)
         if allowed:
             self.optimizer.step()
             self.objective.after_step()
@@ -98,7 +97,7 @@ class Optimization:
             self.ema.step(self._averaged(self.ema))
         self.optimizer.zero_grad()
         self.stop_members(number)
-        return grad_norm
+        return self.guard.grad_norm
 
     def clip_gradients(self) -> Tensor:
         """Clip by norm and by value as configured; return the norm before."""
