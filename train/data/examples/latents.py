@@ -67,7 +67,7 @@ def cache_latents(
     cache: ContentCache | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Encode every image or clip once, if nothing random precedes the encoder.
+    """Encode every image or clip once; with random crops or flips some of each (`variants`).
 
     Args:
         examples: get the cached latents, which replace their pixels.
@@ -78,7 +78,7 @@ def cache_latents(
         share: (rank, processes): with a folder, each process encodes a share of what is missing;
             all must wait for each other before the first example is read.
     """
-    if examples.config.cache == "off" or examples.config.is_random:
+    if not examples.config.caches_latents:
         return
     if examples.config.cache == "disk":
         assert cache is not None
@@ -94,8 +94,8 @@ def _latents_in_memory(
     kept: dict[int, dict[str, Tensor]] = {}
     corrupt = CorruptImages(len(examples), what=examples.kind)
     chunks = list(_alike(examples, batch_size))
-    order = [index for chunk in chunks for index in chunk]
-    with prefetch(examples.content, order, _depth(examples)) as prepared:
+    order = [row for chunk in chunks for row in chunk]
+    with prefetch(examples.content_of_row, order, _depth(examples)) as prepared:
         for chunk in track(chunks, "encoding pictures"):
             contents = []
             for _ in chunk:
@@ -104,13 +104,14 @@ def _latents_in_memory(
             if corrupt.messages:  # only searches for more corrupt files
                 continue
             mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
-            check_latents(mean, std, [examples.pictures[index].path for index in chunk])
+            indices = examples.owners[chunk].tolist()
+            check_latents(mean, std, [examples.pictures[index].path for index in indices])
             sampling = examples.config.latent_sampling
-            encoded = latents_kept(mean, std, sampling, examples.seed, chunk)
-            for row, (index, content) in enumerate(zip(chunk, contents, strict=True)):
-                kept[index] = content | {name: value[row] for name, value in encoded.items()}
+            encoded = latents_kept(mean, std, sampling, examples.seed, indices)
+            for place, (row, content) in enumerate(zip(chunk, contents, strict=True)):
+                kept[row] = content | {name: value[place] for name, value in encoded.items()}
     corrupt.refuse()
-    return [kept[index] for index in range(len(examples))]
+    return [kept[row] for row in range(len(examples.owners))]
 
 
 def _depth(examples: Examples) -> int:
@@ -119,13 +120,13 @@ def _depth(examples: Examples) -> int:
 
 
 def _alike(examples: Examples, batch_size: int) -> Iterator[list[int]]:
-    """Yield groups of examples of one shape that are encoded at once, each in order."""
+    """Yield groups of rows of one shape that are encoded at once, each in order."""
     shapes: dict[tuple[int, ...], list[int]] = {}
-    for index in range(len(examples)):
-        shapes.setdefault(examples.shape(index), []).append(index)
-    for shape, indices in shapes.items():
+    for row, index in enumerate(examples.owners.tolist()):
+        shapes.setdefault(examples.shape(index), []).append(row)
+    for shape, rows in shapes.items():
         size = encoded_at_once(shape, batch_size)
-        yield from (indices[start : start + size] for start in range(0, len(indices), size))
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 @torch.no_grad()
@@ -143,12 +144,13 @@ def _latents_on_disk(
     vae = vae_origin(base)
     cache.remember("vae", base, vae)
     keys = latents_keys(examples, vae)
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
     missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
-    corrupt = CorruptImages(len(missing), what=examples.kind)
+    owners = {key: int(examples.owners[first[key]]) for key in missing}
+    corrupt = CorruptImages(len({*owners.values()}), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
-        return None if cache.has(key) else examples.content(first[key])
+        return None if cache.has(key) else examples.content_of_row(first[key])
 
     with (
         prefetch(prepare, missing, _depth(examples)) as prepared,
@@ -161,10 +163,11 @@ def _latents_on_disk(
             if content is None or corrupt.messages:  # then only search for more
                 continue
             mean, std = base.encode_images(content.pop("pixels")[None])
-            check_latents(mean, std, [examples.pictures[first[key]].path])
+            check_latents(mean, std, [examples.pictures[owners[key]].path])
             write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
     corrupt.refuse()
-    return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
+    sampling = examples.config.latent_sampling
+    return StoredLatents(cache, keys, examples.owners, sampling, examples.seed)
 
 
 def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int]) -> list[str]:
@@ -172,7 +175,7 @@ def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int
 
     Args:
         examples: the examples of the run.
-        first: the first image of each key.
+        first: the first row of each key.
         share: (rank, processes).
     """
     rank, processes = share
@@ -185,7 +188,7 @@ def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int
 
 
 def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
-    """Return the cache keys of the examples' latents, given the result of `vae_origin`.
+    """Return the key of each row of latents in the cache, given the result of `vae_origin`.
 
     Raises:
         DataError: files cannot be read.
@@ -195,8 +198,10 @@ def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
     own = {one.mask: None for one in pictures if one.mask is not None}
     rows = {mask: len(paths) + row for row, mask in enumerate(own)}
     files, keys = picture_facts([*paths, *own], Known.DIGEST).check(), []
-    for index, picture in enumerate(pictures):
-        origin = {**vae, **examples.origin(index), "file": files.digest(index)}
+    for row in range(len(examples.owners)):
+        index, variant = examples.of_row(row)
+        picture = pictures[index]
+        origin = {**vae, **examples.origin(index, variant), "file": files.digest(index)}
         if examples.has_masks:
             mask, source = picture.mask, examples.masks(index).source
             origin["mask"] = source if mask is None else files.digest(rows[mask])
