@@ -230,7 +230,7 @@ def parts_put_aside(
 
 def is_cached(recipe: TrainRecipe) -> bool:
     """Return whether latents are cached before the first step."""
-    return recipe.data.cache != "off" and not recipe.data.is_random
+    return recipe.data.caches_latents
 
 
 def part_memory(recipe: TrainRecipe, base: DiffusionModel, name: str) -> PartMemory:

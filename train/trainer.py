@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from torch import Tensor
 
 from inference.memory import MemoryPlan
 from inference.models import DiffusionModel
 from inference.recipe import RecipeWarning, dump_recipe
 from inference.runtime import Interrupted, compute_exactly
 from train.caches import Caches
-from train.common import Batch, NonFiniteError, StopSignals, of_first, seeded
+from train.common import Batch, NonFiniteError, StopSignals, of_first, seeded, send
 from train.config import TrainRecipe
 from train.data import Examples
 from train.losses import total_loss
@@ -248,7 +247,11 @@ class Trainer:
     def forward_backward(self, batch: Batch) -> None:
         """Add the gradients of a micro-batch; dropout uses the batch's own seed."""
         optimization = self.optimization
+        send(batch, self.accelerator.device)
         self.caches.add_prompts(batch)
+        timesteps = self.objective.timesteps(batch)
+        if timesteps is not None:
+            batch["timesteps"] = timesteps
         random = seeded(batch["seed"], self.accelerator.device)
         with random, optimization.accumulating(batch["completes_step"]):
             losses = optimization.losses(batch)
@@ -256,9 +259,9 @@ class Trainer:
             loss, parts = total_loss(losses, batch)
             optimization.backward(loss)
         parts = {"loss": loss} | {f"loss/{name}": value for name, value in parts.items()}
-        self.run.losses.add(parts, losses, self.objective.timesteps(batch))
+        self.run.losses.add(parts, losses, timesteps)
 
-    def update_weights(self) -> Tensor:
+    def update_weights(self) -> float:
         """Take an optimizer step; return the gradients' norm before clipping.
 
         Raises:
@@ -284,7 +287,7 @@ class Trainer:
         """Return whether a periodic event is due now; always at the last step."""
         return self.step_number % every == 0 or self.step_number == self.recipe.max_train_steps
 
-    def log(self, grad_norm: Tensor) -> None:
+    def log(self, grad_norm: float) -> None:
         """Log losses, learning rates and speed since the last entry."""
         rates, skips = self.optimization.rates, self.optimization.guard.counts
         self.run.log(self.step_number, self.stage, grad_norm, rates, skips)

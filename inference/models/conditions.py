@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.prompts import LearnedVectors, Tokens, put_in
+from inference.runtime import to_device
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Conditions:
 
     def zeroed(self, rows: Sequence[bool]) -> Conditions:
         """Return them with zeros for some of the prompts."""
-        gone = torch.tensor(rows, device=self.states.device)
+        gone = to_device(torch.tensor(rows), self.states.device)
         pooled = None if self.pooled is None else self.pooled.masked_fill(gone[:, None], 0)
         return Conditions(self.states.masked_fill(gone[:, None, None], 0), pooled, self.scores)
 
@@ -101,13 +102,14 @@ def encode(
     """
     batch, chunks, length = tokens.ids.shape
     table: nn.Module = text_encoder.get_input_embeddings()
-    ids = tokens.ids.to(next(text_encoder.parameters()).device).view(-1, length)
+    ids = to_device(tokens.ids, next(text_encoder.parameters()).device).view(-1, length)
     with put_in(table, tokens, embeddings, number):
         output = text_encoder(ids, output_hidden_states=True)
     states = output.hidden_states[layer].reshape(batch, chunks * length, -1)
     pooled = output.get("text_embeds")
     pooled = None if pooled is None else pooled.view(batch, chunks, -1)[:, 0]
-    weights = None if tokens.weights is None else tokens.weights.to(states.device).view(batch, -1)
+    weights = None if tokens.weights is None else to_device(tokens.weights, states.device)
+    weights = None if weights is None else weights.view(batch, -1)
     return Encoded(states, pooled, weights)
 
 

@@ -8,6 +8,7 @@ through x = x0 + sigma * noise, which is that mixture times `scale(sigma)`.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from inference.runtime import to_device
 from inference.sampling import NoiseLevels, interpolated_place, interpolated_sigma
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class DiscreteVP(Parametrization):
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
         self.alphas_cumprod = alphas_cumprod
+        self._tables: dict[tuple[Hashable, torch.device], Tensor] = {}
+        """What `_look_up` has computed, by its name and device."""
 
     @property
     def num_train_timesteps(self) -> int:
@@ -114,20 +118,38 @@ class DiscreteVP(Parametrization):
 
     def factors(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factors of latents and noise, (b, 1, …) each, on their device."""
-        alphas = self.alphas_cumprod[timesteps]
         dtype = torch.promote_types(like.dtype, torch.float32)
         shape = (-1, *[1] * (like.ndim - 1))
-        signal, sigma = alphas.sqrt().view(shape), (1 - alphas).sqrt().view(shape)
-        return signal.to(like.device, dtype), sigma.to(like.device, dtype)
+        signal = self._look_up("signal", timesteps, lambda: self.alphas_cumprod.sqrt())
+        sigma = self._look_up("sigma", timesteps, lambda: (1 - self.alphas_cumprod).sqrt())
+        return (
+            to_device(signal.to(dtype).view(shape), like.device),
+            to_device(sigma.to(dtype).view(shape), like.device),
+        )
+
+    def _look_up(self, name: Hashable, timesteps: Tensor, table: Callable[[], Tensor]) -> Tensor:
+        """Return the entries (b,) of a table (num_timesteps,) at the timesteps, on their device.
+
+        Tables are computed on the CPU and stay on the devices that they were sent to, so that a
+        GPU needs the host no more.
+        """
+        key = name, timesteps.device
+        if key not in self._tables:
+            values = table()
+            self._tables[key] = values if values.is_meta else values.to(timesteps.device)
+        return self._tables[key][timesteps]
 
     def loss_weight(self, timesteps: Tensor, weighting: str, snr_gamma: float) -> Tensor:
         """Return weights by the signal-to-noise ratio: Hang et al. 2023, arXiv 2303.09556."""
-        alphas = self.alphas_cumprod[timesteps]
-        if weighting == "uniform":
-            return torch.ones_like(alphas)
-        snr = alphas / (1 - alphas)
-        low = 1.0 if weighting == "truncated_snr" else 0.0
-        return snr.clamp(low, snr_gamma) / self.snr_of_prediction(snr)
+
+        def weights() -> Tensor:
+            if weighting == "uniform":
+                return torch.ones_like(self.alphas_cumprod)
+            snr = self.alphas_cumprod / (1 - self.alphas_cumprod)
+            low = 1.0 if weighting == "truncated_snr" else 0.0
+            return snr.clamp(low, snr_gamma) / self.snr_of_prediction(snr)
+
+        return self._look_up((weighting, snr_gamma), timesteps, weights)
 
     @abstractmethod
     def snr_of_prediction(self, snr: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         compute_exactly,
         computes_bf16,
         progress_bar,
+        to_device,
         warn_of_emulation,
     )
     from inference.runtime.errors import ArtifactError, BaseModelError, DrawWarning, InputError
@@ -46,7 +47,7 @@ __all__ = [
     "describe_worker_fault", "free_descriptors", "git", "is_first_process", "is_system_fault",
     "keys_named", "limner_version", "memory_explained", "naming", "number", "open_console",
     "output", "printable", "progress_bar", "quiet_libraries", "register", "report",
-    "report_failure", "require", "run_command", "status_of", "warn_of_emulation",
+    "report_failure", "require", "run_command", "status_of", "to_device", "warn_of_emulation",
     "without_passwords",
 ]  # fmt: skip
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from inference.runtime.errors import InputError
 
@@ -125,6 +126,17 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"device: {name!r} cannot be used here: {reason}") from error
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on a device, without waiting for the device.
+
+    A copy to a CUDA GPU is queued behind its other work, from pinned memory.
+    """
+    target = torch.device(device)
+    if target.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(target)
+    return tensor.pin_memory().to(target, non_blocking=True)
 
 
 FUSED_BF16 = (8, 0)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from train.common.batch import Batch
+    from train.common.batch import Batch, send
     from train.common.distributed import (
         StopSignals,
         lost_processes_reported,
@@ -31,7 +31,7 @@ __all__ = [
     "RESERVE", "Batch", "DataError", "FetchError", "NonFiniteError", "RunDirectoryError",
     "RunEndedError", "SavingError", "StopSignals", "derive_seed", "encode_in_parts",
     "encoded_at_once", "generator", "lost_processes_reported", "normal", "of_all", "of_first",
-    "replaced_parameters", "seeded", "tell_once", "uses_gpu",
+    "replaced_parameters", "seeded", "send", "tell_once", "uses_gpu",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -1,10 +1,12 @@
 """The content of a micro-batch."""
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
+import torch
 from torch import Tensor
 
 from inference.models import Conditions
+from inference.runtime import to_device
 
 
 class Batch(TypedDict):
@@ -59,3 +61,18 @@ class Batch(TypedDict):
     """Clips for an image-to-video model: the first frames, (b, 3, h, w) in -1 … 1."""
     prompt_states: NotRequired[Conditions]
     """Prompt embeddings from frozen text encoders."""
+
+
+def send(batch: Batch, device: torch.device) -> None:
+    """Send the tensors of a batch to the device, without waiting; except pixels.
+
+    The VAE takes those in parts, so that they need not all be there at once.
+    """
+    values: dict[str, Any] = cast("dict[str, Any]", batch)
+    for name, value in values.items():
+        if name == "pixels":
+            continue
+        if isinstance(value, Tensor):
+            values[name] = to_device(value, device)
+        elif isinstance(value, list) and isinstance(value[0], Tensor):
+            values[name] = [to_device(one, device) for one in value]

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
-from inference.runtime import InputError, Interrupted, describe_worker_fault
+from inference.runtime import InputError, Interrupted, describe_worker_fault, to_device
 from inference.runtime import StopSignals as SignalsOfProcess
 from train.common.errors import RunEndedError
 
@@ -87,5 +87,5 @@ class StopSignals(SignalsOfProcess):
         """Return the signal that one of the processes received, or 0; the same in all of them."""
         if accelerator.num_processes == 1:
             return self.number
-        flags = accelerator.gather(torch.tensor([self.number], device=accelerator.device))
+        flags = accelerator.gather(to_device(torch.tensor([self.number]), accelerator.device))
         return int(flags.max())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.models import DiffusionModel
+from inference.runtime import to_device
 
 PICTURE_PIXELS = 2**20
 """Limit of the pixels of images that are encoded at once: SDXL's VAE takes 2.5 GiB for so many."""
@@ -30,7 +31,8 @@ def encoded_at_once(shape: Sequence[int], count: int) -> int:
 def encode_in_parts(base: DiffusionModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the latents of pixels (b, 3, …), as many as allowed."""
     size = encoded_at_once(pixels.shape[2:], len(pixels))
-    if size == len(pixels):
-        return base.encode_images(pixels)
-    means, deviations = zip(*map(base.encode_images, pixels.split(size)), strict=True)
+    parts = (base.encode_images(to_device(part, base.device)) for part in pixels.split(size))
+    means, deviations = zip(*parts, strict=True)
+    if len(means) == 1:
+        return means[0], deviations[0]
     return torch.cat(means), torch.cat(deviations)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from inference.runtime import to_device
+
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
     """Return a number in 0 … 2^63-1 that depends on all arguments."""
@@ -42,4 +44,4 @@ def normal(like: Tensor, seed: int, purpose: str, counters: Sequence[int]) -> Te
     """Return standard normal noise of the shape of `like` (b, ...), drawn on the CPU by counter."""
     shape = like.shape[1:]
     draws = [torch.randn(shape, generator=generator(seed, purpose, i)) for i in counters]
-    return torch.stack(draws).to(like)
+    return to_device(torch.stack(draws).to(like.dtype), like.device)

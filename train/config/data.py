@@ -70,10 +70,23 @@ class ExampleConfig(ContainerConfig):
     @property
     def is_random(self) -> bool:
         """Return whether the same image can give different pixels."""
+        return self.varies
+
+    @property
+    def varies(self) -> bool:
+        """Return whether these settings can give different pixels of the same image."""
+        return self.draws_colours or self.crop == "random" or 0 < self.flip < 1
+
+    @property
+    def draws_colours(self) -> bool:
+        """Return whether each example has colours of its own."""
         jitters = self.color_jitter is not None and self.color_jitter.is_random
-        return jitters or (
-            self.crop == "random" or 0 < self.flip < 1 or self.background == "random"
-        )
+        return jitters or self.background == "random"
+
+    @property
+    def crops_anywhere(self) -> bool:
+        """Return whether crops are at random places."""
+        return self.crop == "random" and self.resize not in ("stretch", "fill")
 
 
 @dataclass
@@ -249,10 +262,15 @@ class DataConfig(ExampleConfig, SourceConfig):
     """What to do with corrupt images: reject them before the first step, with a list of all of
     them, or skip and count them. `skip` decodes every image before the run begins."""
     cache: Literal["auto", "disk", "off"] = "auto"
-    """`auto` encodes images, clips and captions once, before training, wherever nothing random
-    precedes the encoder, and keeps the results in memory (on a CPU when a step first needs them,
-    with the same result); `disk` keeps them in files, which other runs with the same files and
-    weights use too."""
+    """`auto` encodes images, clips and captions once, before training, wherever random colours and
+    parts of clips do not precede the encoder, and keeps the results in memory (on a CPU when a step
+    first needs them, with the same result); `disk` keeps them in files, which other runs with the
+    same files and weights use too."""
+    cached_crops: int = 4
+    """Crops of each image or clip that are encoded once, with `crop: random`: every example has one
+    of them, drawn by (seed, epoch, image). With a `flip` between 0 and 1 the mirror image of each
+    is encoded too. 0: random crops and flips are not cached, so that every example has a crop of
+    its own, and is encoded in its step."""
     cache_dir: str | None = None
     """Folder of `cache: disk`; default: `cache` in the folder of all runs. Several runs may share
     it at the same time."""
@@ -280,7 +298,7 @@ class DataConfig(ExampleConfig, SourceConfig):
                     "is the same for all subsets: set data.captions",
                 )
         yield from self._size_faults()
-        yield from at_least(0, num_workers=self.num_workers)
+        yield from at_least(0, num_workers=self.num_workers, cached_crops=self.cached_crops)
         if self.inpainting_masks == "files" and not self.has_masks:
             yield "inpainting_masks", "files are those of data.masks; set data.masks too"
 
@@ -303,12 +321,14 @@ class DataConfig(ExampleConfig, SourceConfig):
         yield from self.source_idle()
         if self.cache_dir is not None and self.cache != "disk":
             yield "cache_dir", "has no effect without cache: disk"
-        if self.cache == "disk" and self.is_random:
+        if self.cache == "disk" and not self.caches_latents:
             yield (
                 "cache",
-                "disk keeps captions only: crop, flip, background, color_jitter or clips.part is "
-                "random",
+                "disk keeps captions only: background, color_jitter or clips.part is random, or "
+                "crop or flip is, with cached_crops: 0",
             )
+        if self.cached_crops != type(self).cached_crops:
+            yield from self._idle_crops()
         if self.clips is not None:
             yield from self._idle_for_clips()
         yield from self._idle_sizes()
@@ -318,6 +338,15 @@ class DataConfig(ExampleConfig, SourceConfig):
             yield from self.container_idle("clips and concepts are read from folders")
         if self.has_concepts:
             yield from self._idle_captions()
+
+    def _idle_crops(self) -> Faults:
+        """Yield a number of cached crops that nothing asks for."""
+        if self.cache == "off":
+            yield "cached_crops", "has no effect with cache: off"
+        elif not self.is_random:
+            yield "cached_crops", "has no effect: neither crop nor flip is random"
+        elif self.cached_crops and not any(one.crops_anywhere for one in self._parts):
+            yield "cached_crops", "is the number of random crops, and crop is not random"
 
     def _idle_for_clips(self) -> Faults:
         if self.broken_pictures == "skip":
@@ -357,9 +386,20 @@ class DataConfig(ExampleConfig, SourceConfig):
         """Return whether the same image can give different pixels."""
         if self.clips is not None and self.clips.is_random:
             return True
-        return any(one.is_random for one in self.named_subsets.values()) or (
-            not self.subsets and super().is_random
-        )
+        return any(one.varies for one in self._parts)
+
+    @property
+    def caches_latents(self) -> bool:
+        """Return whether images or clips are encoded once: as many as they can give, or crops."""
+        if self.cache == "off" or (self.clips is not None and self.clips.is_random):
+            return False
+        has_countless = any(one.draws_colours for one in self._parts)
+        return not has_countless and (self.cached_crops > 0 or not self.is_random)
+
+    @property
+    def _parts(self) -> list[ExampleConfig]:
+        """Return the settings of all images: those of the subsets, if there are any."""
+        return [*self.named_subsets.values()] if self.subsets else [self]
 
 
 def has_streamed(data: DataConfig) -> bool:

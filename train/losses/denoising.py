@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from inference.models import Conditions, DiffusionModel, Parametrization
-from inference.runtime import InputError
+from inference.runtime import InputError, to_device
 from train.common import Batch, encode_in_parts, generator, normal
 from train.config import LossConfig
 from train.losses.frozen_prior import FrozenPrior
@@ -55,13 +56,18 @@ class Denoising:
     prior: FrozenPrior | None = field(default=None, kw_only=True)
     """Provides the targets of class images, with `loss.prior: prediction`."""
 
+    @cached_property
+    def parametrization(self) -> Parametrization:
+        """Return the base model's, whose tables stay on the device."""
+        return self.base.parametrization
+
     def loss(self, batch: Batch) -> Tensor:
         """Return the weighted mean squared error of each example's prediction, (b,), fp32."""
         timesteps = self.timesteps(batch)
         noisy, target = self.noised(batch, timesteps)
         if self.prior is not None:
             target = self.prior.targets(self.prediction, noisy, target, timesteps, batch)
-        prediction = self.prediction(noisy, timesteps.to(noisy.device), batch).float()
+        prediction = self.prediction(noisy, timesteps, batch).float()
         errors = self.errors(prediction, target, batch.get("mask"))
         return errors * self.weights(timesteps).to(errors)
 
@@ -69,9 +75,8 @@ class Denoising:
         """Return noisy latents at the timesteps (b,), and their target; both fp32."""
         latents = self.latents(batch)
         noise = self.noise(batch["positions"], latents)
-        parametrization = self.base.parametrization
-        noisy = parametrization.add_noise(latents, noise, timesteps)
-        return noisy, parametrization.target(latents, noise, timesteps)
+        noisy = self.parametrization.add_noise(latents, noise, timesteps)
+        return noisy, self.parametrization.target(latents, noise, timesteps)
 
     def states(self, batch: Batch) -> Conditions:
         """Return the prompt embeddings that condition the model."""
@@ -105,14 +110,14 @@ class Denoising:
                 mean, std = encode_in_parts(self.base, pixels)
         else:
             assert cached is not None
-            mean, std = cached.to(self.base.device), batch.get("latents_std")
+            mean, std = to_device(cached, self.base.device), batch.get("latents_std")
         if std is None or self.latent_sampling == "deterministic":
             return mean
         if self.latent_sampling == "once":
             noise = normal(mean, self.seed, "latents once", batch["indices"])
         else:
             noise = normal(mean, self.seed, "latents", batch["positions"])
-        return mean + std.to(mean) * noise
+        return mean + to_device(std, mean.device).to(mean.dtype) * noise
 
     def in_its_own_format(self) -> torch.autocast:
         """Disable autocast inside the context, so that the VAE encodes as in the cache."""
@@ -128,12 +133,16 @@ class Denoising:
                 offset = torch.randn((like.shape[-3], 1, 1), generator=source)
                 noise = noise + self.config.noise_offset * offset
             draws.append(noise)
-        return torch.stack(draws).to(like)
+        return to_device(torch.stack(draws).to(like.dtype), like.device)
 
     def timesteps(self, batch: Batch) -> Tensor:
-        """Return timesteps (b,), on the CPU: the batch's, or drawn by the parametrization."""
+        """Return timesteps (b,), on the model's device: the batch's, or drawn on the CPU."""
         if "timesteps" in batch:
-            return batch["timesteps"]
+            return to_device(batch["timesteps"], self.base.device)
+        return to_device(self.drawn_timesteps(batch), self.base.device)
+
+    def drawn_timesteps(self, batch: Batch) -> Tensor:
+        """Draw timesteps (b,) by the parametrization, on the CPU."""
         low, high = self.timestep_range
         if self.config.timestep_sampling == "stratified":
             at = batch["positions"], batch["step_size"], low, high, batch["first_position"]
@@ -144,15 +153,15 @@ class Denoising:
                 for position in batch["positions"]
             ]
             uniform = torch.stack(draws)
-        return self.base.parametrization.sample_timesteps(uniform)
+        return self.parametrization.sample_timesteps(uniform)
 
     @property
     def timestep_range(self) -> tuple[int, int]:
         """Return the first timestep, and the one after the last."""
-        last = self.config.max_timestep or self.base.parametrization.num_train_timesteps
+        last = self.config.max_timestep or self.parametrization.num_train_timesteps
         return self.config.min_timestep, last
 
     def weights(self, timesteps: Tensor) -> Tensor:
         """Return the weight of the prediction's error at the timesteps (b,)."""
         law = self.config.weighting, self.config.snr_gamma
-        return self.base.parametrization.loss_weight(timesteps, *law)
+        return self.parametrization.loss_weight(timesteps, *law)

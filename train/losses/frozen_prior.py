@@ -74,7 +74,7 @@ class FrozenPrior:
         if self.changes_prompts:
             own.pop("prompt_states", None)
         with torch.no_grad(), self.base_only():
-            predicted = predict(noisy[count:], timesteps[count:].to(noisy.device), own)
+            predicted = predict(noisy[count:], timesteps[count:], own)
         return torch.cat([target[:count], predicted.to(target)])
 
     @contextmanager

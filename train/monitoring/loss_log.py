@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -50,18 +50,23 @@ class LossLog:
     def take(self) -> dict[str, float]:
         """Return the means of all processes since the last call, without empty bands.
 
-        Values that are not finite (`train.optimization.guards`) are left out.
+        Values that are not finite (`train.optimization.guards`) are left out. The host waits for
+        the device once.
         """
-        means = {
-            name: finite_mean(torch.stack([parts[name] for parts in self.parts]))
-            for name in self.parts[0]
-        }
-        entries_values = {
-            name: finite_mean(self.accelerator.gather(mean.reshape(1))).item()
-            for name, mean in means.items()
-        }
+        names = list(self.parts[0])
+        own = torch.stack([torch.stack([parts[name] for name in names]) for parts in self.parts])
+        everyones = cast("Tensor", self.accelerator.gather(own[None]))
+        bands = self.bands.to(own.device)
         if self.has_bands:
-            sums, counts = self.accelerator.reduce(self.bands, "sum").tolist()
+            bands = cast("Tensor", self.accelerator.reduce(bands, "sum"))
+        read = torch.cat([everyones.flatten(), bands.flatten()]).cpu()
+        losses = read[: everyones.numel()].view(everyones.shape)
+        entries_values = {}
+        for column, name in enumerate(names):
+            means = torch.stack([finite_mean(process[:, column]) for process in losses])
+            entries_values[name] = finite_mean(means).item()
+        if self.has_bands:
+            sums, counts = read[-bands.numel() :].view(2, BANDS).tolist()
             for band, (total, count) in enumerate(zip(sums, counts, strict=True)):
                 if count:
                     name = band_name(band, self.num_timesteps)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from inference.recipe import dump_recipe
 from train.config import TrainRecipe
 from train.data import class_facts
@@ -117,7 +115,7 @@ class Run:
         self,
         step: int,
         stage: Stage,
-        grad_norm: Tensor,
+        grad_norm: float,
         rates: Mapping[str, float],
         skips: Mapping[str, int],
     ) -> None:
@@ -133,7 +131,7 @@ class Run:
         images = micro_batches * stage.recipe.train_batch_size * self.num_processes
         if self.board is not None:
             self.folder.check_held()
-            scalars = losses | {"gradient_norm": float(grad_norm)}
+            scalars = losses | {"gradient_norm": grad_norm}
             scalars["images_per_second"] = images / seconds
             for name in ("skipped", "scaler_skipped"):
                 if skips[name]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from inference.artifacts import Checkpoint
 from inference.models import DiffusionModel
+from inference.runtime import to_device
 from train.common import Batch, normal
 from train.config import AutoencoderConfig, TrainRecipe
 from train.objectives.base import Objective
@@ -46,7 +47,7 @@ class AutoencoderObjective(Objective):
 
     def forward(self, batch: Batch) -> Tensor:
         assert "pixels" in batch
-        pixels = batch["pixels"].to(self.base.device)
+        pixels = to_device(batch["pixels"], self.base.device)
         config, vae = self.config, self.base.vae
         with torch.set_grad_enabled(config.part == "whole" and torch.is_grad_enabled()):
             posterior = vae.encode(pixels).latent_dist

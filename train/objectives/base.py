@@ -70,7 +70,7 @@ class Objective(nn.Module, ABC):
         return 0.0
 
     def timesteps(self, batch: Batch) -> Tensor | None:
-        """Return the timestep of each example, (b,), on the CPU; None if the loss has none."""
+        """Return the timestep of each example, (b,); None if the loss has none."""
         return self.denoising.timesteps(batch) if "denoising" in vars(self) else None
 
     @abstractmethod

@@ -1,6 +1,8 @@
 """Protection of the weights from values that are not finite, with the names of their images."""
 
 from collections.abc import Callable
+from math import isfinite
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -28,16 +30,15 @@ class Guard:
         self.say = say
         self.counts = {"skipped": 0, "skipped_in_a_row": 0, "scaler_skipped": 0, "scaler_row": 0}
         """Of the run so far; stored in its checkpoints."""
+        self.grad_norm = 0.0
+        """Of the last step, before clipping."""
         self._names: list[str] = []
-        self._faulty: list[str] = []
+        self._losses: list[Tensor] = []
 
     def watch(self, losses: Tensor, batch: Batch) -> None:
-        """Record the losses (b,) of this process's micro-batch."""
+        """Record the losses (b,) of this process's micro-batch; `allows` reads them."""
         self._names += batch["names"]
-        if torch.isfinite(losses).all():
-            return
-        pairs = zip(losses.tolist(), batch["names"], strict=True)
-        self._faulty += [f"{name} ({loss})" for loss, name in pairs if not abs(loss) < torch.inf]
+        self._losses.append(losses.detach())
 
     def pictures(self) -> str:
         """Return the images of the step so far, of all processes, for messages."""
@@ -62,10 +63,10 @@ class Guard:
             raise
 
     def _allows(self, grad_norm: Tensor, step: int) -> bool:
-        names, faulty = self._names, self._faulty
-        self._names, self._faulty = [], []
-        is_finite = bool(torch.isfinite(grad_norm))
-        loss_is_faulty = self._of_any(bool(faulty))
+        names = self._names
+        self.grad_norm, losses, loss_is_faulty = self._read(grad_norm)
+        self._names, self._losses = [], []
+        is_finite = isfinite(self.grad_norm)
         if not loss_is_faulty and self.accelerator.scaler is not None:
             self._count("scaler_skipped", "scaler_row", not is_finite)
             if self.counts["scaler_row"] > MAX_SCALER_SKIPS:
@@ -79,6 +80,8 @@ class Guard:
         if not faults:
             return True
         if loss_is_faulty:
+            pairs = zip(names, losses, strict=True)
+            faulty = [f"{name} ({loss})" for name, loss in pairs if not isfinite(loss)]
             what = f"loss is not finite at step {step}: {shown(of_all(self.accelerator, faulty))}"
         else:
             pictures = shown(of_all(self.accelerator, names))
@@ -100,9 +103,15 @@ class Guard:
         self.counts[total] += happens
         self.counts[row] = self.counts[row] + 1 if happens else 0
 
-    def _of_any(self, flag: bool) -> bool:
-        """Return whether the flag is set in one of the processes."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        own = torch.tensor([int(flag)], device=self.accelerator.device)
-        return bool(self.accelerator.gather(own).max())
+    def _read(self, grad_norm: Tensor) -> tuple[float, list[float], bool]:
+        """Read a step's gradient norm and losses at once: the host waits for the device here only.
+
+        Returns:
+            The norm, this process's losses, and whether a loss of any process is not finite.
+        """
+        values = torch.cat([grad_norm.reshape(1), *self._losses])
+        faulty = (~torch.isfinite(values[1:])).any().reshape(1)
+        if self.accelerator.num_processes > 1:
+            faulty = cast("Tensor", self.accelerator.gather(faulty.int())).max().reshape(1)
+        flag, norm, *losses = torch.cat([faulty.to(values.dtype), values]).tolist()
+        return norm, losses, bool(flag)

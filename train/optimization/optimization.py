@@ -105,7 +105,7 @@ class Optimization:
         if self.fused is None or bool(loss.isfinite()):
             self.accelerator.backward(loss)
 
-    def step(self, number: int) -> Tensor:
+    def step(self, number: int) -> float:
         """Change the weights if the guard allows it; advance LR schedule and EMA.
 
         Args:
@@ -132,7 +132,7 @@ class Optimization:
             self.ema.step()
         self.optimizer.zero_grad()
         self.stop_members(number)
-        return grad_norm
+        return self.guard.grad_norm
 
     def finish_fused(self, number: int) -> Tensor:
         """Return the norm of the gradients of a fused backward pass, ().

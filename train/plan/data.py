@@ -161,7 +161,7 @@ class CachePlan:
     kind: str
     """auto (memory), disk or off."""
     latents: int = 0
-    """Examples whose latents are cached; 0 if something random precedes the encoder."""
+    """Cached latents: of each image, or of its crops and mirror images; 0 if they are countless."""
     latents_found: int | None = None
     """How many of them are in files; None if no run has used this folder with this model yet."""
     prompts: int = 0
@@ -187,9 +187,9 @@ def plan_cache(
     if recipe.validation is not None:
         last = stages_of(recipe, num_processes=1)[-1].recipe
         together.append(still_examples(last, sources, objective))
-    still = [one for one in together if not one.config.is_random]
+    still = [one for one in together if one.config.caches_latents]
     same = [one for one in together if not (objective.changes_prompts or one.changes_words)]
-    plan.latents = sum(map(len, still))
+    plan.latents = sum(len(one.owners) for one in still)
     plan.masked = sum(len(one) for one in stages if one.inpainting_masks is not None)
     prompts = sorted({text for one in same for text in one.all_prompts()})
     plan.prompts = len(prompts)

@@ -86,26 +86,26 @@ class FewCaches(Caches):
         batches = stage.micro_batches(stage.first_step, 0, 1, with_classes)
         few = islice(batches, STEPS * stage.recipe.gradient_accumulation_steps)
         positions = [position for batch in few for position in batch]
-        if not examples.config.is_random:
+        if examples.config.caches_latents:
             start = now()
-            indices = sorted({examples.place(position)[1] for position in positions})
-            examples.latents = self._latents(examples, indices)  # type: ignore[assignment]
-            self.encoding = (now() - start) / len(indices)
+            rows = sorted({examples.row(position) for position in positions})
+            examples.latents = self._latents(examples, rows)  # type: ignore[assignment]
+            self.encoding = (now() - start) / len(rows)
         states, prompts = self.prompt_states, [examples[p]["prompts"] for p in positions]
         if states and not examples.changes_words and states.fill(sorted({*prompts}), track):
             put_aside(self.recipe, self.base, examples)
 
     @torch.no_grad()
     def _latents(
-        self, examples: Examples, indices: Sequence[int]
+        self, examples: Examples, rows: Sequence[int]
     ) -> dict[int, dict[str, torch.Tensor]]:
         kept: dict[int, dict[str, torch.Tensor]] = {}
-        for index in indices:
-            content = examples.content(index)
+        for row in rows:
+            content, index = examples.content_of_row(row), int(examples.owners[row])
             mean, std = self.base.encode_images(content.pop("pixels")[None])
             sampling = examples.config.latent_sampling
             encoded = latents_kept(mean, std, sampling, examples.seed, [index])
-            kept[index] = content | {name: value[0] for name, value in encoded.items()}
+            kept[row] = content | {name: value[0] for name, value in encoded.items()}
         return kept
 
 

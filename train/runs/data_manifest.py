@@ -58,7 +58,7 @@ def rows_of(pictures: Sequence[Picture], config: DataConfig, kind: str = PICTURE
         kind: the kind of the rows.
     """
     digests = None
-    if config.cache == "disk" and not config.is_random:
+    if config.cache == "disk" and config.caches_latents:
         digests = picture_facts([one.path for one in pictures], Known.DIGEST).check()
     for number, one in enumerate(pictures):
         size = size_on_disk(one.path)

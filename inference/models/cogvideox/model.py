@@ -25,7 +25,7 @@ from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
 from inference.models.size_rules import SizeRules
-from inference.runtime import InputError
+from inference.runtime import InputError, to_device
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
@@ -244,7 +244,7 @@ class VideoModel(ClipModel):
             add_special_tokens=True,
             return_tensors="pt",
         )
-        ids = tokens.input_ids.to(self.text_encoder.device)
+        ids = to_device(tokens.input_ids, self.text_encoder.device)
         return Conditions(self.text_encoder(ids)[0].to(self.device, self.dtype))
 
     def truncation_of(self, prompts: Sequence[str]) -> str | None:

@@ -18,6 +18,7 @@ from inference.models.stable_diffusion.model import BaseModel
 from inference.runtime.errors import InputError
 from train.common.randomness import generator
 from train.config.data import DataConfig
+from train.config.examples import ColorJitterConfig
 from train.config.recipe import LossConfig
 from train.data.examples.examples import Examples
 from train.data.examples.latents import cache_latents
@@ -207,10 +208,17 @@ def test_cache_changes_nothing(kind: str, pictures: Path) -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("option", ["flip", "crop", "background"])
-def test_nothing_is_cached_behind_random_pixels(pictures: Path, option: str) -> None:
-    value = {"flip": 0.5}.get(option, "random")
-    data = DataConfig(path=str(pictures), **{option: value})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"flip": 0.5, "cached_crops": 0},
+        {"crop": "random", "cached_crops": 0},
+        {"background": "random"},
+        {"color_jitter": ColorJitterConfig(hue=0.1), "flip": 0.5},
+    ],
+)
+def test_nothing_is_cached_behind_random_pixels(pictures: Path, options: dict[str, Any]) -> None:
+    data = DataConfig(path=str(pictures), **options)
     examples = Examples(find_pictures(data, captioned=True), data, resolution=16, seed=5)
     cache_latents(examples, SimpleNamespace(), 3, lambda sequence, _: sequence)  # type: ignore
     assert examples.latents is None

@@ -11,7 +11,7 @@ from train.plan.__main__ import main
 from train.plan.plan import plan_run, probed
 
 
-@pytest.mark.parametrize("data", ["cache=disk", "cache=off", "crop=random"])
+@pytest.mark.parametrize("data", ["cache=disk", "cache=off", "background=random"])
 def test_steps_are_taken_and_nothing_is_kept(make_recipe, tmp_path: Path, data: str) -> None:
     recipe = make_recipe(
         "objective={type: lora, rank: 2}", f"data.{data}", f"output_dir={tmp_path}"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -159,22 +160,39 @@ def vae_origin(base: DiffusionModel) -> dict[str, Any]:
 class StoredLatents:
     """Latents of every image or clip of a run, read on access."""
 
-    def __init__(self, cache: ContentCache, keys: Sequence[str], sampling: str, seed: int) -> None:
+    def __init__(
+        self,
+        cache: ContentCache,
+        keys: Sequence[str],
+        indices: Sequence[int] | np.ndarray,
+        sampling: str,
+        seed: int,
+    ) -> None:
+        """Name the entries of a run.
+
+        Args:
+            cache: the folder.
+            keys: the key of each row.
+            indices: the image or clip of each row.
+            sampling: `data.latent_sampling`.
+            seed: the run's.
+        """
         self.cache = cache
         self.keys = list(keys)
+        self.indices = indices
         self.sampling = sampling
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
         """Return the tensors that replace the pixels of an example in a batch.
 
         Raises:
             DataError: the file is missing or damaged.
         """
-        content = self.cache.read(self.keys[index])
+        content, index = self.cache.read(self.keys[row]), int(self.indices[row])
         mean, std = content.pop("mean"), content.pop("std")
         latents = latents_kept(mean[None], std[None], self.sampling, self.seed, [index])
         return content | {name: value[0] for name, value in latents.items()}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from inference.models import Conditions, DiffusionModel
+from inference.runtime import to_device
 from train.data.caching.content_cache import StoredStates
 
 PROMPT_CACHE_BYTES = 2 * 2**30
@@ -120,13 +121,10 @@ class PromptStates:
 
     def _on_device(self, conditions: Conditions) -> Conditions:
         """Copy a batch, as one, without waiting for it."""
-        device = self.base.device
-        if device.type != "cuda" or conditions.states.device == device:
-            return conditions.to(device)
-        pooled = conditions.pooled
+        device, pooled = self.base.device, conditions.pooled
         return Conditions(
-            conditions.states.pin_memory().to(device, non_blocking=True),
-            None if pooled is None else pooled.pin_memory().to(device, non_blocking=True),
+            to_device(conditions.states, device),
+            None if pooled is None else to_device(pooled, device),
         )
 
     def _find(self, prompt: str) -> Conditions | None:

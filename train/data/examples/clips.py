@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from train.data.examples.clip_buckets import BucketRule
 from train.data.examples.examples import Examples
 from train.data.examples.stream import BucketStream
 from train.data.examples.transforms import BACKGROUNDS
+from train.data.examples.variants import Variant
 from train.data.sources import Clip, usable
 
 
@@ -86,12 +87,22 @@ class ClipExamples(Examples):
     def shape(self, index: int) -> tuple[int, ...]:
         return self.buckets[index]
 
-    def origin(self, index: int) -> dict[str, Any]:
-        origin = super().origin(index)
+    def origin(self, index: int, variant: Variant) -> dict[str, Any]:
+        origin = super().origin(index, variant)
         chosen = self.frame_numbers(index, self._draw(index, 0))
         return origin | {"frames": chosen.tolist(), "first_frames": self.with_first_frames}
 
-    def content(self, index: int, epoch: int = 0, slot: int | None = None) -> dict[str, Tensor]:
+    def variant(self, index: int, epoch: int, slot: int) -> Variant:
+        if self.settings(index).crops_anywhere:
+            return super().variant(index, epoch, slot)
+        draw, facts = self._draw(index, epoch), self.clips[index].facts
+        self.frame_numbers(index, draw)
+        cut = cut_of((facts.height, facts.width), self.buckets[index][1:], self.config, draw)
+        return Variant(0, cut.is_mirrored)
+
+    def content(
+        self, index: int, epoch: int = 0, slot: int | None = None, variant: Variant | None = None
+    ) -> dict[str, Tensor]:
         """Return `pixels` (3, f, h, w) in -1 … 1 of a clip in an epoch, and `first_frames` if set.
 
         Clips have no repeats: the slot is the index.
@@ -99,7 +110,10 @@ class ClipExamples(Examples):
         Raises:
             DataError: the file cannot be read, or is smaller than the example with `resize: none`.
         """
-        clip, draw = self.clips[index], self._draw(index, epoch)
+        clip, draw, config = self.clips[index], self._draw(index, epoch), self.config
+        if variant is not None:
+            config = variant.settings(config)
+            draw = random.Random(self.crop_seed(index, variant))
         chosen = self.frame_numbers(index, draw).tolist()
         background = BACKGROUNDS.get(self.config.background) or (
             draw.randrange(256),
@@ -111,7 +125,7 @@ class ClipExamples(Examples):
         except InputError as error:
             raise DataError(str(error)) from None
         try:
-            pixels = cut_frames(frames, self.buckets[index][1:], self.config, draw)
+            pixels = cut_frames(frames, self.buckets[index][1:], config, draw)
         except DataError as error:
             raise DataError(f"{clip.path}: {error}") from None
         return {"pixels": pixels} | (
@@ -155,16 +169,26 @@ def frame_numbers(
     return chosen[np.minimum(places, len(chosen) - 1)]
 
 
-def cut_frames(
-    frames: np.ndarray, size: tuple[int, int], config: DataConfig, draw: random.Random
-) -> Tensor:
-    """Return pixels (3, f, h, w) in -1 … 1 of frames (f, H, W, 3), uint8, all with the same crop.
+class FrameCut(NamedTuple):
+    """The crop of all frames of a clip."""
+
+    height: int
+    """Of the scaled frames."""
+    width: int
+    top: int
+    left: int
+    is_mirrored: bool
+
+
+def cut_of(
+    own: tuple[int, int], size: tuple[int, int], config: DataConfig, draw: random.Random
+) -> FrameCut:
+    """Return the crop of frames for a size (height, width).
 
     Raises:
-        DataError: with `resize: none` the frames are smaller than the size (height, width).
+        DataError: with `resize: none` the frames are smaller than the size.
     """
-    height, width = size
-    own_height, own_width = frames.shape[1:3]
+    (own_height, own_width), (height, width) = own, size
     if config.resize == "cover":
         scale = max(height / own_height, width / own_width)
         own_height = max(height, round(own_height * scale))
@@ -178,12 +202,25 @@ def cut_frames(
     left, top = draw.randint(0, room_x), draw.randint(0, room_y)
     if config.crop == "center":
         left, top = room_x // 2, room_y // 2
-    if (own_height, own_width) != frames.shape[1:3]:
-        whole = (own_width, own_height)
+    return FrameCut(own_height, own_width, top, left, draw.random() < config.flip)
+
+
+def cut_frames(
+    frames: np.ndarray, size: tuple[int, int], config: DataConfig, draw: random.Random
+) -> Tensor:
+    """Return pixels (3, f, h, w) in -1 … 1 of frames (f, H, W, 3), uint8, all with the same crop.
+
+    Raises:
+        DataError: with `resize: none` the frames are smaller than the size (height, width).
+    """
+    cut = cut_of(frames.shape[1:3], size, config, draw)
+    if (cut.height, cut.width) != frames.shape[1:3]:
+        whole = (cut.width, cut.height)
         images = (Image.fromarray(frame) for frame in frames)
         scaled = (image.resize(whole, Image.Resampling.LANCZOS) for image in images)
         frames = np.stack([np.asarray(image) for image in scaled])
-    chosen = frames[:, top : top + height, left : left + width]
-    if draw.random() < config.flip:
+    height, width = size
+    chosen = frames[:, cut.top : cut.top + height, cut.left : cut.left + width]
+    if cut.is_mirrored:
         chosen = chosen[:, :, ::-1]
     return torch.from_numpy(chosen.copy()).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ from train.data.examples.masks import mask_pixels, mask_shares, mask_weights
 from train.data.examples.picture_buckets import Place, SizeRule
 from train.data.examples.stream import BucketStream, Pace, PairedStream, Stream
 from train.data.examples.transforms import Crop, crop_image
+from train.data.examples.variants import Variant, variants_of
 from train.data.examples.windows import WindowStream, windows_of
 from train.data.pictures import READING, random_mask
 from train.data.sources import (
@@ -86,7 +88,7 @@ class Examples(Dataset[dict[str, Any]]):
         self.layout: Layout | None = None
         """Sizes of the images; None if all are square."""
         self.latents: KeptLatents | None = None
-        """Cached tensors of every image, which replace its pixels."""
+        """Cached tensors of every image's variants (`owners`), which replace its pixels."""
         self.inpainting_masks: Literal["random", "files"] | None = None
         """Where the masks of an inpainting model come from; None for other models."""
         self.takes_scores = False
@@ -174,12 +176,72 @@ class Examples(Dataset[dict[str, Any]]):
         """Return the settings by which an image becomes an example."""
         return self.subset(index).config
 
-    def crop(self, index: int, epoch: int = 0, slot: int | None = None) -> Crop:
-        """Return the crop of an image in an epoch, in one of its slots."""
-        slot = index if slot is None else slot
-        draw = random.Random(derive_seed(self.seed, "augmentation", epoch, slot))
-        path, settings = self.pictures[index].path, self.settings(index)
-        return crop_image(path, settings, self.size(index), draw)
+    def variants(self, index: int) -> list[Variant]:
+        """Return the variants of an image that are cached."""
+        return variants_of(self.settings(index), self.config.cached_crops)
+
+    @cached_property
+    def first_rows(self) -> np.ndarray:
+        """Return the cache's row of each image's first variant, and behind them all rows' number.
+
+        Class images must have been added.
+        """
+        counts = [len(self.variants(index)) for index in range(len(self))]
+        return np.cumsum([0, *counts])
+
+    @cached_property
+    def owners(self) -> np.ndarray:
+        """Return the index of the image of each row of the cache."""
+        return np.repeat(np.arange(len(self)), np.diff(self.first_rows))
+
+    def of_row(self, row: int) -> tuple[int, Variant]:
+        """Return the image and the variant of a row of the cache."""
+        index = int(self.owners[row])
+        return index, self.variants(index)[row - int(self.first_rows[index])]
+
+    def content_of_row(self, row: int) -> dict[str, Tensor]:
+        """Return the tensors of a variant, as `content`."""
+        index, variant = self.of_row(row)
+        return self.content(index, variant=variant)
+
+    def row(self, position: int) -> int:
+        """Return the row of the cache at a sample index."""
+        epoch, slot = self.place(position)
+        return self.row_in(int(self.slots[slot]), epoch, slot)
+
+    def row_in(self, index: int, epoch: int, slot: int) -> int:
+        """Return the cache's row of an image in an epoch, in one of its slots."""
+        variants, first = self.variants(index), int(self.first_rows[index])
+        if len(variants) == 1:
+            return first
+        return first + variants.index(self.variant(index, epoch, slot))
+
+    def variant(self, index: int, epoch: int, slot: int) -> Variant:
+        """Return the variant of an image in an epoch, in one of its slots.
+
+        Without random crops it is mirrored whenever it is without the cache.
+        """
+        settings, draw = self.settings(index), self.draw_of(epoch, slot)
+        crop = draw.randrange(self.config.cached_crops) if settings.crops_anywhere else 0
+        return Variant(crop, draw.random() < settings.flip)
+
+    def draw_of(self, epoch: int, slot: int) -> random.Random:
+        """Return the source of random crops, flips and colours in an epoch and slot."""
+        return random.Random(derive_seed(self.seed, "augmentation", epoch, slot))
+
+    def crop_seed(self, index: int, variant: Variant) -> int:
+        """Return the seed of the place of a crop that is cached."""
+        return derive_seed(self.seed, "cached crop", index, variant.crop)
+
+    def crop(
+        self, index: int, epoch: int = 0, slot: int | None = None, variant: Variant | None = None
+    ) -> Crop:
+        """Return the crop of an image in an epoch, in one of its slots; or that of a variant."""
+        settings, draw = self.settings(index), self.draw_of(epoch, index if slot is None else slot)
+        if variant is not None:
+            settings = variant.settings(settings)
+            draw = random.Random(self.crop_seed(index, variant))
+        return crop_image(self.pictures[index].path, settings, self.size(index), draw)
 
     def size(self, index: int) -> Place:
         """Return the size of an image's example, and of the scaled image."""
@@ -204,26 +266,29 @@ class Examples(Dataset[dict[str, Any]]):
         """Return the shape of an example in pixels; clips have their frames first."""
         return self.size(index).size
 
-    def origin(self, index: int) -> dict[str, Any]:
-        """Return what determines the pixels of a non-random example, besides its file."""
+    def origin(self, index: int, variant: Variant) -> dict[str, Any]:
+        """Return what determines the pixels of a variant, besides its file."""
         settings, scaled = self.settings(index), self.size(index).scaled
-        return {
+        place = {"place": self.crop_seed(index, variant)} if settings.crops_anywhere else {}
+        return place | {
             "shape": list(self.shape(index)),
             "scaled": None if scaled is None else list(scaled),
             "resize": settings.resize,
             "resize_interpolation": settings.resize_interpolation,
             "crop": settings.crop,
-            "flip": settings.flip,
+            "flip": float(variant.is_mirrored),
             "background": settings.background,
             "reading": READING,
         }
 
-    def content(self, index: int, epoch: int = 0, slot: int | None = None) -> dict[str, Tensor]:
-        """Return the tensors of an image in an epoch: `pixels` and `sizes`.
+    def content(
+        self, index: int, epoch: int = 0, slot: int | None = None, variant: Variant | None = None
+    ) -> dict[str, Tensor]:
+        """Return the tensors of an image in an epoch, or of a variant: `pixels` and `sizes`.
 
         With masks also `mask`, before loss weights are computed.
         """
-        return self.content_of(index, self.crop(index, epoch, slot))
+        return self.content_of(index, self.crop(index, epoch, slot, variant))
 
     def content_of(self, index: int, crop: Crop) -> dict[str, Tensor]:
         """Return the tensors of a crop of an image; see `content`."""
@@ -265,12 +330,13 @@ class Examples(Dataset[dict[str, Any]]):
             "weight": torch.tensor(self.settings(index).loss_weight),
             "prompts": self.prompt(index, epoch, self.pace.step(position), slot),
         }
-        kept = self.latents
+        kept = None if self.latents is None else self.latents[self.row_in(index, epoch, slot)]
         if self.inpainting_masks is None:
-            example |= self.content(index, epoch, slot) if kept is None else kept[index]
+            example |= self.content(index, epoch, slot) if kept is None else kept
         else:
-            crop = self.crop(index, epoch, slot)
-            example |= self.content_of(index, crop) if kept is None else kept[index]
+            variant = None if kept is None else self.variant(index, epoch, slot)
+            crop = self.crop(index, epoch, slot, variant)
+            example |= self.content_of(index, crop) if kept is None else kept
             example |= self.inpainting(position, index, crop)
         if self.takes_scores:
             score = torch.tensor([self.settings(index).aesthetic_score])

@@ -69,7 +69,7 @@ def cache_latents(
     share: tuple[int, int] = (0, 1),
     paused: Paused | None = None,
 ) -> None:
-    """Encode every image or clip once, if nothing random precedes the encoder.
+    """Encode every image or clip once; with random crops or flips some of each (`variants`).
 
     On a CPU, in memory, that can wait until a step needs it: there is no other device that the VAE
     would have to leave. Then the first step need not wait for the last image.
@@ -84,7 +84,7 @@ def cache_latents(
             all must wait for each other before the first example is read.
         paused: if given, encoding may wait until an example is needed, inside this context.
     """
-    if examples.config.cache == "off" or examples.config.is_random:
+    if not examples.config.caches_latents:
         return
     if examples.config.cache == "disk":
         assert cache is not None
@@ -103,8 +103,8 @@ def _latents_in_memory(
     kept: dict[int, dict[str, Tensor]] = {}
     corrupt = CorruptImages(len(examples), what=examples.kind)
     chunks = list(_alike(examples, batch_size))
-    order = [index for chunk in chunks for index in chunk]
-    with prefetch(examples.content, order, _depth(examples)) as prepared:
+    order = [row for chunk in chunks for row in chunk]
+    with prefetch(examples.content_of_row, order, _depth(examples)) as prepared:
         for chunk in track(chunks, "encoding pictures"):
             contents = []
             for _ in chunk:
@@ -113,7 +113,7 @@ def _latents_in_memory(
             if not corrupt.messages:  # else only searches for more corrupt files
                 kept |= _encoded(examples, base, chunk, contents)
     corrupt.refuse()
-    return [kept[index] for index in range(len(examples))]
+    return [kept[row] for row in range(len(examples.owners))]
 
 
 def _encoded(
@@ -122,13 +122,14 @@ def _encoded(
     chunk: Sequence[int],
     contents: Sequence[dict[str, Tensor]],
 ) -> dict[int, dict[str, Tensor]]:
-    """Return what replaces the pixels of examples of one shape, which are encoded at once."""
+    """Return what replaces the pixels in rows of one shape, which are encoded at once."""
     mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
-    check_latents(mean, std, [examples.pictures[index].path for index in chunk])
-    encoded = latents_kept(mean, std, examples.config.latent_sampling, examples.seed, chunk)
+    indices = examples.owners[chunk].tolist()
+    check_latents(mean, std, [examples.pictures[index].path for index in indices])
+    encoded = latents_kept(mean, std, examples.config.latent_sampling, examples.seed, indices)
     return {
-        index: content | {name: value[row] for name, value in encoded.items()}
-        for row, (index, content) in enumerate(zip(chunk, contents, strict=True))
+        row: content | {name: value[place] for name, value in encoded.items()}
+        for place, (row, content) in enumerate(zip(chunk, contents, strict=True))
     }
 
 
@@ -158,7 +159,7 @@ def check_readable(examples: Examples) -> None:
 
 
 class LatentsOnDemand:
-    """Latents of every image or clip of a run, encoded when a step first needs one of them.
+    """Latents of every image or clip of a run, by row, encoded when a step first needs one.
 
     The last digits depend on what is encoded at once: the groups are those of encoding all in
     advance.
@@ -174,26 +175,27 @@ class LatentsOnDemand:
         self.examples = examples
         self.base = base
         self.paused = paused
-        self.chunks = {index: chunk for chunk in _alike(examples, batch_size) for index in chunk}
-        """The examples that are encoded together with one."""
+        self.chunks = {row: chunk for chunk in _alike(examples, batch_size) for row in chunk}
+        """The rows that are encoded together with one."""
         self.kept: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.chunks)
 
     @torch.no_grad()
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
         """Return the tensors that replace the pixels of an example in a batch.
 
         Raises:
             DataError: an image cannot be read, or its latents are not finite.
         """
-        if index not in self.kept:
-            chunk, depth = self.chunks[index], _depth(self.examples)
-            with self.paused(), prefetch(self.examples.content, chunk, depth) as prepared:
+        if row not in self.kept:
+            chunk, depth = self.chunks[row], _depth(self.examples)
+            encoding = prefetch(self.examples.content_of_row, chunk, depth)
+            with self.paused(), encoding as prepared:
                 contents = [one.result() for one in prepared]
                 self.kept |= _encoded(self.examples, self.base, chunk, contents)
-        return self.kept[index]
+        return self.kept[row]
 
 
 def _depth(examples: Examples) -> int:
@@ -202,13 +204,13 @@ def _depth(examples: Examples) -> int:
 
 
 def _alike(examples: Examples, batch_size: int) -> Iterator[list[int]]:
-    """Yield groups of examples of one shape that are encoded at once, each in order."""
+    """Yield groups of rows of one shape that are encoded at once, each in order."""
     shapes: dict[tuple[int, ...], list[int]] = {}
-    for index in range(len(examples)):
-        shapes.setdefault(examples.shape(index), []).append(index)
-    for shape, indices in shapes.items():
+    for row, index in enumerate(examples.owners.tolist()):
+        shapes.setdefault(examples.shape(index), []).append(row)
+    for shape, rows in shapes.items():
         size = encoded_at_once(shape, batch_size)
-        yield from (indices[start : start + size] for start in range(0, len(indices), size))
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 @torch.no_grad()
@@ -226,12 +228,13 @@ def _latents_on_disk(
     vae = vae_origin(base)
     cache.remember("vae", base, vae)
     keys = latents_keys(examples, vae)
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
     missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
-    corrupt = CorruptImages(len(missing), what=examples.kind)
+    owners = {key: int(examples.owners[first[key]]) for key in missing}
+    corrupt = CorruptImages(len({*owners.values()}), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
-        return None if cache.has(key) else examples.content(first[key])
+        return None if cache.has(key) else examples.content_of_row(first[key])
 
     with (
         prefetch(prepare, missing, _depth(examples)) as prepared,
@@ -244,10 +247,11 @@ def _latents_on_disk(
             if content is None or corrupt.messages:  # then only search for more
                 continue
             mean, std = base.encode_images(content.pop("pixels")[None])
-            check_latents(mean, std, [examples.pictures[first[key]].path])
+            check_latents(mean, std, [examples.pictures[owners[key]].path])
             write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
     corrupt.refuse()
-    return StoredLatents(cache, keys, examples.config.latent_sampling, examples.seed)
+    sampling = examples.config.latent_sampling
+    return StoredLatents(cache, keys, examples.owners, sampling, examples.seed)
 
 
 def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int]) -> list[str]:
@@ -255,7 +259,7 @@ def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int
 
     Args:
         examples: the examples of the run.
-        first: the first image of each key.
+        first: the first row of each key.
         share: (rank, processes).
     """
     rank, processes = share
@@ -268,7 +272,7 @@ def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int
 
 
 def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
-    """Return the cache keys of the examples' latents, given the result of `vae_origin`.
+    """Return the key of each row of latents in the cache, given the result of `vae_origin`.
 
     Raises:
         DataError: files cannot be read.
@@ -278,8 +282,10 @@ def latents_keys(examples: Examples, vae: dict[str, Any]) -> list[str]:
     own = {one.mask: None for one in pictures if one.mask is not None}
     rows = {mask: len(paths) + row for row, mask in enumerate(own)}
     files, keys = picture_facts([*paths, *own], Known.DIGEST).check(), []
-    for index, picture in enumerate(pictures):
-        origin = {**vae, **examples.origin(index), "file": files.digest(index)}
+    for row in range(len(examples.owners)):
+        index, variant = examples.of_row(row)
+        picture = pictures[index]
+        origin = {**vae, **examples.origin(index, variant), "file": files.digest(index)}
         if examples.has_masks:
             mask, source = picture.mask, examples.masks(index).source
             origin["mask"] = source if mask is None else files.digest(rows[mask])

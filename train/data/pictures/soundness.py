@@ -82,7 +82,9 @@ class CorruptImages:
         except FetchError:  # it says nothing about the image
             raise
         except DataError as error:
-            self.messages.append(f"{shown(path)}: {error}" if path is not None else str(error))
+            message = f"{shown(path)}: {error}" if path is not None else str(error)
+            if message not in self.messages:  # another crop of the same image
+                self.messages.append(message)
 
     def refuse(self) -> None:
         """Raise DataError if there are any."""

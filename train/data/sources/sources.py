@@ -221,7 +221,7 @@ def _all_sources(recipe: TrainRecipe, key: str = "data.path") -> Sources:
     pictures: list[Picture] = []
     if data.clips is None:
         found = find_pictures(data, captioned, left_out, key)
-        digests = data.cache == "disk" and not data.is_random
+        digests = data.cache == "disk" and data.caches_latents
         sound = {*sound_paths([one.path for one in found], data.broken_pictures, digests)}
         pictures += [one for one in found if one.path in sound]
     else:

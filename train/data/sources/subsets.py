@@ -95,7 +95,7 @@ def _find(name: str, config: SubsetConfig, recipe: TrainRecipe, left_out: Counte
     root = Path(config.path or "")
     paths, masks = parted(paths, root, config.masks, left_out, masks_key)
     try:
-        digests = recipe.data.cache == "disk" and not recipe.data.is_random
+        digests = recipe.data.cache == "disk" and recipe.data.caches_latents
         paths = sound_paths(paths, recipe.data.broken_pictures, digests)
     except DataError as error:
         raise DataError(f"{key}: {error}") from None

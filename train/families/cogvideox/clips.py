@@ -20,6 +20,7 @@ from inference.models.cogvideox import (
     with_noise,
     without,
 )
+from inference.runtime import to_device
 from train.common import Batch, generator
 from train.config import ImageConditionConfig
 from train.losses import Denoising
@@ -70,7 +71,7 @@ class ClipDenoising(Denoising):
         """Return an image-to-video model's conditioning on first frames, of the shape of `like`."""
         assert "first_frames" in batch
         config, positions = self.image_condition, batch["positions"]
-        frames = batch["first_frames"].to(like.device)
+        frames = to_device(batch["first_frames"], like.device)
         if config.noise:
             sources = [generator(self.seed, "image noise", position) for position in positions]
             frames = with_noise(frames, sources, config.noise_mean, config.noise_std)

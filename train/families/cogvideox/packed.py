@@ -165,18 +165,15 @@ class PackedDenoising(ClipDenoising):
             list(conditions.states.to(base.dtype)),
             base.config,
         )
-        device = row.hidden_states.device
         ofs = offset(base.config, row.hidden_states)
-        predicted = base.transformer(**row.arguments(), timestep=timestep.to(device), ofs=ofs)
+        predicted = base.transformer(**row.arguments(), timestep=timestep, ofs=ofs)
         return row.unpack(predicted.sample)
 
-    def timesteps(self, batch: Batch) -> Tensor:
-        """Return one timestep for all (b,), drawn by the row's index: strata are dealt to rows."""
-        if "timesteps" in batch:
-            return batch["timesteps"]
+    def drawn_timesteps(self, batch: Batch) -> Tensor:
+        """Draw one timestep for all (b,), by the row's index: strata are dealt to rows."""
         positions = batch["positions"]
         if self.config.timestep_sampling != "stratified":
-            drawn = super().timesteps(single(batch, 0))
+            drawn = super().drawn_timesteps(single(batch, 0))
         else:
             first, rows = batch["first_position"], batch["step_size"] // len(positions)
             row = first + (positions[0] - first) // len(positions)

@@ -271,7 +271,7 @@ def test_damaged_files_are_told_and_made_anew(tmp_path: Path) -> None:
 
 
 def test_nothing_is_kept_where_something_is_random(tmp_path: Path) -> None:
-    examples = clip_examples(tmp_path / "data", cache="disk", crop="random")
+    examples = clip_examples(tmp_path / "data", cache="disk", crop="random", cached_crops=0)
     cache_latents(examples, Base(), 2, track, ContentCache(tmp_path / "cache"))  # type: ignore[arg-type]
     assert examples.latents is None
     assert not (tmp_path / "cache").exists()
