@@ -16,8 +16,8 @@ def main(arguments: list[str]) -> int:
     """Run pytest and return its exit status."""
     if not mock_cuda.torch_is_cuda_build():
         os.environ["LIMNER_MOCK_CUDA"] = "1"
+        os.environ["PYTEST_PLUGINS"] = "tests.gpu.pytest_device"
         mock_cuda.install()
-        mock_cuda.record_syncs(False)
     import pytest
     import torch
 

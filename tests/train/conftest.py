@@ -19,6 +19,7 @@ from PIL import Image, ImageColor
 
 from inference.clips.output import write_webp
 from inference.recipe.loader import load_recipe
+from tests.copies import remember_reading
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
@@ -275,7 +276,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clip_recipe_file(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four steps of two clips on a tiny 5B-like model; it lacks an objective."""
     folder = tmp_path_factory.mktemp("clip_recipe")
-    base = write_video_folder(make_video_model(), folder / "tiny-video")
+    model = make_video_model()
+    base = write_video_folder(model, folder / "tiny-video")
+    remember_reading(base, *(type(part) for part in model.parts.values()), type(model.tokenizer))
     path = folder / "clips.yaml"
     path.write_text(CLIP_RECIPE.format(base=base, clips=clips))
     return path
