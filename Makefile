@@ -9,14 +9,15 @@ INTEROP := .venv-interop
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+MOCK_PYTEST := $(BIN)/python -m tests.gpu.run_pytest --mock -n 2 --dist worksteal
 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 # Tests start many processes; without byte code each would compile the packages again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test smoke test-slow test-portable test-gpu bench-gpu test-interop check lint format docs \
-  install-pretrain install-interop clean
+.PHONY: help demo test smoke test-slow test-portable test-gpu test-fake-gpu bench-gpu test-interop \
+  check lint format docs install-pretrain install-interop clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -24,20 +25,28 @@ help: ## show this list
 demo: $(VENV)/core.stamp ## install, then train a LoRA on the embedded model and generate with it
 	$(BIN)/python -m train configs/demo/line_icons_lora.yaml resume=true $(ARGS)
 
-test: $(VENV)/dev.stamp ## install, then run the tests
-	$(PYTEST) -m "not slow and not interop" $(ARGS)
+# With ARGS, which choose tests of the main suite, the mock device is left out. It is compiled in the
+# meantime; a failure shows when it is needed.
+test: $(VENV)/dev.stamp ## install, then run the tests, and test-fake-gpu unless there are ARGS
+	@$(if $(ARGS),,$(BIN)/python -m tests.gpu.mock_cuda >/dev/null 2>&1 &) \
+	  $(PYTEST) -m "not slow and not interop" $(ARGS) || exit; wait
+	$(if $(ARGS),,@$(MAKE) --no-print-directory test-fake-gpu)
 
 smoke: $(VENV)/dev.stamp ## run one test of each promise in a minute (tests/smoke.txt)
 	$(BIN)/python -m pytest -q @tests/smoke.txt $(ARGS)
 
-test-slow: $(VENV)/dev.stamp ## run the tests that take minutes
+test-slow: $(VENV)/dev.stamp ## run the tests that take minutes; on the mock device unless there are ARGS
 	$(PYTEST) -m slow $(ARGS)
+	$(if $(ARGS),,$(MOCK_PYTEST) -m slow)
 
 test-portable: $(VENV)/dev.stamp ## the tests with the kernels of CPUs with narrower vectors, and as a background job
 	@sh scripts/test_portable.sh $(PYTEST) -m "not slow and not interop" $(ARGS)
 
 test-gpu: $(VENV)/dev.stamp ## run the GPU tests (11 minutes), on a mock device where there is no GPU
 	$(BIN)/python -m tests.gpu.run_pytest $(ARGS)
+
+test-fake-gpu: $(VENV)/dev.stamp ## run a choice of them in a minute on the mock device (tests/gpu/choice.txt)
+	$(MOCK_PYTEST) -m "not slow" $(ARGS)
 
 bench-gpu: $(VENV)/dev.stamp ## check and measure on a GPU in 8 minutes, with random weights at full size
 	$(BIN)/python -m scripts.bench.gpu $(ARGS)

@@ -21,13 +21,14 @@ import gc
 import logging
 import shutil
 from collections.abc import Callable
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+from tests.copies import Master, remember_reading
 
 if TYPE_CHECKING:
     from inference.models.stable_diffusion.model import BaseModel
@@ -45,6 +46,16 @@ def pytest_collection_finish() -> None:
     """Take the libraries out of garbage collection, which every training run asks for."""
     gc.collect()
     gc.freeze()
+
+
+_frozen: set[Path] = set()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The same, once for each file, for what tests have imported and kept since."""
+    if item.path not in _frozen:
+        _frozen.add(item.path)
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,22 +127,23 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    remember_reading(folder, *(type(part) for part in parts.values()))
     return folder
 
 
 @pytest.fixture(scope="session")
-def loaded_tiny_base(tiny_base_folder: Path) -> BaseModel:
-    """The tiny base model as it is loaded; for copies, which take a third of the time."""
+def loaded_tiny_base(tiny_base_folder: Path) -> Master:
+    """The tiny base model as it is loaded."""
     from inference.config.models import BaseModelConfig
     from inference.models.stable_diffusion.loading import load_base_model
 
-    return load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
+    return Master(load_base_model(BaseModelConfig(path=str(tiny_base_folder))))
 
 
 @pytest.fixture
-def tiny_base(loaded_tiny_base: BaseModel) -> BaseModel:
+def tiny_base(loaded_tiny_base: Master) -> BaseModel:
     """The tiny base model, which a test may change."""
-    return deepcopy(loaded_tiny_base)
+    return loaded_tiny_base.copy()
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +206,7 @@ def tiny_sdxl_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFa
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    remember_reading(folder, *(type(part) for part in parts.values()))
     return folder
 
 
@@ -215,15 +228,15 @@ def tiny_variant(
 
 
 @pytest.fixture(scope="session")
-def loaded_tiny_sdxl(tiny_sdxl_folder: Path) -> BaseModel:
-    """The tiny base model of the SDXL layout as it is loaded; for copies."""
+def loaded_tiny_sdxl(tiny_sdxl_folder: Path) -> Master:
+    """The tiny base model of the SDXL layout as it is loaded."""
     from inference.config.models import BaseModelConfig
     from inference.models.stable_diffusion.loading import load_base_model
 
-    return load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))
+    return Master(load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder))))
 
 
 @pytest.fixture
-def tiny_sdxl(loaded_tiny_sdxl: BaseModel) -> BaseModel:
+def tiny_sdxl(loaded_tiny_sdxl: Master) -> BaseModel:
     """The tiny base model of the SDXL layout, which a test may change."""
-    return deepcopy(loaded_tiny_sdxl)
+    return loaded_tiny_sdxl.copy()

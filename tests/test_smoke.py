@@ -1,14 +1,17 @@
-"""The list of `make smoke` names tests that exist."""
+"""The lists of `make smoke` and `make test-fake-gpu` name tests that exist."""
 
 import ast
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_test_of_the_list_exists() -> None:
-    """A test that was renamed or moved would be noticed only by the next `make smoke`."""
-    names = (ROOT / "tests" / "smoke.txt").read_text("utf-8").splitlines()
+@pytest.mark.parametrize("file", ["smoke.txt", "gpu/choice.txt"])
+def test_every_test_of_the_list_exists(file: str) -> None:
+    """A test that was renamed or moved would be noticed only by the next run of the list."""
+    names = (ROOT / "tests" / file).read_text("utf-8").splitlines()
     assert names == sorted(set(names))
     for name in names:
         path, _, function = name.partition("[")[0].partition("::")

@@ -57,28 +57,45 @@ def torch_is_cuda_build() -> bool:
     return re.search(r"^(cuda|hip)\b[^=\n]*= *['\"]", version, re.MULTILINE) is not None
 
 
-def build() -> Path:
-    """Return the extension; compile it at first (30 s), keyed by the source and torch's version."""
+def missing() -> str | None:
+    """Return what the mock device lacks here, as one line; None if it can be built."""
+    compiler = os.environ.get("CXX", "c++")
+    headers = Path(sysconfig.get_paths()["include"])
+    if sys.platform != "linux":
+        return "it is built on Linux only"
+    if torch_is_cuda_build():
+        return "it needs a CPU-only build of torch; `make test-gpu` runs its tests on the GPU"
+    if not built().is_file() and shutil.which(compiler) is None:
+        return f"it needs a C++ compiler ({compiler}). Remedy on Debian: apt install g++"
+    if not built().is_file() and not (headers / "Python.h").is_file():
+        return f"it needs {headers}/Python.h. Remedy on Debian: apt install python3-dev"
+    return None
+
+
+def built() -> Path:
+    """Return where the extension is kept, keyed by the source and torch's version."""
     torch_version = (torch_folder() / "version.py").read_text()
-    source = HERE / "mock_cuda.cpp"
-    digest = hashlib.sha256(source.read_bytes() + torch_version.encode()).hexdigest()[:12]
-    target = BUILD / digest / f"{NAME}.so"
+    source = (HERE / "mock_cuda.cpp").read_bytes()
+    digest = hashlib.sha256(source + torch_version.encode()).hexdigest()[:12]
+    return BUILD / digest / f"{NAME}.so"
+
+
+def build() -> Path:
+    """Return the extension; compile it at first (15 s)."""
+    target = built()
     if target.is_file():
         return target
+    if reason := missing():
+        sys.exit(f"The mock CUDA device: {reason}")
     compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        sys.exit(
-            f"The mock CUDA device needs a C++ compiler; {compiler} is not installed. "
-            "Remedy on Debian: apt install g++"
-        )
     target.parent.mkdir(parents=True, exist_ok=True)
     include, lib = torch_folder() / "include", torch_folder() / "lib"
     unfinished = target.with_suffix(f".{os.getpid()}.so")
     command = [
         compiler, "-shared", "-fPIC", "-std=c++20", "-O1", "-w",
-        f"-DTORCH_EXTENSION_NAME={NAME}", "-DTORCH_API_INCLUDE_EXTENSION_H",
-        f"-I{include}", f"-I{include}/torch/csrc/api/include",
-        f"-I{sysconfig.get_paths()['include']}", str(source), "-o", str(unfinished),
+        f"-DTORCH_EXTENSION_NAME={NAME}", f"-I{include}",
+        f"-I{include}/torch/csrc/api/include", f"-I{sysconfig.get_paths()['include']}",
+        str(HERE / "mock_cuda.cpp"), "-o", str(unfinished),
         f"-L{lib}", "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python",
     ]  # fmt: skip
     subprocess.run(command, check=True)
@@ -341,3 +358,8 @@ def launches_counted() -> Iterator[Counter[str]]:
         yield LAUNCHES
     finally:
         ext.on_launch(None)
+
+
+if __name__ == "__main__":  # compile it for later
+    if missing() is None:
+        build()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run tests that need a GPU: on a real one if torch is a CUDA build, else on the mock device.
 
-    python -m tests.gpu.run_pytest [pytest's arguments]
+    python -m tests.gpu.run_pytest [--mock] [pytest's arguments]
 
-Without paths, the tests of this folder run.
+Without paths, the tests of this folder run. `--mock` runs them on the mock device only; where it
+cannot be built, one line says why, and nothing runs.
 """
 
 import os
@@ -14,10 +15,15 @@ from tests.gpu import mock_cuda
 
 def main(arguments: list[str]) -> int:
     """Run pytest and return its exit status."""
+    if arguments[:1] == ["--mock"]:
+        arguments = arguments[1:]
+        if reason := mock_cuda.missing():
+            print(f"The tests on the mock CUDA device are left out: {reason}")
+            return 0
     if not mock_cuda.torch_is_cuda_build():
         os.environ["LIMNER_MOCK_CUDA"] = "1"
+        os.environ["PYTEST_PLUGINS"] = "tests.gpu.pytest_device"
         mock_cuda.install()
-        mock_cuda.record_syncs(False)
     import pytest
     import torch
 

@@ -1,8 +1,12 @@
 """Runs Limner's commands in new processes that have the libraries already.
 
-Importing them takes ten times as long as a tiny run. So this script imports them once, reads the
-base model of its argument once, and forks a process for every request on its standard input (a line
-of JSON):
+Importing them takes ten times as long as a tiny run. So this script imports them once, for all of
+pytest's workers. Its argument is the descriptor of a listening socket. For each connection it forks
+a process, which takes the environment of a worker and reads the worker's base model once:
+
+    {"environment": {...}, "base": folder}
+
+It answers `ready`, and then forks a process for every request (a line of JSON):
 
     {"module": "train", "arguments": [...], "output": folder, "environments": [{...}, ...],
      "ignored": [2, ...],
@@ -39,8 +43,10 @@ import os
 import pkgutil
 import resource
 import runpy
+import select
 import shutil
 import signal
+import socket
 import stat
 import sys
 import threading
@@ -49,14 +55,15 @@ from pathlib import Path
 from typing import Any
 
 from scripts.kill_sweep import PRELOADED
+from tests.copies import remember_reading
 
 SECONDS_TO_LIVE = 200
 SECONDS_ALONE = 30
 """For processes to find out that another one is gone, and to end."""
 
 
-def prepare(base: str) -> None:
-    """Imports what the commands will import, and has the libraries fill their own caches."""
+def prepare() -> None:
+    """Imports what the commands will import."""
     from inference.runtime.warnings import quiet_libraries
 
     quiet_libraries()
@@ -64,10 +71,18 @@ def prepare(base: str) -> None:
         importlib.import_module(name)
     from PIL import Image
 
+    Image.init()
+
+
+def read_base(base: str) -> None:
+    """Has the libraries fill their own caches; commands copy what is read here."""
     from inference.config.models import BaseModelConfig
     from inference.models.stable_diffusion.loading import load_base_model
 
-    Image.init()
+    loaded = load_base_model(BaseModelConfig(path=base))
+    remember_reading(
+        Path(base), *(type(part) for part in (*loaded.parts.values(), loaded.tokenizer))
+    )
     load_base_model(BaseModelConfig(path=base))
     gc.collect()
     gc.freeze()  # or every collection of a child would walk, and copy, all of the libraries
@@ -175,17 +190,42 @@ def become(request: dict[str, Any], number: int) -> None:
 
 
 def main() -> None:
-    prepare(sys.argv[1])
-    for line in sys.stdin:
-        request = json.loads(line)
-        children = []
-        for number in range(len(request["environments"])):
-            child = os.fork()
-            if child == 0:
-                become(request, number)
-            children.append(child)
-        alone = bool(request["stop"] and request["stop"]["alone"])
-        print(json.dumps(await_all(children, alone)), flush=True)
+    """Serve all connections until the standard input is closed and the last one has ended."""
+    with socket.socket(fileno=int(sys.argv[1])) as listener:
+        prepare()
+        while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]):
+            assert ready == [listener]
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                serve(connection)
+            connection.close()
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def serve(connection: socket.socket) -> None:
+    """What the process of a connection does; it never returns."""
+    with connection, connection.makefile("rw") as lines:
+        worker = json.loads(lines.readline())
+        os.environ.clear()
+        os.environ.update(worker["environment"])
+        read_base(worker["base"])
+        print("ready", file=lines, flush=True)
+        for line in lines:
+            request = json.loads(line)
+            children = []
+            for number in range(len(request["environments"])):
+                child = os.fork()
+                if child == 0:
+                    become(request, number)
+                children.append(child)
+            alone = bool(request["stop"] and request["stop"]["alone"])
+            print(json.dumps(await_all(children, alone)), file=lines, flush=True)
+    os._exit(0)
 
 
 def await_all(children: list[int], alone: bool) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from PIL import Image, ImageColor
 
 from inference.clips.output import write_webp
 from inference.recipe.loader import load_recipe
+from tests.copies import remember_reading
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
@@ -118,19 +120,55 @@ class Done:
 class Commands:
     """Runs `python -m train` and `python -m inference`, by way of command_server.py."""
 
-    def __init__(self, recipe: Path, base: Path, folder: Path) -> None:
+    def __init__(self, recipe: Path, base: Path, folder: Path, shared: Path) -> None:
         self.recipe = recipe
+        self.base = base
         self.folder = folder
-        self.errors = (folder / "server.err").open("w+")
-        self.server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("command_server.py")), str(base)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-        )
+        self.server: subprocess.Popen[bytes] | None = None
+        with (shared / "server.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.connect(shared):
+                self.start(shared)
+                assert self.connect(shared), (shared / "server.err").read_text()
+
+    def start(self, shared: Path) -> None:
+        """Start the server of all workers; it lives until this one closes its input."""
+        with (
+            socket.create_server(("localhost", 0)) as listener,
+            (shared / "server.err").open("w") as errors,
+        ):
+            self.server = subprocess.Popen(
+                [
+                    sys.executable,
+                    str(Path(__file__).with_name("command_server.py")),
+                    str(listener.fileno()),
+                ],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stderr=errors,
+                pass_fds=[listener.fileno()],
+            )
+            (shared / "server.port").write_text(str(listener.getsockname()[1]))
+
+    def connect(self, shared: Path) -> bool:
+        """Connect to the server of all workers; return whether it is there."""
+        port = shared / "server.port"
+        try:
+            self.connection = socket.create_connection(("localhost", int(port.read_text())))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        self.lines = self.connection.makefile("rw")
+        worker = {"environment": dict(os.environ), "base": str(self.base)}
+        try:
+            print(json.dumps(worker), file=self.lines, flush=True)
+            is_ready = self.lines.readline() == "ready\n"
+        except ConnectionError:
+            is_ready = False
+        if not is_ready:  # it was about to end
+            self.lines.close()
+            self.connection.close()
+        return is_ready
 
     def of(self, recipe: Path) -> Commands:
         """The same with another recipe."""
@@ -185,12 +223,8 @@ class Commands:
             "stop": stop,
             "ignored": list(ignored),
         }
-        assert self.server.stdin and self.server.stdout
-        if self.server.poll() is not None:
-            self.errors.seek(0)
-            pytest.fail(f"the server ended with {self.server.returncode}: {self.errors.read()}")
-        print(json.dumps(request), file=self.server.stdin, flush=True)
-        statuses = json.loads(self.server.stdout.readline())
+        print(json.dumps(request), file=self.lines, flush=True)
+        statuses = json.loads(self.lines.readline())
         return [
             Done(
                 status,
@@ -201,11 +235,12 @@ class Commands:
         ]
 
     def close(self) -> None:
-        assert self.server.stdin and self.server.stdout
-        self.server.stdin.close()
-        self.server.wait()
-        self.server.stdout.close()
-        self.errors.close()
+        self.lines.close()
+        self.connection.close()
+        if self.server is not None:
+            assert self.server.stdin
+            self.server.stdin.close()
+            self.server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -213,7 +248,9 @@ def commands(
     recipe_file: Path, tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Commands]:
     """The commands, quickly."""
-    commands = Commands(recipe_file, tiny_base_folder, tmp_path_factory.mktemp("commands"))
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    commands = Commands(recipe_file, tiny_base_folder, tmp_path_factory.mktemp("commands"), shared)
     yield commands
     commands.close()
 
@@ -275,7 +312,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clip_recipe_file(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four steps of two clips on a tiny 5B-like model; it lacks an objective."""
     folder = tmp_path_factory.mktemp("clip_recipe")
-    base = write_video_folder(make_video_model(), folder / "tiny-video")
+    model = make_video_model()
+    base = write_video_folder(model, folder / "tiny-video")
+    remember_reading(base, *(type(part) for part in model.parts.values()), type(model.tokenizer))
     path = folder / "clips.yaml"
     path.write_text(CLIP_RECIPE.format(base=base, clips=clips))
     return path

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from inference.models.stable_diffusion.model import BaseModel
+from tests.copies import copied
 
 CONTEXT = 24
 
 
+@copied
 def build_base(
     dtype: torch.dtype = torch.float32, seed: int = 0, linear: bool = False, context: int = CONTEXT
 ) -> BaseModel:

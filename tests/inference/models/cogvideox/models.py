@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tests.copies import copied
 from tests.inference.models.cogvideox.tiny import TRANSFORMER, VAE, good_schedule
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def tiny_tokenizer(tokens: int = 16) -> Any:
     )
 
 
+@copied
 def make_video_model(kind: str = "5b", sampler: str = "DDIM", **changes: Any) -> VideoModel:
     """64x64 pixels trained, VAE 8x8x4 with 4 channels, heads of 16, prompts of 16 tokens.
 
