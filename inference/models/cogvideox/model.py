@@ -93,7 +93,9 @@ class VideoModel(ClipModel):
             config.sample_height * factor,
             FrameRule.of(self.vae),
             self.is_image_to_video,
-            lambda width, height, frames: check_positions(config, width, height, frames, factor),
+            check=lambda width, height, frames: check_positions(
+                config, width, height, frames, factor
+            ),
         )
 
     @property

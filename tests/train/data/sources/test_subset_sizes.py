@@ -59,7 +59,7 @@ def test_each_subset_is_learned_at_its_resolution(tmp_path: Path) -> None:
     # SDXL is conditioned on the file's size, the crop's position, and the example's size.
     assert made.content(0)["sizes"].tolist() == [30, 40, 0, 5, 32, 32]
     assert made.content(3)["sizes"].tolist() == [64, 96, 0, 12, 48, 48]
-    assert made.origin(3)["shape"] == [48, 48]
+    assert made.origin(*made.of_row(3))["shape"] == [48, 48]
     assert isinstance(made.stream, BucketStream)
     assert (len(made.stream), made.stream.repeated) == (10, 2)
     seen, along = Counter[str](), dict[Any, Counter[str]]()

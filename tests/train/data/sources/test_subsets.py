@@ -99,7 +99,7 @@ def test_what_is_drawn_follows_from_the_subset(tmp_path: Path) -> None:
     by_index = {example["indices"]: example for example in (made[place] for place in range(5))}
     assert [float(by_index[index]["weight"]) for index in range(5)] == [0.5, 0.5, 1, 1, 1]
     assert made.all_prompts() == ["photo of a cat 0", "photo of a cat 1", "photo of dog"]
-    assert made.origin(0)["flip"] == 1 and made.origin(2)["flip"] == 0
+    assert [made.origin(*made.of_row(row))["flip"] for row in (0, 2)] == [1, 0]
 
 
 def test_repeats_come_as_often_and_differ(tmp_path: Path) -> None:
