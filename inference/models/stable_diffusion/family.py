@@ -84,7 +84,7 @@ class CompVisFile(SingleFile):
         family = family_of(file.shapes)
         settings = settings_of(file.metadata)
         sizes = ", of sizes of its own" if has_own_sizes(settings) else ""
-        sizes += INPAINTING if file.shapes.get(CONV_IN, (0, 4))[1] > 4 else ""
+        sizes += INPAINTING if file.shapes.get(CONV_IN, (0, 4))[1] == 9 else ""
         says = prediction_type_of(family, file.shapes, file.metadata)
         facts = {
             "family": f"{family.title} ({family.architecture}){sizes}",
@@ -238,7 +238,7 @@ class StableDiffusion(ModelFamily):
 def describe_layout(path: Path, unet: Mapping[str, Any]) -> str:
     """Describe the layout: SD 1.x/2.x or SDXL, and the width of the UNet's prompt embeddings."""
     width = unet.get("cross_attention_dim", "unknown")
-    kind = INPAINTING if unet.get("in_channels", 4) > 4 else ""
+    kind = INPAINTING if unet.get("in_channels") == 9 else ""
     if not (path / "text_encoder_2").is_dir():
         return f"SD 1.x/2.x: one text encoder, prompts of width {width}{kind}"
     if not (path / "text_encoder").is_dir():

@@ -127,13 +127,12 @@ class StableDiffusionLora(LoraLayout):
         return re.search(rf"\.({self.targets[target]})$", path) is not None
 
     def recognizes(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Recognize SDXL by its parts, or by the input width of attention."""
-        width = REFINER_WIDTH if self.is_refiner else SDXL_WIDTH
-        return self.has_sgm_names and any(
-            (key.startswith("text_encoder_2.") and not self.is_refiner)
-            or (SDXL_READER.search(key) is not None and shape[1:] == (width,))
-            for key, shape in shapes.items()
-        )
+        """Recognize SDXL by its parts, or by the input width of attention; its refiner by that."""
+        readers = {shape[1:] for key, shape in shapes.items() if SDXL_READER.search(key)}
+        if self.is_refiner or (REFINER_WIDTH,) in readers:
+            return self.is_refiner and (REFINER_WIDTH,) in readers
+        has_second = any(key.startswith("text_encoder_2.") for key in shapes)
+        return self.has_sgm_names and (has_second or (SDXL_WIDTH,) in readers)
 
     def input_width(self, base: DiffusionModel) -> int:
         return base.denoiser.config.cross_attention_dim

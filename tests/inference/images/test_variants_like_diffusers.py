@@ -26,6 +26,7 @@ from inference.images.requests import expand
 from inference.inspect import inspect
 from inference.models.parametrization import SMALLEST_ALPHA
 from inference.models.stable_diffusion.loading import load_base_model
+from inference.models.stable_diffusion.lora import LAYOUTS
 from inference.models.stable_diffusion.model import BaseModel
 from tests.tiny_variants import ZERO_SNR
 
@@ -231,7 +232,7 @@ def test_a_word_of_a_refiner_may_contain_exclamation_marks(tiny_variant: MakeVar
     assert ids[1:3] == [words["b</w>"], words["!</w>"]]
 
 
-def test_the_loras_of_a_refiner_have_sdxls_names(tiny_variant: MakeVariant) -> None:
+def test_the_loras_of_a_refiner_have_sdxls_names(tiny_variant: MakeVariant, tmp_path: Path) -> None:
     """Original names in the UNet, and `lora_te2`; its first upsampler follows no attention."""
     base = load_base_model(BaseModelConfig(path=str(tiny_variant("refiner"))))
     targets = ["attention", "convolution"]
@@ -240,6 +241,12 @@ def test_the_loras_of_a_refiner_have_sdxls_names(tiny_variant: MakeVariant) -> N
     assert "lora_te2_text_model_encoder_layers_0_self_attn_q_proj" in names
     assert {"lora_unet_output_blocks_2_1_conv", "lora_unet_output_blocks_5_2_conv"} <= {*names}
     assert not any("down_blocks" in name or "up_blocks" in name for name in names)
+    reader = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight"
+    encoder = "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"
+    for width, expected in ((768, 1), (2048, 1), (1280, 2)):
+        shapes = {reader: (4, width), encoder: (4, 1280)}
+        assert [one.recognizes(shapes) for one in LAYOUTS].index(True) == expected
+    assert LAYOUTS[2].recognizes({reader: (4, 1280)})
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from train.common import derive_seed
 from train.config.recipe import TrainRecipe
 from train.data.pictures import random_mask
 from train.families.stable_diffusion import TRAINING
+from train.plan.plan import plan_run
 from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]
@@ -256,6 +257,25 @@ def test_masks_change_with_the_epoch_and_latents_stay_cached(
     masks = {examples[position]["inpainting_mask"].numpy().tobytes() for position in range(80)}
     assert len(masks) > 30
     assert TRAINING.idle_parts(trainer.base, True) == ["text_encoder"]  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_plan_knows_that_masked_images_are_encoded_in_every_step(
+    make_recipe: MakeRecipe, tiny_variant: MakeVariant
+) -> None:
+    """The VAE stays on the device, and its memory counts in the steps."""
+    plans = {
+        inpaints: plan_run(make_recipe(f"base_model.path={tiny_variant('sd', inpaints)}"))
+        for inpaints in (False, True)
+    }
+    assert [plans[key].cache.masked for key in (False, True)] == [0, 8]
+    assert [plans[key].memory.aside for key in (False, True)] == [
+        ["text_encoder", "vae"],
+        ["text_encoder"],
+    ]
+    memory = plans[True].memory
+    assert memory.activations >= memory.encoding
+    assert plans[False].memory.activations < memory.activations
 
 
 def test_given_masks_are_repainted(
