@@ -43,7 +43,9 @@ REFUSED = [
     [members(", stop_step: 2000, lr_scheduler: {type: schedule, schedule: '1e-3:20'}")],
     [members(", stop_step: 5, lr_scheduler: {warmup_steps: 5}", ", stop_step: 6")],
     ["stages={a: {resolution: 32, steps: 5}, b: {}}", "data.masks={}", PRIOR, CLIPS],
-    ["base_model.quantization=nf4", PRIOR, "objective={type: dreambooth}"],
+    ["base_model.quantization=nf4", PRIOR, "objective={type: dreambooth}",
+     "memory={fused_backward: true, trained_weights: bf16}", "mixed_precision=fp16",
+     "stages={a: {steps: 5, gradient_accumulation_steps: 2}, b: {}}"],
     ["data.masks={}", "data.clips.pack=true", "base_model.vae=x", AUTOENCODER],
     [CONCEPT, AUTOENCODER],
     [*CLASS_IMAGES, AUTOENCODER],
@@ -51,7 +53,8 @@ REFUSED = [
 WARNED_OF = [
     ["sampling.images.one.prompt=cat", "sampling.sanity_prompt=dog",
      "validation={split: 0.1, timesteps: [5]}", AUTOENCODER],
-    ["data.clips.pack=true", "train_batch_size=1", "sampling.images.one.prompt=cat"],
+    ["data.clips.pack=true", "train_batch_size=1", "sampling.images.one.prompt=cat",
+     "memory.ema_on_cpu=true"],
     ["loss={motion_ratio: 0.1, prior_weight: 0.5, prior_weight_min: 0.2, prior: prediction, "
      "prior_copy: true}", "image_condition.dropout_rate=0.3", "drop_learned_positions=true",
      "sampling.clips.one={prompt: cat, seed: 1}"],
