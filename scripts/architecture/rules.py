@@ -89,7 +89,6 @@ SMALL_FILES = frozenset(
         "inference/clips/infotext.py",
         "inference/clips/windows.py",
         "inference/config/models.py",
-        "train/config/memory.py",
         "inference/deforum/geometry/tween.py",
         "inference/deforum/loop/depths.py",
         "inference/deforum/pictures/sharpen.py",
@@ -138,6 +137,7 @@ SMALL_FILES = frozenset(
         "train/objectives/lora.py",
         "train/objectives/textual_inversion.py",
         "train/optimization/accelerator.py",
+        "train/optimization/offload.py",
         "train/plan/streams.py",
         "train/runs/disk.py",
     }

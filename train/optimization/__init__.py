@@ -6,9 +6,9 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from train.optimization.accelerator import build_accelerator
-    from train.optimization.footprint import TrainedBytes, trained_bytes
+    from train.optimization.footprint import TrainedBytes, state_bytes, trained_bytes
     from train.optimization.optimization import Optimization
-    from train.optimization.registry import lr_schedule, optimizer, state_bytes
+    from train.optimization.registry import lr_schedule, optimizer
 
 __all__ = [
     "Optimization", "TrainedBytes", "build_accelerator", "lr_schedule", "optimizer", "state_bytes",

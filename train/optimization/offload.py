@@ -66,6 +66,10 @@ def warn_of_idle_levers(config: TrainMemoryConfig, device: torch.device) -> None
     """Warn of the keys of `memory` that move to the CPU what lies there already."""
     if device.type != "cpu":
         return
-    for key in ("ema_on_cpu", "optimizer_on_cpu", "activation_offload"):
-        if getattr(config, key):
-            warnings.warn(f"memory.{key}: has no effect on a CPU", RecipeWarning, stacklevel=2)
+    levers = {
+        "ema_on_cpu": config.ema_on_cpu,
+        "optimizer_on_cpu": config.optimizer_on_cpu,
+        "activation_offload": config.activation_offload,
+    }
+    for key in (key for key, is_set in levers.items() if is_set):
+        warnings.warn(f"memory.{key}: has no effect on a CPU", RecipeWarning, stacklevel=2)

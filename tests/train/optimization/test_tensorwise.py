@@ -10,8 +10,8 @@ from torch import Tensor
 from inference.runtime.errors import InputError
 from train.config.memory import TrainMemoryConfig
 from train.config.optimization import OptimizerConfig
-from train.optimization.footprint import trained_bytes
-from train.optimization.registry import create_optimizer, state_bytes
+from train.optimization.footprint import state_bytes, trained_bytes
+from train.optimization.registry import create_optimizer
 from train.optimization.tensorwise import (
     LOST,
     TensorwiseOptimizer,
