@@ -136,7 +136,7 @@ class Int8Linear(ScaledLayer, nn.Linear):
 
 def unpacked_int8(packed: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the weight in a dtype; its largest number, 127, is the scale."""
-    return (packed.to(dtype) * scales.unsqueeze(1).mul(1 / 127)).to(dtype)
+    return packed.to(dtype).mul_(scales.unsqueeze(1).mul(1 / 127))
 
 
 class _Int8(torch.autograd.Function):

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from inference.artifacts import Checkpoint, load_artifact
 from inference.config import BaseModelConfig, ImageConfig
 from inference.images import draw
+from inference.media.grid import grid_cells
+from inference.memory import packed_layers
 from inference.models import FAMILIES, load_model, register_family
 from inference.recipe import load_recipe
 from tests.toy_family.family import FlowFamily, FlowTraining, ToyFlow, new_toy_flow
@@ -126,6 +128,25 @@ def test_it_trains_saves_and_goes_on(base_folder: Path, pictures: Path) -> None:
     learned = load_artifact(at_once)
     learned.attach(base)
     assert drawn(base) != before
+
+
+def test_it_is_quantized(base_folder: Path, pictures: Path) -> None:
+    """In training and drawing, by nothing but the names of its layers; the grid is as drawn."""
+    options = ["base_model.quantization=fp8", "sampling.settings.cfg_scale=2.0"]
+    artifact = Trainer(recipe_of(base_folder, pictures, *options)).train()
+    packed, plain = (
+        load_model(BaseModelConfig(path=str(base_folder), quantization=kind))
+        for kind in ("fp8", None)
+    )
+    assert isinstance(packed, ToyFlow) and isinstance(plain, ToyFlow)
+    assert len(packed_layers(packed.toy_dit)) == 2 * (4 + 2)
+    assert drawn(packed) != drawn(plain)
+    load_artifact(artifact).attach(packed)
+    grid = Image.open(base_folder.parent / "run" / "samples" / "step-000004.png")
+    settings = {"prompt": "red", "seed": 0, "steps": 3, "width": 16, "height": 16}
+    image = ImageConfig(**settings, sampler="Euler", cfg_scale=2.0)  # type: ignore[arg-type]
+    [drawing] = draw(packed, [image])
+    assert drawing.image.tobytes() == grid_cells(grid)[1][0].convert("RGB").tobytes()
 
 
 def test_it_learns(base_folder: Path, pictures: Path) -> None:

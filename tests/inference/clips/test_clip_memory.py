@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.clips.caches import StepCache
 from inference.clips.drawing import Way, draw_clip
 from inference.clips.memory import decoding_bytes, needs_of
@@ -23,6 +24,8 @@ from inference.memory import (
     tiled,
     weight_bytes,
 )
+from inference.memory.quantization import packed_layers, plain_weight
+from inference.models.base import quantize_denoiser
 from inference.models.cogvideox.model import VideoModel
 
 NEEDS = MemoryNeeds(11 * GIB, 9 * GIB, GIB // 2, 2 * GIB, 18 * GIB, 5 * GIB)
@@ -85,6 +88,25 @@ def test_calibration_draws_the_plain_clip_and_tells_ratios(tiny_video_model: Vid
     assert len(ratios) == 8
     assert ratios[0] == 1.0
     assert all(0.1 < ratio < 10 for ratio in ratios)
+
+
+def test_fp8_is_offloaded_layer_by_layer(tiny_video_model: VideoModel) -> None:
+    """The packed weights move and come back with their scales, also under a LoRA."""
+    base = tiny_video_model
+    quantize_denoiser(base, "fp8", torch.float32)
+    lora = Lora.create(base, LoraSpec(2, 2, 0, ["attention"], False), 1)
+    for layer in lora.layers.values():
+        torch.nn.init.ones_(layer.requires_grad_(False).lora_B.weight)
+    lora.attach(base)
+    request = request_of(base)
+    plain = draw_clip(base, request, ClipSources(), Way())
+    before = {path: plain_weight(layer) for path, layer in packed_layers(base.denoiser).items()}
+    assert before
+    base.place(torch.device("cpu"), MemoryPlan("sequential_offload"))
+    assert np.array_equal(draw_clip(base, request, ClipSources(), Way()), plain)
+    for path, layer in packed_layers(base.denoiser).items():
+        assert torch.equal(plain_weight(layer), before[path])
+        assert layer.weight.dtype == torch.float8_e4m3fn
 
 
 def test_tiles_are_switched_back(tiny_video_model: VideoModel) -> None:

@@ -42,6 +42,14 @@ def test_errors_of_each_channel(shape):
     assert not weight[0].to(torch.float8_e4m3fn).any() and values[0].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_unpacked_weights_are_rounded_once(dtype):
+    """Also where a scale is too small for the dtype."""
+    packed, scales = pack(random(8, 16) * torch.logspace(-6, 2, 8)[:, None])
+    exact = packed.double() * scales.double()[:, None]
+    assert torch.equal(unpack(packed, scales, dtype), exact.float().to(dtype))
+
+
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 20), (2, 5, 12)),
     "without bias": (lambda: nn.Linear(12, 20, bias=False), (7, 12)),

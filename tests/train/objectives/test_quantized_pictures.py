@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from inference.models.base import quantize_denoiser
 from inference.models.conditions import Conditions
 from inference.models.families import load_image_model, load_model
 from inference.models.folder import weight_shapes
+from inference.models.stable_diffusion.single_file_writer import write_model
 from tests.inference.artifacts.video_base import build_video_base
+from tests.inference.models.stable_diffusion.test_single_file import small_model
 from tests.train.run_tools import contents
 from tests.train.test_trainer import drawn, drawn_with, pixels
 from train.config.recipe import TrainRecipe
@@ -275,3 +278,46 @@ def test_whole_models_are_saved_unpacked(
             assert all(torch.equal(weights[key], value) for key, value in expected.items()), way
             assert torch.equal(predicted(loaded), predicted(mirror))
         lora.detach()
+
+
+@pytest.mark.parametrize(
+    "key", ["sd2", *(pytest.param(one, marks=pytest.mark.slow) for one in ("sd1", "sdxl"))]
+)
+def test_a_single_file_is_quantized(key: str, tmp_path: Path) -> None:
+    """With v-prediction, and for SDXL with two text encoders, which stay plain."""
+    path = tmp_path / "model.safetensors"
+    write_model(path, small_model(key), lambda part, weights: weights, {})
+    config = BaseModelConfig(path=str(path), prediction_type="v_prediction")
+    plain: Any = load_model(config)
+    for kind in KINDS:
+        base: Any = load_model(replace(config, quantization=kind))
+        assert base.prediction_type == "v_prediction"
+        assert {*packed_layers(base.unet)} == {
+            name for name, _ in plain.packable.layers(plain.unet, kind)
+        }
+        assert len(base.text_encoders) == (2 if key == "sdxl" else 1)
+        for name, part in (*base.text_encoders.items(), ("vae", base.vae)):
+            assert not packed_layers(part)
+            ours, theirs = part.state_dict(), plain.parts[name].state_dict()
+            assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+        assert 1e-4 < off(predicted(base), predicted(plain)) < ERRORS[kind][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_animation_upon_a_quantized_base(
+    kind: Packing, tiny_base_folder: Path, commands: Any, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "animation.yaml"
+    recipe.write_text(
+        f"type: animation\nbase_model: {{path: {tiny_base_folder}}}\n"
+        "settings: {max_frames: 2, W: 64, H: 64, steps: 2, animation_mode: 2D}\n"
+    )
+    frames = {}
+    for packing in (kind, "null"):
+        to = tmp_path / packing
+        done = commands.draw(recipe, f"base_model.quantization={packing}", f"output_dir={to}")
+        assert done.status == 0, done.err
+        frames[packing] = [Image.open(one).tobytes() for one in sorted(to.rglob("*0000*.png"))]
+        assert frames[packing]
+    assert frames[kind] != frames["null"]
