@@ -80,14 +80,8 @@ def test_the_check_imports_nothing_heavy() -> None:
     assert done.stdout == "False\n"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("sd15", marks=pytest.mark.slow),
-        pytest.param("sdxl", marks=pytest.mark.slow),
-        "cogvideox-2b",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "cogvideox-2b"])
 def test_models_of_published_sizes_are_whole(name: str) -> None:
     """Every weight and buffer is on the device; none takes memory here (fake tensors)."""
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -99,7 +93,6 @@ def test_models_of_published_sizes_are_whole(name: str) -> None:
     assert count == pytest.approx(expected, rel=1e-3)
     assert base.vae.dtype == torch.float32 and base.denoiser.dtype == torch.bfloat16
     assert base.tokenizers[0]("a cat")["input_ids"]
-    assert vars(base)["alphas_cumprod"][0] > 0.9
 
 
 @pytest.mark.slow
