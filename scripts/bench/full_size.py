@@ -58,6 +58,12 @@ def random_base(
 
         folder = Path(resolve_path("picto-motion")) / "tokenizer"
         vars(base)["tokenizer"] = AutoTokenizer.from_pretrained(folder)
+    if str(base.noise_schedule.get("_class_name", "")).startswith("CogVideoX"):
+        # A plan does not look at the noise, so that the skeleton has none.
+        from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
+
+        schedule: Any = CogVideoXDDIMScheduler.from_config(base.noise_schedule)
+        vars(base)["alphas_cumprod"] = schedule.alphas_cumprod.float()
     base.dtype = DTYPES[precision]
     return base
 
@@ -68,15 +74,20 @@ def fill(part: nn.Module, device: torch.device | str) -> None:
     Raises:
         ValueError: a buffer is of no known kind.
     """
-    part.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
-    for name, parameter in part.named_parameters():
-        initialize(name, parameter.data, generator)
-    for name, buffer in part.named_buffers():
-        kind = name.rpartition(".")[2]
-        if kind not in BUFFERS:
-            raise ValueError(f"{type(part).__name__}.{name}: a buffer of no known kind")
-        BUFFERS[kind](buffer)
+    made: dict[int, nn.Parameter] = {}
+    for path, module in part.named_modules():
+        for name, old in list(module.named_parameters(recurse=False)):
+            if id(old) not in made:  # T5's embeddings have two names
+                weight = torch.empty(old.shape, dtype=old.dtype, device=device)
+                initialize(f"{path}.{name}", weight, generator)
+                made[id(old)] = nn.Parameter(weight, requires_grad=False)
+            setattr(module, name, made[id(old)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if name not in BUFFERS:
+                raise ValueError(f"{type(part).__name__}.{path}.{name}: a buffer of no known kind")
+            values = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+            setattr(module, name, BUFFERS[name](values))
 
 
 def initialize(name: str, weight: Tensor, generator: torch.Generator) -> None:
@@ -89,12 +100,12 @@ def initialize(name: str, weight: Tensor, generator: torch.Generator) -> None:
     weight.normal_(0, 0.02 if is_embedding else (3 * inputs) ** -0.5, generator=generator)
 
 
-def number_positions(buffer: Tensor) -> None:
+def number_positions(buffer: Tensor) -> Tensor:
     """Fill a buffer of shape (..., n) with 0 … n - 1."""
-    buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand(buffer.shape))
+    return buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand(buffer.shape))
 
 
-BUFFERS: dict[str, Callable[[Tensor], Any]] = {
+BUFFERS: dict[str, Callable[[Tensor], Tensor]] = {
     "position_ids": number_positions,
     "pos_embedding": Tensor.zero_,
 }

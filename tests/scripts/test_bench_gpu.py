@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scripts.bench import gpu
+from scripts.bench.full_size import random_base
 
 PART = """
 import sys, time
@@ -75,6 +78,21 @@ def test_the_check_imports_nothing_heavy() -> None:
     code = "from scripts.bench import gpu; gpu.missing(); import sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "cogvideox-2b"])
+def test_models_of_published_sizes_are_whole(name: str) -> None:
+    """Every weight and buffer is on the device; none takes memory here (fake tensors)."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        base = random_base(name, "bf16", "cpu", vae_precision="fp32")
+    tensors = [one for part in base.parts.values() for one in (*part.parameters(), *part.buffers())]
+    assert {one.device.type for one in tensors} == {"cpu"}
+    count = sum(one.numel() for part in base.parts.values() for one in part.parameters())
+    expected = {"sd15": 1.066e9, "sdxl": 3.469e9, "cogvideox-2b": 6.672e9}[name]
+    assert count == pytest.approx(expected, rel=1e-3)
+    assert base.vae.dtype == torch.float32 and base.denoiser.dtype == torch.bfloat16
+    assert base.tokenizers[0]("a cat")["input_ids"]
 
 
 @pytest.mark.slow
