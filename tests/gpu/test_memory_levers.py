@@ -27,6 +27,7 @@ from inference.memory import MemoryPlan, Placement, Swapping
 from inference.models.stable_diffusion import load_base_model
 from inference.recipe import load_recipe
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
+from train.__main__ import planned_peaks
 from train.config import TrainRecipe
 from train.trainer import Trainer
 
@@ -259,19 +260,15 @@ def test_a_resumed_run_may_lie_elsewhere(
 
 
 def test_auto_takes_what_fits(make_recipe: Callable[..., TrainRecipe]) -> None:
-    asked: list[str] = []
-
-    def reckon(peaks: dict[str, int]) -> Callable[[TrainRecipe, str], int]:
-        return lambda _, offload: asked.append(offload) or peaks[offload]
-
     recipe = make_recipe("objective={type: lora, rank: 2}")
-    roomy = Trainer(recipe, reckon=reckon({"none": 2**30}))
+    roomy = Trainer(recipe, reckon=lambda _: {"none": 2**30, "model_offload": 2**29})
     assert roomy.memory.summary == "none"
     assert on_device(roomy.base) == frozenset(roomy.base.parts)
-    short = Trainer(recipe, reckon=reckon({"none": 2**40, "model_offload": 2**30}))
+    short = Trainer(recipe, reckon=lambda _: {"none": 2**40, "model_offload": 2**30})
     assert short.memory.summary == "model_offload"
     assert short.memory.reason.startswith("about 1.0 of 2")
-    assert asked == ["none", "none", "model_offload"]
+    planned = Trainer(recipe, reckon=planned_peaks)
+    assert planned.memory.summary == "none"
 
 
 # ---- drawing
