@@ -131,7 +131,9 @@ def memory_remedy(recipe: TrainRecipe, arguments: list[str]) -> str:
     return (
         f"train_batch_size is {recipe.train_batch_size}, {size}, gradient_checkpointing "
         f"{checkpointing}: lower the first two (gradient_accumulation_steps make up for a smaller "
-        f"batch){switched}. {memory_figures(recipe, arguments)}. What was saved before is "
+        f"batch){switched}. memory.blocks_to_swap=0.5 keeps half of the denoiser in the system's "
+        "memory, and vae_tiling=true encodes in tiles (docs/memory.md). "
+        f"{memory_figures(recipe, arguments)}. What was saved before is "
         "untouched; resume=true continues from the newest checkpoint"
     )
 

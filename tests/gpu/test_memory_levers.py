@@ -63,7 +63,7 @@ def gradients(blocks: list[Block], steps: int = 2) -> tuple[list[bytes], int]:
     torch.cuda.reset_peak_memory_stats()
     for step in range(steps):
         source = torch.Generator().manual_seed(step)
-        x = torch.randn(2, len(blocks[0].shift), generator=source).to(DEVICE)
+        x = torch.randn(2, blocks[0].down.numel(), generator=source).to(DEVICE)
         for block in blocks:
             x = checkpoint(block.__call__, x, use_reentrant=False)  # type: ignore[assignment]
         x.square().mean().backward()
@@ -82,11 +82,11 @@ def test_swapped_blocks_compute_the_same_with_less_memory() -> None:
     width, count, swapped = 64, 8, 6
     plain = [Block(width, seed) for seed in range(count)]
     start = torch.cuda.memory_allocated()
-    for block in plain:
-        block.to(DEVICE)
+    for one in plain:
+        one.to(DEVICE)
     expected, whole = gradients(plain)
     own = 4 * width * (width + 1)
-    del block, plain
+    plain.clear()
     blocks = [Block(width, seed) for seed in range(count)]
     for block in blocks[:2]:
         block.to(DEVICE)

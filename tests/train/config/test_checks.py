@@ -45,7 +45,8 @@ REFUSED = [
     ["stages={a: {resolution: 32, steps: 5}, b: {}}", "data.masks={}", PRIOR, CLIPS],
     ["base_model.quantization=nf4", PRIOR, "objective={type: dreambooth}",
      "memory.blocks_to_swap=2"],
-    ["data.masks={}", "data.clips.pack=true", "base_model.vae=x", AUTOENCODER],
+    ["data.masks={}", "data.clips.pack=true", "base_model.vae=x", AUTOENCODER,
+     "vae_tiling=true"],
     [CONCEPT, AUTOENCODER],
     [*CLASS_IMAGES, AUTOENCODER],
 ]  # fmt: skip
