@@ -76,7 +76,7 @@ def run(recipe: TrainRecipe) -> int:
     is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         with lost_processes_reported(lambda: is_one_of_several):
-            trainer = Trainer(recipe, reckon=planned_peak)
+            trainer = Trainer(recipe, reckon=planned_peaks)
             artifact = trainer.train()
     except Interrupted as stop:
         report("train", f"{stop}; resume=true continues")
@@ -101,10 +101,10 @@ def run(recipe: TrainRecipe) -> int:
     return 0
 
 
-def planned_peak(recipe: TrainRecipe, offload: str) -> int:
-    """Return the peak of a run on its device as `limner plan` computes it, in bytes.
+def planned_peaks(recipe: TrainRecipe) -> dict[str, int]:
+    """Return the peaks of a run on its device as `limner plan` computes them, in bytes.
 
-    With `none` an upper bound: as if all parts were there beside those at work.
+    That with `none` is an upper bound: as if all parts were there beside those at work.
     """
     from train.memory import memory_planned, outlined
 
@@ -112,7 +112,7 @@ def planned_peak(recipe: TrainRecipe, offload: str) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run prints them
         plan = memory_planned(recipe, outlined(recipe, processes), processes)
-    return plan.peak + (plan.weights if offload == "none" else 0)
+    return {"none": plan.peak + plan.weights, "model_offload": plan.peak}
 
 
 def memory_remedy(recipe: TrainRecipe, arguments: list[str]) -> str:
@@ -131,7 +131,9 @@ def memory_remedy(recipe: TrainRecipe, arguments: list[str]) -> str:
     return (
         f"train_batch_size is {recipe.train_batch_size}, {size}, gradient_checkpointing "
         f"{checkpointing}: lower the first two (gradient_accumulation_steps make up for a smaller "
-        f"batch){switched}. {memory_figures(recipe, arguments)}. What was saved before is "
+        f"batch){switched}. memory.blocks_to_swap=0.5 keeps half of the denoiser in the system's "
+        "memory, and vae_tiling=true encodes in tiles (docs/memory.md). "
+        f"{memory_figures(recipe, arguments)}. What was saved before is "
         "untouched; resume=true continues from the newest checkpoint"
     )
 

@@ -16,8 +16,8 @@ from inference.recipe import RecipeWarning
 from train.config import TrainRecipe
 from train.families import training_of
 
-Reckon = Callable[[TrainRecipe, str], int]
-"""The peak of a run on its device by the plan, in bytes, with a value of `memory.offload`."""
+Reckon = Callable[[TrainRecipe], Mapping[str, int]]
+"""The peaks of a run on its device by the plan, in bytes, with `none` and with `model_offload`."""
 
 STATE_BYTES = 16
 """Bytes of a trained number: the weight, its gradient and AdamW's two moments, in fp32."""
@@ -119,10 +119,9 @@ def chosen(recipe: TrainRecipe, free: int, reckon: Reckon | None) -> tuple[Offlo
     """Return where weights lie on a GPU, and the figures."""
     wish = recipe.memory.offload
     if wish == "auto" and reckon is not None:
-        peak = reckon(recipe, "none")
-        if peak + RESERVE <= free:
-            return "none", in_words(peak, free)
-        return "model_offload", in_words(reckon(recipe, "model_offload"), free)
+        peaks = reckon(recipe)
+        fitting: Offload = "none" if peaks["none"] + RESERVE <= free else "model_offload"
+        return fitting, in_words(peaks[fitting], free)
     figures = f"{free / GIB:.1f} GiB are free"
     return ("model_offload" if wish == "auto" else wish), figures
 

@@ -99,7 +99,8 @@ def picture_needs(
         rows: pictures at once; guidance doubles them.
         blocks_to_swap: as in recipes.
     """
-    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    own = base.resolution, base.resolution
+    width, height = max(sizes, key=lambda size: size[0] * size[1], default=own)
     vae: Any = base.vae
     latents = (width // base.vae_scale_factor) * (height // base.vae_scale_factor)
     itemsize = torch.finfo(base.dtype).bits // 8

@@ -188,7 +188,7 @@ def chosen_blocks(blocks: Sequence[nn.Module], wish: float) -> list[nn.Module]:
         InputError: there are fewer.
     """
     total = len(blocks)
-    count = round(wish * total) if wish < 1 else int(wish)
+    count = max(1, round(wish * total)) if 0 < wish < 1 else int(wish)
     if count > total:
         raise InputError(f"memory.blocks_to_swap: got {count}; the denoiser has {total} blocks")
     return [blocks[(number + 1) * total // count - 1] for number in range(count)]

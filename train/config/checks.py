@@ -413,6 +413,13 @@ REFUSALS: tuple[Check, ...] = (
         "Is refused with `objective.type: autoencoder`.",
     ),
     Rule(
+        "vae_tiling",
+        lambda r: bool(r.vae_tiling) and _trains_vae(r),
+        "is for a VAE that is not trained; objective.type: {recipe.objective.type} trains it on "
+        "whole images",
+        "`true` is refused with `objective.type: autoencoder`.",
+    ),
+    Rule(
         "data.concepts",
         lambda r: r.data.has_concepts and _trains_vae(r),
         "need prompts, which objective.type: {recipe.objective.type} has none of",

@@ -129,7 +129,10 @@ def probe_run(recipe: TrainRecipe, memory: MemoryPlan, processes: int, to_encode
         if data.cache == "disk":
             data = replace(data, cache="auto", cache_dir=None)
         options = {"output_dir": folder, "resume": False, "overwrite": False, "data": data}
-        trainer = Trainer(replace(recipe, **options), StandInData, caches=FewCaches)
+        peaks = {"none": memory.peak + memory.weights, "model_offload": memory.peak}
+        trainer = Trainer(
+            replace(recipe, **options), StandInData, caches=FewCaches, reckon=lambda _: peaks
+        )
         try:
             return _probed(trainer, memory, to_encode, before)
         finally:

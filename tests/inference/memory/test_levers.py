@@ -22,7 +22,15 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     ("wish", "expected"),
-    [(0, []), (1, [7]), (2, [3, 7]), (3, [1, 4, 7]), (0.5, [1, 3, 5, 7]), (8, [*range(8)])],
+    [
+        (0, []),
+        (1, [7]),
+        (2, [3, 7]),
+        (3, [1, 4, 7]),
+        (0.5, [1, 3, 5, 7]),
+        (0.01, [7]),
+        (8, [*range(8)]),
+    ],
 )
 def test_swapped_blocks_are_spread(wish: float, expected: list[int]) -> None:
     blocks = [nn.Linear(1, 1) for _ in range(8)]
@@ -32,6 +40,8 @@ def test_swapped_blocks_are_spread(wish: float, expected: list[int]) -> None:
 def test_more_blocks_than_there_are_is_an_error() -> None:
     with pytest.raises(InputError, match=r"blocks_to_swap: got 3; the denoiser has 2 blocks"):
         chosen_blocks([nn.Linear(1, 1)] * 2, 3)
+    with pytest.raises(InputError, match="has 0 blocks"):
+        chosen_blocks([], 0.5)
 
 
 def test_two_swapped_blocks_remain_on_the_device() -> None:
@@ -92,6 +102,15 @@ def test_levers_without_effect_cause_one_warning(tiny_base_folder: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         place_for_drawing(base, CPU, Levers(), needs)  # type: ignore[arg-type]
+
+
+def test_a_sliced_vae(tiny_base_folder: Path) -> None:
+    base = load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
+    place_for_drawing(base, CPU, Levers(MemoryConfig(vae_slicing=True)), lambda _: None)  # type: ignore
+    assert base.vae.use_slicing
+    pixels = torch.zeros(2, 3, 16, 16)
+    assert base.encode_images(pixels)[0].shape[0] == 2
+    assert base.device == CPU
 
 
 def test_a_plan_is_summed_up() -> None:

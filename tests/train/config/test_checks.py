@@ -46,7 +46,8 @@ REFUSED = [
     ["base_model.quantization=nf4", PRIOR, "objective={type: dreambooth}",
      "memory={fused_backward: true, trained_weights: bf16, blocks_to_swap: 2}",
      "mixed_precision=fp16", "stages={a: {steps: 5, gradient_accumulation_steps: 2}, b: {}}"],
-    ["data.masks={}", "data.clips.pack=true", "base_model.vae=x", AUTOENCODER],
+    ["data.masks={}", "data.clips.pack=true", "base_model.vae=x", AUTOENCODER,
+     "vae_tiling=true"],
     [CONCEPT, AUTOENCODER],
     [*CLASS_IMAGES, AUTOENCODER],
 ]  # fmt: skip
