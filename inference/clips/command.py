@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from inference.artifacts import Attached, load_artifacts, prepare_drawing, set_strength
+from inference.artifacts import Attached, attach_all, load_artifacts, prepare_drawing, set_strength
 from inference.clips.caches import StepCache
 from inference.clips.drawing import ClipDrawing, Way, draw_clips
 from inference.clips.memory import Placement, choose_memory, free_memory, needs_of
@@ -25,6 +25,7 @@ from inference.runtime import (
     DrawWarning,
     InputError,
     Processes,
+    compile_denoiser,
     number,
     output,
     progress_bar,
@@ -92,8 +93,9 @@ def set_up(
         recorded = "drop_learned_positions: has no effect, this model has learned no positions"
         warnings.warn(recorded, DrawWarning, stacklevel=2)
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
-    for config, artifact in attached:
-        artifact.attach(base, config.strength)
+    merges = recipe.speed.merge_lora and not recipe.compare_strengths
+    attach_all(base, attached, merges)
+    compile_denoiser(base.denoiser, recipe.speed, device)
     plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory)
     if plan.offload == "sequential_offload" and recipe.base_model.quantization is not None:
         raise InputError(

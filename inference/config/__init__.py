@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     )
     from inference.config.models import ADAPTERS, ArtifactConfig, BaseModelConfig
     from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
+    from inference.config.speed import DrawingSpeedConfig, SpeedConfig, prefixed
 
 __all__ = [
     "ADAPTERS", "DRAWING_RECIPES", "MOST_AT_ONCE", "MOST_PIXELS", "RESIZE_MODES", "AnimationRecipe",
     "ArtifactConfig", "BaseModelConfig", "Cache", "CacheConfig", "ClipConfig", "ClipSettings",
-    "ClipsRecipe", "DrawSettings", "HiresConfig", "ImageConfig", "ImageToImageConfig",
-    "ImagesRecipe", "InpaintConfig", "Offload", "check_size", "draw_schema",
+    "ClipsRecipe", "DrawSettings", "DrawingSpeedConfig", "HiresConfig", "ImageConfig",
+    "ImageToImageConfig", "ImagesRecipe", "InpaintConfig", "Offload", "SpeedConfig", "check_size",
+    "draw_schema", "prefixed",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

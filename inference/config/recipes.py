@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import MOST_AT_ONCE, DrawSettings, Faults, ImageConfig
 from inference.config.models import ArtifactConfig, BaseModelConfig, pictures_are_not_quantized
+from inference.config.speed import DrawingSpeedConfig, SpeedConfig, merging_idle, prefixed
 from inference.files import pattern_faults
 from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
 
@@ -72,6 +73,7 @@ class ImagesRecipe:
     deterministic: bool = False
     """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
     exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
+    speed: DrawingSpeedConfig = field(default_factory=DrawingSpeedConfig)
     grid: bool = True
     """Also save all images as one image grid."""
     plugins: list[str] = field(default_factory=list)
@@ -91,12 +93,15 @@ class ImagesRecipe:
         for fault in pattern_faults(self.file_name):
             yield "file_name", fault
         yield from pictures_are_not_quantized(self.base_model)
+        yield from prefixed(self.speed.conflicts(self.deterministic, self.base_model))
 
     def idle(self) -> Faults:
         if self.quality != 80 and self.file_format == "png":
             yield "quality", "has no effect with file_format: png"
         if self.compare_strengths and not self.artifacts:
             yield "compare_strengths", "has no effect without `artifacts`"
+        yield from prefixed(self.speed.without_effect(self.base_model, for_clips=False))
+        yield from merging_idle(self.speed, self.artifacts, self.compare_strengths)
 
 
 @dataclass
@@ -157,6 +162,7 @@ class AnimationRecipe:
     deterministic: bool = False
     """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
     exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     plugins: list[str] = field(default_factory=list)
     """Python modules with samplers or upscalers of your own (docs/extending.md); loaded only if the
     command line or LIMNER_PLUGINS names them too."""
@@ -171,10 +177,12 @@ class AnimationRecipe:
         if self.preset not in PRESETS:
             yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
         yield from pictures_are_not_quantized(self.base_model)
+        yield from prefixed(self.speed.conflicts(self.deterministic, self.base_model))
 
     def idle(self) -> Faults:
         if self.subtitle_fields and not self.subtitles:
             yield "subtitle_fields", "has no effect without subtitles"
+        yield from prefixed(self.speed.without_effect(self.base_model, for_clips=False))
 
 
 __all__ = [

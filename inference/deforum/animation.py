@@ -102,6 +102,7 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         prepare_drawing(recipe, choose_device(recipe.device)),
         recipe.device,
         recipe.batch_size,
+        recipe.speed,
     )
 
 

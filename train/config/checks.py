@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from inference.config import prefixed
 from train.config.clips import ImageConditionConfig
 from train.config.containers import is_address
 from train.config.data import has_streamed
@@ -277,6 +278,17 @@ REFUSALS: tuple[Check, ...] = (
             ),
         ),
     ),
+    Rules(
+        lambda r: prefixed(r.speed.conflicts(r.deterministic, r.base_model)),
+        (
+            ("speed.attention", "Is refused with `deterministic: true`, except for `math`."),
+            ("speed.cudnn_benchmark", "Is refused with `deterministic: true`."),
+            (
+                "speed.compile",
+                "Is refused with `deterministic: true`, and with `base_model.quantization`.",
+            ),
+        ),
+    ),
     Rule(
         "base_model.quantization",
         lambda r: bool(r.base_model.quantization) and r.objective.type != "lora",
@@ -404,6 +416,13 @@ def _unused_prior_weight(recipe: TrainRecipe) -> Faults:
 
 
 UNUSED: tuple[Check, ...] = (
+    Rules(
+        lambda r: prefixed(r.speed.without_effect(r.base_model, r.data.clips is not None)),
+        (
+            ("speed.attention", "Has no effect with `base_model.attention: eager`."),
+            ("speed.channels_last", "Has no effect with `data.clips`."),
+        ),
+    ),
     Rule(
         "loss.motion_ratio",
         lambda r: r.data.clips is None and bool(r.loss.motion_ratio),

@@ -17,7 +17,7 @@ from inference.artifacts import (
     UsedArtifact,
     load_artifact,
 )
-from inference.config import ArtifactConfig, BaseModelConfig, ImageConfig
+from inference.config import ArtifactConfig, BaseModelConfig, ImageConfig, SpeedConfig
 from inference.deforum.loop.frame_images import as_image, find_checkpoint
 from inference.deforum.loop.generator import FrameRequest, Picture
 from inference.files import artifact_hash
@@ -30,7 +30,7 @@ from inference.images import (
     prepare_init,
 )
 from inference.models import ImageModel, load_image_model
-from inference.runtime import check_readable, choose_device
+from inference.runtime import arrange, check_readable, choose_device, compile_denoiser
 
 
 class ModelGenerator:
@@ -43,6 +43,7 @@ class ModelGenerator:
         precision: fp32, fp16 or bf16.
         device: as in recipes.
         batch_size: frames generated at once if they do not depend on each other.
+        speed: the recipe's levers of speed.
 
     Raises:
         InputError: device, base model or an artifact cannot be used.
@@ -56,6 +57,7 @@ class ModelGenerator:
         precision: str = "fp32",
         device: str = "auto",
         batch_size: int = 1,
+        speed: SpeedConfig | None = None,
     ) -> None:
         self.base_model = base_model
         self.configs = dict(artifacts or {})
@@ -63,6 +65,7 @@ class ModelGenerator:
         self.precision = precision
         self.device = choose_device(device)
         self.batch_size = batch_size
+        self.speed = speed or SpeedConfig()
         for name, one in self.configs.items():
             check_readable(one.path, f"artifacts.{name}.path")
         self.artifacts = {name: load_artifact(one.path) for name, one in self.configs.items()}
@@ -72,8 +75,10 @@ class ModelGenerator:
     def load(self, config: BaseModelConfig) -> ImageModel:
         """Load a base model, attach the artifacts, and open a library for networks in prompts."""
         base = load_image_model(config, self.precision, self.device)
+        arrange((base.denoiser, base.vae), self.speed)
         for name, artifact in self.artifacts.items():
             artifact.attach(base, self.configs[name].strength)
+        compile_denoiser(base.denoiser, self.speed, self.device)
         self.library = NetworkLibrary(base, self.folders)
         return base
 
