@@ -9,7 +9,14 @@ from accelerate import Accelerator
 from inference.memory import MemoryPlan
 from inference.models import DiffusionModel
 from inference.recipe import RecipeWarning, dump_recipe
-from inference.runtime import Interrupted, compute_exactly
+from inference.runtime import (
+    Interrupted,
+    arrange,
+    choose_kernels,
+    compile_denoiser,
+    compute_exactly,
+    uncompiled,
+)
 from train.caches import Caches
 from train.common import Batch, NonFiniteError, StopSignals, of_first, seeded, send
 from train.config import TrainRecipe
@@ -68,6 +75,7 @@ class Trainer:
         images = grid_images(recipe, self.data.sources.concepts)
         folder = open_folder(self.data)
         self.accelerator = build_accelerator(recipe)
+        choose_kernels(recipe.speed, self.accelerator.device, RecipeWarning)
         price = recipe.deterministic and compute_exactly(self.accelerator.device, RecipeWarning)
         self.memory = MemoryPlan()
         """Where the weights of the base model lie."""
@@ -80,6 +88,8 @@ class Trainer:
         objective = load_objective(recipe, self.accelerator.device, place, read)
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(objective)
+        arrange((objective.base.denoiser, objective.base.vae), recipe.speed)
+        compile_denoiser(objective.base.denoiser, recipe.speed, self.accelerator.device)
         self.run = run(
             recipe, folder, self.accelerator, objective.base.parametrization.num_train_timesteps
         )
@@ -213,7 +223,8 @@ class Trainer:
             facts = facts | {"memory": self.memory.summary}
         self.run.open(step, text, facts, None if kept else self.data.rows())
         if step == 0:
-            self.previews.keep_base_row()
+            with uncompiled(self.recipe.speed):
+                self.previews.keep_base_row()
 
     def catch_up(self) -> None:
         """Write the artifacts and the preview grid that an interrupted run did not reach."""
@@ -226,7 +237,8 @@ class Trainer:
             self.savings.list_artifacts(step)
         is_drawn = self.due(self.recipe.sampling.sample_every_n_steps)
         if is_drawn and not self.run.folder.grid(step).is_file():
-            self.previews.draw(step, self.examples)
+            with uncompiled(self.recipe.speed):
+                self.previews.draw(step, self.examples)
 
     def enter(self, stage: Stage) -> None:
         """Build the examples of a stage, and encode them as far as they do not change."""
@@ -304,7 +316,7 @@ class Trainer:
 
         A signal ends it early, except after the last step: a resumed run generates the grid.
         """
-        with self.run.clock.paused():
+        with self.run.clock.paused(), uncompiled(self.recipe.speed):
             is_last = self.step_number == self.recipe.max_train_steps
             if self.is_main:
                 signals = None if is_last else self.signals

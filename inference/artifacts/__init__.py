@@ -44,16 +44,16 @@ if TYPE_CHECKING:
         read_hypernetwork,
     )
     from inference.artifacts.library import NetworkFiles, NetworkLibrary
-    from inference.artifacts.merging import merge, write_file_of, write_folder_of
+    from inference.artifacts.merging import attach_all, merge, write_file_of, write_folder_of
     from inference.artifacts.metadata import base_facts
     from inference.artifacts.run_files import MANIFEST, companions_of
 
 __all__ = [
     "ARTIFACTS", "MANIFEST", "Adapter", "Artifact", "Attached", "Checkpoint", "Embedding",
     "Hypernetwork", "HypernetworkSpec", "Lora", "LoraSpec", "NetworkFiles", "NetworkLibrary",
-    "UsedArtifact", "adapter", "adapter_of", "base_facts", "check_suffix", "comfyui_difference",
-    "companions_of", "diffusers_note", "distance_from_identity", "format_of", "is_lora",
-    "load_artifact", "load_artifacts", "made_for", "merge", "part_of", "prepare_drawing",
+    "UsedArtifact", "adapter", "adapter_of", "attach_all", "base_facts", "check_suffix",
+    "comfyui_difference", "companions_of", "diffusers_note", "distance_from_identity", "format_of",
+    "is_lora", "load_artifact", "load_artifacts", "made_for", "merge", "part_of", "prepare_drawing",
     "read_embedding_picture", "read_hypernetwork", "read_keys", "read_layers", "read_lora",
     "save_diffusers", "save_kohya", "says_alpha", "set_strength", "twin_of", "write_file_of",
     "write_folder_of",

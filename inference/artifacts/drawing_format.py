@@ -13,6 +13,7 @@ from inference.files import read_header
 from inference.models import FACTS, resolve_path
 from inference.runtime import (
     DrawWarning,
+    choose_kernels,
     compute_exactly,
     computes_bf16,
     report,
@@ -27,7 +28,7 @@ Drawn = ImagesRecipe | ClipsRecipe | AnimationRecipe
 
 
 def prepare_drawing(recipe: Drawn, device: torch.device, is_first: bool = True) -> str:
-    """Return the precision to generate in, after all warnings; compute exactly if configured.
+    """Return the precision to generate in, after all warnings; set kernels as configured.
 
     Args:
         recipe: of any drawing; `auto` becomes fp32 on a CPU. On a GPU it becomes the precision
@@ -51,6 +52,7 @@ def prepare_drawing(recipe: Drawn, device: torch.device, is_first: bool = True) 
         "base_model.vae_precision": recipe.base_model.vae_precision,
     }
     warn_of_emulation(device, formats, DrawWarning)
+    choose_kernels(recipe.speed, device, DrawWarning)
     price = compute_exactly(device, DrawWarning) if recipe.deterministic else None
     if price and is_first:
         report("draw", price)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.runtime import InputError
+from inference.runtime import DrawWarning, InputError
 
 if TYPE_CHECKING:
     import torch
 
+    from inference.artifacts.base import Attached
     from inference.models import DiffusionModel
 
 
@@ -36,6 +38,31 @@ def merge(base: DiffusionModel, text: str) -> str:
         )
     artifact.merge_into(base, strength)
     return f"{artifact.name}:{strength:g}"
+
+
+def attach_all(base: DiffusionModel, attached: Attached, merges: bool) -> None:
+    """Attach a recipe's artifacts to its base model.
+
+    Args:
+        base: the base model.
+        attached: the artifacts with their configs.
+        merges: add the LoRAs to the base model's weights instead, for good.
+
+    Raises:
+        ArtifactError: one does not fit this base model, or is merged into packed weights.
+    """
+    from inference.artifacts.adapters import Lora
+    from inference.artifacts.checkpoint import Checkpoint
+
+    if merges and any(isinstance(artifact, Checkpoint) for _, artifact in attached):
+        note = "speed.merge_lora: has no effect beside a checkpoint, which replaces the weights"
+        warnings.warn(note, DrawWarning, stacklevel=2)
+        merges = False
+    for config, artifact in attached:
+        if merges and isinstance(artifact, Lora):
+            artifact.merge_into(base, config.strength)
+        else:
+            artifact.attach(base, config.strength)
 
 
 def write_file_of(

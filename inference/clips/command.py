@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from inference.artifacts import Attached, load_artifacts, prepare_drawing, set_strength
+from inference.artifacts import Attached, attach_all, load_artifacts, prepare_drawing, set_strength
 from inference.clips.caches import StepCache
 from inference.clips.drawing import ClipDrawing, Way, draw_clips
 from inference.clips.memory import needs_of
@@ -25,6 +25,7 @@ from inference.runtime import (
     DrawWarning,
     InputError,
     Processes,
+    compile_denoiser,
     number,
     output,
     progress_bar,
@@ -91,12 +92,13 @@ def set_up(
         recorded = "drop_learned_positions: has no effect, this model has learned no positions"
         warnings.warn(recorded, DrawWarning, stacklevel=2)
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
-    for config, artifact in attached:
-        artifact.attach(base, config.strength)
+    merges = recipe.speed.merge_lora and not recipe.compare_strengths
+    attach_all(base, attached, merges)
     levers = Levers(recipe.memory, recipe.vae_tiling)
     place_for_drawing(
         base, device, levers, lambda swap: needs_of(base, requests, swap), processes.is_first
     )
+    compile_denoiser(base.denoiser, recipe.speed, device)
     cache = StepCache(recipe.cache, recipe.cache_settings)
     way = Way(cache, image_latent_scale=recipe.image_latent_scale)
     return saver, base, attached, requests, way

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from inference.config.memory import MemoryConfig, swapping_faults
     from inference.config.models import ADAPTERS, ArtifactConfig, BaseModelConfig
     from inference.config.recipes import DRAWING_RECIPES, AnimationRecipe, ImagesRecipe, draw_schema
+    from inference.config.speed import DrawingSpeedConfig, SpeedConfig, prefixed
 
 __all__ = [
     "ADAPTERS", "DRAWING_RECIPES", "MOST_AT_ONCE", "MOST_PIXELS", "RESIZE_MODES", "AnimationRecipe",
     "ArtifactConfig", "BaseModelConfig", "Cache", "CacheConfig", "ClipConfig", "ClipSettings",
-    "ClipsRecipe", "DrawSettings", "HiresConfig", "ImageConfig", "ImageToImageConfig",
-    "ImagesRecipe", "InpaintConfig", "MemoryConfig", "check_size", "draw_schema",
-    "swapping_faults",
+    "ClipsRecipe", "DrawSettings", "DrawingSpeedConfig", "HiresConfig", "ImageConfig",
+    "ImageToImageConfig", "ImagesRecipe", "InpaintConfig", "MemoryConfig", "SpeedConfig",
+    "check_size", "draw_schema", "prefixed", "swapping_faults",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -11,6 +11,7 @@ from inference.config.models import (
     BaseModelConfig,
     clips_have_their_own_vae,
 )
+from inference.config.speed import DrawingSpeedConfig, merging_idle, prefixed
 from inference.files import pattern_faults
 from inference.recipe import MISSING, NO_LIMIT
 from inference.sampling import SAMPLERS, samplers_of
@@ -265,6 +266,7 @@ class ClipsRecipe:
     deterministic: bool = False
     """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
     exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
+    speed: DrawingSpeedConfig = field(default_factory=DrawingSpeedConfig)
     plugins: list[str] = field(default_factory=list)
     """Python modules with extensions of your own (docs/extending.md); loaded only if the command
     line or LIMNER_PLUGINS names them too."""
@@ -285,6 +287,7 @@ class ClipsRecipe:
             yield "file_name", fault
         yield from swapping_faults(self.memory, self.base_model)
         yield from clips_have_their_own_vae(self.base_model)
+        yield from prefixed(self.speed.conflicts(self.deterministic, self.base_model, self.memory))
         yield from self.cache_faults()
 
     def cache_faults(self) -> Faults:
@@ -308,6 +311,8 @@ class ClipsRecipe:
             yield "crf", "has no effect without mp4 among formats"
         if self.compare_strengths and not self.artifacts:
             yield "compare_strengths", "has no effect without `artifacts`"
+        yield from prefixed(self.speed.without_effect(self.base_model, for_clips=True))
+        yield from merging_idle(self.speed, self.artifacts, self.compare_strengths)
         yield from self.idle_cache_settings()
 
     def idle_cache_settings(self) -> Iterator[tuple[str, str]]:

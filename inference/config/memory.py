@@ -37,6 +37,11 @@ class MemoryConfig:
         if number < 0 or (number >= 1 and number != int(number)):
             yield "blocks_to_swap", f"must be a whole number, or a share below 1, got {number}"
 
+    @property
+    def moves_layers(self) -> bool:
+        """Whether single blocks or layers of the denoiser move while it computes."""
+        return bool(self.blocks_to_swap) or self.offload in ("sequential_offload", "group_offload")
+
     def idle_on(self, device: str) -> str | None:
         """Return a warning about levers that do nothing on a device that is no GPU."""
         idle = [self.offload] if self.offload not in ("auto", "none") else []

@@ -7,6 +7,7 @@ from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import MOST_AT_ONCE, DrawSettings, Faults, ImageConfig
 from inference.config.memory import MemoryConfig, pictures_have_no_groups, swapping_faults
 from inference.config.models import ArtifactConfig, BaseModelConfig
+from inference.config.speed import DrawingSpeedConfig, SpeedConfig, merging_idle, prefixed
 from inference.files import pattern_faults
 from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
 
@@ -77,6 +78,7 @@ class ImagesRecipe:
     deterministic: bool = False
     """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
     exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
+    speed: DrawingSpeedConfig = field(default_factory=DrawingSpeedConfig)
     grid: bool = True
     """Also save all images as one image grid."""
     plugins: list[str] = field(default_factory=list)
@@ -97,12 +99,15 @@ class ImagesRecipe:
             yield "file_name", fault
         yield from pictures_have_no_groups(self.memory)
         yield from swapping_faults(self.memory, self.base_model)
+        yield from prefixed(self.speed.conflicts(self.deterministic, self.base_model, self.memory))
 
     def idle(self) -> Faults:
         if self.quality != 80 and self.file_format == "png":
             yield "quality", "has no effect with file_format: png"
         if self.compare_strengths and not self.artifacts:
             yield "compare_strengths", "has no effect without `artifacts`"
+        yield from prefixed(self.speed.without_effect(self.base_model, for_clips=False))
+        yield from merging_idle(self.speed, self.artifacts, self.compare_strengths)
 
 
 @dataclass
@@ -167,6 +172,7 @@ class AnimationRecipe:
     deterministic: bool = False
     """Give the same bytes each time on a GPU too, slower and with more memory; needed to draw again
     exactly what a training run with `deterministic: true` drew. CPUs do so anyway."""
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     plugins: list[str] = field(default_factory=list)
     """Python modules with samplers or upscalers of your own (docs/extending.md); loaded only if the
     command line or LIMNER_PLUGINS names them too."""
@@ -182,10 +188,12 @@ class AnimationRecipe:
             yield "preset", f"expected one of {', '.join(PRESETS)}; got {self.preset!r}"
         yield from pictures_have_no_groups(self.memory)
         yield from swapping_faults(self.memory, self.base_model)
+        yield from prefixed(self.speed.conflicts(self.deterministic, self.base_model, self.memory))
 
     def idle(self) -> Faults:
         if self.subtitle_fields and not self.subtitles:
             yield "subtitle_fields", "has no effect without subtitles"
+        yield from prefixed(self.speed.without_effect(self.base_model, for_clips=False))
 
 
 __all__ = [

@@ -105,6 +105,7 @@ def open_generator(recipe: AnimationRecipe, script: Script) -> FrameGenerator:
         recipe.batch_size,
         Levers(recipe.memory, recipe.vae_tiling),
         (script.width, script.height),
+        recipe.speed,
     )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from inference.artifacts import (
     Attached,
     NetworkLibrary,
+    attach_all,
     load_artifacts,
     prepare_drawing,
     set_strength,
@@ -32,7 +33,9 @@ from inference.prompts import apply_styles, read_styles
 from inference.runtime import (
     InputError,
     Processes,
+    arrange,
     check_readable,
+    compile_denoiser,
     number,
     output,
     progress_bar,
@@ -111,6 +114,7 @@ def set_up(
     precision = prepare_drawing(recipe, device, processes.is_first)
     base = load_image_model(recipe.base_model, precision, "cpu")
     requests = expand(base, images)
+    arrange((base.denoiser, base.vae), recipe.speed)
 
     def needs(swap: float) -> MemoryNeeds:
         rows = min(recipe.batch_size, len(requests))
@@ -118,8 +122,9 @@ def set_up(
 
     levers = Levers(recipe.memory, recipe.vae_tiling)
     place_for_drawing(base, device, levers, needs, processes.is_first)
-    for config, artifact in attached:
-        artifact.attach(base, config.strength)
+    merges = recipe.speed.merge_lora and not recipe.compare_strengths
+    attach_all(base, attached, merges)
+    compile_denoiser(base.denoiser, recipe.speed, device)
     library = NetworkLibrary(base, [Path(folder) for folder in recipe.artifact_dirs])
     library.check(all_calls(requests))
     return saver, attached, library, requests

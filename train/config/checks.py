@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from inference.config import swapping_faults
+from inference.config import prefixed, swapping_faults
 from train.config.clips import ImageConditionConfig
 from train.config.containers import is_address
 from train.config.data import has_streamed
@@ -312,6 +312,18 @@ REFUSALS: tuple[Check, ...] = (
             ),
         ),
     ),
+    Rules(
+        lambda r: prefixed(r.speed.conflicts(r.deterministic, r.base_model, r.memory)),
+        (
+            ("speed.attention", "Is refused with `deterministic: true`, except for `math`."),
+            ("speed.cudnn_benchmark", "Is refused with `deterministic: true`."),
+            (
+                "speed.compile",
+                "Is refused with `deterministic: true`, `base_model.quantization` and "
+                "`memory.blocks_to_swap`.",
+            ),
+        ),
+    ),
     Rule(
         "base_model.quantization",
         lambda r: (
@@ -469,6 +481,13 @@ def _unused_prior_weight(recipe: TrainRecipe) -> Faults:
 
 
 UNUSED: tuple[Check, ...] = (
+    Rules(
+        lambda r: prefixed(r.speed.without_effect(r.base_model, r.data.clips is not None)),
+        (
+            ("speed.attention", "Has no effect with `base_model.attention: eager`."),
+            ("speed.channels_last", "Has no effect with `data.clips`."),
+        ),
+    ),
     Rule(
         "memory.ema_on_cpu",
         lambda r: r.memory.ema_on_cpu and r.ema is None,

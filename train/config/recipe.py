@@ -12,6 +12,7 @@ from inference.config import (
     ClipSettings,
     DrawSettings,
     ImageConfig,
+    SpeedConfig,
 )
 from inference.recipe import MISSING, NO_LIMIT, Reader
 from train.config.clips import ImageConditionConfig
@@ -253,6 +254,7 @@ class TrainRecipe:
     """Make a run on a GPU exact: only then do resuming and `limner rerun` give the same bytes
     there. It takes more time, and more memory: attention keeps its scores, heads x tokens² numbers
     per layer. Runs on CPUs are exact anyway."""
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     max_grad_norm: float | None = 1.0
     """Clip gradients to this norm; null does not clip."""
     max_grad_value: float | None = None

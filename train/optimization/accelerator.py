@@ -34,7 +34,9 @@ def check_launch(variables: Mapping[str, str]) -> None:
     asked = [name for key, name in REFUSED.items() if is_set(variables.get(key, ""))]
     backend = variables.get("ACCELERATE_DYNAMO_BACKEND", "")
     if is_set(backend):
-        asked.append(f"torch.compile (dynamo_backend: {backend})")
+        asked.append(
+            f"torch.compile (dynamo_backend: {backend}; the recipe's key is speed.compile)"
+        )
     if asked:
         raise InputError(
             f"accelerate's config asks for {' and '.join(asked)}, which training does not support: "

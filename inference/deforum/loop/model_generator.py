@@ -18,7 +18,7 @@ from inference.artifacts import (
     UsedArtifact,
     load_artifact,
 )
-from inference.config import ArtifactConfig, BaseModelConfig, ImageConfig
+from inference.config import ArtifactConfig, BaseModelConfig, ImageConfig, SpeedConfig
 from inference.deforum.loop.frame_images import as_image, find_checkpoint
 from inference.deforum.loop.generator import FrameRequest, Picture
 from inference.files import artifact_hash
@@ -34,7 +34,7 @@ from inference.images import (
     prepare_init,
 )
 from inference.models import ImageModel, load_image_model
-from inference.runtime import check_readable, choose_device
+from inference.runtime import arrange, check_readable, choose_device, compile_denoiser
 
 
 @dataclass
@@ -62,6 +62,9 @@ class ModelGenerator:
     size: tuple[int, int] | None = None
     """Width and height of the frames, by which memory is chosen; None is the model's own."""
 
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    """The recipe's levers of speed."""
+
     def __post_init__(self) -> None:
         self.work_device = choose_device(self.device)
         self._is_told = False
@@ -74,6 +77,7 @@ class ModelGenerator:
     def load(self, config: BaseModelConfig) -> ImageModel:
         """Load a base model, attach the artifacts, and open a library for networks in prompts."""
         base = load_image_model(config, self.precision, "cpu")
+        arrange((base.denoiser, base.vae), self.speed)
         size = self.size or (base.resolution, base.resolution)
         place_for_drawing(
             base,
@@ -85,6 +89,7 @@ class ModelGenerator:
         self._is_told = True
         for name, artifact in self.artifacts.items():
             artifact.attach(base, self.configs[name].strength)
+        compile_denoiser(base.denoiser, self.speed, self.work_device)
         self.library = NetworkLibrary(base, list(self.folders))
         return base
 

@@ -50,6 +50,7 @@ REFUSED = [
      "vae_tiling=true"],
     [CONCEPT, AUTOENCODER],
     [*CLASS_IMAGES, AUTOENCODER],
+    ["deterministic=true", "speed={attention: flash, cudnn_benchmark: true, compile: blocks}"],
 ]  # fmt: skip
 WARNED_OF = [
     ["sampling.images.one.prompt=cat", "sampling.sanity_prompt=dog",
@@ -63,6 +64,7 @@ WARNED_OF = [
     [*CLASS_IMAGES, "loss.prior_weight=0"],
     [*CLASS_IMAGES, "loss={prior_weight_min: 0.2, prior_weight_target: 2000, prior: prediction}",
      "objective={type: textual_inversion, token: xyz}"],
+    ["base_model.attention=eager", "speed={attention: math, channels_last: true}", CLIPS],
 ]  # fmt: skip
 
 

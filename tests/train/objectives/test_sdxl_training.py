@@ -180,7 +180,7 @@ def test_a_mirrored_cut_is_counted_from_the_other_side(tmp_path: Path) -> None:
     assert len(lefts) > 1
 
 
-@pytest.mark.parametrize("options", [[], ["data.crop=random", "data.flip=0.5"]])
+@pytest.mark.parametrize("options", [[], ["data={crop: random, flip: 0.5, cached_crops: 0}"]])
 def test_the_unet_is_told_the_sizes_of_each_example(
     options: list[str], recipe: MakeRecipe, tmp_path: Path
 ) -> None:
