@@ -128,6 +128,7 @@ def test_it_trains_saves_and_goes_on(base_folder: Path, pictures: Path) -> None:
     assert drawn(base) != before
 
 
+@pytest.mark.slow
 def test_it_learns(base_folder: Path, pictures: Path) -> None:
     """The flow's loss falls, at the same noise and times."""
     recipe = recipe_of(base_folder, pictures, "max_train_steps=40", "objective.rank=16")
