@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,15 @@ UNFINISHED = ("TODO", "FIXME", "XXX", "HACK")
 Finding = tuple[int, str]  # line, what is wrong and what to do
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    """Parse a file once for all checks."""
+    return ast.parse(source)
+
+
 def imports(source: str) -> Iterator[tuple[int, str]]:
     """Every imported module, wherever in the file, with its line."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -56,7 +63,7 @@ def is_config(node: ast.expr) -> bool:
 
 
 def untyped_look_ups(path: str, source: str) -> Iterator[Finding]:
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         match node:
             case ast.Call(func=ast.Attribute(attr="get", value=owner)) if is_config(owner):
                 yield node.lineno, "config.get: a recipe is a dataclass; use the attribute"
@@ -73,7 +80,7 @@ def extra_options(path: str, source: str) -> Iterator[Finding]:
     for line, name in imports(source):
         if name.split(".")[0] in COMMAND_LINES:
             yield line, f"import {name}: the command line is RECIPE [key=value ...]; use argparse"
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         match node:
             case ast.Call(func=ast.Attribute(attr="add_argument"), args=names):
                 for name in map(ast.unparse, names):
@@ -82,7 +89,7 @@ def extra_options(path: str, source: str) -> Iterator[Finding]:
 
 
 def swallowed_exceptions(path: str, source: str) -> Iterator[Finding]:
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if not isinstance(node, ast.ExceptHandler):
             continue
         if node.type is None:
@@ -97,7 +104,7 @@ def is_literal(node: ast.stmt) -> bool:
 
 def bare_schedulers(path: str, source: str) -> Iterator[Finding]:
     """What we name; a library's `scheduler=` argument and `pipeline.scheduler` are its own."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         match node:
             case (
                 ast.Name(id="scheduler" | "schedulers")
@@ -137,7 +144,7 @@ def unfiltered_output(path: str, source: str) -> Iterator[Finding]:
     """Texts of files may contain commands to the terminal; `train.shadowing` escapes by itself."""
     if path in ("inference/runtime/text.py", "inference/runtime/console.py", "train/shadowing.py"):
         return
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         match node:
             case ast.Call(func=ast.Name(id="print")):
                 yield node.lineno, "print: use inference.runtime.output, which escapes"

@@ -238,7 +238,7 @@ def faults(numbers: range) -> list[str]:
     return [*found, f"grown by {grown:.0f} MB"] if grown > MEGABYTES else found
 
 
-IN_SUITE, ALL, CHUNK = 125, 5000, 125
+IN_SUITE, ALL, CHUNK = 50, 5000, 50
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,13 @@ def test_shipped_recipe_loads_by_the_command_in_its_header(recipe: str) -> None:
 
 
 @pytest.mark.usefixtures("at_root")
-@pytest.mark.parametrize("recipe", SHIPPED)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(recipe, marks=() if number % 3 == 0 else pytest.mark.slow)
+        for number, recipe in enumerate(SHIPPED)
+    ],
+)
 def test_snapshot_of_a_shipped_recipe_is_the_same_recipe(recipe: str, tmp_path: Path) -> None:
     complete = schema_of(recipe) is draw_schema or "concepts:" in Path(recipe).read_text("utf-8")
     needed = [] if complete else ["name=x", "data.path=x"]

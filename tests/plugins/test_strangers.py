@@ -106,8 +106,14 @@ def assert_used(kind: str) -> None:
         assert [group["name"] for group in state["param_groups"]] == ["biases"]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", STRANGERS)
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        pytest.param(kind, way, marks=() if row == column else pytest.mark.slow)
+        for row, kind in enumerate(STRANGERS)
+        for column, way in enumerate(WAYS)
+    ],
+)
 def test_plugin_is_loaded_with_consent(
     kind: str,
     way: str,

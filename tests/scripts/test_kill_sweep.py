@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("kills", "commands"),
     [
-        (6, ["images", "conversion to a file"]),
+        (2, ["images", "conversion to a file"]),
         pytest.param(60, list(kinds()), marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )

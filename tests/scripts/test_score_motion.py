@@ -36,7 +36,7 @@ def clip(kind: str, spoiled: bool = False) -> np.ndarray:
     return np.clip(soft + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("spoiled", [False, True])
+@pytest.mark.parametrize("spoiled", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_motion_is_told(kind: str, spoiled: bool) -> None:
     assert score_motion.motion_of(clip(kind, spoiled)).label == kind

@@ -149,6 +149,7 @@ def test_it_is_quantized(base_folder: Path, pictures: Path) -> None:
     assert drawing.image.tobytes() == grid_cells(grid)[1][0].convert("RGB").tobytes()
 
 
+@pytest.mark.slow
 def test_it_learns(base_folder: Path, pictures: Path) -> None:
     """The flow's loss falls, at the same noise and times."""
     recipe = recipe_of(base_folder, pictures, "max_train_steps=40", "objective.rank=16")

@@ -97,6 +97,7 @@ STOPS = {
     ),
 }
 LESS_TELLING = (
+    "before the first step",
     "before anything was saved",
     "before the artifact of step 4",
     "before an artifact is linked",
@@ -120,6 +121,7 @@ def test_killed_run_goes_on(
     check_killed_run_goes_on(commands, straight("lora"), stop, tmp_path)
 
 
+@pytest.mark.slow
 def test_run_killed_again_and_again(
     straight: Callable[[str], Straight],
     commands: Any,
@@ -218,6 +220,9 @@ runpy.run_module("train", run_name="__main__", alter_sys=True)
 """
 
 
+BOTH = (signal.SIGINT, signal.SIGTERM)
+
+
 @pytest.mark.slow
 def test_interrupted_command_saves_its_state(
     recipe_file: Path, straight: Callable[[str], Straight], commands: Any, tmp_path: Path
@@ -244,8 +249,15 @@ def test_interrupted_command_saves_its_state(
     check_the_same(tmp_path / "run", expected)
 
 
-@pytest.mark.parametrize("ignored", [(), (signal.SIGINT, signal.SIGTERM)], ids=["", "ignored"])
-@pytest.mark.parametrize(("signal_name", "status"), [("TERM", -15), ("INT", 130)])
+@pytest.mark.parametrize(
+    ("signal_name", "status", "ignored"),
+    [
+        pytest.param("TERM", -15, (), id="TERM"),
+        pytest.param("INT", 130, (), id="INT", marks=pytest.mark.slow),
+        pytest.param("TERM", -15, BOTH, id="TERM ignored", marks=pytest.mark.slow),
+        pytest.param("INT", 130, BOTH, id="INT ignored"),
+    ],
+)
 def test_a_second_signal_ends_the_run_at_once(
     signal_name: str, status: int, ignored: Sequence[int], commands: Any, tmp_path: Path
 ) -> None:

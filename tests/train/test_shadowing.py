@@ -23,6 +23,8 @@ OF_INFERENCE = {
     "inference.convert": "convert",
     "inference.deforum.stitch": "stitch",
 }
+QUICK = ("train", "train.cli", "inference", "inference.deforum.stitch")
+"""The main commands, and one of the others of each package."""
 
 
 def command(
@@ -48,7 +50,11 @@ def foreign(folder: Path, package: str, is_module: bool) -> Path:
 @pytest.mark.parametrize("is_module", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("module", "package"),
-    [(one, "inference") for one in OF_TRAIN] + [(one, "train") for one in OF_INFERENCE],
+    [
+        pytest.param(one, package, marks=() if one in QUICK else pytest.mark.slow)
+        for package, modules in (("inference", OF_TRAIN), ("train", OF_INFERENCE))
+        for one in modules
+    ],
 )
 def test_foreign_package_is_refused_with_both_paths(
     module: str, package: str, is_module: bool, tmp_path: Path

@@ -12,6 +12,7 @@ from inference.images import draw_images
 from inference.models import base_name, model_name, published_name
 from inference.recipe import load_mapping
 from tests.inference.artifacts.conftest import build_base
+from tests.train.run_tools import with_slow
 from train.config import TrainRecipe
 from train.trainer import Trainer
 
@@ -57,7 +58,7 @@ def texts_of(folder: Path) -> Iterator[tuple[Path, bytes]]:
             yield path, path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("kind", with_slow(OBJECTIVES, ("embedding", "embedding as .pt", "folder")))
 def test_artifacts_hold_no_path(
     kind: str, make_recipe: Callable[..., TrainRecipe], tiny_base_folder: Path, tmp_path: Path
 ) -> None:

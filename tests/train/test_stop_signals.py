@@ -38,7 +38,6 @@ PHASES: dict[str, tuple[str, int, str]] = {
 
 NAMES = "INT", "TERM", "HUP", "USR1", "USR2"
 QUICK = {
-    ("TERM", "caches"),
     ("HUP", "preview"),
     ("INT", "loading"),
 }

@@ -70,6 +70,7 @@ def test_two_processes_equal_twice_the_accumulation(
     assert difference < ROUNDING
 
 
+@pytest.mark.slow
 def test_class_pictures_and_a_stop_of_the_text_encoder_on_two_processes(
     pictures: Path, commands: Any, tmp_path: Path
 ) -> None:

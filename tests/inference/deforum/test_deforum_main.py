@@ -159,7 +159,13 @@ except Interrupted as stop:
 """
 
 
-@pytest.mark.parametrize(("kind", "left"), [(signal.SIGTERM, [9]), (signal.SIGKILL, [6, 9])])
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        pytest.param(signal.SIGTERM, [9], marks=pytest.mark.slow),
+        (signal.SIGKILL, [6, 9]),
+    ],
+)
 def test_signals_end_a_run_that_goes_on_the_same(animate, tmp_path, kind, left):
     settings = {
         "max_frames": 12, "diffusion_cadence": 3, "noise_schedule": "0:(0.1)", "zoom": "0:(1.1)",

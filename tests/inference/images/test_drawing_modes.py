@@ -192,8 +192,14 @@ OF_EVERY_KIND = ["Euler a", "DPM++ 2M", "DPM++ SDE", "LMS", "LCM", "Restart", "D
                  "PLMS", "UniPC"]  # fmt: skip
 
 
-@pytest.mark.parametrize("area", ["Whole picture", "Only masked"])
-@pytest.mark.parametrize("sampler", OF_EVERY_KIND)
+@pytest.mark.parametrize(
+    ("sampler", "area"),
+    [
+        pytest.param(sampler, area, marks=() if number % 2 == of_area else pytest.mark.slow)
+        for number, sampler in enumerate(OF_EVERY_KIND)
+        for of_area, area in enumerate(("Whole picture", "Only masked"))
+    ],
+)
 def test_nothing_changes_outside_of_the_mask(tiny_base, files, sampler, area):
     inpaint = masked(files, area=area, padding=4)
     drawing = draw_one(tiny_base, request(files, inpaint=inpaint, sampler=sampler))
@@ -332,7 +338,13 @@ def drawn_latents(base, requests, batch_size):
     return torch.stack(kept)
 
 
-@pytest.mark.parametrize("sampler", sorted(samplers_of("pictures").keys() - {"DPM adaptive"}))
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(one, marks=() if one in OF_EVERY_KIND else pytest.mark.slow)
+        for one in sorted(samplers_of("pictures").keys() - {"DPM adaptive"})
+    ],
+)
 def test_batches_equal_single_pictures(tiny_base, files, sampler):
     """Of noise and of inpainting; DPM adaptive draws one at a time anyway.
 

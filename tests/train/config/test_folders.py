@@ -46,8 +46,14 @@ def load(data: dict[str, Any], other: dict[str, Any], places: dict[str, Path]) -
         return load_mapping(json.loads(text), "recipe", train_schema)
 
 
-@pytest.mark.parametrize("key", DATA)
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        pytest.param(key, other, marks=() if row == column else pytest.mark.slow)
+        for row, key in enumerate(DATA)
+        for column, other in enumerate(OTHERS)
+    ],
+)
 def test_folders_within_the_data_are_refused(key: str, other: str, tmp_path: Path) -> None:
     places = {"DATA": tmp_path / "data", "ELSE": tmp_path / "else"}
     for place in places.values():

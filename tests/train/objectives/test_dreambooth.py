@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from inference.runtime.signals import Interrupted
-from tests.train.run_tools import watched
+from tests.train.run_tools import watched, with_slow
 from train.common.errors import RunDirectoryError
 from train.config.recipe import TrainRecipe
 from train.run_data import Data
@@ -68,7 +68,7 @@ def scalars(trainer: Trainer) -> dict[str, list[float]]:
     }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", with_slow(OBJECTIVES, ("text_to_image", "hypernetwork")))
 def test_every_objective_learns_with_class_pictures(
     name: str, make_recipe: MakeRecipe, options: Options
 ) -> None:
@@ -99,7 +99,7 @@ def text_encoder(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in state.items() if key.startswith("text_encoder.")}
 
 
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize("checkpointing", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_text_encoder_stops_bit_for_bit(
     checkpointing: str, make_recipe: MakeRecipe, options: Options
 ) -> None:
@@ -129,7 +129,8 @@ def test_text_encoder_stops_bit_for_bit(
 @pytest.mark.parametrize(
     ("name", "cuts"),
     [
-        ("dreambooth", [1, 3]),
+        ("dreambooth", [3]),
+        pytest.param("dreambooth", [1], marks=pytest.mark.slow),
         pytest.param("textual_inversion", [2], marks=pytest.mark.slow),
     ],
 )

@@ -129,7 +129,11 @@ def test_children_are_the_parameter_groups(
             0.98,
             marks=pytest.mark.slow,
         ),
-        (["objective={type: text_to_image}", "optimizer.learning_rate=1e-2"], 0.7),
+        pytest.param(
+            ["objective={type: text_to_image}", "optimizer.learning_rate=1e-2"],
+            0.7,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["objective={type: autoencoder, gradient_weight: 0.0}", "optimizer.learning_rate=3e-2"],
             0.75,
@@ -163,7 +167,11 @@ def test_loss_of_known_pictures_falls(
 
 
 @pytest.mark.parametrize(
-    "name", ["lora", "textual_inversion", "hypernetwork", "text_to_image", "autoencoder"]
+    "name",
+    with_slow(
+        ["lora", "textual_inversion", "hypernetwork", "text_to_image", "autoencoder"],
+        ["textual_inversion", "hypernetwork", "text_to_image"],
+    ),
 )
 def test_loss_that_is_not_finite_ends_the_run(
     name: str, make_recipe: MakeRecipe, tmp_path: Path

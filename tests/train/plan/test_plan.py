@@ -15,7 +15,7 @@ from PIL import Image
 from inference.models.base import DTYPES
 from inference.recipe.loader import load_recipe
 from tests.inference.artifacts.video_base import build_video_base, save_folder
-from tests.train.run_tools import watched
+from tests.train.run_tools import watched, with_slow
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
 from train.data.examples.clips import ClipExamples
@@ -133,7 +133,7 @@ OBJECTIVES = [
 ]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", with_slow(OBJECTIVES, OBJECTIVES[3:5]))
 def test_what_is_trained_is_what_was_planned(objective, make_recipe):
     recipe = make_recipe(f"objective={objective}", "mixed_precision=bf16")
     plan, made = plan_run(recipe), load_objective(recipe, "cpu")  # type: ignore[arg-type]

@@ -211,7 +211,15 @@ FILES = ("recipe.yaml", "environment.json", "artifacts.json", "data.jsonl.gz")
 IN_CHECKPOINTS = ("manifest.json", "progress.json", "trained.safetensors", "optimizer.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff{", b"{}", b"[" * 10_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", marks=pytest.mark.slow),
+        b"\xff{",
+        pytest.param(b"{}", marks=pytest.mark.slow),
+        pytest.param(b"[" * 10_000, marks=pytest.mark.slow),
+    ],
+)
 def test_any_damaged_file_is_one_message(
     content: bytes, run: Path, look: Callable[[], None]
 ) -> None:

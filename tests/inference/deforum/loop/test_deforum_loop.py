@@ -163,6 +163,8 @@ DEPTH = {
     "depth_model": "cues",
     "save_depth_maps": True,
 }
+FLOW = {"optical_flow_cadence": "DIS Medium"}
+ADDITIVE = {"keyframe_distribution": "Additive"}
 
 
 class Stopped(BaseException):
@@ -172,13 +174,13 @@ class Stopped(BaseException):
 @pytest.mark.parametrize(
     ("compat", "cadence", "behavior", "more"),
     [
-        ("fixed", 1, "iter", {}),
+        pytest.param("fixed", 1, "iter", {}, marks=pytest.mark.slow),
         ("deforum-3.0", 1, "fixed", {}),
-        ("fixed", 3, "ladder", {}),
-        ("fixed", 3, "random", {"optical_flow_cadence": "DIS Medium"}),
-        ("deforum-3.0", 3, "random", {"optical_flow_cadence": "DIS Medium"}),
+        pytest.param("fixed", 3, "ladder", {}, marks=pytest.mark.slow),
+        ("fixed", 3, "random", FLOW),
+        pytest.param("deforum-3.0", 3, "random", FLOW, marks=pytest.mark.slow),
         ("fixed", 1, "schedule", DEPTH),
-        ("fixed", 2, "alternate", {"keyframe_distribution": "Additive"}),
+        pytest.param("fixed", 2, "alternate", ADDITIVE, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_at_any_frame_and_resumed_is_the_same(animate, cadence, behavior, more, compat):

@@ -21,8 +21,17 @@ MOTIONS = {
 FRAMES = 25
 
 
-@pytest.mark.parametrize("colors", ["None", "LAB", "HSV"])
-@pytest.mark.parametrize("mode", MOTIONS)
+@pytest.mark.parametrize(
+    ("mode", "colors"),
+    [
+        ("2D", "LAB"),
+        ("3D", "None"),
+        *(
+            pytest.param(mode, colors, marks=pytest.mark.slow)
+            for mode, colors in (("2D", "None"), ("2D", "HSV"), ("3D", "LAB"), ("3D", "HSV"))
+        ),
+    ],
+)
 def test_fixed_is_steadier(animate, mode, colors):
     found = {}
     for compat in ("fixed", "deforum-3.0"):
