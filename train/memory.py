@@ -188,9 +188,9 @@ def plan_memory(
     plan.casts += sum(p.nbytes for p in trained) if processes > 1 else 0
     encoding = [encoding_bytes(recipe, base, one) for one in stages]
     plan.encoding = max(encoding)
-    is_encoded = not recipe.objective.learns_from_captions or is_cached(recipe)
-    if any(examples.inpainting_masks is not None for _, examples in stages):
-        is_encoded = False  # masked images are encoded in every step
+    # Masked images of inpainting models are encoded in every step.
+    is_encoded = is_cached(recipe) and not base.sizes.takes_masks
+    is_encoded = is_encoded or not recipe.objective.learns_from_captions
     for is_checkpointing in (True, False):
         needs = [activation_bytes(objective, *one, is_checkpointing) for one in stages]
         most: int = max(needs if is_encoded else [*needs, *encoding])

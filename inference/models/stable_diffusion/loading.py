@@ -28,7 +28,7 @@ def check_layout(folder: Path, path: str) -> None:
     """
     if not folder.is_dir():
         raise no_model(path)
-    layout, needed = "SD 1.x/2.x", ("unet", "vae", "scheduler", *FIRST_PARTS)
+    layout, needed = "SD 1.x/2.x", ("unet", "vae", *FIRST_PARTS, "scheduler")
     if has_sdxl_layout(folder):
         layout, needed = "SDXL", (*needed, *SDXL_PARTS)
     if has_refiner_layout(folder):
