@@ -71,7 +71,7 @@ class Optimization:
         )
         self.fused = None
         if memory.fused_backward and self.by_tensor is not None:
-            names = {one: name for name, one in objective.named_parameters()}
+            names: dict[Tensor, str] = {one: name for name, one in objective.named_parameters()}
             self.fused = FusedBackward(self.by_tensor, names, recipe.max_grad_value)
         self.rates: dict[str, float] = {}
         """The learning rate of each part in the last step."""
