@@ -97,12 +97,14 @@ class Optimization:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-batch; a fused backward pass changes the weights too.
 
-        Losses that are not finite are not passed back by the latter: the guard has recorded them.
+        A loss that is not finite is not passed back by the latter: the guard refuses the step.
 
         Args:
             loss: of the micro-batch, ().
         """
-        if self.fused is None or bool(loss.isfinite()):
+        if self.fused is not None and not loss.isfinite():
+            self.fused.leave_out(loss)
+        else:
             self.accelerator.backward(loss)
 
     def step(self, number: int) -> Tensor:

@@ -26,6 +26,8 @@ SAFE_TO_CHANGE = (
     "metadata",
     "sampling",
     "guards",
+    "memory.activation_offload",
+    "memory.fused_backward",
     "log_every_n_steps",
     "validation.every_n_steps",
     "data.cache_dir",
