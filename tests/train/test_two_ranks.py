@@ -71,6 +71,38 @@ def test_two_processes_equal_twice_the_accumulation(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit"])
+def test_two_processes_round_and_average_alike(kind: str, commands: Any, tmp_path: Path) -> None:
+    """Stopped and resumed from the first one's state, they end in the same bytes: none diverged."""
+    options = [
+        f"output_dir={tmp_path}",
+        TEXT_TO_IMAGE,
+        *OPTIONS,
+        "mixed_precision=bf16",
+        "memory={trained_weights: bf16, optimizer_on_cpu: true, ema_on_cpu: true}",
+        f"optimizer.type={kind}",
+    ]
+    succeed(commands.train_on_two(*options, "name=straight"))
+    succeed(commands.train_on_two(*options, "name=resumed", "max_train_steps=2"))
+    succeed(commands.train_on_two(*options, "name=resumed", "resume=true"))
+    for name in ("trained.safetensors", "optimizer.pt", "ema.safetensors"):
+        one, two = (
+            (tmp_path / run / "checkpoints" / "step-000004" / name).read_bytes()
+            for run in ("straight", "resumed")
+        )
+        assert one == two, name
+
+
+@pytest.mark.slow
+def test_fused_backward_is_for_one_process(commands: Any, tmp_path: Path) -> None:
+    options = [f"output_dir={tmp_path}", LORA, "max_grad_norm=null", "memory.fused_backward=true"]
+    first, second = commands.train_on_two(*options)
+    assert (first.status, second.status) == (2, 2)
+    message = "train: memory.fused_backward: is for one process, got 2: weights would change"
+    assert message in first.err + second.err
+
+
+@pytest.mark.slow
 def test_class_pictures_and_a_stop_of_the_text_encoder_on_two_processes(
     pictures: Path, commands: Any, tmp_path: Path
 ) -> None:

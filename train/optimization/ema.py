@@ -38,7 +38,9 @@ class Average:
         moving = [(shadow, one) for shadow, one in pairs if one.requires_grad]
         if not self.on_cpu and moving:
             shadows, weights = map(list, zip(*moving, strict=True))
-            torch._foreach_sub_(shadows, torch._foreach_sub(shadows, weights), alpha=1 - decay)
+            kernels = torch.ops.aten
+            differences = kernels._foreach_sub.List(shadows, weights)
+            kernels._foreach_sub_.List(shadows, differences, alpha=1 - decay)
             return
         for shadow, one in moving:
             shadow.sub_(shadow - self._of(one), alpha=1 - decay)

@@ -43,6 +43,7 @@ class FusedBackward:
         """Of each gradient, in the order of the hooks."""
         self._refused: Tensor | None = None
         self._changed: Tensor | None = None
+        self._loss: Tensor | None = None
         for parameter in self.names:
             parameter.register_post_accumulate_grad_hook(self.take)
 
@@ -67,8 +68,15 @@ class FusedBackward:
             self.optimizer.update(parameter)
         parameter.grad = None
 
+    def leave_out(self, loss: Tensor) -> None:
+        """Take no step by a loss that is not finite: it stands for the norm of its gradients."""
+        self._loss = loss.detach()
+
     def finish(self) -> FusedStep:
         """Return what was done in the step, and begin the next."""
+        if self._loss is not None:
+            loss, self._loss = self._loss, None
+            return FusedStep(loss.float().cpu(), 0, None)
         norms = [self._norms[one] for one in self.names if one in self._norms]
         changed, order = self._changed, list(self._norms)
         self._norms, self._refused, self._changed = {}, None, None

@@ -71,7 +71,7 @@ class Optimization:
         )
         self.fused = None
         if memory.fused_backward and self.by_tensor is not None:
-            names = {one: name for name, one in objective.named_parameters()}
+            names: dict[Tensor, str] = {one: name for name, one in objective.named_parameters()}
             self.fused = FusedBackward(self.by_tensor, names, recipe.max_grad_value)
         self.rates: dict[str, float] = {}
         """The learning rate of each part in the last step."""
@@ -97,12 +97,14 @@ class Optimization:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-batch; a fused backward pass changes the weights too.
 
-        Losses that are not finite are not passed back by the latter: the guard has recorded them.
+        A loss that is not finite is not passed back by the latter: the guard refuses the step.
 
         Args:
             loss: of the micro-batch, ().
         """
-        if self.fused is None or bool(loss.isfinite()):
+        if self.fused is not None and not loss.isfinite():
+            self.fused.leave_out(loss)
+        else:
             self.accelerator.backward(loss)
 
     def step(self, number: int) -> float:

@@ -139,19 +139,30 @@ def test_runs_in_bf16_resume_and_follow_fp32(
 
 
 def test_losses_that_are_not_finite_change_nothing(make_recipe: MakeRecipe) -> None:
-    """The state before the step is saved, and the run goes on without it."""
+    """The state before the step is saved, and the run goes on without it.
 
-    def poison(batch: Any, *_: object) -> None:
-        if batch["step"] == 1:
-            batch["latents"] = batch["latents"] * float("nan")
+    The second time each loss is finite, and their weighted sum is not.
+    """
+
+    def poison(key: str) -> Any:
+        def change(batch: Any, *_: object) -> None:
+            if batch["step"] == 1:
+                batch[key] = batch[key] * float("inf")
+
+        return watched(change)
 
     options = ["objective={type: lora, rank: 2}", *PLAIN, FUSED, "name=run"]
     with pytest.raises(NonFiniteError, match=r"^loss is not finite at step 2: .*\. No weight was"):
-        train(make_recipe(*options), watched(poison))
-    again, _ = train(
-        make_recipe(*options, "resume=true", "guards.non_finite=skip"), watched(poison)
+        train(make_recipe(*options), poison("latents"))
+    skipping = make_recipe(*options, "resume=true", "guards.non_finite=skip", "max_train_steps=2")
+    trainer, norms = train(skipping, poison("weight"))
+    assert trainer.optimization.guard.counts["skipped"] == 1
+    assert norms == [float("inf")]
+    before, after = (
+        (trainer.run.folder.checkpoint(step) / "trained.safetensors").read_bytes()
+        for step in (1, 2)
     )
-    assert again.optimization.guard.counts["skipped"] == 1
+    assert before == after
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adamw8bit"])
