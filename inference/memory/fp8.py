@@ -48,7 +48,8 @@ def along(scales: Tensor, weight: Tensor) -> Tensor:
 def dtype_at_work(x: Tensor, own: torch.dtype) -> torch.dtype:
     """Return the dtype that a layer computes in: under autocast that of autocast."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else own
 
 
 class ScaledLayer(nn.Module, ABC):
