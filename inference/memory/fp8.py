@@ -13,7 +13,6 @@ from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
@@ -48,7 +47,8 @@ def along(scales: Tensor, weight: Tensor) -> Tensor:
 def dtype_at_work(x: Tensor, own: torch.dtype) -> torch.dtype:
     """Return the dtype that a layer computes in: under autocast that of autocast."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else own
 
 
 class ScaledLayer(nn.Module, ABC):
@@ -72,7 +72,7 @@ class ScaledLayer(nn.Module, ABC):
         """Return the weight in a dtype."""
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return the output in the dtype that it computes in."""
 
     def take_over(self, layer: Any, dtype: torch.dtype) -> None:
@@ -120,8 +120,8 @@ class Fp8Linear(Fp8Layer, nn.Linear):
         nn.Linear.__init__(self, *sizes, device="meta")
         self.take_over(layer, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(dtype_at_work(x, self.compute_dtype))
+    def forward(self, input: Tensor) -> Tensor:
+        x = input.to(dtype_at_work(input, self.compute_dtype))
         return _Linear.apply(x, self.weight, self.weight_scale, self.bias)  # type: ignore
 
 
@@ -133,12 +133,14 @@ class Fp8Conv2d(Fp8Layer, nn.Conv2d):
         nn.Conv2d.__init__(self, **geometry(layer), device="meta")
         self.take_over(layer, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":  # in seamless images, for a while
-            x = functional.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            input = functional.pad(
+                input, self._reversed_padding_repeated_twice, mode=self.padding_mode
+            )
             padding = (0, 0)
-        x = x.to(dtype_at_work(x, self.compute_dtype))
+        x = input.to(dtype_at_work(input, self.compute_dtype))
         how = self.stride, padding, self.dilation, self.groups
         return _Convolution.apply(x, self.weight, self.weight_scale, self.bias, how)  # type: ignore
 
@@ -159,10 +161,9 @@ class _Linear(torch.autograd.Function):
         return functional.linear(x, unpack(packed, scales, x.dtype), bias)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         packed, scales = ctx.saved_tensors
-        (gradient,) = gradients
+        (gradient,) = grad_outputs
         return gradient @ unpack(packed, scales, gradient.dtype), None, None, None
 
 
@@ -178,10 +179,9 @@ class _Convolution(torch.autograd.Function):
         return functional.conv2d(x, unpack(packed, scales, x.dtype), bias, *how)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         packed, scales = ctx.saved_tensors
-        (gradient,) = gradients
+        (gradient,) = grad_outputs
         weight = unpack(packed, scales, gradient.dtype)
         change = conv2d_input(ctx.shape, weight, gradient, *ctx.how)
         return change, None, None, None, None

@@ -15,7 +15,6 @@ from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from inference.memory.fp8 import (
     FORMAT,
@@ -95,7 +94,8 @@ def packed(layer: Any, kind: Packing, dtype: torch.dtype) -> nn.Module:
         BaseModelError: bitsandbytes cannot be imported.
     """
     if kind == "fp8":
-        return (Fp8Conv2d if isinstance(layer, nn.Conv2d) else Fp8Linear)(layer, dtype)
+        is_convolution = isinstance(layer, nn.Conv2d)
+        return Fp8Conv2d(layer, dtype) if is_convolution else Fp8Linear(layer, dtype)
     try:
         import_module("bitsandbytes")
     except ImportError as error:
@@ -129,8 +129,8 @@ class Int8Linear(ScaledLayer, nn.Linear):
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         return unpacked_int8(self.weight, self.weight_scale, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(dtype_at_work(x, self.compute_dtype))
+    def forward(self, input: Tensor) -> Tensor:
+        x = input.to(dtype_at_work(input, self.compute_dtype))
         return _Int8.apply(x, self.weight, self.weight_scale, self.bias)  # type: ignore
 
 
@@ -159,10 +159,10 @@ class _Int8(torch.autograd.Function):
         return multiplied.unflatten(0, x.shape[:-1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (gradient,) = gradients
-        return gradient @ unpacked_int8(*ctx.saved_tensors, gradient.dtype), None, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (gradient,) = grad_outputs
+        packed, scales = ctx.saved_tensors
+        return gradient @ unpacked_int8(packed, scales, gradient.dtype), None, None, None
 
 
 @cache
@@ -171,7 +171,7 @@ def nf4_class() -> Any:
 
     Under autocast that is in its dtype, and not in that of the input.
     """
-    from bitsandbytes.nn.modules import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     class Nf4Linear(Linear4bit):
         def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
@@ -187,15 +187,13 @@ def nf4_class() -> Any:
             self.requires_grad_(False).eval()
 
         def repack(self, weight: Tensor) -> None:
-            from bitsandbytes.nn.modules import Params4bit
-
-            weight = weight.contiguous()
-            fresh: Any = Params4bit(weight, requires_grad=False, quant_type="nf4", module=self)
-            self.weight = fresh.to("cpu")
+            options: dict[str, Any] = {"requires_grad": False, "quant_type": "nf4", "module": self}
+            fresh: Any = Params4bit(weight.contiguous(), **options)
+            self.weight: Any = fresh.to("cpu")
             self.quant_state = self.weight.quant_state
 
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.to(dtype_at_work(x, self.compute_dtype)))
+            return super().forward(x.to(dtype_at_work(x, self.compute_dtype or x.dtype)))
 
     return Nf4Linear
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from safetensors import safe_open
 from inference.artifacts import Lora, LoraSpec, load_artifact
 from inference.config import BaseModelConfig, ImageConfig
 from inference.images import draw
+from inference.memory import Packing, packed_layers, unpacked_layer
+from inference.models import quantize_denoiser
 from inference.models.stable_diffusion import BaseModel, load_base_model
 from inference.recipe import RecipeError, load_consented
 from inference.runtime import ArtifactError
@@ -75,6 +78,30 @@ def test_attached_and_merged_are_the_same_change(trained: Trainer, tiny_base_fol
         with torch.no_grad():
             results.append(base.unet(x, 7, states).sample)
         learned.detach()
+    assert torch.allclose(*results, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "nf4"])
+def test_an_adapter_changes_packed_weights_by_their_values(
+    kind: Packing, outside: Path, tiny_base: BaseModel
+) -> None:
+    """Those of fp8 are numbers without their scale, those of NF4 have another shape."""
+    load_consented(["plugins=[my_adapter]"])
+    quantize_denoiser(tiny_base, kind, torch.float32)
+    mirror = deepcopy(tiny_base)
+    for path, layer in packed_layers(mirror.unet).items():
+        parent, _, name = path.rpartition(".")
+        setattr(mirror.unet.get_submodule(parent), name, unpacked_layer(layer))
+    spec = LoraSpec(1, 1.0, 0.0, None, False, "scaled_rows", {"start": 0.5})
+    x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    states = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(1))
+    results = []
+    for base in (tiny_base, mirror):
+        with torch.no_grad():
+            plain = base.unet(x, 7, states).sample
+            Lora.create(base, spec, 1).attach(base)
+            results.append(base.unet(x, 7, states).sample)
+        assert not torch.allclose(results[-1], plain, atol=1e-3)
     assert torch.allclose(*results, atol=1e-5)
 
 

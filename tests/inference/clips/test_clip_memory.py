@@ -27,6 +27,7 @@ from inference.memory import (
 from inference.memory.quantization import packed_layers, plain_weight
 from inference.models.base import quantize_denoiser
 from inference.models.cogvideox.model import VideoModel
+from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 
 NEEDS = MemoryNeeds(11 * GIB, 9 * GIB, GIB // 2, 2 * GIB, 18 * GIB, 5 * GIB)
 """About CogVideoX-5B's at 480x720."""
@@ -95,7 +96,7 @@ def test_fp8_is_offloaded_layer_by_layer(tiny_video_model: VideoModel) -> None:
     base = tiny_video_model
     quantize_denoiser(base, "fp8", torch.float32)
     lora = Lora.create(base, LoraSpec(2, 2, 0, ["attention"], False), 1)
-    for layer in lora.layers.values():
+    for layer in low_ranks(lora).values():
         torch.nn.init.ones_(layer.requires_grad_(False).lora_B.weight)
     lora.attach(base)
     request = request_of(base)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -64,10 +66,12 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_a_plain_one_with_the_unpacked_weight(name, dtype):
     """The same output and the same gradient for the input, bit for bit."""
+    make: Any
     make, shape = LAYERS[name]
     torch.manual_seed(0)
     plain = make().requires_grad_(False)
-    layer = (Fp8Linear if isinstance(plain, nn.Linear) else Fp8Conv2d)(plain, dtype)
+    is_linear = isinstance(plain, nn.Linear)
+    layer = Fp8Linear(plain, dtype) if is_linear else Fp8Conv2d(plain, dtype)
     assert isinstance(layer, type(plain)) and not layer.training
     assert layer.weight.shape == plain.weight.shape
     assert set(layer.state_dict()) - {"weight_scale"} == set(plain.state_dict())

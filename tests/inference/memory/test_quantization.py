@@ -97,11 +97,12 @@ def test_autocast_decides_on_the_dtype_as_for_plain_layers(kind: Packing) -> Non
 
 def test_int8_is_that_of_bitsandbytes() -> None:
     """Bit for bit, with inputs above the threshold too, and without a word in every pass."""
-    from bitsandbytes.nn import Int8Params, Linear8bitLt
+    from bitsandbytes.nn.modules import Int8Params, Linear8bitLt
 
     plain = linear()
     theirs: Any = Linear8bitLt(64, 48, has_fp16_weights=False, threshold=6.0, device="meta")
-    theirs.weight = Int8Params(plain.weight.data, requires_grad=False).to("cpu")
+    weight: Any = Int8Params(plain.weight.data, requires_grad=False)
+    theirs.weight = weight.to("cpu")
     theirs.bias = plain.bias
     x = random(2, 9, 64)
     x[..., 5] += 7

@@ -32,6 +32,7 @@ from inference.models.conditions import Conditions
 from inference.models.families import load_image_model, load_model
 from inference.models.folder import weight_shapes
 from inference.models.stable_diffusion.single_file_writer import write_model
+from tests.inference.artifacts.adapters.low_rank_layers import low_ranks
 from tests.inference.artifacts.video_base import build_video_base
 from tests.inference.models.stable_diffusion.test_single_file import small_model
 from tests.train.run_tools import contents
@@ -64,7 +65,7 @@ def step(base: Any) -> tuple[Tensor, Tensor]:
     """What a model with a LoRA predicts, and the gradient of the LoRA."""
     lora = Lora.create(base, LoraSpec(4, 4, 0, ["attention"], False), 1)
     generator = torch.Generator().manual_seed(7)
-    for layer in lora.layers.values():
+    for layer in low_ranks(lora).values():
         layer.requires_grad_(True)
         with torch.no_grad():
             layer.lora_B.weight.normal_(std=0.02, generator=generator)
@@ -212,7 +213,9 @@ def predicted(base: Any) -> Tensor:
         return base.predict(*noisy(base))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(one, marks=[pytest.mark.slow] * (one == "int8")) for one in KINDS]
+)
 def test_a_checkpoint_is_packed_as_the_base_model_is(kind: Packing, tiny_base: Any) -> None:
     """At strength 1 it is the quantized checkpoint, at 0 the base model bit for bit."""
     trained = deepcopy(tiny_base)
@@ -226,8 +229,8 @@ def test_a_checkpoint_is_packed_as_the_base_model_is(kind: Packing, tiny_base: A
     assert torch.equal(predicted(base), predicted(quantized(trained, kind)))
     checkpoint.set_strength(0.5)
     for path, layer in packed_layers(base.unet).items():
-        originals = (one.unet.get_parameter(f"{path}.weight") for one in (tiny_base, trained))
-        mixed = sum(originals) / 2
+        ours, theirs = (one.unet.get_parameter(f"{path}.weight") for one in (tiny_base, trained))
+        mixed = (ours + theirs) / 2
         assert off(plain_weight(layer), mixed) < 0.2  # packed twice
     half = predicted(base)
     checkpoint.set_strength(0)
@@ -281,15 +284,19 @@ def test_whole_models_are_saved_unpacked(
 
 
 @pytest.mark.parametrize(
-    "key", ["sd2", *(pytest.param(one, marks=pytest.mark.slow) for one in ("sd1", "sdxl"))]
+    ("key", "kinds"),
+    [
+        ("sd1", ("fp8",)),
+        *(pytest.param(one, KINDS, marks=pytest.mark.slow) for one in ("sd1", "sd2", "sdxl")),
+    ],
 )
-def test_a_single_file_is_quantized(key: str, tmp_path: Path) -> None:
+def test_a_single_file_is_quantized(key: str, kinds: Sequence[Packing], tmp_path: Path) -> None:
     """With v-prediction, and for SDXL with two text encoders, which stay plain."""
     path = tmp_path / "model.safetensors"
     write_model(path, small_model(key), lambda part, weights: weights, {})
     config = BaseModelConfig(path=str(path), prediction_type="v_prediction")
     plain: Any = load_model(config)
-    for kind in KINDS:
+    for kind in kinds:
         base: Any = load_model(replace(config, quantization=kind))
         assert base.prediction_type == "v_prediction"
         assert {*packed_layers(base.unet)} == {
