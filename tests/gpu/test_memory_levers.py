@@ -24,6 +24,7 @@ from inference.deforum.loop import ModelGenerator
 from inference.deforum.loop.generator import FrameRequest
 from inference.images import Levers, draw_images
 from inference.memory import MemoryPlan, Placement, Swapping
+from inference.models.cogvideox import load_video_model
 from inference.models.stable_diffusion import load_base_model
 from inference.recipe import load_recipe
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
@@ -282,16 +283,21 @@ DRAWN = {
 }
 
 
+def save_lora(lora: Lora, path: Path) -> None:
+    """Save a LoRA that changes what is drawn."""
+    for layer in lora.layers.values():
+        for parameter in layer.parameters():
+            parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    lora.save(path, torch.float32, {})
+
+
 @pytest.fixture(scope="module")
 def networks(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a LoRA."""
     folder = tmp_path_factory.mktemp("networks")
     base = load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))
     lora = Lora.create(base, LoraSpec(2, 2, 0, None, True), 0)
-    for layer in lora.layers.values():
-        for parameter in layer.parameters():
-            parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
-    lora.save(folder / "plain.safetensors", torch.float32, {})
+    save_lora(lora, folder / "plain.safetensors")
     spec = HypernetworkSpec(weight_initialization="XavierNormal", is_layer_norm=True)
     Hypernetwork.create(base, spec, None, 3).save(folder / "net.pt", torch.float32, {})
     Embedding.create(base, "zyx", "cat", 2).save(folder / "zyx.safetensors", torch.float32, {})
@@ -338,9 +344,15 @@ def test_pictures_do_not_depend_on_where_weights_lie(
         assert pictures == found["none"], name
 
 
-def test_clips_do_not_depend_on_where_weights_lie(video_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["none", "pab"])
+def test_clips_do_not_depend_on_where_weights_lie(
+    cache: str, video_folder: Path, tmp_path: Path
+) -> None:
+    base = load_video_model(BaseModelConfig(path=str(video_folder)))
+    save_lora(Lora.create(base, LoraSpec(2, 2, 0, None, False), 0), tmp_path / "look.safetensors")
     (tmp_path / "clip.yaml").write_text(
         f"type: clip\nbase_model: {{path: {video_folder}}}\nprecision: bf16\nformats: [webp]\n"
+        f"artifacts: {{one: {{path: {tmp_path}/look.safetensors}}}}\ncache: {cache}\n"
         "settings: {steps: 2, frames: 9, height: 32, width: 32}\ncontact_sheet: false\n"
         "clips: {one: {prompt: red, seed: 3, negative_prompt: lime}}\n",
         encoding="utf-8",
