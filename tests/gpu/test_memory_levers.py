@@ -18,11 +18,19 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from inference.artifacts import Embedding, Hypernetwork, HypernetworkSpec, Lora, LoraSpec
+from inference.clips import draw_clips, expand
 from inference.clips.command import draw_recipe
-from inference.config import BaseModelConfig, MemoryConfig, draw_schema
+from inference.config import (
+    BaseModelConfig,
+    ClipConfig,
+    HiresConfig,
+    ImageConfig,
+    MemoryConfig,
+    draw_schema,
+)
 from inference.deforum.loop import ModelGenerator
 from inference.deforum.loop.generator import FrameRequest
-from inference.images import Levers, draw_images
+from inference.images import Levers, draw, draw_images
 from inference.memory import MemoryPlan, Placement, Swapping
 from inference.models.cogvideox import load_video_model
 from inference.models.stable_diffusion import load_base_model
@@ -174,7 +182,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["tiny", "sdxl", "clips"])
+@pytest.mark.parametrize("kind", ["tiny", "sdxl", "sdxl_text", "clips"])
 def test_training_does_not_depend_on_where_weights_lie(
     kind: str,
     make_recipe: Callable[..., TrainRecipe],
@@ -184,13 +192,13 @@ def test_training_does_not_depend_on_where_weights_lie(
     video_folder: Path,
 ) -> None:
     make, shown = (make_clip_recipe, CLIPS) if kind == "clips" else (make_recipe, PICTURES)
-    folder = {"tiny": tiny_base_folder, "sdxl": tiny_sdxl_folder, "clips": video_folder}[kind]
+    folders = {"tiny": tiny_base_folder, "sdxl": tiny_sdxl_folder, "clips": video_folder}
+    folder, text = folders[kind.partition("_")[0]], str(kind.endswith("text")).lower()
+    objective = f"objective={{type: lora, rank: 2, train_text_encoder: {text}}}"
     results: dict[str, tuple[bytes, list[bytes]]] = {}
     for name, way in WAYS.items():
-        base = f"base_model.path={folder}"
-        recipe = make(
-            base, "objective={type: lora, rank: 2}", *COMMON, *shown, *way, f"name={name}"
-        )
+        own = [f"base_model.path={folder}", objective, f"name={name}"]
+        recipe = make(*own, *COMMON, *shown, *way)
         trainer, weights = trained(recipe)
         grids = sorted(trainer.run.folder.samples.rglob("*.png"))
         results[name] = weights, [np.asarray(Image.open(one)).tobytes() for one in grids]
@@ -245,6 +253,30 @@ def test_parts_on_the_device_in_each_phase_of_training(
     for name in trainer.base.text_encoders:
         assert all(here <= {*trainer.base.text_encoders} for here in watch.seen[name])
     assert on_device(trainer.base) == {denoiser}
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "clips"])
+def test_parts_on_the_device_in_each_phase_of_drawing(
+    kind: str, tiny_sdxl_folder: Path, video_folder: Path
+) -> None:
+    if kind == "clips":
+        video = load_video_model(BaseModelConfig(path=str(video_folder)))
+        video.place(DEVICE, MemoryPlan("model_offload"))
+        watch = Watch(video)
+        clip = ClipConfig(prompt="red", steps=2, width=32, height=32, frames=9, seed=1)
+        draw_clips(video, expand(video, [clip, clip]))
+        base: Any = video
+    else:
+        base = load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))
+        base.place(DEVICE, MemoryPlan("model_offload"))
+        watch = Watch(base)
+        hires = HiresConfig(upscaler="Lanczos", upscale=1.5)  # through the VAE, twice
+        draw(base, [ImageConfig(prompt="red", steps=2, width=32, height=32, hires=hires)] * 2, 1)
+        assert watch.seen["encoder"] == {frozenset(["vae"])}
+    assert watch.seen["decoder"] == {frozenset(["vae"])}
+    assert watch.seen[base.denoiser_name] == {frozenset([base.denoiser_name])}
+    for name in base.text_encoders:
+        assert all(here <= {*base.text_encoders} for here in watch.seen[name])
 
 
 def test_a_resumed_run_may_lie_elsewhere(
@@ -307,13 +339,11 @@ def networks(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 PEAKS: dict[str, int] = {}
 
 
-def drawn(
-    recipe: Path, overrides: list[str], out: Path, draw: Callable[[Any], None]
-) -> list[bytes]:
+def drawn(recipe: Path, overrides: list[str], out: Path, by: Callable[[Any], None]) -> list[bytes]:
     gc.collect()  # of earlier models
     start = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    draw(load_recipe(recipe, draw_schema, [*overrides, f"output_dir={out}"]))
+    by(load_recipe(recipe, draw_schema, [*overrides, f"output_dir={out}"]))
     PEAKS[out.name] = torch.cuda.max_memory_allocated() - start
     files = sorted(one for one in out.iterdir() if one.suffix in (".png", ".webp"))
     return [one.read_bytes() for one in files]
