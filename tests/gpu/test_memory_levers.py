@@ -112,6 +112,25 @@ def test_swapped_blocks_compute_the_same_with_less_memory() -> None:
     assert "forward" not in vars(blocks[3])
 
 
+def test_weights_are_back_on_the_host_after_a_fault() -> None:
+    class Faulty(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert self.weight.device.type == "cuda"
+            raise KeyError
+
+    layers = [Faulty(4, 4).requires_grad_(False), nn.Linear(4, 4).requires_grad_(False)]
+    swapping = Swapping(layers, DEVICE)
+    before = layers[0].weight
+    with pytest.raises(KeyError):
+        layers[0](torch.ones(1, 4, device=DEVICE))
+    assert layers[0].weight is before
+    assert before.device.type == "cpu"
+    assert swapping.ahead is not None  # of the second, which a later call drops
+    found = layers[1](torch.ones(1, 4, device=DEVICE)).cpu()
+    assert torch.allclose(found, layers[1].bias + layers[1].weight.sum(1))
+    assert swapping.ahead is None
+
+
 def test_group_of_parts_move_and_trained_weights_stay() -> None:
     parts = {name: nn.Linear(4, 4).requires_grad_(False) for name in ("text", "net", "vae")}
     trained = nn.Parameter(torch.zeros(4, device=DEVICE))
