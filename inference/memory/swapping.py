@@ -83,8 +83,8 @@ class Swapping:
         def computing(*args: Any, **kwargs: Any) -> Any:
             slots = self._slots(self.units[number])
             self._fill(number, slots)
-            self._fetch_next(number)
             try:
+                self._fetch_next(number)
                 return forward(*args, **kwargs)
             finally:
                 for store, name, tensor in slots:

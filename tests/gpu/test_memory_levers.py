@@ -18,12 +18,21 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from inference.artifacts import Embedding, Hypernetwork, HypernetworkSpec, Lora, LoraSpec
+from inference.clips import draw_clips, expand
 from inference.clips.command import draw_recipe
-from inference.config import BaseModelConfig, MemoryConfig, draw_schema
+from inference.config import (
+    BaseModelConfig,
+    ClipConfig,
+    HiresConfig,
+    ImageConfig,
+    MemoryConfig,
+    draw_schema,
+)
 from inference.deforum.loop import ModelGenerator
 from inference.deforum.loop.generator import FrameRequest
-from inference.images import Levers, draw_images
+from inference.images import Levers, draw, draw_images
 from inference.memory import MemoryPlan, Placement, Swapping
+from inference.models.cogvideox import load_video_model
 from inference.models.stable_diffusion import load_base_model
 from inference.recipe import load_recipe
 from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
@@ -103,6 +112,25 @@ def test_swapped_blocks_compute_the_same_with_less_memory() -> None:
     assert "forward" not in vars(blocks[3])
 
 
+def test_weights_are_back_on_the_host_after_a_fault() -> None:
+    class Faulty(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert self.weight.device.type == "cuda"
+            raise KeyError
+
+    layers = [Faulty(4, 4).requires_grad_(False), nn.Linear(4, 4).requires_grad_(False)]
+    swapping = Swapping(layers, DEVICE)
+    before = layers[0].weight
+    with pytest.raises(KeyError):
+        layers[0](torch.ones(1, 4, device=DEVICE))
+    assert layers[0].weight is before
+    assert before.device.type == "cpu"
+    assert swapping.ahead is not None  # of the second, which a later call drops
+    found = layers[1](torch.ones(1, 4, device=DEVICE)).cpu()
+    assert torch.allclose(found, layers[1].bias + layers[1].weight.sum(1))
+    assert swapping.ahead is None
+
+
 def test_group_of_parts_move_and_trained_weights_stay() -> None:
     parts = {name: nn.Linear(4, 4).requires_grad_(False) for name in ("text", "net", "vae")}
     trained = nn.Parameter(torch.zeros(4, device=DEVICE))
@@ -173,7 +201,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["tiny", "sdxl", "clips"])
+@pytest.mark.parametrize("kind", ["tiny", "sdxl", "sdxl_text", "clips"])
 def test_training_does_not_depend_on_where_weights_lie(
     kind: str,
     make_recipe: Callable[..., TrainRecipe],
@@ -183,13 +211,13 @@ def test_training_does_not_depend_on_where_weights_lie(
     video_folder: Path,
 ) -> None:
     make, shown = (make_clip_recipe, CLIPS) if kind == "clips" else (make_recipe, PICTURES)
-    folder = {"tiny": tiny_base_folder, "sdxl": tiny_sdxl_folder, "clips": video_folder}[kind]
+    folders = {"tiny": tiny_base_folder, "sdxl": tiny_sdxl_folder, "clips": video_folder}
+    folder, text = folders[kind.partition("_")[0]], str(kind.endswith("text")).lower()
+    objective = f"objective={{type: lora, rank: 2, train_text_encoder: {text}}}"
     results: dict[str, tuple[bytes, list[bytes]]] = {}
     for name, way in WAYS.items():
-        base = f"base_model.path={folder}"
-        recipe = make(
-            base, "objective={type: lora, rank: 2}", *COMMON, *shown, *way, f"name={name}"
-        )
+        own = [f"base_model.path={folder}", objective, f"name={name}"]
+        recipe = make(*own, *COMMON, *shown, *way)
         trainer, weights = trained(recipe)
         grids = sorted(trainer.run.folder.samples.rglob("*.png"))
         results[name] = weights, [np.asarray(Image.open(one)).tobytes() for one in grids]
@@ -246,6 +274,30 @@ def test_parts_on_the_device_in_each_phase_of_training(
     assert on_device(trainer.base) == {denoiser}
 
 
+@pytest.mark.parametrize("kind", ["sdxl", "clips"])
+def test_parts_on_the_device_in_each_phase_of_drawing(
+    kind: str, tiny_sdxl_folder: Path, video_folder: Path
+) -> None:
+    if kind == "clips":
+        video = load_video_model(BaseModelConfig(path=str(video_folder)))
+        video.place(DEVICE, MemoryPlan("model_offload"))
+        watch = Watch(video)
+        clip = ClipConfig(prompt="red", steps=2, width=32, height=32, frames=9, seed=1)
+        draw_clips(video, expand(video, [clip, clip]))
+        base: Any = video
+    else:
+        base = load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))
+        base.place(DEVICE, MemoryPlan("model_offload"))
+        watch = Watch(base)
+        hires = HiresConfig(upscaler="Lanczos", upscale=1.5)  # through the VAE, twice
+        draw(base, [ImageConfig(prompt="red", steps=2, width=32, height=32, hires=hires)] * 2, 1)
+        assert watch.seen["encoder"] == {frozenset(["vae"])}
+    assert watch.seen["decoder"] == {frozenset(["vae"])}
+    assert watch.seen[base.denoiser_name] == {frozenset([base.denoiser_name])}
+    for name in base.text_encoders:
+        assert all(here <= {*base.text_encoders} for here in watch.seen[name])
+
+
 def test_a_resumed_run_may_lie_elsewhere(
     make_recipe: Callable[..., TrainRecipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,16 +334,21 @@ DRAWN = {
 }
 
 
+def save_lora(lora: Lora, path: Path) -> None:
+    """Save a LoRA that changes what is drawn."""
+    for layer in lora.layers.values():
+        for parameter in layer.parameters():
+            parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    lora.save(path, torch.float32, {})
+
+
 @pytest.fixture(scope="module")
 def networks(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a LoRA."""
     folder = tmp_path_factory.mktemp("networks")
     base = load_base_model(BaseModelConfig(path=str(tiny_sdxl_folder)))
     lora = Lora.create(base, LoraSpec(2, 2, 0, None, True), 0)
-    for layer in lora.layers.values():
-        for parameter in layer.parameters():
-            parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
-    lora.save(folder / "plain.safetensors", torch.float32, {})
+    save_lora(lora, folder / "plain.safetensors")
     spec = HypernetworkSpec(weight_initialization="XavierNormal", is_layer_norm=True)
     Hypernetwork.create(base, spec, None, 3).save(folder / "net.pt", torch.float32, {})
     Embedding.create(base, "zyx", "cat", 2).save(folder / "zyx.safetensors", torch.float32, {})
@@ -301,13 +358,11 @@ def networks(tiny_sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 PEAKS: dict[str, int] = {}
 
 
-def drawn(
-    recipe: Path, overrides: list[str], out: Path, draw: Callable[[Any], None]
-) -> list[bytes]:
+def drawn(recipe: Path, overrides: list[str], out: Path, by: Callable[[Any], None]) -> list[bytes]:
     gc.collect()  # of earlier models
     start = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    draw(load_recipe(recipe, draw_schema, [*overrides, f"output_dir={out}"]))
+    by(load_recipe(recipe, draw_schema, [*overrides, f"output_dir={out}"]))
     PEAKS[out.name] = torch.cuda.max_memory_allocated() - start
     files = sorted(one for one in out.iterdir() if one.suffix in (".png", ".webp"))
     return [one.read_bytes() for one in files]
@@ -338,9 +393,15 @@ def test_pictures_do_not_depend_on_where_weights_lie(
         assert pictures == found["none"], name
 
 
-def test_clips_do_not_depend_on_where_weights_lie(video_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["none", "pab"])
+def test_clips_do_not_depend_on_where_weights_lie(
+    cache: str, video_folder: Path, tmp_path: Path
+) -> None:
+    base = load_video_model(BaseModelConfig(path=str(video_folder)))
+    save_lora(Lora.create(base, LoraSpec(2, 2, 0, None, False), 0), tmp_path / "look.safetensors")
     (tmp_path / "clip.yaml").write_text(
         f"type: clip\nbase_model: {{path: {video_folder}}}\nprecision: bf16\nformats: [webp]\n"
+        f"artifacts: {{one: {{path: {tmp_path}/look.safetensors}}}}\ncache: {cache}\n"
         "settings: {steps: 2, frames: 9, height: 32, width: 32}\ncontact_sheet: false\n"
         "clips: {one: {prompt: red, seed: 3, negative_prompt: lime}}\n",
         encoding="utf-8",
