@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         choose_device,
         compute_exactly,
         computes_bf16,
+        keep_freed_memory,
         progress_bar,
         warn_of_emulation,
     )
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
     from inference.runtime.warnings import quiet_libraries
 
 __all__ = [
-    "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError",
-    "Interrupted", "Processes", "Progress", "StopSignals", "Stopped", "check_readable",
-    "choose_device", "clone", "compute_exactly", "computes_bf16", "describe_version",
-    "describe_worker_fault", "free_descriptors", "git", "is_first_process", "is_system_fault",
+    "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError", "Interrupted",
+    "Processes", "Progress", "StopSignals", "Stopped", "check_readable", "choose_device", "clone",
+    "compute_exactly", "computes_bf16", "describe_version", "describe_worker_fault",
+    "free_descriptors", "git", "is_first_process", "is_system_fault", "keep_freed_memory",
     "keys_named", "limner_version", "memory_explained", "naming", "number", "open_console",
     "output", "printable", "progress_bar", "quiet_libraries", "register", "report",
     "report_failure", "require", "run_command", "status_of", "warn_of_emulation",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from inference.recipe import RecipeWarning
-from inference.runtime import InputError, warn_of_emulation
+from inference.runtime import InputError, keep_freed_memory, warn_of_emulation
 from train.common import uses_gpu
 from train.config import TrainRecipe
 
@@ -79,6 +79,8 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
             f"{asked} processes were asked for, accelerate started {accelerator.num_processes}. On "
             "CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m train …"
         )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     if accelerator.is_main_process:
         formats = {
             "mixed_precision": recipe.mixed_precision,
