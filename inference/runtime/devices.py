@@ -231,8 +231,8 @@ def keep_freed_memory() -> bool:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:
         return False
-    options = (M_MMAP_THRESHOLD, LARGEST_IN_HEAP), (M_TRIM_THRESHOLD, -1)
-    return all([bool(set_option(*option)) for option in options])
+    from_heap = set_option(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)  # before glibc 2.35 at most 32 MiB
+    return bool(set_option(M_TRIM_THRESHOLD, -1) and from_heap)
 
 
 @contextmanager

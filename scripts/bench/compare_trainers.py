@@ -298,6 +298,7 @@ def summary(job: Job) -> dict[str, Any]:
         "trainer": job.command.name,
         "steps": len(job.taken),
         "cpu": statistics.median(step["cpu"] for step in job.taken),
+        "system": statistics.median(step["system"] for step in job.taken),
         "wall": statistics.median(step["wall"] for step in job.taken),
         "peak_gib": job.peak / 2**30,
         "first_step": job.seconds[0],
@@ -308,16 +309,18 @@ def summary(job: Job) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the figures as a table in Markdown, with Limner's share of each peer's."""
     lines = [
-        "| trainer | user CPU a step | wall a step | peak GiB | first step | its user CPU |",
-        "|---|---|---|---|---|---|",
+        "| trainer | user CPU a step | system CPU | wall a step | peak GiB | first step | its user CPU |",
+        "|---|---|---|---|---|---|---|",
     ]
-    keys = ("cpu", "wall", "peak_gib", "first_step", "first_step_cpu")
+    keys = ("cpu", "system", "wall", "peak_gib", "first_step", "first_step_cpu")
     first = rows[0]
     for row in rows:
         cells = [f"{row[key]:.2f}" for key in keys]
         if row is not first:
             pairs = zip(cells, keys, strict=True)
-            cells = [f"{cell} ({first[key] / row[key]:.2f})" for cell, key in pairs]
+            cells = [
+                f"{cell} ({first[key] / row[key] if row[key] else 0:.2f})" for cell, key in pairs
+            ]
         lines.append(f"| {row['trainer']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
