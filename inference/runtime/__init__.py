@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         choose_device,
         compute_exactly,
         computes_bf16,
+        keep_freed_memory,
         progress_bar,
         to_device,
         warn_of_emulation,
@@ -46,10 +47,10 @@ __all__ = [
     "Processes", "Progress", "StopSignals", "Stopped", "arrange", "check_readable", "choose_device",
     "choose_kernels", "clone", "compile_denoiser", "compute_exactly", "computes_bf16",
     "describe_version", "describe_worker_fault", "free_descriptors", "git", "is_first_process",
-    "is_system_fault", "keys_named", "limner_version", "memory_explained", "naming", "number",
-    "open_console", "output", "printable", "progress_bar", "quiet_libraries", "register", "report",
-    "report_failure", "require", "run_command", "status_of", "to_device", "uncompiled",
-    "warn_of_emulation", "without_passwords",
+    "is_system_fault", "keep_freed_memory", "keys_named", "limner_version", "memory_explained",
+    "naming", "number", "open_console", "output", "printable", "progress_bar", "quiet_libraries",
+    "register", "report", "report_failure", "require", "run_command", "status_of", "to_device",
+    "uncompiled", "warn_of_emulation", "without_passwords",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -8,9 +8,9 @@
 The peers' code runs unchanged from their checkouts; packages that only they need are in folders of
 their own (`pip install --target`). All train on the same weights, pictures, seed, batch and
 precision, with one thread. Each takes 8 steps while the others wait, so that all meet the same
-noise of the machine. The first turn of each is not counted; what it shows is the time from the
-command to the first step. Two trainers of SD 1.5 take 14 GB together: name one peer at a time where
-memory is short.
+noise of the machine. The first turn of each is not counted, since Limner encodes the pictures in
+it; it shows the time from the command to the first step. Two trainers of SD 1.5 take 14 GB
+together: name one peer at a time where memory is short, or run them one by one (`--alone`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from PIL import Image
 
 from inference.runtime import output
 
-RANK, TOKEN, SEED, PICTURES, MOST_STEPS = 16, "mything", 1, 8, 1000
+RANK, TOKEN, SEED, MOST_STEPS = 16, "mything", 1, 1000
 STEPWISE = Path(__file__).with_name("stepwise.py")
 
 
@@ -58,14 +59,20 @@ class Job:
 
     command: Command
     steps: int
-    process: subprocess.Popen[bytes] = field(init=False)
+    root: Path
+    """Folder of its log."""
+    process: subprocess.Popen[bytes] | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
     """Wall and user CPU seconds from the command to the end of the first step."""
     taken: list[dict[str, float]] = field(default_factory=list)
     """The steps after the first turn."""
     peak: float = 0.0
 
-    def start(self, log: Path) -> None:
+    @property
+    def log(self) -> Path:
+        return self.root / f"{self.command.name}.log"
+
+    def start(self) -> None:
         """Start it, and wait for its first turn."""
         (self.reads, report), (go, self.writes) = os.pipe(), os.pipe()
         environment = os.environ | {
@@ -78,7 +85,7 @@ class Job:
         }
         command = [sys.executable, str(STEPWISE), self.command.target, *self.command.arguments]
         start = time.perf_counter()
-        with log.open("wb") as file:
+        with self.log.open("wb") as file:
             self.process = subprocess.Popen(
                 command,
                 cwd=self.command.folder,
@@ -89,17 +96,17 @@ class Job:
             )
         os.close(report), os.close(go)
         self.lines = os.fdopen(self.reads, encoding="ascii")
-        first = self.next_step(log)
+        first = self.next_step()
         self.seconds = time.perf_counter() - start, first["total_cpu"]
         for _ in range(self.steps - 1):
-            self.next_step(log)
+            self.next_step()
 
-    def turn(self, log: Path) -> None:
+    def turn(self) -> None:
         """Let it take a turn."""
         os.write(self.writes, b"1")
-        self.taken += [self.next_step(log) for _ in range(self.steps)]
+        self.taken += [self.next_step() for _ in range(self.steps)]
 
-    def next_step(self, log: Path) -> dict[str, float]:
+    def next_step(self) -> dict[str, float]:
         """Wait for a step.
 
         Raises:
@@ -107,16 +114,17 @@ class Job:
         """
         line = self.lines.readline()
         if not line:
-            end = log.read_text(encoding="utf-8", errors="replace")[-3000:]
-            raise SystemExit(f"{self.command.name} ended with {self.process.wait()}:\n{end}")
+            end = self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            raise SystemExit(f"{self.command.name} ended:\n{end}")
         step = json.loads(line)
         self.peak = step["peak"]
         return step
 
     def stop(self) -> None:
-        """End the process, which waits for its next turn."""
-        os.close(self.writes)
-        self.process.wait()
+        """End the process, wherever it is."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
 
 def main() -> None:
@@ -124,29 +132,34 @@ def main() -> None:
     options = read_arguments()
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         root = Path(folder)
-        make_data(root, options.size)
+        make_data(root, options.size, options.pictures)
         commands = [ours(root, options)]
         if options.kohya:
             commands.append(kohyas(root, options))
         if options.diffusers:
             commands.append(diffusers(root, options))
-        jobs = [Job(command, options.steps) for command in commands]
-        try:
-            for job in jobs:
-                job.start(root / f"{job.command.name}.log")
-                output(f"{job.command.name}: first step after {job.seconds[0]:.1f} s")
-            for _ in range(options.turns):
-                for job in jobs:
-                    job.turn(root / f"{job.command.name}.log")
-        finally:
-            for job in jobs:
-                if hasattr(job, "process"):
-                    job.process.kill()
+        jobs = [Job(command, options.steps, root) for command in commands]
+        for group in [[job] for job in jobs] if options.alone else [jobs]:
+            take_turns(group, options.turns)
         rows = [summary(job) for job in jobs]
         output(table(rows))
         if options.output:
             facts = {"objective": options.objective, "size": options.size, "rows": rows}
             options.output.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def take_turns(jobs: Sequence[Job], turns: int) -> None:
+    """Start trainers one after the other, and let each take its turns."""
+    try:
+        for job in jobs:
+            job.start()
+            output(f"{job.command.name}: first step after {job.seconds[0]:.1f} s")
+        for _ in range(turns):
+            for job in jobs:
+                job.turn()
+    finally:
+        for job in jobs:
+            job.stop()
 
 
 def read_arguments() -> argparse.Namespace:
@@ -161,18 +174,22 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=256, help="of the pictures (default: 256)")
     parser.add_argument("--steps", type=int, default=8, help="steps of a turn (default: 8)")
     parser.add_argument("--turns", type=int, default=5, help="turns that count (default: 5)")
+    parser.add_argument("--pictures", type=int, default=8, help="how many (default: 8)")
+    parser.add_argument(
+        "--alone", action="store_true", help="one trainer after the other, where memory is short"
+    )
     parser.add_argument("--work", type=Path, help="folder for temporary files")
     parser.add_argument("--output", type=Path, help="a JSON file for the results")
     return parser.parse_args()
 
 
-def make_data(root: Path, size: int) -> None:
+def make_data(root: Path, size: int, count: int) -> None:
     """Write the same pictures and captions as each trainer reads them."""
     noise, rows = np.random.default_rng(SEED), []
     folders = [root / name for name in ("ours", "kohya/1_things", "diffusers", "plain")]
     for folder in folders:
         folder.mkdir(parents=True)
-    for number in range(PICTURES):
+    for number in range(count):
         picture = Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
         caption = f"a photo of {TOKEN}, number {number}"
@@ -281,6 +298,7 @@ def summary(job: Job) -> dict[str, Any]:
         "trainer": job.command.name,
         "steps": len(job.taken),
         "cpu": statistics.median(step["cpu"] for step in job.taken),
+        "system": statistics.median(step["system"] for step in job.taken),
         "wall": statistics.median(step["wall"] for step in job.taken),
         "peak_gib": job.peak / 2**30,
         "first_step": job.seconds[0],
@@ -291,16 +309,18 @@ def summary(job: Job) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the figures as a table in Markdown, with Limner's share of each peer's."""
     lines = [
-        "| trainer | user CPU a step | wall a step | peak GiB | first step | its user CPU |",
-        "|---|---|---|---|---|---|",
+        "| trainer | user CPU a step | system CPU | wall a step | peak GiB | first step | its user CPU |",
+        "|---|---|---|---|---|---|---|",
     ]
-    keys = ("cpu", "wall", "peak_gib", "first_step", "first_step_cpu")
+    keys = ("cpu", "system", "wall", "peak_gib", "first_step", "first_step_cpu")
     first = rows[0]
     for row in rows:
         cells = [f"{row[key]:.2f}" for key in keys]
         if row is not first:
             pairs = zip(cells, keys, strict=True)
-            cells = [f"{cell} ({first[key] / row[key]:.2f})" for cell, key in pairs]
+            cells = [
+                f"{cell} ({first[key] / row[key] if row[key] else 0:.2f})" for cell, key in pairs
+            ]
         lines.append(f"| {row['trainer']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -58,8 +58,8 @@ def random_base(
 
         folder = Path(resolve_path("picto-motion")) / "tokenizer"
         vars(base)["tokenizer"] = AutoTokenizer.from_pretrained(folder)
-    if str(base.noise_schedule.get("_class_name", "")).startswith("CogVideoX"):
-        # A plan does not look at the noise, so that the skeleton has none.
+    if "snr_shift_scale" in base.noise_schedule:  # CogVideoX
+        # A plan does not look at the noise levels, so that the skeleton has none.
         from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 
         schedule: Any = CogVideoXDDIMScheduler.from_config(base.noise_schedule)

@@ -3,8 +3,8 @@
     python scripts/bench/stepwise.py MODULE_OR_FILE [arguments]
 
 `compare_trainers` starts it. PyTorch's hook after each optimizer step writes a JSON line to the
-descriptor STEPWISE_REPORT: user CPU seconds and wall seconds since the last step of this turn, the
-largest resident memory so far. After STEPWISE_STEPS steps it waits for a byte of STEPWISE_GO; at
+descriptor STEPWISE_REPORT: user and system CPU seconds and wall seconds since the last step of
+this turn, and the largest resident memory so far. After STEPWISE_STEPS steps it waits for a byte of STEPWISE_GO; at
 the end of that pipe the process exits at once. Nothing here imports Limner.
 """
 
@@ -27,23 +27,25 @@ class Turns:
 
     def __init__(self) -> None:
         self.count = 0
-        self.since = (0.0, time.perf_counter())
+        self.since = (0.0, 0.0, time.perf_counter())
 
     def step_taken(self, *_: Any) -> None:
         """Report a step; at the end of a turn wait for the next one."""
-        used, now = os.times().user, time.perf_counter()
+        used, now = os.times(), time.perf_counter()
         self.count += 1
         line = {
             "step": self.count,
-            "cpu": used - self.since[0],
-            "wall": now - self.since[1],
-            "total_cpu": used,
+            "cpu": used.user - self.since[0],
+            "system": used.system - self.since[1],
+            "wall": now - self.since[2],
+            "total_cpu": used.user,
             "peak": peak(),
         }
         os.write(REPORT, (json.dumps(line) + "\n").encode())
         if self.count % STEPS == 0 and not os.read(GO, 1):
             os._exit(0)
-        self.since = os.times().user, time.perf_counter()
+        used = os.times()
+        self.since = used.user, used.system, time.perf_counter()
 
 
 def peak() -> int:

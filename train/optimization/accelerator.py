@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from inference.recipe import RecipeWarning
-from inference.runtime import InputError, warn_of_emulation
+from inference.runtime import InputError, keep_freed_memory, warn_of_emulation
 from train.common import uses_gpu
 from train.config import TrainRecipe
 
@@ -88,6 +88,8 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
             "would change before the processes have added up their gradients. Train on one "
             "device, or leave it out"
         )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     if accelerator.is_main_process:
         formats = {
             "mixed_precision": recipe.mixed_precision,

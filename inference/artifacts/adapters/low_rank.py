@@ -238,7 +238,8 @@ class Stack(LoraLayer):
                 change = through(target, x, self.halves[name])
             else:
                 change = self.lora_B[name](self.lora_A[name](self.lora_dropout[name](x)))
-            output = output + change * self.scaling[name]
+            scaling = self.scaling[name]  # 1 as a rule: a product that changes nothing
+            output = output + (change if scaling == 1.0 else change * scaling)
         return output.to(dtype)
 
     def with_others(self, output: Tensor, x: Tensor) -> Tensor:

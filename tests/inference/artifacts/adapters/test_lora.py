@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.artifacts.adapters.low_rank import LowRank
@@ -279,3 +280,29 @@ def test_dropout_acts_on_inputs_as_in_peft_or_on_ranks_as_in_kohya(base, drops_r
     if drops_ranks:
         assert 0.3 < ratio.count_nonzero() / ratio.numel() < 0.7
     assert {*lora.layers[name].tensors()} == {*LowRank.suffixes}
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that are computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.mul.Tensor
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_scale_of_one_is_not_computed(base, trained):
+    """The product would change nothing and cost a pass over each layer's output."""
+    trained.attach(base, strength=2.0)  # alpha 2 of rank 4
+    layer = base.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+    x = torch.randn(1, 5, layer.in_features)
+    outputs, counts = [], []
+    for strength in (2.0, 1.0, 0.0):
+        trained.set_strength(strength)
+        with Products() as products:
+            outputs.append(layer(x))
+        counts.append(products.count)
+    assert counts == [0, 1, 0]
+    full, half, none = outputs
+    torch.testing.assert_close(full - none, 2 * (half - none))
