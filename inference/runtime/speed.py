@@ -44,11 +44,20 @@ width of a UNet and each layer's set of LoRAs makes one. PyTorch's limit of 8 is
 class Speed(Protocol):
     """The levers of a recipe: `inference.config.SpeedConfig`."""
 
-    tf32: bool
-    cudnn_benchmark: bool
-    channels_last: bool
-    attention: str
-    compile: str
+    @property
+    def tf32(self) -> bool: ...
+
+    @property
+    def cudnn_benchmark(self) -> bool: ...
+
+    @property
+    def channels_last(self) -> bool: ...
+
+    @property
+    def attention(self) -> str: ...
+
+    @property
+    def compile(self) -> str: ...
 
 
 def choose_kernels(speed: Speed, device: torch.device, kind: type[Warning]) -> None:
@@ -64,8 +73,8 @@ def choose_kernels(speed: Speed, device: torch.device, kind: type[Warning]) -> N
         warnings.warn(f"speed.{key}: {problem}", kind, stacklevel=3)
 
     is_cuda = device.type == "cuda"
-    for key in ("tf32", "cudnn_benchmark"):
-        if vars(speed)[key] and not is_cuda:
+    for key, is_set in (("tf32", speed.tf32), ("cudnn_benchmark", speed.cudnn_benchmark)):
+        if is_set and not is_cuda:
             warn(key, f"has no effect on {device.type}: it is for CUDA's GPUs")
     if is_cuda and speed.tf32:
         if torch.version.hip is None and torch.cuda.get_device_capability(device) < TF32:

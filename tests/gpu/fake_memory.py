@@ -205,6 +205,7 @@ def step_memory(
     objective.train()
     nn.functional.scaled_dot_product_attention = attention
     Denoising.noise = lambda self, positions, like: torch.randn_like(like)
+    cast(Any, torch.Tensor).pin_memory = lambda self: self  # FakeTensors cannot be pinned
     precision = DTYPES.get(recipe.mixed_precision)
     trained = [one for one in objective.parameters() if one.requires_grad]
     if keeps_text_encoders is None:

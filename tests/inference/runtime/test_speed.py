@@ -35,7 +35,8 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 @pytest.fixture
 def kept_switches() -> Iterator[None]:
     """Restore PyTorch's own switches after a test."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
     kernels = {"flash": cuda.flash_sdp_enabled(), "efficient": cuda.mem_efficient_sdp_enabled(),
                "cudnn": cuda.cudnn_sdp_enabled()}  # fmt: skip
     kept = cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
@@ -46,14 +47,14 @@ def kept_switches() -> Iterator[None]:
 
 
 def switches() -> dict[str, bool]:
-    cuda = torch.backends.cuda
+    cuda: Any = torch.backends.cuda
     return {
         "flash": cuda.flash_sdp_enabled(),
         "efficient": cuda.mem_efficient_sdp_enabled(),
         "cudnn": cuda.cudnn_sdp_enabled(),
         "math": cuda.math_sdp_enabled(),
         "tf32": cuda.matmul.allow_tf32,
-        "benchmark": torch.backends.cudnn.benchmark,
+        "benchmark": bool(torch.backends.cudnn.benchmark),
     }
 
 

@@ -1,6 +1,10 @@
 """Make micro-batches of examples."""
 
 import signal
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -16,13 +20,21 @@ FILES_OF_A_WORKER = 8
 """Open files of this process for each worker: queues, a pipe, and tensors that are handed over."""
 
 
-def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch | DataError]:
+AHEAD = 2
+"""Micro-batches that threads prepare in advance."""
+
+
+def build_loader(examples: Examples, batches: MicroBatches) -> Iterable[Batch | DataError]:
     """Return a loader of the batches in stream order; independent of the number of workers.
+
+    For a GPU they are in pinned memory; without workers threads prepare them in advance.
 
     Raises:
         InputError: so many workers need more open files than the system allows.
     """
     workers = examples.config.num_workers
+    if not workers and uses_gpu():
+        return LoaderAhead(examples, batches)
     check_descriptors(workers)
     loader: Any = DataLoader(
         examples,
@@ -35,6 +47,51 @@ def build_loader(examples: Examples, batches: MicroBatches) -> DataLoader[Batch 
         generator=torch.Generator(),
     )
     return loader
+
+
+class LoaderAhead:
+    """Micro-batches that threads prepare while a GPU computes."""
+
+    def __init__(self, examples: Examples, batches: MicroBatches) -> None:
+        self.examples = examples
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch | DataError]:
+        """Yield them in order; once it ends or is closed, nothing is prepared any more.
+
+        An exception is raised in the place of its micro-batch.
+        """
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # `quiet` cannot be entered in threads
+        waiting: deque[Future[Batch | DataError]] = deque()
+        pool = ThreadPoolExecutor(AHEAD)
+        try:
+            for positions in self.batches:
+                waiting.append(pool.submit(self.prepare, positions))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def prepare(self, positions: list[int]) -> Batch | DataError:
+        """Return a micro-batch in pinned memory, or the error of one of its examples."""
+        batch = collate(self.examples.__getitems__(positions))
+        return batch if isinstance(batch, DataError) else pinned(batch)
+
+
+def pinned(batch: Batch) -> Batch:
+    """Return a micro-batch with its tensors in pinned memory, which GPUs read by themselves."""
+
+    def pin(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.pin_memory()
+        return [pin(one) for one in value] if isinstance(value, list) else value
+
+    return {name: pin(value) for name, value in batch.items()}  # pyright: ignore[reportReturnType]
 
 
 def check_descriptors(workers: int) -> None:

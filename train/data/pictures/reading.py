@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -151,7 +152,14 @@ def shown(path: Path) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow about metadata; not to be entered by several threads at once."""
+    """Silence Pillow about metadata; without effect in other threads than the main one.
+
+    Warnings are filtered for all threads at once, so that those of a pool enter it together, before
+    they start.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
