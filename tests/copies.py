@@ -108,12 +108,12 @@ def _reading_once(read: Callable[..., Any]) -> Callable[..., Any]:
     masters: dict[str, Master] = {}
 
     @functools.wraps(read)
-    def from_pretrained(kind: Any, path: Any, *args: Any, **options: Any) -> Any:
-        if str(path) not in _remembered:
-            return read(kind, path, *args, **options)
-        key = repr((kind, str(path), args, sorted(options.items())))
+    def from_pretrained(kind: Any, *args: Any, **options: Any) -> Any:
+        if not args or str(args[0]) not in _remembered:
+            return read(kind, *args, **options)
+        key = repr((kind, args, sorted(options.items())))
         if key not in masters:
-            masters[key] = Master(read(kind, path, *args, **options))
+            masters[key] = Master(read(kind, *args, **options))
         return masters[key].copy()
 
     from_pretrained.masters = masters  # type: ignore[attr-defined]
