@@ -29,6 +29,7 @@ FLOORS = (
     ("inference/runtime/", "train/shadowing.py"),
     (
         "inference/recipe/", "inference/files/", "inference/prompts/", "inference/sampling/",
+        "inference/memory/",
         "inference/shadowing.py",
     ),
     ("inference/config/", "inference/media/", "train/kohya/"),
