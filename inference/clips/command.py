@@ -94,7 +94,8 @@ def set_up(
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
     for config, artifact in attached:
         artifact.attach(base, config.strength)
-    plan = choose_memory(needs_of(base, requests), free_memory(device), recipe.memory)
+    free = free_memory(device)
+    plan = choose_memory(needs_of(base, requests) if free else None, free, recipe.memory)
     if plan.offload == "sequential_offload" and recipe.base_model.quantization is not None:
         raise InputError(
             "memory: auto: too little is free for all but sequential_offload, which cannot move "

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from inference.clips.requests import padded_frames, window_frames
 from inference.config import ClipConfig, Offload
+from inference.memory import decoding_measured, denoising_measured, on_meta
 from inference.models import ClipModel
+from inference.sampling import SAMPLERS
 
 GIB = 1024**3
 RESERVE = GIB // 2
 """Bytes left free for memory that is not counted."""
-TENSORS_PER_TOKEN = 12
-"""Tensors of the transformer's width that exist at once in a block: states, queries, keys, values,
-and four of the feed-forward part, each with a temporary copy."""
-DECODER_TENSORS = 24
-"""Tensors of the VAE's last block, as in diffusers' `tiled_decode`."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,18 @@ class MemoryPlan:
     """For the user; empty if there was no choice."""
 
 
-def choose_memory(needs: MemoryNeeds, free: int | None, wish: str = "auto") -> MemoryPlan:
+def choose_memory(
+    needs: MemoryNeeds | None, free: int | None, wish: str = "auto"
+) -> MemoryPlan:
     """Return the fastest mode that fits into free memory; the most economical one if none does.
 
     Args:
-        needs: of the model and the largest clip.
+        needs: of the model and the largest clip; None if there is no choice.
         free: free bytes of the GPU before the model is loaded; None on a CPU, where there
             is no choice.
         wish: `auto`, or a fixed mode; then only tiles are chosen.
     """
-    if free is None:
+    if free is None or needs is None:
         return MemoryPlan()
     for offload in ("none", "model_offload"):
         for is_tiled in (False, True):
@@ -84,33 +83,44 @@ def peak_of(needs: MemoryNeeds, offload: str, is_tiled: bool) -> int:
 
 
 def needs_of(base: ClipModel, requests: Sequence[ClipConfig]) -> MemoryNeeds:
-    """Estimate the needs of a model and the largest of its clips from shapes."""
-    vae, width = base.vae, base.denoiser_width
-    size = torch.finfo(base.dtype).bits // 8
-    drawing = decoding = tiled = 0
-    for request in requests:
-        assert request.frames and request.width and request.height
-        factor = base.vae_scale_factor
-        window = window_frames(base, request)
-        frames = padded_frames(base, request.frames)[0]
-        seen = min(window[0], frames) if window else frames
-        tokens = base.sequence_tokens(seen, request.height // factor, request.width // factor)
-        tokens *= 1 if request.is_unguided else 2
-        drawing = max(drawing, TENSORS_PER_TOKEN * tokens * width * size)
-        sides = request.height, request.width
-        decoding = max(decoding, decoding_bytes(vae, *sides))
-        tiles = vae.tile_sample_min_height, vae.tile_sample_min_width
-        tiled = max(tiled, decoding_bytes(vae, *map(min, sides, tiles)))
+    """Measure the needs of a model and the largest of its clips, without computing a value."""
     text_encoders = sum(map(weight_bytes, base.text_encoders.values()))
-    weights = weight_bytes(base.denoiser), text_encoders, weight_bytes(vae)
-    return MemoryNeeds(*weights, drawing, decoding, tiled)
+    weights = weight_bytes(base.denoiser), text_encoders, weight_bytes(base.vae)
+    with on_meta(*base.parts.values()):
+        sizes = {sizes_of(base, request) for request in requests}
+        drawing = max(denoising_measured(base, *one.seen).bytes for one in sizes)
+        decoding = max(decoding_bytes(base, one.latents) for one in sizes)
+        tiled_decoding = max(decoding_bytes(base, one.latents, is_tiled=True) for one in sizes)
+    return MemoryNeeds(*weights, drawing, decoding, tiled_decoding)
 
 
-def decoding_bytes(vae: Any, height: int, width: int) -> int:
-    """Estimate the bytes of decoding one chunk of frames, as in diffusers' `tiled_decode`."""
-    chunk = vae.num_sample_frames_batch_size + 1
-    numbers = vae.config.block_out_channels[0] * chunk * height * width * DECODER_TENSORS
-    return numbers * torch.finfo(vae.dtype).bits // 8
+class Sizes(NamedTuple):
+    """The shapes of a clip's latents."""
+
+    latents: tuple[int, ...]
+    """Of the whole clip, as they are decoded."""
+    seen: tuple[tuple[int, ...], int, bool]
+    """Of those that the denoiser sees at once; its prompts; whether other latents condition it."""
+
+
+def sizes_of(base: ClipModel, request: ClipConfig) -> Sizes:
+    """Return the shapes of a request's latents."""
+    assert request.frames and request.width and request.height
+    factor, channels = base.vae_scale_factor, base.vae.config.latent_channels
+    sides = channels, request.height // factor, request.width // factor
+    frames, extra = padded_frames(base, request.frames)
+    window = window_frames(base, request)
+    seen = min(window[0], frames) if window else frames
+    has_condition = request.image is not None or request.control_video is not None
+    is_alone = request.is_unguided and not SAMPLERS[str(request.sampler)].needs_uncond
+    prompts = 1 if is_alone else 2
+    return Sizes((1, frames - extra, *sides), ((1, seen, *sides), prompts, has_condition))
+
+
+def decoding_bytes(base: ClipModel, latents: Sequence[int], is_tiled: bool = False) -> int:
+    """Return the bytes of decoding latents on the meta device, whole or in tiles."""
+    with tiled(base.vae, is_tiled):
+        return decoding_measured(base, latents).bytes
 
 
 def weight_bytes(part: nn.Module) -> int:

@@ -6,7 +6,7 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from inference.memory.cuda_arithmetic import CudaArithmetic
-    from inference.memory.measuring import live_bytes, on_meta, tensors_of
+    from inference.memory.measuring import live_bytes, on_meta
     from inference.memory.phases import (
         Measured,
         decoding_measured,
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CudaArithmetic", "Measured", "decoding_measured", "denoising_measured", "encoding_measured",
-    "live_bytes", "on_meta", "prompts_measured", "tensors_of", "with_tokenizer",
+    "live_bytes", "on_meta", "prompts_measured", "with_tokenizer",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

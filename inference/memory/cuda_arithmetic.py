@@ -95,7 +95,7 @@ class CudaArithmetic(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if self._is_casting:
             dtype = self.lower if func in LOWER else torch.float32 if func in FP32 else None
             if dtype is not None:
@@ -103,6 +103,8 @@ class CudaArithmetic(TorchFunctionMode):
             elif func in INTO_FP32 and args[0].is_meta and args[0].dtype == self.lower:
                 kwargs = {**kwargs, "dtype": kwargs.get("dtype") or torch.float32}
         if func is functional.scaled_dot_product_attention and args[0].is_meta:
+            if kwargs.pop("enable_gqa", False):
+                raise NotImplementedError("attention with grouped queries is not measured")
             return fused_attention(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -133,10 +135,8 @@ def fused_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,
 ) -> Tensor:
     """Return attention by the operators of CUDA: flash, or memory-efficient with a mask or fp32."""
-    assert not enable_gqa, "no model of ours groups queries"
     if attn_mask is None and query.dtype != torch.float32 and query.shape[-1] <= LONGEST_HEAD:
         pad = -query.shape[-1] % 8
         if pad:

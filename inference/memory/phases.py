@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from inference.memory.measuring import live_bytes, tensors_of
+from inference.memory.measuring import live_bytes
 
 
 class Model(Protocol):
@@ -73,7 +73,7 @@ def with_tokenizer(base: Any) -> Iterator[None]:
 @torch.no_grad()
 def prompts_measured(base: Model, rows: int) -> Measured:
     """Encode so many prompts of usual length; the result is their conditions."""
-    with with_tokenizer(base), live_bytes(tensors_of(*base.parts.values())) as (live, _):
+    with with_tokenizer(base), live_bytes() as (live, _):
         result = base.encode_prompts(["a"] * rows)
     return Measured(live.peak, result)
 
@@ -81,7 +81,7 @@ def prompts_measured(base: Model, rows: int) -> Measured:
 @torch.no_grad()
 def encoding_measured(base: Model, rows: int, shape: Sequence[int]) -> Measured:
     """Encode images or clips of a shape in pixels; the result is the mean of their latents."""
-    with live_bytes(tensors_of(*base.parts.values())) as (live, _):
+    with live_bytes() as (live, _):
         pixels = torch.zeros(rows, 3, *shape, device="meta", dtype=base.parts["vae"].dtype)
         result = base.encode_images(pixels)[0]
     return Measured(live.peak, result)
@@ -90,7 +90,7 @@ def encoding_measured(base: Model, rows: int, shape: Sequence[int]) -> Measured:
 @torch.no_grad()
 def decoding_measured(base: Model, latents: Sequence[int]) -> Measured:
     """Decode latents of a shape, with rows; the result is their pixels."""
-    with live_bytes(tensors_of(*base.parts.values())) as (live, _):
+    with live_bytes() as (live, _):
         result = base.decode_latents(torch.zeros(*latents, device="meta"))
     return Measured(live.peak, result)
 
@@ -109,7 +109,7 @@ def denoising_measured(
     """
     rows = latents[0] * prompts
     conditions = prompts_measured(base, rows).result
-    with live_bytes(tensors_of(*base.parts.values())) as (live, _):
+    with live_bytes() as (live, _):
         x = torch.zeros(*latents, device="meta")
         conditions = conditions.to(base.dtype)
         seen = torch.cat([x] * prompts).to(base.dtype)

@@ -14,12 +14,18 @@ if TYPE_CHECKING:
         text_origin,
         vae_origin,
     )
-    from train.data.caching.prompt_states import PromptStates, Track
+    from train.data.caching.prompt_states import (
+        DEVICE_BYTES,
+        PROMPT_CACHE_BYTES,
+        PromptStates,
+        Track,
+    )
     from train.data.caching.threads import THREADS, prefetch, write_behind
 
 __all__ = [
-    "THREADS", "ContentCache", "PromptStates", "StoredLatents", "StoredStates", "Track", "key_of",
-    "latents_kept", "prefetch", "text_origin", "vae_origin", "write_behind",
+    "DEVICE_BYTES", "PROMPT_CACHE_BYTES", "THREADS", "ContentCache", "PromptStates",
+    "StoredLatents", "StoredStates", "Track", "key_of", "latents_kept", "prefetch", "text_origin",
+    "vae_origin", "write_behind",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
-from inference.config import ImageConfig
 from inference.models import DTYPES
-from inference.models.cogvideox import VideoModel, drop_learned_positions, quantize
+from inference.models.cogvideox import (
+    BITS,
+    VideoModel,
+    drop_learned_positions,
+    packable_layers,
+    quantize,
+)
 from inference.runtime import InputError
 from train.config import ObjectiveConfig, TrainRecipe, WholePartsConfig
 from train.families.base import ExampleKind, FamilyTraining, check_clips_are_given
 from train.families.cogvideox.clips import ClipDenoising
-from train.families.cogvideox.memory import activation_bytes, quantization_savings
 from train.families.cogvideox.packed import PackedDenoising
 from train.losses import Denoising
 
@@ -71,23 +75,10 @@ class CogVideoXTraining(FamilyTraining[VideoModel]):
         """Leave it empty: no objective of clips reads weights."""
 
     def quantization_savings(self, base: VideoModel, quantization: str) -> int:
-        return quantization_savings(base, quantization)
-
-    def activation_bytes(
-        self,
-        recipe: TrainRecipe,
-        base: VideoModel,
-        rows: int,
-        shapes: Collection[tuple[int, ...]],
-        is_checkpointing: bool,
-    ) -> int:
-        return activation_bytes(recipe, base, rows, shapes, is_checkpointing)
-
-    def image_drawing_bytes(
-        self, base: VideoModel, images: Sequence[ImageConfig], rows: int
-    ) -> int:
-        """Return 0: previews are clips."""
-        return 0
+        return sum(
+            layer.weight.nbytes - round(layer.weight.numel() * BITS[quantization] / 8)
+            for _, layer in packable_layers(base.denoiser)
+        )
 
 
 def drop_positions(base: VideoModel) -> None:
