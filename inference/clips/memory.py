@@ -46,9 +46,7 @@ class MemoryPlan:
     """For the user; empty if there was no choice."""
 
 
-def choose_memory(
-    needs: MemoryNeeds | None, free: int | None, wish: str = "auto"
-) -> MemoryPlan:
+def choose_memory(needs: MemoryNeeds | None, free: int | None, wish: str = "auto") -> MemoryPlan:
     """Return the fastest mode that fits into free memory; the most economical one if none does.
 
     Args:

@@ -28,9 +28,8 @@ from scripts.architecture.tree import (
 FLOORS = (
     ("inference/runtime/", "train/shadowing.py"),
     (
-        "inference/recipe/", "inference/files/", "inference/prompts/", "inference/sampling/",
-        "inference/memory/",
-        "inference/shadowing.py",
+        "inference/recipe/", "inference/files/", "inference/memory/", "inference/prompts/",
+        "inference/sampling/", "inference/shadowing.py",
     ),
     ("inference/config/", "inference/media/", "train/kohya/"),
     ("inference/models/",),
@@ -43,7 +42,9 @@ FLOORS = (
         "train/families/", "train/runs/", "train/stages.py", "train/class_images.py",
         "inference/clips/", "inference/deforum/", "inference/inspect.py",
     ),
-    ("train/objectives/", "train/diff.py", "inference/__main__.py"),
+    (
+        "train/objectives/", "train/placement.py", "train/diff.py", "inference/__main__.py",
+    ),
     (
         "train/optimization/", "train/run_data.py", "train/caches.py",
     ),

@@ -12,13 +12,11 @@ if TYPE_CHECKING:
         check_no_clips_are_given,
         plain_denoising,
     )
-    from train.families.placement import Phase, idle_in_steps, is_trained, parts_at_work
     from train.families.registry import TRAINING, build_denoising, register_training, training_of
 
 __all__ = [
-    "TRAINING", "ExampleKind", "FamilyTraining", "Phase", "build_denoising",
-    "check_clips_are_given", "check_no_clips_are_given", "idle_in_steps", "is_trained",
-    "parts_at_work", "plain_denoising", "register_training", "training_of",
+    "TRAINING", "ExampleKind", "FamilyTraining", "build_denoising", "check_clips_are_given",
+    "check_no_clips_are_given", "plain_denoising", "register_training", "training_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

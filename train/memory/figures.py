@@ -30,7 +30,7 @@ class MemoryPlan:
     parts: dict[str, PartMemory] = field(default_factory=dict)
     """The base model."""
     at_work: dict[str, list[str]] = field(default_factory=dict)
-    """The parts that are on the device in each phase (`train.families.parts_at_work`)."""
+    """The parts that are on the device in each phase (`train.placement`)."""
     needs: dict[str, int] = field(default_factory=dict)
     """The temporary memory of each phase. That of `step` is besides gradients."""
     aside: list[str] = field(default_factory=list)

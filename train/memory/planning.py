@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -23,12 +23,13 @@ from inference.models import DTYPES, DiffusionModel
 from train.common import encoded_at_once
 from train.config import TrainRecipe
 from train.data import DEVICE_BYTES, PROMPT_CACHE_BYTES, Examples
-from train.families import Phase, idle_in_steps, parts_at_work, training_of
+from train.families import training_of
 from train.memory.figures import MemoryPlan, PartMemory
 from train.memory.outline import Outline
 from train.memory.steps import step_bytes
 from train.objectives import Objective, drawn_dtype, read_precision
 from train.optimization import state_bytes
+from train.placement import idle_parts, parts_by_phase
 
 Stages = Sequence[tuple[TrainRecipe, Examples]]
 """Recipe and examples of each stage."""
@@ -76,30 +77,25 @@ def plan_memory(
     captions = captions_bytes(recipe, objective, stages)
     has_captions = captions is not None
     plan.prompts = captions if captions is not None and captions <= DEVICE_BYTES else 0
-    plan.aside = idle_in_steps(recipe, base, has_captions, is_cached(recipe))
-    for phase in get_args(Phase):
-        is_encoder_trained = not recipe.objective.learns_from_captions
-        parts = base.parts if is_encoder_trained else parts_at_work(base, phase, plan.aside)
-        plan.at_work[phase] = list(parts)
+    plan.aside = idle_parts(recipe, base, has_captions, is_cached(recipe))
+    whole = [name for name in base.parts if is_trained(base, name)]
+    phases = parts_by_phase(base, "model_offload", plan.aside, whole)
+    plan.at_work = {phase: [*filter(at.__contains__, base.parts)] for phase, at in phases.items()}
     encoded = [encoding_needs(recipe, base, stage, has_captions) for stage in stages]
-    plan.needs = {name: max(needs[name] for needs in encoded) for name in ("captions", "latents")}
+    for phase, is_before in (("captions", has_captions), ("latents", is_cached(recipe))):
+        most = max(needs[phase] for needs in encoded)
+        plan.needs[phase] = most if is_before else 0
+        plan.needs["step"] = max(plan.needs.get("step", 0), 0 if is_before else most)
     plan.needs |= drawing_needs(recipe, objective, images, plan)
+    # The average is updated by a copy of it, while there are gradients.
+    besides = max(plan.needs.pop("step") - plan.gradients, plan.ema)
     for is_checkpointing in (True, False):
-        most = max(step_needs(objective, stage, has_captions, is_checkpointing) for stage in stages)
-        if not has_captions and recipe.objective.learns_from_captions:
-            most = max(most, plan.needs["captions"] - plan.gradients)
-        if not is_cached(recipe):
-            most = max(most, plan.needs["latents"] - plan.gradients)
+        needs = [step_needs(objective, one, has_captions, is_checkpointing) for one in stages]
         if is_checkpointing == recipe.gradient_checkpointing:
-            plan.needs["step"] = max(most, averaging_bytes(plan))
+            plan.needs["step"] = max(*needs, besides)
         else:
-            plan.other_activations = max(most, averaging_bytes(plan))
+            plan.other_activations = max(*needs, besides)
     return plan
-
-
-def averaging_bytes(plan: MemoryPlan) -> int:
-    """Return the temporary memory of updating the moving average: a copy of it."""
-    return plan.ema
 
 
 def is_cached(recipe: TrainRecipe) -> bool:
@@ -148,6 +144,11 @@ def host_bytes(recipe: TrainRecipe, plan: MemoryPlan) -> int:
 def own_weights(base: DiffusionModel, name: str) -> list[tuple[str, torch.Tensor]]:
     """Return path and weight of all layers of a part, without injected LoRAs."""
     return [(path, p) for path, p in base.parts[name].named_parameters() if ".lora_" not in path]
+
+
+def is_trained(base: DiffusionModel, name: str) -> bool:
+    """Return whether weights of a part itself are trained, not only LoRA layers in it."""
+    return any(weight.requires_grad for _, weight in own_weights(base, name))
 
 
 def drawn_bytes(recipe: TrainRecipe, objective: Objective) -> int:
