@@ -1,4 +1,4 @@
-"""What saves memory on plain PyTorch modules: packed weights, and where weights lie."""
+"""What saves memory on plain PyTorch modules, and how much they take."""
 
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
         swapped_bytes,
         weight_bytes,
     )
+    from inference.memory.cuda_arithmetic import CudaArithmetic
+    from inference.memory.measuring import live_bytes, on_meta
+    from inference.memory.phases import (
+        Measured,
+        decoding_measured,
+        denoising_measured,
+        encoding_measured,
+        prompts_measured,
+        with_tokenizer,
+    )
     from inference.memory.placement import Placement, tiled
     from inference.memory.quantization import (
         Packable,
@@ -35,10 +45,12 @@ if TYPE_CHECKING:
     from inference.memory.swapping import Swapping, chosen_blocks
 
 __all__ = [
-    "GIB", "RESERVE", "MemoryNeeds", "MemoryPlan", "Offload", "Packable", "Packing", "Placement",
-    "Swapping", "choose_memory", "chosen_blocks", "free_memory", "in_words", "is_packed",
-    "packed_bytes", "packed_layers", "peak_of", "plain_shape", "plain_weight", "quantize", "repack",
-    "restorer", "swapped_bytes", "tiled", "unpacked_layer", "weight_bytes",
+    "GIB", "RESERVE", "CudaArithmetic", "Measured", "MemoryNeeds", "MemoryPlan", "Offload",
+    "Packable", "Packing", "Placement", "Swapping", "choose_memory", "chosen_blocks",
+    "decoding_measured", "denoising_measured", "encoding_measured", "free_memory", "in_words",
+    "is_packed", "live_bytes", "on_meta", "packed_bytes", "packed_layers", "peak_of", "plain_shape",
+    "plain_weight", "prompts_measured", "quantize", "repack", "restorer", "swapped_bytes", "tiled",
+    "unpacked_layer", "weight_bytes", "with_tokenizer",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

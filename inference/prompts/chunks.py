@@ -240,7 +240,8 @@ def assemble(
             places += [
                 EmbeddingPosition(row, number, 1 + place, name) for place, name in chunk.found
             ]
-    return Tokens(ids, places, None if bool((weights == 1).all()) else weights)
+    is_plain = all(one == 1 for chunks in prompts for chunk in chunks for one in chunk.weights)
+    return Tokens(ids, places, None if is_plain else weights)
 
 
 @contextmanager

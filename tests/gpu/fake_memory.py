@@ -17,6 +17,8 @@ import time
 import traceback
 import warnings
 import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from tests.gpu import mock_cuda
@@ -30,12 +32,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from inference.memory import with_tokenizer
 from inference.models import Conditions, DiffusionModel
 from inference.recipe import load_recipe
+from train.common import replaced_parameters
 from train.config import TrainRecipe, train_schema
 from train.losses.denoising import Denoising
 from train.memory import objective_without_weights
-from train.objectives import enable_gradient_checkpointing
+from train.objectives import drawn_dtype, enable_gradient_checkpointing
 from train.plan import skeleton
 
 GIB = 2**30
@@ -142,14 +146,20 @@ def make_fake(modules: list[nn.Module], mode: FakeTensorMode) -> None:
 
 
 def make_batch(
-    recipe: TrainRecipe, base: DiffusionModel, shape: tuple[int, ...], step: int, is_cached: bool
+    recipe: TrainRecipe,
+    base: DiffusionModel,
+    shape: tuple[int, ...],
+    step: int,
+    is_cached: bool,
+    rows: int | None = None,
 ) -> dict[str, Any]:
     """Return a batch of zeros; with cached captions it holds prompt states."""
-    rows = recipe.train_batch_size * (2 if recipe.data.has_prior else 1)
+    rows = rows or recipe.train_batch_size * (2 if recipe.data.has_prior else 1)
+    prompt = " ".join(["a photo", *getattr(base, "embeddings", {})])
     batch: dict[str, Any] = {
         "step": step, "step_size": rows, "first_position": 0, "positions": list(range(rows)),
         "indices": list(range(rows)), "names": ["a"] * rows, "weight": torch.ones(rows),
-        "prompts": ["a photo"] * rows, "latents": torch.zeros(rows, *shape, device="cuda"),
+        "prompts": [prompt] * rows, "latents": torch.zeros(rows, *shape, device="cuda"),
         "timesteps": torch.full((rows,), 500),
     }  # fmt: skip
     if is_cached:
@@ -176,72 +186,126 @@ def moments_8bit(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
     return kept
 
 
-def step_memory(
-    file: str,
-    overrides: list[str],
-    shape: tuple[int, ...],
-    steps: int = 2,
-    is_cached: bool = True,
-    keeps_text_encoders: bool | None = None,
-) -> dict[str, Any]:
-    """Return the peak GiB of training steps as the trainer takes them.
+class FakeRun:
+    """A run's base model and objective as fake CUDA tensors, without weights."""
 
-    Args:
-        file: the recipe.
-        overrides: of the recipe.
-        shape: of the latents of one example.
-        steps: number of steps; from the second on the optimizer has its state.
-        is_cached: whether captions are cached.
-        keeps_text_encoders: whether text encoders stay on the device; by default those of pictures.
-    """
-    recipe = load_recipe(file, train_schema, overrides)
-    objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
-    base = objective.base
-    cast(Any, base).alphas_cumprod = torch.linspace(0.999, 0.001, 1000)
-    mode, live = FakeTensorMode(allow_non_fake_inputs=True), Live()
-    make_fake([*base.parts.values(), objective], mode)
-    if recipe.gradient_checkpointing:
-        enable_gradient_checkpointing(objective)
-    objective.train()
-    nn.functional.scaled_dot_product_attention = attention
-    Denoising.noise = lambda self, positions, like: torch.randn_like(like)
-    cast(Any, torch.Tensor).pin_memory = lambda self: self  # FakeTensors cannot be pinned
-    precision = DTYPES.get(recipe.mixed_precision)
-    trained = [one for one in objective.parameters() if one.requires_grad]
-    if keeps_text_encoders is None:
-        keeps_text_encoders = base.denoiser_name != "transformer"
-    parts = base.parts if keeps_text_encoders else {"": base.denoiser}
-    found: dict[str, Any] = {}
-    with mode, live:
-        for module in (*parts.values(), objective, base.denoiser):
-            for parameter in module.parameters():
-                live.note(parameter)
-        found["weights"] = live.now / GIB
-        is_plain = recipe.optimizer.type == "adamw"
-        optimizer = torch.optim.AdamW(trained, fused=False, foreach=True) if is_plain else None
-        moments: list[torch.Tensor] = []
-        for step in range(steps):
-            batch = make_batch(recipe, base, shape, step, is_cached)
-            with torch.autocast("cuda", precision, enabled=precision is not None):
-                losses = objective(batch)
-            loss = losses.mean()
-            found["after_forward"] = live.now / GIB
-            loss.backward()
-            found[f"peak_backward_{step}"] = live.peak / GIB
-            found["at_peak"] = live.at_peak
-            gradients = [one.grad for one in trained if one.grad is not None]
+    def __init__(self, recipe: TrainRecipe) -> None:
+        self.recipe = recipe
+        self.objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
+        self.base = self.objective.base
+        cast(Any, self.base).alphas_cumprod = torch.linspace(0.999, 0.001, 1000)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.live = Live()
+        make_fake([*self.base.parts.values(), self.objective], self.mode)
+        cast(Any, self.base.vae).to = lambda *places: self.base.vae  # fake ones cannot be moved
+        self.trained = [one for one in self.objective.parameters() if one.requires_grad]
+        nn.functional.scaled_dot_product_attention = attention
+        Denoising.noise = lambda self, positions, like: torch.randn_like(like)
+        cast(Any, torch.Tensor).pin_memory = lambda self: self  # fake ones cannot be pinned
+
+    @contextmanager
+    def counted(self, parts: Iterable[str], has_optimizer: bool) -> Iterator[Live]:
+        """Count from zero: the weights of these parts, what is trained, the moving average.
+
+        Args:
+            parts: those on the device.
+            has_optimizer: whether the optimizer's state counts.
+        """
+        self.live = Live()
+        with self.mode, self.live:
+            modules = [self.base.parts[name] for name in parts]
+            for module in (*modules, self.objective):
+                for parameter in module.parameters():
+                    self.live.note(parameter)
+            for name in () if self.base.denoiser_name in parts else self.base.parts:
+                for path, parameter in self.base.parts[name].named_parameters():
+                    if ".lora_" in path:  # always stays on the device
+                        self.live.note(parameter)
+            is_small = self.recipe.optimizer.type == "adamw8bit"
+            kept: list[Any] = []
+            if has_optimizer:
+                kept.append(moments_8bit(self.trained) if is_small else self.copies(2))
+            kept.append(self.copies(1 if self.recipe.ema is not None else 0))
+            yield self.live
+
+    def copies(self, count: int) -> list[torch.Tensor]:
+        """Return fp32 tensors of the trained ones' sizes."""
+        return [torch.zeros_like(one) for one in self.trained for _ in range(count)]
+
+    def step(self, parts: Iterable[str], shape: tuple[int, ...], is_cached: bool) -> int:
+        """Return the peak bytes of a training step; with accumulation of its last micro-batches.
+
+        AdamW is fused (or bitsandbytes'), which takes nothing besides its state.
+
+        Args:
+            parts: those on the device.
+            shape: of the latents of one example.
+            is_cached: whether captions are cached.
+        """
+        recipe, objective = self.recipe, self.objective
+        if recipe.gradient_checkpointing:
+            enable_gradient_checkpointing(objective)
+        objective.train()
+        precision = DTYPES.get(recipe.mixed_precision)
+        with self.counted(parts, has_optimizer=True) as live, with_tokenizer(self.base):
+            for step in range(min(recipe.gradient_accumulation_steps, 2)):
+                batch = make_batch(recipe, self.base, shape, step, is_cached)
+                with torch.autocast("cuda", precision, enabled=precision is not None):
+                    losses = objective(batch)
+                loss = losses.mean()
+                loss.backward()
+                del losses, loss, batch
+            gradients = [one.grad for one in self.trained if one.grad is not None]
             total = nn.utils.get_total_norm(gradients, foreach=True)
-            nn.utils.clip_grads_with_norm_(trained, 1.0, total)
-            del gradients
-            if optimizer is not None:
-                optimizer.step()
-            elif not moments:
-                moments = moments_8bit(trained)
-            for parameter in trained:
+            nn.utils.clip_grads_with_norm_(self.trained, 1.0, total)
+            if recipe.ema is not None:
+                average = self.copies(1)  # diffusers' EMAModel: the difference, scaled
+                del average
+            for parameter in self.trained:
                 parameter.grad = None
-            del losses, loss, batch, total
-        found |= {"peak": live.peak / GIB, "after": live.now / GIB, "ops": live.ops}
-    return {key: round(one, 2) if isinstance(one, float) else one for key, one in found.items()}
+        return live.peak
+
+    def drawing(self, parts: Iterable[str], work: Callable[[], object]) -> int:
+        """Return the peak bytes of a part of generating, with the weights that previews use."""
+        parameters = list(self.objective.parameters())
+        names = [name for name, _ in self.objective.named_parameters()]
+        with self.counted(parts, has_optimizer=True) as live, torch.no_grad():
+            dtypes = [drawn_dtype(self.recipe, self.base, name) for name in names]
+            values = [one.to(dtype) for one, dtype in zip(parameters, dtypes, strict=True)]
+            everywhere = [self.objective, *self.base.parts.values()]
+            with replaced_parameters(everywhere, parameters, values), with_tokenizer(self.base):
+                work()
+        return live.peak
+
+    def filling(self, parts: Iterable[str], work: Callable[[], object]) -> int:
+        """Return the peak bytes of encoding captions or images before the first step."""
+        with (
+            self.counted(parts, has_optimizer=False) as live,
+            torch.no_grad(),
+            with_tokenizer(self.base),
+        ):
+            work()
+        return live.peak
+
+    def denoise(self, latents: tuple[int, ...], prompts: int) -> None:
+        """Evaluate the denoiser as a sampler does."""
+        base, rows = self.base, latents[0] * prompts
+        x = torch.zeros(latents, device="cuda")
+        batch = make_batch(self.recipe, base, latents[1:], 0, True, rows)
+        timesteps = torch.zeros(rows, dtype=torch.long, device="cuda")
+        seen = torch.cat([x] * prompts).to(base.dtype)
+        base.predict(seen, timesteps, batch["prompt_states"]).float()
+
+
+def step_memory(file: str, overrides: list[str], shape: tuple[int, ...], is_cached: bool) -> Any:
+    """Return GiB of a training step as the trainer takes it."""
+    recipe = load_recipe(file, train_schema, overrides)
+    run = FakeRun(recipe)
+    parts = {name: run.base.parts[name] for name in (run.base.denoiser_name,)}
+    if not is_cached:
+        parts |= run.base.text_encoders
+    peak = run.step(parts, shape, is_cached)
+    return {"peak": round(peak / GIB, 2), "at_peak": run.live.at_peak, "ops": run.live.ops}
 
 
 def main() -> None:
@@ -256,7 +320,7 @@ def main() -> None:
         start = time.time()
         is_cached = not any(one in name for one in ("+te", "textual", "combined", "dreambooth"))
         try:
-            found = step_memory(file, overrides, shape, is_cached=is_cached)
+            found = step_memory(file, overrides, shape, is_cached)
         except Exception as error:  # report it and go on
             traceback.print_exc()
             found: dict[str, Any] = {"error": repr(error)[:300]}

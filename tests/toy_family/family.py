@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from inference.config import BaseModelConfig, ImageConfig
+from inference.config import BaseModelConfig
 from inference.memory import Packable
 from inference.models import (
     DTYPES,
@@ -294,19 +294,6 @@ class FlowTraining(FamilyTraining[ToyFlow]):
 
     def fill_skeleton(self, base: ToyFlow) -> None:
         """Objectives read no weights of it when they are built."""
-
-    def activation_bytes(
-        self,
-        recipe: TrainRecipe,
-        base: ToyFlow,
-        rows: int,
-        shapes: Collection[tuple[int, ...]],
-        is_checkpointing: bool,
-    ) -> int:
-        return 0
-
-    def image_drawing_bytes(self, base: ToyFlow, images: Sequence[ImageConfig], rows: int) -> int:
-        return 0
 
 
 def frozen(base: ToyFlow, config: BaseModelConfig) -> ToyFlow:

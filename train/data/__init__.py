@@ -7,6 +7,8 @@ from inference.lazy import lazy
 
 if TYPE_CHECKING:
     from train.data.caching import (
+        DEVICE_BYTES,
+        PROMPT_CACHE_BYTES,
         Paused,
         PromptStates,
         StoredStates,
@@ -55,13 +57,14 @@ if TYPE_CHECKING:
     from train.data.streaming import folders_of, kept_bytes, name_of
 
 __all__ = [
-    "FALLBACK", "ClassFolder", "ClassPicture", "Clip", "ClipExamples", "Concept", "Examples",
-    "Facts", "InOrder", "Known", "MicroBatches", "Pace", "Paused", "Picture", "PromptStates",
-    "Sources", "StoredStates", "Track", "at_commits", "build_examples", "build_loader",
-    "cache_latents", "class_facts", "class_folders", "class_pictures", "collate", "file_state",
-    "find_sources", "folders_of", "kept_bytes", "latents_kept", "latents_keys", "longest_choice",
-    "name_of", "open_cache", "parts_of", "picture_facts", "pictures_there", "plain_caption",
-    "read_lines", "short_clips", "shown", "size_on_disk", "split_tags", "text_origin",
+    "DEVICE_BYTES", "FALLBACK", "PROMPT_CACHE_BYTES", "ClassFolder", "ClassPicture", "Clip",
+    "ClipExamples", "Concept", "Examples", "Facts", "InOrder", "Known", "MicroBatches", "Pace",
+    "Paused", "Picture", "PromptStates", "Sources", "StoredStates", "Track", "at_commits",
+    "build_examples", "build_loader", "cache_latents", "class_facts", "class_folders",
+    "class_pictures", "collate", "file_state", "find_sources", "folders_of", "kept_bytes",
+    "latents_kept", "latents_keys", "longest_choice", "name_of", "open_cache", "parts_of",
+    "picture_facts", "pictures_there", "plain_caption", "read_lines", "short_clips", "shown",
+    "size_on_disk", "split_tags", "text_origin",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

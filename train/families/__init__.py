@@ -13,12 +13,10 @@ if TYPE_CHECKING:
         plain_denoising,
     )
     from train.families.registry import TRAINING, build_denoising, register_training, training_of
-    from train.families.tracing import LIVE_TENSORS, Traced, traced
 
 __all__ = [
-    "LIVE_TENSORS", "TRAINING", "ExampleKind", "FamilyTraining", "Traced", "build_denoising",
-    "check_clips_are_given", "check_no_clips_are_given", "plain_denoising", "register_training",
-    "traced", "training_of",
+    "TRAINING", "ExampleKind", "FamilyTraining", "build_denoising", "check_clips_are_given",
+    "check_no_clips_are_given", "plain_denoising", "register_training", "training_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 
-from inference.config import ImageConfig
 from inference.models import DiffusionModel
 from inference.runtime import InputError
 from train.config import OBJECTIVE_CONFIGS, ObjectiveConfig, TrainRecipe
@@ -91,33 +90,6 @@ class FamilyTraining(ABC, Generic[Model]):
         """Initialize the weights that objectives read when they are built."""
 
     @abstractmethod
-    def activation_bytes(
-        self,
-        recipe: TrainRecipe,
-        base: Model,
-        rows: int,
-        shapes: Collection[tuple[int, ...]],
-        is_checkpointing: bool,
-    ) -> int:
-        """Return the bytes that the denoiser keeps for the backward pass, for the largest shape.
-
-        Args:
-            recipe: of the stage.
-            base: the model.
-            rows: examples of a micro-batch.
-            shapes: (height, width), of clips (frames, height, width), in pixels.
-            is_checkpointing: whether gradient checkpointing is enabled.
-        """
-
-    @abstractmethod
-    def image_drawing_bytes(self, base: Model, images: Sequence[ImageConfig], rows: int) -> int:
-        """Return the bytes of generating images, without weights; 0 if the family generates none.
-
-        Args:
-            base: the model.
-            images: the requests, at least one.
-            rows: images at once.
-        """
 
 
 def check_clips_are_given(recipe: TrainRecipe) -> None:

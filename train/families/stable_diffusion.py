@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
-from math import prod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
-from inference.config import ImageConfig
-from inference.models import DTYPES
 from inference.models.stable_diffusion import AESTHETIC_SCORE, BaseModel, frozen_dtype
 from inference.recipe import RecipeWarning
 from inference.runtime import ArtifactError
@@ -21,7 +18,6 @@ from train.families.base import (
     check_no_clips_are_given,
     plain_denoising,
 )
-from train.families.tracing import LIVE_TENSORS, traced
 from train.losses import Denoising, InpaintingDenoising
 
 
@@ -77,45 +73,10 @@ class StableDiffusionTraining(FamilyTraining[BaseModel]):
         for encoder in base.text_encoders.values():
             encoder.get_input_embeddings().to_empty(device="cpu")  # type: ignore[operator]
 
-    def activation_bytes(
-        self,
-        recipe: TrainRecipe,
-        base: BaseModel,
-        rows: int,
-        shapes: Collection[tuple[int, ...]],
-        is_checkpointing: bool,
-    ) -> int:
-        height, width = (side // base.vae_scale_factor for side in max(shapes, key=prod))
-        seen = traced(base.unet, lambda: run_unet(base, rows, height, width))
-        return seen.kept(is_checkpointing) * DTYPES[recipe.mixed_precision].itemsize
-
-    def image_drawing_bytes(self, base: BaseModel, images: Sequence[ImageConfig], rows: int) -> int:
-        """Return the UNet's bytes with guidance, or those of the VAE's last block if larger."""
-        sides = [side or base.resolution for one in images for side in (one.width, one.height)]
-        side = max(sides)
-        latents = side // base.vae_scale_factor
-        seen = traced(base.unet, lambda: run_unet(base, 2 * rows, latents, latents))
-        decoded = rows * base.vae.config.block_out_channels[0] * side**2 * base.vae.dtype.itemsize
-        return LIVE_TENSORS * max(seen.largest * base.dtype.itemsize, decoded)
-
 
 def warn(what: str) -> None:
     """Warn about an option of a recipe."""
     warnings.warn(what, RecipeWarning, stacklevel=3)
-
-
-def run_unet(base: BaseModel, rows: int, height: int, width: int) -> object:
-    """Evaluate the UNet on the meta device, on latents (rows, c, height, width)."""
-    config: Any = base.unet.config
-    extra = None
-    with torch.device("meta"):
-        if base.text_encoder_2 is not None:
-            pooled = base.text_encoder_2.config.projection_dim
-            numbers = torch.zeros(rows, 5 if base.is_refiner else 6)
-            extra = {"text_embeds": torch.zeros(rows, pooled), "time_ids": numbers}
-        latents = torch.zeros(rows, config.in_channels, height, width)
-        states = torch.zeros(rows, *base.prompt_shape)
-        return base.unet(latents, torch.zeros(rows), states, added_cond_kwargs=extra)
 
 
 TRAINING = StableDiffusionTraining()

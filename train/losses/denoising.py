@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -119,9 +120,10 @@ class Denoising:
             noise = normal(mean, self.seed, "latents", batch["positions"])
         return mean + to_device(std, mean.device).to(mean.dtype) * noise
 
-    def in_its_own_format(self) -> torch.autocast:
+    def in_its_own_format(self) -> AbstractContextManager[object]:
         """Disable autocast inside the context, so that the VAE encodes as in the cache."""
-        return torch.autocast(self.base.device.type, enabled=False)
+        device = self.base.device.type
+        return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
     def noise(self, positions: list[int], like: Tensor) -> Tensor:
         """Return standard normal noise of the shape of `like`, drawn on the CPU."""

@@ -66,7 +66,8 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, sizes in bytes."""
         recipe, memory = self.recipe, self.memory
-        peaks = ("away", "filling", "training", "previews", "peak")
+        figures = ("away", "activations", "encoding", "drawing")
+        figures += ("filling", "training", "previews", "peaks", "peak")
         return {
             "name": recipe.name,
             "objective": recipe.objective.type,
@@ -89,7 +90,7 @@ class Plan:
             "cache": asdict(self.cache),
             "streams": [asdict(one) for one in self.streams],
             "disk": asdict(self.disk) | {"needed": self.disk.needed},
-            "memory": asdict(memory) | {name: getattr(memory, name) for name in peaks},
+            "memory": asdict(memory) | {name: getattr(memory, name) for name in figures},
             "probe": None if self.probe is None else asdict(self.probe),
         }
 

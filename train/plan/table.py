@@ -172,10 +172,20 @@ def _checks(plan: Plan) -> Table:
     return table
 
 
+PHASES = {
+    "captions": "encoding captions",
+    "latents": "encoding pictures",
+    "prompts": "previews: encoding prompts",
+    "denoising": "previews: denoising",
+    "decoding": "previews: decoding",
+    "step": "a step",
+}
+"""What the phases of `train.placement` are called."""
+
+
 def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
-    table = _table(
-        "memory of each device, reckoned from shapes", "what", "numbers", "format", "GiB"
-    )
+    title = "memory of each device, measured on shapes"
+    table = _table(title, "what", "numbers", "format", "GiB")
     for name, part in memory.parts.items():
         table.add_row(name, f"{part.parameters:,}", part.format, _number(part.bytes))
     word, other = ("with", "without") if is_checkpointing else ("without", "with")
@@ -184,22 +194,25 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
         ("gradients", memory.gradients),
         ("optimizer", memory.optimizer),
         ("moving average", memory.ema),
+        ("cached prompts", memory.prompts),
         ("copies in other formats", memory.casts),
         ("copies of a tensor in its step", memory.step),
         (f"activations, {word} gradient checkpointing", memory.activations),
         (f"  ({other} it, in their place", memory.other_activations),
-        ("encoding pictures and captions", memory.encoding),
-        ("drawing previews", memory.drawing),
+        ("trained weights as previews use them", memory.drawn),
     ):
         end = ")" if what.startswith("  (") else ""
         table.add_row(what + end, "", "", _number(count))
     table.add_section()
+    for phase, peak in memory.peaks.items():
+        parts = ", ".join(memory.at_work[phase]) if peak else ""
+        table.add_row(f"peak of {PHASES[phase]}", parts, "", _number(peak))
+    if memory.whole_decoding:
+        more = memory.whole_decoding - memory.needs["decoding"]
+        whole = memory.peak_of("decoding") + more
+        table.add_row("  without tiles, where they fit", "", "", _number(whole))
+    table.add_row("needed", "", "", _number(memory.peak))
     for what, count in (
-        ("peak while caches are filled", memory.filling),
-        ("peak of a step", memory.training),
-        ("  what has left the device by then", memory.away),
-        ("peak while previews are drawn", memory.previews),
-        ("needed", memory.peak),
         ("memory of the system, to read the base model", memory.host),
         ("memory of the system, for the optimizer and the average", memory.host_state),
     ):

@@ -14,12 +14,19 @@ if TYPE_CHECKING:
         text_origin,
         vae_origin,
     )
-    from train.data.caching.prompt_states import Paused, PromptStates, Track
+    from train.data.caching.prompt_states import (
+        DEVICE_BYTES,
+        PROMPT_CACHE_BYTES,
+        Paused,
+        PromptStates,
+        Track,
+    )
     from train.data.caching.threads import THREADS, prefetch, write_behind
 
 __all__ = [
-    "THREADS", "ContentCache", "Paused", "PromptStates", "StoredLatents", "StoredStates", "Track",
-    "key_of", "latents_kept", "prefetch", "text_origin", "vae_origin", "write_behind",
+    "DEVICE_BYTES", "PROMPT_CACHE_BYTES", "THREADS", "ContentCache", "Paused", "PromptStates",
+    "StoredLatents", "StoredStates", "Track", "key_of", "latents_kept", "prefetch", "text_origin",
+    "vae_origin", "write_behind",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

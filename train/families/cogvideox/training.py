@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
-from inference.config import ImageConfig
 from inference.models import DTYPES
 from inference.models.cogvideox import VideoModel, drop_learned_positions
 from inference.runtime import InputError
 from train.config import ObjectiveConfig, TrainRecipe, WholePartsConfig
 from train.families.base import ExampleKind, FamilyTraining, check_clips_are_given
 from train.families.cogvideox.clips import ClipDenoising
-from train.families.cogvideox.memory import activation_bytes
 from train.families.cogvideox.packed import PackedDenoising
 from train.losses import Denoising
 
@@ -67,22 +65,6 @@ class CogVideoXTraining(FamilyTraining[VideoModel]):
 
     def fill_skeleton(self, base: VideoModel) -> None:
         """Leave it empty: no objective of clips reads weights."""
-
-    def activation_bytes(
-        self,
-        recipe: TrainRecipe,
-        base: VideoModel,
-        rows: int,
-        shapes: Collection[tuple[int, ...]],
-        is_checkpointing: bool,
-    ) -> int:
-        return activation_bytes(recipe, base, rows, shapes, is_checkpointing)
-
-    def image_drawing_bytes(
-        self, base: VideoModel, images: Sequence[ImageConfig], rows: int
-    ) -> int:
-        """Return 0: previews are clips."""
-        return 0
 
 
 def drop_positions(base: VideoModel) -> None:

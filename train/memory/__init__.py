@@ -1,0 +1,17 @@
+"""The memory of a run on each device and on the host, before it starts."""
+
+from typing import TYPE_CHECKING
+
+from inference.lazy import lazy
+
+if TYPE_CHECKING:
+    from train.memory.figures import CONTEXT, GIB, MemoryPlan, PartMemory, in_gib
+    from train.memory.outline import Outline, objective_without_weights, outlined
+    from train.memory.planning import memory_planned, plan_memory
+
+__all__ = [
+    "CONTEXT", "GIB", "MemoryPlan", "Outline", "PartMemory", "in_gib", "memory_planned",
+    "objective_without_weights", "outlined", "plan_memory",
+]  # fmt: skip
+
+__getattr__ = lazy(__name__, __file__)

@@ -1,0 +1,159 @@
+"""The memory of a training step, measured on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from inference.memory import live_bytes, prompts_measured, with_tokenizer
+from inference.models import DTYPES
+from train.common import Batch
+from train.config import TrainRecipe
+from train.objectives import Objective, enable_gradient_checkpointing
+
+known: dict[tuple[object, ...], int] = {}
+"""What was measured, by all that it depends on: a choice of settings measures few of them."""
+
+
+def step_bytes(
+    objective: Objective,
+    recipe: TrainRecipe,
+    pixels: Sequence[int],
+    latents: Sequence[int],
+    has_captions: bool,
+    is_checkpointing: bool,
+) -> int:
+    """Return the peak of a micro-batch's forward and backward pass, without its gradients.
+
+    Args:
+        objective: on the meta device.
+        recipe: of the stage.
+        pixels: shape of an example.
+        latents: shape of an example's latents.
+        has_captions: whether prompt embeddings are cached.
+        is_checkpointing: whether gradient checkpointing is enabled.
+    """
+    data = recipe.data
+    rows = recipe.train_batch_size * (2 if data.has_prior else 1)
+    has_gradients = recipe.gradient_accumulation_steps > 1
+    lower = DTYPES[recipe.mixed_precision] if recipe.mixed_precision != "fp32" else None
+    settings = repr((recipe.objective, recipe.base_model, recipe.loss)), data.packs_clips, lower
+    shape = rows, tuple(pixels), tuple(latents), has_captions, is_checkpointing, has_gradients
+    key = fingerprint(objective), *settings, *shape
+    if key not in known:
+        with in_training(objective, is_checkpointing), with_tokenizer(objective.base):
+            batch = blank_batch(objective, rows, pixels, latents, has_captions)
+            peak = step_peak(objective, batch, lower, has_gradients)
+        known[key] = peak - gradient_bytes(objective)
+    return known[key]
+
+
+def fingerprint(objective: Objective) -> int:
+    """Return a number that differs for other weights, other formats and other trained parts."""
+    seen: list[object] = [type(objective)]
+    for module in (*objective.base.parts.values(), objective):
+        seen += [type(inner) for inner in module.modules()]
+        seen += [(one.shape, one.dtype, one.requires_grad) for one in module.parameters()]
+    return hash(tuple(seen))
+
+
+def trained(objective: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that get gradients."""
+    return [one for one in objective.parameters() if one.requires_grad]
+
+
+def gradient_bytes(objective: Objective) -> int:
+    """Return the bytes of all gradients."""
+    return sum(one.nbytes for one in trained(objective))
+
+
+@contextmanager
+def in_training(objective: Objective, is_checkpointing: bool) -> Iterator[None]:
+    """Set an objective to training inside the context, with or without gradient checkpointing."""
+    modules = [inner for part in objective.base.parts.values() for inner in part.modules()]
+    modes = [(module, module.training) for module in (*modules, *objective.modules())]
+    objective.train()
+    if is_checkpointing:
+        enable_gradient_checkpointing(objective)
+    try:
+        yield
+    finally:
+        for module in modules:
+            if getattr(module, "gradient_checkpointing", False):
+                cast("Any", module).gradient_checkpointing = False
+        for module, mode in modes:
+            module.training = mode
+
+
+def blank_batch(
+    objective: Objective,
+    rows: int,
+    pixels: Sequence[int],
+    latents: Sequence[int],
+    has_captions: bool,
+) -> Batch:
+    """Return a micro-batch of zeros with latents, on the meta device."""
+    base, counters = objective.base, list(range(rows))
+    prompt = " ".join(["a", *getattr(base, "embeddings", {})])  # learned words lead to gradients
+    batch: dict[str, Any] = {
+        "step": 0,
+        "step_size": rows,
+        "first_position": 0,
+        "positions": counters,
+        "indices": counters,
+        "names": [""] * rows,
+        "weight": torch.ones(rows),
+        "prompts": [prompt] * rows,
+        "timesteps": torch.zeros(rows, dtype=torch.long),
+        "first_frames": torch.zeros(rows, 3, *pixels[-2:], device="meta"),
+    }
+    if "denoising" in vars(objective):
+        batch["latents"] = torch.zeros(rows, *latents, device="meta")
+    else:
+        batch["pixels"] = torch.zeros(rows, 3, *pixels, device="meta")
+    if has_captions:
+        batch["prompt_states"] = prompts_measured(base, rows).result
+    if base.sizes.takes_masks:
+        batch["masked_pixels"] = torch.zeros(rows, 3, *pixels, device="meta")
+        batch["inpainting_mask"] = torch.zeros(rows, 1, *latents[-2:], device="meta")
+    return cast("Batch", batch)
+
+
+def step_peak(
+    objective: Objective, batch: Batch, lower: torch.dtype | None, has_gradients: bool
+) -> int:
+    """Return the bytes of forward and backward pass at the peak, gradients included.
+
+    Args:
+        objective: in training.
+        batch: the micro-batch; it counts.
+        lower: the lower precision of autocast, if it is used.
+        has_gradients: whether there are gradients already, of another micro-batch.
+    """
+    own = sum(one.nbytes for one in tensors_in(batch) if one.is_meta)
+    parameters = trained(objective)
+    try:
+        with live_bytes(lower) as (live, cuda):
+            for one in parameters if has_gradients else ():
+                one.grad = torch.zeros_like(one)
+            with cuda.autocast():
+                losses = objective(batch)
+            loss = losses.mean()
+            del losses
+            cuda.backward(loss)
+            return own + live.peak
+    finally:
+        for one in parameters:
+            one.grad = None
+
+
+def tensors_in(batch: Batch) -> list[Tensor]:
+    """Return the tensors of a micro-batch."""
+    values: list[Any] = list(batch.values())
+    conditions = batch.get("prompt_states")
+    values += [] if conditions is None else [conditions.states, conditions.pooled]
+    return [one for one in values if isinstance(one, Tensor)]
