@@ -89,8 +89,6 @@ class FamilyTraining(ABC, Generic[Model]):
     def fill_skeleton(self, base: Model) -> None:
         """Initialize the weights that objectives read when they are built."""
 
-    @abstractmethod
-
 
 def check_clips_are_given(recipe: TrainRecipe) -> None:
     """Check that objective and data are those of a family that is trained on clips.
