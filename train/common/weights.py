@@ -1,4 +1,4 @@
-"""Temporary replacement of weights in a model."""
+"""Temporary replacement of weights in a model, and tensors that wait in the system's memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,3 +32,29 @@ def replaced_parameters(
         for parameter, places in owners.items():
             for owner, name in places:
                 setattr(owner, name, parameter)
+
+
+@contextmanager
+def on_the_host(tensors: Iterable[Tensor], but: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Keep the values of a GPU's tensors in the system's memory inside the context.
+
+    The tensors are empty meanwhile, and must not be used. They stay the same objects of the same
+    device and dtype, so that optimizer, DDP and hooks keep them.
+
+    Args:
+        tensors: those on other devices are left as they are.
+        but: tensors whose memory stays, whoever shares it.
+    """
+    used = {tensor.untyped_storage().data_ptr() for tensor in but}
+    waiting = {
+        id(tensor): (tensor, tensor.device, tensor.data.cpu())
+        for tensor in tensors
+        if tensor.device.type == "cuda" and tensor.untyped_storage().data_ptr() not in used
+    }
+    try:
+        for tensor, _, _ in waiting.values():
+            tensor.data = tensor.data.new_empty(0)
+        yield
+    finally:
+        for tensor, device, values in waiting.values():
+            tensor.data = values.to(device)

@@ -48,6 +48,8 @@ class MemoryPlan:
     """DDP's copies of gradients."""
     drawn: int = 0
     """Copies of trained weights in the format of generating, while previews are generated."""
+    spared: int = 0
+    """Trained state that waits on the host while previews are generated."""
     prompts: int = 0
     """Cached prompt embeddings on the device."""
     other_activations: int = 0
@@ -96,7 +98,7 @@ class MemoryPlan:
             return 0
         kept = self.weights_at_work(phase) + self.trained + self.ema + self.needs[phase]
         if phase in PREVIEWS:
-            kept += self.drawn
+            kept += self.drawn - self.spared
         if phase not in FILLING:
             kept += self.optimizer + self.prompts
         if phase == STEP:

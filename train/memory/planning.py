@@ -75,13 +75,17 @@ def plan_memory(
     plan.step, plan.host_state = kept.step, kept.host
     plan.casts = gradients if processes > 1 else 0
     plan.swapped = swapped_bytes(base.blocks(), recipe.memory.blocks_to_swap)
-    plan.drawn = drawn_bytes(recipe, objective)
+    copied = copied_for_drawing(recipe, objective)
+    plan.drawn = sum(p.numel() * dtype.itemsize for p, dtype in copied)
     plan.host = host_bytes(recipe, plan)
     captions = captions_bytes(recipe, objective, stages)
     has_captions = captions is not None
     plan.prompts = captions if captions is not None and captions <= DEVICE_BYTES else 0
     plan.aside = idle_parts(recipe, base, has_captions, is_cached(recipe))
     whole = [name for name in base.parts if is_trained(base, name)]
+    if recipe.memory.offload != "none":  # `train.optimization.ShownWeights`
+        plan.spared = plan.optimizer + sum(one.nbytes for one, _ in copied)
+        plan.spared += plan.ema if copied else 0
     offload = "none" if recipe.memory.offload == "none" else "model_offload"
     phases = parts_by_phase(base, offload, plan.aside, whole)
     plan.at_work = {phase: [*filter(at.__contains__, base.parts)] for phase, at in phases.items()}
@@ -155,14 +159,16 @@ def is_trained(base: DiffusionModel, name: str) -> bool:
     return any(weight.requires_grad for _, weight in own_weights(base, name))
 
 
-def drawn_bytes(recipe: TrainRecipe, objective: Objective) -> int:
-    """Return the bytes of the copies of trained weights that previews are generated with."""
-    saved, size = DTYPES[recipe.saving.save_precision], 0
-    for name, parameter in objective.named_parameters():
-        dtype = drawn_dtype(recipe, objective.base, name)
-        if not parameter.dtype == saved == dtype:
-            size += parameter.numel() * dtype.itemsize
-    return size
+def copied_for_drawing(
+    recipe: TrainRecipe, objective: Objective
+) -> list[tuple[torch.nn.Parameter, torch.dtype]]:
+    """Return the trained weights of which previews use copies, with the format of these."""
+    saved = DTYPES[recipe.saving.save_precision]
+    pairs = [
+        (parameter, drawn_dtype(recipe, objective.base, name))
+        for name, parameter in objective.named_parameters()
+    ]
+    return [(one, dtype) for one, dtype in pairs if not one.dtype == saved == dtype]
 
 
 def shapes_of(examples: Examples) -> set[tuple[int, ...]]:

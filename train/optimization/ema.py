@@ -1,14 +1,14 @@
 """EMA weights, cast to the saved dtype, swapped in for previews and saving."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from inference.artifacts import Lora
 from inference.models import DTYPES
-from train.common import replaced_parameters
+from train.common import on_the_host, replaced_parameters
 from train.config import TrainRecipe
 from train.objectives import Member, Objective, drawn_dtype
 from train.optimization.tensorwise import on_host
@@ -62,12 +62,23 @@ class ShownWeights:
         objective: Objective,
         members: Collection[Member],
         ema: Average | None,
+        state: Callable[[], Iterable[Tensor]] = tuple,
     ) -> None:
+        """Prepare the swap.
+
+        Args:
+            recipe: the run's.
+            objective: what is trained.
+            members: its parts with recipes of their own.
+            ema: the average.
+            state: returns the optimizer's tensors, which previews do not need.
+        """
         self.recipe = recipe
         self.objective = objective
         self.members = members
         self.parameters = list(objective.parameters())
         self.ema = ema
+        self.state = state
 
     @contextmanager
     def as_saved_and_drawn(self) -> Iterator[None]:
@@ -89,6 +100,7 @@ class ShownWeights:
                 return value.to(DTYPES[self.recipe.saving.save_precision])
 
             stack.enter_context(self._replaced(saved, self._drawn))
+            stack.enter_context(self._room())
             yield
 
     @contextmanager
@@ -107,12 +119,22 @@ class ShownWeights:
     @contextmanager
     def of_base(self) -> Iterator[None]:
         """Use the base model without the artifact's initial change, before the first step."""
-        with self._replaced(self._drawn):
+        with self._replaced(self._drawn), self._room():
             self._set_strength(0.0)
             try:
                 yield
             finally:
                 self._set_strength(1.0)
+
+    def _room(self) -> AbstractContextManager[None]:
+        """Let trained weights, average and optimizer wait on the host, where parts do too."""
+        placement = self.objective.base.placement
+        if placement is None or placement.plan.offload == "none":
+            return nullcontext()
+        averages = [] if self.ema is None else self.ema.shadow_params
+        everywhere = [self.objective, *self.objective.base.parts.values()]
+        shown = [one for module in everywhere for one in module.parameters()]
+        return on_the_host([*self.parameters, *averages, *self.state()], but=shown)
 
     def _set_strength(self, strength: float) -> None:
         for member in self.members:

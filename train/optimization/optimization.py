@@ -62,7 +62,10 @@ class Optimization:
         self.ema = None
         if recipe.ema is not None:
             self.ema = Average(self.parameters, recipe.ema.decay, on_cpu=memory.ema_on_cpu)
-        self.weights = ShownWeights(recipe, objective, self.members.values(), self.ema)
+        members = self.members.values()
+        self.weights = ShownWeights(
+            recipe, objective, members, self.ema, lambda: state_tensors(optimizer)
+        )
         self.model, prepared = prepare(accelerator, objective, optimizer)
         self.optimizer = cast("AcceleratedOptimizer", prepared)
         self.guard = Guard(recipe.guards, accelerator, say)
@@ -196,3 +199,9 @@ class Optimization:
             if was_skipped:
                 warnings.filterwarnings("ignore", r"Detected call of .lr_scheduler\.step")
             self.lr_scheduler.step()
+
+
+def state_tensors(optimizer: Optimizer) -> Iterator[Tensor]:
+    """Yield the tensors of an optimizer's state."""
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))

@@ -257,10 +257,11 @@ def show(found: Fit, recipe: str) -> None:
     title = f"GiB on a GPU of {found.size / GIB:g} GB, of which {found.usable / GIB:.1f} are used"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("settings", "caches", "previews", "step", "needed"):
-        table.add_column(name, justify="left" if name == "settings" else "right", no_wrap=True)
+        is_text = name == "settings"
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     table.add_column("price")
     for settings, price, memory in ({}, "", found.before), *found.steps:
-        words = " ".join(f"{key}={value}" for key, value in settings.items())
+        words = "\n  ".join(f"{key}={value}" for key, value in settings.items())
         peaks = memory.filling, memory.previews, memory.training, memory.peak
         numbers = (f"{peak / GIB:.2f}" if peak else "-" for peak in peaks)
         table.add_row(f"+ {words}" if words else "the recipe as it is", *numbers, price)
