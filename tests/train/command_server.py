@@ -192,13 +192,15 @@ def become(request: dict[str, Any], number: int) -> None:
 def main() -> None:
     """Serve all connections until the standard input is closed and the last one has ended."""
     with socket.socket(fileno=int(sys.argv[1])) as listener:
+        before = dict(os.environ)
         prepare()
+        quiet = {name: value for name, value in os.environ.items() if before.get(name) != value}
         while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]):
             assert ready == [listener]
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                serve(connection)
+                serve(connection, quiet)
             connection.close()
     while True:
         try:
@@ -207,12 +209,17 @@ def main() -> None:
             return
 
 
-def serve(connection: socket.socket) -> None:
-    """What the process of a connection does; it never returns."""
+def serve(connection: socket.socket, quiet: dict[str, str]) -> None:
+    """What the process of a connection does; it never returns.
+
+    Args:
+        connection: to a worker of pytest.
+        quiet: the variables with which the libraries were imported.
+    """
     with connection, connection.makefile("rw") as lines:
         worker = json.loads(lines.readline())
         os.environ.clear()
-        os.environ.update(worker["environment"])
+        os.environ.update(worker["environment"] | quiet)
         read_base(worker["base"])
         print("ready", file=lines, flush=True)
         for line in lines:
