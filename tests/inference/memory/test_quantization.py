@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any, get_args
 
 import pytest
@@ -147,6 +148,14 @@ def plain_with(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.weight.data, layer.bias.data = weight, bias
     return layer
+
+
+def test_without_bitsandbytes_fp8_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert is_packed(packed(linear(), "fp8", torch.float32).weight)  # type: ignore[arg-type]
+    for kind in ("int8", "nf4"):
+        with pytest.raises(BaseModelError, match=f"{kind} needs bitsandbytes, .* fp8 does not"):
+            packed(linear(), kind, torch.float32)
 
 
 # Which layers
