@@ -274,7 +274,8 @@ class DataConfig(ExampleConfig, SourceConfig):
     """A1111's Latent sampling method: draw the latent once per image, take the mode of the
     distribution, or draw a new one each time."""
     num_workers: int = 0
-    """Processes that prepare examples. The result does not depend on it."""
+    """Processes that prepare examples; with 0, this process prepares them itself: on a GPU in
+    threads, while the GPU computes. The result does not depend on it."""
 
     def faults(self) -> Faults:
         yield from self.source_faults()
