@@ -12,7 +12,7 @@ from inference.config.models import BaseModelConfig
 
 @dataclass
 class SpeedConfig:
-    """Levers of speed. All of them change results by rounding, except cudnn_benchmark on CPUs."""
+    """Levers of speed, which change results by rounding; all are off by default."""
 
     tf32: bool = False
     """Multiply fp32 matrices in TF32 on GPUs from Ampere on: several times faster, with 10 instead

@@ -138,7 +138,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     target = torch.device(device)
     if target.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(target)
-    return tensor.pin_memory().to(target, non_blocking=True)
+    return tensor.contiguous().pin_memory().to(target, non_blocking=True)
 
 
 FUSED_BF16 = (8, 0)

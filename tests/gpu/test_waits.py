@@ -22,6 +22,7 @@ from inference.models.stable_diffusion import load_base_model
 from inference.sampling import samplers_of
 from tests.gpu import mock_cuda
 from tests.gpu.test_first_gpu_run import OBJECTIVES
+from tests.inference.models.cogvideox.models import make_video_model, write_video_folder
 from train.config import TrainRecipe
 from train.trainer import Trainer
 
@@ -52,6 +53,14 @@ SETTINGS: dict[str, list[str]] = {
     "clip_value": ["max_grad_value=0.1", "mixed_precision=fp16"],
     "skips": ["guards.non_finite=skip"],
     "empty_prompts": ["data.captions={dropout_rate: 0.5, dropout_mode: zero_embedding}"],
+}
+
+
+CLIP_SETTINGS: dict[str, list[str]] = {
+    "cached": ["mixed_precision=bf16"],
+    "uncached": ["data.latent_sampling=random", "data.cache=off"],
+    "first_frames": ["image_condition={noise: true, dropout_rate: 0.5}"],
+    "packed": ["data.clips={buckets: ['9x32x32', '17x32x32'], short_clips: skip, pack: true}"],
 }
 
 
@@ -128,14 +137,14 @@ def test_training_with_prior_pictures(
 
 
 @pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize(
-    "overrides",
-    [["mixed_precision=bf16"], ["data.latent_sampling=random", "data.cache=off"]],
-    ids=["cached", "uncached"],
-)
+@pytest.mark.parametrize("name", CLIP_SETTINGS)
 def test_training_with_clips(
-    overrides: list[str], make_clip_recipe: Callable[..., TrainRecipe]
+    name: str, make_clip_recipe: Callable[..., TrainRecipe], tmp_path: Path
 ) -> None:
+    overrides = CLIP_SETTINGS[name]
+    if name == "first_frames":
+        folder = write_video_folder(make_video_model("1.5_i2v"), tmp_path / "base")
+        overrides = [*overrides, f"base_model.path={folder}"]
     still = ["log_every_n_steps=100", "sampling.sample_every_n_steps=100", "max_train_steps=8"]
     check(make_clip_recipe(*still, *overrides))
 

@@ -278,7 +278,8 @@ class DataConfig(ExampleConfig, SourceConfig):
     """A1111's Latent sampling method: draw the latent once per image, take the mode of the
     distribution, or draw a new one each time."""
     num_workers: int = 0
-    """Processes that prepare examples. The result does not depend on it."""
+    """Processes that prepare examples; with 0, this process prepares them itself: on a GPU in
+    threads, while the GPU computes. The result does not depend on it."""
     inpainting_masks: Literal["random", "files"] | None = None
     """For inpainting models (9 channels), which also read a mask and the image without the masked
     part: `random` (the default) masks a quarter of the examples as a whole, the others by

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inference.models.clip_model import LatentScale
+from inference.runtime import to_device
 
 OFS = 2.0
 """The value of `ofs` (offset) for CogVideoX1.5-5B-I2V, always."""
@@ -69,7 +70,7 @@ def with_noise(
     for picture, generator in zip(pictures, generators, strict=True):
         sigma = noise_sigma(generator, mean, std)
         noise = torch.randn(picture.shape, generator=generator)
-        noisy.append(picture + sigma * noise.to(picture))
+        noisy.append(picture + sigma * to_device(noise.to(picture.dtype), picture.device))
     return torch.stack(noisy)
 
 
@@ -78,7 +79,7 @@ def without(condition: Tensor, dropped: Sequence[bool]) -> Tensor:
 
     The caller decides which: 5 % in SAT (`noised_image_dropout`) and in diffusers' example.
     """
-    keep = torch.tensor([not drop for drop in dropped], device=condition.device)
+    keep = to_device(torch.tensor([not drop for drop in dropped]), condition.device)
     return torch.where(keep.view(-1, *[1] * (condition.ndim - 1)), condition, 0)
 
 

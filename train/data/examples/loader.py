@@ -88,7 +88,7 @@ def pinned(batch: Batch) -> Batch:
 
     def pin(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.pin_memory()
+            return value.contiguous().pin_memory()
         return [pin(one) for one in value] if isinstance(value, list) else value
 
     return {name: pin(value) for name, value in batch.items()}  # pyright: ignore[reportReturnType]

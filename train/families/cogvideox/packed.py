@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inference.models import Conditions
 from inference.models.cogvideox import Kind, Rotary, offset, rotary_positions, video_tokens
-from inference.runtime import InputError
+from inference.runtime import InputError, to_device
 from train.common import Batch
 from train.families.cogvideox.clips import ClipDenoising
 from train.losses import stratified_timesteps
@@ -92,7 +92,7 @@ def pack(
         torch.cat(list(latents)).unsqueeze(0),
         torch.cat(list(prompt_states)).unsqueeze(0),
         (torch.cat(cosines), torch.cat(sines)),
-        block_mask(owners.to(device), latents[0].dtype),
+        block_mask(to_device(owners, device), latents[0].dtype),
         frames,
     )
 
