@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -96,25 +97,54 @@ def test_levers(name: str, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPa
     assert all(torch.equal(one, ours[key]) for key, one in tensors(again).items())
 
 
-def test_activations_lie_on_the_host(
-    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """After the forward pass the device holds less; the host's waits do not increase."""
-    from tests.gpu import mock_cuda
+def begun(recipe: TrainRecipe) -> tuple[Trainer, Iterator[Any]]:
+    """A trainer before its first step, and its batches."""
+    trainer = Trainer(recipe)
+    trainer.until_stopped(trainer.begin)
+    trainer.until_stopped(trainer.enter, trainer.stage)
+    return trainer, trainer.data.batches(trainer.examples, trainer.stage, 0, trainer.share)
 
+
+def test_activations_lie_on_the_host(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the forward pass the device holds less than half of what it holds without."""
     monkeypatch.setattr("train.optimization.offload.WORTH_MOVING", 64)
     allocated = {}
     for key in ("false", "true"):
-        trainer = Trainer(make_recipe(*PLAIN, f"memory.activation_offload={key}", f"name={key}"))
-        trainer.until_stopped(trainer.begin)
-        trainer.until_stopped(trainer.enter, trainer.stage)
-        batches = trainer.data.batches(trainer.examples, trainer.stage, 0, trainer.share)
-        batch = next(iter(batches))
+        options = [*PLAIN, f"memory.activation_offload={key}", f"name={key}"]
+        trainer, batches = begun(make_recipe(*options))
+        batch = next(batches)
         trainer.caches.add_prompts(batch)
         before = torch.cuda.memory_allocated()
         losses = trainer.optimization.losses(batch)
         allocated[key] = torch.cuda.memory_allocated() - before
         losses.mean().backward()
         trainer.close()
-    assert mock_cuda is not None
     assert allocated["true"] < 0.5 * allocated["false"]
+
+
+def test_waits_of_a_step(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fused step waits for the loss and for the norm, not once for each of its tensors."""
+    if "LIMNER_MOCK_CUDA" not in os.environ:
+        pytest.skip("waits are counted on the mock device alone")
+    from tests.gpu import mock_cuda
+
+    monkeypatch.setattr("train.optimization.offload.WORTH_MOVING", 64)
+    counts = {}
+    for name in ("plain", "fused", "activations", "bf16 kahan fused"):
+        run = ["mixed_precision=bf16", f"name={name.replace(' ', '_')}"]
+        options = [*PLAIN, *LEVERS.get(name, []), *run]
+        trainer, batches = begun(make_recipe(*options))
+        for _ in range(2):
+            batch = next(batches)
+            mock_cuda.SYNCS.clear()
+            mock_cuda.record_syncs(True)
+            trainer.forward_backward(batch)
+            trainer.update_weights()
+            mock_cuda.record_syncs(False)
+            counts[name] = len(mock_cuda.SYNCS)
+        trainer.close()
+    assert counts["activations"] == counts["plain"]
+    assert counts["fused"] <= counts["plain"] + 1
+    assert counts["bf16 kahan fused"] <= counts["plain"] + 1

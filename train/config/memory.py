@@ -47,7 +47,8 @@ class TrainMemoryConfig(MemoryConfig):
     rates training stalls."""
     ema_on_cpu: bool = False
     """Keep the average of `ema` in the system's memory and compute it there: the device has 4 bytes
-    per trained number less, and each step copies all trained weights to the CPU."""
+    per trained number less, and each step copies all trained weights to the CPU. Has no effect on a
+    run on CPUs, as the two keys below."""
     optimizer_on_cpu: bool = False
     """Keep the optimizer's state in the system's memory and compute its steps on the CPU (torchao:
     CPUOffloadOptimizer): gradients and weights are copied there and the new weights back, one

@@ -65,7 +65,8 @@ class LossConfig:
     for them without the trained weights (OneTrainer: prior prediction). It takes another forward
     pass of each, and prior_copy for objectives that train the base model's own weights."""
     prior_copy: bool = False
-    """Keep an fp32 copy of the base model's weights that are trained, for prior: prediction."""
+    """Keep a copy of the base model's weights that are trained, in the format of training, for
+    prior: prediction."""
     prior_weight: float = 1.0
     """Weight of the mean loss of class images, relative to that of instance images (kohya and
     diffusers: prior_loss_weight). Class images come from data.concepts."""
@@ -249,7 +250,8 @@ class TrainRecipe:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     mixed_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Precision of the frozen weights and of computation; trained weights stay in fp32."""
+    """Precision of the frozen weights and of computation; trained weights stay in fp32, unless
+    memory.trained_weights is bf16."""
     deterministic: bool = False
     """Make a run on a GPU exact: only then do resuming and `limner rerun` give the same bytes
     there. It takes more time, and more memory: attention keeps its scores, heads x tokens² numbers

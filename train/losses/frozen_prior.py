@@ -52,7 +52,7 @@ class FrozenPrior:
         self.artifacts = [] if keeps_copy else list(artifacts)
         self.parameters = list(objective.parameters()) if keeps_copy else []
         self.copies = [parameter.detach().clone() for parameter in self.parameters]
-        """On the device of the objective, in fp32."""
+        """On the device of the objective, in the format of training."""
         self.changes_prompts = changes_prompts
 
     def targets(
