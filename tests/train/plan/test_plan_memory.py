@@ -8,71 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.clips.memory import decoding_bytes
 from inference.config.models import BaseModelConfig
 from inference.models.cogvideox.detect import FAMILIES, family_on_hub
 from inference.models.cogvideox.model import VideoModel
-from inference.models.conditions import Conditions
-from tests.inference.artifacts.video_base import build_video_base
 from train.config.clips import ClipDataConfig
 from train.config.data import DataConfig
 from train.config.objectives import LoraConfig, TextToImageConfig
 from train.config.optimization import OptimizerConfig
 from train.config.recipe import TrainRecipe
 from train.config.schema import recipe_class
-from train.families.cogvideox.memory import Learned, kept_per_token
-from train.memory import (
-    CONTEXT,
-    GIB,
-    MemoryPlan,
-    encoding_bytes,
-    objective_without_weights,
-    plan_memory,
-    prompt_bytes,
-)
+from inference.memory.phases import prompts_measured
+from train.memory.figures import CONTEXT, GIB, MemoryPlan
+from train.memory.outline import objective_without_weights
+from train.memory.planning import encoding_needs, latents_of, plan_memory
 from train.plan.base import skeleton
-
-LAYERS = 6
-
-
-def kept_in_truth(base: VideoModel, prepare: Any) -> float:
-    """Bytes per token, unit of width and block that autograd keeps, in fp32."""
-    prepare(base)
-    weights = {p.untyped_storage().data_ptr() for p in base.transformer.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    noisy, states = torch.randn(1, 3, 4, 32, 32), torch.randn(1, 16, 32)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = base.predict(noisy, torch.tensor([500]), Conditions(states))
-    assert out.requires_grad
-    return sum(kept.values()) / (LAYERS * (3 * 16 * 16 + 16) * 128)
-
-
-def lora(*targets: str) -> Any:
-    return lambda base: Lora.create(base, LoraSpec(1, 1, 0, targets, False), 0).attach(base)
-
-
-@pytest.mark.parametrize(
-    ("prepare", "learned"),
-    [
-        (lora("attention"), Learned()),
-        (lora("attention", "feed_forward"), Learned(feed_forward=True)),
-        (lambda base: base.transformer.requires_grad_(True), Learned(whole=True)),
-    ],
-    ids=["lora", "lora of all", "whole"],
-)
-def test_what_a_block_keeps(prepare, learned):
-    base = build_video_base(num_attention_heads=8, num_layers=LAYERS, time_embed_dim=16)
-    truth = kept_in_truth(base, prepare)
-    assert kept_per_token(learned, 4) == pytest.approx(truth, rel=0.1)
-
 
 class Alike:
     """Clips of one shape."""
@@ -128,10 +78,10 @@ def test_encoding_of_large_pictures_takes_no_more_in_larger_batches():
 
     def needed(side: int, batch: int) -> int:
         stage: Any = replace(recipe, train_batch_size=batch), Alike(side, side)
-        return encoding_bytes(recipe, base, stage)
+        return encoding_needs(recipe, base, stage, True)["latents"]
 
     assert needed(1024, 4) == needed(1024, 1) > 0
-    assert needed(512, 4) == needed(512, 8) == 4 * needed(512, 1)
+    assert needed(512, 4) == needed(512, 8) == pytest.approx(4 * needed(512, 1), rel=0.01)
 
 
 OFFICIAL = 49, 480, 720
@@ -158,8 +108,8 @@ def before(made: MemoryPlan, base: VideoModel, procedure: str) -> int:
     """Bytes at the peak before the first step of another trainer."""
     if procedure == "loading":
         return made.weights + made.trained + CONTEXT
-    tiles = base.vae.tile_sample_min_height, base.vae.tile_sample_min_width
-    return made.away + max(decoding_bytes(base.vae, *tiles), prompt_bytes(base, 1)) + CONTEXT
+    tiled = decoding_bytes(base, (1, *latents_of(base, OFFICIAL)), is_tiled=True)
+    return made.away + max(tiled, prompts_measured(base, 1).bytes) + CONTEXT
 
 
 def test_published_figures(capsys):
