@@ -45,6 +45,16 @@ def layer_norm(
     return torch.empty_like(inputs, memory_format=torch.contiguous_format), mean, deviation
 
 
+def group_norm(
+    inputs: Tensor, weight: Tensor | None, bias: Tensor | None, *sizes: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return a group norm, its means and its deviations; sizes are n, c, h x w, groups, eps."""
+    if not inputs.is_meta:
+        return None
+    mean, deviation = (inputs.new_empty(int(sizes[0]), int(sizes[3])) for _ in range(2))
+    return torch.empty_like(inputs, memory_format=torch.contiguous_format), mean, deviation
+
+
 aten = torch.ops.aten
 SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.add.Tensor: elementwise,
@@ -53,6 +63,7 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     aten.div.Tensor: elementwise,
     aten.addmm.default: affine,
     aten.native_layer_norm.default: layer_norm,
+    aten.native_group_norm.default: group_norm,
 }
 """The most frequent operations, whose own functions on the meta device are slow."""
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,10 @@ class Measured:
     result: Any
 
 
+encoded: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Measured]] = WeakKeyDictionary()
+"""What each VAE has encoded, because several phases ask for the shape of the latents."""
+
+
 class Wordless:
     """Stands in for the tokenizer that a model without weights may lack."""
 
@@ -81,10 +86,15 @@ def prompts_measured(base: Model, rows: int) -> Measured:
 @torch.no_grad()
 def encoding_measured(base: Model, rows: int, shape: Sequence[int]) -> Measured:
     """Encode images or clips of a shape in pixels; the result is the mean of their latents."""
-    with live_bytes() as (live, _):
-        pixels = torch.zeros(rows, 3, *shape, device="meta", dtype=base.parts["vae"].dtype)
-        result = base.encode_images(pixels)[0]
-    return Measured(live.peak, result)
+    vae: Any = base.parts["vae"]
+    known = encoded.setdefault(vae, {})
+    key = rows, *shape, vae.dtype
+    if key not in known:
+        with live_bytes() as (live, _):
+            pixels = torch.zeros(rows, 3, *shape, device="meta", dtype=vae.dtype)
+            result = base.encode_images(pixels)[0]
+        known[key] = Measured(live.peak, result)
+    return known[key]
 
 
 @torch.no_grad()

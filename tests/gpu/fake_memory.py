@@ -196,6 +196,8 @@ class FakeRun:
         cast(Any, self.base).alphas_cumprod = torch.linspace(0.999, 0.001, 1000)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.live = Live()
+        self.start = 0
+        """Bytes before the work of a phase began."""
         make_fake([*self.base.parts.values(), self.objective], self.mode)
         cast(Any, self.base.vae).to = lambda *places: self.base.vae  # fake ones cannot be moved
         self.trained = [one for one in self.objective.parameters() if one.requires_grad]
@@ -226,6 +228,7 @@ class FakeRun:
             if has_optimizer:
                 kept.append(moments_8bit(self.trained) if is_small else self.copies(2))
             kept.append(self.copies(1 if self.recipe.ema is not None else 0))
+            self.start = self.live.now
             yield self.live
 
     def copies(self, count: int) -> list[torch.Tensor]:
@@ -273,6 +276,7 @@ class FakeRun:
             dtypes = [drawn_dtype(self.recipe, self.base, name) for name in names]
             values = [one.to(dtype) for one, dtype in zip(parameters, dtypes, strict=True)]
             everywhere = [self.objective, *self.base.parts.values()]
+            self.start = live.now
             with replaced_parameters(everywhere, parameters, values), with_tokenizer(self.base):
                 work()
         return live.peak

