@@ -94,7 +94,7 @@ class MemoryPlan:
 
     def peak_of(self, phase: str) -> int:
         """Return the peak of a phase; 0 if it does not take place."""
-        if not self.needs[phase]:
+        if not self.needs.get(phase):
             return 0
         kept = self.weights_at_work(phase) + self.trained + self.ema + self.needs[phase]
         if phase in PREVIEWS:

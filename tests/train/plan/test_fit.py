@@ -11,7 +11,7 @@ from PIL import Image
 
 from inference.runtime import InputError
 from train.config import TrainRecipe
-from train.memory import MemoryPlan
+from train.memory import CONTEXT, MemoryPlan
 from train.plan.__main__ import main
 from train.plan.fit import GIB, Fit, Lever, card_bytes, fit, fixed, smaller_batch
 
@@ -24,7 +24,7 @@ def measure(settings: Mapping[str, str]) -> MemoryPlan | None:
         return None
     saved = sum(SAVINGS.get(key, 0) for key in settings)
     saved += 0 if "train_batch_size" not in settings else 2
-    return MemoryPlan(activations=(20 - saved) * GIB - MemoryPlan().training)
+    return MemoryPlan(at_work={"step": []}, needs={"step": (20 - saved) * GIB - CONTEXT})
 
 
 def fitted(size: float, *keys: str) -> Fit:
