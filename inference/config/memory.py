@@ -54,7 +54,7 @@ def swapping_faults(memory: MemoryConfig, base_model: BaseModelConfig) -> Faults
     packing = base_model.quantization
     if packing not in ("nf4", "int8"):
         return
-    why = f"cannot move the layers that base_model.quantization: {packing} packs one by one"
+    why = f"cannot move packed weights (base_model.quantization: {packing}) layer by layer"
     if moves_layers:
         yield "memory.offload", f"{memory.offload} {why}"
     if memory.blocks_to_swap:
