@@ -59,10 +59,7 @@ def swapping_faults(memory: MemoryConfig, base_model: BaseModelConfig) -> Faults
     if base_model.moves_by_layer:
         return
     packing = base_model.quantization
-    why = (
-        f"cannot move single layers that bitsandbytes has packed (base_model.quantization: "
-        f"{packing}); fp8 can be moved"
-    )
+    why = f"cannot move layers of bitsandbytes (base_model.quantization: {packing}); fp8 can move"
     if moves_layers:
         yield "memory.offload", f"{memory.offload} {why}"
     if memory.blocks_to_swap:
