@@ -102,17 +102,14 @@ def run(recipe: TrainRecipe) -> int:
 
 
 def planned_peaks(recipe: TrainRecipe) -> dict[str, int]:
-    """Return the peaks of a run on its device as `limner plan` computes them, in bytes.
-
-    That with `none` is an upper bound: as if all parts were there beside those at work.
-    """
+    """Return the peaks of a run on its device as `limner plan` computes them, in bytes."""
     from train.memory import memory_planned, outlined
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run prints them
         plan = memory_planned(recipe, outlined(recipe, processes), processes)
-    return {"none": plan.peak + plan.weights, "model_offload": plan.peak}
+    return plan.peaks_by_offload
 
 
 def memory_remedy(recipe: TrainRecipe, arguments: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 GIB = 2**30
 CONTEXT = GIB // 2
@@ -124,6 +124,13 @@ class MemoryPlan:
     def previews(self) -> int:
         """Return the peak while previews are generated, when there are no gradients."""
         return max(map(self.peak_of, PREVIEWS))
+
+    @property
+    def peaks_by_offload(self) -> dict[str, int]:
+        """Return the peak with all parts on the device, and with those at work alone."""
+        everything = {phase: [*self.parts] for phase in self.at_work}
+        together = replace(self, at_work=everything, spared=0)
+        return {"none": together.peak, "model_offload": self.peak}
 
     @property
     def peak(self) -> int:

@@ -129,7 +129,7 @@ def probe_run(recipe: TrainRecipe, memory: MemoryPlan, processes: int, to_encode
         if data.cache == "disk":
             data = replace(data, cache="auto", cache_dir=None)
         options = {"output_dir": folder, "resume": False, "overwrite": False, "data": data}
-        peaks = {"none": memory.peak + memory.weights, "model_offload": memory.peak}
+        peaks = memory.peaks_by_offload
         trainer = Trainer(
             replace(recipe, **options), StandInData, caches=FewCaches, reckon=lambda _: peaks
         )
