@@ -309,7 +309,7 @@ def summary(job: Job) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the figures as a table in Markdown, with Limner's share of each peer's."""
     lines = [
-        "| trainer | user CPU a step | system CPU | wall a step | peak GiB | first step | its user CPU |",
+        "| trainer | user CPU a step | system | wall | peak GiB | first step | its user CPU |",
         "|---|---|---|---|---|---|---|",
     ]
     keys = ("cpu", "system", "wall", "peak_gib", "first_step", "first_step_cpu")
@@ -317,10 +317,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = [f"{row[key]:.2f}" for key in keys]
         if row is not first:
-            pairs = zip(cells, keys, strict=True)
-            cells = [
-                f"{cell} ({first[key] / row[key] if row[key] else 0:.2f})" for cell, key in pairs
-            ]
+            shares = [first[key] / row[key] if row[key] else 0.0 for key in keys]
+            cells = [f"{cell} ({share:.2f})" for cell, share in zip(cells, shares, strict=True)]
         lines.append(f"| {row['trainer']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

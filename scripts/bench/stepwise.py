@@ -3,9 +3,9 @@
     python scripts/bench/stepwise.py MODULE_OR_FILE [arguments]
 
 `compare_trainers` starts it. PyTorch's hook after each optimizer step writes a JSON line to the
-descriptor STEPWISE_REPORT: user and system CPU seconds and wall seconds since the last step of
-this turn, and the largest resident memory so far. After STEPWISE_STEPS steps it waits for a byte of STEPWISE_GO; at
-the end of that pipe the process exits at once. Nothing here imports Limner.
+descriptor STEPWISE_REPORT: user and system CPU seconds and wall seconds since the last step of this
+turn, and the largest resident memory so far. After STEPWISE_STEPS steps it waits for a byte of
+STEPWISE_GO; at the end of that pipe the process exits at once. Nothing here imports Limner.
 """
 
 import json
