@@ -37,6 +37,7 @@ from tests.inference.artifacts.video_base import build_video_base
 from tests.inference.models.stable_diffusion.test_single_file import small_model
 from tests.train.run_tools import contents
 from tests.train.test_trainer import drawn, drawn_with, pixels
+from train import rerun
 from train.config.recipe import TrainRecipe
 from train.trainer import Trainer
 
@@ -197,6 +198,16 @@ def test_a_run_goes_on_and_draws_what_it_saved(
     plain = commands.draw(recipe, *options, "base_model.quantization=null")
     assert drawn(plain) != pixels(base_row)
     assert pixels(base_row) != pixels(last_row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_repeated_byte_by_byte(
+    kind: Packing, make_recipe: MakeRecipe, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Trainer(make_recipe("max_train_steps=2", f"base_model.quantization={kind}")).train()
+    assert rerun.main([str(tmp_path / "run"), "--name", "again"]) == 0
+    assert "byte by byte" in capsys.readouterr().out
 
 
 # Whole models
