@@ -354,6 +354,10 @@ class DataConfig(ExampleConfig, SourceConfig):
             yield "broken_pictures", "has no effect: corrupt clips are rejected"
         if self.resolution is not None:
             yield "resolution", "has no effect: clips have a height and a width (data.clips)"
+        if self.inpainting_masks is not None:
+            yield "inpainting_masks", "has no effect: video models read no masks"
+        if self.aesthetic_score != DataConfig.aesthetic_score:
+            yield "aesthetic_score", "has no effect: it is for SDXL's refiner"
 
     def _idle_sizes(self) -> Faults:
         """Yield sizes of class images, which have those of the images they are paired with."""

@@ -309,6 +309,12 @@ def test_keys_of_other_models_are_reported(
         RecipeError, match=r"data\.inpainting_masks: files are those of data\.masks"
     ):
         make_recipe("data.inpainting_masks=files")
+    clips = ["data.clips={frames: 9}", "data.inpainting_masks=random", "data.aesthetic_score=5"]
+    with pytest.warns(RecipeWarning) as caught:
+        make_recipe(*clips)
+    said = " ".join(str(one.message) for one in caught)
+    assert "inpainting_masks: has no effect" in said
+    assert "aesthetic_score: has no effect" in said
     with pytest.warns(RecipeWarning, match=r"data\.inpainting_masks: has no effect"):
         Trainer(make_recipe("data.inpainting_masks=random"))
     with pytest.warns(RecipeWarning, match=r"data\.aesthetic_score: has no effect"):
