@@ -33,6 +33,7 @@ LEVERS = {
     "fused 8 bits": ["memory.fused_backward=true", "optimizer.type=adamw8bit"],
     "fused on cpu": ["memory.fused_backward=true", "memory.optimizer_on_cpu=true"],
     "optimizer on cpu": ["memory.optimizer_on_cpu=true"],
+    "fp16 on cpu": ["memory.optimizer_on_cpu=true", "mixed_precision=fp16"],
     "8 bits on cpu": ["memory.optimizer_on_cpu=true", "optimizer.type=adamw8bit"],
     "ema on cpu": ["memory.ema_on_cpu=true"],
     "activations": ["memory.activation_offload=true"],

@@ -116,9 +116,7 @@ def test_levers_that_change_no_byte(objective: str, lever: str, make_recipe: Mak
 def test_runs_in_bf16_resume_and_follow_fp32(
     objective: str, more: list[str], make_recipe: MakeRecipe
 ) -> None:
-    """The weights stay within two steps, of at most 0.01, and 1/100; checkpoints are bf16,
-    artifacts as configured.
-    """
+    """In the mean, weights stay within half a step of 0.01; checkpoints are bf16, artifacts not."""
     options = [f"objective={OBJECTIVES[objective]}", *PLAIN, *BF16, *more]
     options += ["saving.save_precision=fp32"]
     ours, _ = train(make_recipe(*options, "name=lever"))
@@ -134,8 +132,7 @@ def test_runs_in_bf16_resume_and_follow_fp32(
     theirs, _ = train(make_recipe(*exact, "name=exact"))
     expected = load_file(theirs.run.folder.checkpoint(4) / "trained.safetensors")
     for name, one in found.items():
-        scale = float(expected[name].abs().max())
-        assert (one.float() - expected[name]).abs().max() < 0.02 + scale / 100, name
+        assert (one.float() - expected[name]).abs().mean() < 0.005, name
 
 
 def test_losses_that_are_not_finite_change_nothing(make_recipe: MakeRecipe) -> None:
