@@ -21,15 +21,16 @@ from train.data import (
 )
 from train.families import training_of
 from train.objectives import Objective
+from train.placement import idle_parts
 from train.stages import Stage
 
 
-def put_aside(base: DiffusionModel, examples: Examples) -> None:
+def put_aside(recipe: TrainRecipe, base: DiffusionModel, examples: Examples) -> None:
     """Offload parts that steps do not use to the CPU; call it when captions are encoded.
 
     Generating previews moves them back for a while.
     """
-    for part in training_of(base).idle_parts(base, examples.latents is not None):
+    for part in idle_parts(recipe, base, True, examples.latents is not None):
         base.parts[part].to("cpu")
 
 
@@ -58,7 +59,7 @@ class Caches:
         cache_latents(examples, self.base, batch_size, track, self.folder, share)
         states, stay = self.prompt_states, data.cache != "off" and not examples.changes_words
         if states and stay and states.fill(examples.all_prompts(), track, share=share):
-            put_aside(self.base, examples)
+            put_aside(self.recipe, self.base, examples)
         else:  # an earlier stage may have offloaded what each step uses now
             for encoder in self.base.text_encoders.values():
                 encoder.to(self.base.device)

@@ -93,7 +93,7 @@ class FewCaches(Caches):
             self.encoding = (now() - start) / len(indices)
         states, prompts = self.prompt_states, [examples[p]["prompts"] for p in positions]
         if states and not examples.changes_words and states.fill(sorted({*prompts}), track):
-            put_aside(self.base, examples)
+            put_aside(self.recipe, self.base, examples)
 
     @torch.no_grad()
     def _latents(
