@@ -153,7 +153,8 @@ def on_meta(*modules: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in modules:
             for inner in module.modules():
-                for tensors in (inner._parameters, inner._buffers):
+                places: list[dict[str, Any]] = [inner._parameters, inner._buffers]
+                for tensors in places:
                     kept = {name: one for name, one in tensors.items() if one is not None}
                     stack.callback(tensors.update, kept)
                     tensors.update({name: empty(one) for name, one in kept.items()})

@@ -114,7 +114,7 @@ def test_swapped_blocks_compute_the_same_with_less_memory() -> None:
 
 def test_weights_are_back_on_the_host_after_a_fault() -> None:
     class Faulty(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
             assert self.weight.device.type == "cuda"
             raise KeyError
 

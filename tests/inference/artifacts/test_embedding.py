@@ -222,7 +222,9 @@ def test_states_are_those_of_a_table_with_the_vectors_in_it(tiny_base: BaseModel
     half = tiny_base.encode_prompts(["a xyz b", "c"]).states
     word.detach()
     assert torch.equal(tiny_base.encode_prompts(["a xyz b"]).states, before)
-    table = tiny_base.text_encoder.get_input_embeddings().weight
+    encoder = tiny_base.text_encoder
+    assert encoder is not None
+    table = encoder.get_input_embeddings().weight
     for strength, expected in ((1.0, states), (0.5, half)):
         letters = [ids(tiny_base, letter)[0] for letter in "qw"]
         kept = table[letters].clone()
@@ -258,7 +260,9 @@ def test_begins_as_rows_of_the_token_table(
 ) -> None:
     """Row i * N // n of the text's N tokens for vector i of n."""
     created = Embedding.create(tiny_base, "new", text, count)
-    table = tiny_base.text_encoder.get_input_embeddings().weight
+    encoder = tiny_base.text_encoder
+    assert encoder is not None
+    table = encoder.get_input_embeddings().weight
     rows = [ids(tiny_base, letter)[0] for letter in expected]
     assert torch.equal(created.learned.vectors, table[rows])
 

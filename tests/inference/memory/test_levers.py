@@ -70,7 +70,7 @@ def test_blocks_of_a_unet_are_those_that_are_recomputed(tiny_base_folder: Path) 
 
 def test_every_weight_of_a_part_is_in_one_leaf(tiny_base_folder: Path) -> None:
     base = load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
-    for part in (base.unet, base.text_encoder):
+    for part in (base.unet, base.text_encoders["text_encoder"]):
         found = [t for leaf in leaves(part) for t in frozen_tensors(leaf, is_recursive=False)]
         assert {id(one) for one in found} == {id(one) for one in frozen_tensors(part)}
         assert len(found) == len(frozen_tensors(part))

@@ -91,7 +91,7 @@ def test_attention_keeps_no_scores() -> None:
     heads = [blank(1, 4, 1024, 40, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     mask = blank(1, 1, 1024, 1024, dtype=torch.bool)
     with live_bytes() as (live, cuda):
-        out = functional.scaled_dot_product_attention(*heads)
+        out = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2])
         assert out.shape == heads[0].shape
         assert live.now < 2 * out.nbytes
         cuda.backward(out.sum())

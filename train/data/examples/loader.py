@@ -24,8 +24,10 @@ AHEAD = 2
 """Micro-batches that threads prepare in advance."""
 
 
-def build_loader(examples: Examples, batches: MicroBatches) -> Iterable[Batch | DataError]:
+def build_loader(examples: Examples, batches: MicroBatches) -> Iterable[Any]:
     """Return a loader of the batches in stream order; independent of the number of workers.
+
+    It yields a `Batch`, or in its place the DataError of one of its examples.
 
     For a GPU they are in pinned memory; without workers threads prepare them in advance.
 
