@@ -61,8 +61,8 @@ def train(recipe: TrainRecipe, data: Any = Data) -> tuple[Trainer, list[float]]:
     norms: list[float] = []
     log = trainer.log
 
-    def noting(grad_norm: torch.Tensor) -> None:
-        norms.append(float(grad_norm))
+    def noting(grad_norm: float) -> None:
+        norms.append(grad_norm)
         log(grad_norm)
 
     trainer.log = noting  # type: ignore[method-assign]
