@@ -78,13 +78,13 @@ class SizeRules:
     """None of a model of images."""
     takes_first_frames: bool = False
     """Whether the model is conditioned on the first frame of a clip."""
+    check: Callable[[int, int, int], str | None] = accept
+    """Width, height and latent frames -> a warning, if the model was not trained at this size.
+    Raises InputError if it has no positions for it."""
     takes_masks: bool = False
     """Whether the model is conditioned on a mask and on the image without the masked part."""
     takes_scores: bool = False
     """Whether the model is conditioned on an aesthetic score, after the sizes."""
-    check: Callable[[int, int, int], str | None] = accept
-    """Width, height and latent frames -> a warning, if the model was not trained at this size.
-    Raises InputError if it has no positions for it."""
 
 
 def check_size(key: str, pixels: int, step: int) -> None:
