@@ -70,7 +70,7 @@ def send(batch: Batch, device: torch.device) -> None:
     """
     values: dict[str, Any] = cast("dict[str, Any]", batch)
     for name, value in values.items():
-        if name == "pixels":
+        if name in ("pixels", "masked_pixels"):
             continue
         if isinstance(value, Tensor):
             values[name] = to_device(value, device)

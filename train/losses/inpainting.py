@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from inference.models import Conditions
+from inference.runtime import to_device
 from train.common import Batch, encode_in_parts, normal
 from train.losses.denoising import Denoising
 
@@ -27,7 +28,9 @@ class InpaintingDenoising(Denoising):
     def predict(self, noisy: Tensor, timesteps: Tensor, states: Conditions, batch: Batch) -> Tensor:
         assert "inpainting_mask" in batch and "masked_latents" in batch
         further = batch["inpainting_mask"], batch["masked_latents"]
-        seen = torch.cat([noisy, *(one.to(noisy) for one in further)], dim=1)
+        seen = torch.cat(
+            [noisy, *(to_device(one, noisy.device).to(noisy.dtype) for one in further)], dim=1
+        )
         return self.base.predict(seen, timesteps, states, batch.get("sizes"))
 
     @torch.no_grad()
