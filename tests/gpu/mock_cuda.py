@@ -262,9 +262,14 @@ def _patch_streams(cuda: Any) -> None:
 def _patch_bitsandbytes(torch: Any) -> None:
     """Multiply INT8 matrices exactly under autocast too, as CUDA's kernel does.
 
-    The fallback multiplies in floats: autocast would make them fp16, and products overflow.
+    The fallback multiplies in floats: autocast would make them fp16, and products overflow. It is
+    not compiled either, as CUDA's is not: that takes 25 s in each process.
     """
-    from bitsandbytes.backends.default import ops
+    compiled, torch.compile = torch.compile, _left_as_it_is
+    try:
+        from bitsandbytes.backends.default import ops
+    finally:
+        torch.compile = compiled
 
     multiply = ops._int8_linear_matmul_impl
 
@@ -273,6 +278,11 @@ def _patch_bitsandbytes(torch: Any) -> None:
             return multiply(*matrices)
 
     ops._int8_linear_matmul_impl = multiply_exactly
+
+
+def _left_as_it_is(function: Any = None, **_: Any) -> Any:
+    """Return what torch.compile was given, also where it is a decorator with options."""
+    return (lambda decorated: decorated) if function is None else function
 
 
 def _index_of(device: Any = None) -> int:

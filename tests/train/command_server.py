@@ -55,7 +55,6 @@ from pathlib import Path
 from typing import Any
 
 from scripts.kill_sweep import PRELOADED
-from tests.copies import remember_reading
 
 SECONDS_TO_LIVE = 200
 SECONDS_ALONE = 30
@@ -78,6 +77,7 @@ def read_base(base: str) -> None:
     """Has the libraries fill their own caches; commands copy what is read here."""
     from inference.config.models import BaseModelConfig
     from inference.models.stable_diffusion.loading import load_base_model
+    from tests.copies import remember_reading  # imports torch, for which `prepare` sets variables
 
     loaded = load_base_model(BaseModelConfig(path=base))
     remember_reading(
