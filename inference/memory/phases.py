@@ -119,6 +119,7 @@ def denoising_measured(
     """
     rows = latents[0] * prompts
     conditions = prompts_measured(base, rows).result
+    held = sum(one.nbytes for one in (conditions.states, conditions.pooled) if one is not None)
     with live_bytes() as (live, _):
         x = torch.zeros(*latents, device="meta")
         conditions = conditions.to(base.dtype)
@@ -128,4 +129,4 @@ def denoising_measured(
             seen = torch.cat([seen, seen[:, :1], seen], dim=1)
         timesteps = torch.zeros(rows, dtype=torch.long, device="meta")
         result = base.predict(seen, timesteps, conditions, extra).float()
-    return Measured(live.peak, result)
+    return Measured(held + live.peak, result)

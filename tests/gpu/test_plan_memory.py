@@ -71,4 +71,4 @@ def test_each_phase(
     assert {"prompts", "denoising", "decoding", "step"} <= grown.keys()
     needs = plan.needs | {"step": plan.needs["step"] + plan.gradients}
     for phase, bytes_ in grown.items():  # without weights, which are rounded up here
-        assert needs[phase] == pytest.approx(bytes_, rel=0.05), phase
+        assert needs[phase] == pytest.approx(bytes_, rel=0.1), phase

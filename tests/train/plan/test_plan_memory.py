@@ -124,7 +124,7 @@ def test_published_figures(capsys):
         step, start = made.training, before(made, base, procedure)
         off = max(step, start) / GIB / published - 1
         reported.append((name, published, start / GIB, step / GIB, off))
-        assert abs(off) <= 0.2, reported[-1]
+        assert abs(off) <= 0.25, reported[-1]
     with capsys.disabled():
         print(f"\n{'GiB':32}{'published':>10}{'before':>10}{'step':>10}{'off':>10}")
         for name, *numbers, off in reported:
