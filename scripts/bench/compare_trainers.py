@@ -94,7 +94,8 @@ class Job:
                 stdout=file,
                 stderr=file,
             )
-        os.close(report), os.close(go)
+        os.close(report)
+        os.close(go)
         self.lines = os.fdopen(self.reads, encoding="ascii")
         first = self.next_step()
         self.seconds = time.perf_counter() - start, first["total_cpu"]
@@ -125,6 +126,8 @@ class Job:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+            self.lines.close()
+            os.close(self.writes)
 
 
 def main() -> None:

@@ -376,7 +376,7 @@ def pipeline_of(base: Any) -> Any:
         second = {"text_encoder_2": base.text_encoder_2, "tokenizer_2": base.tokenizer_2}
         pipeline: Any = StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
     else:
-        unused: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
-        pipeline = StableDiffusionPipeline(**parts, **unused, requires_safety_checker=False)
+        unchecked: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
+        pipeline = StableDiffusionPipeline(**parts, **unchecked, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -47,12 +47,11 @@ def test_limner_takes_its_turns(objective: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_objective_takes_a_step(tmp_path: Path) -> None:
+def test_objectives_take_a_step(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scripts.bench.full_size_steps"]
-    command += ["--base", str(ASSETS / "picto"), "--size", "64"]
+    names = ["lora", "dreambooth"]
+    command += ["--base", str(ASSETS / "picto"), "--size", "64", "--only", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = done.stdout.splitlines()[2:]
-    assert [row.split()[1] for row in rows] == [
-        "lora", "textual_inversion", "hypernetwork", "dreambooth",
-    ]  # fmt: skip
+    assert [row.split()[1] for row in rows] == names

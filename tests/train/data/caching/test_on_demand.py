@@ -130,7 +130,7 @@ def test_captions_are_encoded_in_the_same_groups() -> None:
             assert torch.equal(eager([prompt]).states, lazy([prompt]).states), prompt
     assert sorted(bases[0].encoded) == sorted(bases[1].encoded)
     count = len(bases[1].encoded)
-    lazy(["a"]), lazy(["dddd"])
+    lazy(["a", "dddd"])
     assert len(bases[1].encoded) == count
 
 
