@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from inference.models import DTYPES
 from train.common import Batch
 from train.config import TrainRecipe
 from train.objectives import Objective, enable_gradient_checkpointing
+from train.optimization import is_worth_moving
 
 known: dict[tuple[object, ...], int] = {}
 """What was measured, by all that it depends on: a choice of settings measures few of them."""
@@ -41,13 +42,24 @@ def step_bytes(
     rows = recipe.train_batch_size * (2 if data.has_prior else 1)
     has_gradients = recipe.gradient_accumulation_steps > 1
     lower = DTYPES[recipe.mixed_precision] if recipe.mixed_precision != "fp32" else None
-    settings = repr((recipe.objective, recipe.base_model, recipe.loss)), data.packs_clips, lower
-    shape = rows, tuple(pixels), tuple(latents), has_captions, is_checkpointing, has_gradients
+    moves = recipe.memory.activation_offload
+    what = repr((recipe.objective, recipe.base_model, recipe.loss))
+    settings = what, data.packs_clips, lower, moves
+    shape = (
+        rows,
+        tuple(pixels),
+        tuple(latents),
+        has_captions,
+        is_checkpointing,
+        has_gradients,
+        moves,
+    )
     key = fingerprint(objective), *settings, *shape
     if key not in known:
         with in_training(objective, is_checkpointing), with_tokenizer(objective.base):
             batch = blank_batch(objective, rows, pixels, latents, has_captions)
-            peak = step_peak(objective, batch, lower, has_gradients)
+            with away(objective) if moves else nullcontext():
+                peak = step_peak(objective, batch, lower, has_gradients)
         known[key] = peak - gradient_bytes(objective)
     return known[key]
 
@@ -149,6 +161,28 @@ def step_peak(
     finally:
         for one in parameters:
             one.grad = None
+
+
+@contextmanager
+def away(objective: Objective) -> Iterator[None]:
+    """Free what autograd keeps inside the context, as `memory.activation_offload` does."""
+    modules = (objective, *objective.base.parts.values())
+    weights = {one.untyped_storage()._cdata for part in modules for one in part.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]:
+        is_kept = tensor.untyped_storage()._cdata in weights or not tensor.is_meta
+        if is_kept or not is_worth_moving(tensor):
+            return tensor
+        return tensor.shape, tensor.stride(), tensor.dtype
+
+    def unpack(packed: Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        shape, strides, dtype = packed
+        return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 def tensors_in(batch: Batch) -> list[Tensor]:
