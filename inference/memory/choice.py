@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -115,13 +115,22 @@ def weight_bytes(part: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in part.parameters())
 
 
-def swapped_bytes(blocks: Sequence[nn.Module], wish: float) -> int:
+def swapped_bytes(
+    blocks: Sequence[nn.Module], wish: float, saved: Mapping[nn.Module, int] | None = None
+) -> int:
     """Return the bytes that swapping some of the blocks takes off the device.
 
     Two of them are there: the one that computes, and the next one.
+
+    Args:
+        blocks: of the denoiser.
+        wish: `blocks_to_swap`.
+        saved: bytes by which layers will be smaller once they are packed.
     """
+    saved = saved or {}
     sizes = sorted(
         sum(tensor.nbytes for tensor in frozen_tensors(block))
+        - sum(saved.get(layer, 0) for layer in block.modules())
         for block in chosen_blocks(blocks, wish)
     )
     return sum(sizes[:-2])

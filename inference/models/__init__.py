@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         model_name,
         quantization_savings,
         quantize_denoiser,
+        savings_by_layer,
         vae_of,
         weight_dtype,
         weights_path,
@@ -120,9 +121,9 @@ __all__ = [
     "load_image_model", "load_model", "mixed", "model_hash", "model_name", "models_in",
     "needs_negatives", "output_name", "packed_by_name", "part_layout", "part_names", "path_of",
     "published_name", "quantization_savings", "quantize_denoiser", "read_part", "read_text",
-    "register_family", "resolve_path", "rounded_size", "single_file_format", "single_file_of",
-    "skeleton", "tokenizer_names", "vae_file", "vae_form", "vae_name", "vae_of", "weight_dtype",
-    "weight_shapes", "weights_of", "weights_path", "write_base_model",
+    "register_family", "resolve_path", "rounded_size", "savings_by_layer", "single_file_format",
+    "single_file_of", "skeleton", "tokenizer_names", "vae_file", "vae_form", "vae_name", "vae_of",
+    "weight_dtype", "weight_shapes", "weights_of", "weights_path", "write_base_model",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -244,8 +244,13 @@ def quantize_denoiser(base: DiffusionModel, kind: Packing, dtype: torch.dtype) -
 
 def quantization_savings(base: DiffusionModel, kind: Packing) -> int:
     """Return the bytes that quantization saves in the denoiser's weights, as they are now."""
+    return sum(savings_by_layer(base, kind).values())
+
+
+def savings_by_layer(base: DiffusionModel, kind: Packing) -> dict[nn.Module, int]:
+    """Return the bytes that quantization saves in each layer of the denoiser that it packs."""
     layers: list[Any] = [layer for _, layer in base.packable.layers(base.denoiser, kind)]
-    return sum(layer.weight.nbytes - packed_bytes(layer, kind) for layer in layers)
+    return {layer: layer.weight.nbytes - packed_bytes(layer, kind) for layer in layers}
 
 
 Model = TypeVar("Model", bound=DiffusionModel)

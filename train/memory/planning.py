@@ -20,7 +20,7 @@ from inference.memory import (
     prompts_measured,
     swapped_bytes,
 )
-from inference.models import DTYPES, DiffusionModel, quantization_savings
+from inference.models import DTYPES, DiffusionModel, quantization_savings, savings_by_layer
 from train.common import encoded_at_once
 from train.config import TrainRecipe
 from train.data import DEVICE_BYTES, PROMPT_CACHE_BYTES, Examples
@@ -74,7 +74,9 @@ def plan_memory(
     plan.gradients, plan.optimizer, plan.ema = kept.gradients, kept.optimizer, kept.ema
     plan.step, plan.host_state = kept.step, kept.host
     plan.casts = gradients if processes > 1 else 0
-    plan.swapped = swapped_bytes(base.blocks(), recipe.memory.blocks_to_swap)
+    packing = recipe.base_model.quantization
+    saved = savings_by_layer(base, packing) if packing else {}
+    plan.swapped = swapped_bytes(base.blocks(), recipe.memory.blocks_to_swap, saved)
     copied = copied_for_drawing(recipe, objective)
     plan.drawn = sum(p.numel() * dtype.itemsize for p, dtype in copied)
     plan.host = host_bytes(recipe, plan)
