@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +23,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
+
+from inference.runtime import output
+from scripts.bench.gpu_results import Results
 
 NEEDED = (
     "torch", "diffusers", "transformers", "accelerate", "peft", "omegaconf", "safetensors", "numpy",
@@ -39,8 +41,6 @@ PARTS = {"tests": 130.0, "sd15": 110.0, "sdxl": 110.0, "cogvideox-2b": 110.0}
 TESTS = "bf16 and (test_objectives or test_networks or plain) or test_exact_runs or quantized_base"
 """Choice of the tests for a first GPU, in pytest's syntax."""
 
-Row = dict[str, object]
-
 
 def main(arguments: Sequence[str], module: str = "scripts.bench.gpu") -> int:
     """Run what the command line names; return the exit status.
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], module: str = "scripts.bench.gpu") -> int:
         module: starts a part as `python -m MODULE --part …`.
     """
     if faults := missing():
-        print("\n".join(faults), file=sys.stderr)
+        output("\n".join(faults), is_error=True)
         return 2
     options = read_arguments(arguments)
     if options.part:
@@ -92,56 +92,6 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class Results:
-    """The table: rows on the disk, from which both files are written again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows_file = folder / "rows.jsonl"
-
-    def start(self) -> None:
-        """Begin a table without rows."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.rows_file.write_text("", encoding="utf-8")
-
-    def add(self, part: str, what: str, **figures: object) -> None:
-        """Add a row, and write the table."""
-        row = {"part": part, "what": what, **figures}
-        with self.rows_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(f"{part}: {what}: {in_words(figures)}", flush=True)
-        self.write()
-
-    def rows(self) -> list[Row]:
-        """Return the rows so far."""
-        lines = self.rows_file.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-
-    def write(self) -> None:
-        """Write the table, each file as a whole."""
-        rows = self.rows()
-        table = ["| part | what | result |", "|---|---|---|"]
-        for row in rows:
-            figures = {key: value for key, value in row.items() if key not in ("part", "what")}
-            table.append(f"| {row['part']} | {row['what']} | {in_words(figures)} |")
-        self._replace("results.md", "\n".join(table) + "\n")
-        self._replace("results.json", json.dumps(rows, indent=2) + "\n")
-
-    def _replace(self, name: str, text: str) -> None:
-        new = self.folder / f"{name}.new"
-        new.write_text(text, encoding="utf-8")
-        new.replace(self.folder / name)
-
-
-def in_words(figures: Row) -> str:
-    """Return figures for people: `step_ms 12.3, peak_gib 3.1`."""
-    pairs = ((key, value) for key, value in figures.items() if value is not None)
-    return ", ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in pairs
-    )
-
-
 def run_parts(options: argparse.Namespace, module: str) -> int:
     """Run each part as a process within its limit; return 1 if one failed."""
     results, start, failed = Results(options.output), time.monotonic(), False
@@ -161,8 +111,8 @@ def run_parts(options: argparse.Namespace, module: str) -> int:
             failed = True
             reason = "its time was used up" if status is None else f"status {status}"
             results.add(part, "failed", reason=reason, last_line=last_line(log), log=str(log))
-        print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
-    print((options.output / "results.md").read_text(encoding="utf-8"))
+        output(f"{part}: {time.monotonic() - began:.0f} s")
+    output((options.output / "results.md").read_text(encoding="utf-8"))
     return int(failed)
 
 

@@ -24,9 +24,10 @@ from PIL import Image
 from inference.config import ImageConfig
 from inference.images import draw
 from inference.recipe import load_recipe
-from inference.runtime import quiet_libraries
+from inference.runtime import output, quiet_libraries
 from scripts.bench.common import now, take_turns
 from scripts.bench.full_size import MODELS, random_base
+from scripts.bench.gpu_results import Results
 from train.common import Batch
 from train.config import TrainRecipe, train_schema
 from train.memory import CONTEXT, MemoryPlan, memory_planned, outlined
@@ -35,7 +36,6 @@ from train.run_data import Data
 from train.trainer import Trainer
 
 if TYPE_CHECKING:
-    from scripts.bench.gpu import Results
     from train.data import Examples
     from train.stages import Stage
 
@@ -121,7 +121,7 @@ def measure(part: str, results: Results, options: argparse.Namespace) -> int:
     if part == "tests":
         return run_tests(results, options.tests)
     if not torch.cuda.is_available():
-        print("torch finds no GPU (torch.cuda.is_available() is False)", file=sys.stderr)
+        output("torch finds no GPU (torch.cuda.is_available() is False)", is_error=True)
         return 1
     quiet_libraries()
     chosen = dict(word.split("=", 1) for word in options.model)
@@ -163,7 +163,7 @@ def run_tests(results: Results, choice: str) -> int:
         assert process.stdout
         start, told, failures = time.monotonic(), 0.0, []
         for line in process.stdout:
-            print(line, end="", flush=True)
+            output(line.rstrip("\n"))
             outcome = re.match(r"(\S+::\S.*) (PASSED|FAILED|ERROR|SKIPPED)", line)
             if outcome is None:
                 continue
