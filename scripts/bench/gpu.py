@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inference.runtime import output
-from scripts.bench.gpu_results import Results
 
 NEEDED = (
     "torch", "diffusers", "transformers", "accelerate", "peft", "omegaconf", "safetensors", "numpy",
@@ -40,6 +40,8 @@ PARTS = {"tests": 130.0, "sd15": 110.0, "sdxl": 110.0, "cogvideox-2b": 110.0}
 
 TESTS = "bf16 and (test_objectives or test_networks or plain) or test_exact_runs or quantized_base"
 """Choice of the tests for a first GPU, in pytest's syntax."""
+
+Row = dict[str, object]
 
 
 def main(arguments: Sequence[str], module: str = "scripts.bench.gpu") -> int:
@@ -90,6 +92,56 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--without-times", action="store_true", help="for a mock device")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+class Results:
+    """The table: rows on the disk, from which both files are written again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows_file = folder / "rows.jsonl"
+
+    def start(self) -> None:
+        """Begin a table without rows."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rows_file.write_text("", encoding="utf-8")
+
+    def add(self, part: str, what: str, **figures: object) -> None:
+        """Add a row, and write the table."""
+        row = {"part": part, "what": what, **figures}
+        with self.rows_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        output(f"{part}: {what}: {in_words(figures)}")
+        self.write()
+
+    def rows(self) -> list[Row]:
+        """Return the rows so far."""
+        lines = self.rows_file.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def write(self) -> None:
+        """Write the table, each file as a whole."""
+        rows = self.rows()
+        table = ["| part | what | result |", "|---|---|---|"]
+        for row in rows:
+            figures = {key: value for key, value in row.items() if key not in ("part", "what")}
+            table.append(f"| {row['part']} | {row['what']} | {in_words(figures)} |")
+        self._replace("results.md", "\n".join(table) + "\n")
+        self._replace("results.json", json.dumps(rows, indent=2) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        new = self.folder / f"{name}.new"
+        new.write_text(text, encoding="utf-8")
+        new.replace(self.folder / name)
+
+
+def in_words(figures: Row) -> str:
+    """Return figures for people: `step_ms 12.3, peak_gib 3.1`."""
+    pairs = ((key, value) for key, value in figures.items() if value is not None)
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in pairs
+    )
 
 
 def run_parts(options: argparse.Namespace, module: str) -> int:

@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from inference.recipe import load_recipe
 from inference.runtime import output, quiet_libraries
 from scripts.bench.common import now, take_turns
 from scripts.bench.full_size import MODELS, random_base
-from scripts.bench.gpu_results import Results
 from train.common import Batch
 from train.config import TrainRecipe, train_schema
 from train.memory import CONTEXT, MemoryPlan, memory_planned, outlined
@@ -44,6 +43,12 @@ WARM, TIMED, WATCHED = 3, 8, 2
 """Steps that do not count, whose time is taken, in which waits are counted."""
 DRAWN_STEPS, TURNS = 20, 3
 PROMPT = "a photo of a thing on a beach"
+
+
+class Rows(Protocol):
+    """The table that measurements are added to."""
+
+    def add(self, part: str, what: str, **figures: object) -> None: ...
 
 
 class Case(NamedTuple):
@@ -116,7 +121,7 @@ class MeasuredError(Exception):
     """Ends a run whose steps have been measured."""
 
 
-def measure(part: str, results: Results, options: argparse.Namespace) -> int:
+def measure(part: str, results: Rows, options: argparse.Namespace) -> int:
     """Measure a part; return its exit status."""
     if part == "tests":
         return run_tests(results, options.tests)
@@ -138,7 +143,7 @@ def measure(part: str, results: Results, options: argparse.Namespace) -> int:
     return int(failed)
 
 
-def attempted(results: Results, part: str, what: str, work: Callable[[], None]) -> bool:
+def attempted(results: Rows, part: str, what: str, work: Callable[[], None]) -> bool:
     """Do work; record an error as a row, and return whether there was none."""
     try:
         work()
@@ -153,7 +158,7 @@ def attempted(results: Results, part: str, what: str, work: Callable[[], None]) 
     return True
 
 
-def run_tests(results: Results, choice: str) -> int:
+def run_tests(results: Rows, choice: str) -> int:
     """Run the tests for a first GPU; each outcome is counted as it comes."""
     command = [sys.executable, "-m", "tests.gpu.run_pytest", "-v", "-k", choice]
     counts = {"passed": 0, "failed": 0, "error": 0, "skipped": 0}
@@ -214,7 +219,7 @@ def taken(batches: Iterator[Batch], steps: int) -> Iterator[Batch]:
             return
 
 
-def train(results: Results, part: str, case: Case, path: str, options: argparse.Namespace) -> None:
+def train(results: Rows, part: str, case: Case, path: str, options: argparse.Namespace) -> None:
     """Take steps of training on a base model with random weights, and add a row."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -312,7 +317,7 @@ def write_clips(folder: Path, is_tiny: bool) -> dict[str, Any]:
     return {"path": str(folder), "clips": clips}
 
 
-def compare_drawing(results: Results, part: str, path: str, options: argparse.Namespace) -> None:
+def compare_drawing(results: Rows, part: str, path: str, options: argparse.Namespace) -> None:
     """Draw by turns with Limner and with diffusers' pipeline, and add a row for each batch size."""
     precision = precision_here()
     base: Any = random_base(path, precision, "cuda")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.bench import gpu_parts
-from scripts.bench.gpu import read_arguments
-from scripts.bench.gpu_results import Results
+from scripts.bench.gpu import Results, read_arguments
 from tests.gpu import mock_cuda
 from tests.gpu.run_bench import MockWaits
 

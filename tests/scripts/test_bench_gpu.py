@@ -20,8 +20,7 @@ from scripts.bench.full_size import random_base
 PART = """
 import sys, time
 from pathlib import Path
-from scripts.bench.gpu import read_arguments
-from scripts.bench.gpu_results import Results
+from scripts.bench.gpu import Results, read_arguments
 options = read_arguments(sys.argv[1:])
 Results(options.output).add(options.part, "measured", step_ms=1.5)
 if options.part == "sd15":
