@@ -25,6 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 
+from inference.runtime import output
+
 NEEDED = (
     "torch", "diffusers", "transformers", "accelerate", "peft", "omegaconf", "safetensors", "numpy",
     "PIL", "yaml", "rich", "tqdm", "scipy", "torchsde", "tensorboard", "pytest",
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str], module: str = "scripts.bench.gpu") -> int:
         module: starts a part as `python -m MODULE --part …`.
     """
     if faults := missing():
-        print("\n".join(faults), file=sys.stderr)
+        output("\n".join(faults), is_error=True)
         return 2
     options = read_arguments(arguments)
     if options.part:
@@ -109,7 +111,7 @@ class Results:
         row = {"part": part, "what": what, **figures}
         with self.rows_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"{part}: {what}: {in_words(figures)}", flush=True)
+        output(f"{part}: {what}: {in_words(figures)}")
         self.write()
 
     def rows(self) -> list[Row]:
@@ -161,8 +163,8 @@ def run_parts(options: argparse.Namespace, module: str) -> int:
             failed = True
             reason = "its time was used up" if status is None else f"status {status}"
             results.add(part, "failed", reason=reason, last_line=last_line(log), log=str(log))
-        print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
-    print((options.output / "results.md").read_text(encoding="utf-8"))
+        output(f"{part}: {time.monotonic() - began:.0f} s")
+    output((options.output / "results.md").read_text(encoding="utf-8"))
     return int(failed)
 
 

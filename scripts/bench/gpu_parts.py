@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from inference.config import ImageConfig
 from inference.images import draw
 from inference.models import DiffusionModel
 from inference.recipe import load_recipe
-from inference.runtime import quiet_libraries
+from inference.runtime import output, quiet_libraries
 from scripts.bench.common import now, take_turns
 from scripts.bench.full_size import MODELS, random_base
 from train.common import Batch
@@ -36,7 +36,6 @@ from train.run_data import Data
 from train.trainer import Trainer
 
 if TYPE_CHECKING:
-    from scripts.bench.gpu import Results
     from train.data import Examples
     from train.stages import Stage
 
@@ -45,6 +44,12 @@ WARM, TIMED, WATCHED = 3, 8, 2
 """Steps that do not count, whose time is taken, in which waits are counted."""
 DRAWN_STEPS, TURNS = 20, 3
 PROMPT = "a photo of a thing on a beach"
+
+
+class Rows(Protocol):
+    """The table that measurements are added to."""
+
+    def add(self, part: str, what: str, **figures: object) -> None: ...
 
 
 class Case(NamedTuple):
@@ -117,12 +122,12 @@ class MeasuredError(Exception):
     """Ends a run whose steps have been measured."""
 
 
-def measure(part: str, results: Results, options: argparse.Namespace) -> int:
+def measure(part: str, results: Rows, options: argparse.Namespace) -> int:
     """Measure a part; return its exit status."""
     if part == "tests":
         return run_tests(results, options.tests)
     if not torch.cuda.is_available():
-        print("torch finds no GPU (torch.cuda.is_available() is False)", file=sys.stderr)
+        output("torch finds no GPU (torch.cuda.is_available() is False)", is_error=True)
         return 1
     quiet_libraries()
     chosen = dict(word.split("=", 1) for word in options.model)
@@ -139,7 +144,7 @@ def measure(part: str, results: Results, options: argparse.Namespace) -> int:
     return int(failed)
 
 
-def attempted(results: Results, part: str, what: str, work: Callable[[], None]) -> bool:
+def attempted(results: Rows, part: str, what: str, work: Callable[[], None]) -> bool:
     """Do work; record an error as a row, and return whether there was none."""
     try:
         work()
@@ -154,7 +159,7 @@ def attempted(results: Results, part: str, what: str, work: Callable[[], None]) 
     return True
 
 
-def run_tests(results: Results, choice: str) -> int:
+def run_tests(results: Rows, choice: str) -> int:
     """Run the tests for a first GPU; each outcome is counted as it comes."""
     command = [sys.executable, "-m", "tests.gpu.run_pytest", "-v", "-k", choice]
     counts = {"passed": 0, "failed": 0, "error": 0, "skipped": 0}
@@ -164,7 +169,7 @@ def run_tests(results: Results, choice: str) -> int:
         assert process.stdout
         start, told, failures = time.monotonic(), 0.0, []
         for line in process.stdout:
-            print(line, end="", flush=True)
+            output(line.rstrip("\n"))
             outcome = re.match(r"(\S+::\S.*) (PASSED|FAILED|ERROR|SKIPPED)", line)
             if outcome is None:
                 continue
@@ -215,7 +220,7 @@ def taken(batches: Iterator[Batch], steps: int) -> Iterator[Batch]:
             return
 
 
-def train(results: Results, part: str, case: Case, path: str, options: argparse.Namespace) -> None:
+def train(results: Rows, part: str, case: Case, path: str, options: argparse.Namespace) -> None:
     """Take steps of training on a base model with random weights, and add a row."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -312,7 +317,7 @@ def write_clips(folder: Path, is_tiny: bool) -> dict[str, Any]:
     return {"path": str(folder), "clips": clips}
 
 
-def compare_drawing(results: Results, part: str, path: str, options: argparse.Namespace) -> None:
+def compare_drawing(results: Rows, part: str, path: str, options: argparse.Namespace) -> None:
     """Draw by turns with Limner and with diffusers' pipeline, and add a row for each batch size."""
     precision = precision_here()
     base: Any = random_base(path, precision, "cuda")
