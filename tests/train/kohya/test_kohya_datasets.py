@@ -164,6 +164,7 @@ def test_the_documented_example_trains_and_goes_on(make_recipe: Make, tmp_path: 
         "data.path=null",
         f"data.kohya_config={example_on_disk(tmp_path / 'sets')}",
         "data.flip=0.5",
+        "data.cached_crops=0",
         "saving.save_every_n_steps=2",
         "max_train_steps=5",
     ]

@@ -189,7 +189,7 @@ def test_where_packed_weights_cannot_be_used(tmp_path):
         if kind == "fp8":
             assert read(draw_schema, moved)
         else:
-            refused(draw_schema, moved, "cannot move weights packed by bitsandbytes")
+            refused(draw_schema, moved, "cannot move layers of bitsandbytes")
 
 
 def test_an_objective_that_trains_packed_weights_is_refused(tmp_path, monkeypatch):

@@ -167,7 +167,10 @@ def test_lora_layers_are_fp32_on_a_rounded_base(make_recipe: MakeRecipe) -> None
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP"),
         ({"ACCELERATE_USE_MEGATRON_LM": "1"}, "Megatron-LM"),
-        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "torch.compile (dynamo_backend: INDUCTOR)"),
+        (
+            {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
+            "torch.compile (dynamo_backend: INDUCTOR; the recipe's key is speed.compile)",
+        ),
     ],
 )
 def test_configs_of_accelerate_that_are_refused(

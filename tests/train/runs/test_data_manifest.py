@@ -98,7 +98,7 @@ def test_frames_and_masks(pictures: list[Picture]) -> None:
 def test_digests_are_kept_where_the_caches_have_them(pictures: list[Picture]) -> None:
     on_disk = list(rows_of(pictures[:1], DataConfig(path="x", cache="disk")))
     assert on_disk[0].digest and len(on_disk[0].digest) == 40
-    drawn = DataConfig(path="x", cache="disk", crop="random", resize="none")
+    drawn = DataConfig(path="x", cache="disk", background="random")
     assert next(rows_of(pictures[:1], drawn)).digest is None
 
 
