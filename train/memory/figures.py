@@ -93,8 +93,8 @@ class MemoryPlan:
         return sum(self.parts[name].bytes for name in self.at_work[phase]) - away
 
     def peak_of(self, phase: str) -> int:
-        """Return the peak of a phase; 0 if it does not take place."""
-        if not self.needs.get(phase):
+        """Return the peak of a phase; 0 if it does not take place. Steps always do."""
+        if phase != STEP and not self.needs.get(phase):
             return 0
         kept = self.weights_at_work(phase) + self.trained + self.ema + self.needs[phase]
         if phase in PREVIEWS:

@@ -19,6 +19,7 @@ from inference.memory import (
     encoding_measured,
     prompts_measured,
     swapped_bytes,
+    tiled,
 )
 from inference.models import DTYPES, DiffusionModel, quantization_savings, savings_by_layer
 from train.common import encoded_at_once
@@ -197,10 +198,11 @@ def encoding_needs(
     if has_captions:
         is_on_disk = recipe.data.cache == "disk"
         rows = 1 if is_on_disk else min(ENCODED_TOGETHER, len(examples.all_prompts()))
-    latents = [
-        encoding_measured(base, encoded_at_once(shape, own.train_batch_size), shape).bytes
-        for shape in shapes_of(examples)
-    ]
+    with tiled(base.vae, bool(recipe.vae_tiling)):
+        latents = [
+            encoding_measured(base, encoded_at_once(shape, own.train_batch_size), shape).bytes
+            for shape in shapes_of(examples)
+        ]
     return {"captions": prompts_measured(base, rows).bytes, "latents": max(latents)}
 
 
@@ -258,10 +260,12 @@ def image_drawing_needs(
     sizes = {(one.height or own.resolution, one.width or own.resolution) for one in images}
     latents = latents_of(base, max(sizes, key=prod))
     prompts: Measured = prompts_measured(base, 2 * rows)
+    with tiled(base.vae, bool(recipe.vae_tiling)):
+        decoding = decoding_measured(base, (1, *latents)).bytes
     return {
         "prompts": prompts.bytes,
         "denoising": denoising_measured(base, (rows, *latents), 2).bytes,
-        "decoding": decoding_measured(base, (1, *latents)).bytes,
+        "decoding": decoding,
     }
 
 

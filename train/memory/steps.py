@@ -42,9 +42,9 @@ def step_bytes(
     rows = recipe.train_batch_size * (2 if data.has_prior else 1)
     has_gradients = recipe.gradient_accumulation_steps > 1
     lower = DTYPES[recipe.mixed_precision] if recipe.mixed_precision != "fp32" else None
-    moves = recipe.memory.activation_offload
+    moves, is_fused = recipe.memory.activation_offload, recipe.memory.fused_backward
     what = repr((recipe.objective, recipe.base_model, recipe.loss))
-    settings = what, data.packs_clips, lower, moves
+    settings = what, data.packs_clips, lower, moves, is_fused
     shape = (
         rows,
         tuple(pixels),
@@ -59,8 +59,9 @@ def step_bytes(
         with in_training(objective, is_checkpointing), with_tokenizer(objective.base):
             batch = blank_batch(objective, rows, pixels, latents, has_captions)
             with away(objective) if moves else nullcontext():
-                peak = step_peak(objective, batch, lower, has_gradients)
-        known[key] = peak - gradient_bytes(objective)
+                peak = step_peak(objective, batch, lower, has_gradients, is_fused)
+        sizes = [one.nbytes for one in trained(objective)]
+        known[key] = max(0, peak - (max(sizes) if is_fused else sum(sizes)))
     return known[key]
 
 
@@ -76,11 +77,6 @@ def fingerprint(objective: Objective) -> int:
 def trained(objective: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that get gradients."""
     return [one for one in objective.parameters() if one.requires_grad]
-
-
-def gradient_bytes(objective: Objective) -> int:
-    """Return the bytes of all gradients."""
-    return sum(one.nbytes for one in trained(objective))
 
 
 @contextmanager
@@ -136,7 +132,11 @@ def blank_batch(
 
 
 def step_peak(
-    objective: Objective, batch: Batch, lower: torch.dtype | None, has_gradients: bool
+    objective: Objective,
+    batch: Batch,
+    lower: torch.dtype | None,
+    has_gradients: bool,
+    is_fused: bool = False,
 ) -> int:
     """Return the bytes of forward and backward pass at the peak, gradients included.
 
@@ -145,9 +145,11 @@ def step_peak(
         batch: the micro-batch; it counts.
         lower: the lower precision of autocast, if it is used.
         has_gradients: whether there are gradients already, of another micro-batch.
+        is_fused: whether each gradient is freed as soon as it is complete.
     """
     own = sum(one.nbytes for one in tensors_in(batch) if one.is_meta)
     parameters = trained(objective)
+    hooks = [one.register_post_accumulate_grad_hook(forget) for one in parameters * is_fused]
     try:
         with live_bytes(lower) as (live, cuda):
             for one in parameters if has_gradients else ():
@@ -159,8 +161,15 @@ def step_peak(
             cuda.backward(loss)
             return own + live.peak
     finally:
+        for hook in hooks:
+            hook.remove()
         for one in parameters:
-            one.grad = None
+            forget(one)
+
+
+def forget(parameter: Tensor) -> None:
+    """Free a gradient."""
+    parameter.grad = None
 
 
 @contextmanager
