@@ -121,6 +121,20 @@ def attention(
     )[0]
 
 
+class Silu(torch.autograd.Function):
+    """SiLU as CUDA computes it: its gradient in one kernel, which a CPU-only build lacks."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(inputs)
+        return torch.ops.aten.silu(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (inputs,) = ctx.saved_tensors
+        return torch.empty_like(inputs)
+
+
 def make_fake(modules: list[nn.Module], mode: FakeTensorMode) -> None:
     """Replace parameters and buffers on the meta device by fake CUDA ones; tied ones stay tied."""
     new: dict[int, Any] = {}
@@ -202,32 +216,38 @@ class FakeRun:
         cast(Any, self.base.vae).to = lambda *places: self.base.vae  # fake ones cannot be moved
         self.trained = [one for one in self.objective.parameters() if one.requires_grad]
         nn.functional.scaled_dot_product_attention = attention
+        nn.functional.silu = lambda inputs, inplace=False: Silu.apply(inputs)  # type: ignore[assignment]
         Denoising.noise = lambda self, positions, like: torch.randn_like(like)
         cast(Any, torch.Tensor).pin_memory = lambda self: self  # fake ones cannot be pinned
 
     @contextmanager
-    def counted(self, parts: Iterable[str], has_optimizer: bool) -> Iterator[Live]:
+    def counted(
+        self, parts: Iterable[str], has_optimizer: bool, has_trained: bool = True
+    ) -> Iterator[Live]:
         """Count from zero: the weights of these parts, what is trained, the moving average.
 
         Args:
             parts: those on the device.
             has_optimizer: whether the optimizer's state counts.
+            has_trained: whether trained weights and their average count.
         """
+        away = set[int]() if has_trained else {id(one) for one in self.trained}
         self.live = Live()
         with self.mode, self.live:
             modules = [self.base.parts[name] for name in parts]
             for module in (*modules, self.objective):
                 for parameter in module.parameters():
-                    self.live.note(parameter)
+                    if id(parameter) not in away:
+                        self.live.note(parameter)
             for name in () if self.base.denoiser_name in parts else self.base.parts:
                 for path, parameter in self.base.parts[name].named_parameters():
-                    if ".lora_" in path:  # always stays on the device
+                    if ".lora_" in path and id(parameter) not in away:  # stays on the device
                         self.live.note(parameter)
             is_small = self.recipe.optimizer.type == "adamw8bit"
             kept: list[Any] = []
             if has_optimizer:
                 kept.append(moments_8bit(self.trained) if is_small else self.copies(2))
-            kept.append(self.copies(1 if self.recipe.ema is not None else 0))
+            kept.append(self.copies(1 if has_trained and self.recipe.ema is not None else 0))
             self.start = self.live.now
             yield self.live
 
@@ -269,10 +289,13 @@ class FakeRun:
         return live.peak
 
     def drawing(self, parts: Iterable[str], work: Callable[[], object]) -> int:
-        """Return the peak bytes of a part of generating, with the weights that previews use."""
+        """Return the peak bytes of a part of generating, with the weights that previews use.
+
+        These are copies; trained weights, average and optimizer wait on the host.
+        """
         parameters = list(self.objective.parameters())
         names = [name for name, _ in self.objective.named_parameters()]
-        with self.counted(parts, has_optimizer=True) as live, torch.no_grad():
+        with self.counted(parts, False, has_trained=False) as live, torch.no_grad():
             dtypes = [drawn_dtype(self.recipe, self.base, name) for name in names]
             values = [one.to(dtype) for one, dtype in zip(parameters, dtypes, strict=True)]
             everywhere = [self.objective, *self.base.parts.values()]
