@@ -19,18 +19,13 @@ from typing import Any
 
 import yaml
 
-from inference.files import weights_file
-from inference.models import DTYPES
 from inference.recipe import load_recipe
 from inference.runtime import output, quiet_libraries
 from scripts.bench.gpu_parts import write_pictures
-from train.config import TrainRecipe, train_schema
-from train.memory import CONTEXT, MemoryPlan, memory_planned, outlined
-from train.objectives import read_precision
+from train.config import train_schema
+from train.memory import memory_planned, outlined
 
 GIB = 2**30
-LIBRARIES = GIB // 2
-"""Resident memory of Python with the libraries of a run."""
 TOKEN = "mything"
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "lora": {"type": "lora", "rank": 16, "alpha": 16},
@@ -55,7 +50,7 @@ def main() -> None:
         for name in options.only:
             path = write_recipe(Path(folder) / f"{name}.yaml", name, pictures, options)
             recipe = load_recipe(path, train_schema)
-            planned = cpu_peak(memory_planned(recipe, outlined(recipe)), recipe)
+            planned = memory_planned(recipe, outlined(recipe)).process
             loss, peak, seconds = first_step(path)
             output(
                 f"| {name} | {loss} | {peak / GIB:.2f} | {planned / GIB:.2f} | "
@@ -96,20 +91,6 @@ def write_recipe(path: Path, name: str, pictures: Path, options: argparse.Namesp
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
-
-
-def cpu_peak(plan: MemoryPlan, recipe: TrainRecipe) -> int:
-    """Return the memory of a run on a CPU, where system and device are one.
-
-    All parts stay, and while a part is read, its file is mapped beside the ones read so far.
-    """
-    size, read, reading = DTYPES[read_precision(recipe)].itemsize, 0, 0
-    for name, part in plan.parts.items():
-        read += part.parameters * (4 if name == "vae" else size)
-        file = weights_file(Path(recipe.base_model.path) / name)
-        reading = max(reading, read + (file.stat().st_size if file is not None else 0))
-    step = plan.training - CONTEXT + plan.away
-    return LIBRARIES + max(reading, step, plan.filling - CONTEXT)
 
 
 def first_step(recipe: Path) -> tuple[str, int, float]:

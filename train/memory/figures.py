@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 GIB = 2**30
 CONTEXT = GIB // 2
 """Approximate GPU memory of CUDA and its libraries."""
+LIBRARIES = GIB // 2
+"""Approximate memory of Python with the libraries of a run."""
 
 FILLING = ("captions", "latents")
 PREVIEWS = ("prompts", "denoising", "decoding")
@@ -131,6 +133,11 @@ class MemoryPlan:
         everything = {phase: [*self.parts] for phase in self.at_work}
         together = replace(self, at_work=everything, spared=0)
         return {"none": together.peak, "model_offload": self.peak}
+
+    @property
+    def process(self) -> int:
+        """Return the peak of the process of a run on a CPU, where all parts stay."""
+        return self.peaks_by_offload["none"] - CONTEXT + LIBRARIES + self.host_state
 
     @property
     def peak(self) -> int:

@@ -67,7 +67,7 @@ class Plan:
         """Return plain values, sizes in bytes."""
         recipe, memory = self.recipe, self.memory
         figures = ("away", "activations", "encoding", "drawing")
-        figures += ("filling", "training", "previews", "peaks", "peak")
+        figures += ("filling", "training", "previews", "peaks", "peak", "process")
         return {
             "name": recipe.name,
             "objective": recipe.objective.type,

@@ -212,6 +212,7 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
         whole = memory.peak_of("decoding") + more
         table.add_row("  without tiles, where they fit", "", "", _number(whole))
     table.add_row("needed", "", "", _number(memory.peak))
+    table.add_row("needed on a CPU, with Python itself", "", "", _number(memory.process))
     for what, count in (
         ("memory of the system, to read the base model", memory.host),
         ("memory of the system, for the optimizer and the average", memory.host_state),
