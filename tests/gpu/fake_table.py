@@ -44,6 +44,7 @@ SD21 = ["base_model.path=stabilityai/stable-diffusion-2-1", "data.resolution=768
 ONE = ["train_batch_size=1"]
 NO_EMA = ["ema=null"]
 CLIP15 = ["data.clips.frames=81", "data.clips.width=1360", "data.clips.height=768"]
+CLIP15 += [f"sampling.clip_settings.{size}" for size in ("frames=81", "width=1360", "height=768")]
 CLIP15 += ["base_model.path=THUDM/CogVideoX1.5-5B", "objective.rank=128"]
 CASES: dict[str, tuple[str, list[str]]] = {
     **{f"sd15 {name}": (name, []) for name in PICTURES},
@@ -124,7 +125,7 @@ def fake_peaks(plan: MemoryPlan, outline: Outline, run: FakeRun) -> Iterator[tup
         **drawing_works(run, outline),
     }
     for phase, needs in plan.needs.items():
-        if not needs:
+        if not needs and phase != "step":
             continue
         parts = plan.at_work[phase]
         if phase == "step":
