@@ -24,7 +24,7 @@ class FusedStep:
     """Names of the tensors, in the order of the hooks."""
 
     def read(self) -> tuple[int, str | None]:
-        """Wait for the device; return how many tensors have taken their step, and the first refused.
+        """Wait for the device; return how many tensors took their step, and the first refused.
 
         Its gradient was not finite: it and all after it kept their values.
         """

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
-from train.common import Batch, NonFiniteError
+from train.common import Batch
 from train.config import TrainRecipe
 from train.objectives import Objective
 from train.optimization.ema import Average, ShownWeights
