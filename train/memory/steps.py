@@ -30,6 +30,8 @@ def step_bytes(
 ) -> int:
     """Return the peak of a micro-batch's forward and backward pass, without its gradients.
 
+    With `memory.fused_backward` only the largest gradient counts as such: it is the only one then.
+
     Args:
         objective: on the meta device.
         recipe: of the stage.
@@ -42,7 +44,7 @@ def step_bytes(
     rows = recipe.train_batch_size * (2 if data.has_prior else 1)
     has_gradients = recipe.gradient_accumulation_steps > 1
     lower = DTYPES[recipe.mixed_precision] if recipe.mixed_precision != "fp32" else None
-    moves = recipe.memory.activation_offload
+    moves, is_fused = recipe.memory.activation_offload, recipe.memory.fused_backward
     what = repr((recipe.objective, recipe.base_model, recipe.loss))
     settings = what, data.packs_clips, lower, moves
     shape = (
@@ -52,15 +54,18 @@ def step_bytes(
         has_captions,
         is_checkpointing,
         has_gradients,
-        moves,
+        is_fused,
     )
     key = fingerprint(objective), *settings, *shape
     if key not in known:
         with in_training(objective, is_checkpointing), with_tokenizer(objective.base):
             batch = blank_batch(objective, rows, pixels, latents, has_captions)
-            with away(objective) if moves else nullcontext():
+            with (
+                away(objective) if moves else nullcontext(),
+                freed_at_once(trained(objective)) if is_fused else nullcontext(),
+            ):
                 peak = step_peak(objective, batch, lower, has_gradients)
-        known[key] = peak - gradient_bytes(objective)
+        known[key] = peak - gradient_bytes(objective, is_fused)
     return known[key]
 
 
@@ -78,9 +83,25 @@ def trained(objective: nn.Module) -> list[nn.Parameter]:
     return [one for one in objective.parameters() if one.requires_grad]
 
 
-def gradient_bytes(objective: Objective) -> int:
-    """Return the bytes of all gradients."""
-    return sum(one.nbytes for one in trained(objective))
+def gradient_bytes(objective: Objective, is_fused: bool) -> int:
+    """Return the bytes of all gradients; of the largest if each is freed at once."""
+    sizes = [one.nbytes for one in trained(objective)]
+    return max(sizes, default=0) if is_fused else sum(sizes)
+
+
+@contextmanager
+def freed_at_once(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Free each gradient inside the context once it is complete, as a fused backward pass does."""
+
+    def free(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    handles = [one.register_post_accumulate_grad_hook(free) for one in parameters]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
