@@ -30,6 +30,8 @@ def step_bytes(
 ) -> int:
     """Return the peak of a micro-batch's forward and backward pass, without its gradients.
 
+    With `memory.fused_backward` only the largest gradient counts as such: it is the only one then.
+
     Args:
         objective: on the meta device.
         recipe: of the stage.
@@ -52,16 +54,18 @@ def step_bytes(
         has_captions,
         is_checkpointing,
         has_gradients,
-        moves,
+        is_fused,
     )
     key = fingerprint(objective), *settings, *shape
     if key not in known:
         with in_training(objective, is_checkpointing), with_tokenizer(objective.base):
             batch = blank_batch(objective, rows, pixels, latents, has_captions)
-            with away(objective) if moves else nullcontext():
-                peak = step_peak(objective, batch, lower, has_gradients, is_fused)
-        sizes = [one.nbytes for one in trained(objective)]
-        known[key] = max(0, peak - (max(sizes) if is_fused else sum(sizes)))
+            with (
+                away(objective) if moves else nullcontext(),
+                freed_at_once(trained(objective)) if is_fused else nullcontext(),
+            ):
+                peak = step_peak(objective, batch, lower, has_gradients)
+        known[key] = peak - gradient_bytes(objective, is_fused)
     return known[key]
 
 
@@ -77,6 +81,27 @@ def fingerprint(objective: Objective) -> int:
 def trained(objective: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that get gradients."""
     return [one for one in objective.parameters() if one.requires_grad]
+
+
+def gradient_bytes(objective: Objective, is_fused: bool) -> int:
+    """Return the bytes of all gradients; of the largest if each is freed at once."""
+    sizes = [one.nbytes for one in trained(objective)]
+    return max(sizes, default=0) if is_fused else sum(sizes)
+
+
+@contextmanager
+def freed_at_once(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Free each gradient inside the context once it is complete, as a fused backward pass does."""
+
+    def free(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    handles = [one.register_post_accumulate_grad_hook(free) for one in parameters]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -136,7 +161,6 @@ def step_peak(
     batch: Batch,
     lower: torch.dtype | None,
     has_gradients: bool,
-    is_fused: bool = False,
 ) -> int:
     """Return the bytes of forward and backward pass at the peak, gradients included.
 
@@ -145,11 +169,9 @@ def step_peak(
         batch: the micro-batch; it counts.
         lower: the lower precision of autocast, if it is used.
         has_gradients: whether there are gradients already, of another micro-batch.
-        is_fused: whether each gradient is freed as soon as it is complete.
     """
     own = sum(one.nbytes for one in tensors_in(batch) if one.is_meta)
     parameters = trained(objective)
-    hooks = [one.register_post_accumulate_grad_hook(forget) for one in parameters * is_fused]
     try:
         with live_bytes(lower) as (live, cuda):
             for one in parameters if has_gradients else ():
@@ -161,15 +183,8 @@ def step_peak(
             cuda.backward(loss)
             return own + live.peak
     finally:
-        for hook in hooks:
-            hook.remove()
         for one in parameters:
-            forget(one)
-
-
-def forget(parameter: Tensor) -> None:
-    """Free a gradient."""
-    parameter.grad = None
+            one.grad = None
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,20 @@ class FusedStep:
     """What the hooks of a backward pass have done."""
 
     norm: Tensor
-    """Of all gradients, before clipping; (), on the CPU."""
-    changed: int
-    """Tensors that have taken their step."""
-    refused: str | None
-    """The first tensor whose gradient was not finite: it and all after it kept their values."""
+    """Of all gradients, before clipping; (), on their device."""
+    changed: Tensor | None
+    """Tensors that have taken their step, () on the same device; None if there were no gradients.
+    """
+    order: Sequence[str]
+    """Names of the tensors, in the order of the hooks."""
+
+    def read(self) -> tuple[int, str | None]:
+        """Wait for the device; return how many tensors took their step, and the first refused.
+
+        Its gradient was not finite: it and all after it kept their values.
+        """
+        count = 0 if self.changed is None else int(self.changed)
+        return count, self.order[count] if count < len(self.order) else None
 
 
 class FusedBackward:
@@ -76,14 +85,13 @@ class FusedBackward:
         """Return what was done in the step, and begin the next."""
         if self._loss is not None:
             loss, self._loss = self._loss, None
-            return FusedStep(loss.float().cpu(), 0, None)
+            return FusedStep(loss.float(), None, ())
         norms = [self._norms[one] for one in self.names if one in self._norms]
-        changed, order = self._changed, list(self._norms)
+        changed, order = self._changed, [self.names[one] for one in self._norms]
         self._norms, self._refused, self._changed = {}, None, None
-        if not norms or changed is None:
-            return FusedStep(torch.zeros(()), 0, None)
-        total = torch.linalg.vector_norm(torch.stack(norms))
-        norm, done = torch.stack([total, changed]).cpu()
-        count = int(done)
-        refused = self.names[order[count]] if count < len(order) else None
-        return FusedStep(norm, count, refused)
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else self._zero()
+        return FusedStep(norm, changed, order)
+
+    def _zero(self) -> Tensor:
+        """Return the norm of no gradients, ()."""
+        return next(iter(self.names)).new_zeros((), dtype=torch.float32)

@@ -44,12 +44,16 @@ class Guard:
         """Return the images of the step so far, of all processes, for messages."""
         return shown(of_all(self.accelerator, self._names))
 
-    def allows(self, grad_norm: Tensor, step: int) -> bool:
+    def allows(
+        self, grad_norm: Tensor, step: int, torn: Callable[[], str | None] = lambda: None
+    ) -> bool:
         """Return whether the gradients of a step may change the weights; then forget its images.
 
         Args:
-            grad_norm: of all processes together.
+            grad_norm: of all processes together, on the device of the losses.
             step: the step's number, for messages.
+            torn: returns what gradients that are not finite have changed already, which ends the
+                run; None if nothing.
 
         Raises:
             NonFiniteError: they are not finite, and the recipe says stop, or too many steps in a
@@ -57,12 +61,12 @@ class Guard:
         """
         before = dict(self.counts)
         try:
-            return self._allows(grad_norm, step)
+            return self._allows(grad_norm, step, torn)
         except NonFiniteError:
             self.counts = before  # this step was not skipped, and is repeated
             raise
 
-    def _allows(self, grad_norm: Tensor, step: int) -> bool:
+    def _allows(self, grad_norm: Tensor, step: int, torn: Callable[[], str | None]) -> bool:
         names = self._names
         self.grad_norm, losses, loss_is_faulty = self._read(grad_norm)
         self._names, self._losses = [], []
@@ -86,6 +90,8 @@ class Guard:
         else:
             pictures = shown(of_all(self.accelerator, names))
             what = f"gradients are not finite at step {step}, while its losses are: {pictures}"
+            if (changed := torn()) is not None:
+                raise NonFiniteError(f"{what}. {changed}")
         self._refuse(what)
         return False
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
-from train.common import Batch, NonFiniteError
+from train.common import Batch
 from train.config import TrainRecipe
 from train.objectives import Objective
 from train.optimization.ema import Average, ShownWeights
-from train.optimization.fused_backward import FusedBackward
+from train.optimization.fused_backward import FusedBackward, FusedStep
 from train.optimization.guards import Guard
 from train.optimization.offload import offloading, warn_of_idle_levers
 from train.optimization.optimizers import build_optimization, prepare
@@ -124,8 +124,11 @@ class Optimization:
                 torn.
         """
         self._begin_step(number)
-        grad_norm = self.clip_gradients() if self.fused is None else self.finish_fused(number)
-        allowed = self.guard.allows(grad_norm, number)
+        if self.fused is None:
+            allowed = self.guard.allows(self.clip_gradients(), number)
+        else:
+            done = self.fused.finish()
+            allowed = self.guard.allows(done.norm, number, lambda: self._torn_by(done))
         if allowed:
             self.optimizer.step()
             self.objective.after_step()
@@ -139,22 +142,16 @@ class Optimization:
         self.stop_members(number)
         return self.guard.grad_norm
 
-    def finish_fused(self, number: int) -> Tensor:
-        """Return the norm of the gradients of a fused backward pass, ().
-
-        Raises:
-            NonFiniteError: one was not finite after others had changed their weights.
-        """
-        assert self.fused is not None
-        done = self.fused.finish()
-        if done.refused is not None and done.changed:
-            self.state.is_torn = True
-            raise NonFiniteError(
-                f"the gradient of {done.refused} is not finite at step {number}, while the losses "
-                f"are: {self.guard.pictures()}. With memory.fused_backward {done.changed} of "
-                f"{len(self.parameters)} tensors had been changed by this step"
-            )
-        return done.norm
+    def _torn_by(self, done: FusedStep) -> str | None:
+        """Report the weights that a fused backward pass changed before a gradient was refused."""
+        changed, refused = done.read()
+        if not changed or refused is None:
+            return None
+        self.state.is_torn = True
+        return (
+            f"With memory.fused_backward {changed} of {len(self.parameters)} tensors had been "
+            f"changed by this step, before the gradient of {refused}"
+        )
 
     def clip_gradients(self) -> Tensor:
         """Clip by norm and by value as configured; return the norm before."""

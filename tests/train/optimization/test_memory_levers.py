@@ -24,7 +24,8 @@ MakeRecipe = Callable[..., TrainRecipe]
 OBJECTIVES = {
     "lora": "{type: lora, rank: 2, dropout: 0.1}",
     "embedding": "{type: textual_inversion, token: number, max_norm: 0.5}",
-    "hypernetwork": "{type: hypernetwork, activation_func: mish, add_layer_norm: true}",
+    "hypernetwork": "{type: hypernetwork, activation_func: mish, add_layer_norm: true, "
+    "activate_output: true}",
     "whole": "{type: text_to_image, train_text_encoder: true}",
     "vae": "{type: autoencoder}",
     "combined": "{type: combined, members: {word: {objective: {type: textual_inversion, token: "
@@ -178,9 +179,10 @@ def test_a_gradient_that_is_not_finite_ends_the_run(kind: str, make_recipe: Make
     unet.conv_in.weight.register_hook(poison)
     before = {name: one.detach().clone() for name, one in unet.named_parameters()}
     message = (
-        r"^the gradient of unet\.conv_in\.(weight|bias) is not finite at step 1, while the losses "
-        r"are: .*\.png\. With memory\.fused_backward \d+ of \d+ tensors had been changed by this "
-        r"step\. The state before it is gone with these tensors, and was not saved; nothing is"
+        r"^gradients are not finite at step 1, while its losses are: .*\.png\. With "
+        r"memory\.fused_backward \d+ of \d+ tensors had been changed by this step, before the "
+        r"gradient of unet\.conv_in\.(weight|bias)\. The state before it is gone with these "
+        r"tensors, and was not saved; nothing is"
     )
     with pytest.raises(NonFiniteError, match=message) as error:
         trainer.train()

@@ -212,12 +212,26 @@ def test_what_changes_a_step(make_recipe):
 
     lora, size = "objective={type: lora, rank: 2}", "train_batch_size={}"
     plain = needed(lora, size.format(8))
-    assert 1.8 * plain < needed(lora, size.format(16)) < 2 * plain
+    assert 1.7 * plain < needed(lora, size.format(16)) < 2 * plain
     assert needed(lora, size.format(8), "gradient_checkpointing=true") < plain
     whole = needed("objective={type: text_to_image}", size.format(8))
     assert whole > plain  # its layers keep their inputs
     learned = needed("objective={type: lora, rank: 2, train_text_encoder: true}", size.format(8))
     assert learned > plain
+
+
+def test_a_fused_backward_pass_keeps_the_casts_of_the_forward_pass(make_recipe):
+    """They are freed before there are gradients, which a fused pass does not add up either."""
+    options = ["objective={type: text_to_image}", "mixed_precision=bf16", "max_grad_norm=null"]
+    options += ["gradient_checkpointing=true", "train_batch_size=1"]
+    made = {}
+    for fused in ("true", "false"):
+        recipe = make_recipe(*options, f"memory.fused_backward={fused}")
+        made[fused] = memory_planned(recipe, outlined(recipe))
+    casts = made["false"].gradients // 2
+    assert made["true"].activations > 0.9 * casts
+    step = {key: one.activations + one.gradients for key, one in made.items()}
+    assert step["true"] < 0.8 * step["false"]
 
 
 def test_names_on_the_hub():
