@@ -16,11 +16,19 @@ class FusedStep:
     """What the hooks of a backward pass have done."""
 
     norm: Tensor
-    """Of all gradients, before clipping; (), on the CPU."""
-    changed: int
-    """Tensors that have taken their step."""
-    refused: str | None
-    """The first tensor whose gradient was not finite: it and all after it kept their values."""
+    """Of all gradients, before clipping; (), on their device."""
+    changed: Tensor
+    """Number of tensors that have taken their step, ()."""
+    names: list[str]
+    """Of all tensors with gradients, in the order of their steps."""
+
+    def stopped_at(self) -> tuple[int, str | None]:
+        """Return the number of tensors that were changed, and the first with a faulty gradient.
+
+        That and all after it kept their values. The host waits for the device.
+        """
+        count = int(self.changed)
+        return count, self.names[count] if count < len(self.names) else None
 
 
 class FusedBackward:
@@ -76,14 +84,11 @@ class FusedBackward:
         """Return what was done in the step, and begin the next."""
         if self._loss is not None:
             loss, self._loss = self._loss, None
-            return FusedStep(loss.float().cpu(), 0, None)
+            return FusedStep(loss.float(), torch.zeros(()), [])
         norms = [self._norms[one] for one in self.names if one in self._norms]
-        changed, order = self._changed, list(self._norms)
+        changed, order = self._changed, [self.names[one] for one in self._norms]
         self._norms, self._refused, self._changed = {}, None, None
         if not norms or changed is None:
-            return FusedStep(torch.zeros(()), 0, None)
-        total = torch.linalg.vector_norm(torch.stack(norms))
-        norm, done = torch.stack([total, changed]).cpu()
-        count = int(done)
-        refused = self.names[order[count]] if count < len(order) else None
-        return FusedStep(norm, count, refused)
+            device = next(iter(self.names)).device
+            return FusedStep(torch.zeros((), device=device), torch.zeros(()), [])
+        return FusedStep(torch.linalg.vector_norm(torch.stack(norms)), changed, order)

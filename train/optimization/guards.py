@@ -17,7 +17,7 @@ MAX_SCALER_SKIPS = 50
 
 
 class Guard:
-    """Checks the micro-batches of an optimizer step, then allows the step or not.
+    """Reads the norm and the losses of an optimizer step, then allows the step or not.
 
     All processes reach the same decision.
     """
@@ -34,9 +34,13 @@ class Guard:
         """Of the last step, before clipping."""
         self._names: list[str] = []
         self._losses: list[Tensor] = []
+        self._values: list[float] = []
+        """The losses, as they were read."""
+        self._loss_is_faulty = False
+        """Whether one of any process is not finite."""
 
     def watch(self, losses: Tensor, batch: Batch) -> None:
-        """Record the losses (b,) of this process's micro-batch; `allows` reads them."""
+        """Record the losses (b,) of this process's micro-batch."""
         self._names += batch["names"]
         self._losses.append(losses.detach())
 
@@ -44,11 +48,10 @@ class Guard:
         """Return the images of the step so far, of all processes, for messages."""
         return shown(of_all(self.accelerator, self._names))
 
-    def allows(self, grad_norm: Tensor, step: int) -> bool:
-        """Return whether the gradients of a step may change the weights; then forget its images.
+    def allows(self, step: int) -> bool:
+        """Return whether what was read may change the weights; then forget the step's images.
 
         Args:
-            grad_norm: of all processes together.
             step: the step's number, for messages.
 
         Raises:
@@ -57,15 +60,14 @@ class Guard:
         """
         before = dict(self.counts)
         try:
-            return self._allows(grad_norm, step)
+            return self._allows(step)
         except NonFiniteError:
             self.counts = before  # this step was not skipped, and is repeated
             raise
 
-    def _allows(self, grad_norm: Tensor, step: int) -> bool:
-        names = self._names
-        self.grad_norm, losses, loss_is_faulty = self._read(grad_norm)
-        self._names, self._losses = [], []
+    def _allows(self, step: int) -> bool:
+        names, losses, loss_is_faulty = self._names, self._values, self._loss_is_faulty
+        self._names, self._losses, self._values = [], [], []
         is_finite = isfinite(self.grad_norm)
         if not loss_is_faulty and self.accelerator.scaler is not None:
             self._count("scaler_skipped", "scaler_row", not is_finite)
@@ -103,15 +105,16 @@ class Guard:
         self.counts[total] += happens
         self.counts[row] = self.counts[row] + 1 if happens else 0
 
-    def _read(self, grad_norm: Tensor) -> tuple[float, list[float], bool]:
+    def read(self, grad_norm: Tensor) -> None:
         """Read a step's gradient norm and losses at once: the host waits for the device here only.
 
-        Returns:
-            The norm, this process's losses, and whether a loss of any process is not finite.
+        Args:
+            grad_norm: of all processes together, on the device of the losses.
         """
         values = torch.cat([grad_norm.reshape(1), *self._losses])
         faulty = (~torch.isfinite(values[1:])).any().reshape(1)
         if self.accelerator.num_processes > 1:
             faulty = cast("Tensor", self.accelerator.gather(faulty.int())).max().reshape(1)
-        flag, norm, *losses = torch.cat([faulty.to(values.dtype), values]).tolist()
-        return norm, losses, bool(flag)
+        flag, *read = torch.cat([faulty.to(values.dtype), values]).tolist()
+        self._loss_is_faulty = bool(flag)
+        self.grad_norm, *self._values = read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from math import isfinite
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
@@ -124,8 +125,11 @@ class Optimization:
                 torn.
         """
         self._begin_step(number)
-        grad_norm = self.clip_gradients() if self.fused is None else self.finish_fused(number)
-        allowed = self.guard.allows(grad_norm, number)
+        if self.fused is None:
+            self.guard.read(self.clip_gradients())
+        else:
+            self.finish_fused(self.fused, number)
+        allowed = self.guard.allows(number)
         if allowed:
             self.optimizer.step()
             self.objective.after_step()
@@ -139,22 +143,24 @@ class Optimization:
         self.stop_members(number)
         return self.guard.grad_norm
 
-    def finish_fused(self, number: int) -> Tensor:
-        """Return the norm of the gradients of a fused backward pass, ().
+    def finish_fused(self, fused: FusedBackward, number: int) -> None:
+        """Let the guard read the norm of the gradients of a fused backward pass.
 
         Raises:
             NonFiniteError: one was not finite after others had changed their weights.
         """
-        assert self.fused is not None
-        done = self.fused.finish()
-        if done.refused is not None and done.changed:
+        done = fused.finish()
+        self.guard.read(done.norm)
+        if isfinite(self.guard.grad_norm):
+            return
+        changed, refused = done.stopped_at()
+        if refused is not None and changed:
             self.state.is_torn = True
             raise NonFiniteError(
-                f"the gradient of {done.refused} is not finite at step {number}, while the losses "
-                f"are: {self.guard.pictures()}. With memory.fused_backward {done.changed} of "
+                f"the gradient of {refused} is not finite at step {number}, while the losses "
+                f"are: {self.guard.pictures()}. With memory.fused_backward {changed} of "
                 f"{len(self.parameters)} tensors had been changed by this step"
             )
-        return done.norm
 
     def clip_gradients(self) -> Tensor:
         """Clip by norm and by value as configured; return the norm before."""
