@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 
-from inference.clips import expand, needs_of
+from inference.clips import expand, whole_decoding
 from inference.memory import GIB, RESERVE, MemoryPlan, Offload, free_memory, in_words, weight_bytes
 from inference.models import ClipModel, DiffusionModel
 from inference.recipe import RecipeWarning
@@ -133,4 +133,4 @@ def decoding_in_previews(recipe: TrainRecipe, base: DiffusionModel) -> int:
         return 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the previews give them
-        return needs_of(cast("ClipModel", base), expand(cast("ClipModel", base), clips)).decoding
+        return whole_decoding(cast("ClipModel", base), expand(cast("ClipModel", base), clips))

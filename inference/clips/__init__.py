@@ -7,13 +7,14 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.clips.command import draw_recipe, report_recipe
     from inference.clips.drawing import ClipDrawing, Way, draw_clips
-    from inference.clips.memory import decoding_bytes, needs_of
+    from inference.clips.memory import decoding_bytes, needs_of, whole_decoding
     from inference.clips.output import contact_sheet, write_webp
     from inference.clips.requests import expand
 
 __all__ = [
     "ClipDrawing", "Way", "contact_sheet", "decoding_bytes", "draw_clips",
-    "draw_recipe", "expand", "needs_of", "report_recipe", "write_webp",
+    "draw_recipe", "expand", "needs_of", "report_recipe", "whole_decoding",
+    "write_webp",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

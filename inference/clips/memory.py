@@ -35,6 +35,12 @@ def needs_of(
     return MemoryNeeds(*weights, drawing, decoding, tiled_decoding)
 
 
+def whole_decoding(base: ClipModel, requests: Sequence[ClipConfig]) -> int:
+    """Return the bytes of decoding the largest of some clips whole."""
+    with on_meta(base.vae):
+        return max(decoding_bytes(base, sizes_of(base, one).latents) for one in requests)
+
+
 class Sizes(NamedTuple):
     """The shapes of a clip's latents."""
 

@@ -150,8 +150,10 @@ class _Int8(torch.autograd.Function):
         flat = x.flatten(0, -2)
         # A copy: outliers are put aside in it for a moment.
         rows, row_scales, outliers = int8_vectorwise_quant(
-            flat.to(torch.float16, copy=True), threshold=OUTLIER
+            flat.to(torch.float16, copy=True), threshold=0.0 if flat.is_meta else OUTLIER
         )
+        if flat.is_meta:  # there are no values to count outliers among
+            return x.new_empty(*x.shape[:-1], len(packed))
         bias = bias if bias is None else bias.to(x.dtype)
         multiplied, _ = torch.ops.bitsandbytes.int8_mixed_scaled_mm(
             flat, rows, packed, row_scales, scales, outliers, bias

@@ -377,7 +377,7 @@ def pipeline_of(base: Any) -> Any:
         "unet": base.unet,
         "scheduler": DPMSolverMultistepScheduler.from_config(schedule, use_karras_sigmas=True),
     }
-    if base.has_two_text_encoders:
+    if base.has_pooled_prompts:
         second = {"text_encoder_2": base.text_encoder_2, "tokenizer_2": base.tokenizer_2}
         pipeline: Any = StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
     else:

@@ -467,7 +467,7 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& src, bool non_blocking) {
   } else if (self.is_cuda()) {
     bool waits = !(non_blocking && is_pinned(src.const_data_ptr()));
     if (waits && src.numel()) note_sync("h2d", is_pinned(src.const_data_ptr()) ? "pinned" : "pageable", src.nbytes());
-  } else if (src.numel()) {
+  } else if (src.numel() && !(non_blocking && is_pinned(self.const_data_ptr()))) {
     note_sync("d2h", non_blocking ? "copy, non_blocking" : "copy", src.nbytes());
   }
   auto to = self.is_cuda() ? as_cpu(self) : self;

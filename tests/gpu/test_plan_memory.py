@@ -70,5 +70,7 @@ def test_each_phase(
     assert grown.keys() == {phase for phase, needs in plan.needs.items() if needs}
     assert {"prompts", "denoising", "decoding", "step"} <= grown.keys()
     needs = plan.needs | {"step": plan.needs["step"] + plan.gradients}
+    if plan.needs["step"] == plan.ema:  # and of as many tensors, which are rounded up
+        needs["step"] += 2 * sum(-one.nbytes % 512 for one in run.trained)
     for phase, bytes_ in grown.items():  # without weights, which are rounded up here
         assert needs[phase] == pytest.approx(bytes_, rel=0.1), phase

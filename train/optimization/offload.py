@@ -36,7 +36,7 @@ def offloading(
     kept = {one.untyped_storage()._cdata for one in weights}
 
     def pack(tensor: Tensor) -> Packed:
-        is_moved = tensor.device == device and is_worth_moving(tensor)
+        is_moved = tensor.device.type == device.type and is_worth_moving(tensor)
         if not is_moved or tensor.untyped_storage()._cdata in kept:
             return tensor, None, ()
         copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=device.type == "cuda")

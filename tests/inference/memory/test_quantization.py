@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inference.config.models import BaseModelConfig
 from inference.memory.fp8 import ScaledLayer
+from inference.memory.measuring import live_bytes, on_meta
 from inference.memory.quantization import (
     Packing,
     is_packed,
@@ -54,6 +55,16 @@ def run(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def off(value: Tensor, expected: Tensor) -> float:
     """The relative error."""
     return float((value.float() - expected.float()).norm() / expected.float().norm())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_is_measured_without_values(kind: Packing) -> None:
+    """What is computed on the meta device has the output's shape and takes at least its memory."""
+    layer: Any = packed(linear(), kind, torch.bfloat16)
+    with on_meta(layer), live_bytes() as (live, _):
+        output = layer(torch.zeros(2, 40, 64, device="meta", dtype=torch.bfloat16))
+        assert output.is_meta and output.shape == (2, 40, 48) and output.dtype == torch.bfloat16
+    assert live.peak >= output.nbytes + 2 * 40 * 64 * 2
 
 
 ERRORS = {"fp8": 0.035, "int8": 0.02, "nf4": 0.13}
