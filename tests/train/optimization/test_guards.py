@@ -46,15 +46,10 @@ def watch(one: Guard, **losses: float) -> None:
     one.watch(torch.tensor([*losses.values()]), batch)
 
 
-def allows(one: Guard, grad_norm: torch.Tensor, step: int) -> bool:
-    one.read(grad_norm)
-    return one.allows(step)
-
-
 def test_finite_steps_are_allowed() -> None:
     one, reported = guard("stop")
     watch(one, a=1.0, b=2.0)
-    assert allows(one, FINE, 1)
+    assert one.allows(FINE, 1)
     assert set(one.counts.values()) == {0} and reported == []
 
 
@@ -63,7 +58,7 @@ def test_losses_name_their_pictures_of_all_micro_batches() -> None:
     watch(one, a=1.0, b=NAN)
     watch(one, c=INF, d=0.5)
     with pytest.raises(NonFiniteError) as error:
-        allows(one, FINE, 7)
+        one.allows(FINE, 7)
     assert str(error.value) == "loss is not finite at step 7: b (nan), c (inf)"
 
 
@@ -73,20 +68,20 @@ def test_gradients_name_all_pictures_of_the_step(norm: float) -> None:
     watch(one, a=1.0)
     watch(one, b=1.0)
     with pytest.raises(NonFiniteError, match=r"^gradients are not finite at step 3, .*: a, b$"):
-        allows(one, torch.tensor(norm), 3)
+        one.allows(torch.tensor(norm), 3)
 
 
 def test_skipped_steps_are_told_and_counted_and_end_in_a_row() -> None:
     one, reported = guard(limit=2)
     for step, loss in enumerate((NAN, NAN, 1.0, NAN, NAN), 1):
         watch(one, **{f"p{step}": loss})
-        assert allows(one, FINE, step) == (loss == 1.0)
+        assert one.allows(FINE, step) == (loss == 1.0)
     assert (one.counts["skipped"], one.counts["skipped_in_a_row"]) == (4, 2)
     assert reported[1] == "warning: skipped, 2 so far: loss is not finite at step 2: p2 (nan)"
     watch(one, p6=NAN)
     before = dict(one.counts)
     with pytest.raises(NonFiniteError, match=r"More than 2 steps in a row .*max_skips_in_a_row"):
-        allows(one, FINE, 6)
+        one.allows(FINE, 6)
     assert one.counts == before
 
 
@@ -95,7 +90,7 @@ def test_all_processes_decide_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.optimization.guards.of_all", lambda _, own: [*own, "theirs (nan)"])
     one, reported = guard(accelerator=OneOfTwo())
     watch(one, a=1.0)
-    assert not allows(one, FINE, 1)
+    assert not one.allows(FINE, 1)
     assert reported == ["warning: skipped, 1 so far: loss is not finite at step 1: theirs (nan)"]
 
 
@@ -104,12 +99,12 @@ def test_what_a_loss_scaler_skips_is_counted_apart() -> None:
     one, reported = guard("stop", accelerator=accelerator)
     for norm in (INF, NAN, 1.0):
         watch(one, a=1.0)
-        assert allows(one, torch.tensor(norm), 1)
+        assert one.allows(torch.tensor(norm), 1)
     assert (one.counts["scaler_skipped"], one.counts["scaler_row"]) == (2, 0)
     assert one.counts["skipped"] == 0 and reported == []
     with pytest.raises(NonFiniteError, match=r"overflow at any scale .*=bf16"):
         for _ in range(60):
-            allows(one, torch.tensor(INF), 2)
+            one.allows(torch.tensor(INF), 2)
 
 
 def test_many_names_are_counted() -> None:
