@@ -49,8 +49,8 @@ __all__ = [
     "Packable", "Packing", "Placement", "Swapping", "choose_memory", "chosen_blocks",
     "decoding_measured", "denoising_measured", "enable_tiles", "encoding_measured", "free_memory",
     "in_words", "is_packed", "live_bytes", "on_meta", "packed_bytes", "packed_layers", "peak_of",
-    "plain_shape", "plain_weight", "prompts_measured", "quantize", "repack", "restorer", "swapped_bytes",
-    "tiled", "unpacked_layer", "weight_bytes", "with_tokenizer",
+    "plain_shape", "plain_weight", "prompts_measured", "quantize", "repack", "restorer",
+    "swapped_bytes", "tiled", "unpacked_layer", "weight_bytes", "with_tokenizer",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
