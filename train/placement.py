@@ -10,7 +10,16 @@ from typing import cast
 import torch
 
 from inference.clips import expand, whole_decoding
-from inference.memory import GIB, RESERVE, MemoryPlan, Offload, free_memory, in_words, weight_bytes
+from inference.memory import (
+    GIB,
+    RESERVE,
+    MemoryPlan,
+    Offload,
+    enable_tiles,
+    free_memory,
+    in_words,
+    weight_bytes,
+)
 from inference.models import ClipModel, DiffusionModel
 from inference.recipe import RecipeWarning
 from train.config import TrainRecipe
@@ -94,7 +103,7 @@ def place_parts(
         InputError: the denoiser has fewer blocks than are to be swapped.
     """
     if recipe.vae_tiling:
-        base.vae.enable_tiling()
+        enable_tiles(base.vae)
     memory, free = recipe.memory, free_memory(device)
     plan = MemoryPlan(is_sliced=memory.vae_slicing, tiles_encoding=False)
     if free is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         prompts_measured,
         with_tokenizer,
     )
-    from inference.memory.placement import Placement, tiled
+    from inference.memory.placement import Placement, enable_tiles, tiled
     from inference.memory.quantization import (
         Packable,
         Packing,
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 __all__ = [
     "GIB", "RESERVE", "CudaArithmetic", "Measured", "MemoryNeeds", "MemoryPlan", "Offload",
     "Packable", "Packing", "Placement", "Swapping", "choose_memory", "chosen_blocks",
-    "decoding_measured", "denoising_measured", "encoding_measured", "free_memory", "in_words",
-    "is_packed", "live_bytes", "on_meta", "packed_bytes", "packed_layers", "peak_of", "plain_shape",
-    "plain_weight", "prompts_measured", "quantize", "repack", "restorer", "swapped_bytes", "tiled",
-    "unpacked_layer", "weight_bytes", "with_tokenizer",
+    "decoding_measured", "denoising_measured", "enable_tiles", "encoding_measured", "free_memory",
+    "in_words", "is_packed", "live_bytes", "on_meta", "packed_bytes", "packed_layers", "peak_of",
+    "plain_shape", "plain_weight", "prompts_measured", "quantize", "repack", "restorer",
+    "swapped_bytes", "tiled", "unpacked_layer", "weight_bytes", "with_tokenizer",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

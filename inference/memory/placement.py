@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 from weakref import WeakSet
 
@@ -202,13 +203,27 @@ def offload_groups(denoiser: nn.Module, device: torch.device) -> None:
     )
 
 
+def enable_tiles(vae: Any) -> None:
+    """Enable the VAE's tiles; those of clips overlap by whole latents.
+
+    diffusers rounds the overlap and the remainder of a tile independently, so that a fraction of a
+    latent makes a clip larger. Tiles of the published models have none.
+    """
+    vae.enable_tiling()
+    for side in ("height", "width"):
+        size = getattr(vae, f"tile_latent_min_{side}", None)
+        if size:
+            overlap = f"tile_overlap_factor_{side}"
+            setattr(vae, overlap, Fraction(round(size * getattr(vae, overlap)), size))
+
+
 @contextmanager
 def tiled(vae: Any, is_wanted: bool) -> Iterator[None]:
     """Enable the VAE's tiles, if wanted; its switches afterwards are as before."""
     if not is_wanted or vae.use_tiling:
         yield
         return
-    vae.enable_tiling()
+    enable_tiles(vae)
     try:
         yield
     finally:

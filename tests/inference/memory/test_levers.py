@@ -11,7 +11,14 @@ from torch import nn
 
 from inference.config import BaseModelConfig, MemoryConfig, draw_schema
 from inference.images.memory import Levers, picture_needs, place_for_drawing
-from inference.memory import MemoryPlan, Swapping, chosen_blocks, swapped_bytes, weight_bytes
+from inference.memory import (
+    MemoryPlan,
+    Swapping,
+    chosen_blocks,
+    enable_tiles,
+    swapped_bytes,
+    weight_bytes,
+)
 from inference.memory.swapping import frozen_tensors, leaves
 from inference.models.stable_diffusion.loading import load_base_model
 from inference.recipe import RecipeError, load_recipe
@@ -111,6 +118,24 @@ def test_a_sliced_vae(tiny_base_folder: Path) -> None:
     pixels = torch.zeros(2, 3, 16, 16)
     assert base.encode_images(pixels)[0].shape[0] == 2
     assert base.device == CPU
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (88, 104), (480, 720)])
+def test_tiles_of_clips_fit_together(height: int, width: int) -> None:
+    """Latents and clips keep their sizes, also where a tile overlaps by part of a latent."""
+    from diffusers import AutoencoderKLCogVideoX
+
+    sizes = {"sample_height": height, "sample_width": width, "block_out_channels": (8, 8)}
+    kinds = {
+        f"{way}_block_types": (f"CogVideoX{way.title()}Block3D",) * 2 for way in ("down", "up")
+    }
+    vae = AutoencoderKLCogVideoX(**sizes, **kinds, layers_per_block=1, norm_num_groups=4)
+    enable_tiles(vae)
+    with torch.no_grad(), torch.device("meta"):
+        clip = torch.zeros(1, 3, 1, height, width)
+        latents = vae.to("meta").encode(clip).latent_dist.mean
+        assert latents.shape[-2:] == (height // 2, width // 2)
+        assert vae.decode(latents).sample.shape[-2:] == (height, width)
 
 
 def test_a_plan_is_summed_up() -> None:
