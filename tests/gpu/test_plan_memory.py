@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.gpu.test_first_gpu_run import OBJECTIVES
 from train.config import TrainRecipe
@@ -57,7 +58,8 @@ def test_each_phase(
 
     attention = nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention)
-    monkeypatch.setattr(Denoising, "noise", Denoising.noise)  # FakeRun replaces both
+    monkeypatch.setattr(Denoising, "noise", Denoising.noise)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.pin_memory)  # FakeRun replaces all
     base = tiny_sdxl_folder if is_xl else tiny_base_folder
     options = ["mixed_precision=bf16", *SETTINGS[setting], *PREVIEWS, f"base_model.path={base}"]
     recipe = make_recipe(*OBJECTIVES[name], *options)
