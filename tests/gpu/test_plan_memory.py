@@ -56,10 +56,12 @@ def test_each_phase(
     from tests.gpu.fake_memory import FakeRun
     from tests.gpu.fake_table import fake_peaks
 
+    # FakeRun replaces these.
     attention = nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attention)
+    monkeypatch.setattr(nn.functional, "silu", nn.functional.silu)
     monkeypatch.setattr(Denoising, "noise", Denoising.noise)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.pin_memory)  # FakeRun replaces all
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.pin_memory)
     base = tiny_sdxl_folder if is_xl else tiny_base_folder
     options = ["mixed_precision=bf16", *SETTINGS[setting], *PREVIEWS, f"base_model.path={base}"]
     recipe = make_recipe(*OBJECTIVES[name], *options)
