@@ -258,7 +258,8 @@ def show(found: Fit, recipe: str) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("settings", "caches", "previews", "step", "needed"):
         is_text = name == "settings"
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
+        justify = "left" if is_text else "right"
+        table.add_column(name, justify=justify, no_wrap=not is_text, overflow="fold")
     table.add_column("price")
     for settings, price, memory in ({}, "", found.before), *found.steps:
         words = "\n  ".join(f"{key}={value}" for key, value in settings.items())
