@@ -48,7 +48,7 @@ def _run(plan: Plan) -> Table:
     examples = sum(stage.examples for stage in plan.stages)
     epochs = sum(stage.epochs for stage in plan.stages)
     rows = [
-        ("objective", f"{recipe.objective.type} upon {recipe.base_model.path}"),
+        ("objective", f"{recipe.objective.type} on {recipe.base_model.path}"),
         ("trained numbers", trained),
         (
             "optimizer steps",

@@ -1,4 +1,4 @@
-"""What is learned upon SDXL: kohya's names in full shape, files of other programs, refusals."""
+"""What is learned on SDXL: kohya's names in full shape, files of other programs, refusals."""
 
 import json
 from pathlib import Path

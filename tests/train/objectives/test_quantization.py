@@ -1,4 +1,4 @@
-"""What is trained and drawn upon a quantized base (QLoRA), and what is refused."""
+"""What is trained and drawn on a quantized base (QLoRA), and what is refused."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_lora_learns_upon_packed_weights(kind, precision, tmp_path):
     load_artifact(tmp_path / "moving.safetensors").attach(fresh)
     learned = predict(fresh)
     assert not torch.equal(learned, plain)
-    # What was learned does the same upon packed and upon plain weights, but for the packing.
+    # What was learned does the same on packed and on plain weights, but for the packing.
     if precision == "fp32":
         packed_change = predict(base) - predict(_packed(kind))
         change = learned - plain

@@ -1,4 +1,4 @@
-"""Quantized image models: how far they are from plain ones, runs upon them, and what is saved."""
+"""Quantized image models: how far they are from plain ones, runs on them, and what is saved."""
 
 from __future__ import annotations
 

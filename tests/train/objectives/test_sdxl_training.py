@@ -33,7 +33,7 @@ MakeRecipe = Callable[..., TrainRecipe]
 
 @pytest.fixture
 def recipe(make_recipe: MakeRecipe, tiny_sdxl_folder: Path) -> MakeRecipe:
-    """The tiny recipe upon the tiny SDXL."""
+    """The tiny recipe on the tiny SDXL."""
     return lambda *overrides: make_recipe(f"base_model.path={tiny_sdxl_folder}", *overrides)
 
 
