@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from math import prod
 
 import torch
 
@@ -15,17 +15,16 @@ from inference.memory import (
     MemoryNeeds,
     MemoryPlan,
     choose_memory,
+    decoding_measured,
+    denoising_measured,
     free_memory,
+    on_meta,
     swapped_bytes,
+    tiled,
     weight_bytes,
 )
 from inference.models import DiffusionModel, ImageModel
 from inference.runtime import DrawWarning, InputError, report
-
-DENOISER_TENSORS = 24
-"""Tensors of the first block's width that exist at once in a UNet, at the size of the latents."""
-DECODER_TENSORS = 6
-"""Tensors of the VAE's last block, at the size of the picture."""
 
 Needs = Callable[[float], MemoryNeeds]
 """The needs of a model and its drawings, given `memory.blocks_to_swap`."""
@@ -91,43 +90,28 @@ def refuse_packed(base: DiffusionModel, plan: MemoryPlan) -> None:
 def picture_needs(
     base: ImageModel, sizes: Iterable[tuple[int, int]], rows: int, blocks_to_swap: float = 0
 ) -> MemoryNeeds:
-    """Estimate the needs of a model and the largest of its pictures from shapes.
+    """Measure the needs of a model and the largest of its pictures, without computing a value.
 
     Args:
         base: the model.
         sizes: widths and heights.
-        rows: pictures at once; guidance doubles them.
+        rows: pictures at once; guidance doubles them. They are decoded one by one.
         blocks_to_swap: as in recipes.
     """
-    own = base.resolution, base.resolution
-    width, height = max(sizes, key=lambda size: size[0] * size[1], default=own)
-    vae: Any = base.vae
-    latents = (width // base.vae_scale_factor) * (height // base.vae_scale_factor)
-    itemsize = torch.finfo(base.dtype).bits // 8
-    drawing = DENOISER_TENSORS * 2 * rows * first_width(base) * latents * itemsize
-    tile = getattr(vae, "tile_sample_min_size", None) or max(width, height)
-    return MemoryNeeds(
+    width, height = max(sizes, key=prod)
+    factor = base.vae_scale_factor
+    latents = base.vae.config.latent_channels, height // factor, width // factor
+    weights = (
         weight_bytes(base.denoiser) - swapped_bytes(base.blocks(), blocks_to_swap),
         sum(map(weight_bytes, base.text_encoders.values())),
-        weight_bytes(vae),
-        drawing,
-        decoding_bytes(vae, width, height),
-        decoding_bytes(vae, min(width, tile), min(height, tile)),
+        weight_bytes(base.vae),
     )
-
-
-def first_width(base: ImageModel) -> int:
-    """Return the channels of a UNet's first block, or the width of another denoiser."""
-    channels = getattr(base.denoiser.config, "block_out_channels", None)
-    if channels is not None:
-        return int(channels[0])
-    return max(max(p.shape) for p in list(base.denoiser.parameters())[:1])
-
-
-def decoding_bytes(vae: Any, width: int, height: int) -> int:
-    """Estimate the bytes of decoding one picture."""
-    numbers = vae.config.block_out_channels[0] * width * height * DECODER_TENSORS
-    return numbers * torch.finfo(vae.dtype).bits // 8
+    with on_meta(*base.parts.values()):
+        drawing = denoising_measured(base, (rows, *latents), 2).bytes
+        decoding = decoding_measured(base, (1, *latents)).bytes
+        with tiled(base.vae, True):
+            in_tiles = decoding_measured(base, (1, *latents)).bytes
+    return MemoryNeeds(*weights, drawing, decoding, in_tiles)
 
 
 def sizes_of(requests: Iterable[ImageConfig], base: ImageModel) -> list[tuple[int, int]]:

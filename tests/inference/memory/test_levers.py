@@ -146,14 +146,18 @@ def test_a_plan_is_summed_up() -> None:
 
 
 def test_needs_of_pictures(tiny_base_folder: Path) -> None:
-    """24 tensors of 2 x 3 rows, of the UNet's first width, at latents of 16 x 8."""
+    """Of the largest one, measured; guidance doubles the rows, and decoding has one of them."""
     base = load_base_model(BaseModelConfig(path=str(tiny_base_folder)))
-    factor, wide = base.vae_scale_factor, base.unet.config.block_out_channels[0]
-    needs = picture_needs(base, [(8, 8), (16 * factor, 8 * factor)], 3)
-    assert needs.drawing == 24 * 2 * 3 * wide * 16 * 8 * 4
+    side = 8 * base.vae_scale_factor
+    needs = picture_needs(base, [(8, 8), (2 * side, side)], 3)
+    states = 2 * 3 * 2 * base.unet.config.block_out_channels[0] * 8 * 8 * 2 * 4
+    assert states < needs.drawing < 24 * states
     assert needs.denoiser == weight_bytes(base.unet)
-    pixels = base.vae.config.block_out_channels[0] * 16 * factor * 8 * factor
-    assert needs.decoding == 6 * pixels * 4
+    assert 3 * 2 * side**2 * 4 < needs.tiled_decoding < needs.decoding
+    more = picture_needs(base, [(2 * side, side)], 6)
+    assert more.decoding == needs.decoding and 1.5 < more.drawing / needs.drawing < 2.5
+    assert picture_needs(base, [(side, side)], 3).decoding < needs.decoding
+    assert all(one.device.type == "cpu" for one in base.unet.parameters())
 
 
 @pytest.mark.parametrize(
