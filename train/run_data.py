@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from inference.models import DiffusionModel
+from inference.parallel import Layout
 from train.class_images import draw_missing
 from train.common import Batch, DataError, StopSignals, derive_seed
 from train.config import TrainRecipe
@@ -109,7 +110,7 @@ class Data:
         return examples
 
     def batches(
-        self, examples: Examples, stage: Stage, step: int, share: tuple[int, int]
+        self, examples: Examples, stage: Stage, step: int, layout: Layout
     ) -> Iterator[Batch]:
         """Yield a process's micro-batches of a stage, each with its step and random seed.
 
@@ -117,12 +118,12 @@ class Data:
             examples: of the stage.
             stage: the current stage.
             step: completed optimizer steps.
-            share: the process's number, and the number of processes.
+            layout: the process's place among all; those along context get the same batches.
 
         Raises:
             DataError: an image cannot be read.
         """
-        rank, processes = share
+        rank, processes = layout.data_rank, layout.data_size
         recipe, size = stage.recipe, step_size(stage.recipe, processes)
         micro_batches = stage.micro_batches(step, rank, processes, bool(self.class_pictures))
         for turn, batch in enumerate(build_loader(examples, micro_batches), stage.turn(step)):

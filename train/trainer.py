@@ -104,8 +104,8 @@ class Trainer:
         self.savings = Savings(recipe, self.data, self.optimization, folder, say)
         self.validation = Validation(recipe, self.data, self.optimization, self.caches, self.run)
         self.signals = StopSignals()
-        self.share = self.accelerator.process_index, self.accelerator.num_processes
-        self.stages = stages_of(recipe, self.accelerator.num_processes)
+        self.layout = self.optimization.layout
+        self.stages = stages_of(recipe, self.layout.data_size)
         self.stage = self.stages[0]
         self.examples = self.examples_of(self.stage)
         self.step_number = 0
@@ -152,7 +152,7 @@ class Trainer:
                 if self.step_number == 0:
                     self.until_stopped(self.validation.show, 0)
                 self.stop_if_asked()
-                for batch in self.data.batches(self.examples, stage, self.step_number, self.share):
+                for batch in self.data.batches(self.examples, stage, self.step_number, self.layout):
                     self.forward_backward(batch)
                     if not batch["completes_step"]:
                         continue
@@ -254,7 +254,7 @@ class Trainer:
 
     def examples_of(self, stage: Stage) -> Examples:
         """Return those of a stage, for the base model, with the existing class images."""
-        return self.data.examples(stage, self.base, self.accelerator.num_processes)
+        return self.data.examples(stage, self.base, self.layout.data_size)
 
     def forward_backward(self, batch: Batch) -> None:
         """Add the gradients of a micro-batch; dropout uses the batch's own seed."""

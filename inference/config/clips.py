@@ -11,6 +11,7 @@ from inference.config.models import (
     BaseModelConfig,
     clips_have_their_own_vae,
 )
+from inference.config.parallel import ParallelConfig
 from inference.config.speed import DrawingSpeedConfig, merging_idle, prefixed
 from inference.files import pattern_faults
 from inference.recipe import MISSING, NO_LIMIT
@@ -250,6 +251,7 @@ class ClipsRecipe:
     save_text: bool = False
     """Also write each clip's infotext to a .txt beside it."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     vae_tiling: bool | None = None
     """Encode and decode with the VAE in tiles, which takes less memory and causes slight
     differences; null decides together with `memory`."""

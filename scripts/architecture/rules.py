@@ -28,8 +28,8 @@ from scripts.architecture.tree import (
 FLOORS = (
     ("inference/runtime/", "train/shadowing.py"),
     (
-        "inference/recipe/", "inference/files/", "inference/memory/", "inference/prompts/",
-        "inference/sampling/", "inference/shadowing.py",
+        "inference/recipe/", "inference/files/", "inference/memory/", "inference/parallel/",
+        "inference/prompts/", "inference/sampling/", "inference/shadowing.py",
     ),
     ("inference/config/", "inference/media/", "train/kohya/"),
     ("inference/models/",),

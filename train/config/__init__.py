@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         is_commit,
     )
     from train.config.data import DataConfig, ExampleConfig, SubsetConfig, has_streamed
+    from train.config.devices import TrainMemoryConfig, TrainParallelConfig
     from train.config.examples import (
         CaptionConfig,
         ColorJitterConfig,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         Size,
         parse_size,
     )
-    from train.config.memory import TrainMemoryConfig
     from train.config.objectives import (
         OBJECTIVE_CONFIGS,
         AutoencoderConfig,
@@ -73,6 +73,7 @@ __all__ = [
     "LRSchedulerConfig", "LoraConfig", "LossConfig", "MaskConfig", "MemberConfig", "MetadataConfig",
     "ObjectiveConfig", "OptimizerConfig", "PictureBucketsConfig", "Registry", "Size",
     "StreamingConfig", "SubsetConfig", "TextualInversionConfig", "TrainMemoryConfig",
+    "TrainParallelConfig",
     "TrainRecipe", "ValidationConfig", "WholePartsConfig", "choices", "function_of",
     "has_streamed", "is_address", "is_commit", "named_stages", "parse_schedule", "parse_size",
     "plugin_options", "recipe_in", "rule_sentences", "schema_text", "stage_recipes", "train_schema",

@@ -17,7 +17,7 @@ from inference.config import (
 from inference.recipe import MISSING, NO_LIMIT, Reader
 from train.config.clips import ImageConditionConfig
 from train.config.data import DataConfig
-from train.config.memory import TrainMemoryConfig
+from train.config.devices import TrainMemoryConfig, TrainParallelConfig
 from train.config.objectives import (
     ObjectiveConfig,
 )
@@ -230,6 +230,7 @@ class TrainRecipe:
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     ema: EmaConfig | None = None
     memory: TrainMemoryConfig = field(default_factory=TrainMemoryConfig)
+    parallel: TrainParallelConfig = field(default_factory=TrainParallelConfig)
     vae_tiling: bool | None = None
     """Encode and decode with the VAE in tiles, which takes less memory and causes slight
     differences. null encodes whole images and clips, and decodes the previews of clips in tiles

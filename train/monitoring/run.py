@@ -11,6 +11,7 @@ from train.config import TrainRecipe
 from train.data import class_facts
 from train.monitoring.loss_log import LossLog
 from train.monitoring.tracking import Board, ProgressBar, StepClock
+from train.optimization import layout_of
 from train.run_data import Data
 from train.runs import Row, RunDirectory
 from train.stages import Stage
@@ -45,7 +46,7 @@ class Run:
     ) -> None:
         self.recipe = recipe
         self.folder = folder
-        self.num_processes = accelerator.num_processes
+        self.data_size = layout_of(recipe, accelerator).data_size
         self.progress = ProgressBar(recipe.max_train_steps, accelerator.is_main_process)
         self.clock = StepClock()
         self.losses = LossLog(accelerator, num_timesteps)
@@ -128,7 +129,7 @@ class Run:
         """
         micro_batches, seconds = len(self.losses), self.clock.take()
         losses = self.losses.take()
-        images = micro_batches * stage.recipe.train_batch_size * self.num_processes
+        images = micro_batches * stage.recipe.train_batch_size * self.data_size
         if self.board is not None:
             self.folder.check_held()
             scalars = losses | {"gradient_norm": grad_norm}

@@ -57,7 +57,7 @@ class Validation:
         self.run = run
         if self.config is None:
             return
-        last = stages_of(recipe, self.accelerator.num_processes)[-1].recipe
+        last = stages_of(recipe, optimization.layout.data_size)[-1].recipe
         self.batch_size = 1 if recipe.data.packs_clips else last.train_batch_size
         """A row of packed clips has one timestep."""
         self.examples = still_examples(last, data.sources, self.objective)

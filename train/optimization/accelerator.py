@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from inference.parallel import Layout
 from inference.recipe import RecipeWarning
 from inference.runtime import InputError, keep_freed_memory, warn_of_emulation
 from train.common import uses_gpu
@@ -97,3 +98,12 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
         }
         warn_of_emulation(accelerator.device, formats, RecipeWarning)
     return accelerator
+
+
+def layout_of(recipe: TrainRecipe, accelerator: Accelerator) -> Layout:
+    """Return this process's place among the run's.
+
+    Raises:
+        InputError: `parallel.context` does not divide the processes.
+    """
+    return Layout(accelerator.process_index, accelerator.num_processes, recipe.parallel.context)

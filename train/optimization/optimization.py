@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from train.common import Batch
 from train.config import TrainRecipe
 from train.objectives import Objective
+from train.optimization.accelerator import layout_of
 from train.optimization.ema import Average, ShownWeights
 from train.optimization.fused_backward import FusedBackward, FusedStep
 from train.optimization.guards import Guard
@@ -52,6 +53,7 @@ class Optimization:
         self.recipe = recipe
         self.objective = objective
         self.accelerator = accelerator
+        self.layout = layout_of(recipe, accelerator)
         self.members = objective.members(recipe)
         self.parameters = list(objective.parameters())
         memory = recipe.memory

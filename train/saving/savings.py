@@ -36,7 +36,7 @@ class Savings:
         self.state = optimization.state
         self.run = run
         self.say = say
-        processes = optimization.accelerator.num_processes
+        processes = optimization.layout.data_size
         base = optimization.objective.base
         self.metadata = ArtifactMetadata(recipe, data.sources, base, processes)
         self.facts = data.facts | {"limner": limner_version(), "name": recipe.name}

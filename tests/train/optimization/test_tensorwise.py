@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inference.runtime.errors import InputError
-from train.config.memory import TrainMemoryConfig
+from train.config.devices import TrainMemoryConfig
 from train.config.optimization import OptimizerConfig
 from train.optimization.footprint import state_bytes, trained_bytes
 from train.optimization.registry import create_optimizer

@@ -1,9 +1,9 @@
-"""Typed options of the memory of a training run."""
+"""Typed options of devices: their memory, and how several processes share a training run."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from inference.config import MemoryConfig
+from inference.config import MemoryConfig, ParallelConfig
 from train.config.rules import Faults
 
 Rounding = Literal["stochastic", "kahan", "nearest"]
@@ -68,3 +68,30 @@ class TrainMemoryConfig(MemoryConfig):
     def idle(self) -> Faults:
         if self.rounding != "stochastic" and self.trained_weights == "fp32":
             yield "rounding", "has no effect with trained_weights: fp32"
+
+
+@dataclass
+class TrainParallelConfig(ParallelConfig):
+    """How several processes share a training run (docs/many_gpus.md)."""
+
+    short_form: ClassVar[str] = "strategy"
+
+    strategy: Literal["ddp", "fsdp", "zero1", "zero2", "zero3"] = "ddp"
+    """What each process holds: `ddp` all weights, gradients and the optimizer's state; `fsdp`
+    (PyTorch's FSDP2) and `zero3` (DeepSpeed) a share of each; `zero2` a share of the gradients and
+    of the state, `zero1` of the state alone. `parallel: fsdp` is short for `parallel: {strategy:
+    fsdp}`."""
+    cpu_offload: Literal["none", "optimizer", "all"] = "none"
+    """What lies in the system's memory between its uses: the `optimizer`'s state with its step
+    (ZeRO), or `all`, the weights too (FSDP2 and zero3)."""
+    gradient_compression: Literal["none", "bf16"] = "none"
+    """Format in which `ddp` sends gradients: `bf16` halves the traffic, and rounds them."""
+
+    def faults(self) -> Faults:
+        yield from super().faults()
+        if self.cpu_offload == "all" and self.strategy not in ("fsdp", "zero3"):
+            yield "cpu_offload", f"all is for fsdp and zero3; {self.strategy} keeps whole weights"
+        if self.cpu_offload == "optimizer" and not self.strategy.startswith("zero"):
+            yield "cpu_offload", f"optimizer is for zero1 to zero3, got strategy: {self.strategy}"
+        if self.gradient_compression != "none" and self.strategy != "ddp":
+            yield "gradient_compression", f"is for ddp, got strategy: {self.strategy}"
