@@ -15,11 +15,11 @@ if TYPE_CHECKING:
         joined,
         replaced,
     )
-    from inference.parallel.layout import Layout, context_group
+    from inference.parallel.layout import Layout, context_group, ring_of
 
 __all__ = [
     "ImaginedRing", "Layout", "Pass", "Ring", "brought_to_first", "chunk_bounds", "chunks_of",
-    "context_group", "joined", "replaced",
+    "context_group", "joined", "replaced", "ring_of",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -2,9 +2,10 @@
 
 A causal video network works through a clip in chunks of frames, and each of its convolutions reads
 the last frames of the chunk before: its halo. Consecutive chunks go to consecutive processes, which
-run through the network's layers together: at each convolution every process sends the last frames of
-its input to the next one. Chunks beyond the number of processes are computed in further rounds, the
-first of each with the halos that the last one of the round before has sent to the first process.
+run through the network's layers together: at each convolution every process sends the last frames
+of its input to the next one. Chunks beyond the number of processes are computed in further rounds,
+the first of each with the halos that the last one of the round before has sent to the first
+process.
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ def brought_to_first(
             if owner == ring.place:
                 frame = next(mine)
                 if frames is None:
-                    ring.exchange([(0, frame.to(device))], [])
+                    ring.exchange([(0, frame.to(device).contiguous())], [])
                 else:
                     frames[number] = frame
             elif frames is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from inference.parallel.frames import Ring
 from inference.runtime import InputError
 
 if TYPE_CHECKING:
@@ -79,3 +80,12 @@ def context_group(layout: Layout, device: torch.device | str = "cpu") -> Process
             if layout.rank in ranks:
                 _groups[key] = group
     return _groups[key]
+
+
+def ring_of(layout: Layout, device: torch.device | str = "cpu") -> Ring | None:
+    """Return the processes that compute this one's examples, in their order; None if it is alone.
+
+    As `context_group`.
+    """
+    group = context_group(layout, device)
+    return None if group is None else Ring(group)

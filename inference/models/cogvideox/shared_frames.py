@@ -25,15 +25,17 @@ from inference.parallel import Pass, Ring, brought_to_first, chunk_bounds, joine
 class SharedFrames:
     """A VAE whose clips several processes encode and decode together."""
 
-    def __init__(self, vae: Any, ring: Ring) -> None:
+    def __init__(self, vae: Any, ring: Ring, device: torch.device) -> None:
         """Describe the sharing; `at_work` begins it.
 
         Args:
             vae: an `AutoencoderKLCogVideoX`.
             ring: the processes.
+            device: on which the VAE computes, wherever it lies meanwhile.
         """
         self.vae = vae
         self.ring = ring
+        self.device = device
         self.rule = FrameRule.of(vae)
         self._pass: Pass | None = None
         """Of the chunk that is being computed."""
@@ -49,7 +51,7 @@ class SharedFrames:
         A clip of one chunk is computed whole by each process.
         """
         vae = self.vae
-        self.ring.meet(next(vae.parameters()).device)
+        self.ring.meet(self.device)
         with ExitStack() as stack:
             for half in (vae.encoder, vae.decoder):
                 for module, frames in causal_convolutions(half):
@@ -83,12 +85,12 @@ class SharedFrames:
         Raises:
             FloatingPointError: a frame is not finite, of whichever process.
         """
-        device, fault, own = next(self.vae.parameters()).device, None, np.empty(0)
+        fault, own = None, np.empty(0)
         try:
             own = decode()
         except FloatingPointError as error:  # raised when no process waits any more
             fault = error
-        is_faulty = self.ring.any(fault is not None, device)
+        is_faulty = self.ring.any(fault is not None, self.device)
         if fault is not None:
             raise fault
         if is_faulty:
@@ -96,7 +98,7 @@ class SharedFrames:
         lengths = self.frame_lengths(latent_frames)
         if len(lengths) == 1:
             return own if self.ring.is_first else own[:0]
-        frames = brought_to_first(self.ring, torch.from_numpy(own), lengths, device)
+        frames = brought_to_first(self.ring, torch.from_numpy(own), lengths, self.device)
         return own[:0] if frames is None else frames.numpy()
 
     def _encode(self, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

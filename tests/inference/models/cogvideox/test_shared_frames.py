@@ -16,6 +16,8 @@ from inference.parallel import Ring
 from tests.inference.models.cogvideox.tiny import tiny_vae
 from tests.inference.parallel.threads import in_ring
 
+CPU = torch.device("cpu")
+
 
 @cache
 def vae() -> Any:
@@ -36,7 +38,7 @@ def latents(frames: int, size: int = 2, rows: int = 1) -> Tensor:
 def encoded(model: Any, pixels: Tensor, size: int) -> list[Tensor]:
     def work(ring: Ring) -> Tensor:
         own = copy.deepcopy(model)
-        with torch.no_grad(), SharedFrames(own, ring).at_work():
+        with torch.no_grad(), SharedFrames(own, ring, CPU).at_work():
             return own.encode(pixels).latent_dist.parameters
 
     return in_ring(size, work)
@@ -45,10 +47,10 @@ def encoded(model: Any, pixels: Tensor, size: int) -> list[Tensor]:
 def decoded(model: Any, z: Tensor, size: int) -> list[np.ndarray]:
     def work(ring: Ring) -> np.ndarray:
         own = copy.deepcopy(model)
-        shared = SharedFrames(own, ring)
+        shared = SharedFrames(own, ring, CPU)
 
         def frames() -> np.ndarray:
-            return own.decode(z).sample[0].permute(1, 2, 3, 0).contiguous().numpy()
+            return own.decode(z).sample[0].permute(1, 2, 3, 0).numpy()
 
         with torch.no_grad(), shared.at_work():
             return shared.to_first(frames, z.shape[2])
