@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+T = TypeVar("T")
 Mail = tuple[int, Tensor]
 """A process's place in the ring, and what is sent to it, or the buffer for what it sends."""
 
@@ -83,6 +84,12 @@ class Ring:
         dist.all_gather(parts, tensor, group=self.group)
         return parts
 
+    def of_first(self, value: T) -> T:
+        """Return the first process's value in every process."""
+        values = [value]
+        dist.broadcast_object_list(values, group=self.group, group_src=0)
+        return values[0]
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Return whether a flag is set in any of the processes."""
         flags = torch.tensor([float(flag)], device=device)
@@ -107,6 +114,9 @@ class ImaginedRing(Ring):
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         return [torch.empty_like(tensor) for _ in range(self.size)]
+
+    def of_first(self, value: T) -> T:
+        return value
 
     def any(self, flag: bool, device: torch.device) -> bool:
         return flag
