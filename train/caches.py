@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
+from functools import cached_property
 
 from accelerate import Accelerator
 
 from inference.models import DiffusionModel
+from inference.parallel import Layout, Ring, ring_of
 from inference.recipe import RecipeWarning
 from train.common import Batch
 from train.config import TrainRecipe
@@ -14,6 +17,7 @@ from train.data import (
     Examples,
     Paused,
     PromptStates,
+    Share,
     StoredStates,
     Track,
     cache_latents,
@@ -48,6 +52,9 @@ class Caches:
         self.recipe = recipe
         self.base = objective.base
         self.accelerator = accelerator
+        self.layout = Layout(
+            accelerator.process_index, accelerator.num_processes, recipe.parallel.context
+        )
         self.folder = open_cache(recipe.data, recipe.output_dir)
         self.prompt_states: PromptStates | None = None
         """None if captions are unused, or their embeddings change at every step."""
@@ -71,7 +78,7 @@ class Caches:
         self.tell_cut_prompts(examples)
         data, batch_size = self.recipe.data, stage.recipe.train_batch_size
         share = self.accelerator.process_index, self.accelerator.num_processes
-        cache_latents(examples, self.base, batch_size, track, self.folder, share, paused)
+        self.cache_latents(examples, batch_size, track, paused)
         states, stay = self.prompt_states, data.cache != "off" and not examples.changes_words
         is_known = bool(
             states
@@ -80,6 +87,22 @@ class Caches:
         )
         put_aside(self.recipe, self.base, examples, is_known)
         self.accelerator.wait_for_everyone()
+
+    @cached_property
+    def ring(self) -> Ring | None:
+        """Return the processes that encode this one's clips together; None if it is alone."""
+        return ring_of(self.layout, self.accelerator.device)
+
+    def cache_latents(
+        self, examples: Examples, batch_size: int, track: Track, paused: Paused | None = None
+    ) -> None:
+        """Encode every image or clip once; see `train.data.cache_latents`."""
+        share = Share(self.layout.data_rank, self.layout.data_size, self.ring)
+        cache_latents(examples, self.base, batch_size, track, self.folder, share, paused)
+
+    def encoding_together(self) -> AbstractContextManager[None]:
+        """Let the processes that have the same batches encode clips together in the context."""
+        return self.base.frames_shared(self.ring)
 
     def add_prompts(self, batch: Batch) -> None:
         """Add the prompt embeddings to a batch, unless captions are unused or embeddings change."""

@@ -265,7 +265,8 @@ class Trainer:
         if timesteps is not None:
             batch["timesteps"] = timesteps
         random = seeded(batch["seed"], self.accelerator.device)
-        with random, optimization.accumulating(batch["completes_step"]):
+        together = self.caches.encoding_together()
+        with random, together, optimization.accumulating(batch["completes_step"]):
             losses = optimization.losses(batch)
             optimization.guard.watch(losses, batch)
             loss, parts = total_loss(losses, batch)

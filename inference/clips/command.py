@@ -20,7 +20,9 @@ from inference.config import ClipConfig, ClipsRecipe
 from inference.files import Naming
 from inference.images import Levers, parse_infotext, place_for_drawing
 from inference.media import prepare_folder, write_new_grid
+from inference.memory import MemoryNeeds
 from inference.models import ClipModel, clip_skeleton, load_clip_model
+from inference.parallel import ImaginedRing, Layout, ring_of
 from inference.runtime import (
     DrawWarning,
     InputError,
@@ -46,13 +48,15 @@ def draw_recipe(recipe: ClipsRecipe) -> None:
 
 def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
     """Generate a recipe's clips together with the other processes."""
+    layout = Layout(processes.rank, processes.count, recipe.parallel.context)
     saver, base, attached, requests, way = processes.together(lambda: set_up(recipe, processes))
     requests = processes.broadcast_from_main(requests)  # contains random seeds
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
-    own = requests[processes.rank :: processes.count]
+    own = requests[layout.data_rank :: layout.data_size]
     total, done = sum(map(steps_taken, own)) * len(factors), 0
     drawings: list[ClipDrawing] = []
-    with progress_bar() as show_progress:
+    ring = ring_of(layout, base.device)
+    with progress_bar() as show_progress, base.frames_shared(ring):
 
         def draw(request: ClipConfig) -> list[ClipDrawing]:
             nonlocal done
@@ -65,7 +69,7 @@ def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
 
         for factor in factors:
             way.artifacts = [set_strength(*one, factor) for one in attached]
-            for drawn in processes.share(requests, draw):
+            for drawn in processes.share(requests, draw, layout.context):
                 if saver:
                     saver.save(drawn, len(requests))
                     drawings += drawn
@@ -95,9 +99,13 @@ def set_up(
     merges = recipe.speed.merge_lora and not recipe.compare_strengths
     attach_all(base, attached, merges)
     levers = Levers(recipe.memory, recipe.vae_tiling)
-    place_for_drawing(
-        base, device, levers, lambda swap: needs_of(base, requests, swap), processes.is_first
-    )
+    rehearsal = ImaginedRing(recipe.parallel.context) if recipe.parallel.context > 1 else None
+
+    def needs(swap: float) -> MemoryNeeds:
+        with base.frames_shared(rehearsal):
+            return needs_of(base, requests, swap)
+
+    place_for_drawing(base, device, levers, needs, processes.is_first)
     compile_denoiser(base.denoiser, recipe.speed, device)
     cache = StepCache(recipe.cache, recipe.cache_settings)
     way = Way(cache, image_latent_scale=recipe.image_latent_scale)

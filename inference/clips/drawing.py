@@ -86,7 +86,7 @@ def draw_clip(
     way: Way,
     report: Callable[[int], object] = lambda step: None,
 ) -> np.ndarray:
-    """Return the frames of one clip, (f, h, w, 3), uint8.
+    """Return the frames of one clip, (f, h, w, 3), uint8; none where another process gets them.
 
     Args:
         base: a model that supports the sources.
@@ -109,9 +109,12 @@ def draw_clip(
         latents = run.draw(start, loop.predict, generator, report)
     _, extra = padded_frames(base, request.frames or 1)
     check_finite(latents, "latent of the clip", base)
-    pixels = base.decode_latents(latents[:, extra:])
-    check_finite(pixels, "clip", base)
-    return to_frames(pixels[0])
+
+    def finish(pixels: Tensor) -> np.ndarray:
+        check_finite(pixels, "clip", base)
+        return to_frames(pixels[0])
+
+    return base.decode_frames(latents[:, extra:], finish)
 
 
 def encode(base: ClipModel, request: ClipConfig) -> Conditions:

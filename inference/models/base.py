@@ -31,6 +31,7 @@ from inference.models.names import (
 )
 from inference.models.parametrization import Parametrization
 from inference.models.size_rules import SizeRules
+from inference.parallel import Ring
 from inference.runtime import BaseModelError
 
 
@@ -158,6 +159,14 @@ class DiffusionModel(ABC):
             return
         with self.placement.alone():
             yield
+
+    @contextmanager
+    def frames_shared(self, ring: Ring | None) -> Iterator[None]:
+        """Encode and decode clips together with the processes of a ring inside the context.
+
+        Images have no frames that could be shared.
+        """
+        yield
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

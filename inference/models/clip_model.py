@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,6 +111,20 @@ class ClipModel(DiffusionModel):
             generator: of the draw from the VAE's posterior.
             scale: on which the latents condition.
         """
+
+    def decode_frames(self, latents: Tensor, finish: Callable[[Tensor], np.ndarray]) -> np.ndarray:
+        """Return the frames (f, h, w, 3) of a clip.
+
+        With other processes (`frames_shared`), the first one gets them, and the others none.
+
+        Args:
+            latents: (1, f', c, h', w').
+            finish: makes frames of pixels (1, 3, f, h, w), which may be those of a part.
+
+        Raises:
+            FloatingPointError: `finish` has raised it, in any of the processes.
+        """
+        return finish(self.decode_latents(latents))
 
     @abstractmethod
     def clip_condition(self, pixels: Tensor) -> Tensor:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
+
+from inference.parallel.frames import Ring
 from inference.runtime import InputError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -42,3 +49,43 @@ class Layout:
     def context_rank(self) -> int:
         """Return the place along the frames."""
         return self.rank % self.context
+
+
+_groups: dict[tuple[ProcessGroup, Layout, torch.device], ProcessGroup] = {}
+
+
+def context_group(layout: Layout, device: torch.device | str = "cpu") -> ProcessGroup | None:
+    """Return the process group that computes the examples of this process; None if it is alone.
+
+    All processes must ask for it together, the first time.
+
+    Args:
+        layout: this process's place.
+        device: between whose memories the group exchanges tensors.
+    """
+    if layout.context == 1:
+        return None
+    import torch.distributed as dist
+
+    everyone, device = dist.group.WORLD, torch.empty(0, device=device).device
+    assert everyone is not None, "parallel.context needs several processes"
+    key = everyone, layout, device
+    if key not in _groups:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # which NCCL takes
+        is_nccl = device.type == "cuda" and dist.get_backend() == "gloo"
+        for first in range(0, layout.processes, layout.context):
+            ranks = list(range(first, first + layout.context))
+            group = dist.new_group(ranks, backend="nccl" if is_nccl else None)
+            if layout.rank in ranks:
+                _groups[key] = group
+    return _groups[key]
+
+
+def ring_of(layout: Layout, device: torch.device | str = "cpu") -> Ring | None:
+    """Return the processes that compute this one's examples, in their order; None if it is alone.
+
+    As `context_group`.
+    """
+    group = context_group(layout, device)
+    return None if group is None else Ring(group)

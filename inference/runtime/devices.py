@@ -19,6 +19,9 @@ from inference.runtime.errors import InputError
 LONGEST_WAIT = timedelta(days=7)
 """Maximum wait for another process's image. A process that has ended is noticed at once."""
 
+COMMON_FAULTS = (InputError, FloatingPointError)
+"""Errors of a job that all processes have which do it together."""
+
 T = TypeVar("T")
 Result = TypeVar("Result")
 
@@ -74,24 +77,34 @@ class Processes:
         return broadcast_object_list([value])[0]
 
     def share(
-        self, jobs: Sequence[T], work: Callable[[T], Sequence[Result]]
+        self, jobs: Sequence[T], work: Callable[[T], Sequence[Result]], together: int = 1
     ) -> Iterator[Sequence[Result]]:
         """Yield each job's results in the jobs' order, in every process; each job is done by one.
 
         The processes take a job each, exchange the results, and continue. If one fails, all fail.
+
+        Args:
+            jobs: what is to be done.
+            work: does a job.
+            together: how many neighbours do a job together; the first one's result counts. If one
+                of them fails alone, its process ends: its neighbours wait for it elsewhere.
         """
         if self.count == 1:
             yield from map(work, jobs)
             return
         from accelerate.utils import gather_object
 
-        for start in range(0, len(jobs), self.count):
-            own = start + self.rank
+        for start in range(0, len(jobs), self.count // together):
+            own = start + self.rank // together
             outcome: list[tuple[Sequence[Result], Exception | None]] = []
             try:
                 outcome = [(work(jobs[own]), None)] if own < len(jobs) else []
             except Exception as error:  # the others wait for a result
+                if together > 1 and not isinstance(error, COMMON_FAULTS):
+                    raise
                 outcome = [((), error)]
+            if self.rank % together and all(error is None for _, error in outcome):
+                outcome = []
             everyones = gather_object(outcome)
             for _, error in everyones:
                 if error is not None:

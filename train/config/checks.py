@@ -425,6 +425,13 @@ REFUSALS: tuple[Check, ...] = (
         "Is refused with `objective.type: autoencoder`.",
     ),
     Rule(
+        "parallel.context",
+        lambda r: r.parallel.context > 1 and _trains_vae(r),
+        "processes share clips with a frozen VAE alone, and objective.type: "
+        "{recipe.objective.type} trains it: take context: 1, where each has clips of its own",
+        "Above 1 is refused with `objective.type: autoencoder`.",
+    ),
+    Rule(
         "vae_tiling",
         lambda r: bool(r.vae_tiling) and _trains_vae(r),
         "is for a VAE that is not trained; objective.type: {recipe.objective.type} trains it on "

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InOrder,
         MicroBatches,
         Pace,
+        Share,
         build_examples,
         build_loader,
         cache_latents,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEVICE_BYTES", "FALLBACK", "PROMPT_CACHE_BYTES", "ClassFolder", "ClassPicture", "Clip",
     "ClipExamples", "Concept", "Examples", "Facts", "InOrder", "Known", "MicroBatches", "Pace",
-    "Paused", "Picture", "PromptStates", "Sources", "StoredStates", "Track", "at_commits",
+    "Paused", "Picture", "PromptStates", "Share", "Sources", "StoredStates", "Track", "at_commits",
     "build_examples", "build_loader", "cache_latents", "class_facts", "class_folders",
     "class_pictures", "collate", "file_state", "find_sources", "folders_of", "kept_bytes",
     "latents_kept", "latents_keys", "longest_choice", "name_of", "open_cache", "parts_of",

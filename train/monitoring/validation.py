@@ -18,7 +18,7 @@ from torch import Tensor
 from inference.runtime import InputError
 from train.common import Batch, DataError, derive_seed
 from train.config import ClipDataConfig, ExampleConfig, TrainRecipe, ValidationConfig
-from train.data import Examples, InOrder, Sources, Track, build_examples, cache_latents, collate
+from train.data import Examples, InOrder, Sources, Track, build_examples, collate
 from train.monitoring.loss_log import BANDS, band_name
 from train.objectives import Objective
 from train.optimization import Optimization
@@ -71,8 +71,7 @@ class Validation:
             return
         accelerator, caches = self.accelerator, self.caches
         share = accelerator.process_index, accelerator.num_processes
-        base = self.objective.base
-        cache_latents(self.examples, base, self.batch_size, track, caches.folder, share)
+        caches.cache_latents(self.examples, self.batch_size, track)
         changes = self.examples.changes_words
         if caches.prompt_states and self.recipe.data.cache != "off" and not changes:
             caches.prompt_states.fill(self.examples.all_prompts(), track, share=share)

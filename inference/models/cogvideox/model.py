@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,11 +27,14 @@ from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
 from inference.models.size_rules import SizeRules
+from inference.parallel import Ring
 from inference.runtime import InputError, to_device
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+    from inference.models.cogvideox.shared_frames import SharedFrames
 
 BOUNDLESS = 300
 """Latent side lengths in CogVideoX 1.5's first configs: an upper bound, not a default size."""
@@ -59,6 +64,8 @@ class VideoModel(ClipModel):
     prediction_type: str
     noise_schedule: dict[str, object]
     dtype: torch.dtype
+    sharing: SharedFrames | None = field(default=None, init=False, repr=False)
+    """How clips are encoded and decoded together with other processes."""
 
     @property
     def denoiser(self) -> CogVideoXTransformer3DModel:
@@ -184,6 +191,25 @@ class VideoModel(ClipModel):
     def prompt_shape(self) -> tuple[int, int]:
         return self.config.max_text_seq_length, self.config.text_embed_dim
 
+    @contextmanager
+    def frames_shared(self, ring: Ring | None) -> Iterator[None]:
+        """Encode and decode clips together with the processes of a ring inside the context.
+
+        There all of them encode and decode the same clips in the same order. Encoding gives the
+        latents of the whole clip, `decode_latents` the frames of this process alone.
+        """
+        if ring is None or self.sharing is not None:
+            yield
+            return
+        from inference.models.cogvideox.shared_frames import SharedFrames
+
+        self.sharing = SharedFrames(self.vae, ring, self.device)
+        try:
+            with self.sharing.at_work():
+                yield
+        finally:
+            self.sharing = None
+
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the latents of clips (b, 3, f, h, w) in -1 … 1.
 
@@ -198,6 +224,11 @@ class VideoModel(ClipModel):
         """Decode latents (b, f', c, h', w') to clips (b, 3, f, h, w), fp32, clamped to -1 … 1."""
         latents = 1 / self.vae.config.scaling_factor * latents.transpose(1, 2)
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    def decode_frames(self, latents: Tensor, finish: Callable[[Tensor], np.ndarray]) -> np.ndarray:
+        if self.sharing is None:
+            return super().decode_frames(latents, finish)
+        return self.sharing.to_first(lambda: finish(self.decode_latents(latents)), latents.shape[1])
 
     def sample_latents(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         latents = self._posterior_sample(pixels, generator)

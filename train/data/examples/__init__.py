@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from train.data.examples.clips import ClipExamples
     from train.data.examples.examples import Examples
     from train.data.examples.latents import (
+        Share,
         cache_latents,
         latents_keys,
         open_cache,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from train.data.examples.stream import InOrder, MicroBatches, Pace
 
 __all__ = [
-    "ClipExamples", "Examples", "InOrder", "MicroBatches", "Pace",
+    "ClipExamples", "Examples", "InOrder", "MicroBatches", "Pace", "Share",
     "build_examples", "build_loader", "cache_latents", "collate", "latents_keys", "open_cache",
     "shown",
 ]  # fmt: skip

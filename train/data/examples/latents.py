@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from inference.models import DiffusionModel
+from inference.parallel import Ring
 from train.common import DataError, encoded_at_once
 from train.config import DataConfig
 from train.data.caching import (
@@ -53,6 +54,16 @@ def check_latents(mean: Tensor, std: Tensor, paths: Sequence[Path]) -> None:
     )
 
 
+class Share(NamedTuple):
+    """What one process encodes."""
+
+    rank: int = 0
+    processes: int = 1
+    """Those that share out what is missing in a folder."""
+    ring: Ring | None = None
+    """Processes of this rank, which encode each clip together."""
+
+
 def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:
     """Return the folder of `cache: disk`; None if nothing is stored in files."""
     if config.cache != "disk":
@@ -66,7 +77,7 @@ def cache_latents(
     batch_size: int,
     track: Track,
     cache: ContentCache | None = None,
-    share: tuple[int, int] = (0, 1),
+    share: Share | tuple[int, int] = (0, 1),
     paused: Paused | None = None,
 ) -> None:
     """Encode every image or clip once; with random crops or flips some of each (`variants`).
@@ -80,25 +91,26 @@ def cache_latents(
         batch_size: how many of one shape are encoded at once in memory; large ones singly.
         track: shows progress.
         cache: with `cache: disk`, the folder from `open_cache`.
-        share: (rank, processes): with a folder, each process encodes a share of what is missing;
-            all must wait for each other before the first example is read.
+        share: what of it this process encodes. All must wait for each other before the first
+            example is read from a folder.
         paused: if given, encoding may wait until an example is needed, inside this context.
     """
     if not examples.config.caches_latents:
         return
+    share = Share(*share)
     if examples.config.cache == "disk":
         assert cache is not None
         examples.latents = _latents_on_disk(examples, base, cache, track, share)
     elif paused is not None and can_wait(examples, base):
         check_readable(examples)
-        examples.latents = LatentsOnDemand(examples, base, batch_size, paused)
+        examples.latents = LatentsOnDemand(examples, base, batch_size, paused, share.ring)
     else:
-        examples.latents = _latents_in_memory(examples, base, batch_size, track)
+        examples.latents = _latents_in_memory(examples, base, batch_size, track, share.ring)
 
 
 @torch.no_grad()
 def _latents_in_memory(
-    examples: Examples, base: DiffusionModel, batch_size: int, track: Track
+    examples: Examples, base: DiffusionModel, batch_size: int, track: Track, ring: Ring | None
 ) -> list[dict[str, Tensor]]:
     kept: dict[int, dict[str, Tensor]] = {}
     corrupt = CorruptImages(len(examples), what=examples.kind)
@@ -110,10 +122,25 @@ def _latents_in_memory(
             for _ in chunk:
                 with corrupt.gathered():
                     contents.append(next(prepared).result())
-            if not corrupt.messages:  # else only searches for more corrupt files
-                kept |= _encoded(examples, base, chunk, contents)
+            if not _any(
+                ring, base, bool(corrupt.messages)
+            ):  # else only searches for more corrupt files
+                kept |= _encoded(examples, base, chunk, contents, ring)
     corrupt.refuse()
     return [kept[row] for row in range(len(examples.owners))]
+
+
+def _together(base: DiffusionModel, pixels: Tensor, ring: Ring | None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the latents, encoded by all processes of a ring."""
+    if ring is None:
+        return base.encode_images(pixels)
+    with base.frames_shared(ring):
+        return base.encode_images(pixels)
+
+
+def _any(ring: Ring | None, base: DiffusionModel, flag: bool) -> bool:
+    """Return whether a flag is set, in any of the processes that encode together."""
+    return flag if ring is None else ring.any(flag, base.device)
 
 
 def _encoded(
@@ -121,9 +148,10 @@ def _encoded(
     base: DiffusionModel,
     chunk: Sequence[int],
     contents: Sequence[dict[str, Tensor]],
+    ring: Ring | None,
 ) -> dict[int, dict[str, Tensor]]:
     """Return what replaces the pixels in rows of one shape, which are encoded at once."""
-    mean, std = base.encode_images(torch.stack([one.pop("pixels") for one in contents]))
+    mean, std = _together(base, torch.stack([one.pop("pixels") for one in contents]), ring)
     indices = examples.owners[chunk].tolist()
     check_latents(mean, std, [examples.pictures[index].path for index in indices])
     encoded = latents_kept(mean, std, examples.config.latent_sampling, examples.seed, indices)
@@ -171,10 +199,12 @@ class LatentsOnDemand:
         base: DiffusionModel,
         batch_size: int,
         paused: Paused,
+        ring: Ring | None = None,
     ) -> None:
         self.examples = examples
         self.base = base
         self.paused = paused
+        self.ring = ring
         self.chunks = {row: chunk for chunk in _alike(examples, batch_size) for row in chunk}
         """The rows that are encoded together with one."""
         self.kept: dict[int, dict[str, Tensor]] = {}
@@ -194,7 +224,7 @@ class LatentsOnDemand:
             encoding = prefetch(self.examples.content_of_row, chunk, depth)
             with self.paused(), encoding as prepared:
                 contents = [one.result() for one in prepared]
-                self.kept |= _encoded(self.examples, self.base, chunk, contents)
+                self.kept |= _encoded(self.examples, self.base, chunk, contents, self.ring)
         return self.kept[row]
 
 
@@ -219,7 +249,7 @@ def _latents_on_disk(
     base: DiffusionModel,
     cache: ContentCache,
     track: Track,
-    share: tuple[int, int],
+    share: Share,
 ) -> StoredLatents:
     """Encode one example at a time, so that the result does not depend on the others.
 
@@ -230,11 +260,13 @@ def _latents_on_disk(
     keys = latents_keys(examples, vae)
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
+    ring = share.ring
+    missing = missing if ring is None else ring.of_first(missing)
     owners = {key: int(examples.owners[first[key]]) for key in missing}
     corrupt = CorruptImages(len({*owners.values()}), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
-        return None if cache.has(key) else examples.content_of_row(first[key])
+        return None if ring is None and cache.has(key) else examples.content_of_row(first[key])
 
     with (
         prefetch(prepare, missing, _depth(examples)) as prepared,
@@ -244,25 +276,27 @@ def _latents_on_disk(
             content = None
             with corrupt.gathered():
                 content = next(prepared).result()
-            if content is None or corrupt.messages:  # then only search for more
+            is_over = content is None or bool(corrupt.messages)  # then only search for more
+            if _any(ring, base, is_over) or content is None:
                 continue
-            mean, std = base.encode_images(content.pop("pixels")[None])
+            mean, std = _together(base, content.pop("pixels")[None], ring)
             check_latents(mean, std, [examples.pictures[owners[key]].path])
-            write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
+            if ring is None or ring.is_first:
+                write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
     corrupt.refuse()
     sampling = examples.config.latent_sampling
     return StoredLatents(cache, keys, examples.owners, sampling, examples.seed)
 
 
-def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int]) -> list[str]:
+def _shared_out(examples: Examples, first: dict[str, int], share: Share) -> list[str]:
     """Return what a process encodes: streamed shards in order, else entries from anywhere.
 
     Args:
         examples: the examples of the run.
         first: the first row of each key.
-        share: (rank, processes).
+        share: of the process.
     """
-    rank, processes = share
+    rank, processes, _ = share
     if examples.config.streaming is not None:
         ordered, count = sorted(first, key=first.__getitem__), len(first)
         return ordered[rank * count // processes : (rank + 1) * count // processes]
