@@ -21,6 +21,7 @@ from inference.files import Naming
 from inference.images import Levers, parse_infotext, place_for_drawing
 from inference.media import prepare_folder, write_new_grid
 from inference.models import ClipModel, clip_skeleton, load_clip_model
+from inference.parallel import Layout
 from inference.runtime import (
     DrawWarning,
     InputError,
@@ -35,7 +36,8 @@ from inference.runtime import (
 def draw_recipe(recipe: ClipsRecipe) -> None:
     """Generate and save the recipe's clips, and print the paths.
 
-    Of several processes each generates a part, and the first one saves.
+    Of several processes each generates a part, and the first one saves; with `parallel.context`
+    so many generate each clip together.
 
     Raises:
         InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
@@ -46,10 +48,13 @@ def draw_recipe(recipe: ClipsRecipe) -> None:
 
 def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
     """Generate a recipe's clips together with the other processes."""
+    layout = Layout(processes.rank, processes.count, recipe.parallel.context)
     saver, base, attached, requests, way = processes.together(lambda: set_up(recipe, processes))
     requests = processes.broadcast_from_main(requests)  # contains random seeds
+    if layout.context > 1:
+        base.divide(layout)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
-    own = requests[processes.rank :: processes.count]
+    own = requests[layout.data_rank :: layout.data_size]
     total, done = sum(map(steps_taken, own)) * len(factors), 0
     drawings: list[ClipDrawing] = []
     with progress_bar() as show_progress:
@@ -65,7 +70,7 @@ def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
 
         for factor in factors:
             way.artifacts = [set_strength(*one, factor) for one in attached]
-            for drawn in processes.share(requests, draw):
+            for drawn in processes.share(requests, draw, layout.context):
                 if saver:
                     saver.save(drawn, len(requests))
                     drawings += drawn
@@ -91,6 +96,8 @@ def set_up(
     if recipe.drop_learned_positions and not base.drop_learned_positions():
         recorded = "drop_learned_positions: has no effect, this model has learned no positions"
         warnings.warn(recorded, DrawWarning, stacklevel=2)
+    if recipe.parallel.context > 1:
+        base.check_context(recipe.parallel.context)
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
     merges = recipe.speed.merge_lora and not recipe.compare_strengths
     attach_all(base, attached, merges)
@@ -195,6 +202,8 @@ def report_recipe(recipe: ClipsRecipe) -> str:
         base = clip_skeleton(recipe.base_model)
         if recipe.drop_learned_positions:
             base.drop_learned_positions()
+        if recipe.parallel.context > 1:
+            base.check_context(recipe.parallel.context)
     except InputError as error:
         base = None
         lines.append(f"sizes and lengths are not checked: {error}")

@@ -61,7 +61,7 @@ def device_mesh(layout: Layout, device: torch.device, exchange: Exchange = "ulys
     sizes = (layout.context, 1) if exchange == "ring" else (1, layout.context)
     wanted = dist.get_default_backend_for_device(device.type)
     differs = dist.get_backend() != wanted  # drawing has a group for small objects on the CPU
-    override: Any = {name: wanted for name in AXES} if differs else None
+    override: Any = dict.fromkeys(AXES, wanted) if differs else None
     mesh = init_device_mesh(
         device.type, (layout.data_size, *sizes), mesh_dim_names=AXES, backend_override=override
     )

@@ -74,24 +74,34 @@ class Processes:
         return broadcast_object_list([value])[0]
 
     def share(
-        self, jobs: Sequence[T], work: Callable[[T], Sequence[Result]]
+        self, jobs: Sequence[T], work: Callable[[T], Sequence[Result]], together: int = 1
     ) -> Iterator[Sequence[Result]]:
         """Yield each job's results in the jobs' order, in every process; each job is done by one.
 
         The processes take a job each, exchange the results, and continue. If one fails, all fail.
+
+        Args:
+            jobs: the same in all processes.
+            work: does a job.
+            together: neighbouring processes that do each job together, with the same results.
         """
         if self.count == 1:
             yield from map(work, jobs)
             return
         from accelerate.utils import gather_object
 
-        for start in range(0, len(jobs), self.count):
-            own = start + self.rank
+        group, place = divmod(self.rank, together)
+        for start in range(0, len(jobs), self.count // together):
+            own = start + group
             outcome: list[tuple[Sequence[Result], Exception | None]] = []
             try:
                 outcome = [(work(jobs[own]), None)] if own < len(jobs) else []
             except Exception as error:  # the others wait for a result
+                if together > 1 and not isinstance(error, (ValueError, FloatingPointError)):
+                    raise  # one process's own, as its memory: its neighbours wait in the same job
                 outcome = [((), error)]
+            if place > 0 and outcome and outcome[0][1] is None:
+                outcome = []  # the first neighbour has the same
             everyones = gather_object(outcome)
             for _, error in everyones:
                 if error is not None:
