@@ -30,7 +30,7 @@ from train.objectives import (
     load_objective,
     read_base,
 )
-from train.optimization import Optimization, build_accelerator
+from train.optimization import Optimization, build_accelerator, layout_of
 from train.placement import Reckon, place_parts
 from train.run_data import Data
 from train.runs import RunDirectory
@@ -75,6 +75,7 @@ class Trainer:
         images = grid_images(recipe, self.data.sources.concepts)
         folder = open_folder(self.data)
         self.accelerator = build_accelerator(recipe)
+        self.layout = layout_of(recipe, self.accelerator)
         choose_kernels(recipe.speed, self.accelerator.device, RecipeWarning)
         price = recipe.deterministic and compute_exactly(self.accelerator.device, RecipeWarning)
         self.memory = MemoryPlan()
@@ -90,6 +91,8 @@ class Trainer:
             enable_gradient_checkpointing(objective)
         arrange((objective.base.denoiser, objective.base.vae), recipe.speed)
         compile_denoiser(objective.base.denoiser, recipe.speed, self.accelerator.device)
+        if self.layout.context > 1:
+            objective.base.divide(self.layout)
         self.run = run(
             recipe, folder, self.accelerator, objective.base.parametrization.num_train_timesteps
         )
@@ -104,7 +107,6 @@ class Trainer:
         self.savings = Savings(recipe, self.data, self.optimization, folder, say)
         self.validation = Validation(recipe, self.data, self.optimization, self.caches, self.run)
         self.signals = StopSignals()
-        self.layout = self.optimization.layout
         self.stages = stages_of(recipe, self.layout.data_size)
         self.stage = self.stages[0]
         self.examples = self.examples_of(self.stage)

@@ -37,7 +37,8 @@ from inference.runtime import (
 def draw_recipe(recipe: ClipsRecipe) -> None:
     """Generate and save the recipe's clips, and print the paths.
 
-    Of several processes each generates a part, and the first one saves.
+    Of several processes each generates a part, and the first one saves; with `parallel.context`
+    so many generate each clip together.
 
     Raises:
         InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
@@ -51,6 +52,8 @@ def draw_with(recipe: ClipsRecipe, processes: Processes) -> None:
     layout = Layout(processes.rank, processes.count, recipe.parallel.context)
     saver, base, attached, requests, way = processes.together(lambda: set_up(recipe, processes))
     requests = processes.broadcast_from_main(requests)  # contains random seeds
+    if layout.context > 1:
+        base.divide(layout)
     factors = recipe.compare_strengths if attached and recipe.compare_strengths else [1.0]
     own = requests[layout.data_rank :: layout.data_size]
     total, done = sum(map(steps_taken, own)) * len(factors), 0
@@ -95,6 +98,8 @@ def set_up(
     if recipe.drop_learned_positions and not base.drop_learned_positions():
         recorded = "drop_learned_positions: has no effect, this model has learned no positions"
         warnings.warn(recorded, DrawWarning, stacklevel=2)
+    if recipe.parallel.context > 1:
+        base.check_context(recipe.parallel.context)
     requests = expand(base, [clip for clip in recipe.clips.values() if clip is not None])
     merges = recipe.speed.merge_lora and not recipe.compare_strengths
     attach_all(base, attached, merges)
@@ -203,6 +208,8 @@ def report_recipe(recipe: ClipsRecipe) -> str:
         base = clip_skeleton(recipe.base_model)
         if recipe.drop_learned_positions:
             base.drop_learned_positions()
+        if recipe.parallel.context > 1:
+            base.check_context(recipe.parallel.context)
     except InputError as error:
         base = None
         lines.append(f"sizes and lengths are not checked: {error}")

@@ -291,6 +291,22 @@ class ClipsRecipe:
         yield from clips_have_their_own_vae(self.base_model)
         yield from prefixed(self.speed.conflicts(self.deterministic, self.base_model, self.memory))
         yield from self.cache_faults()
+        yield from self.context_faults()
+
+    def context_faults(self) -> Faults:
+        if self.parallel.context == 1:
+            return
+        if self.cache in ("first_block_cache", "mag_cache"):
+            yield (
+                "cache",
+                f"{self.cache} compares the tokens around a block, of which each process has only "
+                "a part with parallel.context; take pab or faster_cache",
+            )
+        if self.speed.compile != "none":
+            yield (
+                "speed.compile",
+                "cannot be used with parallel.context, whose attention waits for other processes",
+            )
 
     def cache_faults(self) -> Faults:
         given = self.cache_settings

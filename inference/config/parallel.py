@@ -14,7 +14,8 @@ class ParallelConfig:
 
     context: int = 1
     """Processes that compute one clip together, each a part of its frames (context parallelism);
-    for video models. The number of processes must be a multiple of it."""
+    for video models. The number of processes must be a multiple of it, and the model's number of
+    attention heads, too (docs/many_gpus.md#context-parallelism)."""
 
     def faults(self) -> Faults:
         if self.context < 1:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,17 @@ from inference.models.parametrization import Parametrization
 from inference.models.size_rules import SizeRules
 from inference.parallel import Ring
 from inference.runtime import BaseModelError
+
+if TYPE_CHECKING:
+    from inference.parallel import Layout
+
+
+class Division(Protocol):
+    """Several processes' work on the same examples."""
+
+    def off(self) -> AbstractContextManager[None]:
+        """Let each process compute whole examples inside the context."""
+        ...
 
 
 class DiffusionModel(ABC):
@@ -62,6 +73,8 @@ class DiffusionModel(ABC):
     """The config it was loaded from; None for one that was assembled in code."""
     placement: Placement | None = None
     """Where its parts lie; None if they are all where the denoiser is."""
+    division: Division | None = None
+    """How several processes compute an example together; None if each computes its own."""
 
     @property
     @abstractmethod
@@ -167,6 +180,33 @@ class DiffusionModel(ABC):
         Images have no frames that could be shared.
         """
         yield
+
+    @abstractmethod
+    def check_context(self, processes: int) -> None:
+        """Check that several processes can compute an example together.
+
+        Raises:
+            InputError: they cannot, or not so many.
+        """
+
+    @abstractmethod
+    def divide(self, layout: Layout) -> None:
+        """Let the processes along context compute each example together from now on.
+
+        All processes call this together, once the parts are on their device.
+
+        Raises:
+            InputError: as `check_context`.
+        """
+
+    @contextmanager
+    def undivided(self) -> Iterator[None]:
+        """Let each process compute examples of its own inside the context, without the others."""
+        if self.division is None:
+            yield
+            return
+        with self.division.off():
+            yield
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from inference.models.base import DiffusionModel
 from inference.models.drawing_prompts import DrawingConditions, PromptSettings
 from inference.prompts import LearnedVectors
+from inference.runtime import InputError
+
+if TYPE_CHECKING:
+    from inference.parallel import Layout
 
 
 class ImageModel(DiffusionModel):
@@ -22,6 +26,15 @@ class ImageModel(DiffusionModel):
     """A1111's Clip skip; 1 if the architecture has none."""
     embeddings: dict[str, LearnedVectors]
     """Active embeddings, by their names in prompts."""
+
+    def check_context(self, processes: int) -> None:
+        raise InputError(
+            f"parallel.context: is for the frames of video models, and {self.path!r} draws single "
+            "pictures; leave it out, then the processes have pictures of their own"
+        )
+
+    def divide(self, layout: Layout) -> None:
+        self.check_context(layout.context)
 
     @abstractmethod
     def embeddings_called(self, prompts: Sequence[str]) -> set[str]:

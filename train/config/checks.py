@@ -238,6 +238,12 @@ REFUSALS: tuple[Check, ...] = (
         ),
     ),
     Rule(
+        "speed.compile",
+        lambda r: r.speed.compile != "none" and r.parallel.context > 1,
+        "cannot be used with parallel.context, whose attention waits for other processes",
+        "Is refused with `parallel.context`.",
+    ),
+    Rule(
         "overwrite",
         lambda r: r.overwrite and r.resume,
         "cannot go with resume: one starts over, the other continues",

@@ -41,7 +41,7 @@ class ClipGrid:
         return bool(self.requests)
 
     def draw(self) -> list[ClipDrawing]:
-        with self.base.parts_alone():
+        with self.base.parts_alone(), self.base.undivided():
             return draw_clips(self.base, self.requests, self.way)
 
     def keep_base_row(self) -> None:

@@ -132,7 +132,8 @@ class Validation:
     @torch.no_grad()
     def fill_in(self, losses: Tensor, step: int, rank: int, processes: int) -> None:
         """Put the losses of a process's share into (examples, timesteps)."""
-        with self.weights.averaged(), self.fixed_draws():
+        alone = self.objective.base.undivided()  # each process has a share of the examples
+        with self.weights.averaged(), self.fixed_draws(), alone:
             for chunk in self.chunks()[rank::processes]:
                 examples = collate(self.examples.__getitems__(chunk))
                 if isinstance(examples, DataError):

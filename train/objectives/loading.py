@@ -81,6 +81,8 @@ def objective_on(recipe: TrainRecipe, base: DiffusionModel) -> Objective:
     check_timesteps(recipe, base)
     training = training_of(base)
     training.check(recipe, base)
+    if recipe.parallel.context > 1:
+        base.check_context(recipe.parallel.context)
     training.prepare(recipe, base)
     if recipe.base_model.quantization is not None:
         quantize_denoiser(base, recipe.base_model.quantization, DTYPES[recipe.mixed_precision])

@@ -22,12 +22,13 @@ from inference.models.cogvideox.arithmetic import (
     video_to_video_multiple,
     video_tokens,
 )
+from inference.models.cogvideox.detect import family_of
 from inference.models.cogvideox.image_condition import image_latents, offset, place
 from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
 from inference.models.size_rules import SizeRules
-from inference.parallel import Ring
+from inference.parallel import Ring, check_heads, parallel_config
 from inference.runtime import InputError, to_device
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
     from inference.models.cogvideox.shared_frames import SharedFrames
+    from inference.parallel import Layout
 
 BOUNDLESS = 300
 """Latent side lengths in CogVideoX 1.5's first configs: an upper bound, not a default size."""
@@ -169,6 +171,18 @@ class VideoModel(ClipModel):
 
     def check_positions(self, width: int, height: int, latent_frames: int) -> str | None:
         return check_positions(self.config, width, height, latent_frames, self.vae_scale_factor)
+
+    def check_context(self, processes: int) -> None:
+        known = family_of(self.config)
+        name = known.title if known else self.path
+        check_heads(self.config.num_attention_heads, processes, name)
+
+    def divide(self, layout: Layout) -> None:
+        from inference.models.cogvideox.context import DividedTransformer
+
+        self.check_context(layout.context)
+        config = parallel_config(layout, self.device)
+        self.division = DividedTransformer(self.transformer, config, layout.context)
 
     def drop_learned_positions(self) -> bool:
         from inference.models.cogvideox.transformer import drop_learned_positions

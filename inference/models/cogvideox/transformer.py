@@ -24,9 +24,12 @@ class SpelledOut(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = dict(kwargs or {})
         if func is F.scaled_dot_product_attention:
-            return spelled_out(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            # diffusers' dispatch_attention_fn passes these defaults
+            assert given.pop("scale", None) is None and not given.pop("enable_gqa", False)
+            return spelled_out(*args, **given)
+        return func(*args, **given)
 
 
 def spelled_out(

@@ -1,0 +1,88 @@
+"""Context parallelism: several processes compute one sequence, each a part of its tokens.
+
+The tokens are split with the hooks of diffusers (`diffusers.hooks.context_parallel`), and attention
+sees all of them through its templates (`diffusers.models.attention_dispatch`): Ulysses (Jacobs et
+al. 2023, arXiv 2309.14509) exchanges tokens for heads before each attention and back after it; ring
+attention (Liu et al. 2023, arXiv 2310.01889) has the keys and values of each process in turn.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from inference.parallel.layout import Layout
+from inference.runtime import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+Exchange = str
+"""`ulysses` or `ring`."""
+
+AXES = ("data", "ring", "ulysses")
+"""The dimensions of the device mesh; context is the last two together."""
+
+
+def share(tokens: int, processes: int) -> int:
+    """Return the tokens of one process: all have the same number, the last ones with padding."""
+    return -(-tokens // processes)
+
+
+def missing(tokens: int, processes: int) -> int:
+    """Return the tokens of padding that make a number divisible by the processes."""
+    return -tokens % processes
+
+
+def check_heads(heads: int, context: int, name: str) -> None:
+    """Check that Ulysses can deal the heads of attention out to the processes.
+
+    Raises:
+        InputError: their number is not divisible.
+    """
+    if heads % context == 0:
+        return
+    fitting = [number for number in range(2, heads + 1) if heads % number == 0][:6]
+    numbers = ", ".join(map(str, fitting))
+    raise InputError(
+        f"parallel.context: {name} has {heads} attention heads, which {context} processes cannot "
+        f"share equally; take one of {numbers}"
+    )
+
+
+def device_mesh(layout: Layout, device: torch.device, exchange: Exchange = "ulysses") -> Any:
+    """Return the mesh (data, ring, ulysses) of all processes; all of them call this together.
+
+    FSDP2 shards over `mesh["data"]`, or over all of it flattened.
+    """
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    sizes = (layout.context, 1) if exchange == "ring" else (1, layout.context)
+    wanted = dist.get_default_backend_for_device(device.type)
+    differs = dist.get_backend() != wanted  # drawing has a group for small objects on the CPU
+    override: Any = dict.fromkeys(AXES, wanted) if differs else None
+    mesh = init_device_mesh(
+        device.type, (layout.data_size, *sizes), mesh_dim_names=AXES, backend_override=override
+    )
+    mesh["ring", "ulysses"]._flatten(backend_override=wanted if differs else None)
+    return mesh
+
+
+def parallel_config(layout: Layout, device: torch.device, exchange: Exchange = "ulysses") -> Any:
+    """Return diffusers' config of the groups of processes; all of them call this together.
+
+    `ModelMixin.enable_parallelism` would make it, too, but fails without a GPU, and cannot be
+    undone.
+    """
+    from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
+
+    ring, ulysses = (layout.context, 1) if exchange == "ring" else (1, layout.context)
+    config = ParallelConfig(
+        context_parallel_config=ContextParallelConfig(ring_degree=ring, ulysses_degree=ulysses)
+    )
+    # diffusers 0.42.1 calls a function that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", ".*all_gather_tensor. is deprecated", FutureWarning)
+    mesh = device_mesh(layout, device, exchange)
+    config.setup(layout.rank, layout.processes, device, mesh=mesh)
+    return config
