@@ -41,7 +41,7 @@ LEVERS = {
     "whole model_offload": (WHOLE, ["memory.offload=model_offload"]),
 }
 FEW = ("fp8 blocks_to_swap",)
-COMPUTING = ("denoising", "step")
+COMPUTING = ("denoising", "step", "activations on the host")
 """Phases in which the denoiser computes."""
 NEAR = {
     "int8": 0.6,  # the plan leaves out products in int32 and fp16: much beside tiny weights
