@@ -86,8 +86,9 @@ def repack_nf4(layer: Any, weight: Tensor) -> None:
     from bitsandbytes.functional import quantize_4bit
 
     packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-    layer.weight = nn.Parameter(packed, requires_grad=False)
-    layer.weight.quant_state = layer.quant_state = state
+    made: Any = nn.Parameter(packed, requires_grad=False)
+    made.quant_state = layer.quant_state = state
+    layer.weight = made
 
 
 class PlainWeight(nn.Parameter):

@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -269,7 +269,7 @@ class FakeRun:
     @contextmanager
     def counted(
         self,
-        parts: Iterable[str],
+        parts: Collection[str],
         has_optimizer: bool,
         has_trained: bool = True,
         is_filling: bool = False,
@@ -320,7 +320,7 @@ class FakeRun:
         """Return fp32 tensors of the trained ones' sizes."""
         return [torch.zeros_like(one) for one in self.trained for _ in range(count)]
 
-    def step(self, parts: Iterable[str], shape: tuple[int, ...], is_cached: bool) -> int:
+    def step(self, parts: Collection[str], shape: tuple[int, ...], is_cached: bool) -> int:
         """Return the peak bytes of a training step; with accumulation of its last micro-batches.
 
         AdamW is fused (or bitsandbytes'), which takes nothing besides its state.
@@ -363,7 +363,7 @@ class FakeRun:
                 parameter.grad = None
         return live.peak
 
-    def drawing(self, parts: Iterable[str], work: Callable[[], object]) -> int:
+    def drawing(self, parts: Collection[str], work: Callable[[], object]) -> int:
         """Return the peak bytes of a part of generating, with the weights that previews use.
 
         These are copies; trained weights, average and optimizer wait on the host, except with
@@ -384,7 +384,7 @@ class FakeRun:
                 work()
         return live.peak
 
-    def filling(self, parts: Iterable[str], work: Callable[[], object]) -> int:
+    def filling(self, parts: Collection[str], work: Callable[[], object]) -> int:
         """Return the peak bytes of encoding captions or images before the first step."""
         is_filling = self.recipe.memory.offload != "none"
         with (
