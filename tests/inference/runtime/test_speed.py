@@ -127,6 +127,16 @@ def test_loras_are_not_merged_into_quantized_weights(
     assert f"base_model.quantization: {kind}" in dict(recipe.faults())["speed.merge_lora"]
 
 
+def test_damaged_compiled_code_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.exc import InductorError
+
+    from inference.runtime.command import describe_failure
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache/code")
+    message = describe_failure(InductorError(ImportError("a.so: file too short"), None))
+    assert message is not None and "a.so: file too short; delete /cache/code," in message
+
+
 def test_levers_without_effect_are_named() -> None:
     recipe = ImagesRecipe(base_model=BaseModelConfig(attention="eager"))
     recipe.speed.attention, recipe.speed.merge_lora = "math", True
