@@ -40,7 +40,6 @@ LEVERS = {
     "optimizer_on_cpu": (WHOLE, ["memory.optimizer_on_cpu=true"]),
     "whole model_offload": (WHOLE, ["memory.offload=model_offload"]),
 }
-FEW = ("fp8 blocks_to_swap",)
 COMPUTING = ("denoising", "step", "activations on the host")
 """Phases in which the denoiser computes."""
 NEAR = {
@@ -90,9 +89,8 @@ def peaks(recipe: TrainRecipe) -> dict[str, tuple[int, int]]:
     return found | {"activations on the host": (-plan.host_activations, -moved)}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=() if one in FEW else pytest.mark.slow) for one in LEVERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEVERS)
 def test_savings(
     name: str,
     make_recipe: Callable[..., TrainRecipe],
