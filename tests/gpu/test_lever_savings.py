@@ -46,6 +46,7 @@ NEAR = {
     "int8": 0.6,  # the plan leaves out products in int32 and fp16: much beside tiny weights
     "blocks_to_swap": 0.25,  # it takes the two largest blocks to be here at the peak
     "fp8 blocks_to_swap": 0.15,
+    "ema_on_cpu": 0.04,  # the batch is still there while the average is updated
     "fused_backward": 0.08,  # it takes the largest gradient to be here at the peak
 }
 """Relative difference in these phases, where it is above 2 %."""
