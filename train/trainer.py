@@ -250,7 +250,7 @@ class Trainer:
         self.stage, self.examples = stage, self.examples_of(stage)
         self.base.settle(())
         self.accelerator.gradient_accumulation_steps = stage.recipe.gradient_accumulation_steps
-        with clock.paused():
+        with clock.paused(), self.optimization.weights.set_aside():
             self.validation.fill(progress.track)
             self.caches.fill(self.examples, stage, progress.track, clock.paused)
 

@@ -49,7 +49,7 @@ def attach_all(base: DiffusionModel, attached: Attached, merges: bool) -> None:
         merges: add the LoRAs to the base model's weights instead, for good.
 
     Raises:
-        ArtifactError: one does not fit this base model, or is merged into packed weights.
+        ArtifactError: one does not fit this base model.
     """
     from inference.artifacts.adapters import Lora
     from inference.artifacts.checkpoint import Checkpoint

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from inference.artifacts import UsedArtifact
 from inference.config import ClipConfig
 from inference.images import TAGS, hash_list, tag_of, write_infotext
-from inference.models import ClipModel, base_name, model_hash, model_name
+from inference.models import ClipModel, base_name, low_bits, model_hash, model_name
 from inference.runtime import limner_version, number
 from inference.sampling import SAMPLERS, resolve_schedule
 
@@ -48,6 +48,7 @@ def describe_clip(
         "FPS": number(fps),
         "Model hash": hash_[:10] if hash_ else None,
         "Model": name,
+        "Diffusion in Low Bits": low_bits(base),
         "Denoising strength": request.strength if request.video else None,
         "Eta": request.eta if request.eta not in (None, sampler.default_eta) else None,
         "Window": request.window,

@@ -12,7 +12,7 @@ from inference.config.models import (
     clips_have_their_own_vae,
 )
 from inference.config.parallel import ParallelConfig
-from inference.config.speed import DrawingSpeedConfig, merging_idle, prefixed
+from inference.config.speed import DrawingSpeedConfig, merging_faults, merging_idle, prefixed
 from inference.files import pattern_faults
 from inference.recipe import MISSING, NO_LIMIT
 from inference.sampling import SAMPLERS, samplers_of
@@ -290,6 +290,7 @@ class ClipsRecipe:
         yield from swapping_faults(self.memory, self.base_model)
         yield from clips_have_their_own_vae(self.base_model)
         yield from prefixed(self.speed.conflicts(self.deterministic, self.base_model, self.memory))
+        yield from merging_faults(self.speed, self.base_model)
         yield from self.cache_faults()
         yield from self.context_faults()
 

@@ -7,7 +7,13 @@ from inference.config.clips import ClipConfig, ClipSettings, ClipsRecipe
 from inference.config.images import MOST_AT_ONCE, DrawSettings, Faults, ImageConfig
 from inference.config.memory import MemoryConfig, pictures_have_no_groups, swapping_faults
 from inference.config.models import ArtifactConfig, BaseModelConfig
-from inference.config.speed import DrawingSpeedConfig, SpeedConfig, merging_idle, prefixed
+from inference.config.speed import (
+    DrawingSpeedConfig,
+    SpeedConfig,
+    merging_faults,
+    merging_idle,
+    prefixed,
+)
 from inference.files import pattern_faults
 from inference.recipe import DRAWING_GROUPS, RecipeError, load_plugins
 
@@ -100,6 +106,7 @@ class ImagesRecipe:
         yield from pictures_have_no_groups(self.memory)
         yield from swapping_faults(self.memory, self.base_model)
         yield from prefixed(self.speed.conflicts(self.deterministic, self.base_model, self.memory))
+        yield from merging_faults(self.speed, self.base_model)
 
     def idle(self) -> Faults:
         if self.quality != 80 and self.file_format == "png":

@@ -76,7 +76,18 @@ class DrawingSpeedConfig(SpeedConfig):
 
     merge_lora: bool = False
     """Add the LoRAs of `artifacts` to the base model's weights once, instead of computing them in
-    every layer and step. The sum is rounded to the weights' data type."""
+    every layer and step. The sum is rounded to the weights' data type. Quantized weights are
+    refused: their steps are as large as most changes by a LoRA."""
+
+
+def merging_faults(speed: DrawingSpeedConfig, model: BaseModelConfig) -> Iterator[tuple[str, str]]:
+    """Yield `merge_lora` where the sum would be packed again, and lose much of the LoRA."""
+    if speed.merge_lora and model.quantization is not None:
+        yield (
+            "speed.merge_lora",
+            f"is excluded by base_model.quantization: {model.quantization}, whose rounding loses "
+            "much of a LoRA; leave one of them out",
+        )
 
 
 def merging_idle(

@@ -30,7 +30,7 @@ from inference.images.redraw_settings import (
     settings_from,
 )
 from inference.media import PILLOW_ERRORS, SUFFIXES
-from inference.models import artifacts_in, find_model, find_named, find_vae
+from inference.models import LOW_BITS, artifacts_in, find_model, find_named, find_vae
 from inference.recipe import (
     RecipeError,
     absolute,
@@ -50,6 +50,8 @@ TAG = re.compile(r"<(lora|lyco|hypernet):([^:<>]+)((?::[^<>]*)?)>")
 
 NO_VAE = ("", "none", "automatic")
 """Values of `VAE` that name no file."""
+
+NOT_OURS = "drawn in full; base_model.quantization=fp8 rounds the weights, in Limner's own way"
 
 MOST_NOTES = 100
 """Maximum number of notes on what an infotext names; keys and tags can be many."""
@@ -238,12 +240,25 @@ def base_of(
         vae, remark = find_vae(resources.vae_name, resources.vae_hash, folders)
         notes += [f"VAE: {remark}"] if remark else []
         base |= {"vae": vae} if vae is not None else {}
+    if (low_bits := pasted.get("Diffusion in Low Bits")) is not None:
+        packing = packing_of(low_bits, pasted.get("Version", ""))
+        base |= {"quantization": packing} if packing else {}
+        notes += [] if packing else [f"Diffusion in Low Bits: {low_bits}: {NOT_OURS}"]
     if pasted["Clip skip"] != "1":
         try:
             base["clip_skip"] = int(pasted["Clip skip"])
         except ValueError:
             notes.append(f"Clip skip: {pasted['Clip skip']!r} is no number; left out")
     return base
+
+
+def packing_of(low_bits: str, version: str) -> str | None:
+    """Return `base_model.quantization` of a picture by Limner; None for other programs.
+
+    Their weights of this name are rounded otherwise.
+    """
+    known = {name: packing for packing, name in LOW_BITS.items()}
+    return known.get(low_bits) if version.startswith("limner ") else None
 
 
 def called_here(

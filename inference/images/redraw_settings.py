@@ -105,7 +105,7 @@ ELSEWHERE = {
     "First pass size-2", "Version", "User", "Hires upscaler", "Hashes",
     "Civitai resources", "Civitai metadata", "Template",
     "Negative Template", "App", "Backend", "Pipeline", "Operations", "Parser", "Batch",
-    "Script", "Index", "Created Date",
+    "Script", "Index", "Created Date", "Diffusion in Low Bits",
 }  # fmt: skip
 """Parameters that other functions handle, or that do not affect the image."""
 

@@ -116,16 +116,19 @@ def weight_bytes(part: nn.Module) -> int:
 
 
 def swapped_bytes(
-    blocks: Sequence[nn.Module], wish: float, saved: Mapping[nn.Module, int] | None = None
+    blocks: Sequence[nn.Module],
+    wish: float,
+    saved: Mapping[nn.Module, int] | None = None,
+    here: int = 2,
 ) -> int:
     """Return the bytes that swapping some of the blocks takes off the device.
-
-    Two of them are there: the one that computes, and the next one.
 
     Args:
         blocks: of the denoiser.
         wish: `blocks_to_swap`.
         saved: bytes by which layers will be smaller once they are packed.
+        here: blocks that are on the device: while the denoiser computes the one that does, and the
+            next one.
     """
     saved = saved or {}
     sizes = sorted(
@@ -133,7 +136,7 @@ def swapped_bytes(
         - sum(saved.get(layer, 0) for layer in block.modules())
         for block in chosen_blocks(blocks, wish)
     )
-    return sum(sizes[:-2])
+    return sum(sizes[: len(sizes) - here])
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -32,6 +32,9 @@ BITS: dict[Packing, float] = {"fp8": 8.0, "int8": 8.0, "nf4": 4 + 8 / 64 + 32 / 
 """Bits per weight. NF4: 4, and for each 64 of them a scale, itself in 8 bits (double quantization),
 and for 256 of those one in 32. The others have a scale in fp32 for each output besides."""
 
+NF4_TABLES = 4 * (16 + 256 + 1)
+"""Bytes that a layer in NF4 takes besides: the values of both codes, and the mean of the scales."""
+
 PACKED_DTYPES = (FORMAT, torch.int8, torch.uint8)
 
 
@@ -153,7 +156,9 @@ class _Int8(torch.autograd.Function):
             flat.to(torch.float16, copy=True), threshold=0.0 if flat.is_meta else OUTLIER
         )
         if flat.is_meta:  # there are no values to count outliers among
-            return x.new_empty(*x.shape[:-1], len(packed))
+            product = flat.new_empty(len(flat), len(packed), dtype=torch.int32)  # as on CUDA
+            half = torch.empty_like(product, dtype=torch.float16)
+            return half.to(x.dtype).unflatten(0, x.shape[:-1])
         bias = bias if bias is None else bias.to(x.dtype)
         multiplied, _ = torch.ops.bitsandbytes.int8_mixed_scaled_mm(
             flat, rows, packed, row_scales, scales, outliers, bias
@@ -270,5 +275,5 @@ def restorer(layer: Any) -> Callable[[], None]:
 
 def packed_bytes(layer: Any, kind: Packing) -> int:
     """Return the bytes of a layer's weight once it is packed."""
-    scales = 0 if kind == "nf4" else 4 * layer.weight.shape[0]
+    scales = NF4_TABLES if kind == "nf4" else 4 * layer.weight.shape[0]
     return round(layer.weight.numel() * BITS[kind] / 8) + scales

@@ -7,8 +7,10 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from inference.models.base import (
         DTYPES,
+        LOW_BITS,
         DiffusionModel,
         cast_part,
+        low_bits,
         model_hash,
         model_name,
         quantization_savings,
@@ -109,7 +111,7 @@ if TYPE_CHECKING:
     from inference.models.stable_diffusion import config_path
 
 __all__ = [
-    "ADAPTER_CONFIG", "ARTIFACTS", "DTYPES", "FACTS", "FAMILIES", "KINDS", "ClipModel",
+    "ADAPTER_CONFIG", "ARTIFACTS", "DTYPES", "FACTS", "FAMILIES", "KINDS", "LOW_BITS", "ClipModel",
     "Conditions", "DiffusionModel", "DiscreteVP", "DrawingConditions", "Epsilon", "FrameArithmetic",
     "FrameRule", "ImageModel", "LatentScale", "LoraLayout", "Match", "ModelFamily", "ModelFiles",
     "Parametrization", "Part", "PartLayout", "PromptSettings", "RoundedSize", "SingleFile",
@@ -118,7 +120,7 @@ __all__ = [
     "clip_skeleton", "compact", "config_path", "discrete_vp", "family_named", "family_of",
     "file_model_name", "files_in", "find_model", "find_named", "find_vae", "folder_family",
     "is_single_file", "is_vae", "is_vae_folder", "live_weights", "load_auto", "load_clip_model",
-    "load_image_model", "load_model", "mixed", "model_hash", "model_name", "models_in",
+    "load_image_model", "load_model", "low_bits", "mixed", "model_hash", "model_name", "models_in",
     "needs_negatives", "output_name", "packed_by_name", "part_layout", "part_names", "path_of",
     "published_name", "quantization_savings", "quantize_denoiser", "read_part", "read_text",
     "register_family", "resolve_path", "rounded_size", "savings_by_layer", "single_file_format",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
@@ -326,6 +326,16 @@ def vae_of(base: DiffusionModel) -> tuple[str, str] | None:
     path = base.source.vae if base.source is not None else None
     file = vae_file(path) if path is not None else None
     return (vae_name(path), sha256(file)) if path is not None and file is not None else None
+
+
+LOW_BITS: Mapping[Packing, str] = {"fp8": "float8-e4m3fn", "int8": "int8", "nf4": "bnb-nf4"}
+"""Forge's names of quantized formats, in the parameter `Diffusion in Low Bits` of infotext."""
+
+
+def low_bits(base: DiffusionModel) -> str | None:
+    """Return the name of a base model's quantized format in Forge; None if it is not quantized."""
+    packing = base.source.quantization if base.source is not None else None
+    return None if packing is None else LOW_BITS[packing]
 
 
 def model_hash(base: DiffusionModel) -> str | None:

@@ -49,6 +49,10 @@ class RecipeError(InputError):
         return cls("\n".join(map(readable, lines)))
 
 
+COMMAND_LINE = "command line"
+"""The source of overrides, in messages."""
+
+
 class RecipeWarning(UserWarning):
     """Something that the user wrote has no effect."""
 
@@ -291,5 +295,5 @@ def override_layers(overrides: Sequence[str], faults: list[str]) -> list[Layer]:
         for name in reversed(key[1:]):
             node = yaml.MappingNode(MAPPING_TAG, [(yaml.ScalarNode(TEXT_TAG, name), node)])
         top = yaml.MappingNode(MAPPING_TAG, [(yaml.ScalarNode(TEXT_TAG, key[0]), node)])
-        layers.append(Layer("command line", top, key, text, problem))
+        layers.append(Layer(COMMAND_LINE, top, key, text, problem))
     return layers

@@ -9,6 +9,8 @@ the objects; nothing of OmegaConf is left after `load_recipe`. A dataclass can d
   they do not set from the field `settings` beside it. With a dataclass instead of "settings",
   which both the entries and the owner of the mapping subclass, entries take its fields from the
   owner;
+- `quiet_in_bases: ClassVar = ("memory.ema_on_cpu",)`: keys that bases set for the recipes to which
+  they apply; that one has no effect is reported only where the recipe itself sets it;
 - `begins_anew: ClassVar = ("objective",)`: if a later source gives this mapping another `type`,
   the values of earlier sources in it are discarded;
 - `imports: ClassVar = {"data.kohya_config": read}`: the content of the file that this key names
@@ -38,6 +40,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from inference.recipe.imports import take_in
 from inference.recipe.layers import (
+    COMMAND_LINE,
     Layer,
     RecipeError,
     RecipeWarning,
@@ -289,6 +292,12 @@ class _Draft:
             message = f"and {unknown - MOST_UNKNOWN:,} more unknown keys"
             self.faults[self.line(".".join(key), message, layer.source)] = None
 
+    def is_quiet(self, key: str) -> bool:
+        """Return whether a base set a key that may have no effect (`quiet_in_bases`)."""
+        if key not in getattr(self.kind, "quiet_in_bases", ()):
+            return False
+        return source_of(key, self.sources) not in (self.sources[""], COMMAND_LINE)
+
     def refer(self) -> None:
         """Replace references by the values that OmegaConf resolves them to, inner ones first.
 
@@ -430,7 +439,8 @@ class _Draft:
                 if givers and _is_within(key, givers):
                     continue  # the entries that inherit these fields report what has no effect
                 for field, message in getattr(part, "idle", tuple)():
-                    self.idle[self.line(dotted(key, field), message)] = None
+                    if not self.is_quiet(dotted(key, field)):
+                        self.idle[self.line(dotted(key, field), message)] = None
         return None if self.faults else recipe
 
     def with_aside(self, prefix: str, sound: Any) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from inference.runtime.errors import InputError
 from inference.runtime.failures import (
     NOT_OF_THE_INPUT,
+    describe_compile_fault,
     describe_inexact,
     describe_memory_fault,
     describe_os_error,
@@ -93,8 +94,9 @@ def describe_failure(error: BaseException) -> str | None:
     if is_memory_fault(error):
         remedy = getattr(error, "__notes__", [MEMORY_REMEDY])[-1]
         return f"{describe_memory_fault(error)}; {remedy}{fragments_note(error)}"
-    if (inexact := describe_inexact(error)) is not None:
-        return inexact
+    for describe in (describe_inexact, describe_compile_fault):
+        if (message := describe(error)) is not None:
+            return message
     if (lost := describe_worker_fault(error)) is not None:
         return lost
     if isinstance(error, OSError):

@@ -153,6 +153,18 @@ INEXACT = re.compile(r"(\S+) does not have a deterministic implementation")
 """What torch says of operations that `deterministic: true` excludes."""
 
 
+def describe_compile_fault(error: BaseException) -> str | None:
+    """Return the message of an error while a denoiser is compiled; None for another one."""
+    if type(error).__module__ not in ("torch._inductor.exc", "torch._dynamo.exc"):
+        return None
+    why = str(error).strip().partition("\n")[0]
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "the folder of TORCHINDUCTOR_CACHE_DIR")
+    return (
+        f"speed.compile: {why}; delete {folder}, in which a compiler that was killed leaves "
+        "damaged files, or leave speed.compile out"
+    )
+
+
 def describe_inexact(error: BaseException) -> str | None:
     """Return the sentence for an operation that has no exact form; None for another error."""
     found = INEXACT.search(str(error)) if isinstance(error, RuntimeError) else None

@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -32,18 +32,24 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from inference.memory import with_tokenizer
-from inference.models import Conditions, DiffusionModel
+from inference.memory import MemoryPlan, chosen_blocks, with_tokenizer
+from inference.models import Conditions, DiffusionModel, quantize_denoiser
 from inference.recipe import load_recipe
+from tests.gpu.fake_levers import FakeOptimization, average_of, fakeable, move
 from train.common import replaced_parameters
 from train.config import TrainRecipe, train_schema
 from train.losses.denoising import Denoising
 from train.memory import objective_without_weights
 from train.objectives import drawn_dtype, enable_gradient_checkpointing
+from train.optimization import offload
 from train.plan import skeleton
 
 GIB = 2**30
+BLOCK = 512
+"""CUDA's allocator rounds every size up to a multiple of this."""
+CUDA = torch.device("cuda")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SAVED = DTYPES | {"fp32": torch.float32}
 
 
 class Live(TorchDispatchMode):
@@ -52,26 +58,37 @@ class Live(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self.host = self.host_peak = 0
+        """Of large tensors on the CPU, in powers of two as PyTorch pins them."""
         self.seen: dict[int, Any] = {}
         self.ops = 0
         self.at_peak: str = ""
 
     def note(self, tensor: torch.Tensor) -> None:
         """Count a tensor's storage, if it is new, until it is freed."""
-        if tensor.device.type != "cuda":
+        is_here = tensor.device.type == "cuda"
+        if not is_here and (tensor.device.type != "cpu" or tensor.nbytes < offload.WORTH_MOVING):
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.seen:
             return
-        size = -(-storage.nbytes() // 512) * 512
-        self.now += size
-        self.seen[key] = weakref.finalize(storage, self.forget, key, size)
+        if is_here:
+            size = -(-storage.nbytes() // BLOCK) * BLOCK
+            self.now += size
+        else:
+            size = 1 << (storage.nbytes() - 1).bit_length()
+            self.host += size
+            self.host_peak = max(self.host_peak, self.host)
+        self.seen[key] = weakref.finalize(storage, self.forget, key, size, is_here)
 
-    def forget(self, key: int, size: int) -> None:
+    def forget(self, key: int, size: int, is_here: bool) -> None:
         if key in self.seen:
             del self.seen[key]
-            self.now -= size
+            if is_here:
+                self.now -= size
+            else:
+                self.host -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -159,6 +176,20 @@ def make_fake(modules: list[nn.Module], mode: FakeTensorMode) -> None:
                         )
 
 
+def tensors_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield path and value of all weights; those of packed layers with their scales."""
+    for path, parameter in module.named_parameters():
+        yield path, parameter
+        state: Any = getattr(parameter, "quant_state", None)
+        if state is not None:
+            inner = state.state2
+            for one in (state.absmax, state.code, state.offset, inner.absmax, inner.code):
+                yield path, one
+    for path, buffer in module.named_buffers():
+        if path.endswith("weight_scale"):
+            yield path, buffer
+
+
 def make_batch(
     recipe: TrainRecipe,
     base: DiffusionModel,
@@ -213,49 +244,83 @@ class FakeRun:
         self.start = 0
         """Bytes before the work of a phase began."""
         make_fake([*self.base.parts.values(), self.objective], self.mode)
-        cast(Any, self.base.vae).to = lambda *places: self.base.vae  # fake ones cannot be moved
         self.trained = [one for one in self.objective.parameters() if one.requires_grad]
         nn.functional.scaled_dot_product_attention = attention
         nn.functional.silu = lambda inputs, inplace=False: Silu.apply(inputs)  # type: ignore[assignment]
         Denoising.noise = lambda self, positions, like: torch.randn_like(like)
         cast(Any, torch.Tensor).pin_memory = lambda self: self  # fake ones cannot be pinned
+        self.packing = recipe.base_model.quantization
+        with fakeable(self.packing is not None), self.mode:
+            if self.packing is not None:
+                quantize_denoiser(self.base, self.packing, DTYPES[recipe.mixed_precision])
+            self.place()
+        cast(Any, self.base.vae).to = lambda *places: self.base.vae  # fake ones cannot be moved
+
+    def place(self) -> None:
+        """Let blocks be swapped and parts be moved, where the recipe says so and not `auto`."""
+        memory = self.recipe.memory
+        if memory.blocks_to_swap:
+            for block in chosen_blocks(self.base.blocks(), memory.blocks_to_swap):
+                move(block, torch.device("cpu"))
+        if memory.blocks_to_swap or memory.offload == "model_offload":
+            way = "none" if memory.offload == "none" else "model_offload"
+            self.base.place(CUDA, MemoryPlan(way, blocks_to_swap=memory.blocks_to_swap))
 
     @contextmanager
     def counted(
-        self, parts: Iterable[str], has_optimizer: bool, has_trained: bool = True
+        self,
+        parts: Collection[str],
+        has_optimizer: bool,
+        has_trained: bool = True,
+        is_filling: bool = False,
     ) -> Iterator[Live]:
         """Count from zero: the weights of these parts, what is trained, the moving average.
 
         Args:
-            parts: those on the device.
+            parts: those on the device, if the recipe leaves that open (`offload: auto`); otherwise
+                those that stay there.
             has_optimizer: whether the optimizer's state counts.
             has_trained: whether trained weights and their average count.
+            is_filling: whether the denoiser's trained weights and the average are set aside.
         """
         away = set[int]() if has_trained else {id(one) for one in self.trained}
+        if is_filling:
+            inside = {id(one) for one in self.base.denoiser.parameters()}
+            away = inside & {id(one) for one in self.trained}
+            has_trained = False
         self.live = Live()
-        with self.mode, self.live:
-            modules = [self.base.parts[name] for name in parts]
+        with fakeable(self.packing is not None), self.mode, self.live:
+            is_placed = self.base.placement is not None
+            self.base.settle(parts)
+            modules = [part for name, part in self.base.parts.items() if is_placed or name in parts]
             for module in (*modules, self.objective):
-                for parameter in module.parameters():
-                    if id(parameter) not in away:
-                        self.live.note(parameter)
+                for _, one in tensors_of(module):
+                    if id(one) not in away:
+                        self.live.note(one)
             for name in () if self.base.denoiser_name in parts else self.base.parts:
                 for path, parameter in self.base.parts[name].named_parameters():
                     if ".lora_" in path and id(parameter) not in away:  # stays on the device
                         self.live.note(parameter)
-            is_small = self.recipe.optimizer.type == "adamw8bit"
-            kept: list[Any] = []
-            if has_optimizer:
-                kept.append(moments_8bit(self.trained) if is_small else self.copies(2))
-            kept.append(self.copies(1 if has_trained and self.recipe.ema is not None else 0))
-            self.start = self.live.now
+            kept: list[Any] = [self.state() if has_optimizer else None]
+            self.average = average_of(self.recipe, self.trained) if has_trained else None
+            self.start = self.live.peak = self.live.now
             yield self.live
+            del kept
+
+    def state(self) -> object:
+        """Allocate the optimizer's state."""
+        self.optimization = None
+        if self.recipe.memory.steps_by_tensor:
+            self.optimization = FakeOptimization(self.recipe, self.objective, self.trained)
+            return self.optimization
+        is_small = self.recipe.optimizer.type == "adamw8bit"
+        return moments_8bit(self.trained) if is_small else self.copies(2)
 
     def copies(self, count: int) -> list[torch.Tensor]:
         """Return fp32 tensors of the trained ones' sizes."""
         return [torch.zeros_like(one) for one in self.trained for _ in range(count)]
 
-    def step(self, parts: Iterable[str], shape: tuple[int, ...], is_cached: bool) -> int:
+    def step(self, parts: Collection[str], shape: tuple[int, ...], is_cached: bool) -> int:
         """Return the peak bytes of a training step; with accumulation of its last micro-batches.
 
         AdamW is fused (or bitsandbytes'), which takes nothing besides its state.
@@ -266,48 +331,65 @@ class FakeRun:
             is_cached: whether captions are cached.
         """
         recipe, objective = self.recipe, self.objective
+        everywhere = [objective, *self.base.parts.values()]
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(objective)
         objective.train()
         precision = DTYPES.get(recipe.mixed_precision)
         with self.counted(parts, has_optimizer=True) as live, with_tokenizer(self.base):
+            if self.optimization is not None:
+                self.optimization.begin()
             for step in range(min(recipe.gradient_accumulation_steps, 2)):
                 batch = make_batch(recipe, self.base, shape, step, is_cached)
-                with torch.autocast("cuda", precision, enabled=precision is not None):
+                weights = (one for part in everywhere for one in part.parameters())
+                with (
+                    torch.autocast("cuda", precision, enabled=precision is not None),
+                    offload.offloading(weights, recipe.memory, CUDA),
+                ):
                     losses = objective(batch)
                 loss = losses.mean()
                 loss.backward()
                 del losses, loss, batch
             gradients = [one.grad for one in self.trained if one.grad is not None]
-            total = nn.utils.get_total_norm(gradients, foreach=True)
-            nn.utils.clip_grads_with_norm_(self.trained, 1.0, total)
-            if recipe.ema is not None:
-                average = self.copies(1)  # diffusers' EMAModel: the difference, scaled
-                del average
+            if gradients:
+                total = nn.utils.get_total_norm(gradients, foreach=True)
+                nn.utils.clip_grads_with_norm_(self.trained, 1.0, total)
+            del gradients
+            if self.optimization is not None:
+                self.optimization.step()
+            if self.average is not None:
+                self.average.step()
             for parameter in self.trained:
                 parameter.grad = None
         return live.peak
 
-    def drawing(self, parts: Iterable[str], work: Callable[[], object]) -> int:
+    def drawing(self, parts: Collection[str], work: Callable[[], object]) -> int:
         """Return the peak bytes of a part of generating, with the weights that previews use.
 
-        These are copies; trained weights, average and optimizer wait on the host.
+        These are copies; trained weights, average and optimizer wait on the host, except with
+        `offload: none`.
         """
+        stays = self.recipe.memory.offload == "none"
         parameters = list(self.objective.parameters())
         names = [name for name, _ in self.objective.named_parameters()]
-        with self.counted(parts, False, has_trained=False) as live, torch.no_grad():
+        alone = self.base.parts_alone()
+        with self.counted(parts, stays, has_trained=stays) as live, torch.no_grad(), alone:
             dtypes = [drawn_dtype(self.recipe, self.base, name) for name in names]
-            values = [one.to(dtype) for one, dtype in zip(parameters, dtypes, strict=True)]
+            saved = SAVED[self.recipe.saving.save_precision]
+            pairs = zip(parameters, dtypes, strict=True)
+            values = [one.to(saved).to(dtype) for one, dtype in pairs]
             everywhere = [self.objective, *self.base.parts.values()]
             self.start = live.now
             with replaced_parameters(everywhere, parameters, values), with_tokenizer(self.base):
                 work()
         return live.peak
 
-    def filling(self, parts: Iterable[str], work: Callable[[], object]) -> int:
+    def filling(self, parts: Collection[str], work: Callable[[], object]) -> int:
         """Return the peak bytes of encoding captions or images before the first step."""
+        is_filling = self.recipe.memory.offload != "none"
         with (
-            self.counted(parts, has_optimizer=False) as live,
+            self.counted(parts, has_optimizer=False, is_filling=is_filling) as live,
+            self.base.parts_alone(),
             torch.no_grad(),
             with_tokenizer(self.base),
         ):

@@ -43,6 +43,24 @@ SDXL += ["base_model.vae_precision=fp32"]
 SD21 = ["base_model.path=stabilityai/stable-diffusion-2-1", "data.resolution=768"]
 ONE = ["train_batch_size=1"]
 NO_EMA = ["ema=null"]
+NONE, WHOLE = ["memory.offload=none"], ["max_grad_norm=null", "gradient_accumulation_steps=1"]
+LEVERS = {
+    "": [],
+    ", fp8": ["base_model.quantization=fp8"],
+    ", int8": ["base_model.quantization=int8"],
+    ", nf4": ["base_model.quantization=nf4"],
+    ", blocks_to_swap 0.8": ["memory.blocks_to_swap=0.8"],
+    ", model_offload": ["memory.offload=model_offload"],
+}
+LEVERS_OF_STATE = {
+    "": [],
+    ", ema_on_cpu": ["memory.ema_on_cpu=true"],
+    ", optimizer_on_cpu": ["memory.optimizer_on_cpu=true"],
+    ", trained_weights bf16": ["memory.trained_weights=bf16"],
+    ", fused_backward": ["memory.fused_backward=true"],
+    ", model_offload": ["memory.offload=model_offload"],
+}
+ADAMW = ["optimizer.type=adamw"]
 CLIP15 = ["data.clips.frames=81", "data.clips.width=1360", "data.clips.height=768"]
 CLIP15 += [f"sampling.clip_settings.{size}" for size in ("frames=81", "width=1360", "height=768")]
 CLIP15 += ["base_model.path=THUDM/CogVideoX1.5-5B", "objective.rank=128"]
@@ -62,6 +80,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "cogvideox-5b cogvideox_lora": ("cogvideox_lora", []),
     "cogvideox-1.5-5b cogvideox_lora r128": ("cogvideox_lora", CLIP15),
+    **{f"levers: sd15 lora b1{name}": ("lora", ONE + NONE + one) for name, one in LEVERS.items()},
+    **{
+        f"levers: sd15 text_to_image b1{name}": ("text_to_image", ONE + NONE + WHOLE + ADAMW + one)
+        for name, one in LEVERS_OF_STATE.items()
+    },
 }
 PUBLISHED = {
     "sd15 lora b1": "11 GB card (diffusers docs)",

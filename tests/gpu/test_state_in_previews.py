@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained weights, average and optimizer wait on the host while previews are drawn."""
+"""Trained weights, average and optimizer wait on the host while pictures are drawn or encoded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ OPTIONS = [
     "sampling.sample_every_n_steps=1",
     "sampling.images.one={prompt: red, seed: 1, width: 32, height: 32}",
     "sampling.settings.steps=2",
+    "stages={first: {steps: 1}, second: {resolution: 48}}",
 ]
 KINDS = {
     "whole": ["objective={type: text_to_image}", "ema={decay: 0.5}"],
@@ -51,8 +53,9 @@ def test_what_is_trained_waits_and_comes_back(
         options = [*OPTIONS, *KINDS[kind], f"memory.offload={offload}", f"name={offload}"]
         trainer = Trainer(make_recipe(*options))
         seen: list[tuple[int, int]] = []
+        filling: list[tuple[int, int]] = []
 
-        def look(*_: object, trainer: Trainer = trainer, seen: list = seen) -> None:
+        def look(*_: object, trainer: Trainer = trainer, seen: list[tuple[int, int]]) -> None:
             optimization = trainer.optimization
             averages = [] if optimization.ema is None else optimization.ema.shadow_params
             weights = [*optimization.parameters, *averages]
@@ -61,9 +64,13 @@ def test_what_is_trained_waits_and_comes_back(
             if trainer.step_number:  # before, the optimizer has no state
                 seen.append(tuple(counts))  # type: ignore[arg-type]
 
-        trainer.base.vae.decoder.register_forward_pre_hook(look)
+        vae = trainer.base.vae
+        vae.decoder.register_forward_pre_hook(partial(look, seen=seen))
+        vae.encoder.register_forward_pre_hook(partial(look, seen=filling))
         trainer.train()
-        assert seen
+        assert seen and filling
+        for weights, state in filling:
+            assert (weights == 0) == (state == 0) == (offload != "none")
         is_shared = kind == "bf16"  # previews use the trained weights themselves
         for weights, state in seen:
             assert (weights == 0) == (offload != "none" and not is_shared)

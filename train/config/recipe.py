@@ -209,6 +209,7 @@ class TrainRecipe:
 
     paths: ClassVar[tuple[str, ...]] = ("output_dir",)
     begins_anew: ClassVar[tuple[str, ...]] = ("objective",)
+    quiet_in_bases: ClassVar[tuple[str, ...]] = ("memory.ema_on_cpu",)
     limits: ClassVar[dict[str, float]] = {
         "seed": NO_LIMIT,
         "train_batch_size": MOST_AT_ONCE,

@@ -46,12 +46,16 @@ class MemoryPlan:
     """Copies of one tensor while it takes its step (`train.optimization.trained_bytes`)."""
     swapped: int = 0
     """Weights of the denoiser's blocks that are on the host while others compute."""
+    swapped_at_rest: int = 0
+    """The same while the denoiser does not compute."""
     casts: int = 0
     """DDP's copies of gradients."""
     drawn: int = 0
     """Copies of trained weights in the format of generating, while previews are generated."""
     spared: int = 0
     """Trained state that waits on the host while previews are generated."""
+    set_aside: int = 0
+    """Trained state that waits on the host while caches are filled, besides the optimizer's."""
     prompts: int = 0
     """Cached prompt embeddings on the device."""
     other_activations: int = 0
@@ -62,6 +66,8 @@ class MemoryPlan:
     """Memory of the system while the base model is read, before it moves to the device."""
     host_state: int = 0
     """Optimizer's state and moving average in the system's memory."""
+    host_activations: int = 0
+    """What the forward pass keeps in the system's memory, pinned."""
     denoiser: str = ""
     """The denoiser's name among the parts."""
 
@@ -91,7 +97,9 @@ class MemoryPlan:
 
     def weights_at_work(self, phase: str) -> int:
         """Return the weights of the base model that are on the device in a phase."""
-        away = self.swapped if self.denoiser in self.at_work[phase] else 0
+        away = 0
+        if self.denoiser in self.at_work[phase]:
+            away = self.swapped if phase in (STEP, "denoising") else self.swapped_at_rest
         return sum(self.parts[name].bytes for name in self.at_work[phase]) - away
 
     def peak_of(self, phase: str) -> int:
@@ -101,6 +109,8 @@ class MemoryPlan:
         kept = self.weights_at_work(phase) + self.trained + self.ema + self.needs[phase]
         if phase in PREVIEWS:
             kept += self.drawn - self.spared
+        if phase in FILLING:
+            kept -= self.set_aside
         if phase not in FILLING:
             kept += self.optimizer + self.prompts
         if phase == STEP:
@@ -131,13 +141,19 @@ class MemoryPlan:
     def peaks_by_offload(self) -> dict[str, int]:
         """Return the peak with all parts on the device, and with those at work alone."""
         everything = {phase: [*self.parts] for phase in self.at_work}
-        together = replace(self, at_work=everything, spared=0)
+        together = replace(self, at_work=everything, spared=0, set_aside=0)
         return {"none": together.peak, "model_offload": self.peak}
+
+    @property
+    def on_host(self) -> int:
+        """Return what a step keeps in the system's memory, with Python itself."""
+        return LIBRARIES + self.host_state + self.host_activations
 
     @property
     def process(self) -> int:
         """Return the peak of the process of a run on a CPU, where all parts stay."""
-        return self.peaks_by_offload["none"] - CONTEXT + LIBRARIES + self.host_state
+        whole = replace(self, swapped=0, swapped_at_rest=0)
+        return whole.peaks_by_offload["none"] - CONTEXT + self.on_host
 
     @property
     def peak(self) -> int:

@@ -28,7 +28,7 @@ from train.data import DEVICE_BYTES, PROMPT_CACHE_BYTES, Examples
 from train.families import training_of
 from train.memory.figures import MemoryPlan, PartMemory
 from train.memory.outline import Outline
-from train.memory.steps import step_bytes
+from train.memory.steps import StepBytes, step_bytes
 from train.objectives import Objective, drawn_dtype, read_precision
 from train.optimization import trained_bytes
 from train.placement import idle_parts, parts_by_phase
@@ -73,11 +73,13 @@ def plan_memory(
     plan.trained += gradients if recipe.loss.prior_copy else 0
     kept = trained_bytes(recipe, trained)
     plan.gradients, plan.optimizer, plan.ema = kept.gradients, kept.optimizer, kept.ema
-    plan.step, plan.host_state = kept.step, kept.host
+    plan.host_state = kept.host
+    plan.step = kept.step if recipe.memory.fused_backward else 0  # in the backward pass
     plan.casts = gradients if processes > 1 else 0
     packing = recipe.base_model.quantization
     saved = savings_by_layer(base, packing) if packing else {}
-    plan.swapped = swapped_bytes(base.blocks(), recipe.memory.blocks_to_swap, saved)
+    swap = base.blocks(), recipe.memory.blocks_to_swap, saved
+    plan.swapped, plan.swapped_at_rest = swapped_bytes(*swap), swapped_bytes(*swap, here=0)
     copied = copied_for_drawing(recipe, objective)
     plan.drawn = sum(p.numel() * dtype.itemsize for p, dtype in copied)
     plan.host = host_bytes(recipe, plan)
@@ -89,6 +91,8 @@ def plan_memory(
     if recipe.memory.offload != "none":  # `train.optimization.ShownWeights`
         plan.spared = plan.optimizer + sum(one.nbytes for one, _ in copied)
         plan.spared += plan.ema if copied else 0
+        denoising = {id(one) for one in base.denoiser.parameters()}
+        plan.set_aside = plan.ema + sum(p.nbytes for p in trained if id(p) in denoising)
     offload = "none" if recipe.memory.offload == "none" else "model_offload"
     phases = parts_by_phase(base, offload, plan.aside, whole)
     plan.at_work = {phase: [*filter(at.__contains__, base.parts)] for phase, at in phases.items()}
@@ -98,14 +102,16 @@ def plan_memory(
         plan.needs[phase] = most if is_before else 0
         plan.needs["step"] = max(plan.needs.get("step", 0), 0 if is_before else most)
     plan.needs |= drawing_needs(recipe, objective, images, plan)
-    # The average is updated by a copy of it, while there are gradients.
-    besides = max(plan.needs.pop("step") - plan.gradients, plan.ema)
+    # The average is updated by a copy of it, while there are gradients; so are single weights.
+    besides = max(plan.needs.pop("step") - plan.gradients, plan.ema, kept.step - plan.step)
     for is_checkpointing in (True, False):
         needs = [step_needs(objective, one, has_captions, is_checkpointing) for one in stages]
+        most = max(besides, *(one.device for one in needs))
         if is_checkpointing == recipe.gradient_checkpointing:
-            plan.needs["step"] = max(*needs, besides)
+            plan.needs["step"] = most
+            plan.host_activations = max(one.host for one in needs)
         else:
-            plan.other_activations = max(*needs, besides)
+            plan.other_activations = most
     return plan
 
 
@@ -211,7 +217,7 @@ def step_needs(
     stage: tuple[TrainRecipe, Examples],
     has_captions: bool,
     is_checkpointing: bool,
-) -> int:
+) -> StepBytes:
     """Return the bytes of the largest micro-batch of a stage, without gradients."""
     recipe, examples = stage
     shape = largest_of(examples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,17 @@ from train.config import TrainRecipe
 from train.objectives import Objective, enable_gradient_checkpointing
 from train.optimization import is_worth_moving
 
-known: dict[tuple[object, ...], int] = {}
+
+class StepBytes(NamedTuple):
+    """Bytes of a micro-batch's forward and backward pass."""
+
+    device: int
+    """At the peak, without gradients."""
+    host: int
+    """Of what `memory.activation_offload` moves."""
+
+
+known: dict[tuple[object, ...], StepBytes] = {}
 """What was measured, by all that it depends on: a choice of settings measures few of them."""
 
 
@@ -27,8 +37,8 @@ def step_bytes(
     latents: Sequence[int],
     has_captions: bool,
     is_checkpointing: bool,
-) -> int:
-    """Return the peak of a micro-batch's forward and backward pass, without its gradients.
+) -> StepBytes:
+    """Return the memory of a micro-batch's forward and backward pass, without its gradients.
 
     With `memory.fused_backward` only the largest gradient counts as such: it is the only one then.
 
@@ -60,12 +70,13 @@ def step_bytes(
     if key not in known:
         with in_training(objective, is_checkpointing), with_tokenizer(objective.base):
             batch = blank_batch(objective, rows, pixels, latents, has_captions)
+            moved: list[int] = []
             with (
-                away(objective) if moves else nullcontext(),
+                away(objective, moved) if moves else nullcontext(),
                 freed_at_once(trained(objective)) if is_fused else nullcontext(),
             ):
                 peak = step_peak(objective, batch, lower, has_gradients)
-        known[key] = peak - gradient_bytes(objective, is_fused)
+        known[key] = StepBytes(peak - gradient_bytes(objective, is_fused), sum(moved))
     return known[key]
 
 
@@ -188,8 +199,14 @@ def step_peak(
 
 
 @contextmanager
-def away(objective: Objective) -> Iterator[None]:
-    """Free what autograd keeps inside the context, as `memory.activation_offload` does."""
+def away(objective: Objective, moved: list[int]) -> Iterator[None]:
+    """Free what autograd keeps inside the context, as `memory.activation_offload` does.
+
+    Args:
+        objective: whose weights stay.
+        moved: takes the bytes of each tensor in pinned memory, of which PyTorch allocates powers
+            of two.
+    """
     modules = (objective, *objective.base.parts.values())
     weights = {one.untyped_storage()._cdata for part in modules for one in part.parameters()}
 
@@ -197,6 +214,7 @@ def away(objective: Objective) -> Iterator[None]:
         is_kept = tensor.untyped_storage()._cdata in weights or not tensor.is_meta
         if is_kept or not is_worth_moving(tensor):
             return tensor
+        moved.append(1 << (tensor.nbytes - 1).bit_length())
         return tensor.shape, tensor.stride(), tensor.dtype
 
     def unpack(packed: Tensor | tuple[torch.Size, tuple[int, ...], torch.dtype]) -> Tensor:

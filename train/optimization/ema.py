@@ -136,6 +136,20 @@ class ShownWeights:
         shown = [one for module in everywhere for one in module.parameters()]
         return on_the_host([*self.parameters, *averages, *self.state()], but=shown)
 
+    def set_aside(self) -> AbstractContextManager[None]:
+        """Let what encoding does not need wait on the host while caches are filled.
+
+        That is the trained weights of the denoiser, the average and the optimizer's state, where
+        parts wait there too.
+        """
+        base = self.objective.base
+        if base.placement is None or base.placement.plan.offload == "none":
+            return nullcontext()
+        averages = [] if self.ema is None else self.ema.shadow_params
+        inside = {id(one) for one in base.denoiser.parameters()}
+        own = [one for one in self.parameters if id(one) in inside]
+        return on_the_host([*own, *averages, *self.state()])
+
     def _set_strength(self, strength: float) -> None:
         for member in self.members:
             member.objective.artifact().set_strength(strength)

@@ -216,6 +216,7 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
     for what, count in (
         ("memory of the system, to read the base model", memory.host),
         ("memory of the system, for the optimizer and the average", memory.host_state),
+        ("memory of the system, for activations", memory.host_activations),
     ):
         table.add_row(what, "", "", _number(count))
     return table

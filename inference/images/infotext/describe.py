@@ -16,7 +16,7 @@ from inference.config import (
     ImageToImageConfig,
 )
 from inference.images.infotext.text import write_infotext
-from inference.models import model_hash, model_name, vae_of
+from inference.models import low_bits, model_hash, model_name, vae_of
 from inference.runtime import limner_version, number
 from inference.sampling import SAMPLERS, SCHEDULES, resolve_schedule
 
@@ -66,6 +66,7 @@ def describe_drawing(
         "Model hash": hash_[:10] if hash_ else None,
         "Model": name,
         **vae_parameters(base),
+        "Diffusion in Low Bits": low_bits(base),
         **seed_parameters(request),
         "Denoising strength": None,
         "Conditional mask weight": mask_weight(request, base),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from inference.config import BaseModelConfig, ImageConfig, SpeedConfig
+from inference.config import BaseModelConfig, ClipsRecipe, ImageConfig, SpeedConfig
 from inference.config.recipes import AnimationRecipe, ImagesRecipe
 from inference.images import draw
 from inference.models.stable_diffusion.model import BaseModel
@@ -114,6 +114,27 @@ def test_conflicts_are_refused(
     made = AnimationRecipe(settings_file="x", speed=SpeedConfig(**levers), **recipe)
     found = [name for name, _ in made.faults() if name.startswith("speed.")]
     assert found == ([key] if key else [])
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8", "nf4"])
+@pytest.mark.parametrize("made", [ImagesRecipe, ClipsRecipe])
+def test_loras_are_not_merged_into_quantized_weights(
+    made: type[ImagesRecipe] | type[ClipsRecipe], kind: Any
+) -> None:
+    recipe = made(base_model=BaseModelConfig(path="x", quantization=kind))
+    assert "speed.merge_lora" not in dict(recipe.faults())
+    recipe.speed.merge_lora = True
+    assert f"base_model.quantization: {kind}" in dict(recipe.faults())["speed.merge_lora"]
+
+
+def test_damaged_compiled_code_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.exc import InductorError
+
+    from inference.runtime.command import describe_failure
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache/code")
+    message = describe_failure(InductorError(ImportError("a.so: file too short"), None))
+    assert message is not None and "a.so: file too short; delete /cache/code," in message
 
 
 def test_levers_without_effect_are_named() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from inference.recipe import load_recipe
+from inference.recipe import RecipeWarning, load_recipe
 from train.config import train_schema
 from train.memory import GIB, memory_planned, outlined
 from train.plan.fit import FRAGMENTS
@@ -85,3 +86,20 @@ def test_there_is_one_for_each_family_and_usual_size() -> None:
         assert family in families
         sizes = {8, 12, 16, 24, 80} - ({8} if family.startswith("cog") else set())
         assert {f"{family}_{size}gb" for size in sizes} <= {*OVERLAYS}
+
+
+def test_overlays_keep_the_average_on_the_cpu_where_there_is_one(tmp_path: Path) -> None:
+    """A key of a base that has no effect in this recipe is no mistake of its author."""
+    (tmp_path / "base.yaml").write_text(
+        "name: x\nobjective: {type: text_to_image}\nbase_model: {path: picto}\n"
+        "data: {path: x}\nmemory: {ema_on_cpu: true}\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "own.yaml").write_text("base: base.yaml\n", encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_recipe(tmp_path / "own.yaml", train_schema)
+    with pytest.warns(RecipeWarning, match=r"command line: memory.ema_on_cpu: has no effect"):
+        load_recipe(tmp_path / "own.yaml", train_schema, ["memory.ema_on_cpu=true"])
+    with pytest.warns(RecipeWarning, match=r"base.yaml: memory.ema_on_cpu: has no effect"):
+        load_recipe(tmp_path / "base.yaml", train_schema)
