@@ -14,6 +14,7 @@ from train.shadowing import refuse_foreign_inference
 if TYPE_CHECKING:
     from train.config import TrainRecipe
 
+REMEDY = "resume=true continues from the newest checkpoint"
 USAGE = "usage: python -m train RECIPE [key=value ...]"
 
 
@@ -62,6 +63,7 @@ def train(path: str, overrides: list[str]) -> int:
 
 def run(recipe: TrainRecipe) -> int:
     """Train a valid recipe, and print where the result is; return the exit status."""
+    from inference.parallel import joined
     from inference.runtime import (
         Interrupted,
         Stopped,
@@ -75,7 +77,7 @@ def run(recipe: TrainRecipe) -> int:
 
     is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        with lost_processes_reported(lambda: is_one_of_several):
+        with joined("train", REMEDY), lost_processes_reported(lambda: is_one_of_several):
             trainer = Trainer(recipe, reckon=planned_peaks)
             artifact = trainer.train()
     except Interrupted as stop:
