@@ -7,6 +7,8 @@ import shlex
 import signal
 import sys
 import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train.shadowing import refuse_foreign_inference
@@ -58,7 +60,19 @@ def train(path: str, overrides: list[str]) -> int:
         warnings_reported("train", is_silent),
     ):
         check_places(recipe)
-        return run(recipe)
+        return run(continued(recipe))
+
+
+def continued(recipe: TrainRecipe) -> TrainRecipe:
+    """Return a recipe that resumes its run, if an earlier start of the same job has begun it.
+
+    torchrun and batch systems start a job again by the same command.
+    """
+    from train.runs import is_of_earlier_start
+
+    if is_of_earlier_start(Path(recipe.output_dir) / recipe.name / "environment.json"):
+        return replace(recipe, resume=True, overwrite=False)
+    return recipe
 
 
 def run(recipe: TrainRecipe) -> int:

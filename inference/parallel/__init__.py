@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from inference.parallel.groups import explain_loss, joined, names_lost_process, release_at_end
     from inference.parallel.heartbeat import SIGNS
     from inference.parallel.layout import Layout
+    from inference.parallel.restarts import Job, job_here
 
 __all__ = [
-    "SIGNS", "Layout", "explain_loss", "joined", "names_lost_process", "release_at_end",
+    "SIGNS", "Job", "Layout", "explain_loss", "job_here", "joined", "names_lost_process",
+    "release_at_end",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
