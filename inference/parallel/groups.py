@@ -109,9 +109,8 @@ def find_meeting(variables: Mapping[str, str]) -> Meeting:
     launcher = "start the processes by torchrun or `accelerate launch`, which set it"
     address = variables.get("MASTER_ADDR", "")
     if not address:
-        raise InputError(
-            f"WORLD_SIZE is {variables['WORLD_SIZE']}, without MASTER_ADDR: {launcher}"
-        )
+        size = variables["WORLD_SIZE"]
+        raise InputError(f"WORLD_SIZE is {size}, and MASTER_ADDR is not set: {launcher}")
     numbers = dict[str, int]()
     for name in ("MASTER_PORT", "RANK", "WORLD_SIZE"):
         text = variables.get(name, "")

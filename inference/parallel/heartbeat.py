@@ -217,6 +217,11 @@ class Heartbeat:
         """Return whether the store has taken a connection, and never answered."""
         return not self._was_reached and not self.fault
 
+    @property
+    def _has_store(self) -> bool:
+        """Return whether the store has answered of late."""
+        return self._was_reached and not self._is_refused and self._silent < HASTY_BEATS
+
     # ---- the main thread ----------------------------------------------------------------
 
     def start(self) -> None:
@@ -241,7 +246,8 @@ class Heartbeat:
             self._has_left = True
         self._own.end = reason
         self._hurry.set()
-        self._written_end.wait(PATIENCE)
+        if self._has_store:
+            self._written_end.wait(PATIENCE)
         while self.meeting.is_host and self._written_end.is_set() and self._is_read():
             time.sleep(0.02)
         self._stop.set()
@@ -284,7 +290,7 @@ class Heartbeat:
         """Return how messages call another process."""
         beat = self.others[rank].beat
         host = f" of host {beat.host}" if beat.host else ""
-        return f"rank {rank}{host}{f', at {beat.doing},' if beat.doing else ''}"
+        return f"rank {rank}{host}{f' (at {beat.doing})' if beat.doing else ''}"
 
     def _listen_to_signals(self) -> None:
         """Let the watching thread see stop signals, also while the main thread waits in C."""
@@ -447,11 +453,12 @@ class Heartbeat:
                 return
             self._own.end = message
             self._hurry.set()
-            if self._silent < LOST_BEATS:
+            if self._has_store:
                 self._written_end.wait(PATIENCE)
             for work in self.at_end:
                 limited(work)
-            if limited(lambda: self._is_first_to_say(message)) is not False:
+            is_known = self._has_store and limited(lambda: self._is_first_to_say(message)) is False
+            if not is_known:
                 report_failure(self.program, message)
             deadline = time.monotonic() + GRACE_BEATS * self.pace.interval
             while self.meeting.is_host and self._is_read() and time.monotonic() < deadline:
@@ -460,8 +467,6 @@ class Heartbeat:
 
     def _is_first_to_say(self, message: str) -> bool:
         """Return whether no other process has ended for the same reason."""
-        if self._store is None:
-            return True
         kind = message.partition(" (")[0].partition(", at ")[0]
         return self._store.add(f"limner/said/{kind}", 1) == 1
 
