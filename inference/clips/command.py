@@ -21,7 +21,7 @@ from inference.files import Naming
 from inference.images import Levers, parse_infotext, place_for_drawing
 from inference.media import prepare_folder, write_new_grid
 from inference.models import ClipModel, clip_skeleton, load_clip_model
-from inference.parallel import joined
+from inference.parallel import group_address, joined
 from inference.runtime import (
     DrawWarning,
     InputError,
@@ -41,7 +41,7 @@ def draw_recipe(recipe: ClipsRecipe) -> None:
     Raises:
         InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
     """
-    with joined("draw"), closing(Processes()) as processes:
+    with joined("draw"), closing(Processes(group_address())) as processes:
         draw_with(recipe, processes)
 
 

@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
 
 from inference.parallel.heartbeat import ANOTHER, Heartbeat, Meeting, Pace
 from inference.runtime import InputError, Interrupted, LostError
@@ -151,6 +153,37 @@ def why_not_met(beats: Heartbeat) -> InputError | LostError:
         f"(MASTER_ADDR:MASTER_PORT) within {limit}; missing: rank {missing}. Check what they say, "
         "and that every host was started with the same number of processes"
     )
+
+
+SCHEME = "limner"
+"""Of the address by which torch asks for the store of a process group."""
+
+
+def group_address() -> str | None:
+    """Return the `init_method` of torch's process group; None for torch's own.
+
+    torchrun keeps one store for all starts of a job, in which torch would find where the processes
+    of the start before have listened. This one has a part for each start.
+    """
+    if not _beating:
+        return None
+    register_scheme()
+    return f"{SCHEME}://"
+
+
+@cache
+def register_scheme() -> None:
+    """Let torch find the store of this start by its address."""
+    from torch.distributed import PrefixStore, TCPStore, register_rendezvous_handler
+
+    def find(_: str, timeout: timedelta, **__: object) -> Iterator[tuple[PrefixStore, int, int]]:
+        beats = _beating[-1]
+        meeting = beats.meeting
+        where = meeting.address, meeting.port
+        store = TCPStore(*where, None, False, timeout=timeout, wait_for_workers=False)
+        yield PrefixStore(f"limner/group/{beats.token}", store), meeting.rank, meeting.size
+
+    register_rendezvous_handler(SCHEME, find)
 
 
 def release_at_end(work: Callable[[], object]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -35,6 +36,8 @@ HASTY_BEATS = 3
 others half a minute later."""
 GRACE_BEATS = 2
 """Beats in which a process may find out by itself that another one has ended."""
+EXPLAINING_BEATS = 3
+"""Beats in which the process that has ended is found."""
 FIRST_STEP = 3
 """How much longer than others the first step after other work may take: kernels are compiled."""
 LONGEST_GAP = 20
@@ -141,6 +144,12 @@ class Beat:
     host: str = ""
     end: str | None = None
     """Why it has ended; empty if it has done its work, None before."""
+    name: str = ""
+    """Of this process alone. A store may still have beats of an earlier start of the job."""
+    first: str = ""
+    """The name of rank 0, once it has answered this process."""
+    answers: list[str] = field(default_factory=list)
+    """Of rank 0: the names of all processes that it has read."""
 
 
 @dataclass
@@ -196,7 +205,11 @@ class Heartbeat:
         self.all_are_here = threading.Event()
         self.at_end: list[Callable[[], object]] = []
         """What else is done before a lost process ends this one: locks are released."""
-        self._own = Beat(host=socket.gethostname())
+        self._own = Beat(host=socket.gethostname(), name=secrets.token_hex(4))
+        if meeting.rank == 0:
+            self._own.first = self._own.name
+        self._known = set[int]()
+        """Processes of which the store has a beat, of whatever start."""
         self._still = 0
         self._last_progress = -1
         self._silent = 0
@@ -262,23 +275,28 @@ class Heartbeat:
     def explain(self) -> str:
         """Return which process has ended, and why, after a library has noticed that one has.
 
-        Waits for two beats at most; empty if all are there.
+        Waits for three beats at most; empty if all are there. A first stop signal does not end the
+        wait: launchers send it when a process has ended.
         """
-        deadline = time.monotonic() + (GRACE_BEATS + 0.5) * self.pace.interval
-        before = {rank: one.beat.count for rank, one in self.others.items()}
-        with suppress(KeyboardInterrupt):  # a launcher that ends the others too
-            while time.monotonic() < deadline and not self._is_refused:
-                if said := self._farewells():
-                    return said
+        deadline = time.monotonic() + EXPLAINING_BEATS * self.pace.interval
+        signals = 0
+        while time.monotonic() < deadline and not self._is_refused and signals < 2:
+            if said := self._farewells():
+                return said
+            try:
                 time.sleep(0.05)
-        silent = [rank for rank, one in self.others.items() if one.beat.count == before[rank]]
+            except KeyboardInterrupt:
+                signals += 1
+        limit = time.monotonic() - self.pace.interval * EXPLAINING_BEATS / 2
+        silent = [rank for rank, one in self.others.items() if one.changed < limit]
         if self._is_refused and not self.meeting.has_launcher:
             silent = [0]
+        if self._is_refused and self.meeting.has_launcher:
+            return self._lost_store()
         if not silent or len(silent) == len(self.others) > 1:
             return self._farewells()
-        return f"{self._name(silent[0])} without a word: killed from outside, or by the system " + (
-            "because memory ran out"
-        )
+        why = "killed from outside, or by the system because memory ran out"
+        return f"{self._name(silent[0])} without a word: {why}"
 
     def _farewells(self) -> str:
         """Return why another process has ended, if one has said so."""
@@ -331,12 +349,12 @@ class Heartbeat:
         """Return a connection of its own, which a wait of the main thread does not hold."""
         from torch.distributed import TCPStore
 
-        address, port = self.meeting.address, self.meeting.port
-        limit = self.pace.rendezvous
-        with socket.create_connection((address, port), timeout=limit / 4):  # its errors say more
+        where, limit = (self.meeting.address, self.meeting.port), self.pace.rendezvous
+        with socket.create_connection(where, timeout=limit / 4):  # its errors say more
             pass
-        wait = timedelta(seconds=limit)
-        return TCPStore(address, port, None, False, timeout=wait, wait_for_workers=False)
+        return TCPStore(
+            *where, None, False, timeout=timedelta(seconds=limit), wait_for_workers=False
+        )
 
     def _refuses(self) -> bool:
         """Return whether nobody listens at the store's address any more."""
@@ -359,18 +377,42 @@ class Heartbeat:
         self._store.set(key_of(self.meeting.rank), json.dumps(asdict(self._own)))
         if written is not None:
             self._written_end.set()
-        if self.missing:
-            self.missing -= {rank for rank in self.missing if self._store.check([key_of(rank)])}
-        here = [rank for rank in self.others if rank not in self.missing]
-        if here:
-            for rank, text in zip(here, self._store.multi_get([*map(key_of, here)]), strict=True):
-                self.others[rank].update(Beat(**json.loads(text)))
+        self._read()
         has_moved = self._own.progress != self._last_progress
         self._still = 0 if has_moved else self._still + 1
         self._last_progress = self._own.progress
         self._silent, self._was_reached, self.fault = 0, True, ""
         if not self.missing:
             self.all_are_here.set()
+
+    def _read(self) -> None:
+        """Read the beats of the others, and tell those of an earlier start of the job apart.
+
+        Rank 0 answers with the names that it has read; whoever finds its own there knows that rank
+        0 lives, and says so by its name.
+        """
+        unknown = self.others.keys() - self._known
+        self._known |= {rank for rank in unknown if self._store.check([key_of(rank)])}
+        here = sorted(self._known)
+        if not here:
+            return
+        texts = self._store.multi_get([key_of(rank) for rank in here])
+        beats = {rank: Beat(**json.loads(text)) for rank, text in zip(here, texts, strict=True)}
+        own, rank = self._own, self.meeting.rank
+        if rank == 0:
+            names = {number: beat.name for number, beat in beats.items()}
+            own.answers = [names.get(number, "") for number in range(self.meeting.size)]
+        elif 0 in beats and beats[0].answers[rank : rank + 1] == [own.name]:
+            own.first = beats[0].name
+        for number, beat in beats.items():
+            if own.first and beat.first == own.first:
+                self.missing.discard(number)
+                self.others[number].update(beat)
+
+    @property
+    def token(self) -> str:
+        """Return the name of this start of the job, once all are here."""
+        return self._own.first
 
     # ---- the thread that decides ---------------------------------------------------------
 
@@ -468,7 +510,7 @@ class Heartbeat:
     def _is_first_to_say(self, message: str) -> bool:
         """Return whether no other process has ended for the same reason."""
         kind = message.partition(" (")[0].partition(", at ")[0]
-        return self._store.add(f"limner/said/{kind}", 1) == 1
+        return self._store.add(f"limner/said/{self.token}/{kind}", 1) == 1
 
 
 def limited(work: Callable[[], Any]) -> Any:
@@ -487,8 +529,7 @@ def limited(work: Callable[[], Any]) -> Any:
 
 def key_of(rank: int) -> str:
     """Return where a process leaves its beats in the store."""
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return f"limner/beat/{attempt}/{rank}"
+    return f"limner/beat/{rank}"
 
 
 def main_place() -> str:

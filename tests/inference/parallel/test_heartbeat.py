@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed import TCPStore, all_reduce, init_process_group
 
-from inference.parallel import SIGNS, joined
+from inference.parallel import SIGNS, group_address, joined
 from inference.parallel.groups import find_meeting
 from inference.parallel.heartbeat import HUNG, INTERVAL, RENDEZVOUS, Pace, Signs
 from inference.runtime import InputError
@@ -212,6 +214,25 @@ def test_those_that_do_not_come_are_named(job: Job) -> None:
         "within 0.8 s; missing: rank 2, 3. "
     )
     assert job.said(0).startswith(expected) and job.said(1).startswith(expected)
+
+
+def test_the_store_of_a_launcher_has_what_an_earlier_start_has_left(job: Job) -> None:
+    """Neither its beats nor the addresses of its process group are taken for present ones."""
+    job.variables["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    job.port = store.port
+
+    def adds() -> None:
+        init_process_group("gloo", init_method=group_address())
+        total = torch.ones(1)
+        all_reduce(total)
+        assert total.item() == 2
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(3):
+        job.run(adds, adds)
+        assert [job.status(rank) for rank in (0, 1)] == [-9, -9], job.said(0) + job.said(1)
 
 
 def test_a_store_that_is_stopped_before_they_meet(job: Job) -> None:
