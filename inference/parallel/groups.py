@@ -174,7 +174,8 @@ def group_address() -> str | None:
 @cache
 def register_scheme() -> None:
     """Let torch find the store of this start by its address."""
-    from torch.distributed import PrefixStore, TCPStore, register_rendezvous_handler
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
+    from torch.distributed.rendezvous import register_rendezvous_handler
 
     def find(_: str, timeout: timedelta, **__: object) -> Iterator[tuple[PrefixStore, int, int]]:
         beats = _beating[-1]

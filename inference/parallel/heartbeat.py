@@ -347,7 +347,7 @@ class Heartbeat:
 
     def _connect(self) -> Any:
         """Return a connection of its own, which a wait of the main thread does not hold."""
-        from torch.distributed import TCPStore
+        from torch._C._distributed_c10d import TCPStore
 
         where, limit = (self.meeting.address, self.meeting.port), self.pace.rendezvous
         with socket.create_connection(where, timeout=limit / 4):  # its errors say more
@@ -557,7 +557,7 @@ def host_store(meeting: Meeting, limit: float) -> Any:
     Raises:
         InputError: the port is taken.
     """
-    from torch.distributed import TCPStore
+    from torch._C._distributed_c10d import TCPStore
 
     wait, (address, port) = timedelta(seconds=limit), (meeting.address, meeting.port)
     try:

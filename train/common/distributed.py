@@ -65,7 +65,7 @@ def lost_processes_reported(is_one_of_several: Callable[[], bool]) -> Iterator[N
         if not (is_one_of_several() and names_lost_process(error)):
             raise
         first_line = str(error).strip().splitlines()[0]
-        found = explain_loss() or f"see what it said; here it is {first_line}"
+        found = explain_loss() or f"see what it said ({first_line})"
         raise ProcessLostError(
             f"another process of this run has ended: {found}; resume=true continues from the "
             "newest checkpoint"

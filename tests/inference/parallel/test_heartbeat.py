@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed import TCPStore, all_reduce, init_process_group
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed import all_reduce, init_process_group
 
 from inference.parallel import SIGNS, group_address, joined
 from inference.parallel.groups import find_meeting
