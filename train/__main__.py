@@ -7,6 +7,8 @@ import shlex
 import signal
 import sys
 import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train.shadowing import refuse_foreign_inference
@@ -14,6 +16,7 @@ from train.shadowing import refuse_foreign_inference
 if TYPE_CHECKING:
     from train.config import TrainRecipe
 
+REMEDY = "resume=true continues from the newest checkpoint"
 USAGE = "usage: python -m train RECIPE [key=value ...]"
 
 
@@ -57,11 +60,24 @@ def train(path: str, overrides: list[str]) -> int:
         warnings_reported("train", is_silent),
     ):
         check_places(recipe)
-        return run(recipe)
+        return run(continued(recipe))
+
+
+def continued(recipe: TrainRecipe) -> TrainRecipe:
+    """Return a recipe that resumes its run, if an earlier start of the same job has begun it.
+
+    torchrun and batch systems start a job again by the same command.
+    """
+    from train.runs import is_of_earlier_start
+
+    if is_of_earlier_start(Path(recipe.output_dir) / recipe.name / "environment.json"):
+        return replace(recipe, resume=True, overwrite=False)
+    return recipe
 
 
 def run(recipe: TrainRecipe) -> int:
     """Train a valid recipe, and print where the result is; return the exit status."""
+    from inference.parallel import joined
     from inference.runtime import (
         Interrupted,
         Stopped,
@@ -75,7 +91,7 @@ def run(recipe: TrainRecipe) -> int:
 
     is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        with lost_processes_reported(lambda: is_one_of_several):
+        with joined("train", REMEDY), lost_processes_reported(lambda: is_one_of_several):
             trainer = Trainer(recipe, reckon=planned_peaks)
             artifact = trainer.train()
     except Interrupted as stop:

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from inference.memory import MemoryPlan
 from inference.models import DiffusionModel
+from inference.parallel import SIGNS, release_at_end
 from inference.recipe import RecipeWarning, dump_recipe
 from inference.runtime import (
     Interrupted,
@@ -136,6 +137,7 @@ class Trainer:
             NonFiniteError: losses or gradients are not finite; the state before was saved.
         """
         of_first(self.accelerator, lambda: self.run.take_folder(self.data))
+        release_at_end(self.run.folder.release)
         try:
             return self.take_steps()
         finally:
@@ -190,7 +192,8 @@ class Trainer:
             Interrupted: a stop signal came; the generated ones are saved.
         """
         resolution, track = self.examples.resolution, self.run.progress.track
-        with self.optimization.weights.of_base():
+        work = SIGNS.at_length("drawing class pictures")
+        with work, self.optimization.weights.of_base():
             self.data.draw_class_pictures(
                 self.base, resolution, self.accelerator, track, self.signals
             )
@@ -250,7 +253,8 @@ class Trainer:
         self.stage, self.examples = stage, self.examples_of(stage)
         self.base.settle(())
         self.accelerator.gradient_accumulation_steps = stage.recipe.gradient_accumulation_steps
-        with clock.paused(), self.optimization.weights.set_aside():
+        long_work = SIGNS.at_length("filling the caches")
+        with clock.paused(), long_work, self.optimization.weights.set_aside():
             self.validation.fill(progress.track)
             self.caches.fill(self.examples, stage, progress.track, clock.paused)
 
@@ -261,6 +265,7 @@ class Trainer:
     def forward_backward(self, batch: Batch) -> None:
         """Add the gradients of a micro-batch; dropout uses the batch's own seed."""
         optimization = self.optimization
+        SIGNS.note(f"step {self.step_number + 1}")
         send(batch, self.accelerator.device)
         self.caches.add_prompts(batch)
         timesteps = self.objective.timesteps(batch)
@@ -294,7 +299,8 @@ class Trainer:
 
     def rescue(self) -> str:
         """Save the state before a faulty step, if it is intact; report the result."""
-        done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
+        with SIGNS.at_length("saving", is_saving=True):
+            done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
         self.close()
         return done
 
@@ -309,7 +315,7 @@ class Trainer:
 
     def save(self) -> None:
         """Save an artifact to generate with and a checkpoint to resume; other processes wait."""
-        with self.run.clock.paused():
+        with self.run.clock.paused(), SIGNS.at_length("saving", is_saving=True):
             if self.is_main:
                 self.savings.save(self.step_number, self.examples)
             self.accelerator.wait_for_everyone()
@@ -319,7 +325,8 @@ class Trainer:
 
         A signal ends it early, except after the last step: a resumed run generates the grid.
         """
-        with self.run.clock.paused(), uncompiled(self.recipe.speed):
+        work = SIGNS.at_length("drawing previews")
+        with self.run.clock.paused(), work, uncompiled(self.recipe.speed):
             is_last = self.step_number == self.recipe.max_train_steps
             if self.is_main:
                 signals = None if is_last else self.signals
@@ -361,9 +368,10 @@ class Trainer:
         """
         asked = self.signals.of_all(self.accelerator)
         if asked and self.step_number < self.recipe.max_train_steps:
-            if self.is_main and self.step_number > 0:
-                self.savings.checkpoint(self.step_number)
-            self.close()
+            with SIGNS.at_length("saving", is_saving=True):
+                if self.is_main and self.step_number > 0:
+                    self.savings.checkpoint(self.step_number)
+                self.close()
             saved = self.run.folder.checkpoint(self.step_number) if self.step_number else NOTHING
             raise Interrupted(asked, saved)
 

@@ -22,7 +22,7 @@ from inference.images import Levers, parse_infotext, place_for_drawing
 from inference.media import prepare_folder, write_new_grid
 from inference.memory import MemoryNeeds
 from inference.models import ClipModel, clip_skeleton, load_clip_model
-from inference.parallel import ImaginedRing, Layout, ring_of
+from inference.parallel import ImaginedRing, Layout, group_address, joined, ring_of
 from inference.runtime import (
     DrawWarning,
     InputError,
@@ -43,7 +43,7 @@ def draw_recipe(recipe: ClipsRecipe) -> None:
     Raises:
         InputError: device, folder, base model, an artifact or a clip's settings cannot be used.
     """
-    with closing(Processes()) as processes:
+    with joined("draw"), closing(Processes(group_address())) as processes:
         draw_with(recipe, processes)
 
 

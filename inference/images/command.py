@@ -29,6 +29,7 @@ from inference.images.requests import all_calls, expand, group
 from inference.media import PictureForm, image_grid, prepare_folder, write_new_grid, write_picture
 from inference.memory import MemoryNeeds
 from inference.models import load_image_model
+from inference.parallel import group_address, joined
 from inference.prompts import apply_styles, read_styles
 from inference.runtime import (
     InputError,
@@ -64,7 +65,7 @@ def draw_images(recipe: ImagesRecipe) -> None:
     Raises:
         InputError: device, folder, base model, an artifact or a picture's settings cannot be used.
     """
-    with closing(Processes()) as processes:
+    with joined("draw"), closing(Processes(group_address())) as processes:
         draw_with(recipe, processes)
 
 

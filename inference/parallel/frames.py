@@ -191,7 +191,7 @@ def alike(halo: Tensor, inputs: Tensor) -> Tensor:
     return halo.contiguous(memory_format=last) if is_last else halo
 
 
-def joined(ring: Ring, own: Tensor, lengths: Sequence[int], dim: int) -> Tensor:
+def joined_frames(ring: Ring, own: Tensor, lengths: Sequence[int], dim: int) -> Tensor:
     """Return the chunks of all processes in their order, in every process.
 
     Args:

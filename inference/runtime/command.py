@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-from inference.runtime.errors import InputError
+from inference.runtime.errors import InputError, LostError
 from inference.runtime.failures import (
     NOT_OF_THE_INPUT,
     describe_compile_fault,
@@ -85,7 +85,7 @@ def status_of(program: str, work: Callable[[], int]) -> int:
 
 def is_of_the_system(error: BaseException) -> bool:
     """Return whether no other input would mend an error."""
-    is_lost = describe_worker_fault(error) is not None
+    is_lost = isinstance(error, LostError) or describe_worker_fault(error) is not None
     return is_lost or is_memory_fault(error) or number_of(error) in NOT_OF_THE_INPUT
 
 
@@ -99,6 +99,8 @@ def describe_failure(error: BaseException) -> str | None:
             return message
     if (lost := describe_worker_fault(error)) is not None:
         return lost
+    if isinstance(error, LostError):
+        return str(error)
     if isinstance(error, OSError):
         return describe_os_error(error)
     if number := number_of(error):  # of libraries that write files by themselves

@@ -29,7 +29,13 @@ Result = TypeVar("Result")
 class Processes:
     """This process among those started by accelerate or torchrun; without them, the only one."""
 
-    def __init__(self) -> None:
+    def __init__(self, group_address: str | None = None) -> None:
+        """Join the process group of this job.
+
+        Args:
+            group_address: where its store is found (torch's `init_method`), if not by the
+                launcher's environment variables.
+        """
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -37,7 +43,7 @@ class Processes:
             from accelerate import PartialState
 
             # What is exchanged is small and on the CPU, whatever device generates.
-            PartialState(cpu=True, timeout=LONGEST_WAIT)
+            PartialState(cpu=True, timeout=LONGEST_WAIT, init_method=group_address)
 
     @property
     def is_first(self) -> bool:

@@ -22,3 +22,7 @@ class BaseModelError(InputError):
 
 class ArtifactError(InputError):
     """An artifact cannot be read or does not fit; says what was found, expected, and the remedy."""
+
+
+class LostError(RuntimeError):
+    """Another process of the job has ended, or has not come, so that this one cannot continue."""

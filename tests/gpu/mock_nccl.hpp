@@ -10,9 +10,12 @@
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include <chrono>
+#include <cstdlib>
 #include <functional>
+#include <iostream>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -31,6 +34,18 @@ inline void note(const std::string& name) {
   names.push_back(name);
 }
 
+// What NCCL's watchdog does about a failed or late collective: it aborts the process, or with
+// TORCH_NCCL_ASYNC_ERROR_HANDLING=0 leaves it waiting for good. Only with MOCK_NCCL_WATCHDOG=1.
+inline void watch(const std::string& reason) {
+  const auto* is_on = std::getenv("MOCK_NCCL_WATCHDOG");
+  if (is_on == nullptr || std::string(is_on) != "1") return;
+  const auto* handling = std::getenv("TORCH_NCCL_ASYNC_ERROR_HANDLING");
+  std::cerr << "[E mock_nccl.hpp] Some NCCL operations have failed or timed out: " << reason << std::endl;
+  while (handling != nullptr && std::string(handling) == "0") std::this_thread::sleep_for(std::chrono::seconds(1));
+  std::cerr << "[E mock_nccl.hpp] To avoid data inconsistency, we are taking the entire process down." << std::endl;
+  std::abort();
+}
+
 // Collectives of gloo, and what remains to be done once they have ended.
 class MockWork final : public c10d::Work {
  public:
@@ -40,7 +55,12 @@ class MockWork final : public c10d::Work {
   bool wait(milliseconds timeout = kNoTimeout) override {
     std::lock_guard<std::mutex> guard(lock_);
     if (is_done_) return true;
-    for (auto& one : inner_) one->wait(timeout);
+    try {
+      for (auto& one : inner_) one->wait(timeout);
+    } catch (const std::exception& error) {
+      watch(error.what());
+      throw;
+    }
     if (finish_) finish_();
     is_done_ = true;
     return true;

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mock of NCCL: collectives of mock CUDA tensors by gloo; CPU tensors are refused as by NCCL.
 
-MOCK_NCCL_SCALE=25:600 lets 25 s pass for each 600 s of a group's time-out.
+MOCK_NCCL_SCALE=25:600 lets 25 s pass for each 600 s of a group's time-out. MOCK_NCCL_WATCHDOG=1
+lets a failed or late collective abort the process, as NCCL's watchdog does, or wait for good with
+TORCH_NCCL_ASYNC_ERROR_HANDLING=0.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from tests.gpu import mock_nccl
 from tests.train.conftest import free_port
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 def on_ranks(work: Callable[[int, Any], Any], ranks: int = 2) -> list[Any]:
     """Return what each rank's work returns, with a backend of the rank's own device."""
-    store = dist.HashStore()
+    store = HashStore()
 
     def run(rank: int) -> Any:
         torch.cuda.set_device(rank)

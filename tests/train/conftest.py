@@ -193,6 +193,7 @@ class Commands:
     def two_ranks(self) -> list[dict[str, str]]:
         """The environments of two processes."""
         shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+        shared["LIMNER_HEARTBEAT_SECONDS"] = "1"
         return [
             {**shared, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
             for rank in ("0", "1")

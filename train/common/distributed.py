@@ -1,6 +1,5 @@
 """Decisions that the processes of a run share."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -9,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
+from inference.parallel import explain_loss, names_lost_process
 from inference.runtime import InputError, Interrupted, describe_worker_fault, to_device
 from inference.runtime import StopSignals as SignalsOfProcess
 from train.common.errors import RunEndedError
@@ -48,12 +48,6 @@ class ProcessLostError(RunEndedError, RuntimeError):
     """Another process of the run has ended, so that this one cannot continue."""
 
 
-LOST = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|gloo|NCCL|Socket Timeout|process group", re.I
-)
-"""Error messages of libraries about a lost process; gloo raises a plain RuntimeError."""
-
-
 @contextmanager
 def lost_processes_reported(is_one_of_several: Callable[[], bool]) -> Iterator[None]:
     """Report in plain words that another process of the run, or of a data loader, has ended.
@@ -68,12 +62,13 @@ def lost_processes_reported(is_one_of_several: Callable[[], bool]) -> Iterator[N
             raise ProcessLostError(
                 f"{worker}. resume=true continues from the newest checkpoint"
             ) from error
-        if not (is_one_of_several() and LOST.search(str(error))):
+        if not (is_one_of_several() and names_lost_process(error)):
             raise
         first_line = str(error).strip().splitlines()[0]
+        found = explain_loss() or f"see what it said ({first_line})"
         raise ProcessLostError(
-            f"another process of this run has ended (see what it said): {first_line}; resume=true "
-            "continues from the newest checkpoint"
+            f"another process of this run has ended: {found}; resume=true continues from the "
+            "newest checkpoint"
         ) from error
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from inference.parallel import Layout
+from inference.parallel import Layout, group_address
 from inference.recipe import RecipeWarning
-from inference.runtime import InputError, keep_freed_memory, warn_of_emulation
+from inference.runtime import LONGEST_WAIT, InputError, keep_freed_memory, warn_of_emulation
 from train.common import uses_gpu
 from train.config import TrainRecipe
 
@@ -61,7 +61,7 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
     """
     check_launch(os.environ)
     from accelerate import Accelerator
-    from accelerate.utils import GradientAccumulationPlugin
+    from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
     plugin = GradientAccumulationPlugin(
         num_steps=recipe.gradient_accumulation_steps, sync_with_dataloader=False
@@ -72,10 +72,12 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
         raise InputError(
             f"mixed_precision: fp16 needs a GPU{forbidden}; bf16 and fp32 work on CPUs"
         )
+    group = InitProcessGroupKwargs(init_method=group_address(), timeout=LONGEST_WAIT)
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=plugin,
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[group],
     )
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inference.parallel import job_here
 from train.common import RunDirectoryError
 
 ENVIRONMENTS = "environments"
@@ -43,6 +44,12 @@ def read_environment(path: Path) -> dict[str, Any]:
             "it from a copy; or overwrite=true starts over and renames this run"
         ) from error
     return content
+
+
+def is_of_earlier_start(path: Path) -> bool:
+    """Return whether the run of an environment.json was trained by an earlier start of this job."""
+    job = job_here()
+    return job is not None and path.is_file() and job.follows(read_environment(path).get("job", ""))
 
 
 def environments(content: Mapping[str, Any]) -> list[dict[str, Any]]:

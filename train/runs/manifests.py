@@ -10,6 +10,7 @@ from typing import Any
 
 from inference.files import old_hash, sha256
 from inference.models import published_name, vae_file, vae_name
+from inference.parallel import job_here
 from inference.runtime import git, limner_version, without_passwords
 from train.config import TrainRecipe
 
@@ -37,6 +38,7 @@ def describe_environment() -> dict[str, Any]:
         **({"gpu": describe_gpu()} if on_gpu else {}),
         "threads": torch.get_num_threads(),
         "processes": processes_of_run(),
+        **({"job": str(job)} if (job := job_here()) else {}),
         "packages": {name: version(name) for name in PACKAGES},
     }
 

@@ -3,7 +3,8 @@
 The file `run.lock` names its holder: process, its start time, host, container, run. It is made with
 O_EXCL, which disks without links or flock support too. A dead process of this host holds no lock;
 whether one of another host or container is alive is unknown, so its lock holds until somebody
-removes the file.
+removes the file, or until a launcher or batch system starts the same job again: it does so only
+once the earlier processes have ended.
 
 A dead lock is taken over under a lock of its own, named by the dead one's token: of all processes
 that see the same dead lock, one makes that file, and only the holder of that file replaces the
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from inference.files import process_space
+from inference.parallel import job_here
 from train.common import RunDirectoryError
 
 LOCK = "run.lock"
@@ -46,6 +48,8 @@ class Holder:
     """The id of the run that it writes."""
     token: str
     """Another one for every lock."""
+    job: str = ""
+    """The job that it belongs to and the start of it, if a launcher or a batch system says."""
 
     @property
     def is_here(self) -> bool:
@@ -60,7 +64,8 @@ class Holder:
     def may_live(self) -> bool:
         """Return whether the process exists, as far as this host can know."""
         if not self.is_here:
-            return True
+            job = job_here()
+            return job is None or not job.follows(self.job)
         now = start_of(self.pid)
         return now is not None and now in (self.started, UNKNOWN)
 
@@ -126,7 +131,8 @@ class RunLock:
         """
         me, host = os.getpid(), socket.gethostname()
         started, token = start_of(me) or UNKNOWN, secrets.token_hex(8)
-        mine = Holder(me, started, host, process_space(), run, token)
+        job = str(job_here() or "")
+        mine = Holder(me, started, host, process_space(), run, token, job)
         try:
             claim(self.path, mine)
         except OSError as error:
@@ -202,8 +208,9 @@ def read(path: Path) -> Holder | None:
     while True:
         try:
             content = json.loads(path.read_bytes())
-            names = [field.name for field in fields(Holder) if field.name != "pid"]
+            names = [field.name for field in fields(Holder) if field.name not in ("pid", "job")]
             values = {name: str(content[name]) for name in names}
+            values["job"] = str(content.get("job", ""))  # earlier versions do not write it
             if not values["token"].isalnum():
                 raise ValueError("its token is not one")
             return Holder(pid=int(content["pid"]), **values)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.models.cogvideox.arithmetic import FrameRule
-from inference.parallel import Pass, Ring, brought_to_first, chunk_bounds, joined, replaced
+from inference.parallel import Pass, Ring, brought_to_first, chunk_bounds, joined_frames, replaced
 
 
 class SharedFrames:
@@ -108,7 +108,7 @@ class SharedFrames:
             lengths = self.latent_lengths(x.shape[2])
             self._chunks = len(lengths)
             moments = encode(x)
-            return joined(self.ring, moments, lengths, 2) if len(lengths) > 1 else moments
+            return joined_frames(self.ring, moments, lengths, 2) if len(lengths) > 1 else moments
 
         return encoding
 

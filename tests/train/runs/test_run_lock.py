@@ -65,6 +65,23 @@ def test_a_living_process_keeps_it(other: Holder, tmp_path: Path) -> None:
     assert read(lock.path) == other
 
 
+def test_an_earlier_start_of_the_same_job_loses_it_on_another_host(
+    other: Holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts a job again does so after its end; nobody else knows."""
+    lock = RunLock(tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    for job in ("", "torchrun mine#0.1", "torchrun other#0.0"):
+        write(lock.path, replace(other, host="elsewhere", job=job))
+        with pytest.raises(RunDirectoryError, match="on elsewhere"):
+            lock.take("bb")
+    write(lock.path, replace(other, host="elsewhere", job="torchrun mine#0.0"))
+    lock.take("bb")
+    holder = read(lock.path)
+    assert holder is not None and holder.job == "torchrun mine#0.1" and lock.is_held
+
+
 def test_a_dead_process_loses_it(dead: Holder, tmp_path: Path) -> None:
     """Also if its number is in use again, and if its parent has not asked for its status."""
     child = os.fork()
