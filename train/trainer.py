@@ -1,5 +1,6 @@
 """The training loop, for every objective."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from train.objectives import (
     load_objective,
     read_base,
 )
-from train.optimization import Optimization, build_accelerator
+from train.optimization import Optimization, as_launched, build_accelerator, build_strategy
 from train.placement import Reckon, place_parts
 from train.run_data import Data
 from train.runs import RunDirectory
@@ -70,7 +71,7 @@ class Trainer:
         Raises:
             InputError: the run cannot start.
         """
-        self.data = data(recipe)
+        self.data = data(as_launched(recipe, os.environ))
         self.recipe = recipe = self.data.recipe
         images = grid_images(recipe, self.data.sources.concepts)
         folder = open_folder(self.data)
@@ -82,10 +83,11 @@ class Trainer:
 
         def place(objective: Objective) -> None:
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-            device = self.accelerator.device
-            self.memory = place_parts(recipe, objective.base, device, trained, reckon)
+            device, waiting = self.accelerator.device, strategy.waiting_parts(objective)
+            self.memory = place_parts(recipe, objective.base, device, trained, reckon, waiting)
 
-        objective = load_objective(recipe, self.accelerator.device, place, read)
+        strategy = build_strategy(recipe, self.accelerator)
+        objective = load_objective(recipe, strategy.loading_device, place, read)
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(objective)
         arrange((objective.base.denoiser, objective.base.vae), recipe.speed)
@@ -98,7 +100,7 @@ class Trainer:
             say(price)
         if self.memory.reason:
             say(f"memory: {self.memory.summary} ({self.memory.reason})")
-        self.optimization = Optimization(recipe, objective, self.accelerator, say)
+        self.optimization = Optimization(recipe, objective, self.accelerator, say, strategy)
         self.caches = caches(recipe, objective, self.accelerator)
         self.previews = Previews(recipe, images, self.optimization, self.run)
         self.savings = Savings(recipe, self.data, self.optimization, folder, say)
@@ -194,9 +196,8 @@ class Trainer:
         """
         resolution, track = self.examples.resolution, self.run.progress.track
         with self.optimization.weights.of_base():
-            self.data.draw_class_pictures(
-                self.base, resolution, self.accelerator, track, self.signals
-            )
+            signals = None if self.shares_weights else self.signals
+            self.data.draw_class_pictures(self.base, resolution, self.accelerator, track, signals)
         if asked := self.signals.of_all(self.accelerator):
             self.close()
             raise Interrupted(asked, "the class pictures that are drawn")

@@ -154,7 +154,8 @@ class ShownWeights:
     def _room(self) -> AbstractContextManager[None]:
         """Let trained weights, average and optimizer wait on the host, where parts do too."""
         placement = self.objective.base.placement
-        if placement is None or placement.plan.offload == "none":
+        is_plain = placement is None or placement.plan.offload == "none"
+        if is_plain or self.strategy.is_sharded:
             return nullcontext()
         averages = [] if self.ema is None else self.ema.shadow_params
         everywhere = [self.objective, *self.objective.base.parts.values()]

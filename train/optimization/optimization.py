@@ -19,6 +19,7 @@ from train.optimization.fused_backward import FusedBackward, FusedStep
 from train.optimization.guards import Guard
 from train.optimization.offload import offloading, warn_of_idle_levers
 from train.optimization.optimizers import build_optimization
+from train.optimization.strategies import Strategy
 from train.optimization.tensorwise import TensorwiseOptimizer, check_steps_alone
 from train.optimization.training_state import TrainingState
 
@@ -35,6 +36,7 @@ class Optimization:
         objective: Objective,
         accelerator: Accelerator,
         say: Callable[[str], None],
+        strategy: Strategy | None = None,
     ) -> None:
         """Build them, and wrap the objective for mixed precision and several processes.
 
@@ -43,6 +45,7 @@ class Optimization:
             objective: the objective, on its device.
             accelerator: of this process.
             say: prints a line, for warnings about skipped steps.
+            strategy: by which the objective was loaded; None for that of the recipe.
 
         Raises:
             InputError: a learning rate names no part of the objective, or the optimizer cannot take
@@ -52,7 +55,7 @@ class Optimization:
         self.objective = objective
         self.accelerator = accelerator
         self.layout = layout_of(recipe, accelerator)
-        self.strategy = build_strategy(recipe, accelerator)
+        self.strategy = strategy or build_strategy(recipe, accelerator)
         self.strategy.shard(objective)
         self.members = objective.members(recipe)
         self.parameters = list(objective.parameters())

@@ -7,9 +7,10 @@ from inference.lazy import lazy
 if TYPE_CHECKING:
     from train.optimization.strategies.base import Content, Shown, Strategy
     from train.optimization.strategies.ddp import DataParallel
+    from train.optimization.strategies.fsdp import FullySharded
 
 __all__ = [
-    "Content", "DataParallel", "Shown", "Strategy",
+    "Content", "DataParallel", "FullySharded", "Shown", "Strategy",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -60,6 +61,15 @@ class Strategy(ABC):
     def __init__(self, recipe: TrainRecipe, accelerator: Accelerator) -> None:
         self.recipe = recipe
         self.accelerator = accelerator
+
+    @property
+    def loading_device(self) -> torch.device:
+        """Return where the weights of the objective are before `shard`."""
+        return self.accelerator.device
+
+    def waiting_parts(self, objective: Objective) -> Collection[str]:
+        """Return the parts of the base model that stay where they were read until `shard`."""
+        return ()
 
     @abstractmethod
     def shard(self, objective: Objective) -> None:

@@ -98,6 +98,10 @@ class DataParallel(Strategy):
         write_content(writer, content)
 
     def read(self, folder: Path, content: Content) -> dict[str, Any]:
+        from train.optimization.strategies.sharded_files import is_sharded, read_either
+
+        if is_sharded(folder):
+            return read_either(folder, content, self.all_finite)
         return read_content(folder, content)
 
     def release(self) -> None:
