@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.conftest import free_port
+from tests.train.conftest import free_port, happens
 from tests.train.run_tools import contents, succeed
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ def test_class_pictures_and_a_stop_of_the_text_encoder(
         "loss={prior_weight: 0.5, prior_weight_min: 0.1}",
         "data.path=null",
         "sampling.batch_size=2",
-        "validation={split: 2, num_timesteps: 1}",
+        "validation={split: 0.3, num_timesteps: 1}",
     ]
 
     def concept(folder: str) -> str:
@@ -155,24 +155,71 @@ def test_a_killed_run_resumes_with_the_same_bytes(
     kind: str, commands: Any, stop_at: Callable[..., dict[str, object]], tmp_path: Path
 ) -> None:
     """One rank is killed while the second checkpoint is written: the first one is there."""
-    options = [f"output_dir={tmp_path}", *OPTIONS, *OBJECTIVES[kind], "parallel=fsdp"]
-    succeed(commands.train_on_two(*options, "name=straight"))
+    options = [*OPTIONS, *OBJECTIVES[kind], "parallel=fsdp"]
+    straight, killed = tmp_path / "straight" / "run", tmp_path / "killed" / "run"
+    succeed(commands.train_on_two(*options, f"output_dir={straight.parent}"))
     kill = stop_at("train.runs.checkpoint_files:HashedFile.finish", 2, "KILL", rank=1)
-    killed = commands.train_on_two(*options, "name=killed", stop=kill)
-    assert killed[1].status == -9
-    folder = tmp_path / "killed" / "checkpoints"
-    assert [one.name for one in sorted(folder.glob("step-*"))] == ["step-000002"]
-    succeed(commands.train_on_two(*options, "name=killed", "resume=true"))
-    assert contents(tmp_path / "straight") == contents(tmp_path / "killed")
+    options.append(f"output_dir={killed.parent}")
+    assert commands.train_on_two(*options, stop=kill)[1].status == -9
+    saved = sorted((killed / "checkpoints").glob("step-*"))
+    assert [one.name for one in saved] == ["step-000002"]
+    succeed(commands.train_on_two(*options, "resume=true"))
+    assert contents(straight) == contents(killed)
     ours, theirs = (
         {
             file.name: file.read_bytes()
-            for file in (tmp_path / run / "checkpoints" / "step-000004").iterdir()
+            for file in (run / "checkpoints" / "step-000004").iterdir()
             if file.name != "manifest.json"
         }
-        for run in ("straight", "killed")
+        for run in (straight, killed)
     )
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_stopped_run_saves_its_shares(
+    commands: Any, stop_at: Callable[..., dict[str, object]], tmp_path: Path
+) -> None:
+    """One rank gets the signal; both save, stop, and end as the straight run."""
+    straight, stopped = tmp_path / "straight" / "run", tmp_path / "stopped" / "run"
+    options = [*OPTIONS, LORA, "parallel=fsdp"]
+    succeed(commands.train_on_two(*options, f"output_dir={straight.parent}"))
+    stop = stop_at("train.trainer:Trainer.forward_backward", 3, "TERM", rank=1)
+    options.append(f"output_dir={stopped.parent}")
+    ranks = commands.train_on_two(*options, stop=stop)
+    assert [rank.status for rank in ranks] == [143, 143], ranks
+    assert len(list((stopped / "checkpoints" / "step-000003").glob("shard-*"))) == 2
+    succeed(commands.train_on_two(*options, "resume=true"))
+    assert contents(straight) == contents(stopped)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_all_ranks(commands: Any, tmp_path: Path) -> None:
+    """That of one rank; the state before is saved in shards, and the run goes on from it."""
+    options = [f"output_dir={tmp_path}", *OPTIONS, LORA, "parallel=fsdp"]
+    fault = happens("train.optimization.optimization:Optimization.losses", 4, {"nan": 1}, rank=1)
+    ranks = commands.train_on_two(*options, stop=fault)
+    assert [rank.status for rank in ranks] == [1, 1]
+    assert "loss is not finite at step 4" in ranks[0].err
+    assert "the state before it is saved" in ranks[0].err
+    assert len(list((tmp_path / "run/checkpoints/step-000003").glob("shard-*"))) == 2
+    succeed(commands.train_on_two(*options, "resume=true"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_of_one_rank_ends_all(rank: int, commands: Any, tmp_path: Path) -> None:
+    """What was saved before is intact, no other folder is left, and the run goes on."""
+    options = [f"output_dir={tmp_path}", *OPTIONS, TEXT_TO_IMAGE, "parallel=fsdp"]
+    full = happens(
+        "train.runs.checkpoint_folder:Checkpoints.write", 2, {"file_size": 1000}, rank=rank
+    )
+    ranks = commands.train_on_two(*options, stop=full)
+    assert [one.status for one in ranks] == [1, 1], ranks
+    assert all("could not be written" in one.err for one in ranks)
+    folder = tmp_path / "run" / "checkpoints"
+    assert [one.name for one in folder.iterdir()] == ["step-000002"]
+    succeed(commands.train_on_two(*options, "resume=true"))
 
 
 @pytest.mark.slow

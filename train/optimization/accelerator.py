@@ -111,9 +111,13 @@ def layout_of(recipe: TrainRecipe, accelerator: Accelerator) -> Layout:
 
 
 def build_strategy(recipe: TrainRecipe, accelerator: Accelerator) -> Strategy:
-    """Return how the processes of the run hold the weights; one process has all of them."""
+    """Return how the processes of the run hold the weights; one process has all of them.
+
+    Unless it was launched with FSDP all the same: the accelerator would wrap it by itself.
+    """
     from train.optimization.strategies import DataParallel, FullySharded
 
-    if recipe.parallel.strategy == "fsdp" and accelerator.num_processes > 1:
+    divides = accelerator.num_processes > 1 or accelerator.distributed_type == "FSDP"
+    if recipe.parallel.strategy == "fsdp" and divides:
         return FullySharded(recipe, accelerator, wrapping_of(recipe, os.environ))
     return DataParallel(recipe, accelerator)
