@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch.distributed.tensor import DTensor
 
@@ -37,7 +39,7 @@ def main() -> None:
     Path(folder, f"{os.environ['RANK']}.json").write_text(json.dumps(facts))
 
 
-def held(tensors: object) -> tuple[int, int]:
+def held(tensors: Iterable[Any]) -> tuple[int, int]:
     """Bytes of the shares of tensors, and of the tensors."""
     found = [(one.to_local().nbytes, one.nbytes) for one in tensors]
     return sum(share for share, _ in found), sum(whole for _, whole in found)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from inference.files import is_finite
@@ -93,18 +94,16 @@ class FullySharded(Strategy):
             if not parameter.requires_grad:  # a member that is done, still whole from steps before
                 parameter.grad = None
         grads = [own_rows(one.grad) for one in parameters if one.grad is not None]
-        total = torch.zeros((), device=self.accelerator.device)
-        if grads:
-            norms = torch.stack(torch._foreach_norm(grads))
-            total = norms.square().sum().to(self.accelerator.device)
+        total = get_total_norm(grads).to(self.accelerator.device).square()
         dist.all_reduce(total)
         norm = total.sqrt()
         if grads:
+            kernels = torch.ops.aten
             factor = (limit / (norm + EPSILON)).clamp(max=1.0).to(grads[0].device)
-            torch._foreach_mul_(grads, factor)
+            kernels._foreach_mul_.Tensor(grads, factor)
             if largest is not None:
-                torch._foreach_clamp_max_(grads, largest)
-                torch._foreach_clamp_min_(grads, -largest)
+                kernels._foreach_clamp_max_.Scalar(grads, largest)
+                kernels._foreach_clamp_min_.Scalar(grads, -largest)
         return norm
 
     def local(self, tensor: Tensor) -> Tensor:

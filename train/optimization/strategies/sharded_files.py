@@ -16,20 +16,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import (
-    CheckpointException,
-    DefaultLoadPlanner,
-    DefaultSavePlanner,
-    HuggingFaceStorageReader,
-    Metadata,
-    SavePlan,
-    SavePlanner,
-    StorageWriter,
-)
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
@@ -58,7 +53,7 @@ def write_shards(writer: CheckpointWriter, content: Content) -> None:
     state = content.optimizer.state_dict()
     tensors = named_tensors(content, state)
     try:
-        dcp.save(tensors, storage_writer=ShardWriter(writer), planner=DefaultSavePlanner())
+        save(tensors, storage_writer=ShardWriter(writer), planner=DefaultSavePlanner())
     except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         raise OSError(str(first)) from error
@@ -139,7 +134,7 @@ def load_shards(folder: Path, targets: dict[str, Tensor]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         try:
-            dcp.load(
+            load(
                 filled,
                 storage_reader=HuggingFaceStorageReader(str(folder)),
                 planner=DefaultLoadPlanner(),
