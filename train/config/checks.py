@@ -304,17 +304,21 @@ FSDP_REFUSALS: tuple[Rule, ...] = (
         lambda r: r.loss.prior_copy,
         "the copy would be whole in each process; leave it out",
     ),
-    _fsdp_rule(
-        "objective.type",
-        _trains_vae,
-        "a VAE is small and has no blocks that could be divided; take parallel.strategy=ddp",
-        "autoencoder",
+    Rule(
+        "parallel.strategy",
+        lambda r: _fully_shards(r) and _trains_vae(r),
+        "fsdp cannot go with objective.type: {recipe.objective.type}: a VAE is small and has no "
+        "blocks that could be divided; take ddp",
+        "`fsdp` is refused with `objective.type: autoencoder`.",
     ),
-    _fsdp_rule(
+    Rule(
         "optimizer.type",
-        lambda r: r.optimizer.type not in ELEMENTWISE,
-        "{recipe.optimizer.type} computes its step from more than the numbers of a share, or is "
-        f"not known to do without; expected one of {', '.join(ELEMENTWISE)}",
+        lambda r: _fully_shards(r) and r.optimizer.type not in ELEMENTWISE,
+        "{recipe.optimizer.type} cannot go with parallel.strategy: fsdp: it computes a step from "
+        "more than the numbers of a share, or is not known to do without; expected one of "
+        f"{', '.join(ELEMENTWISE)}",
+        "With `parallel.strategy: fsdp`, must be an optimizer that computes the step of each "
+        f"number from its own gradients: {', '.join(f'`{name}`' for name in ELEMENTWISE)}.",
     ),
 )
 

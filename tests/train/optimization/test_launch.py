@@ -86,7 +86,7 @@ def test_settings_that_are_honoured(
             "parallel.cpu_offload: all, and accelerate's config says fsdp_offload_params: false",
         ),
         ({}, ("memory.optimizer_on_cpu=true",), "memory.optimizer_on_cpu: cannot go with parallel"),
-        ({}, ("optimizer.type=adamw8bit",), "optimizer.type: cannot go .*: adamw8bit computes"),
+        ({}, ("optimizer.type=adamw8bit",), "optimizer.type: adamw8bit cannot go with"),
     ],
 )
 def test_settings_that_are_refused(
