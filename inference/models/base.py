@@ -136,10 +136,8 @@ class DiffusionModel(ABC):
             plan: where weights lie.
             waiting: names of parts that are not moved.
         """
-        if plan.is_plain:
-            for name, part in self.parts.items():
-                if name not in waiting:
-                    part.to(device)
+        if plan.is_plain and not waiting:
+            self.to(device)
             return
         groups = {
             "text_encoders": dict(self.text_encoders),

@@ -115,10 +115,11 @@ class Checkpoints:
             writer = CheckpointWriter(self._unfinished(step), is_first=together.is_main_process)
             done = of_all(together, [attempted(lambda: write(writer))])
             if faults := [fault for _, fault in done if fault is not None]:
+                of_first_of_all(together, lambda: remove_left_overs(self.folder))
                 raise OSError(faults[0])
             for files in of_all(together, [writer.files]):
                 writer.files |= files
-            of_first_of_all(together, lambda: self._finish(writer, step, facts, keep))
+            of_first_of_all(together, lambda: self._finish_or_remove(writer, step, facts, keep))
         return self.path(step)
 
     def _unfinished(self, step: int) -> Path:
@@ -135,6 +136,16 @@ class Checkpoints:
         remove_left_overs(self.folder)
         self._unfinished(step).mkdir(parents=True)
         return True
+
+    def _finish_or_remove(
+        self, writer: CheckpointWriter, step: int, facts: Mapping[str, Any], keep: int
+    ) -> None:
+        """Finish a checkpoint; or remove it here, before other processes might."""
+        try:
+            self._finish(writer, step, facts, keep)
+        except OSError:
+            remove_left_overs(self.folder)
+            raise
 
     def _finish(
         self, writer: CheckpointWriter, step: int, facts: Mapping[str, Any], keep: int
