@@ -367,6 +367,9 @@ class _Stream:
     def record_event(self, *_: Any) -> _Event:
         return _Event()
 
+    def is_capturing(self) -> bool:
+        return False
+
     def synchronize(self) -> None:
         _wait("Stream.synchronize")
 
