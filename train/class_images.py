@@ -4,6 +4,7 @@ As in diffusers' train_dreambooth.py and A1111's DreamBooth extension (`image_bu
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from accelerate import Accelerator
@@ -48,16 +49,21 @@ def draw_missing(
     resolution: int,
     accelerator: Accelerator,
     track: Track,
-    signals: StopSignals,
+    signals: StopSignals | None,
 ) -> None:
     """Generate this process's share of the missing images, until a signal comes.
+
+    Without signals all processes generate all of them together, which they can do only if none
+    stops alone; the first one writes them.
 
     Raises:
         InputError: a folder cannot be written to, or an image is not finite.
     """
     sampling, extensions = recipe.sampling, recipe.data.captions.extensions
     found = portions(folders, recipe.seed, sampling.batch_size, extensions)
-    share = share_of(found, accelerator.process_index, accelerator.num_processes)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    share = share_of(found, rank, processes) if signals is not None else share_of(found, 0, 1)
+    keeps = signals is not None or accelerator.is_main_process
     if not share:
         return
     for concept, pictures in track(share, "drawing class pictures"):
@@ -65,7 +71,7 @@ def draw_missing(
             request_for(picture, concept, sampling.settings, resolution) for picture in pictures
         ]
         try:
-            with signals.at_once():
+            with signals.at_once() if signals is not None else nullcontext():
                 drawings = draw(base, requests, len(requests))
         except FloatingPointError as error:
             raise InputError(
@@ -73,7 +79,7 @@ def draw_missing(
             ) from error
         except Stopped:
             return
-        for picture, drawing in zip(pictures, drawings, strict=True):
+        for picture, drawing in zip(pictures, drawings, strict=True) if keeps else ():
             keep(picture, drawing)
 
 

@@ -85,6 +85,7 @@ def place_parts(
     device: torch.device,
     trained: int,
     reckon: Reckon | None = None,
+    waiting: Collection[str] = (),
 ) -> MemoryPlan:
     """Move the base model, which was read on the CPU, to where its parts lie in the run.
 
@@ -95,6 +96,7 @@ def place_parts(
         trained: numbers that are trained.
         reckon: computes the peak of the run, for `memory.offload: auto`; without it parts that are
             not at work wait on the CPU.
+        waiting: parts that are not moved, since they are divided between processes later.
 
     Returns:
         The choice; without a reason if there was none.
@@ -120,7 +122,7 @@ def place_parts(
             blocks_to_swap=memory.blocks_to_swap if recipe.objective.learns_from_captions else 0,
             is_tiled=is_short and recipe.vae_tiling is None,
         )
-    base.place(device, plan)
+    base.place(device, plan, waiting)
     return plan
 
 

@@ -65,7 +65,7 @@ class Data:
         resolution: int,
         accelerator: Accelerator,
         track: Track,
-        signals: StopSignals,
+        signals: StopSignals | None,
     ) -> None:
         """Generate this process's share of the missing class images.
 
@@ -74,7 +74,8 @@ class Data:
             resolution: of the images.
             accelerator: of this process.
             track: shows the progress.
-            signals: generating ends early once one has come.
+            signals: generating ends early once one has come; None if all processes generate
+                together.
         """
         draw_missing(
             base,  # pyright: ignore[reportArgumentType]  # only its family has concepts

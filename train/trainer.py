@@ -1,5 +1,6 @@
 """The training loop, for every objective."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,13 @@ from train.objectives import (
     load_objective,
     read_base,
 )
-from train.optimization import Optimization, build_accelerator, layout_of
+from train.optimization import (
+    Optimization,
+    as_launched,
+    build_accelerator,
+    build_strategy,
+    layout_of,
+)
 from train.placement import Reckon, place_parts
 from train.run_data import Data
 from train.runs import RunDirectory
@@ -71,7 +78,7 @@ class Trainer:
         Raises:
             InputError: the run cannot start.
         """
-        self.data = data(recipe)
+        self.data = data(as_launched(recipe, os.environ))
         self.recipe = recipe = self.data.recipe
         images = grid_images(recipe, self.data.sources.concepts)
         folder = open_folder(self.data)
@@ -84,10 +91,11 @@ class Trainer:
 
         def place(objective: Objective) -> None:
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-            device = self.accelerator.device
-            self.memory = place_parts(recipe, objective.base, device, trained, reckon)
+            device, waiting = self.accelerator.device, strategy.waiting_parts(objective)
+            self.memory = place_parts(recipe, objective.base, device, trained, reckon, waiting)
 
-        objective = load_objective(recipe, self.accelerator.device, place, read)
+        strategy = build_strategy(recipe, self.accelerator)
+        objective = load_objective(recipe, strategy.loading_device, place, read)
         if recipe.gradient_checkpointing:
             enable_gradient_checkpointing(objective)
         arrange((objective.base.denoiser, objective.base.vae), recipe.speed)
@@ -102,7 +110,7 @@ class Trainer:
             say(price)
         if self.memory.reason:
             say(f"memory: {self.memory.summary} ({self.memory.reason})")
-        self.optimization = Optimization(recipe, objective, self.accelerator, say)
+        self.optimization = Optimization(recipe, objective, self.accelerator, say, strategy)
         self.caches = caches(recipe, objective, self.accelerator)
         self.previews = Previews(recipe, images, self.optimization, self.run)
         self.savings = Savings(recipe, self.data, self.optimization, folder, say)
@@ -127,6 +135,11 @@ class Trainer:
     def is_main(self) -> bool:
         """Return whether this process writes files, and generates previews."""
         return self.accelerator.is_main_process
+
+    @property
+    def shares_weights(self) -> bool:
+        """Return whether each process holds a share of the weights: then all draw and save."""
+        return self.optimization.strategy.is_sharded
 
     def train(self) -> Path:
         """Train to the last step; return the artifact's path.
@@ -177,7 +190,7 @@ class Trainer:
         """Resume if configured, and open the run's folder."""
         if self.recipe.resume:
             self.resume()
-        if self.is_main:
+        if self.is_main or self.shares_weights:
             self.open()
             if self.step_number > 0:
                 self.catch_up()
@@ -192,11 +205,10 @@ class Trainer:
             Interrupted: a stop signal came; the generated ones are saved.
         """
         resolution, track = self.examples.resolution, self.run.progress.track
+        signals = None if self.shares_weights else self.signals
         work = SIGNS.at_length("drawing class pictures")
         with work, self.optimization.weights.of_base():
-            self.data.draw_class_pictures(
-                self.base, resolution, self.accelerator, track, self.signals
-            )
+            self.data.draw_class_pictures(self.base, resolution, self.accelerator, track, signals)
         if asked := self.signals.of_all(self.accelerator):
             self.close()
             raise Interrupted(asked, "the class pictures that are drawn")
@@ -221,15 +233,21 @@ class Trainer:
         step = self.step_number
         if step < self.recipe.max_train_steps:
             self.savings.check_room()
+        if self.is_main:
+            self.open_run()
+        if step == 0:
+            with uncompiled(self.recipe.speed):
+                self.previews.keep_base_row()
+
+    def open_run(self) -> None:
+        """Write recipe and manifests."""
+        step = self.step_number
         text = dump_recipe(replace(self.recipe, resume=False, overwrite=False))
         kept = step and self.run.folder.data.is_file()
         facts = self.data.facts
         if self.memory.reason:
             facts = facts | {"memory": self.memory.summary}
         self.run.open(step, text, facts, None if kept else self.data.rows())
-        if step == 0:
-            with uncompiled(self.recipe.speed):
-                self.previews.keep_base_row()
 
     def catch_up(self) -> None:
         """Write the artifacts and the preview grid that an interrupted run did not reach."""
@@ -237,11 +255,12 @@ class Trainer:
         is_saved = self.due(self.recipe.saving.save_every_n_steps)
         is_last = step >= self.recipe.max_train_steps
         if is_saved or is_last:
-            if not self.savings.are_made(step):
-                self.savings.artifacts(step, self.examples)
-            self.savings.list_artifacts(step)
+            decided, savings = self.savings.decided, self.savings
+            if not decided(lambda: savings.are_made(step)):
+                savings.artifacts(step, self.examples)
+            decided(lambda: savings.list_artifacts(step))
         is_drawn = self.due(self.recipe.sampling.sample_every_n_steps)
-        if is_drawn and not self.run.folder.grid(step).is_file():
+        if is_drawn and not self.savings.decided(self.run.folder.grid(step).is_file):
             with uncompiled(self.recipe.speed):
                 self.previews.draw(step, self.examples)
 
@@ -300,7 +319,10 @@ class Trainer:
     def rescue(self) -> str:
         """Save the state before a faulty step, if it is intact; report the result."""
         with SIGNS.at_length("saving", is_saving=True):
-            done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
+            if self.shares_weights:
+                done = self.savings.rescue(self.step_number)
+            else:
+                done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
         self.close()
         return done
 
@@ -316,20 +338,21 @@ class Trainer:
     def save(self) -> None:
         """Save an artifact to generate with and a checkpoint to resume; other processes wait."""
         with self.run.clock.paused(), SIGNS.at_length("saving", is_saving=True):
-            if self.is_main:
+            if self.is_main or self.shares_weights:
                 self.savings.save(self.step_number, self.examples)
             self.accelerator.wait_for_everyone()
 
     def draw(self) -> None:
         """Generate the preview grid; other processes wait.
 
-        A signal ends it early, except after the last step: a resumed run generates the grid.
+        A signal ends it early, except after the last step: a resumed run generates the grid; and
+        except where all draw together, and none may leave the others waiting.
         """
         work = SIGNS.at_length("drawing previews")
         with self.run.clock.paused(), work, uncompiled(self.recipe.speed):
             is_last = self.step_number == self.recipe.max_train_steps
-            if self.is_main:
-                signals = None if is_last else self.signals
+            if self.is_main or self.shares_weights:
+                signals = None if is_last or self.shares_weights else self.signals
                 self.previews.draw(self.step_number, self.examples, signals)
             self.accelerator.wait_for_everyone()
 
@@ -369,7 +392,7 @@ class Trainer:
         asked = self.signals.of_all(self.accelerator)
         if asked and self.step_number < self.recipe.max_train_steps:
             with SIGNS.at_length("saving", is_saving=True):
-                if self.is_main and self.step_number > 0:
+                if (self.is_main or self.shares_weights) and self.step_number > 0:
                     self.savings.checkpoint(self.step_number)
                 self.close()
             saved = self.run.folder.checkpoint(self.step_number) if self.step_number else NOTHING

@@ -104,7 +104,7 @@ class Placement:
         """Let these parts stay on the device from now on, and move all others away."""
         if self.plan.offload == "none":
             return
-        self.stays = set(names)
+        self.stays = set(names) & self.parts.keys()
         for name in sorted(self.here - self.stays):
             self._move(name, HOST)
         for name in sorted(self.stays - self.here):

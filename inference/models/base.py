@@ -142,16 +142,25 @@ class DiffusionModel(ABC):
             part.to(device)
         return self
 
-    def place(self, device: torch.device, plan: MemoryPlan) -> None:
-        """Move the parts to where they lie while the model computes on a device."""
-        if plan.is_plain:
+    def place(self, device: torch.device, plan: MemoryPlan, waiting: Collection[str] = ()) -> None:
+        """Move the parts to where they lie while the model computes on a device.
+
+        Args:
+            device: the device.
+            plan: where weights lie.
+            waiting: names of parts that are not moved.
+        """
+        if plan.is_plain and not waiting:
             self.to(device)
             return
         groups = {
-            "text_encoders": self.text_encoders,
+            "text_encoders": dict(self.text_encoders),
             "denoiser": {self.denoiser_name: self.denoiser},
             "vae": {"vae": self.vae},
         }
+        for group in groups.values():
+            for name in waiting:
+                group.pop(name, None)
         self.placement = Placement(groups, self.blocks(), device, plan)
 
     def settle(self, names: Collection[str]) -> None:

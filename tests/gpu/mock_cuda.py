@@ -159,6 +159,7 @@ def _patch(torch: Any, devices: int, memory: int, name: str, capability: tuple[i
     _patch_properties(torch.cuda, memory, name, capability)
     _patch_generators(torch.cuda, devices)
     _patch_streams(torch.cuda)
+    torch.accelerator.current_stream = torch.cuda.current_stream
     _patch_storages(torch.UntypedStorage)
 
 
@@ -365,6 +366,9 @@ class _Stream:
     def wait_event(self, *_: Any) -> None: ...
     def record_event(self, *_: Any) -> _Event:
         return _Event()
+
+    def is_capturing(self) -> bool:
+        return False
 
     def synchronize(self) -> None:
         _wait("Stream.synchronize")

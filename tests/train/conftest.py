@@ -187,23 +187,29 @@ class Commands:
 
     def train_on_two(self, *overrides: str, stop: dict[str, object] | None = None) -> list[Done]:
         """On two processes, with the environment that torchrun gives them."""
-        arguments = [str(self.recipe), *with_objective(overrides)]
-        return self.run("train", arguments, self.two_ranks(), stop)
+        return self.train_on(2, *overrides, stop=stop)
 
-    def two_ranks(self) -> list[dict[str, str]]:
-        """The environments of two processes."""
-        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    def train_on(
+        self, ranks: int, *overrides: str, stop: dict[str, object] | None = None
+    ) -> list[Done]:
+        """On some processes, with the environment that torchrun gives them."""
+        arguments = [str(self.recipe), *with_objective(overrides)]
+        return self.run("train", arguments, self.environments(ranks), stop)
+
+    def environments(self, ranks: int) -> list[dict[str, str]]:
+        """The environments of processes; one needs none."""
+        if ranks == 1:
+            return [{}]
+        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+        shared |= {"WORLD_SIZE": str(ranks), "ACCELERATE_USE_CPU": "true"}
         shared["LIMNER_HEARTBEAT_SECONDS"] = "1"
-        return [
-            {**shared, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
-            for rank in ("0", "1")
-        ]
+        return [{**shared, "RANK": str(one), "LOCAL_RANK": str(one)} for one in range(ranks)]
 
     def draw(self, recipe: Path, *overrides: str) -> Done:
         return self.run("inference", [str(recipe), *overrides], [{}], None)[0]
 
     def draw_on_two(self, recipe: Path, *overrides: str) -> list[Done]:
-        return self.run("inference", [str(recipe), *overrides], self.two_ranks(), None)
+        return self.run("inference", [str(recipe), *overrides], self.environments(2), None)
 
     def run(
         self,

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
         tell_once,
     )
     from train.common.randomness import derive_seed, generator, normal, seeded
-    from train.common.weights import on_the_host, replaced_parameters
+    from train.common.weights import on_the_host, own_rows, replaced_parameters
 
 __all__ = [
     "RESERVE", "Batch", "DataError", "FetchError", "NonFiniteError", "RunDirectoryError",
     "RunEndedError", "SavingError", "StopSignals", "derive_seed", "encode_in_parts",
     "encoded_at_once", "generator", "lost_processes_reported", "normal", "of_all", "of_first",
-    "on_the_host", "replaced_parameters", "seeded", "send", "tell_once", "uses_gpu",
+    "on_the_host", "own_rows", "replaced_parameters", "seeded", "send", "tell_once", "uses_gpu",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 @contextmanager
@@ -58,3 +59,8 @@ def on_the_host(tensors: Iterable[Tensor], but: Iterable[Tensor] = ()) -> Iterat
     finally:
         for tensor, device, values in waiting.values():
             tensor.data = values.to(device)
+
+
+def own_rows(tensor: Tensor) -> Tensor:
+    """Return the rows of a weight that this process has: all, unless processes share them."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -214,7 +214,117 @@ def streaming_faults(recipe: TrainRecipe) -> Faults:
         )
 
 
+ELEMENTWISE = (
+    "adamw",
+    *(
+        f"torch.optim:{name}"
+        for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad")
+    ),
+)
+"""Optimizers that compute each number of a weight's step from that number's gradients alone."""
+
+
+def _fully_shards(recipe: TrainRecipe) -> bool:
+    return recipe.parallel.strategy == "fsdp"
+
+
+def _fsdp_rule(key: str, applies: Callable[[TrainRecipe], bool], why: str, value: str = "") -> Rule:
+    """Return the refusal of a key with FSDP2.
+
+    Args:
+        key: of the recipe.
+        applies: whether it is set.
+        why: the reason, and the remedy.
+        value: which value of the key is refused, if it has others; else any.
+    """
+    of = f"{value} " if value else ""
+    subject = f"`{value}` is" if value else "Is"
+    return Rule(
+        key,
+        lambda recipe: _fully_shards(recipe) and applies(recipe),
+        f"{of}cannot go with parallel.strategy: fsdp: {why}",
+        f"{subject} refused with `parallel.strategy: fsdp`.",
+    )
+
+
+FSDP_REFUSALS: tuple[Rule, ...] = (
+    _fsdp_rule(
+        "memory.fused_backward",
+        lambda r: r.memory.fused_backward,
+        "gradients are added up over the processes after the backward pass of a block; leave it "
+        "out, a process holds its share of the gradients alone",
+    ),
+    _fsdp_rule(
+        "memory.blocks_to_swap",
+        lambda r: bool(r.memory.blocks_to_swap),
+        "a block is whole only while it computes; set it to 0, and parallel.cpu_offload=all to "
+        "keep the shares in the system's memory",
+    ),
+    _fsdp_rule(
+        "memory.optimizer_on_cpu",
+        lambda r: r.memory.optimizer_on_cpu,
+        "parallel.cpu_offload=all keeps shares and optimizer in the system's memory",
+    ),
+    _fsdp_rule(
+        "memory.trained_weights",
+        lambda r: r.memory.trained_weights == "bf16",
+        "steps of bf16 weights are rounded by draws for whole tensors; leave it at fp32, of which "
+        "each process has a share",
+        "bf16",
+    ),
+    _fsdp_rule(
+        "memory.activation_offload",
+        lambda r: r.memory.activation_offload,
+        "it would move the weights of the blocks along; set gradient_checkpointing=true",
+    ),
+    _fsdp_rule(
+        "base_model.quantization",
+        lambda r: r.base_model.quantization is not None,
+        "packed weights are not divided; leave it out, a process holds its share of the weights "
+        "alone",
+    ),
+    _fsdp_rule(
+        "mixed_precision",
+        lambda r: r.mixed_precision == "fp16",
+        "the loss scale is checked on whole gradients; take bf16 or fp32",
+        "fp16",
+    ),
+    _fsdp_rule(
+        "speed.compile",
+        lambda r: r.speed.compile != "none",
+        "blocks are gathered between their calls; set it to none",
+    ),
+    _fsdp_rule(
+        "speed.channels_last",
+        lambda r: r.speed.channels_last,
+        "weights are divided along their first dimension; set it to false",
+    ),
+    _fsdp_rule(
+        "loss.prior_copy",
+        lambda r: r.loss.prior_copy,
+        "the copy would be whole in each process; leave it out",
+    ),
+    Rule(
+        "parallel.strategy",
+        lambda r: _fully_shards(r) and _trains_vae(r),
+        "fsdp cannot go with objective.type: {recipe.objective.type}: a VAE is small and has no "
+        "blocks that could be divided; take ddp",
+        "`fsdp` is refused with `objective.type: autoencoder`.",
+    ),
+    Rule(
+        "optimizer.type",
+        lambda r: _fully_shards(r) and r.optimizer.type not in ELEMENTWISE,
+        "{recipe.optimizer.type} cannot go with parallel.strategy: fsdp: it computes a step from "
+        "more than the numbers of a share, or is not known to do without; expected one of "
+        f"{', '.join(ELEMENTWISE)}",
+        "With `parallel.strategy: fsdp`, must be an optimizer that computes the step of each "
+        f"number from its own gradients: {', '.join(f'`{name}`' for name in ELEMENTWISE)}.",
+    ),
+)
+
+
 REFUSALS: tuple[Check, ...] = (
+    *FSDP_REFUSALS,
     Rules(
         _number_faults,
         (
@@ -623,6 +733,12 @@ def rule_sentences() -> dict[str, list[str]]:
         for key, sentence in check.sentences:
             found.setdefault(key, []).append(sentence)
     return found
+
+
+def strategy_faults(recipe: TrainRecipe) -> Faults:
+    """Yield the keys that cannot go with the recipe's strategy of parallelism."""
+    for check in FSDP_REFUSALS:
+        yield from check(recipe)
 
 
 def recipe_faults(recipe: TrainRecipe) -> Faults:

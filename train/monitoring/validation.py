@@ -111,13 +111,17 @@ class Validation:
     def measure(self, step: int) -> Tensor:
         """Return losses (examples, timesteps), fp32, on the CPU: all of them in every process.
 
-        Each process has a share of the micro-batches, which do not depend on their number.
+        Each process has a share of the micro-batches, which do not depend on their number; if it
+        has a share of the weights, all compute each micro-batch together.
 
         Raises:
             DataError: an image cannot be read, in any of the processes.
         """
         accelerator, fault = self.accelerator, None
         losses = torch.zeros(len(self.examples), len(self.timesteps))
+        if self.weights.strategy.is_sharded:
+            self.fill_in(losses, step, 0, 1)
+            return losses
         try:
             self.fill_in(losses, step, accelerator.process_index, accelerator.num_processes)
         except DataError as error:  # raised when no process waits any more

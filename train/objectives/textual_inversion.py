@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from inference.artifacts import Embedding, check_suffix
-from train.common import Batch
+from train.common import Batch, own_rows
 from train.config import TextualInversionConfig, TrainRecipe
 from train.families import build_denoising
 from train.objectives.base import Objective
@@ -41,7 +41,7 @@ class TextualInversionObjective(Objective):
         if self.max_norm is not None:
             with torch.no_grad():
                 for vectors in self.embedding.by_encoder():
-                    vectors.renorm_(2, 0, self.max_norm)
+                    own_rows(vectors).renorm_(2, 0, self.max_norm)
 
     def artifact(self) -> Embedding:
         return self.learned

@@ -13,14 +13,16 @@ from inference.recipe import RecipeWarning
 from inference.runtime import LONGEST_WAIT, InputError, keep_freed_memory, warn_of_emulation
 from train.common import uses_gpu
 from train.config import TrainRecipe
+from train.optimization.launch import is_set, wrapping_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from train.optimization.strategies import Strategy
+
 
 REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 """What divides weights between processes, by the variable that `accelerate launch` sets."""
@@ -30,7 +32,7 @@ def check_launch(variables: Mapping[str, str]) -> None:
     """Check what accelerate's config asks for, as `accelerate launch` hands it on.
 
     Raises:
-        InputError: weights are to be divided between processes, or the objective to be compiled.
+        InputError: it asks for another engine than FSDP2, or for the objective to be compiled.
     """
     asked = [name for key, name in REFUSED.items() if is_set(variables.get(key, ""))]
     backend = variables.get("ACCELERATE_DYNAMO_BACKEND", "")
@@ -46,11 +48,6 @@ def check_launch(variables: Mapping[str, str]) -> None:
         )
 
 
-def is_set(value: str) -> bool:
-    """Return whether a variable switches something on."""
-    return value.lower() not in ("", "0", "false", "no", "off")
-
-
 def build_accelerator(recipe: TrainRecipe) -> Accelerator:
     """Return the accelerator of this process.
 
@@ -60,6 +57,10 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
             config asks for what is not supported.
     """
     check_launch(os.environ)
+    if "FSDP_CPU_RAM_EFFICIENT_LOADING" in os.environ:
+        # Each process reads the weights of which it keeps a share; transformers would leave those
+        # of all processes but the first one empty.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
@@ -109,3 +110,16 @@ def layout_of(recipe: TrainRecipe, accelerator: Accelerator) -> Layout:
         InputError: `parallel.context` does not divide the processes.
     """
     return Layout(accelerator.process_index, accelerator.num_processes, recipe.parallel.context)
+
+
+def build_strategy(recipe: TrainRecipe, accelerator: Accelerator) -> Strategy:
+    """Return how the processes of the run hold the weights; one process has all of them.
+
+    Unless it was launched with FSDP all the same: the accelerator would wrap it by itself.
+    """
+    from train.optimization.strategies import DataParallel, FullySharded
+
+    divides = accelerator.num_processes > 1 or accelerator.distributed_type == "FSDP"
+    if recipe.parallel.strategy == "fsdp" and divides:
+        return FullySharded(recipe, accelerator, wrapping_of(recipe, os.environ))
+    return DataParallel(recipe, accelerator)

@@ -195,10 +195,11 @@ def files_of(run: RunDirectory, as_usual: bool = False) -> dict[str, Path]:
                     place = usual_place(place, output_name)
                 found[place.as_posix()] = file
     newest = run.newest_checkpoint()
-    for name in ("trained.safetensors", "ema.safetensors", "optimizer.pt") if newest else ():
-        assert newest is not None
-        if (newest / name).is_file():
-            found[f"{HEAD}, {newest.name}/{name}"] = newest / name
+    if newest is not None:
+        shards = [shard.name for shard in sorted(newest.glob("shard-*.safetensors"))]
+        for name in ("trained.safetensors", "ema.safetensors", *shards, "optimizer.pt"):
+            if (newest / name).is_file():
+                found[f"{HEAD}, {newest.name}/{name}"] = newest / name
     return found
 
 

@@ -31,6 +31,8 @@ SAFE_TO_CHANGE = (
     "memory.fused_backward",
     "memory.offload",
     "log_every_n_steps",
+    "parallel.cpu_offload",
+    "parallel.strategy",
     "validation.every_n_steps",
     "data.cache_dir",
     "data.num_workers",

@@ -51,6 +51,10 @@ REFUSED = [
     [CONCEPT, AUTOENCODER],
     [*CLASS_IMAGES, AUTOENCODER],
     ["deterministic=true", "speed={attention: flash, cudnn_benchmark: true, compile: blocks}"],
+    ["parallel=fsdp", "mixed_precision=fp16", "base_model.quantization=nf4", AUTOENCODER,
+     "memory={fused_backward: true, blocks_to_swap: 2, optimizer_on_cpu: true, trained_weights: "
+     "bf16, activation_offload: true}", "speed={compile: blocks, channels_last: true}",
+     "loss.prior_copy=true", "optimizer.type=adamw8bit"],
 ]  # fmt: skip
 WARNED_OF = [
     ["sampling.images.one.prompt=cat", "sampling.sanity_prompt=dog",
