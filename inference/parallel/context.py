@@ -55,9 +55,12 @@ def device_mesh(layout: Layout, device: torch.device, exchange: Exchange = "ulys
 
     FSDP2 shards over `mesh["data"]`, or over all of it flattened.
     """
+    import torch
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # which NCCL takes
     sizes = (layout.context, 1) if exchange == "ring" else (1, layout.context)
     wanted = dist.get_default_backend_for_device(device.type)
     differs = dist.get_backend() != wanted  # drawing has a group for small objects on the CPU
