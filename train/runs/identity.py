@@ -30,6 +30,7 @@ SAFE_TO_CHANGE = (
     "memory.blocks_to_swap",
     "memory.fused_backward",
     "memory.offload",
+    "parallel.context",
     "log_every_n_steps",
     "validation.every_n_steps",
     "data.cache_dir",

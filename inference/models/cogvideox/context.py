@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from inference.models.cogvideox.arithmetic import video_tokens
 from inference.models.cogvideox.transformer import EagerProcessor
-from inference.parallel import missing, share
+from inference.parallel import missing
 
 PLAN: dict[str, Any] = {
     "transformer_blocks.0": {
@@ -251,8 +251,3 @@ class DividedTransformer:
 def is_eager(processor: Any) -> bool:
     """Return whether a processor computes attention explicitly (`base_model.attention`)."""
     return isinstance(processor, EagerProcessor)
-
-
-def tokens_per_process(text: int, video: int, processes: int) -> int:
-    """Return the tokens of a row in each block of one process, padding included."""
-    return share(text, processes) + share(video, processes)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from inference.models.cogvideox.context import Row, tokens_per_process
+from inference.models.cogvideox.context import Row
 from inference.models.cogvideox.detect import FAMILIES
 from inference.models.conditions import Conditions
 from inference.parallel import Layout, check_heads
@@ -140,8 +140,51 @@ def test_processes_along_data_have_examples_of_their_own() -> None:
 def test_tokens_in_the_order_of_the_processes() -> None:
     """Prompts of 3 and clips of 5 tokens on two processes: -1 is padding."""
     assert Row(3, 5, 2).places().tolist() == [0, 1, 3, 4, 5, 2, -1, 6, 7, -1]
-    assert tokens_per_process(3, 5, 2) == 5
     assert Row(226, 17550, 2).mask(None, torch.zeros(1)) is None  # CogVideoX-5B needs no padding
+
+
+def test_tokens_of_one_process() -> None:
+    """Nine tokens per frame, and prompts of 16; the shares are padded alike."""
+    model = make_video_model("5b")
+    assert [model.sequence_tokens(3, 6, 6, count) for count in (1, 2, 4)] == [43, 22, 11]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_memory_falls_with_the_tokens(size: int) -> None:
+    """What a block keeps for the backward pass, counted: its share of the tokens, and more.
+
+    Modulation has no tokens, and keeps the same in each process.
+    """
+
+    def kept(model: Model) -> int:
+        storages: dict[int, int] = {}
+        model.transformer.requires_grad_(True)
+        weights = {one.untyped_storage().data_ptr() for one in model.transformer.parameters()}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                storages[storage.data_ptr()] = storage.nbytes()
+                held.append(tensor)
+            return tensor
+
+        held: list[Tensor] = []
+        latents = torch.randn(1, 9, 4, 16, 16)
+        states = torch.randn(1, *model.prompt_shape)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model.predict(latents, torch.tensor([500]), Conditions(states))
+        return sum(storages.values())
+
+    def work(rank: int) -> int:
+        model = make_video_model("5b", num_layers=6, num_attention_heads=4)
+        model.divide(Layout(rank, size, size))
+        return kept(model)
+
+    whole = kept(make_video_model("5b", num_layers=6, num_attention_heads=4))
+    for own in on_ranks(size, work):
+        print(f"{own / whole:.3f} of one process's")
+        assert own < 1.05 * whole / size
 
 
 def test_padding_is_masked() -> None:
