@@ -119,11 +119,12 @@ class ContextAttention:
             key = attn.norm_k(key)
         if image_rotary_emb is not None:
             query, key = (turned(one, count, image_rotary_emb) for one in (query, key))
+        # autocast's norms are fp32, and the backward pass is not under autocast
         seen = dispatch_attention_fn(
-            query,
-            key,
+            query.to(value.dtype),
+            key.to(value.dtype),
             value,
-            attn_mask=attention_mask,
+            attn_mask=None if attention_mask is None else attention_mask.to(value.dtype),
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
