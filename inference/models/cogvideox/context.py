@@ -93,11 +93,7 @@ class ContextAttention:
     """diffusers' `CogVideoXAttnProcessor2_0` for a share of the tokens."""
 
     def __init__(self, parallel_config: Any) -> None:
-        ring = parallel_config.context_parallel_config.ring_degree > 1
-        self._parallel_config = parallel_config
-        self._attention_backend = (
-            AttentionBackendName._NATIVE_FLASH if ring else AttentionBackendName.NATIVE
-        )
+        self.parallel_config = parallel_config
 
     def __call__(
         self,
@@ -125,8 +121,8 @@ class ContextAttention:
             key.to(value.dtype),
             value,
             attn_mask=None if attention_mask is None else attention_mask.to(value.dtype),
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
+            backend=AttentionBackendName.NATIVE,  # others take no mask
+            parallel_config=self.parallel_config,
         )
         seen = attn.to_out[1](attn.to_out[0](seen.flatten(2)))
         return seen[:, count:], seen[:, :count]
