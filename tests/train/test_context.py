@@ -123,10 +123,6 @@ def test_a_run_goes_on_with_another_number(clip_commands: Any, tmp_path: Path) -
     ("options", "message"),
     [
         (["parallel.context=3"], "parallel.context: 3 processes compute a clip together, which"),
-        (
-            ["parallel.context=2", "speed.compile=blocks"],
-            "speed.compile: cannot be used with parallel.context",
-        ),
     ],
 )
 def test_what_cannot_be_shared_is_refused(
@@ -179,14 +175,3 @@ def test_processes_draw_the_clips_of_one(options: list[str], commands: Any, tmp_
         )
         assert ours.std() > 1
         assert np.abs(ours - theirs).max() <= 1, file.name
-
-
-@pytest.mark.parametrize("cache", ["first_block_cache", "mag_cache"])
-def test_caches_that_see_a_part_of_the_tokens(cache: str, commands: Any, tmp_path: Path) -> None:
-    recipe = tmp_path / "clips.yaml"
-    recipe.write_text(CLIPS)
-    options = [f"cache={cache}", "parallel.context=2"]
-    options += ["cache_settings.calibrate=true"] if cache == "mag_cache" else []
-    done = commands.draw(recipe, f"output_dir={tmp_path}/out", *options)
-    assert done.status == 2
-    assert f"cache: {cache} compares the tokens around a block" in done.err

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +130,8 @@ class ContextAttention:
 
 def turned(heads: Tensor, count: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Return queries or keys (b, s, heads, width) with positions, from the token `count` on."""
-    positioned = cast("Tensor", apply_rotary_emb(heads[:, count:], rotary, sequence_dim=1))
+    apply: Any = apply_rotary_emb
+    positioned = apply(heads[:, count:], rotary, sequence_dim=1)
     return torch.cat([heads[:, :count], positioned], dim=1)
 
 

@@ -48,8 +48,9 @@ def _be_rank(
     rank: int, size: int, port: int, work: Callable[[int], Any], sending: Connection
 ) -> None:
     torch.set_num_threads(1)
-    store = dist.TCPStore("localhost", port, size, is_master=rank == 0)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=size
+    )
     try:
         result = work(rank)
     except BaseException:
