@@ -131,8 +131,13 @@ class ClipModel(DiffusionModel):
         """Return the conditioning on a control clip, (1, f', c, h', w')."""
 
     @abstractmethod
-    def sequence_tokens(self, latent_frames: int, latent_height: int, latent_width: int) -> int:
-        """Return the tokens that the denoiser attends to at once, with those of a prompt."""
+    def sequence_tokens(
+        self, latent_frames: int, latent_height: int, latent_width: int, processes: int = 1
+    ) -> int:
+        """Return the tokens in a block of the denoiser, with those of a prompt.
+
+        With several `processes` that compute a clip together (`divide`), those of one of them.
+        """
 
     @property
     @abstractmethod

@@ -1,9 +1,8 @@
 """Context parallelism: several processes compute one sequence, each a part of its tokens.
 
 The tokens are split with the hooks of diffusers (`diffusers.hooks.context_parallel`), and attention
-sees all of them through its templates (`diffusers.models.attention_dispatch`): Ulysses (Jacobs et
-al. 2023, arXiv 2309.14509) exchanges tokens for heads before each attention and back after it; ring
-attention (Liu et al. 2023, arXiv 2310.01889) has the keys and values of each process in turn.
+sees all of them by Ulysses (Jacobs et al. 2023, arXiv 2309.14509): before each attention the
+processes exchange tokens for heads, and back after it (`diffusers.models.attention_dispatch`).
 """
 
 from __future__ import annotations
@@ -12,16 +11,13 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from inference.parallel.layout import Layout
-from inference.runtime import InputError
+from inference.runtime import LONGEST_WAIT, InputError
 
 if TYPE_CHECKING:
     import torch
 
-Exchange = str
-"""`ulysses` or `ring`."""
-
 AXES = ("data", "ring", "ulysses")
-"""The dimensions of the device mesh; context is the last two together."""
+"""The dimensions of the device mesh, as diffusers names them; ring has one process."""
 
 
 def share(tokens: int, processes: int) -> int:
@@ -50,26 +46,37 @@ def check_heads(heads: int, context: int, name: str) -> None:
     )
 
 
-def device_mesh(layout: Layout, device: torch.device, exchange: Exchange = "ulysses") -> Any:
+def device_mesh(layout: Layout, device: torch.device) -> Any:
     """Return the mesh (data, ring, ulysses) of all processes; all of them call this together.
 
     FSDP2 shards over `mesh["data"]`, or over all of it flattened.
     """
+    import torch
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
-    sizes = (layout.context, 1) if exchange == "ring" else (1, layout.context)
-    wanted = dist.get_default_backend_for_device(device.type)
-    differs = dist.get_backend() != wanted  # drawing has a group for small objects on the CPU
-    override: Any = dict.fromkeys(AXES, wanted) if differs else None
-    mesh = init_device_mesh(
-        device.type, (layout.data_size, *sizes), mesh_dim_names=AXES, backend_override=override
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # which NCCL takes
+    # Groups of their own: drawing has one for small objects on the CPU, and by default NCCL's end
+    # processes that wait for more than ten minutes, as for the first one, which saves.
+    backend = dist.get_default_backend_for_device(device.type)
+    kinds: Any = dist
+    is_nccl = backend == "nccl"
+    options = (
+        kinds.ProcessGroupNCCL.Options() if is_nccl else kinds.ProcessGroupGloo.Options(backend)
     )
-    mesh["ring", "ulysses"]._flatten(backend_override=wanted if differs else None)
+    options._timeout = LONGEST_WAIT
+    mesh = init_device_mesh(
+        device.type,
+        (layout.data_size, 1, layout.context),
+        mesh_dim_names=AXES,
+        backend_override=dict.fromkeys(AXES, (backend, options)),
+    )
+    mesh[AXES[1:]]._flatten(backend_override=(backend, options))
     return mesh
 
 
-def parallel_config(layout: Layout, device: torch.device, exchange: Exchange = "ulysses") -> Any:
+def parallel_config(layout: Layout, device: torch.device) -> Any:
     """Return diffusers' config of the groups of processes; all of them call this together.
 
     `ModelMixin.enable_parallelism` would make it, too, but fails without a GPU, and cannot be
@@ -77,12 +84,11 @@ def parallel_config(layout: Layout, device: torch.device, exchange: Exchange = "
     """
     from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 
-    ring, ulysses = (layout.context, 1) if exchange == "ring" else (1, layout.context)
-    config = ParallelConfig(
-        context_parallel_config=ContextParallelConfig(ring_degree=ring, ulysses_degree=ulysses)
-    )
     # diffusers 0.42.1 calls a function that torch 2.13 has renamed.
     warnings.filterwarnings("ignore", ".*all_gather_tensor. is deprecated", FutureWarning)
-    mesh = device_mesh(layout, device, exchange)
+    config = ParallelConfig(
+        context_parallel_config=ContextParallelConfig(ulysses_degree=layout.context)
+    )
+    mesh = device_mesh(layout, device)
     config.setup(layout.rank, layout.processes, device, mesh=mesh)
     return config

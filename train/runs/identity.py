@@ -30,6 +30,7 @@ SAFE_TO_CHANGE = (
     "memory.blocks_to_swap",
     "memory.fused_backward",
     "memory.offload",
+    "parallel.context",
     "log_every_n_steps",
     "parallel.cpu_offload",
     "parallel.strategy",

@@ -89,7 +89,9 @@ def refuse_changes(
     Raises:
         RunDirectoryError: other keys have changed, or the batch would.
     """
-    started, processes = environment.get("processes"), processes_of_run()
+    started, processes = environment.get("processes"), data_size(now, processes_of_run())
+    if isinstance(started, int):
+        started = data_size(before, started)
     if isinstance(started, int) and started != processes:
         refuse_other_batch(run, before, now, started, processes)
     changes = []
@@ -110,6 +112,11 @@ def refuse_changes(
             f"Give it another name=… or the old values; only {', '.join(SAFE_TO_CHANGE)} "
             "may change"
         )
+
+
+def data_size(recipe: Any, processes: int) -> int:
+    """Return how many processes have examples of their own; a recipe's values may be older."""
+    return processes // leaves(recipe).get("parallel.context", 1)
 
 
 def refuse_other_batch(run: Path, before: Any, now: Any, started: int, processes: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from inference.models.cogvideox.arithmetic import video_tokens
 from inference.models.cogvideox.transformer import EagerProcessor
-from inference.parallel import missing, share
+from inference.parallel import missing
 
 PLAN: dict[str, Any] = {
     "transformer_blocks.0": {
@@ -93,11 +93,7 @@ class ContextAttention:
     """diffusers' `CogVideoXAttnProcessor2_0` for a share of the tokens."""
 
     def __init__(self, parallel_config: Any) -> None:
-        ring = parallel_config.context_parallel_config.ring_degree > 1
-        self._parallel_config = parallel_config
-        self._attention_backend = (
-            AttentionBackendName._NATIVE_FLASH if ring else AttentionBackendName.NATIVE
-        )
+        self.parallel_config = parallel_config
 
     def __call__(
         self,
@@ -119,13 +115,14 @@ class ContextAttention:
             key = attn.norm_k(key)
         if image_rotary_emb is not None:
             query, key = (turned(one, count, image_rotary_emb) for one in (query, key))
+        # autocast's norms are fp32, and the backward pass is not under autocast
         seen = dispatch_attention_fn(
-            query,
-            key,
+            query.to(value.dtype),
+            key.to(value.dtype),
             value,
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
+            attn_mask=None if attention_mask is None else attention_mask.to(value.dtype),
+            backend=AttentionBackendName.NATIVE,  # others take no mask
+            parallel_config=self.parallel_config,
         )
         seen = attn.to_out[1](attn.to_out[0](seen.flatten(2)))
         return seen[:, count:], seen[:, :count]
@@ -133,7 +130,8 @@ class ContextAttention:
 
 def turned(heads: Tensor, count: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Return queries or keys (b, s, heads, width) with positions, from the token `count` on."""
-    positioned = cast("Tensor", apply_rotary_emb(heads[:, count:], rotary, sequence_dim=1))
+    apply: Any = apply_rotary_emb
+    positioned = apply(heads[:, count:], rotary, sequence_dim=1)
     return torch.cat([heads[:, :count], positioned], dim=1)
 
 
@@ -251,8 +249,3 @@ class DividedTransformer:
 def is_eager(processor: Any) -> bool:
     """Return whether a processor computes attention explicitly (`base_model.attention`)."""
     return isinstance(processor, EagerProcessor)
-
-
-def tokens_per_process(text: int, video: int, processes: int) -> int:
-    """Return the tokens of a row in each block of one process, padding included."""
-    return share(text, processes) + share(video, processes)

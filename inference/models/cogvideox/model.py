@@ -28,7 +28,7 @@ from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
 from inference.models.size_rules import SizeRules
-from inference.parallel import Ring, check_heads, parallel_config
+from inference.parallel import Ring, check_heads, parallel_config, share
 from inference.runtime import InputError, to_device
 
 if TYPE_CHECKING:
@@ -189,9 +189,12 @@ class VideoModel(ClipModel):
 
         return drop_learned_positions(self.transformer)
 
-    def sequence_tokens(self, latent_frames: int, latent_height: int, latent_width: int) -> int:
+    def sequence_tokens(
+        self, latent_frames: int, latent_height: int, latent_width: int, processes: int = 1
+    ) -> int:
         tokens = video_tokens(latent_frames, latent_height, latent_width, self.config)
-        return tokens + self.config.max_text_seq_length
+        prompt = self.config.max_text_seq_length
+        return share(tokens, processes) + share(prompt, processes)
 
     @property
     def denoiser_width(self) -> int:

@@ -147,7 +147,10 @@ class Second(Processes):
     def broadcast_from_main(self, value: Any) -> Any:
         return value
 
-    def share(self, jobs: Sequence[Any], work: Callable[[Any], Any]) -> Iterator[Any]:
+    def share(
+        self, jobs: Sequence[Any], work: Callable[[Any], Any], together: int = 1
+    ) -> Iterator[Any]:
+        assert together == 1
         return map(work, jobs)
 
 
@@ -255,6 +258,27 @@ def test_faults_are_told_before_anything_is_loaded(
     with pytest.raises(RecipeError) as refused:
         load_recipe(str(recipe), draw_schema, [override])
     assert reported in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reported"),
+    [
+        (["cache=first_block_cache"], "cache: first_block_cache compares the tokens around a"),
+        (
+            ["cache=mag_cache", "cache_settings.calibrate=true"],
+            "cache: mag_cache compares the tokens around a block",
+        ),
+        (["speed.compile=blocks"], "speed.compile: cannot be used with parallel.context"),
+    ],
+)
+def test_what_several_processes_cannot_compute_together(
+    recipe: Path, overrides: list[str], reported: str
+) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(str(recipe), draw_schema, ["parallel.context=2", *overrides])
+    assert str(refused.value).count("\n") == 0
+    assert reported in str(refused.value)
+    load_recipe(str(recipe), draw_schema, ["parallel.context=2", "cache=pab"])
 
 
 @pytest.mark.parametrize("sampler", ["Heun", "DPM fast"])

@@ -42,6 +42,7 @@ REFUSED = [
      *STREAMED, "data.cache=off", "validation.split=0.1"],
     [members(", stop_step: 2000, lr_scheduler: {type: schedule, schedule: '1e-3:20'}")],
     [members(", stop_step: 5, lr_scheduler: {warmup_steps: 5}", ", stop_step: 6")],
+    ["speed.compile=blocks", "parallel.context=2", CLIPS],
     ["stages={a: {resolution: 32, steps: 5}, b: {}}", "data.masks={}", PRIOR, CLIPS],
     ["base_model.quantization=nf4", PRIOR, "objective={type: dreambooth}",
      "memory={fused_backward: true, trained_weights: bf16, blocks_to_swap: 2}",
