@@ -23,6 +23,7 @@ from train.data import (
 from train.families import training_of
 from train.objectives import Objective
 from train.placement import idle_parts
+from train.shares import share_of
 from train.stages import Stage
 
 
@@ -48,6 +49,7 @@ class Caches:
         self.recipe = recipe
         self.base = objective.base
         self.accelerator = accelerator
+        self.share = share_of(recipe, accelerator)
         self.folder = open_cache(recipe.data, recipe.output_dir)
         self.prompt_states: PromptStates | None = None
         """None if captions are unused, or their embeddings change at every step."""
@@ -70,8 +72,9 @@ class Caches:
             return
         self.tell_cut_prompts(examples)
         data, batch_size = self.recipe.data, stage.recipe.train_batch_size
-        share = self.accelerator.process_index, self.accelerator.num_processes
-        cache_latents(examples, self.base, batch_size, track, self.folder, share, paused)
+        share = self.share
+        with share.together():
+            cache_latents(examples, self.base, batch_size, track, self.folder, share, paused)
         states, stay = self.prompt_states, data.cache != "off" and not examples.changes_words
         is_known = bool(
             states

@@ -122,7 +122,7 @@ class Trainer:
 
     @property
     def is_main(self) -> bool:
-        """Return whether this process writes files, and generates previews."""
+        """Return whether this process writes files."""
         return self.accelerator.is_main_process
 
     def train(self) -> Path:
@@ -175,8 +175,11 @@ class Trainer:
             self.resume()
         if self.is_main:
             self.open()
-            if self.step_number > 0:
-                self.catch_up()
+        if self.step_number > 0:
+            self.catch_up()
+        else:
+            with uncompiled(self.recipe.speed):
+                self.previews.keep_base_row()
         self.run.progress.advance(self.step_number)
         self.objective.train()
         self.run.clock.go_on()
@@ -190,7 +193,7 @@ class Trainer:
         resolution, track = self.examples.resolution, self.run.progress.track
         with self.optimization.weights.of_base():
             self.data.draw_class_pictures(
-                self.base, resolution, self.accelerator, track, self.signals
+                self.base, resolution, self.optimization.share, track, self.signals
             )
         if asked := self.signals.of_all(self.accelerator):
             self.close()
@@ -212,7 +215,7 @@ class Trainer:
         self.optimization.stop_members(self.step_number)
 
     def open(self) -> None:
-        """Write recipe and manifests, and at the start of a run the base model's row."""
+        """Write recipe and manifests."""
         step = self.step_number
         if step < self.recipe.max_train_steps:
             self.savings.check_room()
@@ -222,21 +225,21 @@ class Trainer:
         if self.memory.reason:
             facts = facts | {"memory": self.memory.summary}
         self.run.open(step, text, facts, None if kept else self.data.rows())
-        if step == 0:
-            with uncompiled(self.recipe.speed):
-                self.previews.keep_base_row()
 
     def catch_up(self) -> None:
-        """Write the artifacts and the preview grid that an interrupted run did not reach."""
-        step = self.step_number
+        """Write the artifacts and the preview grid that an interrupted run did not reach.
+
+        All processes call it; the first one writes.
+        """
+        step, grid = self.step_number, self.run.folder.grid(self.step_number)
         is_saved = self.due(self.recipe.saving.save_every_n_steps)
         is_last = step >= self.recipe.max_train_steps
-        if is_saved or is_last:
+        if self.is_main and (is_saved or is_last):
             if not self.savings.are_made(step):
                 self.savings.artifacts(step, self.examples)
             self.savings.list_artifacts(step)
         is_drawn = self.due(self.recipe.sampling.sample_every_n_steps)
-        if is_drawn and not self.run.folder.grid(step).is_file():
+        if is_drawn and of_first(self.accelerator, lambda: not grid.is_file()):
             with uncompiled(self.recipe.speed):
                 self.previews.draw(step, self.examples)
 
@@ -312,15 +315,14 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def draw(self) -> None:
-        """Generate the preview grid; other processes wait.
+        """Generate the preview grid, in all processes.
 
         A signal ends it early, except after the last step: a resumed run generates the grid.
         """
         with self.run.clock.paused(), uncompiled(self.recipe.speed):
             is_last = self.step_number == self.recipe.max_train_steps
-            if self.is_main:
-                signals = None if is_last else self.signals
-                self.previews.draw(self.step_number, self.examples, signals)
+            signals = None if is_last else self.signals
+            self.previews.draw(self.step_number, self.examples, signals)
             self.accelerator.wait_for_everyone()
 
     def until_stopped(self, work: Callable[..., object], *arguments: object) -> None:

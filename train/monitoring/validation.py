@@ -52,6 +52,7 @@ class Validation:
         self.config = recipe.validation
         self.objective = optimization.objective
         self.accelerator = optimization.accelerator
+        self.share = optimization.share
         self.weights = optimization.weights
         self.caches = caches
         self.run = run
@@ -69,10 +70,9 @@ class Validation:
         captioned = self.recipe.objective.learns_from_captions
         if self.config is None or self.examples.latents is not None or not captioned:
             return
-        accelerator, caches = self.accelerator, self.caches
-        share = accelerator.process_index, accelerator.num_processes
-        base = self.objective.base
-        cache_latents(self.examples, base, self.batch_size, track, caches.folder, share)
+        base, caches, share = self.objective.base, self.caches, self.share
+        with share.together():
+            cache_latents(self.examples, base, self.batch_size, track, caches.folder, share)
         changes = self.examples.changes_words
         if caches.prompt_states and self.recipe.data.cache != "off" and not changes:
             caches.prompt_states.fill(self.examples.all_prompts(), track, share=share)
@@ -119,9 +119,11 @@ class Validation:
         accelerator, fault = self.accelerator, None
         losses = torch.zeros(len(self.examples), len(self.timesteps))
         try:
-            self.fill_in(losses, step, accelerator.process_index, accelerator.num_processes)
+            self.fill_in(losses, step, self.share.place, self.share.count)
         except DataError as error:  # raised when no process waits any more
             fault = error
+        if not self.share.speaks:  # others of the same micro-batches do
+            losses.zero_()
         gathered = torch.cat([losses.flatten(), torch.tensor([float(fault is not None)])])
         gathered = cast("Tensor", accelerator.reduce(gathered.to(accelerator.device), "sum")).cpu()
         if fault is not None:

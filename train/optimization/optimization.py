@@ -22,6 +22,7 @@ from train.optimization.offload import offloading, warn_of_idle_levers
 from train.optimization.optimizers import build_optimization, prepare
 from train.optimization.tensorwise import TensorwiseOptimizer, check_steps_alone
 from train.optimization.training_state import TrainingState
+from train.shares import share_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,6 +55,7 @@ class Optimization:
         self.objective = objective
         self.accelerator = accelerator
         self.layout = layout_of(recipe, accelerator)
+        self.share = share_of(recipe, accelerator)
         self.members = objective.members(recipe)
         self.parameters = list(objective.parameters())
         memory = recipe.memory

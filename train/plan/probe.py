@@ -162,7 +162,7 @@ def _probed(trainer: Trainer, memory: MemoryPlan, to_encode: int, before: int) -
 def _seconds(trainer: Trainer, stage: Stage) -> float:
     """Return the duration of the last step."""
     seconds, taken, start = 0.0, 0, now()
-    for batch in trainer.data.batches(trainer.examples, stage, stage.first_step, trainer.share):
+    for batch in trainer.data.batches(trainer.examples, stage, stage.first_step, trainer.layout):
         trainer.forward_backward(batch)
         if not batch["completes_step"]:
             continue

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.models import DiffusionModel
-from train.common import DataError, encoded_at_once
+from train.common import ALONE, DataError, Share, encoded_at_once
 from train.config import DataConfig
 from train.data.caching import (
     THREADS,
@@ -66,7 +66,7 @@ def cache_latents(
     batch_size: int,
     track: Track,
     cache: ContentCache | None = None,
-    share: tuple[int, int] = (0, 1),
+    share: Share = ALONE,
     paused: Paused | None = None,
 ) -> None:
     """Encode every image or clip once; with random crops or flips some of each (`variants`).
@@ -80,8 +80,8 @@ def cache_latents(
         batch_size: how many of one shape are encoded at once in memory; large ones singly.
         track: shows progress.
         cache: with `cache: disk`, the folder from `open_cache`.
-        share: (rank, processes): with a folder, each process encodes a share of what is missing;
-            all must wait for each other before the first example is read.
+        share: this process's part: each encodes a share of what is missing, and gets the latents of
+            the others; with a folder all must wait for each other before the first example is read.
         paused: if given, encoding may wait until an example is needed, inside this context.
     """
     if not examples.config.caches_latents:
@@ -93,26 +93,36 @@ def cache_latents(
         check_readable(examples)
         examples.latents = LatentsOnDemand(examples, base, batch_size, paused)
     else:
-        examples.latents = _latents_in_memory(examples, base, batch_size, track)
+        examples.latents = _latents_in_memory(examples, base, batch_size, track, share)
 
 
 @torch.no_grad()
 def _latents_in_memory(
-    examples: Examples, base: DiffusionModel, batch_size: int, track: Track
+    examples: Examples, base: DiffusionModel, batch_size: int, track: Track, share: Share
 ) -> list[dict[str, Tensor]]:
-    kept: dict[int, dict[str, Tensor]] = {}
-    corrupt = CorruptImages(len(examples), what=examples.kind)
+    found = CorruptImages(len(examples), what=examples.kind)
     chunks = list(_alike(examples, batch_size))
-    order = [row for chunk in chunks for row in chunk]
+    order = [row for chunk in chunks[share.place :: share.count] for row in chunk]
     with prefetch(examples.content_of_row, order, _depth(examples)) as prepared:
-        for chunk in track(chunks, "encoding pictures"):
-            contents = []
+
+        def encode(chunk: list[int]) -> tuple[dict[int, dict[str, Tensor]], list[str]]:
+            """Return the latents, unless files are corrupt; then only search for more."""
+            contents, corrupt = [], CorruptImages(len(chunk), what=examples.kind)
             for _ in chunk:
                 with corrupt.gathered():
                     contents.append(next(prepared).result())
-            if not corrupt.messages:  # else only searches for more corrupt files
-                kept |= _encoded(examples, base, chunk, contents)
-    corrupt.refuse()
+            if found.messages or corrupt.messages:
+                return {}, corrupt.messages
+            return _encoded(examples, base, chunk, contents), []
+
+        kept: dict[int, dict[str, Tensor]] = {}
+        encoded = share.divided(
+            chunks, encode, track=lambda rounds: track(rounds, "encoding pictures")
+        )
+        for latents, messages in encoded:
+            kept |= latents
+            found.messages += [one for one in messages if one not in found.messages]
+    found.refuse()
     return [kept[row] for row in range(len(examples.owners))]
 
 
@@ -219,7 +229,7 @@ def _latents_on_disk(
     base: DiffusionModel,
     cache: ContentCache,
     track: Track,
-    share: tuple[int, int],
+    share: Share,
 ) -> StoredLatents:
     """Encode one example at a time, so that the result does not depend on the others.
 
@@ -229,12 +239,17 @@ def _latents_on_disk(
     cache.remember("vae", base, vae)
     keys = latents_keys(examples, vae)
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
+    own = _shared_out(examples, first, share)
+    missing = [key for key in own if not cache.has(key)]
+    if not share.is_apart:  # those that encode together must encode the same
+        there = share.of_first(lambda: {key for key in first if cache.has(key)})
+        missing = [key for key in own if key not in there]
     owners = {key: int(examples.owners[first[key]]) for key in missing}
     corrupt = CorruptImages(len({*owners.values()}), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
-        return None if cache.has(key) else examples.content_of_row(first[key])
+        known = share.is_apart and cache.has(key)
+        return None if known else examples.content_of_row(first[key])
 
     with (
         prefetch(prepare, missing, _depth(examples)) as prepared,
@@ -248,26 +263,27 @@ def _latents_on_disk(
                 continue
             mean, std = base.encode_images(content.pop("pixels")[None])
             check_latents(mean, std, [examples.pictures[owners[key]].path])
-            write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
+            if share.speaks:
+                write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
     corrupt.refuse()
     sampling = examples.config.latent_sampling
     return StoredLatents(cache, keys, examples.owners, sampling, examples.seed)
 
 
-def _shared_out(examples: Examples, first: dict[str, int], share: tuple[int, int]) -> list[str]:
+def _shared_out(examples: Examples, first: dict[str, int], share: Share) -> list[str]:
     """Return what a process encodes: streamed shards in order, else entries from anywhere.
 
     Args:
         examples: the examples of the run.
         first: the first row of each key.
-        share: (rank, processes).
+        share: this process's part.
     """
-    rank, processes = share
+    rank, processes = share.place, share.count
     if examples.config.streaming is not None:
         ordered, count = sorted(first, key=first.__getitem__), len(first)
         return ordered[rank * count // processes : (rank + 1) * count // processes]
     own = sorted(first)[rank::processes]
-    start = os.getpid() * 7919 % max(len(own), 1)
+    start = os.getpid() * 7919 % max(len(own), 1) if share.is_apart else 0
     return own[start:] + own[:start]
 
 
