@@ -33,7 +33,7 @@ from train.objectives import (
 from train.optimization import Optimization, build_accelerator
 from train.placement import Reckon, place_parts
 from train.run_data import Data
-from train.runs import RunDirectory
+from train.runs import RunDirectory, keep_batch
 from train.saving import Savings
 from train.stages import Stage, stage_at, stages_of
 
@@ -70,6 +70,7 @@ class Trainer:
         Raises:
             InputError: the run cannot start.
         """
+        recipe, kept = keep_batch(recipe, Path(recipe.output_dir) / recipe.name)
         self.data = data(recipe)
         self.recipe = recipe = self.data.recipe
         images = grid_images(recipe, self.data.sources.concepts)
@@ -94,8 +95,9 @@ class Trainer:
             recipe, folder, self.accelerator, objective.base.parametrization.num_train_timesteps
         )
         say = self.run.progress.say
-        if price:
-            say(price)
+        for note in (kept, price):
+            if note:
+                say(note)
         if self.memory.reason:
             say(f"memory: {self.memory.summary} ({self.memory.reason})")
         self.optimization = Optimization(recipe, objective, self.accelerator, say)

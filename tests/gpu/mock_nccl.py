@@ -64,12 +64,13 @@ def install() -> None:
 
 
 def without_timer() -> None:
-    """Remove DDP's logger, which needs CUDA's timer."""
+    """Remove DDP's logger, which needs CUDA's timer, and its question for NCCL's version."""
     from types import SimpleNamespace
 
     from torch.nn.parallel import DistributedDataParallel
 
     kept = DistributedDataParallel.__init__
+    DistributedDataParallel._check_comm_hook = lambda self, hook: None  # type: ignore[method-assign]
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         kept(self, *args, **kwargs)
