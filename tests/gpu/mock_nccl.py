@@ -80,6 +80,7 @@ def without_timer() -> None:
             set_error_and_log=lambda text: None,
             _set_static_graph=lambda: None,
             _set_uneven_input_join=lambda: None,
+            _set_comm_hook_name=lambda name: None,
         )
 
     DistributedDataParallel.__init__ = init  # type: ignore[method-assign]
