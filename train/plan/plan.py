@@ -137,7 +137,7 @@ def plan_run(
     from train.plan.streams import plan_streams
     from train.plan.traffic import BANDWIDTH, Waiting, bandwidth_in, logged_step
 
-    speed = bandwidth_in(bandwidth or BANDWIDTH)
+    speed = bandwidth_in(BANDWIDTH if bandwidth is None else bandwidth)
     outline = outlined(recipe, processes)
     sources, objective, made = outline.sources, outline.objective, outline.examples
     memory, size = memory_planned(recipe, outline, processes), processes // recipe.parallel.context
