@@ -109,11 +109,11 @@ def plan_memory(
             plan.other_activations = max(*needs, besides)
     plan.whole = divided_bytes(objective, plan)
     return on_each(
-        plan, recipe, Layout(0, processes, recipe.parallel.context), frames(stages, base)
+        plan, recipe, Layout(0, processes, recipe.parallel.context), latent_frames(stages, base)
     )
 
 
-def frames(stages: Stages, base: DiffusionModel) -> int:
+def latent_frames(stages: Stages, base: DiffusionModel) -> int:
     """Return the latent frames of the largest example; 1 for images."""
     shapes = [latents_of(base, largest_of(examples)) for _, examples in stages]
     return max(shape[1] if len(shape) > 3 else 1 for shape in shapes)
