@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "configs").rglob("*.yaml")
-    if path.relative_to(ROOT).parts[1] != "accelerate"
+    if path.relative_to(ROOT).parts[1] not in ("accelerate", "cluster")
 )
 SCHEMA_LINE = re.compile(r"# yaml-language-server: \$schema=(\S+)\n# \S")
 

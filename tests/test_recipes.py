@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "configs").rglob("*.yaml")
-    if path.relative_to(ROOT).parts[1] not in ("accelerate", "base", "memory")
+    if path.relative_to(ROOT).parts[1] not in ("accelerate", "base", "cluster", "memory")
 )
 SOUND = "name: dog\nobjective: {type: lora}\ndata: {path: datasets/dog}\n"
 

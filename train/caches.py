@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 
 from accelerate import Accelerator
@@ -17,7 +18,6 @@ from train.data import (
     Examples,
     Paused,
     PromptStates,
-    Share,
     StoredStates,
     Track,
     cache_latents,
@@ -27,6 +27,7 @@ from train.data import (
 from train.families import training_of
 from train.objectives import Objective
 from train.placement import idle_parts
+from train.shares import share_of
 from train.stages import Stage
 
 
@@ -52,9 +53,7 @@ class Caches:
         self.recipe = recipe
         self.base = objective.base
         self.accelerator = accelerator
-        self.layout = Layout(
-            accelerator.process_index, accelerator.num_processes, recipe.parallel.context
-        )
+        self.share = share_of(recipe, accelerator, runs_denoiser=False)
         self.folder = open_cache(recipe.data, recipe.output_dir)
         self.prompt_states: PromptStates | None = None
         """None if captions are unused, or their embeddings change at every step."""
@@ -77,7 +76,7 @@ class Caches:
             return
         self.tell_cut_prompts(examples)
         data, batch_size = self.recipe.data, stage.recipe.train_batch_size
-        share = self.accelerator.process_index, self.accelerator.num_processes
+        share = self.share
         self.cache_latents(examples, batch_size, track, paused)
         states, stay = self.prompt_states, data.cache != "off" and not examples.changes_words
         is_known = bool(
@@ -91,14 +90,17 @@ class Caches:
     @cached_property
     def ring(self) -> Ring | None:
         """Return the processes that encode this one's clips together; None if it is alone."""
-        return ring_of(self.layout, self.accelerator.device)
+        accelerator, context = self.accelerator, self.recipe.parallel.context
+        layout = Layout(accelerator.process_index, accelerator.num_processes, context)
+        return ring_of(layout, accelerator.device)
 
     def cache_latents(
         self, examples: Examples, batch_size: int, track: Track, paused: Paused | None = None
     ) -> None:
         """Encode every image or clip once; see `train.data.cache_latents`."""
-        share = Share(self.layout.data_rank, self.layout.data_size, self.ring)
-        cache_latents(examples, self.base, batch_size, track, self.folder, share, paused)
+        share = replace(self.share, ring=self.ring)
+        with share.together():
+            cache_latents(examples, self.base, batch_size, track, self.folder, share, paused)
 
     def encoding_together(self) -> AbstractContextManager[None]:
         """Let the processes that have the same batches encode clips together in the context."""

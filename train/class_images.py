@@ -4,16 +4,15 @@ As in diffusers' train_dreambooth.py and A1111's DreamBooth extension (`image_bu
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from typing import Any
-
-from accelerate import Accelerator
 
 from inference.config import DrawSettings, ImageConfig
 from inference.files import write_atomically
 from inference.images import Drawing, draw
 from inference.media import prepare_folder, save_png
 from inference.runtime import InputError, Stopped, StopSignals
+from train.common import Share
 from train.config import ConceptConfig, TrainRecipe
 from train.data import ClassFolder, ClassPicture, Track
 
@@ -36,10 +35,13 @@ def portions(
     return found
 
 
-def share_of(found: Sequence[Portion], rank: int, num_processes: int) -> list[Portion]:
-    """Return the portions of one of several processes: every n-th, unless all of it exists."""
-    own = found[rank::num_processes]
-    return [one for one in own if not all(picture.file.exists() for picture in one[1])]
+def missing(found: Sequence[Portion]) -> list[int]:
+    """Return the numbers of the portions of which not all exists."""
+    return [
+        number
+        for number, (_, pictures) in enumerate(found)
+        if not all(picture.file.exists() for picture in pictures)
+    ]
 
 
 def draw_missing(
@@ -47,40 +49,40 @@ def draw_missing(
     folders: Sequence[ClassFolder],
     recipe: TrainRecipe,
     resolution: int,
-    accelerator: Accelerator,
+    share: Share,
     track: Track,
-    signals: StopSignals | None,
+    signals: StopSignals,
 ) -> None:
-    """Generate this process's share of the missing images, until a signal comes.
-
-    Without signals all processes generate all of them together, which they can do only if none
-    stops alone; the first one writes them.
+    """Generate this process's share of the missing images, until a signal comes to one of them.
 
     Raises:
-        InputError: a folder cannot be written to, or an image is not finite.
+        InputError: a folder cannot be written to, or an image is not finite, in any process.
+        ProcessLostError: another process has failed.
     """
     sampling, extensions = recipe.sampling, recipe.data.captions.extensions
     found = portions(folders, recipe.seed, sampling.batch_size, extensions)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    share = share_of(found, rank, processes) if signals is not None else share_of(found, 0, 1)
-    keeps = signals is not None or accelerator.is_main_process
-    if not share:
-        return
-    for concept, pictures in track(share, "drawing class pictures"):
+    numbers = share.of_first(lambda: missing(found))
+
+    def draw_one(number: int) -> None:
+        concept, pictures = found[number]
         requests = [
             request_for(picture, concept, sampling.settings, resolution) for picture in pictures
         ]
         try:
-            with signals.at_once() if signals is not None else nullcontext():
+            with share.urgent(signals):
                 drawings = draw(base, requests, len(requests))
         except FloatingPointError as error:
             raise InputError(
                 f"class pictures of {concept.class_prompt!r} cannot be drawn: {error}"
             ) from error
-        except Stopped:
-            return
-        for picture, drawing in zip(pictures, drawings, strict=True) if keeps else ():
+        for picture, drawing in zip(pictures, drawings, strict=True) if share.speaks else ():
             keep(picture, drawing)
+
+    if numbers:
+        with suppress(Stopped):
+            share.divide(
+                numbers, draw_one, track=lambda rounds: track(rounds, "drawing class pictures")
+            )
 
 
 def request_for(

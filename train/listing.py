@@ -96,7 +96,7 @@ def recipes() -> Rows:
     return {
         f"configs/{name.as_posix()}": opening(path)
         for name, path in names.items()
-        if name.parts[0] != "accelerate"
+        if name.parts[0] not in ("accelerate", "cluster")
     }
 
 

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from inference.models import DiffusionModel
 from inference.parallel import Layout
 from train.class_images import draw_missing
-from train.common import Batch, DataError, StopSignals, derive_seed
+from train.common import Batch, DataError, Share, StopSignals, derive_seed
 from train.config import TrainRecipe
 from train.data import (
     Examples,
@@ -63,7 +61,7 @@ class Data:
         self,
         base: DiffusionModel,
         resolution: int,
-        accelerator: Accelerator,
+        share: Share,
         track: Track,
         signals: StopSignals | None,
     ) -> None:
@@ -72,7 +70,7 @@ class Data:
         Args:
             base: the model, as before training.
             resolution: of the images.
-            accelerator: of this process.
+            share: of this process.
             track: shows the progress.
             signals: generating ends early once one has come; None if all processes generate
                 together.
@@ -82,7 +80,7 @@ class Data:
             self.class_folders,
             self.recipe,
             resolution,
-            accelerator,
+            share,
             track,
             signals,
         )

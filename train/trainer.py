@@ -41,7 +41,7 @@ from train.optimization import (
 )
 from train.placement import Reckon, place_parts
 from train.run_data import Data
-from train.runs import RunDirectory
+from train.runs import RunDirectory, keep_batch
 from train.saving import Savings
 from train.stages import Stage, stage_at, stages_of
 
@@ -78,7 +78,9 @@ class Trainer:
         Raises:
             InputError: the run cannot start.
         """
-        self.data = data(as_launched(recipe, os.environ))
+        recipe = as_launched(recipe, os.environ)
+        recipe, kept = keep_batch(recipe, Path(recipe.output_dir) / recipe.name)
+        self.data = data(recipe)
         self.recipe = recipe = self.data.recipe
         images = grid_images(recipe, self.data.sources.concepts)
         folder = open_folder(self.data)
@@ -106,8 +108,9 @@ class Trainer:
             recipe, folder, self.accelerator, objective.base.parametrization.num_train_timesteps
         )
         say = self.run.progress.say
-        if price:
-            say(price)
+        for note in (kept, price):
+            if note:
+                say(note)
         if self.memory.reason:
             say(f"memory: {self.memory.summary} ({self.memory.reason})")
         self.optimization = Optimization(recipe, objective, self.accelerator, say, strategy)
@@ -133,7 +136,7 @@ class Trainer:
 
     @property
     def is_main(self) -> bool:
-        """Return whether this process writes files, and generates previews."""
+        """Return whether this process writes files."""
         return self.accelerator.is_main_process
 
     @property
@@ -192,8 +195,11 @@ class Trainer:
             self.resume()
         if self.is_main or self.shares_weights:
             self.open()
-            if self.step_number > 0:
-                self.catch_up()
+        if self.step_number > 0:
+            self.catch_up()
+        else:
+            with uncompiled(self.recipe.speed):
+                self.previews.keep_base_row()
         self.run.progress.advance(self.step_number)
         self.objective.train()
         self.run.clock.go_on()
@@ -205,10 +211,11 @@ class Trainer:
             Interrupted: a stop signal came; the generated ones are saved.
         """
         resolution, track = self.examples.resolution, self.run.progress.track
-        signals = None if self.shares_weights else self.signals
         work = SIGNS.at_length("drawing class pictures")
         with work, self.optimization.weights.of_base():
-            self.data.draw_class_pictures(self.base, resolution, self.accelerator, track, signals)
+            self.data.draw_class_pictures(
+                self.base, resolution, self.optimization.share, track, self.signals
+            )
         if asked := self.signals.of_all(self.accelerator):
             self.close()
             raise Interrupted(asked, "the class pictures that are drawn")
@@ -229,15 +236,12 @@ class Trainer:
         self.optimization.stop_members(self.step_number)
 
     def open(self) -> None:
-        """Write recipe and manifests, and at the start of a run the base model's row."""
+        """Write recipe and manifests."""
         step = self.step_number
         if step < self.recipe.max_train_steps:
             self.savings.check_room()
         if self.is_main:
             self.open_run()
-        if step == 0:
-            with uncompiled(self.recipe.speed):
-                self.previews.keep_base_row()
 
     def open_run(self) -> None:
         """Write recipe and manifests."""
@@ -250,17 +254,20 @@ class Trainer:
         self.run.open(step, text, facts, None if kept else self.data.rows())
 
     def catch_up(self) -> None:
-        """Write the artifacts and the preview grid that an interrupted run did not reach."""
-        step = self.step_number
+        """Write the artifacts and the preview grid that an interrupted run did not reach.
+
+        All processes call it; the first one writes.
+        """
+        step, grid = self.step_number, self.run.folder.grid(self.step_number)
         is_saved = self.due(self.recipe.saving.save_every_n_steps)
         is_last = step >= self.recipe.max_train_steps
-        if is_saved or is_last:
+        if (self.is_main or self.shares_weights) and (is_saved or is_last):
             decided, savings = self.savings.decided, self.savings
             if not decided(lambda: savings.are_made(step)):
                 savings.artifacts(step, self.examples)
             decided(lambda: savings.list_artifacts(step))
         is_drawn = self.due(self.recipe.sampling.sample_every_n_steps)
-        if is_drawn and not self.savings.decided(self.run.folder.grid(step).is_file):
+        if is_drawn and of_first(self.accelerator, lambda: not grid.is_file()):
             with uncompiled(self.recipe.speed):
                 self.previews.draw(step, self.examples)
 
@@ -343,17 +350,15 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def draw(self) -> None:
-        """Generate the preview grid; other processes wait.
+        """Generate the preview grid, in all processes.
 
-        A signal ends it early, except after the last step: a resumed run generates the grid; and
-        except where all draw together, and none may leave the others waiting.
+        A signal ends it early, except after the last step: a resumed run generates the grid.
         """
         work = SIGNS.at_length("drawing previews")
         with self.run.clock.paused(), work, uncompiled(self.recipe.speed):
             is_last = self.step_number == self.recipe.max_train_steps
-            if self.is_main or self.shares_weights:
-                signals = None if is_last or self.shares_weights else self.signals
-                self.previews.draw(self.step_number, self.examples, signals)
+            signals = None if is_last else self.signals
+            self.previews.draw(self.step_number, self.examples, signals)
             self.accelerator.wait_for_everyone()
 
     def until_stopped(self, work: Callable[..., object], *arguments: object) -> None:

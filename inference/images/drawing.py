@@ -7,7 +7,7 @@ machine gives the same pixels.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,13 +73,9 @@ def draw(
         InputError: a size, a prompt or an init image cannot be used.
         FloatingPointError: an image is not finite.
     """
-    requests = expand(base, images)
-    batches = group(requests, batch_size)
-    library = NetworkLibrary(base)
-    library.check(all_calls(requests))
-    drawer = Drawer(base, requests, library, batches, progress, artifacts)
-    drawn = {index: drawing for batch in batches for index, drawing in drawer(batch)}
-    return [drawn[index] for index in range(len(requests))]
+    drawer = Drawer.of(base, images, batch_size)
+    drawer.progress, drawer.artifacts = progress, artifacts
+    return drawer.in_order(map(drawer, drawer.batches))
 
 
 @dataclass
@@ -98,6 +94,23 @@ class Drawer:
     """Other attached artifacts."""
     done: int = 0
     """Completed steps."""
+
+    @classmethod
+    def of(cls, base: ImageModel, images: Sequence[ImageConfig], batch_size: int) -> Drawer:
+        """Return a drawer of every image of every entry; see `draw`.
+
+        Raises:
+            InputError: a size or a prompt cannot be used.
+        """
+        requests = expand(base, images)
+        library = NetworkLibrary(base)
+        library.check(all_calls(requests))
+        return cls(base, requests, library, group(requests, batch_size))
+
+    def in_order(self, drawn: Iterable[Sequence[tuple[int, Drawing]]]) -> list[Drawing]:
+        """Return the images of all batches in the order of the requests."""
+        found = {index: drawing for batch in drawn for index, drawing in batch}
+        return [found[index] for index in range(len(self.requests))]
 
     @cached_property
     def total(self) -> int:

@@ -39,8 +39,9 @@ FLOORS = (
         "inference/convert.py",
     ),
     (
-        "train/families/", "train/runs/", "train/stages.py", "train/class_images.py",
-        "inference/clips/", "inference/deforum/", "inference/inspect.py",
+        "train/families/", "train/runs/", "train/shares.py", "train/stages.py",
+        "train/class_images.py", "inference/clips/", "inference/deforum/",
+        "inference/inspect.py",
     ),
     (
         "train/objectives/", "train/placement.py", "train/diff.py", "inference/__main__.py",

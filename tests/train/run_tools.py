@@ -95,11 +95,12 @@ def check_the_same(run: Path, straight: Straight) -> None:
 def weights(run: Path, step: int = 4) -> dict[str, torch.Tensor]:
     folder = run / "checkpoints" / f"step-{step:06d}"
     files = ("trained.safetensors", "ema.safetensors")
-    return {f"{name}: {k}": v for name in files for k, v in load_file(folder / name).items()}
+    there = [name for name in files if (folder / name).is_file()]
+    return {f"{name}: {k}": v for name in there for k, v in load_file(folder / name).items()}
 
 
-def largest_difference(one: Path, two: Path) -> float:
-    ours, theirs = weights(one), weights(two)
+def largest_difference(one: Path, two: Path, step: int = 4) -> float:
+    ours, theirs = weights(one, step), weights(two, step)
     assert ours.keys() == theirs.keys()
     return max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
 

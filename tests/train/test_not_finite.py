@@ -69,7 +69,7 @@ def test_a_run_goes_on_without_a_preview_that_is_not_finite(commands: Any, tmp_p
 def test_a_reconstruction_that_is_not_finite_is_an_error(tiny_base: Any, tmp_path: Path) -> None:
     tiny_base.vae.decoder.conv_out.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="the reconstruction is not finite"):
-        reconstruction_grid(tiny_base, [torch.zeros(3, 16, 16)], tmp_path / "grid.png")
+        reconstruction_grid(tiny_base, [lambda: torch.zeros(3, 16, 16)], tmp_path / "grid.png")
     assert not list(tmp_path.iterdir())
 
 

@@ -147,15 +147,17 @@ def test_layers_that_clip_skip_leaves_without_gradient(commands: Any, tmp_path: 
 def test_a_run_continues_on_another_number_of_processes_with_the_same_batch(
     commands: Any, tmp_path: Path
 ) -> None:
-    """With half the accumulation; its sums alone are in another order."""
+    """With half the accumulation by itself; its sums alone are in another order."""
     options = [f"output_dir={tmp_path}", LORA, *OPTIONS, "sampling.sample_every_n_steps=99"]
     straight = commands.train(*options, "name=straight", "gradient_accumulation_steps=2")
     assert straight.status == 0, straight.err
     shutil.copytree(tmp_path / "straight", tmp_path / "moved", symlinks=True)
     shutil.rmtree(tmp_path / "moved" / "checkpoints" / "step-000004")
     options += ["name=moved", "resume=true"]
-    two = commands.train_on_two(*options, "gradient_accumulation_steps=1")
+    two = commands.train_on_two(*options, "gradient_accumulation_steps=2")
     succeed(two)
+    said = "2 processes with gradient_accumulation_steps=1 take as many examples a step"
+    assert two[0].err.count(said) == 1
     assert two[0].err.count("warning") == 1
     assert "processes: 1 became 2" in two[0].err
     assert largest_difference(tmp_path / "straight", tmp_path / "moved") < ROUNDING

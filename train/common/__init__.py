@@ -25,11 +25,12 @@ if TYPE_CHECKING:
         tell_once,
     )
     from train.common.randomness import derive_seed, generator, normal, seeded
+    from train.common.sharing import ALONE, Share
     from train.common.weights import on_the_host, own_rows, replaced_parameters
 
 __all__ = [
-    "RESERVE", "Batch", "DataError", "FetchError", "NonFiniteError", "RunDirectoryError",
-    "RunEndedError", "SavingError", "StopSignals", "derive_seed", "encode_in_parts",
+    "ALONE", "RESERVE", "Batch", "DataError", "FetchError", "NonFiniteError", "RunDirectoryError",
+    "RunEndedError", "SavingError", "Share", "StopSignals", "derive_seed", "encode_in_parts",
     "encoded_at_once", "generator", "lost_processes_reported", "normal", "of_all", "of_first",
     "on_the_host", "own_rows", "replaced_parameters", "seeded", "send", "tell_once", "uses_gpu",
 ]  # fmt: skip

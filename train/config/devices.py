@@ -85,7 +85,8 @@ class TrainParallelConfig(ParallelConfig):
     """What lies in the system's memory between its uses: the `optimizer`'s state with its step
     (ZeRO), or `all`, the weights too (FSDP2 and zero3)."""
     gradient_compression: Literal["none", "bf16"] = "none"
-    """Format in which `ddp` sends gradients: `bf16` halves the traffic, and rounds them."""
+    """Format in which `ddp` sends gradients between GPUs: `bf16` halves the traffic, and rounds
+    them."""
 
     def faults(self) -> Faults:
         yield from super().faults()

@@ -25,6 +25,22 @@ class PartMemory:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Divided:
+    """The bytes that strategies of parallelism divide: all of them, as one process holds them."""
+
+    denoiser: int = 0
+    """The denoiser's weights, trained or not, without those of `trained`."""
+    trained: int = 0
+    """Trained weights besides the base model."""
+    learned: int = 0
+    """All trained weights, in the base model or besides."""
+    gathered: int = 0
+    """What is whole at once while the denoiser is at work, if its weights are divided."""
+    gradient: int = 0
+    """The gradients of the block that has the most."""
+
+
 @dataclass
 class MemoryPlan:
     """Bytes on one device."""
@@ -49,7 +65,11 @@ class MemoryPlan:
     swapped_at_rest: int = 0
     """The same while the denoiser does not compute."""
     casts: int = 0
-    """DDP's copies of gradients."""
+    """DDP's copies of gradients; with divided weights the largest block's whole gradients."""
+    gathered: int = 0
+    """With divided weights, those that are whole while the denoiser is at work."""
+    whole: Divided = field(default_factory=Divided)
+    """What strategies divide, before it is divided."""
     drawn: int = 0
     """Copies of trained weights in the format of generating, while previews are generated."""
     spared: int = 0
@@ -107,6 +127,8 @@ class MemoryPlan:
         if phase != STEP and not self.needs.get(phase):
             return 0
         kept = self.weights_at_work(phase) + self.trained + self.ema + self.needs[phase]
+        if self.denoiser in self.at_work[phase]:
+            kept += self.gathered
         if phase in PREVIEWS:
             kept += self.drawn - self.spared
         if phase in FILLING:

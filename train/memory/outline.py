@@ -9,6 +9,7 @@ import torch
 
 from inference.config import ImageConfig
 from inference.models import DiffusionModel, skeleton
+from inference.parallel import Layout
 from train.config import AutoencoderConfig, LoraConfig, TrainRecipe
 from train.data import (
     ClassFolder,
@@ -43,15 +44,20 @@ class Outline:
 def outlined(recipe: TrainRecipe, processes: int = 1) -> Outline:
     """Return the parts of a run, made by the same functions as in training.
 
+    Args:
+        recipe: the run's.
+        processes: all of the run.
+
     Raises:
         InputError: the run could not start: data, captions, sizes or the base model.
     """
+    size = Layout(0, processes, recipe.parallel.context).data_size
     sources = find_sources(recipe)
     images = [*grid_images(recipe, sources.concepts).values()]
     folders = class_folders(sources.concepts, Path(recipe.output_dir) / recipe.name)
     objective = objective_without_weights(recipe, skeleton(recipe.base_model, "fp32"))
-    base, data, stages = objective.base, recipe.data, stages_of(recipe, processes)
-    examples = [build_examples(s.recipe, sources, base, s.pace(processes)) for s in stages]
+    base, data, stages = objective.base, recipe.data, stages_of(recipe, size)
+    examples = [build_examples(s.recipe, sources, base, s.pace(size)) for s in stages]
     there = pictures_there(folders, data.captions.extensions, data.broken_pictures)
     for one in examples if (others := sources.class_pictures or there) else ():
         one.add_class_pictures(others)

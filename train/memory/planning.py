@@ -22,13 +22,15 @@ from inference.memory import (
     tiled,
 )
 from inference.models import DTYPES, DiffusionModel, quantization_savings, savings_by_layer
+from inference.parallel import Layout
 from train.common import encoded_at_once
 from train.config import TrainRecipe
 from train.data import DEVICE_BYTES, PROMPT_CACHE_BYTES, Examples
 from train.families import training_of
 from train.memory.figures import MemoryPlan, PartMemory
 from train.memory.outline import Outline
-from train.memory.steps import StepBytes, step_bytes
+from train.memory.ranks import Traffic, divided_bytes, on_each, traffic_of
+from train.memory.steps import StepBytes, query_bytes, step_bytes
 from train.objectives import Objective, drawn_dtype, read_precision
 from train.optimization import trained_bytes
 from train.placement import idle_parts, parts_by_phase
@@ -75,7 +77,6 @@ def plan_memory(
     plan.gradients, plan.optimizer, plan.ema = kept.gradients, kept.optimizer, kept.ema
     plan.host_state = kept.host
     plan.step = kept.step if recipe.memory.fused_backward else 0  # in the backward pass
-    plan.casts = gradients if processes > 1 else 0
     packing = recipe.base_model.quantization
     saved = savings_by_layer(base, packing) if packing else {}
     swap = base.blocks(), recipe.memory.blocks_to_swap, saved
@@ -112,7 +113,39 @@ def plan_memory(
             plan.host_activations = max(one.host for one in needs)
         else:
             plan.other_activations = most
-    return plan
+    plan.whole = divided_bytes(objective, plan)
+    return on_each(
+        plan, recipe, Layout(0, processes, recipe.parallel.context), latent_frames(stages, base)
+    )
+
+
+def latent_frames(stages: Stages, base: DiffusionModel) -> int:
+    """Return the latent frames of the largest example; 1 for images."""
+    shapes = [latents_of(base, largest_of(examples)) for _, examples in stages]
+    return max(shape[1] if len(shape) > 3 else 1 for shape in shapes)
+
+
+def traffic_planned(
+    recipe: TrainRecipe, outline: Outline, memory: MemoryPlan, processes: int
+) -> Traffic:
+    """Return what each process sends in a step, in the stage in which it is most."""
+    layout, objective = Layout(0, processes, recipe.parallel.context), outline.objective
+    pairs = [
+        (stage.recipe, examples)
+        for stage, examples in zip(outline.stages, outline.examples, strict=True)
+    ]
+    has_captions = captions_bytes(recipe, objective, pairs) is not None
+
+    def planned(own: TrainRecipe, examples: Examples) -> Traffic:
+        queries = 0
+        if layout.context > 1:
+            shape = largest_of(examples)
+            queries = query_bytes(
+                objective, own, shape, latents_of(objective.base, shape), has_captions
+            )
+        return traffic_of(own, memory.whole, layout, queries)
+
+    return max((planned(*pair) for pair in pairs), key=lambda one: one.total)
 
 
 def is_cached(recipe: TrainRecipe) -> bool:

@@ -80,6 +80,42 @@ def step_bytes(
     return known[key]
 
 
+def query_bytes(
+    objective: Objective,
+    recipe: TrainRecipe,
+    pixels: Sequence[int],
+    latents: Sequence[int],
+    has_captions: bool,
+) -> int:
+    """Return the bytes of the queries of the denoiser's attention layers in a forward pass.
+
+    The arguments are those of `step_bytes`.
+    """
+    rows = recipe.train_batch_size * (2 if recipe.data.has_prior else 1)
+    lower = DTYPES[recipe.mixed_precision] if recipe.mixed_precision != "fp32" else None
+    sizes: list[int] = []
+
+    def count(layer: nn.Module, given: tuple[object, ...], output: Tensor) -> None:
+        sizes.append(output.nbytes)
+
+    layers = [
+        module
+        for block in objective.base.blocks()
+        for name, module in block.named_modules()
+        if name.rpartition(".")[2] == "to_q"
+    ]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with in_training(objective, False), with_tokenizer(objective.base), torch.no_grad():
+            batch = blank_batch(objective, rows, pixels, latents, has_captions)
+            with live_bytes(lower) as (_, cuda), cuda.autocast():
+                objective(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(sizes)
+
+
 def fingerprint(objective: Objective) -> int:
     """Return a number that differs for other weights, other formats and other trained parts."""
     seen: list[object] = [type(objective)]

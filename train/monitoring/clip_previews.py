@@ -19,6 +19,8 @@ from inference.clips import (
 )
 from inference.config import ClipConfig
 from inference.media import image_grid, read_clip, save_grid
+from inference.runtime import StopSignals
+from train.common import Share
 from train.monitoring.previews import BaseRow, Shown
 
 
@@ -40,25 +42,42 @@ class ClipGrid:
     def __bool__(self) -> bool:
         return bool(self.requests)
 
-    def draw(self) -> list[ClipDrawing]:
-        with self.base.parts_alone(), self.base.undivided():
-            return draw_clips(self.base, self.requests, self.way)
+    def draw(self, share: Share, signals: StopSignals | None = None) -> list[ClipDrawing]:
+        """Generate the clips in all processes; return them in the first one, else []."""
 
-    def keep_base_row(self) -> None:
+        def draw_one(request: ClipConfig) -> ClipDrawing:
+            (drawing,) = draw_clips(self.base, [request], self.way)
+            return drawing
+
+        with self.base.parts_alone():
+            return share.divide(self.requests, draw_one, signals)
+
+    def keep_base_row(self, share: Share) -> None:
         """Generate the row of the untrained model; call it before the first step."""
-        for number, drawing in enumerate(self.draw()):
+        for number, drawing in enumerate(self.draw(share)):
             self.base_row.folder.mkdir(parents=True, exist_ok=True)
             file = self.base_row.file(number)
             write_webp(file, drawing.frames, fps_of(drawing), drawing.infotext)
 
-    def save(self, path: Path, step: int) -> Shown:
+    def save(
+        self, path: Path, step: int, share: Share, signals: StopSignals | None = None
+    ) -> Shown | None:
         """Generate; save every clip losslessly, all side by side, and a contact sheet.
 
         Args:
             path: of the contact sheet, a PNG. Beside it are `NAME.webp`, and a folder `NAME`.
             step: for the label.
+            share: of this process in generating; the first process saves, and returns the sheet.
+            signals: a signal ends it early, if they are given.
         """
-        drawings = self.draw()
+        drawings = self.draw(share, signals)
+        if not share.is_main:
+            return None
+        with share.urgent(signals):
+            return self.save_clips(path, step, drawings)
+
+    def save_clips(self, path: Path, step: int, drawings: Sequence[ClipDrawing]) -> Shown:
+        """Save drawings and the sheet."""
         folder, fps = path.with_suffix(""), fps_of(drawings[0])
         folder.mkdir(parents=True, exist_ok=True)
         for number, drawing in enumerate(drawings):

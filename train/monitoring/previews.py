@@ -1,7 +1,7 @@
 """The preview grid: the base model's row above the artifact's row."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from inference.config import ImageConfig
-from inference.images import Drawing, check_finite, draw, read_infotext
+from inference.images import Drawer, Drawing, check_finite, read_infotext
 from inference.media import image_grid, save_grid, save_png
 from inference.models import DiffusionModel
-from train.common import derive_seed
+from inference.runtime import StopSignals
+from train.common import ALONE, Share, derive_seed
 from train.config import FILEWORDS, TrainRecipe
 from train.data import Concept, read_lines
 
@@ -102,20 +103,32 @@ class PromptGrid:
     def __bool__(self) -> bool:
         return bool(self.images)
 
-    def draw(self) -> list[Drawing]:
+    def draw(self, share: Share, signals: StopSignals | None = None) -> list[Drawing]:
+        """Generate the images in all processes; return them in the first one, else []."""
         with self.base.parts_alone():
-            return draw(self.base, self.images, self.batch_size)
+            drawer = Drawer.of(self.base, self.images, self.batch_size)
+            drawn = share.divide(drawer.batches, drawer, signals)
+        return drawer.in_order(drawn) if share.is_main else []
 
-    def keep_base_row(self) -> None:
+    def keep_base_row(self, share: Share) -> None:
         """Generate the row of the untrained model; call it before the first step."""
-        for number, drawing in enumerate(self.draw()):
+        for number, drawing in enumerate(self.draw(share)):
             self.base_row.folder.mkdir(parents=True, exist_ok=True)
             file = self.base_row.file(number)
             save_png(file, drawing.image, {"parameters": drawing.infotext})
 
-    def save(self, path: Path, step: int) -> Shown:
-        """Generate and save the grid with infotext; return it."""
-        drawings = self.draw()
+    def save(
+        self, path: Path, step: int, share: Share, signals: StopSignals | None = None
+    ) -> Shown | None:
+        """Generate and save the grid with infotext; return it in the first process."""
+        drawings = self.draw(share, signals)
+        if not share.is_main:
+            return None
+        with share.urgent(signals):
+            return self.save_grid(path, step, drawings)
+
+    def save_grid(self, path: Path, step: int, drawings: Sequence[Drawing]) -> Shown:
+        """Save drawings as a grid, below the base model's."""
         infotexts = [drawing.infotext for drawing in drawings]
         base = [Image.open(file).convert("RGB") for file in self.base_row.kept(infotexts)]
         rows = {"base": base, f"step {step}": [drawing.image for drawing in drawings]}
@@ -126,31 +139,44 @@ class PromptGrid:
         return Shown(grid)
 
 
-@torch.no_grad()
 def reconstruction_grid(
-    base: DiffusionModel, pixels: Sequence[Tensor], path: Path | None
+    base: DiffusionModel,
+    pixels: Sequence[Callable[[], Tensor]],
+    path: Path,
+    share: Share = ALONE,
+    signals: StopSignals | None = None,
 ) -> Shown | None:
-    """Save images above their reconstructions by the VAE as PNG; return the grid.
-
-    Without a path only compute them, for the processes that compute together.
+    """Save images above their reconstructions by the VAE as PNG; return the grid in one process.
 
     Raises:
         FloatingPointError: a reconstruction is not finite.
     """
-    originals = [picture.to(base.device) for picture in pixels]
-    restored = [base.decode_latents(base.encode_images(one[None])[0])[0] for one in originals]
-    for picture in restored:
-        check_finite(picture, "reconstruction", base)
-    if path is None:
+
+    def restored(read: Callable[[], Tensor]) -> tuple[Image.Image, Image.Image, str]:
+        return reconstruction(base, read())
+
+    columns = share.divide(pixels, restored, signals)
+    if not share.is_main:
         return None
-    rows = [[to_image(picture) for picture in row] for row in (originals, restored)]
-    errors = [
-        (one - other).square().mean() / 4 for one, other in zip(originals, restored, strict=True)
-    ]
-    labels = [f"{-10 * float(error.log10()):.1f} dB" for error in errors]
-    grid = image_grid(rows, ["picture", "VAE"], labels)
-    save_grid(path, grid, [])
+    originals, pictures, labels = map(list, zip(*columns, strict=True))
+    with share.urgent(signals):
+        grid = image_grid([originals, pictures], ["picture", "VAE"], labels)
+        save_grid(path, grid, [])
     return Shown(grid)
+
+
+@torch.no_grad()
+def reconstruction(base: DiffusionModel, pixels: Tensor) -> tuple[Image.Image, Image.Image, str]:
+    """Return an image, its reconstruction by the VAE, and the PSNR.
+
+    Raises:
+        FloatingPointError: the reconstruction is not finite.
+    """
+    original = pixels.to(base.device)
+    restored = base.decode_latents(base.encode_images(original[None])[0])[0]
+    check_finite(restored, "reconstruction", base)
+    error = (original - restored).square().mean() / 4
+    return to_image(original), to_image(restored), f"{-10 * float(error.log10()):.1f} dB"
 
 
 def to_image(pixels: Tensor) -> Image.Image:

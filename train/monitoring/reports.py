@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,8 +40,7 @@ def build_grid(
 class Previews:
     """Saves preview grids in the run's folder and in TensorBoard.
 
-    For the first process only; if the processes hold shares of the weights, all of them draw
-    together, and the first one saves.
+    The processes divide what is to be generated, and the first one saves it.
     """
 
     def __init__(
@@ -63,24 +63,26 @@ class Previews:
         """
         self.base = optimization.objective.base
         self.weights = optimization.weights
-        self.saves = optimization.accelerator.is_main_process
+        self.share = optimization.share
         self.run = run
         self.grid = build_grid(recipe, self.base, images, run.folder.samples)
         self.draws_prompts = recipe.objective.learns_from_captions
         """Otherwise, with an autoencoder, the grid shows reconstructions."""
 
     def keep_base_row(self) -> None:
-        """Generate the row of the base model; call it before the first step."""
+        """Generate the row of the base model; all processes call it before the first step."""
         if self.draws_prompts:
             folder = self.run.folder
             with folder.saving(folder.samples, (OSError,)), self.weights.of_base():
-                draw = self.grid.keep_base_row if self.saves else self.grid.draw
-                self.unless_not_finite(draw, "the base model's row")
+                self.unless_not_finite(
+                    lambda: self.grid.keep_base_row(self.share), "the base model's row"
+                )
 
     def draw(self, step: int, examples: Examples, signals: StopSignals | None = None) -> None:
         """Generate the prompts, or an autoencoder's reconstructions, with the weights as saved.
 
-        A signal ends it early if `signals` are given; the weights of training stand then.
+        All processes call it together. A signal to one of them ends it early if `signals` are
+        given; the weights of training stand then.
         """
         if self.draws_prompts and not self.grid:
             return
@@ -89,9 +91,10 @@ class Previews:
             self.run.folder.saving(path, (OSError,)),
             self.weights.as_saved_and_drawn(),
             suppress(Stopped),
-            signals.at_once() if signals else nullcontext(),
         ):
-            drawn = self.unless_not_finite(lambda: self.drawn(path, step, examples), str(path))
+            drawn = self.unless_not_finite(
+                lambda: self.drawn(path, step, examples, signals), str(path)
+            )
         if drawn is None:
             return
         self.run.progress.say(f"drew {path}")
@@ -100,15 +103,14 @@ class Previews:
         if drawn.animation is not None:
             self.run.board.animation("clips", drawn.animation, drawn.fps, step)
 
-    def drawn(self, path: Path, step: int, examples: Examples) -> Shown | None:
-        """Generate the grid of a step; the first process saves and returns it."""
-        if not self.draws_prompts:
-            shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
-            return reconstruction_grid(self.base, shown, path if self.saves else None)
-        if self.saves:
-            return self.grid.save(path, step)
-        self.grid.draw()
-        return None
+    def drawn(
+        self, path: Path, step: int, examples: Examples, signals: StopSignals | None
+    ) -> Shown | None:
+        """Generate and save the grid of a step; return it in the first process."""
+        if self.draws_prompts:
+            return self.grid.save(path, step, self.share, signals)
+        shown = [partial(examples.pixels, number) for number in range(min(8, len(examples)))]
+        return reconstruction_grid(self.base, shown, path, self.share, signals)
 
     def unless_not_finite(self, draw: Callable[[], Result], what: str) -> Result | None:
         """Draw; warn and return None if a value is not finite, since the run can go on without."""

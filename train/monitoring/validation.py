@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import Tensor
 
-from inference.parallel import SIGNS
 from inference.runtime import InputError
 from train.common import Batch, DataError, derive_seed
 from train.config import ClipDataConfig, ExampleConfig, TrainRecipe, ValidationConfig
@@ -53,6 +52,7 @@ class Validation:
         self.config = recipe.validation
         self.objective = optimization.objective
         self.accelerator = optimization.accelerator
+        self.share = optimization.share
         self.weights = optimization.weights
         self.caches = caches
         self.run = run
@@ -70,12 +70,11 @@ class Validation:
         captioned = self.recipe.objective.learns_from_captions
         if self.config is None or self.examples.latents is not None or not captioned:
             return
-        accelerator, caches = self.accelerator, self.caches
-        share = accelerator.process_index, accelerator.num_processes
+        caches = self.caches
         caches.cache_latents(self.examples, self.batch_size, track)
         changes = self.examples.changes_words
         if caches.prompt_states and self.recipe.data.cache != "off" and not changes:
-            caches.prompt_states.fill(self.examples.all_prompts(), track, share=share)
+            caches.prompt_states.fill(self.examples.all_prompts(), track, share=caches.share)
 
     def show(self, step: int) -> None:
         """Log the loss to TensorBoard, also by timestep, and to the terminal.
@@ -84,7 +83,7 @@ class Validation:
         """
         if self.config is None:
             return
-        with self.run.clock.paused(), SIGNS.at_length("validation"):
+        with self.run.clock.paused():
             losses = self.measure(step)
             self.objective.base.tidy()
         if self.run.board is not None:
@@ -111,21 +110,19 @@ class Validation:
     def measure(self, step: int) -> Tensor:
         """Return losses (examples, timesteps), fp32, on the CPU: all of them in every process.
 
-        Each process has a share of the micro-batches, which do not depend on their number; if it
-        has a share of the weights, all compute each micro-batch together.
+        Each process has a share of the micro-batches, which do not depend on their number.
 
         Raises:
             DataError: an image cannot be read, in any of the processes.
         """
         accelerator, fault = self.accelerator, None
         losses = torch.zeros(len(self.examples), len(self.timesteps))
-        if self.weights.strategy.is_sharded:
-            self.fill_in(losses, step, 0, 1)
-            return losses
         try:
-            self.fill_in(losses, step, accelerator.process_index, accelerator.num_processes)
+            self.fill_in(losses, step, self.share.place, self.share.count)
         except DataError as error:  # raised when no process waits any more
             fault = error
+        if not self.share.speaks:  # others of the same micro-batches do
+            losses.zero_()
         gathered = torch.cat([losses.flatten(), torch.tensor([float(fault is not None)])])
         gathered = cast("Tensor", accelerator.reduce(gathered.to(accelerator.device), "sum")).cpu()
         if fault is not None:
@@ -137,8 +134,7 @@ class Validation:
     @torch.no_grad()
     def fill_in(self, losses: Tensor, step: int, rank: int, processes: int) -> None:
         """Put the losses of a process's share into (examples, timesteps)."""
-        alone = self.objective.base.undivided()  # each process has a share of the examples
-        with self.weights.averaged(), self.fixed_draws(), alone:
+        with self.weights.averaged(), self.fixed_draws():
             for chunk in self.chunks()[rank::processes]:
                 examples = collate(self.examples.__getitems__(chunk))
                 if isinstance(examples, DataError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,7 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
             "would change before the processes have added up their gradients. Train on one "
             "device, or leave it out"
         )
+    check_compression(recipe, accelerator)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if accelerator.is_main_process:
@@ -101,6 +103,27 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
         }
         warn_of_emulation(accelerator.device, formats, RecipeWarning)
     return accelerator
+
+
+def check_compression(recipe: TrainRecipe, accelerator: Accelerator) -> None:
+    """Check that gradients can be compressed between the processes; warn if there is only one.
+
+    Raises:
+        InputError: this is not a GPU: PyTorch compresses what NCCL sends.
+    """
+    if recipe.parallel.gradient_compression == "none":
+        return
+    if accelerator.num_processes == 1:
+        warnings.warn(
+            "parallel.gradient_compression: has no effect on one process, which sends no gradients",
+            RecipeWarning,
+            stacklevel=2,
+        )
+    elif accelerator.device.type != "cuda":
+        raise InputError(
+            f"parallel.gradient_compression: bf16 is for GPUs, got {accelerator.device.type}: "
+            "PyTorch compresses what NCCL sends. Leave it out"
+        )
 
 
 def layout_of(recipe: TrainRecipe, accelerator: Accelerator) -> Layout:

@@ -22,6 +22,7 @@ from train.optimization.optimizers import build_optimization
 from train.optimization.strategies import Strategy
 from train.optimization.tensorwise import TensorwiseOptimizer, check_steps_alone
 from train.optimization.training_state import TrainingState
+from train.shares import share_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,6 +56,7 @@ class Optimization:
         self.objective = objective
         self.accelerator = accelerator
         self.layout = layout_of(recipe, accelerator)
+        self.share = share_of(recipe, accelerator)
         self.strategy = strategy or build_strategy(recipe, accelerator)
         self.strategy.shard(objective)
         self.members = objective.members(recipe)

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from train.plan.base import skeleton
     from train.plan.plan import plan_run
+    from train.plan.traffic import BANDWIDTH, bandwidth_in
 
-__all__ = ["plan_run", "skeleton"]
+__all__ = ["BANDWIDTH", "bandwidth_in", "plan_run", "skeleton"]
 
-_MODULES = {"plan_run": "train.plan.plan", "skeleton": "train.plan.base"}
+_MODULES = {
+    "BANDWIDTH": "train.plan.traffic",
+    "bandwidth_in": "train.plan.traffic",
+    "plan_run": "train.plan.plan",
+    "skeleton": "train.plan.base",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from train.plan.pictures import PictureLint
     from train.plan.probe import Probe
     from train.plan.streams import StreamPlan
+    from train.plan.traffic import Waiting
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,14 @@ class Plan:
     caption_lint: CaptionLint | None
     picture_lint: PictureLint
     streams: list[StreamPlan]
+    waiting: Waiting | None
+    """For the other processes; None on one process."""
     probe: Probe | None = None
+
+    @property
+    def data_size(self) -> int:
+        """Return the number of processes with examples of their own."""
+        return self.processes // self.recipe.parallel.context
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, sizes in bytes."""
@@ -91,11 +99,17 @@ class Plan:
             "streams": [asdict(one) for one in self.streams],
             "disk": asdict(self.disk) | {"needed": self.disk.needed},
             "memory": asdict(memory) | {name: getattr(memory, name) for name in figures},
+            "traffic": None if self.waiting is None else self.waiting.as_dict(),
             "probe": None if self.probe is None else asdict(self.probe),
         }
 
 
-def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = False) -> Plan:
+def plan_run(
+    recipe: TrainRecipe,
+    processes: int = 1,
+    check_pictures: bool = False,
+    bandwidth: str | None = None,
+) -> Plan:
     """Return everything that is known of a run before it starts.
 
     Sources, objective, stages and examples are made by the same functions as in training, on a base
@@ -105,11 +119,12 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         recipe: the run's recipe.
         processes: number of processes of the run.
         check_pictures: whether to search for duplicates, for which each image is decoded once.
+        bandwidth: what a process sends in a second, as in 50GB/s; else a usual one.
 
     Raises:
         InputError: the run could not start: data, captions, sizes or the base model.
     """
-    from train.memory import memory_planned, outlined
+    from train.memory import memory_planned, outlined, traffic_planned
     from train.plan.data import (
         plan_cache,
         plan_captions,
@@ -120,16 +135,23 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
     )
     from train.plan.lints import lint_captions
     from train.plan.streams import plan_streams
+    from train.plan.traffic import BANDWIDTH, Waiting, bandwidth_in, logged_step
 
+    speed = bandwidth_in(BANDWIDTH if bandwidth is None else bandwidth)
     outline = outlined(recipe, processes)
     sources, objective, made = outline.sources, outline.objective, outline.examples
+    memory, size = memory_planned(recipe, outline, processes), processes // recipe.parallel.context
+    waiting = None
+    if processes > 1:
+        traffic = traffic_planned(recipe, outline, memory, processes)
+        waiting = Waiting(traffic, speed, logged_step(recipe))
     is_captioned = recipe.objective.learns_from_captions
     return Plan(
         recipe=recipe,
         processes=processes,
         trained=numbers_trained(objective),
         stages=[
-            plan_stage(stage, one, sources.pictures, processes)
+            plan_stage(stage, one, sources.pictures, size)
             for stage, one in zip(outline.stages, made, strict=True)
         ],
         captions=plan_captions(sources, made[0], objective.base, True) if is_captioned else None,
@@ -138,12 +160,13 @@ def plan_run(recipe: TrainRecipe, processes: int = 1, check_pictures: bool = Fal
         validation=plan_validation(recipe, sources, objective),
         cache=plan_cache(recipe, sources, objective, made),
         disk=plan_disk(recipe, objective),
-        memory=memory_planned(recipe, outline, processes),
+        memory=memory,
         caption_lint=lint_captions(recipe, sources, made[0], objective.base)
         if is_captioned
         else None,
         picture_lint=look_at_pictures(sources, made, check_pictures),
         streams=plan_streams(recipe, sources),
+        waiting=waiting,
     )
 
 
@@ -156,12 +179,25 @@ def numbers_trained(objective: Objective) -> dict[str, int]:
 
 
 def probed(plan: Plan) -> Plan:
-    """Return a plan with measured steps of each stage on this device; see `probe_run`."""
-    from train.plan.probe import probe_run
+    """Return a plan with measured steps of each stage on this device; see `probe_run`.
 
-    cache = plan.cache
+    Of a plan for several processes one alone is measured.
+    """
+    from train.config import TrainParallelConfig
+    from train.memory import memory_planned, outlined
+    from train.plan.probe import probe_run
+    from train.plan.traffic import StepTime
+
+    cache, recipe, memory, waiting = plan.cache, plan.recipe, plan.memory, plan.waiting
     to_encode = cache.latents - (cache.latents_found or 0)
-    return replace(plan, probe=probe_run(plan.recipe, plan.memory, plan.processes, to_encode))
+    if plan.processes > 1:
+        recipe = replace(recipe, parallel=TrainParallelConfig())
+        memory = memory_planned(recipe, outlined(recipe))
+    probe = probe_run(recipe, memory, to_encode)
+    if waiting is not None:
+        seconds = max(stage.seconds for stage in probe.stages)
+        waiting = replace(waiting, step=StepTime(seconds, "--probe"))
+    return replace(plan, probe=probe, waiting=waiting)
 
 
 def look_at_pictures(sources: Sources, stages: list[Examples], thorough: bool) -> PictureLint:

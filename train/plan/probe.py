@@ -6,6 +6,7 @@ the examples of these steps are encoded in advance. No result is kept.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -109,20 +110,21 @@ class FewCaches(Caches):
         return kept
 
 
-def probe_run(recipe: TrainRecipe, memory: MemoryPlan, processes: int, to_encode: int) -> Probe:
+def probe_run(recipe: TrainRecipe, memory: MemoryPlan, to_encode: int) -> Probe:
     """Take steps on this device, and measure them.
 
     Args:
         recipe: the run's recipe.
-        memory: the plan's estimate.
-        processes: of the run; the probe has one.
+        memory: the plan's estimate, for one process.
         to_encode: images that are not cached.
 
     Raises:
-        InputError: the run could not start, or has several processes.
+        InputError: the run could not start, or this is one of several processes.
     """
-    if processes > 1:
-        raise InputError("--probe: measures a run of one process; leave WORLD_SIZE out")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "--probe: measures one process; leave WORLD_SIZE out (--processes 2 plans for two)"
+        )
     before = start_measuring(torch.device("cpu"))
     with tempfile.TemporaryDirectory(prefix="limner-probe-") as folder:
         data = recipe.data
@@ -162,7 +164,7 @@ def _probed(trainer: Trainer, memory: MemoryPlan, to_encode: int, before: int) -
 def _seconds(trainer: Trainer, stage: Stage) -> float:
     """Return the duration of the last step."""
     seconds, taken, start = 0.0, 0, now()
-    for batch in trainer.data.batches(trainer.examples, stage, stage.first_step, trainer.share):
+    for batch in trainer.data.batches(trainer.examples, stage, stage.first_step, trainer.layout):
         trainer.forward_backward(batch)
         if not batch["completes_step"]:
             continue

@@ -17,6 +17,7 @@ from train.plan.streams import StreamPlan
 
 if TYPE_CHECKING:
     from train.plan.probe import Probe
+    from train.plan.traffic import Waiting
 
 
 def show(plan: Plan) -> None:
@@ -27,7 +28,8 @@ def show(plan: Plan) -> None:
         *([_subsets(plan)] if plan.subsets else []),
         _stages(plan),
         _checks(plan),
-        _memory(plan.memory, plan.recipe.gradient_checkpointing),
+        _memory(plan),
+        *([_waiting(plan, plan.waiting)] if plan.waiting is not None else []),
     ):
         console.print(table)
     if plan.probe is not None:
@@ -43,7 +45,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _run(plan: Plan) -> Table:
     recipe, table = plan.recipe, _table(f"run {plan.recipe.name}")
-    batch = f"{recipe.train_batch_size} x {recipe.gradient_accumulation_steps} x {plan.processes}"
+    batch = f"{recipe.train_batch_size} x {recipe.gradient_accumulation_steps} x {plan.data_size}"
     trained = ", ".join(f"{name} {count:,}" for name, count in plan.trained.items())
     examples = sum(stage.examples for stage in plan.stages)
     epochs = sum(stage.epochs for stage in plan.stages)
@@ -183,8 +185,12 @@ PHASES = {
 """What the phases of `train.placement` are called."""
 
 
-def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
+def _memory(plan: Plan) -> Table:
+    memory: MemoryPlan = plan.memory
+    is_checkpointing = plan.recipe.gradient_checkpointing
     title = "memory of each device, measured on shapes"
+    if plan.processes > 1:
+        title += f" ({_strategy(plan)})"
     table = _table(title, "what", "numbers", "format", "GiB")
     for name, part in memory.parts.items():
         table.add_row(name, f"{part.parameters:,}", part.format, _number(part.bytes))
@@ -195,7 +201,8 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
         ("optimizer", memory.optimizer),
         ("moving average", memory.ema),
         ("cached prompts", memory.prompts),
-        ("copies in other formats", memory.casts),
+        ("blocks that are whole at work", memory.gathered),
+        ("copies of gradients between processes", memory.casts),
         ("copies of a tensor in its step", memory.step),
         (f"activations, {word} gradient checkpointing", memory.activations),
         (f"  ({other} it, in their place", memory.other_activations),
@@ -219,6 +226,36 @@ def _memory(memory: MemoryPlan, is_checkpointing: bool) -> Table:
         ("memory of the system, for activations", memory.host_activations),
     ):
         table.add_row(what, "", "", _number(count))
+    return table
+
+
+def _strategy(plan: Plan) -> str:
+    """Describe how the processes of a plan divide the work."""
+    parallel = plan.recipe.parallel
+    context = f", {parallel.context} compute a clip together" if parallel.context > 1 else ""
+    away = f", cpu_offload: {parallel.cpu_offload}" if parallel.cpu_offload != "none" else ""
+    return f"{parallel.strategy} on {plan.processes} processes{context}{away}"
+
+
+def _waiting(plan: Plan, waiting: Waiting) -> Table:
+    table, traffic = (
+        _table(f"traffic of each process in a step ({_strategy(plan)})"),
+        waiting.traffic,
+    )
+    for what, count in (
+        ("gradients", traffic.gradients),
+        ("weights", traffic.weights),
+        ("attention, between those of a clip", traffic.attention),
+    ):
+        if count:
+            table.add_row(what, in_gib(count))
+    table.add_row("together", in_gib(traffic.total))
+    table.add_row(f"at {waiting.bandwidth / 1e9:g} GB/s", f"{waiting.seconds:.3g} s")
+    share, step = waiting.share, waiting.step
+    known = "unknown: --probe measures a step, and a run's log has its time"
+    if share is not None and step is not None:
+        known = f"at most {share:.1%} of a step of {step.seconds:.3g} s ({step.source})"
+    table.add_row("share of a step, if nothing overlaps", known)
     return table
 
 

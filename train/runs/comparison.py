@@ -225,6 +225,16 @@ def curves(run: RunDirectory) -> dict[str, dict[int, float]]:
     return {name: {one.step: one.value for one in board.Scalars(name)} for name in names}
 
 
+def speeds(run: RunDirectory) -> list[float]:
+    """Return what a run has logged of its images per second."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run.logs), size_guidance={"scalars": 0})
+    board.Reload()
+    name = "images_per_second"
+    return [one.value for one in board.Scalars(name)] if name in board.Tags()["scalars"] else []
+
+
 def different_losses(first: RunDirectory, second: RunDirectory) -> Iterator[LossDifference]:
     """Yield curves that both have, with other values at steps that both have."""
     ours, theirs = curves(first), curves(second)

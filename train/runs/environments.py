@@ -17,10 +17,33 @@ from train.common import RunDirectoryError
 
 ENVIRONMENTS = "environments"
 
-DECIDING = ("limner", "device", "gpu", "threads", "processes", "packages")
+DECIDING = ("limner", "device", "gpu", "threads", "processes", "parallel", "packages")
 """What the bytes of a result depend on, beside recipe and data."""
 
 KEYS = (*DECIDING, "git_commit", "git_changed_files", "command", "python", "platform")
+
+
+PARALLEL = ("strategy", "cpu_offload", "context")
+"""Keys of `parallel` that an environment lists: they change rounding, and may change."""
+
+
+def parallel_in(recipe: Any) -> dict[str, Any]:
+    """Return how processes divide the work, as an environment lists it.
+
+    Args:
+        recipe: the values of a recipe.yaml.
+    """
+    values = recipe.get("parallel") if isinstance(recipe, dict) else None
+    return {"parallel": {key: values[key] for key in PARALLEL}} if values else {}
+
+
+def data_sizes(content: Mapping[str, Any]) -> list[int]:
+    """Return how many processes had examples of their own, in each environment of a run."""
+    return [
+        max(1, one["processes"] // one.get("parallel", {}).get("context", 1))
+        for one in environments(content)
+        if isinstance(one.get("processes"), int)
+    ]
 
 
 def read_environment(path: Path) -> dict[str, Any]:

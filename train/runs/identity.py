@@ -59,6 +59,9 @@ DATA_PATHS = (
 )
 """Keys of folders and files with data, which may be moved: their contents are compared."""
 
+CONTEXT = "parallel.context"
+"""Key of the number of processes that compute the same examples together."""
+
 BASE_PATH, VAE_PATH = "base_model.path", "base_model.vae"
 
 ACCUMULATION = ("gradient_accumulation_steps", "stages.*.gradient_accumulation_steps")
@@ -112,16 +115,18 @@ def new_identity(recipe_yaml: str, facts: Mapping[str, Any], processes: int) -> 
 
     Args:
         recipe_yaml: the resolved recipe; its paths, its name and keys that may change do not count,
-            and accumulation counts over all processes.
+            and accumulation counts over all processes with examples of their own.
         facts: the fingerprints of data and base model.
         processes: the number of processes.
     """
     deciding = {}
-    for key, value in leaves(yaml.safe_load(recipe_yaml)).items():
+    values = leaves(yaml.safe_load(recipe_yaml))
+    data_size = max(1, processes // values.get(CONTEXT, 1))
+    for key, value in values.items():
         if is_safe(key) or is_one_of(key, (*DATA_PATHS, BASE_PATH, VAE_PATH)):
             continue
         is_count = is_one_of(key, ACCUMULATION) and isinstance(value, int)
-        deciding[key] = value * processes if is_count else value
+        deciding[key] = value * data_size if is_count else value
     known = {key: facts.get(key) for key in FINGERPRINTS}
     text = json.dumps([deciding, known], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -29,7 +29,13 @@ from train.runs.data_manifest import (
     write_rows,
 )
 from train.runs.disk import check_writable, existing
-from train.runs.environments import ENVIRONMENTS, changes_since, continued, read_environment
+from train.runs.environments import (
+    ENVIRONMENTS,
+    changes_since,
+    continued,
+    parallel_in,
+    read_environment,
+)
 from train.runs.identity import (
     BASE_FINGERPRINT,
     RESULT_HASH,
@@ -79,6 +85,9 @@ class RunDirectory:
         an earlier version."""
         self.base_print: str | None = None
         """The fingerprint of the base model's weights, from `take` on."""
+        self.parallel: dict[str, Any] = {}
+        """How the processes divide the work (`train.runs.environments.parallel_in`), from `take`
+        on."""
         self._unlinked: set[Path] = set()
         """Links that could not be made, which was reported."""
         self._checked: object = None
@@ -155,7 +164,9 @@ class RunDirectory:
         Raises:
             RunDirectoryError: another process writes to the folder, or it is not what `open` saw.
         """
-        self.base_print = base_fingerprint(yaml.safe_load(recipe_yaml))
+        values = yaml.safe_load(recipe_yaml)
+        self.parallel = parallel_in(values)
+        self.base_print = base_fingerprint(values)
         known = facts | {BASE_FINGERPRINT: self.base_print}
         identity = new_identity(recipe_yaml, known, processes_of_run())
         self.lock.take(identity[RUN_ID])
@@ -355,7 +366,7 @@ class RunDirectory:
             for left_over in self.path.glob(f".{file.name}.*"):
                 left_over.unlink()
         write_atomically(self.recipe, lambda path: path.write_text(recipe_yaml, encoding="utf-8"))
-        now = describe_environment()
+        now = describe_environment() | self.parallel
         before = read_environment(self.environment) if step else None
         content = now | facts | self.identity | {ENVIRONMENTS: continued(before, now, step)}
         if self.base_print:
@@ -458,4 +469,5 @@ class RunDirectory:
 
     def environment_changes(self) -> list[str]:
         """Return what the result depends on and has changed since the run was last trained."""
-        return changes_since(read_environment(self.environment), describe_environment())
+        now = describe_environment() | self.parallel
+        return changes_since(read_environment(self.environment), now)

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,11 @@ from train.config.recipe import TrainRecipe
 from train.data.examples.build import build_examples
 from train.data.sources.sources import find_sources
 from train.objectives.loading import enable_gradient_checkpointing, load_objective
-from train.optimization.accelerator import build_accelerator, check_launch
+from train.optimization.accelerator import (
+    build_accelerator,
+    check_compression,
+    check_launch,
+)
 from train.optimization.optimizers import (
     build_lr_scheduler,
     create_optimizer,
@@ -321,3 +326,18 @@ def test_rates_by_step_as_in_a1111() -> None:
 def test_rates_that_cannot_be_read(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_schedule(text)
+
+
+def test_gradients_are_compressed_between_gpus_alone(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("parallel.gradient_compression=bf16")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+
+    def check(processes: int, device: torch.device) -> None:
+        accelerator: Any = SimpleNamespace(num_processes=processes, device=device)
+        check_compression(recipe, accelerator)
+
+    check(2, gpu)
+    with pytest.raises(InputError, match="gradient_compression: bf16 is for GPUs, got cpu"):
+        check(2, cpu)
+    with pytest.warns(RecipeWarning, match="gradient_compression: has no effect on one process"):
+        check(1, gpu)

@@ -53,8 +53,12 @@ def test_the_command(recipe_file, tmp_path, capsys, monkeypatch) -> None:
     shown = capsys.readouterr().out
     for words in ("measured on CPU", "a step", "all steps", "the plan reckons"):
         assert words in shown
-    assert main([*common, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["probe"]["stages"][0]["seconds"] > 0
+    assert main([*common, "--json", "--processes", "2", "parallel=zero1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    seconds, traffic = found["probe"]["stages"][0]["seconds"], found["traffic"]
+    assert seconds > 0
+    assert traffic["step"] == {"seconds": seconds, "source": "--probe", "processes": 1}
+    assert 0 < traffic["share"] == traffic["seconds"] / (seconds + traffic["seconds"]) < 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(common) == 2
-    assert "--probe: measures a run of one process" in capsys.readouterr().err
+    assert "--probe: measures one process; leave WORLD_SIZE out" in capsys.readouterr().err

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
-from inference.recipe.loader import load_recipe
+from inference.recipe.loader import dump_recipe, load_recipe
 from train.common.errors import RunDirectoryError
 from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
 from train.runs.comparison import Comparison, compare_environments
 from train.runs.data_manifest import read_rows
-from train.runs.environments import changes_since, continued, environments
+from train.runs.environments import changes_since, continued, environments, parallel_in
 from train.runs.identity import base_fingerprint, new_identity
 from train.runs.manifests import run_metadata
+from train.runs.resume_checks import keep_batch
 from train.runs.run_directory import RunDirectory
 from train.trainer import Trainer
 
@@ -128,10 +130,13 @@ def test_what_decides_the_result_changes_the_hash() -> None:
     same = [("name: a", "name: b"), ("path: x", "path: z"), ("output_dir: y", "output_dir: z")]
     assert {hash_of(*one) for one in same} == {first["result_hash"]}
     assert hash_of("steps: 2", "steps: 1", processes=2) == first["result_hash"]
+    parallel = "parallel: {strategy: fsdp, context: 2, cpu_offload: all}, name: a"
+    assert hash_of("name: a", parallel, processes=2) == first["result_hash"]
     others = [
         hash_of("seed: 1", "seed: 2"),
         hash_of("steps: 2", "steps: 1"),
         hash_of(processes=2),
+        hash_of("name: a", "name: a, parallel: {gradient_compression: bf16}"),
         hash_of(dataset_fingerprint="3"),
         hash_of(base_model_fingerprint="3"),
     ]
@@ -324,9 +329,15 @@ def test_environments_of_an_earlier_version_are_read() -> None:
 @pytest.mark.parametrize(
     ("processes", "options", "expected"),
     [
-        ("2", [], "on 2 processes gradient_accumulation_steps=1 keeps that"),
-        ("3", [], "on 3 processes no gradient_accumulation_steps keeps the examples of a step"),
+        ("2", ["gradient_accumulation_steps=4"], "gradient_accumulation_steps=1 keeps that"),
+        (
+            "3",
+            [],
+            "takes 4 examples a step (train_batch_size 2 x gradient_accumulation_steps 2 x "
+            "1 process): 3 processes cannot take 4 examples a step: 1 or 2 can",
+        ),
         ("2", ["gradient_accumulation_steps=1"], None),
+        ("2", [], None),
         ("1", ["gradient_accumulation_steps=1"], "gradient_accumulation_steps: 2 became 1"),
     ],
 )
@@ -344,6 +355,108 @@ def test_another_number_of_processes_keeps_the_batch_or_is_refused(
         return
     with pytest.raises(Exception, match="2 processes were asked for, accelerate started 1"):
         resume(*options)  # the recipe is accepted; here are no two processes
+
+
+@pytest.fixture
+def past(tmp_path: Path, make_recipe: Callable[..., TrainRecipe]) -> Callable[..., Path]:
+    """Write the folder of a run that began on the first of these numbers of processes."""
+
+    def write(
+        *processes: int,
+        saved: bool = True,
+        make: Callable[..., TrainRecipe] = make_recipe,
+        **options: object,
+    ) -> Path:
+        run = tmp_path / "run"
+        given = [f"{key}={value}" for key, value in options.items()]
+        text = dump_recipe(make("train_batch_size=1", *given))
+        (run / "checkpoints" / "step-000001").mkdir(parents=True) if saved else run.mkdir()
+        (run / "recipe.yaml").write_text(text)
+        parallel = parallel_in(yaml.safe_load(text))
+        listed = [
+            {"step": step, "processes": count} | parallel for step, count in enumerate(processes)
+        ]
+        (run / "environment.json").write_text(json.dumps({**listed[-1], "environments": listed}))
+        return run
+
+    return write
+
+
+STAGES = "{a: {steps: 2, gradient_accumulation_steps: 6}, b: {gradient_accumulation_steps: 2}}"
+
+
+def test_accumulation_follows_the_number_of_processes(
+    past: Callable[..., Path],
+    make_recipe: Callable[..., TrainRecipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Begun on four without accumulation, it went on on two, and does now on others."""
+    run = past(4, 2, gradient_accumulation_steps=2)
+    own = make_recipe("train_batch_size=1", "resume=true")
+    for processes, steps in ((1, 4), (2, 2), (4, 1)):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        assert own.gradient_accumulation_steps == 1  # as in the file, on the first four
+        kept, note = keep_batch(own, run)
+        assert kept.gradient_accumulation_steps == steps
+        assert bool(note) == (steps > 1)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert keep_batch(own, run)[1] == (
+        "1 process with gradient_accumulation_steps=4 take as many examples a step as 2 processes "
+        "with gradient_accumulation_steps=2 did"
+    )
+    for other in ("resume=false", "gradient_accumulation_steps=3"):
+        changed = make_recipe("train_batch_size=1", "resume=true", other)
+        assert keep_batch(changed, run) == (changed, None)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RunDirectoryError, match=r"3 processes cannot take 4 .*: 1, 2 or 4 can"):
+        keep_batch(own, run)
+
+
+def test_accumulation_of_each_stage_follows(
+    past: Callable[..., Path],
+    make_recipe: Callable[..., TrainRecipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"stages": STAGES, "max_train_steps": 4}
+    run = past(3, **options)
+    own = make_recipe(*(f"{key}={value}" for key, value in options.items()), "resume=true")
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    kept, _ = keep_batch(own, run)
+    assert [stage and stage.gradient_accumulation_steps for stage in kept.stages.values()] == [3, 1]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(RunDirectoryError, match=r"4 processes cannot .*: 1, 2, 3 or 6 can"):
+        keep_batch(own, run)
+
+
+def test_processes_that_share_frames_count_once(
+    past: Callable[..., Path],
+    make_clip_recipe: Callable[..., TrainRecipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = past(4, make=make_clip_recipe, parallel="{context: 2}")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    kept, _ = keep_batch(make_clip_recipe("resume=true", "parallel.context=4"), run)
+    assert kept.gradient_accumulation_steps == 2
+    same = make_clip_recipe("resume=true", "parallel.context=2")
+    assert keep_batch(same, run) == (same, None)
+
+
+def test_a_restart_before_the_first_checkpoint_keeps_the_batch(
+    past: Callable[..., Path],
+    make_recipe: Callable[..., TrainRecipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a job whose launcher has lost a node; a command given anew begins anew."""
+    run, own = past(2, saved=False), make_recipe("resume=true")
+    assert keep_batch(own, run) == (own, None)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert keep_batch(own, run)[0].gradient_accumulation_steps == 2
+
+
+def test_what_may_change_between_processes_is_listed() -> None:
+    before = {"processes": 2, "parallel": {"strategy": "ddp", "context": 1}}
+    now = {"processes": 2, "parallel": {"strategy": "fsdp", "context": 2}}
+    assert changes_since(before, now) == ["strategy: ddp became fsdp", "context: 1 became 2"]
 
 
 # Moved

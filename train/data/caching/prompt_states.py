@@ -8,6 +8,7 @@ import torch
 
 from inference.models import Conditions, DiffusionModel
 from inference.runtime import to_device
+from train.common import ALONE, Share
 from train.data.caching.content_cache import StoredStates
 
 PROMPT_CACHE_BYTES = 2 * 2**30
@@ -43,7 +44,7 @@ class PromptStates:
         prompts: list[str],
         track: Track,
         batch_size: int = 64,
-        share: tuple[int, int] = (0, 1),
+        share: Share = ALONE,
         paused: Paused | None = None,
     ) -> bool:
         """Encode the captions in advance, unless they would take too much memory.
@@ -51,14 +52,14 @@ class PromptStates:
         On a CPU, in memory, that can wait until a step needs one; see `cache_latents`.
 
         What an earlier stage has encoded is used again.
-        Files have no such limit; with `share` as for `cache_latents`, each process encodes a part
+        Files have no such limit. With `share` as for `cache_latents`, each process encodes a part
         of those that are missing.
 
         Args:
             prompts: the captions.
             track: shows progress.
             batch_size: how many are encoded at once in memory.
-            share: (rank, processes).
+            share: this process's part.
             paused: if given, encoding may wait until a caption is needed, inside this context.
 
         Returns:
@@ -67,10 +68,7 @@ class PromptStates:
         """
         if self.stored is not None:
             self.stored.cache.remember("text", self.base, self.stored.origin)
-            rank, processes = share
-            for prompt in track(prompts[rank::processes], "encoding captions"):
-                if not self.stored.has(prompt):
-                    self.stored.write(prompt, self._encode([prompt]))
+            self._fill_files(self.stored, prompts, track, share)
             return True
         length, width = self.base.prompt_shape
         size = len(prompts) * width * length * self.base.dtype.itemsize
@@ -84,8 +82,13 @@ class PromptStates:
         if paused is not None and self.base.device.type == "cpu":
             self._wait_with(missing, paused)
             return False
-        for chunk in track(missing, "encoding captions"):
-            self._keep(chunk, on_device=size <= DEVICE_BYTES)
+        encoded = share.divided(
+            missing,
+            lambda chunk: self._encode_each(chunk, on_device=share.processes == 1),
+            track=lambda rounds: track(rounds, "encoding captions"),
+        )
+        for chunk, each in zip(missing, encoded, strict=True):
+            self._keep(chunk, each, on_device=size <= DEVICE_BYTES)
         return len({self.known[prompt].states.shape for prompt in prompts}) <= 1
 
     def _wait_with(self, chunks: Sequence[tuple[str, ...]], paused: Paused) -> None:
@@ -95,15 +98,34 @@ class PromptStates:
         for prompt in self._waiting:
             self.known.pop(prompt, None)  # encoded among others in an earlier stage
 
-    def _keep(self, chunk: tuple[str, ...], on_device: bool = True) -> None:
-        """Encode prompts together, and keep the embeddings of each."""
+    def _fill_files(
+        self, stored: StoredStates, prompts: list[str], track: Track, share: Share
+    ) -> None:
+        """Write the embeddings of prompts that have no file."""
+        known: set[str] = set()
+        if not share.is_apart:  # those that encode together must encode the same
+            known = share.of_first(lambda: {*filter(stored.has, prompts)})
+        for prompt in track(prompts[share.place :: share.count], "encoding captions"):
+            if prompt in known or (share.is_apart and stored.has(prompt)):
+                continue
+            states = self._encode([prompt])
+            if share.speaks:
+                stored.write(prompt, states)
+
+    def _encode_each(self, chunk: tuple[str, ...], on_device: bool = True) -> list[Conditions]:
+        """Encode prompts together; return the embeddings of each."""
         together = self._encode(chunk)
         each = [together[row : row + 1] for row in range(len(chunk))]
         if together.states.shape[1] > self.base.prompt_shape[0]:
             # A caption over 75 tokens: keep its own length.
             each = [self._encode([prompt]) for prompt in chunk]
-        if not on_device:
-            each = [one.to("cpu") for one in each]
+        return each if on_device else [one.to("cpu") for one in each]
+
+    def _keep(
+        self, chunk: tuple[str, ...], each: Sequence[Conditions], on_device: bool = True
+    ) -> None:
+        """Keep the embeddings of prompts that were encoded together."""
+        each = [one.to(self.base.device if on_device else "cpu") for one in each]
         self._encoded[chunk] = each
         self.known |= dict(zip(chunk, each, strict=True))
 
@@ -131,7 +153,8 @@ class PromptStates:
         if self.stored is None:
             if prompt not in self.known and prompt in self._waiting:
                 with self._paused():
-                    self._keep(self._waiting[prompt])
+                    chunk = self._waiting[prompt]
+                    self._keep(chunk, self._encode_each(chunk))
             return self.known.get(prompt)
         if not self.stored.has(prompt):
             self.stored.write(prompt, self._encode([prompt]))

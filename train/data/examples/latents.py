@@ -3,14 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from inference.models import DiffusionModel
 from inference.parallel import Ring
-from train.common import DataError, encoded_at_once
+from train.common import ALONE, DataError, Share, encoded_at_once
 from train.config import DataConfig
 from train.data.caching import (
     THREADS,
@@ -54,16 +54,6 @@ def check_latents(mean: Tensor, std: Tensor, paths: Sequence[Path]) -> None:
     )
 
 
-class Share(NamedTuple):
-    """What one process encodes."""
-
-    rank: int = 0
-    processes: int = 1
-    """Those that share out what is missing in a folder."""
-    ring: Ring | None = None
-    """Processes of this rank, which encode each clip together."""
-
-
 def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:
     """Return the folder of `cache: disk`; None if nothing is stored in files."""
     if config.cache != "disk":
@@ -77,7 +67,7 @@ def cache_latents(
     batch_size: int,
     track: Track,
     cache: ContentCache | None = None,
-    share: Share | tuple[int, int] = (0, 1),
+    share: Share = ALONE,
     paused: Paused | None = None,
 ) -> None:
     """Encode every image or clip once; with random crops or flips some of each (`variants`).
@@ -91,13 +81,12 @@ def cache_latents(
         batch_size: how many of one shape are encoded at once in memory; large ones singly.
         track: shows progress.
         cache: with `cache: disk`, the folder from `open_cache`.
-        share: what of it this process encodes. All must wait for each other before the first
-            example is read from a folder.
+        share: this process's part: each encodes a share of what is missing, and gets the latents of
+            the others; with a folder all must wait for each other before the first example is read.
         paused: if given, encoding may wait until an example is needed, inside this context.
     """
     if not examples.config.caches_latents:
         return
-    share = Share(*share)
     if examples.config.cache == "disk":
         assert cache is not None
         examples.latents = _latents_on_disk(examples, base, cache, track, share)
@@ -105,28 +94,37 @@ def cache_latents(
         check_readable(examples)
         examples.latents = LatentsOnDemand(examples, base, batch_size, paused, share.ring)
     else:
-        examples.latents = _latents_in_memory(examples, base, batch_size, track, share.ring)
+        examples.latents = _latents_in_memory(examples, base, batch_size, track, share)
 
 
 @torch.no_grad()
 def _latents_in_memory(
-    examples: Examples, base: DiffusionModel, batch_size: int, track: Track, ring: Ring | None
+    examples: Examples, base: DiffusionModel, batch_size: int, track: Track, share: Share
 ) -> list[dict[str, Tensor]]:
-    kept: dict[int, dict[str, Tensor]] = {}
-    corrupt = CorruptImages(len(examples), what=examples.kind)
+    found, ring = CorruptImages(len(examples), what=examples.kind), share.ring
     chunks = list(_alike(examples, batch_size))
-    order = [row for chunk in chunks for row in chunk]
+    order = [row for chunk in chunks[share.place :: share.count] for row in chunk]
     with prefetch(examples.content_of_row, order, _depth(examples)) as prepared:
-        for chunk in track(chunks, "encoding pictures"):
-            contents = []
+
+        def encode(chunk: list[int]) -> tuple[dict[int, dict[str, Tensor]], list[str]]:
+            """Return the latents, unless files are corrupt; then only search for more."""
+            contents, corrupt = [], CorruptImages(len(chunk), what=examples.kind)
             for _ in chunk:
                 with corrupt.gathered():
                     contents.append(next(prepared).result())
-            if not _any(
-                ring, base, bool(corrupt.messages)
-            ):  # else only searches for more corrupt files
-                kept |= _encoded(examples, base, chunk, contents, ring)
-    corrupt.refuse()
+            found.messages += [one for one in corrupt.messages if one not in found.messages]
+            if _any(ring, base, bool(found.messages)):
+                return {}, corrupt.messages
+            return _encoded(examples, base, chunk, contents, ring), []
+
+        kept: dict[int, dict[str, Tensor]] = {}
+        encoded = share.divided(
+            chunks, encode, track=lambda rounds: track(rounds, "encoding pictures")
+        )
+        for latents, messages in encoded:
+            kept |= latents
+            found.messages += [one for one in messages if one not in found.messages]
+    _refuse(found, base, ring)
     return [kept[row] for row in range(len(examples.owners))]
 
 
@@ -141,6 +139,14 @@ def _together(base: DiffusionModel, pixels: Tensor, ring: Ring | None) -> tuple[
 def _any(ring: Ring | None, base: DiffusionModel, flag: bool) -> bool:
     """Return whether a flag is set, in any of the processes that encode together."""
     return flag if ring is None else ring.any(flag, base.device)
+
+
+def _refuse(corrupt: CorruptImages, base: DiffusionModel, ring: Ring | None) -> None:
+    """Raise DataError if files are corrupt, for any of the processes that encode together."""
+    is_faulty = _any(ring, base, bool(corrupt.messages))
+    corrupt.refuse()
+    if is_faulty:
+        raise DataError("another process cannot read a file that this one has read")
 
 
 def _encoded(
@@ -255,18 +261,21 @@ def _latents_on_disk(
 
     What another run has encoded meanwhile is kept; each run starts at another entry.
     """
-    vae = vae_origin(base)
+    vae, ring = vae_origin(base), share.ring
     cache.remember("vae", base, vae)
     keys = latents_keys(examples, vae)
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    missing = [key for key in _shared_out(examples, first, share) if not cache.has(key)]
-    ring = share.ring
-    missing = missing if ring is None else ring.of_first(missing)
+    own = _shared_out(examples, first, share)
+    missing = [key for key in own if not cache.has(key)]
+    if not share.is_apart:  # those that encode together must encode the same
+        there = share.of_first(lambda: {key for key in first if cache.has(key)})
+        missing = [key for key in own if key not in there]
     owners = {key: int(examples.owners[first[key]]) for key in missing}
     corrupt = CorruptImages(len({*owners.values()}), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
-        return None if ring is None and cache.has(key) else examples.content_of_row(first[key])
+        known = share.is_apart and cache.has(key)
+        return None if known else examples.content_of_row(first[key])
 
     with (
         prefetch(prepare, missing, _depth(examples)) as prepared,
@@ -281,9 +290,9 @@ def _latents_on_disk(
                 continue
             mean, std = _together(base, content.pop("pixels")[None], ring)
             check_latents(mean, std, [examples.pictures[owners[key]].path])
-            if ring is None or ring.is_first:
+            if share.speaks:
                 write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
-    corrupt.refuse()
+    _refuse(corrupt, base, ring)
     sampling = examples.config.latent_sampling
     return StoredLatents(cache, keys, examples.owners, sampling, examples.seed)
 
@@ -294,14 +303,14 @@ def _shared_out(examples: Examples, first: dict[str, int], share: Share) -> list
     Args:
         examples: the examples of the run.
         first: the first row of each key.
-        share: of the process.
+        share: this process's part.
     """
-    rank, processes, _ = share
+    rank, processes = share.place, share.count
     if examples.config.streaming is not None:
         ordered, count = sorted(first, key=first.__getitem__), len(first)
         return ordered[rank * count // processes : (rank + 1) * count // processes]
     own = sorted(first)[rank::processes]
-    start = os.getpid() * 7919 % max(len(own), 1)
+    start = os.getpid() * 7919 % max(len(own), 1) if share.is_apart else 0
     return own[start:] + own[:start]
 
 

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from train.optimization.strategies.ddp import DataParallel
     from train.optimization.strategies.fsdp import FullySharded
 
-__all__ = [
-    "Content", "DataParallel", "FullySharded", "Shown", "Strategy",
-]  # fmt: skip
+__all__ = ["Content", "DataParallel", "FullySharded", "Shown", "Strategy"]
 
 __getattr__ = lazy(__name__, __file__)

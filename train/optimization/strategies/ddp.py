@@ -39,11 +39,13 @@ class DataParallel(Strategy):
         With clip skip, and always in SDXL, the last layers of a trained text encoder get no
         gradients, and a member that is done gets none later on; DDP must know.
         """
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
+        hooks = {"none": DDPCommunicationHookType.NO, "bf16": DDPCommunicationHookType.BF16}
         skips = objective.trains("text_encoder") and objective.base.skips_last_text_layers
         self.accelerator.ddp_handler = DistributedDataParallelKwargs(
-            find_unused_parameters=objective.stops_parts or skips
+            find_unused_parameters=objective.stops_parts or skips,
+            comm_hook=hooks[self.recipe.parallel.gradient_compression],
         )
         self.model, prepared = self.accelerator.prepare(objective, optimizer)
         return cast("AcceleratedOptimizer", prepared)

@@ -19,6 +19,7 @@ from inference.models.conditions import Conditions
 from inference.runtime.errors import InputError
 from train.common.encoding import encoded_at_once
 from train.common.errors import DataError
+from train.common.sharing import Share
 from train.config.clips import ClipDataConfig
 from train.config.data import DataConfig
 from train.config.recipe import LossConfig
@@ -186,7 +187,9 @@ def test_processes_share_the_work(tmp_path: Path) -> None:
     cache, bases = ContentCache(tmp_path / "cache"), [Base(), Base()]
     made = [clip_examples(tmp_path / "data", cache="disk") for _ in bases]
     for rank, base in enumerate(bases):
-        cache_latents(made[rank], base, 2, track, cache, (rank, 2))  # type: ignore[arg-type]
+        processes: Any = SimpleNamespace(num_processes=2, process_index=rank)
+        share = Share(processes, rank, 2)
+        cache_latents(made[rank], base, 2, track, cache, share)  # type: ignore[arg-type]
     assert sorted(len(base.encoded) for base in bases) == [1, 2]
     for index in range(3):
         one, two = (examples.latents[index]["latents"] for examples in made)  # type: ignore[index]

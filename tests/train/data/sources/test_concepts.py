@@ -14,7 +14,7 @@ from inference.images.infotext.text import parse_infotext
 from inference.recipe.layers import RecipeError
 from inference.recipe.loader import RecipeWarning, load_recipe
 from inference.runtime.errors import InputError
-from train.class_images import portions, share_of
+from train.class_images import missing, portions
 from train.common.errors import DataError
 from train.config.concepts import ConceptConfig, read_concepts_list
 from train.config.data import DataConfig
@@ -357,19 +357,16 @@ def test_no_class_pictures_are_never_taken_for_none_wanted(tmp_path: Path) -> No
         class_pictures([folder(tmp_path, dog=3)], [".txt"], "refuse")
 
 
-def test_two_processes_share_the_portions_of_one(tmp_path: Path) -> None:
+def test_portions_do_not_depend_on_which_pictures_are_there(tmp_path: Path) -> None:
     found = portions([folder(tmp_path, a_dog=4, dog=3)], 5, 2, [".txt"])
     assert [len(pictures) for _, pictures in found] == [2, 2, 2, 1]
-    one, two = share_of(found, 0, 2), share_of(found, 1, 2)
-    assert one == [found[0], found[2]]
-    assert two == [found[1], found[3]]
+    assert missing(found) == [0, 1, 2, 3]
     for picture in found[0][1]:
         save(picture.file, picture.prompt)
     save(found[2][1][0].file, found[2][1][0].prompt)  # cut after the first of its portion
     again = portions([folder(tmp_path, a_dog=4, dog=3)], 5, 2, [".txt"])
     assert again == found
-    assert share_of(again, 0, 2) == [found[2]]
-    assert share_of(again, 0, 1) == [found[1], found[2], found[3]]
+    assert missing(again) == [1, 2, 3]
 
 
 def test_concepts_share_a_folder_if_they_draw_alike(tmp_path: Path) -> None:
