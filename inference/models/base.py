@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,11 @@ from inference.models.names import (
 )
 from inference.models.parametrization import Parametrization
 from inference.models.size_rules import SizeRules
-from inference.parallel import Ring
 from inference.runtime import BaseModelError
+
+
+if TYPE_CHECKING:
+    from inference.parallel import Ring
 
 
 class DiffusionModel(ABC):
