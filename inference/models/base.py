@@ -33,7 +33,6 @@ from inference.models.parametrization import Parametrization
 from inference.models.size_rules import SizeRules
 from inference.runtime import BaseModelError
 
-
 if TYPE_CHECKING:
     from inference.parallel import Ring
 
