@@ -61,6 +61,7 @@ class SharedFrames:
                         stack.callback(hook.remove)
                     stack.callback(module.register_forward_hook(self._drop_cache).remove)
                 stack.enter_context(replaced(half, "forward", self._forward(half, half.forward)))
+            stack.enter_context(replaced(vae, "sharers", (self.ring.place, self.ring.size)))
             stack.enter_context(replaced(vae, "_encode", self._encode(vae._encode)))
             stack.enter_context(replaced(vae, "_decode", self._decode(vae._decode)))
             yield
