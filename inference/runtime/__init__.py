@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     )
     from inference.runtime.console import open_console
     from inference.runtime.devices import (
+        LONGEST_WAIT,
         Processes,
         Progress,
         choose_device,
@@ -43,14 +44,14 @@ if TYPE_CHECKING:
     from inference.runtime.warnings import quiet_libraries
 
 __all__ = [
-    "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError", "Interrupted",
-    "Processes", "Progress", "StopSignals", "Stopped", "arrange", "check_readable", "choose_device",
-    "choose_kernels", "clone", "compile_denoiser", "compute_exactly", "computes_bf16",
-    "describe_version", "describe_worker_fault", "free_descriptors", "git", "is_first_process",
-    "is_system_fault", "keep_freed_memory", "keys_named", "limner_version", "memory_explained",
-    "naming", "number", "open_console", "output", "printable", "progress_bar", "quiet_libraries",
-    "register", "report", "report_failure", "require", "run_command", "status_of", "to_device",
-    "uncompiled", "warn_of_emulation", "without_passwords",
+    "LONGEST_WAIT", "STOP_SIGNALS", "ArtifactError", "BaseModelError", "DrawWarning", "InputError",
+    "Interrupted", "Processes", "Progress", "StopSignals", "Stopped", "arrange", "check_readable",
+    "choose_device", "choose_kernels", "clone", "compile_denoiser", "compute_exactly",
+    "computes_bf16", "describe_version", "describe_worker_fault", "free_descriptors", "git",
+    "is_first_process", "is_system_fault", "keep_freed_memory", "keys_named", "limner_version",
+    "memory_explained", "naming", "number", "open_console", "output", "printable", "progress_bar",
+    "quiet_libraries", "register", "report", "report_failure", "require", "run_command", "status_of",
+    "to_device", "uncompiled", "warn_of_emulation", "without_passwords",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
