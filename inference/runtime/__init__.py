@@ -50,8 +50,8 @@ __all__ = [
     "computes_bf16", "describe_version", "describe_worker_fault", "free_descriptors", "git",
     "is_first_process", "is_system_fault", "keep_freed_memory", "keys_named", "limner_version",
     "memory_explained", "naming", "number", "open_console", "output", "printable", "progress_bar",
-    "quiet_libraries", "register", "report", "report_failure", "require", "run_command", "status_of",
-    "to_device", "uncompiled", "warn_of_emulation", "without_passwords",
+    "quiet_libraries", "register", "report", "report_failure", "require", "run_command",
+    "status_of", "to_device", "uncompiled", "warn_of_emulation", "without_passwords",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)
