@@ -27,7 +27,7 @@ using c10::Device;
 using c10::DeviceIndex;
 using c10::DeviceType;
 
-constexpr DeviceIndex kMaxDevices = 2;
+constexpr DeviceIndex kMaxDevices = 8;
 int num_devices = 1;
 thread_local DeviceIndex current = 0;
 
@@ -168,9 +168,12 @@ struct DeviceGenerator final : public c10::GeneratorImpl {
 };
 
 const at::Generator& default_generator(DeviceIndex index) {
-  static std::array<at::Generator, kMaxDevices> all{
-      at::Generator(c10::make_intrusive<DeviceGenerator>(0)),
-      at::Generator(c10::make_intrusive<DeviceGenerator>(1))};
+  static const std::vector<at::Generator> all = [] {
+    std::vector<at::Generator> made;
+    for (DeviceIndex i = 0; i < kMaxDevices; ++i)
+      made.emplace_back(c10::make_intrusive<DeviceGenerator>(i));
+    return made;
+  }();
   return all[index < 0 ? current : index];
 }
 
@@ -570,6 +573,8 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
 
 }  // namespace
 
+#include "mock_nccl.hpp"
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   c10::SetAllocator(c10::DeviceType::CUDA, &device_memory, 100);
   m.def("set_num_devices", [](int count) { num_devices = count; });
@@ -586,6 +591,20 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("on_launch", [](py::object function) {
     on_launch = function.is_none() ? nullptr : new py::object(function);
+  });
+  m.def("resize_storage", [](const c10::Storage& storage, size_t bytes) {
+    auto made = device_memory.allocate(bytes);
+    auto kept = std::min(bytes, storage.nbytes());
+    if (kept > 0) memcpy(made.mutable_get(), storage.data(), kept);
+    storage.unsafeGetStorageImpl()->set_data_ptr_noswap(std::move(made));
+    storage.unsafeGetStorageImpl()->set_nbytes(bytes);
+  });
+  m.def("mock_nccl", [](const c10::intrusive_ptr<c10d::Backend>& gloo, double scale) {
+    return c10::intrusive_ptr<c10d::Backend>(c10::make_intrusive<mock_nccl::MockNccl>(gloo, scale));
+  });
+  m.def("collectives", []() {
+    std::lock_guard<std::mutex> guard(mock_nccl::names_lock);
+    return mock_nccl::names;
   });
   m.def("default_generator", [](int index) { return default_generator(static_cast<DeviceIndex>(index)); });
 }

@@ -75,7 +75,7 @@ def missing() -> str | None:
 def built() -> Path:
     """Return where the extension is kept, keyed by the source and torch's version."""
     torch_version = (torch_folder() / "version.py").read_text()
-    source = (HERE / "mock_cuda.cpp").read_bytes()
+    source = b"".join((HERE / name).read_bytes() for name in ("mock_cuda.cpp", "mock_nccl.hpp"))
     digest = hashlib.sha256(source + torch_version.encode()).hexdigest()[:12]
     return BUILD / digest / f"{NAME}.so"
 
@@ -159,6 +159,7 @@ def _patch(torch: Any, devices: int, memory: int, name: str, capability: tuple[i
     _patch_properties(torch.cuda, memory, name, capability)
     _patch_generators(torch.cuda, devices)
     _patch_streams(torch.cuda)
+    _patch_storages(torch.UntypedStorage)
 
 
 def _patch_availability(cuda: Any) -> None:
@@ -249,6 +250,19 @@ def _patch_generators(cuda: Any, devices: int) -> None:
     ):
         setattr(cuda, function.__name__, function)
         setattr(cuda.random, function.__name__, function)
+
+
+def _patch_storages(storage: Any) -> None:
+    """Resize storages of the device, as FSDP does to free and to refill them."""
+    kept = storage.resize_
+
+    def resize(self: Any, size: int) -> Any:
+        if self.device.type != "cuda":
+            return kept(self, size)
+        ext.resize_storage(self, size)
+        return self
+
+    storage.resize_ = resize
 
 
 def _patch_streams(cuda: Any) -> None:

@@ -45,7 +45,7 @@ def main() -> int:
     if is_distributed:
         from tests.gpu import mock_nccl
 
-        calls = dict(Counter(mock_nccl.CALLS))
+        calls = dict(Counter(mock_nccl.collectives()))
         print(f"timeouts of process groups: {mock_nccl.TIMEOUTS}; {calls}", file=sys.stderr)
     print(
         f"status {status}; {mock_cuda.ext.launches()} launches, {len(mock_cuda.SYNCS)} waits, "

@@ -192,10 +192,7 @@ class Commands:
 
     def two_ranks(self) -> list[dict[str, str]]:
         """The environments of two processes."""
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         return [
             {**shared, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
             for rank in ("0", "1")
@@ -253,6 +250,13 @@ def commands(
     commands = Commands(recipe_file, tiny_base_folder, tmp_path_factory.mktemp("commands"), shared)
     yield commands
     commands.close()
+
+
+def free_port() -> int:
+    """A port of this host that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def signals(*names: str) -> dict[str, object]:
