@@ -52,9 +52,6 @@ class Caches:
         self.recipe = recipe
         self.base = objective.base
         self.accelerator = accelerator
-        self.layout = Layout(
-            accelerator.process_index, accelerator.num_processes, recipe.parallel.context
-        )
         self.folder = open_cache(recipe.data, recipe.output_dir)
         self.prompt_states: PromptStates | None = None
         """None if captions are unused, or their embeddings change at every step."""
@@ -87,6 +84,12 @@ class Caches:
         )
         put_aside(self.recipe, self.base, examples, is_known)
         self.accelerator.wait_for_everyone()
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Return this process's place among all."""
+        accelerator, context = self.accelerator, self.recipe.parallel.context
+        return Layout(accelerator.process_index, accelerator.num_processes, context)
 
     @cached_property
     def ring(self) -> Ring | None:
