@@ -12,7 +12,7 @@ from tests.train.run_tools import succeed
 pytestmark = pytest.mark.slow
 
 LORA = "objective={type: lora, rank: 2}"
-LONG = "data.clips={frames: 17, height: 32, width: 32}"
+LONG = "data.clips={frames: 17, height: 32, width: 32, short_clips: loop}"
 
 CLIPS = """
 type: clip
