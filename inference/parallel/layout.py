@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -76,7 +76,7 @@ def context_group(layout: Layout, device: torch.device | str = "cpu") -> Process
         backend = dist.get_default_backend_for_device(device.type)
         for first in range(0, layout.processes, layout.context):
             ranks = list(range(first, first + layout.context))
-            group = dist.new_group(ranks, timeout=LONGEST_WAIT, backend=backend)
+            group: Any = dist.new_group(ranks, timeout=LONGEST_WAIT, backend=backend)
             if layout.rank in ranks:
                 _groups[key] = group
     return _groups[key]

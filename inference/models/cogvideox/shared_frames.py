@@ -179,5 +179,6 @@ def causal_convolutions(half: nn.Module) -> Iterator[tuple[nn.Module, int]]:
 
     for module in half.modules():
         if isinstance(module, CogVideoXCausalConv3d):
-            is_alone = module.pad_mode == "replicate"
-            yield module, 0 if is_alone else module.time_kernel_size - 1
+            known: Any = module
+            is_alone = known.pad_mode == "replicate"
+            yield module, 0 if is_alone else known.time_kernel_size - 1

@@ -64,6 +64,9 @@ class Share(NamedTuple):
     """Processes of this rank, which encode each clip together."""
 
 
+ALONE = Share()
+
+
 def open_cache(config: DataConfig, output_dir: str) -> ContentCache | None:
     """Return the folder of `cache: disk`; None if nothing is stored in files."""
     if config.cache != "disk":
@@ -77,7 +80,7 @@ def cache_latents(
     batch_size: int,
     track: Track,
     cache: ContentCache | None = None,
-    share: Share | tuple[int, int] = (0, 1),
+    share: Share = ALONE,
     paused: Paused | None = None,
 ) -> None:
     """Encode every image or clip once; with random crops or flips some of each (`variants`).
@@ -97,7 +100,6 @@ def cache_latents(
     """
     if not examples.config.caches_latents:
         return
-    share = Share(*share)
     if examples.config.cache == "disk":
         assert cache is not None
         examples.latents = _latents_on_disk(examples, base, cache, track, share)
@@ -126,7 +128,7 @@ def _latents_in_memory(
                 ring, base, bool(corrupt.messages)
             ):  # else only searches for more corrupt files
                 kept |= _encoded(examples, base, chunk, contents, ring)
-    corrupt.refuse()
+    _refuse(corrupt, base, ring)
     return [kept[row] for row in range(len(examples.owners))]
 
 
@@ -141,6 +143,14 @@ def _together(base: DiffusionModel, pixels: Tensor, ring: Ring | None) -> tuple[
 def _any(ring: Ring | None, base: DiffusionModel, flag: bool) -> bool:
     """Return whether a flag is set, in any of the processes that encode together."""
     return flag if ring is None else ring.any(flag, base.device)
+
+
+def _refuse(corrupt: CorruptImages, base: DiffusionModel, ring: Ring | None) -> None:
+    """Raise DataError if files are corrupt, for any of the processes that encode together."""
+    is_faulty = _any(ring, base, bool(corrupt.messages))
+    corrupt.refuse()
+    if is_faulty:
+        raise DataError("another process cannot read a file that this one has read")
 
 
 def _encoded(
@@ -283,7 +293,7 @@ def _latents_on_disk(
             check_latents(mean, std, [examples.pictures[owners[key]].path])
             if ring is None or ring.is_first:
                 write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
-    corrupt.refuse()
+    _refuse(corrupt, base, ring)
     sampling = examples.config.latent_sampling
     return StoredLatents(cache, keys, examples.owners, sampling, examples.seed)
 
