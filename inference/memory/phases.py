@@ -88,7 +88,8 @@ def encoding_measured(base: Model, rows: int, shape: Sequence[int]) -> Measured:
     """Encode images or clips of a shape in pixels; the result is the mean of their latents."""
     vae: Any = base.parts["vae"]
     known = encoded.setdefault(vae, {})
-    key = rows, *shape, vae.dtype, getattr(vae, "use_tiling", False)
+    sharers = getattr(vae, "sharers", None)
+    key = rows, *shape, vae.dtype, getattr(vae, "use_tiling", False), sharers
     if key not in known:
         with live_bytes() as (live, _):
             pixels = torch.zeros(rows, 3, *shape, device="meta", dtype=vae.dtype)

@@ -31,11 +31,10 @@ from inference.models.names import (
 )
 from inference.models.parametrization import Parametrization
 from inference.models.size_rules import SizeRules
-from inference.parallel import Ring
 from inference.runtime import BaseModelError
 
 if TYPE_CHECKING:
-    from inference.parallel import Layout
+    from inference.parallel import Layout, Ring
 
 
 class Division(Protocol):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from inference.parallel.frames import Ring
-from inference.runtime import InputError
+from inference.runtime import LONGEST_WAIT, InputError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -73,10 +73,10 @@ def context_group(layout: Layout, device: torch.device | str = "cpu") -> Process
     if key not in _groups:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # which NCCL takes
-        is_nccl = device.type == "cuda" and dist.get_backend() == "gloo"
+        backend = dist.get_default_backend_for_device(device.type)
         for first in range(0, layout.processes, layout.context):
             ranks = list(range(first, first + layout.context))
-            group = dist.new_group(ranks, backend="nccl" if is_nccl else None)
+            group: Any = dist.new_group(ranks, timeout=LONGEST_WAIT, backend=backend)
             if layout.rank in ranks:
                 _groups[key] = group
     return _groups[key]

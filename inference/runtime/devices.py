@@ -19,9 +19,6 @@ from inference.runtime.errors import InputError
 LONGEST_WAIT = timedelta(days=7)
 """Maximum wait for another process's image. A process that has ended is noticed at once."""
 
-COMMON_FAULTS = (InputError, FloatingPointError)
-"""Errors of a job that all processes have which do it together."""
-
 T = TypeVar("T")
 Result = TypeVar("Result")
 
@@ -90,27 +87,27 @@ class Processes:
         The processes take a job each, exchange the results, and continue. If one fails, all fail.
 
         Args:
-            jobs: what is to be done.
+            jobs: the same in all processes.
             work: does a job.
-            together: how many neighbours do a job together; the first one's result counts. If one
-                of them fails alone, its process ends: its neighbours wait for it elsewhere.
+            together: neighbouring processes that do each job together, with the same results.
         """
         if self.count == 1:
             yield from map(work, jobs)
             return
         from accelerate.utils import gather_object
 
+        group, place = divmod(self.rank, together)
         for start in range(0, len(jobs), self.count // together):
-            own = start + self.rank // together
+            own = start + group
             outcome: list[tuple[Sequence[Result], Exception | None]] = []
             try:
                 outcome = [(work(jobs[own]), None)] if own < len(jobs) else []
             except Exception as error:  # the others wait for a result
-                if together > 1 and not isinstance(error, COMMON_FAULTS):
-                    raise
+                if together > 1 and not isinstance(error, (ValueError, FloatingPointError)):
+                    raise  # one process's own, as its memory: its neighbours wait in the same job
                 outcome = [((), error)]
-            if self.rank % together and all(error is None for _, error in outcome):
-                outcome = []
+            if place > 0 and outcome and outcome[0][1] is None:
+                outcome = []  # the first neighbour has the same
             everyones = gather_object(outcome)
             for _, error in everyones:
                 if error is not None:

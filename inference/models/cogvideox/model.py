@@ -28,7 +28,7 @@ from inference.models.conditions import Conditions
 from inference.models.names import resolve_path
 from inference.models.parametrization import DiscreteVP, discrete_vp
 from inference.models.size_rules import SizeRules
-from inference.parallel import Ring, check_heads, parallel_config, share
+from inference.parallel import check_heads, parallel_config, share
 from inference.runtime import InputError, to_device
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
     from inference.models.cogvideox.shared_frames import SharedFrames
-    from inference.parallel import Layout
+    from inference.parallel import Layout, Ring
 
 BOUNDLESS = 300
 """Latent side lengths in CogVideoX 1.5's first configs: an upper bound, not a default size."""

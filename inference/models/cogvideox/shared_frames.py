@@ -61,6 +61,7 @@ class SharedFrames:
                         stack.callback(hook.remove)
                     stack.callback(module.register_forward_hook(self._drop_cache).remove)
                 stack.enter_context(replaced(half, "forward", self._forward(half, half.forward)))
+            stack.enter_context(replaced(vae, "sharers", (self.ring.place, self.ring.size)))
             stack.enter_context(replaced(vae, "_encode", self._encode(vae._encode)))
             stack.enter_context(replaced(vae, "_decode", self._decode(vae._decode)))
             yield
@@ -178,5 +179,6 @@ def causal_convolutions(half: nn.Module) -> Iterator[tuple[nn.Module, int]]:
 
     for module in half.modules():
         if isinstance(module, CogVideoXCausalConv3d):
-            is_alone = module.pad_mode == "replicate"
-            yield module, 0 if is_alone else module.time_kernel_size - 1
+            known: Any = module
+            is_alone = known.pad_mode == "replicate"
+            yield module, 0 if is_alone else known.time_kernel_size - 1

@@ -57,6 +57,9 @@ class ThreadRing(Ring):
     def gather(self, tensor: Tensor) -> list[Tensor]:
         return [one.clone() for one in self._all(tensor)]
 
+    def of_first(self, value: T) -> T:
+        return self._all(value)[0]
+
     def any(self, flag: bool, device: torch.device) -> bool:
         return any(self._all(flag))
 

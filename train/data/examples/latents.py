@@ -267,14 +267,16 @@ def _latents_on_disk(
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     own = _shared_out(examples, first, share)
     missing = [key for key in own if not cache.has(key)]
-    if not share.is_apart:  # those that encode together must encode the same
+    if ring is not None:  # those that encode together must encode the same
+        missing = ring.of_first(missing)
+    elif not share.is_apart:
         there = share.of_first(lambda: {key for key in first if cache.has(key)})
         missing = [key for key in own if key not in there]
     owners = {key: int(examples.owners[first[key]]) for key in missing}
     corrupt = CorruptImages(len({*owners.values()}), what=examples.kind)
 
     def prepare(key: str) -> dict[str, Tensor] | None:
-        known = share.is_apart and cache.has(key)
+        known = ring is None and share.is_apart and cache.has(key)
         return None if known else examples.content_of_row(first[key])
 
     with (
@@ -290,7 +292,7 @@ def _latents_on_disk(
                 continue
             mean, std = _together(base, content.pop("pixels")[None], ring)
             check_latents(mean, std, [examples.pictures[owners[key]].path])
-            if share.speaks:
+            if share.speaks and (ring is None or ring.is_first):
                 write(key, content | {"mean": mean[0].cpu(), "std": std[0].cpu()})
     _refuse(corrupt, base, ring)
     sampling = examples.config.latent_sampling

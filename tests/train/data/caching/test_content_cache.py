@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 from inference.config.models import BaseModelConfig
 from inference.models.cogvideox.arithmetic import FrameRule
 from inference.models.conditions import Conditions
+from inference.parallel import Ring
 from inference.runtime.errors import InputError
+from tests.inference.parallel.threads import in_ring
 from train.common.encoding import encoded_at_once
 from train.common.errors import DataError
 from train.common.sharing import Share
@@ -65,6 +69,12 @@ class Base:
         self.encoded.append(tuple(pixels.shape))
         small = pixels[..., ::2, ::2]
         return small, small.abs() + 0.1
+
+    @contextmanager
+    def frames_shared(self, ring: Ring) -> Iterator[None]:
+        """Meet the others, who encode the same."""
+        assert not ring.any(False, self.device)
+        yield
 
     def encode_prompts(self, prompts: list[str]) -> Conditions:
         self.encoded += prompts
@@ -181,6 +191,64 @@ def test_another_run_finds_what_one_has_made(tmp_path: Path) -> None:
     (root / "b.gif").write_bytes((root / "z.gif").read_bytes())
     kept(clip_examples(root, cache="disk"), base, cache)  # the same bytes: nothing to encode
     assert len(base.encoded) == 9
+
+
+@pytest.mark.filterwarnings("ignore:.*another process indexes its pictures")
+@pytest.mark.parametrize("kind", ["disk", "memory", "on demand"])
+def test_processes_of_a_ring_encode_all_together(kind: str, tmp_path: Path) -> None:
+    """And one of them writes."""
+    where = "disk" if kind == "disk" else "memory"
+    made = [clip_examples(tmp_path / "data", cache=where) for _ in range(2)]
+    written: list[int] = []
+
+    class Cache(ContentCache):
+        def write(self, key: str, tensors: Any) -> None:
+            written.append(1)
+            super().write(key, tensors)
+
+    def work(ring: Ring) -> tuple[list[Any], list[Tensor]]:
+        base, examples = Base(), made[ring.place]
+        cache, paused = Cache(tmp_path / "cache"), nullcontext if kind == "on demand" else None
+        share = Share(ring=ring)
+        cache_latents(examples, base, 2, track, cache, share, paused)  # type: ignore[arg-type]
+        ring.any(False, base.device)  # as Caches waits for all
+        latents: Any = examples.latents
+        return base.encoded, [latents[row]["latents"] for row in range(3)]
+
+    (first, ours), (second, theirs) = in_ring(2, work)
+    assert first == second
+    assert sum(shape[0] for shape in first) == 3
+    assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True))
+    assert len(written) == (3 if kind == "disk" else 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*another process indexes its pictures")
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_a_file_that_one_process_of_a_ring_cannot_read_ends_all(kind: str, tmp_path: Path) -> None:
+    where = "disk" if kind == "disk" else "memory"
+    made = [clip_examples(tmp_path / "data", cache=where) for _ in range(2)]
+    kept = made[1].content_of_row
+
+    def content_of_row(row: int) -> dict[str, Tensor]:
+        if row == 1:
+            raise DataError("its disk failed")
+        return kept(row)
+
+    made[1].content_of_row = content_of_row
+
+    def work(ring: Ring) -> str | None:
+        base = Base()
+        cache = ContentCache(tmp_path / "cache")
+        try:
+            cache_latents(made[ring.place], base, 1, track, cache, Share(ring=ring))  # type: ignore[arg-type]
+        except DataError as error:
+            return str(error)
+        return None
+
+    ours, theirs = in_ring(2, work)
+    assert ours == "another process cannot read a file that this one has read"
+    assert theirs is not None
+    assert "its disk failed" in theirs
 
 
 def test_processes_share_the_work(tmp_path: Path) -> None:
