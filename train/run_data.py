@@ -63,7 +63,7 @@ class Data:
         resolution: int,
         share: Share,
         track: Track,
-        signals: StopSignals | None,
+        signals: StopSignals,
     ) -> None:
         """Generate this process's share of the missing class images.
 
@@ -72,8 +72,7 @@ class Data:
             resolution: of the images.
             share: of this process.
             track: shows the progress.
-            signals: generating ends early once one has come; None if all processes generate
-                together.
+            signals: generating ends early once one has come.
         """
         draw_missing(
             base,  # pyright: ignore[reportArgumentType]  # only its family has concepts

@@ -12,6 +12,7 @@ import torch
 
 from inference.config import BaseModelConfig
 from inference.models.stable_diffusion import load_base_model
+from inference.parallel import Layout
 from train.common import Batch
 from train.config import TrainRecipe
 
@@ -78,10 +79,10 @@ def compare_trainer(
         """Data between whose batches the bare loop has its turns."""
 
         def batches(
-            self, examples: Examples, stage: Stage, step: int, share: tuple[int, int]
+            self, examples: Examples, stage: Stage, step: int, layout: Layout
         ) -> Iterator[Batch]:
             start = now()
-            for batch in super().batches(examples, stage, step, share):
+            for batch in super().batches(examples, stage, step, layout):
                 yield batch
                 if (batch["step"] + 1) % steps == 0:
                     ours, before = now() - start, now()

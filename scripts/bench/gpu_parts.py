@@ -24,6 +24,7 @@ from PIL import Image
 from inference.config import ImageConfig
 from inference.images import draw
 from inference.models import DiffusionModel
+from inference.parallel import Layout
 from inference.recipe import load_recipe
 from inference.runtime import output, quiet_libraries
 from scripts.bench.common import now, take_turns
@@ -191,11 +192,11 @@ class MeasuredData(Data):
     options: argparse.Namespace
 
     def batches(
-        self, examples: Examples, stage: Stage, step: int, share: tuple[int, int]
+        self, examples: Examples, stage: Stage, step: int, layout: Layout
     ) -> Iterator[Batch]:
         """Yield batches; raise MeasuredError after the last step."""
         warm, timed, watched = (1, 2, 1) if self.options.tiny else (WARM, TIMED, WATCHED)
-        own = super().batches(examples, stage, step, share)
+        own = super().batches(examples, stage, step, layout)
         self.figures["filling_peak_gib"] = torch.cuda.max_memory_allocated() / GIB
         yield from taken(own, warm)
         torch.cuda.reset_peak_memory_stats()

@@ -103,7 +103,7 @@ def begun(recipe: TrainRecipe) -> tuple[Trainer, Iterator[Any]]:
     trainer = Trainer(recipe)
     trainer.until_stopped(trainer.begin)
     trainer.until_stopped(trainer.enter, trainer.stage)
-    return trainer, trainer.data.batches(trainer.examples, trainer.stage, 0, trainer.share)
+    return trainer, trainer.data.batches(trainer.examples, trainer.stage, 0, trainer.layout)
 
 
 def test_activations_lie_on_the_host(

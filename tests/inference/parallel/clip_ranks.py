@@ -1,6 +1,7 @@
-"""One of several processes that encode and decode clips together; run by test_ranks.py.
+r"""One of several processes that encode and decode clips together; run by test_ranks.py.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=… python -m tests.inference.parallel.clip_ranks
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=… \
+        python -m tests.inference.parallel.clip_ranks
 
 Each context group has a clip of its own. Prints what it has compared.
 """

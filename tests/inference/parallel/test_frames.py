@@ -13,7 +13,7 @@ from inference.parallel import (
     brought_to_first,
     chunk_bounds,
     chunks_of,
-    joined,
+    joined_frames,
 )
 from tests.inference.parallel.threads import in_ring
 
@@ -75,7 +75,7 @@ def test_convolutions_see_the_frames_before_their_chunk(frames: int, chunk: int,
     lengths = [end - start for start, end in chunk_bounds(frames, chunk)]
 
     def work(ring: Ring) -> Tensor:
-        return joined(ring, convolved(ring, clip, chunk, kernels), lengths, 2)
+        return joined_frames(ring, convolved(ring, clip, chunk, kernels), lengths, 2)
 
     for found in in_ring(size, work):
         torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-12)

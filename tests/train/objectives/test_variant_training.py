@@ -50,7 +50,7 @@ def first_batch(trainer: Trainer) -> Any:
     """Return the first micro-batch as the loss sees it."""
     stage = trainer.stages[0]
     trainer.enter(stage)
-    batch = next(trainer.data.batches(trainer.examples, stage, 0, trainer.share))
+    batch = next(trainer.data.batches(trainer.examples, stage, 0, trainer.layout))
     trainer.caches.add_prompts(batch)
     return batch
 

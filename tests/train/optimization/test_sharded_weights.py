@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 from torch.distributed.tensor import DTensor
 
 from inference.runtime import InputError
@@ -29,7 +30,7 @@ ALONE: Any = SimpleNamespace(
 
 @pytest.fixture(autouse=True)
 def process_group(tmp_path: Path) -> Iterator[None]:
-    store = dist.FileStore(str(tmp_path.with_suffix(".store")), 1)
+    store = FileStore(str(tmp_path.with_suffix(".store")), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
