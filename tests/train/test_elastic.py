@@ -19,9 +19,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.train.conftest import free_port
-from tests.train.run_tools import largest_difference, succeed
+from tests.train.run_tools import succeed
 from tests.train.test_kill_matrix import check_checkpoints, everything
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,7 @@ OPTIONS = [
     "objective={type: lora, rank: 2, dropout: 0.2}",
     "data={flip: 0.5}",
     "ema={decay: 0.8}",
+    "optimizer.epsilon=1e-4",
 ]
 PACE = {"LIMNER_HEARTBEAT_SECONDS": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -128,6 +131,10 @@ def expected(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+def last_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / "step-000024" / "trained.safetensors")
+
+
 def strike_rank(launcher: Launcher, rng: random.Random) -> None:
     """Kill or stop one rank: torchrun starts both again."""
     launcher.start()
@@ -202,7 +209,10 @@ def test_a_lost_node_leaves_the_run_to_the_other(launcher: Launcher, expected: P
     launcher.kill(1)
     assert launcher.end(0) == 0, launcher.said(0)
     assert "processes: 2 became 1" in launcher.said(0)
-    assert largest_difference(launcher.run, expected) < ROUNDING
+    one, two = (last_weights(run) for run in (launcher.run, expected))
+    difference = max(float((value - two[name]).abs().max()) for name, value in one.items())
+    print(f"largest difference: {difference:.1e}")
+    assert one.keys() == two.keys() and difference < ROUNDING
 
 
 @pytest.mark.slow
@@ -227,4 +237,4 @@ def test_an_old_run_is_still_refused(launcher: Launcher, expected: Path) -> None
     launcher.start()
     assert launcher.end() != 0
     assert "contains a run already: resume=true continues it" in launcher.said()
-    assert largest_difference(launcher.run, expected) == 0
+    assert everything(launcher.run) == everything(expected)
