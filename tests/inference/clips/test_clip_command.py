@@ -147,7 +147,10 @@ class Second(Processes):
     def broadcast_from_main(self, value: Any) -> Any:
         return value
 
-    def share(self, jobs: Sequence[Any], work: Callable[[Any], Any]) -> Iterator[Any]:
+    def share(
+        self, jobs: Sequence[Any], work: Callable[[Any], Any], together: int = 1
+    ) -> Iterator[Any]:
+        assert together == 1
         return map(work, jobs)
 
 
