@@ -125,6 +125,11 @@ class Trainer:
         """Return whether this process writes files, and generates previews."""
         return self.accelerator.is_main_process
 
+    @property
+    def shares_weights(self) -> bool:
+        """Return whether each process holds a share of the weights: then all draw and save."""
+        return self.optimization.strategy.is_sharded
+
     def train(self) -> Path:
         """Train to the last step; return the artifact's path.
 
@@ -173,7 +178,7 @@ class Trainer:
         """Resume if configured, and open the run's folder."""
         if self.recipe.resume:
             self.resume()
-        if self.is_main:
+        if self.is_main or self.shares_weights:
             self.open()
             if self.step_number > 0:
                 self.catch_up()
@@ -216,15 +221,21 @@ class Trainer:
         step = self.step_number
         if step < self.recipe.max_train_steps:
             self.savings.check_room()
+        if self.is_main:
+            self.open_run()
+        if step == 0:
+            with uncompiled(self.recipe.speed):
+                self.previews.keep_base_row()
+
+    def open_run(self) -> None:
+        """Write recipe and manifests."""
+        step = self.step_number
         text = dump_recipe(replace(self.recipe, resume=False, overwrite=False))
         kept = step and self.run.folder.data.is_file()
         facts = self.data.facts
         if self.memory.reason:
             facts = facts | {"memory": self.memory.summary}
         self.run.open(step, text, facts, None if kept else self.data.rows())
-        if step == 0:
-            with uncompiled(self.recipe.speed):
-                self.previews.keep_base_row()
 
     def catch_up(self) -> None:
         """Write the artifacts and the preview grid that an interrupted run did not reach."""
@@ -232,11 +243,12 @@ class Trainer:
         is_saved = self.due(self.recipe.saving.save_every_n_steps)
         is_last = step >= self.recipe.max_train_steps
         if is_saved or is_last:
-            if not self.savings.are_made(step):
-                self.savings.artifacts(step, self.examples)
-            self.savings.list_artifacts(step)
+            decided, savings = self.savings.decided, self.savings
+            if not decided(lambda: savings.are_made(step)):
+                savings.artifacts(step, self.examples)
+            decided(lambda: savings.list_artifacts(step))
         is_drawn = self.due(self.recipe.sampling.sample_every_n_steps)
-        if is_drawn and not self.run.folder.grid(step).is_file():
+        if is_drawn and not self.savings.decided(self.run.folder.grid(step).is_file):
             with uncompiled(self.recipe.speed):
                 self.previews.draw(step, self.examples)
 
@@ -291,7 +303,10 @@ class Trainer:
 
     def rescue(self) -> str:
         """Save the state before a faulty step, if it is intact; report the result."""
-        done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
+        if self.shares_weights:
+            done = self.savings.rescue(self.step_number)
+        else:
+            done = of_first(self.accelerator, lambda: self.savings.rescue(self.step_number))
         self.close()
         return done
 
@@ -307,19 +322,20 @@ class Trainer:
     def save(self) -> None:
         """Save an artifact to generate with and a checkpoint to resume; other processes wait."""
         with self.run.clock.paused():
-            if self.is_main:
+            if self.is_main or self.shares_weights:
                 self.savings.save(self.step_number, self.examples)
             self.accelerator.wait_for_everyone()
 
     def draw(self) -> None:
         """Generate the preview grid; other processes wait.
 
-        A signal ends it early, except after the last step: a resumed run generates the grid.
+        A signal ends it early, except after the last step: a resumed run generates the grid; and
+        except where all draw together, and none may leave the others waiting.
         """
         with self.run.clock.paused(), uncompiled(self.recipe.speed):
             is_last = self.step_number == self.recipe.max_train_steps
-            if self.is_main:
-                signals = None if is_last else self.signals
+            if self.is_main or self.shares_weights:
+                signals = None if is_last or self.shares_weights else self.signals
                 self.previews.draw(self.step_number, self.examples, signals)
             self.accelerator.wait_for_everyone()
 
@@ -358,7 +374,7 @@ class Trainer:
         """
         asked = self.signals.of_all(self.accelerator)
         if asked and self.step_number < self.recipe.max_train_steps:
-            if self.is_main and self.step_number > 0:
+            if (self.is_main or self.shares_weights) and self.step_number > 0:
                 self.savings.checkpoint(self.step_number)
             self.close()
             saved = self.run.folder.checkpoint(self.step_number) if self.step_number else NOTHING

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 
 from inference.runtime import InputError, Interrupted, describe_worker_fault, to_device
 from inference.runtime import StopSignals as SignalsOfProcess
-from train.common.errors import RunEndedError
+from train.common.errors import RunEndedError, SavingError
 
 T = TypeVar("T")
 
@@ -22,17 +22,17 @@ def uses_gpu() -> bool:
 
 
 def of_first(accelerator: Accelerator, decide: Callable[[], T]) -> T:
-    """Broadcast the result of the main process to all; an InputError of it too."""
+    """Broadcast the result of the main process to all; an InputError or SavingError of it too."""
     if accelerator.num_processes == 1:
         return decide()
-    found: list[T | InputError | None] = [None]
+    found: list[T | InputError | SavingError | None] = [None]
     if accelerator.is_main_process:
         try:
             found = [decide()]
-        except InputError as error:
+        except (InputError, SavingError) as error:
             found = [error]
     broadcast_object_list(found)
-    if isinstance(found[0], InputError):
+    if isinstance(found[0], InputError | SavingError):
         raise found[0]
     return found[0]  # pyright: ignore[reportReturnType]
 

@@ -127,8 +127,12 @@ class PromptGrid:
 
 
 @torch.no_grad()
-def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Path) -> Shown:
+def reconstruction_grid(
+    base: DiffusionModel, pixels: Sequence[Tensor], path: Path | None
+) -> Shown | None:
     """Save images above their reconstructions by the VAE as PNG; return the grid.
+
+    Without a path only compute them, for the processes that compute together.
 
     Raises:
         FloatingPointError: a reconstruction is not finite.
@@ -137,6 +141,8 @@ def reconstruction_grid(base: DiffusionModel, pixels: Sequence[Tensor], path: Pa
     restored = [base.decode_latents(base.encode_images(one[None])[0])[0] for one in originals]
     for picture in restored:
         check_finite(picture, "reconstruction", base)
+    if path is None:
+        return None
     rows = [[to_image(picture) for picture in row] for row in (originals, restored)]
     errors = [
         (one - other).square().mean() / 4 for one, other in zip(originals, restored, strict=True)

@@ -37,7 +37,11 @@ def build_grid(
 
 
 class Previews:
-    """Saves preview grids in the run's folder and in TensorBoard; for the first process only."""
+    """Saves preview grids in the run's folder and in TensorBoard.
+
+    For the first process only; if the processes hold shares of the weights, all of them draw
+    together, and the first one saves.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Previews:
         """
         self.base = optimization.objective.base
         self.weights = optimization.weights
+        self.saves = optimization.accelerator.is_main_process
         self.run = run
         self.grid = build_grid(recipe, self.base, images, run.folder.samples)
         self.draws_prompts = recipe.objective.learns_from_captions
@@ -69,7 +74,8 @@ class Previews:
         if self.draws_prompts:
             folder = self.run.folder
             with folder.saving(folder.samples, (OSError,)), self.weights.of_base():
-                self.unless_not_finite(self.grid.keep_base_row, "the base model's row")
+                draw = self.grid.keep_base_row if self.saves else self.grid.draw
+                self.unless_not_finite(draw, "the base model's row")
 
     def draw(self, step: int, examples: Examples, signals: StopSignals | None = None) -> None:
         """Generate the prompts, or an autoencoder's reconstructions, with the weights as saved.
@@ -94,12 +100,15 @@ class Previews:
         if drawn.animation is not None:
             self.run.board.animation("clips", drawn.animation, drawn.fps, step)
 
-    def drawn(self, path: Path, step: int, examples: Examples) -> Shown:
-        """Generate and save the grid of a step; return it."""
-        if self.draws_prompts:
+    def drawn(self, path: Path, step: int, examples: Examples) -> Shown | None:
+        """Generate the grid of a step; the first process saves and returns it."""
+        if not self.draws_prompts:
+            shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
+            return reconstruction_grid(self.base, shown, path if self.saves else None)
+        if self.saves:
             return self.grid.save(path, step)
-        shown = [examples.pixels(i) for i in range(min(8, len(examples)))]
-        return reconstruction_grid(self.base, shown, path)
+        self.grid.draw()
+        return None
 
     def unless_not_finite(self, draw: Callable[[], Result], what: str) -> Result | None:
         """Draw; warn and return None if a value is not finite, since the run can go on without."""

@@ -17,6 +17,8 @@ from train.config import TrainRecipe
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from train.optimization.strategies import Strategy
+
 
 REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -107,3 +109,10 @@ def layout_of(recipe: TrainRecipe, accelerator: Accelerator) -> Layout:
         InputError: `parallel.context` does not divide the processes.
     """
     return Layout(accelerator.process_index, accelerator.num_processes, recipe.parallel.context)
+
+
+def build_strategy(recipe: TrainRecipe, accelerator: Accelerator) -> Strategy:
+    """Return how the processes of the run hold the weights."""
+    from train.optimization.strategies import DataParallel
+
+    return DataParallel(recipe, accelerator)

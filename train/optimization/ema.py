@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from inference.artifacts import Lora
 from inference.models import DTYPES
-from train.common import on_the_host, replaced_parameters
+from train.common import on_the_host
 from train.config import TrainRecipe
 from train.objectives import Member, Objective, drawn_dtype
+from train.optimization.strategies import Shown, Strategy
 from train.optimization.tensorwise import on_host
 
 
@@ -20,8 +21,24 @@ class Average:
     On the parameters' device, or with `memory.ema_on_cpu` on the CPU.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float, *, on_cpu: bool) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        decay: float,
+        *,
+        on_cpu: bool,
+        local: Callable[[Tensor], Tensor] = lambda parameter: parameter,
+    ) -> None:
+        """Begin with the values of the parameters.
+
+        Args:
+            parameters: the trained ones.
+            decay: the largest.
+            on_cpu: whether the average lies on the CPU.
+            local: returns what this process holds of a parameter (`Strategy.local`).
+        """
         self.parameters = list(parameters)
+        self.local = local
         self.decay = decay
         self.on_cpu = on_cpu
         self.shadow_params = [self._of(one).clone() for one in self.parameters]
@@ -37,7 +54,8 @@ class Average:
         pairs = zip(self.shadow_params, self.parameters, strict=True)
         moving = [(shadow, one) for shadow, one in pairs if one.requires_grad]
         if not self.on_cpu and moving:
-            shadows, weights = map(list, zip(*moving, strict=True))
+            shadows = [shadow for shadow, _ in moving]
+            weights = [self.local(one) for _, one in moving]
             kernels = torch.ops.aten
             differences = kernels._foreach_sub.List(shadows, weights)
             kernels._foreach_sub_.List(shadows, differences, alpha=1 - decay)
@@ -47,7 +65,7 @@ class Average:
 
     def _of(self, parameter: nn.Parameter) -> Tensor:
         """Return a weight in the format and on the device of the average, not always a copy."""
-        weight = parameter.detach()
+        weight = self.local(parameter).detach()
         if self.on_cpu and weight.device.type != "cpu":
             weight = on_host(weight)
         return weight.float()
@@ -62,6 +80,7 @@ class ShownWeights:
         objective: Objective,
         members: Collection[Member],
         ema: Average | None,
+        strategy: Strategy,
         state: Callable[[], Iterable[Tensor]] = tuple,
     ) -> None:
         """Prepare the swap.
@@ -71,6 +90,7 @@ class ShownWeights:
             objective: what is trained.
             members: its parts with recipes of their own.
             ema: the average.
+            strategy: holds the weights.
             state: returns the optimizer's tensors, which previews do not need.
         """
         self.recipe = recipe
@@ -78,6 +98,7 @@ class ShownWeights:
         self.members = members
         self.parameters = list(objective.parameters())
         self.ema = ema
+        self.strategy = strategy
         self.state = state
 
     @contextmanager
@@ -97,29 +118,33 @@ class ShownWeights:
             def saved(name: str, value: Tensor) -> Tensor:
                 if named[name] in factors:
                     value = value * factors[named[name]]
-                return value.to(DTYPES[self.recipe.saving.save_precision])
+                return self._drawn(name, value.to(DTYPES[self.recipe.saving.save_precision]))
 
-            stack.enter_context(self._replaced(saved, self._drawn))
+            stack.enter_context(self._shown(saved))
             stack.enter_context(self._room())
             yield
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Use the weights as trained, or with EMA their average, in the format of training."""
-        trained = dict(self.objective.named_parameters())
-        with self._replaced(lambda name, value: value.to(trained[name].dtype)):
+        trained = {name: one.dtype for name, one in self.objective.named_parameters()}
+        with self._shown(lambda name, value: value.to(trained[name])):
             yield
 
     @contextmanager
     def to_save(self) -> Iterator[None]:
-        """Use the same, not rounded, and where they lie: with `memory.ema_on_cpu` on the CPU."""
-        with self._replaced(stay=True):
+        """Use the same, not rounded, and where they lie: with `memory.ema_on_cpu` on the CPU.
+
+        Only the first process has them, and may write them.
+        """
+        what = Shown(self._averages, lambda _, value: value)
+        with self._evaluating(), self.strategy.whole_on_first(self.objective, what):
             yield
 
     @contextmanager
     def of_base(self) -> Iterator[None]:
         """Use the base model without the artifact's initial change, before the first step."""
-        with self._replaced(self._drawn), self._room():
+        with self._shown(self._drawn), self._room():
             self._set_strength(0.0)
             try:
                 yield
@@ -144,27 +169,22 @@ class ShownWeights:
         return value.to(drawn_dtype(self.recipe, self.objective.base, name))
 
     @contextmanager
-    def _replaced(
-        self, *rounded: Callable[[str, Tensor], Tensor], stay: bool = False
-    ) -> Iterator[None]:
-        """Pass each tensor through the functions, and set the objective to evaluation mode.
+    def _shown(self, rounded: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+        """Compute with the weights to show, each passed through a function."""
+        what = Shown(self._averages, rounded)
+        with self._evaluating(), self.strategy.shown(self.objective, what):
+            yield
 
-        An average on the CPU moves to the device, unless it is to `stay`.
-        """
+    @property
+    def _averages(self) -> Sequence[Tensor] | None:
+        return None if self.ema is None else self.ema.shadow_params
 
-        def shown() -> Iterator[Tensor]:
-            values = self.ema.shadow_params if self.ema is not None else self.parameters
-            named = self.objective.named_parameters()
-            for (name, trained), value in zip(named, values, strict=True):
-                for function in rounded:
-                    value = function(name, value)
-                yield value if stay else value.to(trained.device)
-
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Set the objective to evaluation mode."""
         training = self.objective.training
         self.objective.eval()
         try:
-            everywhere = [self.objective, *self.objective.base.parts.values()]
-            with replaced_parameters(everywhere, self.parameters, shown()):
-                yield
+            yield
         finally:
             self.objective.train(training)

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
 from train.common import Batch
 from train.config import TrainRecipe
 from train.objectives import Objective
-from train.optimization.accelerator import layout_of
+from train.optimization.accelerator import build_strategy, layout_of
 from train.optimization.ema import Average, ShownWeights
 from train.optimization.fused_backward import FusedBackward, FusedStep
 from train.optimization.guards import Guard
 from train.optimization.offload import offloading, warn_of_idle_levers
-from train.optimization.optimizers import build_optimization, prepare
+from train.optimization.optimizers import build_optimization
 from train.optimization.tensorwise import TensorwiseOptimizer, check_steps_alone
 from train.optimization.training_state import TrainingState
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
 
 
 class Optimization:
@@ -54,6 +52,8 @@ class Optimization:
         self.objective = objective
         self.accelerator = accelerator
         self.layout = layout_of(recipe, accelerator)
+        self.strategy = build_strategy(recipe, accelerator)
+        self.strategy.shard(objective)
         self.members = objective.members(recipe)
         self.parameters = list(objective.parameters())
         memory = recipe.memory
@@ -63,16 +63,20 @@ class Optimization:
         self.by_tensor = optimizer if isinstance(optimizer, TensorwiseOptimizer) else None
         self.ema = None
         if recipe.ema is not None:
-            self.ema = Average(self.parameters, recipe.ema.decay, on_cpu=memory.ema_on_cpu)
+            self.ema = Average(
+                self.parameters,
+                recipe.ema.decay,
+                on_cpu=memory.ema_on_cpu,
+                local=self.strategy.local,
+            )
         members = self.members.values()
         self.weights = ShownWeights(
-            recipe, objective, members, self.ema, lambda: state_tensors(optimizer)
+            recipe, objective, members, self.ema, self.strategy, lambda: state_tensors(optimizer)
         )
-        self.model, prepared = prepare(accelerator, objective, optimizer)
-        self.optimizer = cast("AcceleratedOptimizer", prepared)
+        self.optimizer = self.strategy.prepare(objective, optimizer)
         self.guard = Guard(recipe.guards, accelerator, say)
         self.state = TrainingState(
-            accelerator, objective, self.optimizer, self.lr_scheduler, self.ema, self.guard
+            self.strategy, objective, self.optimizer, self.lr_scheduler, self.ema, self.guard
         )
         self.fused = None
         if memory.fused_backward and self.by_tensor is not None:
@@ -81,15 +85,9 @@ class Optimization:
         self.rates: dict[str, float] = {}
         """The learning rate of each part in the last step."""
 
-    @contextmanager
-    def accumulating(self, completes_step: bool) -> Iterator[None]:
+    def accumulating(self, completes_step: bool) -> AbstractContextManager[None]:
         """Accumulate gradients inside the context; only a step's last one syncs the processes."""
-        self.accelerator.sync_gradients = completes_step
-        if completes_step:
-            yield
-            return
-        with self.accelerator.no_sync(self.model):
-            yield
+        return self.strategy.accumulating(completes_step)
 
     def losses(self, batch: Batch) -> Tensor:
         """Return the losses (b,) of a micro-batch, with what their backward pass needs."""
@@ -97,7 +95,7 @@ class Optimization:
         weights = (weight for part in parts for weight in part.parameters())
         self._begin_step(batch["step"] + 1)
         with offloading(weights, self.recipe.memory, self.accelerator.device):
-            return self.model(batch)
+            return self.strategy.losses(batch)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a micro-batch; a fused backward pass changes the weights too.
@@ -110,7 +108,7 @@ class Optimization:
         if self.fused is not None and not loss.isfinite():
             self.fused.leave_out(loss)
         else:
-            self.accelerator.backward(loss)
+            self.strategy.backward(loss)
 
     def step(self, number: int) -> float:
         """Change the weights if the guard allows it; advance LR schedule and EMA.
@@ -158,12 +156,7 @@ class Optimization:
     def clip_gradients(self) -> Tensor:
         """Clip by norm and by value as configured; return the norm before."""
         limit = self.recipe.max_grad_norm or float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
-        if self.recipe.max_grad_value is not None:
-            # Not the accelerator's: a loss scaler refuses to unscale the same gradients twice.
-            clip_grad_value_(self.parameters, self.recipe.max_grad_value)
-        assert norm is not None
-        return norm
+        return self.strategy.clip(self.parameters, limit, self.recipe.max_grad_value)
 
     def stop_members(self, step: int) -> None:
         """Freeze the members whose steps are done: they get no more gradients."""
@@ -172,12 +165,8 @@ class Optimization:
                 member.objective.requires_grad_(False)
 
     def release(self) -> None:
-        """Release the wrapped model; no step can be taken afterwards.
-
-        DDP must be released before the process group: as its last owner it would wait, holding
-        Python's lock, for a thread of the group that may need this lock to end.
-        """
-        del self.model
+        """Release the wrapped objective; no step can be taken afterwards."""
+        self.strategy.release()
 
     def _begin_step(self, number: int) -> None:
         """Let the draws of rounding be those of a step."""

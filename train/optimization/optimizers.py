@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,29 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from inference.runtime import InputError
 from train.config import OptimizerConfig
-from train.objectives import Member, Objective
+from train.objectives import Member
 from train.optimization.lr_schedules import rate_course
 from train.optimization.registry import Groups, create_optimizer, optimizer
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-def prepare(
-    accelerator: Accelerator, objective: Objective, optimizer: Optimizer
-) -> tuple[nn.Module, Optimizer]:
-    """Wrap both for mixed precision and for several processes.
-
-    With clip skip, and always in SDXL, the last layers of a trained text encoder get no
-    gradients, and a member that is done gets none later on; DDP must know.
-    """
-    from accelerate.utils import DistributedDataParallelKwargs
-
-    skips = objective.trains("text_encoder") and objective.base.skips_last_text_layers
-    accelerator.ddp_handler = DistributedDataParallelKwargs(
-        find_unused_parameters=objective.stops_parts or skips
-    )
-    return accelerator.prepare(objective, optimizer)
 
 
 def build_optimization(

@@ -64,10 +64,15 @@ class HashedFile:
 
 
 class CheckpointWriter:
-    """Writes the files of a checkpoint into an empty folder, then their manifest."""
+    """Writes the files of a checkpoint into an empty folder, then their manifest.
 
-    def __init__(self, folder: Path) -> None:
+    Several processes write into the same folder, each with a writer of its own.
+    """
+
+    def __init__(self, folder: Path, *, is_first: bool = True) -> None:
         self.folder = folder
+        self.is_first = is_first
+        """Whether it is that of the first process, which writes what all processes know."""
         self.files: dict[str, dict[str, Any]] = {}
 
     @contextmanager

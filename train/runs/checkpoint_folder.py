@@ -1,18 +1,27 @@
 """The folder of a run's checkpoints, each in a folder named by its step."""
 
+from __future__ import annotations
+
 import itertools
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from safetensors import SafetensorError
 
 from inference.files import remove_left_overs, sync
-from train.common import RunDirectoryError
+from inference.runtime import is_system_fault
+from train.common import RunDirectoryError, of_all, of_first
 from train.runs.checkpoint_files import MANIFEST, CheckpointWriter, damage, origin
 from train.runs.identity import RESULT_HASH, RUN_ID
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 Write = Callable[[CheckpointWriter], None]
+T = TypeVar("T")
 
 
 class Checkpoints:
@@ -73,34 +82,94 @@ class Checkpoints:
             )
         return None
 
-    def write(self, step: int, write: Write, facts: Mapping[str, Any], keep: int) -> Path:
+    def write(
+        self,
+        step: int,
+        write: Write,
+        facts: Mapping[str, Any],
+        keep: int,
+        together: Accelerator | None = None,
+    ) -> Path:
         """Write a checkpoint atomically, then delete the oldest ones.
 
         It is read back from the disk before it counts, and before another one is deleted.
 
+        Args:
+            step: optimizer steps done.
+            write: writes the files, of several processes those of one.
+            facts: metadata of the run in its manifest.
+            keep: number of checkpoints to keep.
+            together: all processes call this; they write into one folder on one disk. None if the
+                first one writes alone.
+
         Raises:
-            OSError: it cannot be written, or reads differently.
+            OSError: it cannot be written, or reads differently; in all processes.
         """
+        if together is None:
+            if self._begin(step, facts):
+                writer = CheckpointWriter(self._unfinished(step))
+                write(writer)
+                self._finish(writer, step, facts, keep)
+            return self.path(step)
+        if of_first_of_all(together, lambda: self._begin(step, facts)):
+            writer = CheckpointWriter(self._unfinished(step), is_first=together.is_main_process)
+            done = of_all(together, [attempted(lambda: write(writer))])
+            if faults := [fault for _, fault in done if fault is not None]:
+                raise OSError(faults[0])
+            for files in of_all(together, [writer.files]):
+                writer.files |= files
+            of_first_of_all(together, lambda: self._finish(writer, step, facts, keep))
+        return self.path(step)
+
+    def _unfinished(self, step: int) -> Path:
+        return self.folder / f".{self.path(step).name}"
+
+    def _begin(self, step: int, facts: Mapping[str, Any]) -> bool:
+        """Make an empty folder for a checkpoint; return False if it exists already, intact."""
         target = self.path(step)
         if target.exists():
             own = {key: facts[key] for key in (RUN_ID, RESULT_HASH) if key in facts}
             if not damage(target, step) and not foreign(origin(target) or {}, own):
-                return target
+                return False
             quarantine(target)
         remove_left_overs(self.folder)
-        unfinished = self.folder / f".{target.name}"
-        unfinished.mkdir(parents=True)
-        writer = CheckpointWriter(unfinished)
-        write(writer)
+        self._unfinished(step).mkdir(parents=True)
+        return True
+
+    def _finish(
+        self, writer: CheckpointWriter, step: int, facts: Mapping[str, Any], keep: int
+    ) -> None:
+        """Seal a checkpoint, give it its name, and delete the oldest ones."""
         writer.seal(step, facts)
-        sync(unfinished)
-        unfinished.rename(target)
+        sync(writer.folder)
+        writer.folder.rename(self.path(step))
         sync(self.folder)
         for _, old in self.all()[:-keep]:
             # Under another name first: a partial folder never looks like a checkpoint.
             gone = old.rename(old.with_name(f".{old.name}"))
             shutil.rmtree(gone)
-        return target
+
+
+def attempted(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """Do work; return its result, or why a file could not be written."""
+    try:
+        return work(), None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if is_system_fault(error):
+            raise
+        return None, str(error)
+
+
+def of_first_of_all(together: Accelerator, work: Callable[[], T]) -> T:
+    """Return the result of the first process to all.
+
+    Raises:
+        OSError: it could not write; in all processes.
+    """
+    result, fault = of_first(together, lambda: attempted(work))
+    if fault is not None:
+        raise OSError(fault)
+    return cast("T", result)
 
 
 def foreign(known: Mapping[str, Any], identity: Mapping[str, str]) -> str:

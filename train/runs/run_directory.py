@@ -1,12 +1,14 @@
 """The folder of a run: the paths in it, and how it is written without loss."""
 
+from __future__ import annotations
+
 import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors import SafetensorError
@@ -38,6 +40,9 @@ from train.runs.identity import (
 from train.runs.manifests import describe_environment, processes_of_run
 from train.runs.resume_checks import differences, refuse_changes, stored_recipe
 from train.runs.run_lock import LOCK, RunLock
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["RunDirectory", "RunDirectoryError", "SavingError", "differences"]
 
@@ -363,7 +368,12 @@ class RunDirectory:
             self.listing.path.unlink(missing_ok=True)
 
     def write_checkpoint(
-        self, step: int, write: Write, keep: int, facts: Mapping[str, Any] | None = None
+        self,
+        step: int,
+        write: Write,
+        keep: int,
+        facts: Mapping[str, Any] | None = None,
+        together: Accelerator | None = None,
     ) -> Path:
         """Write a checkpoint atomically, then delete the oldest ones.
 
@@ -372,12 +382,14 @@ class RunDirectory:
             write: writes its files.
             keep: number of checkpoints to keep.
             facts: metadata of the run in its manifest.
+            together: all processes call this, if it is given; see `Checkpoints.write`.
 
         Raises:
             SavingError: writing failed; earlier saves are intact.
         """
+        known = {**(facts or {}), **self.identity}
         with self.saving(self.checkpoint(step)):
-            return self.saved.write(step, write, {**(facts or {}), **self.identity}, keep)
+            return self.saved.write(step, write, known, keep, together)
 
     @contextmanager
     def saving(

@@ -3,23 +3,32 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from inference.artifacts import Lora, companions_of, diffusers_note, twin_of
 from inference.files import NotFiniteError
 from inference.models import DTYPES, config_path
 from inference.runtime import limner_version
-from train.common import RESERVE, RunDirectoryError, SavingError
+from train.common import RESERVE, RunDirectoryError, SavingError, of_first
 from train.config import TrainRecipe
 from train.data import Examples
+from train.objectives import Member
 from train.optimization import Optimization, state_bytes
 from train.run_data import Data
 from train.runs import RunDirectory, existing, megabytes, room, size_of
 from train.saving.artifact_metadata import ArtifactMetadata
 
+T = TypeVar("T")
+
 
 class Savings:
-    """Saves the state of a run, and each member's artifact; for the main process only."""
+    """Saves the state of a run, and each member's artifact.
+
+    For the main process only; if the processes hold shares of the weights, all of them call it
+    together, and end in the same way.
+    """
 
     def __init__(
         self,
@@ -34,6 +43,7 @@ class Savings:
         self.members = optimization.members
         self.weights = optimization.weights
         self.state = optimization.state
+        self.together = optimization.accelerator if optimization.strategy.is_sharded else None
         self.run = run
         self.say = say
         processes = optimization.layout.data_size
@@ -42,10 +52,14 @@ class Savings:
         self.facts = data.facts | {"limner": limner_version(), "name": recipe.name}
         """A checkpoint manifest's data about the run."""
 
+    def decided(self, decide: Callable[[], T]) -> T:
+        """Return what the main process decides, or do its work alone, with its errors."""
+        return decide() if self.together is None else of_first(self.together, decide)
+
     def check_room(self) -> None:
         """Raise RunDirectoryError if the disk has no room for the first save of a run."""
         needed = self.checkpoint_bytes() + self.artifact_bytes()
-        if needed > room(self.run.path):
+        if self.decided(lambda: needed > room(self.run.path)):
             raise RunDirectoryError(
                 f"{self.run.path}: a saving takes {megabytes(needed)}, and {self._free()}. Make "
                 "room on this disk, or give another output_dir=…"
@@ -65,10 +79,11 @@ class Savings:
             SavingError: there was no room, or writing failed.
         """
         state, artifacts = self.checkpoint_bytes(), self.artifact_bytes()
-        if self.run.checkpoint(step).exists() or state + artifacts <= room(self.run.path):
+        target = self.run.checkpoint(step)
+        if self.decided(lambda: target.exists() or state + artifacts <= room(self.run.path)):
             self.artifacts(step, examples)
             self.checkpoint(step)
-            self.list_artifacts(step)
+            self.decided(lambda: self.list_artifacts(step))
             self.tell_of_next(step)
             return
         self.checkpoint(step)
@@ -91,14 +106,14 @@ class Savings:
                 f" (NaN or infinite): a lower learning rate may help{self._kept()}"
             )
         target, needed = self.run.checkpoint(step), self.checkpoint_bytes()
-        if needed > room(self.run.path) and not target.exists():
+        if self.decided(lambda: needed > room(self.run.path) and not target.exists()):
             what = f"{target} was not written, since the disk has no room for it"
             raise SavingError(
                 self.run.failure(what, f"it takes {megabytes(needed)}; {self._free()}")
             )
         keep = self.recipe.saving.keep_last_n_checkpoints
         self.run.write_checkpoint(
-            step, lambda writer: self.state.write(writer, step), keep, self.facts
+            step, lambda writer: self.state.write(writer, step), keep, self.facts, self.together
         )
 
     def rescue(self, step: int) -> str:
@@ -156,13 +171,22 @@ class Savings:
     def artifacts(self, step: int, examples: Examples) -> None:
         """Write each member's artifact to its own file, with its metadata."""
         for path, member in zip(self.paths(step), self.members.values(), strict=True):
-            others = len(self.data.class_pictures)
-            metadata = self.metadata.of(member.recipe, step, examples, others)
-            with self.finite_alone(path), self.run.saving(path), self.weights.to_save():
-                path.parent.mkdir(exist_ok=True)
-                artifact = member.objective.artifact()
-                artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
+            with self.weights.to_save():
+                self.decided(partial(self.artifact, path, member, step, examples))
             self.say(f"saved {path}")
+
+    def artifact(self, path: Path, member: Member, step: int, examples: Examples) -> None:
+        """Write a member's artifact, with its metadata, from the weights that it has now.
+
+        Raises:
+            SavingError: writing failed, or it is not finite in its precision.
+        """
+        others = len(self.data.class_pictures)
+        metadata = self.metadata.of(member.recipe, step, examples, others)
+        with self.finite_alone(path), self.run.saving(path):
+            path.parent.mkdir(exist_ok=True)
+            artifact = member.objective.artifact()
+            artifact.save(path, DTYPES[self.recipe.saving.save_precision], metadata)
 
     def list_artifacts(self, step: int) -> None:
         """Write the artifacts of a step into the list, and let `last.*` stand for them.

@@ -25,7 +25,7 @@ from train.data.examples.picture_buckets import Place
 from train.data.examples.transforms import crop_image
 from train.objectives.loading import build_objective, enable_gradient_checkpointing
 from train.optimization.accelerator import build_accelerator
-from train.optimization.optimizers import prepare
+from train.optimization.strategies.ddp import DataParallel
 from train.trainer import Trainer
 
 MakeRecipe = Callable[..., TrainRecipe]
@@ -124,7 +124,7 @@ def test_ddp_is_told_of_layers_without_gradients(recipe: MakeRecipe, tiny_sdxl: 
         made = recipe(objective)
         built = build_objective(made, tiny_sdxl)
         accelerator = build_accelerator(made)
-        prepare(accelerator, built, torch.optim.SGD(built.parameters()))
+        DataParallel(made, accelerator).prepare(built, torch.optim.SGD(built.parameters()))
         assert accelerator.ddp_handler is not None
         assert accelerator.ddp_handler.find_unused_parameters is expected
         built.artifact().detach()

@@ -23,7 +23,9 @@ from train.config.recipe import TrainRecipe
 from train.config.schema import train_schema
 from train.objectives.loading import build_objective
 from train.objectives.lora import LoraObjective
+from train.optimization.accelerator import build_accelerator
 from train.optimization.ema import ShownWeights
+from train.optimization.strategies.ddp import DataParallel
 
 LORA = {"type": "lora", "rank": 4, "alpha": 2.0}
 
@@ -100,7 +102,8 @@ def test_previews_are_drawn_with_the_numbers_of_the_file(precision, tmp_path):
     generator = torch.Generator().manual_seed(1)
     for parameter in objective.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-    weights = ShownWeights(made, objective, objective.members(made).values(), None)
+    whole = DataParallel(made, build_accelerator(made))
+    weights = ShownWeights(made, objective, objective.members(made).values(), None, whole)
     with weights.averaged():
         objective.artifact().save(tmp_path / "moving.safetensors", DTYPES[precision], {})
     trained = predict(base)

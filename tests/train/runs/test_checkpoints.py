@@ -18,7 +18,9 @@ from train.common.errors import RunDirectoryError, SavingError
 from train.config.optimization import GuardConfig
 from train.optimization.ema import Average
 from train.optimization.guards import Guard
-from train.optimization.training_state import TrainingState, write_tensors
+from train.optimization.strategies.ddp import DataParallel
+from train.optimization.strategies.files import write_tensors
+from train.optimization.training_state import TrainingState
 from train.runs.checkpoint_files import CheckpointWriter, damage
 from train.runs.checkpoint_folder import Checkpoints
 from train.runs.run_directory import RunDirectory
@@ -40,7 +42,8 @@ def make_state(seed: int = 0, steps: int = 2) -> TrainingState:
     accelerator: Any = SimpleNamespace(scaler=None, num_processes=1)
     guard = Guard(GuardConfig(), accelerator, print)
     guard.counts["skipped"] = steps
-    return TrainingState(accelerator, network, optimizer, course, ema, guard)
+    whole = DataParallel(accelerator, accelerator)
+    return TrainingState(whole, network, optimizer, course, ema, guard)
 
 
 def everything(state: TrainingState) -> list[Tensor]:
