@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from inference.lazy import lazy
 
 if TYPE_CHECKING:
-    from train.config.checks import rule_sentences
+    from train.config.checks import rule_sentences, zero_faults
     from train.config.clips import Bucket, ClipDataConfig, ImageConditionConfig
     from train.config.concepts import FILEWORDS, ConceptConfig
     from train.config.containers import (
@@ -77,7 +77,7 @@ __all__ = [
     "TrainRecipe", "ValidationConfig", "WholePartsConfig", "choices", "function_of",
     "has_streamed", "is_address", "is_commit", "named_stages", "parse_schedule", "parse_size",
     "plugin_options", "recipe_in", "rule_sentences", "schema_text", "stage_recipes", "train_schema",
-    "with_plugins",
+    "with_plugins", "zero_faults",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

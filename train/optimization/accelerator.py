@@ -13,15 +13,21 @@ from inference.recipe import RecipeWarning
 from inference.runtime import InputError, keep_freed_memory, warn_of_emulation
 from train.common import uses_gpu
 from train.config import TrainRecipe
+from train.optimization.strategies.zero_config import (
+    build_plugin,
+    is_on,
+    without_variables,
+    zero_settings,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from accelerate.utils import DeepSpeedPlugin, GradientAccumulationPlugin, KwargsHandler
 
     from train.optimization.strategies import Strategy
 
 
 REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
@@ -34,9 +40,9 @@ def check_launch(variables: Mapping[str, str]) -> None:
     Raises:
         InputError: weights are to be divided between processes, or the objective to be compiled.
     """
-    asked = [name for key, name in REFUSED.items() if is_set(variables.get(key, ""))]
+    asked = [name for key, name in REFUSED.items() if is_on(variables.get(key, ""))]
     backend = variables.get("ACCELERATE_DYNAMO_BACKEND", "")
-    if is_set(backend):
+    if is_on(backend):
         asked.append(
             f"torch.compile (dynamo_backend: {backend}; the recipe's key is speed.compile)"
         )
@@ -46,11 +52,6 @@ def check_launch(variables: Mapping[str, str]) -> None:
             "each device has whole weights, as they are. Take configs/accelerate/one_gpu.yaml or "
             "two_gpus.yaml (accelerate launch --config_file …), or answer no in `accelerate config`"
         )
-
-
-def is_set(value: str) -> bool:
-    """Return whether a variable switches something on."""
-    return value.lower() not in ("", "0", "false", "no", "off")
 
 
 def build_accelerator(recipe: TrainRecipe) -> Accelerator:
@@ -74,11 +75,15 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
         raise InputError(
             f"mixed_precision: fp16 needs a GPU{forbidden}; bf16 and fp32 work on CPUs"
         )
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        gradient_accumulation_plugin=plugin,
-        step_scheduler_with_optimizer=False,
-    )
+    settings = zero_settings(recipe, os.environ)
+    if settings is None:
+        accelerator = Accelerator(
+            mixed_precision=precision,
+            gradient_accumulation_plugin=plugin,
+            step_scheduler_with_optimizer=False,
+        )
+    else:
+        accelerator = zero_accelerator(build_plugin(recipe, settings), plugin)
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:
         raise InputError(
@@ -102,6 +107,32 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
     return accelerator
 
 
+def zero_accelerator(
+    deepspeed: DeepSpeedPlugin, accumulation: GradientAccumulationPlugin
+) -> Accelerator:
+    """Return the accelerator of a run that DeepSpeed divides.
+
+    On CPUs accelerate leaves DeepSpeed out if it is asked for CPUs, and otherwise does not know how
+    they talk. Its mixed precision casts the model: the strategy computes under autocast instead.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    handlers: list[KwargsHandler] = [] if uses_gpu() else [InitProcessGroupKwargs(backend="gloo")]
+    with without_variables("ACCELERATE_USE_CPU"):
+        accelerator = Accelerator(
+            mixed_precision="no",
+            gradient_accumulation_plugin=accumulation,
+            step_scheduler_with_optimizer=False,
+            deepspeed_plugin=deepspeed,
+            kwargs_handlers=handlers,
+        )
+    # Otherwise Transformers would divide the weights of text encoders while it reads them.
+    unset_hf_deepspeed_config()
+    return accelerator
+
+
 def layout_of(recipe: TrainRecipe, accelerator: Accelerator) -> Layout:
     """Return this process's place among the run's.
 
@@ -113,6 +144,8 @@ def layout_of(recipe: TrainRecipe, accelerator: Accelerator) -> Layout:
 
 def build_strategy(recipe: TrainRecipe, accelerator: Accelerator) -> Strategy:
     """Return how the processes of the run hold the weights."""
-    from train.optimization.strategies import DataParallel
+    from train.optimization.strategies import DataParallel, Zero
 
+    if accelerator.state.deepspeed_plugin is not None:
+        return Zero(recipe, accelerator)
     return DataParallel(recipe, accelerator)
