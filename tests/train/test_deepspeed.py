@@ -11,7 +11,8 @@ from tests.train.run_tools import largest_difference, succeed
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        find_spec("deepspeed") is None, reason="DeepSpeed is missing: pip install 'limner[deepspeed]'"
+        find_spec("deepspeed") is None,
+        reason="DeepSpeed is missing: pip install 'limner[deepspeed]'",
     ),
 ]
 

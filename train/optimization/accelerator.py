@@ -13,8 +13,9 @@ from inference.recipe import RecipeWarning
 from inference.runtime import InputError, keep_freed_memory, warn_of_emulation
 from train.common import uses_gpu
 from train.config import TrainRecipe
-from train.optimization.strategies.zero_config import (
+from train.optimization.strategies import (
     build_plugin,
+    check_launched,
     is_on,
     without_variables,
     zero_settings,
@@ -63,6 +64,8 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
             config asks for what is not supported.
     """
     check_launch(os.environ)
+    check_launched(recipe, os.environ)
+    settings = zero_settings(recipe, os.environ)
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin
 
@@ -75,7 +78,6 @@ def build_accelerator(recipe: TrainRecipe) -> Accelerator:
         raise InputError(
             f"mixed_precision: fp16 needs a GPU{forbidden}; bf16 and fp32 work on CPUs"
         )
-    settings = zero_settings(recipe, os.environ)
     if settings is None:
         accelerator = Accelerator(
             mixed_precision=precision,

@@ -8,10 +8,17 @@ if TYPE_CHECKING:
     from train.optimization.strategies.base import Content, Shown, Strategy
     from train.optimization.strategies.ddp import DataParallel
     from train.optimization.strategies.deepspeed import Zero
-    from train.optimization.strategies.zero_config import build_plugin, zero_settings
+    from train.optimization.strategies.launched import check_launched
+    from train.optimization.strategies.zero_config import (
+        build_plugin,
+        is_on,
+        without_variables,
+        zero_settings,
+    )
 
 __all__ = [
-    "Content", "DataParallel", "Shown", "Strategy", "Zero", "build_plugin", "zero_settings",
+    "Content", "DataParallel", "Shown", "Strategy", "Zero", "build_plugin",
+    "check_launched", "is_on", "without_variables", "zero_settings",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

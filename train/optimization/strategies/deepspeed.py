@@ -234,8 +234,17 @@ class Zero(Strategy):
         return state
 
     def release(self) -> None:
-        """Release DeepSpeed's engine with its hooks."""
+        """Release DeepSpeed's engine with its hooks.
+
+        Divided weights keep their shapes, which describe the artifacts, without values.
+        """
+        everything = list(self.engine.module.parameters()) if self.stage == 3 else []
+        shapes = [cast("Any", one).ds_shape for one in everything]
         self.engine.destroy()
+        for one, shape in zip(everything, shapes, strict=True):
+            one.data = torch.full((), float("nan"), dtype=one.dtype, device=one.device).expand(
+                shape
+            )
         del self.engine
 
     def _first(self, parameter: nn.Parameter, average: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,8 @@ def zero_settings(recipe: TrainRecipe, variables: Mapping[str, str]) -> ZeroSett
     is_launched = is_on(variables.get("ACCELERATE_USE_DEEPSPEED", ""))
     if not is_launched and not parallel.strategy.startswith("zero"):
         return None
+    if is_on(variables.get("ACCELERATE_USE_FSDP", "")):
+        raise differing(f"parallel.strategy: {parallel.strategy}", "FSDP")
     settings = ZeroSettings(0)
     if is_launched:
         settings = launched_settings(recipe, variables)
@@ -206,10 +209,8 @@ def file_content(name: str) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     try:
-        path = Path(name)
-        text = path.read_text() if len(name) < 4096 and path.is_file() else None
-        if text is None:
-            text = base64.urlsafe_b64decode(name).decode()
+        is_path = os.path.isfile(name)
+        text = Path(name).read_text() if is_path else base64.urlsafe_b64decode(name).decode()
         content = json.loads(text)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -393,6 +394,7 @@ def build_plugin(recipe: TrainRecipe, settings: ZeroSettings) -> DeepSpeedPlugin
             "with CUDA_VISIBLE_DEVICES= to train on CPUs"
         )
     logger.setLevel("WARNING")
+    warnings.filterwarnings("ignore", r".torch\.distributed\.\w+. is deprecated", FutureWarning)
     with without_variables("ACCELERATE_CONFIG_DS_FIELDS"):
         return DeepSpeedPlugin(
             hf_ds_config=deepspeed_config(recipe, settings),
