@@ -209,10 +209,12 @@ def file_content(name: str) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     try:
-        is_path = os.path.isfile(name)
-        text = Path(name).read_text() if is_path else base64.urlsafe_b64decode(name).decode()
+        try:
+            text = Path(name).read_text()
+        except OSError:
+            text = base64.urlsafe_b64decode(name).decode()
         content = json.loads(text)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(
             f"deepspeed_config_file: {name} is neither a JSON file nor its base64 form ({error})"
         ) from error
