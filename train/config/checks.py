@@ -14,7 +14,6 @@ from train.config.folders import folder_faults
 from train.config.objectives import (
     CombinedConfig,
     DreamboothConfig,
-    LoraConfig,
     TextualInversionConfig,
     WholePartsConfig,
 )
@@ -232,7 +231,7 @@ def _zero_objective_faults(recipe: TrainRecipe, refused: str) -> Faults:
 
 def _zero3_faults(recipe: TrainRecipe, refused: str) -> Faults:
     """Yield what needs whole weights in each process."""
-    memory, objective = recipe.memory, recipe.objective
+    memory = recipe.memory
     whole = f"{refused}, where each process holds a share of each weight"
     if recipe.base_model.quantization is not None:
         yield "base_model.quantization", whole
@@ -244,8 +243,6 @@ def _zero3_faults(recipe: TrainRecipe, refused: str) -> Faults:
         yield "memory.activation_offload", whole
     if recipe.speed.compile != "none":
         yield "speed.compile", whole
-    if isinstance(objective, LoraConfig) and objective.algorithm != "lora":
-        yield "objective.algorithm", f"{objective.algorithm} {whole}: it reads the layer's weight"
     if _has_prior_prediction(recipe):
         yield "loss.prior", f"prediction {refused}: take zero2"
 
@@ -522,7 +519,6 @@ REFUSALS: tuple[Check, ...] = (
                 )
             ),
             ("memory.offload", "`model_offload` is refused with `parallel: zero3`."),
-            ("objective.algorithm", "Must be `lora` with `parallel: zero3`."),
             ("loss.prior", "`prediction` is refused with `parallel: zero3`."),
         ),
     ),

@@ -15,7 +15,6 @@ from train.common import uses_gpu
 from train.config import TrainRecipe
 from train.optimization.strategies import (
     build_plugin,
-    check_launched,
     is_on,
     without_variables,
     zero_settings,
@@ -33,6 +32,15 @@ REFUSED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 """What divides weights between processes, by the variable that `accelerate launch` sets."""
+
+UNSUPPORTED = {
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (
+        "a parallelism_config: the recipe's key for the frames of clips is parallel.context"
+    ),
+    "ACCELERATE_USE_SAGEMAKER": "SageMaker's own launcher: start the run by torchrun there",
+    "ACCELERATE_DOWNCAST_BF16": "TPUs, which training does not support",
+}
+"""Variables that ask for what training does not support, with the rest of the message."""
 
 
 def check_launch(variables: Mapping[str, str]) -> None:
@@ -52,6 +60,24 @@ def check_launch(variables: Mapping[str, str]) -> None:
             f"accelerate's config asks for {' and '.join(asked)}, which training does not support: "
             "each device has whole weights, as they are. Take configs/accelerate/one_gpu.yaml or "
             "two_gpus.yaml (accelerate launch --config_file …), or answer no in `accelerate config`"
+        )
+
+
+def check_launched(recipe: TrainRecipe, variables: Mapping[str, str]) -> None:
+    """Check what accelerate's config asks for besides the division of weights.
+
+    Raises:
+        InputError: it is not supported, or the precision differs from the recipe's.
+    """
+    for name, what in UNSUPPORTED.items():
+        if is_on(variables.get(name, "")):
+            raise InputError(f"accelerate's config asks for {what}")
+    asked = variables.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", "", recipe.mixed_precision):
+        why = "which training does not support" if asked == "fp8" else "let both say the same"
+        raise InputError(
+            f"mixed_precision: {recipe.mixed_precision} in the recipe, but accelerate's config asks"
+            f" for {asked}, {why}; or take mixed_precision out of the config"
         )
 
 

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from train.optimization.strategies.base import Content, Shown, Strategy
     from train.optimization.strategies.ddp import DataParallel
     from train.optimization.strategies.deepspeed import Zero
-    from train.optimization.strategies.launched import check_launched
     from train.optimization.strategies.zero_config import (
         build_plugin,
         is_on,
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Content", "DataParallel", "Shown", "Strategy", "Zero", "build_plugin",
-    "check_launched", "is_on", "without_variables", "zero_settings",
+    "is_on", "without_variables", "zero_settings",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from inference.files import is_finite
 from inference.runtime import InputError
 from train.common import Batch, RunDirectoryError, replaced_parameters
+from train.config import LoraConfig
 from train.objectives import Objective
 from train.optimization.strategies.base import Content, Shown, Strategy
 from train.optimization.strategies.files import (
@@ -87,7 +88,8 @@ class Zero(Strategy):
         """Check what only the base model tells; DeepSpeed divides the weights in `prepare`.
 
         Raises:
-            InputError: some weights would get no gradients, or parts wait in the system's memory.
+            InputError: some weights would get no gradients, parts wait in the system's memory, or
+                an adapter needs whole weights.
         """
         self.objective = objective
         skips = objective.base.skips_last_text_layers
@@ -96,6 +98,12 @@ class Zero(Strategy):
                 f"parallel: zero{self.stage} would change the last layers of the text encoder, "
                 "which this base model skips, without gradients: train it without the text "
                 "encoder, or take ddp or fsdp"
+            )
+        config = self.recipe.objective
+        if self.stage == 3 and isinstance(config, LoraConfig) and config.reads_weights:
+            raise InputError(
+                f"objective.algorithm: {config.algorithm} may read the weights of a layer, of "
+                "which parallel: zero3 leaves each process a share: take lora, or zero2"
             )
         placement = objective.base.placement
         if self.stage == 3 and placement is not None and placement.plan.offload != "none":
