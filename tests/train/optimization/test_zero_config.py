@@ -41,11 +41,19 @@ def test_what_the_recipe_or_the_config_asks_for(make_recipe: MakeRecipe) -> None
     assert zero(plain, {"ACCELERATE_USE_DEEPSPEED": "false", STAGE: "2"}) is None
     assert zero(make_recipe("parallel=zero1"), {}) == {"stage": 1}
     assert zero(plain, ON) == {"stage": 2}  # accelerate's own default
-    assert zero(make_recipe("parallel=zero3"), ON | {STAGE: "3"}) == {"stage": 3}
+    assert zero(make_recipe("parallel=zero3"), ON | {STAGE: "3"}) == {
+        "stage": 3,
+        "memory_efficient_linear": False,
+    }
     offloaded = {"stage": 2, "offload_optimizer": place}
     assert zero(make_recipe("parallel={strategy: zero2, cpu_offload: optimizer}"), {}) == offloaded
     assert zero(make_recipe("parallel=zero2"), ON | {OPTIMIZER: "cpu"}) == offloaded
-    everything = {"stage": 3, "offload_optimizer": place, "offload_param": place}
+    everything = {
+        "stage": 3,
+        "memory_efficient_linear": False,
+        "offload_optimizer": place,
+        "offload_param": place,
+    }
     assert zero(make_recipe("parallel={strategy: zero3, cpu_offload: all}"), {}) == everything
     assert zero(plain, ON | {STAGE: "3"} | both) == everything
 
@@ -170,6 +178,7 @@ def test_a_file_of_deepspeed_that_agrees_is_honoured(make_recipe: MakeRecipe) ->
     config = deepspeed_config(recipe, settings)
     assert config["zero_optimization"] == {
         "stage": 3,
+        "memory_efficient_linear": False,
         "stage3_param_persistence_threshold": 0,
         "offload_optimizer": {"device": "cpu", "pin_memory": False},
     }

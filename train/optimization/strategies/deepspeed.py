@@ -120,6 +120,8 @@ class Zero(Strategy):
         self.optimizer = ZeroOptimizer(optimizer, self.accelerator)
         trained = sum(one.numel() for one in self.optimizer.parameters)
         self._config["zero_optimization"].setdefault("reduce_bucket_size", min(BUCKET, trained))
+        # Of all stages the most; the loop sets that of a stage.
+        self.accelerator.gradient_accumulation_steps = self._config["gradient_accumulation_steps"]
         self.engine, _ = self.accelerator.prepare(wrapped, optimizer)
         rank = self.accelerator.process_index
         self.optimizer.shares = {

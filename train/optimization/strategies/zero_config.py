@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inference.runtime import InputError, require
 from train.common import uses_gpu
-from train.config import TrainRecipe, zero_faults
+from train.config import TrainRecipe, stage_recipes, zero_faults
 
 if TYPE_CHECKING:
     from accelerate.utils import DeepSpeedPlugin
@@ -360,16 +360,23 @@ def deepspeed_config(recipe: TrainRecipe, settings: ZeroSettings) -> dict[str, A
     devices["offload_param"] = settings.offload == "all"
     place = {"device": "cpu", "pin_memory": uses_gpu()}
     zero = {**settings.zero, "stage": settings.stage}
+    if settings.stage == 3:
+        zero["memory_efficient_linear"] = False  # it would replace torch's linear, everywhere
     zero |= {key: dict(place) for key, is_used in devices.items() if is_used}
     return {
         **settings.others,
         "train_micro_batch_size_per_gpu": recipe.train_batch_size,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps,
+        "gradient_accumulation_steps": most_accumulation(recipe),
         "gradient_clipping": recipe.max_grad_norm or 0.0,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
     }
+
+
+def most_accumulation(recipe: TrainRecipe) -> int:
+    """Return the largest number of any stage: DeepSpeed prepares for sums if it is above 1."""
+    return max(one.gradient_accumulation_steps for one in stage_recipes(recipe))
 
 
 def build_plugin(recipe: TrainRecipe, settings: ZeroSettings) -> DeepSpeedPlugin:
@@ -386,6 +393,7 @@ def build_plugin(recipe: TrainRecipe, settings: ZeroSettings) -> DeepSpeedPlugin
             f"parallel: zero{settings.stage} divides a run between processes: start it by torchrun "
             "--nproc_per_node 2 -m train …, or by accelerate launch"
         )
+    import deepspeed
     import torch
     from accelerate.utils import DeepSpeedPlugin
     from deepspeed.utils import logger
@@ -396,11 +404,14 @@ def build_plugin(recipe: TrainRecipe, settings: ZeroSettings) -> DeepSpeedPlugin
             "with CUDA_VISIBLE_DEVICES= to train on CPUs"
         )
     logger.setLevel("WARNING")
+    # On CPUs DeepSpeed would compile this at the start; a process that is killed meanwhile leaves a
+    # lock, for which all later runs wait.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     warnings.filterwarnings("ignore", r".torch\.distributed\.\w+. is deprecated", FutureWarning)
     with without_variables("ACCELERATE_CONFIG_DS_FIELDS"):
         return DeepSpeedPlugin(
             hf_ds_config=deepspeed_config(recipe, settings),
-            gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+            gradient_accumulation_steps=most_accumulation(recipe),
             zero3_init_flag=False,
         )
 

@@ -111,14 +111,13 @@ class ZeroOptimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return torch's state_dict of the whole, with tensors that have shapes alone (meta)."""
         state = {}
-        for i, one in enumerate(self.parameters):
-            own = self._state(one)
-            if own:
+        for known in list(self.optimizer.state.values())[:1]:
+            for i, one in enumerate(self.parameters):
                 state[i] = {
-                    key: value.detach().to("meta")
-                    if value.ndim == 0
-                    else torch.empty(self.shapes[one], dtype=value.dtype, device="meta")
-                    for key, value in own.items()
+                    key: torch.empty(
+                        self.shapes[one] if value.ndim else (), dtype=value.dtype, device="meta"
+                    )
+                    for key, value in known.items()
                 }
         return self._with_groups(state)
 
