@@ -145,7 +145,7 @@ def zero_accelerator(
     """
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
-    from transformers.integrations import unset_hf_deepspeed_config
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     handlers: list[KwargsHandler] = [] if uses_gpu() else [InitProcessGroupKwargs(backend="gloo")]
     with without_variables("ACCELERATE_USE_CPU"):

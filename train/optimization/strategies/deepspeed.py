@@ -27,6 +27,7 @@ from train.optimization.strategies.files import (
     trained_tensors,
     write_whole,
 )
+from train.optimization.strategies.zero_config import imported
 from train.optimization.strategies.zero_shares import Share, ZeroOptimizer, run_of, share_of
 from train.runs import CheckpointWriter
 
@@ -298,13 +299,12 @@ class Zero(Strategy):
         if self.stage < 3:
             yield
             return
-        import deepspeed
-
+        gathered = imported().zero.GatheredParameters
         hooks = self.engine.optimizer.parameter_offload
         with ExitStack() as stack:
             self.engine.empty_partition_cache()
             everything = list(self.engine.module.parameters())
-            stack.enter_context(deepspeed.zero.GatheredParameters(everything))
+            stack.enter_context(gathered(everything))
             hooks._remove_module_hooks()
             hooks.forward_hooks, hooks.backward_hooks = [], []
             stack.callback(hooks.setup_zero_stage3_hooks)

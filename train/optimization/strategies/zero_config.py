@@ -242,8 +242,11 @@ def settings_of(content: Mapping[str, Any], recipe: TrainRecipe) -> ZeroSettings
             raise InputError(f"deepspeed_config_file: {key} is not supported: {why}")
     zero = dict(content.get("zero_optimization", {}))
     stage = known_stage(zero.pop("stage", None))
-    devices = [zero.pop(key, None) or {} for key in ("offload_optimizer", "offload_param")]
-    offload = offload_of(*(str(one.get("device", "none")) for one in devices), stage)
+    devices = {
+        key: str((zero.pop(key, None) or {}).get("device", "none"))
+        for key in ("offload_optimizer", "offload_param")
+    }
+    offload = offload_of(devices["offload_optimizer"], devices["offload_param"], stage)
     for key, value in list(zero.items()):
         if key in WITHOUT_EFFECT or value == "auto":
             del zero[key]
@@ -374,6 +377,15 @@ def deepspeed_config(recipe: TrainRecipe, settings: ZeroSettings) -> dict[str, A
     }
 
 
+def imported() -> Any:
+    """Return DeepSpeed.
+
+    Raises:
+        InputError: it is not installed; the message says how to install it.
+    """
+    return require("deepspeed", "parallel: zero1 to zero3", "DeepSpeed", "deepspeed")
+
+
 def most_accumulation(recipe: TrainRecipe) -> int:
     """Return the largest number of any stage: DeepSpeed prepares for sums if it is above 1."""
     return max(one.gradient_accumulation_steps for one in stage_recipes(recipe))
@@ -386,24 +398,21 @@ def build_plugin(recipe: TrainRecipe, settings: ZeroSettings) -> DeepSpeedPlugin
         InputError: DeepSpeed is not installed, the run was not started by a launcher, or GPUs are
             here that it may not use.
     """
-    feature = f"parallel: zero{settings.stage} would"
-    require("deepspeed", feature, "DeepSpeed", "deepspeed")
+    deepspeed = imported()
     if "LOCAL_RANK" not in os.environ:
         raise InputError(
             f"parallel: zero{settings.stage} divides a run between processes: start it by torchrun "
             "--nproc_per_node 2 -m train …, or by accelerate launch"
         )
-    import deepspeed
     import torch
     from accelerate.utils import DeepSpeedPlugin
-    from deepspeed.utils import logger
 
     if torch.cuda.is_available() and not uses_gpu():
         raise InputError(
             "ACCELERATE_USE_CPU: accelerate runs DeepSpeed on the GPUs that it finds; hide them "
             "with CUDA_VISIBLE_DEVICES= to train on CPUs"
         )
-    logger.setLevel("WARNING")
+    deepspeed.utils.logger.setLevel("WARNING")
     # On CPUs DeepSpeed would compile this at the start; a process that is killed meanwhile leaves a
     # lock, for which all later runs wait.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
