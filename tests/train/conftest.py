@@ -107,6 +107,12 @@ def make_recipe(recipe_file: Path, tmp_path: Path) -> Callable[..., TrainRecipe]
     return make
 
 
+def search_path() -> str:
+    """The tree before the folders of PYTHONPATH, where optional libraries may be."""
+    given = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([str(ROOT), *filter(None, given.split(os.pathsep))])
+
+
 @dataclass(frozen=True)
 class Done:
     """A command that has ended."""
@@ -144,7 +150,7 @@ class Commands:
                     str(listener.fileno()),
                 ],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": search_path()},
                 stdin=subprocess.PIPE,
                 stderr=errors,
                 pass_fds=[listener.fileno()],

@@ -11,7 +11,12 @@ from train.config.clips import ImageConditionConfig
 from train.config.containers import is_address
 from train.config.data import has_streamed
 from train.config.folders import folder_faults
-from train.config.objectives import CombinedConfig, TextualInversionConfig, WholePartsConfig
+from train.config.objectives import (
+    CombinedConfig,
+    DreamboothConfig,
+    TextualInversionConfig,
+    WholePartsConfig,
+)
 from train.config.optimization import schedule_faults
 from train.config.recipe import TrainRecipe, largest_batch, named_stages, stage_recipes
 from train.config.rules import Faults, at_least, name_fault
@@ -177,6 +182,69 @@ def stage_faults(recipe: TrainRecipe) -> Faults:
         yield from _size_faults(name, stage.resolution, recipe.data)
         if stage.resolution is not None and clips is not None:
             yield f"stages.{name}.resolution", "is for images; clips have height and width"
+
+
+def zero_faults(recipe: TrainRecipe) -> Faults:
+    """Yield what DeepSpeed's ZeRO cannot do, which divides trained weights as flat fp32 tensors."""
+    strategy = recipe.parallel.strategy
+    if not strategy.startswith("zero"):
+        return
+    memory = recipe.memory
+    refused = f"cannot go with parallel: {strategy}"
+    if memory.fused_backward:
+        yield "memory.fused_backward", f"{refused}, which takes the step of all weights together"
+    if memory.optimizer_on_cpu:
+        yield "memory.optimizer_on_cpu", f"{refused}: set parallel.cpu_offload: optimizer"
+    if memory.trained_weights != "fp32":
+        yield "memory.trained_weights", f"{refused}, where trained weights are fp32"
+    if recipe.max_grad_value is not None:
+        yield "max_grad_value", f"{refused}, which clips by norm alone: set max_grad_norm"
+    if recipe.mixed_precision == "fp16":
+        yield "mixed_precision", f"fp16 {refused}: take bf16 or fp32"
+    if recipe.optimizer.type != "adamw":
+        yield (
+            "optimizer.type",
+            f"{recipe.optimizer.type} {refused}: its state is cut across tensors, which is exact "
+            "for adamw alone",
+        )
+    yield from _zero_objective_faults(recipe, refused)
+    if recipe.parallel.context > 1:
+        yield "parallel.context", f"{refused}: take ddp or fsdp"
+    if strategy == "zero3":
+        yield from _zero3_faults(recipe, refused)
+
+
+def _zero_objective_faults(recipe: TrainRecipe, refused: str) -> Faults:
+    """Yield objectives of which parts get no gradients, or that change weights by themselves."""
+    objective = recipe.objective
+    if objective.type not in ("lora", "dreambooth", "text_to_image"):
+        yield (
+            "objective.type",
+            f"{objective.type} {refused}, which is for lora, dreambooth and text_to_image",
+        )
+    if isinstance(objective, DreamboothConfig) and objective.stop_text_encoder_training != 1.0:
+        yield (
+            "objective.stop_text_encoder_training",
+            f"{refused}: the optimizer would go on changing the text encoder without gradients",
+        )
+
+
+def _zero3_faults(recipe: TrainRecipe, refused: str) -> Faults:
+    """Yield what needs whole weights in each process."""
+    memory = recipe.memory
+    whole = f"{refused}, where each process holds a share of each weight"
+    if recipe.base_model.quantization is not None:
+        yield "base_model.quantization", whole
+    if memory.blocks_to_swap:
+        yield "memory.blocks_to_swap", whole
+    if memory.offload == "model_offload":
+        yield "memory.offload", f"model_offload {whole}: set parallel.cpu_offload: all"
+    if memory.activation_offload:
+        yield "memory.activation_offload", whole
+    if recipe.speed.compile != "none":
+        yield "speed.compile", whole
+    if _has_prior_prediction(recipe):
+        yield "loss.prior", f"prediction {refused}: take zero2"
 
 
 def streaming_faults(recipe: TrainRecipe) -> Faults:
@@ -533,6 +601,42 @@ REFUSALS: tuple[Check, ...] = (
         lambda r: r.memory.trained_weights == "bf16" and r.mixed_precision != "bf16",
         "bf16 needs mixed_precision=bf16, got {recipe.mixed_precision}",
         "`bf16` is refused without `mixed_precision: bf16`.",
+    ),
+    Rules(
+        zero_faults,
+        (
+            *(
+                (key, "Is refused with `parallel: zero1` to `zero3`.")
+                for key in (
+                    "memory.fused_backward",
+                    "memory.optimizer_on_cpu",
+                    "max_grad_value",
+                    "parallel.context",
+                )
+            ),
+            ("memory.trained_weights", "`bf16` is refused with `parallel: zero1` to `zero3`."),
+            ("mixed_precision", "`fp16` is refused with `parallel: zero1` to `zero3`."),
+            ("optimizer.type", "Must be `adamw` with `parallel: zero1` to `zero3`."),
+            (
+                "objective.type",
+                "Must be lora, dreambooth or text_to_image with `parallel: zero1` to `zero3`.",
+            ),
+            (
+                "objective.stop_text_encoder_training",
+                "Must be 1 with `parallel: zero1` to `zero3`.",
+            ),
+            *(
+                (key, "Is refused with `parallel: zero3`.")
+                for key in (
+                    "base_model.quantization",
+                    "memory.blocks_to_swap",
+                    "memory.activation_offload",
+                    "speed.compile",
+                )
+            ),
+            ("memory.offload", "`model_offload` is refused with `parallel: zero3`."),
+            ("loss.prior", "`prediction` is refused with `parallel: zero3`."),
+        ),
     ),
     Rule(
         "data.clips.pack",

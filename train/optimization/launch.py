@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from inference.runtime import InputError
 from train.config import TrainRecipe, strategy_faults
+from train.optimization.strategies import is_on, zero_settings
 
 FSDP = "ACCELERATE_USE_FSDP"
 """What `accelerate launch` sets if its config asks for FSDP."""
@@ -27,11 +28,6 @@ class Wrapping:
     the layers of text encoders that are trained; empty for everything together."""
 
 
-def is_set(value: str) -> bool:
-    """Return whether a variable switches something on."""
-    return value.lower() not in ("", "0", "false", "no", "off")
-
-
 def as_launched(recipe: TrainRecipe, variables: Mapping[str, str]) -> TrainRecipe:
     """Return a recipe with the strategy that the launcher asks for, where it has its default.
 
@@ -42,7 +38,10 @@ def as_launched(recipe: TrainRecipe, variables: Mapping[str, str]) -> TrainRecip
     Raises:
         InputError: they contradict each other, or something in either is not supported.
     """
-    if not is_set(variables.get(FSDP, "")):
+    if (zero := zero_settings(recipe, variables)) is not None:
+        parallel = replace(recipe.parallel, strategy=f"zero{zero.stage}", cpu_offload=zero.offload)
+        return replace(recipe, parallel=parallel)
+    if not is_on(variables.get(FSDP, "")):
         return recipe
     asked = recipe.parallel.strategy
     if asked not in ("ddp", "fsdp"):
@@ -51,7 +50,7 @@ def as_launched(recipe: TrainRecipe, variables: Mapping[str, str]) -> TrainRecip
             "distributed_type: FSDP): leave one of them out"
         )
     check_settings(recipe, variables)
-    offload = "all" if is_set(variables.get("FSDP_OFFLOAD_PARAMS", "")) else "none"
+    offload = "all" if is_on(variables.get("FSDP_OFFLOAD_PARAMS", "")) else "none"
     if recipe.parallel.cpu_offload not in ("none", offload):
         raise InputError(
             f"parallel.cpu_offload: {recipe.parallel.cpu_offload}, and accelerate's config says "
@@ -89,13 +88,13 @@ def check_settings(recipe: TrainRecipe, variables: Mapping[str, str]) -> None:
             f"fsdp_state_dict_type: {state}: expected SHARDED_STATE_DICT; artifacts are whole "
             "anyway, and any number of processes resumes a sharded checkpoint"
         )
-    checkpoints = is_set(variables.get("FSDP_ACTIVATION_CHECKPOINTING", ""))
+    checkpoints = is_on(variables.get("FSDP_ACTIVATION_CHECKPOINTING", ""))
     if checkpoints and not recipe.gradient_checkpointing:
         faults.append(
             "fsdp_activation_checkpointing: true, and the recipe says gradient_checkpointing: "
             "false: set it to true, or leave the former out"
         )
-    if is_set(variables.get("FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD", "")):
+    if is_on(variables.get("FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD", "")):
         faults.append("fsdp_activation_checkpointing_offload: true: is not supported")
     ignored = variables.get("FSDP_IGNORED_MODULES", "")
     if ignored:
@@ -107,12 +106,12 @@ def check_settings(recipe: TrainRecipe, variables: Mapping[str, str]) -> None:
 def wrapping_of(recipe: TrainRecipe, variables: Mapping[str, str]) -> Wrapping:
     """Return what FSDP2 makes whole together, and when; the launcher's settings come first."""
     on_cpu = recipe.parallel.cpu_offload == "all"
-    if not is_set(variables.get(FSDP, "")):
+    if not is_on(variables.get(FSDP, "")):
         return Wrapping(on_cpu=on_cpu)
     classes: list[str] | None = None
     if variables.get("FSDP_AUTO_WRAP_POLICY", WRAPPED) == "NO_WRAP":
         classes = []
     elif named := variables.get("FSDP_TRANSFORMER_CLS_TO_WRAP", ""):
         classes = [one.strip() for one in named.split(",")]
-    reshards = is_set(variables.get("FSDP_RESHARD_AFTER_FORWARD", "true"))
+    reshards = is_on(variables.get("FSDP_RESHARD_AFTER_FORWARD", "true"))
     return Wrapping(reshards, on_cpu, classes)

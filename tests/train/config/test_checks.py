@@ -51,6 +51,13 @@ REFUSED = [
      "vae_tiling=true"],
     [CONCEPT, AUTOENCODER],
     [*CLASS_IMAGES, AUTOENCODER],
+    ["parallel={strategy: zero3, context: 2}", "max_grad_value=1", "mixed_precision=fp16", PRIOR,
+     "base_model.quantization=nf4", "optimizer.type=adamw8bit", "speed.compile=blocks",
+     "memory={fused_backward: true, optimizer_on_cpu: true, trained_weights: bf16, "
+     "blocks_to_swap: 2, activation_offload: true, offload: model_offload}"],
+    ["parallel=zero1", AUTOENCODER],
+    ["parallel=zero1", "objective={type: dreambooth, train_text_encoder: true, "
+     "stop_text_encoder_training: 0.5}"],
     ["deterministic=true", "speed={attention: flash, cudnn_benchmark: true, compile: blocks}"],
     ["parallel=fsdp", "mixed_precision=fp16", "base_model.quantization=nf4", AUTOENCODER,
      "memory={fused_backward: true, blocks_to_swap: 2, optimizer_on_cpu: true, trained_weights: "

@@ -169,7 +169,6 @@ def test_lora_layers_are_fp32_on_a_rounded_base(make_recipe: MakeRecipe) -> None
 @pytest.mark.parametrize(
     ("variables", "name"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
         ({"ACCELERATE_USE_MEGATRON_LM": "1"}, "Megatron-LM"),
         (
             {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},

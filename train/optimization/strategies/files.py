@@ -22,13 +22,29 @@ AVERAGES = "ema.safetensors"
 
 def write_content(writer: CheckpointWriter, content: Content) -> None:
     """Write the tensors of a process that has all of them whole."""
-    with writer.file(TRAINED) as file:
-        write_tensors(content.objective.state_dict(), file)
+    averages = content.averages
+    if averages is not None:
+        averages = {str(i): value for i, value in enumerate(averages)}
     state = {"optimizer": content.optimizer.state_dict(), **content.others}
+    write_whole(writer, content.objective.state_dict(), state, averages)
+
+
+def write_whole(
+    writer: CheckpointWriter,
+    trained: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    averages: Mapping[str, Tensor] | None,
+) -> None:
+    """Write whole tensors: the objective's, the optimizer's state beside `Content.others`, the EMA.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with writer.file(TRAINED) as file:
+        write_tensors(trained, file)
     with writer.file(OPTIMIZER) as file:
-        torch.save(state, file)  # pyright: ignore[reportArgumentType]
-    if content.averages is not None:
-        averages = {str(i): value for i, value in enumerate(content.averages)}
+        torch.save(dict(state), file)  # pyright: ignore[reportArgumentType]
+    if averages is not None:
         with writer.file(AVERAGES) as file:
             write_tensors(averages, file)
 
@@ -40,13 +56,23 @@ def read_content(folder: Path, content: Content) -> dict[str, Any]:
         RunDirectoryError: a tensor in it is not finite, or no plain one.
     """
     content.objective.load_state_dict(trained_tensors(folder / TRAINED))
-    state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-    check_content(folder / OPTIMIZER, state)
+    state = read_state(folder)
     content.optimizer.load_state_dict(state.pop("optimizer"))
     if content.averages is not None:
         averages = trained_tensors(folder / AVERAGES)
         for i, shadow in enumerate(content.averages):
             shadow.data.copy_(averages[str(i)])
+    return state
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the optimizer's state beside `Content.others`, on the CPU.
+
+    Raises:
+        RunDirectoryError: a tensor in it is no plain one.
+    """
+    state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    check_content(folder / OPTIMIZER, state)
     return state
 
 
