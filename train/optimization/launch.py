@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from inference.runtime import InputError
 from train.config import TrainRecipe, strategy_faults
-from train.optimization.strategies import is_on, zero_settings
+from train.optimization.strategies import Wrapping, is_on, zero_settings
 
 FSDP = "ACCELERATE_USE_FSDP"
 """What `accelerate launch` sets if its config asks for FSDP."""
 
 WRAPPED = "TRANSFORMER_BASED_WRAP"
-
-
-@dataclass(frozen=True)
-class Wrapping:
-    """What is whole together, and where shares lie."""
-
-    reshards: bool = True
-    """Whether a block is a share again between its forward and its backward pass."""
-    on_cpu: bool = False
-    """Whether shares lie in the system's memory, with the optimizer's step."""
-    classes: Sequence[str] | None = None
-    """Names of the classes of modules that are whole at a time; None for the denoiser's blocks, and
-    the layers of text encoders that are trained; empty for everything together."""
 
 
 def as_launched(recipe: TrainRecipe, variables: Mapping[str, str]) -> TrainRecipe:

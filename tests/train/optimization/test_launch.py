@@ -9,7 +9,8 @@ import pytest
 
 from inference.runtime import InputError
 from train.config.recipe import TrainRecipe
-from train.optimization.launch import Wrapping, as_launched, wrapping_of
+from train.optimization.launch import as_launched, wrapping_of
+from train.optimization.strategies.sharding import Wrapping
 
 MakeRecipe = Callable[..., TrainRecipe]
 

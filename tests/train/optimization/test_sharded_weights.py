@@ -18,10 +18,10 @@ from inference.runtime import InputError
 from train.config.recipe import TrainRecipe
 from train.objectives import Objective
 from train.objectives.loading import load_objective
-from train.optimization.launch import Wrapping
 from train.optimization.strategies.base import Shown, Strategy
 from train.optimization.strategies.ddp import DataParallel
 from train.optimization.strategies.fsdp import FullySharded
+from train.optimization.strategies.sharding import Wrapping
 
 ALONE: Any = SimpleNamespace(
     device=torch.device("cpu"), num_processes=1, is_main_process=True, scaler=None

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from train.optimization.strategies.ddp import DataParallel
     from train.optimization.strategies.deepspeed import Zero
     from train.optimization.strategies.fsdp import FullySharded
+    from train.optimization.strategies.sharding import Wrapping
     from train.optimization.strategies.zero_config import (
         build_plugin,
         is_on,
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Content", "DataParallel", "FullySharded", "Shown", "Strategy", "Zero", "build_plugin", "is_on",
-    "without_variables", "zero_settings",
+    "Content", "DataParallel", "FullySharded", "Shown", "Strategy", "Wrapping", "Zero",
+    "build_plugin", "is_on", "without_variables", "zero_settings",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, __file__)

@@ -22,10 +22,9 @@ from inference.files import is_finite
 from train.common import Batch, own_rows, replaced_parameters
 from train.config import TrainRecipe
 from train.objectives import Objective
-from train.optimization.launch import Wrapping
 from train.optimization.strategies.base import Content, Shown, Strategy
 from train.optimization.strategies.sharded_files import as_divided, read_either, write_shards
-from train.optimization.strategies.sharding import ShardedModel
+from train.optimization.strategies.sharding import ShardedModel, Wrapping
 from train.runs import CheckpointWriter
 
 if TYPE_CHECKING:

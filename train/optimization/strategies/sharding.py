@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +16,6 @@ from torch.distributed.tensor import DTensor
 from inference.runtime import InputError
 from train.common import Batch
 from train.objectives import Objective
-from train.optimization.launch import Wrapping
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -28,6 +28,19 @@ class Place(NamedTuple):
     attribute: str
     name: str
     """Of the weight in the objective."""
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """What is whole together, and where shares lie."""
+
+    reshards: bool = True
+    """Whether a block is a share again between its forward and its backward pass."""
+    on_cpu: bool = False
+    """Whether shares lie in the system's memory, with the optimizer's step."""
+    classes: Sequence[str] | None = None
+    """Names of the classes of modules that are whole at a time; None for the denoiser's blocks, and
+    the layers of text encoders that are trained; empty for everything together."""
 
 
 class ShardedModel:
