@@ -30,12 +30,6 @@ def as_launched(recipe: TrainRecipe, variables: Mapping[str, str]) -> TrainRecip
         return replace(recipe, parallel=parallel)
     if not is_on(variables.get(FSDP, "")):
         return recipe
-    asked = recipe.parallel.strategy
-    if asked not in ("ddp", "fsdp"):
-        raise InputError(
-            f"parallel.strategy: {asked}, and accelerate's config asks for FSDP (use_fsdp, "
-            "distributed_type: FSDP): leave one of them out"
-        )
     check_settings(recipe, variables)
     offload = "all" if is_on(variables.get("FSDP_OFFLOAD_PARAMS", "")) else "none"
     if recipe.parallel.cpu_offload not in ("none", offload):

@@ -56,6 +56,7 @@ REFUSED = [
      "memory={fused_backward: true, optimizer_on_cpu: true, trained_weights: bf16, "
      "blocks_to_swap: 2, activation_offload: true, offload: model_offload}"],
     ["parallel=zero1", AUTOENCODER],
+    ["parallel.context=2", AUTOENCODER],
     ["parallel=zero1", "objective={type: dreambooth, train_text_encoder: true, "
      "stop_text_encoder_training: 0.5}"],
     ["deterministic=true", "speed={attention: flash, cudnn_benchmark: true, compile: blocks}"],

@@ -79,7 +79,7 @@ def test_settings_that_are_honoured(
         (
             {},
             ("parallel=zero2",),
-            "parallel.strategy: zero2, and accelerate's config asks for FSDP",
+            "parallel.strategy: zero2 in the recipe, but accelerate's config asks for FSDP",
         ),
         (
             {},

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch._C._distributed_c10d import FileStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -30,8 +29,8 @@ from train.runs.checkpoint_files import CheckpointWriter, damage
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
     """A process group of this process alone."""
-    store = FileStore(str(tmp_path.with_suffix(".store")), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    place = f"file://{tmp_path.with_suffix('.store')}"
+    dist.init_process_group("gloo", init_method=place, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore
 from torch.distributed.tensor import DTensor
 
 from inference.runtime import InputError
@@ -30,8 +29,8 @@ ALONE: Any = SimpleNamespace(
 
 @pytest.fixture(autouse=True)
 def process_group(tmp_path: Path) -> Iterator[None]:
-    store = FileStore(str(tmp_path.with_suffix(".store")), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    place = f"file://{tmp_path.with_suffix('.store')}"
+    dist.init_process_group("gloo", init_method=place, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
@@ -70,7 +69,7 @@ def shown_by(strategy: Strategy, objective: Objective) -> dict[str, Any]:
     return {"seen": first, "after": after, "averages": averages, **saved}
 
 
-@pytest.mark.parametrize("reshards", [True, False])
+@pytest.mark.parametrize("reshards", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["lora", "text_to_image"])
 def test_shown_weights_are_those_of_whole_ones(
     kind: str, reshards: bool, make_recipe: Callable[..., TrainRecipe]
