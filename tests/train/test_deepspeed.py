@@ -78,9 +78,7 @@ def optimizer_state(run: Path) -> dict[int, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("objective", [LORA, TEXT_TO_IMAGE], ids=["lora", "text_to_image"])
-def test_zero_equals_ddp(
-    objective: str, on_two: Callable[..., list[Any]], tmp_path: Path
-) -> None:
+def test_zero_equals_ddp(objective: str, on_two: Callable[..., list[Any]], tmp_path: Path) -> None:
     """In weights, averages, the optimizer's state and the artifacts' tensors."""
     options = [f"output_dir={tmp_path}", objective, *OPTIONS]
     succeed(on_two(*options, "name=ddp"))
@@ -132,10 +130,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 ) -> None:
     """Then the last step alone, by DDP in one process with twice the accumulation."""
     options = [f"output_dir={tmp_path}", LORA, *OPTIONS]
-    if strategy == "zero3":
-        else:
-        options.append(f"parallel={strategy}")
-    succeed(on_two(*options, "name=straight"))
+    divided = strategy == "zero3"
+    options += [] if divided else [f"parallel={strategy}"]
+    succeed(on_two(*options, "name=straight", divided=divided))
     stop = stop_at("train.trainer:Trainer.forward_backward", 5, "TERM")
     stopped = on_two(*options, "name=stopped", divided=divided, stop=stop)
     assert [rank.status for rank in stopped] == [143, 143], stopped
